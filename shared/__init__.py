@@ -1,0 +1,1 @@
+"""The contract between the execution layer and the audit layer; it imports neither of them."""
