@@ -1,0 +1,1 @@
+"""Disclosure: asking for one request's ciphertexts and shares, in the log's full view."""

@@ -1,0 +1,1 @@
+"""Postgres for the audit layer: declarative base, engines, embedded server, roles, migrations."""

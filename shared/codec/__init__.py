@@ -1,0 +1,1 @@
+"""Bytes that two parties agree on: deterministic CBOR, hashing, names, money and time."""

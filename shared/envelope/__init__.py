@@ -1,0 +1,1 @@
+"""Sealed requests, sealed responses, escrow shares: protocol §3 and §4."""

@@ -32,8 +32,12 @@ class Code(Enum):
 
     # Input that cannot be what it claims to be.
     MALFORMED = Meaning("INVALID_ARGUMENT", 400, "The input is malformed.")
-    INVALID_ARGUMENT = Meaning("INVALID_ARGUMENT", 400, "An argument is outside its permitted range.")
-    UNSUPPORTED = Meaning("UNIMPLEMENTED", 400, "The input asks for a feature that is not supported.")
+    INVALID_ARGUMENT = Meaning(
+        "INVALID_ARGUMENT", 400, "An argument is outside its permitted range."
+    )
+    UNSUPPORTED = Meaning(
+        "UNIMPLEMENTED", 400, "The input asks for a feature that is not supported."
+    )
     CONFIGURATION = Meaning("FAILED_PRECONDITION", 500, "The configuration is not usable.")
     DEADLINE_REQUIRED = Meaning("INVALID_ARGUMENT", 400, "Every call needs a deadline.")
     # Cryptographic evidence.
@@ -44,19 +48,31 @@ class Code(Enum):
     UNTRUSTED_KEY = Meaning("PERMISSION_DENIED", 403, "A key is not one that the policy trusts.")
     BAD_PROOF = Meaning("INVALID_ARGUMENT", 400, "A proof does not verify.")
     FORK = Meaning("FAILED_PRECONDITION", 409, "Two histories of one log disagree.")
-    EQUIVOCATION = Meaning("ALREADY_EXISTS", 409, "The issuer signed two statements under one number.")
+    EQUIVOCATION = Meaning(
+        "ALREADY_EXISTS", 409, "The issuer signed two statements under one number."
+    )
     NOT_WITNESSED = Meaning("FAILED_PRECONDITION", 409, "The quorum of witnesses has not signed.")
-    COMMITMENT_MISMATCH = Meaning("INVALID_ARGUMENT", 400, "A commitment does not match its opening.")
+    COMMITMENT_MISMATCH = Meaning(
+        "INVALID_ARGUMENT", 400, "A commitment does not match its opening."
+    )
     # Orders and keys.
-    NO_ORDER = Meaning("PERMISSION_DENIED", 403, "The request has no valid order of a known tenant.")
+    NO_ORDER = Meaning(
+        "PERMISSION_DENIED", 403, "The request has no valid order of a known tenant."
+    )
     REPLAYED = Meaning("ALREADY_EXISTS", 409, "The request was seen before.")
     EXPIRED = Meaning("FAILED_PRECONDITION", 409, "The request has expired.")
-    STALE_KEY = Meaning("FAILED_PRECONDITION", 409, "The key bundle is expired, revoked or unknown.")
+    STALE_KEY = Meaning(
+        "FAILED_PRECONDITION", 409, "The key bundle is expired, revoked or unknown."
+    )
     UNKNOWN_MODEL = Meaning("NOT_FOUND", 404, "The node does not serve that model.")
     # Capacity.
     QUOTA = Meaning("RESOURCE_EXHAUSTED", 429, "A quota is used up.", retryable=True)
-    OVERLOADED = Meaning("RESOURCE_EXHAUSTED", 429, "The server has no room right now.", retryable=True)
-    UNAVAILABLE = Meaning("UNAVAILABLE", 503, "A part that is needed does not answer.", retryable=True)
+    OVERLOADED = Meaning(
+        "RESOURCE_EXHAUSTED", 429, "The server has no room right now.", retryable=True
+    )
+    UNAVAILABLE = Meaning(
+        "UNAVAILABLE", 503, "A part that is needed does not answer.", retryable=True
+    )
     DRAINING = Meaning("UNAVAILABLE", 503, "The server accepts no new work.", retryable=True)
     DEADLINE = Meaning("DEADLINE_EXCEEDED", 504, "The deadline passed.")
     CANCELLED = Meaning("CANCELLED", 499, "The caller cancelled.")
@@ -67,7 +83,9 @@ class Code(Enum):
     CONFLICT = Meaning("FAILED_PRECONDITION", 409, "The present state does not permit this.")
     # Ours.
     CORRUPT = Meaning("DATA_LOSS", 500, "Stored data does not match what was signed.")
-    INTERNAL = Meaning("INTERNAL", 500, "The server failed; the occurrence is in its log.", opaque=True)
+    INTERNAL = Meaning(
+        "INTERNAL", 500, "The server failed; the occurrence is in its log.", opaque=True
+    )
 
 
 class CounterfoilError(Exception):

@@ -1,0 +1,1 @@
+"""The beacon and the sampling rule: auditors draw by it, custodians and anyone else check it."""

@@ -1,0 +1,1 @@
+"""What is signed: orders, receipts, key bundles, verdicts, disclosures, seals, rate cards."""

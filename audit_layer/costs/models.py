@@ -1,0 +1,160 @@
+"""Tables of the cost room: rate cards, rated lines, journals, postings, invoices, reconciliations. All append-only.
+
+The sum of a journal's postings is zero per currency; the database refuses a commit that breaks it (see the baseline
+migration's constraint trigger).
+"""
+
+from datetime import date
+from decimal import Decimal
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Date,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Numeric,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from audit_layer.storage.base import (
+    APPEND,
+    READ,
+    Base,
+    Count,
+    Hash32,
+    Name,
+    RowId,
+    Statement,
+    UnixMs,
+    access,
+    bytes_check,
+    not_negative,
+)
+
+KEPT_BY_WORKER = access(worker=APPEND, server=APPEND)
+Exact = Numeric(48, 24)
+
+
+class RateCardRow(Base):
+    """A rate card statement in the log, and when the books learned of it (bitemporal)."""
+
+    __tablename__ = "costs_rate_cards"
+    __table_args__ = (bytes_check("entry", 32), KEPT_BY_WORKER)
+
+    entry: Mapped[Hash32] = mapped_column(primary_key=True)
+    operator: Mapped[Name]
+    name: Mapped[Name]
+    currency: Mapped[Name]
+    valid_from: Mapped[UnixMs]
+    valid_to: Mapped[UnixMs | None]
+    statement: Mapped[Statement]
+    recorded_at: Mapped[UnixMs]
+
+
+class JournalRow(Base):
+    """One journal: the lines of one tenant, operator and day that were posted together."""
+
+    __tablename__ = "costs_journals"
+    __table_args__ = (KEPT_BY_WORKER,)
+
+    id: Mapped[RowId]
+    tenant: Mapped[Name]
+    operator: Mapped[Name]
+    day: Mapped[date] = mapped_column(Date)
+    currency: Mapped[Name]
+    posted_at: Mapped[UnixMs]
+
+
+class RatedLineRow(Base):
+    """One kind of token of one receipt under one price. A receipt is rated once."""
+
+    __tablename__ = "costs_rated_lines"
+    __table_args__ = (
+        UniqueConstraint("receipt", "kind"),
+        Index(None, "operator", "day"),
+        bytes_check("receipt", 32),
+        not_negative("quantity"),
+        CheckConstraint("kind IN ('input', 'cached', 'output')", name="kind"),
+        KEPT_BY_WORKER,
+    )
+
+    id: Mapped[RowId]
+    receipt: Mapped[Hash32]
+    log_index: Mapped[Count]
+    journal: Mapped[int] = mapped_column(ForeignKey("costs_journals.id"))
+    tenant: Mapped[Name]
+    operator: Mapped[Name]
+    node: Mapped[Name]
+    model_root: Mapped[Hash32]
+    rate_card: Mapped[bytes] = mapped_column(LargeBinary(32), ForeignKey("costs_rate_cards.entry"))
+    day: Mapped[date] = mapped_column(Date)
+    started: Mapped[UnixMs]
+    ended: Mapped[UnixMs]
+    kind: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[Count]
+    unit_price: Mapped[Decimal] = mapped_column(Exact)
+    per: Mapped[Count]
+    amount: Mapped[Decimal] = mapped_column(Exact)
+    currency: Mapped[Name]
+    cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+
+
+class RatedReceiptRow(Base):
+    """A receipt that the books have dealt with, also where it is not billable: nothing is rated twice."""
+
+    __tablename__ = "costs_rated_receipts"
+    __table_args__ = (bytes_check("receipt", 32), KEPT_BY_WORKER)
+
+    receipt: Mapped[Hash32] = mapped_column(primary_key=True)
+    log_index: Mapped[Count]
+    billable: Mapped[bool] = mapped_column(Boolean)
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it is not billable."""
+
+
+class PostingRow(Base):
+    """One side of a journal: debits are positive, credits negative."""
+
+    __tablename__ = "costs_postings"
+    __table_args__ = (Index(None, "account"), KEPT_BY_WORKER)
+
+    id: Mapped[RowId]
+    journal: Mapped[int] = mapped_column(ForeignKey("costs_journals.id"), index=True)
+    account: Mapped[Name]
+    amount: Mapped[Decimal] = mapped_column(Exact)
+    currency: Mapped[Name]
+
+
+class InvoiceRow(Base):
+    """An invoice as it was handed in."""
+
+    __tablename__ = "costs_invoices"
+    __table_args__ = (
+        UniqueConstraint("operator", "invoice_id"),
+        bytes_check("digest", 32),
+        KEPT_BY_WORKER,
+    )
+
+    id: Mapped[RowId]
+    operator: Mapped[Name]
+    invoice_id: Mapped[Name]
+    digest: Mapped[Hash32]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    received_at: Mapped[UnixMs]
+
+
+class ReconciliationRow(Base):
+    """One comparison of an invoice with the receipts up to a log size. Money as exact text in `result` (JSON)."""
+
+    __tablename__ = "costs_reconciliations"
+    __table_args__ = (access(worker=APPEND, server=APPEND | READ),)
+
+    id: Mapped[RowId]
+    invoice: Mapped[int] = mapped_column(ForeignKey("costs_invoices.id"), index=True)
+    log_size: Mapped[Count]
+    result: Mapped[str] = mapped_column(Text)
+    computed_at: Mapped[UnixMs]

@@ -1,0 +1,85 @@
+"""Rating: what one receipt costs under one rate card. Pure and exact.
+
+A price is per `per` tokens, a power of ten, so that every amount is a finite decimal and nothing is rounded here. The
+prompt is billed as `input − cached` at the input price and `cached` at the cached price.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.ratecards import Price, RateCard
+from shared.statements.receipts import Finish, Receipt, Usage
+
+POWERS_OF_TEN = frozenset(10**exponent for exponent in range(10))
+
+
+class TokenKind(StrEnum):
+    """What is counted."""
+
+    INPUT = "input"
+    CACHED = "cached"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class RatedLine:
+    """One kind of token of one receipt: quantity in tokens, unit price per `per` tokens, exact amount."""
+
+    kind: TokenKind
+    quantity: int
+    unit_price: Decimal
+    per: int
+    amount: Decimal
+
+
+def quantities(usage: Usage) -> Mapping[TokenKind, int]:
+    """Return the billed quantities of a usage record, in tokens."""
+    return {
+        TokenKind.INPUT: usage.input - usage.cached,
+        TokenKind.CACHED: usage.cached,
+        TokenKind.OUTPUT: usage.output,
+    }
+
+
+def unit_price(price: Price, kind: TokenKind) -> Decimal:
+    """Return the price per `price.per` tokens of one kind."""
+    return Decimal({"input": price.input, "cached": price.cached, "output": price.output}[kind])
+
+
+def amount_of(quantity: int, unit: Decimal, per: int) -> Decimal:
+    """Return quantity × unit / per, exactly."""
+    if per not in POWERS_OF_TEN:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"a price is per a power of ten, not per {per}"
+        )
+    return (quantity * unit).scaleb(-(len(str(per)) - 1))
+
+
+def price_for(card: RateCard, model_root: bytes) -> Price:
+    """Return the card's price of one model."""
+    for price in card.prices:
+        if price.model_root == model_root:
+            return price
+    raise CounterfoilError(
+        Code.NOT_FOUND, f"rate card {card.name!r} has no price for model {model_root.hex()[:16]}…"
+    )
+
+
+def is_billable(receipt: Receipt) -> bool:
+    """A request that the node failed is never paid; one that its client cut off is, for what was delivered."""
+    return receipt.finish is not Finish.FAILED
+
+
+def rate(receipt: Receipt, card: RateCard) -> tuple[RatedLine, ...]:
+    """Rate one billable receipt; kinds without tokens give no line."""
+    price = price_for(card, receipt.model_root)
+    lines = []
+    for kind, quantity in quantities(receipt.usage).items():
+        if quantity:
+            unit = unit_price(price, kind)
+            amount = amount_of(quantity, unit, price.per)
+            lines.append(RatedLine(kind, quantity, unit, price.per, amount))
+    return tuple(lines)

@@ -1,0 +1,154 @@
+"""Reconciliation: why an invoice differs from what receipts prove, in parts that sum to the gap exactly. Pure.
+
+Both sides are added up per (tenant, node, model). The gap of a key is walked by substituting one factor after another,
+in this fixed order, with exact rationals:
+
+1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof;
+2. *timing*: lines for days outside the invoice's own period;
+3. *quantity*: the billed totals of prompt and output tokens replace the proven ones, at proven prices;
+4. *classification*: the billed split of the prompt into cached and not cached replaces the proven one;
+5. *price*: billed unit prices replace the contract's;
+6. *rounding*: what the stated amounts and total add to exact quantity × price.
+
+There is no exchange-rate part while invoice and contract have one currency: another currency is refused. An invoice
+that leaves out proven work shows a negative quantity.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from audit_layer.costs.invoices import Invoice, InvoiceLine
+from audit_layer.costs.rating import TokenKind
+from shared.runtime.errors import Code, CounterfoilError
+
+PARTS = ("unproven", "timing", "quantity", "classification", "price", "rounding")
+Key = tuple[str, str, str]
+"""(tenant, node, model root in hex)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What receipts prove for one key: tokens by kind, and the contract's price per token."""
+
+    quantities: Mapping[TokenKind, int]
+    prices: Mapping[TokenKind, Fraction]
+
+
+@dataclass(slots=True)
+class _Billed:
+    quantities: dict[TokenKind, int] = field(default_factory=lambda: dict.fromkeys(TokenKind, 0))
+    value: dict[TokenKind, Fraction] = field(
+        default_factory=lambda: dict.fromkeys(TokenKind, Fraction(0))
+    )
+
+    def add(self, line: InvoiceLine) -> None:
+        self.quantities[line.kind] += line.quantity
+        self.value[line.kind] += exact_amount(line)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVariance:
+    """The variance of one key: tokens billed beyond the proven, and its parts in money."""
+
+    key: Key
+    tokens: Mapping[TokenKind, int]
+    parts: Mapping[str, Fraction]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """The answer: proven and billed totals, and parts that sum to their difference."""
+
+    invoice_id: str
+    operator: str
+    currency: str
+    proven: Fraction
+    billed: Fraction
+    parts: Mapping[str, Fraction]
+    keys: tuple[KeyVariance, ...]
+
+    @property
+    def gap(self) -> Fraction:
+        """Billed − proven."""
+        return self.billed - self.proven
+
+
+def exact_amount(line: InvoiceLine) -> Fraction:
+    """Return quantity × unit price / per as a rational."""
+    return Fraction(line.unit_price) * line.quantity / line.per
+
+
+def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) -> Reconciliation:
+    """Compare an invoice with what receipts prove. CONFLICT when the contract has another currency."""
+    if invoice.currency != currency:
+        raise CounterfoilError(
+            Code.CONFLICT,
+            f"the invoice is in {invoice.currency}, the contract in {currency}",
+            remedy="Convert it under a rate that both parties signed, and reconcile that.",
+        )
+    inside = [line for line in invoice.lines if _in_period(invoice, line)]
+    outside = [line for line in invoice.lines if not _in_period(invoice, line)]
+    billed = _billed_by_key(inside)
+    keys = [
+        _walk(key, proven.get(key), billed.get(key, _Billed()))
+        for key in sorted({*proven, *billed})
+    ]
+    parts = {name: Fraction(0) for name in PARTS}
+    for variance in keys:
+        for name, value in variance.parts.items():
+            parts[name] += value
+    parts["timing"] += sum((exact_amount(line) for line in outside), Fraction(0))
+    stated = Fraction(invoice.total)
+    parts["rounding"] += stated - sum((exact_amount(line) for line in invoice.lines), Fraction(0))
+    result = Reconciliation(
+        invoice_id=invoice.invoice_id,
+        operator=invoice.operator,
+        currency=currency,
+        proven=sum((_value(item) for item in proven.values()), Fraction(0)),
+        billed=stated,
+        parts=parts,
+        keys=tuple(keys),
+    )
+    assert sum(parts.values()) == result.gap
+    return result
+
+
+def _in_period(invoice: Invoice, line: InvoiceLine) -> bool:
+    return invoice.period_start <= line.day < invoice.period_end
+
+
+def _billed_by_key(lines: Iterable[InvoiceLine]) -> dict[Key, _Billed]:
+    billed: dict[Key, _Billed] = {}
+    for line in lines:
+        billed.setdefault((line.tenant, line.node, line.model_root), _Billed()).add(line)
+    return billed
+
+
+def _value(proven: Proven) -> Fraction:
+    return sum(
+        (proven.quantities.get(kind, 0) * proven.prices[kind] for kind in TokenKind), Fraction(0)
+    )
+
+
+def _walk(key: Key, proven: Proven | None, billed: _Billed) -> KeyVariance:
+    total = sum(billed.value.values(), Fraction(0))
+    if proven is None:
+        return KeyVariance(key, dict(billed.quantities), {"unproven": total})
+    ours = {kind: proven.quantities.get(kind, 0) for kind in TokenKind}
+    theirs = billed.quantities
+    prompt = theirs[TokenKind.INPUT] + theirs[TokenKind.CACHED]
+    cached = min(ours[TokenKind.CACHED], prompt)
+    resized = {
+        TokenKind.INPUT: prompt - cached,
+        TokenKind.CACHED: cached,
+        TokenKind.OUTPUT: theirs[TokenKind.OUTPUT],
+    }
+    steps = [_at(ours, proven), _at(resized, proven), _at(theirs, proven), total]
+    names = ("quantity", "classification", "price")
+    parts = {name: steps[i + 1] - steps[i] for i, name in enumerate(names)}
+    return KeyVariance(key, {kind: theirs[kind] - ours[kind] for kind in TokenKind}, parts)
+
+
+def _at(quantities: Mapping[TokenKind, int], proven: Proven) -> Fraction:
+    return sum((quantities[kind] * proven.prices[kind] for kind in TokenKind), Fraction(0))

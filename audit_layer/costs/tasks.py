@@ -1,0 +1,16 @@
+"""Celery shell of the cost room: one call."""
+
+from celery import Celery
+
+from audit_layer.costs.service import Costs
+
+RATE = "costs.rate"
+
+
+def register(app: Celery, costs: Costs) -> None:
+    """Register the room's tasks on `app`."""
+
+    @app.task(name=RATE, ignore_result=True)
+    def rate() -> None:
+        while costs.rate_new():
+            continue

@@ -1,0 +1,103 @@
+"""The audit server as workers reach it: statements in, proofs out, over gRPC with TLS.
+
+Imports generated code: this is the wire module of the room.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc, secure_channel
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Where the log keeps a statement."""
+
+    entry: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A C2SP tlog-proof under a witnessed checkpoint, and the index that it proves."""
+
+    text: str
+    index: int
+
+
+class AuditServer:
+    """Synchronous client of Intake and Log. Every call has a deadline; failures are CounterfoilErrors."""
+
+    def __init__(self, target: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
+        self._channel = secure_channel(target, ca_file)
+        self._intake = audit_pb2_grpc.IntakeStub(self._channel)
+        self._log = audit_pb2_grpc.LogStub(self._channel)
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def submit(self, statements: Sequence[bytes]) -> list[Logged]:
+        """Hand in statements; all must be accepted. Handing the same bytes in again gives the same answer."""
+        if not statements:
+            return []
+        request = audit_pb2.SubmitRequest(
+            submissions=[audit_pb2.Submission(statement=raw) for raw in statements]
+        )
+        try:
+            response = self._intake.Submit(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return [_sequenced(result) for result in response.results]
+
+    def proof(self, entry: bytes) -> Proof | None:
+        """Return the proof, or None while no witnessed checkpoint covers the entry."""
+        try:
+            response = self._log.GetProof(
+                audit_pb2.GetProofRequest(entry=entry), timeout=self._timeout_s
+            )
+        except grpc.RpcError as error:
+            failure = error_from_rpc(error)
+            if failure.code is Code.NOT_WITNESSED:
+                return None
+            raise failure from error
+        return Proof(response.tlog_proof, response.index)
+
+    def checkpoint(self) -> str:
+        """Return the latest witnessed checkpoint as a signed note."""
+        try:
+            response = self._log.GetCheckpoint(
+                audit_pb2.GetCheckpointRequest(), timeout=self._timeout_s
+            )
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return response.note
+
+
+def _sequenced(result: audit_pb2.SubmitResult) -> Logged:
+    if result.WhichOneof("result") == "sequenced":
+        return Logged(result.sequenced.entry, result.sequenced.index)
+    try:
+        code = Code[result.rejected.code]
+    except KeyError:
+        code = Code.INTERNAL
+    raise CounterfoilError(code, f"the log refused a statement: {result.rejected.detail}")

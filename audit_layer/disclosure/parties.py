@@ -1,0 +1,95 @@
+"""Witnesses and custodians as the audit layer reaches them: CBOR over HTTPS.
+
+| path | asks | answers |
+|---|---|---|
+| `POST /beacon/commitment` | `{epoch}` | a beacon-commitment statement |
+| `POST /beacon/reveal` | `{epoch, open, open_proof, seal, seal_proof}` | a beacon-reveal statement |
+| `POST /release` (custodians) | the release case of `shared.selection.checks` | `{release, share}` |
+"""
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from shared.codec import cbor
+from shared.codec.cbor import Value
+from shared.codec.fields import Reader
+from shared.runtime.errors import Code, CounterfoilError
+
+CBOR = "application/cbor"
+MAX_ANSWER = 1 << 20
+
+
+class PartyClient:
+    """One party's HTTPS endpoint. Its answers are hostile until their signatures are checked by whoever uses them."""
+
+    def __init__(self, name: str, url: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
+        self.name = name
+        context = ssl.create_default_context(cafile=str(ca_file))
+        self._http = httpx.Client(base_url=url, verify=context, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Close the connection pool."""
+        self._http.close()
+
+    def post(self, path: str, message: Mapping[str, Value]) -> bytes:
+        """Send one CBOR message and return the answer's bytes; refusals keep the party's own code."""
+        try:
+            response = self._http.post(
+                path, content=cbor.encode(dict(message)), headers={"content-type": CBOR}
+            )
+        except httpx.HTTPError as error:
+            raise CounterfoilError(
+                Code.UNAVAILABLE, f"{self.name} does not answer: {type(error).__name__}"
+            ) from error
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(self.name, response)
+        if len(response.content) > MAX_ANSWER:
+            raise CounterfoilError(Code.MALFORMED, f"{self.name} answered with too many bytes")
+        return response.content
+
+
+class BeaconClient(PartyClient):
+    """A party of the beacon: a witness or a custodian."""
+
+    def commitment(self, epoch: int) -> bytes:
+        """Return the party's signed commitment for `epoch`."""
+        return self.post("/beacon/commitment", {"epoch": epoch})
+
+    def reveal(
+        self, epoch: int, opened: bytes, open_proof: str, seal: bytes, seal_proof: str
+    ) -> bytes:
+        """Show the witnessed seal and return the party's signed reveal."""
+        return self.post(
+            "/beacon/reveal",
+            {
+                "epoch": epoch,
+                "open": opened,
+                "open_proof": open_proof,
+                "seal": seal,
+                "seal_proof": seal_proof,
+            },
+        )
+
+
+class CustodianClient(BeaconClient):
+    """A custodian: releases one share for one logged request."""
+
+    def release(self, case: Mapping[str, Value]) -> tuple[bytes, bytes]:
+        """Return (disclosure-release statement, sealed share)."""
+        read = Reader(cbor.decode(self.post("/release", case)), f"{self.name}'s answer")
+        release, share = read.bytes("release"), read.bytes("share")
+        read.done()
+        return release, share
+
+
+def _refusal(name: str, response: httpx.Response) -> CounterfoilError:
+    """Turn problem+json into the catalogue's error."""
+    try:
+        problem = response.json()
+        code, detail = Code[str(problem["code"])], str(problem.get("detail", ""))
+    except (ValueError, KeyError, TypeError):
+        code, detail = Code.UNAVAILABLE, f"HTTP status {response.status_code}"
+    return CounterfoilError(code, f"{name} refused: {detail}")

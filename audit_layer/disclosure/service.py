@@ -1,0 +1,175 @@
+"""One disclosure, from the logged request to the transcript secret.
+
+Order matters: the request must be witnessed before anyone is asked; ciphertexts are checked against the receipt before
+a custodian sees them; a release is logged before its share is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from audit_layer.disclosure.audit_server import AuditServer
+from audit_layer.disclosure.evidence import Ciphertexts, check_delivered, fetch_from_node
+from audit_layer.disclosure.parties import CustodianClient
+from shared.codec.cbor import Value
+from shared.envelope.header import Envelope
+from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.release import ReleaseContext, open_release
+from shared.envelope.shares import combine
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of
+from shared.statements.receipts import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnCase:
+    """What is known of a drawn receipt before anything is disclosed: statements as they are in the log."""
+
+    request: bytes
+    receipt_statement: bytes
+    receipt: Receipt
+    bundle: bytes
+    """The key bundle that the receipt names."""
+    endpoint: str
+    """The node's address, from its key bundle."""
+    opened: bytes
+    seal: bytes
+    draw: bytes
+    commitments: tuple[bytes, ...]
+    reveals: tuple[bytes, ...]
+    floor_entries: tuple[bytes, ...] = ()
+    """The node's receipts of the epoch, when the reason is `floor`."""
+    first_verdict: bytes | None = None
+    """The FAIL to be confirmed."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Disclosed:
+    """What a disclosure gave: the ciphertexts and the secret, or why it gave none."""
+
+    ciphertexts: Ciphertexts | None
+    secret: bytes | None
+    missing: str = ""
+    """`withheld`, `unavailable` or `escrow`."""
+
+
+class Deposits(Protocol):
+    """Ciphertexts that somebody other than the node handed in."""
+
+    def find(self, receipt_entry: bytes) -> Sequence[Ciphertexts]:
+        """Return all deposits for one receipt; none of them is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """Opens drawn cases for one worker."""
+
+    server: AuditServer
+    custodians: Mapping[bytes, CustodianClient]
+    """By key id of their HPKE key."""
+    deposits: Deposits
+    private_key: HpkePrivateKey
+    ca_file: Path
+    evidence_timeout_s: float
+
+    def open(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
+        """Disclose one case.
+
+        Raises NOT_WITNESSED while the log has not caught up, and UNAVAILABLE while evidence or shares may still come;
+        after the deadline the same is an answer: `withheld` (evidence) or `unavailable` (custodians).
+        """
+        self.server.submit([case.draw, case.request])
+        proofs = self._proofs(case)
+        ciphertexts = self._ciphertexts(case)
+        if ciphertexts is None:
+            if not past_deadline:
+                raise CounterfoilError(
+                    Code.UNAVAILABLE, "the node has not handed in its evidence yet"
+                )
+            return Disclosed(None, None, "withheld")
+        try:
+            secret = self._secret(case, ciphertexts, proofs)
+        except CounterfoilError as error:
+            if error.code is Code.UNREADABLE:
+                return Disclosed(ciphertexts, None, "escrow")
+            if error.code.value.retryable and past_deadline:
+                return Disclosed(ciphertexts, None, "unavailable")
+            raise
+        return Disclosed(ciphertexts, secret)
+
+    def _proofs(self, case: DrawnCase) -> dict[str, Value]:
+        """Gather witnessed proofs of every statement that a custodian will want to see."""
+        statements = {
+            "request": case.request,
+            "receipt": case.receipt_statement,
+            "open": case.opened,
+            "seal": case.seal,
+            "draw": case.draw,
+        }
+        if case.first_verdict is not None:
+            statements["verdict"] = case.first_verdict
+        shown: dict[str, Value] = {}
+        for name, statement in statements.items():
+            proof = self.server.proof(entry_of(statement))
+            if proof is None:
+                raise CounterfoilError(Code.NOT_WITNESSED, f"the {name} is not witnessed yet")
+            shown[name], shown[f"{name}_proof"] = statement, proof.text
+        return shown
+
+    def _ciphertexts(self, case: DrawnCase) -> Ciphertexts | None:
+        """Return the first candidates that hash to what the receipt names: the node's, else a deposit."""
+        for found in self.deposits.find(entry_of(case.receipt_statement)):
+            if _is_delivered(found, case.receipt):
+                return found
+        try:
+            found = fetch_from_node(
+                case.endpoint, self.ca_file, case.request, timeout_s=self.evidence_timeout_s
+            )
+        except CounterfoilError:
+            return None
+        return found if _is_delivered(found, case.receipt) else None
+
+    def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Value]) -> bytes:
+        header = Envelope.from_bytes(found.envelope).header
+        release_case: dict[str, Value] = {
+            **proofs,
+            "bundle": case.bundle,
+            "commitments": list(case.commitments),
+            "reveals": list(case.reveals),
+            "order": found.order,
+            "envelope": found.envelope,
+        }
+        if case.floor_entries:
+            release_case["floor_entries"] = list(case.floor_entries)
+        shares: dict[int, bytes] = {}
+        refusals: list[str] = []
+        for key_id in header.custodians:
+            custodian = self.custodians.get(key_id)
+            if custodian is None or len(shares) == header.threshold:
+                continue
+            try:
+                statement, sealed = custodian.release(release_case)
+            except CounterfoilError as error:
+                refusals.append(str(error))
+                continue
+            self.server.submit([statement])
+            context = ReleaseContext(
+                entry_of(case.request), key_id, case.receipt.ctx, case.receipt.kc
+            )
+            index, share = open_release(self.private_key, context, header, sealed)
+            shares[index] = share
+        if len(shares) < header.threshold:
+            raise CounterfoilError(
+                Code.UNAVAILABLE,
+                f"{len(shares)} of {header.threshold} shares were released: {'; '.join(refusals)}",
+            )
+        return combine(shares, header.threshold)
+
+
+def _is_delivered(found: Ciphertexts, receipt: Receipt) -> bool:
+    try:
+        check_delivered(found, receipt)
+    except CounterfoilError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Group commit: many callers, one appending thread, as few transactions as the load asks for.
+
+There is no timer. While one batch commits, submissions queue up; the next batch takes all of
+them, up to the limit. Alone, a submitter waits for its own commit and nothing else.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from audit_layer.log.sequencer import Hook, Result, Sequencer, Submission
+from shared.runtime.errors import Code, CounterfoilError
+
+DEFAULT_BATCH = 1024
+DEFAULT_QUEUE = 32_768
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one caller submitted together."""
+
+    items: list[Submission]
+    future: Future[list[Result]] = field(default_factory=Future)
+
+
+class Batcher:
+    """Feeds a sequencer. `close` answers everything that was accepted."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        *,
+        in_transaction: Hook | None = None,
+        max_batch: int = DEFAULT_BATCH,
+        max_queue: int = DEFAULT_QUEUE,
+    ) -> None:
+        self._sequencer = sequencer
+        self._hook = in_transaction
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._groups: deque[_Group] = deque()
+        self._queued = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
+        self._thread.start()
+
+    def submit(self, items: Sequence[Submission]) -> Future[list[Result]]:
+        """Queue submissions that belong together; the future holds one result each, once durable.
+
+        Errors, at once: INVALID_ARGUMENT above the batch limit, OVERLOADED when the queue is full,
+        DRAINING after `close`. The future raises what `Sequencer.append` raises.
+        """
+        if len(items) > self._max_batch:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"at most {self._max_batch} statements go into one call"
+            )
+        group = _Group(list(items))
+        with self._changed:
+            if self._closed:
+                raise CounterfoilError(Code.DRAINING, "the log accepts no more entries")
+            if self._queued + len(items) > self._max_queue:
+                raise CounterfoilError(
+                    Code.OVERLOADED, "the log's queue is full", retry_after_s=0.5
+                )
+            self._groups.append(group)
+            self._queued += len(items)
+            self._changed.notify()
+        return group.future
+
+    async def append(self, items: Sequence[Submission]) -> list[Result]:
+        """Await `submit`. Cancelling the caller does not take the entries back."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(items)))
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Accept nothing more, finish what is queued, end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _take(self) -> list[_Group]:
+        """Wait for work; return whole groups up to the batch limit, or nothing at the end."""
+        with self._changed:
+            while not self._groups and not self._closed:
+                self._changed.wait()
+            taken: list[_Group] = []
+            count = 0
+            while self._groups and count + len(self._groups[0].items) <= self._max_batch:
+                taken.append(self._groups.popleft())
+                count += len(taken[-1].items)
+            self._queued -= count
+            return taken
+
+    def _run(self) -> None:
+        while groups := self._take():
+            wanted = [group for group in groups if group.future.set_running_or_notify_cancel()]
+            if wanted:
+                self._append(wanted)
+
+    def _append(self, groups: Sequence[_Group]) -> None:
+        """Append groups together; if that fails for a reason of one of them, find it by halving."""
+        try:
+            results = self._sequencer.append(
+                [item for group in groups for item in group.items], in_transaction=self._hook
+            )
+        except Exception as e:  # noqa: BLE001 - whatever it is belongs to the waiting callers
+            retryable = isinstance(e, CounterfoilError) and e.code.value.retryable
+            if len(groups) == 1 or retryable:
+                for group in groups:
+                    group.future.set_exception(e)
+                return
+            middle = len(groups) // 2
+            self._append(groups[:middle])
+            self._append(groups[middle:])
+            return
+        at = 0
+        for group in groups:
+            group.future.set_result(results[at : at + len(group.items)])
+            at += len(group.items)

@@ -1,0 +1,142 @@
+"""The checkpoints' way through the database: intent → signed → cosigned → published."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from audit_layer.log.tile_table import fetch_from, read_state
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.proofs import root_at
+from shared.translog.tiles import TileReader
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """One row of log_checkpoints."""
+
+    size: int
+    root: bytes
+    note: str | None
+    cosigned_note: str | None
+    published_at: int | None
+
+
+def newest(connection: Connection) -> CheckpointRow | None:
+    """Return the row of the largest size."""
+    return _one(
+        connection.execute(
+            text(
+                "SELECT size, root, note, cosigned_note, published_at FROM log_checkpoints"
+                " ORDER BY size DESC LIMIT 1"
+            )
+        ).one_or_none()
+    )
+
+
+def at_size(connection: Connection, size: int) -> CheckpointRow | None:
+    """Return the row of one size."""
+    return _one(
+        connection.execute(
+            text(
+                "SELECT size, root, note, cosigned_note, published_at FROM log_checkpoints"
+                " WHERE size = :size"
+            ),
+            {"size": size},
+        ).one_or_none()
+    )
+
+
+def published_size(connection: Connection) -> int:
+    """Return the largest published size, 0 for none."""
+    return int(
+        connection.execute(
+            text(
+                "SELECT coalesce(max(size), 0) FROM log_checkpoints WHERE published_at IS NOT NULL"
+            )
+        ).scalar_one()
+    )
+
+
+def database_root(connection: Connection, size: int, at: int) -> bytes:
+    """Return the root of the first `at` entries, from the tiles of a tree of `size`."""
+    return root_at(at, TileReader(size, fetch_from(connection)))
+
+
+def record_intent(connection: Connection) -> CheckpointRow | None:
+    """Decide to sign the present size, if it is larger than any before; return the new row.
+
+    Refuses (FORK) when the tree does not extend the last checkpoint, and (CORRUPT) when the tiles
+    do not lead to the recorded root. The row's key, and `signed_size`, which only grows, make
+    sure that no size is decided twice.
+    """
+    size, root, signed_size = read_state(connection)
+    last = newest(connection)
+    if size == (last.size if last else 0):
+        return None
+    if last is not None and (
+        last.size > size or database_root(connection, size, last.size) != last.root
+    ):
+        raise CounterfoilError(
+            Code.FORK, f"the tree at size {size} does not extend the checkpoint at {last.size}"
+        )
+    if database_root(connection, size, size) != root:
+        raise CounterfoilError(Code.CORRUPT, f"the tiles do not lead to the root at size {size}")
+    moved = connection.execute(
+        text(
+            "UPDATE log_state SET signed_size = :size"
+            " WHERE id = 1 AND signed_size = :signed_size AND signed_size < :size"
+        ),
+        {"size": size, "signed_size": signed_size},
+    )
+    if moved.rowcount != 1:
+        raise CounterfoilError(Code.FORK, f"a size above {size} was already chosen for signing")
+    connection.execute(
+        text("INSERT INTO log_checkpoints (size, root, intent_at) VALUES (:size, :root, :now)"),
+        {"size": size, "root": root, "now": time.time_ns() // 1_000_000},
+    )
+    return CheckpointRow(size, root, None, None, None)
+
+
+def store_note(connection: Connection, size: int, note: str) -> str:
+    """Store the signed note unless one is stored; return the one that is."""
+    connection.execute(
+        text("UPDATE log_checkpoints SET note = :note WHERE size = :size AND note IS NULL"),
+        {"size": size, "note": note},
+    )
+    row = at_size(connection, size)
+    if row is None or row.note is None:
+        raise CounterfoilError(Code.CORRUPT, f"the intent for size {size} is gone")
+    return row.note
+
+
+def store_cosigned(connection: Connection, size: int, note: str) -> None:
+    """Store the note with the quorum's cosignatures."""
+    connection.execute(
+        text(
+            "UPDATE log_checkpoints SET cosigned_note = :note"
+            " WHERE size = :size AND cosigned_note IS NULL"
+        ),
+        {"size": size, "note": note},
+    )
+
+
+def mark_published(connection: Connection, size: int) -> None:
+    """Record that the files of a checkpoint are out."""
+    connection.execute(
+        text(
+            "UPDATE log_checkpoints SET published_at = :now"
+            " WHERE size = :size AND published_at IS NULL"
+        ),
+        {"size": size, "now": time.time_ns() // 1_000_000},
+    )
+
+
+def _one(
+    row: Row[*tuple[Any, ...]] | None,
+) -> CheckpointRow | None:
+    if row is None:
+        return None
+    size, root, note, cosigned, published_at = row
+    return CheckpointRow(size, bytes(root), note, cosigned, published_at)

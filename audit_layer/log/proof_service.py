@@ -1,0 +1,89 @@
+"""Proofs of inclusion, from published files only.
+
+The database answers one question here, where an entry is; every hash in a proof comes from the
+files, and every proof is checked before it is handed out.
+"""
+
+from sqlalchemy import Engine, text
+
+from audit_layer.log.files import PublishedFiles
+from audit_layer.storage.engine import transaction
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.policy import Policy, Witnessed, verify_witnessed
+from shared.translog.proofs import inclusion_proof, root_from_inclusion
+from shared.translog.tiles import TileReader
+from shared.translog.tlog_proof import TlogProof
+from shared.translog.tree import leaf_hash
+
+
+class ProofService:
+    """Serves proofs under the newest witnessed checkpoint."""
+
+    def __init__(
+        self, engine: Engine, files: PublishedFiles, policy: Policy, *, retry_after_s: float = 1.0
+    ) -> None:
+        self._engine = engine
+        self._files = files
+        self._policy = policy
+        self._retry_after_s = retry_after_s
+        self._verified: tuple[str, Witnessed] | None = None
+
+    def witnessed(self) -> Witnessed:
+        """Return the newest witnessed checkpoint; NOT_WITNESSED, with a hint, before the first."""
+        note = self._files.checkpoint()
+        if note is None:
+            raise self._not_yet("no checkpoint has been published yet")
+        verified = self._verified
+        if verified is None or verified[0] != note:
+            verified = (note, verify_witnessed(note, self._policy))
+            self._verified = verified
+        return verified[1]
+
+    def index_of(self, entry: bytes) -> int:
+        """Return the index of an entry; NOT_FOUND when the log does not have it."""
+        with transaction(self._engine) as connection:
+            index = connection.execute(
+                text("SELECT index FROM log_entries WHERE entry = :entry"), {"entry": entry}
+            ).scalar_one_or_none()
+        if index is None:
+            raise CounterfoilError(Code.NOT_FOUND, "the log does not have this entry")
+        return int(index)
+
+    def prove(self, index_or_entry: int | bytes) -> TlogProof:
+        """Prove that an entry is in the log, as of the newest witnessed checkpoint.
+
+        Errors: NOT_FOUND for an unknown entry or an index below zero, NOT_WITNESSED with
+        `retry_after_s` when no witnessed checkpoint covers it yet, CORRUPT when the files do not
+        lead to the checkpoint's root (run fsck).
+        """
+        entry = index_or_entry if isinstance(index_or_entry, bytes) else None
+        index = index_or_entry if isinstance(index_or_entry, int) else self.index_of(index_or_entry)
+        if index < 0:
+            raise CounterfoilError(Code.NOT_FOUND, f"the log has no index {index}")
+        witnessed = self.witnessed()
+        checkpoint = witnessed.checkpoint
+        if index >= checkpoint.size:
+            raise self._not_yet(f"index {index} is not covered; witnessed are {checkpoint.size}")
+        reader = TileReader(checkpoint.size, self._files.read)
+        leaf = reader(0, index)
+        path = inclusion_proof(index, checkpoint.size, reader)
+        leads_there = root_from_inclusion(leaf, index, checkpoint.size, path) == checkpoint.root
+        if not leads_there or (entry is not None and leaf_hash(entry) != leaf):
+            raise CounterfoilError(
+                Code.CORRUPT,
+                f"the published files do not lead from index {index} to the checkpoint",
+                remedy="Run `counterfoil log fsck`.",
+            )
+        return TlogProof(index, tuple(path), witnessed.note.encode())
+
+    def tlog_proof(self, index_or_entry: int | bytes) -> str:
+        """Return `prove(…)` as the text of a `.tlog-proof` file."""
+        return self.prove(index_or_entry).encode()
+
+    def _not_yet(self, reason: str) -> CounterfoilError:
+        return CounterfoilError(
+            Code.NOT_WITNESSED,
+            reason,
+            remedy="The witnesses sign a new checkpoint shortly; ask again.",
+            retry_after_s=self._retry_after_s,
+        )

@@ -1,0 +1,288 @@
+"""The selection authority: opens epochs, seals them on schedule, draws the sample, and hands out the work.
+
+One `tick` does whatever is due and is safe to repeat or to lose: each statement is stored before it is sent, and the
+log answers a second copy with the index of the first. Protocol §6.1 numbers the steps.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from audit_layer.disclosure.audit_server import AuditServer
+from audit_layer.disclosure.parties import BeaconClient
+from audit_layer.replay import work
+from audit_layer.replay.drawing import DrawnReceipt, Logged, draw_receipts
+from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
+from audit_layer.replay.settings import AuthoritySettings, PeerSettings
+from audit_layer.storage.engine import session
+from audit_layer.trail.models import ReceiptRow
+from shared.runtime.errors import CounterfoilError
+from shared.selection.draw import node_hash
+from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
+from shared.statements.beacons import BeaconReveal
+from shared.statements.cose import Payload, entry_of, parse_statement, sign
+from shared.translog.tlog_proof import parse_tlog_proof
+
+logger = logging.getLogger(__name__)
+
+TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time in the whole installation
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Runs the epoch clock. All methods may be called again after a crash at any point."""
+
+    name: str
+    engine: Engine
+    server: AuditServer
+    parties: Sequence[BeaconClient]
+    key: Ed25519PrivateKey
+    origin: str
+    settings: AuthoritySettings
+    peers: Sequence[PeerSettings]
+
+    def tick(self, now: int) -> None:
+        """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick runs."""
+        with self.engine.connect() as guard:
+            if not guard.scalar(select(func.pg_try_advisory_lock(TICK_LOCK))):
+                return
+            try:
+                self._advance(now)
+            finally:
+                guard.scalar(select(func.pg_advisory_unlock(TICK_LOCK)))
+
+    def _advance(self, now: int) -> None:
+        with session(self.engine) as db:
+            epochs = db.scalars(
+                select(EpochRow).where(EpochRow.state != "drawn").order_by(EpochRow.epoch)
+            ).all()
+            last = db.scalar(select(func.max(EpochRow.epoch)))
+        for row in epochs:
+            self._advance_epoch(row, now)
+        if not any(row.state == "open" for row in epochs):
+            self._open(0 if last is None else last + 1, now)
+        self._escalate(now)
+
+    def _advance_epoch(self, row: EpochRow, now: int) -> None:
+        if row.open_index is None:
+            self._log_open(row.epoch)
+        elif row.state == "open" and now >= row.opened_at + self.settings.epoch_seconds * 1000:
+            self._seal(row.epoch, now)
+        elif row.state == "sealed":
+            self._draw(row.epoch, now)
+
+    # -- step 1: open ------------------------------------------------------------------------------
+
+    def _open(self, epoch: int, now: int) -> None:
+        """Collect the parties' commitments and log them with the statement that names them."""
+        commitments: list[tuple[str, bytes]] = []
+        for party in self.parties:
+            try:
+                commitments.append((party.name, party.commitment(epoch)))
+            except CounterfoilError as error:
+                logger.warning("beacon party %s gave no commitment: %s", party.name, error)
+        statement = self._sign(
+            EpochOpen(
+                epoch=epoch,
+                at=now,
+                first=self._log_size(),
+                commitments=tuple(entry_of(raw) for _, raw in commitments),
+                rate_ppm=self.settings.rate_ppm,
+                floor=self.settings.floor,
+            ),
+            f"epoch-{epoch}",
+        )
+        with session(self.engine) as db:
+            db.add(EpochRow(epoch=epoch, state="open", opened_at=now, open_statement=statement))
+            db.flush()
+            db.add_all(
+                BeaconRow(epoch=epoch, party=name, position=position, commitment_statement=raw)
+                for position, (name, raw) in enumerate(commitments)
+            )
+        self._log_open(epoch)
+
+    def _log_open(self, epoch: int) -> None:
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            beacons = _beacons(db, epoch)
+            logged = self.server.submit(
+                [*(beacon.commitment_statement for beacon in beacons), row.open_statement]
+            )
+            row.open_index = logged[-1].index
+
+    def _log_size(self) -> int:
+        with session(self.engine) as db:
+            return (db.scalar(select(func.max(ReceiptRow.log_index))) or -1) + 1
+
+    # -- step 2: seal ------------------------------------------------------------------------------
+
+    def _seal(self, epoch: int, now: int) -> None:
+        """Seal `epoch` at a witnessed size that the next epoch's open statement precedes."""
+        with session(self.engine) as db:
+            following = db.get(EpochRow, epoch + 1)
+        if following is None:
+            self._open(epoch + 1, now)
+            return  # the next tick finds it witnessed
+        proof = self.server.proof(entry_of(following.open_statement))
+        if proof is None:
+            return
+        checkpoint = parse_tlog_proof(proof.text).claimed
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            previous = db.get(EpochRow, epoch - 1)
+            assert row.open_index is not None
+            row.first = row.open_index + 1 if previous is None else previous.size
+            row.size, row.sealed_at, row.state = checkpoint.size, now, "sealed"
+            assert row.first is not None
+            nodes: dict[bytes, list[bytes]] = {}
+            for receipt in _receipts(db, row.first, checkpoint.size):
+                nodes.setdefault(receipt.bundle, []).append(receipt.entry)
+            seal = EpochSeal(
+                epoch=epoch,
+                at=now,
+                open=entry_of(row.open_statement),
+                first=row.first,
+                size=checkpoint.size,
+                root=checkpoint.root,
+                nodes={bundle: node_hash(entries) for bundle, entries in nodes.items()},
+            )
+            row.seal_statement = self._sign(seal, f"epoch-{epoch}")
+        self.server.submit([row.seal_statement])
+
+    # -- steps 3 to 6: reveal and draw ---------------------------------------------------------------
+
+    def _draw(self, epoch: int, now: int) -> None:
+        """Gather reveals under the witnessed seal; draw when all are in, or the whole epoch when time is up."""
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            beacons = _beacons(db, epoch)
+        assert row.seal_statement is not None
+        assert row.sealed_at is not None
+        self.server.submit([row.seal_statement])
+        seal_proof = self.server.proof(entry_of(row.seal_statement))
+        open_proof = self.server.proof(entry_of(row.open_statement))
+        if seal_proof is None or open_proof is None:
+            return
+        for beacon in beacons:
+            if beacon.reveal_statement is None:
+                shown = (row.open_statement, open_proof.text, row.seal_statement, seal_proof.text)
+                self._reveal(beacon, shown)
+        complete = bool(beacons) and all(beacon.reveal_statement for beacon in beacons)
+        if not complete and now < row.sealed_at + self.settings.reveal_seconds * 1000:
+            return
+        reveals = [b.reveal_statement for b in beacons if b.reveal_statement is not None]
+        self.server.submit(reveals)
+        self._store_draw(epoch, reveals, whole=not complete, now=now)
+
+    def _reveal(self, beacon: BeaconRow, shown: tuple[bytes, str, bytes, str]) -> None:
+        party = next((party for party in self.parties if party.name == beacon.party), None)
+        if party is None:
+            return
+        try:
+            reveal = party.reveal(beacon.epoch, *shown)
+        except CounterfoilError as error:
+            logger.warning("beacon party %s did not reveal: %s", beacon.party, error)
+            return
+        with session(self.engine) as db:
+            stored = db.get_one(BeaconRow, (beacon.epoch, beacon.party))
+            stored.reveal_statement = beacon.reveal_statement = reveal
+
+    def _store_draw(self, epoch: int, reveals: Sequence[bytes], *, whole: bool, now: int) -> None:
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            assert row.first is not None
+            assert row.size is not None
+            assert row.seal_statement is not None
+            seal = EpochSeal.from_payload(parse_statement(row.seal_statement).payload)
+            opened = EpochOpen.from_payload(parse_statement(row.open_statement).payload)
+            receipts = _receipts(db, row.first, row.size)
+            seed, drawn = draw_receipts(
+                [Logged(r.entry, r.log_index, r.bundle) for r in receipts],
+                origin=self.origin,
+                seal=seal,
+                opened=opened,
+                reveals=[
+                    BeaconReveal.from_payload(parse_statement(r).payload).reveal for r in reveals
+                ],
+                whole=whole,
+            )
+            draw = Draw(
+                epoch=epoch,
+                seal=entry_of(row.seal_statement),
+                reveals=tuple(entry_of(raw) for raw in reveals),
+                whole=whole,
+                seed=seed,
+                drawn=tuple(item.index for item in drawn),
+            )
+            row.draw_statement = self._sign(draw, f"epoch-{epoch}")
+            row.whole, row.state = whole, "drawn"
+            requests = [self._work(item, row, now) for item in drawn]
+            db.add_all(requests)
+        self.server.submit([row.draw_statement, *(r.request_statement for r in requests)])
+        logger.info("epoch %d: %d of %d receipts drawn", epoch, len(drawn), len(receipts))
+
+    # -- work ----------------------------------------------------------------------------------------
+
+    def _work(self, drawn: DrawnReceipt, row: EpochRow, now: int) -> WorkRow:
+        peer = self.peers[int.from_bytes(drawn.entry[:4], "big") % len(self.peers)]
+        return self._request(drawn, row, peer, drawn.reason, now)
+
+    def _request(
+        self, drawn: DrawnReceipt, row: EpochRow, peer: PeerSettings, reason: DrawReason, now: int
+    ) -> WorkRow:
+        assert row.draw_statement is not None
+        deadline = now + int(self.settings.disclosure_seconds * 1000)
+        request = DisclosureRequest(
+            receipt=drawn.entry,
+            index=drawn.index,
+            draw=entry_of(row.draw_statement),
+            reason=reason,
+            recipient=peer.hpke_key_id,
+            deadline=deadline,
+        )
+        return WorkRow(
+            receipt=drawn.entry,
+            kind="confirm" if reason is DrawReason.CONFIRM else "primary",
+            epoch=row.epoch,
+            worker=peer.name,
+            request_statement=self._sign(request, drawn.entry.hex()),
+            deadline=deadline,
+        )
+
+    def _escalate(self, now: int) -> None:
+        """Ask a second worker, with other keys, about every FAIL."""
+        with session(self.engine) as db:
+            asked: list[WorkRow] = []
+            for failed in work.unconfirmed_failures(db):
+                others = [peer for peer in self.peers if peer.name != failed.worker]
+                if not others:
+                    continue
+                request = DisclosureRequest.from_payload(
+                    parse_statement(failed.request_statement).payload
+                )
+                drawn = DrawnReceipt(failed.receipt, request.index, DrawReason.CONFIRM)
+                row = db.get_one(EpochRow, failed.epoch)
+                asked.append(self._request(drawn, row, others[0], DrawReason.CONFIRM, now))
+            db.add_all(asked)
+        self.server.submit([row.request_statement for row in asked])
+
+    def _sign(self, value: Payload, subject: str) -> bytes:
+        return sign(value, key=self.key, issuer=self.name, subject=subject)
+
+
+def _beacons(db: Session, epoch: int) -> Sequence[BeaconRow]:
+    return db.scalars(
+        select(BeaconRow).where(BeaconRow.epoch == epoch).order_by(BeaconRow.position)
+    ).all()
+
+
+def _receipts(db: Session, first: int, size: int) -> Sequence[ReceiptRow]:
+    return db.scalars(
+        select(ReceiptRow)
+        .where(ReceiptRow.log_index >= first, ReceiptRow.log_index < size)
+        .order_by(ReceiptRow.log_index)
+    ).all()

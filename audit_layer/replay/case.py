@@ -1,0 +1,75 @@
+"""What a judge is given: one disclosed request, as a message between the worker and its replay process."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from shared.codec import cbor
+from shared.codec.fields import Reader
+
+MAX_CASE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Case:
+    """One disclosed request. `secret` is the transcript secret (32 bytes); all else is as it was signed."""
+
+    receipt: bytes
+    """The receipt statement; its signature was verified when it entered the trail and again by the worker."""
+    envelope: bytes
+    frames: tuple[bytes, ...]
+    final_record: bytes
+    secret: bytes
+
+    def to_bytes(self) -> bytes:
+        """Encode for the pipe."""
+        return cbor.encode(
+            {
+                "receipt": self.receipt,
+                "envelope": self.envelope,
+                "frames": list(self.frames),
+                "final_record": self.final_record,
+                "secret": self.secret,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode what `to_bytes` wrote."""
+        read = Reader(cbor.decode(data, max_bytes=MAX_CASE_BYTES), "case")
+        case = cls(
+            receipt=read.bytes("receipt"),
+            envelope=read.bytes("envelope"),
+            frames=tuple(read.list_of("frames", bytes)),
+            final_record=read.bytes("final_record"),
+            secret=read.bytes("secret", length=32),
+        )
+        read.done()
+        return case
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the judge found: outcome and reason code of protocol §6.3, and facts that hold no prompt text."""
+
+    outcome: str
+    reason: str
+    facts: dict[str, int | str]
+
+    def to_bytes(self) -> bytes:
+        """Encode for the pipe; its SHA-256 is the verdict's `evidence`."""
+        return cbor.encode(
+            {"outcome": self.outcome, "reason": self.reason, "facts": dict(self.facts)}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode what `to_bytes` wrote."""
+        read = Reader(cbor.decode(data), "judgement")
+        facts: dict[str, int | str] = {}
+        for key, value in read.map("facts").items():
+            assert isinstance(key, str)
+            assert isinstance(value, int | str)
+            facts[key] = value
+        judgement = cls(read.text("outcome", 16), read.text("reason", 32), facts)
+        read.done()
+        return judgement

@@ -1,0 +1,95 @@
+"""The replay process: the only part of the audit layer that imports torch.
+
+`python -m audit_layer.replay.child FOLDER… --threads N` reads cases from standard input and writes judgements to
+standard output, each as u32 length ‖ CBOR. It ends when its input does, so it cannot outlive its worker.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from shared.model.decoder import Decoder, load_decoder
+from shared.model.profile import numeric_profile, profile_id
+from shared.model.replay import replay
+from shared.model.root import model_root
+from shared.text.prompt import prompt_ids
+from shared.text.stops import stop_length
+from shared.text.tokenizer import Tokenizer
+
+from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.framing import read_message, write_message
+from audit_layer.replay.judge import Replayed, judge
+from shared.codec import cbor
+from shared.runtime.errors import CounterfoilError
+from shared.statements.audits import Outcome
+from shared.statements.cose import parse_statement
+from shared.statements.receipts import Receipt
+from shared.statements.request import RequestBody, SamplingSettings
+
+
+class ModelArithmetic:
+    """The auditor's own copy of one checkpoint, as the judge needs it."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._decoder: Decoder = load_decoder(folder, threads=threads)
+        self._tokenizer = Tokenizer.from_folder(folder)
+
+    @cached_property
+    def profile(self) -> bytes:
+        """Hash of this process's numeric profile; the probe pass runs once."""
+        return profile_id(numeric_profile(self._decoder))
+
+    def tokenise(self, body: RequestBody) -> tuple[int, ...]:
+        """Return the prompt's tokens."""
+        return prompt_ids(self._tokenizer, body)
+
+    def replay(
+        self, prompt: Sequence[int], output: Sequence[int], settings: SamplingSettings, seed: bytes
+    ) -> Replayed:
+        """Re-execute in one teacher-forced pass."""
+        result = replay(self._decoder, prompt, output, settings, seed)
+        return Replayed(result.activations, result.chosen)
+
+    def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
+        """Return the length up to and including the first stop, or None."""
+        return stop_length(self._tokenizer, output, settings.stop)
+
+
+class Bench:
+    """All checkpoints of this process, loaded when they are first needed."""
+
+    def __init__(self, folders: Sequence[Path], threads: int) -> None:
+        self._folders = {model_root(folder): folder for folder in folders}
+        self._threads = threads
+        self._loaded: dict[bytes, ModelArithmetic] = {}
+
+    def judge(self, case: Case) -> Judgement:
+        """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""
+        root = Receipt.from_payload(parse_statement(case.receipt).payload).model_root
+        folder = self._folders.get(root)
+        if folder is None:
+            return Judgement(Outcome.INCONCLUSIVE.value, "unavailable", {"model_root": root.hex()})
+        if root not in self._loaded:
+            self._loaded[root] = ModelArithmetic(folder, self._threads)
+        return judge(case, self._loaded[root])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve cases until the input ends."""
+    parser = argparse.ArgumentParser(prog="counterfoil-replay")
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    bench = Bench(options.folders, options.threads)
+    while (message := read_message(sys.stdin.buffer)) is not None:
+        try:
+            answer = cbor.encode({"judgement": bench.judge(Case.from_bytes(message)).to_bytes()})
+        except CounterfoilError as error:
+            answer = cbor.encode({"error": str(error)})
+        write_message(sys.stdout.buffer, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Messages on a pipe: u32 length ‖ bytes."""
+
+import struct
+from typing import BinaryIO
+
+from audit_layer.replay.case import MAX_CASE_BYTES
+
+HEADER = struct.Struct(">I")
+
+
+def read_message(stream: BinaryIO, limit: int = MAX_CASE_BYTES) -> bytes | None:
+    """Read one message; None when the stream ended or the message is over `limit` bytes."""
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    if size > limit:
+        return None
+    data = stream.read(size)
+    return data if len(data) == size else None
+
+
+def write_message(stream: BinaryIO, data: bytes) -> None:
+    """Write one message."""
+    stream.write(HEADER.pack(len(data)) + data)
+    stream.flush()

@@ -1,0 +1,100 @@
+"""The worker's handle on its replay process: one child, one case at a time, restarted when it dies."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.framing import read_message, write_message
+from shared.codec import cbor
+from shared.runtime.errors import Code, CounterfoilError
+
+
+class Replayer:
+    """Judges cases in a child process. Safe to call from several threads; calls queue.
+
+    A child that dies, answers nonsense or takes longer than `timeout_s` is ended and replaced at the next call, and the
+    call raises UNAVAILABLE: the case is not judged, and its work stays open.
+    """
+
+    def __init__(self, models: Sequence[Path], *, threads: int, timeout_s: float) -> None:
+        self._command = [
+            *(sys.executable, "-m", "audit_layer.replay.child", "--threads", str(threads)),
+            *(str(folder) for folder in models),
+        ]
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def judge(self, case: Case) -> Judgement:
+        """Judge one case."""
+        with self._lock:
+            child = self._running()
+            timer = threading.Timer(self._timeout_s, child.kill)
+            timer.start()
+            try:
+                assert child.stdin is not None
+                assert child.stdout is not None
+                write_message(child.stdin, case.to_bytes())
+                answer = read_message(child.stdout)
+            except OSError:
+                answer = None
+            finally:
+                timer.cancel()
+            if answer is None:
+                self._end(child)
+                raise CounterfoilError(
+                    Code.UNAVAILABLE,
+                    "the replay process ended before it had judged the case",
+                    remedy="The work is tried again when its lease runs out.",
+                )
+        return _parse(answer)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            if self._child is not None:
+                self._end(self._child)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._child is None or self._child.poll() is not None:
+            self._child = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
+            )
+        return self._child
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        child.kill()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+        child.wait()
+        self._child = None
+
+
+def _parse(answer: bytes) -> Judgement:
+    message = cbor.decode(answer)
+    assert isinstance(message, dict)
+    judgement = message.get("judgement")
+    if not isinstance(judgement, bytes):
+        raise CounterfoilError(Code.INTERNAL, f"the replay process failed: {message.get('error')}")
+    return Judgement.from_bytes(judgement)

@@ -1,0 +1,95 @@
+"""The work list: claim by lease, record, find what is due. Every function runs in the caller's transaction."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from audit_layer.replay.models import WorkRow
+
+
+def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) -> WorkRow | None:
+    """Lease one row to `worker`; None when it is done, another's, or leased and not yet due."""
+    return session.scalars(
+        update(WorkRow)
+        .where(
+            WorkRow.id == work,
+            WorkRow.worker == worker,
+            WorkRow.done_at.is_(None),
+            or_(WorkRow.leased_until.is_(None), WorkRow.leased_until < now),
+        )
+        .values(leased_until=now + lease_ms, attempts=WorkRow.attempts + 1)
+        .returning(WorkRow)
+    ).one_or_none()
+
+
+def release(session: Session, work: int, error: str) -> None:
+    """Give a lease back so that the next sweep offers the row again."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.done_at.is_(None))
+        .values(leased_until=None, last_error=error)
+    )
+
+
+def store_verdict(
+    session: Session, work: int, *, statement: bytes, judgement: bytes, outcome: str, reason: str
+) -> bytes:
+    """Store a signed verdict unless one is stored already; return the one that counts."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.verdict_statement.is_(None))
+        .values(verdict_statement=statement, judgement=judgement, outcome=outcome, reason=reason)
+    )
+    stored = session.scalars(select(WorkRow.verdict_statement).where(WorkRow.id == work)).one()
+    assert stored is not None
+    return stored
+
+
+def finish(session: Session, work: int, *, now: int) -> None:
+    """Mark a row done: its verdict is in the log."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work)
+        .values(done_at=now, leased_until=None, last_error=None)
+    )
+
+
+def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[tuple[int, str]]:
+    """Return (id, worker) of rows that wait for a worker, and note that they are being hinted at."""
+    waiting = (
+        select(WorkRow.id)
+        .where(
+            WorkRow.done_at.is_(None),
+            or_(WorkRow.leased_until.is_(None), WorkRow.leased_until < now),
+            WorkRow.hinted_at < now - hint_ms,
+        )
+        .order_by(WorkRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(
+        update(WorkRow)
+        .where(WorkRow.id.in_(waiting))
+        .values(hinted_at=now)
+        .returning(WorkRow.id, WorkRow.worker)
+    )
+    return sorted((row.id, row.worker) for row in rows)
+
+
+def unconfirmed_failures(session: Session) -> Sequence[WorkRow]:
+    """Return finished primary rows whose FAIL no second worker has been asked about yet."""
+    confirmed = select(WorkRow.receipt).where(WorkRow.kind == "confirm")
+    return session.scalars(
+        select(WorkRow).where(
+            WorkRow.kind == "primary",
+            WorkRow.outcome == "FAIL",
+            WorkRow.done_at.is_not(None),
+            WorkRow.receipt.not_in(confirmed),
+        )
+    ).all()
+
+
+def open_count(session: Session) -> int:
+    """Return how many rows still wait for a verdict."""
+    return session.scalar(select(func.count()).where(WorkRow.done_at.is_(None))) or 0

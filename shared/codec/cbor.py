@@ -1,0 +1,246 @@
+"""Deterministic CBOR: RFC 8949 §4.2.1 core encoding, and a decoder that accepts nothing else.
+
+There is one encoding of a value and one value of an encoding, so bytes can be hashed, signed and
+compared: map keys are sorted by the bytes of their encoding, integers and lengths are as short as
+can be, lengths are definite. Values are the integers from -2^63 to 2^64-1, byte strings, UTF-8
+text, booleans, null, arrays, maps with integer, text or byte-string keys, and tags without any
+meaning of their own. Floating-point numbers, `undefined` and other simple values do not exist here.
+
+The decoder is our own because libraries are built to be lenient: they keep one of two duplicate
+keys, take longer integers than needed, and give tags a meaning. Checking each byte once is shorter,
+and easier to believe, than undoing that and encoding again to compare. Tests hold both directions
+against `cbor2`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeAlias
+
+from shared.runtime.errors import Code, CounterfoilError
+
+MAX_BYTES: Final = 16 * 2**20
+MAX_DEPTH: Final = 16
+"""Arrays, maps and tags within each other."""
+MIN_INT: Final = -(2**63)
+MAX_INT: Final = 2**64 - 1
+
+_UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
+_KEYS: Final = (int, str, bytes)
+_SIMPLE_VALUES: Final[Mapping[int, bool | None]] = {20: False, 21: True, 22: None}
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tagged value. The codec attaches no meaning to `number` (0 to 2^64-1)."""
+
+    number: int
+    value: "Value"
+
+
+# Keys are int, str or bytes. `Any`: Mapping is invariant in its key, and dict[str, …] must fit.
+Value: TypeAlias = "int | bytes | str | bool | Tag | Sequence[Value] | Mapping[Any, Value] | None"
+
+
+def encode(value: Value, *, max_depth: int = MAX_DEPTH) -> bytes:
+    """Return the one encoding of `value`; a tuple is written like a list.
+
+    Raises CounterfoilError(MALFORMED) for whatever the module's docstring does not list.
+    """
+    out = bytearray()
+    _write(out, value, max_depth)
+    return bytes(out)
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Value:
+    """Return the value of `data`; arrays become lists and maps dicts.
+
+    Succeeds exactly for what `encode` returns; anything else is CounterfoilError(MALFORMED) that
+    says why and at which byte.
+    """
+    if len(data) > max_bytes:
+        _refuse(f"{len(data)} bytes are more than the {max_bytes} that are permitted")
+    decoder = _Decoder(bytes(data))
+    value = decoder.item(max_depth)
+    if decoder.at != len(data):
+        _refuse(f"{len(data) - decoder.at} bytes follow the value at byte {decoder.at}")
+    return value
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise CounterfoilError(Code.MALFORMED, f"CBOR: {reason}")
+
+
+def _write_head(out: bytearray, major: int, argument: int) -> None:
+    first = major << 5
+    if argument < 24:
+        out.append(first | argument)
+    elif argument < 2**8:
+        out += bytes((first | 24, argument))
+    elif argument < 2**16:
+        out.append(first | 25)
+        out += argument.to_bytes(2, "big")
+    elif argument < 2**32:
+        out.append(first | 26)
+        out += argument.to_bytes(4, "big")
+    else:
+        out.append(first | 27)
+        out += argument.to_bytes(8, "big")
+
+
+def _write(out: bytearray, value: Value, depth: int) -> None:
+    if value is None or value is True or value is False:
+        out.append(0xF6 if value is None else 0xF5 if value else 0xF4)
+    elif isinstance(value, int):
+        _write_int(out, value)
+    elif isinstance(value, bytes):
+        _write_head(out, _BYTES, len(value))
+        out += value
+    elif isinstance(value, str):
+        _write_text(out, value)
+    else:
+        _write_nested(out, value, depth)
+
+
+def _write_int(out: bytearray, value: int) -> None:
+    if not MIN_INT <= value <= MAX_INT:
+        _refuse("an integer is outside -2^63 … 2^64-1")
+    if value >= 0:
+        _write_head(out, _UNSIGNED, value)
+    else:
+        _write_head(out, _NEGATIVE, -1 - value)
+
+
+def _write_text(out: bytearray, value: str) -> None:
+    try:
+        text = value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CounterfoilError(
+            Code.MALFORMED, f"CBOR: text holds a lone surrogate at character {error.start}"
+        ) from error
+    _write_head(out, _TEXT, len(text))
+    out += text
+
+
+def _write_nested(out: bytearray, value: object, depth: int) -> None:
+    if depth <= 0:
+        _refuse("values are nested too deeply")
+    if isinstance(value, list | tuple):
+        _write_head(out, _ARRAY, len(value))
+        for item in value:
+            _write(out, item, depth - 1)
+    elif isinstance(value, Mapping):
+        _write_head(out, _MAP, len(value))
+        for key, item in sorted(((_key(k), v) for k, v in value.items()), key=lambda pair: pair[0]):
+            out += key
+            _write(out, item, depth - 1)
+    elif isinstance(value, Tag):
+        if not 0 <= value.number <= MAX_INT:
+            _refuse("a tag's number is outside 0 … 2^64-1")
+        _write_head(out, _TAG, value.number)
+        _write(out, value.value, depth - 1)
+    else:
+        _refuse(f"a value of type {type(value).__name__} cannot be encoded")
+
+
+def _key(key: object) -> bytes:
+    if isinstance(key, bool) or not isinstance(key, _KEYS):
+        _refuse(f"a map key of type {type(key).__name__} cannot be encoded")
+    out = bytearray()
+    _write(out, key, 0)
+    return bytes(out)
+
+
+class _Decoder:
+    """A cursor over the input that refuses every byte the encoder would not have written."""
+
+    __slots__ = ("_data", "at")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def item(self, depth: int) -> Value:
+        """Read one value in which at most `depth` arrays, maps and tags lie within each other."""
+        start = self.at
+        major, argument = self._head()
+        if major in {_ARRAY, _MAP, _TAG}:
+            if depth <= 0:
+                _refuse(f"values are nested too deeply at byte {start}")
+            return self._nested(major, argument, depth - 1)
+        if major == _UNSIGNED:
+            return argument
+        if major == _BYTES:
+            return self._take(argument)
+        if major == _TEXT:
+            return self._text(argument)
+        if major == _NEGATIVE:
+            if argument >= 2**63:
+                _refuse(f"the integer at byte {start} is below -2^63")
+            return -1 - argument
+        return _SIMPLE_VALUES[argument]
+
+    def _nested(self, major: int, argument: int, depth: int) -> Value:
+        if major == _TAG:
+            return Tag(argument, self.item(depth))
+        if major == _MAP:
+            return self._map(argument, depth)
+        self._check_room(argument)
+        return [self.item(depth) for _ in range(argument)]
+
+    def _map(self, count: int, depth: int) -> dict[Any, Value]:
+        self._check_room(2 * count)
+        found: dict[Any, Value] = {}
+        previous = b""
+        for _ in range(count):
+            start = self.at
+            key = self.item(0)
+            if isinstance(key, bool) or not isinstance(key, _KEYS):
+                _refuse(f"the map key at byte {start} is no integer, text or byte string")
+            encoded = self._data[start : self.at]
+            if encoded <= previous:
+                what = "twice in its map" if encoded == previous else "out of order"
+                _refuse(f"the map key at byte {start} is {what}")
+            previous = encoded
+            found[key] = self.item(depth)
+        return found
+
+    def _text(self, length: int) -> str:
+        start = self.at
+        try:
+            return self._take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CounterfoilError(
+                Code.MALFORMED, f"CBOR: the text at byte {start} is not valid UTF-8"
+            ) from error
+
+    def _head(self) -> tuple[int, int]:
+        """Read a major type and its argument, which must be written as short as can be."""
+        start = self.at
+        if start >= len(self._data):
+            _refuse(f"the input ends at byte {start}, where a value should begin")
+        first = self._data[start]
+        self.at = start + 1
+        major, short = first >> 5, first & 31
+        if major == _SIMPLE and short not in _SIMPLE_VALUES:
+            _refuse(f"byte {start} begins a floating-point or simple value that is not permitted")
+        if short < 24:
+            return major, short
+        if short > 27:
+            _refuse(f"byte {start} has a reserved or indefinite length")
+        width = 1 << (short - 24)
+        argument = int.from_bytes(self._take(width), "big")
+        if argument < (24 if width == 1 else 1 << (4 * width)):
+            _refuse(f"the number at byte {start} is longer than it needs to be")
+        return major, argument
+
+    def _take(self, length: int) -> bytes:
+        end = self.at + length
+        if end > len(self._data):
+            _refuse(f"the input ends within the {length} bytes that begin at byte {self.at}")
+        taken = self._data[self.at : end]
+        self.at = end
+        return taken
+
+    def _check_room(self, items: int) -> None:
+        if items > len(self._data) - self.at:  # each takes at least a byte
+            _refuse(f"the input is too short for the {items} items announced before byte {self.at}")

@@ -1,0 +1,36 @@
+"""Names and identifiers: one spelling each."""
+
+import re
+from typing import Final
+
+from shared.runtime.errors import Code, CounterfoilError
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_HEX32: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def check_name(value: str, what: str) -> str:
+    """Return `value` if it can name a tenant, operator, node or party; else INVALID_ARGUMENT."""
+    if not NAME.fullmatch(value):
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{what} {value[:80]!r} is not a name",
+            remedy="Use 1 to 63 lower-case letters, digits and hyphens, the first no hyphen.",
+        )
+    return value
+
+
+def hex32(value: bytes) -> str:
+    """Return 32 bytes as 64 lower-case hexadecimal digits."""
+    if len(value) != 32:
+        raise CounterfoilError(Code.MALFORMED, f"expected 32 bytes, found {len(value)}")
+    return value.hex()
+
+
+def parse_hex32(text: str, what: str) -> bytes:
+    """Return the 32 bytes that `text` writes as `hex32` does; else raise INVALID_ARGUMENT."""
+    if not _HEX32.fullmatch(text):
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"{what} must be 64 lower-case hexadecimal digits"
+        )
+    return bytes.fromhex(text)

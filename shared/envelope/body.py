@@ -1,0 +1,115 @@
+"""What is inside: the sealed body, and the audit policy that only custodians see (protocol §3)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from shared.codec.cbor import Value
+from shared.codec.hashing import labelled_hash
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import Message, RequestBody, SamplingSettings
+from shared.statements.rules import Count, Text
+from shared.statements.schema import U32, Bytes32, Record
+
+MAX_BODY = 2 * 2**20
+SMALLEST_BODY = 256
+_Content = Annotated[str, Text(MAX_BODY)]
+
+
+class Audit(StrEnum):
+    """Whether a request may be audited."""
+
+    SAMPLED = "sampled"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy(Record):
+    """The tenant's audit policy for one request."""
+
+    audit: Audit = Audit.SAMPLED
+
+    def to_bytes(self) -> bytes:
+        """Encode."""
+        return self.to_cbor()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Policy":
+        """Decode; MALFORMED unless it is one."""
+        return cls.from_cbor(data, max_bytes=256)
+
+    def commitment(self, nonce: bytes) -> bytes:
+        """Return what the header says about it; `nonce` is 32 random bytes."""
+        return labelled_hash("policy", self.to_bytes(), nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn(Record):
+    role: Annotated[str, Text(16)]
+    content: _Content
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings(Record):
+    max_tokens: U32
+    temperature_ppm: U32
+    top_k: U32
+    top_p_ppm: U32
+    stop: Annotated[tuple[Annotated[str, Text(256)], ...], Count(0, 8)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Body(Record):
+    settings: _Settings
+    messages: Annotated[tuple[_Turn, ...], Count(1, 256)] | None = None
+    prompt: _Content | None = None
+    seed: Bytes32 | None = None
+
+
+def encode_body(body: RequestBody) -> bytes:
+    """Encode; MALFORMED for text that is not valid Unicode, INVALID_ARGUMENT above 2 MiB."""
+    turns = tuple(_Turn(message.role, message.content) for message in body.messages)
+    record = _Body(_settings_record(body.settings), turns or None, body.prompt, body.seed)
+    data = record.to_cbor()
+    if len(data) > MAX_BODY:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"the request has {len(data)} bytes, more than {MAX_BODY}"
+        )
+    return data
+
+
+def decode_body(data: bytes) -> RequestBody:
+    """Decode; MALFORMED for everything that `encode_body` does not write."""
+    record = _Body.from_cbor(data, max_bytes=MAX_BODY)
+    settings = record.settings
+    try:
+        return RequestBody(
+            settings=SamplingSettings(
+                max_tokens=settings.max_tokens,
+                temperature_ppm=settings.temperature_ppm,
+                top_k=settings.top_k,
+                top_p_ppm=settings.top_p_ppm,
+                stop=settings.stop,
+            ),
+            messages=tuple(Message(turn.role, turn.content) for turn in record.messages or ()),
+            prompt=record.prompt,
+            seed=record.seed,
+        )
+    except CounterfoilError as error:
+        raise CounterfoilError(Code.MALFORMED, f"the body is not valid: {error.detail}") from error
+
+
+def settings_map(settings: SamplingSettings) -> dict[str, Value]:
+    """Return the CBOR map of the settings."""
+    return _settings_record(settings).to_payload()
+
+
+def _settings_record(settings: SamplingSettings) -> _Settings:
+    return _Settings(
+        max_tokens=settings.max_tokens,
+        temperature_ppm=settings.temperature_ppm,
+        top_k=settings.top_k,
+        top_p_ppm=settings.top_p_ppm,
+        stop=settings.stop,
+    )

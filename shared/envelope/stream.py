@@ -1,0 +1,180 @@
+"""Response frames: sealed, chained and signed (protocol §4).
+
+A frame's AAD is the running hash of everything before it, so frames cannot be reordered, dropped,
+reflected, spliced or read twice. Sealer and opener move only when a frame was good.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from shared.codec.hashing import framing, labelled_hash
+from shared.envelope.opaque import opening, unreadable
+from shared.envelope.padding import pad, unpad
+from shared.envelope.secrets import TranscriptKeys
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.receipts import Finish, Usage
+from shared.statements.rules import Count, Octets, Text
+from shared.statements.schema import U32, Record
+
+SMALLEST_FRAME = 64
+SMALLEST_FINAL = 256
+MAX_FRAME = 2**20
+MAX_FINAL = 2**24
+_FRAME, _FINAL = 0, 1
+
+Tokens = Annotated[tuple[U32, ...], Count(0, 2**20)]
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """What one response is bound to."""
+
+    ctx: bytes
+    kc: bytes
+    bundle: bytes
+    """Entry of the node's key bundle."""
+    node_nonce: bytes
+    attempt: int
+
+    @property
+    def h_0(self) -> bytes:
+        """The chain's start."""
+        attempt = self.attempt.to_bytes(4, "big")
+        return labelled_hash("stream", self.ctx, self.kc, self.bundle, self.node_nonce, attempt)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Frame(Record):
+    """Some of the answer's tokens, and the text that they add."""
+
+    tokens: Tokens
+    text: Annotated[str, Text(MAX_FRAME)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FinalRecord(Record):
+    """The whole answer, what it cost, and the node's signed receipt."""
+
+    tokens: Tokens
+    text: Annotated[str, Text(MAX_FINAL)]
+    usage: Usage
+    finish: Finish
+    receipt: Annotated[bytes, Octets(2**16, 1)]
+    evidence: Annotated[bytes, Octets(MAX_FINAL, 1)] | None = None
+    """The sealed evidence; absent exactly when the receipt names none."""
+
+
+def next_hash(h: bytes, ciphertext: bytes) -> bytes:
+    """Return h_i from h_{i-1} and frame i's ciphertext."""
+    return labelled_hash("frame", h, ciphertext)
+
+
+def stream_hash(context: StreamContext, frames: Sequence[bytes]) -> bytes:
+    """Return h_final of a response's frames; needs no key."""
+    h = context.h_0
+    for ciphertext in frames:
+        h = next_hash(h, ciphertext)
+    return h
+
+
+def stream_signature_message(context: StreamContext, i: int, h: bytes) -> bytes:
+    """Return what the node signs for h_i, i = 0 included."""
+    place = struct.pack(">Q", i)
+    return framing("stream-signature", context.ctx, context.kc, context.bundle, place, h)
+
+
+class _Chain:
+    """Where one response stands: key, number of frames, running hash."""
+
+    def __init__(self, keys: TranscriptKeys, context: StreamContext) -> None:
+        key = keys.response_key(context.bundle, context.node_nonce, context.attempt)
+        self._aead = AESGCM(key)
+        self._h0 = self._h = context.h_0
+        self._frames = 0
+        self._ended = False
+
+    @property
+    def h0(self) -> bytes:
+        """The chain's start."""
+        return self._h0
+
+    @property
+    def h(self) -> bytes:
+        """Running hash over all frames so far."""
+        return self._h
+
+    @property
+    def h_final(self) -> bytes:
+        """Hash over every frame, once all have passed."""
+        return self._h
+
+    @property
+    def frames(self) -> int:
+        """Number of frames so far."""
+        return self._frames
+
+    def _nonce(self, kind: int) -> bytes:
+        return struct.pack(">IQ", kind, self._frames + 1)
+
+    def _aad(self, kind: int) -> bytes:
+        return self._h + bytes([kind])
+
+    def _advance(self, ciphertext: bytes) -> None:
+        self._h = next_hash(self._h, ciphertext)
+        self._frames += 1
+
+
+class FrameSealer(_Chain):
+    """The node's side of one response."""
+
+    def seal(self, tokens: Sequence[int], text: str) -> tuple[bytes, bytes]:
+        """Seal the next frame; return (ciphertext, h_i)."""
+        ciphertext = self._seal(_FRAME, Frame(tuple(tokens), text), SMALLEST_FRAME, MAX_FRAME)
+        self._advance(ciphertext)
+        return ciphertext, self._h
+
+    def seal_final(self, record: FinalRecord) -> bytes:
+        """Seal the final record, once: its nonce must not serve twice."""
+        sealed = self._seal(_FINAL, record, SMALLEST_FINAL, MAX_FINAL)
+        self._ended = True
+        return sealed
+
+    def _seal(self, kind: int, record: Record, smallest: int, most: int) -> bytes:
+        if self._ended:
+            raise CounterfoilError(Code.CONFLICT, "the response has its final record already")
+        plaintext = pad(record.to_cbor(), smallest)
+        if len(plaintext) + 16 > most:
+            raise CounterfoilError(Code.INVALID_ARGUMENT, f"a record is limited to {most} bytes")
+        return self._aead.encrypt(self._nonce(kind), plaintext, self._aad(kind))
+
+
+class FrameOpener(_Chain):
+    """The client's (or the auditor's) side. Every failure is the same UNREADABLE."""
+
+    def open(self, ciphertext: bytes) -> Frame:
+        """Open the next frame."""
+        frame = self._open(_FRAME, Frame, ciphertext, SMALLEST_FRAME, MAX_FRAME)
+        self._advance(ciphertext)
+        return frame
+
+    def open_final(self, data: bytes) -> FinalRecord:
+        """Open the final record; nothing can follow it."""
+        record = self._open(_FINAL, FinalRecord, data, SMALLEST_FINAL, MAX_FINAL)
+        self._ended = True
+        return record
+
+    def _open(self, kind: int, record: type[R], data: bytes, smallest: int, most: int) -> R:
+        if self._ended or len(data) > most:
+            raise unreadable()
+        try:
+            padded = self._aead.decrypt(self._nonce(kind), data, self._aad(kind))
+        except (InvalidTag, ValueError) as error:
+            raise unreadable() from error
+        with opening():
+            return record.from_cbor(unpad(padded, smallest), max_bytes=most)

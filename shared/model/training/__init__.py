@@ -1,0 +1,1 @@
+"""How the shipped model came to be: a seeded grammar, a tokenizer, a trainer and an evaluation."""

@@ -1,0 +1,182 @@
+"""HTTPS servers on FastAPI or Starlette: problem details for every error, and serving within a running loop."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.logs import incident
+from shared.runtime.net import bind, join_address
+from shared.runtime.problems import MEDIA_TYPE, to_problem
+from shared.runtime.tls import TlsFiles, server_context
+
+MAX_BODY_BYTES: Final = 4 * 2**20
+_FROM_STATUS: Final = {
+    401: Code.UNAUTHENTICATED,
+    403: Code.FORBIDDEN,
+    404: Code.NOT_FOUND,
+    409: Code.CONFLICT,
+    429: Code.OVERLOADED,
+    503: Code.UNAVAILABLE,
+}
+_log = logging.getLogger(__name__)
+
+
+def problem_response(error: CounterfoilError, *, http_status: int | None = None) -> JSONResponse:
+    """Return the answer that carries `error` (RFC 9457), under its code's status unless one is given."""
+    status, headers, members = to_problem(error)
+    if http_status is not None:
+        status = members["status"] = http_status
+    if error.code.value.opaque and "incident" not in error.metadata:
+        _log.info("refused: %s", error)
+    return JSONResponse(members, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install_problem_handlers(app: FastAPI | Starlette) -> None:
+    """Make every error of `app` a problem document: ours, validation, routing, and the unforeseen."""
+
+    async def ours(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, CounterfoilError)
+        return problem_response(error)
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        places = (
+            f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+            for found in error.errors()[:10]
+        )
+        return problem_response(CounterfoilError(Code.INVALID_ARGUMENT, "; ".join(places)))
+
+    async def routed(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = _FROM_STATUS.get(error.status_code, Code.INVALID_ARGUMENT)
+        failure = CounterfoilError(code, str(error.detail))
+        response = problem_response(failure, http_status=error.status_code)  # 405 has no code
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(CounterfoilError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, routed)
+    app.add_middleware(_IncidentMiddleware)
+
+
+async def limited_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """Return the request's body; MALFORMED as soon as it is longer than `max_bytes`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise CounterfoilError(Code.MALFORMED, f"the body is longer than {max_bytes} bytes")
+    return bytes(body)
+
+
+class _IncidentMiddleware:
+    """Answers an exception that nobody foresaw with an incident id, and logs it under that id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:  # the boundary: nothing else may reach the peer
+            if scope["type"] != "http":
+                raise
+            failure = incident(_log, error, f"{scope['method']} {scope['path']}")
+            if not started:
+                await problem_response(failure)(scope, receive, send)
+
+
+@dataclass(slots=True)
+class HttpsServer:
+    """A server that answers until `stop` is awaited."""
+
+    host: str
+    port: int
+    """The port that was bound, also when port 0 was asked for."""
+    _server: "_Server"
+    _task: asyncio.Task[None]
+
+    @property
+    def address(self) -> str:
+        """`host:port` as clients reach it."""
+        return join_address(self.host, self.port)
+
+    async def stop(self) -> None:
+        """Refuse new connections and return when requests in flight are answered, or the grace is over."""
+        self._server.should_exit = True
+        await self._task
+
+
+async def serve_https(
+    app: ASGIApp, tls: TlsFiles, address: str, *, grace_s: float = 5.0
+) -> HttpsServer:
+    """Serve `app` in the running loop over TLS 1.3; return once connections are accepted.
+
+    Raises CONFIGURATION when the address cannot be bound or the certificate cannot be used.
+    """
+    context = server_context(tls)
+    listener = bind(address)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        ssl_keyfile=tls.key,
+        ssl_certfile=tls.cert,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    server = _Server(config)
+    host, port = listener.getsockname()[:2]
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"https {host}:{port}")
+    waiting = asyncio.create_task(server.ready.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not server.ready.is_set():
+        waiting.cancel()
+        listener.close()
+        await task
+        raise CounterfoilError(Code.CONFIGURATION, f"the application at {address} did not start")
+    return HttpsServer(host, port, server, task)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn within our loop: signals stay with the process, and readiness can be awaited."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `run_service`."""
+        yield
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self.ready.set()

@@ -1,0 +1,131 @@
+"""Keys and other small files on disk: written whole or not at all, and private where they must be."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from shared.runtime.config import check_private
+from shared.runtime.errors import Code, CounterfoilError
+
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder that only its owner can enter, with its parents; return it."""
+    path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    return path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data` so that readers, and a crash, see the old or the new file, never a part.
+
+    When it returns, the new file and its name are on disk.
+    """
+    fresh = _write_beside(path, data, mode)
+    try:
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write as `write_atomic` does, readable by the owner only (0600)."""
+    write_atomic(path, data, mode=PRIVATE_FILE)
+
+
+def create_private(path: Path, data: bytes) -> bool:
+    """Write a private file unless `path` exists; tell whether it was written. Of two racers one wins."""
+    fresh = _write_beside(path, data, PRIVATE_FILE)
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        return False
+    finally:
+        fresh.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+def load_or_create_ed25519(path: Path) -> Ed25519PrivateKey:
+    """Return the key in `path`, making one at first use; two processes at once get the same key."""
+    if not path.exists():
+        private_folder(path.parent)
+        create_private(path, private_pem(Ed25519PrivateKey.generate()))
+    return load_ed25519(path)
+
+
+def load_ed25519(path: Path) -> Ed25519PrivateKey:
+    """Return the Ed25519 private key of a PEM file; CONFIGURATION if it is absent, open to others or no key."""
+    check_private(path)
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"{path} is not an unencrypted private key in PEM form"
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} does not hold an Ed25519 key")
+    return key
+
+
+def private_pem(key: Ed25519PrivateKey) -> bytes:
+    """Return the key as unencrypted PKCS #8 PEM."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
+    """Return the 32 raw bytes of the public key (RFC 8032)."""
+    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+    return public.public_bytes_raw()
+
+
+def public_key(raw: bytes) -> Ed25519PublicKey:
+    """Return the public key of 32 raw bytes; MALFORMED if they are none."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError as error:
+        raise CounterfoilError(
+            Code.MALFORMED, f"an Ed25519 public key has 32 bytes, not {len(raw)}"
+        ) from error
+
+
+def key_id(key: Ed25519PrivateKey | Ed25519PublicKey | bytes) -> bytes:
+    """Return the SHA-256 of the raw public key (protocol §1)."""
+    return hashlib.sha256(key if isinstance(key, bytes) else public_bytes(key)).digest()
+
+
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    return fresh
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

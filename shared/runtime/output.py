@@ -1,0 +1,80 @@
+"""What commands print: tables for people, JSON for scripts, from the same data."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text."
+)
+"""Decorator: gives a command the flag `--json` as its parameter `as_json`."""
+
+
+def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
+    """Print `data` as JSON, or what `render()` returns: text, or anything that rich can print.
+
+    JSON goes to standard output alone; bytes are written in hexadecimal, exact numbers as text.
+    """
+    if as_json:
+        click.echo(to_json(data))
+        return
+    rendered = render()
+    if isinstance(rendered, str):
+        click.echo(rendered)
+        return
+    from rich.console import Console  # noqa: PLC0415  # a tenth of a second that --json need not wait
+
+    Console().print(rendered)
+
+
+def to_json(data: Any) -> str:
+    """Return indented JSON of plain values, dataclasses, enums, dates, paths, Decimals and bytes."""
+    return json.dumps(data, indent=2, ensure_ascii=False, default=_plain)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
+    """Return a table in which numbers are aligned to the right and None is an empty cell."""
+    from rich.table import Table  # noqa: PLC0415  # likewise
+
+    filled = [list(row) for row in rows]
+    built = Table(title=title, title_justify="left")
+    for at, column in enumerate(columns):
+        numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
+        built.add_column(column, justify="right" if numeric else "left")
+    for row in filled:
+        built.add_row(*("" if cell is None else _cell(cell) for cell in row))
+    return built
+
+
+def _cell(cell: object) -> str:
+    from rich.markup import escape  # noqa: PLC0415  # likewise
+
+    return escape(format(cell, "f") if isinstance(cell, Decimal) else str(cell))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")

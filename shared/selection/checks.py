@@ -1,0 +1,337 @@
+"""What a custodian verifies before it releases a share: steps (1) to (6) of protocol §6.2, numbered as there.
+
+Pure: everything is in the case that it is shown and in the trust that it was configured with. Steps (7)
+and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated
+
+from shared.envelope.header import MAX_ENVELOPE, Envelope, envelope_hash
+from shared.envelope.hpke import hpke_key_id
+from shared.runtime.errors import Code, CounterfoilError
+from shared.selection import beacon
+from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
+from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
+from shared.selection.party import Revealed
+from shared.statements.audits import (
+    MAX_PARTIES,
+    DisclosureRequest,
+    Draw,
+    DrawReason,
+    Outcome,
+    Verdict,
+)
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import MAX_LONG_STATEMENT, MAX_STATEMENT, open_as, verify_signature
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
+from shared.statements.receipts import Receipt
+from shared.statements.rules import Count, Octets, Text
+from shared.statements.schema import Bytes32, Record
+from shared.translog.policy import Policy
+
+MAX_CASE = 8 * 2**20
+_Statement = Annotated[bytes, Octets(MAX_STATEMENT, 1)]
+_Long = Annotated[bytes, Octets(MAX_LONG_STATEMENT, 1)]
+_Proof = Annotated[str, Text(2**18, 1)]
+_Statements = Annotated[tuple[_Statement, ...], Count(0, MAX_PARTIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseCase(Record):
+    """What a custodian is shown, as it travels: statements, and a tlog-proof for each that must be witnessed."""
+
+    request: _Statement
+    request_proof: _Proof
+    receipt: _Statement
+    receipt_proof: _Proof
+    bundle: _Statement
+    """The key bundle that the receipt names."""
+    open: _Statement
+    open_proof: _Proof
+    seal: _Long
+    seal_proof: _Proof
+    draw: _Long
+    draw_proof: _Proof
+    commitments: _Statements
+    """All that the open statement names, in its order."""
+    reveals: _Statements
+    """In the order of the commitments."""
+    order: _Statement
+    envelope: Annotated[bytes, Octets(MAX_ENVELOPE, 1)]
+    floor_entries: Annotated[tuple[Bytes32, ...], Count(1, 2**16)] | None = None
+    """Entries of the bundle's receipts in the epoch, in order of index; needed when the floor drew it."""
+    verdict: _Statement | None = None
+    """The FAIL to be confirmed."""
+    verdict_proof: _Proof | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that the custodian's own configuration pins."""
+
+    name: str
+    signing_key: bytes
+    hpke_key: bytes
+
+    @property
+    def recipient(self) -> bytes:
+        """Key id of its HPKE key."""
+        return hpke_key_id(self.hpke_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the custodian is configured with."""
+
+    log: Policy
+    origin: str
+    authority: bytes
+    """Public key of the audit authority."""
+    workers: tuple[Worker, ...]
+    parties: Mapping[str, bytes] = field(default_factory=dict)
+    """Signing keys of the beacon parties that it pins; a custodian that is a party pins itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """A release that all of steps (1) to (6) permit."""
+
+    request: DisclosureRequest
+    request_entry: bytes
+    receipt: Receipt
+    recipient: Worker
+    epoch: int
+
+
+def check_release(
+    case: ReleaseCase, trust: Trust, *, revealed: Revealed | None = None
+) -> Permitted:
+    """Check a case; `revealed` is what this custodian itself revealed for the epoch, if it did.
+
+    Errors: MALFORMED, BAD_SIGNATURE, UNTRUSTED_KEY, NOT_WITNESSED and BAD_PROOF for statements and proofs
+    that do not hold; COMMITMENT_MISMATCH for openings; FORK for another seal than the custodian's own.
+    """
+    request, request_entry, recipient = _check_request(case, trust)  # (1)
+    receipt, receipt_entry = _check_receipt(case, trust, request)  # (2)
+    epoch = _check_epoch(case, trust, request, revealed)  # (3)
+    reveals = _check_reveals(case, trust, epoch)  # (4)
+    draw = _check_draw(case, trust, request, epoch, reveals)  # (5)
+    _check_drawn(case, trust, request, recipient, receipt_entry, receipt, epoch, draw)
+    _check_agreement(case, receipt)  # (6)
+    return Permitted(request, request_entry, receipt, recipient, epoch.seal.epoch)
+
+
+def _check_request(case: ReleaseCase, trust: Trust) -> tuple[DisclosureRequest, bytes, Worker]:
+    """(1) The request is the authority's, witnessed, and for a recipient that the configuration pins."""
+    request, statement, _ = open_witnessed(
+        DisclosureRequest,
+        case.request,
+        case.request_proof,
+        trust.authority,
+        log=trust.log,
+        origin=trust.origin,
+    )
+    for worker in trust.workers:
+        if worker.recipient == request.recipient:
+            return request, statement.entry, worker
+    raise CounterfoilError(Code.UNTRUSTED_KEY, "the recipient is not a worker of the configuration")
+
+
+def _check_receipt(
+    case: ReleaseCase, trust: Trust, request: DisclosureRequest
+) -> tuple[Receipt, bytes]:
+    """(2) The receipt is witnessed at the request's index and signed with the key of the bundle it names."""
+    receipt, statement, index = open_witnessed(
+        Receipt, case.receipt, case.receipt_proof, None, log=trust.log, origin=trust.origin
+    )
+    require(request.receipt == statement.entry, "the request is about another receipt")
+    require(request.index == index, "the receipt is at another index than the request says")
+    bundle, bundle_statement = open_as(KeyBundle, case.bundle, None)
+    require(receipt.bundle == bundle_statement.entry, "the receipt names another key bundle")
+    verify_signature(statement, bundle.signing_key)
+    return receipt, statement.entry
+
+
+def _check_epoch(
+    case: ReleaseCase, trust: Trust, request: DisclosureRequest, revealed: Revealed | None
+) -> Epoch:
+    """(3) Seal and open statement are the authority's, witnessed, belong together and cover the receipt."""
+    epoch = open_epoch(
+        case.open,
+        case.open_proof,
+        case.seal,
+        case.seal_proof,
+        log=trust.log,
+        origin=trust.origin,
+        authority=trust.authority,
+    )
+    require(
+        epoch.seal.first <= request.index < epoch.seal.size, "the epoch does not cover the receipt"
+    )
+    if revealed is not None and (revealed.epoch, revealed.seal) != (
+        epoch.seal.epoch,
+        epoch.seal_entry,
+    ):
+        raise CounterfoilError(Code.FORK, "this custodian revealed under another seal")
+    return epoch
+
+
+def _check_reveals(case: ReleaseCase, trust: Trust, epoch: Epoch) -> list[bytes]:
+    """(4) The reveals open the commitments that the open statement names; return their values in order."""
+    expected: dict[str, BeaconCommitment] = {}
+    entries = []
+    for raw in case.commitments:
+        value, statement = open_as(BeaconCommitment, raw, None)
+        if value.party in trust.parties:
+            verify_signature(statement, trust.parties[value.party])
+        require(value.party not in expected, "a party has two commitments")
+        _same_place(value, trust, epoch)
+        expected[value.party] = value
+        entries.append(statement.entry)
+    require(
+        tuple(entries) == epoch.opened.commitments, "the open statement names other commitments"
+    )
+    order = list(expected)
+    places, values = [], []
+    for raw in case.reveals:
+        reveal, statement = open_as(BeaconReveal, raw, None)
+        if reveal.party in trust.parties:
+            verify_signature(statement, trust.parties[reveal.party])
+        require(reveal.party in expected, "a reveal has no commitment")
+        _same_place(reveal, trust, epoch)
+        require(reveal.seal == epoch.seal_entry, "a reveal was made under another seal")
+        opening = beacon.commitment(reveal.party, reveal.origin, reveal.epoch, reveal.reveal)
+        if opening != expected[reveal.party].commitment:
+            raise CounterfoilError(
+                Code.COMMITMENT_MISMATCH, "a reveal does not open its commitment"
+            )
+        places.append(order.index(reveal.party))
+        values.append(reveal.reveal)
+    require(all(a < b for a, b in pairwise(places)), "reveals are out of order")
+    return values
+
+
+def _same_place(value: BeaconCommitment | BeaconReveal, trust: Trust, epoch: Epoch) -> None:
+    require(
+        (value.origin, value.epoch) == (trust.origin, epoch.opened.epoch),
+        "a commitment or reveal is for another log or epoch",
+    )
+
+
+def _check_draw(
+    case: ReleaseCase,
+    trust: Trust,
+    request: DisclosureRequest,
+    epoch: Epoch,
+    reveals: Sequence[bytes],
+) -> Draw:
+    """(5) The draw is the authority's, witnessed, and follows from the seal and the reveals."""
+    draw, statement, index = open_witnessed(
+        Draw, case.draw, case.draw_proof, trust.authority, log=trust.log, origin=trust.origin
+    )
+    require(request.draw == statement.entry, "the request names another draw")
+    require(
+        (draw.epoch, draw.seal) == (epoch.seal.epoch, epoch.seal_entry)
+        and index > epoch.seal_index,
+        "the draw is not of this seal",
+    )
+    shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in case.reveals)
+    require(draw.reveals == shown, "the draw names other reveals")
+    complete = bool(case.commitments) and len(reveals) == len(case.commitments)
+    require(draw.whole is not complete, "the draw is whole exactly when a reveal is missing")
+    if complete and trust.parties:
+        named = {open_as(BeaconCommitment, raw, None)[0].party for raw in case.commitments}
+        require(bool(named & set(trust.parties)), "no party that is pinned here takes part")
+    seal = epoch.seal
+    seed = selection_seed(trust.origin, seal.size, seal.root, beacon.combine(reveals))
+    require(draw.seed == seed, "the draw's seed is not that of the reveals")
+    require(request.index in draw.drawn, "the draw does not list the receipt")
+    return draw
+
+
+def _check_drawn(
+    case: ReleaseCase,
+    trust: Trust,
+    request: DisclosureRequest,
+    recipient: Worker,
+    receipt_entry: bytes,
+    receipt: Receipt,
+    epoch: Epoch,
+    draw: Draw,
+) -> None:
+    """(5) The receipt is in the sample, by the rule that the request names."""
+    by_rate = not draw.whole and drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
+    match request.reason:
+        case DrawReason.DRAW:
+            require(by_rate, "the rate does not draw the receipt")
+        case DrawReason.WHOLE:
+            require(draw.whole, "the epoch is not audited whole")
+        case DrawReason.FLOOR:
+            _check_floor(case, receipt, receipt_entry, epoch, draw)
+        case DrawReason.CONFIRM:
+            if not (by_rate or draw.whole):
+                _check_floor(case, receipt, receipt_entry, epoch, draw)
+            _check_verdict(case, trust, recipient, receipt_entry)
+
+
+def _check_floor(
+    case: ReleaseCase, receipt: Receipt, receipt_entry: bytes, epoch: Epoch, draw: Draw
+) -> None:
+    require(not draw.whole, "an epoch that is audited whole has no floor")
+    entries = case.floor_entries or ()
+    if node_hash(entries) != epoch.seal.nodes.get(receipt.bundle):
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, "the node's entries do not hash to the seal's value"
+        )
+    smallest = floor_of(draw.seed, entries, epoch.opened.floor)
+    require(receipt_entry in smallest, "the floor does not draw the receipt")
+
+
+def _check_verdict(
+    case: ReleaseCase, trust: Trust, recipient: Worker, receipt_entry: bytes
+) -> None:
+    """Another worker's FAIL on this receipt is witnessed."""
+    if case.verdict is None or case.verdict_proof is None:
+        raise CounterfoilError(Code.BAD_PROOF, "there is no verdict to confirm")
+    claimed, _ = open_as(Verdict, case.verdict, None)
+    keys = {worker.name: worker.signing_key for worker in trust.workers}
+    if claimed.worker not in keys:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, "the verdict is of a worker outside the configuration"
+        )
+    verdict, _, _ = open_witnessed(
+        Verdict,
+        case.verdict,
+        case.verdict_proof,
+        keys[claimed.worker],
+        log=trust.log,
+        origin=trust.origin,
+    )
+    require(verdict.outcome is Outcome.FAIL, "the verdict to confirm is no FAIL")
+    require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
+    require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
+
+
+def _check_agreement(case: ReleaseCase, receipt: Receipt) -> None:
+    """(6) Order, receipt and envelope speak of one request, sealed for the node that signed the receipt."""
+    order, statement = open_as(Order, case.order, None)
+    require(receipt.order == statement.entry, "the receipt answers another order")
+    for name in ("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt"):
+        require(
+            getattr(order, name) == getattr(receipt, name),
+            f"order and receipt disagree about {name}",
+        )
+    require(envelope_hash(case.envelope) == receipt.envelope, "the envelope is another one")
+    envelope = Envelope.from_bytes(case.envelope)
+    require(
+        (envelope.header.ctx, envelope.kc) == (receipt.ctx, receipt.kc),
+        "the envelope has another ctx or key commitment",
+    )
+    require(
+        receipt.bundle in envelope.header.candidates,
+        "the envelope was not sealed for the node that signed the receipt",
+    )

@@ -1,0 +1,102 @@
+"""A party of the beacon: commits to an epoch, and reveals once its seal is witnessed (protocol §6.1).
+
+Pure: what a party must not forget (`Revealed`) is its caller's to store, before the reveal leaves.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.selection import beacon
+from shared.selection.epoch import open_epoch, require
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import entry_of, sign
+from shared.translog.policy import Policy
+
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What a party revealed: for this epoch, under this seal, over the log indexes [first, size)."""
+
+    epoch: int
+    seal: bytes
+    first: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BeaconParty:
+    """A witness or custodian with its beacon secret (32 bytes), for the log `origin`."""
+
+    name: str
+    origin: str
+    secret: bytes
+    key: Ed25519PrivateKey
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != SECRET_BYTES:
+            raise CounterfoilError(Code.CONFIGURATION, "a beacon secret has 32 bytes")
+
+    def __repr__(self) -> str:
+        return f"BeaconParty({self.name!r}, {self.origin!r})"
+
+    def commit(self, epoch: int) -> bytes:
+        """Return the signed commitment for an epoch; always the same bytes."""
+        revealed = beacon.reveal(self.secret, self.origin, epoch)
+        value = BeaconCommitment(
+            party=self.name,
+            origin=self.origin,
+            epoch=epoch,
+            commitment=beacon.commitment(self.name, self.origin, epoch, revealed),
+        )
+        return sign(value, key=self.key, issuer=self.name, subject=f"epoch-{epoch}")
+
+    def reveal(
+        self,
+        *,
+        opened: bytes,
+        open_proof: str,
+        seal: bytes,
+        seal_proof: str,
+        log: Policy,
+        authority: bytes,
+        revealed: Iterable[Revealed],
+    ) -> tuple[bytes, Revealed]:
+        """Return the signed reveal for the epoch shown, and what to remember of it.
+
+        `revealed` is everything that this party remembers. It reveals under one seal per epoch and never
+        for two epochs that overlap: otherwise the authority could look at R first and choose the range,
+        the root or the number of draws afterwards. Errors: those of `open_epoch`; FORK for a second seal
+        or an overlap; BAD_PROOF when the open statement does not name this party's commitment.
+        """
+        epoch = open_epoch(
+            opened, open_proof, seal, seal_proof, log=log, origin=self.origin, authority=authority
+        )
+        number = epoch.opened.epoch
+        require(
+            entry_of(self.commit(number)) in epoch.opened.commitments,
+            "the open statement does not name this party's commitment",
+        )
+        now = Revealed(number, epoch.seal_entry, epoch.seal.first, epoch.seal.size)
+        for before in revealed:
+            _check_apart(before, now)
+        value = BeaconReveal(
+            party=self.name,
+            origin=self.origin,
+            epoch=number,
+            seal=epoch.seal_entry,
+            reveal=beacon.reveal(self.secret, self.origin, number),
+        )
+        return sign(value, key=self.key, issuer=self.name, subject=f"epoch-{number}"), now
+
+
+def _check_apart(before: Revealed, now: Revealed) -> None:
+    if before.epoch == now.epoch:
+        if before.seal != now.seal:
+            raise CounterfoilError(Code.FORK, f"epoch {now.epoch} was shown with two seals")
+    elif before.first < now.size and now.first < before.size:
+        raise CounterfoilError(Code.FORK, f"epochs {before.epoch} and {now.epoch} overlap")

@@ -1,0 +1,69 @@
+"""Key bundles and their revocation; both are signed by the operator's identity key."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import check_signing_key
+from shared.statements.rules import Count, Either, Octets, Text, Whole, refuse
+from shared.statements.schema import Bytes32, Line, Ms, Name, Statement
+
+HOUR_MS = 3_600_000
+MAX_LIFE_MS = 25 * HOUR_MS
+"""HPKE keys live at most 24 hours, and overlap their successors by one."""
+
+_PROFILE_VALUE = Either({str: Text(512), int: Whole(2**63 - 1)})
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBundle(Statement):
+    """A node's public keys, bound to the models it serves, its numeric profile and an expiry."""
+
+    TYPE: ClassVar[str] = "key-bundle"
+
+    operator: Name
+    node: Name
+    not_before: Ms
+    not_after: Ms
+    signing_key: Bytes32
+    hpke_key: Annotated[bytes, Octets(1216, 1216)]
+    model_roots: Annotated[tuple[Bytes32, ...], Count(1, 64)]
+    numeric_profile: Bytes32
+    profile: Annotated[
+        dict[Annotated[str, Text(64, 1, line=True)], Annotated[str | int, _PROFILE_VALUE]],
+        Count(0, 64),
+    ]
+    endpoint: Line
+
+    def check(self) -> None:
+        """Check the lifetime, and that the signing key is one whose signatures bind."""
+        self.require(
+            0 < self.not_after - self.not_before <= MAX_LIFE_MS, "does not live up to 25 hours"
+        )
+        self.require(
+            len(set(self.model_roots)) == len(self.model_roots), "names a model root twice"
+        )
+        try:
+            check_signing_key(self.signing_key)
+        except CounterfoilError:
+            refuse("key-bundle.signing_key", "is no usable Ed25519 key")
+
+    @property
+    def issuer(self) -> str:
+        """The name under which the node signs and numbers its receipts."""
+        return f"{self.operator}/{self.node}"
+
+    def is_live(self, now_ms: int) -> bool:
+        """Whether the bundle may be used at this time."""
+        return self.not_before <= now_ms < self.not_after
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation(Statement):
+    """Ends a key bundle before its time."""
+
+    TYPE: ClassVar[str] = "revocation"
+
+    bundle: Bytes32
+    reason: Line
+    at: Ms

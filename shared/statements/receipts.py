@@ -1,0 +1,92 @@
+"""Receipts: what a node signs about one inference."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from shared.statements.schema import U32, Bytes32, Ms, Name, Record, Statement, Uint
+
+NO_RECEIPT = bytes(32)
+"""`previous` of a node's first receipt."""
+
+
+class EnergyQuality(StrEnum):
+    """How the energy was obtained. Unmeasured is not zero: then there is no number."""
+
+    MEASURED = "measured"
+    ESTIMATED = "estimated"
+    UNMEASURED = "unmeasured"
+
+
+class Finish(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(Record):
+    """What is charged for: tokens, and as far as it is known compute time and energy."""
+
+    input: Uint
+    cached: Uint
+    """How many of the input tokens came from the prefix cache."""
+    output: Uint
+    energy_quality: EnergyQuality
+    compute_ms: Uint | None = None
+    energy_mj: Uint | None = None
+    """Millijoules; absent exactly when the energy is unmeasured."""
+
+    def check(self) -> None:
+        """Check the bounds between the numbers."""
+        self.require(self.cached <= self.input, "counts more cached tokens than input tokens")
+        measured = self.energy_quality is not EnergyQuality.UNMEASURED
+        self.require(
+            measured == (self.energy_mj is not None), "has energy that disagrees with its quality"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt(Statement):
+    """One inference. What a request that failed early left nothing to commit to is absent."""
+
+    TYPE: ClassVar[str] = "receipt"
+
+    order: Bytes32
+    bundle: Bytes32
+    ctx: Bytes32
+    kc: Bytes32
+    envelope: Bytes32
+    node_nonce: Bytes32
+    h_final: Bytes32
+    model_root: Bytes32
+    numeric_profile: Bytes32
+    usage: Usage
+    finish: Finish
+    started: Ms
+    ended: Ms
+    node_sequence: Uint
+    previous: Bytes32
+    """Entry of the node's receipt before this one; 32 zero bytes for its first."""
+    rate_card: Bytes32
+    tenant: Name
+    number: Uint
+    attempt: U32
+    settings: Bytes32 | None = None
+    activation_root: Bytes32 | None = None
+    input: Bytes32 | None = None
+    output: Bytes32 | None = None
+    evidence: Bytes32 | None = None
+    """SHA-256 of the sealed evidence."""
+
+    def check(self) -> None:
+        """Check times and the chain's start."""
+        self.require(self.started <= self.ended, "ended before it started")
+        self.require(
+            (self.node_sequence == 0) == (self.previous == NO_RECEIPT),
+            "has a predecessor exactly when it is not the node's first",
+        )

@@ -1,0 +1,230 @@
+"""The CDDL of `docs/protocol.md` as Python types: a record's wire form is read off its dataclass.
+
+A `Record` is a CBOR map. Its fields are annotated with the aliases below (`Bytes32`, `Name`, …), which
+say both the Python type and what the wire permits. Construction checks every field, so a value that
+exists is valid, whether it was made here or read from a stranger; what is not permitted is MALFORMED.
+Reading a map asks for exactly the record's fields: none missing, none unknown (a field reserved for
+later is unknown until it is defined).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from types import MappingProxyType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from shared.codec import cbor
+from shared.codec.cbor import Value
+from shared.codec.ids import NAME
+from shared.codec.moment import MAX_MS
+from shared.statements.rules import (
+    Choice,
+    Count,
+    Flag,
+    Many,
+    Octets,
+    Rule,
+    Table,
+    Text,
+    Whole,
+    refuse,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A record inside a record."""
+
+    record: "type[Record]"
+
+    def check(self, value: Any, where: str) -> None:
+        """Refuse what is not that record; its own fields were checked when it was made."""
+        if type(value) is not self.record:
+            refuse(where, "is not a map of its kind")
+
+    def load(self, value: Value, where: str) -> "Record":
+        """Load the record."""
+        return (
+            self.record.from_payload(value)
+            if isinstance(value, dict)
+            else refuse(where, "is not a map")
+        )
+
+    def dump(self, value: "Record") -> Value:
+        """Dump the record."""
+        return value.to_payload()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A record as a byte string that holds its encoding, so that the bytes can be hashed as they are."""
+
+    record: "type[Record]"
+    most: int
+
+    def check(self, value: Any, where: str) -> None:
+        """Refuse what is not that record; its own fields were checked when it was made."""
+        if type(value) is not self.record:
+            refuse(where, "is not a map of its kind")
+
+    def load(self, value: Value, where: str) -> "Record":
+        """Decode the record."""
+        if not isinstance(value, bytes):
+            refuse(where, "is not a byte string")
+        return self.record.from_cbor(value, max_bytes=self.most)
+
+    def dump(self, value: "Record") -> Value:
+        """Encode the record."""
+        return value.to_cbor()
+
+
+Uint = Annotated[int, Whole()]
+U32 = Annotated[int, Whole(2**32 - 1)]
+Ms = Annotated[int, Whole(MAX_MS)]
+Ppm = Annotated[int, Whole(1_000_000)]
+Bytes32 = Annotated[bytes, Octets(32, 32)]
+Name = Annotated[str, Text(63, 1, pattern=NAME)]
+Line = Annotated[str, Text(256, 1, line=True)]
+Boolean = Annotated[bool, Flag()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    rule: Rule
+    optional: bool
+
+
+class Record:
+    """A CBOR map with fixed fields. Subclasses are frozen dataclasses with slots."""
+
+    __slots__ = ()
+    CONSTANTS: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Members that always have the same value, such as the version."""
+
+    def __post_init__(self) -> None:
+        cls = type(self)
+        for field in _fields(cls):
+            value = getattr(self, field.name)
+            if value is not None or not field.optional:
+                field.rule.check(value, f"{label(cls)}.{field.name}")
+        self.check()
+
+    def check(self) -> None:
+        """Check what holds between fields; each field by itself is already valid."""
+
+    def require(self, condition: bool, problem: str) -> None:
+        """Raise MALFORMED unless the condition holds."""
+        if not condition:
+            refuse(label(type(self)), problem)
+
+    def to_payload(self) -> dict[str, Value]:
+        """Return the map; fields that are not filled are absent."""
+        payload: dict[str, Value] = dict(self.CONSTANTS)
+        for field in _fields(type(self)):
+            value = getattr(self, field.name)
+            if value is not None:
+                payload[field.name] = field.rule.dump(value)
+        return payload
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[Any, Value]) -> Self:
+        """Read a map strictly; MALFORMED when a field is missing, unknown or not permitted."""
+        name = label(cls)
+        rest = dict(payload)
+        for constant, expected in cls.CONSTANTS.items():
+            value = rest.pop(constant, None)
+            if type(value) is not int or value != expected:
+                refuse(f"{name}.{constant}", f"is not {expected}")
+        values: dict[str, Any] = {}
+        for field in _fields(cls):
+            if field.name in rest:
+                where = f"{name}.{field.name}"
+                loaded = rest.pop(field.name)
+                if loaded is None:
+                    refuse(where, "is null")
+                values[field.name] = field.rule.load(loaded, where)
+            elif not field.optional:
+                refuse(f"{name}.{field.name}", "is missing")
+        if rest:
+            unknown = sorted(repr(key)[:40] for key in rest)
+            refuse(name, f"has unknown fields: {', '.join(unknown[:4])}")
+        return cls(**values)
+
+    def to_cbor(self) -> bytes:
+        """Return the map's encoding."""
+        return cbor.encode(self.to_payload())
+
+    @classmethod
+    def from_cbor(cls, data: bytes, *, max_bytes: int) -> Self:
+        """Read an encoded map strictly; MALFORMED when the bytes are anything else."""
+        value = cbor.decode(data, max_bytes=max_bytes)
+        if not isinstance(value, dict):
+            refuse(label(cls), "is not a map")
+        return cls.from_payload(value)
+
+
+class Statement(Record):
+    """The payload of a signed statement; `TYPE` is the last part of its content type."""
+
+    __slots__ = ()
+    TYPE: ClassVar[str]
+    CONSTANTS: ClassVar[Mapping[str, int]] = MappingProxyType({"v": 1})
+
+
+def label(cls: type[Record]) -> str:
+    """Return the record's name as errors and content types show it."""
+    return str(getattr(cls, "TYPE", cls.__name__.lower()))
+
+
+_FIELDS: dict[type[Record], tuple[_Field, ...]] = {}
+
+
+def _fields(cls: type[Record]) -> tuple[_Field, ...]:
+    """Return the rules of a record's fields, worked out at its first use."""
+    known = _FIELDS.get(cls)
+    if known is None:
+        hints = get_type_hints(cls, include_extras=True)
+        known = _FIELDS[cls] = tuple(
+            _Field(field.name, _rule(_required(hints[field.name])), field.default is None)
+            for field in fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
+        )
+    return known
+
+
+def _required(hint: Any) -> Any:
+    """Return T of `T | None`, and any other hint as it is."""
+    if get_origin(hint) in {Union, UnionType}:
+        (inner,) = (part for part in get_args(hint) if part is not type(None))
+        return inner
+    return hint
+
+
+def _rule(hint: Any) -> Rule:
+    """Return the rule that a type annotation stands for."""
+    base: Any = hint
+    metadata: list[Any] = []
+    if get_origin(hint) is Annotated:
+        base, *metadata = get_args(hint)
+    count = metadata[0] if metadata and isinstance(metadata[0], Count) else Count(0, 0)
+    if get_origin(base) is tuple:
+        return Many(_rule(get_args(base)[0]), count)
+    if get_origin(base) is dict:
+        key, value = get_args(base)
+        return Table(_rule(key), _rule(value), count)
+    if metadata:
+        rule: Rule = metadata[0]
+        return rule
+    if isinstance(base, type) and issubclass(base, StrEnum):
+        return Choice(base)
+    assert issubclass(base, Record), f"no rule for {hint}"
+    return Nested(base)

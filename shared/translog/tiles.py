@@ -1,0 +1,233 @@
+"""Tiles: the tree cut into immutable files of up to 256 hashes (C2SP tlog-tiles).
+
+The tile (level l, index n) holds the hashes of the nodes (8·l, 256·n) … (8·l, 256·n+255); a
+*partial* tile holds the first `width` of them. An *entry bundle* holds the entries below a
+level-0 tile, each behind its length as a u16. A partial tile's bytes are a prefix of the full
+tile's; so are a bundle's.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.tree import EMPTY_ROOT, HASH_BYTES, complete_root, fold_right
+
+TILE_HEIGHT = 8
+TILE_WIDTH = 1 << TILE_HEIGHT
+MAX_LEVEL = 7
+"""Tile levels that a tree of fewer than 2^63 leaves can have."""
+ENTRY_RECORD_BYTES = 2 + HASH_BYTES
+
+_PATH = re.compile(
+    r"tile/(?P<kind>entries|[0-9]|[1-5][0-9]|6[0-3])/"
+    r"(?P<index>(?:x[0-9]{3}/){0,6}[0-9]{3})"
+    r"(?:\.p/(?P<width>[1-9][0-9]{0,2}))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tile:
+    """Coordinates of one file; `level` -1 is the entry bundle over the level-0 tile `index`."""
+
+    level: int
+    index: int
+    width: int = TILE_WIDTH
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.level <= 63 or self.index < 0 or not 1 <= self.width <= TILE_WIDTH:
+            raise CounterfoilError(Code.MALFORMED, f"there is no tile {self.level}/{self.index}")
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether this is an entry bundle."""
+        return self.level < 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether fewer than 256 hashes are in it."""
+        return self.width < TILE_WIDTH
+
+    @property
+    def byte_length(self) -> int:
+        """Exact size of the file (entries are always 32 bytes here)."""
+        return self.width * (ENTRY_RECORD_BYTES if self.is_bundle else HASH_BYTES)
+
+    def full(self) -> "Tile":
+        """Return the full tile at the same place."""
+        return Tile(self.level, self.index)
+
+    @property
+    def path(self) -> str:
+        """Path below the log's prefix, e.g. `tile/0/x001/x234/067.p/5`."""
+        rest, last = divmod(self.index, 1000)
+        parts = [f"{last:03d}"]
+        while rest:
+            rest, part = divmod(rest, 1000)
+            parts.insert(0, f"x{part:03d}")
+        kind = "entries" if self.is_bundle else str(self.level)
+        suffix = f".p/{self.width}" if self.is_partial else ""
+        return f"tile/{kind}/{'/'.join(parts)}{suffix}"
+
+
+def parse_tile_path(path: str) -> Tile:
+    """Parse a path as `Tile.path` writes it; anything else is NOT_FOUND."""
+    match = _PATH.fullmatch(path)
+    if match:
+        kind, width = match["kind"], int(match["width"] or TILE_WIDTH)
+        index = int(match["index"].replace("x", "").replace("/", ""))
+        if width <= TILE_WIDTH:
+            tile = Tile(-1 if kind == "entries" else int(kind), index, width)
+            if tile.path == path:
+                return tile
+    raise CounterfoilError(Code.NOT_FOUND, "no tile has that path")
+
+
+def width_at(level: int, index: int, size: int) -> int:
+    """Return how many hashes the tile holds in a tree of `size` leaves: 0 before it exists."""
+    nodes = size >> (TILE_HEIGHT * max(level, 0))
+    return min(max(nodes - index * TILE_WIDTH, 0), TILE_WIDTH)
+
+
+def tiles_grown(old_size: int, new_size: int) -> Iterator[Tile]:
+    """Yield the tiles, not bundles, that differ between two sizes, as they are at the new size."""
+    for level in range(MAX_LEVEL + 1):
+        old, new = old_size >> (TILE_HEIGHT * level), new_size >> (TILE_HEIGHT * level)
+        if old == new:
+            return
+        for index in range(old // TILE_WIDTH, (new - 1) // TILE_WIDTH + 1):
+            yield Tile(level, index, width_at(level, index, new_size))
+
+
+def files_grown(old_size: int, new_size: int) -> Iterator[Tile]:
+    """Yield every file, tile or bundle, that a log at `new_size` has and at `old_size` lacked."""
+    for tile in tiles_grown(old_size, new_size):
+        yield tile
+        if tile.level == 0:
+            yield Tile(-1, tile.index, tile.width)
+
+
+def right_edge(size: int) -> list[Tile]:
+    """Return the partial tiles of a tree, lowest level first: all that appending needs to know."""
+    edge = []
+    for level in range(MAX_LEVEL + 1):
+        nodes = size >> (TILE_HEIGHT * level)
+        if nodes % TILE_WIDTH:
+            edge.append(Tile(level, nodes // TILE_WIDTH, nodes % TILE_WIDTH))
+    return edge
+
+
+def encode_bundle(entries: Sequence[bytes]) -> bytes:
+    """Return the entry bundle of up to 256 entries."""
+    return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
+
+
+def decode_bundle(data: bytes, width: int) -> list[bytes]:
+    """Parse a bundle of exactly `width` entries of 32 bytes; else MALFORMED."""
+    if len(data) != width * ENTRY_RECORD_BYTES:
+        raise CounterfoilError(
+            Code.MALFORMED, f"a bundle of {width} entries has {len(data)} bytes, which cannot be"
+        )
+    entries = []
+    for at in range(0, len(data), ENTRY_RECORD_BYTES):
+        if int.from_bytes(data[at : at + 2], "big") != HASH_BYTES:
+            raise CounterfoilError(Code.MALFORMED, "an entry in a bundle does not have 32 bytes")
+        entries.append(data[at + 2 : at + ENTRY_RECORD_BYTES])
+    return entries
+
+
+def split_hashes(data: bytes) -> list[bytes]:
+    """Cut a tile's bytes into hashes; MALFORMED when they are not 1 to 256 whole ones."""
+    if not data or len(data) % HASH_BYTES or len(data) > TILE_WIDTH * HASH_BYTES:
+        raise CounterfoilError(Code.MALFORMED, f"a tile cannot have {len(data)} bytes")
+    return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
+
+
+class TileReader:
+    """Looks up nodes of a tree of `size` leaves in tiles that `fetch` brings.
+
+    `fetch(tile)` returns the tile's bytes, at least `tile.byte_length` of them (a wider tile begins
+    with the narrower one). Tiles are kept for the life of the reader, which is one request.
+    """
+
+    def __init__(self, size: int, fetch: Callable[[Tile], bytes]) -> None:
+        self._size = size
+        self._fetch = fetch
+        self._tiles: dict[tuple[int, int], list[bytes]] = {}
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """Return the hash of a complete subtree; CORRUPT when the tile is not what it must be."""
+        if not 0 < (index + 1) << level <= self._size:
+            raise CounterfoilError(Code.BAD_PROOF, f"node {level}/{index} is not in the tree")
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        tile_index, offset = divmod(index << height, TILE_WIDTH)
+        hashes = self._tile(tile_level, tile_index)
+        return complete_root(hashes[offset : offset + (1 << height)])
+
+    def _tile(self, level: int, index: int) -> list[bytes]:
+        hashes = self._tiles.get((level, index))
+        if hashes is None:
+            tile = Tile(level, index, width_at(level, index, self._size))
+            data = self._fetch(tile)
+            if len(data) < tile.byte_length:
+                raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+            hashes = split_hashes(data[: tile.byte_length])
+            self._tiles[level, index] = hashes
+        return hashes
+
+
+class TreeEdge:
+    """The right edge of a tree: append leaves, get the tiles that changed and the new root.
+
+    `levels[l]` holds the hashes of the partial tile at level l (0 to 255 of them).
+    """
+
+    def __init__(self, size: int = 0, levels: Sequence[Sequence[bytes]] = ()) -> None:
+        self.size = size
+        self._levels: list[list[bytes]] = [list(hashes) for hashes in levels]
+
+    @classmethod
+    def load(cls, size: int, fetch: Callable[[Tile], bytes]) -> "TreeEdge":
+        """Read the edge of a tree of `size` leaves from its tiles."""
+        levels: list[list[bytes]] = []
+        for tile in right_edge(size):
+            data = fetch(tile)
+            if len(data) < tile.byte_length:
+                raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+            levels.extend([] for _ in range(tile.level - len(levels)))
+            levels.append(split_hashes(data[: tile.byte_length]))
+        return cls(size, levels)
+
+    def copy(self) -> "TreeEdge":
+        """Return an independent copy, to be thrown away when a transaction fails."""
+        return TreeEdge(self.size, self._levels)
+
+    def root(self) -> bytes:
+        """Return the root at the present size."""
+        folded: bytes | None = None
+        for hashes in self._levels:
+            folded = fold_right(hashes, folded)
+        return folded or EMPTY_ROOT
+
+    def extend(self, leaf_hashes: Sequence[bytes]) -> list[tuple[Tile, bytes]]:
+        """Append leaf hashes; return each touched tile with its bytes at the new size."""
+        touched: list[tuple[Tile, bytes]] = []
+        carried = list(leaf_hashes)
+        level = 0
+        while carried:
+            if level == len(self._levels):
+                self._levels.append([])
+            first = (self.size >> (TILE_HEIGHT * level)) // TILE_WIDTH
+            row = self._levels[level] + carried
+            carried = []
+            for offset in range(0, len(row), TILE_WIDTH):
+                hashes = row[offset : offset + TILE_WIDTH]
+                tile = Tile(level, first + offset // TILE_WIDTH, len(hashes))
+                touched.append((tile, b"".join(hashes)))
+                if not tile.is_partial:
+                    carried.append(complete_root(hashes))
+            self._levels[level] = row[len(row) - len(row) % TILE_WIDTH :]
+            level += 1
+        self.size += len(leaf_hashes)
+        return touched

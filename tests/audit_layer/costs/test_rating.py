@@ -1,0 +1,95 @@
+"""Rating and FOCUS rows: exact amounts, nothing rounded, nothing lost."""
+
+import csv
+import io
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit_layer.costs.focus import COLUMNS, Charge, decimal_text, to_csv
+from audit_layer.costs.rating import TokenKind, amount_of, is_billable, rate
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.ratecards import Price, RateCard
+from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+
+MODEL = b"\x01" * 32
+H = b"\x02" * 32
+
+
+def card(per=1_000_000):
+    price = Price(model_root=MODEL, input="0.30", cached="0.03", output="0.60", per=per)
+    return RateCard(name="list", operator="op", currency="EUR", valid_from=0, prices=(price,))
+
+
+def receipt(finish=Finish.STOP, model=MODEL, **tokens):
+    usage = Usage(
+        **{"input": 0, "cached": 0, "output": 0, **tokens}, energy_quality=EnergyQuality.UNMEASURED
+    )
+    return Receipt(
+        order=H, bundle=H, ctx=H, kc=H, envelope=H, node_nonce=H, h_final=H, model_root=model,
+        numeric_profile=H, usage=usage, finish=finish, started=1, ended=2, node_sequence=1,
+        previous=H, rate_card=H, tenant="acme", number=0, attempt=0,
+    )  # fmt: skip
+
+
+def test_cached_tokens_are_taken_off_the_input_and_billed_at_their_own_price():
+    lines = {line.kind: line for line in rate(receipt(input=100, cached=40, output=7), card())}
+    assert lines[TokenKind.INPUT].amount == Decimal("0.000018")
+    assert lines[TokenKind.CACHED].amount == Decimal("0.0000012")
+    assert lines[TokenKind.OUTPUT].amount == Decimal("0.0000042")
+
+
+def test_kinds_without_tokens_give_no_line():
+    assert [line.kind for line in rate(receipt(output=5), card())] == [TokenKind.OUTPUT]
+
+
+def test_a_failed_request_is_not_billable_and_a_cancelled_one_is():
+    assert not is_billable(receipt(Finish.FAILED, output=5))
+    assert is_billable(receipt(Finish.CANCELLED, output=5))
+
+
+def test_a_model_without_a_price_is_an_error_that_names_it():
+    with pytest.raises(CounterfoilError, match=H.hex()[:16]) as caught:
+        rate(receipt(model=H, output=1), card())
+    assert caught.value.code is Code.NOT_FOUND
+
+
+def test_a_price_per_seven_tokens_is_refused_since_it_could_not_be_exact():
+    with pytest.raises(CounterfoilError, match="power of ten"):
+        rate(receipt(output=1), card(per=7))
+
+
+@given(
+    st.integers(0, 2**40),
+    st.decimals("0", "10000", places=9),
+    st.integers(0, 9).map(lambda e: 10**e),
+)
+def test_amounts_are_exact(quantity, unit, per):
+    assert amount_of(quantity, unit, per) * per == quantity * unit
+
+
+def test_focus_rows_have_every_column_and_neutralise_formulas():
+    charge = Charge(
+        tenant="=cmd()", operator="op", node="n", model_root=MODEL, kind="output", quantity=1200,
+        unit_price=Decimal("0.60"), per=1_000_000, amount=Decimal("0.00072"), currency="EUR",
+        started=0, ended=1000, period_start=0, period_end=2_678_400_000, receipt=H, log_index=5,
+        rate_card=H,
+    )  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(to_csv([charge])))
+    assert tuple(row) == COLUMNS
+    assert row["BillingAccountId"] == "'=cmd()"
+    assert row["BilledCost"] == "0.00072"
+    assert row["ConsumedQuantity"] == "1200.0"
+    assert row["PricingQuantity"] == "0.0012"
+    assert row["ChargePeriodStart"].startswith("1970-01-01T00:00:00")
+    assert row["ChargePeriodStart"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2500000, "2500000.0"), (Decimal("1E+3"), "1000.0"), (Decimal("0.10"), "0.1")],
+)
+def test_decimals_are_written_without_exponent(value, text):
+    assert decimal_text(value) == text

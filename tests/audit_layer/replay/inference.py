@@ -1,0 +1,132 @@
+"""One sealed inference made by hand, for tests of whoever must judge it. No node, no model."""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit_layer.replay.case import Case
+from audit_layer.replay.judge import Replayed
+from shared.commitments.exact import Activations
+from shared.envelope.blinded import blinded_fields
+from shared.envelope.body import Audit, Policy
+from shared.envelope.evidence import Evidence, seal_evidence
+from shared.envelope.hpke import generate_hpke_key
+from shared.envelope.sealing import Candidate, open_with_secret, seal_request
+from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
+from shared.statements.cose import sign
+from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.statements.request import RequestBody, SamplingSettings
+
+H = bytes(range(32))
+PROFILE = b"\x07" * 32
+EOS = 0
+
+
+class FakeArithmetic:
+    """A double of the auditor's model: tokens and states are hashes of what came before."""
+
+    profile = PROFILE
+
+    def __init__(self):
+        self.passes = 0
+
+    def tokenise(self, body):
+        return tuple((body.prompt or "").encode())
+
+    def replay(self, prompt, output, settings, seed):
+        self.passes += 1
+        chosen = tuple(self.choose(prompt, output[:n], seed) for n in range(len(output)))
+        return Replayed(self.activations(prompt, output), chosen)
+
+    def stops_at(self, output, settings):
+        return output.index(EOS) + 1 if EOS in output else None
+
+    @staticmethod
+    def choose(prompt, so_far, seed):
+        return 1 + sha256(bytes(prompt) + b"|" + bytes(so_far) + seed).digest()[0] % 100
+
+    @staticmethod
+    def activations(prompt, output):
+        text = bytes(prompt) + b"|" + bytes(output)
+        return Activations((sha256(b"p" + text).digest(),), (sha256(b"o" + text).digest(),))
+
+    def generate(self, prompt, count, seed):
+        output = []
+        while len(output) < count:
+            output.append(self.choose(prompt, tuple(output), seed))
+        return tuple(output)
+
+
+@dataclass
+class Story:
+    """What the node of a test did; every field can be changed to make it lie."""
+
+    max_tokens: int = 6
+    finish: Finish = Finish.LENGTH
+    tokens: tuple[int, ...] | None = None
+    activations: Activations | None = None
+    usage: dict | None = None
+    receipt_changes: dict | None = None
+    frames_lie: bool = False
+    evidence_tokens: tuple[int, ...] | None = None
+    profile: bytes = PROFILE
+
+
+def make_case(story: Story | None = None, *, prompt: str = "hello") -> Case:
+    """Run the story and return the case that an auditor would hold."""
+    story = story or Story()
+    arithmetic = FakeArithmetic()
+    node, custodian = generate_hpke_key(), generate_hpke_key()
+    settings = SamplingSettings(max_tokens=story.max_tokens)
+    sealed = seal_request(
+        RequestBody(settings, prompt=prompt),
+        tenant="acme",
+        candidates=[Candidate(H, node.public_bytes)],
+        custodians=[custodian.public_bytes],
+        threshold=1,
+        model_root=H,
+        max_output_tokens=64,
+        policy=Policy(Audit.SAMPLED),
+        expiry_ms=10**12,
+    )
+    opened = open_with_secret(sealed.envelope_bytes, sealed.ts)
+    keys, seed = opened.keys, opened.keys.sampling_seed
+    inputs = arithmetic.tokenise(opened.body)
+    tokens = (
+        story.tokens
+        if story.tokens is not None
+        else arithmetic.generate(inputs, story.max_tokens, seed)
+    )
+    context = StreamContext(ctx=sealed.ctx, kc=sealed.kc, bundle=H, node_nonce=H, attempt=0)
+    sealer = FrameSealer(keys, context)
+    sent = tuple(reversed(tokens)) if story.frames_lie else tokens
+    frames = tuple(sealer.seal(sent[i : i + 2], "x")[0] for i in range(0, len(sent), 2))
+    activations = story.activations or arithmetic.activations(inputs, tokens)
+    claimed = story.evidence_tokens or tokens
+    evidence = seal_evidence(
+        Evidence(inputs, claimed, activations.prompt_blocks, activations.output_blocks, "x"),
+        keys,
+        context,
+    )
+    blinded = blinded_fields(
+        keys, settings=settings, seed=seed, input_tokens=inputs, output_tokens=claimed,
+        prompt_blocks=activations.prompt_blocks, output_blocks=activations.output_blocks,
+    )  # fmt: skip
+    usage = {"input": len(inputs), "cached": 0, "output": len(tokens), **(story.usage or {})}
+    receipt = Receipt(
+        order=H, bundle=H, ctx=sealed.ctx, kc=sealed.kc, envelope=sealed.envelope_hash,
+        node_nonce=H, h_final=sealer.h_final, model_root=H, numeric_profile=story.profile,
+        usage=Usage(**usage, energy_quality=EnergyQuality.UNMEASURED), finish=story.finish,
+        started=1, ended=2, node_sequence=0, previous=bytes(32), rate_card=H, tenant="acme",
+        number=0, attempt=0, settings=blinded.settings, activation_root=blinded.activation_root,
+        input=blinded.input, output=blinded.output, evidence=sha256(evidence).digest(),
+    )  # fmt: skip
+    receipt = replace(receipt, **(story.receipt_changes or {}))
+    statement = sign(
+        receipt, key=Ed25519PrivateKey.from_private_bytes(H), issuer="op", subject="request"
+    )
+    final = sealer.seal_final(
+        FinalRecord(tokens, "x", receipt.usage, receipt.finish, statement, evidence)
+    )
+    return Case(statement, sealed.envelope_bytes, frames, final, sealed.ts)

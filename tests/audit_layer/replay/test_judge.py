@@ -1,0 +1,114 @@
+"""The judge: an honest request passes, and each lie fails at its own step with its own reason."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.judge import judge
+from shared.commitments.exact import Activations
+from shared.runtime.errors import CounterfoilError
+from shared.statements.receipts import Finish
+from tests.audit_layer.replay.inference import FakeArithmetic, H, Story, make_case
+
+OTHER = b"\xee" * 32
+
+
+def verdict(story=None, **changes):
+    arithmetic = FakeArithmetic()
+    result = judge(replace(make_case(story), **changes), arithmetic)
+    return f"{result.outcome} {result.reason}"
+
+
+def test_an_honest_request_passes_with_one_replay():
+    arithmetic = FakeArithmetic()
+    result = judge(make_case(), arithmetic)
+    assert (result.outcome, result.reason) == ("PASS", "exact")
+    assert arithmetic.passes == 1
+    assert result.facts["output_tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("story", "expected"),
+    [
+        (Story(activations=Activations((OTHER,), (OTHER,))), "FAIL activations"),
+        (Story(tokens=(5, 6, 7, 8, 9, 10)), "FAIL tokens"),
+        (Story(frames_lie=True), "FAIL evidence"),
+        (Story(evidence_tokens=(1, 2)), "FAIL evidence"),
+        (Story(usage={"output": 7}), "FAIL usage"),
+        (Story(usage={"input": 6}), "FAIL usage"),
+        (Story(usage={"cached": 5}), "FAIL usage"),
+        (Story(receipt_changes={"settings": OTHER}), "FAIL settings"),
+        (Story(receipt_changes={"input": OTHER}), "FAIL input"),
+        (Story(receipt_changes={"output": OTHER}), "FAIL evidence"),
+        (Story(receipt_changes={"activation_root": OTHER}), "FAIL evidence"),
+        (Story(receipt_changes={"activation_root": None}), "FAIL evidence"),
+        (Story(receipt_changes={"evidence": None}), "FAIL evidence"),
+        (Story(finish=Finish.STOP), "FAIL finish"),
+        (Story(profile=OTHER), "INCONCLUSIVE profile"),
+        (Story(receipt_changes={"h_final": OTHER}), "FAIL stream"),
+        (Story(receipt_changes={"evidence": OTHER}), "INCONCLUSIVE withheld"),
+    ],
+)
+def test_each_lie_has_its_reason(story, expected):
+    assert verdict(story) == expected
+
+
+def test_fewer_tokens_than_asked_for_need_a_reason():
+    honest = make_case()
+    short = judge(honest, FakeArithmetic())
+    assert short.outcome == "PASS"
+    arithmetic = FakeArithmetic()
+    seedless = Story(max_tokens=6)
+    case = make_case(seedless)
+    assert judge(case, arithmetic).outcome == "PASS"
+    assert verdict(Story(max_tokens=6, tokens=(), finish=Finish.LENGTH)) == "FAIL finish"
+    assert verdict(Story(max_tokens=6, tokens=(), finish=Finish.CANCELLED)) == "PASS exact"
+
+
+def test_a_wrong_secret_blames_nobody():
+    assert verdict(secret=OTHER) == "INCONCLUSIVE escrow"
+
+
+def test_a_spoiled_final_record_counts_as_not_delivered():
+    case = make_case()
+    spoiled = case.final_record[:-1] + bytes([case.final_record[-1] ^ 1])
+    result = judge(replace(case, final_record=spoiled), FakeArithmetic())
+    assert (result.outcome, result.reason) == ("INCONCLUSIVE", "withheld")
+
+
+def test_a_node_that_was_cut_off_is_judged_by_its_tokens():
+    cut = {"activation_root": None, "evidence": None}
+    case = make_case(Story(finish=Finish.FAILED, receipt_changes=cut))
+    assert judge(replace(case, final_record=b""), FakeArithmetic()).outcome == "PASS"
+    lying = make_case(Story(finish=Finish.FAILED, receipt_changes=cut, tokens=(1, 2, 3)))
+    result = judge(replace(lying, final_record=b""), FakeArithmetic())
+    assert (result.outcome, result.reason) == ("FAIL", "tokens")
+
+
+def test_dropped_frames_fail():
+    case = make_case()
+    result = judge(replace(case, frames=case.frames[:-1]), FakeArithmetic())
+    assert (result.outcome, result.reason) == ("FAIL", "stream")
+
+
+def test_cases_and_judgements_survive_the_pipe():
+    case = make_case()
+    assert Case.from_bytes(case.to_bytes()) == case
+    found = judge(case, FakeArithmetic())
+    assert Judgement.from_bytes(found.to_bytes()) == found
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200))
+def test_a_case_that_is_not_one_is_refused_with_our_error(data):
+    with pytest.raises(CounterfoilError):
+        Case.from_bytes(data)
+
+
+def test_secrets_do_not_appear_in_representations():
+    case = replace(make_case(), secret=H)
+    assert H.hex() not in repr(case)
+    assert repr(H) not in repr(case)

@@ -1,0 +1,97 @@
+"""The witness over HTTPS, asked by the log's own client."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from audit_layer.log.witnesses import HttpWitness, WitnessHoldsError
+from audit_layer.witness.app import create_app
+from audit_layer.witness.core import Witness
+from audit_layer.witness.store import WitnessStore
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.http import HttpsServer, serve_https
+from shared.runtime.tls import LocalCA, client_context
+from shared.translog.checkpoint import signature_time
+from shared.translog.proofs import consistency_proof
+from shared.translog.witness_protocol import latest_path
+from tests.audit_layer.witness.test_core import COSIGNERS, FORKED, HONEST, KNOWN, NAME, ORIGIN
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[HttpsServer, Path]]:
+    authority = LocalCA.load_or_create(tmp_path / "ca")
+    extra = APIRouter()
+
+    @extra.get("/beacon")
+    def beacon() -> str:
+        raise CounterfoilError(Code.NOT_FOUND, "no such epoch")
+
+    with WitnessStore(tmp_path / "witness.db") as store:
+        app = create_app(Witness(store, COSIGNERS, KNOWN), extra_routers=[extra])
+        tls = authority.issue("witness")
+        server = await serve_https(app, tls, "127.0.0.1:0")
+        yield server, authority.ca_file
+        await server.stop()
+
+
+@pytest.fixture
+async def client(served: tuple[HttpsServer, Path]) -> AsyncIterator[HttpWitness]:
+    server, ca_file = served
+    witness = HttpWitness(NAME, f"https://{server.address}", client_context(ca_file))
+    yield witness
+    await witness.aclose()
+
+
+async def test_a_log_gets_cosignatures_over_tls(client: HttpWitness):
+    assert await client.latest(ORIGIN) is None
+    lines = await client.add_checkpoint(0, [], HONEST.note(8))
+    for signer in COSIGNERS:
+        assert signature_time(HONEST.checkpoint(8), lines, signer.verifier) is not None
+    with pytest.raises(WitnessHoldsError) as held:
+        await client.add_checkpoint(3, consistency_proof(3, 20, HONEST.lookup), HONEST.note(20))
+    assert held.value.size == 8
+    await client.add_checkpoint(8, consistency_proof(8, 20, HONEST.lookup), HONEST.note(20))
+    assert (await client.latest(ORIGIN) or "").startswith(HONEST.checkpoint(20).body)
+
+
+async def test_refusals_reach_the_log_as_conflicts(client: HttpWitness):
+    await client.add_checkpoint(0, [], HONEST.note(8))
+    for old, note in ((8, FORKED.note(20)), (8, HONEST.note(20).replace("\n20\n", "\n21\n"))):
+        with pytest.raises(CounterfoilError) as caught:
+            await client.add_checkpoint(old, [], note)
+        assert caught.value.code is Code.CONFLICT
+
+
+async def test_a_witness_that_is_away_is_unavailable_and_plain_http_is_refused(
+    served: tuple[HttpsServer, Path], client: HttpWitness
+):
+    server, ca_file = served
+    await server.stop()
+    with pytest.raises(CounterfoilError) as caught:
+        await client.latest(ORIGIN)
+    assert caught.value.code is Code.UNAVAILABLE
+    with pytest.raises(CounterfoilError) as caught:
+        HttpWitness(NAME, f"http://{server.address}", client_context(ca_file))
+    assert caught.value.code is Code.CONFIGURATION
+
+
+async def test_status_codes_and_types_are_those_of_c2sp(served: tuple[HttpsServer, Path]):
+    server, ca_file = served
+    async with httpx.AsyncClient(
+        base_url=f"https://{server.address}", verify=client_context(ca_file), trust_env=False
+    ) as http:
+        ok = await http.post("/add-checkpoint", content=HONEST.request(0, 8))
+        conflict = await http.post("/add-checkpoint", content=HONEST.request(0, 9))
+        assert (ok.status_code, conflict.status_code) == (200, 409)
+        assert (conflict.headers["content-type"], conflict.text) == ("text/x.tlog.size", "8\n")
+        assert (await http.post("/add-checkpoint", content=b"?")).status_code == 400
+        assert (await http.post("/add-checkpoint", content=b"x" * 600_000)).status_code == 400
+        assert (await http.get("/add-checkpoint")).status_code == 405
+        assert (await http.get("/checkpoint/00")).status_code == 404
+        shown = await http.get("/" + latest_path(ORIGIN))
+        assert shown.text.startswith(HONEST.checkpoint(8).body)
+        assert (await http.get("/health")).json()["witness"] == NAME
+        assert (await http.get("/beacon")).json()["code"] == "NOT_FOUND"

@@ -1,0 +1,156 @@
+"""One embedded Postgres per test session, and a fresh migrated database per test.
+
+The fixtures are in `tests/conftest.py`; see `Database` for what a test gets.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+from alembic.autogenerate import produce_migrations
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from psycopg import sql
+from sqlalchemy import Engine
+
+from audit_layer.storage import migrate, registry, roles
+from audit_layer.storage.dsn import on_database, read_dsn_file, write_dsn_file
+from audit_layer.storage.embedded import EmbeddedPostgres, temporary_postgres
+from audit_layer.storage.engine import make_engine
+
+Role = Literal["owner", "server", "worker"]
+TEMPLATE = "counterfoil_template"
+
+
+class Database:
+    """A database of its own for one test, at the newest revision, dropped afterwards.
+
+    `owner_dsn`, `server_dsn`, `worker_dsn`: connection strings of the roles that production has, with
+    exactly the privileges that it grants. `broker_dsn`: an empty database that the broker role owns.
+    `dsn_file(role)`: the same in a 0600 file, for `--dsn-file` and configuration files.
+    `engine(role)`: a SQLAlchemy engine (one per role), disposed after the test.
+    """
+
+    def __init__(self, server: "PostgresServer", name: str, folder: Path) -> None:
+        self.name = name
+        self._server = server
+        self._folder = folder
+        self._engines: dict[str, Engine] = {}
+        self._broker: str | None = None
+
+    @property
+    def owner_dsn(self) -> str:
+        return self.dsn("owner")
+
+    @property
+    def server_dsn(self) -> str:
+        return self.dsn("server")
+
+    @property
+    def worker_dsn(self) -> str:
+        return self.dsn("worker")
+
+    @property
+    def broker_dsn(self) -> str:
+        if self._broker is None:
+            self._broker = f"{self.name}_broker"
+            self._server.create(self._broker, owner="broker")
+        return self.dsn("broker")
+
+    def dsn(self, role: str) -> str:
+        database = self._broker if role == "broker" and self._broker else self.name
+        return on_database(self._server.dsn(role), database)
+
+    def dsn_file(self, role: str) -> Path:
+        path = self._folder / f"{self.name}-{role}.dsn"
+        write_dsn_file(path, self.broker_dsn if role == "broker" else self.dsn(role))
+        return path
+
+    def engine(self, role: Role = "owner") -> Engine:
+        if role not in self._engines:
+            self._engines[role] = make_engine(self.dsn(role), application_name=f"test-{role}")
+        return self._engines[role]
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.dispose()
+        for name in filter(None, (self.name, self._broker)):
+            self._server.drop(name)
+
+
+class PostgresServer:
+    """The session's server: roles made, and a template database migrated once."""
+
+    def __init__(self, embedded: EmbeddedPostgres) -> None:
+        self.embedded = embedded
+        self._files = roles.initialise(
+            embedded.admin_dsn, embedded.secrets_folder, database=TEMPLATE
+        )
+        self._migrated = False
+        self._admin = psycopg.connect(embedded.admin_dsn, autocommit=True)
+
+    def close(self) -> None:
+        self._admin.close()
+
+    def dsn(self, role: str) -> str:
+        return read_dsn_file(self._files[role])
+
+    def create(self, name: str, *, owner: str, template: str = "template0") -> None:
+        self._admin.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+                *map(sql.Identifier, (name, roles.ROLES[owner], template))
+            )
+        )
+
+    def drop(self, name: str) -> None:
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        self._admin.execute(drop)
+
+    @contextmanager
+    def database(self, folder: Path, *, migrated: bool = True) -> Iterator[Database]:
+        """Give a test a database: a copy of the migrated template, or one without any table."""
+        name = f"test_{secrets.token_hex(6)}"
+        if migrated and not self._migrated:
+            migrate_to_head(self.dsn("owner"))
+            self._migrated = True
+        if migrated:
+            self.create(name, owner="owner", template=TEMPLATE)
+        else:
+            self.create(name, owner="owner")
+            roles.open_schema(on_database(self.dsn("owner"), name))
+        database = Database(self, name, folder)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def migrate_to_head(dsn: str) -> None:
+    """Migrate; while there is no baseline yet, apply what the models declare in the same way."""
+    if migrate.head() is not None:
+        migrate.upgrade(dsn)
+        return
+    engine = make_engine(dsn)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"autogenerate_plugins": list(migrate.PLUGINS)}
+        )
+        script = produce_migrations(context, registry.metadata())
+        operations = Operations(context)
+        assert script.upgrade_ops is not None
+        for operation in script.upgrade_ops.ops:
+            operations.invoke(operation)
+    engine.dispose()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    with temporary_postgres() as embedded:
+        server = PostgresServer(embedded)
+        try:
+            yield server
+        finally:
+            server.close()

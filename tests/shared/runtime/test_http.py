@@ -1,0 +1,195 @@
+"""Problem details and HTTPS serving, over real sockets."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import httpx
+import pytest
+from fastapi import FastAPI, Query, Request
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.http import (
+    HttpsServer,
+    install_problem_handlers,
+    limited_body,
+    serve_https,
+)
+from shared.runtime.problems import MEDIA_TYPE, from_problem, to_problem
+from shared.runtime.tls import LocalCA, TlsFiles, client_context
+
+LIMIT = 10.0
+
+
+def application() -> FastAPI:
+    app = FastAPI()
+    install_problem_handlers(app)
+    app.state.entered = asyncio.Event()
+    app.state.leave = asyncio.Event()
+
+    @app.get("/raise/{code}")
+    async def raise_it(code: str) -> None:
+        raise CounterfoilError(
+            Code[code], "what was wrong", remedy="What to do.", metadata={"k": "v"}, retry_after_s=2
+        )
+
+    @app.get("/crash")
+    async def crash() -> None:
+        raise RuntimeError("secret inner state")
+
+    @app.get("/number")
+    async def number(n: Annotated[int, Query(ge=1)]) -> int:
+        return n
+
+    @app.post("/length")
+    async def length(request: Request) -> int:
+        return len(await limited_body(request, 10))
+
+    @app.get("/slow")
+    async def slow() -> str:
+        app.state.entered.set()
+        await app.state.leave.wait()
+        return "done"
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return LocalCA.load_or_create(tmp_path_factory.mktemp("ca")).issue("server")
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    return application()
+
+
+@pytest.fixture
+async def server(app: FastAPI, tls: TlsFiles) -> AsyncIterator[HttpsServer]:
+    started = await serve_https(app, tls, "127.0.0.1:0")
+    yield started
+    await started.stop()
+
+
+@pytest.fixture
+async def client(server: HttpsServer, tls: TlsFiles) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        base_url=f"https://{server.address}", verify=client_context(tls.ca), trust_env=False
+    ) as opened:
+        yield opened
+
+
+async def test_our_error_is_a_problem_document_and_comes_back(client):
+    answer = await client.get("/raise/QUOTA")
+    assert answer.status_code == 429
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert answer.headers["retry-after"] == "2"
+    assert answer.json() == {
+        "type": "urn:counterfoil:problem:quota",
+        "title": Code.QUOTA.value.message,
+        "status": 429,
+        "code": "QUOTA",
+        "detail": "what was wrong",
+        "remedy": "What to do.",
+        "metadata": {"k": "v"},
+    }
+    found = from_problem(answer.status_code, answer.content, "the witness")
+    assert (found.code, found.detail) == (Code.QUOTA, "the witness refused: what was wrong")
+    assert (found.remedy, found.metadata) == ("What to do.", {"k": "v"})
+
+
+async def test_an_opaque_error_says_nothing_of_the_occurrence(client):
+    answer = await client.get("/raise/UNREADABLE")
+    assert set(answer.json()) == {"type", "title", "status", "code"}
+
+
+async def test_a_missing_token_says_which_scheme(client):
+    assert (await client.get("/raise/UNAUTHENTICATED")).headers["www-authenticate"] == "Bearer"
+
+
+async def test_an_unforeseen_exception_stays_in_our_log(client, caplog):
+    answer = await client.get("/crash")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    number = answer.json()["metadata"]["incident"]
+    assert any(getattr(record, "incident", "") == number for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/absent", 404, "NOT_FOUND"),
+        ("POST", "/crash", 405, "INVALID_ARGUMENT"),
+        ("GET", "/number?n=0", 400, "INVALID_ARGUMENT"),
+        ("GET", "/number?n=x", 400, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_routing_and_validation_answer_with_problems(client, method, path, status, code):
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert (answer.json()["code"], answer.json()["status"]) == (code, status)
+
+
+async def test_a_long_body_is_refused(client):
+    assert (await client.post("/length", content=b"x" * 10)).json() == 10
+    answer = await client.post("/length", content=b"x" * 11)
+    assert answer.json()["code"] == "MALFORMED"
+
+
+async def test_a_port_in_use_is_a_configuration_error(server, tls):
+    with pytest.raises(CounterfoilError, match="cannot be bound") as caught:
+        await serve_https(FastAPI(), tls, server.address)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+async def test_an_application_that_does_not_start_is_told(tls, caplog):
+    def lifespan_only(app: FastAPI) -> object:
+        raise CounterfoilError(Code.CONFIGURATION, "no start")
+
+    broken = FastAPI(lifespan=lifespan_only)  # type: ignore[arg-type]  # broken on purpose
+    with pytest.raises(CounterfoilError, match="did not start"):
+        await serve_https(broken, tls, "127.0.0.1:0")
+
+
+async def test_plain_http_gets_no_answer(server):
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await writer.drain()
+    try:
+        answer = await asyncio.wait_for(reader.read(), LIMIT)
+    except ConnectionResetError:
+        answer = b""
+    assert not answer.startswith(b"HTTP")
+    writer.close()
+
+
+async def test_stopping_lets_a_request_in_flight_end(app, tls):
+    server = await serve_https(app, tls, "127.0.0.1:0")
+    async with httpx.AsyncClient(verify=client_context(tls.ca), trust_env=False) as client:
+        pending = asyncio.create_task(client.get(f"https://{server.address}/slow"))
+        await asyncio.wait_for(app.state.entered.wait(), LIMIT)
+        stopping = asyncio.create_task(server.stop())
+        await asyncio.sleep(0)
+        app.state.leave.set()
+        assert (await asyncio.wait_for(pending, LIMIT)).json() == "done"
+        await asyncio.wait_for(stopping, LIMIT)
+    with socket.socket() as probe:
+        assert probe.connect_ex((server.host, server.port)) != 0
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_code_survives_the_way(code):
+    status, _, members = to_problem(CounterfoilError(code, "detail"))
+    assert status == code.value.http == members["status"]
+    assert from_problem(status, json.dumps(members).encode(), "x").code is code
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"code": 5}', b'{"code": "NO_SUCH"}', b"\xff", b"[" * 100_000]
+)
+def test_an_answer_that_is_no_problem_document_is_still_an_error(body):
+    assert from_problem(502, body, "the witness").code is Code.UNAVAILABLE
+    assert from_problem(404, body, "the witness").code is Code.INTERNAL

@@ -1,0 +1,443 @@
+"""Writes the vectors of `docs/protocol.md` §1 to §4 and §6 under `tests/vectors/protocol/`.
+
+`python -m tests.vectors.generate_protocol` regenerates everything that is deterministic. What holds HPKE
+ciphertexts is random by nature: those (`frozen` in envelope.json) are read from the file, opened, and kept;
+`--freeze` makes fresh ones.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from shared.codec import cbor
+from shared.codec.cbor import Value
+from shared.codec.hashing import framing, hkdf_expand, hkdf_extract, labelled_hash, labelled_mac
+from shared.envelope.blinded import blinded_cost_centre, blinded_fields
+from shared.envelope.body import SMALLEST_BODY, Audit, Policy, encode_body
+from shared.envelope.evidence import Evidence, seal_evidence
+from shared.envelope.header import Envelope
+from shared.envelope.hpke import seal
+from shared.envelope.padding import pad
+from shared.envelope.release import ReleaseContext, open_release, seal_release
+from shared.envelope.sealing import Candidate, SealedRequest, open_escrow, open_request, seal_request
+from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shares import share_commitments, split
+from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stream_signature_message
+from shared.runtime.keys import public_bytes
+from shared.selection import beacon, draw
+from shared.statements.cose import entry_of, sign
+from shared.statements.receipts import EnergyQuality, Finish, Usage
+from shared.statements.request import Message, RequestBody, SamplingSettings
+from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
+from tests.vectors.spoil import spoiled_receipt
+
+FOLDER = Path(__file__).parent / "protocol"
+Json = dict[str, Any]
+
+BODY = RequestBody(
+    settings=SamplingSettings(
+        max_tokens=64, temperature_ppm=700_000, top_k=40, top_p_ppm=950_000, stop=("\n\n", "末")
+    ),
+    messages=(Message("system", "Answer briefly."), Message("user", "What is a counterfoil? 🎟")),
+)
+TS = octets("transcript secret")
+CUSTODIANS = ("custodian 1", "custodian 2", "custodian 3")
+CONTEXT = StreamContext(
+    ctx=octets("ctx"), kc=TranscriptKeys.derive(TS, octets("ctx")).kc, bundle=octets("bundle"),
+    node_nonce=octets("nonce"), attempt=2,
+)  # fmt: skip
+
+
+def primitives() -> Json:
+    """Framing, hash, MAC and key derivation of §1."""
+    prk = hkdf_extract(b"salt", octets("input key"))
+    return {
+        "parts": [b"".hex(), b"\x00\x01".hex(), octets("part").hex()],
+        "framing": framing("example", b"", b"\x00\x01", octets("part")).hex(),
+        "hash": labelled_hash("example", b"", b"\x00\x01", octets("part")).hex(),
+        "mac_key": octets("mac key").hex(),
+        "mac": labelled_mac(octets("mac key"), "example", b"", b"\x00\x01", octets("part")).hex(),
+        "salt": b"salt".hex(),
+        "input_key": octets("input key").hex(),
+        "prk": prk.hex(),
+        "expanded_42": hkdf_expand(prk, "example", 42, b"", b"\x00\x01", octets("part")).hex(),
+    }
+
+
+def statements() -> Json:
+    """Every statement of §2, and every way of spoiling a receipt."""
+    valid = {}
+    for name, (value, signer, issuer, subject) in SAMPLES.items():
+        key = signing_key(signer)
+        raw = sign(value, key=key, issuer=issuer, subject=subject)
+        valid[name] = {
+            "type": value.TYPE,
+            "private_key": key.private_bytes_raw().hex(),
+            "public_key": public_bytes(key).hex(),
+            "issuer": issuer,
+            "subject": subject,
+            "payload": readable(value.to_payload()),
+            "statement": raw.hex(),
+            "entry": entry_of(raw).hex(),
+            "leaf_hash": sha256(b"\x00" + entry_of(raw)).hexdigest(),
+        }
+    value, signer, issuer, subject = SAMPLES["receipt"]
+    key = signing_key(signer)
+    raw = sign(value, key=key, issuer=issuer, subject=subject)
+    spoiled = [
+        {"name": name, "statement": data.hex(), "error": error}
+        for name, data, error in spoiled_receipt(raw, key, issuer, subject)
+    ]
+    return {"valid": valid, "spoiled_receipts": spoiled}
+
+
+def shares() -> Json:
+    """Escrow shares of §3.1."""
+    numbers = ((1, 1), (1, 3), (2, 3), (3, 5), (16, 16))
+    return {
+        "secret": TS.hex(),
+        "splits": [
+            {
+                "threshold": k,
+                "count": n,
+                "shares": [share.hex() for share in split(TS, k, n)],
+                "commitments": [commitment.hex() for commitment in share_commitments(TS, k, n)],
+            }
+            for k, n in numbers
+        ],
+    }
+
+
+def secrets() -> Json:
+    """Everything derived from a transcript secret (§3, §4), and the blinded fields (§4.5)."""
+    keys = TranscriptKeys.derive(TS, CONTEXT.ctx)
+    place = (CONTEXT.bundle, CONTEXT.node_nonce, CONTEXT.attempt)
+    blocks = [octets(f"block {b}") for b in range(5)]
+    fields = blinded_fields(
+        keys,
+        settings=BODY.settings,
+        seed=keys.sampling_seed,
+        input_tokens=(1, 2, 70_000),
+        output_tokens=(5, 6),
+        prompt_blocks=blocks[:2],
+        output_blocks=blocks[2:],
+    )
+    return {
+        "transcript_secret": TS.hex(),
+        **context_json(),
+        "prk": keys.prk.hex(),
+        "kc": keys.kc.hex(),
+        "request_key": keys.request_key.hex(),
+        "request_nonce": keys.request_nonce.hex(),
+        "response_secret": keys.response_secret.hex(),
+        "response_key": keys.response_key(*place).hex(),
+        "evidence_key": keys.evidence_key(*place).hex(),
+        "sampling_seed": keys.sampling_seed.hex(),
+        "blinded": {
+            "settings_plain": readable(BODY.settings),
+            "input_tokens": [1, 2, 70_000],
+            "output_tokens": [5, 6],
+            "prompt_blocks": [block.hex() for block in blocks[:2]],
+            "output_blocks": [block.hex() for block in blocks[2:]],
+            "settings": fields.settings.hex(),
+            "input": fields.input.hex(),
+            "output": fields.output.hex(),
+            "activation_root": (fields.activation_root or b"").hex(),
+            "cost_centre_plain": "R&D / Zürich",
+            "cost_centre": blinded_cost_centre(keys, "R&D / Zürich").hex(),
+        },
+        "body": encode_body(BODY).hex(),
+        "body_padded": pad(encode_body(BODY), SMALLEST_BODY).hex(),
+        "policies": {
+            audit.value: Policy(audit).commitment(octets("policy nonce")).hex() for audit in Audit
+        },
+    }
+
+
+def stream() -> Json:
+    """Frames, chain, signatures, evidence and final record of §4."""
+    keys = TranscriptKeys.derive(TS, CONTEXT.ctx)
+    node = signing_key("node")
+    sealer = FrameSealer(keys, CONTEXT)
+    frames = []
+    for i, (tokens, text) in enumerate((((5,), "A"), ((6, 7), " stub"), ((), "")), start=1):
+        ciphertext, h = sealer.seal(tokens, text)
+        message = stream_signature_message(CONTEXT, i, h)
+        frames.append(
+            {
+                "tokens": list(tokens),
+                "text": text,
+                "ciphertext": ciphertext.hex(),
+                "h": h.hex(),
+                "signature": node.sign(message).hex(),
+            }
+        )
+    evidence = Evidence((1, 2, 3), (5, 6, 7), (octets("block 0"),), (octets("block 1"),), "A stub")
+    sealed_evidence = seal_evidence(evidence, keys, CONTEXT)
+    receipt, signer, issuer, subject = SAMPLES["receipt"]
+    record = FinalRecord(
+        tokens=(5, 6, 7),
+        text="A stub",
+        usage=Usage(input=3, cached=0, output=3, energy_quality=EnergyQuality.UNMEASURED),
+        finish=Finish.STOP,
+        receipt=sign(receipt, key=signing_key(signer), issuer=issuer, subject=subject),
+        evidence=sealed_evidence,
+    )
+    return {
+        "transcript_secret": TS.hex(),
+        **context_json(),
+        "h_0": sealer.h0.hex(),
+        "signature_message_0": stream_signature_message(CONTEXT, 0, sealer.h0).hex(),
+        "signature_0": node.sign(stream_signature_message(CONTEXT, 0, sealer.h0)).hex(),
+        "signing_key": public_bytes(node).hex(),
+        "frames": frames,
+        "h_final": sealer.h_final.hex(),
+        "evidence": sealed_evidence.hex(),
+        "final_record": sealer.seal_final(record).hex(),
+    }
+
+
+def selection() -> Json:
+    """Beacon and sampling rule of §6.1."""
+    parties = ("witness-1", "custodian-1")
+    reveals = [beacon.reveal(octets(f"beacon of {party}"), ORIGIN, 3) for party in parties]
+    root = octets("root")
+    seed = draw.selection_seed(ORIGIN, 164, root, beacon.combine(reveals))
+    entries = [octets(f"receipt {i}") for i in range(12)]
+    return {
+        "origin": ORIGIN,
+        "epoch": 3,
+        "parties": [
+            {
+                "party": party,
+                "secret": octets(f"beacon of {party}").hex(),
+                "reveal": value.hex(),
+                "commitment": beacon.commitment(party, ORIGIN, 3, value).hex(),
+            }
+            for party, value in zip(parties, reveals, strict=True)
+        ],
+        "combined": beacon.combine(reveals).hex(),
+        "size": 164,
+        "root": root.hex(),
+        "seed": seed.hex(),
+        "rate_ppm": 250_000,
+        "floor": 2,
+        "entries": [
+            {
+                "entry": entry.hex(),
+                "ticket": f"{draw.ticket(seed, entry):064x}",
+                "by_rate": draw.drawn_by_rate(seed, entry, 250_000),
+                "by_floor": entry in draw.floor_of(seed, entries, 2),
+            }
+            for entry in entries
+        ],
+        "node_hash": draw.node_hash(entries).hex(),
+    }
+
+
+def freeze() -> Json:
+    """Make the random parts of the envelope vectors."""
+    sealed = _sealed()
+    share = split(TS, 2, len(CUSTODIANS))[1]
+    context = _release_context(Envelope.from_bytes(sealed.envelope_bytes))
+    release = seal_release(hpke_key("worker").public_bytes, context, 2, share)
+    wrong_ts = seal(
+        hpke_key("node").public_bytes,
+        framing("wrap/node", octets("bundle"), sealed.ctx, sealed.kc),
+        octets("another transcript secret"),
+    )
+    return {
+        "envelope": sealed.envelope_bytes.hex(),
+        "release": release.hex(),
+        "wrap_of_another_secret": wrong_ts.hex(),
+    }
+
+
+def envelope(frozen: Mapping[str, str]) -> Json:
+    """Envelope of §3 and share release of §6.2; everything but `frozen` follows from it."""
+    raw = bytes.fromhex(frozen["envelope"])
+    found = Envelope.from_bytes(raw)
+    opened = open_request(
+        raw, bundle_entry=octets("bundle"), hpke_private=hpke_key("node"), now_ms=NOW
+    )
+    assert (opened.body, opened.ts) == (BODY, TS), "the frozen envelope is of another request"
+    for name in CUSTODIANS:
+        key = hpke_key(name)
+        open_escrow(raw, custodian_key_id=key.key_id, hpke_private=key)
+    context = _release_context(found)
+    index, share = open_release(
+        hpke_key("worker"), context, found.header, bytes.fromhex(frozen["release"])
+    )
+    return {
+        "frozen": dict(frozen),
+        "transcript_secret": TS.hex(),
+        "bundle": octets("bundle").hex(),
+        "node_seed": hpke_key("node").seed.hex(),
+        "node_public_key_id": hpke_key("node").key_id.hex(),
+        "custodian_seeds": [hpke_key(name).seed.hex() for name in CUSTODIANS],
+        "opened_at": NOW,
+        "header": found.header.to_cbor().hex(),
+        "ctx": opened.ctx.hex(),
+        "kc": opened.kc.hex(),
+        "envelope_hash": opened.envelope_hash.hex(),
+        "body": encode_body(BODY).hex(),
+        "release": {
+            "request": context.request.hex(),
+            "custodian": context.custodian.hex(),
+            "worker_seed": hpke_key("worker").seed.hex(),
+            "index": index,
+            "share": share.hex(),
+        },
+        "spoiled": [
+            {"name": name, "envelope": data.hex(), "error": error}
+            for name, data, error in spoiled_envelopes(raw, bytes.fromhex(frozen["wrap_of_another_secret"]))
+        ],
+    }
+
+
+def spoiled_envelopes(raw: bytes, other_wrap: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """Yield what a node must refuse: (name, bytes, error code)."""
+    good = Envelope.from_bytes(raw)
+    keys = TranscriptKeys.derive(TS, good.header.ctx)
+
+    def wire(**members: Value) -> bytes:
+        return cbor.encode({**good.to_payload(), **members})
+
+    def header(**members: Any) -> bytes:
+        return wire(header=cbor.encode({**good.header.to_payload(), **members}))
+
+    def body(plaintext: bytes) -> bytes:
+        sealed = AESGCM(keys.request_key).encrypt(
+            keys.request_nonce, plaintext, good.header.ctx + good.kc
+        )
+        return wire(body=sealed)
+
+    padded = good.header.padded
+    yield "truncated", raw[:-1], "MALFORMED"
+    yield "trailing byte", raw + b"\x00", "MALFORMED"
+    yield "unknown member", wire(extra=1), "MALFORMED"
+    yield "header is a map", wire(header=good.header.to_payload()), "MALFORMED"
+    yield "header version 2", header(v=2), "MALFORMED"
+    yield "unknown suite", header(suite=2), "MALFORMED"
+    yield "no candidate", header(candidates=[]), "MALFORMED"
+    yield "candidate twice", header(candidates=[octets("bundle")] * 2), "MALFORMED"
+    yield "threshold above the shares", header(threshold=4), "MALFORMED"
+    yield "threshold zero", header(threshold=0), "MALFORMED"
+    yield "zero token budget", header(max_output_tokens=0), "MALFORMED"
+    yield "huge token budget", header(max_output_tokens=2**20 + 1), "MALFORMED"
+    yield "size between classes", header(padded=padded + 1), "MALFORMED"
+    yield "fewer wraps than candidates", wire(wraps=[]), "MALFORMED"
+    yield "fewer escrow wraps than custodians", wire(escrow=list(good.escrow[:2])), "MALFORMED"
+    yield "body shorter than its class", wire(body=good.body[:-1]), "MALFORMED"
+    yield "expired", header(expiry=NOW), "EXPIRED"
+    yield "sealed for another bundle", header(candidates=[octets("other bundle")]), "STALE_KEY"
+    yield "changed header", header(tenant="acme2"), "UNREADABLE"
+    yield "changed wrap", wire(wraps=[_flip(good.wraps[0])]), "UNREADABLE"
+    yield "wrap of a custodian", wire(wraps=[good.escrow[0][: len(good.wraps[0])]]), "UNREADABLE"
+    yield "wrap of another secret", wire(wraps=[other_wrap]), "UNREADABLE"
+    yield "changed key commitment", wire(kc=octets("kc")), "UNREADABLE"
+    yield "changed share commitment", header(shares=[octets("s")] * 3), "UNREADABLE"
+    yield "changed body", wire(body=_flip(good.body)), "UNREADABLE"
+    yield "body without padding", body(bytes(padded)), "UNREADABLE"
+    yield "body padded too far", body(b"\xa0\x80" + bytes(padded - 2)), "UNREADABLE"
+    yield "body that is no CBOR", body(b"\xff" * (padded - 1) + b"\x80"), "UNREADABLE"
+    yield "body over the token budget", body(_over_budget(padded)), "UNREADABLE"
+
+
+def _over_budget(padded: int) -> bytes:
+    settings = replace(BODY.settings, max_tokens=65)
+    plaintext = pad(encode_body(replace(BODY, settings=settings)), SMALLEST_BODY)
+    assert len(plaintext) == padded
+    return plaintext
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def _sealed() -> SealedRequest:
+    return seal_request(
+        BODY,
+        tenant="acme",
+        candidates=[Candidate(octets("bundle"), hpke_key("node").public_bytes)],
+        custodians=[hpke_key(name).public_bytes for name in CUSTODIANS],
+        threshold=2,
+        model_root=octets("model"),
+        max_output_tokens=64,
+        policy=Policy(Audit.SAMPLED),
+        expiry_ms=NOW + 60_000,
+        request_id=octets("request id")[:16],
+        ts=TS,
+        policy_nonce=octets("policy nonce"),
+    )
+
+
+def _release_context(found: Envelope) -> ReleaseContext:
+    return ReleaseContext(
+        octets("disclosure request"), hpke_key(CUSTODIANS[1]).key_id, found.header.ctx, found.kc
+    )
+
+
+def context_json() -> Json:
+    """Return the stream context of the vectors."""
+    return {
+        "ctx": CONTEXT.ctx.hex(),
+        "bundle": CONTEXT.bundle.hex(),
+        "node_nonce": CONTEXT.node_nonce.hex(),
+        "attempt": CONTEXT.attempt,
+    }
+
+
+def readable(value: Any) -> Any:
+    """Return a value for people: byte strings as h'…' like CBOR's diagnostic notation."""
+    if isinstance(value, bytes):
+        return f"h'{value.hex()}'"
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, str) else readable(k): readable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(item) for item in value]
+    if isinstance(value, SamplingSettings):
+        names = ("max_tokens", "temperature_ppm", "top_k", "top_p_ppm", "stop")
+        return {name: readable(getattr(value, name)) for name in names}
+    return value
+
+
+def files(frozen: Mapping[str, str]) -> dict[str, str]:
+    """Return every vector file's text by its name."""
+    contents = {
+        "primitives": primitives(),
+        "statements": statements(),
+        "shares": shares(),
+        "secrets": secrets(),
+        "stream": stream(),
+        "selection": selection(),
+        "envelope": envelope(frozen),
+    }
+    return {
+        f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        for name, content in contents.items()
+    }
+
+
+def load(name: str) -> Json:
+    """Return the content of one vector file."""
+    content: Json = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return content
+
+
+def main(arguments: list[str]) -> None:
+    """Write all files."""
+    frozen = freeze() if "--freeze" in arguments else load("envelope")["frozen"]
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in files(frozen).items():
+        (FOLDER / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,242 @@
+"""One valid example of every statement, with fixed keys: what the vectors and many tests are made of."""
+
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.envelope.hpke import HpkePrivateKey
+from shared.runtime.keys import public_bytes
+from shared.statements.audits import (
+    DisclosureRelease,
+    DisclosureRequest,
+    Draw,
+    DrawReason,
+    EpochOpen,
+    EpochSeal,
+    Outcome,
+    Verdict,
+)
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.orders import Order
+from shared.statements.ratecards import Price, RateCard
+from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.statements.schema import Statement
+
+NOW = 1_772_323_200_000
+"""2026-03-01T00:00:00Z in milliseconds."""
+ORIGIN = "log.example/counterfoil"
+
+
+def octets(name: str) -> bytes:
+    """Return 32 bytes that are fixed by a name: SHA-256 of it."""
+    return sha256(name.encode()).digest()
+
+
+def signing_key(name: str) -> Ed25519PrivateKey:
+    """Return the Ed25519 key whose seed is fixed by a name."""
+    return Ed25519PrivateKey.from_private_bytes(octets(f"signing key of {name}"))
+
+
+def hpke_key(name: str) -> HpkePrivateKey:
+    """Return the HPKE key whose seed is fixed by a name."""
+    return HpkePrivateKey.from_seed(octets(f"hpke key of {name}"))
+
+
+BUNDLE = KeyBundle(
+    operator="gpu-farm",
+    node="n1",
+    not_before=NOW,
+    not_after=NOW + 25 * 3_600_000,
+    signing_key=public_bytes(signing_key("node")),
+    hpke_key=hpke_key("node").public_bytes,
+    model_roots=(octets("model"),),
+    numeric_profile=octets("profile"),
+    profile={"device": "cpu", "dtype": "float32", "tile": 64},
+    endpoint="n1.gpu-farm.example:7443",
+)
+ORDER = Order(
+    tenant="acme",
+    number=41,
+    attempt=0,
+    ctx=octets("ctx"),
+    kc=octets("kc"),
+    envelope=octets("envelope"),
+    bundle=octets("bundle"),
+    created=NOW,
+    expiry=NOW + 60_000,
+    max_output_tokens=256,
+    rate_card=octets("rate card"),
+    cost_centre=octets("cost centre"),
+)
+RECEIPT = Receipt(
+    order=octets("order"),
+    bundle=octets("bundle"),
+    ctx=octets("ctx"),
+    kc=octets("kc"),
+    envelope=octets("envelope"),
+    node_nonce=octets("nonce"),
+    h_final=octets("h_final"),
+    model_root=octets("model"),
+    numeric_profile=octets("profile"),
+    usage=Usage(
+        input=17, cached=8, output=5, energy_quality=EnergyQuality.MEASURED, compute_ms=12, energy_mj=340
+    ),
+    finish=Finish.STOP,
+    started=NOW,
+    ended=NOW + 800,
+    node_sequence=7,
+    previous=octets("receipt 6"),
+    rate_card=octets("rate card"),
+    tenant="acme",
+    number=41,
+    attempt=0,
+    settings=octets("settings"),
+    activation_root=octets("activations"),
+    input=octets("input"),
+    output=octets("output"),
+    evidence=octets("evidence"),
+)
+EARLY_FAILURE = Receipt(
+    order=octets("order"),
+    bundle=octets("bundle"),
+    ctx=octets("ctx"),
+    kc=octets("kc"),
+    envelope=octets("envelope"),
+    node_nonce=octets("nonce"),
+    h_final=octets("h_final"),
+    model_root=octets("model"),
+    numeric_profile=octets("profile"),
+    usage=Usage(input=0, cached=0, output=0, energy_quality=EnergyQuality.UNMEASURED),
+    finish=Finish.FAILED,
+    started=NOW,
+    ended=NOW,
+    node_sequence=0,
+    previous=bytes(32),
+    rate_card=octets("rate card"),
+    tenant="acme",
+    number=42,
+    attempt=1,
+)
+SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
+    "key-bundle": (BUNDLE, "operator", "gpu-farm", "n1"),
+    "revocation": (
+        Revocation(bundle=octets("bundle"), reason="key lost", at=NOW),
+        "operator",
+        "gpu-farm",
+        "n1",
+    ),
+    "order": (ORDER, "tenant", "acme", "00112233445566778899aabbccddeeff"),
+    "receipt": (RECEIPT, "node", "gpu-farm/n1", "00112233445566778899aabbccddeeff"),
+    "receipt-early-failure": (EARLY_FAILURE, "node", "gpu-farm/n1", "ffeeddccbbaa99887766554433221100"),
+    "epoch-open": (
+        EpochOpen(
+            epoch=3,
+            at=NOW,
+            first=100,
+            commitments=(octets("commitment 1"), octets("commitment 2")),
+            rate_ppm=500_000,
+            floor=1,
+        ),
+        "authority",
+        "authority",
+        "epoch-3",
+    ),
+    "beacon-commitment": (
+        BeaconCommitment(party="witness-1", origin=ORIGIN, epoch=3, commitment=octets("commitment")),
+        "witness",
+        "witness-1",
+        "epoch-3",
+    ),
+    "beacon-reveal": (
+        BeaconReveal(
+            party="witness-1", origin=ORIGIN, epoch=3, seal=octets("seal"), reveal=octets("reveal")
+        ),
+        "witness",
+        "witness-1",
+        "epoch-3",
+    ),
+    "epoch-seal": (
+        EpochSeal(
+            epoch=3,
+            at=NOW,
+            open=octets("open"),
+            first=100,
+            size=164,
+            root=octets("root"),
+            nodes={octets("bundle"): octets("entries"), octets("bundle 2"): octets("entries 2")},
+        ),
+        "authority",
+        "authority",
+        "epoch-3",
+    ),
+    "draw": (
+        Draw(
+            epoch=3,
+            seal=octets("seal"),
+            reveals=(octets("reveal 1"), octets("reveal 2")),
+            whole=False,
+            seed=octets("seed"),
+            drawn=(101, 104, 163),
+        ),
+        "authority",
+        "authority",
+        "epoch-3",
+    ),
+    "disclosure-request": (
+        DisclosureRequest(
+            receipt=octets("receipt"),
+            index=104,
+            draw=octets("draw"),
+            reason=DrawReason.DRAW,
+            recipient=hpke_key("worker").key_id,
+            deadline=NOW + 86_400_000,
+        ),
+        "authority",
+        "authority",
+        "receipt-104",
+    ),
+    "disclosure-release": (
+        DisclosureRelease(
+            request=octets("request"),
+            receipt=octets("receipt"),
+            custodian="custodian-1",
+            share=octets("sealed share"),
+        ),
+        "custodian",
+        "custodian-1",
+        "receipt-104",
+    ),
+    "verdict": (
+        Verdict(
+            receipt=octets("receipt"),
+            request=octets("request"),
+            worker="worker-1",
+            outcome=Outcome.FAIL,
+            reason="activations",
+            evidence=octets("findings"),
+            numeric_profile=octets("profile"),
+            at=NOW,
+            confirms=octets("first verdict"),
+        ),
+        "worker",
+        "worker-1",
+        "receipt-104",
+    ),
+    "rate-card": (
+        RateCard(
+            name="list prices 2026-03",
+            operator="gpu-farm",
+            currency="EUR",
+            valid_from=NOW,
+            valid_to=NOW + 31 * 86_400_000,
+            prices=(
+                Price(model_root=octets("model"), input="0.30", cached="0.03", output="1.2", per=10**6),
+            ),
+        ),
+        "operator",
+        "gpu-farm",
+        "list",
+    ),
+}
+"""Name → (statement, who signs, issuer, subject)."""
