@@ -4,17 +4,18 @@ The fixtures are in `tests/conftest.py`; see `Database` for what a test gets.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import psycopg
 from alembic.autogenerate import produce_migrations
-from alembic.operations import Operations
+from alembic.operations import MigrateOperation, Operations
+from alembic.operations.ops import ModifyTableOps
 from alembic.runtime.migration import MigrationContext
 from psycopg import sql
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, MetaData
 
 from audit_layer.storage import migrate, registry, roles
 from audit_layer.storage.dsn import on_database, read_dsn_file, write_dsn_file
@@ -98,6 +99,9 @@ class PostgresServer:
     def dsn(self, role: str) -> str:
         return read_dsn_file(self._files[role])
 
+    def admin_dsn(self, database: str) -> str:
+        return on_database(self.embedded.admin_dsn, database)
+
     def create(self, name: str, *, owner: str, template: str = "template0") -> None:
         self._admin.execute(
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
@@ -132,18 +136,39 @@ def migrate_to_head(dsn: str) -> None:
     """Migrate; while there is no baseline yet, apply what the models declare in the same way."""
     if migrate.head() is not None:
         migrate.upgrade(dsn)
-        return
+    else:
+        apply_difference(dsn, registry.metadata())
+
+
+def difference(connection: Connection, metadata: MetaData) -> list[MigrateOperation]:
+    """Return what autogenerate proposes to bring a database to `metadata`."""
+    context = MigrationContext.configure(
+        connection,
+        opts={"autogenerate_plugins": list(migrate.PLUGINS), "target_metadata": metadata},
+    )
+    operations = produce_migrations(context, metadata).upgrade_ops
+    assert operations is not None
+    return operations.ops
+
+
+def apply_difference(dsn: str, metadata: MetaData) -> list[MigrateOperation]:
+    """Run what autogenerate proposes, and return it."""
     engine = make_engine(dsn)
-    with engine.begin() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"autogenerate_plugins": list(migrate.PLUGINS)}
-        )
-        script = produce_migrations(context, registry.metadata())
-        operations = Operations(context)
-        assert script.upgrade_ops is not None
-        for operation in script.upgrade_ops.ops:
-            operations.invoke(operation)
-    engine.dispose()
+    try:
+        with engine.begin() as connection:
+            found = difference(connection, metadata)
+            run_operations(connection, found)
+    finally:
+        engine.dispose()
+    return found
+
+
+def run_operations(connection: Connection, operations: Sequence[MigrateOperation]) -> None:
+    runner = Operations(MigrationContext.configure(connection))
+    for operation in operations:
+        parts = operation.ops if isinstance(operation, ModifyTableOps) else [operation]
+        for part in parts:
+            runner.invoke(part)
 
 
 @contextmanager

@@ -88,17 +88,19 @@ class DatabaseObject:
         return f'TRIGGER "{self.name}" ON "{self.table}"'
 
 
-def declare_function(name: str, definition: str) -> None:
+def declare_function(name: str, definition: str, metadata: MetaData = Base.metadata) -> None:
     """Declare a trigger function without arguments; migrations create and compare it.
 
     Begin its body with a fixed search path (`SET search_path = public, pg_temp`).
     """
-    _declared(Base.metadata)[name, None] = DatabaseObject(name, definition.strip())
+    _declared(metadata)[name, None] = DatabaseObject(name, definition.strip())
 
 
-def declare_trigger(name: str, table: str, definition: str) -> None:
+def declare_trigger(
+    name: str, table: str, definition: str, metadata: MetaData = Base.metadata
+) -> None:
     """Declare a trigger on a table; migrations create and compare it."""
-    _declared(Base.metadata)[name, table] = DatabaseObject(name, definition.strip(), table)
+    _declared(metadata)[name, table] = DatabaseObject(name, definition.strip(), table)
 
 
 def declared_objects(metadata: MetaData) -> list[DatabaseObject]:

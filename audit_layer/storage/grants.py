@@ -25,6 +25,8 @@ Access = Mapping[str, frozenset[str]]
 """Privileges by full role name; a role without any is left out."""
 PRIVILEGES: Final = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 GRANTABLE: Final = frozenset({"select", "insert", "update", "delete"})
+GRANTEES: Final = (*(role for short, role in ROLES.items() if short != "owner"), "PUBLIC")
+"""Whose grants are compared; an operator's own roles (monitoring, backup) are the operator's."""
 PLUGIN: Final = "counterfoil.grants"
 
 _GRANTED = text(
@@ -35,7 +37,7 @@ _GRANTED = text(
      CROSS JOIN LATERAL aclexplode(class.relacl) AS acl
       LEFT JOIN pg_roles AS role ON role.oid = acl.grantee
      WHERE namespace.nspname = 'public' AND class.relkind IN ('r', 'p')
-       AND acl.grantee <> class.relowner
+       AND coalesce(role.rolname, 'PUBLIC') = ANY(:grantees)
     """
 )
 
@@ -65,9 +67,9 @@ def declared_access(table: Table) -> Access:
 
 
 def granted_access(connection: Connection) -> dict[str, Access]:
-    """Return what the database grants on each table to anyone but its owner (`PUBLIC` included)."""
+    """Return what the database grants on each table to our roles and to PUBLIC."""
     found: dict[str, dict[str, frozenset[str]]] = {}
-    for table, role, privilege in connection.execute(_GRANTED):
+    for table, role, privilege in connection.execute(_GRANTED, {"grantees": list(GRANTEES)}):
         roles = found.setdefault(table, {})
         roles[role] = roles.get(role, frozenset()) | {privilege}
     return dict(found)
@@ -83,7 +85,7 @@ def is_append_only(table: Table) -> bool:
 
 @Operations.register_operation("set_access")
 class SetAccess(MigrateOperation):
-    """Make the grants on one table be exactly these."""
+    """Make the grants on one table to our roles and to PUBLIC be exactly these."""
 
     def __init__(self, table: str, access: Access, previous: Access | None = None) -> None:
         self.table = table
@@ -111,16 +113,19 @@ class SetAccess(MigrateOperation):
 
 
 def statements(table: str, access: Access) -> list[str]:
-    """Return the SQL that makes the service roles' grants on a table be exactly `access`.
+    """Return the SQL that makes the grants on a table be exactly `access`.
 
     A role that may insert may also draw from the sequences that the table's columns own.
     """
-    lines = []
-    for role in [ROLES[service] for service in SERVICES]:
+    names = ", ".join(name if name == "PUBLIC" else f'"{name}"' for name in GRANTEES)
+    lines = [f'REVOKE ALL ON TABLE "{table}" FROM {names}']
+    for role in GRANTEES:
         privileges = [name for name in PRIVILEGES if name in access.get(role, ())]
-        lines.append(f'REVOKE ALL ON TABLE "{table}" FROM "{role}"')
+        grantee = role if role == "PUBLIC" else f'"{role}"'
         if privileges:
-            lines.append(f'GRANT {", ".join(privileges).upper()} ON TABLE "{table}" TO "{role}"')
+            lines.append(f'GRANT {", ".join(privileges).upper()} ON TABLE "{table}" TO {grantee}')
+        if role not in {ROLES[service] for service in SERVICES}:
+            continue
         verb, link = ("GRANT", "TO") if "insert" in privileges else ("REVOKE", "FROM")
         lines.append(_SEQUENCES.format(table=table, role=role, verb=verb, link=link))
     return lines

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from alembic import command, context
+from alembic.autogenerate.rewriter import Rewriter
 from alembic.config import Config
+from alembic.operations.ops import CreateTableOp
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
@@ -145,8 +147,21 @@ def _configure(**options: Any) -> None:
         compare_type=True,
         compare_server_default=True,
         autogenerate_plugins=list(PLUGINS),
+        process_revision_directives=_TIDY,
         **options,
     )
+
+
+_TIDY: Final = Rewriter()
+
+
+@_TIDY.rewrites(CreateTableOp)
+def _without_info(
+    _context: MigrationContext, _revision: object, operation: CreateTableOp
+) -> CreateTableOp:
+    """Leave the declaration of access out of a new revision: `set_access` carries it."""
+    operation.info = {}
+    return operation
 
 
 def _dsn_file_argument() -> Path | None:

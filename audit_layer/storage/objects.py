@@ -119,11 +119,11 @@ def _render_drop(_context: AutogenContext, operation: DropObject) -> str:
 
 
 def _render(name: str, item: DatabaseObject) -> str:
+    """Return the call, one string per line of the definition: Alembic indents what it is given."""
     lines = [f"op.{name}(", f"    {item.name!r},"]
-    if '"""' in item.definition or "\\" in item.definition:
-        lines.append(f"    {item.definition!r},")
-    else:
-        lines.append(f'    """{item.definition}""",')
+    if item.definition:
+        lines += [f"    {line!r}" for line in item.definition.splitlines(keepends=True)]
+        lines[-1] += ","
     if item.table is not None:
         lines.append(f"    table={item.table!r},")
     return "\n".join([*lines, ")"])

@@ -208,7 +208,7 @@ class Reader:
         """Refuse the map if it holds a field that was not read."""
         unknown = [key for key in self._map if key not in self._read]
         if unknown:
-            names = ", ".join(str(key)[:40] for key in unknown[:5])
+            names = ", ".join(_shown(key) for key in unknown[:5])
             raise CounterfoilError(Code.MALFORMED, f"{self._what}: unknown fields {names}")
 
     def refuse(self, key: Key, reason: str) -> NoReturn:
@@ -216,7 +216,7 @@ class Reader:
         raise CounterfoilError(Code.MALFORMED, f"{self._label(key)}: {reason}")
 
     def _label(self, key: Key) -> str:
-        return f"{self._what}.{key.hex() if isinstance(key, bytes) else key}"
+        return f"{self._what}.{_shown(key)}"
 
     def _take(self, key: Key) -> Value:
         self._read.add(key)
@@ -239,3 +239,9 @@ class Reader:
 
 def _refuse(label: str, reason: str) -> NoReturn:
     raise CounterfoilError(Code.MALFORMED, f"{label}: {reason}")
+
+
+def _shown(key: Key) -> str:
+    """Return a key for a message: a stranger's may be long or hold control characters."""
+    text = key.hex() if isinstance(key, bytes) else str(key)
+    return "".join(c if c.isprintable() else "?" for c in text[:40])

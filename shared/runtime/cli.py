@@ -136,7 +136,7 @@ def _unavailable(name: str, entry: metadata.EntryPoint, missing: str) -> click.C
     return click.Command(
         name,
         callback=explain,
-        params=[click.Argument(["ignored"], nargs=-1, type=click.UNPROCESSED)],
+        params=[click.Argument(["ignored"], nargs=-1, type=click.UNPROCESSED, expose_value=False)],
         context_settings={"ignore_unknown_options": True},
         add_help_option=False,
         short_help=f"(needs {missing}) {remedy}",
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 1  # as click has it when the pipe breaks earlier
     sys.exit(code)
 
 
@@ -231,10 +231,6 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         _show(error, arguments)
         return EXIT_CODES[error.code]
     except BrokenPipeError:
-        raise
-    except SystemExit as error:  # click ends so when a pipe breaks
-        if isinstance(error.__context__, BrokenPipeError):
-            raise BrokenPipeError from error
         raise
     except Exception as error:  # noqa: BLE001  # the boundary of the program
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)

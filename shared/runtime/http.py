@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.logs import incident
@@ -146,37 +149,51 @@ async def serve_https(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(grace_s)),
-        ssl_keyfile=tls.key,
-        ssl_certfile=tls.cert,
-        ssl_context_factory=lambda _config, _default: context,
     )
-    server = _Server(config)
+    server = _Server(config, context)
     host, port = listener.getsockname()[:2]
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"https {host}:{port}")
     waiting = asyncio.create_task(server.ready.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if not server.ready.is_set():
+    if task.done():
         waiting.cancel()
         listener.close()
         await task
-        raise CounterfoilError(Code.CONFIGURATION, f"the application at {address} did not start")
     return HttpsServer(host, port, server, task)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn within our loop: signals stay with the process, and readiness can be awaited."""
+    """uvicorn within our loop: signals stay with the process, readiness can be awaited, failures are raised."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._context = context
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `run_service`."""
         yield
 
-    async def startup(self, sockets: Any = None) -> None:
-        """Start, then say so."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self.ready.set()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application and accept connections; idle peers cannot delay the end by more than a second."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise CounterfoilError(Code.CONFIGURATION, "the HTTP application did not start")
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            return H11Protocol(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=listener, ssl=self._context, ssl_shutdown_timeout=1.0
+            )
+            for listener in sockets or []
+        ]
+        self.started = True
+        self.ready.set()

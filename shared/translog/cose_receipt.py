@@ -6,8 +6,9 @@
 
 The payload is detached: it is the root that entry, index and path lead to. Such a receipt signs a
 root and nothing else, so it is issued for checkpoint roots only, with a key that does nothing
-else, and it says *sequenced*, never *witnessed*. `kid` is the SHA-256 of the raw Ed25519 public
-key.
+else, and it says *sequenced*, never *witnessed*. The size in it is as good as its issuer's word:
+the signature covers it only as far as it shapes the path. `kid` is the SHA-256 of the raw Ed25519
+public key.
 """
 
 from collections.abc import Sequence

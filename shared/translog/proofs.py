@@ -4,6 +4,9 @@ Generation takes a `NodeLookup`, so that tiles, a database or a list can serve i
 strict: every hash has 32 bytes, every proof has exactly the length that its sizes dictate, and
 nothing is tolerated that the generator would not produce.
 
+A root alone does not say how many leaves are below it: sizes come from a signed checkpoint, and
+where two sizes give a path the same shape, a proof verifies under either.
+
 The cases at size 0, which the RFCs leave open, are decided as follows:
 
 - nothing is included in the empty tree: an index at or beyond the size is an error;

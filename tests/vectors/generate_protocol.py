@@ -7,16 +7,10 @@ ciphertexts is random by nature: those (`frozen` in envelope.json) are read from
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from shared.codec import cbor
-from shared.codec.cbor import Value
 from shared.codec.hashing import framing, hkdf_expand, hkdf_extract, labelled_hash, labelled_mac
 from shared.envelope.blinded import blinded_cost_centre, blinded_fields
 from shared.envelope.body import SMALLEST_BODY, Audit, Policy, encode_body
@@ -25,7 +19,13 @@ from shared.envelope.header import Envelope
 from shared.envelope.hpke import seal
 from shared.envelope.padding import pad
 from shared.envelope.release import ReleaseContext, open_release, seal_release
-from shared.envelope.sealing import Candidate, SealedRequest, open_escrow, open_request, seal_request
+from shared.envelope.sealing import (
+    Candidate,
+    SealedRequest,
+    open_escrow,
+    open_request,
+    seal_request,
+)
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shares import share_commitments, split
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stream_signature_message
@@ -33,21 +33,12 @@ from shared.runtime.keys import public_bytes
 from shared.selection import beacon, draw
 from shared.statements.cose import entry_of, sign
 from shared.statements.receipts import EnergyQuality, Finish, Usage
-from shared.statements.request import Message, RequestBody, SamplingSettings
+from shared.statements.request import SamplingSettings
+from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
 from tests.vectors.spoil import spoiled_receipt
+from tests.vectors.spoil_envelope import BODY, CUSTODIANS, TS, spoiled_envelopes
 
-FOLDER = Path(__file__).parent / "protocol"
-Json = dict[str, Any]
-
-BODY = RequestBody(
-    settings=SamplingSettings(
-        max_tokens=64, temperature_ppm=700_000, top_k=40, top_p_ppm=950_000, stop=("\n\n", "末")
-    ),
-    messages=(Message("system", "Answer briefly."), Message("user", "What is a counterfoil? 🎟")),
-)
-TS = octets("transcript secret")
-CUSTODIANS = ("custodian 1", "custodian 2", "custodian 3")
 CONTEXT = StreamContext(
     ctx=octets("ctx"), kc=TranscriptKeys.derive(TS, octets("ctx")).kc, bundle=octets("bundle"),
     node_nonce=octets("nonce"), attempt=2,
@@ -91,10 +82,10 @@ def statements() -> Json:
     key = signing_key(signer)
     raw = sign(value, key=key, issuer=issuer, subject=subject)
     spoiled = [
-        {"name": name, "statement": data.hex(), "error": error}
+        {"name": name, "error": error, **splice(raw, data)}
         for name, data, error in spoiled_receipt(raw, key, issuer, subject)
     ]
-    return {"valid": valid, "spoiled_receipts": spoiled}
+    return {"valid": valid, "spoiled_receipt": spoiled}
 
 
 def shares() -> Json:
@@ -295,70 +286,12 @@ def envelope(frozen: Mapping[str, str]) -> Json:
             "share": share.hex(),
         },
         "spoiled": [
-            {"name": name, "envelope": data.hex(), "error": error}
-            for name, data, error in spoiled_envelopes(raw, bytes.fromhex(frozen["wrap_of_another_secret"]))
+            {"name": name, "error": error, **splice(raw, data)}
+            for name, data, error in spoiled_envelopes(
+                raw, bytes.fromhex(frozen["wrap_of_another_secret"])
+            )
         ],
     }
-
-
-def spoiled_envelopes(raw: bytes, other_wrap: bytes) -> Iterator[tuple[str, bytes, str]]:
-    """Yield what a node must refuse: (name, bytes, error code)."""
-    good = Envelope.from_bytes(raw)
-    keys = TranscriptKeys.derive(TS, good.header.ctx)
-
-    def wire(**members: Value) -> bytes:
-        return cbor.encode({**good.to_payload(), **members})
-
-    def header(**members: Any) -> bytes:
-        return wire(header=cbor.encode({**good.header.to_payload(), **members}))
-
-    def body(plaintext: bytes) -> bytes:
-        sealed = AESGCM(keys.request_key).encrypt(
-            keys.request_nonce, plaintext, good.header.ctx + good.kc
-        )
-        return wire(body=sealed)
-
-    padded = good.header.padded
-    yield "truncated", raw[:-1], "MALFORMED"
-    yield "trailing byte", raw + b"\x00", "MALFORMED"
-    yield "unknown member", wire(extra=1), "MALFORMED"
-    yield "header is a map", wire(header=good.header.to_payload()), "MALFORMED"
-    yield "header version 2", header(v=2), "MALFORMED"
-    yield "unknown suite", header(suite=2), "MALFORMED"
-    yield "no candidate", header(candidates=[]), "MALFORMED"
-    yield "candidate twice", header(candidates=[octets("bundle")] * 2), "MALFORMED"
-    yield "threshold above the shares", header(threshold=4), "MALFORMED"
-    yield "threshold zero", header(threshold=0), "MALFORMED"
-    yield "zero token budget", header(max_output_tokens=0), "MALFORMED"
-    yield "huge token budget", header(max_output_tokens=2**20 + 1), "MALFORMED"
-    yield "size between classes", header(padded=padded + 1), "MALFORMED"
-    yield "fewer wraps than candidates", wire(wraps=[]), "MALFORMED"
-    yield "fewer escrow wraps than custodians", wire(escrow=list(good.escrow[:2])), "MALFORMED"
-    yield "body shorter than its class", wire(body=good.body[:-1]), "MALFORMED"
-    yield "expired", header(expiry=NOW), "EXPIRED"
-    yield "sealed for another bundle", header(candidates=[octets("other bundle")]), "STALE_KEY"
-    yield "changed header", header(tenant="acme2"), "UNREADABLE"
-    yield "changed wrap", wire(wraps=[_flip(good.wraps[0])]), "UNREADABLE"
-    yield "wrap of a custodian", wire(wraps=[good.escrow[0][: len(good.wraps[0])]]), "UNREADABLE"
-    yield "wrap of another secret", wire(wraps=[other_wrap]), "UNREADABLE"
-    yield "changed key commitment", wire(kc=octets("kc")), "UNREADABLE"
-    yield "changed share commitment", header(shares=[octets("s")] * 3), "UNREADABLE"
-    yield "changed body", wire(body=_flip(good.body)), "UNREADABLE"
-    yield "body without padding", body(bytes(padded)), "UNREADABLE"
-    yield "body padded too far", body(b"\xa0\x80" + bytes(padded - 2)), "UNREADABLE"
-    yield "body that is no CBOR", body(b"\xff" * (padded - 1) + b"\x80"), "UNREADABLE"
-    yield "body over the token budget", body(_over_budget(padded)), "UNREADABLE"
-
-
-def _over_budget(padded: int) -> bytes:
-    settings = replace(BODY.settings, max_tokens=65)
-    plaintext = pad(encode_body(replace(BODY, settings=settings)), SMALLEST_BODY)
-    assert len(plaintext) == padded
-    return plaintext
-
-
-def _flip(data: bytes) -> bytes:
-    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def _sealed() -> SealedRequest:
@@ -423,12 +356,6 @@ def files(frozen: Mapping[str, str]) -> dict[str, str]:
         f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         for name, content in contents.items()
     }
-
-
-def load(name: str) -> Json:
-    """Return the content of one vector file."""
-    content: Json = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-    return content
 
 
 def main(arguments: list[str]) -> None:

@@ -80,7 +80,12 @@ RECEIPT = Receipt(
     model_root=octets("model"),
     numeric_profile=octets("profile"),
     usage=Usage(
-        input=17, cached=8, output=5, energy_quality=EnergyQuality.MEASURED, compute_ms=12, energy_mj=340
+        input=17,
+        cached=8,
+        output=5,
+        energy_quality=EnergyQuality.MEASURED,
+        compute_ms=12,
+        energy_mj=340,
     ),
     finish=Finish.STOP,
     started=NOW,
@@ -128,7 +133,12 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
     ),
     "order": (ORDER, "tenant", "acme", "00112233445566778899aabbccddeeff"),
     "receipt": (RECEIPT, "node", "gpu-farm/n1", "00112233445566778899aabbccddeeff"),
-    "receipt-early-failure": (EARLY_FAILURE, "node", "gpu-farm/n1", "ffeeddccbbaa99887766554433221100"),
+    "receipt-early-failure": (
+        EARLY_FAILURE,
+        "node",
+        "gpu-farm/n1",
+        "ffeeddccbbaa99887766554433221100",
+    ),
     "epoch-open": (
         EpochOpen(
             epoch=3,
@@ -143,7 +153,9 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         "epoch-3",
     ),
     "beacon-commitment": (
-        BeaconCommitment(party="witness-1", origin=ORIGIN, epoch=3, commitment=octets("commitment")),
+        BeaconCommitment(
+            party="witness-1", origin=ORIGIN, epoch=3, commitment=octets("commitment")
+        ),
         "witness",
         "witness-1",
         "epoch-3",
@@ -231,7 +243,9 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
             valid_from=NOW,
             valid_to=NOW + 31 * 86_400_000,
             prices=(
-                Price(model_root=octets("model"), input="0.30", cached="0.03", output="1.2", per=10**6),
+                Price(
+                    model_root=octets("model"), input="0.30", cached="0.03", output="1.2", per=10**6
+                ),
             ),
         ),
         "operator",

@@ -49,11 +49,19 @@ def spoiled_bytes(raw: bytes) -> Iterator[tuple[str, bytes, str]]:
     yield "three members", cbor.encode(Tag(18, [protected, {}, body])), "MALFORMED"
     yield "unknown unprotected member", join(protected, {99: 1}, body, signature), "MALFORMED"
     yield "receipts attached", join(protected, {394: [b"r"]}, body, signature), "MALFORMED"
-    yield "payload not a byte string", join(protected, {}, cbor.decode(body), signature), "MALFORMED"
+    yield (
+        "payload not a byte string",
+        join(protected, {}, cbor.decode(body), signature),
+        "MALFORMED",
+    )
     yield "detached payload", join(protected, {}, None, signature), "MALFORMED"
     yield "short signature", join(protected, {}, body, signature[:-1]), "MALFORMED"
     yield "changed signature", join(protected, {}, body, changed), "BAD_SIGNATURE"
-    yield "signature with S + L", join(protected, {}, body, signature[:32] + malleable), "BAD_SIGNATURE"
+    yield (
+        "signature with S + L",
+        join(protected, {}, body, signature[:32] + malleable),
+        "BAD_SIGNATURE",
+    )
 
 
 def spoiled_headers(raw: bytes, key: Ed25519PrivateKey) -> Iterator[tuple[str, bytes, str]]:
@@ -84,7 +92,11 @@ def spoiled_headers(raw: bytes, key: Ed25519PrivateKey) -> Iterator[tuple[str, b
         edited(content="application/vnd.counterfoil.verdict+cbor"),
         "MALFORMED",
     )
-    yield "header with a duplicate key", resigned(key, b"\xa5" + protected[1:3] + protected[1:], body), "MALFORMED"
+    yield (
+        "header with a duplicate key",
+        resigned(key, b"\xa5" + protected[1:3] + protected[1:], body),
+        "MALFORMED",
+    )
 
 
 def spoiled_payloads(
@@ -101,7 +113,11 @@ def spoiled_payloads(
     def without(name: str) -> dict[str, Value]:
         return {key: value for key, value in good.items() if key != name}
 
-    yield "changed payload", join(protected, {}, cbor.encode({**good, "number": 42}), signature), "BAD_SIGNATURE"
+    yield (
+        "changed payload",
+        join(protected, {}, cbor.encode({**good, "number": 42}), signature),
+        "BAD_SIGNATURE",
+    )
     yield "version 2", sign({**good, "v": 2}), "MALFORMED"
     yield "no version", sign(without("v")), "MALFORMED"
     yield "missing field", sign(without("h_final")), "MALFORMED"
@@ -129,7 +145,11 @@ def spoiled_payloads(
     yield "payload keys unsorted", resigned(key, protected, _unsorted(good)), "MALFORMED"
     yield "payload key twice", resigned(key, protected, _twice(body)), "MALFORMED"
     yield "integer longer than needed", resigned(key, protected, _long(good)), "MALFORMED"
-    yield "invalid UTF-8", resigned(key, protected, body.replace(b"\x64acme", b"\x64ac\xed\xa0")), "MALFORMED"
+    yield (
+        "invalid UTF-8",
+        resigned(key, protected, body.replace(b"\x64acme", b"\x64ac\xed\xa0")),
+        "MALFORMED",
+    )
 
 
 def _unsorted(payload: dict[str, Value]) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
-Program = Callable[["Tape"], None]
+Program = Callable[["Tape"], object]
 
 
 class DeadEnd(Exception):  # noqa: N818 - not an error: a branch of the search that cannot match
@@ -97,13 +97,17 @@ def sample(program: Program, rng: random.Random) -> Derivation:
     return tape.derivation()
 
 
-def derivations(program: Program, target: str | None = None) -> Iterator[Derivation]:
+def derivations(
+    program: Program, target: str | None = None, start: Sequence[int] = ()
+) -> Iterator[Derivation]:
     """Yield every derivation of the grammar, or of `target` only (an exhaustive parse).
+
+    `start` fixes the first choices.
 
     Depth-first over choice sequences; a branch ends where its text leaves the target. Without a
     target the grammar must be finite.
     """
-    pending: list[tuple[int, ...]] = [()]
+    pending: list[tuple[int, ...]] = [tuple(start)]
     while pending:
         prefix = pending.pop()
 

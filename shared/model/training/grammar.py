@@ -61,6 +61,7 @@ class Subject:
     topic: str
     intent: str
     bound: dict[str, Entity] = field(default_factory=dict)
+    choices_before_answer: int = 0
 
 
 class Conversation:
@@ -69,6 +70,7 @@ class Conversation:
     def __init__(self, tape: Tape, world: World) -> None:
         self._tape = tape
         self._world = world
+        self.subjects: list[Subject] = []
 
     def chat(self) -> None:
         """Write a whole conversation, control tokens included."""
@@ -87,6 +89,8 @@ class Conversation:
             tape.write(END)
             tape.part = "assistant"
             tape.write(ASSISTANT)
+            subject.choices_before_answer = len(tape.choices)
+            self.subjects.append(subject)
             self.answer(subject, style)
             tape.write(END)
             tape.part = "frame"
@@ -245,7 +249,7 @@ class Grammar:
         self.languages = tuple(languages)
         self._worlds = [load_world(language) for language in self.languages]
 
-    def document(self, tape: Tape) -> None:
+    def document(self, tape: Tape) -> Conversation:
         """Write one document: nine conversations to one piece of prose."""
         tape.part = "frame"
         tape.write(BOS)
@@ -255,24 +259,24 @@ class Grammar:
             conversation.chat()
         else:
             conversation.prose()
+        return conversation
 
     def sample(self, rng: random.Random) -> Derivation:
         """Return one document drawn at random."""
         return sample(self.document, rng)
 
-    def parse(self, text: str) -> Iterator[Derivation]:
-        """Yield the derivations of a document; a sound grammar has one at most."""
-        return derivations(self.document, text)
+    def parse(self, text: str, start: Sequence[int] = ()) -> Iterator[Derivation]:
+        """Yield the derivations of a document that begin with the choices `start`; one at most."""
+        return derivations(self.document, text, start)
+
+    def subjects(self, derivation: Derivation) -> list[Subject]:
+        """Return what each turn of a document asks."""
+        tape = Tape(lambda _weights, position: derivation.choices[position])
+        return self.document(tape).subjects
 
     def language_of(self, derivation: Derivation) -> str:
         """Return the language that a derivation chose."""
-        return (
-            self.languages[derivation.choices[1]] if len(self.languages) > 1 else self.languages[0]
-        )
-
-    def generates(self, text: str) -> bool:
-        """Tell whether the document, whole and as it stands, is one of the grammar's."""
-        return next(self.parse(text), None) is not None
+        return self.languages[derivation.choices[1] if len(self.languages) > 1 else 0]
 
 
 def documents(seed: int, grammar: Grammar | None = None) -> Iterator[Derivation]:

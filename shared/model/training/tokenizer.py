@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from shared.model.training.grammar import ASSISTANT, BOS, END, PAD, SPECIALS, SYSTEM, USER
+from shared.runtime.errors import Code, CounterfoilError
 
 VOCABULARY = 2048
 # Words with their leading space, digits one at a time, and runs of anything else; no byte is dropped.
@@ -50,6 +51,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def control_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a control token."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise CounterfoilError(Code.CORRUPT, f"the tokenizer has no token {token}")
+    return int(found)
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -20,7 +20,12 @@ from torch import Tensor
 
 from shared.model.training.grammar import BOS, END, MARKERS, PAD, documents
 from shared.model.training.llama import Llama, LlamaShape
-from shared.model.training.tokenizer import encode_document, save_tokenizer, train_tokenizer
+from shared.model.training.tokenizer import (
+    control_id,
+    encode_document,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,12 @@ class Recipe:
     """Everything that decides the result."""
 
     seed: int = 20260
-    steps: int = 3600
+    steps: int = 2200
     batch: int = 8
     length: int = 256
-    peak_rate: float = 2e-3
-    final_rate: float = 2e-5
-    warmup: int = 150
+    peak_rate: float = 3e-3
+    final_rate: float = 3e-5
+    warmup: int = 120
     weight_decay: float = 0.05
     clip: float = 1.0
     threads: int = 2
@@ -106,7 +111,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self._step)
         loss = self._forward(ids)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -122,7 +127,8 @@ def save_checkpoint(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    ids = {key: tokenizer.token_to_id(token) for key, token in
+    (folder / "model.safetensors").chmod(0o644)
+    ids = {key: control_id(tokenizer, token) for key, token in
            (("bos", BOS), ("end", END), ("pad", PAD))}  # fmt: skip
     generation = {
         "bos_token_id": ids["bos"],

@@ -84,6 +84,7 @@ def test_every_kind_of_field_is_read():
         ({"inner": 1}, "thing.inner: expected a map"),
         ({"rows": [1]}, "thing.rows[0]: expected a map"),
         ({"more": 1}, "thing: unknown fields more"),
+        ({"\x1b[2J" + "x" * 99: 1}, "thing: unknown fields ?[2J" + "x" * 36),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change, message):

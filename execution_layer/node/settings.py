@@ -1,0 +1,95 @@
+"""The configuration of one node (`node.toml`) and of the tenants that it serves (`tenants.toml`)."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.codec.ids import NAME
+from shared.runtime.config import Settings
+from shared.runtime.tls import TlsFiles
+
+HEX32 = r"^[0-9a-f]{64}$"
+
+NodeName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+KeyHex = Annotated[str, Field(pattern=HEX32)]
+
+
+class AuditServer(Settings):
+    """Where receipts go, and whose disclosure requests are answered."""
+
+    target: str
+    """host:port of the audit server's gRPC intake."""
+    ca_file: Path
+    """The authority that the audit server's certificate must come from."""
+    authority_keys: list[KeyHex] = []
+    """Public keys (hex) of the audit authorities whose disclosure requests release ciphertexts."""
+
+
+class Quotas(Settings):
+    """What one request, one tenant and all of them together may ask for."""
+
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**20)] = 4096
+    """The largest token budget of one order."""
+    in_flight_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
+    in_flight: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Requests accepted and not yet finished, of all tenants; more are OVERLOADED."""
+
+
+class Retention(Settings):
+    """How long ciphertexts and transcript secrets are kept for audits. Receipts and orders stay."""
+
+    days: Annotated[int, Field(ge=1, le=3650)] = 30
+    max_bytes: Annotated[int, Field(ge=2**20)] = 8 * 2**30
+    """Above this the oldest evidence whose receipt was delivered goes first."""
+
+
+class NodeSettings(Settings):
+    """Everything that `counterfoil node serve` needs."""
+
+    operator: NodeName
+    node: NodeName
+    model: Path
+    """Folder of the checkpoint (Hugging Face layout)."""
+    address: str = "127.0.0.1:0"
+    """Where gRPC listens; port 0 takes any free one."""
+    endpoint: str | None = None
+    """host:port that clients are told, where it is not the address that was bound."""
+    keys: Path
+    """Folder of the node's own keys and key bundles."""
+    operator_key_file: Path
+    """The operator's identity key: it signs key bundles."""
+    tenants_file: Path
+    """Public keys of the tenants; read again when it changes."""
+    rate_card_file: Path
+    """The signed rate card that orders must name."""
+    spool: Path
+    """Requests, evidence, receipts and the meter (sqlite)."""
+    threads: Annotated[int, Field(ge=1, le=512)] = 1
+    """CPU threads of the model; part of the numeric profile."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Sequences that advance together."""
+    frame_interval_ms: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Tokens that arrive within this time share a frame."""
+    grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """How long a stop waits for requests in flight before it cuts them off (with receipts)."""
+    gpu_energy: bool = False
+    """Read the energy counter of the first NVIDIA GPU. Only for models that run on it."""
+    reflection: bool = False
+    """Offer gRPC reflection; off in production."""
+    tls: TlsFiles
+    audit: AuditServer
+    quotas: Quotas = Quotas()
+    retention: Retention = Retention()
+
+    @property
+    def issuer(self) -> str:
+        """The name under which the node signs and numbers its receipts."""
+        return f"{self.operator}/{self.node}"
+
+
+class TenantsFile(Settings):
+    """`tenants.toml`."""
+
+    tenants: dict[NodeName, KeyHex] = {}
+    """Name of each tenant and its public key in hex."""

@@ -1,0 +1,54 @@
+"""Operations whose result for one row does not depend on the other rows.
+
+The rule: every operation sees a tile of exactly TILE rows, so each matrix product has one shape for a given weight, whatever
+the batch; rows that are missing are padding. Within one shape, a row's result is the same in every place of the tile and beside
+any neighbours (tests hold this against permuted and lonely rows). Tiles are whole multiples of every vector width, so no
+element is ever computed by a scalar tail.
+
+Shape suffixes: R rows of a tile (16), D model width, H heads, K key-value heads, G heads per key-value head, E head
+width, B key-value blocks, S positions of a block (64), V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+TILE = 16
+KERNELS = "tile16-block64-v1"
+"""Names this module's and `attention`'s reduction orders in the numeric profile."""
+
+
+def linear(x_RD: Tensor, weight: Tensor) -> Tensor:
+    """Multiply one tile with a weight (out, in)."""
+    assert x_RD.shape[0] == TILE
+    return functional.linear(x_RD, weight)
+
+
+def rms_norm(x_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm: statistics and product in float32, result in the tile's dtype."""
+    x = x_RD.float()
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return (x * scale).to(x_RD.dtype) * weight_D
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """Return silu(gate) · up of a tile whose columns are gate, then up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate.contiguous()) * up
+
+
+class Rotary:
+    """Rotary position embedding (rotate-half form), tables in float32."""
+
+    def __init__(self, head_dim: int, theta: float, positions: int) -> None:
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        angles = torch.outer(torch.arange(positions, dtype=torch.float64), theta**-exponents)
+        table = torch.cat([angles, angles], dim=-1)
+        self._cos, self._sin = table.cos().float(), table.sin().float()
+
+    def __call__(self, x_RHE: Tensor, positions_R: Tensor) -> Tensor:
+        """Rotate each row by its position."""
+        cos, sin = self._cos[positions_R].unsqueeze(1), self._sin[positions_R].unsqueeze(1)
+        x = x_RHE.float()
+        low, high = x.chunk(2, dim=-1)
+        return (x * cos + torch.cat([-high, low], dim=-1) * sin).to(x_RHE.dtype)

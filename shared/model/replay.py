@@ -1,0 +1,58 @@
+"""Replay: re-execution of a finished sequence by one teacher-forced pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.commitments.exact import ActivationHasher, Activations
+from shared.model.decoder import Decoder, Row, state_bytes
+from shared.model.kv import KVCache, blocks_for
+from shared.model.sampler import Sampler
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """Block hashes of all states, and the token that the sampler chooses at every output position."""
+
+    activations: Activations
+    chosen: tuple[int, ...]
+
+
+def replay(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    settings: SamplingSettings,
+    seed: bytes,
+    *,
+    choice: int = 0,
+) -> ReplayResult:
+    """Feed prompt and output back in one pass; the last output token's own state is not needed.
+
+    INVALID_ARGUMENT when a token is outside the vocabulary or the sequence longer than the model's context.
+    """
+    tokens = [*prompt, *output[:-1]]
+    _check(decoder, tokens)
+    blocks = range(1, blocks_for(len(tokens)) + 1)
+    cache = KVCache(decoder.config, len(blocks))
+    rows = [Row(token, position, blocks) for position, token in enumerate(tokens)]
+    hidden = decoder.forward(rows, cache)
+    hasher = ActivationHasher(len(prompt), hidden.shape[1] * hidden.element_size())
+    hasher.append(state_bytes(hidden if output else hidden[:-1]))
+    if not output:
+        return ReplayResult(hasher.finish(), ())
+    logits = decoder.logits(hidden[len(prompt) - 1 :]).numpy()
+    sampler = Sampler(settings, seed, choice)
+    chosen = tuple(sampler.choose(row, position) for position, row in enumerate(logits))
+    return ReplayResult(hasher.finish(), chosen)
+
+
+def _check(decoder: Decoder, tokens: Sequence[int]) -> None:
+    config = decoder.config
+    if not tokens or len(tokens) > config.max_positions:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"a sequence has 1 to {config.max_positions} tokens"
+        )
+    if not all(0 <= token < config.vocab_size for token in tokens):
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "a token is outside the vocabulary")

@@ -1,0 +1,89 @@
+"""The model root: a Merkle root over a checkpoint's tensors and the files that fix what it says. No torch.
+
+Leaves, in order of name: for every tensor H("model-tensor", name, dtype, shape as u64s, SHA-256 of its little-endian bytes); for
+each of config.json, generation_config.json, tokenizer.json and tokenizer_config.json that exists H("model-file", name,
+SHA-256 of its bytes). Tensors sort before files. The tree is RFC 9162's.
+"""
+
+import json
+import mmap
+import struct
+from hashlib import sha256
+from pathlib import Path
+
+from shared.codec.hashing import labelled_hash
+from shared.model.config import read_json
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.tree import leaf_hash, root
+
+FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+REQUIRED = frozenset({"config.json", "tokenizer.json"})
+MAX_HEADER = 100 << 20
+
+
+def model_root(folder: Path) -> bytes:
+    """Return the root, 32 bytes. Reads every byte of the checkpoint; CORRUPT names a file that is damaged."""
+    tensors: dict[str, bytes] = {}
+    for path in weight_files(folder):
+        tensors.update(_tensor_leaves(path))
+    leaves = [tensors[name] for name in sorted(tensors)]
+    for name in FILES:
+        path = folder / name
+        if path.exists():
+            digest = sha256(path.read_bytes()).digest()
+            leaves.append(labelled_hash("model-file", name.encode(), digest))
+        elif name in REQUIRED:
+            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing")
+    return root([leaf_hash(leaf) for leaf in leaves])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint: one, or the shards that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CounterfoilError(Code.MALFORMED, f"{index} has no weight_map")
+    shards = sorted(set(names.values()))
+    if any("/" in name or "\\" in name or name.startswith(".") for name in shards):
+        raise CounterfoilError(Code.MALFORMED, f"{index} names a file outside its folder")
+    return [folder / name for name in shards]
+
+
+def _tensor_leaves(path: Path) -> dict[str, bytes]:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(data)
+    except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
+        raise CounterfoilError(
+            Code.CORRUPT, f"{path} is not a whole safetensors file", remedy="Fetch the checkpoint again."
+        ) from error
+
+
+def _parse(data: mmap.mmap) -> dict[str, bytes]:
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > MAX_HEADER:
+        raise ValueError("the header is too large")
+    header = json.loads(data[8 : 8 + size])
+    leaves = {}
+    end = 0
+    for name, info in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = info["data_offsets"]
+        start, stop = 8 + size + first, 8 + size + last
+        if not 0 <= first <= last or stop > len(data):
+            raise ValueError("a tensor lies outside the file")
+        end = max(end, stop)
+        shape = b"".join(struct.pack(">Q", length) for length in info["shape"])
+        with memoryview(data) as view, view[start:stop] as content:
+            digest = sha256(content).digest()
+        leaves[name] = labelled_hash(
+            "model-tensor", name.encode(), info["dtype"].encode(), shape, digest
+        )
+    if end != len(data):
+        raise ValueError("the file is longer than its tensors")
+    return leaves

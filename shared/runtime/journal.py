@@ -1,0 +1,227 @@
+"""Small durable state in one sqlite3 file: a single writer, and group commit.
+
+Writes run one after another in a thread of their own. Those that arrive while a commit is on its way to
+the disk share the next one, so many callers at once pay for few syncs. A write has returned only when
+it is on disk (WAL, synchronous=FULL); if it raises, nothing of it is there.
+"""
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import PRIVATE_FILE, private_folder
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+_Job = tuple[Operation[Any], "Future[Any]"]
+
+MAX_GROUP: Final = 256
+_BUSY_S: Final = 10.0
+
+
+class Journal:
+    """A sqlite3 file with its schema; safe to use from any thread and event loop of this process.
+
+    `schema` is run once, in a new file; `version` guards a file of another release. With `exclusive`
+    no second process can open the same file as a Journal: it gets CONFLICT.
+    """
+
+    def __init__(self, path: Path, *, schema: str, version: int, exclusive: bool = False) -> None:
+        private_folder(path.parent)
+        self._lock_file = _lock(path) if exclusive else None
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+            self._writer = connect(path)
+            _prepare(self._writer, path, schema, version)
+            self._reader = connect(path, read_only=True)
+        except BaseException:
+            _unlock(self._lock_file)
+            raise
+        self._reading = threading.Lock()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def submit(self, operation: Operation[T]) -> "Future[T]":
+        """Queue a write; its future is done when the write is on disk, or when it raised."""
+        if self._closed:
+            raise CounterfoilError(Code.UNAVAILABLE, "the journal is closed")
+        future: Future[T] = Future()
+        self._jobs.put((operation, future))
+        return future
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run a write from an event loop and return its result once it is durable."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(operation)))
+
+    def write_now(self, operation: Operation[T]) -> T:
+        """Run a write and block until it is durable; never from an event loop."""
+        return self.submit(operation).result()
+
+    def read(self, operation: Operation[T]) -> T:
+        """Run a short query at once; it sees every write that has returned."""
+        with self._reading:
+            return operation(self._reader)
+
+    def close(self) -> None:
+        """Finish what is queued, then close the file."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        self._thread.join()
+        with self._reading:
+            self._reader.close()
+        _unlock(self._lock_file)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group = [self._jobs.get()]
+            while group[-1] is not None and len(group) < MAX_GROUP:
+                try:
+                    group.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            ended = group[-1] is None
+            self._commit([job for job in group if job is not None])
+        self._writer.close()
+
+    def _commit(self, group: list[_Job]) -> None:
+        """Run a group in one transaction; each operation stands or falls by itself until the commit."""
+        live = [job for job in group if job[1].set_running_or_notify_cancel()]
+        if not live:
+            return
+        results: list[tuple[Future[Any], Any]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for operation, future in live:
+                self._writer.execute("SAVEPOINT operation")
+                try:
+                    result = operation(self._writer)
+                except Exception as error:  # noqa: BLE001  # it is the caller's to handle
+                    self._writer.execute("ROLLBACK TO operation")
+                    future.set_exception(error)
+                else:
+                    results.append((future, result))
+                self._writer.execute("RELEASE operation")
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            for _, future in live:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for future, result in results:
+            future.set_result(result)
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that any thread may use, one at a time.
+
+    A reader does not block the writer and is not blocked by it. NOT_FOUND when there is no file.
+    """
+    mode = "ro" if read_only else "rw"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=_BUSY_S,
+        )
+        connection.row_factory = sqlite3.Row
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.OperationalError as error:
+        raise CounterfoilError(
+            Code.NOT_FOUND, f"{path} cannot be opened as a database: {error}"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise CounterfoilError(Code.CORRUPT, f"{path} is not a database: {error}") from error
+    return connection
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the id of the process that holds `path` exclusively, None when nobody does."""
+    try:
+        descriptor = os.open(_lock_path(path), os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, schema: str, version: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # two processes may meet in a new file
+    try:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == 0:
+            for statement in schema.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version:d}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        connection.close()
+        raise
+    if found not in {0, version}:
+        connection.close()
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"{path} is of version {found}; this program writes {version}"
+        )
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CounterfoilError(
+            Code.CONFLICT,
+            f"another process uses {path}",
+            remedy="Stop it, or give this one files of its own.",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)  # the file stays: removing it would let two processes hold two locks

@@ -1,0 +1,270 @@
+"""The command line's root: lazy commands, messages and exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import metadata
+from pathlib import Path
+
+import click
+import pytest
+
+from shared.runtime import cli, logs
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.output import emit, json_option, table, to_json
+
+HEAVY = ["torch", "sqlalchemy", "grpc", "celery", "fastapi", "alembic", "numpy", "rich"]
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace the registered commands by objects of this module."""
+
+    def replace(**targets: str) -> None:
+        entries = metadata.EntryPoints(
+            metadata.EntryPoint(name.replace("__", "."), value, cli.ENTRY_POINTS)
+            for name, value in targets.items()
+        )
+        monkeypatch.setattr(metadata, "entry_points", lambda *, group: entries.select(group=group))
+        monkeypatch.setattr(logs, "configure", lambda *_, **__: None)
+
+    return replace
+
+
+@click.command()
+@click.argument("code")
+def failing(code: str) -> None:
+    """Fail as asked."""
+    raise CounterfoilError(Code[code], f"{code} happened at place", remedy="Do this next.")
+
+
+@click.command()
+@click.argument("kind")
+def odd(kind: str) -> int:
+    """End in an odd way."""
+    if kind == "interrupt":
+        raise KeyboardInterrupt
+    if kind == "crash":
+        raise RuntimeError("unforeseen")
+    if kind == "abort":
+        raise click.Abort
+    return int(kind)
+
+
+@click.group()
+def audit() -> None:
+    """What auditors do."""
+
+
+@audit.command()
+def status() -> None:
+    """Show the state."""
+    click.echo("fine")
+
+
+@click.command()
+@json_option
+def rows(as_json: bool) -> None:
+    """Print data."""
+    data = [{"name": "a[b]", "amount": Decimal("1E-7"), "key": b"\x01", "none": None}]
+    cells = [[row["name"], row["amount"], row["none"]] for row in data]
+    emit(data, as_json, lambda: table("Rows", ["name", "amount", "none"], cells))
+
+
+def here(name: str) -> str:
+    return f"{__name__}:{name}"
+
+
+def run(*arguments: str) -> int:
+    return cli.run(cli.root(), arguments)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def test_help_lists_the_registered_commands_and_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from shared.runtime import cli\n"
+        "try:\n"
+        "    cli.main(['--help'])\n"
+        "except SystemExit as end:\n"
+        "    assert end.code in (0, None), end.code\n"
+        f"print('heavy:', *[name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "Exit codes: 0 done" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
+
+
+def test_the_module_runs_as_a_program():
+    done = python("-m", "shared.runtime.cli", "no-such-command")
+    assert done.returncode == cli.USAGE
+    assert "no-such-command" in done.stderr
+
+
+def test_every_code_has_an_exit_code():
+    assert set(cli.EXIT_CODES) == set(Code)
+    assert set(cli.EXIT_CODES.values()) == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("code", Code)
+def test_an_error_is_one_message_and_its_exit_code(register, capsys, code):
+    register(failing=here("failing"))
+    assert run("failing", code.name) == cli.EXIT_CODES[code]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"Error: {code.name} happened at place\nDo this next.\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("interrupt", 130), ("abort", 1), ("crash", 1), ("0", 0), ("3", 3)]
+)
+def test_other_ends_have_their_exit_codes(register, capsys, kind, expected):
+    register(odd=here("odd"))
+    assert run("odd", kind) == expected
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert ("RuntimeError: unforeseen" in printed) == (kind == "crash")
+
+
+def test_the_traceback_is_shown_when_it_is_wanted(register, capsys):
+    register(odd=here("odd"))
+    assert run("--traceback", "odd", "crash") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["absent"], ["failing"], ["failing", "--odd", "x"], ["--odd"]]
+)
+def test_wrong_usage_is_2(register, capsys, arguments):
+    register(failing=here("failing"))
+    assert run(*arguments) == 2
+    assert "Usage:" in capsys.readouterr().err
+
+
+def test_a_dotted_name_puts_a_command_into_a_group(register, capsys):
+    register(audit=here("audit"), audit__rows=here("rows"), log__rows=here("rows"))
+    assert run("--help") == 0
+    assert "audit  What auditors do." in capsys.readouterr().out
+    assert run("audit", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "rows    Print data." in shown
+    assert "status  Show the state." in shown
+    assert run("audit", "status") == 0
+    assert run("log", "rows", "--json") == 0
+    assert list(audit.commands) == ["status"]
+
+
+def test_a_command_whose_package_is_missing_says_so(register, capsys, tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register(lacking="lacking:command")
+    assert run("--help") == 0
+    assert "(needs no_such_package_at_all)" in capsys.readouterr().out
+    assert run("lacking", "serve", "--config", "x") == cli.USAGE
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_only_the_command_that_is_invoked_is_imported(register, tmp_path, monkeypatch):
+    (tmp_path / "untouched.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register(untouched="untouched:command", rows=here("rows"))
+    assert run("rows", "--json") == 0
+
+
+def test_json_and_table_come_from_the_same_data(register, capsys):
+    register(rows=here("rows"))
+    assert run("rows", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "a[b]", "amount": "0.0000001", "key": "01", "none": None}
+    ]
+    assert run("rows") == 0
+    shown = capsys.readouterr().out
+    assert "0.0000001" in shown
+    assert "a[b]" in shown
+
+
+def test_json_refuses_what_it_does_not_know():
+    @dataclass
+    class Row:
+        path: Path
+        code: Code
+
+    assert json.loads(to_json(Row(Path("/x"), Code.QUOTA))) == {"path": "/x", "code": "QUOTA"}
+    with pytest.raises(TypeError):
+        to_json(object())
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint():
+    code = (
+        "from shared.runtime import cli\n"
+        "import click\n"
+        "def talk():\n"
+        "    for _ in range(100_000): click.echo('x' * 100)\n"
+        "cli.root = lambda: click.Command('talk', callback=talk)\n"
+        "cli.main([])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from shared.runtime import cli
+from shared.runtime.readiness import run_service, write_ready
+import click
+
+async def main(stop):
+    write_ready(Path(sys.argv[1]), {"grpc": "127.0.0.1:1"})
+    await stop.wait()
+    if sys.argv[2] == "stubborn":
+        await asyncio.Event().wait()
+    print("orderly")
+    return 0
+
+cli.root = lambda: click.Command("serve", callback=lambda: run_service(main))
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", ["orderly", "stubborn"])
+def test_a_service_stops_in_order_and_a_second_signal_ends_it(tmp_path, number, kind):
+    from tests.shared.runtime.processes import read_when_there
+
+    ready = tmp_path / "ready.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE, ready, kind], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert json.loads(read_when_there(ready)) == {"grpc": "127.0.0.1:1"}
+        process.send_signal(number)
+        if kind == "stubborn":
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == (0 if kind == "orderly" else 130)
+        assert ("orderly" in out) == (kind == "orderly")

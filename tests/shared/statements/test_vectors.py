@@ -1,0 +1,56 @@
+"""The published statement vectors: each valid one opens, each spoiled one meets its error."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import entry_of, open_as, parse_statement, sign_statement
+from shared.statements.receipts import Receipt
+from tests.vectors.files import apply, load
+from tests.vectors.samples import SAMPLES
+
+VECTORS = load("statements")
+GOOD = VECTORS["valid"]["receipt"]
+
+
+@pytest.mark.parametrize("name", sorted(VECTORS["valid"]))
+def test_a_valid_vector_opens_to_its_payload_and_is_signed_again_to_the_same_bytes(name):
+    vector = VECTORS["valid"][name]
+    raw = bytes.fromhex(vector["statement"])
+    expected = SAMPLES[name][0]
+    value, statement = open_as(type(expected), raw, bytes.fromhex(vector["public_key"]))
+    assert value == expected
+    assert (statement.type, statement.issuer, statement.subject) == (
+        vector["type"],
+        vector["issuer"],
+        vector["subject"],
+    )
+    assert entry_of(raw).hex() == vector["entry"] == statement.entry.hex()
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector["private_key"]))
+    again = sign_statement(
+        vector["type"],
+        statement.payload,
+        key=key,
+        issuer=vector["issuer"],
+        subject=vector["subject"],
+    )
+    assert again == raw
+
+
+def test_there_is_a_vector_for_every_statement():
+    assert set(VECTORS["valid"]) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("change", VECTORS["spoiled_receipt"], ids=lambda change: change["name"])
+def test_a_spoiled_receipt_meets_its_error(change):
+    raw = apply(bytes.fromhex(GOOD["statement"]), change)
+    with pytest.raises(CounterfoilError) as caught:
+        open_as(Receipt, raw, bytes.fromhex(GOOD["public_key"]))
+    assert caught.value.code.name == change["error"]
+
+
+def test_the_spoiled_receipts_are_all_different_from_the_good_one_and_from_each_other():
+    good = bytes.fromhex(GOOD["statement"])
+    spoiled = [apply(good, change) for change in VECTORS["spoiled_receipt"]]
+    assert len({good, *spoiled}) == len(spoiled) + 1
+    parse_statement(good)
