@@ -1,7 +1,6 @@
 """Tables of the cost room: rate cards, rated lines, journals, postings, invoices, reconciliations. All append-only.
 
-The sum of a journal's postings is zero per currency; the database refuses a commit that breaks it (see the baseline
-migration's constraint trigger).
+The sum of a journal's postings is zero per currency; a constraint trigger refuses a commit that breaks it.
 """
 
 from datetime import date
@@ -32,6 +31,8 @@ from audit_layer.storage.base import (
     UnixMs,
     access,
     bytes_check,
+    declare_function,
+    declare_trigger,
     not_negative,
 )
 
@@ -158,3 +159,32 @@ class ReconciliationRow(Base):
     log_size: Mapped[Count]
     result: Mapped[str] = mapped_column(Text)
     computed_at: Mapped[UnixMs]
+
+
+declare_function(
+    "costs_journal_balances",
+    """
+CREATE FUNCTION costs_journal_balances() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  IF EXISTS (
+    SELECT FROM costs_postings WHERE journal IN (OLD.journal, NEW.journal)
+     GROUP BY journal, currency HAVING sum(amount) <> 0
+  ) THEN
+    RAISE EXCEPTION 'the postings of journal % do not sum to zero', coalesce(NEW.journal, OLD.journal)
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_postings_balance';
+  END IF;
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_postings_balance",
+    "costs_postings",
+    """
+CREATE CONSTRAINT TRIGGER costs_postings_balance
+AFTER INSERT OR UPDATE OR DELETE ON costs_postings
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION costs_journal_balances()
+""",
+)

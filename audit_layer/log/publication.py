@@ -98,7 +98,8 @@ class Publisher:
                 _log.exception("publication failed")
             pause = min(self._interval_s * 2**failures, max(_MAX_BACKOFF_S, self._interval_s))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def publish(self) -> Witnessed | None:

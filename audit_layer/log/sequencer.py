@@ -272,7 +272,7 @@ def _copy_entries(connection: Connection, fresh: Sequence[Submission], size: int
             copy.set_types(["int8", "bytea", "bytea", "int8", "int8"])
             for index, item in enumerate(fresh, start=size):
                 copy.write_row((index, item.entry, item.issuer, item.issuer_seq, now_ms))
-    except psycopg.OperationalError as e:  # below SQLAlchemy, which would have wrapped it
+    except (psycopg.OperationalError, psycopg.InterfaceError) as e:  # SQLAlchemy does not see these
         raise CounterfoilError(
             Code.UNAVAILABLE, "The database went away.", retry_after_s=1.0
         ) from e

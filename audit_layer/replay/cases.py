@@ -9,7 +9,7 @@ from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
 from audit_layer.storage.engine import session
-from audit_layer.trail.models import EvidenceRow, ReceiptRow, StatementRow
+from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import entry_of, parse_statement
@@ -67,7 +67,7 @@ class TrailDeposits:
                 .where(EvidenceRow.receipt == receipt_entry)
                 .order_by(EvidenceRow.id)
             ).all()
-            order = b"" if receipt is None else receipt.order.raw
+            order = b"" if receipt is None else db.get_one(OrderRow, receipt.order_entry).raw
         return [
             Ciphertexts(order, row.envelope, tuple(row.frames), row.final_record) for row in rows
         ]

@@ -10,23 +10,22 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from shared.model.decoder import Decoder, load_decoder
-from shared.model.profile import numeric_profile, profile_id
-from shared.model.replay import replay
-from shared.model.root import model_root
-from shared.text.prompt import prompt_ids
-from shared.text.stops import stop_length
-from shared.text.tokenizer import Tokenizer
-
 from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.judge import Replayed, judge
 from shared.codec import cbor
+from shared.model.decoder import Decoder, load_decoder
+from shared.model.profile import numeric_profile, profile_id
+from shared.model.replay import replay
+from shared.model.root import model_root
 from shared.runtime.errors import CounterfoilError
 from shared.statements.audits import Outcome
 from shared.statements.cose import parse_statement
 from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.text.prompt import prompt_ids
+from shared.text.stream import stop_length
+from shared.text.tokenizer import Tokenizer
 
 
 class ModelArithmetic:
@@ -34,12 +33,12 @@ class ModelArithmetic:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._decoder: Decoder = load_decoder(folder, threads=threads)
-        self._tokenizer = Tokenizer.from_folder(folder)
+        self._tokenizer = Tokenizer.from_folder(folder, self._decoder.config.eos_token_ids)
 
     @cached_property
     def profile(self) -> bytes:
         """Hash of this process's numeric profile; the probe pass runs once."""
-        return profile_id(numeric_profile(self._decoder))
+        return profile_id(numeric_profile(self._decoder.config.dtype))
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens."""

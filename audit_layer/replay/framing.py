@@ -1,14 +1,14 @@
 """Messages on a pipe: u32 length ‖ bytes."""
 
 import struct
-from typing import BinaryIO
+from typing import IO
 
 from audit_layer.replay.case import MAX_CASE_BYTES
 
 HEADER = struct.Struct(">I")
 
 
-def read_message(stream: BinaryIO, limit: int = MAX_CASE_BYTES) -> bytes | None:
+def read_message(stream: IO[bytes], limit: int = MAX_CASE_BYTES) -> bytes | None:
     """Read one message; None when the stream ended or the message is over `limit` bytes."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
@@ -20,7 +20,7 @@ def read_message(stream: BinaryIO, limit: int = MAX_CASE_BYTES) -> bytes | None:
     return data if len(data) == size else None
 
 
-def write_message(stream: BinaryIO, data: bytes) -> None:
+def write_message(stream: IO[bytes], data: bytes) -> None:
     """Write one message."""
     stream.write(HEADER.pack(len(data)) + data)
     stream.flush()

@@ -273,7 +273,7 @@ class EmbeddedPostgres:
                         f"Postgres did not start. Its log ends with: {_last_line(self.log_file)}",
                         remedy=f"See {self.log_file}.",
                     ) from error
-            time.sleep(0.02)
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -25,10 +25,11 @@ MARK: Final = "counterfoil sha256 "
 
 _FOUND = text(
     """
-    SELECT proname, '', coalesce(obj_description(pg_proc.oid, 'pg_proc'), '')
-      FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    SELECT proname, NULL, obj_description(pg_proc.oid, 'pg_proc'), pg_get_functiondef(pg_proc.oid)
+      FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
     UNION ALL
-    SELECT tgname, relname, coalesce(obj_description(pg_trigger.oid, 'pg_trigger'), '')
+    SELECT tgname, relname, obj_description(pg_trigger.oid, 'pg_trigger'),
+           pg_get_triggerdef(pg_trigger.oid)
       FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
      WHERE relnamespace = 'public'::regnamespace AND NOT tgisinternal
     """
@@ -40,9 +41,16 @@ def mark_of(item: DatabaseObject) -> str:
     return MARK + hashlib.sha256(item.definition.encode()).hexdigest()
 
 
-def found_objects(connection: Connection) -> dict[tuple[str, str | None], str]:
-    """Return the comments of the functions and triggers in the schema, by (name, table)."""
-    return {(name, table or None): comment for name, table, comment in connection.execute(_FOUND)}
+def found_objects(connection: Connection) -> list[tuple[DatabaseObject, str]]:
+    """Return the functions and triggers in the schema, each with its comment; triggers first.
+
+    Definitions are as Postgres prints them, which is good enough to create an object again.
+    """
+    found = [
+        (DatabaseObject(name, definition.strip(), table), comment or "")
+        for name, table, comment, definition in connection.execute(_FOUND)
+    ]
+    return sorted(found, key=lambda pair: (pair[0].table is None, pair[0].name))
 
 
 @Operations.register_operation("create_object")
@@ -76,11 +84,9 @@ class DropObject(MigrateOperation):
         self.item = item
 
     @classmethod
-    def drop_object(
-        cls, operations: Operations, name: str, definition: str = "", *, table: str | None = None
-    ) -> None:
+    def drop_object(cls, operations: Operations, name: str, *, table: str | None = None) -> None:
         """Execute the DROP statement of a function (or, with `table`, of a trigger on it)."""
-        operations.invoke(cls(DatabaseObject(name, definition, table)))
+        operations.invoke(cls(DatabaseObject(name, "", table)))
 
     def reverse(self) -> CreateObject:
         """Return the operation that creates it again."""
@@ -110,23 +116,20 @@ def _escaped(definition: str) -> str:
 
 @renderers.dispatch_for(CreateObject)
 def _render_create(_context: AutogenContext, operation: CreateObject) -> str:
-    return _render("create_object", operation.item)
+    """Return the call, one string per line of the definition: Alembic indents what it is given."""
+    lines = [f"    {line!r}" for line in operation.item.definition.splitlines(keepends=True)]
+    return "\n".join(["op.create_object(", f"    {operation.item.name!r},", *lines]) + _ending(
+        operation.item
+    )
 
 
 @renderers.dispatch_for(DropObject)
 def _render_drop(_context: AutogenContext, operation: DropObject) -> str:
-    return _render("drop_object", operation.item)
+    return f"op.drop_object(\n    {operation.item.name!r}" + _ending(operation.item)
 
 
-def _render(name: str, item: DatabaseObject) -> str:
-    """Return the call, one string per line of the definition: Alembic indents what it is given."""
-    lines = [f"op.{name}(", f"    {item.name!r},"]
-    if item.definition:
-        lines += [f"    {line!r}" for line in item.definition.splitlines(keepends=True)]
-        lines[-1] += ","
-    if item.table is not None:
-        lines.append(f"    table={item.table!r},")
-    return "\n".join([*lines, ")"])
+def _ending(item: DatabaseObject) -> str:
+    return ",\n)" if item.table is None else f",\n    table={item.table!r},\n)"
 
 
 def _compare(
@@ -136,17 +139,15 @@ def _compare(
     metadata = context.metadata
     if context.connection is None or not isinstance(metadata, MetaData):
         return PriorityDispatchResult.CONTINUE
-    found = found_objects(context.connection)
-    declared = declared_objects(metadata)
-    wanted = {(item.name, item.table): item for item in declared}
-    triggers_first = sorted(found, key=lambda key: key[1] is None)
-    for name, table in triggers_first:
-        item = wanted.get((name, table))
-        if item is None or found[name, table] != mark_of(item):
-            upgrade.ops.append(DropObject(DatabaseObject(name, "", table)))
-    for item in declared:
-        if found.get((item.name, item.table)) != mark_of(item):
-            upgrade.ops.append(CreateObject(item))
+    declared = {(item.name, item.table): item for item in declared_objects(metadata)}
+    same = set()
+    for found, comment in found_objects(context.connection):
+        key = (found.name, found.table)
+        if key in declared and comment == mark_of(declared[key]):
+            same.add(key)
+        elif key in declared or comment.startswith(MARK):  # what others made is theirs
+            upgrade.ops.append(DropObject(found))
+    upgrade.ops += [CreateObject(item) for key, item in declared.items() if key not in same]
     return PriorityDispatchResult.CONTINUE
 
 

@@ -22,7 +22,7 @@ class AuditServer(Settings):
     """host:port of the audit server's gRPC intake."""
     ca_file: Path
     """The authority that the audit server's certificate must come from."""
-    authority_keys: list[KeyHex] = []
+    authority_keys: tuple[KeyHex, ...] = ()
     """Public keys (hex) of the audit authorities whose disclosure requests release ciphertexts."""
 
 
@@ -91,5 +91,5 @@ class NodeSettings(Settings):
 class TenantsFile(Settings):
     """`tenants.toml`."""
 
-    tenants: dict[NodeName, KeyHex] = {}
+    tenants: dict[NodeName, KeyHex] = Field(default_factory=dict)
     """Name of each tenant and its public key in hex."""

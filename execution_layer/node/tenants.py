@@ -31,7 +31,7 @@ class Tenants:
         try:
             self._keys = _read(self._path)
         except CounterfoilError as error:
-            _log.error("the changed file of tenants is not used: %s", error)  # noqa: TRY400  # no bug
+            _log.error("the changed file of tenants is not used: %s", error)
             return
         _log.info("tenants were read again", extra={"tenants": len(self._keys)})
 

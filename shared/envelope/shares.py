@@ -106,7 +106,8 @@ def _multiply(a: int, b: int) -> int:
 def _inverse(a: int) -> int:
     """Return a^254, the inverse of a ≠ 0."""
     assert a != 0
-    result = 1
-    for _ in range(254):
-        result = _multiply(result, a)
-    return result
+    inverse = 1
+    for _ in range(7):  # 254 = 2 + 4 + … + 128
+        a = _multiply(a, a)
+        inverse = _multiply(inverse, a)
+    return inverse

@@ -131,13 +131,18 @@ class ModelConfig:
             raise _unsupported("dtype", self.dtype)
         if self.heads % self.kv_heads:
             raise CounterfoilError(
-                Code.MALFORMED, "config.json: num_attention_heads is no multiple of num_key_value_heads"
+                Code.MALFORMED,
+                "config.json: num_attention_heads is no multiple of num_key_value_heads",
             )
         for name in ("hidden_size", "intermediate_size", "head_dim"):
             if getattr(self, name) % ALIGNMENT:
-                raise _unsupported(name, getattr(self, name), f"it must be a multiple of {ALIGNMENT}")
+                raise _unsupported(
+                    name, getattr(self, name), f"it must be a multiple of {ALIGNMENT}"
+                )
         if any(token >= self.vocab_size for token in self.eos_token_ids):
-            raise CounterfoilError(Code.MALFORMED, "config.json: eos_token_id is not in the vocabulary")
+            raise CounterfoilError(
+                Code.MALFORMED, "config.json: eos_token_id is not in the vocabulary"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -175,7 +180,9 @@ def _unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
     return CounterfoilError(Code.UNSUPPORTED, f"{text}; {why}" if why else text)
 
 
-def _whole(data: dict[str, Any], name: str, *, default: int | None = None, most: int = 1 << 24) -> int:
+def _whole(
+    data: dict[str, Any], name: str, *, default: int | None = None, most: int = 1 << 24
+) -> int:
     value = data.get(name)
     value = default if value is None else value
     if type(value) is not int or not 0 < value <= most:

@@ -71,7 +71,9 @@ class Layer:
         self._gate_up = fused("mlp.gate_proj", "mlp.up_proj")
         self._down = fused("mlp.down_proj")
 
-    def __call__(self, x_RD: Tensor, tile: Tile, cache: KVCache, slot: int, rotary: Rotary) -> Tensor:
+    def __call__(
+        self, x_RD: Tensor, tile: Tile, cache: KVCache, slot: int, rotary: Rotary
+    ) -> Tensor:
         """Return the tile's states after this layer, having stored its keys and values at cache layer `slot`."""
         config = self._config
         normed = rms_norm(x_RD, self._norm_in, config.rms_norm_eps)
@@ -116,9 +118,7 @@ class Decoder:
         self.forward_passes = 0
         """How many passes this decoder has made."""
         self._embedding = weights["model.embed_tokens.weight"]
-        self._head = (
-            self._embedding if config.tie_word_embeddings else weights["lm_head.weight"]
-        )
+        self._head = self._embedding if config.tie_word_embeddings else weights["lm_head.weight"]
         self._norm = weights["model.norm.weight"]
         self._stage = Stage(weights, config, 0, config.layers)
 

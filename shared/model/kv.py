@@ -23,7 +23,9 @@ class KVCache:
         shape = (blocks + 1, config.kv_heads, config.head_dim, BLOCK)
         self.keys = [torch.zeros(shape, dtype=dtype_of(config)) for _ in range(count)]
         self.values = [
-            torch.zeros((blocks + 1, config.kv_heads, BLOCK, config.head_dim), dtype=dtype_of(config))
+            torch.zeros(
+                (blocks + 1, config.kv_heads, BLOCK, config.head_dim), dtype=dtype_of(config)
+            )
             for _ in range(count)
         ]
         self.blocks = blocks

@@ -68,7 +68,9 @@ def probe(dtype: str) -> str:
         dtype=dtype,
         eos_token_ids=(),
     )
-    decoder = Decoder(config, {n: _tensor(n, s, config) for n, s in expected_shapes(config).items()})
+    decoder = Decoder(
+        config, {n: _tensor(n, s, config) for n, s in expected_shapes(config).items()}
+    )
     blocks = range(1, blocks_for(PROBE_TOKENS) + 1)
     rows = [Row(7 * place % 256, place, blocks) for place in range(PROBE_TOKENS)]
     hidden = decoder.forward(rows, KVCache(config, len(blocks)))
@@ -81,9 +83,7 @@ def probe(dtype: str) -> str:
 def _tensor(name: str, shape: tuple[int, ...], config: ModelConfig) -> torch.Tensor:
     """Make a weight whose entries are uniform in [-1, 1) over sqrt(fan-in); norms are near one."""
     count = int(np.prod(shape))
-    chunks = [
-        sha256(f"{name}:{index}".encode()).digest() for index in range(-(-count * 2 // 32))
-    ]
+    chunks = [sha256(f"{name}:{index}".encode()).digest() for index in range(-(-count * 2 // 32))]
     raw = np.frombuffer(b"".join(chunks)[: 2 * count], dtype="<u2").astype(np.float32)
     values = raw / np.float32(32768.0) - np.float32(1.0)
     if len(shape) == 1:

@@ -59,7 +59,9 @@ def _tensor_leaves(path: Path) -> dict[str, bytes]:
         if isinstance(error, FileNotFoundError):
             raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
         raise CounterfoilError(
-            Code.CORRUPT, f"{path} is not a whole safetensors file", remedy="Fetch the checkpoint again."
+            Code.CORRUPT,
+            f"{path} is not a whole safetensors file",
+            remedy="Fetch the checkpoint again.",
         ) from error
 
 

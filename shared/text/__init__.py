@@ -1,0 +1,1 @@
+"""Text: tokenizer, chat template, streaming decoding, stop strings. No torch."""

@@ -217,13 +217,13 @@ def selection() -> Json:
         "size": 164,
         "root": root.hex(),
         "seed": seed.hex(),
-        "rate_ppm": 250_000,
+        "rate_ppm": 500_000,
         "floor": 2,
         "entries": [
             {
                 "entry": entry.hex(),
                 "ticket": f"{draw.ticket(seed, entry):064x}",
-                "by_rate": draw.drawn_by_rate(seed, entry, 250_000),
+                "by_rate": draw.drawn_by_rate(seed, entry, 500_000),
                 "by_floor": entry in draw.floor_of(seed, entries, 2),
             }
             for entry in entries

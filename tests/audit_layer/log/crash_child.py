@@ -9,7 +9,7 @@ from audit_layer.storage.engine import make_engine
 from shared.runtime.faults import VARIABLE
 from tests.audit_layer.log.world import make_world, numbered
 
-NAMES = ["w1.example", "w2.example"]
+NAMES = ["w1.example"]
 
 
 def append_and_publish(dsn: str, folder: str, first: int, end: int, fault: str) -> None:
@@ -18,5 +18,5 @@ def append_and_publish(dsn: str, folder: str, first: int, end: int, fault: str) 
     engine = make_engine(dsn)
     Sequencer(engine).append([numbered(i) for i in range(first, end)])
     (Path(folder) / "acknowledged").write_text(str(end))
-    world = make_world(engine, Path(folder), names=NAMES, threshold=2)
+    world = make_world(engine, Path(folder), names=NAMES, threshold=1)
     asyncio.run(world.publisher().publish())

@@ -58,8 +58,7 @@ def test_groups_are_never_split_and_batches_keep_their_limit(engine: Engine):
     batcher = Batcher(sequencer, max_batch=10)
     futures = [batcher.submit([numbered(0)])]
     sequencer.entered.wait(20)
-    for group in range(5):
-        futures.append(batcher.submit([numbered(1 + 4 * group + i) for i in range(4)]))
+    futures += [batcher.submit([numbered(4 * n + i) for i in range(1, 5)]) for n in range(5)]
     sequencer.gate.set()
     wait(futures, 20)
     assert sequencer.batches == [1, 8, 8, 4]

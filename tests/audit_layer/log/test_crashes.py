@@ -60,7 +60,7 @@ async def test_kill_at_each_step_loses_nothing_and_forks_nothing(
         child.join(60)
         assert child.exitcode == -signal.SIGKILL, point
         before = _files(tmp_path / "public")
-        world = make_world(engine, tmp_path, names=NAMES, threshold=2)
+        world = make_world(engine, tmp_path, names=NAMES, threshold=1)
         await _recover(world, size, end, point)
         after = _files(tmp_path / "public")
         changed = [path for path in before if path in after and after[path] != before[path]]
@@ -93,7 +93,7 @@ async def test_a_signature_made_before_the_crash_is_sent_again_and_not_made_anew
     )
     child.start()
     child.join(60)
-    world = make_world(engine, tmp_path, names=NAMES, threshold=2)
+    world = make_world(engine, tmp_path, names=NAMES, threshold=1)
     kept = world.second_place.read()
     assert kept is not None
     await world.publisher().publish()
@@ -110,7 +110,7 @@ async def test_fsck_right_after_a_crash_tells_an_unfinished_log_from_a_damaged_o
     )
     child.start()
     child.join(60)
-    world = make_world(engine, tmp_path, names=NAMES, threshold=2)
+    world = make_world(engine, tmp_path, names=NAMES, threshold=1)
     assert world.fsck() == []
     with pytest.raises(CounterfoilError):
         world.proofs().tlog_proof(10)

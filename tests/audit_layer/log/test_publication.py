@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
 
 from audit_layer.log.fsck import check
 from audit_layer.log.publication import Publisher
@@ -117,10 +118,10 @@ async def test_a_proof_for_something_the_log_lacks_is_not_found(world: World):
         assert code_of(caught) is Code.NOT_FOUND
 
 
-async def test_a_database_behind_the_second_place_stops_the_log(world: World):
+async def test_a_database_behind_the_second_place_stops_the_log(world: World, owner: Engine):
     world.append(0, 10)
     await world.publisher().publish()
-    _empty_database(world.engine)
+    _empty_database(owner)
     world.append(0, 4)
     with pytest.raises(CounterfoilError) as caught:
         await world.publisher().publish()
@@ -128,10 +129,10 @@ async def test_a_database_behind_the_second_place_stops_the_log(world: World):
     assert world.sizes() == []
 
 
-async def test_a_restored_backup_behind_its_witness_signs_nothing(world: World):
+async def test_a_restored_backup_behind_its_witness_signs_nothing(world: World, owner: Engine):
     world.append(0, 10)
     await world.publisher().publish()
-    _empty_database(world.engine)
+    _empty_database(owner)
     (world.folder / "second" / "signed.note").unlink()
     world.append(0, 4)
     for _ in range(2):  # the evidence stays: also the next process refuses
@@ -141,10 +142,10 @@ async def test_a_restored_backup_behind_its_witness_signs_nothing(world: World):
     assert world.sizes() == []
 
 
-async def test_another_history_of_the_same_length_stops_the_log(world: World):
+async def test_another_history_of_the_same_length_stops_the_log(world: World, owner: Engine):
     world.append(0, 10)
     await world.publisher().publish()
-    _empty_database(world.engine)
+    _empty_database(owner)
     Sequencer(world.engine).append([numbered(i, entry("other")) for i in range(12)])
     with pytest.raises(CounterfoilError) as caught:
         await world.publisher().publish()
@@ -275,11 +276,29 @@ async def test_run_publishes_on_wake_and_survives_failures(world: World):
     world.append(0, 5)
     await asyncio.sleep(0)
     world.witnesses[0].down = False
-    while world.files.checkpoint() is None:
-        publisher.wake()
-        await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(30):
+        while world.files.checkpoint() is None:
+            publisher.wake()
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_run_ends_whenever_it_is_cancelled(world: World, monkeypatch: pytest.MonkeyPatch):
+    async def nothing_to_do(_: Publisher) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Publisher, "tick", nothing_to_do)
+    for moments in range(20):
+        publisher = world.publisher()
+        task = asyncio.create_task(publisher.run())
+        for _ in range(moments):
+            await asyncio.sleep(0)
+            publisher.wake()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=10)
+        assert done, moments
 
 
 async def test_two_publishers_take_turns(world: World):
@@ -306,9 +325,22 @@ def test_a_publisher_whose_keys_are_not_its_policys_is_refused(world: World):
     assert code_of(caught) is Code.CONFIGURATION
 
 
-def _empty_database(engine: Engine) -> None:
-    with engine.begin() as connection:
+def _empty_database(owner: Engine) -> None:
+    with owner.begin() as connection:
         connection.execute(text("TRUNCATE log_state, log_entries, log_tiles, log_checkpoints"))
+
+
+def test_the_servers_role_can_neither_change_nor_remove_an_entry(world: World):
+    world.append(0, 3)
+    for statement in (
+        "UPDATE log_entries SET issuer_seq = 9",
+        "DELETE FROM log_entries",
+        "TRUNCATE log_entries",
+        "DELETE FROM log_checkpoints",
+        "DELETE FROM log_tiles",
+    ):
+        with pytest.raises(ProgrammingError, match="permission denied"), world.engine.begin() as c:
+            c.execute(text(statement))
 
 
 TAMPERED = [
@@ -347,14 +379,14 @@ TAMPERED = [
 ]
 
 
-async def test_fsck_names_every_column_that_was_changed(world: World):
+async def test_fsck_names_every_column_that_was_changed(world: World, owner: Engine):
     publisher = world.publisher()
     for first, end in ((0, 7), (7, 300)):
         world.append(first, end)
         await publisher.publish()
     assert world.fsck() == []
     for statement, place in TAMPERED:
-        with world.engine.connect() as connection:
+        with owner.connect() as connection:
             transaction = connection.begin()
             connection.execute(text(statement))
             findings = check(

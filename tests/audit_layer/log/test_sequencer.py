@@ -3,27 +3,18 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
 from audit_layer.log.sequencer import Sequenced, Sequencer, Submission
 from audit_layer.log.tile_table import fetch_from, read_state
+from audit_layer.storage.engine import make_engine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.tiles import TreeEdge
 from shared.translog.tree import EMPTY_ROOT, leaf_hash, root
-
-
-def entry(name: object) -> bytes:
-    return sha256(repr(name).encode()).digest()
-
-
-NODE = entry("node")
-
-
-def numbered(number: int, issuer: bytes = NODE) -> Submission:
-    return Submission(entry((issuer, number)), issuer, number)
+from tests.audit_layer.log.world import NODE, entry, numbered
 
 
 def stored(engine: Engine) -> list[bytes]:
@@ -106,10 +97,11 @@ def test_one_entry_under_two_keys_is_a_conflict(engine: Engine):
 
 
 def test_the_hook_shares_the_transaction_and_its_failure_rolls_all_back(
-    engine: Engine,
+    engine: Engine, owner: Engine
 ):
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS hook (entry bytea, word text)"))
+    with owner.begin() as connection:
+        connection.execute(text("CREATE TABLE hook (entry bytea, word text)"))
+        connection.execute(text("GRANT SELECT, INSERT ON hook TO PUBLIC"))
     seen: list[tuple[str, bool]] = []
 
     def hook(connection: Connection, placed: Sequence[tuple[Submission, Sequenced]]) -> None:
@@ -179,3 +171,11 @@ def test_a_state_that_the_tiles_do_not_lead_to_is_refused(engine: Engine):
 def test_submissions_outside_their_bounds_are_refused(value: bytes, issuer: bytes, number: int):
     with pytest.raises(CounterfoilError):
         Submission(value, issuer, number)
+
+
+def test_a_database_that_is_away_is_unavailable_and_retryable(tmp_path: Path):
+    away = make_engine(f"postgresql://nobody@/nowhere?host={tmp_path}")
+    with pytest.raises(CounterfoilError) as caught:
+        Sequencer(away).append([numbered(0)])
+    assert caught.value.code is Code.UNAVAILABLE
+    away.dispose()

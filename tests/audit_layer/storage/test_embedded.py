@@ -30,6 +30,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="about servers started by
 def used() -> Iterator[Path]:
     """The folder of a server that exists already; each test leaves it stopped."""
     with tempfile.TemporaryDirectory(prefix="cf-pg-", dir="/tmp") as path:
+        (Path(path) / "data.new").mkdir()
+        (Path(path) / "data.new" / "PG_VERSION").write_text("half")
         yield Path(path)
 
 
@@ -145,24 +147,25 @@ def test_a_second_start_on_the_folder_is_refused_and_harms_nothing(used):
         assert rows(server) == 1
 
 
-def test_the_password_stays_the_same_and_a_half_made_server_is_made_anew(folder):
-    (folder / "data.new").mkdir()
-    (folder / "data.new" / "PG_VERSION").write_text("half")
-    with EmbeddedPostgres(folder, durable=False) as server:
+def test_a_half_made_server_is_made_anew_and_its_password_stays(used):
+    """The fixture's folder held what an initdb leaves that was killed."""
+    with EmbeddedPostgres(used, durable=False) as server:
         first = password_of(server.admin_dsn)
-    with EmbeddedPostgres(folder, durable=False) as server:
+        assert not (used / "data.new").exists()
+    with EmbeddedPostgres(used, durable=False) as server:
         assert password_of(server.admin_dsn) == first
-    assert not (folder / "data.new").exists()
 
 
-def test_a_lost_password_file_is_said(folder):
-    server = EmbeddedPostgres(folder, durable=False)
+def test_a_lost_password_file_is_said(used):
+    server = EmbeddedPostgres(used, durable=False)
     with server:
         pass
-    (server.secrets_folder / "admin.dsn").unlink()
+    admin_file = server.secrets_folder / "admin.dsn"
+    admin_file.rename(admin_file.with_name("elsewhere"))
     with pytest.raises(CounterfoilError, match="missing") as caught:
         server.start()
     assert caught.value.code is Code.CONFIGURATION
+    admin_file.with_name("elsewhere").rename(admin_file)
 
 
 def test_a_server_that_does_not_start_shows_the_last_line_of_its_log(used):

@@ -60,11 +60,25 @@ def test_a_changed_definition_is_replaced(empty_database):
     assert diffs(found) == [("drop_object", "refuse_odd"), ("create_object", "refuse_odd")]
 
 
-def test_what_is_no_longer_declared_is_dropped_trigger_first(empty_database):
+def test_what_is_no_longer_declared_is_dropped_trigger_first_and_can_be_brought_back(
+    empty_database,
+):
     apply_difference(empty_database.owner_dsn, numbers())
     dropped = apply_difference(empty_database.owner_dsn, numbers(None))
-    assert diffs(dropped) == [("drop_object", "evens"), ("drop_object", "refuse_odd")]
     insert(empty_database, 3)
+    with transaction(empty_database.engine()) as connection:
+        run_operations(connection, [operation.reverse() for operation in reversed(dropped)])
+    with pytest.raises(DBAPIError, match="odd: 5"):
+        insert(empty_database, 5)
+    dropped = apply_difference(empty_database.owner_dsn, numbers(None))
+    assert diffs(dropped) == [("drop_object", "evens"), ("drop_object", "refuse_odd")]
+
+
+def test_a_function_that_somebody_else_made_is_left_alone(empty_database):
+    with transaction(empty_database.engine()) as connection:
+        connection.execute(text("CREATE FUNCTION theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'"))
+    apply_difference(empty_database.owner_dsn, numbers())
+    assert apply_difference(empty_database.owner_dsn, numbers()) == []
 
 
 def test_the_rendered_revision_creates_and_drops_the_same(empty_database):

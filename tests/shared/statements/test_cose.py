@@ -81,7 +81,7 @@ def test_a_statement_by_another_key_is_untrusted_whatever_its_header_claims():
     other = Ed25519PrivateKey.generate()
     forged = sign(ORDER, key=other, issuer="acme", subject="request-1")
     assert code_of(lambda: open_as(Order, forged, PUBLIC)) is Code.UNTRUSTED_KEY
-    protected, _, payload, signature = cbor2.loads(forged).value
+    _, _, payload, signature = cbor2.loads(forged).value
     ours = cbor2.loads(RAW).value[0]
     borrowed = cbor2.dumps(cbor2.CBORTag(18, [ours, {}, payload, signature]))
     assert code_of(lambda: open_as(Order, borrowed, PUBLIC)) is Code.BAD_SIGNATURE

@@ -112,10 +112,7 @@ def test_a_signature_covers_origin_size_root_time_and_key(kind: SignatureType):
         Checkpoint(ORIGIN, HEAD.size, b"\x12" * 32).body,
     ):
         moved = Note(text, note.signatures).encode()
-        assert (
-            code_of(lambda moved=moved: parse_and_verify(moved, [signer.verifier]))
-            is Code.BAD_SIGNATURE
-        )
+        assert code_of(parse_and_verify, moved, [signer.verifier]) is Code.BAD_SIGNATURE
     stranger = Signer(ORIGIN, kind, b"\x06" * 32).verifier
     assert code_of(parse_and_verify, note.encode(), [stranger]) is Code.BAD_SIGNATURE
 

@@ -1,0 +1,78 @@
+"""The custodian's decision, apart from HTTP: protocol §6.2."""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit_layer.custodian.store import Release, ReleaseStore
+from shared.codec import cbor
+from shared.codec.hashing import sha256
+from shared.codec.moment import now_ms
+from shared.envelope.body import Audit
+from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.release import ReleaseContext, seal_release
+from shared.envelope.sealing import open_escrow
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import fault_point
+from shared.selection.checks import MAX_CASE, Permitted, ReleaseCase, Trust, check_release
+from shared.selection.memory import RevealMemory
+from shared.selection.party import Revealed
+from shared.statements.audits import DisclosureRelease, EpochSeal
+from shared.statements.cose import entry_of, parse_statement, sign
+
+
+@dataclass(frozen=True, slots=True)
+class Custodian:
+    """Holds the keys of one custodian. Safe for several threads."""
+
+    name: str
+    signing_key: Ed25519PrivateKey
+    hpke_key: HpkePrivateKey
+    trust: Trust
+    store: ReleaseStore
+    memory: RevealMemory
+
+    def release(self, message: bytes) -> bytes:
+        """Check a release case and answer `{release, share}`; the same request gets the same answer for ever.
+
+        Errors: those of `check_release`; UNREADABLE for a wrap that does not open, FORBIDDEN by the tenant's policy.
+        """
+        case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
+        known = self.store.find(entry_of(case.request))
+        if known is None:
+            permitted = check_release(case, self.trust, revealed=self._revealed(case))
+            known = self._make(case, permitted)
+        return cbor.encode({"release": known.statement, "share": known.share})
+
+    def _revealed(self, case: ReleaseCase) -> Revealed | None:
+        epoch = EpochSeal.from_payload(parse_statement(case.seal, expected=EpochSeal.TYPE).payload)
+        kept = self.memory.find(epoch.epoch)
+        return None if kept is None else kept.revealed
+
+    def _make(self, case: ReleaseCase, permitted: Permitted) -> Release:
+        opened = open_escrow(  # (7), (8)
+            case.envelope, custodian_key_id=self.hpke_key.key_id, hpke_private=self.hpke_key
+        )
+        if opened.policy.audit is Audit.NEVER:
+            raise CounterfoilError(
+                Code.FORBIDDEN, "the tenant's policy permits no audit of this request"
+            )
+        context = ReleaseContext(
+            permitted.request_entry, self.hpke_key.key_id, opened.ctx, opened.kc
+        )
+        share = seal_release(permitted.recipient.hpke_key, context, opened.index, opened.share)
+        statement = sign(
+            DisclosureRelease(
+                request=permitted.request_entry,
+                receipt=permitted.request.receipt,
+                custodian=self.name,
+                share=sha256(share),
+            ),
+            key=self.signing_key,
+            issuer=self.name,
+            subject=permitted.request.receipt.hex(),
+        )
+        fault_point("custodian.release.before-keep")
+        kept = self.store.keep(permitted.request_entry, Release(statement, share), now_ms())
+        fault_point("custodian.release.after-keep")
+        return kept

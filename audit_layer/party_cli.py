@@ -1,0 +1,148 @@
+"""`counterfoil audit witness` and `counterfoil audit custodian`: parties of their own, each with `init` and `serve`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.runtime.output import emit
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
+
+
+def _common(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option(
+                "--folder", type=_folder, required=True, help="Keys, state and configuration."
+            ),
+            click.option("--name", required=True, help="Name of this party."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _trust(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--config-folder", "folder", type=_folder, required=True),
+            click.option("--name", required=True),
+            click.option("--address", required=True, help="host:port to serve on."),
+            click.option("--cert", type=_file, required=True),
+            click.option("--key", type=_file, required=True),
+            click.option("--ca", type=_file, required=True),
+            click.option(
+                "--trust", type=_file, required=True, help="JSON: whom this party believes."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _config(
+    folder: Path, name: str, address: str, cert: Path, key: Path, ca: Path, trust: Path
+) -> dict[str, Any]:
+    """Return the values that both parties' settings share. `trust` holds `log`, `authority` and, for custodians, `workers`."""
+    told = json.loads(trust.read_text(encoding="utf-8"))
+    return {
+        "name": name,
+        "address": address,
+        "keys_folder": (folder / "keys").absolute(),
+        "state_file": (folder / "state.sqlite").absolute(),
+        "authority": told["authority"],
+        "tls": {"cert": cert.absolute(), "key": key.absolute(), "ca": ca.absolute()},
+        "log": told["log"],
+        "told": told,
+    }
+
+
+@click.group("witness")
+def witness() -> None:
+    """Cosign checkpoints of one log (C2SP tlog-witness), and take part in the beacon."""
+
+
+@witness.command("keys")
+@_common
+def witness_keys(folder: Path, name: str) -> None:
+    """Create the witness's keys and print what others must know of it as JSON."""
+    from audit_layer.party_bootstrap import witness_identity  # noqa: PLC0415
+
+    emit(witness_identity(folder / "keys", name), True, str)
+
+
+@witness.command("init")
+@_trust
+def witness_init(**options: Any) -> None:
+    """Write witness.toml."""
+    from audit_layer.witness.settings import WitnessSettings  # noqa: PLC0415
+
+    _write(WitnessSettings, "witness.toml", options, ())
+
+
+@witness.command("serve")
+@click.option("--config", type=_file, required=True)
+@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path))
+def witness_serve(config: Path, ready_file: Path | None) -> int:
+    """Serve until told to stop."""
+    from audit_layer.party_bootstrap import serve_witness  # noqa: PLC0415
+    from audit_layer.witness.settings import WitnessSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+    from shared.runtime.readiness import run_service  # noqa: PLC0415
+
+    settings = load(WitnessSettings, config)
+    return run_service(lambda stop: serve_witness(settings, ready_file, stop))
+
+
+@click.group("custodian")
+def custodian() -> None:
+    """Hold escrow shares; release them for draws that can be recomputed."""
+
+
+@custodian.command("keys")
+@_common
+def custodian_keys(folder: Path, name: str) -> None:
+    """Create the custodian's keys and print what others must know of it as JSON."""
+    from audit_layer.party_bootstrap import custodian_identity  # noqa: PLC0415
+
+    emit(custodian_identity(folder / "keys", name), True, str)
+
+
+@custodian.command("init")
+@_trust
+def custodian_init(**options: Any) -> None:
+    """Write custodian.toml."""
+    from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
+
+    _write(CustodianSettings, "custodian.toml", options, ("workers",))
+
+
+@custodian.command("serve")
+@click.option("--config", type=_file, required=True)
+@click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path))
+def custodian_serve(config: Path, ready_file: Path | None) -> int:
+    """Serve until told to stop."""
+    from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
+    from audit_layer.party_bootstrap import serve_custodian  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+    from shared.runtime.readiness import run_service  # noqa: PLC0415
+
+    settings = load(CustodianSettings, config)
+    return run_service(lambda stop: serve_custodian(settings, ready_file, stop))
+
+
+def _write(kind: Any, file: str, options: dict[str, Any], more: tuple[str, ...]) -> None:
+    from shared.runtime.config import to_toml  # noqa: PLC0415
+    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+
+    values = _config(**options)
+    told = values.pop("told")
+    settings = kind.model_validate(
+        {**values, **{name: told[name] for name in more if name in told}}
+    )
+    path = options["folder"] / file
+    write_atomic(path, to_toml(settings).encode())
+    emit({"config": str(path.absolute())}, True, str)

@@ -1,0 +1,229 @@
+"""What each type of statement needs to be taken into the log. Pure, given the lookups."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.codec.hashing import labelled_hash
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import (
+    DisclosureRelease,
+    DisclosureRequest,
+    Draw,
+    EpochOpen,
+    EpochSeal,
+    Verdict,
+)
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import (
+    Payload,
+    SignedStatement,
+    open_as,
+    parse_statement,
+    verify_signature,
+)
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.orders import Order
+from shared.statements.ratecards import RateCard
+from shared.statements.receipts import Receipt
+
+CLOCK_SKEW_MS = 5 * 60_000
+"""How far an issuer's clock may be ahead of ours."""
+
+
+class Lookups(Protocol):
+    """What admission asks of the trail."""
+
+    def party_key(self, role: str, kid: bytes) -> tuple[str, bytes] | None:
+        """Return (name, public key) of an enabled party with this key id."""
+
+    def bundle(self, entry: bytes) -> KeyBundle | None:
+        """Return a key bundle that is in the log."""
+
+    def revoked_at(self, bundle: bytes) -> int | None:
+        """Return when a bundle was revoked."""
+
+    def receipt(self, entry: bytes) -> Receipt | None:
+        """Return a receipt that is in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A statement that may enter the log, with its idempotency key and what the index needs of it."""
+
+    statement: SignedStatement
+    value: Payload
+    issuer: bytes
+    """Number domain, 32 bytes."""
+    number: int | None
+    order: SignedStatement | None = None
+    order_value: Order | None = None
+    bundle: KeyBundle | None = None
+    concerns: Receipt | None = None
+    """The receipt that a verdict is about."""
+    concerns_bundle: KeyBundle | None = None
+
+
+def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitted:
+    """Check one statement; raise what is wrong with it."""
+    statement = parse_statement(raw)
+    if statement.type == Receipt.TYPE:
+        return _admit_receipt(statement, order, lookups, now)
+    if order:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "only a receipt comes with an order")
+    kind = KINDS.get(statement.type)
+    if kind is None:
+        raise CounterfoilError(
+            Code.UNSUPPORTED, f"statements of type {statement.type!r} are not taken in"
+        )
+    cls, role, check = kind
+    name = _verified(statement, role, lookups)
+    value = cls.from_payload(statement.payload)
+    admitted = Admitted(statement, value, issuer=statement.kid, number=None)
+    return check(admitted, name, lookups, now)
+
+
+def receipt_domain(operator: str, node: str) -> bytes:
+    """Return the number domain of a node's receipts; it goes on across key bundles."""
+    return labelled_hash("receipt-domain", operator.encode(), node.encode())
+
+
+def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> str:
+    found = lookups.party_key(role, statement.kid)
+    if found is None:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY,
+            f"the signer of this {statement.type} is not registered as {role}",
+            remedy=f"Register it: counterfoil audit party add NAME --role {role} --key HEX",
+        )
+    name, public_key = found
+    verify_signature(statement, public_key)
+    return name
+
+
+def _admit_receipt(
+    statement: SignedStatement, order_raw: bytes | None, lookups: Lookups, now: int
+) -> Admitted:
+    receipt = Receipt.from_payload(statement.payload)
+    bundle = lookups.bundle(receipt.bundle)
+    if bundle is None:
+        raise CounterfoilError(Code.STALE_KEY, "the receipt's key bundle is not in the log")
+    verify_signature(statement, bundle.signing_key)
+    _check_bundle_use(receipt, bundle, lookups.revoked_at(receipt.bundle), now)
+    if not order_raw:
+        raise CounterfoilError(Code.NO_ORDER, "the receipt comes without its order")
+    order, order_statement = open_as(Order, order_raw, None)
+    if order_statement.entry != receipt.order:
+        raise CounterfoilError(Code.NO_ORDER, "the order handed in is not the receipt's")
+    tenant = _verified(order_statement, "tenant", lookups)
+    if tenant != order.tenant:
+        raise CounterfoilError(Code.NO_ORDER, "the order's tenant has another key")
+    for name in ("tenant", "number", "attempt", "ctx", "kc", "envelope", "bundle", "rate_card"):
+        if getattr(receipt, name) != getattr(order, name):
+            raise CounterfoilError(Code.NO_ORDER, f"receipt and order disagree on {name}")
+    if receipt.usage.output > order.max_output_tokens:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "the receipt counts more tokens than were ordered"
+        )
+    return Admitted(
+        statement,
+        receipt,
+        issuer=receipt_domain(bundle.operator, bundle.node),
+        number=receipt.node_sequence,
+        order=order_statement,
+        order_value=order,
+        bundle=bundle,
+    )
+
+
+def _check_bundle_use(
+    receipt: Receipt, bundle: KeyBundle, revoked_at: int | None, now: int
+) -> None:
+    if not bundle.not_before <= receipt.started < bundle.not_after:
+        raise CounterfoilError(Code.STALE_KEY, "the key bundle was not valid when the work began")
+    if revoked_at is not None and receipt.started >= revoked_at:
+        raise CounterfoilError(Code.STALE_KEY, "the key bundle was revoked before the work began")
+    if receipt.model_root not in bundle.model_roots:
+        raise CounterfoilError(
+            Code.UNKNOWN_MODEL, "the key bundle does not name the receipt's model"
+        )
+    if receipt.numeric_profile != bundle.numeric_profile:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "receipt and key bundle have unlike numeric profiles"
+        )
+    if receipt.ended > now + CLOCK_SKEW_MS:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "the receipt ended in the future")
+
+
+Check = Callable[[Admitted, str, Lookups, int], Admitted]
+
+
+def _no_more(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
+    return admitted
+
+
+def _same_name(field: str) -> Check:
+    """Require that a field of the payload is the signer's registered name."""
+
+    def check(admitted: Admitted, name: str, _lookups: Lookups, _now: int) -> Admitted:
+        if getattr(admitted.value, field) != name:
+            raise CounterfoilError(
+                Code.UNTRUSTED_KEY,
+                f"the {admitted.statement.type} names {getattr(admitted.value, field)!r}, its signer is {name!r}",
+            )
+        return admitted
+
+    return check
+
+
+def _revocation(admitted: Admitted, name: str, lookups: Lookups, _now: int) -> Admitted:
+    value = admitted.value
+    assert isinstance(value, Revocation)
+    bundle = lookups.bundle(value.bundle)
+    if bundle is None or bundle.operator != name:
+        raise CounterfoilError(Code.NOT_FOUND, "the operator has no such key bundle in the log")
+    return admitted
+
+
+def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    value = admitted.value
+    assert isinstance(value, Verdict)
+    _same_name("worker")(admitted, name, lookups, now)
+    receipt = lookups.receipt(value.receipt)
+    bundle = None if receipt is None else lookups.bundle(receipt.bundle)
+    if receipt is None or bundle is None:
+        raise CounterfoilError(
+            Code.NOT_FOUND, "the verdict is about a receipt that is not in the log"
+        )
+    return Admitted(
+        admitted.statement,
+        value,
+        issuer=admitted.issuer,
+        number=None,
+        concerns=receipt,
+        concerns_bundle=bundle,
+    )
+
+
+def _party(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    return _same_name("party")(admitted, name, lookups, now)
+
+
+KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
+    KeyBundle.TYPE: (KeyBundle, "operator", _same_name("operator")),
+    Revocation.TYPE: (Revocation, "operator", _revocation),
+    RateCard.TYPE: (RateCard, "operator", _same_name("operator")),
+    EpochOpen.TYPE: (EpochOpen, "authority", _no_more),
+    EpochSeal.TYPE: (EpochSeal, "authority", _no_more),
+    Draw.TYPE: (Draw, "authority", _no_more),
+    DisclosureRequest.TYPE: (DisclosureRequest, "authority", _no_more),
+    BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
+    BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),
+    DisclosureRelease.TYPE: (DisclosureRelease, "custodian", _same_name("custodian")),
+    Verdict.TYPE: (Verdict, "worker", _verdict),
+}
+"""Type → (class, role that must have signed it, what is checked beyond the signature)."""
+
+ROLES = frozenset({"operator", "tenant", "authority", "worker", "custodian", "witness"})
+BEACON_ROLES = ("custodian", "witness")
+"""A beacon statement may come from either."""

@@ -1,0 +1,111 @@
+"""From signed bytes to index columns: one function per table, used when writing and by `fsck`. Pure."""
+
+from typing import Any
+
+from audit_layer.trail.admission import Admitted
+from shared.statements.audits import Verdict
+from shared.statements.cose import SignedStatement
+from shared.statements.keys import KeyBundle
+from shared.statements.receipts import Receipt
+
+Values = dict[str, Any]
+
+
+def statement_values(item: Admitted, index: int, now: int) -> Values:
+    """Return the columns of `trail_statements`."""
+    return {
+        **signed_columns(item.statement),
+        "log_index": index,
+        "raw": item.statement.raw,
+        "recorded_at": now,
+    }
+
+
+def signed_columns(statement: SignedStatement) -> Values:
+    """Return the columns of `trail_statements` that its bytes fix."""
+    return {
+        "entry": statement.entry,
+        "type": statement.type,
+        "signer": statement.kid,
+        "issuer": statement.issuer,
+        "subject": statement.subject,
+    }
+
+
+def order_values(item: Admitted) -> Values:
+    """Return the columns of `trail_orders`."""
+    assert item.order is not None
+    assert item.order_value is not None
+    order = item.order_value
+    return {
+        "entry": item.order.entry,
+        "tenant": order.tenant,
+        "number": order.number,
+        "attempt": order.attempt,
+        "raw": item.order.raw,
+    }
+
+
+def receipt_values(item: Admitted, index: int) -> Values:
+    """Return the columns of `trail_receipts`."""
+    assert isinstance(item.value, Receipt)
+    assert item.bundle is not None
+    return receipt_columns(item.statement.entry, index, item.value, item.bundle)
+
+
+def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundle) -> Values:
+    """Return the columns of `trail_receipts` for a receipt under its bundle."""
+    usage = receipt.usage
+    return {
+        "entry": entry,
+        "log_index": index,
+        "order_entry": receipt.order,
+        "bundle": receipt.bundle,
+        "tenant": receipt.tenant,
+        "number": receipt.number,
+        "attempt": receipt.attempt,
+        "operator": bundle.operator,
+        "node": bundle.node,
+        "node_sequence": receipt.node_sequence,
+        "model_root": receipt.model_root,
+        "numeric_profile": receipt.numeric_profile,
+        "input_tokens": usage.input,
+        "cached_tokens": usage.cached,
+        "output_tokens": usage.output,
+        "compute_ms": usage.compute_ms,
+        "energy_mj": usage.energy_mj,
+        "energy_quality": usage.energy_quality.value,
+        "finish": receipt.finish.value,
+        "started": receipt.started,
+        "ended": receipt.ended,
+        "rate_card": receipt.rate_card,
+    }
+
+
+def verdict_values(item: Admitted, index: int) -> Values:
+    """Return the columns of `trail_verdicts`."""
+    assert isinstance(item.value, Verdict)
+    assert item.concerns is not None
+    assert item.concerns_bundle is not None
+    return verdict_columns(
+        item.statement.entry, index, item.value, item.concerns, item.concerns_bundle
+    )
+
+
+def verdict_columns(
+    entry: bytes, index: int, verdict: Verdict, receipt: Receipt, bundle: KeyBundle
+) -> Values:
+    """Return the columns of `trail_verdicts` for a verdict about a receipt."""
+    return {
+        "entry": entry,
+        "log_index": index,
+        "receipt": verdict.receipt,
+        "worker": verdict.worker,
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        "confirms": verdict.confirms,
+        "at": verdict.at,
+        "tenant": receipt.tenant,
+        "operator": bundle.operator,
+        "node": bundle.node,
+    }

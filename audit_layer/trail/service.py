@@ -1,0 +1,389 @@
+"""The trail's use cases: take statements in, find them again.
+
+A statement's row is written in the transaction that gives it its index: there is no entry without a statement, and none the
+other way round.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from audit_layer.log.batcher import Batcher
+from audit_layer.log.sequencer import Sequenced
+from audit_layer.log.sequencer import Submission as LogSubmission
+from audit_layer.storage.engine import session
+from audit_layer.trail.admission import BEACON_ROLES, ROLES, Admitted, admit
+from audit_layer.trail.models import (
+    EvidenceRow,
+    FindingRow,
+    OrderRow,
+    PartyRow,
+    ReceiptRow,
+    StatementRow,
+    VerdictRow,
+)
+from audit_layer.trail.rows import order_values, receipt_values, statement_values, verdict_values
+from shared.codec.hashing import sha256
+from shared.codec.ids import check_name
+from shared.codec.moment import now_ms
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id
+from shared.statements.cose import check_signing_key, parse_statement
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.receipts import Receipt
+
+MAX_PAGE = 1000
+MAX_EVIDENCE = 16 << 20
+MAX_DEPOSITS = 4
+"""Deposits kept for one receipt; without a bound anyone could fill the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A statement to be taken in; a receipt comes with the order that it answers."""
+
+    statement: bytes
+    order: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Where the log has the statement, for ever."""
+
+    entry: bytes
+    index: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why one statement was not taken in."""
+
+    error: CounterfoilError
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptQuery:
+    """A page of receipts in order of log index; None means any."""
+
+    tenant: str | None = None
+    operator: str | None = None
+    node: str | None = None
+    model_root: bytes | None = None
+    started_from: int | None = None
+    started_to: int | None = None
+    after_index: int = -1
+    limit: int = 100
+
+
+class Trail:
+    """All methods block; all are safe to call from several threads."""
+
+    def __init__(self, engine: Engine, batcher: Batcher) -> None:
+        self._engine = engine
+        self._batcher = batcher
+
+    # -- taking in -------------------------------------------------------------------------------------
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Accepted | Refused]:
+        """Take statements in, durably; one result each, in their order.
+
+        UNAVAILABLE (raised) means that nothing is known to have happened; sending the same again is safe. Statements of one
+        call may build on each other only if they are in the log already: hand a bundle in before its receipts.
+        """
+        results: list[Accepted | Refused | None] = [None] * len(submissions)
+        admitted: list[tuple[int, Admitted]] = []
+        with session(self._engine) as db:
+            lookups = _Lookups(db)
+            for place, submission in enumerate(submissions):
+                try:
+                    item = admit(submission.statement, submission.order, lookups, now_ms())
+                    admitted.append((place, item))
+                except CounterfoilError as error:
+                    results[place] = Refused(error)
+        items = [
+            LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
+            for _, item in admitted
+        ]
+        outcomes = self._batcher.submit(items).result() if items else []
+        for (place, item), outcome in zip(admitted, outcomes, strict=True):
+            if isinstance(outcome, Sequenced):
+                results[place] = Accepted(outcome.entry, outcome.index, outcome.duplicate)
+            else:
+                self._note_equivocation(item, outcome)
+                results[place] = Refused(outcome)
+        return [result for result in results if result is not None]
+
+    def _note_equivocation(self, item: Admitted, error: CounterfoilError) -> None:
+        if error.code is not Code.EQUIVOCATION:
+            return
+        with session(self._engine) as db:
+            held = db.get(StatementRow, bytes.fromhex(error.metadata["entry"]))
+            if held is None:
+                return
+            db.execute(
+                upsert(FindingRow)
+                .values(
+                    kind="equivocation",
+                    issuer=item.statement.issuer,
+                    detail=error.detail,
+                    first_statement=held.raw,
+                    second_statement=item.statement.raw,
+                    at=now_ms(),
+                )
+                .on_conflict_do_nothing()
+            )
+
+    def deposit(
+        self,
+        receipt: bytes,
+        envelope: bytes,
+        node_nonce: bytes,
+        frames: Sequence[bytes],
+        final_record: bytes,
+    ) -> None:
+        """Keep ciphertexts that somebody hands in for a receipt in the log. NOT_FOUND, INVALID_ARGUMENT, QUOTA."""
+        size = len(envelope) + len(final_record) + sum(map(len, frames))
+        if size > MAX_EVIDENCE:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"evidence has at most {MAX_EVIDENCE} bytes"
+            )
+        digest = sha256(envelope, node_nonce, *frames, final_record)
+        with session(self._engine) as db:
+            if db.get(ReceiptRow, receipt) is None:
+                raise CounterfoilError(Code.NOT_FOUND, "the receipt is not in the log")
+            kept = db.scalars(
+                select(EvidenceRow.digest).where(EvidenceRow.receipt == receipt)
+            ).all()
+            if digest in kept:
+                return
+            if len(kept) >= MAX_DEPOSITS:
+                raise CounterfoilError(Code.QUOTA, "enough evidence was deposited for this receipt")
+            db.add(
+                EvidenceRow(
+                    receipt=receipt,
+                    digest=digest,
+                    envelope=envelope,
+                    node_nonce=node_nonce,
+                    frames=list(frames),
+                    final_record=final_record,
+                    deposited_at=now_ms(),
+                )
+            )
+
+    # -- parties -----------------------------------------------------------------------------------------
+
+    def add_party(self, name: str, role: str, public_key: bytes) -> None:
+        """Believe a key for a role. Adding it again enables it again; CONFLICT when it has another name."""
+        check_name(name, "a party")
+        if role not in ROLES:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"a role is one of {', '.join(sorted(ROLES))}"
+            )
+        check_signing_key(public_key)
+        with session(self._engine) as db:
+            known = db.scalar(
+                select(PartyRow).where(PartyRow.role == role, PartyRow.public_key == public_key)
+            )
+            if known is None:
+                db.add(PartyRow(name=name, role=role, public_key=public_key, added_at=now_ms()))
+            elif known.name != name:
+                raise CounterfoilError(
+                    Code.CONFLICT, f"this key is registered as {role} {known.name!r}"
+                )
+            else:
+                known.disabled_at = None
+
+    def disable_party(self, name: str, role: str) -> None:
+        """Believe a party's keys no longer. NOT_FOUND when there is none."""
+        with session(self._engine) as db:
+            found = db.scalars(
+                update(PartyRow)
+                .where(PartyRow.name == name, PartyRow.role == role, PartyRow.disabled_at.is_(None))
+                .values(disabled_at=now_ms())
+                .returning(PartyRow.id)
+            ).all()
+        if not found:
+            raise CounterfoilError(Code.NOT_FOUND, f"there is no enabled {role} named {name!r}")
+
+    def parties(self) -> list[PartyRow]:
+        """Return all parties."""
+        return self._all(select(PartyRow).order_by(PartyRow.role, PartyRow.name, PartyRow.id))
+
+    # -- finding -----------------------------------------------------------------------------------------
+
+    def statement(self, entry: bytes) -> StatementRow | None:
+        """Return one statement."""
+        with session(self._engine) as db:
+            return db.get(StatementRow, entry)
+
+    def receipt_row(self, entry: bytes) -> ReceiptRow | None:
+        """Return one receipt's index row."""
+        with session(self._engine) as db:
+            return db.get(ReceiptRow, entry)
+
+    def statements(
+        self,
+        *,
+        type: str | None = None,  # noqa: A002  # the field is called so
+        after_index: int = -1,
+        limit: int = 100,  # the field's name
+    ) -> list[StatementRow]:
+        """Return a page of statements in order of log index."""
+        query = select(StatementRow).where(StatementRow.log_index > after_index)
+        if type is not None:
+            query = query.where(StatementRow.type == type)
+        return self._all(query.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE)))
+
+    def receipts(self, query: ReceiptQuery) -> list[ReceiptRow]:
+        """Return a page of receipts."""
+        found = select(ReceiptRow).where(ReceiptRow.log_index > query.after_index)
+        for column, value in (
+            (ReceiptRow.tenant, query.tenant),
+            (ReceiptRow.operator, query.operator),
+            (ReceiptRow.node, query.node),
+            (ReceiptRow.model_root, query.model_root),
+        ):
+            if value is not None:
+                found = found.where(column == value)
+        if query.started_from is not None:
+            found = found.where(ReceiptRow.started >= query.started_from)
+        if query.started_to is not None:
+            found = found.where(ReceiptRow.started < query.started_to)
+        return self._all(found.order_by(ReceiptRow.log_index).limit(min(query.limit, MAX_PAGE)))
+
+    def verdicts(
+        self,
+        *,
+        tenant: str | None = None,
+        operator: str | None = None,
+        node: str | None = None,
+        after_index: int = -1,
+        limit: int = 100,
+    ) -> list[VerdictRow]:
+        """Return a page of verdicts."""
+        found = select(VerdictRow).where(VerdictRow.log_index > after_index)
+        for column, value in (
+            (VerdictRow.tenant, tenant),
+            (VerdictRow.operator, operator),
+            (VerdictRow.node, node),
+        ):
+            if value is not None:
+                found = found.where(column == value)
+        return self._all(found.order_by(VerdictRow.log_index).limit(min(limit, MAX_PAGE)))
+
+    def disclosures(
+        self, *, tenant: str | None = None, after_index: int = -1, limit: int = 100
+    ) -> list[StatementRow]:
+        """Return a page of disclosure requests and releases; a tenant's are those about its receipts."""
+        found = select(StatementRow).where(
+            StatementRow.type.in_(("disclosure-request", "disclosure-release")),
+            StatementRow.log_index > after_index,
+        )
+        if tenant is not None:
+            own = select(func.encode(ReceiptRow.entry, "hex")).where(ReceiptRow.tenant == tenant)
+            found = found.where(StatementRow.subject.in_(own))
+        return self._all(found.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE)))
+
+    def findings(self, limit: int = 100) -> list[FindingRow]:
+        """Return the latest findings."""
+        return self._all(
+            select(FindingRow).order_by(FindingRow.id.desc()).limit(min(limit, MAX_PAGE))
+        )
+
+    def revocations(self) -> Mapping[bytes, int]:
+        """Return revoked bundles and the times of their revocation."""
+        revoked: dict[bytes, int] = {}
+        for row in self._all(select(StatementRow).where(StatementRow.type == Revocation.TYPE)):
+            value = Revocation.from_payload(parse_statement(row.raw).payload)
+            revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
+        return revoked
+
+    def status(self) -> dict[str, int]:
+        """Return counts of statements by type, and of findings."""
+        with session(self._engine) as db:
+            counts = db.execute(select(StatementRow.type, func.count()).group_by(StatementRow.type))
+            status = {str(kind): int(count) for kind, count in counts}
+            status["findings"] = db.scalar(select(func.count()).select_from(FindingRow)) or 0
+        return status
+
+    def _all(self, query: Select[Any]) -> list[Any]:
+        with session(self._engine) as db:
+            return list(db.scalars(query).all())
+
+
+def write_rows(connection: Connection, placed: Sequence[tuple[LogSubmission, Sequenced]]) -> None:
+    """Write the rows of newly sequenced statements: the sequencer's hook."""
+    now = now_ms()
+    new = [
+        (item.attachment, result.index)
+        for item, result in placed
+        if not result.duplicate and isinstance(item.attachment, Admitted)
+    ]
+    if not new:
+        return
+    connection.execute(
+        insert(StatementRow), [statement_values(item, index, now) for item, index in new]
+    )
+    receipts = [(item, index) for item, index in new if isinstance(item.value, Receipt)]
+    if receipts:
+        connection.execute(
+            upsert(OrderRow).on_conflict_do_nothing(), [order_values(item) for item, _ in receipts]
+        )
+        connection.execute(
+            insert(ReceiptRow), [receipt_values(item, index) for item, index in receipts]
+        )
+    verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
+    if verdicts:
+        connection.execute(insert(VerdictRow), verdicts)
+
+
+class _Lookups:
+    """Admission's questions, answered from the database within one transaction."""
+
+    def __init__(self, db: Session) -> None:
+        self._db = db
+        self._parties = {
+            (party.role, key_id(party.public_key)): (party.name, party.public_key)
+            for party in db.scalars(select(PartyRow).where(PartyRow.disabled_at.is_(None)))
+        }
+        self._bundles: dict[bytes, KeyBundle | None] = {}
+
+    def party_key(self, role: str, kid: bytes) -> tuple[str, bytes] | None:
+        """Return (name, public key)."""
+        for candidate in BEACON_ROLES if role == "beacon" else (role,):
+            if (found := self._parties.get((candidate, kid))) is not None:
+                return found
+        return None
+
+    def bundle(self, entry: bytes) -> KeyBundle | None:
+        """Return a bundle in the log."""
+        if entry not in self._bundles:
+            row = self._db.get(StatementRow, entry)
+            self._bundles[entry] = (
+                None
+                if row is None or row.type != KeyBundle.TYPE
+                else KeyBundle.from_payload(parse_statement(row.raw).payload)
+            )
+        return self._bundles[entry]
+
+    def revoked_at(self, bundle: bytes) -> int | None:
+        """Return when a bundle was revoked."""
+        rows = self._db.scalars(
+            select(StatementRow.raw).where(
+                StatementRow.type == Revocation.TYPE, StatementRow.subject == bundle.hex()
+            )
+        )
+        times = [Revocation.from_payload(parse_statement(raw).payload).at for raw in rows]
+        return min(times, default=None)
+
+    def receipt(self, entry: bytes) -> Receipt | None:
+        """Return a receipt in the log."""
+        row = self._db.get(StatementRow, entry)
+        if row is None or row.type != Receipt.TYPE:
+            return None
+        return Receipt.from_payload(parse_statement(row.raw).payload)

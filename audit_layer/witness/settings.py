@@ -1,0 +1,21 @@
+"""`witness.toml`."""
+
+from pathlib import Path
+
+from shared.runtime.config import Settings
+from shared.runtime.tls import TlsFiles
+from shared.selection.settings import LogSettings
+
+
+class WitnessSettings(Settings):
+    """One witness, for one log."""
+
+    name: str
+    address: str
+    keys_folder: Path
+    state_file: Path
+    """sqlite: the latest checkpoint, and reveals."""
+    authority: str
+    """Hex of the audit authority's public key."""
+    tls: TlsFiles
+    log: LogSettings

@@ -1,0 +1,78 @@
+"""The one place where the execution layer is wired together."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from execution_layer.engine.engine import LocalEngine
+from execution_layer.engine.scheduler import Limits
+from execution_layer.node.admission import ServedModel
+from execution_layer.node.energy import Unmetered, nvml_meter
+from execution_layer.node.node import Node, NodeModel
+from execution_layer.node.settings import NodeSettings
+from shared.model.decoder import Decoder, load_decoder
+from shared.model.profile import numeric_profile, profile_id
+from shared.model.root import model_root
+from shared.runtime.readiness import run_service, write_ready
+from shared.text.prompt import prompt_ids
+from shared.text.tokenizer import Tokenizer
+
+LoadDecoder = Callable[..., Decoder]
+"""Called as load_decoder(folder, threads=n)."""
+
+_log = logging.getLogger(__name__)
+
+
+def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
+    """Load the model, find out its root and numeric profile, and put a node around it."""
+    decoder = load_decoder(settings.model, threads=settings.threads)
+    config = decoder.config
+    tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
+    profile = dict(numeric_profile(config.dtype))
+    limits = Limits(
+        sequences=settings.max_batch, queue=settings.quotas.in_flight, context=config.max_positions
+    )
+    served = ServedModel(
+        root=model_root(settings.model),
+        numeric_profile=profile_id(profile),
+        max_positions=config.max_positions,
+        tokenise=lambda body: prompt_ids(tokenizer, body),
+    )
+    energy = nvml_meter() if settings.gpu_energy else Unmetered()
+    return Node(
+        settings, NodeModel(served, profile, LocalEngine(decoder, tokenizer, limits)), energy
+    )
+
+
+def serve(
+    settings: NodeSettings,
+    *,
+    ready_file: Path | None = None,
+    load_decoder: LoadDecoder = load_decoder,
+) -> int:
+    """Serve until SIGTERM or SIGINT; SIGUSR1 drains. Returns the exit code."""
+
+    async def main(stop: asyncio.Event) -> None:
+        node = build_node(settings, load_decoder=load_decoder)
+        try:
+            async with node.running() as server:
+                _drain_on_signal(node)
+                _log.info("node is serving", extra={"address": server.address})
+                if ready_file is not None:
+                    write_ready(ready_file, {"grpc": server.address})
+                await stop.wait()
+        finally:
+            node.close()
+
+    return run_service(main)
+
+
+def _drain_on_signal(node: Node) -> None:
+    running: set[asyncio.Task[None]] = set()
+
+    def asked() -> None:
+        running.add(asyncio.create_task(node.drain()))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked)

@@ -1,0 +1,199 @@
+"""The local engine: a thread that steps (schedule, run, postprocess), and generations that an event loop awaits."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+
+from execution_layer.engine.protocol import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    TokenChunk,
+)
+from execution_layer.engine.runner import Runner
+from execution_layer.engine.scheduler import Limits, Scheduler
+from execution_layer.engine.sequence import SequenceState
+from shared.commitments.exact import ActivationHasher
+from shared.model.decoder import Decoder
+from shared.model.kv import KVCache
+from shared.model.sampler import Sampler
+from shared.runtime.errors import Code, CounterfoilError
+from shared.text.stream import TextStream
+from shared.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+Event = TokenChunk | Finished
+
+
+class LocalGeneration:
+    """One sequence of a LocalEngine."""
+
+    def __init__(self, engine: "LocalEngine", state: SequenceState) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._wanted: FinishReason | None = None
+        self.state = state
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield chunks, then one Finished."""
+        while True:
+            event = await self._events.get()
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """End the sequence at the next step."""
+        self._wanted = reason
+        self._engine.wake()
+
+    @property
+    def wanted_end(self) -> FinishReason | None:
+        """The reason for which somebody asked to end the sequence."""
+        return self._wanted
+
+    def deliver(self, events: list[Event]) -> None:
+        """Hand events to the event loop, from the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._put, events)
+        except RuntimeError:
+            logger.debug("the event loop of a generation has closed")
+
+    def _put(self, events: list[Event]) -> None:
+        for event in events:
+            self._events.put_nowait(event)
+
+
+class LocalEngine:
+    """Continuous batching over one decoder in this process."""
+
+    def __init__(
+        self, decoder: Decoder, tokenizer: Tokenizer, limits: Limits | None = None
+    ) -> None:
+        self.limits = limits or Limits(context=decoder.config.max_positions)
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._row_bytes = decoder.config.hidden_size * (
+            2 if decoder.config.dtype == "bfloat16" else 4
+        )
+        self._scheduler = Scheduler(self.limits)
+        self._runner = Runner(decoder, KVCache(decoder.config, self.limits.blocks))
+        self._generations: dict[int, LocalGeneration] = {}
+        self._lock = threading.Lock()
+        """Guards the scheduler and the generations; not held while the decoder runs."""
+        self._work = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        """Start the stepping thread."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End all sequences as FAILED and wait for the thread."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def wake(self) -> None:
+        """Let the thread look for work."""
+        self._work.set()
+
+    def submit(self, request: GenerationRequest) -> LocalGeneration:
+        """Take a sequence in; INVALID_ARGUMENT, OVERLOADED or DRAINING otherwise."""
+        vocabulary = self._decoder.config.vocab_size
+        if not request.prompt_ids or not all(0 <= t < vocabulary for t in request.prompt_ids):
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt has no tokens of this model")
+        if self._stopping:
+            raise CounterfoilError(Code.DRAINING, "the engine is stopping")
+        self._scheduler.check(len(request.prompt_ids), request.settings.max_tokens)
+        state = SequenceState(
+            request=request,
+            stream=TextStream(self._tokenizer, request.settings.stop),
+            hasher=ActivationHasher(len(request.prompt_ids), self._row_bytes),
+            sampler=Sampler(request.settings, request.seed, request.choice),
+        )
+        generation = LocalGeneration(self, state)
+        with self._lock:
+            self._scheduler.enqueue(state)
+            self._generations[id(state)] = generation
+        self.wake()
+        return generation
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Return (running, waiting, free blocks)."""
+        with self._lock:
+            return (
+                len(self._scheduler.running),
+                self._scheduler.waiting,
+                self._scheduler.free_blocks,
+            )
+
+    def step(self) -> bool:
+        """Schedule, run, postprocess once; return whether there was anything to do."""
+        with self._lock:
+            self._end_cancelled()
+            self._finish_ended()
+            self._scheduler.admit()
+            plan = self._scheduler.plan()
+        if not plan:
+            return False
+        try:
+            sampled = self._runner.run(plan)
+        except Exception:
+            logger.exception("a step failed; the sequences in it end as failed")
+            sampled = []
+            for sequence, _ in plan:
+                sequence.ended = FinishReason.FAILED
+        with self._lock:
+            for sequence, token in sampled:
+                self._take(sequence, token)
+            self._finish_ended()
+        return True
+
+    def _take(self, sequence: SequenceState, token: int) -> None:
+        try:
+            text = sequence.take(token)
+        except Exception:
+            logger.exception("a token could not be taken; its sequence ends as failed")
+            sequence.ended = FinishReason.FAILED
+            return
+        self._generations[id(sequence)].deliver([TokenChunk((token,), text)])
+
+    def _end_cancelled(self) -> None:
+        for sequence in self._scheduler.everyone():
+            wanted = self._generations[id(sequence)].wanted_end
+            if self._stopping:
+                sequence.ended = FinishReason.FAILED
+            elif wanted is not None:
+                sequence.ended = wanted
+
+    def _finish_ended(self) -> None:
+        for sequence in self._scheduler.remove_ended():
+            generation = self._generations.pop(id(sequence))
+            generation.deliver([_finished(sequence)])
+
+    def _run(self) -> None:
+        while True:
+            if not self.step():
+                if self._stopping:
+                    return
+                self._work.wait()
+                self._work.clear()
+
+
+def _finished(sequence: SequenceState) -> Finished:
+    assert sequence.ended is not None
+    return Finished(
+        finish_reason=sequence.ended,
+        output_ids=tuple(sequence.output),
+        activations=sequence.hasher.finish(),
+        prompt_tokens=len(sequence.request.prompt_ids),
+        cached_prompt_tokens=0,
+        compute_ms=round(sequence.compute_s * 1000),
+    )

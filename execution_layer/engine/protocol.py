@@ -1,0 +1,78 @@
+"""What a node asks of an engine: submit, stream, cancel."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from shared.commitments.exact import Activations
+from shared.statements.request import SamplingSettings
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended; the texts are those of a receipt's `finish`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. `seed` has 32 bytes."""
+
+    request_id: str
+    tenant: str
+    prompt_ids: tuple[int, ...]
+    settings: SamplingSettings
+    seed: bytes
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """New tokens and the text that they settle; text never splits a character or shows a stop string."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a sequence: everything a receipt needs. `compute_ms` is the sequence's share of the steps."""
+
+    finish_reason: FinishReason
+    output_ids: tuple[int, ...]
+    activations: Activations
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    compute_ms: int
+
+
+class Generation(Protocol):
+    """One submitted sequence."""
+
+    def __aiter__(self) -> AsyncIterator[TokenChunk | Finished]:
+        """Yield chunks, then exactly one Finished, also for a sequence that was cancelled or failed."""
+
+    def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """End the sequence; its memory is free after the step in progress. Safe from any thread, at any time."""
+
+
+class Engine(Protocol):
+    """Generates many sequences at once. All methods are called from the event loop's thread."""
+
+    async def start(self) -> None:
+        """Begin to step."""
+
+    async def stop(self) -> None:
+        """End all sequences as FAILED and stop stepping."""
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Take a sequence in.
+
+        Raises INVALID_ARGUMENT when prompt and budget exceed the context or the memory, OVERLOADED (with a hint when to
+        try again) when the queue is full.
+        """

@@ -1,0 +1,50 @@
+"""One step's arithmetic: lay out rows, run the decoder once, hash states, sample."""
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from execution_layer.engine.sequence import SequenceState
+from shared.model.decoder import Decoder, Row, state_bytes
+from shared.model.kv import KVCache
+
+
+class Runner:
+    """Owns the decoder and the cache."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self._decoder = decoder
+        self._cache = cache
+
+    def run(self, plan: Sequence[tuple[SequenceState, int]]) -> list[tuple[SequenceState, int]]:
+        """Advance every planned sequence; return (sequence, token) for those whose next token was sampled."""
+        begun = time.perf_counter()
+        rows: list[Row] = []
+        spans: list[tuple[SequenceState, int, int]] = []
+        for sequence, count in plan:
+            first = len(rows)
+            for place, token in enumerate(sequence.next_tokens(count), sequence.computed):
+                rows.append(Row(token, place, sequence.blocks))
+            spans.append((sequence, first, len(rows)))
+        hidden = self._decoder.forward(rows, self._cache)
+        for sequence, first, last in spans:
+            sequence.hasher.append(state_bytes(hidden[first:last]))
+            sequence.computed += last - first
+        ready = [(item, last - 1) for item, _, last in spans if item.computed == item.length]
+        sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
+        share = (time.perf_counter() - begun) / len(rows)
+        for sequence, first, last in spans:
+            sequence.compute_s += share * (last - first)
+        return sampled
+
+    def _sample(
+        self, hidden: Tensor, sequences: Sequence[SequenceState]
+    ) -> list[tuple[SequenceState, int]]:
+        if not sequences:
+            return []
+        logits = self._decoder.logits(hidden).numpy()
+        return [
+            (sequence, sequence.sampler.choose(row, len(sequence.output)))
+            for sequence, row in zip(sequences, logits, strict=True)
+        ]

@@ -1,0 +1,218 @@
+"""Admission: what a request has to pass before it is accepted (protocol §3), in numbered steps.
+
+No step writes anything; what is refused here leaves no trace and may be sent again. Steps up to 7 look only
+at what anyone can see. Steps 8 and 9 open the envelope: every failure of 8 looks the same from outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from execution_layer.node.identity import BundleKeys, KeyRing
+from execution_layer.node.settings import Quotas
+from shared.envelope.header import Envelope, Header, envelope_hash
+from shared.envelope.sealing import OpenedRequest, open_request
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import open_as, verify_signature
+from shared.statements.orders import Order
+from shared.statements.request import RequestBody
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The one model of this node, as far as admission needs it."""
+
+    root: bytes
+    numeric_profile: bytes
+    max_positions: int
+    """Longest sequence, prompt and output together, in tokens."""
+    tokenise: Callable[[RequestBody], tuple[int, ...]]
+
+
+class TenantKeys(Protocol):
+    """Knows the tenants."""
+
+    def key_of(self, tenant: str) -> bytes | None:
+        """Return a tenant's public key (32 bytes), None for a stranger."""
+
+
+class Seen(Protocol):
+    """Remembers what was accepted, also after a restart."""
+
+    def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
+        """Tell whether an order or an envelope was accepted before."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Checked:
+    """A request whose outside is in order."""
+
+    order: Order
+    order_statement: bytes
+    order_entry: bytes
+    envelope: bytes
+    keys: BundleKeys
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Admitted:
+    """A request that passed, opened and tokenised."""
+
+    order: Order
+    order_statement: bytes
+    order_entry: bytes
+    envelope: bytes
+    keys: BundleKeys
+    """The key bundle that the order names."""
+    opened: OpenedRequest
+    prompt_ids: tuple[int, ...]
+
+    @property
+    def seed(self) -> bytes:
+        """The sampling seed in force, 32 bytes; the node never chooses it."""
+        return self.opened.body.seed or self.opened.keys.sampling_seed
+
+
+class Admission:
+    """The steps, over what this node knows."""
+
+    def __init__(
+        self,
+        *,
+        ring: KeyRing,
+        tenants: TenantKeys,
+        seen: Seen,
+        model: ServedModel,
+        rate_card: bytes,
+        quotas: Quotas,
+    ) -> None:
+        self._ring = ring
+        self._tenants = tenants
+        self._seen = seen
+        self._model = model
+        self._rate_card = rate_card
+        self._quotas = quotas
+
+    def check(self, order_statement: bytes, envelope: bytes, now_ms: int) -> Checked:
+        """Run steps 1 to 7; nothing is opened yet."""
+        order, entry = self._check_order(order_statement)  # (1)
+        self._check_time(order, now_ms)  # (2)
+        keys = self._check_bundle(order, now_ms)  # (3)
+        header = self._check_envelope(order, envelope, now_ms)  # (4)
+        self._check_terms(order)  # (5)
+        self._check_model(header, keys)  # (6)
+        if self._seen.was_seen(entry, order.ctx):  # (7)
+            raise CounterfoilError(
+                Code.REPLAYED,
+                f"order {order.number} attempt {order.attempt} was accepted before",
+                remedy="Seal the request anew and order it under the next attempt.",
+            )
+        return Checked(order, order_statement, entry, envelope, keys)
+
+    def open(self, checked: Checked, now_ms: int) -> Admitted:
+        """Run steps 8 and 9: open the envelope and tokenise the prompt."""
+        opened = open_request(  # (8)
+            checked.envelope,
+            bundle_entry=checked.keys.entry,
+            hpke_private=checked.keys.hpke,
+            now_ms=now_ms,
+        )
+        prompt_ids = self._model.tokenise(opened.body)  # (9)
+        longest = self._model.max_positions - opened.body.settings.max_tokens
+        if len(prompt_ids) > longest:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"the prompt has {len(prompt_ids)} tokens; with max_tokens"
+                f" {opened.body.settings.max_tokens} the model's context of"
+                f" {self._model.max_positions} has room for {max(0, longest)}",
+                remedy="Shorten the prompt or ask for fewer tokens.",
+            )
+        return Admitted(
+            order=checked.order,
+            order_statement=checked.order_statement,
+            order_entry=checked.order_entry,
+            envelope=checked.envelope,
+            keys=checked.keys,
+            opened=opened,
+            prompt_ids=prompt_ids,
+        )
+
+    def _check_order(self, raw: bytes) -> tuple[Order, bytes]:
+        """Check that a known tenant signed the order."""
+        if not raw:
+            raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
+        order, statement = open_as(Order, raw, None)
+        key = self._tenants.key_of(order.tenant)
+        if key is None:
+            raise CounterfoilError(
+                Code.NO_ORDER,
+                f"{order.tenant} is not a tenant of this node",
+                remedy="Ask the operator to register the tenant's public key.",
+            )
+        verify_signature(statement, key)
+        return order, statement.entry
+
+    def _check_time(self, order: Order, now_ms: int) -> None:
+        if order.expiry <= now_ms:
+            raise CounterfoilError(Code.EXPIRED, "the order has expired")
+
+    def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
+        keys = self._ring.find(order.bundle, now_ms)
+        if keys is None:
+            raise CounterfoilError(
+                Code.STALE_KEY,
+                f"the order names key bundle {order.bundle.hex()[:16]}…, which is not in use here",
+                remedy="Read the key directory again and seal the request for a current bundle.",
+                metadata={"bundle": self._ring.current().entry.hex()},
+            )
+        return keys
+
+    def _check_envelope(self, order: Order, raw: bytes, now_ms: int) -> Header:
+        """Check that the order is for this very envelope."""
+        envelope = Envelope.from_bytes(raw)
+        header = envelope.header
+        agreed = (
+            ("ctx", order.ctx, header.ctx),
+            ("kc", order.kc, envelope.kc),
+            ("envelope hash", order.envelope, envelope_hash(raw)),
+            ("tenant", order.tenant, header.tenant),
+            ("max_output_tokens", order.max_output_tokens, header.max_output_tokens),
+        )
+        for name, ordered, found in agreed:
+            if ordered != found:
+                raise CounterfoilError(
+                    Code.NO_ORDER, f"the order is for another envelope: its {name} differs"
+                )
+        if header.expiry <= now_ms:
+            raise CounterfoilError(Code.EXPIRED, "the envelope has expired")
+        if order.bundle not in header.candidates:
+            raise CounterfoilError(
+                Code.STALE_KEY, "the envelope is not sealed for the key bundle that the order names"
+            )
+        return header
+
+    def _check_terms(self, order: Order) -> None:
+        """Check price and budget."""
+        if order.rate_card != self._rate_card:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"the order names rate card {order.rate_card.hex()[:16]}…; this node works under another",
+                remedy="Name the operator's current rate card, if your policy accepts it.",
+                metadata={"rate_card": self._rate_card.hex()},
+            )
+        if order.max_output_tokens > self._quotas.max_output_tokens:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"a budget of {order.max_output_tokens} tokens is above this node's"
+                f" {self._quotas.max_output_tokens}",
+                remedy="Ask for fewer tokens.",
+            )
+
+    def _check_model(self, header: Header, keys: BundleKeys) -> None:
+        served = header.model_root == self._model.root
+        if not served or header.model_root not in keys.bundle.model_roots:
+            raise CounterfoilError(
+                Code.UNKNOWN_MODEL,
+                f"this node does not serve model {header.model_root.hex()[:16]}…",
+                remedy="Choose a node whose key bundle names the model.",
+            )

@@ -1,0 +1,123 @@
+"""The desk: takes requests in, and knows every session until its receipt is written."""
+
+import asyncio
+import logging
+from typing import Final
+
+from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
+from execution_layer.node.admission import Admission, Admitted, Checked
+from execution_layer.node.delivery import Delivery
+from execution_layer.node.load import Load
+from execution_layer.node.session import Session, SessionParts, open_session
+from shared.codec.moment import now_ms
+from shared.runtime.errors import Code, CounterfoilError
+
+LARGE: Final = 64 * 2**10
+"""Envelopes above this are opened and tokenised off the event loop."""
+MARGIN: Final = 0.05
+SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Desk:
+    """Admission, engine and sessions in one place. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        engine: Engine,
+        load: Load,
+        delivery: Delivery,
+        parts: SessionParts,
+    ) -> None:
+        self._admission = admission
+        self._engine = engine
+        self._delivery = delivery
+        self._parts = parts
+        self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self.load = load
+
+    async def take(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
+        """Accept a request and start its session; what is raised leaves no trace of the request.
+
+        `remaining_s` is the time until the caller's deadline: the sequence ends a little before it, so
+        that its receipt still reaches the caller.
+        """
+        opening = asyncio.ensure_future(self._start(order, envelope, remaining_s))
+        try:
+            return await asyncio.shield(opening)
+        except (
+            asyncio.CancelledError
+        ):  # the caller is gone; what is on the books still gets its receipt
+            opening.add_done_callback(_abandon)
+            raise
+
+    async def close(self, grace_s: float) -> None:
+        """Refuse new work, let sessions end for `grace_s` seconds, then cut them off with receipts."""
+        self.load.drain()
+        tasks = list(self._sessions.values())
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=grace_s)
+        if late:
+            _log.warning("requests are cut off by the stop", extra={"requests": len(late)})
+        for session in list(self._sessions):
+            session.cancel(FinishReason.FAILED)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
+        checked = self._admission.check(order, envelope, now_ms())
+        if remaining_s <= SHORTEST_MARGIN_S:
+            raise CounterfoilError(Code.DEADLINE, "no time is left before the call's deadline")
+        tenant = checked.order.tenant
+        self.load.enter(tenant)
+        try:
+            session = await self._open(checked)
+        except BaseException:
+            self.load.leave(tenant)
+            raise
+        self._sessions[session] = asyncio.create_task(self._run(session, tenant, remaining_s))
+        return session
+
+    async def _open(self, checked: Checked) -> Session:
+        if len(checked.envelope) > LARGE:
+            admitted = await asyncio.to_thread(self._admission.open, checked, now_ms())
+        else:
+            admitted = self._admission.open(checked, now_ms())
+        generation = self._engine.submit(_generation_request(admitted))
+        try:
+            return await open_session(admitted, generation, self._parts)
+        except BaseException:
+            generation.cancel(FinishReason.FAILED)
+            raise
+
+    async def _run(self, session: Session, tenant: str, remaining_s: float) -> None:
+        margin = min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, MARGIN * remaining_s))
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(remaining_s - margin, session.cancel, FinishReason.DEADLINE)
+        try:
+            await session.run()
+        except Exception:  # noqa: BLE001  # the request stays on the books; the next start writes its receipt
+            _log.exception("a session could not write its receipt")
+        finally:
+            alarm.cancel()
+            del self._sessions[session]
+            self.load.leave(tenant)
+            self._delivery.wake()
+
+
+def _generation_request(admitted: Admitted) -> GenerationRequest:
+    return GenerationRequest(
+        request_id=admitted.opened.header.request.hex(),
+        tenant=admitted.order.tenant,
+        prompt_ids=admitted.prompt_ids,
+        settings=admitted.opened.body.settings,
+        seed=admitted.seed,
+    )
+
+
+def _abandon(opening: asyncio.Future[Session]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().cancel(FinishReason.CANCELLED)

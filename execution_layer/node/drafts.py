@@ -1,0 +1,83 @@
+"""What a receipt says, drafted from what happened; its number and predecessor come from the store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.node.records import AcceptedRecord
+from shared.codec.moment import now_ms
+from shared.envelope.blinded import activation_root, token_bytes
+from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.stream import StreamContext
+from shared.statements.cose import open_as, sign
+from shared.statements.orders import Order
+from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one request ended. `evidence` is the sealed evidence; None for a request that failed."""
+
+    finish: Finish
+    usage: Usage
+    h_final: bytes
+    output_ids: tuple[int, ...]
+    prompt_blocks: tuple[bytes, ...] = ()
+    output_blocks: tuple[bytes, ...] = ()
+    evidence: bytes | None = None
+
+
+def stream_context(order: Order, node_nonce: bytes) -> StreamContext:
+    """Return what the response to an order is bound to."""
+    return StreamContext(order.ctx, order.kc, order.bundle, node_nonce, order.attempt)
+
+
+def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome) -> Receipt:
+    """Return the receipt of an accepted request as number 0, for the store to number."""
+    order, statement = open_as(Order, record.order, None)
+    root = activation_root(keys, outcome.prompt_blocks, outcome.output_blocks)
+    return Receipt(
+        order=statement.entry,
+        bundle=order.bundle,
+        ctx=order.ctx,
+        kc=order.kc,
+        envelope=order.envelope,
+        node_nonce=record.node_nonce,
+        h_final=outcome.h_final,
+        model_root=record.model_root,
+        numeric_profile=record.numeric_profile,
+        usage=outcome.usage,
+        finish=outcome.finish,
+        started=record.started,
+        ended=max(record.started, now_ms()),
+        node_sequence=0,
+        previous=NO_RECEIPT,
+        rate_card=order.rate_card,
+        tenant=order.tenant,
+        number=order.number,
+        attempt=order.attempt,
+        settings=record.settings,
+        input=record.input,
+        output=keys.blind("output", token_bytes(outcome.output_ids)),
+        activation_root=None if outcome.evidence is None else root,
+        evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
+    )
+
+
+class ReceiptSigner:
+    """Signs the receipts of one node."""
+
+    def __init__(self, key: Ed25519PrivateKey, issuer: str) -> None:
+        self._key = key
+        self._issuer = issuer
+
+    def for_request(self, request_id: bytes) -> Callable[[Receipt], bytes]:
+        """Return what signs the receipt of one request, which is the statement's subject."""
+        return partial(sign, key=self._key, issuer=self._issuer, subject=request_id.hex())
+
+    def sign_hash(self, message: bytes) -> bytes:
+        """Sign a stream hash's message (protocol §4.2), 64 bytes."""
+        return self._key.sign(message)

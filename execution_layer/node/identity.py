@@ -1,0 +1,188 @@
+"""The node's keys and key bundles, in one folder of files that only their owner can read.
+
+The signing key stays for the life of the node; each HPKE key lives one day under a bundle that the
+operator's identity key signed. A new bundle begins an hour before the old one ends, and until then both
+open requests. A bundle is also replaced when what it says is no longer so (endpoint, model, profile).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_key, save_hpke_key
+from shared.runtime.config import check_private
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import (
+    create_private,
+    load_or_create_ed25519,
+    private_folder,
+    public_bytes,
+    write_atomic,
+)
+from shared.statements.cose import open_as, sign
+from shared.statements.keys import HOUR_MS, KeyBundle
+
+LIFE_MS: Final = 24 * HOUR_MS
+OVERLAP_MS: Final = HOUR_MS
+SKEW_MS: Final = 60_000
+"""How far back a bundle begins, for clients whose clocks are behind."""
+STORAGE_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a key bundle says besides keys and times."""
+
+    operator: str
+    node: str
+    endpoint: str
+    model_roots: tuple[bytes, ...]
+    numeric_profile: bytes
+    profile: Mapping[str, str | int]
+
+    def compute_as(self, bundle: KeyBundle) -> bool:
+        """Tell whether a bundle promises this model and numeric profile."""
+        return (
+            bundle.model_roots == self.model_roots
+            and bundle.numeric_profile == self.numeric_profile
+            and dict(bundle.profile) == dict(self.profile)
+        )
+
+    def are_those_of(self, bundle: KeyBundle) -> bool:
+        """Tell whether a bundle still says all of these."""
+        names = (bundle.operator, bundle.node, bundle.endpoint)
+        return names == (self.operator, self.node, self.endpoint) and self.compute_as(bundle)
+
+
+@dataclass(slots=True)
+class BundleKeys:
+    """One key bundle with the private key that opens what is sealed for it."""
+
+    bundle: KeyBundle
+    statement: bytes
+    entry: bytes
+    hpke: HpkePrivateKey = field(repr=False)
+    proof: str = ""
+    """tlog-proof, empty until the log has witnessed the bundle."""
+
+
+class KeyRing:
+    """The node's keys. `renew` is called at start and from time to time; the rest only looks."""
+
+    def __init__(self, folder: Path, operator_key: Ed25519PrivateKey) -> None:
+        self._folder = private_folder(folder)
+        self._operator_key = operator_key
+        self.signing_key = load_or_create_ed25519(folder / "signing.pem")
+        self.storage_key = _load_or_create_secret(folder / "storage.key")
+        self._bundles = self._load()
+
+    def current(self) -> BundleKeys:
+        """Return the newest bundle."""
+        if not self._bundles:
+            raise CounterfoilError(Code.STALE_KEY, "the node has no key bundle yet")
+        return max(self._bundles.values(), key=lambda keys: keys.bundle.not_before)
+
+    def find(self, entry: bytes, now_ms: int) -> BundleKeys | None:
+        """Return a bundle that may be used now, by its entry."""
+        keys = self._bundles.get(entry)
+        return keys if keys is not None and keys.bundle.is_live(now_ms) else None
+
+    def unproved(self) -> list[BundleKeys]:
+        """Return the bundles that the log has not witnessed yet."""
+        return [keys for keys in self._bundles.values() if not keys.proof]
+
+    def renew(self, facts: NodeFacts, now_ms: int) -> BundleKeys | None:
+        """Make a new bundle if the newest is near its end or outdated.
+
+        Those that have ended, or that promise another model or numeric profile, are forgotten.
+        """
+        for keys in list(self._bundles.values()):
+            if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
+                self._forget(keys)
+        newest = self.current() if self._bundles else None
+        if (
+            newest is not None
+            and now_ms < newest.bundle.not_after - OVERLAP_MS
+            and facts.are_those_of(newest.bundle)
+        ):
+            return None
+        return self._create(facts, now_ms)
+
+    def staple(self, keys: BundleKeys, proof: str) -> None:
+        """Keep a bundle's tlog-proof."""
+        write_atomic(self._file(keys.entry, "tlog-proof"), proof.encode())
+        keys.proof = proof
+
+    def _create(self, facts: NodeFacts, now_ms: int) -> BundleKeys:
+        hpke = generate_hpke_key()
+        bundle = KeyBundle(
+            operator=facts.operator,
+            node=facts.node,
+            not_before=max(0, now_ms - SKEW_MS),
+            not_after=max(0, now_ms - SKEW_MS) + LIFE_MS,
+            signing_key=public_bytes(self.signing_key),
+            hpke_key=hpke.public_bytes,
+            model_roots=facts.model_roots,
+            numeric_profile=facts.numeric_profile,
+            profile=dict(facts.profile),
+            endpoint=facts.endpoint,
+        )
+        statement = sign(
+            bundle, key=self._operator_key, issuer=facts.operator, subject=bundle.issuer
+        )
+        _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))
+        # The key goes first: a bundle without its key must never be published.
+        save_hpke_key(self._file(signed.entry, "hpke"), hpke)
+        write_atomic(self._file(signed.entry, "bundle"), statement)
+        keys = BundleKeys(bundle, statement, signed.entry, hpke)
+        self._bundles[signed.entry] = keys
+        return keys
+
+    def _load(self) -> dict[bytes, BundleKeys]:
+        found = {}
+        trusted, own = public_bytes(self._operator_key), public_bytes(self.signing_key)
+        for path in sorted(self._folder.glob("*.bundle")):
+            try:
+                bundle, signed = open_as(KeyBundle, path.read_bytes(), trusted)
+            except CounterfoilError as error:
+                raise CounterfoilError(
+                    Code.CONFIGURATION,
+                    f"{path} is not a key bundle of this operator: {error.detail}",
+                    remedy="Give each node a folder of keys of its own.",
+                ) from error
+            if bundle.signing_key == own:
+                proof = self._file(signed.entry, "tlog-proof")
+                found[signed.entry] = BundleKeys(
+                    bundle,
+                    signed.raw,
+                    signed.entry,
+                    load_hpke_key(self._file(signed.entry, "hpke")),
+                    proof.read_text("utf-8") if proof.exists() else "",
+                )
+        return found
+
+    def _forget(self, keys: BundleKeys) -> None:
+        """Delete an ended bundle's key: what was sealed for it stays closed for whoever comes later."""
+        for suffix in ("bundle", "hpke", "tlog-proof"):
+            self._file(keys.entry, suffix).unlink(missing_ok=True)
+        del self._bundles[keys.entry]
+
+    def _file(self, entry: bytes, suffix: str) -> Path:
+        return self._folder / f"{entry.hex()}.{suffix}"
+
+
+def _load_or_create_secret(path: Path) -> bytes:
+    if not path.exists():
+        create_private(path, os.urandom(STORAGE_KEY_BYTES).hex().encode("ascii") + b"\n")
+    check_private(path)
+    try:
+        secret = bytes.fromhex(path.read_text("ascii").strip())
+    except ValueError as error:
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} holds no key") from error
+    if len(secret) != STORAGE_KEY_BYTES:
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} holds no key of 32 bytes")
+    return secret

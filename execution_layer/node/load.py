@@ -1,0 +1,66 @@
+"""How much is in flight, for whom, and whether new work is taken."""
+
+import asyncio
+from collections import Counter
+
+from execution_layer.node.settings import Quotas
+from shared.runtime.errors import Code, CounterfoilError
+
+RETRY_AFTER_S = 1.0
+
+
+class Load:
+    """Counts requests from their admission to their receipt. Belongs to one event loop."""
+
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
+        self._by_tenant: Counter[str] = Counter()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have no receipt yet."""
+        return self._by_tenant.total()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._draining
+
+    def enter(self, tenant: str) -> None:
+        """Take a place for a request; DRAINING, QUOTA or OVERLOADED when there is none."""
+        if self._draining:
+            raise CounterfoilError(
+                Code.DRAINING, "the node is being drained", remedy="Use another node."
+            )
+        if self._by_tenant[tenant] >= self._quotas.in_flight_per_tenant:
+            raise CounterfoilError(
+                Code.QUOTA,
+                f"{tenant} has {self._quotas.in_flight_per_tenant} requests in flight",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if self.in_flight >= self._quotas.in_flight:
+            raise CounterfoilError(
+                Code.OVERLOADED,
+                f"the node has {self._quotas.in_flight} requests in flight",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._by_tenant[tenant] += 1
+        self._idle.clear()
+
+    def leave(self, tenant: str) -> None:
+        """Give a place back."""
+        assert self._by_tenant[tenant] > 0
+        self._by_tenant[tenant] -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    def drain(self) -> None:
+        """Refuse new work from now on."""
+        self._draining = True
+
+    async def wait_idle(self) -> None:
+        """Return once nothing is in flight."""
+        await self._idle.wait()

@@ -1,0 +1,185 @@
+"""A running node: its parts in the order in which they start, run and stop."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from execution_layer.engine.protocol import Engine
+from execution_layer.node.admission import Admission, ServedModel
+from execution_layer.node.audit_link import AuditLink
+from execution_layer.node.delivery import Delivery
+from execution_layer.node.desk import Desk
+from execution_layer.node.drafts import ReceiptSigner
+from execution_layer.node.energy import EnergyMeter
+from execution_layer.node.evidence_service import EvidenceService
+from execution_layer.node.identity import KeyRing, NodeFacts
+from execution_layer.node.invoice import load_rate_card
+from execution_layer.node.load import Load
+from execution_layer.node.recovery import finish_interrupted
+from execution_layer.node.registration import Registration
+from execution_layer.node.service import InferenceService
+from execution_layer.node.session import SessionParts
+from execution_layer.node.settings import NodeSettings
+from execution_layer.node.spool import Spool
+from execution_layer.node.store import NodeStore
+from execution_layer.node.tenants import Tenants
+from shared.codec.moment import now_ms
+from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
+from shared.runtime.grpc import RpcServer, Service, build_server
+from shared.runtime.keys import load_ed25519, public_bytes
+
+PURGE_EVERY_S: Final = 3600.0
+LAST_DELIVERY_S: Final = 3.0
+DAY_MS: Final = 86_400_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeModel:
+    """The model as this process runs it."""
+
+    served: ServedModel
+    profile: dict[str, str | int]
+    """What the numeric profile is made of."""
+    engine: Engine
+
+
+class Node:
+    """One node. `running()` serves until it is left; everything acknowledged survives a kill at any point."""
+
+    def __init__(self, settings: NodeSettings, model: NodeModel, energy: EnergyMeter) -> None:
+        self._settings = settings
+        self._model = model
+        operator_key = load_ed25519(settings.operator_key_file)
+        self._card, card_entry, self._card_statement = load_rate_card(
+            settings.rate_card_file, public_bytes(operator_key)
+        )
+        self._card_entry = card_entry
+        self.ring = KeyRing(settings.keys, operator_key)
+        self.store = NodeStore(settings.spool, self.ring.storage_key)
+        self.spool = Spool(self.store.journal)
+        self.load = Load(settings.quotas)
+        self._signer = ReceiptSigner(self.ring.signing_key, settings.issuer)
+        self._admission = Admission(
+            ring=self.ring,
+            tenants=Tenants(settings.tenants_file),
+            seen=self.store,
+            model=model.served,
+            rate_card=card_entry,
+            quotas=settings.quotas,
+        )
+        self._parts = SessionParts(
+            store=self.store,
+            signer=self._signer,
+            energy=energy,
+            frame_interval_s=settings.frame_interval_ms / 1000,
+            numeric_profile=model.served.numeric_profile,
+        )
+        self._server: RpcServer | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[RpcServer]:
+        """Recover, bind, register and serve; on leaving, finish what is in flight and deliver once more."""
+        await self.store.remember_rate_card(self._card_entry, self._card_statement)
+        await finish_interrupted(self.store, self._signer)
+        if refused := await self.spool.retry_rejected():
+            _log.warning("receipts that were refused are tried again", extra={"receipts": refused})
+        async with AuditLink(self._settings.audit) as link:
+            delivery = Delivery(self.spool, link)
+            desk = Desk(
+                admission=self._admission,
+                engine=self._model.engine,
+                load=self.load,
+                delivery=delivery,
+                parts=self._parts,
+            )
+            server = self._build_server(desk)
+            registration = Registration(
+                self.ring, self._facts(server.address), link, rate_card=self._card_statement
+            )
+            registration.renew()
+            await self._model.engine.start()
+            background = [
+                asyncio.create_task(registration.run(), name="registration"),
+                asyncio.create_task(delivery.run(), name="delivery"),
+                asyncio.create_task(self._purge(), name="purge"),
+            ]
+            try:
+                await server.start()
+                self._server = server
+                yield server
+            finally:
+                await server.set_serving(False)
+                await desk.close(self._settings.grace_s)
+                await server.stop(grace_s=1.0)
+                await self._model.engine.stop()
+                await _end(background)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(delivery.deliver(), LAST_DELIVERY_S)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+    async def drain(self) -> None:
+        """Refuse new requests from now on; return once the last one in flight has its receipt."""
+        _log.info("draining", extra={"in_flight": self.load.in_flight})
+        self.load.drain()
+        if self._server is not None:
+            await self._server.set_serving(False)
+        await self.load.wait_idle()
+        _log.info("drained: nothing is in flight")
+
+    def _build_server(self, desk: Desk) -> RpcServer:
+        keys = [bytes.fromhex(key) for key in self._settings.audit.authority_keys]
+        package = "counterfoil.execution.v1"
+        return build_server(
+            tls=self._settings.tls,
+            address=self._settings.address,
+            services=[
+                Service(
+                    f"{package}.Inference",
+                    execution_pb2_grpc.add_InferenceServicer_to_server,
+                    InferenceService(desk, self.ring),
+                ),
+                Service(
+                    f"{package}.Evidence",
+                    execution_pb2_grpc.add_EvidenceServicer_to_server,
+                    EvidenceService(self.store, keys),
+                ),
+            ],
+            reflection=self._settings.reflection,
+        )
+
+    def _facts(self, bound: str) -> NodeFacts:
+        return NodeFacts(
+            operator=self._settings.operator,
+            node=self._settings.node,
+            endpoint=self._settings.endpoint or bound,
+            model_roots=(self._model.served.root,),
+            numeric_profile=self._model.served.numeric_profile,
+            profile=self._model.profile,
+        )
+
+    async def _purge(self) -> None:
+        """Remove evidence that nobody can ask for any more, from time to time."""
+        retention = self._settings.retention
+        while True:
+            gone = await self.store.purge_evidence(
+                before_ms=now_ms() - retention.days * DAY_MS, max_bytes=retention.max_bytes
+            )
+            if gone:
+                _log.info("evidence removed", extra={"requests": gone})
+            await asyncio.sleep(PURGE_EVERY_S)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            _log.error("a background task had failed", exc_info=result)

@@ -1,0 +1,94 @@
+"""What the node writes down about a request, as its store takes it and gives it back."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AcceptedRecord:
+    """One accepted request: enough to answer an audit, and to write its receipt after a crash."""
+
+    order: bytes
+    """The order statement."""
+    order_entry: bytes
+    tenant: str
+    number: int
+    attempt: int
+    ctx: bytes
+    envelope: bytes
+    request_id: bytes
+    """16 bytes, the subject of the receipt."""
+    secret: bytes
+    """The transcript secret; the store encrypts it under the node's storage key."""
+    node_nonce: bytes
+    model_root: bytes
+    numeric_profile: bytes
+    settings: bytes
+    """Blinded commitment to the sampler settings, as the receipt will carry it."""
+    input: bytes
+    """Blinded commitment to the prompt's tokens."""
+    prompt_tokens: int
+    started: int
+    """Milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UnfinishedRecord:
+    """An accepted request that has no receipt, with the frames that may have left the node."""
+
+    id: int
+    accepted: AcceptedRecord
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt as it was signed, once; `final_record` is empty where nothing was sealed after it."""
+
+    sequence: int
+    entry: bytes
+    statement: bytes
+    final_record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvidence:
+    """The ciphertexts of one request, as its Evidence service hands them out."""
+
+    order: bytes
+    envelope: bytes
+    node_nonce: bytes
+    frames: tuple[bytes, ...]
+    final_record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PendingReceipt:
+    """A receipt that the audit server has not acknowledged."""
+
+    sequence: int
+    statement: bytes
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolCounts:
+    """How many receipts there are, by state of delivery."""
+
+    signed: int
+    pending: int
+    delivered: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterRow:
+    """Token totals of one tenant, model, day (UTC, ISO form) and rate card; `cached` is a part of `input`."""
+
+    tenant: str
+    model_root: bytes
+    day: str
+    rate_card: bytes
+    input: int
+    cached: int
+    output: int
+    requests: int

@@ -1,0 +1,51 @@
+"""After a crash: every request that was accepted gets the receipt that it is owed."""
+
+import logging
+
+from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
+from execution_layer.node.records import UnfinishedRecord
+from execution_layer.node.store import NodeStore
+from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.stream import FrameOpener
+from shared.statements.cose import open_as
+from shared.statements.orders import Order
+from shared.statements.receipts import EnergyQuality, Finish, Usage
+
+_log = logging.getLogger(__name__)
+
+
+async def finish_interrupted(store: NodeStore, signer: ReceiptSigner) -> int:
+    """Write a receipt with finish `failed` for each accepted request that has none; return how many.
+
+    The frames on disk are all that can have left the node, so they are what the receipt speaks of. CORRUPT
+    when they do not open: then keys and database do not belong together.
+    """
+    interrupted = store.unfinished()
+    for record in interrupted:
+        keys, outcome = _outcome(record)
+        signed = await store.finish(
+            record.id,
+            draft_receipt(record.accepted, keys, outcome),
+            sign=signer.for_request(record.accepted.request_id),
+            seal_final=None,
+        )
+        _log.warning(
+            "a request was interrupted by a crash; its receipt says failed",
+            extra={"node_sequence": signed.sequence, "output_tokens": outcome.usage.output},
+        )
+    return len(interrupted)
+
+
+def _outcome(record: UnfinishedRecord) -> tuple[TranscriptKeys, Outcome]:
+    accepted = record.accepted
+    order, _ = open_as(Order, accepted.order, None)
+    keys = TranscriptKeys.derive(accepted.secret, order.ctx)
+    opener = FrameOpener(keys, stream_context(order, accepted.node_nonce))
+    tokens = tuple(token for frame in record.frames for token in opener.open(frame).tokens)
+    usage = Usage(
+        input=accepted.prompt_tokens,
+        cached=0,
+        output=len(tokens),
+        energy_quality=EnergyQuality.UNMEASURED,
+    )
+    return keys, Outcome(Finish.FAILED, usage, opener.h_final, tokens)

@@ -1,0 +1,59 @@
+"""Tables of a node's one database."""
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY,
+    order_entry BLOB NOT NULL UNIQUE,
+    ctx BLOB NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    order_statement BLOB NOT NULL,
+    request_id BLOB NOT NULL,
+    envelope BLOB,
+    secret BLOB,
+    node_nonce BLOB NOT NULL,
+    model_root BLOB NOT NULL,
+    numeric_profile BLOB NOT NULL,
+    settings BLOB NOT NULL,
+    input BLOB NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    started INTEGER NOT NULL,
+    final_record BLOB,
+    UNIQUE (tenant, number, attempt)
+) STRICT;
+CREATE TABLE frames (
+    request INTEGER NOT NULL REFERENCES requests (id),
+    position INTEGER NOT NULL,
+    ciphertext BLOB NOT NULL,
+    PRIMARY KEY (request, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE receipts (
+    sequence INTEGER PRIMARY KEY,
+    request INTEGER NOT NULL UNIQUE REFERENCES requests (id),
+    entry BLOB NOT NULL UNIQUE,
+    statement BLOB NOT NULL,
+    log_index INTEGER,
+    delivered_at INTEGER,
+    rejected TEXT
+) STRICT;
+CREATE INDEX receipts_pending ON receipts (sequence) WHERE log_index IS NULL AND rejected IS NULL;
+CREATE TABLE meter (
+    tenant TEXT NOT NULL,
+    model_root BLOB NOT NULL,
+    day TEXT NOT NULL,
+    rate_card BLOB NOT NULL,
+    input INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    PRIMARY KEY (day, tenant, model_root, rate_card)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rate_cards (
+    entry BLOB PRIMARY KEY,
+    statement BLOB NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+"""`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after its retention."""

@@ -1,0 +1,69 @@
+"""gRPC: `counterfoil.execution.v1.Inference`. Translates; decides nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from execution_layer.engine.protocol import FinishReason
+from execution_layer.node.desk import Desk
+from execution_layer.node.identity import KeyRing
+from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
+from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceService(execution_pb2_grpc.InferenceServicer):
+    """Sealed requests in, sealed frames and a receipt out."""
+
+    def __init__(self, desk: Desk, ring: KeyRing) -> None:
+        self._desk = desk
+        self._ring = ring
+
+    async def GetKeyBundle(  # noqa: N802  # the name of the method on the wire
+        self,
+        request: execution_pb2.GetKeyBundleRequest,  # noqa: ARG002  # likewise its shape
+        context: Context,  # noqa: ARG002
+    ) -> execution_pb2.GetKeyBundleResponse:
+        """Return the newest key bundle and its proof."""
+        keys = self._ring.current()
+        return execution_pb2.GetKeyBundleResponse(statement=keys.statement, tlog_proof=keys.proof)
+
+    async def Generate(  # noqa: N802  # likewise
+        self, request: execution_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[execution_pb2.GenerateResponse]:
+        """Run one request. When the caller is gone before the end, the sequence is freed."""
+        remaining_s = float(context.time_remaining() or 0.0)
+        session = await self._desk.take(request.order, request.envelope, remaining_s)
+        ended = False
+        try:
+            async for event in session.events():
+                ended = isinstance(event, FinalEvent)
+                yield _message(event)
+        finally:
+            if not ended:
+                late = (context.time_remaining() or 0.0) <= 0
+                session.cancel(FinishReason.DEADLINE if late else FinishReason.CANCELLED)
+        if not ended:
+            raise CounterfoilError(
+                Code.UNAVAILABLE, "the response was cut off", remedy="Retry as a new attempt."
+            )
+
+
+def _message(event: Event) -> execution_pb2.GenerateResponse:
+    match event:
+        case AcceptedEvent():
+            accepted = execution_pb2.Accepted(
+                node_nonce=event.node_nonce, signature=event.signature
+            )
+            return execution_pb2.GenerateResponse(accepted=accepted)
+        case FrameEvent():
+            frame = execution_pb2.Frame(
+                index=event.index, ciphertext=event.ciphertext, signature=event.signature
+            )
+            return execution_pb2.GenerateResponse(frame=frame)
+        case FinalEvent():
+            final = execution_pb2.FinalRecord(ciphertext=event.ciphertext)
+            return execution_pb2.GenerateResponse(final_record=final)

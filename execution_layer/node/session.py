@@ -1,0 +1,292 @@
+"""One accepted request, from its first token to its receipt.
+
+A session runs in a task of its own and outlives the call that asked for it: a client that cancels or goes
+away frees the sequence, and the receipt is written all the same. Events reach the call through a queue,
+each only after what it says is stored.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from execution_layer.engine.protocol import (
+    Finished,
+    FinishReason,
+    Generation,
+    TokenChunk,
+)
+from execution_layer.node.admission import Admitted
+from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
+from execution_layer.node.energy import EnergyMeter
+from execution_layer.node.records import AcceptedRecord
+from execution_layer.node.store import NodeStore
+from shared.codec import cbor
+from shared.codec.moment import now_ms
+from shared.envelope.blinded import token_bytes
+from shared.envelope.body import settings_map
+from shared.envelope.evidence import Evidence, seal_evidence
+from shared.envelope.stream import FinalRecord, FrameSealer, stream_signature_message
+from shared.runtime.faults import fault_point
+from shared.runtime.logs import incident
+from shared.statements.receipts import EnergyQuality, Finish, Usage
+
+_log = logging.getLogger(__name__)
+NONCE_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedEvent:
+    """The request is on the node's books. `signature` covers h_0."""
+
+    node_nonce: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEvent:
+    """A sealed frame; `signature` covers h_index."""
+
+    index: int
+    ciphertext: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinalEvent:
+    """The sealed final record, receipt inside."""
+
+    ciphertext: bytes
+
+
+Event = AcceptedEvent | FrameEvent | FinalEvent
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts:
+    """What all sessions of a node share."""
+
+    store: NodeStore
+    signer: ReceiptSigner
+    energy: EnergyMeter
+    frame_interval_s: float
+    numeric_profile: bytes
+
+
+@dataclass(slots=True)
+class _Words:
+    """Tokens and the text that they settle."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+
+    def add(self, tokens: Sequence[int], text: str) -> None:
+        self.tokens.extend(tokens)
+        self.text += text
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.text)
+
+
+class Session:
+    """Make it with `open_session`; `run` it in a task, read `events` from the call."""
+
+    def __init__(
+        self,
+        admitted: Admitted,
+        generation: Generation,
+        record: AcceptedRecord,
+        request: int,
+        parts: SessionParts,
+    ) -> None:
+        self._admitted = admitted
+        self._generation = generation
+        self._record = record
+        self._request = request
+        self._parts = parts
+        self._context = stream_context(admitted.order, record.node_nonce)
+        self._keys = admitted.opened.keys
+        self._sealer = FrameSealer(self._keys, self._context)
+        self._waiting = _Words()
+        """What has not been framed yet."""
+        self._stored = _Words()
+        """What is in frames on disk: all that the receipt will speak of."""
+        self._stored_h = self._sealer.h0
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._flushed_at = float("-inf")
+
+    def cancel(self, reason: FinishReason) -> None:
+        """End the sequence; the receipt says why."""
+        self._generation.cancel(reason)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what the client is told, in order, up to the final record."""
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def run(self) -> None:
+        """Stream, then write the receipt. Whatever goes wrong on the way, the request ends with a receipt."""
+        share = self._parts.energy.begin()
+        try:
+            self._emit(AcceptedEvent(self._record.node_nonce, self._sign(0, self._sealer.h0)))
+            try:
+                finished = await self._stream()
+            except Exception as error:  # noqa: BLE001  # a node answers for what it accepted
+                incident(_log, error, "a generation")
+                self._generation.cancel(FinishReason.FAILED)
+                finished = None
+            energy = self._parts.energy.end(share)
+            outcome = self._outcome(finished, energy.quality, energy.millijoules)
+            await self._finish(outcome)
+        finally:
+            self._events.put_nowait(None)
+
+    async def _stream(self) -> Finished:
+        """Frame tokens as they come: the first at once, later ones together within the frame interval."""
+        loop = asyncio.get_running_loop()
+        source = aiter(self._generation)
+        pending = asyncio.ensure_future(anext(source))
+        try:
+            while True:
+                due = self._flushed_at + self._parts.frame_interval_s
+                wait_s = max(0.0, due - loop.time()) if self._waiting else None
+                done, _ = await asyncio.wait({pending}, timeout=wait_s)
+                if not done:
+                    await self._flush()
+                    continue
+                event = pending.result()
+                if isinstance(event, Finished):
+                    await self._flush_rest(event)
+                    return event
+                assert isinstance(event, TokenChunk)
+                self._waiting.add(event.token_ids, event.text)
+                pending = asyncio.ensure_future(anext(source))
+        finally:
+            pending.cancel()
+
+    async def _flush_rest(self, finished: Finished) -> None:
+        """Frame what is left, so that frames and receipt speak of the same tokens."""
+        known = (*self._stored.tokens, *self._waiting.tokens)
+        assert finished.output_ids[: len(known)] == known
+        self._waiting.add(finished.output_ids[len(known) :], "")
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Seal, store and send one frame of what has gathered."""
+        words, self._waiting = self._waiting, _Words()
+        if not words:
+            return
+        self._flushed_at = asyncio.get_running_loop().time()
+        ciphertext, h = self._sealer.seal(words.tokens, words.text)
+        index = self._sealer.frames
+        await self._parts.store.append_frame(self._request, index, ciphertext)
+        self._stored.add(words.tokens, words.text)
+        self._stored_h = h
+        fault_point("node.frame.stored")
+        self._emit(FrameEvent(index, ciphertext, self._sign(index, h)))
+
+    def _outcome(
+        self, finished: Finished | None, quality: EnergyQuality, millijoules: int | None
+    ) -> Outcome:
+        """Say how it ended. A failed request has usage for what was framed, and no evidence."""
+        failed = finished is None or finished.finish_reason is FinishReason.FAILED
+        framed = tuple(self._stored.tokens)
+        usage = Usage(
+            input=len(self._admitted.prompt_ids),
+            cached=0 if finished is None else finished.cached_prompt_tokens,
+            output=len(framed),
+            energy_quality=quality,
+            compute_ms=None if finished is None else finished.compute_ms,
+            energy_mj=millijoules,
+        )
+        if failed:
+            return Outcome(Finish.FAILED, usage, self._stored_h, framed)
+        assert finished is not None
+        blocks = finished.activations
+        evidence = Evidence(
+            input_tokens=self._admitted.prompt_ids,
+            output_tokens=framed,
+            prompt_blocks=blocks.prompt_blocks,
+            output_blocks=blocks.output_blocks,
+            text=self._stored.text,
+        )
+        return Outcome(
+            finish=Finish(finished.finish_reason.value),
+            usage=usage,
+            h_final=self._stored_h,
+            output_ids=framed,
+            prompt_blocks=blocks.prompt_blocks,
+            output_blocks=blocks.output_blocks,
+            evidence=seal_evidence(evidence, self._keys, self._context),
+        )
+
+    async def _finish(self, outcome: Outcome) -> None:
+        """Number, sign and store the receipt; only then may the final record leave."""
+        whole = self._sealer.h == self._stored_h
+        """False when a frame was sealed and could not be stored: then nothing can follow it."""
+
+        def seal_final(statement: bytes) -> bytes:
+            return self._sealer.seal_final(
+                FinalRecord(
+                    tokens=outcome.output_ids,
+                    text=self._stored.text,
+                    usage=outcome.usage,
+                    finish=outcome.finish,
+                    receipt=statement,
+                    evidence=outcome.evidence,
+                )
+            )
+
+        signed = await self._parts.store.finish(
+            self._request,
+            draft_receipt(self._record, self._keys, outcome),
+            sign=self._parts.signer.for_request(self._record.request_id),
+            seal_final=seal_final if whole else None,
+        )
+        fault_point("node.receipt.stored")
+        _log.info(
+            "receipt signed",
+            extra={
+                "node_sequence": signed.sequence,
+                "tenant": self._record.tenant,
+                "finish": outcome.finish.value,
+                "output_tokens": outcome.usage.output,
+            },
+        )
+        if whole:
+            self._emit(FinalEvent(signed.final_record))
+
+    def _sign(self, index: int, h: bytes) -> bytes:
+        return self._parts.signer.sign_hash(stream_signature_message(self._context, index, h))
+
+    def _emit(self, event: Event) -> None:
+        self._events.put_nowait(event)
+
+
+async def open_session(admitted: Admitted, generation: Generation, parts: SessionParts) -> Session:
+    """Write the request down as accepted and return its session; REPLAYED if another was faster."""
+    keys, body = admitted.opened.keys, admitted.opened.body
+    settings = cbor.encode(settings_map(body.settings) | {"seed": admitted.seed})
+    record = AcceptedRecord(
+        order=admitted.order_statement,
+        order_entry=admitted.order_entry,
+        tenant=admitted.order.tenant,
+        number=admitted.order.number,
+        attempt=admitted.order.attempt,
+        ctx=admitted.order.ctx,
+        envelope=admitted.envelope,
+        request_id=admitted.opened.header.request,
+        secret=admitted.opened.ts,
+        node_nonce=os.urandom(NONCE_BYTES),
+        model_root=admitted.opened.header.model_root,
+        numeric_profile=parts.numeric_profile,
+        settings=keys.blind("settings", settings),
+        input=keys.blind("input", token_bytes(admitted.prompt_ids)),
+        prompt_tokens=len(admitted.prompt_ids),
+        started=now_ms(),
+    )
+    request = await parts.store.accept(record)
+    fault_point("node.accepted")
+    return Session(admitted, generation, record, request, parts)

@@ -1,0 +1,64 @@
+"""The spool: receipts on their way to the log. Delivery always goes through it, also when nothing is wrong."""
+
+from collections.abc import Sequence
+
+from execution_layer.node.records import PendingReceipt, SpoolCounts
+from shared.codec.moment import now_ms
+from shared.runtime.journal import Journal
+
+
+class Spool:
+    """Receipts in their order, each until the audit server has answered with an index.
+
+    Nothing is ever removed: what the server refuses for good is kept with the reason, and tried again when
+    the node starts anew.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def pending(self, limit: int) -> list[PendingReceipt]:
+        """Return the oldest receipts that are neither acknowledged nor refused."""
+        query = (
+            "SELECT sequence, statement, order_statement FROM receipts JOIN requests"
+            " ON requests.id = receipts.request WHERE log_index IS NULL AND rejected IS NULL"
+            " ORDER BY sequence LIMIT ?"
+        )
+        rows = self._journal.read(lambda db: db.execute(query, (limit,)).fetchall())
+        return [PendingReceipt(*row) for row in rows]
+
+    async def settle(
+        self, delivered: Sequence[tuple[int, int]], rejected: Sequence[tuple[int, str]]
+    ) -> None:
+        """Record (sequence, log index) of what was acknowledged and (sequence, reason) of what was refused."""
+        at = now_ms()
+        await self._journal.write(
+            lambda db: (
+                db.executemany(
+                    "UPDATE receipts SET log_index = ?, delivered_at = ? WHERE sequence = ?",
+                    [(index, at, sequence) for sequence, index in delivered],
+                ),
+                db.executemany(
+                    "UPDATE receipts SET rejected = ? WHERE sequence = ?",
+                    [(reason, sequence) for sequence, reason in rejected],
+                ),
+            )
+        )
+
+    async def retry_rejected(self) -> int:
+        """Put what was refused back into the queue; return how many."""
+        return await self._journal.write(
+            lambda db: (
+                db.execute(
+                    "UPDATE receipts SET rejected = NULL WHERE rejected IS NOT NULL"
+                ).rowcount
+            )
+        )
+
+    def counts(self) -> SpoolCounts:
+        """Return how many receipts are in which state."""
+        query = (
+            "SELECT count(*), count(*) FILTER (WHERE log_index IS NULL AND rejected IS NULL),"
+            " count(log_index), count(rejected) FROM receipts"
+        )
+        return SpoolCounts(*self._journal.read(lambda db: db.execute(query).fetchone()))

@@ -1,0 +1,273 @@
+"""The node's memory: accepted requests, frames, receipts in their sequence, and the meter (sqlite).
+
+What a method has returned from is on disk. The order of writes is what makes a crash harmless: a request
+is accepted before the client hears so, a frame is stored before it leaves, and the receipt, with the
+number and the predecessor that it alone has, before the final record does.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from execution_layer.node.records import (
+    AcceptedRecord,
+    MeterRow,
+    SignedReceipt,
+    StoredEvidence,
+    UnfinishedRecord,
+)
+from execution_layer.node.schema import SCHEMA, VERSION
+from shared.codec.moment import day_of
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.journal import Journal
+from shared.statements.cose import entry_of
+from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
+
+_NONCE_BYTES: Final = 12
+Sign = Callable[[Receipt], bytes]
+SealFinal = Callable[[bytes], bytes]
+
+
+class NodeStore:
+    """Requests and receipts of one node. One process at a time."""
+
+    def __init__(self, path: Path, storage_key: bytes) -> None:
+        self.journal = Journal(path, schema=SCHEMA, version=VERSION, exclusive=True)
+        self._aead = AESGCM(storage_key)
+
+    def close(self) -> None:
+        """Finish the writes that are queued and close the file."""
+        self.journal.close()
+
+    def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
+        """Tell whether an order or an envelope was accepted before."""
+        query = "SELECT 1 FROM requests WHERE order_entry = ? OR ctx = ?"
+        return (
+            self.journal.read(lambda db: db.execute(query, (order_entry, ctx)).fetchone())
+            is not None
+        )
+
+    async def accept(self, record: AcceptedRecord) -> int:
+        """Write an accepted request down and return its id; REPLAYED if order, envelope or number was seen."""
+        secret = self._encrypt(record.secret, record.order_entry)
+
+        def insert(db: sqlite3.Connection) -> int:
+            cursor = db.execute(
+                "INSERT INTO requests (order_entry, ctx, tenant, number, attempt, order_statement,"
+                " request_id, envelope, secret, node_nonce, model_root, numeric_profile, settings,"
+                " input, prompt_tokens, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    record.order_entry,
+                    record.ctx,
+                    record.tenant,
+                    record.number,
+                    record.attempt,
+                    record.order,
+                    record.request_id,
+                    record.envelope,
+                    secret,
+                    record.node_nonce,
+                    record.model_root,
+                    record.numeric_profile,
+                    record.settings,
+                    record.input,
+                    record.prompt_tokens,
+                    record.started,
+                ),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+        try:
+            return await self.journal.write(insert)
+        except sqlite3.IntegrityError as error:
+            raise CounterfoilError(
+                Code.REPLAYED,
+                f"order {record.number} attempt {record.attempt} of {record.tenant} was used before",
+                remedy="Seal the request anew and order it under the next attempt.",
+            ) from error
+
+    async def append_frame(self, request: int, position: int, ciphertext: bytes) -> None:
+        """Store frame `position` (from 1) of a request."""
+        await self.journal.write(
+            lambda db: db.execute(
+                "INSERT INTO frames VALUES (?, ?, ?)", (request, position, ciphertext)
+            )
+        )
+
+    async def finish(
+        self, request: int, draft: Receipt, *, sign: Sign, seal_final: SealFinal | None
+    ) -> SignedReceipt:
+        """Number, sign and store a receipt with its final record, and meter it; one transaction.
+
+        `draft` is the receipt but for its number and predecessor. `seal_final` turns the signed receipt
+        into the final record's ciphertext; None after a crash, when there is nobody to send it to.
+        """
+
+        def write(db: sqlite3.Connection) -> SignedReceipt:
+            sequence, previous = _next_in_sequence(db)
+            receipt = replace(draft, node_sequence=sequence, previous=previous)
+            statement = sign(receipt)
+            final = b"" if seal_final is None else seal_final(statement)
+            signed = SignedReceipt(receipt.node_sequence, entry_of(statement), statement, final)
+            db.execute(
+                "INSERT INTO receipts (sequence, request, entry, statement) VALUES (?, ?, ?, ?)",
+                (signed.sequence, request, signed.entry, statement),
+            )
+            db.execute("UPDATE requests SET final_record = ? WHERE id = ?", (final, request))
+            _meter(db, receipt)
+            return signed
+
+        return await self.journal.write(write)
+
+    def unfinished(self) -> list[UnfinishedRecord]:
+        """Return the accepted requests without a receipt, oldest first."""
+        query = "SELECT * FROM requests WHERE id NOT IN (SELECT request FROM receipts) ORDER BY id"
+        rows = self.journal.read(lambda db: db.execute(query).fetchall())
+        return [
+            UnfinishedRecord(row["id"], self._record(row), self._frames(row["id"])) for row in rows
+        ]
+
+    def evidence_of(self, receipt_entry: bytes) -> StoredEvidence | None:
+        """Return the ciphertexts behind a receipt, None if there is no such receipt or they are gone."""
+        query = (
+            "SELECT requests.* FROM requests JOIN receipts ON receipts.request = requests.id"
+            " WHERE receipts.entry = ? AND envelope IS NOT NULL"
+        )
+        row = self.journal.read(lambda db: db.execute(query, (receipt_entry,)).fetchone())
+        if row is None:
+            return None
+        return StoredEvidence(
+            order=row["order_statement"],
+            envelope=row["envelope"],
+            node_nonce=row["node_nonce"],
+            frames=self._frames(row["id"]),
+            final_record=row["final_record"] or b"",
+        )
+
+    async def remember_rate_card(self, entry: bytes, statement: bytes) -> None:
+        """Keep a rate card, so that what was ordered under it can be billed later."""
+        await self.journal.write(
+            lambda db: db.execute(
+                "INSERT OR IGNORE INTO rate_cards VALUES (?, ?)", (entry, statement)
+            )
+        )
+
+    async def purge_evidence(self, *, before_ms: int, max_bytes: int) -> int:
+        """Remove evidence older than `before_ms`, then the oldest above `max_bytes`; return how many requests.
+
+        Only requests whose receipt the log has acknowledged are touched.
+        """
+
+        def purge(db: sqlite3.Connection) -> int:
+            doomed = _purgeable(db, before_ms=before_ms, max_bytes=max_bytes)
+            for request in doomed:
+                db.execute("DELETE FROM frames WHERE request = ?", (request,))
+                db.execute(
+                    "UPDATE requests SET envelope = NULL, secret = NULL, final_record = NULL"
+                    " WHERE id = ?",
+                    (request,),
+                )
+            return len(doomed)
+
+        return await self.journal.write(purge)
+
+    def _frames(self, request: int) -> tuple[bytes, ...]:
+        query = "SELECT ciphertext FROM frames WHERE request = ? ORDER BY position"
+        rows = self.journal.read(lambda db: db.execute(query, (request,)).fetchall())
+        return tuple(row["ciphertext"] for row in rows)
+
+    def _record(self, row: sqlite3.Row) -> AcceptedRecord:
+        return AcceptedRecord(
+            order=row["order_statement"],
+            order_entry=row["order_entry"],
+            tenant=row["tenant"],
+            number=row["number"],
+            attempt=row["attempt"],
+            ctx=row["ctx"],
+            envelope=row["envelope"],
+            request_id=row["request_id"],
+            secret=self._decrypt(row["secret"], row["order_entry"]),
+            node_nonce=row["node_nonce"],
+            model_root=row["model_root"],
+            numeric_profile=row["numeric_profile"],
+            settings=row["settings"],
+            input=row["input"],
+            prompt_tokens=row["prompt_tokens"],
+            started=row["started"],
+        )
+
+    def _encrypt(self, secret: bytes, order_entry: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, secret, order_entry)
+
+    def _decrypt(self, data: bytes, order_entry: bytes) -> bytes:
+        try:
+            return self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], order_entry)
+        except InvalidTag as error:
+            raise CounterfoilError(
+                Code.CORRUPT,
+                "a stored transcript secret cannot be opened with the node's storage key",
+                remedy="Restore the folder of keys that belongs to this database.",
+            ) from error
+
+
+def meter_rows(db: sqlite3.Connection, *, first_day: str, end_day: str) -> list[MeterRow]:
+    """Return the meter of the days first_day <= day < end_day (ISO form)."""
+    rows = db.execute(
+        "SELECT * FROM meter WHERE day >= ? AND day < ? ORDER BY day, tenant, model_root, rate_card",
+        (first_day, end_day),
+    )
+    return [MeterRow(**dict(row)) for row in rows]
+
+
+def rate_card_statements(db: sqlite3.Connection) -> dict[bytes, bytes]:
+    """Return every rate card that the node has worked under, by entry."""
+    return {row["entry"]: row["statement"] for row in db.execute("SELECT * FROM rate_cards")}
+
+
+def _next_in_sequence(db: sqlite3.Connection) -> tuple[int, bytes]:
+    last = db.execute(
+        "SELECT sequence, entry FROM receipts ORDER BY sequence DESC LIMIT 1"
+    ).fetchone()
+    if last is None:
+        return 0, NO_RECEIPT
+    return last["sequence"] + 1, last["entry"]
+
+
+def _meter(db: sqlite3.Connection, receipt: Receipt) -> None:
+    """Count a receipt's tokens; a request that the node failed is not charged."""
+    if receipt.finish is Finish.FAILED:
+        return
+    usage = receipt.usage
+    key = (receipt.tenant, receipt.model_root, day_of(receipt.ended).isoformat(), receipt.rate_card)
+    db.execute(
+        "INSERT INTO meter VALUES (?, ?, ?, ?, ?, ?, ?, 1)"
+        " ON CONFLICT (day, tenant, model_root, rate_card) DO UPDATE SET"
+        " input = input + excluded.input, cached = cached + excluded.cached,"
+        " output = output + excluded.output, requests = requests + 1",
+        (*key, usage.input, usage.cached, usage.output),
+    )
+
+
+def _purgeable(db: sqlite3.Connection, *, before_ms: int, max_bytes: int) -> list[int]:
+    """Return the requests whose evidence goes: too old, or the oldest above the limit."""
+    rows = db.execute(
+        "SELECT id, started, length(envelope) + coalesce(length(final_record), 0) + coalesce((SELECT"
+        " sum(length(ciphertext)) FROM frames WHERE request = requests.id), 0) AS size,"
+        " EXISTS (SELECT 1 FROM receipts WHERE request = requests.id AND log_index IS NOT NULL) AS done"
+        " FROM requests WHERE envelope IS NOT NULL ORDER BY id"
+    ).fetchall()
+    excess = sum(row["size"] for row in rows) - max_bytes
+    doomed = []
+    for row in rows:
+        if row["done"] and (row["started"] < before_ms or excess > 0):
+            doomed.append(row["id"])
+            excess -= row["size"]
+    return doomed

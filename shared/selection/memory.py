@@ -1,0 +1,67 @@
+"""What a beacon party must not forget: under which seal it revealed each epoch. sqlite, durable before a reveal leaves."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+
+from shared.selection.party import Revealed
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS reveals (
+  epoch INTEGER PRIMARY KEY,
+  seal BLOB NOT NULL CHECK (length(seal) = 32),
+  first INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  statement BLOB NOT NULL
+) STRICT
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A reveal as it was signed, and what it was made under."""
+
+    revealed: Revealed
+    statement: bytes
+
+
+class RevealMemory:
+    """One reveal per epoch. `lock` is held over looking, revealing and keeping, so that two calls cannot cross."""
+
+    def __init__(self, path: Path) -> None:
+        self.lock = RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self.lock:
+            self._db.close()
+
+    def near(self, epoch: int) -> list[Kept]:
+        """Return the reveals of this epoch and of its neighbours: seals of others cannot overlap it unless theirs do."""
+        with self.lock:
+            rows = self._db.execute(
+                "SELECT epoch, seal, first, size, statement FROM reveals WHERE epoch BETWEEN ? AND ?"
+                " UNION SELECT epoch, seal, first, size, statement FROM reveals"
+                " WHERE epoch IN (SELECT max(epoch) FROM reveals WHERE epoch < ?"
+                " UNION SELECT min(epoch) FROM reveals WHERE epoch > ?)",
+                (epoch - 1, epoch + 1, epoch, epoch),
+            ).fetchall()
+        return [Kept(Revealed(*row[:4]), row[4]) for row in rows]
+
+    def find(self, epoch: int) -> Kept | None:
+        """Return the reveal of an epoch."""
+        return next((kept for kept in self.near(epoch) if kept.revealed.epoch == epoch), None)
+
+    def keep(self, kept: Kept) -> None:
+        """Store a reveal; durable on return."""
+        value = kept.revealed
+        with self.lock:
+            self._db.execute(
+                "INSERT INTO reveals VALUES (?, ?, ?, ?, ?)",
+                (value.epoch, value.seal, value.first, value.size, kept.statement),
+            )

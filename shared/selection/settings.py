@@ -1,0 +1,29 @@
+"""Configuration that witnesses and custodians share: whom they believe."""
+
+from shared.runtime.config import Settings
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.policy import Policy
+
+
+class LogSettings(Settings):
+    """A log and the witnesses whose quorum makes a checkpoint count."""
+
+    origin: str
+    """Origin line of the log."""
+    vkeys: tuple[str, ...]
+    """The log's verification keys; all must sign."""
+    witnesses: tuple[str, ...] = ()
+    """The witnesses' verification keys."""
+    quorum: int = 1
+
+    def policy(self) -> Policy:
+        """Return the policy for offline verification."""
+        return Policy.from_vkeys(logs=self.vkeys, witnesses=self.witnesses, threshold=self.quorum)
+
+
+def key_bytes(text: str, what: str) -> bytes:
+    """Return the bytes of a key that a configuration file writes in hex."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise CounterfoilError(Code.CONFIGURATION, f"{what} is not hexadecimal") from error

@@ -1,0 +1,17 @@
+"""From a request's body to the model's prompt."""
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import RequestBody
+from shared.text.tokenizer import Tokenizer
+
+
+def prompt_ids(tokenizer: Tokenizer, body: RequestBody) -> tuple[int, ...]:
+    """Return the prompt's tokens: the tokenizer's own encoding, under the chat template for messages."""
+    if body.messages:
+        tokens = tokenizer.encode_chat(body.messages)
+    else:
+        assert body.prompt is not None
+        tokens = tokenizer.encode(body.prompt)
+    if not tokens:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt is empty")
+    return tokens

@@ -1,0 +1,46 @@
+"""The database itself refuses a journal whose postings do not sum to zero."""
+
+from datetime import date
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+
+from audit_layer.costs.models import JournalRow, PostingRow
+from audit_layer.storage.engine import transaction
+from tests.postgres import Database
+
+
+def post(database: Database, *amounts: tuple[str, str]) -> None:
+    with transaction(database.engine("worker")) as connection:
+        journal = connection.scalar(
+            insert(JournalRow)
+            .values(tenant="t", operator="o", day=date(2026, 3, 1), currency="EUR", posted_at=1)
+            .returning(JournalRow.id)
+        )
+        for amount, currency in amounts:
+            connection.execute(
+                insert(PostingRow).values(
+                    journal=journal, account="a", amount=Decimal(amount), currency=currency
+                )
+            )
+
+
+def test_a_balanced_journal_is_kept(database):
+    post(database, ("0.000000000000000000000001", "EUR"), ("-0.000000000000000000000001", "EUR"))
+    post(database, ("1", "EUR"), ("2", "USD"), ("-1", "EUR"), ("-2", "USD"))
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        [("1", "EUR")],
+        [("1", "EUR"), ("-1", "USD")],
+        [("1", "EUR"), ("-0.999999999999999999999999", "EUR")],
+    ],
+    ids=["one-sided", "two currencies", "by the last digit"],
+)
+def test_an_unbalanced_journal_is_refused_at_commit(database, amounts):
+    with pytest.raises(IntegrityError, match="do not sum to zero"):
+        post(database, *amounts)
