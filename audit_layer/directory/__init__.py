@@ -1,0 +1,1 @@
+"""The directory: which key bundles clients may seal to."""

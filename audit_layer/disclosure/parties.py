@@ -7,16 +7,16 @@
 | `POST /release` (custodians) | the release case of `shared.selection.checks` | `{release, share}` |
 """
 
-import ssl
-from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 
 from shared.codec import cbor
-from shared.codec.cbor import Value
 from shared.codec.fields import Reader
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.problems import from_problem
+from shared.runtime.tls import client_context
+from shared.selection.service import CommitmentRequest, RevealRequest
 
 CBOR = "application/cbor"
 MAX_ANSWER = 1 << 20
@@ -27,25 +27,22 @@ class PartyClient:
 
     def __init__(self, name: str, url: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
         self.name = name
-        context = ssl.create_default_context(cafile=str(ca_file))
-        self._http = httpx.Client(base_url=url, verify=context, timeout=timeout_s)
+        self._http = httpx.Client(base_url=url, verify=client_context(ca_file), timeout=timeout_s)
 
     def close(self) -> None:
         """Close the connection pool."""
         self._http.close()
 
-    def post(self, path: str, message: Mapping[str, Value]) -> bytes:
+    def post(self, path: str, message: bytes) -> bytes:
         """Send one CBOR message and return the answer's bytes; refusals keep the party's own code."""
         try:
-            response = self._http.post(
-                path, content=cbor.encode(dict(message)), headers={"content-type": CBOR}
-            )
+            response = self._http.post(path, content=message, headers={"content-type": CBOR})
         except httpx.HTTPError as error:
             raise CounterfoilError(
                 Code.UNAVAILABLE, f"{self.name} does not answer: {type(error).__name__}"
             ) from error
         if response.status_code != httpx.codes.OK:
-            raise _refusal(self.name, response)
+            raise from_problem(response.status_code, response.content, self.name)
         if len(response.content) > MAX_ANSWER:
             raise CounterfoilError(Code.MALFORMED, f"{self.name} answered with too many bytes")
         return response.content
@@ -56,40 +53,22 @@ class BeaconClient(PartyClient):
 
     def commitment(self, epoch: int) -> bytes:
         """Return the party's signed commitment for `epoch`."""
-        return self.post("/beacon/commitment", {"epoch": epoch})
+        return self.post("/beacon/commitment", CommitmentRequest(epoch).to_cbor())
 
     def reveal(
         self, epoch: int, opened: bytes, open_proof: str, seal: bytes, seal_proof: str
     ) -> bytes:
         """Show the witnessed seal and return the party's signed reveal."""
-        return self.post(
-            "/beacon/reveal",
-            {
-                "epoch": epoch,
-                "open": opened,
-                "open_proof": open_proof,
-                "seal": seal,
-                "seal_proof": seal_proof,
-            },
-        )
+        request = RevealRequest(epoch, opened, open_proof, seal, seal_proof)
+        return self.post("/beacon/reveal", request.to_cbor())
 
 
 class CustodianClient(BeaconClient):
     """A custodian: releases one share for one logged request."""
 
-    def release(self, case: Mapping[str, Value]) -> tuple[bytes, bytes]:
-        """Return (disclosure-release statement, sealed share)."""
+    def release(self, case: bytes) -> tuple[bytes, bytes]:
+        """Return (disclosure-release statement, sealed share) for an encoded release case."""
         read = Reader(cbor.decode(self.post("/release", case)), f"{self.name}'s answer")
         release, share = read.bytes("release"), read.bytes("share")
         read.done()
         return release, share
-
-
-def _refusal(name: str, response: httpx.Response) -> CounterfoilError:
-    """Turn problem+json into the catalogue's error."""
-    try:
-        problem = response.json()
-        code, detail = Code[str(problem["code"])], str(problem.get("detail", ""))
-    except (ValueError, KeyError, TypeError):
-        code, detail = Code.UNAVAILABLE, f"HTTP status {response.status_code}"
-    return CounterfoilError(code, f"{name} refused: {detail}")

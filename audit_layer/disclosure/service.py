@@ -7,17 +7,17 @@ a custodian sees them; a release is logged before its share is used.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from audit_layer.disclosure.audit_server import AuditServer
 from audit_layer.disclosure.evidence import Ciphertexts, check_delivered, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
-from shared.codec.cbor import Value
 from shared.envelope.header import Envelope
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
+from shared.selection.checks import ReleaseCase
 from shared.statements.cose import entry_of
 from shared.statements.receipts import Receipt
 
@@ -98,7 +98,7 @@ class Disclosure:
             raise
         return Disclosed(ciphertexts, secret)
 
-    def _proofs(self, case: DrawnCase) -> dict[str, Value]:
+    def _proofs(self, case: DrawnCase) -> dict[str, Any]:
         """Gather witnessed proofs of every statement that a custodian will want to see."""
         statements = {
             "request": case.request,
@@ -109,7 +109,7 @@ class Disclosure:
         }
         if case.first_verdict is not None:
             statements["verdict"] = case.first_verdict
-        shown: dict[str, Value] = {}
+        shown: dict[str, Any] = {}
         for name, statement in statements.items():
             proof = self.server.proof(entry_of(statement))
             if proof is None:
@@ -130,18 +130,17 @@ class Disclosure:
             return None
         return found if _is_delivered(found, case.receipt) else None
 
-    def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Value]) -> bytes:
+    def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any]) -> bytes:
         header = Envelope.from_bytes(found.envelope).header
-        release_case: dict[str, Value] = {
+        release_case = ReleaseCase(
             **proofs,
-            "bundle": case.bundle,
-            "commitments": list(case.commitments),
-            "reveals": list(case.reveals),
-            "order": found.order,
-            "envelope": found.envelope,
-        }
-        if case.floor_entries:
-            release_case["floor_entries"] = list(case.floor_entries)
+            bundle=case.bundle,
+            commitments=case.commitments,
+            reveals=case.reveals,
+            order=found.order,
+            envelope=found.envelope,
+            floor_entries=case.floor_entries or None,
+        ).to_cbor()
         shares: dict[int, bytes] = {}
         refusals: list[str] = []
         for key_id in header.custodians:

@@ -96,7 +96,9 @@ class Publisher:
             except Exception:  # noqa: BLE001 - one bad tick must not end publication for good
                 failures += 1
                 _log.exception("publication failed")
-            pause = min(self._interval_s * 2**failures, max(_MAX_BACKOFF_S, self._interval_s))
+            pause = min(
+                self._interval_s * 2 ** min(failures, 8), max(_MAX_BACKOFF_S, self._interval_s)
+            )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()

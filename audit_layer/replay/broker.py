@@ -1,7 +1,8 @@
 """The Celery application's configuration: the broker carries hints only, so losing all its messages loses nothing."""
 
 from celery import Celery
-from kombu import Connection, Queue
+from kombu.connection import Connection
+from kombu.entity import Queue
 from kombu.transport.sqlalchemy import Transport
 from sqlalchemy import text
 

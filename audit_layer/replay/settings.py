@@ -66,6 +66,10 @@ class WorkerSettings(Settings):
     witnesses: tuple[PartySettings, ...] = ()
     peers: tuple[PeerSettings, ...] = ()
     authority: AuthoritySettings | None = None
+    tick_seconds: float = Field(default=1.0, gt=0)
+    """How often beat has the epoch clock looked at."""
+    hint_seconds: float = Field(default=30.0, gt=0)
+    """How long waiting work is left before it is offered again."""
     evidence_timeout_seconds: float = Field(default=20, gt=0)
 
 

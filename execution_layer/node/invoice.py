@@ -148,7 +148,7 @@ def _lines(node: str, row: MeterRow, price: Price) -> Iterator[InvoiceLine]:
         ("cached", row.cached, price.cached),
         ("output", row.output, price.output),
     )
-    names = "/".join((node, row.tenant, row.model_root.hex(), row.rate_card.hex()))
+    names = f"{node}/{row.tenant}/{row.model_root.hex()}/{row.rate_card.hex()}"
     mark = sha256(names.encode()).hexdigest()[:24]
     for kind, quantity, unit_price in kinds:
         if quantity:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +30,11 @@ from shared.codec.moment import now_ms
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_ed25519, public_bytes
+from shared.runtime.logs import incident
 
 PURGE_EVERY_S: Final = 3600.0
 LAST_DELIVERY_S: Final = 3.0
+RESTART_S: Final = 1.0
 DAY_MS: Final = 86_400_000
 
 _log = logging.getLogger(__name__)
@@ -104,9 +106,9 @@ class Node:
             registration.renew()
             await self._model.engine.start()
             background = [
-                asyncio.create_task(registration.run(), name="registration"),
-                asyncio.create_task(delivery.run(), name="delivery"),
-                asyncio.create_task(self._purge(), name="purge"),
+                asyncio.create_task(_forever(registration.run)),
+                asyncio.create_task(_forever(delivery.run)),
+                asyncio.create_task(_forever(self._purge)),
             ]
             try:
                 await server.start()
@@ -177,9 +179,17 @@ class Node:
             await asyncio.sleep(PURGE_EVERY_S)
 
 
+async def _forever(work: Callable[[], Awaitable[None]]) -> None:
+    """Run background work; whatever nobody foresaw is logged, and the work begins again."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  # a node must not stop delivering because of one bug
+            incident(_log, error, getattr(work, "__qualname__", "background work"))
+        await asyncio.sleep(RESTART_S)
+
+
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            _log.error("a background task had failed", exc_info=result)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,5 +1,6 @@
 """The spool: receipts on their way to the log. Delivery always goes through it, also when nothing is wrong."""
 
+import sqlite3
 from collections.abc import Sequence
 
 from execution_layer.node.records import PendingReceipt, SpoolCounts
@@ -57,8 +58,20 @@ class Spool:
 
     def counts(self) -> SpoolCounts:
         """Return how many receipts are in which state."""
-        query = (
-            "SELECT count(*), count(*) FILTER (WHERE log_index IS NULL AND rejected IS NULL),"
-            " count(log_index), count(rejected) FROM receipts"
-        )
-        return SpoolCounts(*self._journal.read(lambda db: db.execute(query).fetchone()))
+        return self._journal.read(spool_counts)
+
+
+def spool_counts(db: sqlite3.Connection) -> SpoolCounts:
+    """Return how many receipts are in which state."""
+    query = (
+        "SELECT count(*), count(*) FILTER (WHERE log_index IS NULL AND rejected IS NULL),"
+        " count(log_index), count(rejected) FROM receipts"
+    )
+    return SpoolCounts(*db.execute(query).fetchone())
+
+
+def unfinished_requests(db: sqlite3.Connection) -> int:
+    """Return how many accepted requests have no receipt yet."""
+    query = "SELECT count(*) FROM requests WHERE id NOT IN (SELECT request FROM receipts)"
+    (count,) = db.execute(query).fetchone()
+    return int(count)

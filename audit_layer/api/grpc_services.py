@@ -1,0 +1,131 @@
+"""`counterfoil.audit.v1` over gRPC: translation between messages and use cases, nothing else.
+
+Use cases block, so they run in threads; failures are CounterfoilErrors, which the server's interceptor maps.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from audit_layer.directory.service import Directory
+from audit_layer.log.proof_service import ProofService
+from audit_layer.trail.service import Accepted, Refused, Submission, Trail
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import Context, Service
+
+PACKAGE: Final = "counterfoil.audit.v1"
+MAX_SUBMISSIONS: Final = 1024
+"""Statements in one call; the whole message is bounded by the server."""
+
+
+class IntakeServicer(audit_pb2_grpc.IntakeServicer):
+    """Takes statements and evidence in."""
+
+    def __init__(self, trail: Trail) -> None:
+        self._trail = trail
+
+    async def Submit(  # noqa: N802  # the generated name
+        self, request: audit_pb2.SubmitRequest, context: Context
+    ) -> audit_pb2.SubmitResponse:
+        """Answer each submission on its own; UNAVAILABLE for the call when nothing is known."""
+        if len(request.submissions) > MAX_SUBMISSIONS:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"at most {MAX_SUBMISSIONS} statements go into one call"
+            )
+        submissions = [
+            Submission(item.statement, item.order or None) for item in request.submissions
+        ]
+        results = await asyncio.to_thread(self._trail.submit, submissions)
+        return audit_pb2.SubmitResponse(results=[_result(result) for result in results])
+
+    async def Deposit(  # noqa: N802  # the generated name
+        self, request: audit_pb2.DepositRequest, context: Context
+    ) -> audit_pb2.DepositResponse:
+        """Keep ciphertexts for a receipt."""
+        _check_entry(request.receipt)
+        if len(request.node_nonce) != 32:
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "a node's nonce has 32 bytes")
+        await asyncio.to_thread(
+            self._trail.deposit,
+            request.receipt,
+            request.envelope,
+            request.node_nonce,
+            list(request.frames),
+            request.final_record,
+        )
+        return audit_pb2.DepositResponse()
+
+
+class LogServicer(audit_pb2_grpc.LogServicer):
+    """Gives checkpoints and proofs out."""
+
+    def __init__(self, proofs: ProofService) -> None:
+        self._proofs = proofs
+
+    async def GetCheckpoint(  # noqa: N802  # the generated name
+        self, request: audit_pb2.GetCheckpointRequest, context: Context
+    ) -> audit_pb2.GetCheckpointResponse:
+        """Return the newest witnessed checkpoint; NOT_WITNESSED before the first."""
+        witnessed = await asyncio.to_thread(self._proofs.witnessed)
+        return audit_pb2.GetCheckpointResponse(note=witnessed.note.encode())
+
+    async def GetProof(  # noqa: N802  # the generated name
+        self, request: audit_pb2.GetProofRequest, context: Context
+    ) -> audit_pb2.GetProofResponse:
+        """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint when to ask again."""
+        _check_entry(request.entry)
+        proof = await asyncio.to_thread(self._proofs.prove, request.entry)
+        return audit_pb2.GetProofResponse(tlog_proof=proof.encode(), index=proof.index)
+
+
+class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
+    """Lists key bundles."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def ListKeyBundles(  # noqa: N802  # the generated name
+        self, request: audit_pb2.ListKeyBundlesRequest, context: Context
+    ) -> audit_pb2.ListKeyBundlesResponse:
+        """Return unexpired bundles, with proofs where they are witnessed."""
+        found = await asyncio.to_thread(self._directory.key_bundles, request.model_root or None)
+        return audit_pb2.ListKeyBundlesResponse(
+            bundles=[
+                audit_pb2.KeyBundleEntry(
+                    statement=item.statement,
+                    tlog_proof=item.tlog_proof or "",
+                    revoked=item.revoked,
+                )
+                for item in found
+            ]
+        )
+
+
+def audit_services(trail: Trail, proofs: ProofService, directory: Directory) -> Sequence[Service]:
+    """Return the three services for `shared.runtime.grpc.build_server`."""
+    added: tuple[tuple[str, Any, object], ...] = (
+        ("Intake", audit_pb2_grpc.add_IntakeServicer_to_server, IntakeServicer(trail)),
+        ("Log", audit_pb2_grpc.add_LogServicer_to_server, LogServicer(proofs)),
+        ("Directory", audit_pb2_grpc.add_DirectoryServicer_to_server, DirectoryServicer(directory)),
+    )
+    return [Service(f"{PACKAGE}.{name}", add, servicer) for name, add, servicer in added]
+
+
+def _check_entry(entry: bytes) -> None:
+    if len(entry) != 32:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "an entry has 32 bytes")
+
+
+def _result(result: Accepted | Refused) -> audit_pb2.SubmitResult:
+    if isinstance(result, Refused):
+        error = result.error
+        detail = error.public_detail() if error.code.value.opaque else error.detail
+        return audit_pb2.SubmitResult(
+            rejected=audit_pb2.Rejected(code=error.code.name, detail=detail)
+        )
+    return audit_pb2.SubmitResult(
+        sequenced=audit_pb2.Sequenced(
+            entry=result.entry, index=result.index, duplicate=result.duplicate
+        )
+    )

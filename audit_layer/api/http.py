@@ -1,0 +1,47 @@
+"""The HTTPS face: the query API for auditors, tenants, operators and finance, and the published log."""
+
+from importlib import metadata
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+
+from audit_layer.api.parts import Parts
+from audit_layer.api.permissions import requiring
+from audit_layer.api.public import public_router
+from audit_layer.api.routes import query_router
+from audit_layer.api.tokens import Access, Role
+from audit_layer.costs.http import cost_router
+from shared.runtime.http import install_problem_handlers
+
+DESCRIPTION = (
+    "Receipts, verdicts, disclosures and costs of sealed inference, each with the signed statement"
+    " and the proof that it is in the public log. Errors are problem documents (RFC 9457)."
+)
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """Return the application; its schema is at `/openapi.json`."""
+    app = FastAPI(
+        title="Counterfoil audit",
+        version=_version(),
+        description=DESCRIPTION,
+        docs_url=None,  # these pages would load scripts from elsewhere
+        redoc_url=None,
+    )
+    install_problem_handlers(app)
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE)
+
+    def tenant_scope(access: Annotated[Access, Depends(permitted)]) -> str | None:
+        return access.tenant
+
+    app.include_router(query_router(parts))
+    app.include_router(cost_router(parts.costs, tenant_scope))
+    app.include_router(public_router(parts))
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("counterfoil")
+    except metadata.PackageNotFoundError:
+        return "0"

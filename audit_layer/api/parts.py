@@ -1,0 +1,67 @@
+"""What the HTTP routes work with, and questions that several faces ask."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Engine, text
+
+from audit_layer.api.schemas import StatusView
+from audit_layer.api.tokens import Tokens
+from audit_layer.costs.service import Costs
+from audit_layer.log.files import PublishedFiles
+from audit_layer.log.proof_service import ProofService
+from audit_layer.storage.engine import transaction
+from audit_layer.trail.service import Trail
+from shared.runtime.errors import Code, CounterfoilError
+
+EPOCH_TYPES: Final = ("epoch-open", "epoch-seal", "draw")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The use cases behind the query API."""
+
+    origin: str
+    engine: Engine
+    trail: Trail
+    proofs: ProofService
+    files: PublishedFiles
+    costs: Costs
+    tokens: Tokens
+
+
+def log_size(engine: Engine) -> int:
+    """Return how many entries are sequenced."""
+    with transaction(engine) as connection:
+        size = connection.execute(text("SELECT size FROM log_state")).scalar_one_or_none()
+    return int(size or 0)
+
+
+def proof_or_none(proofs: ProofService, entry: bytes) -> str | None:
+    """Return the tlog-proof of an entry, None until a witnessed checkpoint covers it."""
+    try:
+        return proofs.tlog_proof(entry)
+    except CounterfoilError as error:
+        if error.code is not Code.NOT_WITNESSED:
+            raise
+        return None
+
+
+def status_of(origin: str, engine: Engine, trail: Trail, proofs: ProofService | None) -> StatusView:
+    """Return the log and the trail in numbers; without `proofs` nothing counts as witnessed."""
+    try:
+        checkpoint = proofs.witnessed().checkpoint if proofs is not None else None
+    except CounterfoilError as error:
+        if error.code is not Code.NOT_WITNESSED:
+            raise
+        checkpoint = None
+    counts = trail.status()
+    findings = counts.pop("findings", 0)
+    return StatusView(
+        origin=origin,
+        size=log_size(engine),
+        witnessed_size=checkpoint.size if checkpoint else None,
+        witnessed_root=checkpoint.root.hex() if checkpoint else None,
+        statements=dict(sorted(counts.items())),
+        findings=findings,
+    )

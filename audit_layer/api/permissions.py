@@ -1,0 +1,88 @@
+"""Who may see what. A tenant and an operator see their own and what is public; the rest does not exist for them."""
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from audit_layer.api.tokens import Access, Role, Tokens
+from audit_layer.trail.models import ReceiptRow, StatementRow
+from audit_layer.trail.service import Trail
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import parse_statement
+
+PUBLIC_TYPES: Final = frozenset(
+    {
+        "key-bundle",
+        "revocation",
+        "rate-card",
+        "epoch-open",
+        "epoch-seal",
+        "draw",
+        "beacon-commitment",
+        "beacon-reveal",
+    }
+)
+"""Statements that concern everybody: keys, prices, and how selection was made."""
+
+_bearer = HTTPBearer(auto_error=False, description="A token of `counterfoil token create`.")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def requiring(
+    tokens: Tokens, *roles: Role
+) -> Callable[[HTTPAuthorizationCredentials | None], Access]:
+    """Return a dependency that authenticates and lets only these roles pass."""
+
+    def authorised(credentials: Credentials) -> Access:
+        if credentials is None:
+            raise CounterfoilError(
+                Code.UNAUTHENTICATED,
+                "the request carries no token",
+                remedy="Send the header `Authorization: Bearer TOKEN`.",
+            )
+        access = tokens.authenticate(credentials.credentials)
+        if access.role not in roles:
+            raise CounterfoilError(
+                Code.FORBIDDEN, f"a token of role {access.role} does not permit this"
+            )
+        return access
+
+    return authorised
+
+
+def own_tenant(access: Access, asked: str | None) -> str | None:
+    """Return the tenant to search for; another tenant than one's own is NOT_FOUND."""
+    return _own(access.tenant, asked)
+
+
+def own_operator(access: Access, asked: str | None) -> str | None:
+    """Return the operator to search for; another operator than one's own is NOT_FOUND."""
+    return _own(access.operator, asked)
+
+
+def _own(limit: str | None, asked: str | None) -> str | None:
+    if limit is not None and asked is not None and asked != limit:
+        raise CounterfoilError(Code.NOT_FOUND, f"there is nothing of {asked[:64]!r} for this token")
+    return limit or asked
+
+
+def may_see(access: Access, row: StatementRow, trail: Trail) -> bool:
+    """Whether a statement exists for this access."""
+    if access.role is Role.AUDITOR or row.type in PUBLIC_TYPES:
+        return True
+    receipt = _receipt_of(row, trail)
+    if receipt is None:
+        return False
+    if access.role is Role.OPERATOR:
+        return row.type in {"receipt", "verdict"} and receipt.operator == access.scope
+    return access.role is Role.TENANT and receipt.tenant == access.scope
+
+
+def _receipt_of(row: StatementRow, trail: Trail) -> ReceiptRow | None:
+    """Return the receipt that a statement is, or is about."""
+    if row.type == "receipt":
+        return trail.receipt_row(row.entry)
+    named = parse_statement(row.raw).payload.get("receipt")
+    return trail.receipt_row(named) if isinstance(named, bytes) else None

@@ -1,0 +1,87 @@
+"""What needs no token: the published log (C2SP tlog-tiles), health, metrics."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from sqlalchemy import text
+
+from audit_layer.api.parts import Parts, status_of
+from audit_layer.api.schemas import StatusView
+from audit_layer.storage.engine import transaction
+
+METRICS_AGE_S: Final = 5.0
+"""How old numbers may be: strangers may ask as often as they like, and counting costs."""
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def public_router(parts: Parts) -> APIRouter:
+    """Return the routes of the log's files, `/healthz` and `/metrics`."""
+    router = APIRouter(tags=["public"])
+    metrics_text = _Metrics(parts)
+
+    @router.get("/checkpoint", response_class=PlainTextResponse)
+    def checkpoint() -> Response:
+        """The newest witnessed checkpoint, a signed note."""
+        return _file(parts, "checkpoint")
+
+    @router.get("/tile/{path:path}", response_class=Response)
+    def tile(path: str) -> Response:
+        """A tile or entry bundle; it never changes."""
+        return _file(parts, f"tile/{path}")
+
+    @router.get("/healthz")
+    def health() -> dict[str, str]:
+        """Whether the server and its database answer."""
+        with transaction(parts.engine) as connection:
+            connection.execute(text("SELECT 1"))
+        return {"status": "ok"}
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> Response:
+        """Numbers in Prometheus' text format."""
+        return Response(metrics_text.render(), headers={"content-type": METRICS_TYPE})
+
+    return router
+
+
+def _file(parts: Parts, path: str) -> Response:
+    served = parts.files.serve(path)  # knows exact names only, so no path leads elsewhere
+    return Response(
+        served.body,
+        headers={"content-type": served.content_type, "cache-control": served.cache_control},
+    )
+
+
+class _Metrics:
+    """The numbers, counted at most once in `METRICS_AGE_S`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._mutex = threading.Lock()
+        self._rendered: tuple[float, str] | None = None
+
+    def render(self) -> str:
+        with self._mutex:
+            now = time.monotonic()
+            if self._rendered is None or now - self._rendered[0] > METRICS_AGE_S:
+                parts = self._parts
+                status = status_of(parts.origin, parts.engine, parts.trail, parts.proofs)
+                self._rendered = (now, "".join(f"{line}\n" for line in _lines(status)))
+            return self._rendered[1]
+
+
+def _lines(status: StatusView) -> Iterator[str]:
+    yield "# TYPE counterfoil_log_size gauge"
+    yield f"counterfoil_log_size {status.size}"
+    if status.witnessed_size is not None:
+        yield "# TYPE counterfoil_log_witnessed_size gauge"
+        yield f"counterfoil_log_witnessed_size {status.witnessed_size}"
+    yield "# TYPE counterfoil_statements gauge"
+    for kind, count in status.statements.items():
+        yield f'counterfoil_statements{{type="{kind}"}} {count}'
+    yield "# TYPE counterfoil_findings gauge"
+    yield f"counterfoil_findings {status.findings}"

@@ -1,0 +1,161 @@
+"""The routes of the query API: authenticate, limit to what the token may see, translate."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query
+
+from audit_layer.api.parts import EPOCH_TYPES, Parts, proof_or_none, status_of
+from audit_layer.api.permissions import may_see, own_operator, own_tenant, requiring
+from audit_layer.api.schemas import (
+    FindingView,
+    Page,
+    ReceiptView,
+    StatementSummary,
+    StatementView,
+    StatusView,
+    VerdictView,
+)
+from audit_layer.api.tokens import Access, Role
+from audit_layer.trail.models import StatementRow
+from audit_layer.trail.service import MAX_PAGE, ReceiptQuery
+from shared.codec.ids import parse_hex32
+from shared.codec.moment import MAX_MS
+from shared.runtime.errors import Code, CounterfoilError
+
+After = Annotated[int, Query(ge=-1, le=2**63 - 1, description="Log index that the page follows.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+NameQuery = Annotated[str | None, Query(max_length=63)]
+HashQuery = Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")]
+MsQuery = Annotated[int | None, Query(ge=0, le=MAX_MS, description="Unix milliseconds.")]
+Entry = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Log entry, hexadecimal.")]
+
+
+def query_router(parts: Parts) -> APIRouter:
+    """Return the routes under `/v1`, apart from costs."""
+    router = APIRouter(prefix="/v1", tags=["query"])
+    for add in (_add_receipts, _add_statements, _add_verdicts, _add_audit, _add_overview):
+        add(router, parts)
+    return router
+
+
+def _add_receipts(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE, Role.OPERATOR)
+
+    @router.get("/receipts")
+    def receipts(
+        access: Annotated[Access, Depends(permitted)],
+        tenant: NameQuery = None,
+        operator: NameQuery = None,
+        node: NameQuery = None,
+        model_root: HashQuery = None,
+        started_from: MsQuery = None,
+        started_to: MsQuery = None,
+        after: After = -1,
+        limit: Limit = 100,
+    ) -> Page[ReceiptView]:
+        """Receipts by tenant, operator, node, model and time [started_from, started_to)."""
+        query = ReceiptQuery(
+            tenant=own_tenant(access, tenant),
+            operator=own_operator(access, operator),
+            node=node,
+            model_root=None if model_root is None else parse_hex32(model_root, "a model root"),
+            started_from=started_from,
+            started_to=started_to,
+            after_index=after,
+            limit=limit,
+        )
+        rows = parts.trail.receipts(query)
+        views = [ReceiptView.of(row) for row in rows]
+        return Page[ReceiptView].of(views, [row.log_index for row in rows], limit)
+
+
+def _add_statements(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
+
+    @router.get("/statements/{entry}")
+    def statement(access: Annotated[Access, Depends(permitted)], entry: Entry) -> StatementView:
+        """One signed statement with its payload, its bytes and its proof of inclusion."""
+        row = parts.trail.statement(parse_hex32(entry, "an entry"))
+        if row is None or not may_see(access, row, parts.trail):
+            raise CounterfoilError(Code.NOT_FOUND, "there is no such statement")
+        return StatementView.with_proof(row, proof_or_none(parts.proofs, row.entry))
+
+
+def _add_verdicts(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
+
+    @router.get("/verdicts")
+    def verdicts(
+        access: Annotated[Access, Depends(permitted)],
+        tenant: NameQuery = None,
+        operator: NameQuery = None,
+        node: NameQuery = None,
+        after: After = -1,
+        limit: Limit = 100,
+    ) -> Page[VerdictView]:
+        """Verdicts by whom they concern."""
+        rows = parts.trail.verdicts(
+            tenant=own_tenant(access, tenant),
+            operator=own_operator(access, operator),
+            node=node,
+            after_index=after,
+            limit=limit,
+        )
+        views = [VerdictView.of(row) for row in rows]
+        return Page[VerdictView].of(views, [row.log_index for row in rows], limit)
+
+
+def _add_audit(router: APIRouter, parts: Parts) -> None:
+    all_but_finance = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
+    concerned = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
+
+    @router.get("/epochs")
+    def epochs(
+        _access: Annotated[Access, Depends(all_but_finance)],
+        after: After = -1,
+        limit: Limit = 100,
+    ) -> Page[StatementSummary]:
+        """How selection was made: openings, seals and draws."""
+        rows = sorted(
+            (
+                row
+                for kind in EPOCH_TYPES
+                for row in parts.trail.statements(type=kind, after_index=after, limit=limit)
+            ),
+            key=lambda row: row.log_index,
+        )
+        return _page(rows[:limit], limit)
+
+    @router.get("/disclosures")
+    def disclosures(
+        access: Annotated[Access, Depends(concerned)],
+        tenant: NameQuery = None,
+        after: After = -1,
+        limit: Limit = 100,
+    ) -> Page[StatementSummary]:
+        """Whose requests were opened to the audit layer: requests and releases."""
+        rows = parts.trail.disclosures(
+            tenant=own_tenant(access, tenant), after_index=after, limit=limit
+        )
+        return _page(rows, limit)
+
+
+def _add_overview(router: APIRouter, parts: Parts) -> None:
+    auditor = requiring(parts.tokens, Role.AUDITOR)
+
+    @router.get("/findings")
+    def findings(
+        _access: Annotated[Access, Depends(auditor)], limit: Limit = 100
+    ) -> list[FindingView]:
+        """What issuers must explain, the latest first."""
+        return [FindingView.of(row) for row in parts.trail.findings(limit)]
+
+    @router.get("/status")
+    def status(_access: Annotated[Access, Depends(auditor)]) -> StatusView:
+        """The log and the trail in numbers."""
+        return status_of(parts.origin, parts.engine, parts.trail, parts.proofs)
+
+
+def _page(rows: list[StatementRow], limit: int) -> Page[StatementSummary]:
+    views = [StatementSummary.of(row) for row in rows]
+    return Page[StatementSummary].of(views, [row.log_index for row in rows], limit)

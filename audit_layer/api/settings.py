@@ -1,0 +1,81 @@
+"""Configuration of the audit server (`audit.toml`)."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, model_validator
+
+from shared.runtime.config import Settings, load, to_toml
+from shared.runtime.keys import write_atomic
+from shared.runtime.tls import TlsFiles
+
+FILE_NAME: Final = "audit.toml"
+
+
+class WitnessSettings(Settings):
+    """A witness that is asked for cosignatures."""
+
+    name: str
+    """The name that its keys carry."""
+    url: Annotated[str, Field(pattern=r"^https://[^\s]+$")]
+    vkeys: Annotated[tuple[str, ...], Field(min_length=1, max_length=4)]
+    """All of these must sign for the witness to count."""
+    ca: Path | None = None
+    """Authority of its certificate (PEM); the server's own `tls.ca` when absent."""
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if any(vkey.partition("+")[0] != self.name for vkey in self.vkeys):
+            raise ValueError(f"a key of witness {self.name} carries another name")
+        return self
+
+
+class AuditSettings(Settings):
+    """What `counterfoil audit serve` needs to know."""
+
+    origin: Annotated[str, Field(pattern=r"^[^\s+]{1,255}$")]
+    """The log's name in its checkpoints; it never changes."""
+    database_dsn_file: Path
+    """File with the DSN of the service role `server`."""
+    grpc_address: str = "127.0.0.1:0"
+    """Where nodes, clients and workers call, host:port."""
+    http_address: str = "127.0.0.1:0"
+    """Where auditors ask and the log is read, host:port."""
+    keys_folder: Path = Path("keys")
+    """The log's signing keys, and the key of COSE receipts."""
+    tiles_folder: Path = Path("log")
+    """The published log: checkpoint, tiles and entry bundles."""
+    second_place: Path = Path("second-place/checkpoint")
+    """The last checkpoint signed; keep it on other storage than the database."""
+    publish_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 500
+    """Milliseconds between checkpoints while entries arrive."""
+    quorum: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many witnesses must cosign a checkpoint before it is published."""
+    reflection: bool = False
+    """Whether gRPC reflection tells strangers what can be called."""
+    tls: TlsFiles
+    witnesses: tuple[WitnessSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        names = [witness.name for witness in self.witnesses]
+        if len(set(names)) != len(names):
+            raise ValueError("two witnesses have one name")
+        return self
+
+
+def load_settings(path: Path) -> AuditSettings:
+    """Return the settings of a file with its paths made absolute; CONFIGURATION lists what is wrong."""
+    return load(AuditSettings, path, env_prefix="COUNTERFOIL_AUDIT")
+
+
+def load_as_written(path: Path) -> AuditSettings:
+    """Return the settings with paths as the file has them, so that writing them back moves nothing."""
+    load(AuditSettings, path)  # tells everything that is wrong
+    return AuditSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def save(settings: AuditSettings, path: Path) -> None:
+    """Replace a configuration file."""
+    write_atomic(path, to_toml(settings).encode())

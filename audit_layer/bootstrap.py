@@ -1,0 +1,186 @@
+"""Wires the audit server: database, sequencer, publication, gRPC and HTTPS. The only place where all rooms meet."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import ProgrammingError
+
+from audit_layer.api.grpc_services import audit_services
+from audit_layer.api.http import create_app
+from audit_layer.api.identity import load_signers, log_policy
+from audit_layer.api.parts import Parts
+from audit_layer.api.settings import AuditSettings
+from audit_layer.api.tokens import Tokens
+from audit_layer.costs.service import Costs
+from audit_layer.directory.service import Directory
+from audit_layer.log.batcher import Batcher
+from audit_layer.log.files import PublishedFiles
+from audit_layer.log.proof_service import ProofService
+from audit_layer.log.publication import Publisher
+from audit_layer.log.second_place import SecondPlace
+from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.witnesses import HttpWitness
+from audit_layer.storage.dsn import read_dsn_file
+from audit_layer.storage.engine import make_engine
+from audit_layer.trail.service import Trail, write_rows
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import RpcServer, build_server
+from shared.runtime.http import HttpsServer, serve_https
+from shared.runtime.readiness import write_ready
+from shared.runtime.tls import client_context
+from shared.translog.policy import Policy
+
+THREADS: Final = 32
+"""For use cases that block; a submission waits in one of them for its group's commit."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """Database, sequencing and trail, as every command and the server need them."""
+
+    engine: Engine
+    batcher: Batcher
+    trail: Trail
+    tokens: Tokens
+
+
+@contextlib.contextmanager
+def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Core]:
+    """Open the core; on leaving, what was accepted is sequenced and connections are closed."""
+    engine = make_engine(
+        read_dsn_file(settings.database_dsn_file), application_name=application_name, pool_size=8
+    )
+    batcher = Batcher(Sequencer(engine), in_transaction=write_rows)
+    try:
+        yield Core(engine, batcher, Trail(engine, batcher), Tokens(engine))
+    finally:
+        batcher.close()
+        engine.dispose()
+
+
+def published(settings: AuditSettings) -> PublishedFiles:
+    """Return the published log."""
+    return PublishedFiles(settings.tiles_folder)
+
+
+def second_place(settings: AuditSettings, policy: Policy) -> SecondPlace:
+    """Return the second place."""
+    return SecondPlace(settings.second_place, policy.logs)
+
+
+async def serve_audit(
+    settings: AuditSettings, ready_file: Path | None, stop: asyncio.Event
+) -> None:
+    """Serve until `stop` is set. CONFIGURATION when the settings, keys, addresses or tables are not usable.
+
+    The ready file tells what was bound: `{"grpc": "host:port", "http": "host:port"}`.
+    """
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(THREADS, thread_name_prefix="use-case")
+    )
+    policy = log_policy(settings)
+    with open_core(settings, application_name="counterfoil-audit") as core:
+        await asyncio.to_thread(_check_tables, core.trail)
+        files = published(settings)
+        proofs = ProofService(
+            core.engine, files, policy, retry_after_s=settings.publish_interval_ms / 1000
+        )
+        parts = Parts(
+            origin=settings.origin,
+            engine=core.engine,
+            trail=core.trail,
+            proofs=proofs,
+            files=files,
+            costs=Costs(core.engine),
+            tokens=core.tokens,
+        )
+        rpc = build_server(
+            tls=settings.tls,
+            address=settings.grpc_address,
+            services=audit_services(core.trail, proofs, Directory(core.trail, proofs)),
+            reflection=settings.reflection,
+        )
+        async with _publishing(settings, policy, core.engine, files) as publication:
+            async with _answering(rpc, parts, settings) as https:
+                addresses = {"grpc": rpc.address, "http": https.address}
+                _log.info("the audit server answers: %s", addresses)
+                if ready_file is not None:
+                    write_ready(ready_file, addresses)
+                await _until(stop, publication)
+
+
+def _check_tables(trail: Trail) -> None:
+    """Refuse a database that was never migrated; one that is down may come up later."""
+    try:
+        trail.status()
+    except ProgrammingError as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "the database lacks the tables of this version",
+            remedy="Run: counterfoil db upgrade",
+        ) from error
+    except CounterfoilError as error:
+        if error.code is not Code.UNAVAILABLE:
+            raise
+        _log.warning("the database does not answer yet: %s", error)
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    rpc: RpcServer, parts: Parts, settings: AuditSettings
+) -> AsyncIterator[HttpsServer]:
+    https = await serve_https(create_app(parts), settings.tls, settings.http_address)
+    try:
+        await rpc.start()
+        yield https
+    finally:
+        await asyncio.gather(rpc.stop(), https.stop())
+
+
+@contextlib.asynccontextmanager
+async def _publishing(
+    settings: AuditSettings, policy: Policy, engine: Engine, files: PublishedFiles
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Publish in the background while the block runs."""
+    witnesses = [
+        HttpWitness(witness.name, witness.url, client_context(witness.ca or settings.tls.ca))
+        for witness in settings.witnesses
+    ]
+    publisher = Publisher(
+        engine,
+        signers=load_signers(settings.keys_folder, settings.origin),
+        policy=policy,
+        witnesses=witnesses,
+        files=files,
+        second_place=second_place(settings, policy),
+        interval_s=settings.publish_interval_ms / 1000,
+    )
+    task = asyncio.create_task(publisher.run(), name="publication")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for witness in witnesses:
+            await witness.aclose()
+
+
+async def _until(stop: asyncio.Event, publication: asyncio.Task[None]) -> None:
+    """Wait for the end; publication that ends by itself is a failure of the server."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, publication}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await publication
+            raise CounterfoilError(Code.INTERNAL, "publication ended by itself")
+    finally:
+        stopping.cancel()

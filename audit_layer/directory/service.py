@@ -1,0 +1,92 @@
+"""Which key bundles a client may choose from: those in the log that have not expired, and whether they were revoked."""
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from audit_layer.log.proof_service import ProofService
+from audit_layer.trail.service import Trail
+from shared.codec.moment import now_ms
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import parse_statement
+from shared.statements.keys import KeyBundle
+
+_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBundle:
+    """A key bundle as clients get it. They check signature, proof and revocation themselves."""
+
+    entry: bytes
+    statement: bytes
+    bundle: KeyBundle
+    tlog_proof: str | None
+    """Absent until a witnessed checkpoint covers it."""
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    entry: bytes
+    statement: bytes
+    bundle: KeyBundle
+
+
+class Directory:
+    """Remembers live bundles, so that a listing reads only what is new in the log. Safe across threads."""
+
+    def __init__(self, trail: Trail, proofs: ProofService) -> None:
+        self._trail = trail
+        self._proofs = proofs
+        self._mutex = threading.Lock()
+        self._after = -1
+        self._known: dict[int, _Known] = {}
+
+    def key_bundles(
+        self, model_root: bytes | None = None, *, now: int | None = None
+    ) -> list[ListedBundle]:
+        """Return unexpired bundles in the order of the log, those that serve `model_root` if one is given."""
+        if model_root is not None and len(model_root) != 32:
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "a model root has 32 bytes")
+        moment = now_ms() if now is None else now
+        wanted = [
+            known
+            for known in self._live(moment)
+            if model_root is None or model_root in known.bundle.model_roots
+        ]
+        revoked = self._trail.revocations() if wanted else {}
+        return [
+            ListedBundle(
+                known.entry,
+                known.statement,
+                known.bundle,
+                self._proof(known.entry),
+                revoked.get(known.entry, moment + 1) <= moment,
+            )
+            for known in wanted
+        ]
+
+    def _live(self, moment: int) -> list[_Known]:
+        with self._mutex:
+            while page := self._trail.statements(
+                type=KeyBundle.TYPE, after_index=self._after, limit=_PAGE
+            ):
+                for row in page:
+                    bundle = KeyBundle.from_payload(parse_statement(row.raw).payload)
+                    self._known[row.log_index] = _Known(row.entry, row.raw, bundle)
+                self._after = page[-1].log_index
+            self._known = {
+                index: known
+                for index, known in self._known.items()
+                if moment < known.bundle.not_after
+            }
+            return list(self._known.values())
+
+    def _proof(self, entry: bytes) -> str | None:
+        try:
+            return self._proofs.tlog_proof(entry)
+        except CounterfoilError as error:
+            if error.code is not Code.NOT_WITNESSED:
+                raise
+            return None

@@ -1,0 +1,37 @@
+"""Invoices as files: one operator's nodes, one month, one JSON file."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from execution_layer.node.invoice import Invoice, make_invoice, read_meter
+from execution_layer.node.settings import NodeSettings
+from shared.codec.moment import now_ms, parse_month
+from shared.runtime.config import load
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import write_atomic
+
+
+def invoice_nodes(
+    configs: Sequence[Path], month: str | None = None, invoice_id: str | None = None
+) -> Invoice:
+    """Make the invoice of the nodes with these configurations for a month (YYYY-MM, UTC; else this one)."""
+    settings = [load(NodeSettings, path) for path in configs]
+    operators = sorted({item.operator for item in settings})
+    if len(operators) != 1:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"one invoice is one operator's, not {' and '.join(operators)}'s"
+        )
+    if len({item.node for item in settings}) != len(settings):
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "a node is named twice")
+    issued = now_ms()
+    period = parse_month(month or datetime.fromtimestamp(issued / 1000, UTC).strftime("%Y-%m"))
+    nodes = [read_meter(item, period) for item in settings]
+    return make_invoice(operators[0], nodes, period, issued_ms=issued, invoice_id=invoice_id)
+
+
+def write_invoice(invoice: Invoice, path: Path) -> None:
+    """Write the invoice as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(invoice.to_json(), indent=2) + "\n").encode())

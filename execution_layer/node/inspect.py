@@ -1,0 +1,91 @@
+"""Looking at a running node from outside: its database read-only, its service over gRPC."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import grpc
+
+from execution_layer.node.settings import NodeSettings
+from execution_layer.node.spool import spool_counts, unfinished_requests
+from shared.codec.moment import now_ms, to_rfc3339
+from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import secure_channel
+from shared.runtime.journal import connect, lock_holder
+from shared.runtime.keys import load_ed25519, public_bytes
+from shared.statements.cose import open_as
+from shared.statements.keys import KeyBundle
+
+_TIMEOUT_S = 5.0
+_POLL_S = 0.1
+
+
+def node_status(settings: NodeSettings) -> dict[str, Any]:
+    """Return facts about a node for people and scripts; a node that does not run has the spool's facts only."""
+    pid = lock_holder(settings.spool)
+    facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
+    facts.update(_spool_facts(settings))
+    newest = _newest_bundle(settings)
+    if newest is not None:
+        facts["endpoint"] = newest.endpoint
+        facts["bundle_ends"] = to_rfc3339(newest.not_after)
+        facts["bundle_live"] = newest.is_live(now_ms())
+        if pid is not None:
+            facts.update(_service_facts(settings, newest.endpoint))
+    return facts
+
+
+def drain_node(settings: NodeSettings, *, timeout_s: float) -> None:
+    """Ask the running node to refuse new requests; return once none is in flight, or raise DEADLINE."""
+    pid = lock_holder(settings.spool)
+    if pid is None:
+        raise CounterfoilError(Code.NOT_FOUND, f"{settings.issuer} is not running on this machine")
+    os.kill(pid, signal.SIGUSR1)
+    until = time.monotonic() + timeout_s
+    db = connect(settings.spool, read_only=True)
+    try:
+        time.sleep(_POLL_S)
+        while (count := unfinished_requests(db)) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+    finally:
+        db.close()
+    if count:
+        raise CounterfoilError(Code.DEADLINE, f"{count} requests are still in flight")
+
+
+def _spool_facts(settings: NodeSettings) -> dict[str, int]:
+    try:
+        db = connect(settings.spool, read_only=True)
+    except CounterfoilError:
+        return {}  # it has never run
+    try:
+        counts = spool_counts(db)
+        in_flight = unfinished_requests(db)
+    finally:
+        db.close()
+    return {
+        "in_flight": in_flight,
+        "receipts": counts.signed,
+        "pending": counts.pending,
+        "delivered": counts.delivered,
+        "rejected": counts.rejected,
+    }
+
+
+def _newest_bundle(settings: NodeSettings) -> KeyBundle | None:
+    trusted = public_bytes(load_ed25519(settings.operator_key_file))
+    paths = settings.keys.glob("*.bundle")
+    bundles = [open_as(KeyBundle, path.read_bytes(), trusted)[0] for path in paths]
+    return max(bundles, key=lambda bundle: bundle.not_before, default=None)
+
+
+def _service_facts(settings: NodeSettings, endpoint: str) -> dict[str, Any]:
+    with secure_channel(endpoint, settings.tls.ca) as channel:
+        stub = execution_pb2_grpc.InferenceStub(channel)
+        try:
+            answer = stub.GetKeyBundle(execution_pb2.GetKeyBundleRequest(), timeout=_TIMEOUT_S)
+        except grpc.RpcError:
+            return {"answers": False}
+    return {"answers": True, "bundle_witnessed": bool(answer.tlog_proof)}

@@ -1,0 +1,84 @@
+"""What `counterfoil node init` writes, and the file of tenants."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from execution_layer.node.identity import KeyRing
+from execution_layer.node.operator import Operator
+from execution_layer.node.settings import NodeSettings, TenantsFile
+from shared.codec.ids import check_name, parse_hex32
+from shared.runtime.config import Settings, load, to_toml
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import private_folder, public_bytes, write_atomic, write_private
+from shared.runtime.tls import LocalCA, TlsFiles
+from shared.statements.cose import check_signing_key
+
+CONFIG = "node.toml"
+S = TypeVar("S", bound=Settings)
+
+
+def write_node(folder: Path, operator: Operator, settings: NodeSettings) -> dict[str, Any]:
+    """Write the configuration, make keys and an empty file of tenants; return what others must know."""
+    private_folder(folder)
+    ring = KeyRing(settings.keys, operator.key)
+    if not settings.tenants_file.exists():
+        write_atomic(settings.tenants_file, to_toml(TenantsFile()).encode())
+    write_private(folder / CONFIG, to_toml(settings).encode())
+    return {
+        "config": folder / CONFIG,
+        "operator": operator.name,
+        "operator_key": operator.public_hex,
+        "node": settings.node,
+        "issuer": settings.issuer,
+        "signing_key": public_bytes(ring.signing_key).hex(),
+        "tenants_file": settings.tenants_file,
+        "spool": settings.spool,
+    }
+
+
+def settled(kind: type[S], **values: Any) -> S:
+    """Return settings made from flags; CONFIGURATION tells all that is wrong with them."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"the options cannot be used: {problems}"
+        ) from None
+
+
+def tls_files(
+    name: str,
+    folder: Path,
+    *,
+    local_ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    ca: Path | None,
+    hosts: tuple[str, ...],
+) -> TlsFiles:
+    """Return the server's certificate: given, or issued by a local authority (and renewed when due)."""
+    if local_ca is not None:
+        names = hosts or ("localhost", "127.0.0.1", "::1")
+        return LocalCA.load_or_create(local_ca).issue(name, names, folder=folder)
+    if cert is None or key is None or ca is None:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "a node needs a TLS certificate",
+            remedy="Give --tls-cert, --tls-key and --tls-ca, or --local-ca FOLDER.",
+        )
+    return TlsFiles(cert=cert.absolute(), key=key.absolute(), ca=ca.absolute())
+
+
+def add_tenant(path: Path, tenant: str, key_hex: str) -> int:
+    """Add a tenant's public key to the file, or replace it; return how many tenants there are."""
+    check_name(tenant, "the tenant")
+    check_signing_key(parse_hex32(key_hex, "the tenant's key"))
+    known = load(TenantsFile, path).tenants if path.exists() else {}
+    tenants = {**known, tenant: key_hex}
+    write_atomic(path, to_toml(TenantsFile(tenants=tenants)).encode())
+    return len(tenants)
