@@ -109,13 +109,15 @@ async def serve_audit(
             services=audit_services(core.trail, proofs, Directory(core.trail, proofs)),
             reflection=settings.reflection,
         )
-        async with _publishing(settings, policy, core.engine, files) as publication:
-            async with _answering(rpc, parts, settings) as https:
-                addresses = {"grpc": rpc.address, "http": https.address}
-                _log.info("the audit server answers: %s", addresses)
-                if ready_file is not None:
-                    write_ready(ready_file, addresses)
-                await _until(stop, publication)
+        async with (
+            _publishing(settings, policy, core.engine, files) as publication,
+            _answering(rpc, parts, settings) as https,
+        ):
+            addresses = {"grpc": rpc.address, "http": https.address}
+            _log.info("the audit server answers: %s", addresses)
+            if ready_file is not None:
+                write_ready(ready_file, addresses)
+            await _until(stop, publication)
 
 
 def _check_tables(trail: Trail) -> None:

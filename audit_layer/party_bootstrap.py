@@ -41,7 +41,7 @@ def cosigners(keys: Path, name: str) -> list[Signer]:
 
 def witness_identity(keys: Path, name: str) -> dict[str, object]:
     """Return what others must know of a witness; creates its keys."""
-    vkeys = [str(signer.verifier) for signer in cosigners(keys, name)]
+    vkeys = [signer.verifier.vkey() for signer in cosigners(keys, name)]
     signing = load_or_create_ed25519(keys / "sign.pem")
     return {"name": name, "vkeys": vkeys, "signing_key": public_bytes(signing)}
 

@@ -26,7 +26,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
         self._trail = trail
 
     async def Submit(  # noqa: N802  # the generated name
-        self, request: audit_pb2.SubmitRequest, context: Context
+        self, request: audit_pb2.SubmitRequest, _context: Context
     ) -> audit_pb2.SubmitResponse:
         """Answer each submission on its own; UNAVAILABLE for the call when nothing is known."""
         if len(request.submissions) > MAX_SUBMISSIONS:
@@ -40,7 +40,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
         return audit_pb2.SubmitResponse(results=[_result(result) for result in results])
 
     async def Deposit(  # noqa: N802  # the generated name
-        self, request: audit_pb2.DepositRequest, context: Context
+        self, request: audit_pb2.DepositRequest, _context: Context
     ) -> audit_pb2.DepositResponse:
         """Keep ciphertexts for a receipt."""
         _check_entry(request.receipt)
@@ -64,14 +64,14 @@ class LogServicer(audit_pb2_grpc.LogServicer):
         self._proofs = proofs
 
     async def GetCheckpoint(  # noqa: N802  # the generated name
-        self, request: audit_pb2.GetCheckpointRequest, context: Context
+        self, _request: audit_pb2.GetCheckpointRequest, _context: Context
     ) -> audit_pb2.GetCheckpointResponse:
         """Return the newest witnessed checkpoint; NOT_WITNESSED before the first."""
         witnessed = await asyncio.to_thread(self._proofs.witnessed)
         return audit_pb2.GetCheckpointResponse(note=witnessed.note.encode())
 
     async def GetProof(  # noqa: N802  # the generated name
-        self, request: audit_pb2.GetProofRequest, context: Context
+        self, request: audit_pb2.GetProofRequest, _context: Context
     ) -> audit_pb2.GetProofResponse:
         """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint when to ask again."""
         _check_entry(request.entry)
@@ -86,7 +86,7 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
         self._directory = directory
 
     async def ListKeyBundles(  # noqa: N802  # the generated name
-        self, request: audit_pb2.ListKeyBundlesRequest, context: Context
+        self, request: audit_pb2.ListKeyBundlesRequest, _context: Context
     ) -> audit_pb2.ListKeyBundlesResponse:
         """Return unexpired bundles, with proofs where they are witnessed."""
         found = await asyncio.to_thread(self._directory.key_bundles, request.model_root or None)

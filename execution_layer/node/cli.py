@@ -28,7 +28,7 @@ def operator_init(folder: Path, name: str, as_json: bool) -> None:
 
     Run again, it prints the same.
     """
-    from execution_layer.node.operator import Operator  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
 
     operator = Operator.create(folder.absolute(), name)
     facts = {
@@ -73,11 +73,11 @@ def rate_card(
     as_json: bool,
 ) -> None:
     """Sign the prices of one model. Nodes publish the card in the log when they start."""
-    from execution_layer.node.operator import (  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.operators import (  # noqa: PLC0415  # --help stays light
         Operator,
         price,
     )
-    from execution_layer.node.operator import rate_card as make_card  # noqa: PLC0415
+    from execution_layer.node.operators import rate_card as make_card  # noqa: PLC0415
     from shared.codec.moment import now_ms, parse_rfc3339  # noqa: PLC0415
     from shared.runtime.keys import write_atomic  # noqa: PLC0415
 
@@ -157,7 +157,7 @@ def init(
 
     Run again, it keeps the keys and writes the configuration anew.
     """
-    from execution_layer.node.operator import Operator  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import (  # noqa: PLC0415
         AuditServer,
         NodeSettings,
@@ -240,7 +240,7 @@ def serve(config: Path, ready_file: Path | None) -> int:
 @json_option
 def drain(config: Path, timeout_s: float, as_json: bool) -> None:
     """Make a running node refuse new requests, and wait until none is in flight."""
-    from execution_layer.node.inspect import drain_node  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.inspection import drain_node  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415
 
@@ -258,7 +258,7 @@ def drain(config: Path, timeout_s: float, as_json: bool) -> None:
 @json_option
 def status(config: Path, as_json: bool) -> None:
     """Show what a node is doing: key bundle, spool, requests in flight."""
-    from execution_layer.node.inspect import node_status  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.inspection import node_status  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from execution_layer.node.identity import KeyRing
-from execution_layer.node.operator import Operator
+from execution_layer.node.operators import Operator
 from execution_layer.node.settings import NodeSettings, TenantsFile
 from shared.codec.ids import check_name, parse_hex32
 from shared.runtime.config import Settings, load, to_toml

@@ -1,0 +1,63 @@
+"""`log fsck` whole: the log against itself, its files and the second place, and the trail against the signed bytes."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import Engine, select
+
+from audit_layer.log.files import PublishedFiles
+from audit_layer.log.fsck import fsck
+from audit_layer.log.second_place import SecondPlace
+from audit_layer.storage.engine import session
+from audit_layer.trail.admission import receipt_domain
+from audit_layer.trail.fsck import check_trail
+from audit_layer.trail.models import ReceiptRow, StatementRow
+from shared.translog.policy import Policy
+
+_PAGE: Final = 4096
+
+
+def check_all(
+    engine: Engine, *, policy: Policy, files: PublishedFiles, second_place: SecondPlace
+) -> list[str]:
+    """Return what is wrong, a line each; an empty list means that everything is as it was signed."""
+    found = fsck(
+        engine, policy=policy, files=files, second_place=second_place, identify=_Identify(engine)
+    )
+    return [*map(str, found), *check_trail(engine)]
+
+
+class _Identify:
+    """Tells under which key the trail's statement belongs into the log; reads ahead, since fsck walks in order."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._page: dict[int, tuple[bytes, bytes, int | None]] = {}
+        self._end = 0
+
+    def __call__(self, index: int, entry: bytes) -> tuple[bytes, int | None] | None:
+        if index >= self._end:
+            self._page = dict(self._read(index))
+            self._end = index + _PAGE
+        held = self._page.get(index)
+        if held is None or held[0] != entry:
+            return None  # check_trail reports it
+        return held[1], held[2]
+
+    def _read(self, first: int) -> Iterator[tuple[int, tuple[bytes, bytes, int | None]]]:
+        with session(self._engine) as db:
+            rows = db.execute(
+                select(
+                    StatementRow.log_index,
+                    StatementRow.entry,
+                    StatementRow.signer,
+                    ReceiptRow.operator,
+                    ReceiptRow.node,
+                    ReceiptRow.node_sequence,
+                )
+                .outerjoin(ReceiptRow, ReceiptRow.entry == StatementRow.entry)
+                .where(StatementRow.log_index >= first, StatementRow.log_index < first + _PAGE)
+            ).all()
+        for index, entry, signer, operator, node, number in rows:
+            numbered = operator is not None and node is not None
+            yield index, (entry, receipt_domain(operator, node) if numbered else signer, number)

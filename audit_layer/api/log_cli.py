@@ -1,0 +1,93 @@
+"""`counterfoil log`: the published checkpoint, proofs, and checking everything."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from audit_layer.api.options import FILE, config_option, core_of, settings_of
+from shared.runtime.output import emit, json_option
+
+if TYPE_CHECKING:
+    from audit_layer.bootstrap import Core
+    from audit_layer.log.proof_service import ProofService
+
+DAMAGED = 3
+"""Exit code when fsck finds something: verification failed."""
+
+
+@click.group("log")
+def log() -> None:
+    """Read and check the log of this audit server."""
+
+
+def _proofs(config: Path, core: "Core") -> "ProofService":
+    from audit_layer.api.identity import log_policy  # noqa: PLC0415  # --help stays light
+    from audit_layer.bootstrap import published  # noqa: PLC0415
+    from audit_layer.log.proof_service import ProofService  # noqa: PLC0415
+
+    settings = settings_of(config)
+    return ProofService(core.engine, published(settings), log_policy(settings))
+
+
+@log.command("checkpoint")
+@config_option
+@json_option
+def checkpoint(config: Path, as_json: bool) -> None:
+    """Print the newest witnessed checkpoint, a signed note."""
+    with core_of(config) as core:
+        found = _proofs(config, core).witnessed()
+    note = found.note.encode()
+    data = {
+        "origin": found.checkpoint.origin,
+        "size": found.checkpoint.size,
+        "root": found.checkpoint.root,
+        "witnesses": found.times,
+        "note": note,
+    }
+    emit(data, as_json, lambda: note.rstrip("\n"))
+
+
+@log.command("proof")
+@click.argument("entry")
+@config_option
+@click.option("--out", type=FILE, help="Write the .tlog-proof to this file.")
+@json_option
+def proof(entry: str, config: Path, out: Path | None, as_json: bool) -> None:
+    """Prove that ENTRY (64 hexadecimal digits) is in the log, as of the newest witnessed checkpoint."""
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+
+    with core_of(config) as core:
+        found = _proofs(config, core).prove(parse_hex32(entry, "an entry"))
+    text = found.encode()
+    if out is not None:
+        write_atomic(out, text.encode())
+    data = {"entry": entry, "index": found.index, "tlog_proof": text}
+    emit(data, as_json, lambda: f"Written to {out}" if out else text.rstrip("\n"))
+
+
+@log.command("fsck")
+@config_option
+@json_option
+def fsck(config: Path, as_json: bool) -> int:
+    """Recompute the log, its files and the trail from what was signed. Exit code 3 when something differs."""
+    from audit_layer.api.checking import check_all  # noqa: PLC0415  # --help stays light
+    from audit_layer.api.identity import log_policy  # noqa: PLC0415
+    from audit_layer.bootstrap import published, second_place  # noqa: PLC0415
+
+    settings = settings_of(config)
+    policy = log_policy(settings)
+    with core_of(config) as core:
+        findings = check_all(
+            core.engine,
+            policy=policy,
+            files=published(settings),
+            second_place=second_place(settings, policy),
+        )
+    emit(
+        {"findings": findings},
+        as_json,
+        lambda: "\n".join(findings) or "The log and the trail are as they were signed.",
+    )
+    return DAMAGED if findings else 0

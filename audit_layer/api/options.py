@@ -1,0 +1,60 @@
+"""Options and openings that the audit server's commands share; imports nothing heavy until a command runs."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from audit_layer.api.settings import AuditSettings
+    from audit_layer.bootstrap import Core
+
+FILE: Final = click.Path(dir_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config", "config", type=FILE, required=True, help="The audit server's audit.toml."
+)
+key_option = click.option(
+    "--key",
+    "key",
+    required=True,
+    callback=lambda _ctx, _param, value: _hex32(value),
+    help="Ed25519 public key, 64 hexadecimal digits.",
+)
+
+
+def _hex32(value: str) -> bytes:
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+
+    return parse_hex32(value.lower(), "a key")
+
+
+def settings_of(config: Path) -> "AuditSettings":
+    """Return the settings of a configuration file."""
+    from audit_layer.api.settings import load_settings  # noqa: PLC0415  # --help stays light
+
+    return load_settings(config)
+
+
+@contextlib.contextmanager
+def core_of(config: Path) -> Iterator["Core"]:
+    """Open database and trail for one command."""
+    from audit_layer.bootstrap import open_core  # noqa: PLC0415  # --help stays light
+
+    with open_core(settings_of(config), application_name="counterfoil-cli") as core:
+        yield core
+
+
+def rendered(
+    title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]
+) -> Callable[[], object]:
+    """Return a renderer of some columns of rows as a table for people."""
+
+    def render() -> object:
+        from shared.runtime.output import table  # noqa: PLC0415  # --json need not wait for it
+
+        return table(title, columns, [[row.get(column) for column in columns] for row in rows])
+
+    return render

@@ -1,0 +1,178 @@
+"""Commands that ask the query API over HTTPS with a token, from anywhere."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from audit_layer.api.options import FILE, rendered
+from shared.runtime.output import emit, json_option, to_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+TIMEOUT_S: Final = 30.0
+
+
+def asking(command: F) -> F:
+    """Give a command the options --url, --token-file, --ca and --json."""
+    options = (
+        click.option("--url", required=True, help="https://host:port of the query API."),
+        click.option("--token-file", type=FILE, required=True, help="File with the bearer token."),
+        click.option("--ca", type=FILE, required=True, help="Authority of its certificate (PEM)."),
+        json_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def paged(command: F) -> F:
+    """Give a command the options --after and --limit."""
+    after = click.option(
+        "--after", type=click.IntRange(-1), default=-1, help="Log index that the page follows."
+    )
+    limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+    return after(limit(command))
+
+
+def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> Any:
+    """Return the JSON answer to GET `path`; raise what the server answers with, or UNAVAILABLE."""
+    import httpx  # noqa: PLC0415  # --help stays light
+
+    from shared.runtime.config import read_secret  # noqa: PLC0415
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+    from shared.runtime.problems import from_problem  # noqa: PLC0415
+    from shared.runtime.tls import client_context  # noqa: PLC0415
+
+    if not url.startswith("https://"):
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{url!r} is not https://")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    header = {"authorization": f"Bearer {read_secret(token_file).strip()}"}
+    try:
+        with httpx.Client(
+            base_url=url, verify=client_context(ca), timeout=TIMEOUT_S, trust_env=False
+        ) as client:
+            answer: httpx.Response = client.get(path, params=given, headers=header)
+    except httpx.HTTPError as error:
+        raise CounterfoilError(
+            Code.UNAVAILABLE, f"{url} does not answer ({type(error).__name__})"
+        ) from error
+    if answer.status_code != httpx.codes.OK:
+        raise from_problem(answer.status_code, answer.content, url)
+    return answer.json()
+
+
+def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | None) -> int | None:
+    from datetime import UTC  # noqa: PLC0415  # beside its only use
+
+    return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+_moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
+
+
+@click.command("receipts")
+@click.option("--tenant")
+@click.option("--operator")
+@click.option("--node")
+@click.option("--model", "model_root", help="Model root, hexadecimal.")
+@click.option("--from", "started_from", type=_moment, callback=_ms, help="Started then or later.")
+@click.option("--to", "started_to", type=_moment, callback=_ms, help="Started before (UTC).")
+@paged
+@asking
+def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show receipts by tenant, operator, node, model and time."""
+    described = ("log_index", "tenant", "number", "operator", "node", "input_tokens")
+    columns = (*described, "output_tokens", "finish", "started", "entry")
+    _show_page("Receipts", columns, ask(url, token_file, ca, "/v1/receipts", **query), as_json)
+
+
+@click.command("verdicts")
+@click.option("--tenant")
+@click.option("--operator")
+@click.option("--node")
+@paged
+@asking
+def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show verdicts by whom they concern."""
+    columns = ("log_index", "operator", "node", "outcome", "reason", "worker", "receipt")
+    _show_page("Verdicts", columns, ask(url, token_file, ca, "/v1/verdicts", **query), as_json)
+
+
+@click.command("epochs")
+@paged
+@asking
+def epochs(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show how selection was made: openings, seals and draws."""
+    columns = ("log_index", "type", "subject", "recorded_at", "entry")
+    _show_page("Epochs", columns, ask(url, token_file, ca, "/v1/epochs", **query), as_json)
+
+
+@click.command("disclosures")
+@click.option("--tenant")
+@paged
+@asking
+def disclosures(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show whose requests were opened to the audit layer."""
+    columns = ("log_index", "type", "issuer", "subject", "entry")
+    page = ask(url, token_file, ca, "/v1/disclosures", **query)
+    _show_page("Disclosures", columns, page, as_json)
+
+
+@click.command("statement")
+@click.argument("entry")
+@click.option("--proof", type=FILE, help="Write the tlog-proof to this file.")
+@click.option("--raw", type=FILE, help="Write the signed bytes to this file.")
+@asking
+def statement(
+    entry: str,
+    url: str,
+    token_file: Path,
+    ca: Path,
+    as_json: bool,
+    proof: Path | None,
+    raw: Path | None,
+) -> None:
+    """Show one signed statement by its log ENTRY, with its proof of inclusion."""
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+
+    name = parse_hex32(entry, "an entry").hex()
+    found = ask(url, token_file, ca, f"/v1/statements/{name}")
+    _write_parts(found, proof, raw)
+    emit(
+        found,
+        as_json,
+        lambda: "\n".join(
+            (
+                f"{found['type']} at log index {found['log_index']}, signed by {found['issuer']}",
+                "witnessed" if found["tlog_proof"] else "not witnessed yet",
+                to_json(found["payload"]),
+            )
+        ),
+    )
+
+
+def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) -> None:
+    from base64 import b64decode  # noqa: PLC0415  # beside its only use
+
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # --help stays light
+    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+
+    if raw is not None:
+        write_atomic(raw, b64decode(found["raw"]))
+    if proof is not None:
+        if found["tlog_proof"] is None:
+            raise CounterfoilError(
+                Code.NOT_WITNESSED, "no witnessed checkpoint covers the statement yet"
+            )
+        write_atomic(proof, found["tlog_proof"].encode())
+
+
+def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:
+    emit(page, as_json, rendered(title, columns, page["items"]))
+    if page["next"] is not None and not as_json:
+        click.echo(f"More: --after {page['next']}", err=True)
+
+
+QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures)

@@ -1,0 +1,278 @@
+"""The client's own records: without them there is no client-held disclosure, and no proof against a node.
+
+One sqlite file that only its owner can read. A transcript is on disk before its order leaves; numbers are
+given out in the same transaction, so they are gapless and never used twice, also by two processes at once.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from execution_layer.client.schema import SCHEMA, VERSION
+from shared.codec.moment import now_ms
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.journal import Journal
+from shared.translog.policy import Witnessed
+
+
+class State(StrEnum):
+    """How far an attempt came."""
+
+    ORDERED = "ordered"
+    """The order is on disk and may have been sent."""
+    ANSWERED = "answered"
+    """A checked receipt is here."""
+    REFUSED = "refused"
+    """The node did not accept the request."""
+    BROKEN = "broken"
+    """The stream ended without a receipt."""
+    DISBELIEVED = "disbelieved"
+    """What the node sent did not pass the checks; it is kept as evidence."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewTranscript:
+    """One attempt, before it is sent."""
+
+    node: str
+    bundle: bytes
+    """Entry of the key bundle."""
+    secret: bytes
+    envelope: bytes
+    cost_centre: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """What the archive gave an attempt."""
+
+    id: int
+    number: int
+    attempt: int
+    statement: bytes
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Received:
+    """What came back: everything, also when it is not believed."""
+
+    node_nonce: bytes | None
+    frames: tuple[tuple[bytes, bytes], ...]
+    """(ciphertext, signature) in order."""
+    final_record: bytes | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Transcript:
+    """One attempt as it is archived."""
+
+    id: int
+    number: int
+    attempt: int
+    node: str
+    bundle: bytes
+    created: int
+    secret: bytes
+    envelope: bytes
+    order_statement: bytes
+    order_entry: bytes
+    cost_centre: str | None
+    state: State
+    problem: str | None
+    node_nonce: bytes | None
+    final_record: bytes | None
+    receipt: bytes | None
+    receipt_entry: bytes | None
+    finished: int | None
+    proof: str | None
+    log_index: int | None
+    handed_in: int | None
+    frames: tuple[bytes, ...]
+    signatures: tuple[bytes, ...]
+
+
+SignOrder = Callable[[int, int], tuple[bytes, bytes]]
+"""(number, attempt) -> (statement, entry)"""
+_LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
+
+
+class Archive:
+    """Transcripts of one tenant."""
+
+    def __init__(self, path: Path) -> None:
+        self._journal = Journal(path, schema=SCHEMA, version=VERSION)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
+
+    async def order(
+        self, new: NewTranscript, sign: SignOrder, *, number: int | None = None
+    ) -> Ordered:
+        """Give out the next number (or the next attempt of `number`), sign, and write it all down."""
+
+        def write(db: sqlite3.Connection) -> Ordered:
+            given, attempt = _next_number(db) if number is None else _next_attempt(db, number)
+            statement, entry = sign(given, attempt)
+            cursor = db.execute(
+                "INSERT INTO transcripts (number, attempt, node, bundle, created, secret, envelope,"
+                " order_statement, order_entry, cost_centre) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(given, attempt, new.node, new.bundle, now_ms(), new.secret, new.envelope),
+                    *(statement, entry, new.cost_centre),
+                ),
+            )
+            assert cursor.lastrowid is not None
+            return Ordered(cursor.lastrowid, given, attempt, statement, entry)
+
+        return await self._journal.write(write)
+
+    async def close_attempt(
+        self,
+        transcript: int,
+        state: State,
+        received: Received,
+        *,
+        receipt: tuple[bytes, bytes] | None = None,
+        problem: str | None = None,
+    ) -> None:
+        """Write down how an attempt ended; `receipt` is (statement, entry) of one that passed the checks."""
+        statement, entry = receipt or (None, None)
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE transcripts SET state = ?, problem = ?, node_nonce = ?, final_record = ?,"
+                " receipt = ?, receipt_entry = ?, finished = ? WHERE id = ?",
+                (
+                    *(state.value, problem, received.node_nonce, received.final_record),
+                    *(statement, entry, now_ms(), transcript),
+                ),
+            )
+            db.executemany(
+                "INSERT INTO frames VALUES (?, ?, ?, ?)",
+                [
+                    (transcript, position, ciphertext, signature)
+                    for position, (ciphertext, signature) in enumerate(received.frames, start=1)
+                ],
+            )
+
+        await self._journal.write(write)
+
+    async def remember_bundle(self, entry: bytes, statement: bytes, proof: str) -> None:
+        """Keep a key bundle that requests are sealed for."""
+        await self._journal.write(
+            lambda db: db.execute(
+                "INSERT INTO bundles VALUES (?, ?, ?) ON CONFLICT (entry) DO UPDATE"
+                " SET proof = excluded.proof",
+                (entry, statement, proof),
+            )
+        )
+
+    async def remember_checkpoints(self, seen: Iterable[Witnessed]) -> None:
+        """Keep witnessed checkpoints; FORK if one contradicts what was kept before."""
+        rows = [
+            (item.checkpoint.origin, item.checkpoint.size, item.checkpoint.root, item.note.encode())
+            for item in seen
+        ]
+
+        def write(db: sqlite3.Connection) -> None:
+            for origin, size, root, note in rows:
+                query = "SELECT root FROM checkpoints WHERE origin = ? AND size = ?"
+                known = db.execute(query, (origin, size)).fetchone()
+                if known is None:
+                    db.execute(
+                        "INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (origin, size, root, note)
+                    )
+                elif known["root"] != root:
+                    raise CounterfoilError(
+                        Code.FORK,
+                        f"the log {origin} showed two roots for size {size}; both are witnessed",
+                        remedy="Show the archive's checkpoint and this one to the auditor and the witnesses.",
+                    )
+
+        await self._journal.write(write)
+
+    async def attach_proof(self, transcript: int, proof: str, index: int) -> None:
+        """Keep a receipt's verified tlog-proof."""
+        await self._journal.write(
+            lambda db: db.execute(
+                "UPDATE transcripts SET proof = ?, log_index = ? WHERE id = ?",
+                (proof, index, transcript),
+            )
+        )
+
+    async def note_handed_in(self, transcript: int) -> None:
+        """Note that the client itself gave the receipt to the log."""
+        at = now_ms()
+        await self._journal.write(
+            lambda db: db.execute(
+                "UPDATE transcripts SET handed_in = ? WHERE id = ?", (at, transcript)
+            )
+        )
+
+    def get(self, transcript: int) -> Transcript:
+        """Return a transcript by its id; NOT_FOUND if there is none."""
+        return self._one("SELECT * FROM transcripts WHERE id = ?", transcript)
+
+    def by_entry(self, entry: bytes) -> Transcript:
+        """Return the transcript of a receipt or an order, by its entry; NOT_FOUND if there is none."""
+        query = "SELECT * FROM transcripts WHERE receipt_entry = ?1 OR order_entry = ?1"
+        return self._one(query, entry)
+
+    def latest(self, limit: int) -> list[Transcript]:
+        """Return the newest transcripts, newest first."""
+        return self._many(_LATEST_FIRST, limit)
+
+    def unproved(self) -> list[Transcript]:
+        """Return the transcripts whose receipt has no proof yet."""
+        return self._many("SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL")
+
+    def bundle(self, entry: bytes) -> tuple[bytes, str]:
+        """Return (statement, proof) of a key bundle that was used."""
+        query = "SELECT statement, proof FROM bundles WHERE entry = ?"
+        row = self._journal.read(lambda db: db.execute(query, (entry,)).fetchone())
+        if row is None:
+            raise CounterfoilError(Code.NOT_FOUND, "the archive has no such key bundle")
+        return row["statement"], row["proof"]
+
+    def counts(self) -> dict[str, int]:
+        """Return numbers given out, receipts and proofs held."""
+        query = "SELECT count(DISTINCT number), count(receipt), count(proof) FROM transcripts"
+        numbers, receipts, proofs = self._journal.read(lambda db: db.execute(query).fetchone())
+        return {"numbers": numbers, "receipts": receipts, "proofs": proofs}
+
+    def _one(self, query: str, *arguments: int | bytes) -> Transcript:
+        found = self._many(query, *arguments)
+        if not found:
+            raise CounterfoilError(Code.NOT_FOUND, "the archive has no such transcript")
+        return found[0]
+
+    def _many(self, query: str, *arguments: int | bytes) -> list[Transcript]:
+        return self._journal.read(
+            lambda db: [_transcript(db, row) for row in db.execute(query, arguments).fetchall()]
+        )
+
+
+def _next_number(db: sqlite3.Connection) -> tuple[int, int]:
+    (last,) = db.execute("SELECT max(number) FROM transcripts").fetchone()
+    return (0 if last is None else last + 1), 0
+
+
+def _next_attempt(db: sqlite3.Connection, number: int) -> tuple[int, int]:
+    query = "SELECT max(attempt) FROM transcripts WHERE number = ?"
+    (last,) = db.execute(query, (number,)).fetchone()
+    return number, (0 if last is None else last + 1)
+
+
+def _transcript(db: sqlite3.Connection, row: sqlite3.Row) -> Transcript:
+    query = "SELECT ciphertext, signature FROM frames WHERE transcript = ? ORDER BY position"
+    frames = db.execute(query, (row["id"],)).fetchall()
+    values = {**dict(row), "state": State(row["state"])}
+    return Transcript(
+        **values,
+        frames=tuple(frame["ciphertext"] for frame in frames),
+        signatures=tuple(frame["signature"] for frame in frames),
+    )

@@ -1,0 +1,45 @@
+"""What a call returns."""
+
+from dataclasses import dataclass
+
+from shared.statements.receipts import Finish, Receipt, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedReceipt:
+    """A node's receipt that passed every check of protocol §4.3."""
+
+    value: Receipt
+    statement: bytes
+    entry: bytes
+    """The log entry: what to ask the log for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """As the client saw it, in milliseconds since the request was sent."""
+
+    first_token_ms: float | None
+    total_ms: float
+
+    def tokens_per_s(self, tokens: int) -> float:
+        """Return the rate over the whole request."""
+        return 1000 * tokens / self.total_ms if self.total_ms > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer, believed only after its receipt was."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    receipt: CheckedReceipt
+    usage: Usage
+    finish: Finish
+    timings: Timings
+    transcript_id: int
+    """Row of the archive."""
+    number: int
+    attempt: int
+    node: str
+    """operator/node"""

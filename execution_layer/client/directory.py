@@ -1,0 +1,133 @@
+"""The key directory, believed in nothing: every bundle is checked against the policy before it is used.
+
+A bundle counts when (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
+policy's quorum witnessed, (3) it is live now, and (4) it is not revoked.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from execution_layer.client.archive import Archive
+from execution_layer.client.policy import ClientPolicy
+from shared.codec.moment import now_ms
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc
+from shared.statements.cose import open_as
+from shared.statements.keys import KeyBundle
+from shared.translog.policy import Policy as LogPolicy
+from shared.translog.policy import Witnessed
+from shared.translog.tlog_proof import verify_tlog_proof
+
+MAX_BUNDLES: Final = 4096
+FRESH_S: Final = 30.0
+TIMEOUT_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """A node that may be asked, with the key bundle that requests are sealed for."""
+
+    bundle: KeyBundle
+    entry: bytes
+    statement: bytes
+    proof: str
+    witnessed: Witnessed
+
+    @property
+    def name(self) -> str:
+        """operator/node"""
+        return self.bundle.issuer
+
+
+def check_bundle(
+    listed: audit_pb2.KeyBundleEntry, policy: ClientPolicy, log: LogPolicy, now: int
+) -> NodeEntry:
+    """Run the four checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY."""
+    claimed, _ = open_as(KeyBundle, listed.statement, None)
+    key = policy.operator_key(claimed.operator)
+    if key is None:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"the policy does not pin operator {claimed.operator}"
+        )
+    bundle, statement = open_as(KeyBundle, listed.statement, key)  # (1)
+    if not listed.tlog_proof:
+        raise CounterfoilError(
+            Code.NOT_WITNESSED, f"the key bundle of {bundle.issuer} has no proof"
+        )
+    included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)  # (2)
+    if not bundle.is_live(now):  # (3)
+        raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is not live")
+    if listed.revoked:  # (4)
+        raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
+    return NodeEntry(
+        bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed
+    )
+
+
+def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
+    """Return each node's newest bundle, in order of the nodes' names."""
+    found: dict[str, NodeEntry] = {}
+    for node in sorted(nodes, key=lambda node: node.bundle.not_before):
+        found[node.name] = node
+    return [found[name] for name in sorted(found)]
+
+
+class Directory:
+    """Nodes that serve a model, read from the audit server and kept for half a minute."""
+
+    def __init__(self, policy: ClientPolicy, archive: Archive, channel: grpc.aio.Channel) -> None:
+        self._policy = policy
+        self._log = policy.log.policy()
+        self._archive = archive
+        self._stub = audit_pb2_grpc.DirectoryStub(channel)
+        self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
+
+    async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
+        """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none."""
+        read_at, nodes = self._known.get(model_root, (float("-inf"), []))
+        now = now_ms()
+        live = [node for node in nodes if node.bundle.is_live(now)]
+        if live and not refresh and time.monotonic() - read_at < FRESH_S:
+            return live
+        return await self._read(model_root)
+
+    async def _read(self, model_root: bytes) -> list[NodeEntry]:
+        request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
+        try:
+            answer = await self._stub.ListKeyBundles(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        nodes, reasons = self._check(answer.bundles[:MAX_BUNDLES], model_root)
+        if not nodes:
+            raise CounterfoilError(
+                Code.STALE_KEY,
+                "the directory has no key bundle that the policy accepts"
+                + (f": {'; '.join(reasons[:5])}" if reasons else ""),
+                remedy="Check that nodes are running and registered, and the policy's pins.",
+            )
+        await self._archive.remember_checkpoints(
+            {id(n.witnessed): n.witnessed for n in nodes}.values()
+        )
+        for node in nodes:
+            await self._archive.remember_bundle(node.entry, node.statement, node.proof)
+        self._known[model_root] = (time.monotonic(), nodes)
+        return nodes
+
+    def _check(
+        self, listed: Sequence[audit_pb2.KeyBundleEntry], model_root: bytes
+    ) -> tuple[list[NodeEntry], list[str]]:
+        nodes, reasons = [], []
+        for item in listed:
+            try:
+                node = check_bundle(item, self._policy, self._log, now_ms())
+            except CounterfoilError as error:
+                reasons.append(error.detail)
+                continue
+            if model_root in node.bundle.model_roots:
+                nodes.append(node)
+        return newest(nodes), reasons

@@ -1,0 +1,122 @@
+"""What a client trusts, and where it keeps its own (`client.toml`). Nothing else is believed."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.codec.ids import NAME
+from shared.envelope.hpke import PUBLIC_BYTES, check_hpke_public_key
+from shared.runtime.config import Settings, load
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.policy import Policy as LogPolicy
+
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAX_CUSTODIANS = 16
+
+
+class Custodian(Settings):
+    """A holder of one escrow share. The order of custodians is that of the shares."""
+
+    name: Name
+    hpke_key: str | None = None
+    """Its public HPKE key in hex (1216 bytes), or else:"""
+    hpke_key_file: Path | None = None
+    """A file that holds it, in hex."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.hpke_key is None) == (self.hpke_key_file is None):
+            raise ValueError("give either hpke_key or hpke_key_file")
+        return self
+
+    def public_key(self) -> bytes:
+        """Return the raw key; CONFIGURATION if it is none."""
+        try:
+            text = self.hpke_key or self.hpke_key_file.read_text("ascii")  # type: ignore[union-attr]  # one is given
+            key = bytes.fromhex(text.strip())
+            check_hpke_public_key(key)
+        except (OSError, ValueError, CounterfoilError) as error:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"custodian {self.name}: an HPKE public key of {PUBLIC_BYTES} bytes in hex is needed",
+            ) from error
+        return key
+
+
+class Log(Settings):
+    """When a checkpoint counts as witnessed."""
+
+    keys: tuple[str, ...]
+    """The log's own keys (vkeys): all of them must have signed."""
+    witnesses: tuple[str, ...]
+    """The witnesses' keys (vkeys)."""
+    quorum: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many witnesses must have cosigned."""
+
+    def policy(self) -> LogPolicy:
+        """Return the rule that proofs are checked by."""
+        return LogPolicy.from_vkeys(logs=self.keys, witnesses=self.witnesses, threshold=self.quorum)
+
+
+class ClientPolicy(Settings):
+    """A tenant's client: identity, pins, archive."""
+
+    tenant: Name
+    tenant_key_file: Path
+    """The private key that signs orders."""
+    archive: Path
+    """Transcript secrets, envelopes, frames, receipts, proofs (sqlite, 0600)."""
+    audit_target: str
+    """host:port of the audit server's gRPC."""
+    ca_file: Path
+    """The authority that certificates of audit server and nodes must come from."""
+    model_root: Hex32 | None = None
+    """The model that is asked for where a call names none."""
+    audit: Literal["sampled", "always", "never"] = "sampled"
+    """What the custodians are told about audits of these requests."""
+    threshold: Annotated[int, Field(ge=1, le=MAX_CUSTODIANS)] = 1
+    """How many custodians together can open a request."""
+    expiry_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """How long an order and its envelope are good."""
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """Deadline of a request where a call names none."""
+    max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
+    tokenizer: Path | None = None
+    """Folder of the checkpoint's tokenizer, where the client checks the prompt's tokens itself (extra `node`)."""
+    operators: dict[Name, Hex32]
+    """Identity keys of the operators that are trusted to name their nodes' keys."""
+    rate_cards: dict[Name, tuple[Hex32, ...]]
+    """Entries of each operator's rate cards that are accepted; orders name the first."""
+    custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
+    log: Log
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read `client.toml`."""
+        return load(cls, Path(path))
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.threshold > len(self.custodians):
+            raise ValueError(
+                f"a threshold of {self.threshold} cannot be met by {len(self.custodians)} custodians"
+            )
+        return self
+
+    def operator_key(self, operator: str) -> bytes | None:
+        """Return an operator's pinned identity key, None for one that is not trusted."""
+        text = self.operators.get(operator)
+        return None if text is None else bytes.fromhex(text)
+
+    def rate_card(self, operator: str) -> bytes:
+        """Return the entry of the rate card that orders to this operator name."""
+        cards = self.rate_cards.get(operator)
+        if not cards:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"the policy accepts no rate card of operator {operator}",
+                remedy="Add the card's entry to rate_cards in client.toml.",
+            )
+        return bytes.fromhex(cards[0])

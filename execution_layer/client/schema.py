@@ -1,0 +1,49 @@
+"""Tables of a client's archive."""
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE transcripts (
+    id INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    bundle BLOB NOT NULL REFERENCES bundles (entry),
+    created INTEGER NOT NULL,
+    secret BLOB NOT NULL,
+    envelope BLOB NOT NULL,
+    order_statement BLOB NOT NULL,
+    order_entry BLOB NOT NULL UNIQUE,
+    cost_centre TEXT,
+    state TEXT NOT NULL DEFAULT 'ordered',
+    problem TEXT,
+    node_nonce BLOB,
+    final_record BLOB,
+    receipt BLOB,
+    receipt_entry BLOB UNIQUE,
+    finished INTEGER,
+    proof TEXT,
+    log_index INTEGER,
+    handed_in INTEGER,
+    UNIQUE (number, attempt)
+) STRICT;
+CREATE TABLE frames (
+    transcript INTEGER NOT NULL REFERENCES transcripts (id),
+    position INTEGER NOT NULL,
+    ciphertext BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    PRIMARY KEY (transcript, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE bundles (
+    entry BLOB PRIMARY KEY,
+    statement BLOB NOT NULL,
+    proof TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    origin TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    root BLOB NOT NULL,
+    note TEXT NOT NULL,
+    PRIMARY KEY (origin, size)
+) STRICT, WITHOUT ROWID
+"""

@@ -1,0 +1,279 @@
+"""First start: certificates, keys, databases, configurations and registrations, through the public commands."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.runtime.keys import private_folder, write_atomic
+from shared.runtime.tls import LocalCA, TlsFiles
+from shared.runtime.up.commands import json_of, run
+from shared.runtime.up.layout import (
+    CUSTODIAN,
+    ORIGIN,
+    SERVICES,
+    TENANT,
+    WITNESS,
+    WORKERS,
+    NodePlan,
+    Plan,
+    Ports,
+    free_ports,
+)
+
+HOSTS = ("localhost", "127.0.0.1", "::1")
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Identities:
+    """What `keys` commands told of each party."""
+
+    witness: Json
+    custodian: Json
+    workers: list[Json]
+    operators: dict[str, Json]
+
+
+class Installer:
+    """Installs a plan into its folder. The database must be running and empty, or left by an interrupted try."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._say = say
+        self.ports = _ports(plan)
+
+    def certificates(self) -> dict[str, TlsFiles]:
+        """Issue what is missing or near its end; run at every start, so certificates renew themselves."""
+        authority = LocalCA.load_or_create(self._plan.path("ca"))
+        return {
+            name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"))
+            for name in ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
+        }
+
+    async def install(self) -> None:
+        """Do everything that a first start needs, then note that it is done."""
+        plan, tls = self._plan, self.certificates()
+        self._say("creating roles and databases")
+        keys = asyncio.create_task(self._identities())
+        await run("db", "init", "--folder", plan.path("postgres"))
+        await run("db", "upgrade", "--dsn-file", self.dsn("owner"))
+        self._say("creating keys and configurations")
+        parties = await keys
+        log = await self._audit(tls["audit"], parties)
+        await asyncio.gather(
+            self._party("witness", WITNESS, tls, log, parties),
+            self._party("custodian", CUSTODIAN, tls, log, parties),
+            *(self._worker(name, log, parties) for name in WORKERS),
+        )
+        self._say("registering operators, workers and parties")
+        await self._register(parties)
+        self._say("setting up operators, nodes and the client")
+        cards = {}
+        for node in plan.nodes:
+            cards[node.operator] = await self._node(node, tls[node.name], parties)
+        await self._client(log, parties, cards)
+        write_atomic(plan.installed, json.dumps({"version": 1}).encode())
+
+    def dsn(self, role: str) -> Path:
+        """Return the file with a role's DSN."""
+        return self._plan.path("postgres", "secrets", f"{role}.dsn")
+
+    @property
+    def audit_config(self) -> Path:
+        """The audit server's configuration."""
+        return self._plan.path("audit", "audit.toml")
+
+    async def _identities(self) -> Identities:
+        plan, audit = self._plan, ("audit",)
+        operators = [node.operator for node in plan.nodes]
+        witness, custodian, first, second, *told = await asyncio.gather(
+            json_of(*audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS),
+            json_of(
+                *audit, "custodian", "keys", "--folder", plan.path(CUSTODIAN), "--name", CUSTODIAN
+            ),
+            json_of(
+                *(*audit, "worker", "keys", "--folder", plan.path(WORKERS[0])),
+                *("--name", WORKERS[0], "--authority"),
+            ),
+            json_of(
+                *audit, "worker", "keys", "--folder", plan.path(WORKERS[1]), "--name", WORKERS[1]
+            ),
+            *(
+                json_of(
+                    *("node", "operator-init", "--folder", plan.path("operators", name)),
+                    *("--operator", name, "--json"),
+                )
+                for name in operators
+            ),
+        )
+        return Identities(
+            witness, custodian, [first, second], dict(zip(operators, told, strict=True))
+        )
+
+    async def _audit(self, tls: TlsFiles, parties: Identities) -> Json:
+        """Write the audit server's configuration; return the log's part of everybody's trust."""
+        plan, ports = self._plan, self.ports
+        told = await json_of(
+            *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
+            *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
+            *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
+            *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
+        )
+        vkeys = parties.witness["vkeys"]
+        await run(
+            *("audit", "trust", "--config", self.audit_config, "--name", WITNESS),
+            *("--url", f"https://{ports[WITNESS]}", "--quorum", "1"),
+            *(part for vkey in vkeys for part in ("--vkey", vkey)),
+        )
+        return {"origin": ORIGIN, "vkeys": told["log_vkeys"], "witnesses": vkeys, "quorum": 1}
+
+    async def _party(
+        self, group: str, name: str, tls: dict[str, TlsFiles], log: Json, parties: Identities
+    ) -> None:
+        trust = {
+            "log": log,
+            "authority": parties.workers[0]["authority_key"],
+            "workers": [
+                {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
+                for worker in parties.workers
+            ],
+        }
+        files = tls[name]
+        await run(
+            *("audit", group, "init", "--config-folder", self._plan.path(name), "--name", name),
+            *("--address", self.ports[name], "--cert", files.cert, "--key", files.key),
+            *("--ca", files.ca, "--trust", self._trust(name, trust)),
+        )
+
+    async def _worker(self, name: str, log: Json, parties: Identities) -> None:
+        plan, ports = self._plan, self.ports
+        trust: Json = {
+            "custodians": [
+                {
+                    "name": CUSTODIAN,
+                    "url": f"https://{ports[CUSTODIAN]}",
+                    "hpke_key": parties.custodian["hpke_key"],
+                }
+            ],
+            "witnesses": [{"name": WITNESS, "url": f"https://{ports[WITNESS]}"}],
+            "peers": [
+                {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
+                for worker in parties.workers
+            ],
+            "tick_seconds": 0.5,
+            "hint_seconds": 2.0,
+            "lease_seconds": 30.0,
+        }
+        if name == WORKERS[0]:
+            trust["authority"] = {
+                "key_file": str(plan.path(name, "keys", "authority.pem").absolute()),
+                "epoch_seconds": plan.epoch_seconds,
+                "reveal_seconds": plan.reveal_seconds,
+                "rate_ppm": plan.rate_ppm,
+                "floor": plan.floor,
+            }
+        await run(
+            *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),
+            *("--origin", log["origin"], "--dsn-file", self.dsn("worker")),
+            *("--broker-url-file", self.dsn("broker"), "--audit-server", ports["audit-grpc"]),
+            *("--ca", plan.path("ca", "ca.pem"), "--model", plan.model),
+            *("--trust", self._trust(name, trust)),
+        )
+
+    async def _register(self, parties: Identities) -> None:
+        authority = parties.workers[0]["authority_key"]
+        members = [
+            ("authority", "authority", authority),
+            (WITNESS, "witness", parties.witness["signing_key"]),
+            (CUSTODIAN, "custodian", parties.custodian["signing_key"]),
+            *((worker["name"], "worker", worker["signing_key"]) for worker in parties.workers),
+            *((name, "operator", told["public_key"]) for name, told in parties.operators.items()),
+        ]
+        config = ("--config", self.audit_config)
+        await asyncio.gather(
+            *(
+                run("audit", "party", "add", name, "--role", role, "--key", key, *config)
+                for name, role, key in members
+            )
+        )
+        for role in ("auditor", "finance"):
+            out = self._plan.path("audit", f"{role}.token")
+            await run("token", "create", "--role", role, "--out", out, *config)
+
+    async def _node(self, node: NodePlan, tls: TlsFiles, parties: Identities) -> Json:
+        """Sign the operator's rate card and write the node's configuration; return the card's facts."""
+        plan = self._plan
+        operator = plan.path("operators", node.operator)
+        card = plan.path("operators", node.operator, "rate-card.cose")
+        facts: Json = await json_of(
+            *("node", "rate-card", "--operator-folder", operator, "--model", plan.model),
+            *("--price-input", "0.30", "--price-cached", "0.03", "--price-output", "0.60"),
+            *("--per", "1000", "--currency", "EUR", "--out", card, "--json"),
+        )
+        await run(
+            *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
+            *("--name", node.name, "--model", plan.model, "--rate-card", card),
+            *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
+            *("--authority-key", parties.workers[0]["authority_key"]),
+            *(
+                "--tls-cert",
+                tls.cert,
+                "--tls-key",
+                tls.key,
+                "--tls-ca",
+                tls.ca,
+                "--max-batch",
+                "16",
+            ),
+            *("--reflection" if plan.reflection else "--no-reflection",),
+        )
+        return facts
+
+    async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
+        """Create the tenant's key and policy, and register the tenant with audit layer and nodes."""
+        plan = self._plan
+        trust = {
+            "log": log,
+            "operators": {
+                name: {"key": told["public_key"], "rate_cards": [cards[name]["entry"]]}
+                for name, told in parties.operators.items()
+            },
+            "custodians": [
+                {"name": CUSTODIAN, "hpke_key": parties.custodian["hpke_key"]},
+            ],
+            "threshold": 1,
+        }
+        told = await json_of(
+            *("client", "init", "--folder", plan.path("client"), "--tenant", TENANT),
+            *("--audit-target", self.ports["audit-grpc"], "--ca", plan.path("ca", "ca.pem")),
+            *("--trust", self._trust("client", trust), "--json"),
+        )
+        key = told["tenant_key"]
+        await run("tenant", "add", TENANT, "--key", key, "--config", self.audit_config)
+        for node in plan.nodes:
+            await run(
+                *("node", "add-tenant", "--config", plan.path(node.name, "node.toml")),
+                *("--tenant", TENANT, "--key", key),
+            )
+
+    def _trust(self, name: str, trust: Json) -> Path:
+        path = self._plan.path("trust", f"{name}.json")
+        private_folder(path.parent)
+        write_atomic(path, json.dumps(trust, indent=1).encode())
+        return path
+
+
+def _ports(plan: Plan) -> Ports:
+    """Return the installation's addresses, choosing them at first start."""
+    path = plan.path("ports.json")
+    services = (*SERVICES, *(node.name for node in plan.nodes))
+    if path.exists():
+        known = Ports(json.loads(path.read_text(encoding="utf-8")))
+        if set(services) <= set(known.addresses):
+            return known
+    ports = free_ports(services)
+    write_atomic(path, json.dumps(ports.addresses, indent=1).encode())
+    return ports

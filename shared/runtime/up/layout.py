@@ -1,0 +1,69 @@
+"""Where the platform of one machine keeps what, and who takes part in it."""
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ORIGIN = "counterfoil.local/log"
+TENANT = "acme"
+WITNESS, CUSTODIAN = "witness-1", "custodian-1"
+WORKERS = ("worker-a", "worker-b")
+"""The first one holds the selection authority's key."""
+SERVICES = ("audit-grpc", "audit-http", WITNESS, CUSTODIAN)
+MODEL = Path(__file__).parents[2] / "model" / "checkpoints" / "counterfoil-mini"
+"""The checkpoint that the project ships."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node of the installation and the operator that runs it."""
+
+    name: str
+    operator: str
+    wrapper: tuple[str, ...] = ()
+    """What stands in the place of `counterfoil node` for this node's `serve` and `invoice`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `up` installs and runs."""
+
+    folder: Path
+    nodes: tuple[NodePlan, ...]
+    model: Path = MODEL
+    epoch_seconds: float = 600.0
+    reveal_seconds: float = 20.0
+    rate_ppm: int = 100_000
+    floor: int = 1
+    reflection: bool = False
+
+    @property
+    def installed(self) -> Path:
+        """Written when the installation is whole."""
+        return self.folder / "installed.json"
+
+    def path(self, *parts: str) -> Path:
+        """Return a path below the folder."""
+        return self.folder.joinpath(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback addresses, chosen once and kept, since key bundles and configurations name them."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, service: str) -> str:
+        return self.addresses[service]
+
+
+def free_ports(services: tuple[str, ...]) -> Ports:
+    """Choose a free loopback port for each service."""
+    sockets = {name: socket.socket() for name in services}
+    try:
+        for each in sockets.values():
+            each.bind(("127.0.0.1", 0))
+        return Ports({name: f"127.0.0.1:{s.getsockname()[1]}" for name, s in sockets.items()})
+    finally:
+        for each in sockets.values():
+            each.close()

@@ -1,0 +1,58 @@
+"""`counterfoil up` without the demonstration: keep the platform running for use from elsewhere."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from shared.runtime.up.layout import MODEL, TENANT, NodePlan, Plan
+from shared.runtime.up.platform import running
+
+NODES = (
+    NodePlan("node-a", "operator-a"),
+    NodePlan("node-b", "operator-b"),
+    NodePlan("node-c", "operator-c"),
+)
+
+
+class Narrator:
+    """Prints what happens to processes, with the time since the start."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._begun = time.monotonic()
+        self.deaths: list[str] = []
+        """What died and was started again."""
+
+    def __call__(self, who: str, what: str) -> None:
+        """Take one event."""
+        if "died" in what or "ended with" in what:
+            self.deaths.append(f"{who} {what}")
+            self._print(who, f"[bold red]{what}[/]")
+        elif not what.startswith(("starting", "stopped", "running", "done")):
+            self._print(who, what)
+
+    def _print(self, who: str, what: str) -> None:
+        elapsed = time.monotonic() - self._begun
+        self._console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
+
+
+async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> int:
+    """Run until stopped."""
+    console = Console(stderr=True)
+    plan = Plan(folder, NODES, model or MODEL, epoch_seconds=60.0)
+    async with running(plan, Narrator(console)) as platform:
+        client, audit = plan.path("client", "client.toml"), platform.ports["audit-http"]
+        console.print(
+            f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n"
+            f'  counterfoil infer --config {client} "Where does the fox live?"\n'
+            f"  counterfoil client proofs --config {client}\n"
+            f"  counterfoil audit receipts --url https://{audit} --ca {plan.path('ca', 'ca.pem')} "
+            f"--token-file {plan.path('audit', 'auditor.token')}\n"
+            f"  counterfoil cost report --dsn-file {platform.server_dsn}\n",
+            highlight=False,
+        )
+        await stop.wait()
+        console.print("stopping …")
+    return 0
