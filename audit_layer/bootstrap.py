@@ -84,11 +84,8 @@ async def serve_audit(
 
     The ready file tells what was bound: `{"grpc": "host:port", "http": "host:port"}`.
     """
-    asyncio.get_running_loop().set_default_executor(
-        ThreadPoolExecutor(THREADS, thread_name_prefix="use-case")
-    )
     policy = log_policy(settings)
-    with open_core(settings, application_name="counterfoil-audit") as core:
+    with open_core(settings, application_name="counterfoil-audit") as core, _threads():
         await asyncio.to_thread(_check_tables, core.trail)
         files = published(settings)
         proofs = ProofService(
@@ -118,6 +115,22 @@ async def serve_audit(
             if ready_file is not None:
                 write_ready(ready_file, addresses)
             await _until(stop, publication)
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Give the loop threads for what blocks; on leaving, wait until none of them works on anything.
+
+    Cancelling a task does not end its thread, and connections must outlive their users.
+    """
+    loop = asyncio.get_running_loop()
+    workers = ThreadPoolExecutor(THREADS, thread_name_prefix="use-case")
+    loop.set_default_executor(workers)
+    try:
+        yield
+    finally:
+        loop.set_default_executor(ThreadPoolExecutor(1))  # for whatever the loop does after us
+        workers.shutdown(wait=True)
 
 
 def _check_tables(trail: Trail) -> None:

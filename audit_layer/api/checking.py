@@ -59,5 +59,9 @@ class _Identify:
                 .where(StatementRow.log_index >= first, StatementRow.log_index < first + _PAGE)
             ).all()
         for index, entry, signer, operator, node, number in rows:
-            numbered = operator is not None and node is not None
-            yield index, (entry, receipt_domain(operator, node) if numbered else signer, number)
+            yield index, (entry, _domain(signer, operator, node), number)
+
+
+def _domain(signer: bytes, operator: str | None, node: str | None) -> bytes:
+    """Return the number domain: the node's for a receipt, the signing key's for the rest."""
+    return signer if operator is None or node is None else receipt_domain(operator, node)

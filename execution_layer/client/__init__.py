@@ -1,12 +1,31 @@
 """What an application imports: sealed requests, checked receipts, an archive of its own. No torch.
 
-with CounterfoilClient(ClientPolicy.load("client.toml")) as client:
-    answer = client.generate(prompt="What does a lamp cost?", max_tokens=64)
+    with CounterfoilClient(ClientPolicy.load("client.toml")) as client:
+        answer = client.generate(prompt="What does a lamp cost?", max_tokens=64)
+
+Names are imported when they are first used, so that the command line's help stays quick.
 """
 
-from execution_layer.client.client import AsyncCounterfoilClient
-from execution_layer.client.completion import Completion
-from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.sync import CounterfoilClient
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from execution_layer.client.client import AsyncCounterfoilClient
+    from execution_layer.client.completion import Completion
+    from execution_layer.client.policy import ClientPolicy
+    from execution_layer.client.sync import CounterfoilClient
 
 __all__ = ["AsyncCounterfoilClient", "ClientPolicy", "Completion", "CounterfoilClient"]
+
+_HOMES = {
+    "AsyncCounterfoilClient": "client",
+    "ClientPolicy": "policy",
+    "Completion": "completion",
+    "CounterfoilClient": "sync",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

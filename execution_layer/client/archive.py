@@ -60,6 +60,8 @@ class Received:
     """What came back: everything, also when it is not believed."""
 
     node_nonce: bytes | None
+    accepted_signature: bytes | None
+    """Over h_0."""
     frames: tuple[tuple[bytes, bytes], ...]
     """(ciphertext, signature) in order."""
     final_record: bytes | None
@@ -83,6 +85,7 @@ class Transcript:
     state: State
     problem: str | None
     node_nonce: bytes | None
+    accepted_signature: bytes | None
     final_record: bytes | None
     receipt: bytes | None
     receipt_entry: bytes | None
@@ -144,11 +147,11 @@ class Archive:
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
-                "UPDATE transcripts SET state = ?, problem = ?, node_nonce = ?, final_record = ?,"
-                " receipt = ?, receipt_entry = ?, finished = ? WHERE id = ?",
+                "UPDATE transcripts SET state = ?, problem = ?, node_nonce = ?, accepted_signature = ?,"
+                " final_record = ?, receipt = ?, receipt_entry = ?, finished = ? WHERE id = ?",
                 (
-                    *(state.value, problem, received.node_nonce, received.final_record),
-                    *(statement, entry, now_ms(), transcript),
+                    *(state.value, problem, received.node_nonce, received.accepted_signature),
+                    *(received.final_record, statement, entry, now_ms(), transcript),
                 ),
             )
             db.executemany(

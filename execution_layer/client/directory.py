@@ -25,6 +25,8 @@ from shared.translog.tlog_proof import verify_tlog_proof
 
 MAX_BUNDLES: Final = 4096
 FRESH_S: Final = 30.0
+STALE_S: Final = 600.0
+"""How long what was read may be used when the directory does not answer: a revocation could be missed."""
 TIMEOUT_S: Final = 20.0
 
 
@@ -64,6 +66,7 @@ def check_bundle(
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is not live")
     if listed.revoked:  # (4)
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
+    policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not asked
     return NodeEntry(
         bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed
     )
@@ -78,7 +81,7 @@ def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
 
 
 class Directory:
-    """Nodes that serve a model, read from the audit server and kept for half a minute."""
+    """Nodes that serve a model, read from the audit server and kept for half a minute (more while it is away)."""
 
     def __init__(self, policy: ClientPolicy, archive: Archive, channel: grpc.aio.Channel) -> None:
         self._policy = policy
@@ -90,11 +93,16 @@ class Directory:
     async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
         """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none."""
         read_at, nodes = self._known.get(model_root, (float("-inf"), []))
-        now = now_ms()
+        now, age_s = now_ms(), time.monotonic() - read_at
         live = [node for node in nodes if node.bundle.is_live(now)]
-        if live and not refresh and time.monotonic() - read_at < FRESH_S:
+        if live and not refresh and age_s < FRESH_S:
             return live
-        return await self._read(model_root)
+        try:
+            return await self._read(model_root)
+        except CounterfoilError as error:
+            if live and error.code in {Code.UNAVAILABLE, Code.DEADLINE} and age_s < STALE_S:
+                return live  # the audit server is away for a moment; nodes keep serving
+            raise
 
     async def _read(self, model_root: bytes) -> list[NodeEntry]:
         request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)

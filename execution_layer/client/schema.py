@@ -18,6 +18,7 @@ CREATE TABLE transcripts (
     state TEXT NOT NULL DEFAULT 'ordered',
     problem TEXT,
     node_nonce BLOB,
+    accepted_signature BLOB,
     final_record BLOB,
     receipt BLOB,
     receipt_entry BLOB UNIQUE,

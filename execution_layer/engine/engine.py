@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from execution_layer.engine.protocol import (
     Finished,
@@ -72,7 +73,8 @@ class LocalEngine:
     def __init__(
         self, decoder: Decoder, tokenizer: Tokenizer, limits: Limits | None = None
     ) -> None:
-        self.limits = limits or Limits(context=decoder.config.max_positions)
+        limits = limits or Limits(context=decoder.config.max_positions)
+        self.limits = replace(limits, context=min(limits.context, decoder.config.max_positions))
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._row_bytes = decoder.config.hidden_size * (
@@ -98,6 +100,8 @@ class LocalEngine:
         self.wake()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        else:
+            self.step()
 
     def wake(self) -> None:
         """Let the thread look for work."""
@@ -176,6 +180,8 @@ class LocalEngine:
     def _finish_ended(self) -> None:
         for sequence in self._scheduler.remove_ended():
             generation = self._generations.pop(id(sequence))
+            rest = sequence.rest()
+            generation.deliver([TokenChunk((), rest)] if rest else [])
             generation.deliver([_finished(sequence)])
 
     def _run(self) -> None:

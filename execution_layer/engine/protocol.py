@@ -33,7 +33,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """New tokens and the text that they settle; text never splits a character or shows a stop string."""
+    """New tokens and the text that they settle; text never splits a character or shows a stop string.
+
+    A sequence that was ended from outside may end with a chunk of held-back text and no token.
+    """
 
     token_ids: tuple[int, ...]
     text: str

@@ -28,11 +28,15 @@ class Runner:
                 rows.append(Row(token, place, sequence.blocks))
             spans.append((sequence, first, len(rows)))
         hidden = self._decoder.forward(rows, self._cache)
-        for sequence, first, last in spans:
+        ready = [
+            (item, last - 1)
+            for item, first, last in spans
+            if item.computed + last - first == item.length
+        ]
+        sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
+        for sequence, first, last in spans:  # after sampling: states are hashed with their token
             sequence.hasher.append(state_bytes(hidden[first:last]))
             sequence.computed += last - first
-        ready = [(item, last - 1) for item, _, last in spans if item.computed == item.length]
-        sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
         share = (time.perf_counter() - begun) / len(rows)
         for sequence, first, last in spans:
             sequence.compute_s += share * (last - first)

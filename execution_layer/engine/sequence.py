@@ -51,3 +51,7 @@ class SequenceState:
             self.ended = FinishReason.LENGTH
             text += self.stream.flush()
         return text
+
+    def rest(self) -> str:
+        """Return the text that an end from outside leaves held back; a failed sequence says no more."""
+        return "" if self.ended is FinishReason.FAILED else self.stream.flush()

@@ -81,6 +81,7 @@ class Node:
             frame_interval_s=settings.frame_interval_ms / 1000,
             numeric_profile=model.served.numeric_profile,
         )
+        self.registration: Registration | None = None
         self._server: RpcServer | None = None
 
     @contextlib.asynccontextmanager
@@ -104,6 +105,7 @@ class Node:
                 self.ring, self._facts(server.address), link, rate_card=self._card_statement
             )
             registration.renew()
+            self.registration = registration
             await self._model.engine.start()
             background = [
                 asyncio.create_task(_forever(registration.run)),

@@ -22,7 +22,6 @@ from shared.envelope.padding import pad, padded_size, unpad
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shares import (
     MAX_SHARES,
-    check_numbers,
     share_commitment,
     share_commitments,
     split,
@@ -121,7 +120,6 @@ def seal_request(
 
     The last three arguments are random unless given; one transcript secret serves one header only.
     """
-    check_numbers(threshold, len(custodians))
     if body.settings.max_tokens > max_output_tokens:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT, "max_tokens is above the request's token budget"

@@ -104,9 +104,7 @@ class ModelConfig:
         _check_fields(data)
         heads = _whole(data, "num_attention_heads")
         hidden = _whole(data, "hidden_size")
-        rope = data.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise _unsupported("rope_parameters.rope_type", rope["rope_type"])
+        rope = _rope_parameters(data)
         config = cls(
             vocab_size=_whole(data, "vocab_size"),
             hidden_size=hidden,
@@ -115,9 +113,9 @@ class ModelConfig:
             kv_heads=_whole(data, "num_key_value_heads", default=heads),
             head_dim=_whole(data, "head_dim", default=hidden // heads),
             intermediate_size=_whole(data, "intermediate_size"),
-            rope_theta=_number(data, "rope_theta", rope.get("rope_theta", 10_000.0)),
+            rope_theta=_number(data | rope, "rope_theta", 10_000.0),
             rms_norm_eps=_number(data, "rms_norm_eps", 1e-6),
-            tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
+            tie_word_embeddings=_flag(data, "tie_word_embeddings"),
             max_positions=_whole(data, "max_position_embeddings"),
             dtype=str(data.get("dtype") or data.get("torch_dtype") or "float32"),
             eos_token_ids=_token_ids(data.get("eos_token_id")),
@@ -175,6 +173,23 @@ def _check_fields(data: dict[str, Any]) -> None:
         raise CounterfoilError(Code.MALFORMED, "config.json: model_type is missing")
 
 
+def _rope_parameters(data: dict[str, Any]) -> dict[str, Any]:
+    rope = data.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise CounterfoilError(Code.MALFORMED, "config.json: rope_parameters is not an object")
+    for name, value in rope.items():
+        if name != "rope_theta" and (name, value) != ("rope_type", "default"):
+            raise _unsupported(f"rope_parameters.{name}", value)
+    return rope
+
+
+def _flag(data: dict[str, Any], name: str) -> bool:
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CounterfoilError(Code.MALFORMED, f"config.json: {name} is neither true nor false")
+    return bool(value)
+
+
 def _unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
     text = f"config.json: {name} = {str(value)[:80]!r} is not supported"
     return CounterfoilError(Code.UNSUPPORTED, f"{text}; {why}" if why else text)
@@ -191,7 +206,8 @@ def _whole(
 
 
 def _number(data: dict[str, Any], name: str, default: float) -> float:
-    value = data.get(name, default)
+    value = data.get(name)
+    value = default if value is None else value
     if type(value) not in {int, float} or not 0 < value < 1e12:
         raise CounterfoilError(Code.MALFORMED, f"config.json: {name} is not a positive number")
     return float(value)

@@ -31,7 +31,11 @@ class KVCache:
         self.blocks = blocks
 
     def write(self, layer: int, slots_R: Tensor, k_RKE: Tensor, v_RKE: Tensor) -> None:
-        """Store one tile's keys and values at slots (block · 64 + place)."""
+        """Store one tile's keys and values at slots (block · 64 + place).
+
+        Stored values are finite: attention multiplies those beyond a row's length with zero, and a neighbour's overflow must
+        not make that anything but zero.
+        """
         block, place = slots_R // BLOCK, slots_R % BLOCK
         self.keys[layer][block, :, :, place] = k_RKE
-        self.values[layer][block, :, place, :] = v_RKE
+        self.values[layer][block, :, place, :] = v_RKE.nan_to_num()

@@ -53,6 +53,8 @@ def load_weights(folder: Path, config: ModelConfig) -> Weights:
     for path in weight_files(folder):
         try:
             found |= load_file(path)
+        except FileNotFoundError as error:
+            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
         except (SafetensorError, OSError, ValueError) as error:
             raise CounterfoilError(
                 Code.CORRUPT, f"{path} cannot be read as safetensors", remedy="Fetch it again."

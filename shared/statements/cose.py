@@ -214,8 +214,6 @@ def _join(
 
 
 def _split(raw: bytes, max_bytes: int) -> tuple[bytes, dict[int, Value], bytes, bytes]:
-    if len(raw) > max_bytes:
-        raise _malformed(f"has {len(raw)} bytes, more than {max_bytes}")
     tagged = cbor.decode(raw, max_bytes=max_bytes)
     if not isinstance(tagged, Tag) or tagged.number != COSE_SIGN1:
         raise _malformed("does not carry the tag of COSE_Sign1")

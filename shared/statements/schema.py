@@ -26,6 +26,7 @@ from shared.codec import cbor
 from shared.codec.cbor import Value
 from shared.codec.ids import NAME
 from shared.codec.moment import MAX_MS
+from shared.runtime.errors import CounterfoilError
 from shared.statements.rules import (
     Choice,
     Count,
@@ -80,7 +81,10 @@ class Embedded:
         """Decode the record."""
         if not isinstance(value, bytes):
             refuse(where, "is not a byte string")
-        return self.record.from_cbor(value, max_bytes=self.most)
+        try:
+            return self.record.from_cbor(value, max_bytes=self.most)
+        except CounterfoilError as error:
+            raise CounterfoilError(error.code, f"{where}: {error.detail}") from error
 
     def dump(self, value: "Record") -> Value:
         """Encode the record."""

@@ -1,8 +1,9 @@
 """Streaming text and stop rules: what a sequence's tokens say, and where it ends.
 
 One class decides for the node while it generates and for the auditor afterwards, so both apply the same rule: a sequence ends with
-the first token that is a stop token, or that completes a stop string in the text of all tokens so far. The stop string and
-the stop token are not part of the text.
+the first token that is a stop token, or that completes a stop string in the settled text of all tokens so far. Text is
+settled when no later token can change it: all of it but a character that its bytes do not complete yet. The stop string
+and the stop token are not part of the text.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ from collections.abc import Sequence
 from shared.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
+UNSETTLED = 3
+"""A character of UTF-8 that is not complete has at most 3 bytes, so at most 3 marks of replacement."""
+CONTEXT = 8
+"""Tokens decoded again with each new one: how a token reads may depend on those before it."""
 
 
 class TextStream:
@@ -18,9 +23,9 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._tokens: list[int] = []
-        self._start = 0
-        self._settled = 0
+        self._window: list[int] = []
+        self._known = 0
+        """Characters of the window's text that are in `text` already."""
         self._given = 0
         self.text = ""
         """All text so far, up to a stop string."""
@@ -30,31 +35,33 @@ class TextStream:
         """Take one token; return the text that can be shown now. Sets `stopped` at the sequence's end."""
         assert not self.stopped
         if token in self._tokenizer.stop_tokens:
+            text = self.flush()
             self.stopped = True
-            return self.flush()
-        self._tokens.append(token)
+            return text
+        self._window.append(token)
         self._extend(final=False)
-        for stop in self._stop:
-            found = self.text.find(stop, max(0, self._given - len(stop)))
-            if found >= 0:
-                self.text, self.stopped = self.text[:found], True
-        return self._release(len(self.text) if self.stopped else len(self.text) - self._held())
+        places = [self.text.find(stop, self._given) for stop in self._stop]
+        found = min((place for place in places if place >= 0), default=None)
+        if found is None:
+            return self._release(len(self.text) - self._held())
+        self.text, self.stopped = self.text[:found], True
+        return self._release(found)
 
     def flush(self) -> str:
         """Return what was held back; the sequence has ended."""
-        if not self.stopped or not self._stop:
+        if not self.stopped:
             self._extend(final=True)
         return self._release(len(self.text))
 
     def _extend(self, *, final: bool) -> None:
-        """Add the text of the tokens since the last settled one, unless it ends inside a character."""
-        known = self._tokenizer.decode(self._tokens[self._start : self._settled])
-        whole = self._tokenizer.decode(self._tokens[self._start :])
-        if not final and whole.endswith(REPLACEMENT):
-            return
-        self.text += whole[len(known) :]
-        # One settled run of tokens stays in front: how a token decodes may depend on its neighbour.
-        self._start, self._settled = self._settled, len(self._tokens)
+        """Add what the window's tokens say beyond what is known, unless a character is not complete."""
+        whole = self._tokenizer.decode(self._window)
+        held = 0 if final else min(UNSETTLED, len(whole) - len(whole.rstrip(REPLACEMENT)))
+        self.text += whole[self._known : len(whole) - held]
+        if len(self._window) > CONTEXT:
+            self._window = self._window[-CONTEXT:]
+            whole = self._tokenizer.decode(self._window)
+        self._known = len(whole) - held
 
     def _held(self) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""

@@ -6,7 +6,7 @@ with special tokens.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +25,19 @@ MARK = "\ue000{}\ue001"
 class Tokenizer:
     """Encodes and decodes; deterministic and safe to share between threads."""
 
-    def __init__(self, backend: Backend, template: str | None, stops: Sequence[int]) -> None:
+    def __init__(
+        self,
+        backend: Backend, template: str | None,
+        stops: Sequence[int],
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self._backend = backend
         self._plain = Backend.from_str(_without_specials(backend.to_str()))
         self._template = None if template is None else _compile(template)
+        self._names = dict(names or {})
+        self._specials = frozenset(
+            token for token, added in backend.get_added_tokens_decoder().items() if added.special
+        )
         self.stop_tokens = frozenset(stops)
         """Tokens that end an answer."""
 
@@ -42,7 +51,8 @@ class Tokenizer:
             raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
         except Exception as error:  # the tokenizers package raises bare Exception
             raise CounterfoilError(Code.MALFORMED, f"{path} is not a tokenizer") from error
-        return cls(backend, _chat_template(folder), stops)
+        template, names = _chat_settings(folder)
+        return cls(backend, template, stops, names)
 
     @property
     def vocab_size(self) -> int:
@@ -52,7 +62,12 @@ class Tokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         """Encode plain text; special tokens are never produced. MALFORMED for text that is not Unicode."""
         check_text(text)
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        if not self._specials.isdisjoint(ids):  # a vocabulary that spells special tokens as words
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a special token"
+            )
+        return ids
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation under the chat template, ready for the assistant's answer."""
@@ -63,8 +78,10 @@ class Tokenizer:
             for place, message in enumerate(messages)
         ]
         try:
-            text = self._template.render(messages=shown, add_generation_prompt=True)
-        except TemplateError as error:
+            text = self._template.render(
+                messages=shown, add_generation_prompt=True, **self._names
+            )
+        except Exception as error:  # noqa: BLE001 - a template can make any operation fail
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "the chat template does not take these roles in this order"
             ) from error
@@ -78,12 +95,14 @@ class Tokenizer:
         ids: list[int] = []
         for place, message in enumerate(messages):
             before, found, rendered = rendered.partition(MARK.format(place))
-            if not found:
+            if not found or MARK[0] in before:
                 raise CounterfoilError(
-                    Code.UNSUPPORTED, "the chat template leaves out or reorders messages"
+                    Code.UNSUPPORTED, "the chat template leaves out, repeats or reorders messages"
                 )
             ids.extend(self._backend.encode(before, add_special_tokens=False).ids)
             ids.extend(self.encode(message.content))
+        if MARK[0] in rendered:
+            raise CounterfoilError(Code.UNSUPPORTED, "the chat template repeats messages")
         ids.extend(self._backend.encode(rendered, add_special_tokens=False).ids)
         return ids
 
@@ -106,22 +125,35 @@ def _without_specials(serialised: str) -> str:
     return json.dumps(data)
 
 
-def _chat_template(folder: Path) -> str | None:
+def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Return the chat template and the special tokens' spellings that it may use."""
     path = folder / "tokenizer_config.json"
     if not path.exists():
-        return None
+        return None, {}
     try:
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-    except (ValueError, AttributeError) as error:
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not a JSON object") from error
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CounterfoilError(Code.MALFORMED, f"{path} is not JSON") from error
+    if not isinstance(data, dict):
+        raise CounterfoilError(Code.MALFORMED, f"{path} is not a JSON object")
+    template = data.get("chat_template")
     if template is not None and not isinstance(template, str):
         raise CounterfoilError(Code.UNSUPPORTED, f"{path}: only one chat template is supported")
-    return template
+    names = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = data.get(name)
+        spelling = value.get("content") if isinstance(value, dict) else value
+        if isinstance(spelling, str):
+            names[name] = spelling
+    return template, names
 
 
 def _compile(template: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, autoescape=False
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        extensions=["jinja2.ext.loopcontrols"],
     )  # the output is no HTML
     try:
         return environment.from_string(template)

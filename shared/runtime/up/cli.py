@@ -54,14 +54,14 @@ def up(
     prints what was found, and exits with 0 only if every fact of its summary holds.
     """
     from shared.runtime.readiness import run_service  # noqa: PLC0415  # --help stays light
-    from shared.runtime.up import demo as demonstration  # noqa: PLC0415
+    from shared.runtime.up.demo import run as demonstrate  # noqa: PLC0415
     from shared.runtime.up.serve import keep_up  # noqa: PLC0415
 
     options: dict[str, Any] = {"folder": folder.absolute(), "model": model}
 
     async def main(stop: asyncio.Event) -> int:
         if demo:
-            return await demonstration.run(
+            return await demonstrate(
                 **options, prompts=prompts, wrapper=wrapper, json_file=json_file, stop=stop
             )
         return await keep_up(**options, stop=stop)

@@ -190,7 +190,7 @@ class Installer:
             (WITNESS, "witness", parties.witness["signing_key"]),
             (CUSTODIAN, "custodian", parties.custodian["signing_key"]),
             *((worker["name"], "worker", worker["signing_key"]) for worker in parties.workers),
-            *((name, "operator", told["public_key"]) for name, told in parties.operators.items()),
+            *((name, "operator", told["operator_key"]) for name, told in parties.operators.items()),
         ]
         config = ("--config", self.audit_config)
         await asyncio.gather(
@@ -235,21 +235,22 @@ class Installer:
     async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
         """Create the tenant's key and policy, and register the tenant with audit layer and nodes."""
         plan = self._plan
-        trust = {
-            "log": log,
-            "operators": {
-                name: {"key": told["public_key"], "rate_cards": [cards[name]["entry"]]}
-                for name, told in parties.operators.items()
-            },
-            "custodians": [
-                {"name": CUSTODIAN, "hpke_key": parties.custodian["hpke_key"]},
-            ],
+        first = next(iter(cards.values()))
+        facts = {
+            "audit_target": self.ports["audit-grpc"],
+            "ca_file": str(plan.path("ca", "ca.pem").absolute()),
+            "model_root": first["model_root"],
+            "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
+            "rate_cards": {name: [card["rate_card"]] for name, card in cards.items()},
+            "custodians": [{"name": CUSTODIAN, "hpke_key": parties.custodian["hpke_key"]}],
             "threshold": 1,
+            "log_keys": log["vkeys"],
+            "witnesses": log["witnesses"],
+            "quorum": log["quorum"],
         }
         told = await json_of(
             *("client", "init", "--folder", plan.path("client"), "--tenant", TENANT),
-            *("--audit-target", self.ports["audit-grpc"], "--ca", plan.path("ca", "ca.pem")),
-            *("--trust", self._trust("client", trust), "--json"),
+            *("--facts", self._trust("client", facts), "--json"),
         )
         key = told["tenant_key"]
         await run("tenant", "add", TENANT, "--key", key, "--config", self.audit_config)

@@ -3,6 +3,7 @@
 import hmac
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +62,7 @@ def test_equal_data_in_two_fields_does_not_look_equal():
 def test_a_field_varies_with_its_own_data_only():
     keys = keys_of(octets("ts"))
     base = fields(keys)
-    changes = {
+    changes: dict[str, list[dict[str, Any]]] = {
         "settings": [{"settings": replace(SETTINGS, top_k=1)}, {"seed": octets("other seed")}],
         "input": [{"input_tokens": (1, 2, 3)}, {"input_tokens": ()}],
         "output": [{"output_tokens": (4,)}],

@@ -1,6 +1,8 @@
 """Sealed requests: who can open them, and that every failure inside looks the same."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -445,7 +447,7 @@ def test_a_released_share_opens_for_its_worker_and_context_only():
     data = seal_release(WORKER.public_bytes, context, share.index, share.share)
     header = SEALED.header
     assert open_release(WORKER, context, header, data) == (2, share.share)
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: open_release(NODE, context, header, data),
         lambda: open_release(WORKER, replace(context, request=octets("other")), header, data),
         lambda: open_release(
@@ -455,7 +457,7 @@ def test_a_released_share_opens_for_its_worker_and_context_only():
     ]
     for index, value in ((1, share.share), (2, octets("share")), (4, share.share)):
         forged = seal_release(WORKER.public_bytes, context, index, value)
-        attempts.append(lambda forged=forged: open_release(WORKER, context, header, forged))
+        attempts.append(partial(open_release, WORKER, context, header, forged))
     for attempt in attempts:
         assert failure(attempt).code is Code.UNREADABLE
 

@@ -158,6 +158,14 @@ def test_a_sealer_seals_one_final_record_and_no_frame_after_it():
         assert caught.value.code is Code.CONFLICT
 
 
+def test_a_frame_that_no_client_would_take_is_not_sealed():
+    sealer = FrameSealer(KEYS, CONTEXT)
+    with pytest.raises(CounterfoilError) as caught:
+        sealer.seal((), "x" * (2**20 - 100))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert (sealer.frames, sealer.h) == (0, sealer.h0)
+
+
 def test_a_response_without_frames_has_h_0_as_h_final():
     sealer = FrameSealer(KEYS, CONTEXT)
     record = replace(FINAL, finish=Finish.FAILED, tokens=(), text="", evidence=None)

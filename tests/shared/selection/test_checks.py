@@ -195,14 +195,13 @@ def test_step_4_reveals_are_in_order_and_no_party_reveals_twice():
 
 
 def test_step_4_a_reveal_for_another_seal_epoch_or_log_is_refused():
-    for change in (
-        {"seal": octets("seal")},
-        {"epoch": 4},
-        {"origin": "other"},
-        {"party": "nobody"},
+    for says, edit in (
+        ("another seal", lambda r: replace(r, seal=octets("seal"))),
+        ("another log or epoch", lambda r: replace(r, epoch=4)),
+        ("another log or epoch", lambda r: replace(r, origin="other")),
+        ("no commitment", lambda r: replace(r, party="nobody")),
     ):
-        world = World(reveal=lambda r, change=change: replace(r, **change))
-        refused(Code.BAD_PROOF, world)
+        assert says in refused(Code.BAD_PROOF, World(reveal=edit))
 
 
 def test_step_4_a_commitment_for_another_epoch_is_refused():

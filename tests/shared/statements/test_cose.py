@@ -26,6 +26,7 @@ from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from tests.vectors.samples import BUNDLE, ORDER, octets, signing_key
+from tests.vectors.spoil import join, resigned, split
 
 KEY = signing_key("tenant")
 PUBLIC = public_bytes(KEY)
@@ -96,6 +97,8 @@ def test_the_length_limit_depends_on_the_type():
         return sign_statement(content, {"v": 1, "x": bytes(size)}, key=KEY, issuer="a", subject="b")
 
     assert code_of(lambda: signed("order", 65_536)) is Code.MALFORMED
+    oversized = resigned(KEY, split(RAW)[0], cbor2.dumps({"v": 1, "x": bytes(65_536)}))
+    assert code_of(lambda: parse_statement(oversized)) is Code.MALFORMED
     long = signed("draw", 65_536)
     assert parse_statement(long).type == "draw"
     assert code_of(lambda: parse_statement(long, max_bytes=65_536)) is Code.MALFORMED
@@ -164,10 +167,73 @@ def test_claims_that_could_forge_log_lines_are_not_signed():
             code_of(lambda issuer=issuer: sign(ORDER, key=KEY, issuer=issuer, subject="s"))
             is Code.MALFORMED
         )
+        assert (
+            code_of(lambda issuer=issuer: sign(ORDER, key=KEY, issuer="i", subject=issuer))
+            is Code.MALFORMED
+        )
     assert (
         code_of(lambda: sign_statement("Order", {}, key=KEY, issuer="a", subject="b"))
         is Code.MALFORMED
     )
+
+
+def test_nobody_verifies_under_a_point_of_small_order():
+    """Under the neutral element, R = [S]B verifies for every message."""
+    neutral = b"\x01" + bytes(31)
+    protected, body, _ = split(RAW)
+    header = cbor2.loads(protected)
+    header[4] = sha256(neutral).digest()
+    everything = neutral + bytes(32)  # R is the neutral element, S = 0
+    raw = join(cbor2.dumps(header, canonical=True), {}, body, everything)
+    Ed25519PublicKey.from_public_bytes(neutral).verify(everything, b"any message at all")
+    assert code_of(lambda: open_as(Order, raw, neutral)) is Code.UNTRUSTED_KEY
+
+
+@pytest.mark.parametrize(
+    ("says", "members"),
+    [
+        ("headers of another type", [{}, {}, b"", b""]),
+        ("headers of another type", [b"", [], b"", b""]),
+        ("four members", 7),
+        ("payload or signature", [b"", {}, b"", 1]),
+        ("other protected members", [cbor2.dumps({}), {}, b"", b""]),
+        ("other protected members", [cbor2.dumps([1, 3, 4, 15]), {}, b"", b""]),
+    ],
+)
+def test_the_shape_of_the_message_is_checked_first(says, members):
+    with pytest.raises(CounterfoilError, match=says) as caught:
+        parse_statement(cbor2.dumps(cbor2.CBORTag(18, members)))
+    assert caught.value.code is Code.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("says", "changes"),
+    [
+        ("content type", {3: 1}),
+        ("content type", {3: "application/vnd.counterfoil.Order+cbor"}),
+        ("content type", {3: "application/vnd.counterfoil.order+json"}),
+        ("key id", {4: "x" * 32}),
+        ("claims", {15: {1: "acme"}}),
+        ("claims", {15: [1, 2]}),
+        ("issuer", {15: {1: 7, 2: "x"}}),
+        ("subject", {15: {1: "x", 2: b"x"}}),
+        ("EdDSA", {1: -7}),
+    ],
+)
+def test_each_protected_member_is_checked(says, changes):
+    protected, body, _ = split(RAW)
+    header = cbor2.dumps({**cbor2.loads(protected), **changes}, canonical=True)
+    with pytest.raises(CounterfoilError, match=says) as caught:
+        parse_statement(resigned(KEY, header, body))
+    assert caught.value.code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("payload", [{1: 2}, {b"x": 1}, [1], 7])
+def test_a_payload_is_a_map_with_text_keys(payload):
+    raw = resigned(KEY, split(RAW)[0], cbor2.dumps(payload))
+    with pytest.raises(CounterfoilError, match="text keys") as caught:
+        parse_statement(raw)
+    assert caught.value.code is Code.MALFORMED
 
 
 def test_a_signature_is_made_once_and_is_the_same_every_time():

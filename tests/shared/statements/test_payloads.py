@@ -1,6 +1,7 @@
 """Payloads are read strictly: exactly their fields, each within its bounds."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,11 +9,11 @@ from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import REASONS, Draw, EpochOpen, Outcome
+from shared.statements.audits import REASONS, Draw, EpochOpen, EpochSeal, Outcome
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from tests.vectors.samples import BUNDLE, EARLY_FAILURE, NOW, ORDER, RECEIPT, SAMPLES, octets
 
-VALUES = {name: sample[0] for name, sample in SAMPLES.items()}
+VALUES: dict[str, Any] = {name: sample[0] for name, sample in SAMPLES.items()}
 
 
 def refused(call):
@@ -99,7 +100,7 @@ def test_a_receipt_of_an_early_failure_lacks_what_there_was_nothing_to_commit_to
     payload = EARLY_FAILURE.to_payload()
     absent = {"settings", "activation_root", "input", "output", "evidence"}
     assert not absent & set(payload)
-    assert "energy_mj" not in payload["usage"]
+    assert "energy_mj" not in EARLY_FAILURE.usage.to_payload()
 
 
 def test_unmeasured_energy_is_absent_and_measured_energy_is_there():
@@ -146,6 +147,10 @@ def test_lists_have_bounds_and_no_duplicates():
     refused(lambda: replace(opened, commitments=(octets("a"),) * 2))
     refused(lambda: replace(opened, commitments=tuple(octets(str(i)) for i in range(65))))
     refused(lambda: replace(BUNDLE, model_roots=()))
+    refused(lambda: replace(BUNDLE, model_roots=BUNDLE.model_roots * 2))
+    seal = VALUES["epoch-seal"]
+    assert isinstance(seal, EpochSeal)
+    refused(lambda: replace(seal, size=seal.first - 1))
     draw = VALUES["draw"]
     assert isinstance(draw, Draw)
     for drawn in ((2, 1), (1, 1)):

@@ -1,0 +1,296 @@
+"""One attempt at one request: seal, order, stream, check, archive."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
+from execution_layer.client.checks import Response, Sent, StreamReader, Tokenise, check_response
+from execution_layer.client.completion import CheckedReceipt, Completion, Timings
+from execution_layer.client.directory import NodeEntry
+from shared.codec.moment import now_ms
+from shared.envelope.blinded import blinded_cost_centre
+from shared.envelope.body import Policy
+from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
+from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc
+from shared.statements.cose import entry_of, sign
+from shared.statements.orders import Order
+from shared.statements.receipts import Finish
+from shared.statements.request import RequestBody
+
+MAX_FRAMES: Final = 2**16
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every order of this client has in common."""
+
+    tenant: str
+    key: Ed25519PrivateKey
+    custodians: tuple[bytes, ...]
+    """Raw HPKE keys, in the order of the shares."""
+    threshold: int
+    policy: Policy
+    expiry_ms: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wanted:
+    """What the application asked for."""
+
+    body: RequestBody
+    model_root: bytes
+    cost_centre: str | None
+    on_text: OnText | None
+    tokenise: Tokenise | None
+
+
+@dataclass(slots=True, repr=False)
+class _Arrived:
+    """What has come back so far."""
+
+    node_nonce: bytes | None = None
+    signature: bytes | None = None
+    frames: list[tuple[bytes, bytes]] = field(default_factory=list)
+    final_record: bytes | None = None
+    first_token_at: float | None = None
+
+    def received(self) -> Received:
+        return Received(self.node_nonce, self.signature, tuple(self.frames), self.final_record)
+
+
+class Attempt:
+    """A sealed and ordered request, on disk, ready to be sent once."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        node: NodeEntry,
+        wanted: Wanted,
+        sent: Sent,
+        ordered: Ordered,
+        envelope: bytes,
+    ) -> None:
+        self._archive = archive
+        self._node = node
+        self._wanted = wanted
+        self._sent = sent
+        self._envelope = envelope
+        self.ordered = ordered
+
+    @classmethod
+    async def prepare(
+        cls,
+        archive: Archive,
+        terms: Terms,
+        node: NodeEntry,
+        wanted: Wanted,
+        *,
+        rate_card: bytes,
+        number: int | None,
+    ) -> "Attempt":
+        """Seal afresh for one node and order it: a new number, or the next attempt of `number`."""
+        now = now_ms()
+        sealed = _seal(terms, node, wanted, now)
+
+        def signed(given: int, attempt: int) -> tuple[bytes, bytes]:
+            order = _order(terms, node, wanted, sealed, rate_card, given, attempt, now)
+            statement = sign(
+                order, key=terms.key, issuer=terms.tenant, subject=sealed.header.request.hex()
+            )
+            return statement, entry_of(statement)
+
+        new = NewTranscript(
+            node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.cost_centre
+        )
+        ordered = await archive.order(new, signed, number=number)
+        sent = Sent(
+            order=_order(
+                terms, node, wanted, sealed, rate_card, ordered.number, ordered.attempt, now
+            ),
+            order_entry=ordered.entry,
+            opened=_as_opened(sealed, wanted.body),
+            bundle=node.bundle,
+            bundle_entry=node.entry,
+        )
+        return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes)
+
+    async def run(self, channel: grpc.aio.Channel, timeout_s: float) -> Completion:
+        """Send, read, check; whatever came back is archived, also when this raises."""
+        arrived = _Arrived()
+        started = time.monotonic()
+        try:
+            response = await self._exchange(channel, timeout_s, arrived)
+        except CounterfoilError as error:
+            await self._close(_state_of(error, arrived), arrived, problem=str(error))
+            raise
+        except BaseException:  # the caller gave up; the node writes its receipt all the same
+            await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
+            raise
+        try:
+            receipt, entry = check_response(response, now_ms(), self._wanted.tokenise)
+        except CounterfoilError as error:
+            await self._close(State.DISBELIEVED, arrived, problem=str(error))
+            raise
+        await self._close(State.ANSWERED, arrived, receipt=(response.final.receipt, entry))
+        if receipt.finish is Finish.FAILED:
+            raise CounterfoilError(
+                Code.UNAVAILABLE, f"{self._node.name} failed, and says so in its receipt"
+            )
+        return Completion(
+            text=response.text,
+            token_ids=response.tokens,
+            receipt=CheckedReceipt(receipt, response.final.receipt, entry),
+            usage=receipt.usage,
+            finish=receipt.finish,
+            timings=_timings(started, arrived.first_token_at),
+            transcript_id=self.ordered.id,
+            number=self.ordered.number,
+            attempt=self.ordered.attempt,
+            node=self._node.name,
+        )
+
+    async def _exchange(
+        self, channel: grpc.aio.Channel, timeout_s: float, arrived: _Arrived
+    ) -> Response:
+        call = execution_pb2_grpc.InferenceStub(channel).Generate(
+            execution_pb2.GenerateRequest(order=self.ordered.statement, envelope=self._envelope),
+            timeout=timeout_s,
+        )
+        reader: StreamReader | None = None
+        response: Response | None = None
+        try:
+            async for message in call:
+                if response is not None:
+                    raise CounterfoilError(
+                        Code.MALFORMED, "the node sent something after the final record"
+                    )
+                if reader is None:
+                    reader = self._accepted(message, arrived)
+                elif message.WhichOneof("event") == "frame":
+                    self._frame(reader, message.frame, arrived)
+                else:
+                    response = self._final(reader, message, arrived)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        finally:
+            with contextlib.suppress(Exception):
+                call.cancel()
+        if response is None:
+            raise CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
+        return response
+
+    def _accepted(self, message: execution_pb2.GenerateResponse, arrived: _Arrived) -> StreamReader:
+        if message.WhichOneof("event") != "accepted":
+            raise CounterfoilError(Code.MALFORMED, "the stream does not begin with the acceptance")
+        accepted = message.accepted
+        arrived.node_nonce, arrived.signature = accepted.node_nonce, accepted.signature
+        return StreamReader(self._sent, accepted.node_nonce, accepted.signature)
+
+    def _frame(self, reader: StreamReader, frame: execution_pb2.Frame, arrived: _Arrived) -> None:
+        if len(arrived.frames) >= MAX_FRAMES:
+            raise CounterfoilError(Code.MALFORMED, f"more than {MAX_FRAMES} frames")
+        arrived.frames.append((frame.ciphertext, frame.signature))
+        opened = reader.frame(frame.index, frame.ciphertext, frame.signature)
+        if opened.tokens and arrived.first_token_at is None:
+            arrived.first_token_at = time.monotonic()
+        if opened.text and self._wanted.on_text is not None:
+            self._wanted.on_text(opened.text)
+
+    def _final(
+        self,
+        reader: StreamReader,
+        message: execution_pb2.GenerateResponse,
+        arrived: _Arrived,
+    ) -> Response:
+        if message.WhichOneof("event") != "final_record":
+            raise CounterfoilError(Code.MALFORMED, "the node accepted the request twice")
+        arrived.final_record = message.final_record.ciphertext
+        return Response.of(self._sent, reader, reader.final(arrived.final_record))
+
+    async def _close(
+        self,
+        state: State,
+        arrived: _Arrived,
+        *,
+        problem: str | None = None,
+        receipt: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        await self._archive.close_attempt(
+            self.ordered.id, state, arrived.received(), receipt=receipt, problem=problem
+        )
+
+
+def _seal(terms: Terms, node: NodeEntry, wanted: Wanted, now: int) -> SealedRequest:
+    return seal_request(
+        wanted.body,
+        tenant=terms.tenant,
+        candidates=[Candidate(node.entry, node.bundle.hpke_key)],
+        custodians=terms.custodians,
+        threshold=terms.threshold,
+        model_root=wanted.model_root,
+        max_output_tokens=wanted.body.settings.max_tokens,
+        policy=terms.policy,
+        expiry_ms=now + terms.expiry_ms,
+    )
+
+
+def _order(
+    terms: Terms,
+    node: NodeEntry,
+    wanted: Wanted,
+    sealed: SealedRequest,
+    rate_card: bytes,
+    number: int,
+    attempt: int,
+    now: int,
+) -> Order:
+    tag = wanted.cost_centre
+    return Order(
+        tenant=terms.tenant,
+        number=number,
+        attempt=attempt,
+        ctx=sealed.ctx,
+        kc=sealed.kc,
+        envelope=sealed.envelope_hash,
+        bundle=node.entry,
+        created=now,
+        expiry=now + terms.expiry_ms,
+        max_output_tokens=wanted.body.settings.max_tokens,
+        rate_card=rate_card,
+        cost_centre=None if tag is None else blinded_cost_centre(sealed.keys, tag),
+    )
+
+
+def _as_opened(sealed: SealedRequest, body: RequestBody) -> OpenedRequest:
+    return OpenedRequest(
+        header=sealed.header,
+        ctx=sealed.ctx,
+        kc=sealed.kc,
+        keys=sealed.keys,
+        body=body,
+        ts=sealed.ts,
+        envelope_hash=sealed.envelope_hash,
+    )
+
+
+def _state_of(error: CounterfoilError, arrived: _Arrived) -> State:
+    """Tell a refusal from a stream that broke, and both from one that cannot be believed."""
+    if arrived.node_nonce is None:
+        return State.REFUSED
+    lying = {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED}
+    return State.DISBELIEVED if error.code in lying else State.BROKEN
+
+
+def _timings(started: float, first_token_at: float | None) -> Timings:
+    total = 1000 * (time.monotonic() - started)
+    first = None if first_token_at is None else 1000 * (first_token_at - started)
+    return Timings(first, total)

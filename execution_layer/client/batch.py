@@ -1,0 +1,78 @@
+"""Many requests at once, and what is printed of each."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from execution_layer.client.client import AsyncCounterfoilClient
+from execution_layer.client.completion import Completion
+from execution_layer.client.prompts import PromptLine
+from shared.runtime.errors import CounterfoilError
+
+OnResult = Callable[[dict[str, Any]], None]
+
+
+def summary(completion: Completion) -> dict[str, Any]:
+    """Return what scripts are told of one checked answer."""
+    usage, timings = completion.usage, completion.timings
+    first = timings.first_token_ms
+    return {
+        "number": completion.number,
+        "attempt": completion.attempt,
+        "node": completion.node,
+        "text": completion.text,
+        "finish": completion.finish.value,
+        "usage": {"input": usage.input, "cached": usage.cached, "output": usage.output},
+        "receipt": completion.receipt.entry.hex(),
+        "ttft_ms": None if first is None else round(first, 1),
+        "total_ms": round(timings.total_ms, 1),
+        "tokens_per_s": round(timings.tokens_per_s(usage.output), 1),
+        "checked": True,
+    }
+
+
+async def run_batch(
+    client: AsyncCounterfoilClient,
+    lines: Sequence[PromptLine],
+    *,
+    concurrency: int,
+    node: str | None,
+    spread: bool,
+    on_result: OnResult,
+) -> int:
+    """Run all requests, at most `concurrency` at once; return how many failed.
+
+    With `spread`, request i goes to node i modulo their number. Results are told as they come, with the
+    line's place (from 0); a failure has `error` and `checked: false`.
+    """
+    names = [item.name for item in await client.nodes()] if spread else []
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(place: int, line: PromptLine) -> bool:
+        async with gate:
+            wanted = names[place % len(names)] if names else node
+            try:
+                completion = await generate_line(client, line, node=wanted)
+            except CounterfoilError as error:
+                failed = {"line": place, "error": error.code.name, "detail": str(error)}
+                on_result({**failed, "checked": False})
+                return False
+            on_result({"line": place, **summary(completion)})
+            return True
+
+    results = await asyncio.gather(*(one(place, line) for place, line in enumerate(lines)))
+    return results.count(False)
+
+
+def generate_line(
+    client: AsyncCounterfoilClient, line: PromptLine, **options: Any
+) -> Awaitable[Completion]:
+    """Run one line of a file of prompts."""
+    return client.generate(
+        line.messages or None,
+        line.settings,
+        prompt=line.prompt,
+        seed=line.seed,
+        cost_centre=line.cost_centre,
+        **options,
+    )

@@ -1,0 +1,393 @@
+"""`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, nothing of a node."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shared.runtime.output import emit, json_option, table
+
+if TYPE_CHECKING:
+    from execution_layer.client.policy import ClientPolicy
+    from execution_layer.client.prompts import PromptLine
+
+_folder = click.Path(file_okay=False, path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config",
+    type=_file,
+    required=True,
+    envvar="COUNTERFOIL_CLIENT_CONFIG",
+    help="The client's policy (client.toml).",
+)
+
+
+@click.command("infer")
+@config_option
+@click.argument("prompt", required=False)
+@click.option("--file", "file", type=_file, help="JSON Lines of requests, instead of PROMPT.")
+@click.option("--system", help="System prompt; PROMPT is then a user's message.")
+@click.option("--chat", is_flag=True, help="Send PROMPT as a user's message.")
+@click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True)
+@click.option("--temperature", default="1", show_default=True)
+@click.option("--top-p", default="1", show_default=True)
+@click.option("--top-k", type=click.IntRange(0, 2**20), default=0, help="0: off.")
+@click.option("--stop", multiple=True, help="Stop string; may be repeated.")
+@click.option("--seed", type=int, help="Sampling seed [default: from the transcript secret].")
+@click.option("--cost-centre", help="Tag; blinded in the log, yours in the exports.")
+@click.option("--node", help="Insist on a node (NAME or OPERATOR/NAME).")
+@click.option("--spread", is_flag=True, help="With --file: give each node the same share.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
+@json_option
+def infer(
+    config: Path,
+    prompt: str | None,
+    file: Path | None,
+    system: str | None,
+    chat: bool,
+    max_tokens: int,
+    temperature: str,
+    top_p: str,
+    top_k: int,
+    stop: tuple[str, ...],
+    seed: int | None,
+    cost_centre: str | None,
+    node: str | None,
+    spread: bool,
+    concurrency: int,
+    as_json: bool,
+) -> int:
+    """Order and run sealed requests; every answer is believed only after its receipt was checked.
+
+    With --json, one line of JSON per request.
+    """
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.prompts import (  # noqa: PLC0415
+        PromptLine,
+        read_prompts,
+        sampling_settings,
+        seed_bytes,
+    )
+    from shared.statements.request import Message  # noqa: PLC0415
+
+    if (prompt is None) == (file is None):
+        raise click.UsageError("give either PROMPT or --file FILE")
+    policy = ClientPolicy.load(config)
+    if file is not None:
+        return _infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
+    assert prompt is not None
+    settings = sampling_settings(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop=stop
+    )
+    turns = [Message("system", system)] if system is not None else []
+    messages = (*turns, Message("user", prompt)) if turns or chat else ()
+    line = PromptLine(
+        messages, None if messages else prompt, settings, seed_bytes(seed), cost_centre
+    )
+    return _infer_one(policy, line, node, as_json)
+
+
+def _infer_one(policy: "ClientPolicy", line: "PromptLine", node: str | None, as_json: bool) -> int:
+    """Run one request; text streams to the terminal as it arrives."""
+    import json  # noqa: PLC0415  # --help stays light
+
+    from execution_layer.client.batch import generate_line, summary  # noqa: PLC0415
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
+    from shared.runtime.errors import CounterfoilError  # noqa: PLC0415
+
+    def show(text: str) -> None:
+        click.echo(text, nl=False)
+
+    def retrying(name: str, error: CounterfoilError) -> None:
+        click.secho(f"\n[{name}: {error.detail}; beginning again]", fg="yellow", err=True)
+
+    async def main() -> dict[str, Any]:
+        async with AsyncCounterfoilClient(policy) as client:
+            on_text = None if as_json else show
+            return summary(
+                await generate_line(client, line, node=node, on_text=on_text, on_retry=retrying)
+            )
+
+    facts = asyncio.run(main())
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return 0
+    click.echo()
+    usage = facts["usage"]
+    click.secho(
+        f"— {facts['node']}: {usage['input']} + {usage['output']} tokens in {facts['total_ms']:.0f} ms"
+        f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt'][:16]}… checked",
+        fg="green",
+        err=True,
+    )
+    return 0
+
+
+def _infer_file(
+    policy: "ClientPolicy",
+    lines: "list[PromptLine]",
+    concurrency: int,
+    node: str | None,
+    spread: bool,
+    as_json: bool,
+) -> int:
+    """Run a file of requests; JSON Lines, or a bar and a table."""
+    import json  # noqa: PLC0415  # --help stays light
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from execution_layer.client.batch import run_batch  # noqa: PLC0415
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
+
+    results: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
+        bar = progress.add_task("requests", total=len(lines))
+
+        def tell(result: dict[str, Any]) -> None:
+            results.append(result)
+            progress.advance(bar)
+            if as_json:
+                click.echo(json.dumps(result, ensure_ascii=False))
+
+        async def main() -> int:
+            async with AsyncCounterfoilClient(policy) as client:
+                return await run_batch(
+                    client,
+                    lines,
+                    concurrency=concurrency,
+                    node=node,
+                    spread=spread,
+                    on_result=tell,
+                )
+
+        failed = asyncio.run(main())
+    if not as_json:
+        emit(results, False, lambda: _results_table(results))
+    return 1 if failed else 0
+
+
+def _results_table(results: list[dict[str, Any]]) -> Any:
+    rows = [
+        (
+            item["line"],
+            item.get("node"),
+            item.get("usage", {}).get("output"),
+            item.get("tokens_per_s"),
+            item.get("receipt", item.get("error", ""))[:16],
+            " ".join(item.get("text", item.get("detail", "")).split())[:60],
+        )
+        for item in sorted(results, key=lambda item: item["line"])
+    ]
+    return table(
+        "Requests", ("line", "node", "tokens", "tokens/s", "receipt or error", "text"), rows
+    )
+
+
+@click.command("verify")
+@click.argument("what", metavar="FILE|ENTRY")
+@config_option
+@json_option
+def verify(what: str, config: Path, as_json: bool) -> int:
+    """Verify a receipt and its proof offline, with nothing but the policy at hand.
+
+    FILE is an exported receipt (`client archive show ENTRY --export FILE`); ENTRY is a receipt in the
+    archive, whose whole stream is then checked again.
+    """
+    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.verify import (  # noqa: PLC0415
+        read_receipt_file,
+        verify_file,
+        verify_transcript,
+    )
+
+    policy = ClientPolicy.load(config)
+    if Path(what).is_file():
+        steps = verify_file(read_receipt_file(Path(what)), policy)
+    else:
+        archive = Archive(policy.archive)
+        try:
+            steps = verify_transcript(archive, archive.by_entry(_entry(what)), policy)
+        finally:
+            archive.close()
+    holds = all(step.holds for step in steps)
+
+    def lines() -> str:
+        shown = [
+            f"{'✓' if step.holds else '✗'} ({step.number}) {step.title}"
+            + (f"\n      {step.detail}" if step.detail else "")
+            for step in steps
+        ]
+        return "\n".join([*shown, "verified" if holds else "NOT verified"])
+
+    emit({"verified": holds, "steps": steps}, as_json, lines)
+    return 0 if holds else 3
+
+
+@click.group("client")
+def client() -> None:
+    """Set up a tenant's client; proofs; the archive."""
+
+
+@client.command("init")
+@click.option("--folder", type=_folder, required=True, help="Where key, policy and archive go.")
+@click.option("--tenant", required=True, help="The tenant's name.")
+@click.option("--facts", type=_file, help="JSON file of public facts; flags add to it.")
+@click.option("--audit-target", help="host:port of the audit server's gRPC.")
+@click.option("--ca", "ca_file", type=_file, help="Authority of all certificates.")
+@click.option("--model-root", help="Model that is asked for by default, in hex.")
+@click.option("--operator", "operators", multiple=True, help="NAME=KEY (hex) to pin; repeatable.")
+@click.option("--rate-card", "rate_cards", multiple=True, help="OPERATOR=ENTRY (hex); repeatable.")
+@click.option("--custodian", "custodians", multiple=True, help="NAME=HPKE key in hex; repeatable.")
+@click.option("--threshold", type=click.IntRange(1, 16), help="Custodians needed to open.")
+@click.option("--log-key", "log_keys", multiple=True, help="vkey of the log; repeatable.")
+@click.option("--witness", "witnesses", multiple=True, help="vkey of a witness; repeatable.")
+@click.option("--quorum", type=click.IntRange(1, 64), help="Witnesses needed.")
+@json_option
+def init(
+    folder: Path,
+    tenant: str,
+    facts: Path | None,
+    audit_target: str | None,
+    ca_file: Path | None,
+    model_root: str | None,
+    operators: tuple[str, ...],
+    rate_cards: tuple[str, ...],
+    custodians: tuple[str, ...],
+    threshold: int | None,
+    log_keys: tuple[str, ...],
+    witnesses: tuple[str, ...],
+    quorum: int | None,
+    as_json: bool,
+) -> None:
+    """Make a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
+
+    Run again, it keeps key and archive and writes the policy anew.
+    """
+    from execution_layer.client.setup import pairs, read_facts, write_client  # noqa: PLC0415
+
+    known = read_facts(facts) if facts is not None else {}
+    cards = {name: [entry] for name, entry in pairs(rate_cards, "--rate-card").items()}
+    holders = [
+        {"name": name, "hpke_key": key} for name, key in pairs(custodians, "--custodian").items()
+    ]
+    given: dict[str, Any] = {
+        "audit_target": audit_target,
+        "ca_file": None if ca_file is None else ca_file.absolute(),
+        "model_root": model_root,
+        "operators": {**known.get("operators", {}), **pairs(operators, "--operator")},
+        "rate_cards": {**known.get("rate_cards", {}), **cards},
+        "custodians": [*known.get("custodians", ()), *holders],
+        "threshold": threshold,
+        "log_keys": [*known.get("log_keys", ()), *log_keys],
+        "witnesses": [*known.get("witnesses", ()), *witnesses],
+        "quorum": quorum,
+    }
+    merged = {**known, **{name: value for name, value in given.items() if value is not None}}
+    printed = write_client(folder, tenant, merged)
+    emit(printed, as_json, lambda: f"tenant {tenant}: public key {printed['tenant_key']}")
+
+
+@client.command("proofs")
+@config_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for witnesses.",
+)
+@click.option(
+    "--hand-in-after",
+    "after_s",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Age in seconds from which a missing receipt is handed in by the client itself.",
+)
+@json_option
+def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int:
+    """Fetch and verify the log's proof of every receipt; hand in those that the log still lacks."""
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+
+    async def main() -> dict[str, int]:
+        async with AsyncCounterfoilClient(ClientPolicy.load(config)) as opened:
+            report = await opened.upgrade_proofs(timeout_s)
+            handed_in = await opened.hand_in_missing(after_s) if report.missing else 0
+            return {
+                "proved": report.proved,
+                "missing": report.missing,
+                "handed_in": handed_in,
+                **opened.archive.counts(),
+            }
+
+    facts = asyncio.run(main())
+    emit(
+        facts,
+        as_json,
+        lambda: f"{facts['proofs']} of {facts['receipts']} receipts are in the witnessed log",
+    )
+    return 5 if facts["missing"] else 0
+
+
+@client.group("archive")
+def archive() -> None:
+    """Look into the client's own records."""
+
+
+@archive.command("list")
+@config_option
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
+@json_option
+def archive_list(config: Path, limit: int, as_json: bool) -> None:
+    """List the newest attempts."""
+    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.show import brief  # noqa: PLC0415
+
+    opened = Archive(ClientPolicy.load(config).archive)
+    try:
+        rows = [brief(item) for item in opened.latest(limit)]
+    finally:
+        opened.close()
+    columns = ("number", "attempt", "node", "state", "receipt", "log_index")
+    emit(
+        rows,
+        as_json,
+        lambda: table("Archive", columns, [[row[column] for column in columns] for row in rows]),
+    )
+
+
+@archive.command("show")
+@config_option
+@click.argument("entry")
+@click.option("--export", "export_to", type=_file, help="Write receipt and proofs to a file.")
+@json_option
+def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
+    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer."""
+    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.show import full  # noqa: PLC0415
+    from execution_layer.client.verify import export  # noqa: PLC0415
+    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+
+    opened = Archive(ClientPolicy.load(config).archive)
+    try:
+        found = opened.by_entry(_entry(entry))
+        facts = full(found)
+        if export_to is not None:
+            write_atomic(export_to, export(opened, found).to_json().encode())
+    finally:
+        opened.close()
+    emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))
+
+
+def _entry(text: str) -> bytes:
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+
+    return parse_hex32(text, "an entry")

@@ -1,0 +1,226 @@
+"""The client: chooses a node, seals, orders, streams, checks, archives; retries elsewhere when a node is away.
+
+A retry is a fresh envelope for another node and the next attempt under the same order number. What a node
+sent and the checks refused is never retried silently: it is raised, and kept.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+
+from execution_layer.client.archive import Archive
+from execution_layer.client.attempt import Attempt, OnText, Terms, Wanted
+from execution_layer.client.checks import Tokenise
+from execution_layer.client.completion import Completion
+from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.proofs import ProofReport, Proofs
+from shared.codec.ids import parse_hex32
+from shared.envelope.body import Audit, Policy
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import secure_aio_channel
+from shared.runtime.keys import load_ed25519
+from shared.statements.request import Message, RequestBody, SamplingSettings
+
+ELSEWHERE: Final = frozenset(
+    {Code.UNAVAILABLE, Code.DRAINING, Code.OVERLOADED, Code.QUOTA, Code.STALE_KEY}
+)
+"""What another node, or a later moment, may cure."""
+DEFAULT_MAX_TOKENS: Final = 256
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+OnRetry = Callable[[str, CounterfoilError], None]
+
+
+class AsyncCounterfoilClient:
+    """Safe for many calls at once within one event loop. Use it as a context manager."""
+
+    def __init__(self, policy: ClientPolicy) -> None:
+        self._policy = policy
+        self._terms = Terms(
+            tenant=policy.tenant,
+            key=load_ed25519(policy.tenant_key_file),
+            custodians=tuple(custodian.public_key() for custodian in policy.custodians),
+            threshold=policy.threshold,
+            policy=Policy(Audit(policy.audit)),
+            expiry_ms=1000 * policy.expiry_s,
+        )
+        self._log = policy.log.policy()
+        self._tokenise = _tokeniser(policy)
+        self.archive = Archive(policy.archive)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._busy: Counter[str] = Counter()
+        self._given: Counter[str] = Counter()
+        self._directory: Directory | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close channels and archive."""
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+        await asyncio.to_thread(self.archive.close)
+
+    async def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        seed: bytes | None = None,
+        cost_centre: str | None = None,
+        model: str | None = None,
+        node: str | None = None,
+        timeout_s: float | None = None,
+        on_text: OnText | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """Run one request and return its answer once the receipt was checked.
+
+        Exactly one of `messages` and `prompt`. `model` is a model root in hex (else the policy's), `node` a
+        name (`node` or `operator/node`) to insist on. `on_text` gets text as it arrives, before the receipt
+        can be checked; a retry begins again, which `on_retry(node, error)` tells.
+        """
+        body = RequestBody(
+            settings=settings or SamplingSettings(max_tokens or DEFAULT_MAX_TOKENS),
+            messages=tuple(messages or ()),
+            prompt=prompt,
+            seed=seed,
+        )
+        if settings is not None and max_tokens not in {None, settings.max_tokens}:
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "max_tokens is given twice")
+        wanted = Wanted(
+            body=body,
+            model_root=self._model_root(model),
+            cost_centre=cost_centre,
+            on_text=on_text,
+            tokenise=None if self._tokenise is None else self._tokenise(body),
+        )
+        until = time.monotonic() + (timeout_s or self._policy.timeout_s)
+        return await self._with_retries(wanted, node, until, on_retry)
+
+    async def nodes(self, model: str | None = None) -> list[NodeEntry]:
+        """Return the nodes that may be asked for a model, by the directory and the policy."""
+        return await self._nodes(self._model_root(model), refresh=False)
+
+    async def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
+        """Fetch and verify a witnessed proof for every receipt that has none; try for `timeout_s` seconds."""
+        return await self._proofs().upgrade(timeout_s)
+
+    async def hand_in_missing(self, after_s: float = 60.0) -> int:
+        """Give the log the receipts that are older than `after_s` and that it has no proof for; return how many."""
+        return await self._proofs().hand_in(after_s)
+
+    async def deposit_evidence(self, receipt_entry: bytes) -> None:
+        """Give the audit layer the ciphertexts of one request, where its node withholds them."""
+        await self._proofs().deposit(receipt_entry)
+
+    async def _with_retries(
+        self, wanted: Wanted, name: str | None, until: float, on_retry: OnRetry | None
+    ) -> Completion:
+        number: int | None = None
+        tried: list[str] = []
+        pause_s, refresh = FIRST_PAUSE_S, False
+        for left in reversed(range(self._policy.max_attempts)):
+            nodes = _named(await self._nodes(wanted.model_root, refresh=refresh), name)
+            node = self._choose(nodes, tried)
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                raise CounterfoilError(Code.DEADLINE, "no node answered before the deadline")
+            attempt = await Attempt.prepare(
+                self.archive,
+                self._terms,
+                node,
+                wanted,
+                rate_card=self._policy.rate_card(node.bundle.operator),
+                number=number,
+            )
+            number = attempt.ordered.number
+            try:
+                return await self._run(attempt, node, remaining)
+            except CounterfoilError as error:
+                if error.code not in ELSEWHERE or not left:
+                    raise
+                if on_retry is not None:
+                    on_retry(node.name, error)
+                hint = error.retry_after_s
+                refresh = error.code in {Code.STALE_KEY, Code.UNAVAILABLE}
+            tried.append(node.name)
+            if {item.name for item in nodes} <= set(tried):
+                await asyncio.sleep(min(hint or pause_s, max(0.0, until - time.monotonic())))
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
+        self._busy[node.name] += 1
+        try:
+            return await attempt.run(self._channel(node.bundle.endpoint), timeout_s)
+        finally:
+            self._busy[node.name] -= 1
+
+    def _choose(self, nodes: Sequence[NodeEntry], tried: Sequence[str]) -> NodeEntry:
+        """Return the least busy node that was not tried yet, the least used among equals."""
+        fresh = [node for node in nodes if node.name not in tried]
+        pool = fresh or [node for node in nodes if node.name != tried[-1]] or list(nodes)
+        chosen = min(pool, key=lambda node: (self._busy[node.name], self._given[node.name]))
+        self._given[chosen.name] += 1
+        return chosen
+
+    async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
+        if self._directory is None:
+            channel = self._channel(self._policy.audit_target)
+            self._directory = Directory(self._policy, self.archive, channel)
+        return await self._directory.nodes(model_root, refresh=refresh)
+
+    def _proofs(self) -> Proofs:
+        return Proofs(self.archive, self._channel(self._policy.audit_target), self._log)
+
+    def _channel(self, target: str) -> grpc.aio.Channel:
+        if target not in self._channels:
+            self._channels[target] = secure_aio_channel(target, self._policy.ca_file)
+        return self._channels[target]
+
+    def _model_root(self, model: str | None) -> bytes:
+        chosen = model or self._policy.model_root
+        if chosen is None:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "no model is named", remedy="Set model_root in client.toml."
+            )
+        return parse_hex32(chosen, "the model root")
+
+
+def _named(nodes: Sequence[NodeEntry], name: str | None) -> Sequence[NodeEntry]:
+    """Return the nodes with a name; NOT_FOUND if there is none."""
+    if name is None:
+        return nodes
+    found = [node for node in nodes if name in {node.bundle.node, node.name}]
+    if not found:
+        known = ", ".join(node.name for node in nodes)
+        raise CounterfoilError(Code.NOT_FOUND, f"no node is named {name}; there are: {known}")
+    return found
+
+
+def _tokeniser(policy: ClientPolicy) -> Callable[[RequestBody], Tokenise] | None:
+    """Return what tokenises a body, where the policy names a tokenizer."""
+    if policy.tokenizer is None:
+        return None
+    from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages of the extra `node`
+    from shared.text.tokenizer import Tokenizer  # noqa: PLC0415
+
+    tokenizer = Tokenizer.from_folder(policy.tokenizer)
+    return lambda body: lambda: prompt_ids(tokenizer, body)

@@ -1,0 +1,135 @@
+"""After the answer: proofs that receipts are in the witnessed log, and what to do when they are not."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from execution_layer.client.archive import Archive, Transcript
+from shared.codec.moment import now_ms
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc
+from shared.translog.policy import Policy as LogPolicy
+from shared.translog.tlog_proof import verify_tlog_proof
+
+TIMEOUT_S: Final = 20.0
+POLL_S: Final = 0.5
+AT_ONCE: Final = 16
+BATCH: Final = 64
+LATER: Final = frozenset({Code.NOT_FOUND, Code.NOT_WITNESSED, Code.UNAVAILABLE, Code.OVERLOADED})
+"""What waiting may cure."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProofReport:
+    """How many receipts are proved, and how many still are not."""
+
+    proved: int
+    missing: int
+
+
+class Proofs:
+    """Works on the archive's receipts that have no proof yet."""
+
+    def __init__(self, archive: Archive, channel: grpc.aio.Channel, policy: LogPolicy) -> None:
+        self._archive = archive
+        self._policy = policy
+        self._log = audit_pb2_grpc.LogStub(channel)
+        self._intake = audit_pb2_grpc.IntakeStub(channel)
+
+    async def upgrade(self, timeout_s: float) -> ProofReport:
+        """Fetch, verify and keep proofs; what is not there yet is tried again until the time is up.
+
+        Raises FORK, BAD_PROOF and their like at once: a log that proves wrongly is not waited for.
+        """
+        until = time.monotonic() + timeout_s
+        proved = 0
+        while True:
+            waiting = self._archive.unproved()
+            proved += await self._round(waiting)
+            missing = len(self._archive.unproved())
+            if not missing or time.monotonic() >= until:
+                return ProofReport(proved, missing)
+            await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
+
+    async def hand_in(self, after_s: float) -> int:
+        """Submit receipts that are older than `after_s` and have no proof, with their orders."""
+        before = now_ms() - int(1000 * after_s)
+        late = [item for item in self._archive.unproved() if (item.finished or 0) <= before]
+        taken = 0
+        for start in range(0, len(late), BATCH):
+            taken += await self._submit(late[start : start + BATCH])
+        return taken
+
+    async def deposit(self, receipt_entry: bytes) -> None:
+        """Hand in the ciphertexts of one request; what the node withholds can be audited all the same."""
+        found = self._archive.by_entry(receipt_entry)
+        if found.receipt_entry is None or found.node_nonce is None:
+            raise CounterfoilError(Code.NOT_FOUND, "the archive has no receipt for this request")
+        request = audit_pb2.DepositRequest(
+            receipt=found.receipt_entry,
+            envelope=found.envelope,
+            node_nonce=found.node_nonce,
+            frames=found.frames,
+            final_record=found.final_record or b"",
+        )
+        try:
+            await self._intake.Deposit(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def _round(self, waiting: Sequence[Transcript]) -> int:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(item: Transcript) -> bool:
+            async with gate:
+                return await self._prove(item)
+
+        return sum(await asyncio.gather(*(one(item) for item in waiting)))
+
+    async def _prove(self, item: Transcript) -> bool:
+        """Fetch one proof; return False if it is not there yet."""
+        assert item.receipt_entry is not None
+        request = audit_pb2.GetProofRequest(entry=item.receipt_entry)
+        try:
+            answer = await self._log.GetProof(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as rpc_error:
+            error = error_from_rpc(rpc_error)
+            if error.code in LATER:
+                return False
+            raise error from rpc_error
+        included = verify_tlog_proof(answer.tlog_proof, item.receipt_entry, self._policy)
+        await self._archive.remember_checkpoints([included.witnessed])
+        await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
+        return True
+
+    async def _submit(self, batch: Sequence[Transcript]) -> int:
+        submissions = [
+            audit_pb2.Submission(statement=item.receipt or b"", order=item.order_statement)
+            for item in batch
+        ]
+        try:
+            answer = await self._intake.Submit(
+                audit_pb2.SubmitRequest(submissions=submissions), timeout=TIMEOUT_S
+            )
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        taken = 0
+        for item, result in zip(batch, answer.results, strict=False):
+            if result.WhichOneof("result") == "sequenced":
+                await self._archive.note_handed_in(item.id)
+                taken += 1
+            else:
+                _log.warning(
+                    "the log does not take a receipt: %s: %s",
+                    result.rejected.code[:64],
+                    result.rejected.detail[:200],
+                )
+        return taken

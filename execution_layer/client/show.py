@@ -1,0 +1,55 @@
+"""What the archive shows of an attempt."""
+
+from typing import Any
+
+from execution_layer.client.archive import Transcript
+from shared.codec.moment import to_rfc3339
+from shared.envelope.sealing import OpenedRequest, open_with_secret
+from shared.envelope.stream import FrameOpener, StreamContext
+from shared.statements.cose import open_as
+from shared.statements.orders import Order
+
+
+def brief(item: Transcript) -> dict[str, Any]:
+    """Return what a list shows; no plaintext."""
+    return {
+        "number": item.number,
+        "attempt": item.attempt,
+        "node": item.node,
+        "state": item.state.value,
+        "created": to_rfc3339(item.created),
+        "order": item.order_entry.hex(),
+        "receipt": None if item.receipt_entry is None else item.receipt_entry.hex(),
+        "log_index": item.log_index,
+        "cost_centre": item.cost_centre,
+        "problem": item.problem,
+    }
+
+
+def full(item: Transcript) -> dict[str, Any]:
+    """Return everything readable: the request, and as much of the answer as arrived."""
+    opened = open_with_secret(item.envelope, item.secret)
+    body, settings = opened.body, opened.body.settings
+    return {
+        **brief(item),
+        "prompt": body.prompt,
+        "messages": [{"role": m.role, "content": m.content} for m in body.messages],
+        "settings": {
+            "max_tokens": settings.max_tokens,
+            "temperature_ppm": settings.temperature_ppm,
+            "top_k": settings.top_k,
+            "top_p_ppm": settings.top_p_ppm,
+            "stop": list(settings.stop),
+        },
+        "text": _text(item, opened),
+        "proved": item.proof is not None,
+    }
+
+
+def _text(item: Transcript, opened: OpenedRequest) -> str | None:
+    if item.node_nonce is None:
+        return None
+    order, _ = open_as(Order, item.order_statement, None)
+    context = StreamContext(order.ctx, order.kc, item.bundle, item.node_nonce, item.attempt)
+    opener = FrameOpener(opened.keys, context)
+    return "".join(opener.open(frame).text for frame in item.frames)

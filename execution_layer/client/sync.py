@@ -1,0 +1,106 @@
+"""The blocking client: the same client, in an event loop of its own that a thread runs."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from execution_layer.client.archive import Archive
+from execution_layer.client.attempt import OnText
+from execution_layer.client.client import AsyncCounterfoilClient, OnRetry
+from execution_layer.client.completion import Completion
+from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.proofs import ProofReport
+from shared.statements.request import Message, SamplingSettings
+
+T = TypeVar("T")
+
+
+class CounterfoilClient:
+    """For applications without asyncio; safe to share between threads. Use it as a context manager."""
+
+    def __init__(self, policy: ClientPolicy) -> None:
+        self._client = AsyncCounterfoilClient(policy)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="counterfoil client", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def archive(self) -> Archive:
+        """The client's records."""
+        return self._client.archive
+
+    def close(self) -> None:
+        """Close channels, archive and loop."""
+        if self._loop.is_closed():
+            return
+        self._await(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        prompt: str | None = None,
+        max_tokens: int | None = None,
+        seed: bytes | None = None,
+        cost_centre: str | None = None,
+        model: str | None = None,
+        node: str | None = None,
+        timeout_s: float | None = None,
+        on_text: OnText | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> Completion:
+        """Run one request as `AsyncCounterfoilClient.generate` does; callbacks run in the client's thread."""
+        return self._await(
+            self._client.generate(
+                messages,
+                settings,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                seed=seed,
+                cost_centre=cost_centre,
+                model=model,
+                node=node,
+                timeout_s=timeout_s,
+                on_text=on_text,
+                on_retry=on_retry,
+            )
+        )
+
+    def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
+        """Fetch and verify missing proofs."""
+        return self._await(self._client.upgrade_proofs(timeout_s))
+
+    def hand_in_missing(self, after_s: float = 60.0) -> int:
+        """Hand in receipts that the log lacks."""
+        return self._await(self._client.hand_in_missing(after_s))
+
+    def deposit_evidence(self, receipt_entry: bytes) -> None:
+        """Hand in one request's ciphertexts."""
+        self._await(self._client.deposit_evidence(receipt_entry))
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C in the caller's thread: the call on the wire ends too
+            future.cancel()
+            raise

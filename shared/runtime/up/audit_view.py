@@ -1,0 +1,79 @@
+"""What the audit says about this run's receipts, as an auditor sees it. Pure, over the query API's answers."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Item = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditView:
+    """Receipts of one run, what was drawn of them, and what was found."""
+
+    receipts: Sequence[Item]
+    drawn: frozenset[int]
+    """Log indexes of this run's drawn receipts."""
+    covered: int
+    """Receipts whose epoch has been drawn."""
+    verdicts: Sequence[Item]
+    confirmed: frozenset[str] = field(default_factory=frozenset)
+    """Receipts with a FAIL that a second worker confirmed."""
+
+    @classmethod
+    def of(
+        cls, receipts: Sequence[Item], epochs: Iterable[Item], verdicts: Iterable[Item]
+    ) -> "AuditView":
+        """Put the answers together."""
+        sizes = {e["entry"]: e["payload"]["size"] for e in epochs if e["type"] == "epoch-seal"}
+        draws = [e["payload"] for e in epochs if e["type"] == "draw"]
+        end = max((sizes[draw["seal"]] for draw in draws if draw["seal"] in sizes), default=0)
+        indexes = {receipt["log_index"] for receipt in receipts}
+        entries = {receipt["entry"] for receipt in receipts}
+        ours = [verdict for verdict in verdicts if verdict["receipt"] in entries]
+        return cls(
+            receipts=receipts,
+            drawn=frozenset(i for draw in draws for i in draw["drawn"] if i in indexes),
+            covered=sum(receipt["log_index"] < end for receipt in receipts),
+            verdicts=ours,
+            confirmed=frozenset(v["receipt"] for v in ours if v["confirms"] is not None),
+        )
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Receipts with a FAIL."""
+        return frozenset(v["receipt"] for v in self.verdicts if v["outcome"] == "FAIL")
+
+    @property
+    def judged(self) -> frozenset[str]:
+        """Receipts with any verdict."""
+        return frozenset(verdict["receipt"] for verdict in self.verdicts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every receipt's epoch was drawn, every drawn one judged, and every FAIL confirmed or refuted."""
+        second = Counter(verdict["receipt"] for verdict in self.verdicts)
+        return (
+            self.covered == len(self.receipts)
+            and len(self.judged) == len(self.drawn)
+            and all(second[receipt] >= 2 for receipt in self.failed)
+        )
+
+    def by_node(self) -> dict[str, Counter[str]]:
+        """Return, per node, receipts, drawn ones, verdicts by outcome, and confirmed FAILs."""
+        nodes: dict[str, Counter[str]] = {}
+        for receipt in self.receipts:
+            count = nodes.setdefault(receipt["node"], Counter())
+            count["receipts"] += 1
+            count["output_tokens"] += receipt["output_tokens"]
+            count["drawn"] += receipt["log_index"] in self.drawn
+            count["confirmed"] += receipt["entry"] in self.confirmed
+        for verdict in self.verdicts:
+            if verdict["confirms"] is None:
+                nodes[verdict["node"]][verdict["outcome"]] += 1
+        return nodes
+
+    def named(self) -> frozenset[str]:
+        """Return the nodes with a confirmed FAIL."""
+        return frozenset(r["node"] for r in self.receipts if r["entry"] in self.confirmed)

@@ -1,0 +1,272 @@
+"""What the demonstration found: facts that must hold, and a summary for a person. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from statistics import median
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from shared.runtime.up.audit_view import AuditView
+from shared.runtime.up.layout import Plan
+
+KINDS = ("input", "cached", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that the demonstration promises."""
+
+    promise: str
+    holds: bool
+    found: str
+    """What was seen, and where to look when it does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one demonstration gathered."""
+
+    plan: Plan
+    answers: Sequence[Mapping[str, Any]]
+    prompts: int
+    proofs: Mapping[str, Any]
+    view: AuditView
+    costs: Mapping[str, Any]
+    log: Mapping[str, Any]
+    deaths: Sequence[str]
+    seconds: Mapping[str, float]
+    addresses: Mapping[str, str]
+
+    def to_json(self, facts: Sequence[Fact]) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "facts": [{"promise": f.promise, "holds": f.holds, "found": f.found} for f in facts],
+            "seconds": dict(self.seconds),
+            "nodes": {name: dict(count) for name, count in self.view.by_node().items()},
+            "named": sorted(self.view.named()),
+            "reconciled": self.costs["reconciled"],
+            "deaths": list(self.deaths),
+        }
+
+
+def facts_of(report: Report) -> list[Fact]:
+    """Return the demonstration's facts, each with whether it holds."""
+    view = report.view
+    checked = sum(bool(answer.get("checked")) for answer in report.answers)
+    honest = {node.name for node in report.plan.nodes if not node.wrapper}
+    cheating = {node.name for node in report.plan.nodes if node.wrapper}
+    wrong = [v for v in view.verdicts if v["outcome"] == "FAIL" and v["node"] in honest]
+    missing = int(report.proofs.get("missing", 0))
+    fsck = report.log["fsck"]
+    logs = report.plan.path("logs")
+    return [
+        Fact(
+            "every prompt was answered, and its receipt checked by the client before it was believed",
+            checked == report.prompts and report.prompts >= 64,
+            f"{checked} of {report.prompts}; see {logs}",
+        ),
+        Fact(
+            "every receipt is in the log under a witnessed checkpoint, proved to the client",
+            missing == 0 and len(view.receipts) >= report.prompts,
+            f"{len(view.receipts)} receipts, {missing} without proof",
+        ),
+        Fact(
+            "every receipt's epoch was drawn by the beacon, and every drawn receipt was judged",
+            view.complete and bool(view.drawn),
+            f"{view.covered} of {len(view.receipts)} covered, {len(view.judged)} of {len(view.drawn)} judged; "
+            f"see {logs / 'worker-a.log'}",
+        ),
+        Fact(
+            "no honest node has a FAIL",
+            not wrong,
+            f"{len(wrong)} FAIL against honest nodes",
+        ),
+        Fact(
+            "the node that runs other weights is named, by two workers that agree",
+            view.named() == cheating,
+            f"named: {', '.join(sorted(view.named())) or 'nobody'}",
+        ),
+        *_cost_facts(report),
+        Fact(
+            "the log is whole: fsck recomputed every entry, tile, checkpoint and column",
+            isinstance(fsck, dict) and not fsck.get("findings") and "error" not in fsck,
+            str(fsck)[:300]
+            if isinstance(fsck, dict) and (fsck.get("findings") or "error" in fsck)
+            else "clean",
+        ),
+    ]
+
+
+def _cost_facts(report: Report) -> list[Fact]:
+    rows = []
+    for node in report.plan.nodes:
+        result = report.costs["reconciled"][node.operator]
+        claimed, metered = (
+            _tokens(report.costs[source][node.operator]) for source in ("claims", "meters")
+        )
+        over = {kind: claimed[kind] - metered[kind] for kind in KINDS}
+        found = {kind: sum(key["tokens"].get(kind, 0) for key in result["keys"]) for kind in KINDS}
+        parts = {
+            name: Decimal(value) for name, value in result["parts"].items() if name != "rounding"
+        }
+        quantity = parts.pop("quantity")
+        exact = (
+            over == found
+            and quantity == _value(report, node.operator, over)
+            and not any(parts.values())
+        )
+        rows.append(
+            Fact(
+                f"{node.operator}'s invoice: "
+                + (
+                    "the overclaim is found to the last token and cent"
+                    if node.wrapper
+                    else "no variance but rounding"
+                ),
+                exact and bool(any(over.values())) == bool(node.wrapper),
+                f"{sum(found.values())} tokens, {quantity} {result['currency']} over",
+            )
+        )
+    focus = report.costs["focus"]
+    rows.append(
+        Fact(
+            "a FOCUS export was written",
+            focus["rows"] > 0,
+            f"{focus['rows']} rows in {focus['file']}",
+        )
+    )
+    return rows
+
+
+def _tokens(invoice: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        kind: sum(line["quantity"] for line in invoice["lines"] if line["kind"] == kind)
+        for kind in KINDS
+    }
+
+
+def _value(report: Report, operator: str, tokens: Mapping[str, int]) -> Decimal:
+    """Return what tokens cost at the operator's own metered prices."""
+    prices = {
+        line["kind"]: Decimal(line["unit_price"]) / line["per"]
+        for line in report.costs["meters"][operator]["lines"]
+    }
+    return sum((count * prices[kind] for kind, count in tokens.items() if count), Decimal(0))
+
+
+def render(report: Report) -> RenderableType:
+    """Lay the report out for a person."""
+    facts = facts_of(report)
+    parts: list[RenderableType] = ["", _figures(report), _nodes(report), _facts(facts)]
+    if report.deaths:
+        parts.append(
+            Text(
+                "Processes that died and were started again: " + "; ".join(report.deaths), "yellow"
+            )
+        )
+    parts.append(_next(report))
+    verdict = all(fact.holds for fact in facts)
+    words = "Every fact holds." if verdict else "NOT every fact holds; see above."
+    parts.append(Text(words, "bold green" if verdict else "bold red"))
+    return Group(*parts)
+
+
+def _figures(report: Report) -> Table:
+    answers = [answer for answer in report.answers if answer.get("checked")]
+    tokens = sum(answer["usage"]["output"] for answer in answers)
+    ttft = [answer["ttft_ms"] for answer in answers]
+    total = [answer["total_ms"] for answer in answers]
+    status = report.log["status"]
+    table = Table(title="What happened", title_justify="left", show_header=False)
+    rows = [
+        ("requests answered", f"{len(answers)} with {tokens} output tokens"),
+        (
+            "throughput",
+            f"{tokens / report.seconds['answers']:.0f} tokens/s over three nodes, client included",
+        ),
+        (
+            "time to first token",
+            f"median {median(ttft):.0f} ms, longest {max(ttft):.0f} ms" if ttft else "-",
+        ),
+        (
+            "time to answer",
+            f"median {median(total):.0f} ms, longest {max(total):.0f} ms" if total else "-",
+        ),
+        ("log", f"{status['size']} entries, {status['witnessed_size']} witnessed"),
+        ("checkpoint root", str(status["witnessed_root"])),
+        ("findings", str(status["findings"])),
+        (
+            "time",
+            f"{report.seconds['start']:.1f} s to start, {report.seconds['answers']:.1f} s to answer, "
+            f"{report.seconds['all']:.1f} s in all",
+        ),
+    ]
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def _nodes(report: Report) -> Table:
+    table = Table(title="By node", title_justify="left")
+    for column in (
+        "node",
+        "operator",
+        "receipts",
+        "drawn",
+        "PASS",
+        "FAIL",
+        "INCONCLUSIVE",
+        "confirmed FAIL",
+    ):
+        table.add_column(column, justify="left" if column in {"node", "operator"} else "right")
+    for column in ("proven", "billed", "variance"):
+        table.add_column(column, justify="right")
+    counts: Mapping[str, Mapping[str, int]] = report.view.by_node()
+    for node in report.plan.nodes:
+        count, money = counts.get(node.name, {}), report.costs["reconciled"][node.operator]
+        shown = [
+            count.get(key, 0)
+            for key in ("receipts", "drawn", "PASS", "FAIL", "INCONCLUSIVE", "confirmed")
+        ]
+        amounts = [Decimal(money[name]) for name in ("proven", "billed", "gap")]
+        style = "red" if count.get("confirmed") else None
+        table.add_row(
+            node.name,
+            node.operator,
+            *map(str, shown),
+            *(f"{amount:.4f} {money['currency']}" for amount in amounts),
+            style=style,
+        )
+    return table
+
+
+def _facts(facts: Sequence[Fact]) -> Table:
+    table = Table(title="Facts", title_justify="left", show_header=False)
+    for fact in facts:
+        mark = "[green]✓[/]" if fact.holds else "[red]✗[/]"
+        table.add_row(mark, escape(fact.promise), escape(fact.found))
+    return table
+
+
+def _next(report: Report) -> Table:
+    plan, folder = report.plan, report.plan.folder
+    shown = Table(
+        title="Where things are, and what to try next", title_justify="left", show_header=False
+    )
+    rows = [
+        ("everything", str(folder)),
+        ("logs of the processes", str(plan.path("logs"))),
+        ("invoices, FOCUS export", f"{plan.path('invoices')}, {report.costs['focus']['file']}"),
+        ("keep the platform up", "counterfoil up"),
+        ("then ask a question", f'counterfoil infer --config {plan.path("client", "client.toml")} "What does the owl eat?"'),
+        ("look at one variance", f"counterfoil cost reconcile {report.costs['invoices'][plan.nodes[-1].operator]} "
+         f"--dsn-file {plan.path('postgres', 'secrets', 'server.dsn')}"),
+    ]  # fmt: skip
+    for name, value in rows:
+        shown.add_row(name, escape(value))
+    return shown

@@ -1,0 +1,160 @@
+"""Signed statements of a small world: two operators, two tenants, an authority, a worker."""
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit_layer.trail.service import Submission, Trail
+from shared.codec.moment import now_ms
+from shared.runtime.keys import public_bytes
+from shared.statements.audits import (
+    DisclosureRequest,
+    DrawReason,
+    EpochOpen,
+    Outcome,
+    Verdict,
+)
+from shared.statements.cose import entry_of, sign
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.orders import Order
+from shared.statements.ratecards import Price, RateCard
+from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+
+NOW = now_ms()
+HOUR = 3_600_000
+MODEL = sha256(b"model").digest()
+PROFILE = sha256(b"profile").digest()
+
+
+def key(name: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(sha256(name.encode()).digest())
+
+
+def public(name: str) -> bytes:
+    return public_bytes(key(name))
+
+
+def some(*parts: object) -> bytes:
+    return sha256(repr(parts).encode()).digest()
+
+
+def register(trail: Trail) -> None:
+    for role, names in {
+        "operator": ("alpha", "beta"),
+        "tenant": ("acme", "bolt"),
+        "authority": ("authority",),
+        "worker": ("worker",),
+    }.items():
+        for name in names:
+            trail.add_party(name, role, public(name))
+
+
+def bundle(operator: str, *, not_after: int = NOW + 20 * HOUR, model: bytes = MODEL) -> bytes:
+    value = KeyBundle(
+        operator=operator,
+        node="one",
+        not_before=not_after - 24 * HOUR,
+        not_after=not_after,
+        signing_key=public(f"{operator}/one"),
+        hpke_key=bytes(1216),
+        model_roots=(model,),
+        numeric_profile=PROFILE,
+        profile={"dtype": "float32"},
+        endpoint="127.0.0.1:1",
+    )
+    return sign(value, key=key(operator), issuer=operator, subject=f"{operator}/one")
+
+
+def revocation(operator: str, entry: bytes) -> bytes:
+    value = Revocation(bundle=entry, reason="key lost", at=NOW - 1)
+    return sign(value, key=key(operator), issuer=operator, subject=entry.hex())
+
+
+def rate_card(operator: str) -> bytes:
+    price = Price(model_root=MODEL, input="1", cached="0.5", output="2", per=1000)
+    value = RateCard(name="list", operator=operator, currency="EUR", valid_from=0, prices=(price,))
+    return sign(value, key=key(operator), issuer=operator, subject="list")
+
+
+@dataclass
+class Node:
+    """Numbers and chains receipts of `<operator>/one`."""
+
+    operator: str
+    bundle: bytes
+    card: bytes
+    number: int = 0
+    previous: bytes = NO_RECEIPT
+    orders: dict[str, int] = field(default_factory=dict)
+
+    def receipt(self, tenant: str, *, started: int = NOW - 1000, tokens: int = 7) -> Submission:
+        number = self.orders.get(tenant, 0)
+        self.orders[tenant] = number + 1
+        name = (self.operator, tenant, number)
+        shared: dict[str, Any] = {
+            "tenant": tenant,
+            "number": number + 1000 * (self.operator == "beta"),
+            "attempt": 0,
+            "ctx": some("ctx", name),
+            "kc": some("kc", name),
+            "envelope": some("envelope", name),
+            "bundle": self.bundle,
+            "rate_card": self.card,
+        }
+        order = sign(
+            Order(**shared, created=NOW - 5000, expiry=NOW + HOUR, max_output_tokens=64),
+            key=key(tenant),
+            issuer=tenant,
+            subject="order",
+        )
+        value = Receipt(
+            **shared,
+            order=entry_of(order),
+            node_nonce=some("nonce", name),
+            h_final=some("h", name),
+            model_root=MODEL,
+            numeric_profile=PROFILE,
+            usage=Usage(input=5, cached=0, output=tokens, energy_quality=EnergyQuality.UNMEASURED),
+            finish=Finish.STOP,
+            started=started,
+            ended=started + 10,
+            node_sequence=self.number,
+            previous=self.previous,
+        )
+        issuer = f"{self.operator}/one"
+        raw = sign(value, key=key(issuer), issuer=issuer, subject="receipt")
+        self.number, self.previous = self.number + 1, entry_of(raw)
+        return Submission(raw, order)
+
+
+def epoch_open() -> bytes:
+    value = EpochOpen(epoch=0, at=NOW, first=0, commitments=(), rate_ppm=500_000, floor=1)
+    return sign(value, key=key("authority"), issuer="authority", subject="epoch/0")
+
+
+def disclosure_request(receipt: bytes) -> bytes:
+    value = DisclosureRequest(
+        receipt=receipt,
+        index=0,
+        draw=some("draw"),
+        reason=DrawReason.DRAW,
+        recipient=some("worker's key"),
+        deadline=NOW + HOUR,
+    )
+    return sign(value, key=key("authority"), issuer="authority", subject=receipt.hex())
+
+
+def verdict(receipt: bytes) -> bytes:
+    value = Verdict(
+        receipt=receipt,
+        request=some("request"),
+        worker="worker",
+        outcome=Outcome.PASS,
+        reason="exact",
+        evidence=some("evidence"),
+        numeric_profile=PROFILE,
+        at=NOW,
+    )
+    return sign(value, key=key("worker"), issuer="worker", subject=receipt.hex())

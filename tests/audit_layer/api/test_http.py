@@ -1,0 +1,190 @@
+"""The query API over HTTPS: who may see what, and what it looks like."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from audit_layer.api.identity import log_policy
+from audit_layer.api.openapi import schema_text
+from audit_layer.api.settings import load_settings
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of
+from shared.translog.policy import verify_witnessed
+from shared.translog.tlog_proof import verify_tlog_proof
+from tests.audit_layer.api.conftest import World, until
+
+ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance", None))
+MATRIX = {
+    "/v1/receipts": (200, 200, 200, 200),
+    "/v1/verdicts": (200, 200, 200, 403),
+    "/v1/epochs": (200, 200, 200, 403),
+    "/v1/disclosures": (200, 403, 200, 403),
+    "/v1/findings": (403, 403, 200, 403),
+    "/v1/status": (403, 403, 200, 403),
+    "/v1/costs/totals": (200, 403, 200, 200),
+}
+
+
+async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
+    for path, expected in MATRIX.items():
+        assert (await world.get(path, None)).status_code == 401, path
+        for (role, scope), status in zip(ROLES, expected, strict=True):
+            answer = await world.get(path, role, scope)
+            assert answer.status_code == status, (path, role, answer.text)
+
+
+async def test_a_tenant_sees_its_own_and_nothing_else_exists_for_it(world: World):
+    filled = world.filled
+    for name, other in (("acme", "bolt"), ("bolt", "acme")):
+
+        async def own(path: str, name: str = name, **query: object) -> set[str]:
+            page = (await world.get(path, "tenant", name, **query)).json()
+            return {item["entry"] for item in page["items"]}
+
+        assert await own("/v1/receipts") == {entry.hex() for entry in filled.receipts[name]}
+        assert await own("/v1/verdicts") == {filled.verdicts[name].hex()}
+        assert await own("/v1/disclosures") == {filled.disclosures[name].hex()}
+        for path in ("/v1/receipts", "/v1/verdicts", "/v1/disclosures"):
+            assert (await world.get(path, "tenant", name, tenant=other)).status_code == 404
+        for foreign in (
+            filled.receipts[other][0],
+            filled.verdicts[other],
+            filled.disclosures[other],
+        ):
+            answer = await world.get(f"/v1/statements/{foreign.hex()}", "tenant", name)
+            missing = await world.get(f"/v1/statements/{'0' * 64}", "tenant", name)
+            assert answer.status_code == 404
+            assert answer.json() == missing.json()
+        for mine in (filled.receipts[name][0], filled.verdicts[name], filled.disclosures[name]):
+            answer = await world.get(f"/v1/statements/{mine.hex()}", "tenant", name)
+            assert answer.status_code == 200
+    public = await world.get(f"/v1/statements/{filled.bundles['beta'].hex()}", "tenant", "acme")
+    assert public.status_code == 200
+
+
+async def test_an_operator_sees_its_own_receipts_and_verdicts(world: World):
+    filled = world.filled
+    page = (await world.get("/v1/receipts", "operator", "beta")).json()
+    assert [item["entry"] for item in page["items"]] == [
+        e.hex() for e in filled.by_operator["beta"]
+    ]
+    assert (
+        await world.get("/v1/receipts", "operator", "beta", operator="alpha")
+    ).status_code == 404
+    assert (await world.get("/v1/verdicts", "operator", "beta")).json()["items"] == []
+    foreign = filled.by_operator["alpha"][0].hex()
+    assert (await world.get(f"/v1/statements/{foreign}", "operator", "beta")).status_code == 404
+    assert (await world.get(f"/v1/statements/{foreign}", "operator", "alpha")).status_code == 200
+    disclosed = filled.disclosures["acme"].hex()
+    assert (await world.get(f"/v1/statements/{disclosed}", "operator", "alpha")).status_code == 404
+
+
+async def test_pages_follow_each_other_and_lose_nothing(world: World):
+    seen: list[str] = []
+    after: int | None = -1
+    while after is not None:
+        page = (await world.get("/v1/receipts", limit=2, after=after)).json()
+        assert len(page["items"]) <= 2
+        seen += [item["entry"] for item in page["items"]]
+        after = page["next"]
+    expected = [e.hex() for entries in world.filled.by_operator.values() for e in entries]
+    assert seen == expected
+    filtered = await world.get("/v1/receipts", tenant="acme", operator="alpha", node="one")
+    assert len(filtered.json()["items"]) == 2
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"after": -2}, {"model_root": "xyz"}):
+        answer = await world.get("/v1/receipts", **wrong)
+        assert answer.status_code == 400
+        assert answer.json()["code"] == "INVALID_ARGUMENT"
+
+
+async def test_a_statement_carries_all_that_its_verification_needs(world: World):
+    policy = log_policy(load_settings(world.config))
+    entry = world.filled.receipts["acme"][0]
+
+    async def proven() -> dict[str, object]:
+        found: dict[str, object] = (await world.get(f"/v1/statements/{entry.hex()}")).json()
+        if found["tlog_proof"] is None:
+            raise CounterfoilError(Code.NOT_WITNESSED, "not yet")
+        return found
+
+    found = await until(proven, Code.NOT_WITNESSED)
+    raw = base64.b64decode(str(found["raw"]))
+    assert entry_of(raw) == entry
+    assert verify_tlog_proof(str(found["tlog_proof"]), entry, policy).checkpoint.size > 0
+    payload = found["payload"]
+    assert isinstance(payload, dict)
+    assert payload["tenant"] == "acme"
+    assert payload["usage"]["energy_quality"] == "unmeasured"
+    assert "energy_mj" not in payload["usage"]
+    receipt = (await world.get("/v1/receipts", limit=1)).json()["items"][0]
+    assert receipt["energy_mj"] is None
+
+
+async def test_the_published_log_needs_no_token_and_leads_nowhere_else(world: World):
+    async def note() -> str:
+        answer = await world.get("/checkpoint", None)
+        if answer.status_code == 404:
+            raise CounterfoilError(Code.NOT_FOUND, "not yet")
+        return answer.text
+
+    text = await until(note, Code.NOT_FOUND)
+    policy = log_policy(load_settings(world.config))
+    size = verify_witnessed(text, policy).checkpoint.size
+    tile = await world.get(f"/tile/0/000.p/{size}", None)
+    assert len(tile.content) == 32 * size
+    assert "immutable" in tile.headers["cache-control"]
+    assert (await world.get("/checkpoint", None)).headers["cache-control"].startswith("no-cache")
+    for path in (
+        "/tile/../keys/log-ed25519",
+        "/tile/%2e%2e/%2e%2e/audit.toml",
+        "/tile/..%2f..%2faudit.toml",
+        "/tile/0/000.p/0",
+        "/tile//etc/passwd",
+        "/tile/99/000",
+    ):
+        assert (await world.get(path, None)).status_code == 404, path
+
+
+async def test_a_revoked_or_invented_token_opens_nothing(world: World):
+    token = world.token("auditor")
+    with world.core() as core:
+        (row,) = [row for row in core.tokens.list() if row.role == "auditor"]
+        assert token not in str(row.__dict__)
+        core.tokens.revoke(row.id)
+    revoked = await world.get("/v1/status")
+    world._tokens["auditor", None] = "A" * 43
+    invented = await world.get("/v1/status")
+    world._tokens["auditor", None] = "short"
+    short = await world.get("/v1/status")
+    assert revoked.status_code == invented.status_code == short.status_code == 401
+    assert revoked.json() == invented.json() == short.json()
+    assert revoked.headers["www-authenticate"] == "Bearer"
+
+
+async def test_health_metrics_and_status_count_what_is_there(world: World):
+    assert (await world.get("/healthz", None)).json() == {"status": "ok"}
+    status = (await world.get("/v1/status")).json()
+    assert status["statements"]["receipt"] == 5
+    assert status["size"] == sum(status["statements"].values())
+    metrics = (await world.get("/metrics", None)).text
+    assert f"counterfoil_log_size {status['size']}\n" in metrics
+    assert 'counterfoil_statements{type="receipt"} 5\n' in metrics
+
+
+def test_the_schema_in_the_docs_is_the_one_that_is_served():
+    path = Path(__file__).parents[3] / "docs" / "openapi.json"
+    assert path.read_text(encoding="utf-8") == schema_text(), (
+        "run: python -m audit_layer.api.openapi > docs/openapi.json"
+    )
+    assert "/v1/receipts" in json.loads(schema_text())["paths"]
+
+
+@pytest.mark.parametrize(("role", "scope"), [("tenant", None), ("auditor", "acme")])
+def test_a_scope_is_asked_of_those_roles_that_have_one(database, role, scope):
+    from audit_layer.api.tokens import Role, Tokens
+
+    with pytest.raises(CounterfoilError) as refused:
+        Tokens(database.engine("server")).create(Role(role), scope)
+    assert refused.value.code is Code.INVALID_ARGUMENT

@@ -1,0 +1,217 @@
+"""Doubles for tests of node and client. Each says so in its name; none is reachable from the product."""
+
+import asyncio
+import time
+from hashlib import sha256
+
+from execution_layer.engine.protocol import Finished, FinishReason, TokenChunk
+from shared.commitments.exact import Activations
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of, parse_statement
+from shared.translog.checkpoint import Checkpoint, sign
+from shared.translog.cosignature import cosign
+from shared.translog.notes import SignatureType, Signer
+from shared.translog.proofs import inclusion_proof, lookup_in, root_at
+from shared.translog.tlog_proof import TlogProof
+from shared.translog.tree import leaf_hash
+
+ORIGIN = "log.test/fake"
+EOS = 3
+
+
+class FakeGeneration:
+    """A generation of FakeEngine."""
+
+    def __init__(self, engine, request):
+        self.request = request
+        self._engine = engine
+        self._wanted = None
+        self._changed = asyncio.Event()
+
+    def cancel(self, reason=FinishReason.CANCELLED):
+        self._wanted = self._wanted or reason
+        self._changed.set()
+
+    @property
+    def cancelled_for(self):
+        return self._wanted
+
+    async def __aiter__(self):
+        output = []
+        settings = self.request.settings
+        reason = FinishReason.LENGTH
+        while len(output) < settings.max_tokens:
+            if self._engine.dies_after == len(output):
+                raise RuntimeError("the fake engine dies")
+            if self._engine.holds_after == len(output):
+                await self._changed.wait()
+            elif self._engine.pause_s:
+                await asyncio.sleep(self._engine.pause_s)
+            if self._wanted is not None:
+                reason = self._wanted
+                break
+            token = self._engine.token(self.request, len(output))
+            output.append(token)
+            yield TokenChunk((token,), "" if token == EOS else f"w{token} ")
+            if token == EOS:
+                reason = FinishReason.STOP
+                break
+        yield Finished(
+            finish_reason=reason,
+            output_ids=tuple(output),
+            activations=self._engine.activations(self.request.prompt_ids, output),
+            prompt_tokens=len(self.request.prompt_ids),
+            cached_prompt_tokens=0,
+            compute_ms=1,
+        )
+
+
+class FakeEngine:
+    """A double of the engine: tokens and block hashes are hashes of what came before; it can stall and die."""
+
+    def __init__(self, *, pause_s=0.0, holds_after=None, dies_after=None, stops_after=None):
+        self.pause_s = pause_s
+        self.holds_after = holds_after
+        self.dies_after = dies_after
+        self.stops_after = stops_after
+        self.generations = []
+        self.submitted = asyncio.Event()
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        for generation in self.generations:
+            generation.cancel(FinishReason.FAILED)
+
+    def submit(self, request):
+        generation = FakeGeneration(self, request)
+        self.generations.append(generation)
+        self.submitted.set()
+        return generation
+
+    def token(self, request, position):
+        if self.stops_after == position:
+            return EOS
+        return 10 + sha256(request.seed + bytes([position])).digest()[0]
+
+    @staticmethod
+    def activations(prompt, output):
+        text = repr((tuple(prompt), tuple(output))).encode()
+        return Activations((sha256(b"p" + text).digest(),), (sha256(b"o" + text).digest(),))
+
+
+class FakeAudit(
+    audit_pb2_grpc.IntakeServicer, audit_pb2_grpc.LogServicer, audit_pb2_grpc.DirectoryServicer
+):
+    """A double of the audit server: a real Merkle tree with a real witness's key, in memory, trusting everybody.
+
+    It can be away, refuse, forget to publish, or lie about revocation.
+    """
+
+    def __init__(self):
+        self.log_signers = [
+            Signer.generate(ORIGIN, SignatureType.ED25519),
+            Signer.generate(ORIGIN, SignatureType.COSIGNATURE_MLDSA44),
+        ]
+        self.witness = Signer.generate("witness.test/one", SignatureType.COSIGNATURE_ED25519)
+        self.statements = []
+        self.orders = {}
+        self.index = {}
+        self.submissions = 0
+        self.deposits = []
+        self.revoked = set()
+        self.away = False
+        self.witnessing = True
+        self.loses_answers = 0
+        self.refusals = {}
+        self.changed = asyncio.Condition()
+
+    @property
+    def log_keys(self):
+        return [signer.verifier.vkey() for signer in self.log_signers]
+
+    @property
+    def witnesses(self):
+        return [self.witness.verifier.vkey()]
+
+    def receipts(self):
+        parsed = [parse_statement(raw) for raw in self.statements]
+        return [item for item in parsed if item.type == "receipt"]
+
+    async def wait_for_receipts(self, count, timeout_s=10.0):
+        async with self.changed:
+            await asyncio.wait_for(
+                self.changed.wait_for(lambda: len(self.receipts()) >= count), timeout_s
+            )
+
+    async def Submit(self, request, context):
+        self._present()
+        self.submissions += len(request.submissions)
+        results = [self._submit(item) for item in request.submissions]
+        async with self.changed:
+            self.changed.notify_all()
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise CounterfoilError(Code.UNAVAILABLE, "the answer was lost")
+        return audit_pb2.SubmitResponse(results=results)
+
+    def _submit(self, item):
+        kind = parse_statement(item.statement).type
+        if kind in self.refusals:
+            code = self.refusals[kind]
+            rejected = audit_pb2.Rejected(code=code.name, detail="refused by the test")
+            return audit_pb2.SubmitResult(rejected=rejected)
+        entry = entry_of(item.statement)
+        known = entry in self.index
+        if not known:
+            self.index[entry] = len(self.statements)
+            self.statements.append(item.statement)
+            self.orders[entry] = item.order
+        sequenced = audit_pb2.Sequenced(entry=entry, index=self.index[entry], duplicate=known)
+        return audit_pb2.SubmitResult(sequenced=sequenced)
+
+    async def Deposit(self, request, context):
+        self._present()
+        self.deposits.append(request)
+        return audit_pb2.DepositResponse()
+
+    async def GetProof(self, request, context):
+        self._present()
+        if request.entry not in self.index:
+            raise CounterfoilError(Code.NOT_FOUND, "the log has no such entry")
+        if not self.witnessing:
+            raise CounterfoilError(Code.NOT_WITNESSED, "not yet")
+        index = self.index[request.entry]
+        return audit_pb2.GetProofResponse(tlog_proof=self.proof(index), index=index)
+
+    async def ListKeyBundles(self, request, context):
+        self._present()
+        found = []
+        for raw in self.statements:
+            item = parse_statement(raw)
+            if item.type != "key-bundle" or request.model_root not in item.payload["model_roots"]:
+                continue
+            proof = self.proof(self.index[item.entry]) if self.witnessing else ""
+            found.append(
+                audit_pb2.KeyBundleEntry(
+                    statement=raw, tlog_proof=proof, revoked=item.entry in self.revoked
+                )
+            )
+        return audit_pb2.ListKeyBundlesResponse(bundles=found)
+
+    def proof(self, index):
+        """Return a tlog-proof under a checkpoint of everything so far, signed and cosigned now."""
+        leaves = [leaf_hash(entry_of(raw)) for raw in self.statements]
+        lookup = lookup_in(leaves)
+        checkpoint = Checkpoint(ORIGIN, len(leaves), root_at(len(leaves), lookup))
+        now = int(time.time())
+        note = sign(checkpoint, self.log_signers, time_s=now)
+        note = note.with_signatures((cosign(self.witness, checkpoint, time_s=now),))
+        path = tuple(inclusion_proof(index, len(leaves), lookup))
+        return TlogProof(index, path, note.encode()).encode()
+
+    def _present(self):
+        if self.away:
+            raise CounterfoilError(Code.UNAVAILABLE, "the fake audit server is away")

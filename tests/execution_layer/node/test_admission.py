@@ -1,0 +1,329 @@
+"""What a node refuses, over the wire: one test per way in which a request can be wrong."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.node.settings import Quotas
+from shared.codec import cbor
+from shared.envelope.body import encode_body
+from shared.envelope.hpke import generate_hpke_key
+from shared.envelope.padding import pad
+from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc, secure_aio_channel
+from shared.runtime.keys import public_bytes
+from shared.statements.cose import sign_statement
+from shared.statements.request import RequestBody, SamplingSettings
+from tests.execution_layer.asking import (
+    ask,
+    make_request,
+    padded_body,
+    random32,
+    raw_error,
+    seal_by_hand,
+)
+from tests.execution_layer.fakes import FakeEngine
+from tests.execution_layer.world import MAX_POSITIONS, small_world
+
+SETTINGS = SamplingSettings(6)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory):
+    async with small_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node(world):
+    async with world.node() as node:
+        yield node
+
+
+async def refused(world, node, order, envelope):
+    with pytest.raises(CounterfoilError) as caught:
+        await ask(world, node, order, envelope)
+    return caught.value
+
+
+async def refusal_of(world, node, **wrong):
+    request = make_request(world, node, **wrong)
+    return await refused(world, node, request.order, request.envelope)
+
+
+async def test_a_good_request_is_served(world, node):
+    request = make_request(world, node)
+    messages = await ask(world, node, request.order, request.envelope)
+    kinds = [message.WhichOneof("event") for message in messages]
+    assert kinds[0] == "accepted"
+    assert kinds[-1] == "final_record"
+    assert set(kinds[1:-1]) == {"frame"}
+
+
+async def test_a_call_without_deadline_is_refused(world, node):
+    request = make_request(world, node)
+    async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
+        stub = execution_pb2_grpc.InferenceStub(channel)
+        call = stub.Generate(
+            execution_pb2.GenerateRequest(order=request.order, envelope=request.envelope)
+        )
+        with pytest.raises(Exception) as caught:
+            await anext(aiter(call))
+    assert error_from_rpc(caught.value).code is Code.DEADLINE_REQUIRED
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1])
+async def test_a_truncated_envelope_is_malformed(world, node, cut):
+    request = make_request(world, node)
+    error = await refused(world, node, request.order, request.envelope[:cut])
+    assert error.code is Code.MALFORMED
+
+
+async def test_an_envelope_with_something_after_it_is_malformed(world, node):
+    request = make_request(world, node)
+    error = await refused(world, node, request.order, request.envelope + b"\x00")
+    assert error.code is Code.MALFORMED
+
+
+async def test_a_missing_order_is_no_order(world, node):
+    request = make_request(world, node)
+    assert (await refused(world, node, b"", request.envelope)).code is Code.NO_ORDER
+
+
+async def test_an_order_that_is_no_statement_is_malformed(world, node):
+    request = make_request(world, node)
+    for order in (b"\x00", request.order[:-1], request.envelope):
+        assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
+
+
+async def test_an_order_for_another_envelope_is_no_order(world, node):
+    mine, other = make_request(world, node), make_request(world, node)
+    assert (await refused(world, node, other.order, mine.envelope)).code is Code.NO_ORDER
+
+
+async def test_an_order_of_a_stranger_is_no_order(world, node):
+    key = Ed25519PrivateKey.generate()
+    error = await refusal_of(world, node, tenant="stranger", key=key)
+    assert error.code is Code.NO_ORDER
+
+
+async def test_an_order_under_a_wrong_key_is_refused(world, node):
+    error = await refusal_of(world, node, key=Ed25519PrivateKey.generate())
+    assert error.code is Code.UNTRUSTED_KEY
+
+
+async def test_an_order_with_a_spoiled_signature_is_refused(world, node):
+    request = make_request(world, node)
+    spoiled = request.order[:-1] + bytes([request.order[-1] ^ 1])
+    assert (await refused(world, node, spoiled, request.envelope)).code is Code.BAD_SIGNATURE
+
+
+async def test_an_order_of_one_tenant_for_the_envelope_of_another_is_refused(world, node):
+    error = await refusal_of(
+        world,
+        node,
+        envelope=lambda sealed: seal_by_hand(
+            node,
+            sealed,
+            header=replace(sealed.header, tenant="other"),
+            padded=padded_body(RequestBody(SETTINGS, prompt="hello")),
+        ),
+    )
+    assert error.code is Code.NO_ORDER
+
+
+async def test_a_new_tenant_is_known_as_soon_as_its_file_says_so(world, node):
+    from execution_layer.node.setup import add_tenant
+
+    key = Ed25519PrivateKey.generate()
+    request = make_request(world, node, tenant="newcomer", key=key)
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.NO_ORDER
+    add_tenant(world.tenants_file, "newcomer", public_bytes(key).hex())
+    assert await ask(world, node, request.order, request.envelope)
+
+
+async def test_an_expired_order_is_refused(world, node):
+    changes = {"created": 1, "expiry": 2}
+    assert (await refusal_of(world, node, order_changes=changes)).code is Code.EXPIRED
+
+
+async def test_an_expired_header_is_refused(world, node):
+    assert (await refusal_of(world, node, expires_in_ms=-1)).code is Code.EXPIRED
+
+
+async def test_an_unknown_key_bundle_is_stale(world, node):
+    error = await refusal_of(world, node, bundle=random32())
+    assert error.code is Code.STALE_KEY
+    assert error.metadata["bundle"] == node.ring.current().entry.hex()
+
+
+async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
+    request = make_request(
+        world, node, expires_in_ms=10**9, order_changes={"expiry": 2 * 10**12}
+    )
+    end = node.ring.current().bundle.not_after
+    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.STALE_KEY
+
+
+async def test_another_rate_card_is_refused_and_the_right_one_named(world, node):
+    error = await refusal_of(world, node, order_changes={"rate_card": random32()})
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.metadata["rate_card"] == world.cards["honest"].hex()
+
+
+async def test_an_unknown_model_is_refused(world, node):
+    assert (await refusal_of(world, node, model_root=random32())).code is Code.UNKNOWN_MODEL
+
+
+async def test_a_budget_of_zero_is_malformed(world, node):
+    request = make_request(world, node)
+    payload = {**request.value.to_payload(), "max_output_tokens": 0}
+    order = sign_statement(
+        "order", payload, key=world.tenant_key, issuer="acme", subject="request"
+    )
+    assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("budget", [2**20 + 1, 2**63])
+async def test_a_budget_beyond_the_protocol_is_malformed(world, node, budget):
+    request = make_request(world, node)
+    payload = {**request.value.to_payload(), "max_output_tokens": budget}
+    order = sign_statement(
+        "order", payload, key=world.tenant_key, issuer="acme", subject="request"
+    )
+    assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
+
+
+async def test_a_budget_above_the_nodes_limit_is_refused(world, node):
+    assert (await refusal_of(world, node, budget=257)).code is Code.INVALID_ARGUMENT
+
+
+async def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(world, node):
+    fits = make_request(world, node, prompt="x" * (MAX_POSITIONS - 6))
+    assert await ask(world, node, fits.order, fits.envelope)
+    error = await refusal_of(world, node, prompt="x" * (MAX_POSITIONS - 5))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "context" in error.detail
+
+
+async def test_invalid_utf8_in_an_order_is_malformed(world, node):
+    request = make_request(world, node)
+    spoiled = request.order.replace(b"dacme", b"dac\xff\xfe", 1)
+    assert spoiled != request.order
+    assert (await refused(world, node, spoiled, request.envelope)).code is Code.MALFORMED
+
+
+async def test_a_replay_is_refused_and_so_is_its_number(world, node):
+    request = make_request(world, node)
+    await ask(world, node, request.order, request.envelope)
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.REPLAYED
+    number = request.value.number
+    reordered = make_request(world, node, number=number)  # another envelope under the same number and attempt
+    assert (
+        await refused(world, node, reordered.order, reordered.envelope)
+    ).code is Code.REPLAYED
+    retry = make_request(world, node, number=number, attempt=1)
+    assert await ask(world, node, retry.order, retry.envelope)
+
+
+async def test_a_replay_is_refused_after_a_restart(world):
+    async with world.node(name="restarted") as node:
+        request = make_request(world, node)
+        await ask(world, node, request.order, request.envelope)
+    async with world.node(name="restarted") as node:
+        error = await refused(world, node, request.order, request.envelope)
+    assert error.code is Code.REPLAYED
+
+
+async def test_of_two_equal_requests_at_once_one_is_served(world, node):
+    request = make_request(world, node)
+    results = await asyncio.gather(
+        *(ask(world, node, request.order, request.envelope) for _ in range(4)),
+        return_exceptions=True,
+    )
+    served = [result for result in results if isinstance(result, list)]
+    assert len(served) == 1
+    assert {result.code for result in results if result not in served} == {Code.REPLAYED}
+    assert node.load.in_flight == 0
+    assert len(node.store.unfinished()) == 0
+
+
+async def test_a_tenant_has_a_quota_of_requests_in_flight(world):
+    engine = FakeEngine(holds_after=0)
+    quotas = Quotas(in_flight_per_tenant=1)
+    async with world.node(engine, name="small", quotas=quotas) as node:
+        first = make_request(world, node)
+        waiting = asyncio.create_task(ask(world, node, first.order, first.envelope))
+        await engine.submitted.wait()
+        second = make_request(world, node)
+        error = await refused(world, node, second.order, second.envelope)
+        assert error.code is Code.QUOTA
+        assert error.retry_after_s
+        engine.generations[0].cancel()
+        await waiting
+        assert await ask_soon(world, node, second, engine)
+
+
+async def ask_soon(world, node, request, engine):
+    engine.holds_after = None
+    return await ask(world, node, request.order, request.envelope)
+
+
+async def test_every_failure_to_open_looks_the_same(world, node):
+    """Wrong key, kc, shares, body, padding, CBOR, UTF-8 or budget: one answer, to the last byte."""
+    good = RequestBody(SETTINGS, prompt="hello")
+    bad_text = cbor.encode({"prompt": "hellx", "settings": {}}).replace(b"hellx", b"hell\xff")
+    over_budget = encode_body(RequestBody(SamplingSettings(250), prompt="hello"))
+    ways = {
+        "wrong HPKE key": {"hpke_key": generate_hpke_key().public_bytes},
+        "another secret in the wrap": {
+            "envelope": lambda s: seal_by_hand(
+                node, s, padded=padded_body(good), wrap_ts=random32()
+            )
+        },
+        "another kc": {
+            "envelope": lambda s: seal_by_hand(node, s, padded=padded_body(good), kc=random32())
+        },
+        "shares of another secret": {
+            "envelope": lambda s: seal_by_hand(
+                node, s, header=replace(s.header, shares=(random32(),)), padded=padded_body(good)
+            )
+        },
+        "spoiled body": {"envelope": lambda s: seal_by_hand(node, s, body=bytes(256 + 16))},
+        "no padding": {"envelope": lambda s: seal_by_hand(node, s, padded=bytes(256))},
+        "no CBOR": {"envelope": lambda s: seal_by_hand(node, s, padded=pad(b"\xff", 256))},
+        "unknown fields": {
+            "envelope": lambda s: seal_by_hand(node, s, padded=pad(cbor.encode({"x": 1}), 256))
+        },
+        "invalid UTF-8": {"envelope": lambda s: seal_by_hand(node, s, padded=pad(bad_text, 256))},
+        "max_tokens above the budget": {
+            "envelope": lambda s: seal_by_hand(node, s, padded=pad(over_budget, 256))
+        },
+    }
+    seen = {}
+    for name, wrong in ways.items():
+        request = make_request(world, node, **wrong)
+        seen[name] = await raw_error(world, node, request.order, request.envelope)
+    assert len(set(seen.values())) == 1, seen
+    (status, details, _) = next(iter(seen.values()))
+    assert status.name == "INVALID_ARGUMENT"
+    assert details == Code.UNREADABLE.value.message
+
+
+async def test_what_was_refused_leaves_no_trace(world, node):
+    before = node.spool.counts().signed
+    wrong = make_request(world, node, hpke_key=generate_hpke_key().public_bytes)
+    await refused(world, node, wrong.order, wrong.envelope)
+    assert node.store.unfinished() == []
+    assert node.spool.counts().signed == before
+    assert node.load.in_flight == 0
+    again = make_request(world, node, number=wrong.value.number)
+    assert await ask(world, node, again.order, again.envelope)

@@ -1,0 +1,75 @@
+"""Exact commitments against the definition written out position by position."""
+
+from hashlib import sha256
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.commitments.exact import BLOCK, ActivationHasher, Activations
+
+ROW = 6
+
+
+def row(position: int) -> bytes:
+    return position.to_bytes(2, "big") * (ROW // 2)
+
+
+def defined(prompt: int, output: int) -> Activations:
+    """Follow the definition: output block b holds the positions that chose tokens 32b … 32b+31."""
+    chosen_by = [prompt - 1 + token for token in range(output)]
+    before = list(range(prompt - 1))
+
+    def hashes(positions: list[int]) -> tuple[bytes, ...]:
+        blocks = [positions[i : i + BLOCK] for i in range(0, len(positions), BLOCK)]
+        return tuple(sha256(b"".join(map(row, block))).digest() for block in blocks)
+
+    return Activations(hashes(before), hashes(chosen_by))
+
+
+def hashed(prompt: int, output: int, cuts: list[int]) -> Activations:
+    rows = [row(position) for position in range(prompt - 1 + output)]
+    hasher = ActivationHasher(prompt, ROW)
+    for first, last in pairwise([0, *sorted(cuts), len(rows)]):
+        hasher.append(b"".join(rows[first:last]))
+    return hasher.finish()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 140), st.integers(0, 140), st.data())
+def test_any_chunking_gives_the_hashes_of_the_definition(prompt, output, data):
+    cuts = data.draw(st.lists(st.integers(0, prompt - 1 + output), max_size=12))
+    assert hashed(prompt, output, cuts) == defined(prompt, output)
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 32, 33, 34, 64, 65])
+@pytest.mark.parametrize("output", [0, 1, 2, 31, 32, 33, 64, 65])
+def test_borders_of_blocks(prompt, output):
+    every = list(range(prompt - 1 + output))
+    assert hashed(prompt, output, every) == hashed(prompt, output, []) == defined(prompt, output)
+
+
+def test_a_prompt_of_one_token_has_no_prompt_blocks():
+    assert hashed(1, 1, []).prompt_blocks == ()
+    assert len(hashed(1, 1, []).output_blocks) == 1
+
+
+def test_no_output_has_no_output_blocks():
+    assert hashed(40, 0, []).output_blocks == ()
+    assert len(hashed(40, 0, []).prompt_blocks) == 2
+    assert hashed(1, 0, []) == Activations((), ())
+
+
+def test_leaves_are_prompt_blocks_then_output_blocks():
+    activations = hashed(40, 40, [])
+    assert activations.leaves() == activations.prompt_blocks + activations.output_blocks
+
+
+def test_one_changed_row_changes_exactly_its_block():
+    hasher = ActivationHasher(1, ROW)
+    rows = bytearray(b"".join(map(row, range(96))))
+    rows[40 * ROW] ^= 1
+    hasher.append(rows)
+    spoilt, honest = hasher.finish().output_blocks, defined(1, 96).output_blocks
+    assert [a == b for a, b in zip(spoilt, honest, strict=True)] == [True, False, True]
