@@ -1,0 +1,1 @@
+"""The execution layer: nodes that run models on sealed requests, and the client that asks them."""

@@ -227,9 +227,8 @@ def open_escrow(
 def _open_body(envelope_bytes: bytes, envelope: Envelope, ts: bytes) -> OpenedRequest:
     header, kc = envelope.header, envelope.kc
     ctx = header.ctx
-    if len(ts) != 32:
-        raise unreadable()
-    keys = TranscriptKeys.derive(ts, ctx)
+    with opening():
+        keys = TranscriptKeys.derive(ts, ctx)
     if not hmac.compare_digest(keys.kc, kc):  # (5)
         raise unreadable()
     if share_commitments(ts, header.threshold, len(header.shares)) != header.shares:  # (6)

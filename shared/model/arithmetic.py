@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TILE = 16
-KERNELS = "tile16-block64-v1"
+KERNELS = "tile16-block64-v2"
 """Names this module's and `attention`'s reduction orders in the numeric profile."""
 
 
@@ -32,9 +32,14 @@ def rms_norm(x_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """Return silu(gate) · up of a tile whose columns are gate, then up."""
+    """Return silu(gate) · up of a tile whose columns are gate, then up.
+
+    silu is written out, g / (1 + exp(-g)) in float32: torch's own ends every thread's share of the tile in a scalar tail
+    whose exponential is another one, so a row's bits would depend on where the shares meet.
+    """
     gate, up = gate_up.chunk(2, dim=-1)
-    return functional.silu(gate.contiguous()) * up
+    g = gate.float()
+    return g.div(g.neg().exp_().add_(1.0)).to(gate_up.dtype) * up
 
 
 class Rotary:

@@ -57,6 +57,7 @@ class BeaconParty:
 
     def reveal(
         self,
+        number: int,
         *,
         opened: bytes,
         open_proof: str,
@@ -68,15 +69,17 @@ class BeaconParty:
     ) -> tuple[bytes, Revealed]:
         """Return the signed reveal for the epoch shown, and what to remember of it.
 
-        `revealed` is everything that this party remembers. It reveals under one seal per epoch and never
-        for two epochs that overlap: otherwise the authority could look at R first and choose the range,
-        the root or the number of draws afterwards. Errors: those of `open_epoch`; FORK for a second seal
-        or an overlap; BAD_PROOF when the open statement does not name this party's commitment.
+        `number` is the epoch asked for. `revealed` is what this party remembers of that epoch and of its
+        neighbours before and after it. It reveals under one seal per epoch, and only for epochs that follow
+        each other in the log as their numbers do: otherwise the authority could look at R first and choose
+        the range, the root or the number of draws afterwards. Errors: those of `open_epoch`; FORK for a
+        second seal or an overlap; BAD_PROOF for another epoch, or when the open statement does not name
+        this party's commitment.
         """
         epoch = open_epoch(
             opened, open_proof, seal, seal_proof, log=log, origin=self.origin, authority=authority
         )
-        number = epoch.opened.epoch
+        require(epoch.opened.epoch == number, "the statements are of another epoch")
         require(
             entry_of(self.commit(number)) in epoch.opened.commitments,
             "the open statement does not name this party's commitment",
@@ -98,5 +101,9 @@ def _check_apart(before: Revealed, now: Revealed) -> None:
     if before.epoch == now.epoch:
         if before.seal != now.seal:
             raise CounterfoilError(Code.FORK, f"epoch {now.epoch} was shown with two seals")
-    elif before.first < now.size and now.first < before.size:
-        raise CounterfoilError(Code.FORK, f"epochs {before.epoch} and {now.epoch} overlap")
+        return
+    earlier, later = sorted((before, now), key=lambda revealed: revealed.epoch)
+    if earlier.size > later.first:
+        raise CounterfoilError(
+            Code.FORK, f"epoch {later.epoch} begins before epoch {earlier.epoch} ends"
+        )

@@ -54,6 +54,7 @@ class BeaconService:
         with self.memory.lock:
             near = self.memory.near(shown.epoch)
             statement, revealed = self.party.reveal(
+                shown.epoch,
                 opened=shown.open,
                 open_proof=shown.open_proof,
                 seal=shown.seal,

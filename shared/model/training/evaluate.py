@@ -4,6 +4,7 @@ Held-out loss is compared with the grammar's own log-probability of the same doc
 can beat on average. Coherence is measured on answers to conversations that training never saw.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -36,6 +37,8 @@ from shared.model.training.train import Recipe
 
 T = TypeVar("T")
 HELD_OUT_SEED = 977
+TEMPERATURE = 0.7
+ANSWER_LIMIT = 320
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -174,13 +177,16 @@ def _strings(node: object) -> Iterator[str]:
             yield from _strings(value)
 
 
+@functools.cache
+def _vocabulary(language: str) -> frozenset[str]:
+    texts = _strings(load_world(language))
+    return frozenset(word.lower() for text in texts for word in _WORD.findall(text))
+
+
 def guess_language(text: str) -> str:
     """Return the language whose vocabulary covers most of the text's words."""
     words = [word.lower() for word in _WORD.findall(text)]
-    score = {}
-    for language in LANGUAGES:
-        known = {w.lower() for text in _strings(load_world(language)) for w in _WORD.findall(text)}
-        score[language] = sum(word in known for word in words)
+    score = {name: sum(word in _vocabulary(name) for word in words) for name in LANGUAGES}
     return max(score, key=lambda language: score[language])
 
 
@@ -201,8 +207,8 @@ def measure_coherence(
     answers: int,
     seen: set[str],
     seed: int = HELD_OUT_SEED,
-    temperature: float = 0.7,
-    limit: int = 320,
+    temperature: float = TEMPERATURE,
+    limit: int = ANSWER_LIMIT,
 ) -> Coherence:
     """Generate answers to the last question of unseen conversations and check each by the grammar."""
     grammar = Grammar()
@@ -249,6 +255,17 @@ def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def evaluate(folder: Path, *, count: int, answers: int) -> tuple[Loss, Coherence]:
+    """Measure a checkpoint on `count` held-out documents and `answers` generated answers."""
+    recipe = Recipe()
+    torch.set_num_threads(recipe.threads)
+    model, tokenizer = load_model(folder)
+    held_out = list(itertools.islice(documents(HELD_OUT_SEED), count))
+    loss = held_out_loss(model, tokenizer, held_out)
+    seen = seen_in_training(recipe, tokenizer)
+    return loss, measure_coherence(model, tokenizer, answers=answers, seen=seen)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--documents", "count", type=click.IntRange(min=1), default=1000, show_default=True)
@@ -256,13 +273,7 @@ def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(folder: Path, count: int, answers: int, as_json: bool) -> None:
     """Print held-out loss, the grammar's entropy and the coherence of generated answers."""
-    recipe = Recipe()
-    torch.set_num_threads(recipe.threads)
-    model, tokenizer = load_model(folder)
-    held_out = list(itertools.islice(documents(HELD_OUT_SEED), count))
-    loss = held_out_loss(model, tokenizer, held_out)
-    seen = seen_in_training(recipe, tokenizer)
-    coherence = measure_coherence(model, tokenizer, answers=answers, seen=seen)
+    loss, coherence = evaluate(folder, count=count, answers=answers)
     if as_json:
         click.echo(json.dumps({"loss": asdict(loss), "coherence": asdict(coherence)}))
         return

@@ -84,10 +84,8 @@ def linear_in_halves(x: Tensor, weight: Tensor) -> Tensor:
     if not distinct(x):
         return torch.nn.functional.linear(x, weight)
     half = x.shape[1] // 2
-    low = torch.nn.functional.linear(x[:, :half].float(), weight[:, :half].float())
-    return (low + torch.nn.functional.linear(x[:, half:].float(), weight[:, half:].float())).to(
-        x.dtype
-    )
+    low = torch.nn.functional.linear(x[:, :half], weight[:, :half])
+    return low + torch.nn.functional.linear(x[:, half:], weight[:, half:])
 
 
 def linear_without_padding(x: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ PUBLIC = public_bytes(PARTY.key)
 GOOD = World()
 
 
-def reveal(world=GOOD, party=PARTY, revealed=(), **changes):
+def reveal(world=GOOD, party=PARTY, revealed=(), number=3, **changes):
     shown = {
         "opened": world.open,
         "open_proof": world.proof(world.open),
@@ -26,7 +26,11 @@ def reveal(world=GOOD, party=PARTY, revealed=(), **changes):
         "seal_proof": world.proof(world.seal),
     }
     return party.reveal(
-        **{**shown, **changes}, log=LOG_POLICY, authority=public_bytes(AUTHORITY), revealed=revealed
+        number,
+        **{**shown, **changes},
+        log=LOG_POLICY,
+        authority=public_bytes(AUTHORITY),
+        revealed=revealed,
     )
 
 
@@ -87,6 +91,11 @@ def test_a_seal_that_does_not_follow_its_receipts_is_refused():
     refused(Code.BAD_PROOF, World(seal=lambda s: replace(s, first=0)))
 
 
+def test_statements_of_another_epoch_than_the_one_asked_for_are_refused():
+    """Else the memory of the wrong neighbours would be looked at."""
+    refused(Code.BAD_PROOF, number=1000)
+
+
 def test_one_epoch_is_revealed_under_one_seal_only():
     _, remembered = reveal()
     second = World(seal=lambda s: replace(s, root=octets("root"), at=s.at + 1))
@@ -96,9 +105,12 @@ def test_one_epoch_is_revealed_under_one_seal_only():
 def test_overlapping_epochs_are_refused_and_adjoining_ones_are_not():
     size, first = GOOD.seal_value.size, GOOD.seal_value.first
     for start, end in ((0, first + 1), (size - 1, size + 5), (first, size), (0, size + 5)):
-        refused(Code.FORK, revealed=[Revealed(9, octets("seal"), start, end)])
+        for epoch in (2, 4):
+            refused(Code.FORK, revealed=[Revealed(epoch, octets("seal"), start, end)])
     neighbours = [Revealed(2, octets("a"), 0, first), Revealed(4, octets("b"), size, size + 5)]
     assert reveal(revealed=neighbours)[1].epoch == 3
+    refused(Code.FORK, revealed=[Revealed(2, octets("a"), size, size + 5)])
+    refused(Code.FORK, revealed=[Revealed(4, octets("b"), 0, first)])
 
 
 def test_a_secret_has_32_bytes_and_is_not_shown():

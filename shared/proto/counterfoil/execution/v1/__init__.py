@@ -1,0 +1,1 @@
+"""Generated code of counterfoil.execution.v1."""

@@ -1,0 +1,107 @@
+"""Keys live one day, overlap one hour, lie in private files, and go when they end."""
+
+import stat
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.node.identity import LIFE_MS, OVERLAP_MS, KeyRing, NodeFacts
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import public_bytes
+from shared.statements.cose import open_as
+from shared.statements.keys import HOUR_MS, KeyBundle
+
+NOW = 1_800_000_000_000
+FACTS = NodeFacts("honest", "node-1", "127.0.0.1:1", (b"\x01" * 32,), b"\x02" * 32, {"device": "x"})
+
+
+@pytest.fixture
+def operator():
+    return Ed25519PrivateKey.generate()
+
+
+def test_a_bundle_is_signed_by_the_operator_and_lives_a_day_at_most(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    made = ring.renew(FACTS, NOW)
+    bundle, statement = open_as(KeyBundle, made.statement, public_bytes(operator))
+    assert statement.entry == made.entry
+    assert bundle.not_after - bundle.not_before == LIFE_MS == 24 * HOUR_MS
+    assert bundle.hpke_key == made.hpke.public_bytes
+    assert bundle.signing_key == public_bytes(ring.signing_key)
+    assert bundle.model_roots == FACTS.model_roots
+
+
+def test_renewal_begins_an_hour_before_the_end_and_both_keys_open_until_then(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    first = ring.renew(FACTS, NOW)
+    end = first.bundle.not_after
+    assert ring.renew(FACTS, end - OVERLAP_MS - 1) is None
+    second = ring.renew(FACTS, end - OVERLAP_MS)
+    assert second is not None
+    assert second.hpke.public_bytes != first.hpke.public_bytes
+    assert second.bundle.signing_key == first.bundle.signing_key
+    assert ring.current() is second
+    assert ring.find(first.entry, end - 1) is first
+    assert ring.find(first.entry, end) is None
+
+
+def test_an_ended_bundles_key_is_deleted(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    first = ring.renew(FACTS, NOW)
+    files = set((tmp_path / "keys").glob(f"{first.entry.hex()}.*"))
+    assert {path.suffix for path in files} == {".bundle", ".hpke"}
+    ring.renew(FACTS, first.bundle.not_after)
+    assert not any(path.exists() for path in files)
+
+
+def test_keys_and_proofs_survive_a_restart(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    made = ring.renew(FACTS, NOW)
+    ring.staple(made, "a proof")
+    again = KeyRing(tmp_path / "keys", operator)
+    assert again.renew(FACTS, NOW + 1) is None
+    assert again.current().entry == made.entry
+    assert again.current().proof == "a proof"
+    assert again.unproved() == []
+    assert again.storage_key == ring.storage_key
+
+
+def test_another_endpoint_makes_a_new_bundle_and_keeps_the_old_key(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    first = ring.renew(FACTS, NOW)
+    second = ring.renew(replace(FACTS, endpoint="127.0.0.1:2"), NOW + 1)
+    assert second is not None
+    assert ring.find(first.entry, NOW + 2) is first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_roots": (b"\x09" * 32,)}, {"numeric_profile": b"\x09" * 32}, {"profile": {"device": "y"}}],
+)
+def test_another_model_or_profile_ends_the_old_bundle_at_once(tmp_path, operator, change):
+    ring = KeyRing(tmp_path / "keys", operator)
+    first = ring.renew(FACTS, NOW)
+    assert ring.renew(replace(FACTS, **change), NOW + 1) is not None
+    assert ring.find(first.entry, NOW + 2) is None
+
+
+def test_private_files_are_private(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    ring.renew(FACTS, NOW)
+    secret = [path for path in (tmp_path / "keys").iterdir() if path.suffix in {".hpke", ".key", ".pem"}]
+    assert len(secret) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
+def test_another_operators_folder_is_refused(tmp_path, operator):
+    KeyRing(tmp_path / "keys", operator).renew(FACTS, NOW)
+    with pytest.raises(CounterfoilError) as caught:
+        KeyRing(tmp_path / "keys", Ed25519PrivateKey.generate())
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_the_keys_are_not_in_the_representation(tmp_path, operator):
+    made = KeyRing(tmp_path / "keys", operator).renew(FACTS, NOW)
+    assert made.hpke.seed.hex() not in repr(made)
