@@ -1,5 +1,6 @@
 """`counterfoil audit`: set up and run the audit server, register parties, ask the query API."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,19 @@ def party_add(name: str, role: str, key: bytes, config: Path, as_json: bool) -> 
     )
 
 
+@party.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@config_option
+@json_option
+def party_import(file: Path, config: Path, as_json: bool) -> None:
+    """Believe every key of FILE, a JSON list of objects with `name`, `role` and `key` (hex)."""
+    members = _members(file)
+    with core_of(config) as core:
+        for name, role, key in members:
+            core.trail.add_party(name, role, key)
+    emit({"added": len(members)}, as_json, lambda: f"{len(members)} parties are registered.")
+
+
 @party.command("list")
 @click.option("--role", type=click.Choice(ROLES), help="Only this role.")
 @config_option
@@ -195,6 +209,23 @@ def party_disable(name: str, role: str, config: Path, as_json: bool) -> None:
     with core_of(config) as core:
         core.trail.disable_party(name, role)
     emit({"name": name, "role": role}, as_json, lambda: f"{name} is no {role} any more.")
+
+
+def _members(file: Path) -> list[tuple[str, str, bytes]]:
+    """Return (name, role, key) of every party in a file; MALFORMED names the file."""
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        return [
+            (str(item["name"]), str(item["role"]), parse_hex32(str(item["key"]), "a key"))
+            for item in listed
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CounterfoilError(
+            Code.MALFORMED, f"{file} is no JSON list of objects with name, role and key"
+        ) from error
 
 
 def parties(config: Path, role: str | None) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The worker's handle on its replay process: one child, one case at a time, restarted when it dies."""
 
+import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
+
+logger = logging.getLogger(__name__)
 
 
 class Replayer:
@@ -58,6 +62,8 @@ class Replayer:
             finally:
                 timer.cancel()
             if answer is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=1)  # its output ended a moment before it did
                 self._end(child)
                 raise CounterfoilError(
                     Code.UNAVAILABLE,
@@ -73,13 +79,18 @@ class Replayer:
                 self._end(self._child)
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
+        if self._child is not None and self._child.poll() is not None:
+            self._end(self._child)
+        if self._child is None:
             self._child = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
             )
         return self._child
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
+        if (code := child.poll()) is not None:
+            how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            logger.warning("the replay process %s", how)
         child.kill()
         for stream in (child.stdin, child.stdout):
             if stream is not None:

@@ -92,6 +92,7 @@ class Trail:
     def submit(self, submissions: Sequence[Submission]) -> list[Accepted | Refused]:
         """Take statements in, durably; one result each, in their order.
 
+        What the log holds already is answered with its index, also when its signer is believed no longer.
         UNAVAILABLE (raised) means that nothing is known to have happened; sending the same again is safe. Statements of one
         call may build on each other only if they are in the log already: hand a bundle in before its receipts.
         """
@@ -104,7 +105,7 @@ class Trail:
                     item = admit(submission.statement, submission.order, lookups, now_ms())
                     admitted.append((place, item))
                 except CounterfoilError as error:
-                    results[place] = Refused(error)
+                    results[place] = lookups.held(submission.statement) or Refused(error)
         items = [
             LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
             for _, item in admitted
@@ -370,6 +371,14 @@ class _Lookups:
                 else KeyBundle.from_payload(parse_statement(row.raw).payload)
             )
         return self._bundles[entry]
+
+    def held(self, raw: bytes) -> Accepted | None:
+        """Return where the log has these very bytes."""
+        try:
+            row = self._db.get(StatementRow, parse_statement(raw).entry)
+        except CounterfoilError:
+            return None
+        return None if row is None else Accepted(row.entry, row.log_index, duplicate=True)
 
     def revoked_at(self, bundle: bytes) -> int | None:
         """Return when a bundle was revoked."""

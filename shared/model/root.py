@@ -55,7 +55,15 @@ def _tensor_leaves(path: Path) -> dict[str, bytes]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(data)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        RecursionError,
+    ) as error:
         if isinstance(error, FileNotFoundError):
             raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
         raise CounterfoilError(

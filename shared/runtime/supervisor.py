@@ -86,11 +86,18 @@ class Supervisor:
     """Keeps processes up. Use it as an async context manager, so that `stop` runs on every way out.
 
     `on_event(name, text)` is called for everything a person may want to see: starting, ready, died,
-    restarting, stopped. It is called from the event loop and must not block.
+    restarting, stopped. It is called from the event loop and must not block. The guards, not what they
+    guard, keep the descriptors `inherited` open: a lock among them is free only when all is gone.
     """
 
-    def __init__(self, on_event: OnEvent = lambda _name, _text: None) -> None:
+    def __init__(
+        self,
+        on_event: OnEvent = lambda _name, _text: None,
+        *,
+        inherited: Sequence[int] = (),
+    ) -> None:
         self._on_event = on_event
+        self._inherited = tuple(inherited)
         self._running: dict[str, _Running] = {}
 
     async def __aenter__(self) -> Self:
@@ -278,6 +285,7 @@ class Supervisor:
                     cwd=spec.cwd,
                     env={**os.environ, **(spec.env or {})},
                     start_new_session=True,
+                    pass_fds=self._inherited,
                 )
         except BaseException:
             os.close(write_end)

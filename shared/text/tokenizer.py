@@ -27,7 +27,8 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: Backend, template: str | None,
+        backend: Backend,
+        template: str | None,
         stops: Sequence[int],
         names: Mapping[str, str] | None = None,
     ) -> None:
@@ -78,9 +79,7 @@ class Tokenizer:
             for place, message in enumerate(messages)
         ]
         try:
-            text = self._template.render(
-                messages=shown, add_generation_prompt=True, **self._names
-            )
+            text = self._template.render(messages=shown, add_generation_prompt=True, **self._names)
         except Exception as error:  # noqa: BLE001 - a template can make any operation fail
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "the chat template does not take these roles in this order"

@@ -41,7 +41,7 @@ class Recipe:
     warmup: int = 120
     weight_decay: float = 0.05
     clip: float = 1.0
-    threads: int = 2
+    threads: int = 1
     tokenizer_documents: int = 20000
 
 

@@ -1,15 +1,27 @@
-"""Runs the product's own commands, as any script would."""
+"""Runs the product's own commands, as any script would, and lets none outlive this process."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from shared.runtime import guard
+from shared.runtime.cli import EXIT_CODES
 from shared.runtime.errors import Code, CounterfoilError
 
-CLI = (sys.executable, "-m", "shared.runtime")
+CLI: Final = (sys.executable, "-m", "shared.runtime")
+DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses before a command is run again: a supervised part that died is back by then."""
+_AWAY: Final = EXIT_CODES[Code.UNAVAILABLE]
+LINE_LIMIT: Final = 1 << 22
+"""Longest line that a command may print, in bytes."""
+
+Say = Callable[[str, str], None]
+"""Called with (process or step, what happened)."""
 
 
 def environment() -> dict[str, str]:
@@ -18,33 +30,72 @@ def environment() -> dict[str, str]:
     return {**os.environ, **single, "PYTHONUNBUFFERED": "1"}
 
 
-async def run(*arguments: str | Path, program: tuple[str, ...] = CLI) -> str:
-    """Run a command to its end and return its standard output; UNAVAILABLE repeats its message."""
-    process = await asyncio.create_subprocess_exec(
-        *program,
-        *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-    )
+@contextlib.asynccontextmanager
+async def started(command: tuple[str, ...]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command under guard with its output piped; it is gone when the block ends, however it ends."""
+    read_end, write_end = os.pipe()
     try:
-        out, err = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
+        process = await asyncio.create_subprocess_exec(
+            *guard.command_line(command, kill_after_s=5.0),
+            stdin=read_end,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,
+            limit=LINE_LIMIT,
+        )
+    except BaseException:
+        os.close(write_end)
         raise
-    if process.returncode:
-        said = err.decode("utf-8", "replace").strip().splitlines()
+    finally:
+        os.close(read_end)
+    try:
+        yield process
+    finally:
+        os.close(write_end)
+        await process.wait()
+
+
+class Commands:
+    """Runs commands to their end. One that was killed, or that found a part away, is run again."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+
+    async def run(self, *arguments: str | Path, program: tuple[str, ...] = CLI) -> str:
+        """Return what a command printed. Only for commands that may be run twice.
+
+        Raises:
+            CounterfoilError: UNAVAILABLE with the command's own message when it failed.
+        """
         shown = " ".join(map(str, arguments[:3]))
+        for delay in (*DELAYS_S, None):
+            code, out, complaint = await self._once(*arguments, program=program)
+            if code == 0:
+                return out
+            if delay is None or not (code < 0 or code == _AWAY):
+                break
+            how = f"died by signal {-code}" if code < 0 else complaint
+            self.say("command", f"`{shown} …` {how}; running it again")
+            await asyncio.sleep(delay)
         raise CounterfoilError(
             Code.UNAVAILABLE,
-            f"`counterfoil {shown} …` ended with exit code {process.returncode}: {' '.join(said[-6:])}",
-            metadata={"exit_code": str(process.returncode)},
+            f"`counterfoil {shown} …` ended with exit code {code}: {complaint}",
+            metadata={"exit_code": str(code)},
         )
-    return out.decode("utf-8")
+
+    async def json(self, *arguments: str | Path, program: tuple[str, ...] = CLI) -> Any:
+        """Return what a command printed, parsed."""
+        return json.loads(await self.run(*arguments, program=program))
+
+    async def _once(self, *arguments: str | Path, program: tuple[str, ...]) -> tuple[int, str, str]:
+        """Return exit code, standard output and the end of standard error."""
+        async with started((*program, *map(str, arguments))) as process:
+            out, complaint = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode("utf-8"), last_words(complaint)
 
 
-async def json_of(*arguments: str | Path, program: tuple[str, ...] = CLI) -> Any:
-    """Run a command and parse what it printed."""
-    return json.loads(await run(*arguments, program=program))
+def last_words(complaint: bytes) -> str:
+    """Return the end of what a command wrote to standard error, on one line."""
+    return " ".join(complaint.decode("utf-8", "replace").strip().splitlines()[-6:])[-600:]

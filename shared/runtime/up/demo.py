@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from shared.runtime.cli import EXIT_CODES, INTERRUPTED
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, write_atomic
 from shared.runtime.up.audit_view import AuditView
-from shared.runtime.up.commands import CLI, environment, json_of
-from shared.runtime.up.commands import run as run_command
+from shared.runtime.up.commands import CLI, last_words, started
 from shared.runtime.up.layout import MODEL, NodePlan, Plan
 from shared.runtime.up.platform import Platform, running
 from shared.runtime.up.query import Query
@@ -26,6 +27,8 @@ PROMPTS = Path(__file__).with_name("prompts.jsonl")
 WRAPPER = Path(__file__).parents[3] / "tests" / "adversaries" / "int8_node.py"
 """Where the repository keeps the dishonest node; it is no part of the product."""
 CONCURRENCY = 16
+SENDINGS = 4
+"""How often a request that got no answer is sent."""
 AUDIT_TIMEOUT_S = 120.0
 
 
@@ -48,42 +51,52 @@ class Demo:
         """The client's configuration."""
         return self.plan.path("client", "client.toml")
 
-    async def infer(self, prompts: Path) -> list[dict[str, Any]]:
-        """Order, seal and send every prompt, spread over all nodes; return one answer each."""
-        total = sum(1 for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip())
-        process = await asyncio.create_subprocess_exec(
-            *(*CLI, "infer", "--config", str(self.client), "--file", str(prompts)),
-            *("--spread", "--concurrency", str(CONCURRENCY), "--json"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(),
-            limit=1 << 22,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        answers: list[dict[str, Any]] = []
-        try:
-            with self._progress() as progress:
-                task = progress.add_task("sealed requests answered and checked", total=total)
-                async for line in process.stdout:
-                    answers.append(json.loads(line))
-                    progress.update(task, completed=len(answers))
-            complaint = (await process.stderr.read()).decode("utf-8", "replace").strip()
-            if await process.wait():
-                raise CounterfoilError(
-                    Code.UNAVAILABLE, f"`counterfoil infer` failed: {complaint[-600:]}"
-                )
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        return answers
+    async def infer(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
+        """Order, seal and send every prompt, spread over all nodes; return one answer each.
+
+        What has no answer because a process died is sent again; what a client refuses to believe is not.
+        """
+        answers: dict[int, dict[str, Any]] = {}
+        with self._progress() as progress:
+            task = progress.add_task("sealed requests answered and checked", total=len(prompts))
+            for attempt in range(SENDINGS):
+                left = [place for place in range(len(prompts)) if _unsettled(answers.get(place))]
+                if not left:
+                    break
+                if attempt:
+                    self.platform.commands.say("client", f"{len(left)} requests are sent again")
+                async for answer in self._send([prompts[place] for place in left]):
+                    answers[left[answer["line"]]] = answer
+                    progress.update(task, completed=sum(a["checked"] for a in answers.values()))
+        return [answers[place] for place in sorted(answers)]
+
+    async def _send(self, prompts: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+        """Run the client once; UNAVAILABLE repeats its message when it failed by itself."""
+        file = self.plan.path("client", "requests.jsonl")
+        write_atomic(file, "\n".join(prompts).encode())
+        command = (*CLI, "infer", "--config", str(self.client), "--file", str(file))
+        options = ("--spread", "--concurrency", str(CONCURRENCY), "--json")
+        async with started((*command, *options)) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            complaint = asyncio.ensure_future(process.stderr.read())
+            async for line in process.stdout:
+                yield json.loads(line)
+            said, code = last_words(await complaint), await process.wait()
+        if code < 0:
+            self.platform.commands.say("client", f"`counterfoil infer` died by signal {-code}")
+        elif code in {EXIT_CODES[Code.UNAVAILABLE], 1}:
+            if said:
+                self.platform.commands.say("client", said)
+            await asyncio.sleep(1.0)
+        elif code:
+            raise CounterfoilError(Code.UNAVAILABLE, f"`counterfoil infer` failed: {said}")
 
     async def proofs(self) -> dict[str, Any]:
         """Wait until the client has a witnessed proof of every receipt."""
         with self._progress() as progress:
             progress.add_task("receipts witnessed, proofs upgraded", total=None)
-            told: dict[str, Any] = await json_of(
+            told: dict[str, Any] = await self.platform.commands.json(
                 "client", "proofs", "--config", self.client, "--timeout", "60", "--json"
             )
         return told
@@ -94,15 +107,9 @@ class Demo:
         with self._progress() as progress:
             task = progress.add_task("drawn requests disclosed, replayed, judged", total=None)
             while True:
-                try:
-                    receipts = await self.query.all("/v1/receipts", after=after)
-                    epochs = await self.query.all("/v1/epochs")
-                    verdicts = await self.query.all("/v1/verdicts", after=after)
-                except CounterfoilError as error:
-                    if not error.code.value.retryable or time.monotonic() > deadline:
-                        raise
-                    await asyncio.sleep(0.5)
-                    continue
+                receipts = await self.query.all("/v1/receipts", after=after)
+                epochs = await self.query.all("/v1/epochs")
+                verdicts = await self.query.all("/v1/verdicts", after=after)
                 view = AuditView.of(receipts, epochs, verdicts)
                 progress.update(task, total=len(view.drawn) or None, completed=len(view.judged))
                 if (view.complete and len(receipts) >= expected) or time.monotonic() > deadline:
@@ -112,6 +119,7 @@ class Demo:
     async def costs(self) -> dict[str, Any]:
         """Have each operator write its invoice from its own meters, then rate, reconcile and export."""
         plan, dsn = self.plan, ("--dsn-file", self.platform.server_dsn)
+        commands = self.platform.commands
         folder = plan.path("invoices")
         private_folder(folder)
         invoices, meters = {}, {}
@@ -121,15 +129,17 @@ class Demo:
             stamp = f"{int(time.time())}"
             invoices[node.operator] = folder / f"{node.operator}-{stamp}.json"
             meters[node.operator] = folder / f"{node.operator}-{stamp}.meter.json"
-            await run_command("invoice", *config, "--out", invoices[node.operator], program=program)
-            await run_command("node", "invoice", *config, "--out", meters[node.operator])
-        await run_command("cost", "rate", *dsn)
+            await commands.run(
+                "invoice", *config, "--out", invoices[node.operator], program=program
+            )
+            await commands.run("node", "invoice", *config, "--out", meters[node.operator])
+        await commands.run("cost", "rate", *dsn)
         reconciled = {
-            operator: await json_of("cost", "reconcile", path, *dsn, "--json")
+            operator: await commands.json("cost", "reconcile", path, *dsn, "--json")
             for operator, path in invoices.items()
         }
         focus = plan.path("focus.csv")
-        exported = await json_of("cost", "export", "--out", focus, *dsn, "--json")
+        exported = await commands.json("cost", "export", "--out", focus, *dsn, "--json")
         return {
             "invoices": {name: str(path) for name, path in invoices.items()},
             "meters": {name: json.loads(path.read_text("utf-8")) for name, path in meters.items()},
@@ -144,7 +154,7 @@ class Demo:
         """Recompute everything with `fsck`, and read the checkpoint's numbers."""
         config = ("--config", self.platform.audit_config, "--json")
         try:
-            fsck = await json_of("log", "fsck", *config)
+            fsck = await self.platform.commands.json("log", "fsck", *config)
         except CounterfoilError as error:
             fsck = {"error": str(error)}
         return {"fsck": fsck, "status": await self.query.get("/v1/status")}
@@ -169,7 +179,7 @@ async def run(
     stop: asyncio.Event,
 ) -> int:
     """Run the demonstration; return 0 when every fact holds."""
-    console = Console(stderr=False)
+    console = _console()
     wrapper = (wrapper or WRAPPER).absolute()
     if not wrapper.exists():
         raise CounterfoilError(
@@ -190,19 +200,23 @@ async def run(
         rate_ppm=500_000,
         reflection=True,
     )
-    work = asyncio.ensure_future(_demonstrate(plan, prompts or PROMPTS, console, json_file))
+    chosen = prompts or PROMPTS
+    lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
+    work = asyncio.ensure_future(_demonstrate(plan, lines, console, json_file))
     ended = asyncio.ensure_future(stop.wait())
-    done, _ = await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
-    if work in done:
+    if work.done():
         return await work
     console.print("stopping …")
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
-    return 130
+    return INTERRUPTED
 
 
-async def _demonstrate(plan: Plan, prompts: Path, console: Console, json_file: Path | None) -> int:
+async def _demonstrate(
+    plan: Plan, prompts: Sequence[str], console: Console, json_file: Path | None
+) -> int:
     narrator = Narrator(console)
     console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
     begun = time.monotonic()
@@ -227,7 +241,7 @@ async def _demonstrate(plan: Plan, prompts: Path, console: Console, json_file: P
         report = Report(
             plan=plan,
             answers=answers,
-            prompts=sum(1 for line in prompts.read_text("utf-8").splitlines() if line.strip()),
+            prompts=len(prompts),
             proofs=proofs,
             view=view,
             costs=costs,
@@ -245,3 +259,18 @@ async def _demonstrate(plan: Plan, prompts: Path, console: Console, json_file: P
     if json_file is not None:
         write_atomic(json_file, json.dumps(report.to_json(facts), indent=1).encode())
     return 0 if all(fact.holds for fact in facts) else 1
+
+
+def _console() -> Console:
+    """Return a terminal as it is, and 120 columns for a file."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def _unsettled(answer: Mapping[str, Any] | None) -> bool:
+    """Tell whether a request is to be sent again: it has no answer, or one that says to try later."""
+    if answer is None:
+        return True
+    return not answer["checked"] and Code[answer["error"]].value.retryable

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.runtime.keys import private_folder, write_atomic
 from shared.runtime.tls import LocalCA, TlsFiles
-from shared.runtime.up.commands import json_of, run
+from shared.runtime.up.commands import Commands
 from shared.runtime.up.layout import (
     CUSTODIAN,
     ORIGIN,
@@ -40,9 +39,11 @@ class Identities:
 class Installer:
     """Installs a plan into its folder. The database must be running and empty, or left by an interrupted try."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, commands: Commands) -> None:
         self._plan = plan
-        self._say = say
+        self._run = commands.run
+        self._json = commands.json
+        self._commands = commands
         self.ports = _ports(plan)
 
     def certificates(self) -> dict[str, TlsFiles]:
@@ -58,24 +59,28 @@ class Installer:
         plan, tls = self._plan, self.certificates()
         self._say("creating roles and databases")
         keys = asyncio.create_task(self._identities())
-        await run("db", "init", "--folder", plan.path("postgres"))
-        await run("db", "upgrade", "--dsn-file", self.dsn("owner"))
+        await self._run("db", "init", "--folder", plan.path("postgres"))
+        await self._run("db", "upgrade", "--dsn-file", self.dsn("owner"))
         self._say("creating keys and configurations")
         parties = await keys
         log = await self._audit(tls["audit"], parties)
-        await asyncio.gather(
+        self._say("registering parties; setting up workers, operators and nodes")
+        *cards, _, _, _ = await asyncio.gather(
+            *(self._node(node, tls[node.name], parties) for node in plan.nodes),
             self._party("witness", WITNESS, tls, log, parties),
             self._party("custodian", CUSTODIAN, tls, log, parties),
-            *(self._worker(name, log, parties) for name in WORKERS),
+            self._register(log, parties),
         )
-        self._say("registering operators, workers and parties")
-        await self._register(parties)
-        self._say("setting up operators, nodes and the client")
-        cards = {}
-        for node in plan.nodes:
-            cards[node.operator] = await self._node(node, tls[node.name], parties)
-        await self._client(log, parties, cards)
+        self._say("setting up the client")
+        await self._client(
+            log,
+            parties,
+            {node.operator: card for node, card in zip(plan.nodes, cards, strict=True) if card},
+        )
         write_atomic(plan.installed, json.dumps({"version": 1}).encode())
+
+    def _say(self, text: str) -> None:
+        self._commands.say("setup", text)
 
     def dsn(self, role: str) -> Path:
         """Return the file with a role's DSN."""
@@ -90,19 +95,21 @@ class Installer:
         plan, audit = self._plan, ("audit",)
         operators = [node.operator for node in plan.nodes]
         witness, custodian, first, second, *told = await asyncio.gather(
-            json_of(*audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS),
-            json_of(
+            self._json(
+                *audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS
+            ),
+            self._json(
                 *audit, "custodian", "keys", "--folder", plan.path(CUSTODIAN), "--name", CUSTODIAN
             ),
-            json_of(
+            self._json(
                 *(*audit, "worker", "keys", "--folder", plan.path(WORKERS[0])),
                 *("--name", WORKERS[0], "--authority"),
             ),
-            json_of(
+            self._json(
                 *audit, "worker", "keys", "--folder", plan.path(WORKERS[1]), "--name", WORKERS[1]
             ),
             *(
-                json_of(
+                self._json(
                     *("node", "operator-init", "--folder", plan.path("operators", name)),
                     *("--operator", name, "--json"),
                 )
@@ -116,14 +123,14 @@ class Installer:
     async def _audit(self, tls: TlsFiles, parties: Identities) -> Json:
         """Write the audit server's configuration; return the log's part of everybody's trust."""
         plan, ports = self._plan, self.ports
-        told = await json_of(
+        told = await self._json(
             *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
             *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
             *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
             *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
         )
         vkeys = parties.witness["vkeys"]
-        await run(
+        await self._run(
             *("audit", "trust", "--config", self.audit_config, "--name", WITNESS),
             *("--url", f"https://{ports[WITNESS]}", "--quorum", "1"),
             *(part for vkey in vkeys for part in ("--vkey", vkey)),
@@ -142,7 +149,7 @@ class Installer:
             ],
         }
         files = tls[name]
-        await run(
+        await self._run(
             *("audit", group, "init", "--config-folder", self._plan.path(name), "--name", name),
             *("--address", self.ports[name], "--cert", files.cert, "--key", files.key),
             *("--ca", files.ca, "--trust", self._trust(name, trust)),
@@ -175,7 +182,7 @@ class Installer:
                 "rate_ppm": plan.rate_ppm,
                 "floor": plan.floor,
             }
-        await run(
+        await self._run(
             *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),
             *("--origin", log["origin"], "--dsn-file", self.dsn("worker")),
             *("--broker-url-file", self.dsn("broker"), "--audit-server", ports["audit-grpc"]),
@@ -183,7 +190,8 @@ class Installer:
             *("--trust", self._trust(name, trust)),
         )
 
-    async def _register(self, parties: Identities) -> None:
+    async def _register(self, log: Json, parties: Identities) -> None:
+        """Tell the audit layer whose keys to believe, then set up its workers and the auditors' tokens."""
         authority = parties.workers[0]["authority_key"]
         members = [
             ("authority", "authority", authority),
@@ -192,28 +200,26 @@ class Installer:
             *((worker["name"], "worker", worker["signing_key"]) for worker in parties.workers),
             *((name, "operator", told["operator_key"]) for name, told in parties.operators.items()),
         ]
+        listed = [{"name": name, "role": role, "key": key} for name, role, key in members]
         config = ("--config", self.audit_config)
-        await asyncio.gather(
-            *(
-                run("audit", "party", "add", name, "--role", role, "--key", key, *config)
-                for name, role, key in members
-            )
-        )
+        await self._run("audit", "party", "import", self._trust("parties", listed), *config)
+        for name in WORKERS:
+            await self._worker(name, log, parties)
         for role in ("auditor", "finance"):
             out = self._plan.path("audit", f"{role}.token")
-            await run("token", "create", "--role", role, "--out", out, *config)
+            await self._run("token", "create", "--role", role, "--out", out, *config)
 
     async def _node(self, node: NodePlan, tls: TlsFiles, parties: Identities) -> Json:
         """Sign the operator's rate card and write the node's configuration; return the card's facts."""
         plan = self._plan
         operator = plan.path("operators", node.operator)
         card = plan.path("operators", node.operator, "rate-card.cose")
-        facts: Json = await json_of(
+        facts: Json = await self._json(
             *("node", "rate-card", "--operator-folder", operator, "--model", plan.model),
             *("--price-input", "0.30", "--price-cached", "0.03", "--price-output", "0.60"),
             *("--per", "1000", "--currency", "EUR", "--out", card, "--json"),
         )
-        await run(
+        await self._run(
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
             *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
@@ -248,19 +254,19 @@ class Installer:
             "witnesses": log["witnesses"],
             "quorum": log["quorum"],
         }
-        told = await json_of(
+        told = await self._json(
             *("client", "init", "--folder", plan.path("client"), "--tenant", TENANT),
             *("--facts", self._trust("client", facts), "--json"),
         )
         key = told["tenant_key"]
-        await run("tenant", "add", TENANT, "--key", key, "--config", self.audit_config)
+        await self._run("tenant", "add", TENANT, "--key", key, "--config", self.audit_config)
         for node in plan.nodes:
-            await run(
+            await self._run(
                 *("node", "add-tenant", "--config", plan.path(node.name, "node.toml")),
                 *("--tenant", TENANT, "--key", key),
             )
 
-    def _trust(self, name: str, trust: Json) -> Path:
+    def _trust(self, name: str, trust: Any) -> Path:
         path = self._plan.path("trust", f"{name}.json")
         private_folder(path.parent)
         write_atomic(path, json.dumps(trust, indent=1).encode())

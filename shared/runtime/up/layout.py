@@ -42,6 +42,11 @@ class Plan:
         """Written when the installation is whole."""
         return self.folder / "installed.json"
 
+    @property
+    def database_log(self) -> Path:
+        """What Postgres itself logs."""
+        return self.path("postgres", "postgres.log")
+
     def path(self, *parts: str) -> Path:
         """Return a path below the folder."""
         return self.folder.joinpath(*parts)

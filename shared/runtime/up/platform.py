@@ -1,27 +1,34 @@
 """The running platform: installs at first start, supervises, and puts everything away again."""
 
+import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.supervisor import Supervisor
 from shared.runtime.up import processes
+from shared.runtime.up.commands import Commands, Say
 from shared.runtime.up.install import Installer
 from shared.runtime.up.layout import Plan
+from shared.runtime.up.logwatch import watch
 
-Say = Callable[[str, str], None]
-"""Called with (process or step, what happened)."""
+LAST_RUN_S = 40.0
+"""How long what an earlier run left may take to end: longer than any guard waits before it kills."""
 
 
 class Platform:
     """One machine's platform while it is up."""
 
-    def __init__(self, plan: Plan, installer: Installer, supervisor: Supervisor) -> None:
+    def __init__(
+        self, plan: Plan, installer: Installer, supervisor: Supervisor, commands: Commands
+    ) -> None:
         self.plan = plan
+        self.commands = commands
         self.ports = installer.ports
         self.supervisor = supervisor
         self.audit_config = installer.audit_config
@@ -35,17 +42,25 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
     CONFLICT when another `up` runs on the folder. An installation that was interrupted is done again.
     """
     _open_folder(plan.folder)
-    with _only_one(plan.folder):
-        installer = Installer(plan, lambda text: say("setup", text))
-        async with Supervisor(say) as supervisor:
-            await supervisor.start([processes.postgres(plan)])
+    async with _only_one(plan.folder, say) as lock:
+        commands = Commands(say)
+        installer = Installer(plan, commands)
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            Supervisor(say, inherited=(lock.fileno(),)) as supervisor,
+        ):
+            specs = [processes.postgres(plan), *processes.services(plan)]
+            logs = {spec.name: spec.log_file for spec in specs}
+            watcher = asyncio.create_task(watch({**logs, "database": plan.database_log}, say))
+            stack.callback(watcher.cancel)
+            await supervisor.start(specs[:1])
             if plan.installed.exists():
                 installer.certificates()
             else:
                 say("setup", "first start: installing into " + str(plan.folder))
                 await installer.install()
-            await supervisor.start(processes.services(plan))
-            yield Platform(plan, installer, supervisor)
+            await supervisor.start(specs[1:])
+            yield Platform(plan, installer, supervisor, commands)
 
 
 def _open_folder(folder: Path) -> None:
@@ -54,22 +69,59 @@ def _open_folder(folder: Path) -> None:
     folder.chmod(0o711)
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    lock: IO[str] = (folder / "up.lock").open("a+", encoding="ascii")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise CounterfoilError(
-            Code.CONFLICT,
-            f"another `counterfoil up` is running on {folder}",
-            remedy="Stop it first, or choose another --folder.",
-        ) from error
-    try:
+@contextlib.asynccontextmanager
+async def _only_one(folder: Path, say: Say) -> AsyncIterator[IO[str]]:
+    """Hold the folder's lock. Guards hold it too, so it is free only when nothing of an earlier run is left."""
+    with (folder / "up.lock").open("a+", encoding="ascii") as lock:
+        await _take(lock, folder, say)
+        if last := _holder(lock):
+            say(
+                "setup", f"the last run (process {last}) died without stopping; going on from there"
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
-    finally:
-        lock.close()
+        yield lock
+        lock.truncate(0)
+
+
+async def _take(lock: IO[str], folder: Path, say: Say) -> None:
+    """Take the lock; wait while only the remains of a run that died hold it."""
+    deadline = time.monotonic() + LAST_RUN_S
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _alive(_holder(lock)) or time.monotonic() > deadline:
+                raise CounterfoilError(
+                    Code.CONFLICT,
+                    f"another `counterfoil up` is running on {folder}",
+                    remedy="Stop it first, or choose another --folder.",
+                ) from None
+            if not told:
+                say("setup", "waiting for the processes of the last run to end")
+                told = True
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def _holder(lock: IO[str]) -> int | None:
+    """Return the process that wrote itself into the lock and did not take itself out."""
+    lock.seek(0)
+    written = lock.read().strip()
+    return int(written) if written.isdigit() else None
+
+
+def _alive(process: int | None) -> bool:
+    """Tell whether a process runs; one that has not written itself in yet does."""
+    if process is None:
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

