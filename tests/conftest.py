@@ -22,8 +22,22 @@ if TYPE_CHECKING:
     from tests.postgres import Database, PostgresServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long loops (`make soak`)")
+
+
 def pytest_configure() -> None:
     stay_on_this_machine()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long loops out of the suite: deselected and counted, not skipped."""
+    if config.getoption("--soak"):
+        return
+    long = [item for item in items if item.get_closest_marker("soak")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
 
 @pytest.fixture(scope="session")
