@@ -24,7 +24,8 @@ class LogWatch:
         """Yield (name, what was logged) for each new line that tells of a death."""
         for name, path in self._files.items():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
-                log.seek(min(self._read[name], _size(path)))
+                read = self._read[name]
+                log.seek(read if read <= _size(path) else 0)  # a log that was put aside begins anew
                 lines = log.read()
                 whole = lines[: lines.rfind(b"\n") + 1]
                 self._read[name] = log.tell() - len(lines) + len(whole)
