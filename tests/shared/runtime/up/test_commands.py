@@ -24,7 +24,7 @@ def run(said, monkeypatch):
     monkeypatch.setattr(commands, "DELAYS_S", (0.01, 0.01))
     made = Commands(lambda who, what: said.append((who, what)))
 
-    async def run(program: str, *arguments: str) -> str:
+    async def run(program, *arguments):
         return await made.run(*arguments, program=(*PYTHON, program))
 
     return run
