@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from psycopg import sql
 from sqlalchemy import Connection, Engine, MetaData
 
-from audit_layer.storage import migrate, registry, roles
+from audit_layer.storage import migrate, roles
 from audit_layer.storage.dsn import on_database, read_dsn_file, write_dsn_file
 from audit_layer.storage.embedded import EmbeddedPostgres, temporary_postgres
 from audit_layer.storage.engine import make_engine
@@ -118,7 +118,7 @@ class PostgresServer:
         """Give a test a database: a copy of the migrated template, or one without any table."""
         name = f"test_{secrets.token_hex(6)}"
         if migrated and not self._migrated:
-            migrate_to_head(self.dsn("owner"))
+            migrate.upgrade(self.dsn("owner"))
             self._migrated = True
         if migrated:
             self.create(name, owner="owner", template=TEMPLATE)
@@ -130,14 +130,6 @@ class PostgresServer:
             yield database
         finally:
             database.close()
-
-
-def migrate_to_head(dsn: str) -> None:
-    """Migrate; while there is no baseline yet, apply what the models declare in the same way."""
-    if migrate.head() is not None:
-        migrate.upgrade(dsn)
-    else:
-        apply_difference(dsn, registry.metadata())
 
 
 def difference(connection: Connection, metadata: MetaData) -> list[MigrateOperation]:

@@ -17,9 +17,29 @@ TIMEOUT_S: Final = 30.0
 def asking(command: F) -> F:
     """Give a command the options --url, --token-file, --ca and --json."""
     options = (
-        click.option("--url", required=True, help="https://host:port of the query API."),
-        click.option("--token-file", type=FILE, required=True, help="File with the bearer token."),
-        click.option("--ca", type=FILE, required=True, help="Authority of its certificate (PEM)."),
+        click.option(
+            "--url",
+            required=True,
+            envvar="COUNTERFOIL_AUDIT_URL",
+            show_envvar=True,
+            help="https://host:port of the query API.",
+        ),
+        click.option(
+            "--token-file",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_AUDIT_TOKEN_FILE",
+            show_envvar=True,
+            help="File with the bearer token.",
+        ),
+        click.option(
+            "--ca",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_CA",
+            show_envvar=True,
+            help="Authority of its certificate (PEM).",
+        ),
         json_option,
     )
     for option in reversed(options):
@@ -69,6 +89,12 @@ def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | 
     return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
 
 
+def _utc(milliseconds: int) -> str:
+    from shared.codec.moment import to_rfc3339  # noqa: PLC0415  # --help stays light
+
+    return to_rfc3339(milliseconds)[:19] + "Z"
+
+
 _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 
 
@@ -83,9 +109,13 @@ _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 @asking
 def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
     """Show receipts by tenant, operator, node, model and time."""
-    described = ("log_index", "tenant", "number", "operator", "node", "input_tokens")
-    columns = (*described, "output_tokens", "finish", "started", "entry")
-    _show_page("Receipts", columns, ask(url, token_file, ca, "/v1/receipts", **query), as_json)
+    page = ask(url, token_file, ca, "/v1/receipts", **query)
+    columns = ("log_index", "tenant", "node", "tokens", "finish", "started", "entry")
+    for row in [] if as_json else page["items"]:
+        row["node"] = f"{row['operator']}/{row['node']}"
+        row["tokens"] = f"{row['input_tokens']} + {row['output_tokens']}"
+        row["started"] = _utc(row["started"])
+    _show_page("Receipts", columns, page, as_json)
 
 
 @click.command("verdicts")
@@ -105,8 +135,11 @@ def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 @asking
 def epochs(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
     """Show how selection was made: openings, seals and draws."""
+    page = ask(url, token_file, ca, "/v1/epochs", **query)
     columns = ("log_index", "type", "subject", "recorded_at", "entry")
-    _show_page("Epochs", columns, ask(url, token_file, ca, "/v1/epochs", **query), as_json)
+    for row in [] if as_json else page["items"]:
+        row["recorded_at"] = _utc(row["recorded_at"])
+    _show_page("Epochs", columns, page, as_json)
 
 
 @click.command("disclosures")

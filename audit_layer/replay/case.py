@@ -5,6 +5,8 @@ from typing import Self
 
 from shared.codec import cbor
 from shared.codec.fields import Reader
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import Outcome
 
 MAX_CASE_BYTES = 64 * 2**20
 
@@ -63,13 +65,15 @@ class Judgement:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Decode what `to_bytes` wrote."""
+        """Decode what `to_bytes` wrote; MALFORMED for anything else."""
         read = Reader(cbor.decode(data), "judgement")
         facts: dict[str, int | str] = {}
         for key, value in read.map("facts").items():
-            assert isinstance(key, str)
-            assert isinstance(value, int | str)
+            if not isinstance(key, str) or not isinstance(value, int | str):
+                raise CounterfoilError(Code.MALFORMED, "a judgement's facts are numbers and texts")
             facts[key] = value
         judgement = cls(read.text("outcome", 16), read.text("reason", 32), facts)
         read.done()
+        if judgement.outcome not in {outcome.value for outcome in Outcome}:
+            raise CounterfoilError(Code.MALFORMED, "a judgement has an outcome of the protocol")
         return judgement

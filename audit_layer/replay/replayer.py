@@ -61,16 +61,18 @@ class Replayer:
                 answer = None
             finally:
                 timer.cancel()
-            if answer is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(timeout=1)  # its output ended a moment before it did
+            judgement = None if answer is None else _parse(answer)
+            if judgement is None:
+                if answer is None:  # its output ended a moment before it did
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        child.wait(timeout=1)
                 self._end(child)
                 raise CounterfoilError(
                     Code.UNAVAILABLE,
                     "the replay process ended before it had judged the case",
                     remedy="The work is tried again when its lease runs out.",
                 )
-        return _parse(answer)
+        return judgement
 
     def close(self) -> None:
         """End the child."""
@@ -102,10 +104,17 @@ class Replayer:
         self._child = None
 
 
-def _parse(answer: bytes) -> Judgement:
-    message = cbor.decode(answer)
-    assert isinstance(message, dict)
-    judgement = message.get("judgement")
-    if not isinstance(judgement, bytes):
-        raise CounterfoilError(Code.INTERNAL, f"the replay process failed: {message.get('error')}")
-    return Judgement.from_bytes(judgement)
+def _parse(answer: bytes) -> Judgement | None:
+    """Return the judgement, or None for what is none; INTERNAL for an error that the child reports."""
+    try:
+        message = cbor.decode(answer)
+        if not isinstance(message, dict) or len(message) != 1:
+            return None
+        judgement, error = message.get("judgement"), message.get("error")
+        if isinstance(judgement, bytes):
+            return Judgement.from_bytes(judgement)
+    except CounterfoilError:  # nonsense
+        return None
+    if not isinstance(error, str):
+        return None
+    raise CounterfoilError(Code.INTERNAL, f"the replay process failed: {error}")

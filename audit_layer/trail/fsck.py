@@ -117,11 +117,17 @@ def _chains(db: Session) -> Iterator[str]:
     )
     for operator, node, sequence, raw, entry in rows:
         number, previous = last.get((operator, node), (-1, NO_RECEIPT))
-        if sequence == number + 1:
-            claimed = Receipt.from_payload(parse_statement(raw).payload).previous
-            if claimed != previous:
-                yield f"{operator}/{node}: receipt {sequence} names another predecessor than receipt {number}"
+        if sequence == number + 1 and _previous(raw) not in {previous, None}:
+            yield f"{operator}/{node}: receipt {sequence} names another predecessor than receipt {number}"
         last[operator, node] = (sequence, entry)
+
+
+def _previous(raw: bytes) -> bytes | None:
+    """Return the predecessor that a receipt names; None when it cannot be read, which is reported elsewhere."""
+    try:
+        return Receipt.from_payload(parse_statement(raw).payload).previous
+    except CounterfoilError:
+        return None
 
 
 def _bundle(db: Session, entry: bytes) -> KeyBundle | None:

@@ -19,6 +19,7 @@ from shared.envelope.body import Policy
 from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import fault_point
 from shared.runtime.grpc import error_from_rpc
 from shared.statements.cose import entry_of, sign
 from shared.statements.orders import Order
@@ -112,6 +113,7 @@ class Attempt:
             node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.cost_centre
         )
         ordered = await archive.order(new, signed, number=number)
+        fault_point("client.ordered")
         sent = Sent(
             order=_order(
                 terms, node, wanted, sealed, rate_card, ordered.number, ordered.attempt, now
@@ -140,6 +142,7 @@ class Attempt:
         except CounterfoilError as error:
             await self._close(State.DISBELIEVED, arrived, problem=str(error))
             raise
+        fault_point("client.receipt.checked")
         await self._close(State.ANSWERED, arrived, receipt=(response.final.receipt, entry))
         if receipt.finish is Finish.FAILED:
             raise CounterfoilError(

@@ -28,8 +28,8 @@ config_option = click.option(
 @config_option
 @click.argument("prompt", required=False)
 @click.option("--file", "file", type=_file, help="JSON Lines of requests, instead of PROMPT.")
-@click.option("--system", help="System prompt; PROMPT is then a user's message.")
-@click.option("--chat", is_flag=True, help="Send PROMPT as a user's message.")
+@click.option("--system", help="System prompt.")
+@click.option("--raw", is_flag=True, help="Send PROMPT as it is, not as a user's message.")
 @click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True)
 @click.option("--temperature", default="1", show_default=True)
 @click.option("--top-p", default="1", show_default=True)
@@ -46,7 +46,7 @@ def infer(
     prompt: str | None,
     file: Path | None,
     system: str | None,
-    chat: bool,
+    raw: bool,
     max_tokens: int,
     temperature: str,
     top_p: str,
@@ -81,8 +81,10 @@ def infer(
     settings = sampling_settings(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop=stop
     )
+    if raw and system is not None:
+        raise click.UsageError("--raw sends PROMPT alone, without --system")
     turns = [Message("system", system)] if system is not None else []
-    messages = (*turns, Message("user", prompt)) if turns or chat else ()
+    messages = () if raw else (*turns, Message("user", prompt))
     line = PromptLine(
         messages, None if messages else prompt, settings, seed_bytes(seed), cost_centre
     )
@@ -176,7 +178,7 @@ def _results_table(results: list[dict[str, Any]]) -> Any:
             item.get("node"),
             item.get("usage", {}).get("output"),
             item.get("tokens_per_s"),
-            item.get("receipt", item.get("error", ""))[:16],
+            item["receipt"][:16] if "receipt" in item else item["error"],
             " ".join(item.get("text", item.get("detail", "")).split())[:60],
         )
         for item in sorted(results, key=lambda item: item["line"])

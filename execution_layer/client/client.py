@@ -96,8 +96,9 @@ class AsyncCounterfoilClient:
         name (`node` or `operator/node`) to insist on. `on_text` gets text as it arrives, before the receipt
         can be checked; a retry begins again, which `on_retry(node, error)` tells.
         """
+        budget = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
         body = RequestBody(
-            settings=settings or SamplingSettings(max_tokens or DEFAULT_MAX_TOKENS),
+            settings=settings or SamplingSettings(budget),
             messages=tuple(messages or ()),
             prompt=prompt,
             seed=seed,
@@ -111,7 +112,7 @@ class AsyncCounterfoilClient:
             on_text=on_text,
             tokenise=None if self._tokenise is None else self._tokenise(body),
         )
-        until = time.monotonic() + (timeout_s or self._policy.timeout_s)
+        until = time.monotonic() + (self._policy.timeout_s if timeout_s is None else timeout_s)
         return await self._with_retries(wanted, node, until, on_retry)
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:

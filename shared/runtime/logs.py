@@ -18,7 +18,15 @@ from shared.runtime.errors import Code, CounterfoilError
 
 MAX_TEXT: Final = 500
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_LIBRARIES: Final = ("asyncio", "httpcore", "httpx", "hpack", "urllib3", "uvicorn")
+_LIBRARIES: Final = (
+    "alembic.runtime.plugins",
+    "asyncio",
+    "httpcore",
+    "httpx",
+    "hpack",
+    "urllib3",
+    "uvicorn",
+)
 """Chatty below warnings whatever our own level is."""
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -50,7 +50,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     built = Table(title=title, title_justify="left")
     for at, column in enumerate(columns):
         numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
-        built.add_column(column, justify="right" if numeric else "left")
+        built.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in filled:
         built.add_row(*("" if cell is None else _cell(cell) for cell in row))
     return built

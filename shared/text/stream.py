@@ -14,7 +14,7 @@ REPLACEMENT = "\ufffd"
 UNSETTLED = 3
 """A character of UTF-8 that is not complete has at most 3 bytes, so at most 3 marks of replacement."""
 CONTEXT = 8
-"""Tokens decoded again with each new one: how a token reads may depend on those before it."""
+"""Tokens with text decoded again with each new one: how a token reads may depend on those before it."""
 
 
 class TextStream:
@@ -38,6 +38,8 @@ class TextStream:
             text = self.flush()
             self.stopped = True
             return text
+        if self._tokenizer.is_silent(token):
+            return ""  # in the window it would only push a character's first bytes out
         self._window.append(token)
         self._extend(final=False)
         places = [self.text.find(stop, self._given) for stop in self._stop]

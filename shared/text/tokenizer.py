@@ -80,7 +80,7 @@ class Tokenizer:
         ]
         try:
             text = self._template.render(messages=shown, add_generation_prompt=True, **self._names)
-        except Exception as error:  # noqa: BLE001 - a template can make any operation fail
+        except Exception as error:  # a template can make any operation fail
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "the chat template does not take these roles in this order"
             ) from error
@@ -89,6 +89,10 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens have none."""
         return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+
+    def is_silent(self, token: int) -> bool:
+        """Say whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
+        return token in self._specials or self._backend.id_to_token(token) is None
 
     def _join(self, rendered: str, messages: Sequence[Message]) -> list[int]:
         ids: list[int] = []

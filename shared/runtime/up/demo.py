@@ -21,7 +21,7 @@ from shared.runtime.up.layout import MODEL, NodePlan, Plan
 from shared.runtime.up.platform import Platform, running
 from shared.runtime.up.query import Query
 from shared.runtime.up.report import Report, facts_of, render
-from shared.runtime.up.serve import Narrator
+from shared.runtime.up.serve import Narrator, console_of
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 WRAPPER = Path(__file__).parents[3] / "tests" / "adversaries" / "int8_node.py"
@@ -179,7 +179,7 @@ async def run(
     stop: asyncio.Event,
 ) -> int:
     """Run the demonstration; return 0 when every fact holds."""
-    console = _console()
+    console = console_of()
     wrapper = (wrapper or WRAPPER).absolute()
     if not wrapper.exists():
         raise CounterfoilError(
@@ -259,14 +259,6 @@ async def _demonstrate(
     if json_file is not None:
         write_atomic(json_file, json.dumps(report.to_json(facts), indent=1).encode())
     return 0 if all(fact.holds for fact in facts) else 1
-
-
-def _console() -> Console:
-    """Return a terminal as it is, and 120 columns for a file."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    return console
 
 
 def _unsettled(answer: Mapping[str, Any] | None) -> bool:

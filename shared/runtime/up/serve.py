@@ -38,20 +38,32 @@ class Narrator:
         self._console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
 
 
+def console_of(*, stderr: bool = False) -> Console:
+    """Return a terminal as it is, and 120 columns for a file."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
 async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> int:
     """Run until stopped."""
-    console = Console(stderr=True)
+    console = console_of(stderr=True)
     plan = Plan(folder, NODES, model or MODEL, epoch_seconds=60.0)
     async with running(plan, Narrator(console)) as platform:
         client, audit = plan.path("client", "client.toml"), platform.ports["audit-http"]
+        console.print(f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n")
         console.print(
-            f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n"
-            f'  counterfoil infer --config {client} "Where does the fox live?"\n'
-            f"  counterfoil client proofs --config {client}\n"
-            f"  counterfoil audit receipts --url https://{audit} --ca {plan.path('ca', 'ca.pem')} "
-            f"--token-file {plan.path('audit', 'auditor.token')}\n"
-            f"  counterfoil cost report --dsn-file {platform.server_dsn}\n",
-            highlight=False,
+            "In another terminal:\n\n"
+            f"export COUNTERFOIL_CLIENT_CONFIG={client}\n"
+            f"export COUNTERFOIL_AUDIT_URL=https://{audit}\n"
+            f"export COUNTERFOIL_AUDIT_TOKEN_FILE={plan.path('audit', 'auditor.token')}\n"
+            f"export COUNTERFOIL_CA={plan.path('ca', 'ca.pem')}\n\n"
+            'counterfoil infer "Where does the fox live?"\n'
+            "counterfoil client proofs\n"
+            "counterfoil audit receipts\n"
+            f"counterfoil cost report --dsn-file {platform.server_dsn}\n",
+            soft_wrap=True,  # so that lines can be copied
         )
         await stop.wait()
         console.print("stopping …")
