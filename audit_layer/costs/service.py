@@ -12,6 +12,7 @@ from fractions import Fraction
 from hashlib import sha256
 
 from sqlalchemy import Engine, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.focus import Charge
@@ -25,7 +26,7 @@ from audit_layer.costs.models import (
     RatedReceiptRow,
     ReconciliationRow,
 )
-from audit_layer.costs.rating import RatedLine, TokenKind, is_billable, rate
+from audit_layer.costs.rating import RatedLine, TokenKind, exact_sum, is_billable, rate
 from audit_layer.costs.reconcile import Key, Proven, Reconciliation, reconcile
 from audit_layer.costs.reporting import as_json
 from audit_layer.storage.engine import session
@@ -39,6 +40,7 @@ from shared.statements.receipts import Receipt
 
 BATCH = 500
 MAX_AMOUNT = Decimal(10) ** 18
+RATE_LOCK = 0x63665F72617465  # "cf_rate"
 
 
 class Costs:
@@ -52,6 +54,7 @@ class Costs:
     def rate_new(self, *, limit: int = BATCH) -> int:
         """Rate and post receipts that the books have not dealt with, oldest first; return how many."""
         with session(self._engine) as db:
+            db.execute(select(func.pg_advisory_xact_lock(RATE_LOCK)))  # one rater at a time
             self._learn_cards(db)
             receipts = db.execute(
                 select(ReceiptRow, StatementRow.raw)
@@ -101,8 +104,11 @@ class Costs:
         )
         if reason is not None or card_row is None:
             return
-        order = Order.from_payload(
-            parse_statement(db.get_one(OrderRow, row.order_entry).raw).payload
+        order_row = db.get(OrderRow, row.order_entry)
+        order = (
+            None
+            if order_row is None  # `audit fsck` reports it; the books go on
+            else Order.from_payload(parse_statement(order_row.raw).payload)
         )
         day = _day(receipt.ended)
         for line in lines:
@@ -124,7 +130,7 @@ class Costs:
                     per=line.per,
                     amount=line.amount,
                     currency=card_row.currency,
-                    cost_centre=order.cost_centre,
+                    cost_centre=None if order is None else order.cost_centre,
                 )
             )
 
@@ -135,23 +141,24 @@ class Costs:
         invoice = Invoice.parse(content)
         digest = sha256(content).digest()
         with session(self._engine) as db:
-            known = db.scalar(
-                select(InvoiceRow).where(
-                    InvoiceRow.operator == invoice.operator,
-                    InvoiceRow.invoice_id == invoice.invoice_id,
-                )
-            )
-            if known is None:
-                known = InvoiceRow(
+            db.execute(
+                upsert(InvoiceRow)
+                .values(
                     operator=invoice.operator,
                     invoice_id=invoice.invoice_id,
                     digest=digest,
                     content=content,
                     received_at=now_ms(),
                 )
-                db.add(known)
-                db.flush()
-            elif known.digest != digest:
+                .on_conflict_do_nothing()
+            )
+            known = db.scalars(
+                select(InvoiceRow).where(
+                    InvoiceRow.operator == invoice.operator,
+                    InvoiceRow.invoice_id == invoice.invoice_id,
+                )
+            ).one()
+            if known.digest != digest:
                 raise CounterfoilError(
                     Code.CONFLICT,
                     f"invoice {invoice.invoice_id!r} of {invoice.operator} was handed in before "
@@ -161,14 +168,20 @@ class Costs:
             return known.id
 
     def reconcile(self, invoice_row: int) -> Reconciliation:
-        """Compare a stored invoice with the rated lines of its period, and keep the result."""
+        """Compare a stored invoice with the rated lines of its period and currency, and keep the result.
+
+        Errors: NOT_FOUND; CONFLICT when the contract has another currency only.
+        """
         with session(self._engine) as db:
-            row = db.get_one(InvoiceRow, invoice_row)
+            row = db.get(InvoiceRow, invoice_row)
+            if row is None:
+                raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {invoice_row}")
             invoice = Invoice.parse(row.content)
             lines = _lines(db, invoice.operator, invoice.period_start, invoice.period_end)
-            currencies = {line.currency for line in lines}
-            currency = currencies.pop() if currencies else invoice.currency
-            result = reconcile(invoice, _proven(lines), currency=currency)
+            currencies = {line.currency for line in lines} or {invoice.currency}
+            currency = invoice.currency if invoice.currency in currencies else min(currencies)
+            proven = _proven([line for line in lines if line.currency == currency])
+            result = reconcile(invoice, proven, currency=currency)
             db.add(
                 ReconciliationRow(
                     invoice=row.id,
@@ -256,7 +269,7 @@ class _Posting:
             )
             self._db.add(journal)
             self._db.flush()
-            total = sum((line.amount for line in lines), Decimal(0))
+            total = exact_sum(line.amount for line in lines)
             for line in lines:
                 line.journal = journal.id
             self._db.add_all(lines)
@@ -285,7 +298,7 @@ def _rated(
         lines = rate(receipt, RateCard.from_payload(parse_statement(card_row.statement).payload))
     except CounterfoilError as error:
         return (), error.detail
-    if sum(line.amount for line in lines) > MAX_AMOUNT:
+    if exact_sum(line.amount for line in lines) > MAX_AMOUNT:
         return (), "amount out of range"
     return lines, None
 

@@ -10,7 +10,7 @@ RATE = "costs.rate"
 def register(app: Celery, costs: Costs) -> None:
     """Register the room's tasks on `app`."""
 
-    @app.task(name=RATE, ignore_result=True)
+    @app.task(name=RATE, ignore_result=True, shared=False)
     def rate() -> None:
         while costs.rate_new():
             continue

@@ -17,8 +17,9 @@ from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.tile_table import read_file
 from audit_layer.storage.engine import unavailable_when_down
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.checkpoint import Checkpoint, parse_and_verify
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.signed_checkpoint import parse_and_verify
 from shared.translog.tiles import TILE_WIDTH, Tile, TreeEdge, files_grown, parse_tile_path, width_at
 from shared.translog.tree import EMPTY_ROOT, leaf_hash
 

@@ -31,10 +31,11 @@ from audit_layer.log.witnesses import WitnessClient, WitnessHoldsError
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.translog.checkpoint import Checkpoint, parse_and_verify, sign
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Note, Signer, parse_note
 from shared.translog.policy import Policy, Witnessed, verify_witnessed, witness_time
 from shared.translog.proofs import consistency_proof
+from shared.translog.signed_checkpoint import parse_and_verify, sign
 from shared.translog.tiles import TileReader, files_grown
 
 DEFAULT_INTERVAL_S = 0.5

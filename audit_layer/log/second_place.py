@@ -14,8 +14,9 @@ from pathlib import Path
 from audit_layer.log.files import write_durably
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.translog.checkpoint import Checkpoint, parse_and_verify
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Verifier
+from shared.translog.signed_checkpoint import parse_and_verify
 
 
 class SecondPlace:

@@ -86,7 +86,7 @@ def _register_purge(app: Celery, dsn: str) -> None:
     """Register the task that deletes delivered messages: Kombu only hides them."""
     engine = make_engine(dsn, application_name="counterfoil-broker", pool_size=1)
 
-    @app.task(name=PURGE, ignore_result=True)
+    @app.task(name=PURGE, ignore_result=True, shared=False)
     def purge() -> None:
         with engine.begin() as connection:
             connection.execute(text("DELETE FROM kombu_message WHERE NOT visible"))

@@ -67,10 +67,9 @@ class TrailDeposits:
                 .where(EvidenceRow.receipt == receipt_entry)
                 .order_by(EvidenceRow.id)
             ).all()
-            order = b"" if receipt is None else db.get_one(OrderRow, receipt.order_entry).raw
-        return [
-            Ciphertexts(order, row.envelope, tuple(row.frames), row.final_record) for row in rows
-        ]
+            order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
+        raw = b"" if order is None else order.raw  # without its order nothing counts as delivered
+        return [Ciphertexts(raw, row.envelope, tuple(row.frames), row.final_record) for row in rows]
 
 
 def _statement(db: Session, entry: bytes) -> bytes:

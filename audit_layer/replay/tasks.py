@@ -22,7 +22,7 @@ def worker_queue(name: str) -> str:
 def register_authority(app: Celery, authority: Authority, engine: Engine, *, hint_ms: int) -> None:
     """Register the epoch clock, which also offers waiting work to the workers again."""
 
-    @app.task(name=TICK, ignore_result=True)
+    @app.task(name=TICK, ignore_result=True, shared=False)
     def tick() -> None:
         authority.tick(now_ms())
         with session(engine) as db:
@@ -34,6 +34,6 @@ def register_authority(app: Celery, authority: Authority, engine: Engine, *, hin
 def register_worker(app: Celery, worker: Worker) -> None:
     """Register re-execution."""
 
-    @app.task(name=RUN, ignore_result=True)
+    @app.task(name=RUN, ignore_result=True, shared=False)
     def run(row: int) -> str:
         return worker.run(row)

@@ -9,10 +9,11 @@ from hashlib import sha256
 from audit_layer.witness.store import Held, WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.translog.checkpoint import Checkpoint, parse_and_verify, parse_checkpoint
+from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import Note, SignatureType, Signer, Verifier, parse_note
 from shared.translog.proofs import verify_consistency
+from shared.translog.signed_checkpoint import parse_and_verify
 from shared.translog.tree import EMPTY_ROOT
 from shared.translog.witness_protocol import (
     SIZE_CONTENT_TYPE,

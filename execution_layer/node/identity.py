@@ -103,6 +103,7 @@ class KeyRing:
         for keys in list(self._bundles.values()):
             if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
                 self._forget(keys)
+        self._sweep()
         newest = self.current() if self._bundles else None
         if (
             newest is not None
@@ -170,6 +171,12 @@ class KeyRing:
         for suffix in ("bundle", "hpke", "tlog-proof"):
             self._file(keys.entry, suffix).unlink(missing_ok=True)
         del self._bundles[keys.entry]
+
+    def _sweep(self) -> None:
+        """Delete private keys without a bundle: what a kill left of one that had ended, or was never published."""
+        for path in self._folder.glob("*.hpke"):
+            if not path.with_suffix(".bundle").exists():
+                path.unlink()
 
     def _file(self, entry: bytes, suffix: str) -> Path:
         return self._folder / f"{entry.hex()}.{suffix}"

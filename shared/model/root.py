@@ -79,7 +79,7 @@ def _parse(data: mmap.mmap) -> dict[str, bytes]:
         raise ValueError("the header is too large")
     header = json.loads(data[8 : 8 + size])
     leaves = {}
-    end = 0
+    spans = []
     for name, info in header.items():
         if name == "__metadata__":
             continue
@@ -87,13 +87,22 @@ def _parse(data: mmap.mmap) -> dict[str, bytes]:
         start, stop = 8 + size + first, 8 + size + last
         if not 0 <= first <= last or stop > len(data):
             raise ValueError("a tensor lies outside the file")
-        end = max(end, stop)
+        spans.append((start, stop))
         shape = b"".join(struct.pack(">Q", length) for length in info["shape"])
         with memoryview(data) as view, view[start:stop] as content:
             digest = sha256(content).digest()
         leaves[name] = labelled_hash(
             "model-tensor", name.encode(), info["dtype"].encode(), shape, digest
         )
-    if end != len(data):
-        raise ValueError("the file is longer than its tensors")
+    _check_spans(spans, 8 + size, len(data))
     return leaves
+
+
+def _check_spans(spans: list[tuple[int, int]], begin: int, end: int) -> None:
+    """Raise unless the tensors fill the file without gap or overlap: then every byte is under the root."""
+    for start, stop in sorted(spans):
+        if start != begin:
+            raise ValueError("tensors overlap or leave a gap")
+        begin = stop
+    if begin != end:
+        raise ValueError("the file is longer than its tensors")

@@ -64,7 +64,7 @@ def load_weights(folder: Path, config: ModelConfig) -> Weights:
 
 
 def check_weights(found: Weights, config: ModelConfig) -> None:
-    """Raise MALFORMED unless these are exactly the configuration's tensors."""
+    """Raise MALFORMED unless these are exactly the configuration's tensors, CORRUPT unless all values are finite."""
     expected = expected_shapes(config)
     for name, shape in expected.items():
         if name not in found:
@@ -75,6 +75,10 @@ def check_weights(found: Weights, config: ModelConfig) -> None:
                 Code.MALFORMED,
                 f"tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, "
                 f"not {shape} {dtype_of(config)}",
+            )
+        if not torch.isfinite(tensor).all():
+            raise CounterfoilError(
+                Code.CORRUPT, f"tensor {name} holds values that are not finite numbers"
             )
     surplus = sorted(set(found) - set(expected))
     if surplus:

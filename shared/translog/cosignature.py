@@ -8,24 +8,21 @@
 """
 
 import struct
-from typing import TYPE_CHECKING
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import SignatureLine, SignatureType, Signer, Verifier
-
-if TYPE_CHECKING:
-    from shared.translog.checkpoint import Checkpoint
 
 MAX_TIME = 2**63 - 1
 _SUBTREE_LABEL = b"subtree/v1\n\x00"
 
 
-def ed25519_message(checkpoint: "Checkpoint", time_s: int) -> bytes:
+def ed25519_message(checkpoint: Checkpoint, time_s: int) -> bytes:
     """Return the message of a 0x04 cosignature."""
     return f"cosignature/v1\ntime {time_s}\n{checkpoint.body}".encode()
 
 
-def mldsa44_message(cosigner: str, checkpoint: "Checkpoint", time_s: int) -> bytes:
+def mldsa44_message(cosigner: str, checkpoint: Checkpoint, time_s: int) -> bytes:
     """Return the `cosigned_message` of a 0x06 cosignature, in TLS presentation (RFC 8446 §3)."""
     name, origin = cosigner.encode(), checkpoint.origin.encode()
     return b"".join(
@@ -40,7 +37,7 @@ def mldsa44_message(cosigner: str, checkpoint: "Checkpoint", time_s: int) -> byt
     )
 
 
-def _message(verifier: Verifier, checkpoint: "Checkpoint", time_s: int) -> bytes:
+def _message(verifier: Verifier, checkpoint: Checkpoint, time_s: int) -> bytes:
     match verifier.kind:
         case SignatureType.ED25519:
             return checkpoint.body.encode()
@@ -50,7 +47,7 @@ def _message(verifier: Verifier, checkpoint: "Checkpoint", time_s: int) -> bytes
             return mldsa44_message(verifier.name, checkpoint, time_s)
 
 
-def cosign(signer: Signer, checkpoint: "Checkpoint", *, time_s: int) -> SignatureLine:
+def cosign(signer: Signer, checkpoint: Checkpoint, *, time_s: int) -> SignatureLine:
     """Sign a checkpoint by the type of the key.
 
     `time_s` is POSIX seconds; zero, which would claim nothing about freshness, is INVALID_ARGUMENT.
@@ -63,7 +60,7 @@ def cosign(signer: Signer, checkpoint: "Checkpoint", *, time_s: int) -> Signatur
     return SignatureLine(verifier.name, verifier.key_id, prefix + raw)
 
 
-def verify(verifier: Verifier, line: SignatureLine, checkpoint: "Checkpoint") -> int:
+def verify(verifier: Verifier, line: SignatureLine, checkpoint: Checkpoint) -> int:
     """Check a line that names this key; return its time (0 for 0x01). A failure is BAD_SIGNATURE.
 
     A time of zero in a cosignature makes no statement about freshness and is refused.

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.checkpoint import Checkpoint, parse_and_verify, signature_time
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Note, SignatureType, Verifier, parse_vkey
+from shared.translog.signed_checkpoint import parse_and_verify, signature_time
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,16 @@ def make_request(
 
 
 def seal_by_hand(
-    node, sealed, *, header=None, kc=None, padded=None, ts=None, wrap_ts=None, wrap_kc=None, body=None
+    node,
+    sealed,
+    *,
+    header=None,
+    kc=None,
+    padded=None,
+    ts=None,
+    wrap_ts=None,
+    wrap_kc=None,
+    body=None,
 ):
     """Return an envelope sealed anew around changed parts, so that only they are wrong."""
     keys_of_node = node.ring.current()
@@ -130,8 +139,8 @@ async def raw_error(world, node, order, envelope):
             async for _ in stub.Generate(message, timeout=10):
                 pass
         except grpc.aio.AioRpcError as error:
-            details = dict(error.trailing_metadata()).get("grpc-status-details-bin")
-            return error.code(), error.details(), details
+            sent = tuple(error.initial_metadata()), tuple(error.trailing_metadata())
+            return error.code(), error.details(), sent
     raise AssertionError("the request was not refused")
 
 

@@ -9,10 +9,11 @@ from shared.commitments.exact import Activations
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, parse_statement
-from shared.translog.checkpoint import Checkpoint, sign
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer
 from shared.translog.proofs import inclusion_proof, lookup_in, root_at
+from shared.translog.signed_checkpoint import sign
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
 
@@ -215,3 +216,65 @@ class FakeAudit(
     def _present(self):
         if self.away:
             raise CounterfoilError(Code.UNAVAILABLE, "the fake audit server is away")
+
+
+class FakeWire:
+    """A double of the network: one address whose other end can go away, and come back elsewhere.
+
+    The address stays taken throughout, so no other process can get it while nobody answers.
+    """
+
+    def __init__(self):
+        self.target = None
+        self._server = None
+        self._open = set()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self.cut()
+        await self._server.wait_closed()
+
+    @property
+    def address(self):
+        host, port = self._server.sockets[0].getsockname()
+        return f"{host}:{port}"
+
+    def join(self, target):
+        """Lead new connections to `host:port`."""
+        self.target = target
+
+    def cut(self):
+        """Break what is connected, and refuse what comes until `join`."""
+        self.target = None
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _connected(self, reader, writer):
+        if self.target is None:
+            writer.transport.abort()
+            return
+        host, _, port = self.target.rpartition(":")
+        ends = [(reader, writer), await asyncio.open_connection(host, int(port))]
+        self._open |= {end for _, end in ends}
+        try:
+            (near, near_out), (far, far_out) = ends
+            await asyncio.gather(_pump(near, far_out), _pump(far, near_out))
+        finally:
+            for _, end in ends:
+                end.transport.abort()
+                self._open.discard(end)
+
+
+async def _pump(reader, writer):
+    """Copy until either end is gone."""
+    try:
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()

@@ -17,7 +17,7 @@ from execution_layer.node.setup import add_tenant, write_node
 from shared.envelope.hpke import generate_hpke_key
 from shared.proto.counterfoil.audit.v1 import audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import Service, build_server
+from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_or_create_ed25519, public_bytes, write_atomic
 from shared.runtime.tls import LocalCA
 from tests.execution_layer.fakes import FakeAudit, FakeEngine
@@ -48,8 +48,9 @@ class World:
 
     folder: Path
     audit: FakeAudit
-    audit_target: str
     ca: LocalCA
+    audit_target: str = ""
+    audit_server: RpcServer | None = None
     custodian: object = field(default_factory=generate_hpke_key)
     authority: object = None
     cards: dict = field(default_factory=dict)
@@ -60,6 +61,30 @@ class World:
         self.tenant_key = load_or_create_ed25519(self.folder / "client" / "tenant.pem")
         self.tenants_file = self.folder / "tenants.toml"
         add_tenant(self.tenants_file, "acme", public_bytes(self.tenant_key).hex())
+
+    async def start_audit(self):
+        """Serve the double of the audit server, on a port of its own each time."""
+        package = "counterfoil.audit.v1"
+        self.audit_server = build_server(
+            tls=self.ca.issue("audit", folder=self.folder / "audit"),
+            address="127.0.0.1:0",
+            services=[
+                Service(
+                    f"{package}.Intake", audit_pb2_grpc.add_IntakeServicer_to_server, self.audit
+                ),
+                Service(f"{package}.Log", audit_pb2_grpc.add_LogServicer_to_server, self.audit),
+                Service(
+                    f"{package}.Directory",
+                    audit_pb2_grpc.add_DirectoryServicer_to_server,
+                    self.audit,
+                ),
+            ],
+        )
+        await self.audit_server.start()
+
+    async def stop_audit(self):
+        """Stop serving; what the double knows is kept."""
+        await self.audit_server.stop(grace_s=0.1)
 
     def operator(self, name="honest", model_root=MODEL_ROOT):
         """Make an operator with a rate card."""
@@ -141,20 +166,10 @@ class World:
 @contextlib.asynccontextmanager
 async def small_world(folder):
     """Start the double of the audit server on real TLS gRPC and yield the world."""
-    ca = LocalCA.load_or_create(folder / "ca")
-    audit = FakeAudit()
-    package = "counterfoil.audit.v1"
-    server = build_server(
-        tls=ca.issue("audit", folder=folder / "audit"),
-        address="127.0.0.1:0",
-        services=[
-            Service(f"{package}.Intake", audit_pb2_grpc.add_IntakeServicer_to_server, audit),
-            Service(f"{package}.Log", audit_pb2_grpc.add_LogServicer_to_server, audit),
-            Service(f"{package}.Directory", audit_pb2_grpc.add_DirectoryServicer_to_server, audit),
-        ],
-    )
-    await server.start()
+    world = World(folder, FakeAudit(), LocalCA.load_or_create(folder / "ca"))
+    await world.start_audit()
+    world.audit_target = world.audit_server.address
     try:
-        yield World(folder, audit, server.address, ca)
+        yield world
     finally:
-        await server.stop(grace_s=0.1)
+        await world.stop_audit()

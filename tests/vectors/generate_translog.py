@@ -17,11 +17,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.codec import cbor
-from shared.translog.checkpoint import Checkpoint, sign
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.cosignature import cosign
 from shared.translog.notes import Note, SignatureType, Signer
 from shared.translog.proofs import consistency_proof, inclusion_proof, lookup_in, root_at
+from shared.translog.signed_checkpoint import sign
 from shared.translog.tiles import Tile, files_grown
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash

@@ -18,7 +18,7 @@ from shared.statements.request import PPM, SamplingSettings
 
 FILE = Path(__file__).parent / "sampler.json"
 SEED = sha256(b"sampler vectors").digest()
-CASES: tuple[tuple[str, dict[str, int]], ...] = (
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("greedy", {"temperature_ppm": 0}),
     ("free", {}),
     ("cold", {"temperature_ppm": 300_000}),
@@ -28,6 +28,8 @@ CASES: tuple[tuple[str, dict[str, int]], ...] = (
     ("top_k_beyond_vocabulary", {"top_k": 1000}),
     ("top_p", {"top_p_ppm": 700_000}),
     ("smallest_top_p", {"top_p_ppm": 1}),
+    ("hottest", {"temperature_ppm": 100 * PPM}),
+    ("coldest", {"temperature_ppm": 1}),
     ("both", {"temperature_ppm": 800_000, "top_k": 8, "top_p_ppm": 900_000}),
 )
 

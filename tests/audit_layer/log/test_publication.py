@@ -13,8 +13,9 @@ from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE, InjectedFault
-from shared.translog.checkpoint import Checkpoint, sign
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import verify_witnessed
+from shared.translog.signed_checkpoint import sign
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.log.world import (
     LOG_SIGNERS,

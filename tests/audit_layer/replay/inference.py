@@ -73,10 +73,10 @@ class Story:
     profile: bytes = PROFILE
 
 
-def make_case(story: Story | None = None, *, prompt: str = "hello") -> Case:
+def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=None) -> Case:
     """Run the story and return the case that an auditor would hold."""
     story = story or Story()
-    arithmetic = FakeArithmetic()
+    arithmetic = arithmetic or FakeArithmetic()
     node, custodian = generate_hpke_key(), generate_hpke_key()
     settings = SamplingSettings(max_tokens=story.max_tokens)
     sealed = seal_request(

@@ -14,8 +14,8 @@ from audit_layer.witness.store import WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import HttpsServer, serve_https
 from shared.runtime.tls import LocalCA, client_context
-from shared.translog.checkpoint import signature_time
 from shared.translog.proofs import consistency_proof
+from shared.translog.signed_checkpoint import signature_time
 from shared.translog.witness_protocol import latest_path
 from tests.audit_layer.witness.test_core import COSIGNERS, FORKED, HONEST, KNOWN, NAME, ORIGIN
 

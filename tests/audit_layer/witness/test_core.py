@@ -14,9 +14,10 @@ from audit_layer.witness.core import Answer, Witness
 from audit_layer.witness.store import WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE, InjectedFault
-from shared.translog.checkpoint import Checkpoint, sign, signature_time
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import SignatureType, Signer
 from shared.translog.proofs import consistency_proof, lookup_in, root_at
+from shared.translog.signed_checkpoint import sign, signature_time
 from shared.translog.tree import leaf_hash
 from shared.translog.witness_protocol import AddCheckpoint, parse_cosignatures, parse_size
 

@@ -86,13 +86,79 @@ async def test_a_truncated_envelope_is_malformed(world, node, cut):
     assert error.code is Code.MALFORMED
 
 
+def rewritten(sealed, change):
+    """Return the envelope with its map changed, encoded as canonically as before."""
+    fields = cbor.decode(sealed.envelope_bytes, max_bytes=2**22)
+    change(fields)
+    return cbor.encode(fields)
+
+
+def a_field_more(fields):
+    fields["more"] = 1
+
+
+def a_field_less(fields):
+    del fields["kc"]
+
+
+def a_short_commitment(fields):
+    fields["kc"] = fields["kc"][:31]
+
+
+def a_wrap_more(fields):
+    fields["wraps"] = fields["wraps"] * 2
+
+
+def a_body_of_another_size(fields):
+    fields["body"] += bytes(16)
+
+
+def a_header_that_is_none(fields):
+    fields["header"] = b"\xa0"
+
+
+def text_where_bytes_belong(fields):
+    fields["body"] = "body"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_field_more,
+        a_field_less,
+        a_short_commitment,
+        a_wrap_more,
+        a_body_of_another_size,
+        a_header_that_is_none,
+        text_where_bytes_belong,
+    ],
+)
+async def test_a_malformed_envelope_is_refused(world, node, change):
+    request = make_request(world, node)
+    envelope = rewritten(request.sealed, change)
+    assert (await refused(world, node, request.order, envelope)).code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("envelope", [b"\xff" * 300, b"\xa0", b"\x80", bytes(4096), b"{}"])
+async def test_an_envelope_that_is_no_envelope_at_all_is_malformed(world, node, envelope):
+    request = make_request(world, node)
+    assert (await refused(world, node, request.order, envelope)).code is Code.MALFORMED
+
+
+async def test_an_envelope_longer_than_the_protocol_allows_is_malformed(world, node):
+    request = make_request(world, node)
+    for size in (2**22 + 1, 2**24):  # the second is beyond what gRPC takes
+        error = await refused(world, node, request.order, bytes(size))
+        assert error.code in {Code.MALFORMED, Code.OVERLOADED}
+
+
 async def test_an_envelope_with_something_after_it_is_malformed(world, node):
     request = make_request(world, node)
     error = await refused(world, node, request.order, request.envelope + b"\x00")
     assert error.code is Code.MALFORMED
 
 
-async def test_a_missing_order_is_no_order(world, node):
+async def test_a_missing_order_is_refused(world, node):
     request = make_request(world, node)
     assert (await refused(world, node, b"", request.envelope)).code is Code.NO_ORDER
 
@@ -103,12 +169,12 @@ async def test_an_order_that_is_no_statement_is_malformed(world, node):
         assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
 
 
-async def test_an_order_for_another_envelope_is_no_order(world, node):
+async def test_a_foreign_order_for_another_envelope_is_refused(world, node):
     mine, other = make_request(world, node), make_request(world, node)
     assert (await refused(world, node, other.order, mine.envelope)).code is Code.NO_ORDER
 
 
-async def test_an_order_of_a_stranger_is_no_order(world, node):
+async def test_a_foreign_order_of_a_stranger_is_refused(world, node):
     key = Ed25519PrivateKey.generate()
     error = await refusal_of(world, node, tenant="stranger", key=key)
     assert error.code is Code.NO_ORDER
@@ -165,9 +231,7 @@ async def test_an_unknown_key_bundle_is_stale(world, node):
 
 
 async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
-    request = make_request(
-        world, node, expires_in_ms=10**9, order_changes={"expiry": 2 * 10**12}
-    )
+    request = make_request(world, node, expires_in_ms=10**9, order_changes={"expiry": 2 * 10**12})
     end = node.ring.current().bundle.not_after
     monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
     assert (await refused(world, node, request.order, request.envelope)).code is Code.STALE_KEY
@@ -183,30 +247,26 @@ async def test_an_unknown_model_is_refused(world, node):
     assert (await refusal_of(world, node, model_root=random32())).code is Code.UNKNOWN_MODEL
 
 
-async def test_a_budget_of_zero_is_malformed(world, node):
+async def test_a_zero_token_budget_is_malformed(world, node):
     request = make_request(world, node)
     payload = {**request.value.to_payload(), "max_output_tokens": 0}
-    order = sign_statement(
-        "order", payload, key=world.tenant_key, issuer="acme", subject="request"
-    )
+    order = sign_statement("order", payload, key=world.tenant_key, issuer="acme", subject="request")
     assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
 
 
 @pytest.mark.parametrize("budget", [2**20 + 1, 2**63])
-async def test_a_budget_beyond_the_protocol_is_malformed(world, node, budget):
+async def test_a_huge_token_budget_is_malformed(world, node, budget):
     request = make_request(world, node)
     payload = {**request.value.to_payload(), "max_output_tokens": budget}
-    order = sign_statement(
-        "order", payload, key=world.tenant_key, issuer="acme", subject="request"
-    )
+    order = sign_statement("order", payload, key=world.tenant_key, issuer="acme", subject="request")
     assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
 
 
-async def test_a_budget_above_the_nodes_limit_is_refused(world, node):
+async def test_a_huge_token_budget_above_the_nodes_limit_is_refused(world, node):
     assert (await refusal_of(world, node, budget=257)).code is Code.INVALID_ARGUMENT
 
 
-async def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused(world, node):
+async def test_an_over_long_prompt_that_leaves_no_room_for_the_answer_is_refused(world, node):
     fits = make_request(world, node, prompt="x" * (MAX_POSITIONS - 6))
     assert await ask(world, node, fits.order, fits.envelope)
     error = await refusal_of(world, node, prompt="x" * (MAX_POSITIONS - 5))
@@ -221,20 +281,20 @@ async def test_invalid_utf8_in_an_order_is_malformed(world, node):
     assert (await refused(world, node, spoiled, request.envelope)).code is Code.MALFORMED
 
 
-async def test_a_replay_is_refused_and_so_is_its_number(world, node):
+async def test_a_replayed_request_is_refused_and_so_is_its_number(world, node):
     request = make_request(world, node)
     await ask(world, node, request.order, request.envelope)
     assert (await refused(world, node, request.order, request.envelope)).code is Code.REPLAYED
     number = request.value.number
-    reordered = make_request(world, node, number=number)  # another envelope under the same number and attempt
-    assert (
-        await refused(world, node, reordered.order, reordered.envelope)
-    ).code is Code.REPLAYED
+    reordered = make_request(
+        world, node, number=number
+    )  # another envelope under the same number and attempt
+    assert (await refused(world, node, reordered.order, reordered.envelope)).code is Code.REPLAYED
     retry = make_request(world, node, number=number, attempt=1)
     assert await ask(world, node, retry.order, retry.envelope)
 
 
-async def test_a_replay_is_refused_after_a_restart(world):
+async def test_a_replayed_request_is_refused_after_a_restart(world):
     async with world.node(name="restarted") as node:
         request = make_request(world, node)
         await ask(world, node, request.order, request.envelope)
@@ -277,7 +337,7 @@ async def ask_soon(world, node, request, engine):
     return await ask(world, node, request.order, request.envelope)
 
 
-async def test_every_failure_to_open_looks_the_same(world, node):
+async def test_every_decryption_failure_looks_the_same_from_outside(world, node):
     """Wrong key, kc, shares, body, padding, CBOR, UTF-8 or budget: one answer, to the last byte."""
     good = RequestBody(SETTINGS, prompt="hello")
     bad_text = cbor.encode({"prompt": "hellx", "settings": {}}).replace(b"hellx", b"hell\xff")

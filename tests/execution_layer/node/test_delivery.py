@@ -8,6 +8,7 @@ from execution_layer.node import delivery as module
 from shared.runtime.errors import Code
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request
+from tests.execution_layer.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +28,9 @@ def sequences(world):
     return [Receipt.from_payload(item.payload).node_sequence for item in world.audit.receipts()]
 
 
-async def until(condition, timeout_s=10.0):
-    async def wait():
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(wait(), timeout_s)
-
-
-async def test_a_node_keeps_serving_while_the_audit_server_is_away_and_delivers_once_afterwards(world):
+async def test_a_node_keeps_serving_while_the_audit_server_is_away_and_delivers_once_afterwards(
+    world,
+):
     async with world.node() as node:
         world.audit.away = True
         requests = await serve(world, node, 5)
@@ -71,7 +66,9 @@ async def test_what_a_stopped_node_could_not_deliver_its_next_start_delivers(wor
     assert sequences(world) == [0, 1, 2]
 
 
-async def test_a_refusal_for_good_is_kept_told_loudly_and_tried_again_at_the_next_start(world, caplog):
+async def test_a_refusal_for_good_is_kept_told_loudly_and_tried_again_at_the_next_start(
+    world, caplog
+):
     async with world.node() as node:
         world.audit.refusals["receipt"] = Code.BAD_SIGNATURE
         await serve(world, node, 1)

@@ -55,6 +55,17 @@ def test_an_ended_bundles_key_is_deleted(tmp_path, operator):
     assert not any(path.exists() for path in files)
 
 
+def test_a_kill_while_a_bundle_is_forgotten_or_made_leaves_no_private_key_behind(
+    tmp_path, operator
+):
+    ring = KeyRing(tmp_path / "keys", operator)
+    ended = ring.renew(FACTS, NOW)
+    (tmp_path / "keys" / f"{ended.entry.hex()}.bundle").unlink()  # killed after the first step
+    again = KeyRing(tmp_path / "keys", operator)
+    live = again.renew(FACTS, NOW + 1)
+    assert [path.stem for path in (tmp_path / "keys").glob("*.hpke")] == [live.entry.hex()]
+
+
 def test_keys_and_proofs_survive_a_restart(tmp_path, operator):
     ring = KeyRing(tmp_path / "keys", operator)
     made = ring.renew(FACTS, NOW)
@@ -77,7 +88,11 @@ def test_another_endpoint_makes_a_new_bundle_and_keeps_the_old_key(tmp_path, ope
 
 @pytest.mark.parametrize(
     "change",
-    [{"model_roots": (b"\x09" * 32,)}, {"numeric_profile": b"\x09" * 32}, {"profile": {"device": "y"}}],
+    [
+        {"model_roots": (b"\x09" * 32,)},
+        {"numeric_profile": b"\x09" * 32},
+        {"profile": {"device": "y"}},
+    ],
 )
 def test_another_model_or_profile_ends_the_old_bundle_at_once(tmp_path, operator, change):
     ring = KeyRing(tmp_path / "keys", operator)
@@ -89,7 +104,9 @@ def test_another_model_or_profile_ends_the_old_bundle_at_once(tmp_path, operator
 def test_private_files_are_private(tmp_path, operator):
     ring = KeyRing(tmp_path / "keys", operator)
     ring.renew(FACTS, NOW)
-    secret = [path for path in (tmp_path / "keys").iterdir() if path.suffix in {".hpke", ".key", ".pem"}]
+    secret = [
+        path for path in (tmp_path / "keys").iterdir() if path.suffix in {".hpke", ".key", ".pem"}
+    ]
     assert len(secret) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700

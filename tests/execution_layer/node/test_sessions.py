@@ -16,6 +16,7 @@ from shared.statements.cose import entry_of, open_as
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
 from tests.execution_layer.asking import ask, make_request
 from tests.execution_layer.fakes import EOS, FakeEngine
+from tests.execution_layer.waiting import until
 from tests.execution_layer.world import PROFILE_ID, small_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,9 +39,7 @@ def opened(node, request, messages):
     opener = FrameOpener(request.sealed.keys, context_of(node, request, nonce))
     frames = [opener.open(message.frame.ciphertext) for message in messages[1:-1]]
     final = opener.open_final(messages[-1].final_record.ciphertext)
-    receipt, statement = open_as(
-        Receipt, final.receipt, node.ring.current().bundle.signing_key
-    )
+    receipt, statement = open_as(Receipt, final.receipt, node.ring.current().bundle.signing_key)
     assert receipt.h_final == opener.h_final
     return frames, final, receipt, statement.entry
 
@@ -118,7 +117,10 @@ async def test_receipts_are_numbered_without_gaps_and_chained(world):
             *(ask(world, node, request.order, request.envelope) for request in requests)
         )
         found = sorted(
-            (opened(node, request, messages)[2:] for request, messages in zip(requests, answers, strict=True)),
+            (
+                opened(node, request, messages)[2:]
+                for request, messages in zip(requests, answers, strict=True)
+            ),
             key=lambda pair: pair[0].node_sequence,
         )
         assert [receipt.node_sequence for receipt, _ in found] == list(range(32))
@@ -204,13 +206,11 @@ async def test_a_frame_that_cannot_be_stored_does_not_leave(world, monkeypatch):
         request = make_request(world, node, max_tokens=40)
         async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
             stub = execution_pb2_grpc.InferenceStub(channel)
-            message = execution_pb2.GenerateRequest(
-                order=request.order, envelope=request.envelope
-            )
-            seen = []
+            message = execution_pb2.GenerateRequest(order=request.order, envelope=request.envelope)
+            call = stub.Generate(message, timeout=10)
+            seen = [await call.read() for _ in range(3)]
             with pytest.raises(Exception, match="cut off"):
-                async for answer in stub.Generate(message, timeout=10):
-                    seen.append(answer)
+                await call.read()
         assert [answer.frame.ciphertext for answer in seen[1:]] == stored
         receipt = await receipt_of(world, request)
         assert receipt.finish is Finish.FAILED
@@ -240,8 +240,7 @@ async def test_stopping_cuts_off_what_is_left_with_receipts(world):
     async with world.node(FakeEngine(holds_after=1), name="k", grace_s=0.1) as node:
         request = make_request(world, node, max_tokens=40)
         running = asyncio.create_task(ask(world, node, request.order, request.envelope))
-        while not node.load.in_flight:
-            await asyncio.sleep(0.01)
+        await until(lambda: node.load.in_flight)
     messages = await running
     _, _, receipt, _ = opened(node, request, messages)
     assert receipt.finish is Finish.FAILED

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,8 +70,8 @@ def reference(config: ModelConfig, weights: Weights, tokens: list[int]) -> tuple
         x = x + (gate * (h @ w[p + "mlp.up_proj.weight"].T)) @ w[p + "mlp.down_proj.weight"].T
     hidden = norm(x, w["model.norm.weight"], config.rms_norm_eps)
     tied = config.tie_word_embeddings
-    head = w["model.embed_tokens.weight" if tied else "lm_head.weight"]
-    return hidden, hidden @ head.T
+    output = w["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    return hidden, hidden @ output.T
 
 
 def one_pass(decoder: Decoder, tokens: list[int]) -> Tensor:
@@ -117,7 +118,7 @@ def test_any_cut_into_passes_and_any_blocks_give_the_same_bits(dtype, cuts, shif
     blocks = (3 + shift % 3, 1 + shift // 3)
     parts = []
     edges = [0, *sorted(cuts), len(TOKENS)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         rows = [Row(TOKENS[place], place, blocks) for place in range(first, last)]
         parts.append(state_bytes(decoder.forward(rows, cache)))
     assert b"".join(parts) == whole

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from shared.codec.hashing import labelled_hash
 from shared.model.config import ModelConfig
+from shared.model.decoder import load_decoder
 from shared.model.root import FILES, model_root
 from shared.model.weights import load_weights
 from shared.runtime.errors import Code, CounterfoilError
@@ -48,7 +49,9 @@ def computed(folder: Path) -> bytes:
         shape = b"".join(struct.pack(">Q", size) for size in tensor.shape)
         digest = sha256(raw).digest()
         leaves.append(
-            labelled_hash("model-tensor", name.encode(), NAMES[tensor.dtype].encode(), shape, digest)
+            labelled_hash(
+                "model-tensor", name.encode(), NAMES[tensor.dtype].encode(), shape, digest
+            )
         )
     for name in FILES:
         if (folder / name).exists():
@@ -57,7 +60,7 @@ def computed(folder: Path) -> bytes:
     return merkle(leaves)
 
 
-def refused(code: Code, folder: Path, saying: str = "") -> None:
+def refused(code: Code, folder: Path, saying: str | None = None) -> None:
     with pytest.raises(CounterfoilError, match=saying) as caught:
         model_root(folder)
     assert caught.value.code is code
@@ -106,6 +109,37 @@ def test_name_dtype_shape_and_every_file_change_the_root(folder):
     assert len(seen) == 1 + 3 + len(FILES)
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_bit_of_configuration_and_tokenizer_changes_the_root(folder, name, place, bit):
+    path = folder / name
+    if not path.exists():
+        path.write_text('{"eos_token_id": 3}')
+    whole, before = path.read_bytes(), model_root(folder)
+    spoiled = bytearray(whole)
+    spoiled[int(place * len(whole))] ^= 1 << bit
+    path.write_bytes(spoiled)
+    assert model_root(folder) != before
+    path.write_bytes(whole[:-1])
+    assert model_root(folder) != before
+    path.write_bytes(whole)
+    assert model_root(folder) == before
+
+
+def test_a_configuration_file_more_or_less_changes_the_root(folder):
+    before = model_root(folder)
+    (folder / "generation_config.json").write_text("{}")
+    more = model_root(folder)
+    (folder / "tokenizer_config.json").unlink()
+    assert len({before, more, model_root(folder)}) == 3
+
+
+def test_files_that_say_nothing_about_the_model_do_not_matter(folder):
+    before = model_root(folder)
+    (folder / "README.md").write_text("A card.")
+    assert model_root(folder) == before
+
+
 def test_the_order_and_metadata_of_the_file_do_not_matter(folder):
     before = model_root(folder)
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
@@ -131,6 +165,10 @@ def header(value: object) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def F32(place: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [1], "data_offsets": [place, place + 4]}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -151,6 +189,10 @@ def header(value: object) -> bytes:
         header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}) + b"1234",
         header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + b"12345",
         header({"\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + b"1234",
+        header({n: F32(place) for n, place in {"a": 0, "b": 8}.items()}) + b"1234....5678",
+        header({n: F32(place) for n, place in {"a": 0, "b": 2}.items()}) + b"123456",
+        header({n: F32(place) for n, place in {"a": 0, "b": 0}.items()}) + b"1234",
+        header({"a": F32(4)}) + b"....1234",
         struct.pack("<Q", 200_000) + b"[" * 200_000,
     ],
 )
@@ -277,3 +319,71 @@ def test_the_loader_takes_exactly_the_configurations_tensors(folder, change):
     with pytest.raises(CounterfoilError, match=victim) as caught:
         load_weights(folder, ModelConfig.from_folder(folder))
     assert caught.value.code is Code.MALFORMED
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_a_weight_that_is_no_number_is_corrupt(folder, name, value):
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(CounterfoilError, match=name) as caught:
+        load_weights(folder, ModelConfig.from_folder(folder))
+    assert caught.value.code is Code.CORRUPT
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "..", "a\\b", ".hidden"])
+def test_the_loader_does_not_follow_an_index_out_of_the_folder(folder, name):
+    index = {"weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CounterfoilError, match="outside its folder") as caught:
+        load_weights(folder, ModelConfig.from_folder(folder))
+    assert caught.value.code is Code.MALFORMED
+
+
+def test_a_shard_that_the_index_names_and_the_folder_lacks_is_named(folder):
+    index = {"weight_map": {"model.norm.weight": "lost.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(Code.CONFIGURATION, folder, "lost.safetensors")
+    with pytest.raises(CounterfoilError, match=r"lost\.safetensors") as caught:
+        load_weights(folder, ModelConfig.from_folder(folder))
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_folder_in_a_files_place_is_an_error_that_names_it(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+    refused(Code.CORRUPT, folder, WEIGHTS)
+    with pytest.raises(CounterfoilError, match=WEIGHTS) as caught:
+        load_weights(folder, ModelConfig.from_folder(folder))
+    assert caught.value.code is Code.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", Code.MALFORMED),
+        (b"[1]", Code.MALFORMED),
+        (b"\xff\xfe", Code.MALFORMED),
+        (b"[" * 200_000, Code.MALFORMED),
+        (b" " * (1 << 20) + b"{}", Code.MALFORMED),
+        (b"{}", Code.MALFORMED),
+        (b'{"model_type": "gpt2"}', Code.UNSUPPORTED),
+        (b'{"model_type": ["llama"]}', Code.UNSUPPORTED),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_before_any_weight_is_read(
+    folder, content, code
+):
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(CounterfoilError, match=r"config\.json") as caught:
+        load_decoder(folder)
+    assert caught.value.code is code
+
+
+def test_an_empty_or_missing_folder_says_what_belongs_there(tmp_path):
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CounterfoilError, match=r"config\.json") as caught:
+            load_decoder(place)
+        assert caught.value.code is Code.CONFIGURATION
+        assert "model.safetensors" in (caught.value.remedy or "")

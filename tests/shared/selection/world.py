@@ -34,10 +34,10 @@ from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.translog import policy as translog
 from shared.translog.checkpoint import Checkpoint
-from shared.translog.checkpoint import sign as sign_checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer
 from shared.translog.proofs import inclusion_proof, lookup_in, root_at
+from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
 from tests.vectors.samples import BUNDLE, NOW, ORDER, ORIGIN, RECEIPT, hpke_key, octets, signing_key

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.checkpoint import Checkpoint, parse_and_verify, parse_checkpoint, sign
+from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.cosignature import cosign, ed25519_message, mldsa44_message
 from shared.translog.notes import (
     MAX_NOTE_BYTES,
@@ -23,6 +23,7 @@ from shared.translog.notes import (
     parse_vkey,
 )
 from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.signed_checkpoint import parse_and_verify, sign
 from shared.translog.tree import EMPTY_ROOT
 from shared.translog.witness_protocol import (
     AddCheckpoint,
