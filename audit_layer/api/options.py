@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 config_option = click.option(
-    "--config", "config", type=FILE, required=True, help="The audit server's audit.toml."
+    "--config",
+    "config",
+    type=FILE,
+    required=True,
+    envvar="COUNTERFOIL_AUDIT_CONFIG",
+    show_envvar=True,
+    help="The audit server's audit.toml.",
 )
 key_option = click.option(
     "--key",

@@ -23,6 +23,7 @@ dsn_option = click.option(
     "--dsn-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     envvar="COUNTERFOIL_DATABASE_DSN_FILE",
+    show_envvar=True,
     required=True,
     help="File with the DSN of the service role `server`.",
 )

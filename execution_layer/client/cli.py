@@ -20,6 +20,7 @@ config_option = click.option(
     type=_file,
     required=True,
     envvar="COUNTERFOIL_CLIENT_CONFIG",
+    show_envvar=True,
     help="The client's policy (client.toml).",
 )
 

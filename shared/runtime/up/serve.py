@@ -58,11 +58,13 @@ async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> i
             f"export COUNTERFOIL_CLIENT_CONFIG={client}\n"
             f"export COUNTERFOIL_AUDIT_URL=https://{audit}\n"
             f"export COUNTERFOIL_AUDIT_TOKEN_FILE={plan.path('audit', 'auditor.token')}\n"
-            f"export COUNTERFOIL_CA={plan.path('ca', 'ca.pem')}\n\n"
+            f"export COUNTERFOIL_CA={plan.path('ca', 'ca.pem')}\n"
+            f"export COUNTERFOIL_AUDIT_CONFIG={platform.audit_config}\n"
+            f"export COUNTERFOIL_DATABASE_DSN_FILE={platform.server_dsn}\n\n"
             'counterfoil infer "Where does the fox live?"\n'
             "counterfoil client proofs\n"
             "counterfoil audit receipts\n"
-            f"counterfoil cost report --dsn-file {platform.server_dsn}\n",
+            "counterfoil cost report\n",
             soft_wrap=True,  # so that lines can be copied
         )
         await stop.wait()
