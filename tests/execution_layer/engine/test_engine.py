@@ -1,0 +1,426 @@
+"""The engine at work: sequences share passes, join and leave freely, and whoever leaves gives everything back."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as Backend
+from torch import Tensor
+
+from execution_layer.engine.engine import LocalEngine, LocalGeneration
+from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
+from execution_layer.engine.scheduler import Limits
+from shared.model.decoder import Decoder, Row
+from shared.model.kv import KVCache
+from shared.model.replay import replay
+from shared.model.sampler import Sampler
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import SamplingSettings
+from shared.text.tokenizer import Tokenizer
+from tests.execution_layer.engine.traffic import (
+    Arrival,
+    Mix,
+    Served,
+    drain,
+    fixed,
+    request,
+    serve,
+    tokenizer,
+)
+from tests.shared.model import tiny
+
+LIMITS = Limits(sequences=16, prefill_rows=64, blocks=32, context=256)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class FakeDecoder(Decoder):
+    """The tiny decoder; it notes each pass's rows, and fails or waits when told to."""
+
+    calls: list[list[Row]]
+    broken: bool
+    gate: threading.Event
+
+    def forward(self, rows: Sequence[Row], cache: KVCache) -> Tensor:
+        self.gate.wait(60)
+        self.calls.append(list(rows))
+        if self.broken:
+            raise RuntimeError("the device fell off the bus")
+        return super().forward(rows, cache)
+
+
+def decoder(dtype: str = "bfloat16") -> FakeDecoder:
+    copy = object.__new__(FakeDecoder)
+    copy.__dict__.update(tiny.endless(dtype).__dict__)
+    copy.calls, copy.broken, copy.gate = [], False, threading.Event()
+    copy.gate.set()
+    return copy
+
+
+def engine(of: Decoder | None = None, limits: Limits = LIMITS) -> LocalEngine:
+    """Its tokenizer has no stop tokens, so that greedy answers use their whole budget."""
+    endless = Tokenizer(Backend.from_str(tiny.tokenizer_json()), None, ())
+    return LocalEngine(of or decoder(), endless, limits)
+
+
+def long(tokens: int = 40, prompt: int = 20, tenant: str = "a") -> GenerationRequest:
+    """Greedy: it runs until its budget is used or somebody ends it."""
+    how = SamplingSettings(tokens, temperature_ppm=0)
+    return request(Arrival(tuple(range(40, 40 + prompt)), how, bytes(32), tenant=tenant))
+
+
+async def seen(generation: LocalGeneration) -> Served:
+    """Consume to the end."""
+    result = Served()
+    async for event in generation:
+        if isinstance(event, TokenChunk):
+            result.tokens += event.token_ids
+            result.text += event.text
+        else:
+            result.finished.append(event)
+    return result
+
+
+def sequences_in(rows: Sequence[Row]) -> int:
+    return len({tuple(row.blocks) for row in rows})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+async def test_eight_requests_advance_together_in_every_pass(dtype):
+    counted = decoder(dtype)
+    working = engine(counted)
+    how = SamplingSettings(12, temperature_ppm=0)
+    requests = [request(Arrival((place + 1,), how, bytes(32))) for place in range(8)]
+    generations = [working.submit(item) for item in requests]
+    await working.start()
+    served = await asyncio.gather(*(seen(generation) for generation in generations))
+    await working.stop()
+    assert [sequences_in(rows) for rows in counted.calls] == [8] * 12
+    assert all(len(rows) == 8 for rows in counted.calls)
+    tokens = sum(len(one.tokens) for one in served)
+    assert tokens / len(counted.calls) == 8
+    assert counted.forward_passes == len(counted.calls)
+
+
+async def test_prompts_and_decoding_share_a_pass():
+    counted = decoder()
+    working = engine(counted)
+    working.submit(long(prompt=1))
+    working.step()
+    working.submit(long(prompt=50))
+    working.step()
+    assert [len(rows) for rows in counted.calls] == [1, 1 + 50]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+async def test_joining_and_leaving_changes_no_bit_of_anybodys_answer(dtype):
+    base = fixed(8, tokens=24, prompt=30)
+    arrivals = [
+        Arrival(one.prompt, one.settings, one.seed, at=3 * place, cancelled=cancelled)
+        for place, (one, cancelled) in enumerate(
+            zip(base, (None, 9, None, 12, None, 40, None, 22), strict=True)
+        )
+    ]
+    company = await serve(decoder(dtype), Mix(tuple(arrivals), prefill_rows=17))
+    assert {one.end.finish_reason for one in company} >= {FinishReason.CANCELLED}
+    for arrival, served in zip(base, company, strict=True):
+        [alone] = await serve(decoder(dtype), Mix((arrival,)))
+        count = len(served.tokens)
+        assert served.tokens == alone.tokens[:count]
+        if served.end.finish_reason is not FinishReason.CANCELLED:
+            assert served.end.activations == alone.end.activations
+            assert served.text == alone.text
+        elif count:
+            again = replay(
+                tiny.decoder(dtype), arrival.prompt, served.tokens, arrival.settings, arrival.seed
+            )
+            assert again.activations == served.end.activations
+
+
+async def test_cancelling_frees_the_sequence_and_its_blocks_at_the_next_step():
+    working = engine()
+    stays, leaves = working.submit(long(prompt=100)), working.submit(long(prompt=100))
+    for _ in range(6):
+        working.step()
+    held = working.load
+    assert held == (2, 0, 32 - 2 * 3)
+    leaves.cancel()
+    working.step()
+    assert working.load == (1, 0, 32 - 3)
+    assert (leaves.state.blocks, leaves.state.ended) == ([], FinishReason.CANCELLED)
+    await asyncio.sleep(0)
+    result = Served()
+    drain(leaves, result)
+    assert result.end.finish_reason is FinishReason.CANCELLED
+    assert result.end.output_ids == tuple(result.tokens)
+    assert stays.state.ended is None
+
+
+async def test_a_cancelled_sequences_memory_lets_the_next_one_in():
+    working = engine(limits=Limits(blocks=2, context=128))
+    first, second = (
+        working.submit(long(prompt=100, tokens=20)),
+        working.submit(long(prompt=100, tokens=9)),
+    )
+    working.step()
+    assert working.load == (1, 1, 0)
+    first.cancel()
+    working.step()
+    assert working.load == (1, 0, 0)
+    assert second.state.computed > 0
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])
+async def test_a_waiting_sequence_can_be_ended_before_it_ever_runs(reason):
+    working = engine(limits=Limits(sequences=1, blocks=8, context=256))
+    working.submit(long())
+    waits = working.submit(long())
+    working.step()
+    waits.cancel(reason)
+    working.step()
+    assert working.load[1] == 0
+    result = await seen(waits)
+    assert result.end.finish_reason is reason
+    assert (result.end.output_ids, result.end.activations.leaves()) == ((), ())
+    assert result.text == ""
+
+
+async def test_cancelling_after_the_end_changes_nothing():
+    working = engine()
+    generation = working.submit(long(tokens=2, prompt=2))
+    while working.step():
+        pass
+    generation.cancel()
+    working.step()
+    result = await seen(generation)
+    assert result.end.finish_reason is FinishReason.LENGTH
+    assert generation._events.empty()
+    assert working.load == (0, 0, LIMITS.blocks)
+
+
+class FakeSampler(Sampler):
+    """Chooses what it is told to."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        super().__init__(SamplingSettings(1), bytes(32))
+        self.tokens = tokens
+
+    def choose(self, logits: NDArray[np.float32], position: int) -> int:
+        return self.tokens[position]
+
+
+async def test_ending_from_outside_shows_what_a_stop_string_held_back():
+    how = SamplingSettings(30, stop=("abc",))
+    working = engine()
+    generation = working.submit(request(Arrival((7,), how, bytes(32))))
+    generation.state.sampler = FakeSampler(tokenizer().encode("xab"))
+    for _ in range(3):
+        working.step()
+    await asyncio.sleep(0)
+    result = Served()
+    drain(generation, result)
+    assert (len(result.tokens), result.text) == (3, "x")
+    generation.cancel()
+    working.step()
+    await asyncio.sleep(0)
+    drain(generation, result)
+    assert result.text == "xab"
+    assert result.end.finish_reason is FinishReason.CANCELLED
+
+
+async def test_a_stop_string_or_a_stop_token_ends_the_answer_with_its_token():
+    for stop, told, text in (
+        (("abc",), tokenizer().encode("xabcd"), "x"),
+        ((), (*tokenizer().encode("xy"), tiny.END, 1), "xy"),
+    ):
+        working = LocalEngine(decoder(), tokenizer(), LIMITS)
+        generation = working.submit(
+            request(Arrival((7,), SamplingSettings(30, stop=stop), bytes(32)))
+        )
+        generation.state.sampler = FakeSampler(told)
+        while working.step():
+            pass
+        result = await seen(generation)
+        assert result.end.finish_reason is FinishReason.STOP
+        assert result.end.output_ids == told[:-1]
+        assert result.text == text
+
+
+async def test_cancellation_from_another_thread_reaches_a_running_engine():
+    working = engine()
+    await working.start()
+    generation = working.submit(long(tokens=200))
+    first = await anext(aiter(generation))
+    assert isinstance(first, TokenChunk)
+    await asyncio.to_thread(generation.cancel)
+    result = await seen(generation)
+    assert result.end.finish_reason in {FinishReason.CANCELLED, FinishReason.LENGTH}
+    await working.stop()
+    assert working.load == (0, 0, LIMITS.blocks)
+
+
+async def test_a_consumer_that_stops_listening_holds_nobody_up():
+    working = engine()
+    await working.start()
+    working.submit(long(tokens=5))  # nobody reads it
+    result = await seen(working.submit(long(tokens=5)))
+    assert result.end.finish_reason is FinishReason.LENGTH
+    await working.stop()
+    assert working.load == (0, 0, LIMITS.blocks)
+
+
+async def test_stopping_ends_running_and_waiting_sequences_as_failed():
+    held = decoder()
+    held.gate.clear()
+    working = engine(held, Limits(sequences=1, blocks=8, context=256))
+    await working.start()
+    generations = [working.submit(long(tokens=100)) for _ in range(3)]
+    stopping = asyncio.create_task(working.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(CounterfoilError) as caught:
+        working.submit(long())
+    assert caught.value.code is Code.DRAINING
+    held.gate.set()
+    await stopping
+    for generation in generations:
+        assert (await seen(generation)).end.finish_reason is FinishReason.FAILED
+    assert working.load == (0, 0, 8)
+
+
+async def test_an_engine_that_never_started_can_be_stopped():
+    working = engine()
+    generation = working.submit(long())
+    await working.stop()
+    assert (await seen(generation)).end.finish_reason is FinishReason.FAILED
+
+
+async def test_a_failed_pass_ends_its_sequences_and_the_engine_goes_on(caplog):
+    breaking = decoder()
+    working = engine(breaking, Limits(sequences=1, blocks=8, context=256))
+    failed, next_one = working.submit(long(tokens=3)), working.submit(long(tokens=3))
+    breaking.broken = True
+    working.step()
+    breaking.broken = False
+    while working.step():
+        pass
+    end = (await seen(failed)).end
+    assert (end.finish_reason, end.output_ids) == (FinishReason.FAILED, ())
+    assert (await seen(next_one)).end.finish_reason is FinishReason.LENGTH
+    assert working.load == (0, 0, 8)
+    assert "a step failed" in caplog.text
+
+
+async def test_a_token_that_cannot_be_taken_fails_its_own_sequence_alone(caplog, monkeypatch):
+    working = engine()
+    unlucky, other = working.submit(long(tokens=4)), working.submit(long(tokens=4))
+
+    def refuse(token: int) -> str:
+        raise RuntimeError("no text for this")
+
+    monkeypatch.setattr(unlucky.state.stream, "push", refuse)
+    while working.step():
+        pass
+    assert (await seen(unlucky)).end.finish_reason is FinishReason.FAILED
+    assert (await seen(other)).end.finish_reason is FinishReason.LENGTH
+    assert working.load == (0, 0, LIMITS.blocks)
+    assert "could not be taken" in caplog.text
+
+
+async def test_a_consumer_whose_loop_has_closed_stops_nobody():
+    working = engine()
+
+    def elsewhere() -> None:
+        async def submit() -> None:
+            working.submit(long(tokens=4))
+
+        asyncio.run(submit())
+
+    await asyncio.to_thread(elsewhere)
+    other = working.submit(long(tokens=4))
+    while working.step():
+        pass
+    assert (await seen(other)).end.finish_reason is FinishReason.LENGTH
+    assert working.load == (0, 0, LIMITS.blocks)
+
+
+@pytest.mark.parametrize("prompt", [(), (tiny.VOCABULARY,), (-1,), (5, 2**40)])
+async def test_a_prompt_without_tokens_of_the_model_is_refused(prompt):
+    refused = GenerationRequest("r", "a", prompt, SamplingSettings(1), bytes(32))
+    with pytest.raises(CounterfoilError) as caught:
+        engine().submit(refused)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [(257, 1), (200, 58), (1, 2**20)])
+async def test_an_over_long_prompt_or_budget_is_refused_and_leaves_nothing_behind(prompt, tokens):
+    working = engine()
+    how = SamplingSettings(tokens)
+    with pytest.raises(CounterfoilError, match="256 positions") as caught:
+        working.submit(request(Arrival((1,) * prompt, how, bytes(32))))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert working.load == (0, 0, LIMITS.blocks)
+    assert not working.step()
+
+
+async def test_the_models_context_bounds_the_engines():
+    generous = engine(limits=Limits(context=10**6, blocks=64))
+    assert generous.limits.context == tiny.config().max_positions
+
+
+async def test_a_full_queue_refuses_and_forgets():
+    working = engine(limits=Limits(sequences=1, queue=2, blocks=8, context=256))
+    for _ in range(2):
+        working.submit(long(tokens=1))
+    with pytest.raises(CounterfoilError) as caught:
+        working.submit(long())
+    assert caught.value.code is Code.OVERLOADED
+    assert len(working._generations) == 2
+    while working.step():
+        pass
+    assert working.load == (0, 0, 8)
+    assert not working._generations
+
+
+async def test_the_end_says_what_a_receipt_needs():
+    working = engine()
+    generation = working.submit(long(tokens=35, prompt=70))
+    while working.step():
+        pass
+    result = await seen(generation)
+    end = result.end
+    assert isinstance(end, Finished)
+    assert (end.prompt_tokens, end.cached_prompt_tokens) == (70, 0)
+    assert end.output_ids == tuple(result.tokens)
+    assert len(end.output_ids) == 35
+    assert len(end.activations.output_blocks) == 2
+    assert len(end.activations.prompt_blocks) == 3
+    assert end.compute_ms >= 0
+
+
+async def test_choices_of_one_request_are_their_own():
+    how = SamplingSettings(12)
+    working = engine()
+    both = [
+        working.submit(GenerationRequest("r", "a", (1, 2, 3), how, bytes(32), choice))
+        for choice in (0, 1)
+    ]
+    while working.step():
+        pass
+    first, second = [await seen(generation) for generation in both]
+    assert first.tokens != second.tokens
+    for choice, one in enumerate((first, second)):
+        again = replay(
+            tiny.decoder("bfloat16"), (1, 2, 3), one.tokens, how, bytes(32), choice=choice
+        )
+        assert again.chosen == one.end.output_ids
+        assert again.activations == one.end.activations

@@ -1,0 +1,158 @@
+"""Streaming text: only whole characters, nothing lost, and an end that node and auditor find at the same token."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from shared.text.stream import REPLACEMENT, TextStream, stop_length, text_of
+from tests.shared.model import tiny
+from tests.shared.text.backends import NAMES, SAMPLES, TEXT, byte_tokens, special, tokenizer
+
+either = pytest.mark.parametrize("name", NAMES)
+some = settings(max_examples=80, deadline=None)
+USER = special("tiny", "<|user|>")
+TOKENS = st.lists(
+    st.one_of(
+        st.integers(0, tiny.VOCABULARY + 20).filter(lambda token: token != tiny.END),
+        # Bytes that begin, continue and break characters of two to four bytes, and tokens without text.
+        st.sampled_from([*byte_tokens("tiny", b"\xc3\xe2\xf0\x9f\x98\x80\xa9\xff"), USER]),
+    ),
+    max_size=40,
+)
+STOPS = st.lists(
+    st.text("the an\u00e9", min_size=1, max_size=4), min_size=1, max_size=3, unique=True
+).map(tuple)
+
+
+def pushed(stream: TextStream, tokens: list[int]) -> list[str]:
+    """Push until the end; return what each token settled and what was held back, last."""
+    parts = []
+    for token in tokens:
+        parts.append(stream.push(token))
+        if stream.stopped:
+            break
+    return [*parts, stream.flush()]
+
+
+@either
+@some
+@given(text=TEXT, split=st.booleans())
+def test_pieces_are_whole_characters_and_together_the_text(name, text, split):
+    chosen = tokenizer(name)
+    tokens = byte_tokens(name, text.encode()) if split else list(chosen.encode(text))
+    parts = pushed(TextStream(chosen), tokens)
+    assert "".join(parts) == text
+    if REPLACEMENT not in text:
+        assert not any(REPLACEMENT in part for part in parts)
+        assert parts[-1] == ""
+
+
+@either
+def test_a_character_is_shown_with_its_last_byte_and_not_before(name):
+    stream = TextStream(tokenizer(name))
+    parts = [stream.push(token) for token in byte_tokens(name, "a😀é漢".encode())]
+    assert parts == ["a", "", "", "", "😀", "", "é", "", "", "漢"]
+
+
+@some
+@given(tokens=TOKENS)
+@example(
+    tokens=[*byte_tokens("tiny", b"\xf0\x9f\x98"), *[USER] * 9, *byte_tokens("tiny", b"\x80a")]
+)
+@example(tokens=[*byte_tokens("tiny", b"\xf0"), *[USER] * 20])
+@example(tokens=[*byte_tokens("tiny", b"\xe2\x82"), *[tiny.VOCABULARY + 3] * 12, 5])
+def test_any_tokens_stream_to_what_they_decode_to_at_once(tokens):
+    chosen = tokenizer("tiny")
+    assert "".join(pushed(TextStream(chosen), tokens)) == chosen.decode(tokens)
+    assert text_of(chosen, tokens, ()) == chosen.decode(tokens)
+
+
+def test_bytes_that_never_become_a_character_are_shown_at_the_end():
+    stream = TextStream(tokenizer("tiny"))
+    assert [stream.push(token) for token in byte_tokens("tiny", b"ok\xf0\x9f")] == [
+        "o",
+        "k",
+        "",
+        "",
+    ]
+    assert stream.flush() == REPLACEMENT
+    assert stream.flush() == ""
+    assert stream.text == "ok" + REPLACEMENT
+
+
+def settled(tokens: list[int]) -> str:
+    """Return all text but a character at the end that could still change."""
+    return tokenizer("tiny").decode(tokens).rstrip(REPLACEMENT)
+
+
+def naive(tokens: list[int], stop: tuple[str, ...]) -> tuple[int | None, str]:
+    """Apply the rule to the whole text after every token."""
+    for count in range(1, len(tokens) + 1):
+        if tokens[count - 1] == tiny.END:
+            return count, tokenizer("tiny").decode(tokens[:count])
+        text = settled(tokens[:count])
+        places = [text.find(item) for item in stop if item in text]
+        if places:
+            return count, text[: min(places)]
+    return None, tokenizer("tiny").decode(tokens)
+
+
+@some
+@given(
+    tokens=st.lists(
+        st.one_of(
+            st.sampled_from(
+                [*tokenizer("tiny").encode("the an "), *byte_tokens("tiny", "thean é".encode())]
+            ),
+            st.sampled_from([256, 257, 258, 259, 260, 261, 262, tiny.END]),
+        ),
+        max_size=25,
+    ),
+    stop=STOPS,
+)
+def test_the_end_is_the_first_token_that_completes_a_stop_and_no_stop_is_shown(tokens, stop):
+    chosen = tokenizer("tiny")
+    count, text = naive(tokens, stop)
+    assert stop_length(chosen, tokens, stop) == count
+    assert text_of(chosen, tokens, stop) == text
+    stream = TextStream(chosen, stop)
+    shown = ""
+    for part in pushed(stream, tokens):
+        shown += part
+        assert text.startswith(shown)
+    assert shown == stream.text == text
+    assert stream.stopped == (count is not None)
+    assert not any(item in shown for item in stop)
+
+
+def test_what_may_begin_a_stop_string_is_held_until_it_does_not():
+    stream = TextStream(tokenizer("tiny"), ("abc", "bd"))
+    assert [stream.push(token) for token in byte_tokens("tiny", b"xababbd")] == [
+        "x", "", "", "ab", "", "ab", "",
+    ]  # fmt: skip
+    assert stream.stopped
+    assert stream.text == "xabab"
+    assert stream.flush() == ""
+
+
+def test_a_stop_token_ends_the_text_and_frees_what_was_held():
+    stream = TextStream(tokenizer("tiny"), ("abc",))
+    assert [stream.push(token) for token in byte_tokens("tiny", b"ab")] == ["", ""]
+    assert stream.push(tiny.END) == "ab"
+    assert stream.stopped
+    assert stream.text == "ab"
+
+
+def test_a_stop_string_may_be_one_character_of_several_tokens():
+    stream = TextStream(tokenizer("tiny"), ("😀",))
+    parts = [stream.push(token) for token in byte_tokens("tiny", "a😀".encode())]
+    assert "".join(parts) == "a"
+    assert stream.stopped
+
+
+@pytest.mark.parametrize("text", [text for text in SAMPLES if text])
+def test_every_sample_can_be_a_stop_string(text):
+    tokens = byte_tokens("tiny", ("x" + text + "y").encode())
+    stream = TextStream(tokenizer("tiny"), (text,))
+    assert "".join(pushed(stream, tokens)) == "x"
+    assert stream.stopped
