@@ -14,7 +14,9 @@ Made from the commands' own `--help` by `make generate`. Exit codes are explaine
 
 def pages(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Yield (name, help) of a command and all below it, in order of name."""
-    context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
+    context = click.Context(
+        command, info_name=" ".join(path), max_content_width=100, terminal_width=100
+    )
     yield " ".join(path), command.get_help(context)
     if isinstance(command, click.Group):
         for name in sorted(command.list_commands(context)):

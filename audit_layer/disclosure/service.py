@@ -12,13 +12,15 @@ from typing import Any, Protocol
 from audit_layer.disclosure.audit_server import AuditServer
 from audit_layer.disclosure.evidence import Ciphertexts, check_delivered, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
-from shared.envelope.header import Envelope
+from shared.codec.hashing import sha256
+from shared.envelope.header import Envelope, Header
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.checks import ReleaseCase
-from shared.statements.cose import entry_of
+from shared.statements.audits import DisclosureRelease
+from shared.statements.cose import entry_of, open_as
 from shared.statements.receipts import Receipt
 
 
@@ -61,6 +63,14 @@ class Deposits(Protocol):
         """Return all deposits for one receipt; none of them is believed."""
 
 
+class _LogAwayError(Exception):
+    """The log did not take a release: no custodian's fault, and its share must not be used yet."""
+
+    def __init__(self, error: CounterfoilError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True, slots=True)
 class Disclosure:
     """Opens drawn cases for one worker."""
@@ -91,7 +101,10 @@ class Disclosure:
         try:
             secret = self._secret(case, ciphertexts, proofs)
         except CounterfoilError as error:
-            if error.code is Code.UNREADABLE:
+            if error.code in {
+                Code.UNREADABLE,
+                Code.MALFORMED,
+            }:  # the envelope is none, or is closed
                 return Disclosed(ciphertexts, None, "escrow")
             if error.code.value.retryable and past_deadline:
                 return Disclosed(ciphertexts, None, "unavailable")
@@ -142,28 +155,58 @@ class Disclosure:
             floor_entries=case.floor_entries or None,
         ).to_cbor()
         shares: dict[int, bytes] = {}
-        refusals: list[str] = []
+        refusals: list[CounterfoilError] = []
         for key_id in header.custodians:
             custodian = self.custodians.get(key_id)
             if custodian is None or len(shares) == header.threshold:
                 continue
             try:
-                statement, sealed = custodian.release(release_case)
-            except CounterfoilError as error:
-                refusals.append(str(error))
-                continue
-            self.server.submit([statement])
-            context = ReleaseContext(
-                entry_of(case.request), key_id, case.receipt.ctx, case.receipt.kc
-            )
-            index, share = open_release(self.private_key, context, header, sealed)
-            shares[index] = share
+                index, share = self._share(custodian, release_case, key_id, header, case)
+                shares[index] = share
+            except _LogAwayError as away:
+                raise away.error from away
+            except CounterfoilError as error:  # one bad custodian of several stops no audit
+                refusals.append(error)
         if len(shares) < header.threshold:
-            raise CounterfoilError(
-                Code.UNAVAILABLE,
-                f"{len(shares)} of {header.threshold} shares were released: {'; '.join(refusals)}",
-            )
+            raise _too_few(len(shares), header, refusals)
         return combine(shares, header.threshold)
+
+    def _share(
+        self,
+        custodian: CustodianClient,
+        release_case: bytes,
+        key_id: bytes,
+        header: Header,
+        case: DrawnCase,
+    ) -> tuple[int, bytes]:
+        """Have one custodian release, log that it did, and open its share; what it does wrong is raised."""
+        statement, sealed = custodian.release(release_case)
+        _check_release(statement, sealed, case)
+        try:
+            self.server.submit([statement])
+        except CounterfoilError as error:
+            if error.code.value.retryable:
+                raise _LogAwayError(error) from error
+            raise
+        context = ReleaseContext(entry_of(case.request), key_id, case.receipt.ctx, case.receipt.kc)
+        return open_release(self.private_key, context, header, sealed)
+
+
+def _check_release(statement: bytes, sealed: bytes, case: DrawnCase) -> None:
+    """Check that a release speaks of this request, receipt and share; whose signature it bears, the log checks."""
+    release, _ = open_as(DisclosureRelease, statement, None)
+    about = (entry_of(case.request), entry_of(case.receipt_statement), sha256(sealed))
+    if (release.request, release.receipt, release.share) != about:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the release is about something else")
+
+
+def _too_few(count: int, header: Header, refusals: Sequence[CounterfoilError]) -> CounterfoilError:
+    """UNREADABLE when so many wraps or shares do not open that waiting is of no use, else UNAVAILABLE."""
+    reasons = "; ".join(map(str, refusals))
+    problem = f"{count} of {header.threshold} shares were released: {reasons}"
+    closed = sum(error.code is Code.UNREADABLE for error in refusals)
+    hopeless = len(header.custodians) - closed < header.threshold
+    return CounterfoilError(Code.UNREADABLE if hopeless else Code.UNAVAILABLE, problem)
 
 
 def _is_delivered(found: Ciphertexts, receipt: Receipt) -> bool:

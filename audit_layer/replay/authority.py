@@ -5,7 +5,7 @@ log answers a second copy with the index of the first. Protocol §6.1 numbers th
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,6 +29,8 @@ from shared.translog.tlog_proof import parse_tlog_proof
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH = 500
+"""Statements in one call to the log, which takes 1,024."""
 TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time in the whole installation
 
 
@@ -160,6 +162,9 @@ class Authority:
         with session(self.engine) as db:
             row = db.get_one(EpochRow, epoch)
             beacons = _beacons(db, epoch)
+        if row.draw_statement is not None:
+            self._log_draw(epoch)
+            return
         assert row.seal_statement is not None
         assert row.sealed_at is not None
         self.server.submit([row.seal_statement])
@@ -219,11 +224,25 @@ class Authority:
                 drawn=tuple(item.index for item in drawn),
             )
             row.draw_statement = self._sign(draw, f"epoch-{epoch}")
-            row.whole, row.state = whole, "drawn"
-            requests = [self._work(item, row, now) for item in drawn]
-            db.add_all(requests)
-        self.server.submit([row.draw_statement, *(r.request_statement for r in requests)])
+            row.whole = whole
+            db.add_all([self._work(item, row, now) for item in drawn])
+        self._log_draw(epoch)
         logger.info("epoch %d: %d of %d receipts drawn", epoch, len(drawn), len(receipts))
+
+    def _log_draw(self, epoch: int) -> None:
+        """Send the stored draw and its requests; the epoch is done once the log has them all."""
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            assert row.draw_statement is not None
+            requests = db.scalars(
+                select(WorkRow.request_statement)
+                .where(WorkRow.epoch == epoch, WorkRow.kind == "primary")
+                .order_by(WorkRow.id)
+            ).all()
+        for batch in batched([row.draw_statement, *requests]):
+            self.server.submit(batch)
+        with session(self.engine) as db:
+            db.get_one(EpochRow, epoch).state = "drawn"
 
     # -- work ----------------------------------------------------------------------------------------
 
@@ -268,10 +287,17 @@ class Authority:
                 row = db.get_one(EpochRow, failed.epoch)
                 asked.append(self._request(drawn, row, others[0], DrawReason.CONFIRM, now))
             db.add_all(asked)
-        self.server.submit([row.request_statement for row in asked])
+        for batch in batched([row.request_statement for row in asked]):
+            self.server.submit(batch)
 
     def _sign(self, value: Payload, subject: str) -> bytes:
         return sign(value, key=self.key, issuer=self.name, subject=subject)
+
+
+def batched(statements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut statements into what one call takes; no batch is empty."""
+    for start in range(0, len(statements), MAX_BATCH):
+        yield statements[start : start + MAX_BATCH]
 
 
 def _beacons(db: Session, epoch: int) -> Sequence[BeaconRow]:

@@ -76,17 +76,22 @@ def _prepare(dsn: str, url: str, queues: list[Queue]) -> None:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PREPARE_LOCK})
             with Connection(url) as broker:
+                channel = broker.default_channel
                 for queue in queues:
-                    queue(broker.default_channel).declare()
+                    queue(channel).declare()
+                channel.session.close()  # Kombu would leave its last transaction open
     finally:
         engine.dispose()
 
 
 def _register_purge(app: Celery, dsn: str) -> None:
     """Register the task that deletes delivered messages: Kombu only hides them."""
-    engine = make_engine(dsn, application_name="counterfoil-broker", pool_size=1)
 
     @app.task(name=PURGE, ignore_result=True, shared=False)
     def purge() -> None:
-        with engine.begin() as connection:
-            connection.execute(text("DELETE FROM kombu_message WHERE NOT visible"))
+        engine = make_engine(dsn, application_name="counterfoil-broker", pool_size=1)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text("DELETE FROM kombu_message WHERE NOT visible"))
+        finally:
+            engine.dispose()

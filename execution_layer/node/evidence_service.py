@@ -1,4 +1,8 @@
-"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, and only for a logged request of an authority."""
+"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, for a disclosure request that an authority signed.
+
+Whether that request is in the log, in time and follows from a draw is for the custodians to check: they hold
+what opens the ciphertexts.
+"""
 
 import logging
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ class Node:
             finally:
                 await server.set_serving(False)
                 await desk.close(self._settings.grace_s)
-                await server.stop(grace_s=1.0)
+                await server.stop()
                 await self._model.engine.stop()
                 await _end(background)
                 with contextlib.suppress(TimeoutError):

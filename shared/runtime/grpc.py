@@ -31,6 +31,8 @@ from shared.runtime.tls import TlsFiles
 DOMAIN: Final = "counterfoil"
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 MAX_DETAIL: Final = 1000
+LONGEST_BACKOFF_MS: Final = 5000
+"""Between attempts to reach a server that is away; the library's own two minutes would outlast most outages."""
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _WITHOUT_DEADLINE: Final = ("/grpc.health.", "/grpc.reflection.")
 """Health Watch and reflection are open-ended by their nature, and cost next to nothing."""
@@ -368,6 +370,7 @@ def _channel_options(target: str, max_message_bytes: int) -> list[tuple[str, int
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_BACKOFF_MS),
     ]
     if is_loopback(split_address(target)[0]):
         options.append(("grpc.enable_http_proxy", 0))

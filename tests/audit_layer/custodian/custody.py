@@ -1,0 +1,97 @@
+"""A real custodian over a folder, with the keys for which `tests.shared.selection.world` seals its request."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from audit_layer.custodian.core import Custodian
+from audit_layer.custodian.store import ReleaseStore
+from shared.envelope import sealing
+from shared.envelope.body import Audit, Policy
+from shared.envelope.header import Envelope, envelope_hash
+from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.sealing import Candidate, SealedRequest, seal_request
+from shared.envelope.shares import split
+from shared.runtime.keys import public_bytes
+from shared.selection.checks import Trust
+from shared.selection.memory import RevealMemory
+from shared.selection.service import BeaconService
+from shared.statements.cose import entry_of
+from shared.statements.request import RequestBody, SamplingSettings
+from tests.shared.selection.world import (
+    AUTHORITY,
+    BUNDLE_RAW,
+    LOG_POLICY,
+    PARTIES,
+    TRUST,
+)
+from tests.vectors.samples import BUNDLE, NOW, hpke_key, octets
+
+NAME = "custodian-1"
+KEY = hpke_key("custodian")
+PARTY = next(party for party in PARTIES if party.name == NAME)
+SIGNING = PARTY.key
+PUBLIC = public_bytes(SIGNING)
+RELEASES = "custodian.sqlite"
+POLICY_NONCE = octets("policy nonce")
+WRAP = 1392
+"""Bytes of a custodian's wrap."""
+
+
+@contextmanager
+def custodian(
+    folder: Path, *, trust: Trust = TRUST, hpke: HpkePrivateKey = KEY
+) -> Iterator[Custodian]:
+    """Open a custodian on what it has kept in a folder."""
+    store, memory = ReleaseStore(folder / RELEASES), RevealMemory(folder / "reveals.sqlite")
+    try:
+        yield Custodian(NAME, SIGNING, hpke, trust, store, memory)
+    finally:
+        store.close()
+        memory.close()
+
+
+def beacon(holder: Custodian) -> BeaconService:
+    """Return the same custodian as a party of the beacon."""
+    return BeaconService(PARTY, holder.memory, LOG_POLICY, public_bytes(AUTHORITY))
+
+
+def kept(folder: Path) -> int:
+    """Count the releases on disk, seen by a reader of its own."""
+    with sqlite3.connect(folder / RELEASES) as db:
+        (count,) = db.execute("SELECT count(*) FROM releases").fetchone()
+    db.close()
+    return int(count)
+
+
+def request(audit: Audit = Audit.SAMPLED) -> SealedRequest:
+    """Seal the world's request with a policy of choice."""
+    return seal_request(
+        RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
+        tenant="acme",
+        candidates=[Candidate(entry_of(BUNDLE_RAW), BUNDLE.hpke_key)],
+        custodians=[KEY.public_bytes],
+        threshold=1,
+        model_root=octets("model"),
+        max_output_tokens=4,
+        policy=Policy(audit),
+        expiry_ms=NOW + 1000,
+        policy_nonce=POLICY_NONCE,
+    )
+
+
+def with_wrap(good: SealedRequest, wrap: bytes) -> SealedRequest:
+    """Replace the custodian's wrap; header, ctx and kc stay as they are."""
+    envelope = replace(Envelope.from_bytes(good.envelope_bytes), escrow=(wrap,)).to_bytes()
+    return replace(good, envelope_bytes=envelope, envelope_hash=envelope_hash(envelope))
+
+
+def rewrapped(good: SealedRequest, **changes) -> SealedRequest:
+    """Wrap other contents than the header commits to: what a lying client could do."""
+    escrow = sealing._Escrow(
+        1, split(good.ts, 1, 1)[0], Policy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
+    )
+    wrap = sealing._seal_share(KEY.public_bytes, replace(escrow, **changes), good.ctx, good.kc)
+    return with_wrap(good, wrap)

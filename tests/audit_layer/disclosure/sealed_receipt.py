@@ -1,0 +1,106 @@
+"""One logged receipt of a really sealed request, drawn and requested, with its custodians: for tests of a disclosure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from audit_layer.disclosure.evidence import Ciphertexts
+from audit_layer.disclosure.service import DrawnCase
+from audit_layer.trail.service import Submission
+from shared.envelope.body import Audit, Policy
+from shared.envelope.header import envelope_hash
+from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
+from shared.envelope.stream import FrameSealer, StreamContext
+from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochSeal
+from shared.statements.cose import entry_of, sign
+from shared.statements.orders import Order
+from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+from shared.statements.request import RequestBody, SamplingSettings
+from tests.audit_layer.api import statements as made
+from tests.audit_layer.trail.conftest import World
+from tests.vectors.samples import hpke_key
+
+CUSTODIANS = ("custodian-1", "custodian-2", "custodian-3")
+THRESHOLD = 2
+WORKER = hpke_key("worker")
+
+
+@dataclass(frozen=True)
+class SealedReceipt:
+    """The request, what was sent, and the case as a worker holds it before anything is disclosed."""
+
+    sealed: SealedRequest
+    ciphertexts: Ciphertexts
+    case: DrawnCase
+
+
+def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
+    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead."""
+    sealed = seal_request(
+        RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
+        tenant="acme",
+        candidates=[Candidate(world.bundle, hpke_key("node").public_bytes)],
+        custodians=[hpke_key(name).public_bytes for name in CUSTODIANS],
+        threshold=THRESHOLD,
+        model_root=made.MODEL,
+        max_output_tokens=4,
+        policy=Policy(Audit.SAMPLED),
+        expiry_ms=made.NOW + made.HOUR,
+    )
+    context = StreamContext(sealed.ctx, sealed.kc, world.bundle, made.some("nonce"), 0)
+    sealer = FrameSealer(open_with_secret(sealed.envelope_bytes, sealed.ts).keys, context)
+    frames = tuple(sealer.seal((token,), "x")[0] for token in range(3))
+    given = sealed.envelope_bytes if envelope is None else envelope
+    shared: dict[str, Any] = {
+        "tenant": "acme", "number": 0, "attempt": 0, "ctx": sealed.ctx, "kc": sealed.kc,
+        "envelope": envelope_hash(given), "bundle": world.bundle, "rate_card": world.card,
+    }  # fmt: skip
+    order = sign(
+        Order(**shared, created=made.NOW - 9000, expiry=made.NOW + made.HOUR, max_output_tokens=4),
+        key=made.key("acme"), issuer="acme", subject="order",
+    )  # fmt: skip
+    receipt = Receipt(
+        **shared, order=entry_of(order), node_nonce=context.node_nonce, h_final=sealer.h_final,
+        model_root=made.MODEL, numeric_profile=made.PROFILE, finish=Finish.FAILED,
+        usage=Usage(input=1, cached=0, output=3, energy_quality=EnergyQuality.UNMEASURED),
+        started=made.NOW - 1000, ended=made.NOW - 990, node_sequence=0, previous=NO_RECEIPT,
+    )  # fmt: skip
+    raw = sign(receipt, key=made.key("alpha/one"), issuer="alpha/one", subject="receipt")
+    (logged,) = world.put(Submission(raw, order))
+    return SealedReceipt(
+        sealed,
+        Ciphertexts(order, given, frames, b"final"),
+        _case(world, raw, receipt, logged.index),
+    )
+
+
+def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
+    """Statements of a draw that the doubles of custodians do not look at."""
+    ((bundle,),) = world.rows("SELECT raw FROM trail_statements WHERE entry = %s", world.bundle)
+    key = made.key("authority")
+    opened = made.epoch_open()
+    seal = sign(
+        EpochSeal(
+            epoch=0, at=made.NOW, open=entry_of(opened), first=0, size=index + 1,
+            root=made.some("root"), nodes={},
+        ),
+        key=key, issuer="authority", subject="epoch-0",
+    )  # fmt: skip
+    draw = sign(
+        Draw(
+            epoch=0, seal=entry_of(seal), reveals=(), whole=True, seed=made.some("seed"),
+            drawn=(index,),
+        ),
+        key=key, issuer="authority", subject="epoch-0",
+    )  # fmt: skip
+    request = sign(
+        DisclosureRequest(
+            receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DrawReason.WHOLE,
+            recipient=WORKER.key_id, deadline=made.NOW + made.HOUR,
+        ),
+        key=key, issuer="authority", subject=entry_of(raw).hex(),
+    )  # fmt: skip
+    world.put(Submission(opened), Submission(seal))
+    return DrawnCase(
+        request=request, receipt_statement=raw, receipt=receipt, bundle=bundle,
+        endpoint="127.0.0.1:1", opened=opened, seal=seal, draw=draw, commitments=(), reveals=(),
+    )  # fmt: skip

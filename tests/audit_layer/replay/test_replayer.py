@@ -1,0 +1,208 @@
+"""The replay process may die, hang or babble at any moment: its worker learns of an error, and never of a verdict."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.child import ModelArithmetic
+from audit_layer.replay.framing import read_message, write_message
+from audit_layer.replay.replayer import Replayer
+from shared.codec import cbor
+from shared.model.root import model_root
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import SamplingSettings
+from tests.audit_layer.replay import fake_child
+from tests.audit_layer.replay.inference import Story, make_case
+from tests.audit_layer.replay.waiting import until
+from tests.shared.model.tiny import END, write_folder
+
+CASE = make_case()
+PASSED = Judgement("PASS", "exact", {"blocks": 1})
+
+
+def replayer(command: Sequence[str], timeout_s: float = 60.0) -> Replayer:
+    made = Replayer([], threads=1, timeout_s=timeout_s)
+    made._command = list(command)
+    return made
+
+
+def child_of(made: Replayer) -> "subprocess.Popen[bytes]":
+    assert made._child is not None
+    return made._child
+
+
+def refusal(made: Replayer) -> CounterfoilError:
+    with pytest.raises(CounterfoilError) as caught:
+        made.judge(CASE)
+    return caught.value
+
+
+def test_cases_are_judged_one_after_the_other_by_one_child():
+    with replayer(fake_child.command("pass")) as made:
+        first = made.judge(CASE)
+        pid = child_of(made).pid
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: made.judge(CASE), range(8)))
+        assert [first, *answers] == [PASSED] * 9
+        assert child_of(made).pid == pid
+
+
+def test_a_child_killed_in_mid_case_is_an_error_of_the_worker_and_the_case_is_judged_again(
+    tmp_path,
+):
+    mark = tmp_path / "has the case"
+    with replayer(fake_child.command("hang", mark)) as made, ThreadPoolExecutor(1) as pool:
+        judging = pool.submit(made.judge, CASE)
+        until(mark.exists)
+        killed = child_of(made).pid
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(CounterfoilError) as caught:
+            judging.result(60)
+        assert caught.value.code is Code.UNAVAILABLE
+        assert caught.value.code.value.retryable
+        assert made.judge(CASE) == PASSED
+        assert child_of(made).pid != killed
+
+
+def test_a_child_that_takes_longer_than_it_may_is_ended_and_replaced(tmp_path):
+    mark = tmp_path / "has the case"
+    with replayer(fake_child.command("hang", mark), timeout_s=0.5) as made:
+        made._timeout_s = 0.5
+        assert refusal(made).code is Code.UNAVAILABLE
+        made._timeout_s = 60
+        assert mark.exists()
+        assert made.judge(CASE) == PASSED
+
+
+def test_a_child_that_died_between_two_cases_is_replaced_unnoticed():
+    with replayer(fake_child.command("pass")) as made:
+        made.judge(CASE)
+        child = child_of(made)
+        child.kill()
+        child.wait()
+        assert made.judge(CASE) == PASSED
+        assert child_of(made).pid != child.pid
+        assert child.stdout is not None
+        assert child.stdout.closed
+
+
+MAYBE = cbor.encode(
+    {"judgement": cbor.encode({"outcome": "MAYBE", "reason": "exact", "facts": {}})}
+)
+BABBLE = {
+    "no CBOR": "00000001ff",
+    "not a map": "0000000101",
+    "nothing of the protocol": "00000001a0",
+    "a judgement that is none": "0000000d" + "a1" + "69" + b"judgement".hex() + "4100",
+    "a length that nobody believes": "ffffffff",
+    "a verdict outside the protocol": f"{len(MAYBE):08x}{MAYBE.hex()}",
+}
+
+
+@pytest.mark.parametrize("name", BABBLE)
+def test_a_child_that_answers_nonsense_is_ended_and_nothing_is_judged(name):
+    with replayer(fake_child.command(BABBLE[name])) as made:
+        assert refusal(made).code is Code.UNAVAILABLE
+        assert made._child is None
+        made._command = fake_child.command("pass")
+        assert made.judge(CASE) == PASSED
+
+
+def test_an_error_that_the_child_reports_is_no_verdict():
+    told = cbor.encode({"error": "the model does not load"})
+    with replayer(fake_child.command(f"{len(told):08x}{told.hex()}")) as made:
+        error = refusal(made)
+    assert error.code is Code.INTERNAL
+    assert "does not load" in error.detail
+
+
+def test_a_child_that_cannot_start_is_an_error_of_the_worker():
+    with replayer([sys.executable, "-c", "raise SystemExit(3)"]) as made:
+        assert refusal(made).code is Code.UNAVAILABLE
+
+
+def test_closing_ends_the_child():
+    made = replayer(fake_child.command("pass"))
+    made.judge(CASE)
+    child = child_of(made)
+    made.close()
+    made.close()
+    assert child.poll() == -signal.SIGKILL
+
+
+def test_messages_keep_their_bounds_on_the_pipe():
+    stream = BytesIO()
+    write_message(stream, b"case")
+    for data, limit, expected in (
+        (stream.getvalue(), 64, b"case"),
+        (stream.getvalue()[:-1], 64, None),
+        (stream.getvalue()[:3], 64, None),
+        (b"", 64, None),
+        (stream.getvalue(), 3, None),
+    ):
+        assert read_message(BytesIO(data), limit) == expected
+
+
+# -- the real process ---------------------------------------------------------------------------------------
+
+
+class TinyArithmetic(ModelArithmetic):
+    """The node's side of a story with a real model: generates what the auditor will replay."""
+
+    def generate(self, prompt, count, seed):
+        output: list[int] = []
+        for _ in range(count):
+            chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed)
+            output.append(chosen.chosen[-1])
+        self.generated = tuple(output)
+        return self.generated
+
+    def activations(self, prompt, output):
+        settings = SamplingSettings(max_tokens=len(output))
+        return self.replay(prompt, output, settings, bytes(32)).activations
+
+
+def honest_case(folder: Path) -> Case:
+    """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
+    arithmetic = TinyArithmetic(folder, 1)
+    changes = {"model_root": model_root(folder)}
+    story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
+    for _ in range(50):
+        case = make_case(story, arithmetic=arithmetic)
+        if END not in arithmetic.generated:
+            return case
+    raise AssertionError("every text ended early")
+
+
+def test_the_real_process_judges_is_killed_in_mid_case_begins_again_and_ends_with_its_input(
+    tmp_path,
+):
+    folder = write_folder(tmp_path / "model")
+    honest = honest_case(folder)
+    with Replayer([folder], threads=1, timeout_s=100) as made, ThreadPoolExecutor(1) as pool:
+        judged = made.judge(honest)
+        assert (judged.outcome, judged.reason) == ("PASS", "exact")
+        unknown = made.judge(CASE)
+        assert (unknown.outcome, unknown.reason) == ("INCONCLUSIVE", "unavailable")
+        child = child_of(made)
+        os.kill(child.pid, signal.SIGSTOP)  # it has the case and cannot have answered it
+        judging = pool.submit(made.judge, honest)
+        until(made._lock.locked)
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(CounterfoilError) as caught:
+            judging.result(60)
+        assert caught.value.code is Code.UNAVAILABLE
+        assert made.judge(honest) == judged
+        again = child_of(made)
+        assert again.pid != child.pid
+        assert again.stdin is not None
+        again.stdin.close()  # as the kernel does for a worker that is killed
+        assert again.wait(60) == 0

@@ -1,0 +1,262 @@
+"""Work survives its workers: a killed one loses nothing, and each piece of work ends in exactly one verdict."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Engine
+
+from audit_layer.replay import work
+from audit_layer.replay.cases import TrailDeposits, load_case
+from audit_layer.replay.worker import Worker
+from audit_layer.storage.engine import session
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import Outcome, Verdict
+from shared.statements.cose import open_as
+from tests.audit_layer.api import statements as made
+from tests.audit_layer.replay import doomed_worker, fake_child
+from tests.audit_layer.replay.court import (
+    LEASE_MS,
+    FakeAuditServer,
+    assign,
+    row_of,
+    worker,
+)
+from tests.audit_layer.replay.waiting import until
+from tests.audit_layer.trail.conftest import World, world
+
+__all__ = ["world"]
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.audit_layer.replay.doomed_worker"])
+
+
+@dataclass
+class Bench:
+    """One piece of work, and a worker who could do it."""
+
+    world: World
+    engine: Engine
+    server: FakeAuditServer
+    worker: Worker
+    receipt: bytes
+    number: int
+
+    def verdicts(self) -> list[Verdict]:
+        """Verdicts as the log has them."""
+        rows = self.world.rows("SELECT raw FROM trail_statements WHERE type = 'verdict'")
+        return [open_as(Verdict, raw, made.public("worker"))[0] for (raw,) in rows]
+
+
+@pytest.fixture
+def bench(world: World) -> Iterator[Bench]:
+    (receipt,) = world.put(world.node.receipt("acme"))
+    engine = world.database.engine("worker")
+    server = FakeAuditServer(world.trail)
+    with worker(engine, server, fake_child.command("pass")) as made_worker:
+        number = assign(engine, receipt.entry)
+        yield Bench(world, engine, server, made_worker, receipt.entry, number)
+
+
+def test_a_piece_of_work_ends_in_one_signed_verdict_in_the_log(bench: Bench):
+    assert bench.worker.run(bench.number) == "done"
+    (verdict,) = bench.verdicts()
+    assert (verdict.receipt, verdict.worker) == (bench.receipt, "worker")
+    assert (verdict.outcome, verdict.reason) == (Outcome.PASS, "exact")
+    row = row_of(bench.engine, bench.number)
+    assert (row.outcome, row.leased_until, row.last_error) == ("PASS", None, None)
+    assert row.done_at is not None
+    for _ in range(2):
+        assert bench.worker.run(bench.number) == "not due"
+    assert bench.worker.run(10_000) == "not due"
+    assert len(bench.verdicts()) == 1
+
+
+@pytest.mark.parametrize("point", doomed_worker.POINTS)
+def test_a_worker_that_is_killed_loses_nothing_and_its_case_gets_one_verdict(
+    bench: Bench, tmp_path, point
+):
+    """SIGKILL at the worst moments; while the lease runs nobody else begins, afterwards another process does."""
+    mark = tmp_path / "there"
+    database = bench.world.database
+    doomed = _processes.Process(
+        target=doomed_worker.run,
+        args=(database.worker_dsn, database.server_dsn, bench.number, point, str(mark), LEASE_MS),
+    )
+    doomed.start()
+    until(lambda: mark.exists() or doomed.exitcode is not None)
+    assert doomed.pid is not None
+    assert bench.worker.run(bench.number) == "not due"
+    os.kill(doomed.pid, signal.SIGKILL)
+    doomed.join(60)
+    assert doomed.exitcode == -signal.SIGKILL
+    stored = row_of(bench.engine, bench.number).verdict_statement
+    assert (stored is None) == (point == "in mid-replay")
+    assert len(bench.verdicts()) == (point == "with its verdict in the log")
+
+    assert bench.worker.run(bench.number) == "not due"
+    _run_the_lease_out(bench)
+    assert bench.worker.run(bench.number) == "done"
+    (verdict,) = bench.verdicts()
+    assert verdict.outcome is Outcome.PASS
+    row = row_of(bench.engine, bench.number)
+    assert row.attempts == 2
+    if stored is not None:
+        assert bench.world.rows("SELECT raw FROM trail_statements WHERE type = 'verdict'") == [
+            (stored,)
+        ]
+    assert bench.world.fsck() == []
+
+
+def _run_the_lease_out(bench: Bench) -> None:
+    bench.world.rows("UPDATE replay_work SET leased_until = 1 WHERE id = %s", bench.number)
+
+
+def test_of_workers_that_take_one_case_at_once_one_gets_it(bench: Bench):
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: bench.worker.run(bench.number), range(4)))
+    assert sorted(answers) == ["done", "not due", "not due", "not due"]
+    assert len(bench.verdicts()) == 1
+
+
+def test_a_replay_process_that_dies_is_no_verdict_and_gives_the_lease_back(bench: Bench, tmp_path):
+    mark = tmp_path / "has the case"
+    bench.worker.replayer._command = fake_child.command("hang", mark)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(bench.worker.run, bench.number)
+        until(mark.exists)
+        assert bench.worker.replayer._child is not None
+        os.kill(bench.worker.replayer._child.pid, signal.SIGKILL)
+        assert running.result(60).startswith("later: UNAVAILABLE")
+    row = row_of(bench.engine, bench.number)
+    assert (row.leased_until, row.outcome, row.verdict_statement) == (None, None, None)
+    assert "replay process" in (row.last_error or "")
+    assert bench.verdicts() == []
+    assert bench.worker.run(bench.number) == "done"
+    assert [verdict.outcome for verdict in bench.verdicts()] == [Outcome.PASS]
+
+
+def test_what_cannot_be_done_yet_is_tried_again_with_the_same_verdict(bench: Bench):
+    away = iter([Code.UNAVAILABLE, Code.NOT_WITNESSED, Code.OVERLOADED])
+
+    def refuse(_types: list[str]) -> None:
+        code = next(away, None)
+        if code is not None:
+            raise CounterfoilError(code, "come back later")
+
+    bench.server.before = refuse
+    answers = [bench.worker.run(bench.number) for _ in range(4)]
+    assert [answer.split(":")[0] for answer in answers] == ["later", "later", "later", "done"]
+    row = row_of(bench.engine, bench.number)
+    assert bench.server.submitted == [row.verdict_statement]
+    assert row.attempts == 4
+
+
+def test_what_went_wrong_unexpectedly_keeps_its_lease(bench: Bench):
+    """Else a case that breaks its worker would be taken again at once, for ever."""
+    told = b"\xa1\x65error\x64oops"
+    bench.worker.replayer._command = fake_child.command(f"{len(told):08x}{told.hex()}")
+    with pytest.raises(CounterfoilError) as caught:
+        bench.worker.run(bench.number)
+    assert caught.value.code is Code.INTERNAL
+    assert (row_of(bench.engine, bench.number).leased_until or 0) > made.NOW
+    assert bench.worker.run(bench.number) == "not due"
+    assert bench.verdicts() == []
+
+
+def test_another_workers_row_is_not_taken(bench: Bench):
+    bench.world.rows("UPDATE replay_work SET worker = 'worker-2' WHERE id = %s", bench.number)
+    assert bench.worker.run(bench.number) == "not due"
+
+
+# -- the work list --------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_one_workers_until_it_runs_out(bench: Bench):
+    def claim(now: int):
+        with session(bench.engine) as db:
+            return work.claim(db, bench.number, "worker", now=now, lease_ms=100)
+
+    first = claim(1000)
+    assert first is not None
+    assert (first.leased_until, first.attempts) == (1100, 1)
+    assert claim(1000) is None
+    assert claim(1100) is None
+    again = claim(1101)
+    assert again is not None
+    assert again.attempts == 2
+
+
+def test_waiting_work_is_offered_again_and_again_but_not_all_the_time(bench: Bench):
+    def due(now: int) -> list[tuple[int, str]]:
+        with session(bench.engine) as db:
+            return work.due(db, now=now, hint_ms=100)
+
+    mine = [(bench.number, "worker")]
+    assert due(1000) == mine
+    assert due(1050) == []
+    assert due(1101) == mine
+    with session(bench.engine) as db:
+        work.claim(db, bench.number, "worker", now=1200, lease_ms=1000)
+    assert due(2100) == []
+    assert due(2300) == mine  # its worker died
+    with session(bench.engine) as db:
+        work.finish(db, bench.number, now=2400)
+    assert due(9000) == []
+
+
+def test_the_first_stored_verdict_counts(bench: Bench):
+    def store(statement: bytes) -> bytes:
+        with session(bench.engine) as db:
+            return work.store_verdict(
+                db,
+                bench.number,
+                statement=statement,
+                judgement=b"j",
+                outcome="PASS",
+                reason="exact",
+            )
+
+    assert store(b"first") == b"first"
+    assert store(b"second") == b"first"
+
+
+def test_open_work_is_counted_and_finished_work_is_not(bench: Bench):
+    with session(bench.engine) as db:
+        assert work.open_count(db) == 1
+    bench.worker.run(bench.number)
+    with session(bench.engine) as db:
+        assert work.open_count(db) == 0
+
+
+# -- cases ------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_holds_the_statements_as_the_log_has_them(bench: Bench):
+    case = load_case(bench.engine, row_of(bench.engine, bench.number))
+    ((raw,),) = bench.world.rows("SELECT raw FROM trail_statements WHERE entry = %s", bench.receipt)
+    assert case.receipt_statement == raw
+    assert case.endpoint == "127.0.0.1:1"
+    assert (case.commitments, case.reveals, case.floor_entries) == ((), (), ())
+
+
+def test_a_statement_that_is_gone_is_corruption_and_not_a_verdict(bench: Bench):
+    bench.world.rows("DELETE FROM trail_statements WHERE entry = %s", bench.world.bundle)
+    with pytest.raises(CounterfoilError) as caught:
+        bench.worker.run(bench.number)
+    assert caught.value.code is Code.CORRUPT
+    assert bench.verdicts() == []
+
+
+def test_deposits_come_with_the_order_in_the_order_of_their_arrival(bench: Bench):
+    for final in (b"1", b"2"):
+        bench.world.trail.deposit(bench.receipt, b"envelope", bytes(32), [b"frame"], final)
+    found = TrailDeposits(bench.engine).find(bench.receipt)
+    assert [item.final_record for item in found] == [b"1", b"2"]
+    ((order,),) = bench.world.rows("SELECT raw FROM trail_orders")
+    assert {item.order for item in found} == {order}
+    assert TrailDeposits(bench.engine).find(made.some("unknown")) == []

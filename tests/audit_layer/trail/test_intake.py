@@ -1,0 +1,405 @@
+"""What the trail takes in is there once and for ever; what it refuses has its code and leaves nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from audit_layer.trail.service import Accepted, Refused, Submission
+from shared.runtime import faults
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import public_bytes
+from shared.statements.audits import Outcome, Verdict
+from shared.statements.cose import entry_of, open_as, parse_statement, sign
+from shared.statements.orders import Order
+from shared.statements.receipts import Receipt
+from tests.audit_layer.api import statements as made
+from tests.audit_layer.trail.conftest import World, opened
+
+STRANGER = made.key("stranger")
+
+
+def resigned(submission: Submission, key=None, **changes) -> Submission:
+    """The same receipt with other contents, signed by its node or by `key`."""
+    receipt, _ = open_as(Receipt, submission.statement, None)
+    raw = sign(
+        replace(receipt, **changes),
+        key=key or made.key("alpha/one"),
+        issuer="alpha/one",
+        subject="receipt",
+    )
+    return Submission(raw, submission.order)
+
+
+def reordered(submission: Submission, key=None, **changes) -> Submission:
+    """The same receipt for another order, whose hash it names."""
+    order, _ = open_as(Order, submission.order or b"", None)
+    raw = sign(
+        replace(order, **changes), key=key or made.key("acme"), issuer="acme", subject="order"
+    )
+    return replace(resigned(submission, order=entry_of(raw)), order=raw)
+
+
+# -- what is taken in ---------------------------------------------------------------------------------
+
+
+def test_what_was_acknowledged_is_read_by_another_connection_as_it_was_signed(world: World):
+    submission = world.node.receipt("acme")
+    (accepted,) = world.put(submission)
+    assert accepted.entry == entry_of(submission.statement)
+    assert not accepted.duplicate
+    ((raw, index),) = world.rows(
+        "SELECT raw, log_index FROM trail_statements WHERE entry = %s", accepted.entry
+    )
+    assert (raw, index) == (submission.statement, accepted.index)
+    ((logged,),) = world.rows("SELECT entry FROM log_entries WHERE index = %s", accepted.index)
+    assert logged == accepted.entry
+    ((order,),) = world.rows(
+        "SELECT o.raw FROM trail_orders o JOIN trail_receipts r ON r.order_entry = o.entry"
+        " WHERE r.entry = %s",
+        accepted.entry,
+    )
+    assert order == submission.order
+    assert world.fsck() == []
+
+
+def test_a_receipt_that_is_delivered_twice_is_one_receipt(world: World):
+    submission = world.node.receipt("acme")
+    (first,) = world.put(submission)
+    again = world.put(submission, submission)
+    assert [(item.index, item.duplicate) for item in again] == [(first.index, True)] * 2
+    for table in ("trail_receipts", "trail_orders"):
+        assert world.rows(f"SELECT count(*) FROM {table}") == [(1,)]  # noqa: S608  # a constant
+
+
+def test_two_servers_that_get_one_receipt_at_once_give_it_one_index(world: World):
+    submissions = [world.node.receipt("acme") for _ in range(6)]
+    with (
+        opened(world.database.engine("server")) as other,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        trails = [world.trail, other, world.trail, other]
+        answers = list(pool.map(lambda trail: trail.submit(submissions), trails))
+    places = [[(item.entry, item.index) for item in answer] for answer in answers]
+    assert places == [places[0]] * 4
+    assert len({index for _, index in places[0]}) == 6
+    fresh = sum(not item.duplicate for answer in answers for item in answer)
+    assert fresh == 6
+    assert world.fsck() == []
+
+
+def test_a_receipt_survives_the_restart_of_the_server_that_took_it(world: World):
+    submission = world.node.receipt("acme")
+    (first,) = world.put(submission)
+    with opened(world.database.engine("server")) as restarted:
+        (again,) = restarted.submit([submission])
+    assert again == replace(first, duplicate=True)
+
+
+def test_log_and_trail_have_a_statement_both_or_neither(world: World, monkeypatch):
+    for point in ("before-commit", "after-entries", "after-tiles"):
+        submission = world.node.receipt("acme")
+        faults._reached.clear()
+        monkeypatch.setenv(faults.VARIABLE, f"log.sequence.{point}:raise")
+        with pytest.raises((CounterfoilError, faults.InjectedFault)):
+            world.trail.submit([submission])
+        monkeypatch.delenv(faults.VARIABLE)
+        entry = entry_of(submission.statement)
+        for table in ("log_entries", "trail_statements", "trail_receipts"):
+            query = f"SELECT count(*) FROM {table} WHERE entry = %s"  # noqa: S608  # a constant
+            assert world.rows(query, entry) == [(0,)], point
+        (accepted,) = world.put(submission)
+        assert not accepted.duplicate
+    assert world.fsck() == []
+
+
+def test_one_bad_statement_does_not_spoil_its_neighbours(world: World):
+    good, late = world.node.receipt("acme"), world.node.receipt("bolt")
+    results = world.trail.submit([good, Submission(b"junk"), Submission(good.statement), late])
+    assert [type(result) for result in results] == [Accepted, Refused, Refused, Accepted]
+    codes = [result.error.code for result in results if isinstance(result, Refused)]
+    assert codes == [Code.MALFORMED, Code.NO_ORDER]
+
+
+def test_the_server_role_cannot_change_or_remove_what_it_wrote(world: World):
+    world.put(world.node.receipt("acme"))
+    with psycopg.connect(world.database.server_dsn, autocommit=True) as server:
+        for table in ("trail_statements", "trail_orders", "trail_receipts", "trail_verdicts"):
+            for change in (f"DELETE FROM {table}", f"UPDATE {table} SET entry = entry"):  # noqa: S608
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    server.execute(change.encode())
+
+
+# -- signatures and parties -----------------------------------------------------------------------------
+
+
+def test_a_receipt_with_a_foreign_signature_is_refused(world: World):
+    submission = world.node.receipt("acme")
+    assert world.code(*_pair(resigned(submission, STRANGER))) is Code.UNTRUSTED_KEY
+    assert world.code(*_pair(resigned(submission, made.key("beta/one")))) is Code.UNTRUSTED_KEY
+    flipped = submission.statement[:-1] + bytes([submission.statement[-1] ^ 1])
+    assert world.code(flipped, submission.order) is Code.BAD_SIGNATURE
+    world.put(submission)
+
+
+def _pair(submission: Submission) -> tuple[bytes, bytes | None]:
+    return submission.statement, submission.order
+
+
+def test_a_receipt_of_an_unknown_tenant_is_refused(world: World):
+    unknown = world.node.receipt("nobody")
+    assert world.code(*_pair(unknown)) is Code.UNTRUSTED_KEY
+    world.trail.add_party("nobody", "tenant", made.public("nobody"))
+    world.put(unknown)
+
+
+def test_a_tenant_whose_key_was_disabled_orders_no_more(world: World):
+    submission = world.node.receipt("acme")
+    world.trail.disable_party("acme", "tenant")
+    assert world.code(*_pair(submission)) is Code.UNTRUSTED_KEY
+    world.trail.add_party("acme", "tenant", made.public("acme"))
+    world.put(submission)
+
+
+def test_what_is_in_the_log_stays_there_whoever_is_believed_no_longer(world: World):
+    """A node whose acknowledgement was lost asks again, and must not conclude that its receipt was refused."""
+    submission = world.node.receipt("acme")
+    (first,) = world.put(submission)
+    world.trail.disable_party("acme", "tenant")
+    world.trail.disable_party("alpha", "operator")
+    assert world.put(submission, Submission(made.bundle("alpha"))) == [
+        replace(first, duplicate=True),
+        Accepted(world.bundle, 0, duplicate=True),
+    ]
+
+
+def test_an_order_in_another_tenants_name_is_refused(world: World):
+    stolen = reordered(world.node.receipt("acme"), made.key("bolt"))
+    assert world.code(*_pair(stolen)) is Code.NO_ORDER
+
+
+def test_an_operator_that_is_not_registered_has_no_bundles_and_no_receipts(world: World):
+    raw = made.bundle("gamma")
+    assert world.code(raw) is Code.UNTRUSTED_KEY
+    node = made.Node("gamma", entry_of(raw), world.card)
+    assert world.code(*_pair(node.receipt("acme"))) is Code.STALE_KEY
+    world.trail.add_party("gamma", "operator", made.public("gamma"))
+    world.put(Submission(raw))
+    world.put(made.Node("gamma", entry_of(raw), world.card, orders={"acme": 9}).receipt("acme"))
+
+
+def test_a_statement_names_the_party_that_signs_it(world: World):
+    bundle, _ = open_as(type(_bundle_value()), made.bundle("beta"), None)
+    for value in (bundle, replace(bundle, node="two")):
+        raw = sign(value, key=made.key("alpha"), issuer="alpha", subject="x")
+        assert world.code(raw) is Code.UNTRUSTED_KEY
+
+
+def _bundle_value():
+    from shared.statements.keys import KeyBundle
+
+    return KeyBundle.from_payload(parse_statement(made.bundle("alpha")).payload)
+
+
+def test_a_key_serves_only_the_role_for_which_it_is_registered(world: World):
+    """A tenant is no worker, even with a valid signature."""
+    (receipt,) = world.put(world.node.receipt("acme"))
+    verdict = Verdict(
+        receipt=receipt.entry, request=made.some("r"), worker="acme", outcome=Outcome.PASS,
+        reason="exact", evidence=made.some("e"), numeric_profile=made.PROFILE, at=made.NOW,
+    )  # fmt: skip
+    raw = sign(verdict, key=made.key("acme"), issuer="acme", subject=receipt.entry.hex())
+    assert world.code(raw) is Code.UNTRUSTED_KEY
+    named = replace(verdict, worker="worker-2")
+    raw = sign(named, key=made.key("worker"), issuer="worker", subject=receipt.entry.hex())
+    assert world.code(raw) is Code.UNTRUSTED_KEY
+    world.put(Submission(made.verdict(receipt.entry)))
+
+
+def test_a_verdict_about_a_receipt_that_is_not_in_the_log_is_refused(world: World):
+    assert world.code(made.verdict(made.some("no receipt"))) is Code.NOT_FOUND
+    assert world.code(made.verdict(world.bundle)) is Code.NOT_FOUND
+
+
+def test_only_the_operator_of_a_bundle_revokes_it(world: World):
+    assert world.code(made.revocation("beta", world.bundle)) is Code.NOT_FOUND
+    assert world.code(made.revocation("alpha", made.some("no bundle"))) is Code.NOT_FOUND
+    world.put(Submission(made.revocation("alpha", world.bundle)))
+
+
+# -- bytes ------------------------------------------------------------------------------------------------
+
+
+def test_every_truncation_and_extension_of_a_statement_is_malformed(world: World):
+    submission = world.node.receipt("acme")
+    raw, order = submission.statement, submission.order or b""
+    cuts = [raw[:end] for end in (*range(12), *range(12, len(raw), 61), len(raw) - 1)]
+    results = world.trail.submit([Submission(cut, order) for cut in (*cuts, raw + b"\0")])
+    assert {result.error.code for result in results if isinstance(result, Refused)} == {
+        Code.MALFORMED
+    }
+    assert len(results) == len(cuts) + 1
+    assert not [result for result in results if isinstance(result, Accepted)]
+    for cut in (order[:-1], order + b"\0", b"junk"):
+        assert world.code(raw, cut) is Code.MALFORMED
+
+
+def test_no_single_bit_of_a_receipt_or_of_its_order_may_change(world: World):
+    submission = world.node.receipt("acme")
+    raw, order = submission.statement, submission.order or b""
+    changed = [
+        *(Submission(_flip(raw, at), order) for at in range(0, len(raw), 7)),
+        *(Submission(raw, _flip(order, at)) for at in range(0, len(order), 7)),
+    ]
+    assert not [item for item in world.trail.submit(changed) if isinstance(item, Accepted)]
+    world.put(submission)
+
+
+def _flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_types_that_are_no_log_entries_are_not_taken_in(world: World):
+    submission = world.node.receipt("acme")
+    assert world.code(submission.order or b"") is Code.UNSUPPORTED
+    assert world.code(made.bundle("beta"), submission.order) is Code.INVALID_ARGUMENT
+
+
+# -- orders ------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_without_its_order_is_refused(world: World):
+    submission, other = world.node.receipt("acme"), world.node.receipt("acme")
+    assert world.code(submission.statement) is Code.NO_ORDER
+    assert world.code(submission.statement, b"") is Code.NO_ORDER
+    assert world.code(submission.statement, other.order) is Code.NO_ORDER
+
+
+def test_receipt_and_order_agree_on_every_shared_field(world: World):
+    submission = world.node.receipt("acme")
+    receipt, _ = open_as(Receipt, submission.statement, None)
+    for name in ("tenant", "number", "attempt", "ctx", "kc", "envelope", "bundle", "rate_card"):
+        other = {int: 77, bytes: made.some("other"), str: "bolt"}[type(getattr(receipt, name))]
+        if name == "bundle":  # the receipt's own must be live, so the order names another
+            changed = reordered(submission, bundle=other)
+        else:
+            changed = resigned(submission, **{name: other})
+        error = world.refusal(*_pair(changed))
+        assert error.code is Code.NO_ORDER
+        assert name in error.detail
+
+
+def test_more_tokens_than_were_ordered_are_refused(world: World):
+    submission = world.node.receipt("acme", tokens=65)
+    assert world.code(*_pair(submission)) is Code.INVALID_ARGUMENT
+    world.node.number -= 1
+    world.node.previous = bytes(32)
+    world.put(world.node.receipt("acme", tokens=64))
+
+
+# -- key bundles ---------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_stays_within_its_key_bundle(world: World):
+    hour = made.HOUR
+    for changes, code in (
+        ({"started": made.NOW - 5 * hour, "ended": made.NOW - hour}, Code.STALE_KEY),
+        ({"started": made.NOW + 30 * hour, "ended": made.NOW + 31 * hour}, Code.STALE_KEY),
+        ({"bundle": made.some("bundle")}, Code.STALE_KEY),
+        ({"model_root": made.some("model")}, Code.UNKNOWN_MODEL),
+        ({"numeric_profile": made.some("profile")}, Code.INVALID_ARGUMENT),
+        ({"ended": made.NOW + hour}, Code.INVALID_ARGUMENT),
+    ):
+        changed = resigned(world.node.receipt("acme"), **changes)
+        assert world.code(*_pair(changed)) is code, changes
+
+
+def test_work_that_began_after_a_revocation_is_refused_and_earlier_work_is_not(world: World):
+    world.put(Submission(made.revocation("alpha", world.bundle)))  # at NOW - 1
+    late = world.node.receipt("acme", started=made.NOW - 1)
+    assert world.code(*_pair(late)) is Code.STALE_KEY
+    world.node.number, world.node.previous = 0, bytes(32)
+    world.put(world.node.receipt("acme", started=made.NOW - 2000))
+
+
+# -- one number, one receipt -----------------------------------------------------------------------------------
+
+
+def test_a_second_receipt_under_one_number_is_refused_and_kept_as_a_finding(world: World):
+    submission = world.node.receipt("acme")
+    (first,) = world.put(submission)
+    second = resigned(submission, finish=open_as(Receipt, submission.statement, None)[0].finish,
+                      ended=made.NOW - 500)  # fmt: skip
+    for _ in range(2):
+        error = world.refusal(*_pair(second))
+        assert error.code is Code.EQUIVOCATION
+        assert error.metadata["index"] == str(first.index)
+    (finding,) = world.trail.findings()
+    assert (finding.kind, finding.issuer) == ("equivocation", "alpha/one")
+    assert finding.first_statement == submission.statement
+    assert finding.second_statement == second.statement
+
+
+def test_a_new_key_bundle_does_not_start_the_numbers_again(world: World):
+    world.put(world.node.receipt("acme"))
+    (renewed,) = world.put(Submission(made.bundle("alpha", not_after=made.NOW + made.HOUR)))
+    fresh = made.Node("alpha", renewed.entry, world.card, orders={"acme": 5})
+    assert world.code(*_pair(fresh.receipt("acme"))) is Code.EQUIVOCATION
+
+
+# -- deposits and parties ----------------------------------------------------------------------------------------
+
+
+def test_deposits_are_kept_once_and_bounded(world: World):
+    (receipt,) = world.put(world.node.receipt("acme"))
+
+    def deposit(final: bytes, entry: bytes = receipt.entry) -> None:
+        world.trail.deposit(entry, b"envelope", bytes(32), [b"frame"], final)
+
+    for _ in range(2):
+        deposit(b"0")
+    assert world.rows("SELECT count(*) FROM trail_evidence") == [(1,)]
+    for number in range(1, 4):
+        deposit(b"%d" % number)
+    for code, arguments in (
+        (Code.QUOTA, (b"4",)),
+        (Code.NOT_FOUND, (b"0", made.some("none"))),
+        (Code.INVALID_ARGUMENT, (bytes(17 << 20),)),
+    ):
+        with pytest.raises(CounterfoilError) as caught:
+            deposit(*arguments)
+        assert caught.value.code is code
+
+
+def test_a_key_has_one_name_in_its_role(world: World):
+    with pytest.raises(CounterfoilError) as caught:
+        world.trail.add_party("other", "tenant", made.public("acme"))
+    assert caught.value.code is Code.CONFLICT
+    with pytest.raises(CounterfoilError) as caught:
+        world.trail.add_party("acme", "king", made.public("acme"))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    with pytest.raises(CounterfoilError) as caught:
+        world.trail.disable_party("zoe", "tenant")
+    assert caught.value.code is Code.NOT_FOUND
+    assert public_bytes(made.key("acme")) in {party.public_key for party in world.trail.parties()}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="trail_orders is unique by (tenant, number, attempt): the second is dropped"
+)
+def test_a_tenant_that_used_one_number_twice_costs_no_node_its_order(world: World):
+    """A node cannot know what a tenant signs for others: both receipts count, each with its own order."""
+    mine = world.node.receipt("acme")
+    (bundle, card) = world.put(Submission(made.bundle("beta")), Submission(made.rate_card("beta")))
+    theirs = made.Node("beta", bundle.entry, card.entry, orders={"acme": -1000}).receipt("acme")
+    numbers = [open_as(Receipt, item.statement, None)[0].number for item in (mine, theirs)]
+    assert numbers == [0, 0]
+    for accepted in world.put(mine, theirs):
+        found = world.rows(
+            "SELECT count(*) FROM trail_orders o JOIN trail_receipts r ON r.order_entry = o.entry"
+            " WHERE r.entry = %s",
+            accepted.entry,
+        )
+        assert found == [(1,)]
+    assert world.fsck() == []

@@ -1,0 +1,273 @@
+"""The client believes an answer only after its receipt, asks elsewhere what may be asked elsewhere, and forgets nothing."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from execution_layer.client.archive import State
+from execution_layer.node import session
+from execution_layer.node.settings import Quotas
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.receipts import Finish
+from shared.statements.request import Message, SamplingSettings
+from tests.execution_layer.asking import random32
+from tests.execution_layer.fakes import FakeEngine
+from tests.execution_layer.waiting import until
+
+PROMPT = "hello"
+
+
+def states(client):
+    return [
+        (item.number, item.attempt, item.state) for item in reversed(client.archive.latest(1000))
+    ]
+
+
+async def refused(client, **wanted):
+    with pytest.raises(CounterfoilError) as caught:
+        await client.generate(**{"prompt": PROMPT, "max_tokens": 4, **wanted})
+    return caught.value
+
+
+async def test_an_answer_carries_its_receipt_and_is_archived_whole(world):
+    async with world.node() as node, world.client() as client:
+        seen = []
+        answer = await client.generate(
+            [Message("user", PROMPT)], max_tokens=6, cost_centre="sales", on_text=seen.append
+        )
+        assert answer.text == "".join(seen)
+        assert len(answer.token_ids) == answer.usage.output == 6
+        assert answer.finish is Finish.LENGTH
+        assert answer.node == "honest/node-1"
+        assert answer.timings.first_token_ms <= answer.timings.total_ms
+        kept = client.archive.get(answer.transcript_id)
+        assert kept.state is State.ANSWERED
+        assert (kept.receipt, kept.receipt_entry) == (
+            answer.receipt.statement,
+            answer.receipt.entry,
+        )
+        assert kept.cost_centre == "sales"
+        assert client.archive.by_entry(answer.receipt.entry) == kept
+        stored = node.store.evidence_of(answer.receipt.entry)
+        assert (kept.envelope, kept.frames) == (stored.envelope, stored.frames)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"tenant": "another"},
+        {"h_final": random32()},
+        {"output": random32()},
+        {"rate_card": random32()},
+    ],
+    ids=lambda lie: next(iter(lie)),
+)
+async def test_text_is_not_handed_out_as_checked_when_the_receipt_lies(world, monkeypatch, lie):
+    async with world.node(), world.node(name="node-2"), world.client() as client:
+        true = session.draft_receipt
+        monkeypatch.setattr(session, "draft_receipt", lambda *facts: replace(true(*facts), **lie))
+        early, retried = [], []
+        error = await refused(
+            client, on_text=early.append, on_retry=lambda *facts: retried.append(facts)
+        )
+        assert error.code is Code.COMMITMENT_MISMATCH
+        assert "".join(early)  # what streamed was never called an answer
+        assert retried == []  # a lie is raised, not covered by another node's answer
+        (kept,) = client.archive.latest(10)
+        assert kept.state is State.DISBELIEVED
+        assert kept.receipt is None
+        assert next(iter(lie)) in kept.problem
+        assert kept.frames  # evidence against the node
+        assert kept.final_record
+        assert client.archive.unproved() == []
+
+
+async def test_a_node_that_drains_is_left_for_another_under_the_next_attempt(world):
+    async with world.node() as first, world.node(name="node-2"), world.client() as client:
+        await client.nodes()
+        first.load.drain()
+        told = []
+        answer = await client.generate(
+            prompt=PROMPT, max_tokens=4, on_retry=lambda *facts: told.append(facts)
+        )
+        assert answer.node == "honest/node-2"
+        assert [(name, error.code) for name, error in told] == [("honest/node-1", Code.DRAINING)]
+        assert states(client) == [(0, 0, State.REFUSED), (0, 1, State.ANSWERED)]
+
+
+async def test_an_engine_that_dies_is_left_for_another_and_its_receipt_kept(world):
+    dying = FakeEngine(dies_after=2)
+    async with (
+        world.node(dying),
+        world.node(FakeEngine(), name="node-2"),
+        world.client() as client,
+    ):
+        answer = await client.generate(prompt=PROMPT, max_tokens=4)
+        assert (answer.node, answer.attempt) == ("honest/node-2", 1)
+        failed = client.archive.latest(2)[1]
+        assert failed.receipt is not None  # the node owns up; nothing is charged
+        assert failed.state is State.ANSWERED
+
+
+async def test_a_node_that_is_gone_is_left_for_another(world):
+    async with world.node(name="node-2"), world.client() as client:
+        async with world.node():
+            assert len(await client.nodes()) == 2
+        answer = await client.generate(prompt=PROMPT, max_tokens=4, timeout_s=20)
+        assert answer.node == "honest/node-2"
+
+
+async def test_a_quota_is_waited_for_as_the_node_asks(world):
+    engine = FakeEngine(holds_after=0)
+    quotas = Quotas(in_flight_per_tenant=1)
+    async with world.node(engine, quotas=quotas), world.client() as client:
+        first = asyncio.create_task(client.generate(prompt=PROMPT, max_tokens=4))
+        await engine.submitted.wait()
+
+        def free(_name, error):
+            assert error.code is Code.QUOTA
+            engine.holds_after = None
+            engine.generations[0].cancel()
+
+        second = await client.generate(prompt=PROMPT, max_tokens=4, on_retry=free)
+        assert second.attempt >= 1
+        assert (await first).finish is Finish.CANCELLED
+
+
+async def test_the_attempts_end_and_the_last_reason_is_told(world):
+    async with world.node() as node, world.client(max_attempts=2) as client:
+        await client.nodes()
+        node.load.drain()
+        error = await refused(client)
+        assert error.code is Code.DRAINING
+        assert states(client) == [(0, 0, State.REFUSED), (0, 1, State.REFUSED)]
+
+
+async def test_the_deadline_ends_an_answer_with_a_receipt_for_what_came(world):
+    async with world.node(FakeEngine(holds_after=2)), world.client() as client:
+        answer = await client.generate(prompt=PROMPT, max_tokens=9, timeout_s=0.6)
+        assert answer.finish is Finish.DEADLINE
+        assert answer.usage.output == 2
+        assert (await refused(client, timeout_s=0)).code is Code.DEADLINE
+
+
+async def test_a_caller_that_gives_up_leaves_a_record_and_frees_the_node(world):
+    engine = FakeEngine(holds_after=2)
+    async with world.node(engine) as node, world.client() as client:
+        first_word = asyncio.Event()
+        call = asyncio.create_task(
+            client.generate(prompt=PROMPT, max_tokens=9, on_text=lambda _: first_word.set())
+        )
+        await first_word.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        (kept,) = client.archive.latest(1)
+        assert kept.state is State.BROKEN
+        assert kept.frames
+        await until(lambda: not node.load.in_flight)
+        await world.audit.wait_for_receipts(1)
+        assert world.audit.receipts()[0].payload["finish"] == "cancelled"
+
+
+async def test_many_requests_at_once_have_numbers_without_gaps(world):
+    async with world.node(), world.node(name="node-2"), world.client() as client:
+        answers = await asyncio.gather(
+            *(client.generate(prompt=PROMPT, max_tokens=3) for _ in range(24))
+        )
+        assert sorted(answer.number for answer in answers) == list(range(24))
+        assert {answer.node for answer in answers} == {"honest/node-1", "honest/node-2"}
+
+
+async def test_what_cannot_be_asked_is_refused_before_anything_is_ordered(world):
+    async with world.node(), world.client() as client:
+        wrong = [
+            {"max_tokens": 0},  # a zero token budget
+            {"max_tokens": 2**20 + 1},  # a huge one
+            {"settings": SamplingSettings(5)},  # the budget twice
+            {"messages": [Message("user", "x")]},  # prompt and messages
+            {"prompt": None},
+            {"seed": b"short"},
+            {"model": "not hexadecimal"},
+        ]
+        for wanted in wrong:
+            error = await refused(client, **wanted)
+            assert error.code is Code.INVALID_ARGUMENT, wanted
+        assert client.archive.latest(1) == []
+
+
+async def test_what_the_node_refuses_is_told_as_it_said_it(world):
+    async with world.node(), world.client() as client:
+        over_long = await refused(client, prompt="x" * 600)
+        assert over_long.code is Code.INVALID_ARGUMENT
+        assert "the prompt has 600 tokens" in over_long.detail
+        huge = await refused(client, max_tokens=2**20)
+        assert huge.code is Code.INVALID_ARGUMENT
+        assert "above this node's 256" in huge.detail
+        assert [state for *_, state in states(client)] == [State.REFUSED] * 2
+
+
+async def test_a_prompt_of_invalid_unicode_is_refused_before_it_is_sealed(world):
+    async with world.node(), world.client() as client:
+        assert (await refused(client, prompt="half \ud800")).code is Code.MALFORMED
+        assert client.archive.latest(1) == []
+
+
+async def test_another_model_than_the_nodes_serve_finds_no_node(world):
+    async with world.node(), world.client() as client:
+        error = await refused(client, model=random32().hex())
+        assert error.code is Code.STALE_KEY
+        assert "no key bundle" in error.detail
+
+
+async def test_a_node_of_an_unknown_name_is_not_found_and_the_known_ones_are_named(world):
+    async with world.node(), world.client() as client:
+        error = await refused(client, node="node-9")
+        assert error.code is Code.NOT_FOUND
+        assert "honest/node-1" in error.detail
+        assert (await client.generate(prompt=PROMPT, max_tokens=2, node="node-1")).text
+
+
+async def test_a_directory_is_believed_in_nothing(world):
+    async with world.node() as node:
+        entry = node.ring.current().entry
+
+        async def reason(**changes):
+            async with world.client(**changes) as client:
+                error = await refused(client)
+            assert error.code is Code.STALE_KEY
+            return error.detail
+
+        assert "does not pin operator honest" in await reason(operators={})
+        stranger = {"honest": random32().hex()}
+        assert "not signed with the key that is trusted" in await reason(operators=stranger)
+        assert "accepts no rate card" in await reason(rate_cards={})
+        world.audit.revoked.add(entry)
+        assert "is revoked" in await reason()
+        world.audit.revoked.clear()
+        world.audit.witnessing = False
+        assert "has no proof" in await reason()
+        world.audit.witnessing = True
+        true = world.audit.proof
+        world.audit.proof = lambda index: true(1 - index)  # the proof of another entry
+        assert "no key bundle that the policy accepts: " in await reason()
+        world.audit.proof = true
+        async with world.client() as client:
+            assert await client.nodes()
+
+
+async def test_nodes_are_asked_while_the_audit_server_is_away(world):
+    async with world.node(), world.client() as client:
+        await client.nodes()
+        world.audit.away = True
+        assert (await client.generate(prompt=PROMPT, max_tokens=3)).text
+        assert await client._directory.nodes(client._model_root(None), refresh=True)
+        report = await client.upgrade_proofs()
+        assert (report.proved, report.missing) == (0, 1)
+        world.audit.away = False
+        report = await client.upgrade_proofs(10)
+        assert (report.proved, report.missing) == (1, 0)
+    world.audit.away = True
+    async with world.client() as client:  # one that never read the directory
+        assert (await refused(client)).code is Code.UNAVAILABLE

@@ -1,0 +1,170 @@
+"""`counterfoil node`: set-up that can be repeated, and errors that say what to do."""
+
+import json
+
+import pytest
+
+from execution_layer.node.cli import node as node_group
+from execution_layer.node.settings import NodeSettings, TenantsFile
+from execution_layer.node.tenants import Tenants
+from shared.runtime.cli import run
+from shared.runtime.config import load
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import load_or_create_ed25519, public_bytes
+from tests.execution_layer.world import MODEL_ROOT
+
+
+@pytest.fixture
+def shell(capsys):
+    """Run a command; return (exit code, what it printed as JSON or None, standard error)."""
+
+    def call(*words):
+        code = run(node_group, [str(word) for word in words])
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return code, json.loads(shown.out) if shown.out.startswith(("{", "[")) else None, shown.err
+
+    return call
+
+
+def prepared(shell, tmp_path):
+    """Make operator and rate card; return the arguments of `init`."""
+    operator = tmp_path / "operator"
+    assert shell("operator-init", "--folder", operator, "--operator", "honest", "--json")[0] == 0
+    prices = ("--price-input", "0.30", "--price-output", "0.60", "--currency", "EUR")
+    card = ("--model-root", MODEL_ROOT.hex(), *prices, "--out", tmp_path / "card.cose", "--json")
+    assert shell("rate-card", "--operator-folder", operator, *card)[0] == 0
+    return init_arguments(tmp_path)
+
+
+def init_arguments(tmp_path):
+    """Return the arguments of `init` where operator and rate card are in place."""
+    return (
+        *("init", "--folder", tmp_path / "node", "--operator-folder", tmp_path / "operator"),
+        *("--name", "n1", "--model", tmp_path / "model", "--rate-card", tmp_path / "card.cose"),
+        *("--audit-target", "127.0.0.1:1", "--local-ca", tmp_path / "ca", "--json"),
+    )
+
+
+def test_set_up_can_be_repeated_and_keeps_the_keys(shell, tmp_path):
+    arguments = prepared(shell, tmp_path)
+    code, first, _ = shell(*arguments)
+    assert code == 0
+    assert first["issuer"] == "honest/n1"
+    settings = load(NodeSettings, tmp_path / "node" / "node.toml")
+    assert settings.quotas.max_output_tokens == 4096
+    code, again, _ = shell(*arguments, "--max-output-tokens", 99)
+    assert (code, again) == (0, first)
+    settings = load(NodeSettings, tmp_path / "node" / "node.toml")
+    assert settings.quotas.max_output_tokens == 99
+    again = shell(
+        "operator-init", "--folder", tmp_path / "operator", "--operator", "honest", "--json"
+    )
+    assert again[1]["operator_key"] == first["operator_key"]
+
+
+def test_the_folder_of_another_operator_is_not_taken_over(shell, tmp_path):
+    prepared(shell, tmp_path)
+    code, _, said = shell("operator-init", "--folder", tmp_path / "operator", "--operator", "shady")
+    assert code == 6
+    assert "belongs to operator honest" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--name", "not a name"), "node"),
+        (("--authority-key", "xyz"), "authority_keys"),
+        (("--threads", "0"), "--threads"),
+        (("--in-flight-per-tenant", "0"), "--in-flight-per-tenant"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(shell, tmp_path, more, told):
+    code, _, said = shell(*prepared(shell, tmp_path), *more)
+    assert code == 2
+    assert told in said
+
+
+def test_a_node_needs_a_certificate_and_says_how_to_get_one(shell, tmp_path):
+    arguments = list(prepared(shell, tmp_path))
+    place = arguments.index("--local-ca")
+    code, _, said = shell(*arguments[:place], *arguments[place + 2 :])
+    assert code == 2
+    assert "--local-ca FOLDER" in said
+
+
+def test_a_rate_card_is_for_one_model_in_a_known_currency(shell, tmp_path):
+    operator = ("--operator-folder", tmp_path / "operator")
+    prepared(shell, tmp_path)
+    rest = ("--price-input", "1", "--price-output", "2", "--out", tmp_path / "x.cose")
+    root = ("--model-root", MODEL_ROOT.hex())
+    assert shell("rate-card", *operator, *rest, "--currency", "EUR")[0] == 2
+    code, _, said = shell("rate-card", *operator, *rest, *root, "--currency", "Euro")
+    assert code == 2
+    assert "Euro" in said
+    assert shell("rate-card", *operator, *rest, "--currency", "EUR", "--model-root", "12")[0] == 2
+    wrong = ("--price-input", "cheap", *rest[2:])
+    assert shell("rate-card", *operator, *wrong, *root, "--currency", "EUR")[0] == 2
+    assert not (tmp_path / "x.cose").exists()
+
+
+def test_tenants_are_added_by_their_public_key(shell, tmp_path):
+    shell(*prepared(shell, tmp_path))
+    config = ("--config", tmp_path / "node" / "node.toml")
+    key = public_bytes(load_or_create_ed25519(tmp_path / "tenant.pem")).hex()
+    code, told, _ = shell("add-tenant", *config, "--tenant", "acme", "--key", key, "--json")
+    assert (code, told["tenants"]) == (0, 1)
+    assert load(TenantsFile, tmp_path / "node" / "tenants.toml").tenants == {"acme": key}
+    for tenant, wrong, code in (
+        ("acme", "xyz", 2),
+        ("not a name", key, 2),
+        ("small", "00" * 32, 3),  # a point of small order is no key
+    ):
+        assert shell("add-tenant", *config, "--tenant", tenant, "--key", wrong)[0] == code
+    assert load(TenantsFile, tmp_path / "node" / "tenants.toml").tenants == {"acme": key}
+
+
+def test_a_broken_change_to_the_tenants_is_logged_and_the_last_good_ones_are_kept(tmp_path, caplog):
+    path = tmp_path / "tenants.toml"
+    key = public_bytes(load_or_create_ed25519(tmp_path / "tenant.pem"))
+    path.write_text(f'[tenants]\nacme = "{key.hex()}"\n')
+    tenants = Tenants(path)
+    path.write_text("[tenants]\nacme = 5\n")
+    assert tenants.key_of("acme") == key
+    assert "is not used" in caplog.text
+    path.unlink()
+    assert tenants.key_of("acme") == key
+    path.write_text("[tenants]\n")
+    assert tenants.key_of("acme") is None
+    path.write_text("nonsense")
+    with pytest.raises(CounterfoilError) as caught:
+        Tenants(path)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_node_that_does_not_run_is_told_so(shell, tmp_path):
+    shell(*prepared(shell, tmp_path))
+    config = ("--config", tmp_path / "node" / "node.toml")
+    code, told, _ = shell("status", *config, "--json")
+    assert code == 0
+    assert (told["running"], told["pid"]) == (False, None)
+    code, _, said = shell("drain", *config)
+    assert code == 4
+    assert "is not running" in said
+
+
+def test_a_configuration_that_is_not_there_is_told_with_the_command_that_makes_one(shell, tmp_path):
+    for name in ("serve", "status", "drain"):
+        code, _, said = shell(name, "--config", tmp_path / "nowhere.toml")
+        assert code == 2
+        assert "nowhere.toml cannot be read" in said
+        assert "init" in said
+
+
+@pytest.mark.parametrize("name", ["keys/signing.pem", "../operator/operator.pem"])
+def test_a_private_key_that_others_can_read_is_refused(shell, tmp_path, name):
+    shell(*prepared(shell, tmp_path))
+    (tmp_path / "node" / name).chmod(0o644)
+    code, _, said = shell(*init_arguments(tmp_path))
+    assert code == 2
+    assert "is open to other users" in said
