@@ -70,7 +70,8 @@ class OrderRow(Base):
 
     __tablename__ = "trail_orders"
     __table_args__ = (
-        UniqueConstraint("tenant", "number", "attempt"),
+        # Not unique: a tenant that signs one number for two nodes must not cost either its receipt.
+        Index(None, "tenant", "number", "attempt"),
         bytes_check("entry", 32),
         KEPT_BY_SERVER,
     )

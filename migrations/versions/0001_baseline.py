@@ -226,9 +226,12 @@ def upgrade() -> None:
         sa.Column("raw", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("octet_length(entry) = 32", name=op.f("ck_trail_orders_entry_length")),
         sa.PrimaryKeyConstraint("entry", name=op.f("pk_trail_orders")),
-        sa.UniqueConstraint(
-            "tenant", "number", "attempt", name=op.f("uq_trail_orders_tenant_number_attempt")
-        ),
+    )
+    op.create_index(
+        op.f("ix_trail_orders_tenant_number_attempt"),
+        "trail_orders",
+        ["tenant", "number", "attempt"],
+        unique=False,
     )
     op.create_table(
         "trail_parties",
@@ -633,6 +636,7 @@ def downgrade() -> None:
     op.drop_table("trail_receipts")
     op.drop_index(op.f("ix_trail_parties_role_name"), table_name="trail_parties")
     op.drop_table("trail_parties")
+    op.drop_index(op.f("ix_trail_orders_tenant_number_attempt"), table_name="trail_orders")
     op.drop_table("trail_orders")
     op.drop_table("trail_findings")
     op.drop_table("trail_evidence")

@@ -10,11 +10,20 @@ from sqlalchemy import Engine
 
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.sequencer import Sequencer
+from audit_layer.storage.engine import session
 from audit_layer.trail.fsck import check_trail
+from audit_layer.trail.models import PartyRow
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail, write_rows
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.api import statements as made
 from tests.postgres import Database
+
+PARTIES = {
+    "operator": ("alpha", "beta"),
+    "tenant": ("acme", "bolt"),
+    "authority": ("authority",),
+    "worker": ("worker",),
+}
 
 
 @contextmanager
@@ -67,8 +76,14 @@ class World:
 
 @pytest.fixture
 def world(database: Database) -> Iterator[World]:
-    with opened(database.engine("server")) as trail:
-        made.register(trail)
+    engine = database.engine("server")
+    with session(engine) as db:
+        db.add_all(
+            PartyRow(name=name, role=role, public_key=made.public(name), added_at=made.NOW)
+            for role, names in PARTIES.items()
+            for name in names
+        )
+    with opened(engine) as trail:
         (bundle, card) = trail.submit(
             [Submission(made.bundle("alpha")), Submission(made.rate_card("alpha"))]
         )

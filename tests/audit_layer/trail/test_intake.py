@@ -385,9 +385,6 @@ def test_a_key_has_one_name_in_its_role(world: World):
     assert public_bytes(made.key("acme")) in {party.public_key for party in world.trail.parties()}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="trail_orders is unique by (tenant, number, attempt): the second is dropped"
-)
 def test_a_tenant_that_used_one_number_twice_costs_no_node_its_order(world: World):
     """A node cannot know what a tenant signs for others: both receipts count, each with its own order."""
     mine = world.node.receipt("acme")
