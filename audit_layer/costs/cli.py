@@ -1,5 +1,7 @@
 """`counterfoil cost`: rating, invoices, reconciliation and exports for finance teams."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,17 @@ if TYPE_CHECKING:
     from audit_layer.costs.service import Costs
 
 
-def _costs(dsn_file: Path) -> "Costs":
+@contextmanager
+def _costs(dsn_file: Path) -> Iterator["Costs"]:
+    """Open the books for one command."""
     from audit_layer.costs.service import Costs  # noqa: PLC0415  # --help imports no SQLAlchemy
     from audit_layer.storage.engine import make_engine  # noqa: PLC0415
 
-    return Costs(make_engine(dsn_file.read_text(), application_name="counterfoil-cost"))
+    engine = make_engine(dsn_file.read_text(), application_name="counterfoil-cost")
+    try:
+        yield Costs(engine)
+    finally:
+        engine.dispose()
 
 
 dsn_option = click.option(
@@ -59,9 +67,10 @@ def cost() -> None:
 @json_option
 def rate(dsn_file: Path, as_json: bool) -> None:
     """Rate and post every receipt that the books have not dealt with."""
-    costs, done = _costs(dsn_file), 0
-    while count := costs.rate_new():
-        done += count
+    done = 0
+    with _costs(dsn_file) as costs:
+        while count := costs.rate_new():
+            done += count
     emit({"rated_receipts": done}, as_json, lambda: f"{done} receipts rated and posted.")
 
 
@@ -71,7 +80,8 @@ def rate(dsn_file: Path, as_json: bool) -> None:
 @json_option
 def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
     """Show what is booked by operator and node."""
-    rows = _costs(dsn_file).totals(tenant=tenant)
+    with _costs(dsn_file) as costs:
+        rows = costs.totals(tenant=tenant)
     emit(rows, as_json, lambda: _table("Booked", rows))
 
 
@@ -84,8 +94,8 @@ def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
     from audit_layer.costs.reporting import as_json as exact_json  # noqa: PLC0415
     from audit_layer.costs.reporting import rounded  # noqa: PLC0415
 
-    costs = _costs(dsn_file)
-    result = costs.reconcile(costs.take_invoice(invoice.read_bytes()))
+    with _costs(dsn_file) as costs:
+        result = costs.reconcile(costs.take_invoice(invoice.read_bytes()))
 
     def render() -> Any:
         rows = [
@@ -125,7 +135,8 @@ def export(
     from audit_layer.costs.focus import to_csv  # noqa: PLC0415
 
     first, after = _period(start, end)
-    charges = list(_costs(dsn_file).charges(first, after, tenant=tenant, operator=operator))
+    with _costs(dsn_file) as costs:
+        charges = list(costs.charges(first, after, tenant=tenant, operator=operator))
     out.write_text(to_csv(charges), encoding="utf-8", newline="")
     data = {"file": str(out), "rows": len(charges), "from": str(first), "to": str(after)}
     emit(data, as_json, lambda: f"{len(charges)} charges of {first} to {after} written to {out}")
