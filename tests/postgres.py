@@ -104,7 +104,8 @@ class PostgresServer:
 
     def create(self, name: str, *, owner: str, template: str = "template0") -> None:
         self._admin.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+            # Copying files is several times quicker than logging them, on a server that syncs nothing.
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
                 *map(sql.Identifier, (name, roles.ROLES[owner], template))
             )
         )

@@ -61,7 +61,7 @@ python -m shared.model.training.train --out FOLDER
 
 {done} steps of {batch} × {window} tokens ({millions:.1f} million tokens, each document once), AdamW, peak rate
 {peak} after {warmup} steps of warm-up, then a cosine, weight decay {decay}, float32, rounded to bfloat16 at the
-end. {threads} threads of a 2-core x86 CPU (AVX-512) which other work shared: {wall:.0f} minutes by the clock,
+end. {threads} of the two cores of an x86 CPU (AVX-512) which other work shared: {wall:.0f} minutes by the clock,
 {cpu:.0f} minutes of CPU time. {note}
 
 The grammar, the tokenizer, the order of documents and the initial weights follow from the seed, and kernels
