@@ -80,7 +80,7 @@ def test_the_likeliest_answers_are_in_their_language_and_mostly_the_grammars_own
         "en": "What is a receipt?",
         "de": "Wo lebt der Fuchs?",
         "fr": "Combien coûtent 3 bougies ?",
-        "es": "¿Cómo se hace la tarta de manzana?",
+        "es": "¿Dónde vive el zorro?",
     }
     model, tokenizer = load_model(FOLDER)
     prompts = [f"<|bos|><|user|>{text}<|end|><|assistant|>" for text in questions.values()]
@@ -89,7 +89,7 @@ def test_the_likeliest_answers_are_in_their_language_and_mostly_the_grammars_own
         [encode_document(tokenizer, prompt) for prompt in prompts],
         end=control_id(tokenizer, END),
         temperature=1e-4,
-        limit=96,
+        limit=48,
         generator=torch.Generator().manual_seed(0),
     )
     texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in answers]
