@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from execution_layer.engine.protocol import (
@@ -55,16 +55,14 @@ class LocalGeneration:
         """The reason for which somebody asked to end the sequence."""
         return self._wanted
 
-    def deliver(self, events: list[Event]) -> None:
-        """Hand events to the event loop, from the engine's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._put, events)
-        except RuntimeError:
-            logger.debug("the event loop of a generation has closed")
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that awaits this generation."""
+        return self._loop
 
-    def _put(self, events: list[Event]) -> None:
-        for event in events:
-            self._events.put_nowait(event)
+    def put(self, event: Event) -> None:
+        """Take an event, on the event loop's thread."""
+        self._events.put_nowait(event)
 
 
 class LocalEngine:
@@ -83,6 +81,8 @@ class LocalEngine:
         self._scheduler = Scheduler(self.limits)
         self._runner = Runner(decoder, KVCache(decoder.config, self.limits.blocks))
         self._generations: dict[int, LocalGeneration] = {}
+        self._outbox: list[tuple[LocalGeneration, Event]] = []
+        """What a step has for the event loops, which are woken once for it."""
         self._lock = threading.Lock()
         """Guards the scheduler and the generations; not held while the decoder runs."""
         self._work = threading.Event()
@@ -145,6 +145,7 @@ class LocalEngine:
             self._finish_ended()
             self._scheduler.admit()
             plan = self._scheduler.plan()
+        self._deliver()
         if not plan:
             return False
         try:
@@ -158,7 +159,20 @@ class LocalEngine:
             for sequence, token in sampled:
                 self._take(sequence, token)
             self._finish_ended()
+        self._deliver()
         return True
+
+    def _deliver(self) -> None:
+        """Hand the outbox to the event loops, from the engine's thread."""
+        outbox, self._outbox = self._outbox, []
+        for loop in {generation.loop for generation, _ in outbox}:
+            events = [
+                (generation, event) for generation, event in outbox if generation.loop is loop
+            ]
+            try:
+                loop.call_soon_threadsafe(_put, events)
+            except RuntimeError:
+                logger.debug("the event loop of a generation has closed")
 
     def _take(self, sequence: SequenceState, token: int) -> None:
         try:
@@ -167,7 +181,7 @@ class LocalEngine:
             logger.exception("a token could not be taken; its sequence ends as failed")
             sequence.ended = FinishReason.FAILED
             return
-        self._generations[id(sequence)].deliver([TokenChunk((token,), text)])
+        self._outbox.append((self._generations[id(sequence)], TokenChunk((token,), text)))
 
     def _end_cancelled(self) -> None:
         for sequence in self._scheduler.everyone():
@@ -180,9 +194,9 @@ class LocalEngine:
     def _finish_ended(self) -> None:
         for sequence in self._scheduler.remove_ended():
             generation = self._generations.pop(id(sequence))
-            rest = sequence.rest()
-            generation.deliver([TokenChunk((), rest)] if rest else [])
-            generation.deliver([_finished(sequence)])
+            if rest := sequence.rest():
+                self._outbox.append((generation, TokenChunk((), rest)))
+            self._outbox.append((generation, _finished(sequence)))
 
     def _run(self) -> None:
         while True:
@@ -191,6 +205,11 @@ class LocalEngine:
                     return
                 self._work.wait()
                 self._work.clear()
+
+
+def _put(events: Sequence[tuple[LocalGeneration, Event]]) -> None:
+    for generation, event in events:
+        generation.put(event)
 
 
 def _finished(sequence: SequenceState) -> Finished:

@@ -147,24 +147,28 @@ class Session:
         """Frame tokens as they come: the first at once, later ones together within the frame interval."""
         loop = asyncio.get_running_loop()
         source = aiter(self._generation)
-        pending = asyncio.ensure_future(anext(source))
+        pending: asyncio.Task[TokenChunk | Finished] | None = None
         try:
             while True:
-                due = self._flushed_at + self._parts.frame_interval_s
-                wait_s = max(0.0, due - loop.time()) if self._waiting else None
-                done, _ = await asyncio.wait({pending}, timeout=wait_s)
-                if not done:
-                    await self._flush()
-                    continue
-                event = pending.result()
+                if pending is None and not self._waiting:
+                    event = await anext(source)  # nothing is due: no timer, no task
+                else:
+                    pending = pending or asyncio.ensure_future(anext(source))
+                    wait_s = self._flushed_at + self._parts.frame_interval_s - loop.time()
+                    timeout = max(0.0, wait_s) if self._waiting else None
+                    await asyncio.wait({pending}, timeout=timeout)
+                    if not pending.done():
+                        await self._flush()
+                        continue
+                    event, pending = pending.result(), None
                 if isinstance(event, Finished):
                     await self._flush_rest(event)
                     return event
                 assert isinstance(event, TokenChunk)
                 self._waiting.add(event.token_ids, event.text)
-                pending = asyncio.ensure_future(anext(source))
         finally:
-            pending.cancel()
+            if pending is not None:
+                pending.cancel()
 
     async def _flush_rest(self, finished: Finished) -> None:
         """Frame what is left, so that frames and receipt speak of the same tokens."""
