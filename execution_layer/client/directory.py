@@ -4,6 +4,7 @@ A bundle counts when (1) an operator that the policy pins signed it, (2) it is i
 policy's quorum witnessed, (3) it is live now, and (4) it is not revoked.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ FRESH_S: Final = 30.0
 STALE_S: Final = 600.0
 """How long what was read may be used when the directory does not answer: a revocation could be missed."""
 TIMEOUT_S: Final = 20.0
+PATIENCE_S: Final = 10.0
+"""How long a first bundle's proof is waited for."""
+POLL_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +95,24 @@ class Directory:
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
 
     async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
-        """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none."""
+        """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none, and
+        NOT_WITNESSED when all there is waits for its proof longer than `PATIENCE_S`.
+        """
         read_at, nodes = self._known.get(model_root, (float("-inf"), []))
         now, age_s = now_ms(), time.monotonic() - read_at
         live = [node for node in nodes if node.bundle.is_live(now)]
         if live and not refresh and age_s < FRESH_S:
             return live
-        try:
-            return await self._read(model_root)
-        except CounterfoilError as error:
-            if live and error.code in {Code.UNAVAILABLE, Code.DEADLINE} and age_s < STALE_S:
-                return live  # the audit server is away for a moment; nodes keep serving
-            raise
+        patient_until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await self._read(model_root)
+            except CounterfoilError as error:
+                if live and error.code in {Code.UNAVAILABLE, Code.DEADLINE} and age_s < STALE_S:
+                    return live  # the audit server is away for a moment; nodes keep serving
+                if error.code is not Code.NOT_WITNESSED or time.monotonic() > patient_until:
+                    raise
+            await asyncio.sleep(POLL_S)  # a node registered a moment ago; its proof is on the way
 
     async def _read(self, model_root: bytes) -> list[NodeEntry]:
         request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
@@ -110,12 +120,14 @@ class Directory:
             answer = await self._stub.ListKeyBundles(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        nodes, reasons = self._check(answer.bundles[:MAX_BUNDLES], model_root)
+        nodes, refused = self._check(answer.bundles[:MAX_BUNDLES], model_root)
         if not nodes:
+            reasons = "; ".join(error.detail for error in refused[:5])
+            soon = any(error.code is Code.NOT_WITNESSED for error in refused)
             raise CounterfoilError(
-                Code.STALE_KEY,
+                Code.NOT_WITNESSED if soon else Code.STALE_KEY,
                 "the directory has no key bundle that the policy accepts"
-                + (f": {'; '.join(reasons[:5])}" if reasons else ""),
+                + (f": {reasons}" if reasons else ""),
                 remedy="Check that nodes are running and registered, and the policy's pins.",
             )
         await self._archive.remember_checkpoints(
@@ -128,14 +140,14 @@ class Directory:
 
     def _check(
         self, listed: Sequence[audit_pb2.KeyBundleEntry], model_root: bytes
-    ) -> tuple[list[NodeEntry], list[str]]:
-        nodes, reasons = [], []
+    ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
+        nodes, refused = [], []
         for item in listed:
             try:
                 node = check_bundle(item, self._policy, self._log, now_ms())
             except CounterfoilError as error:
-                reasons.append(error.detail)
+                refused.append(error)
                 continue
             if model_root in node.bundle.model_roots:
                 nodes.append(node)
-        return newest(nodes), reasons
+        return newest(nodes), refused

@@ -121,6 +121,7 @@ class FakeAudit(
         self.orders = {}
         self.index = {}
         self.submissions = 0
+        self.listed = 0
         self.deposits = []
         self.revoked = set()
         self.away = False
@@ -189,6 +190,7 @@ class FakeAudit(
 
     async def ListKeyBundles(self, request, context):
         self._present()
+        self.listed += 1
         found = []
         for raw in self.statements:
             item = parse_statement(raw)

@@ -126,8 +126,10 @@ def save_checkpoint(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
         name: tensor.detach().to(torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
+    fresh = folder / "model.safetensors.new"
+    save_file(tensors, str(fresh), metadata={"format": "pt"})
+    fresh.chmod(0o644)
+    fresh.replace(folder / "model.safetensors")  # processes that serve the old one have it mapped
     ids = {key: control_id(tokenizer, token) for key, token in
            (("bos", BOS), ("end", END), ("pad", PAD))}  # fmt: skip
     generation = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from execution_layer.client import directory
 from execution_layer.client.archive import State
 from execution_layer.node import session
 from execution_layer.node.settings import Quotas
@@ -229,14 +230,25 @@ async def test_a_node_of_an_unknown_name_is_not_found_and_the_known_ones_are_nam
         assert (await client.generate(prompt=PROMPT, max_tokens=2, node="node-1")).text
 
 
-async def test_a_directory_is_believed_in_nothing(world):
+async def test_a_node_that_has_just_registered_is_waited_for(world):
+    async with world.node(), world.client() as client:
+        world.audit.witnessing = False
+        asking = asyncio.create_task(client.generate(prompt=PROMPT, max_tokens=2))
+        await until(lambda: world.audit.listed)  # it was told that there is no proof yet
+        assert not asking.done()
+        world.audit.witnessing = True
+        assert (await asking).text
+
+
+async def test_a_directory_is_believed_in_nothing(world, monkeypatch):
+    monkeypatch.setattr(directory, "PATIENCE_S", 0.0)
     async with world.node() as node:
         entry = node.ring.current().entry
 
-        async def reason(**changes):
+        async def reason(code=Code.STALE_KEY, **changes):
             async with world.client(**changes) as client:
                 error = await refused(client)
-            assert error.code is Code.STALE_KEY
+            assert error.code is code
             return error.detail
 
         assert "does not pin operator honest" in await reason(operators={})
@@ -247,7 +259,7 @@ async def test_a_directory_is_believed_in_nothing(world):
         assert "is revoked" in await reason()
         world.audit.revoked.clear()
         world.audit.witnessing = False
-        assert "has no proof" in await reason()
+        assert "has no proof" in await reason(Code.NOT_WITNESSED)
         world.audit.witnessing = True
         true = world.audit.proof
         world.audit.proof = lambda index: true(1 - index)  # the proof of another entry
