@@ -111,13 +111,20 @@ def _load(name: str, entry: metadata.EntryPoint) -> click.Command:
     try:
         command = entry.load()
     except ModuleNotFoundError as error:
-        missing = (error.name or "a package").partition(".")[0]
-        if missing in {"shared", "execution_layer", "audit_layer"}:
+        if (missing := _missing_package(error)) is None:
             raise
         return _unavailable(name, entry, missing)
     if not isinstance(command, click.Command):
         raise CounterfoilError(Code.INTERNAL, f"{entry.value} is not a command")
     return command
+
+
+def _missing_package(error: ModuleNotFoundError) -> str | None:
+    """Return the package that is not installed; None where a module of our own is missing."""
+    missing = (error.name or "a package").partition(".")[0]
+    return (
+        None if missing in {"shared", "execution_layer", "audit_layer", "migrations"} else missing
+    )
 
 
 def _unavailable(name: str, entry: metadata.EntryPoint, missing: str) -> click.Command:
@@ -233,9 +240,20 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  # the boundary of the program
+        if isinstance(error, ModuleNotFoundError) and (missing := _missing_package(error)):
+            _show(_not_installed(missing), arguments, error)
+            return EXIT_CODES[Code.CONFIGURATION]
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)
         return EXIT_CODES[Code.INTERNAL]
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _not_installed(missing: str) -> CounterfoilError:
+    return CounterfoilError(
+        Code.CONFIGURATION,
+        f"this command needs the package {missing}, which is not installed",
+        remedy="Run: pip install 'counterfoil[node]', 'counterfoil[audit]' or 'counterfoil[all]'",
+    )
 
 
 def _show(

@@ -1,7 +1,10 @@
 """The query API over HTTPS: who may see what, and what it looks like."""
 
 import base64
+import csv
+import io
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from audit_layer.api.identity import log_policy
 from audit_layer.api.openapi import schema_text
 from audit_layer.api.settings import load_settings
+from audit_layer.costs.service import Costs
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of
 from shared.translog.policy import verify_witnessed
@@ -188,3 +192,34 @@ def test_a_scope_is_asked_of_those_roles_that_have_one(database, role, scope):
     with pytest.raises(CounterfoilError) as refused:
         Tokens(database.engine("server")).create(Role(role), scope)
     assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_costs_are_exact_texts_and_a_tenant_sees_what_it_owes_and_no_more(world: World):
+    with world.core() as core:
+        Costs(core.engine).rate_new()
+    seen = {
+        scope: (await world.get("/v1/costs/totals", role, scope)).json()
+        for role, scope in (("finance", None), ("tenant", "acme"), ("tenant", "bolt"))
+    }
+    amounts = {name: sum(Decimal(row["amount"]) for row in rows) for name, rows in seen.items()}
+    assert amounts[None] == amounts["acme"] + amounts["bolt"] > 0
+    assert sum(row["receipts"] for row in seen["acme"]) == len(world.filled.receipts["acme"])
+
+
+async def test_focus_rows_of_a_tenant_are_its_own_and_a_period_is_half_open(world: World):
+    with world.core() as core:
+        Costs(core.engine).rate_new()
+
+    async def rows(scope: str | None, start: str, end: str) -> list[dict[str, str]]:
+        role = "tenant" if scope else "finance"
+        answer = await world.get("/v1/costs/focus.csv", role, scope, start=start, end=end)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/csv")
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    every = await rows(None, "2020-01-01", "2100-01-01")
+    acme, bolt = [await rows(name, "2020-01-01", "2100-01-01") for name in ("acme", "bolt")]
+    assert len(every) == len(acme) + len(bolt) > len(acme) > 0
+    assert sum(Decimal(row["BilledCost"]) for row in every) > 0
+    assert await rows(None, "2020-01-01", "2020-01-01") == []
+    assert (await world.get("/v1/costs/focus.csv", "finance")).status_code == 400

@@ -53,6 +53,8 @@ def odd(kind: str) -> int:
         raise RuntimeError("unforeseen")
     if kind == "abort":
         raise click.Abort
+    if kind == "lacking":
+        raise ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
     return int(kind)
 
 
@@ -178,6 +180,14 @@ def test_a_command_whose_package_is_missing_says_so(register, capsys, tmp_path, 
     assert "(needs no_such_package_at_all)" in capsys.readouterr().out
     assert run("lacking", "serve", "--config", "x") == cli.USAGE
     assert "pip install" in capsys.readouterr().err
+
+
+def test_a_package_that_is_found_missing_on_the_way_is_named(register, capsys):
+    register(odd=here("odd"))
+    assert run("odd", "lacking") == cli.USAGE
+    printed = capsys.readouterr().err
+    assert "needs the package no_such," in printed
+    assert "pip install" in printed
 
 
 def test_only_the_command_that_is_invoked_is_imported(register, tmp_path, monkeypatch):
