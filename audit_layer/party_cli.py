@@ -1,6 +1,5 @@
 """`counterfoil audit witness` and `counterfoil audit custodian`: parties of their own, each with `init` and `serve`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,17 @@ def _config(
     folder: Path, name: str, address: str, cert: Path, key: Path, ca: Path, trust: Path
 ) -> dict[str, Any]:
     """Return the values that both parties' settings share. `trust` holds `log`, `authority` and, for custodians, `workers`."""
-    told = json.loads(trust.read_text(encoding="utf-8"))
+    from shared.runtime.config import read_json  # noqa: PLC0415
+
+    told = read_json(trust)
     return {
         "name": name,
         "address": address,
         "keys_folder": (folder / "keys").absolute(),
         "state_file": (folder / "state.sqlite").absolute(),
-        "authority": told["authority"],
+        "authority": told.get("authority"),
         "tls": {"cert": cert.absolute(), "key": key.absolute(), "ca": ca.absolute()},
-        "log": told["log"],
+        "log": told.get("log"),
         "told": told,
     }
 
@@ -135,14 +136,13 @@ def custodian_serve(config: Path, ready_file: Path | None) -> int:
 
 
 def _write(kind: Any, file: str, options: dict[str, Any], more: tuple[str, ...]) -> None:
-    from shared.runtime.config import to_toml  # noqa: PLC0415
+    from shared.runtime.config import checked, to_toml  # noqa: PLC0415
     from shared.runtime.keys import write_atomic  # noqa: PLC0415
 
     values = _config(**options)
     told = values.pop("told")
-    settings = kind.model_validate(
-        {**values, **{name: told[name] for name in more if name in told}}
-    )
+    given = {**values, **{name: told[name] for name in more if name in told}}
+    settings = checked(kind, given, str(options["trust"]))
     path = options["folder"] / file
     write_atomic(path, to_toml(settings).encode())
     emit({"config": str(path.absolute())}, True, str)

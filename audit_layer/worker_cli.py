@@ -1,6 +1,5 @@
 """`counterfoil audit worker` and `counterfoil audit beat`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,12 @@ def keys(folder: Path, name: str, authority: bool) -> None:
 def init(**options: Any) -> None:
     """Write worker.toml. `--trust` is a file because it names keys of a kilobyte each."""
     from audit_layer.replay.settings import WorkerSettings  # noqa: PLC0415
-    from shared.runtime.config import to_toml  # noqa: PLC0415
+    from shared.runtime.config import checked, read_json, to_toml  # noqa: PLC0415
     from shared.runtime.keys import write_atomic  # noqa: PLC0415
 
     folder: Path = options["folder"].absolute()
-    settings = WorkerSettings.model_validate(
+    settings = checked(
+        WorkerSettings,
         {
             "name": options["name"],
             "origin": options["origin"],
@@ -62,8 +62,9 @@ def init(**options: Any) -> None:
             "ca_file": options["ca"].absolute(),
             "keys_folder": folder / "keys",
             "models": [path.absolute() for path in options["models"]],
-            **json.loads(options["trust"].read_text(encoding="utf-8")),
-        }
+            **read_json(options["trust"]),
+        },
+        str(options["trust"]),
     )
     path = folder / "worker.toml"
     write_atomic(path, to_toml(settings).encode())

@@ -41,6 +41,7 @@ def init(folder: Path, **given: Any) -> None:
     """
     from audit_layer.api import identity  # noqa: PLC0415  # --help stays light
     from audit_layer.api import settings as files  # noqa: PLC0415
+    from shared.runtime.config import checked  # noqa: PLC0415
     from shared.runtime.keys import private_folder, public_bytes  # noqa: PLC0415
     from shared.runtime.tls import TlsFiles  # noqa: PLC0415
 
@@ -58,9 +59,8 @@ def init(folder: Path, **given: Any) -> None:
         "reflection": given["reflection"],
         "tls": TlsFiles(**{name: given[name].absolute() for name in ("cert", "key", "ca")}),
     }
-    settings = files.checked(
-        {**kept, **{name: value for name, value in changes.items() if value is not None}}
-    )
+    wanted = {**kept, **{name: value for name, value in changes.items() if value is not None}}
+    settings = checked(files.AuditSettings, wanted, "the given configuration")
     keys = config.parent / settings.keys_folder
     signers = identity.create_keys(keys, settings.origin)
     files.save(settings, config)
@@ -92,6 +92,7 @@ def trust(
 ) -> None:
     """Ask a witness for cosignatures from the next start on; the same name again replaces it."""
     from audit_layer.api import settings as files  # noqa: PLC0415  # --help stays light
+    from shared.runtime.config import checked  # noqa: PLC0415
     from shared.translog.notes import parse_vkey  # noqa: PLC0415
 
     for vkey in vkeys:
@@ -99,13 +100,12 @@ def trust(
     settings = files.load_as_written(config)
     witness = {"name": name, "url": url, "vkeys": vkeys, "ca": ca.absolute() if ca else None}
     others = [known for known in settings.witnesses if known.name != name]
-    changed = files.checked(
-        {
-            **dict(settings),
-            "witnesses": [*map(dict, others), witness],
-            "quorum": quorum or settings.quorum,
-        }
-    )
+    wanted = {
+        **dict(settings),
+        "witnesses": [*map(dict, others), witness],
+        "quorum": quorum or settings.quorum,
+    }
+    changed = checked(files.AuditSettings, wanted, "the given configuration")
     files.save(changed, config)
     names = [known.name for known in changed.witnesses]
     emit(

@@ -1,14 +1,12 @@
 """Configuration of the audit server (`audit.toml`)."""
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from shared.runtime.config import Settings, load, to_toml
-from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import write_atomic
 from shared.runtime.tls import TlsFiles
 
@@ -76,18 +74,6 @@ def load_as_written(path: Path) -> AuditSettings:
     """Return the settings with paths as the file has them, so that writing them back moves nothing."""
     load(AuditSettings, path)  # tells everything that is wrong
     return AuditSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-
-
-def checked(values: Mapping[str, Any]) -> AuditSettings:
-    """Return settings of values that a command was given; CONFIGURATION says what is wrong with them."""
-    try:
-        return AuditSettings.model_validate(dict(values))
-    except ValidationError as error:
-        problems = (
-            f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
-            for found in error.errors(include_input=False)
-        )
-        raise CounterfoilError(Code.CONFIGURATION, "; ".join(problems)) from None
 
 
 def save(settings: AuditSettings, path: Path) -> None:

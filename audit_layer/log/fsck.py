@@ -6,9 +6,11 @@ caller who holds the signed statements passes `identify`, so that the columns th
 are compared too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Self
 
 from sqlalchemy import Connection, Engine, text
 
@@ -25,6 +27,8 @@ from shared.translog.tree import EMPTY_ROOT, leaf_hash
 
 _CHUNK = 4096
 
+Kept = tuple[Checkpoint, str]
+"""A checkpoint and its note."""
 Identify = Callable[[int, bytes], tuple[bytes, int | None] | None]
 """(index, entry) -> the (issuer, number) that the signed statement says; None when it is erased."""
 
@@ -67,14 +71,20 @@ def fsck(
 ) -> list[Finding]:
     """Check a whole log in one snapshot of the database; return the findings, none when it is clean.
 
-    Entries are read once, in order, in bounded memory. Files that a running publisher writes
-    during the check can be newer than the snapshot: a finding about the newest file of a busy log
-    is worth a second look.
+    Entries are read once, in order, in bounded memory. A publisher may run meanwhile: what lies outside
+    the database is read before the snapshot, when it must not be ahead of it, and again afterwards, when
+    it must not be behind.
     """
+    before = Outside.look(files, second_place)
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ")
     with unavailable_when_down(), snapshot.connect() as connection:
         return check(
-            connection, policy=policy, files=files, second_place=second_place, identify=identify
+            connection,
+            policy=policy,
+            files=files,
+            second_place=second_place,
+            identify=identify,
+            before=before,
         )
 
 
@@ -85,8 +95,10 @@ def check(
     files: PublishedFiles | None = None,
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
+    before: "Outside | None" = None,
 ) -> list[Finding]:
-    """Run `fsck` on an open connection, which should see one snapshot throughout."""
+    """Run `fsck` on an open connection that sees one snapshot throughout; `before` was read ahead of it."""
+    before = before or Outside.look(files, second_place)
     rows = _checkpoint_rows(connection)
     tree = _Tree({row.size for row in rows})
     findings = list(_check_entries(connection, tree, identify))
@@ -100,10 +112,44 @@ def check(
         if later.intent_at < earlier.intent_at
     ]
     if files is not None:
-        findings += _check_files(connection, files, rows)
+        findings += _check_files(connection, files, rows, before)
+        findings += _check_checkpoint_file(files, rows, before, policy)
     if second_place is not None:
-        findings += _check_second_place(second_place, rows)
+        findings += _check_second_place(second_place, rows, before)
     return findings
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What lay outside the database before the snapshot was taken."""
+
+    names: tuple[str, ...] = ()
+    """Published files below `tile/`."""
+    checkpoint: str | None = None
+    kept: Kept | CounterfoilError | None = None
+    """What the second place held, or why it could not be read."""
+
+    @classmethod
+    def look(cls, files: PublishedFiles | None, second_place: SecondPlace | None) -> Self:
+        """Read everything once."""
+        found: Iterable[Path] = () if files is None else sorted(files.root.glob("tile/**/*"))
+        return cls(
+            names=tuple(
+                path.relative_to(files.root).as_posix()
+                for path in found
+                if files is not None and not path.is_dir() and not path.name.startswith(".")
+            ),
+            checkpoint=None if files is None else files.checkpoint(),
+            kept=None if second_place is None else _kept(second_place),
+        )
+
+
+def _kept(second_place: SecondPlace) -> Kept | CounterfoilError | None:
+    try:
+        second_place.check_running()
+        return second_place.read()
+    except CounterfoilError as error:
+        return error
 
 
 class _Tree:
@@ -246,17 +292,13 @@ def _check_checkpoint(row: _Row, tree: _Tree, policy: Policy, *, newest: bool) -
 
 
 def _check_files(
-    connection: Connection, files: PublishedFiles, rows: Sequence[_Row]
+    connection: Connection, files: PublishedFiles, rows: Sequence[_Row], before: Outside
 ) -> Iterator[Finding]:
-    """Compare every published file with the tables, and the tables' newest checkpoint with its file."""
-    published = [row for row in rows if row.published_at is not None]
-    size = published[-1].size if published else 0
+    """Compare every published file with the tables."""
+    size = max((row.size for row in rows if row.published_at is not None), default=0)
     for tile in files_grown(0, size):
         yield from _compare_file(connection, files, tile)
-    for path in sorted(files.root.glob("tile/**/*")):
-        name = path.relative_to(files.root).as_posix()
-        if path.is_dir() or path.name.startswith("."):
-            continue
+    for name in before.names:
         try:
             tile = parse_tile_path(name)
         except CounterfoilError:
@@ -264,11 +306,37 @@ def _check_files(
             continue
         if tile.width != width_at(tile.level, tile.index, size):  # else it was compared above
             yield from _compare_file(connection, files, tile, stray=True)
+
+
+def _check_checkpoint_file(
+    files: PublishedFiles, rows: Sequence[_Row], before: Outside, policy: Policy
+) -> Iterator[Finding]:
+    """Compare the checkpoint file with the newest checkpoint of the tables."""
+    published = [row for row in rows if row.published_at is not None]
     # A crash between the checkpoint file and the mark leaves the file one step ahead of the table.
     allowed = [published[-1].cosigned if published else None]
     allowed += [row.cosigned for row in rows[-1:] if row.cosigned is not None]
-    if files.checkpoint() not in allowed:
+    now = files.checkpoint()
+    if now in allowed:
+        return
+    known = before.checkpoint is None or before.checkpoint in {row.cosigned for row in rows}
+    if now == before.checkpoint or not known or now is None or not _is_newer(now, rows, policy):
         yield Finding(CHECKPOINT, "is not the newest published checkpoint")
+
+
+def _is_newer(note: str, rows: Sequence[_Row], policy: Policy) -> bool:
+    """Tell whether a note is a witnessed checkpoint that can have come after the snapshot."""
+    try:
+        checkpoint = verify_witnessed(note, policy).checkpoint
+    except CounterfoilError:
+        return False
+    newest = rows[-1] if rows else None
+    if newest is None or checkpoint.size > newest.size:
+        return True
+    return newest.cosigned is None and (checkpoint.size, checkpoint.root) == (
+        newest.size,
+        newest.root,
+    )
 
 
 def _compare_file(
@@ -277,6 +345,8 @@ def _compare_file(
     """Compare one file with the tables. `stray`: it was found in the folder, under its own name."""
     try:
         data = (files.root / tile.path).read_bytes() if stray else files.read(tile)
+    except FileNotFoundError:
+        return  # a partial file that has become full and was dropped since it was listed
     except CounterfoilError as e:
         yield Finding(tile.path, "missing" if e.code is Code.NOT_FOUND else e.detail)
         return
@@ -289,25 +359,34 @@ def _compare_file(
         yield Finding(tile.path, "differs from the tables")
 
 
-def _check_second_place(second_place: SecondPlace, rows: Sequence[_Row]) -> Iterator[Finding]:
+def _check_second_place(
+    second_place: SecondPlace, rows: Sequence[_Row], before: Outside
+) -> Iterator[Finding]:
     place = "second place"
     signed = [row for row in rows if row.note is not None]
-    try:
-        second_place.check_running()
-        kept = second_place.read()
-    except CounterfoilError as e:
-        yield Finding(place, e.detail)
-        return
-    if kept is None:
+    now = _kept(second_place)
+    for kept in (before.kept, now):
+        if isinstance(kept, CounterfoilError):
+            yield Finding(place, kept.detail)
+            return
+    if now is None or isinstance(now, CounterfoilError):
         if signed:
             yield Finding(place, "is empty, though checkpoints were signed")
         return
-    by_size: dict[int, _Row] = {row.size: row for row in rows}
-    checkpoint: Checkpoint = kept[0]
-    row = by_size.get(checkpoint.size)
-    if row is None or row.root != checkpoint.root:
-        yield Finding(place, f"holds a checkpoint at {checkpoint.size} that the database lacks")
-    elif signed and signed[-1].size > checkpoint.size:
+    by_size = {row.size: row for row in rows}
+    for kept in (before.kept, now):
+        if kept is None or isinstance(kept, CounterfoilError):
+            continue
+        row = by_size.get(kept[0].size)
+        if row is None and kept is now and now != before.kept:
+            continue  # signed after the snapshot
+        if row is None or row.root != kept[0].root:
+            problem = f"holds a checkpoint at {kept[0].size} that the database lacks"
+        elif row.note is not None and row.note != kept[1]:
+            problem = "holds another note than the database"
+        else:
+            continue
+        yield Finding(place, problem)
+        return
+    if signed and signed[-1].size > now[0].size:
         yield Finding(place, "is older than the newest signed checkpoint")
-    elif row.note is not None and row.note != kept[1]:
-        yield Finding(place, "holds another note than the database")

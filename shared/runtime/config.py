@@ -5,6 +5,7 @@ setting names a file (`read_secret`). Relative paths are relative to the folder 
 """
 
 import difflib
+import json
 import os
 import stat
 import tomllib
@@ -51,15 +52,36 @@ def load(kind: type[S], path: Path, *, env_prefix: str | None = None) -> S:
         for variable, keys in _variables(kind, env_prefix):
             if (text := os.environ.get(variable)) is not None:
                 _override(values, keys, _literal(text))
+    return checked(kind, values, str(path), folder=path.absolute().parent)
+
+
+def checked(
+    kind: type[S], values: Mapping[str, Any], source: str, *, folder: Path | None = None
+) -> S:
+    """Return the settings of values; CONFIGURATION says what is wrong with them and which `source` they have.
+
+    Relative paths are anchored at `folder`, and left as they are without one.
+    """
     try:
-        return kind.model_validate(values, context={"folder": path.absolute().parent})
+        return kind.model_validate(dict(values), context={"folder": folder})
     except ValidationError as error:
         problems = [_problem(kind, detail) for detail in error.errors(include_input=False)]
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"{path} cannot be used:\n" + "\n".join(f"  {problem}" for problem in problems),
-            remedy="Correct the file and start again.",
+            f"{source} cannot be used:\n" + "\n".join(f"  {problem}" for problem in problems),
+            remedy="Correct it and start again.",
         ) from None  # the cause would repeat the values, which are not ours to show
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file that a command was given; CONFIGURATION for anything else."""
+    try:
+        found = json.loads(path.read_bytes()[: MAX_BYTES + 1])
+    except (OSError, ValueError, RecursionError) as error:
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} cannot be read as JSON") from error
+    if not isinstance(found, dict):
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON object")
+    return found
 
 
 def read_secret(path: Path) -> str:

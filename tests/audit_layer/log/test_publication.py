@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from audit_layer.log.fsck import check
+from audit_layer.log.fsck import Outside, check
 from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer
 from shared.runtime.errors import Code, CounterfoilError
@@ -378,6 +378,40 @@ TAMPERED = [
     ),
     ("DELETE FROM log_checkpoints WHERE size = 300", "second place"),
 ]
+
+
+async def test_fsck_finds_nothing_amiss_while_a_publisher_is_one_or_more_steps_ahead(
+    world: World, owner: Engine
+):
+    publisher = world.publisher()
+    world.append(0, 250)
+    await publisher.publish()
+    before = Outside.look(world.files, world.second_place)
+    with owner.execution_options(isolation_level="REPEATABLE READ").connect() as connection:
+        connection.execute(text("SELECT 1 FROM log_state"))  # the snapshot is taken here
+        for first, end in ((250, 260), (260, 300)):  # a partial tile becomes full and is dropped
+            world.append(first, end)
+            await publisher.publish()
+            findings = check(
+                connection,
+                policy=world.policy,
+                files=world.files,
+                second_place=world.second_place,
+                before=before,
+            )
+            assert findings == []
+    assert world.fsck() == []
+
+
+async def test_fsck_is_not_taken_in_by_a_checkpoint_file_that_only_looks_newer(world: World):
+    publisher = world.publisher()
+    for first, end in ((0, 7), (7, 30)):
+        world.append(first, end)
+        await publisher.publish()
+    path = world.files.root / "checkpoint"
+    true = path.read_text()
+    path.write_text(true.replace("\n30\n", "\n31\n", 1))
+    assert [finding.place for finding in world.fsck()] == ["checkpoint"]
 
 
 async def test_fsck_names_every_column_that_was_changed(world: World, owner: Engine):
