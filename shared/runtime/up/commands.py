@@ -89,11 +89,11 @@ class Commands:
         return json.loads(await self.run(*arguments, program=program))
 
     async def _once(self, *arguments: str | Path, program: tuple[str, ...]) -> tuple[int, str, str]:
-        """Return exit code, standard output and the end of standard error."""
+        """Return exit code, standard output and the end of standard error (of the output, where that is empty)."""
         async with started((*program, *map(str, arguments))) as process:
             out, complaint = await process.communicate()
         assert process.returncode is not None
-        return process.returncode, out.decode("utf-8"), last_words(complaint)
+        return process.returncode, out.decode("utf-8"), last_words(complaint) or last_words(out)
 
 
 def last_words(complaint: bytes) -> str:

@@ -65,6 +65,11 @@ async def test_any_other_failure_is_final_and_repeats_the_commands_words(run, sa
     assert said == []
 
 
+async def test_a_failure_without_words_repeats_what_was_printed(run):
+    with pytest.raises(CounterfoilError, match="2 tiles differ"):
+        await run("import sys; print('2 tiles differ'); sys.exit(3)")
+
+
 async def test_one_that_never_works_is_given_up(run, said):
     with pytest.raises(CounterfoilError, match="exit code 5"):
         await run("import sys; sys.exit(5)")
