@@ -1,5 +1,6 @@
 """The Celery application's configuration: the broker carries hints only, so losing all its messages loses nothing."""
 
+from amqp import RecoverableConnectionError
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
@@ -15,6 +16,9 @@ PREPARE_LOCK = 0x63665F62726B  # "cf_brk"
 POLL_S = 0.1
 """How often Kombu's SQLAlchemy transport looks for messages; its default of one second is one task a second."""
 
+CONNECTION_ERRORS = (*Transport.connection_errors, RecoverableConnectionError)
+"""A channel that was lost while Postgres restarted raises the latter; unless it counts, a sender never connects again."""
+
 
 def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0.5) -> Celery:
     """Return a Celery application for one worker (or beat) process.
@@ -28,6 +32,7 @@ def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0
     url = kombu_url(broker_url)
     if on_postgres:
         Transport.polling_interval = POLL_S
+        Transport.connection_errors = CONNECTION_ERRORS  # type: ignore[assignment]  # a longer tuple
         _prepare(broker_url, url, queues)
     app = Celery("counterfoil", broker=url, set_as_current=False)
     schedule = [(TICK, tick_s), (RATE, max(tick_s, 1.0))]

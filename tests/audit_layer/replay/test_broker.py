@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from celery import Celery
+from celery.beat import Scheduler, SchedulingError
 from kombu.transport.sqlalchemy import Channel
 
 from audit_layer.replay.broker import PURGE, is_postgres, kombu_url, make_app
 from audit_layer.replay.tasks import RUN, TICK, register_authority, worker_queue
+from audit_layer.storage import roles
+from audit_layer.storage.dsn import read_dsn_file
+from audit_layer.storage.embedded import temporary_postgres
 from shared.runtime.keys import create_private
 from shared.runtime.net import bind
 from tests.audit_layer.replay import celery_process
@@ -239,3 +244,33 @@ def test_messages_are_hints_of_a_number_and_deleted_once_they_are_delivered(data
 def test_a_dsn_is_a_broker_url_too(url, postgres, kombu):
     assert is_postgres(url) is postgres
     assert kombu_url(url) == kombu
+
+
+def test_beat_sends_again_after_postgres_has_recovered_from_a_killed_process():
+    """Postgres then cuts off everybody; a sender whose channel is gone must connect anew by itself."""
+    with temporary_postgres() as server:
+        files = roles.initialise(server.admin_dsn, server.secrets_folder, database="audit")
+        app = make_app(read_dsn_file(files["broker"]), worker="w", authority=True)
+        beat = Scheduler(app=app, lazy=True)
+
+        def send() -> bool:
+            entry = beat.Entry(
+                name="x", task="x", schedule=1.0, app=app, options={"queue": "authority"}
+            )
+            try:
+                beat.apply_async(entry, producer=beat.producer, advance=False)
+            except SchedulingError:
+                return False
+            return True
+
+        assert send()
+        with psycopg.connect(server.admin_dsn) as connection:
+            query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+            row = connection.execute(query).fetchone()
+        assert row is not None
+        os.kill(row[0], signal.SIGKILL)
+        assert any(send() or time.sleep(0.2) for _ in range(100))
+        beat.producer.channel.session.close()  # Kombu would leave its last transaction open
+        for engine, _ in Channel._engines.values():
+            engine.dispose()
+        Channel._engines.clear()
