@@ -75,6 +75,10 @@ class Database:
             self._engines[role] = make_engine(self.dsn(role), application_name=f"test-{role}")
         return self._engines[role]
 
+    def allow(self, connections: bool) -> None:
+        """Take the database away from everybody who is connected, or give it back."""
+        self._server.allow(self.name, connections)
+
     def close(self) -> None:
         for engine in self._engines.values():
             engine.dispose()
@@ -108,6 +112,13 @@ class PostgresServer:
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
                 *map(sql.Identifier, (name, roles.ROLES[owner], template))
             )
+        )
+
+    def allow(self, name: str, connections: bool) -> None:
+        change = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        self._admin.execute(change.format(sql.Identifier(name), sql.SQL(str(connections).lower())))
+        self._admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
 
     def drop(self, name: str) -> None:

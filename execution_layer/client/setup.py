@@ -1,6 +1,5 @@
 """What `counterfoil client init` writes: a tenant's key and a complete policy, from public facts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 
 from execution_layer.client.policy import ClientPolicy
 from shared.codec.ids import check_name
-from shared.runtime.config import to_toml
+from shared.runtime.config import read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import (
     load_or_create_ed25519,
@@ -19,7 +18,6 @@ from shared.runtime.keys import (
 )
 
 CONFIG = "client.toml"
-MAX_FACTS = 2**20
 FACTS = frozenset(
     {
         "audit_target",
@@ -39,12 +37,8 @@ FACTS = frozenset(
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Read a JSON file of public facts; CONFIGURATION names what it should not hold."""
-    try:
-        data = path.read_bytes()
-        values = json.loads(data) if len(data) <= MAX_FACTS else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON file of facts") from error
-    if not isinstance(values, dict) or not set(values) <= FACTS:
+    values = read_json(path)
+    if not set(values) <= FACTS:
         raise CounterfoilError(
             Code.CONFIGURATION, f"{path} may only hold these facts: {', '.join(sorted(FACTS))}"
         )

@@ -32,7 +32,7 @@ class LocalGeneration:
 
     def __init__(self, engine: "LocalEngine", state: SequenceState) -> None:
         self._engine = engine
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._wanted: FinishReason | None = None
         self.state = state
@@ -54,11 +54,6 @@ class LocalGeneration:
     def wanted_end(self) -> FinishReason | None:
         """The reason for which somebody asked to end the sequence."""
         return self._wanted
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that awaits this generation."""
-        return self._loop
 
     def put(self, event: Event) -> None:
         """Take an event, on the event loop's thread."""

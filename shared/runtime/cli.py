@@ -134,11 +134,7 @@ def _unavailable(name: str, entry: metadata.EntryPoint, missing: str) -> click.C
     remedy = f"Run: pip install 'counterfoil[{extra}]'"
 
     def explain() -> NoReturn:
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            f"`{name}` needs the package {missing}, which is not installed",
-            remedy=remedy,
-        )
+        raise _not_installed(f"`{name}`", missing, remedy)
 
     return click.Command(
         name,
@@ -241,18 +237,21 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         raise
     except Exception as error:  # noqa: BLE001  # the boundary of the program
         if isinstance(error, ModuleNotFoundError) and (missing := _missing_package(error)):
-            _show(_not_installed(missing), arguments, error)
+            remedy = (
+                "Run: pip install 'counterfoil[node]', 'counterfoil[audit]' or 'counterfoil[all]'"
+            )
+            _show(_not_installed("this command", missing, remedy), arguments, error)
             return EXIT_CODES[Code.CONFIGURATION]
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)
         return EXIT_CODES[Code.INTERNAL]
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
-def _not_installed(missing: str) -> CounterfoilError:
+def _not_installed(what: str, missing: str, remedy: str) -> CounterfoilError:
     return CounterfoilError(
         Code.CONFIGURATION,
-        f"this command needs the package {missing}, which is not installed",
-        remedy="Run: pip install 'counterfoil[node]', 'counterfoil[audit]' or 'counterfoil[all]'",
+        f"{what} needs the package {missing}, which is not installed",
+        remedy=remedy,
     )
 
 

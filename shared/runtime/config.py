@@ -76,11 +76,12 @@ def checked(
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file that a command was given; CONFIGURATION for anything else."""
     try:
-        found = json.loads(path.read_bytes()[: MAX_BYTES + 1])
+        data = path.read_bytes()
+        found = json.loads(data) if len(data) <= MAX_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} cannot be read as JSON") from error
     if not isinstance(found, dict):
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON object")
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON object of at most 1 MiB")
     return found
 
 

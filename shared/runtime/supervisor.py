@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from shared.runtime import guard
 from shared.runtime.errors import Code, CounterfoilError
@@ -274,27 +274,17 @@ class Supervisor:
             kill_after_s=spec.kill_after_s,
             pid_file=spec.pid_file.absolute(),
         )
-        read_end, write_end = os.pipe()
-        try:
-            with _open_log(spec.log_file) as log:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=read_end,
-                    stdout=log,
-                    stderr=log,
-                    cwd=spec.cwd,
-                    env={**os.environ, **(spec.env or {})},
-                    start_new_session=True,
-                    pass_fds=self._inherited,
-                )
-        except BaseException:
-            os.close(write_end)
-            raise
-        finally:
-            os.close(read_end)
-        running.guard, running.lifeline = process, write_end
+        with _open_log(spec.log_file) as log:
+            running.guard, running.lifeline = await start_guarded(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=spec.cwd,
+                env={**os.environ, **(spec.env or {})},
+                pass_fds=self._inherited,
+            )
         running.started_at = time.monotonic()
-        return process
+        return running.guard
 
     async def _stop_one(self, running: _Running) -> None:
         running.ready.clear()
@@ -321,6 +311,26 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             running.spec.pid_file.unlink(missing_ok=True)
+
+
+async def start_guarded(
+    command: Sequence[str], **options: Any
+) -> tuple[asyncio.subprocess.Process, int]:
+    """Start `guard.command_line(…)` with `options` of asyncio's subprocesses.
+
+    Returns the guard and the writing end of its lifeline: closing it ends the command.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=read_end, start_new_session=True, **options
+        )
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+    return process, write_end
 
 
 def _check_order(specs: Sequence[ProcessSpec], known: Collection[str]) -> None:

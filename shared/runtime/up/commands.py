@@ -12,6 +12,7 @@ from typing import Any, Final
 from shared.runtime import guard
 from shared.runtime.cli import EXIT_CODES
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.supervisor import start_guarded
 
 CLI: Final = (sys.executable, "-m", "shared.runtime")
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -33,26 +34,17 @@ def environment() -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def started(command: tuple[str, ...]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a command under guard with its output piped; it is gone when the block ends, however it ends."""
-    read_end, write_end = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *guard.command_line(command, kill_after_s=5.0),
-            stdin=read_end,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(),
-            start_new_session=True,
-            limit=LINE_LIMIT,
-        )
-    except BaseException:
-        os.close(write_end)
-        raise
-    finally:
-        os.close(read_end)
+    process, lifeline = await start_guarded(
+        guard.command_line(command, kill_after_s=5.0),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        limit=LINE_LIMIT,
+    )
     try:
         yield process
     finally:
-        os.close(write_end)
+        os.close(lifeline)
         await process.wait()
 
 

@@ -81,8 +81,10 @@ async def _only_one(folder: Path, say: Say) -> AsyncIterator[IO[str]]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield lock
-        lock.truncate(0)
+        try:
+            yield lock
+        finally:
+            lock.truncate(0)  # on every way out that is one; a process that dies leaves its number
 
 
 async def _take(lock: IO[str], folder: Path, say: Say) -> None:

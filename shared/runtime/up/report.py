@@ -208,13 +208,8 @@ def _figures(report: Report) -> Table:
         ("findings", str(status["findings"])),
         (
             "time",
-            " ".join(
-                f"{report.seconds[part]:.1f} s {words}"
-                for part, words in (
-                    ("start", "to start,"),
-                    ("answers", "to answer,"),
-                    ("all", "in all"),
-                )
+            "{start:.1f} s to start, {answers:.1f} s to answer, {all:.1f} s in all".format_map(
+                report.seconds
             ),
         ),
     ]

@@ -3,9 +3,7 @@
 from typing import Any
 
 import grpc
-import psycopg
 import pytest
-from psycopg import sql
 
 from audit_layer.api.identity import log_policy
 from audit_layer.api.settings import load_settings
@@ -17,7 +15,7 @@ from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.conftest import World, call, until
-from tests.postgres import Database, PostgresServer
+from tests.postgres import Database
 
 
 def submit(*items: tuple[bytes, bytes]) -> audit_pb2.SubmitRequest:
@@ -137,24 +135,13 @@ async def test_unknown_entries_and_calls_without_deadline_are_refused(world: Wor
 
 
 async def test_while_the_database_is_down_calls_say_so_and_afterwards_all_goes_on(
-    world: World, database: Database, postgres: PostgresServer
+    world: World, database: Database
 ):
     raw = made.bundle("alpha", not_after=made.NOW + made.HOUR)
 
-    def allow(connections: bool) -> None:
-        change = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-        with psycopg.connect(postgres.embedded.admin_dsn, autocommit=True) as admin:
-            admin.execute(
-                change.format(sql.Identifier(database.name), sql.SQL(str(connections).lower()))
-            )
-            admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
-                (database.name,),
-            )
-
     world.token("auditor")
     async with world.stubs() as (intake, log, _):
-        allow(False)
+        database.allow(False)
         try:
             with pytest.raises(CounterfoilError) as down:
                 await call(intake.Submit, submit((raw, b"")))
@@ -163,7 +150,7 @@ async def test_while_the_database_is_down_calls_say_so_and_afterwards_all_goes_o
             assert (await world.get("/v1/receipts")).status_code == 503
             assert (await world.get("/healthz", None)).status_code == 503
         finally:
-            allow(True)
+            database.allow(True)
         answer = await until(lambda: call(intake.Submit, submit((raw, b""))), Code.UNAVAILABLE)
         assert answer.results[0].HasField("sequenced")
         request = audit_pb2.GetProofRequest(entry=entry_of(raw))

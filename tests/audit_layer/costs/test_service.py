@@ -11,7 +11,6 @@ from io import StringIO
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from audit_layer.costs.focus import COLUMNS, to_csv
 from audit_layer.costs.rating import amount_of
@@ -23,7 +22,7 @@ from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Finish, Receipt
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.trail.conftest import World, world
-from tests.postgres import Database, PostgresServer
+from tests.postgres import Database
 
 __all__ = ["world"]
 
@@ -393,23 +392,12 @@ def test_an_export_is_of_the_tenant_the_operator_and_the_days_asked_for(books: B
 
 
 def test_while_the_database_is_down_every_use_case_says_so_and_nothing_is_half_done(
-    books: Books, database: Database, postgres: PostgresServer
+    books: Books, database: Database
 ):
     books.receipt()
     content = invoice(line("output", 7, "2"))
 
-    def allow(connections: bool) -> None:
-        change = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-        with psycopg.connect(postgres.embedded.admin_dsn, autocommit=True) as admin:
-            admin.execute(
-                change.format(sql.Identifier(database.name), sql.SQL(str(connections).lower()))
-            )
-            admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
-                (database.name,),
-            )
-
-    allow(False)
+    database.allow(False)
     try:
         for use in (
             books.costs.rate_new,
@@ -424,7 +412,7 @@ def test_while_the_database_is_down_every_use_case_says_so_and_nothing_is_half_d
             assert caught.value.code is Code.UNAVAILABLE
             assert caught.value.code.value.retryable
     finally:
-        allow(True)
+        database.allow(True)
     assert books.costs.rate_new() == 1
     assert books.total("expense:acme") == EACH
 

@@ -1,7 +1,6 @@
 """The engine's promise: a sequence's states and tokens do not depend on its company."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,14 +25,6 @@ from tests.shared.model import tiny
 
 DTYPES = ("bfloat16", "float32")
 few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

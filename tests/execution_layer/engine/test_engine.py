@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -34,14 +33,6 @@ from tests.execution_layer.engine.traffic import (
 from tests.shared.model import tiny
 
 LIMITS = Limits(sequences=16, prefill_rows=64, blocks=32, context=256)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class FakeDecoder(Decoder):

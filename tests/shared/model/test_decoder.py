@@ -1,7 +1,6 @@
 """The decoder against an independent float32 reference, and its rows against each other."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -23,14 +22,6 @@ from tests.shared.model import tiny
 
 DTYPES = ("bfloat16", "float32")
 TOKENS = [(7 * place + place * place) % 256 for place in range(90)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

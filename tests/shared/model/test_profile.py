@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,14 +18,6 @@ from shared.model.profile import numeric_profile
 torch.set_num_threads(1)
 json.dump([numeric_profile(name) for name in ("bfloat16", "float32")], sys.stdout)
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def elsewhere(**environment: str) -> list[dict[str, str | int]]:

@@ -4,7 +4,7 @@ Serving is written out here, one token at a time, so that nothing of the engine 
 replay's block hashes and the tokens that the sampler chooses; `agrees` is that reading.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,14 +30,6 @@ SEED = bytes(range(32))
 PROMPT = tuple((11 * place + 3) % 256 for place in range(70))
 HOW = SamplingSettings(40, temperature_ppm=900_000, top_k=60, top_p_ppm=980_000)
 few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One `up` on a folder at a time, and a next one that says when the last one died."""
 
+import asyncio
 import fcntl
 import os
 import subprocess
@@ -55,6 +56,15 @@ async def test_an_orderly_end_leaves_nothing_to_say(tmp_path, say, said):
         async with _only_one(tmp_path, say):
             assert (tmp_path / "up.lock").read_text() == str(os.getpid())
     assert said == []
+
+
+async def test_an_end_by_an_error_or_ctrl_c_is_an_orderly_end(tmp_path, say, said):
+    for error in (RuntimeError, asyncio.CancelledError):
+        with pytest.raises(error):
+            async with _only_one(tmp_path, say):
+                raise error
+    async with _only_one(tmp_path, say):
+        assert said == []
 
 
 async def test_a_run_that_died_is_told_by_the_next(tmp_path, say, said):
