@@ -12,13 +12,18 @@ from execution_layer.node.admission import ServedModel
 from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
+from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
+from shared.model.kv import BLOCK, blocks_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
+from shared.model.weights import dtype_of
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.prompt import prompt_ids
 from shared.text.tokenizer import Tokenizer
 
+MIB = 2**20
 LoadDecoder = Callable[..., Decoder]
 """Called as load_decoder(folder, threads=n)."""
 
@@ -31,9 +36,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
     profile = dict(numeric_profile(config.dtype))
-    limits = Limits(
-        sequences=settings.max_batch, queue=settings.quotas.in_flight, context=config.max_positions
-    )
+    limits = engine_limits(settings, config)
     served = ServedModel(
         root=model_root(settings.model),
         numeric_profile=profile_id(profile),
@@ -44,6 +47,33 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     return Node(
         settings, NodeModel(served, profile, LocalEngine(decoder, tokenizer, limits)), energy
     )
+
+
+def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
+    """Return what the engine may use; CONFIGURATION when its memory cannot hold one sequence of full length."""
+    needed = blocks_for(config.max_positions) + 1  # the null block takes memory too
+    memory = settings.kv_memory_mib * MIB
+    blocks = memory // block_bytes(config)
+    if blocks < needed:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"kv_memory_mib = {settings.kv_memory_mib} does not hold one sequence of the model's "
+            f"{config.max_positions} positions",
+            remedy=f"Set kv_memory_mib to {-(-needed * block_bytes(config) // MIB)} or more.",
+        )
+    return Limits(
+        sequences=settings.max_batch,
+        queue=settings.quotas.queue,
+        queue_per_tenant=settings.quotas.queue_per_tenant,
+        prefill_rows=settings.prefill_rows,
+        blocks=blocks - 1,
+        context=config.max_positions,
+    )
+
+
+def block_bytes(config: ModelConfig) -> int:
+    """Return the bytes of one block of keys and values, over all layers."""
+    return 2 * config.layers * config.kv_width * BLOCK * dtype_of(config).itemsize
 
 
 def serve(

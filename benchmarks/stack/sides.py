@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from execution_layer.bootstrap import engine_limits
 from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
-from execution_layer.engine.scheduler import Limits
 from execution_layer.node.settings import NodeSettings
 from shared.model.decoder import load_decoder
 from shared.runtime.config import load
@@ -118,10 +118,7 @@ async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
     decoder = load_decoder(settings.model, threads=settings.threads)
     config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
-    limits = Limits(
-        sequences=settings.max_batch, queue=settings.quotas.in_flight, context=config.max_positions
-    )
-    engine = LocalEngine(decoder, tokenizer, limits)
+    engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config))
     await engine.start()
     try:
         yield EngineSide(engine, tokenizer)

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from execution_layer.engine.protocol import (
+    EngineStats,
     Finished,
     FinishReason,
     GenerationRequest,
     TokenChunk,
 )
 from execution_layer.engine.runner import Runner
-from execution_layer.engine.scheduler import Limits, Scheduler
+from execution_layer.engine.scheduler import Limits, Plan, Scheduler
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
 from shared.model.decoder import Decoder
@@ -64,7 +66,12 @@ class LocalEngine:
     """Continuous batching over one decoder in this process."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer, limits: Limits | None = None
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or Limits(context=decoder.config.max_positions)
         self.limits = replace(limits, context=min(limits.context, decoder.config.max_positions))
@@ -73,7 +80,9 @@ class LocalEngine:
         self._row_bytes = decoder.config.hidden_size * (
             2 if decoder.config.dtype == "bfloat16" else 4
         )
-        self._scheduler = Scheduler(self.limits)
+        self._clock = clock
+        self._scheduler = Scheduler(self.limits, clock)
+        self._steps = 0
         self._runner = Runner(decoder, KVCache(decoder.config, self.limits.blocks))
         self._generations: dict[int, LocalGeneration] = {}
         self._outbox: list[tuple[LocalGeneration, Event]] = []
@@ -107,8 +116,6 @@ class LocalEngine:
         vocabulary = self._decoder.config.vocab_size
         if not request.prompt_ids or not all(0 <= t < vocabulary for t in request.prompt_ids):
             raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt has no tokens of this model")
-        if self._stopping:
-            raise CounterfoilError(Code.DRAINING, "the engine is stopping")
         self._scheduler.check(len(request.prompt_ids), request.settings.max_tokens)
         state = SequenceState(
             request=request,
@@ -118,6 +125,8 @@ class LocalEngine:
         )
         generation = LocalGeneration(self, state)
         with self._lock:
+            if self._stopping:
+                raise CounterfoilError(Code.DRAINING, "the engine is stopping")
             self._scheduler.enqueue(state)
             self._generations[id(state)] = generation
         self.wake()
@@ -133,29 +142,53 @@ class LocalEngine:
                 self._scheduler.free_blocks,
             )
 
+    @property
+    def stats(self) -> EngineStats:
+        """Return how it stands."""
+        with self._lock:
+            scheduler = self._scheduler
+            return EngineStats(
+                running=len(scheduler.running),
+                waiting=scheduler.waiting,
+                free_blocks=scheduler.free_blocks,
+                cached_blocks=len(scheduler.cache),
+                prefix_hits=scheduler.prefix_hits,
+                prefix_misses=scheduler.prefix_misses,
+                preemptions=scheduler.preemptions,
+                steps=self._steps,
+            )
+
     def step(self) -> bool:
         """Schedule, run, postprocess once; return whether there was anything to do."""
         with self._lock:
-            self._end_cancelled()
+            self._end_from_outside()
             self._finish_ended()
             self._scheduler.admit()
             plan = self._scheduler.plan()
+            assert plan or not self._generations
         self._deliver()
         if not plan:
             return False
-        try:
-            sampled = self._runner.run(plan)
-        except Exception:
-            logger.exception("a step failed; the sequences in it end as failed")
-            sampled = []
-            for sequence, _ in plan:
-                sequence.ended = FinishReason.FAILED
+        sampled = self._carry_out(plan)
         with self._lock:
-            for sequence, token in sampled:
-                self._take(sequence, token)
+            if sampled is not None:
+                self._scheduler.settle(plan)
+                for sequence, token in sampled:
+                    self._take(sequence, token)
+            self._steps += 1
             self._finish_ended()
         self._deliver()
         return True
+
+    def _carry_out(self, plan: Plan) -> Plan | None:
+        """Run the decoder; None when it failed, and then nothing that it wrote is used again."""
+        try:
+            return self._runner.run(plan)
+        except Exception:
+            logger.exception("a step failed; the sequences in it end as failed")
+            for sequence, _ in plan:
+                sequence.ended = FinishReason.FAILED
+            return None
 
     def _deliver(self) -> None:
         """Hand the outbox to the event loops, from the engine's thread."""
@@ -178,13 +211,17 @@ class LocalEngine:
             return
         self._outbox.append((self._generations[id(sequence)], TokenChunk((token,), text)))
 
-    def _end_cancelled(self) -> None:
+    def _end_from_outside(self) -> None:
+        now = self._clock()
         for sequence in self._scheduler.everyone():
             wanted = self._generations[id(sequence)].wanted_end
+            deadline = sequence.request.deadline
             if self._stopping:
                 sequence.ended = FinishReason.FAILED
             elif wanted is not None:
                 sequence.ended = wanted
+            elif deadline is not None and now >= deadline:
+                sequence.ended = FinishReason.DEADLINE
 
     def _finish_ended(self) -> None:
         for sequence in self._scheduler.remove_ended():
@@ -194,12 +231,26 @@ class LocalEngine:
             self._outbox.append((generation, _finished(sequence)))
 
     def _run(self) -> None:
-        while True:
-            if not self.step():
-                if self._stopping:
-                    return
-                self._work.wait()
-                self._work.clear()
+        try:
+            while True:
+                if not self.step():
+                    if self._stopping:
+                        return
+                    self._work.wait()
+                    self._work.clear()
+        except Exception:
+            logger.exception("the engine's books are wrong; it ends all sequences and stops")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End everything as failed without asking the scheduler."""
+        with self._lock:
+            self._stopping = True
+            for generation in self._generations.values():
+                generation.state.ended = FinishReason.FAILED
+                self._outbox.append((generation, _finished(generation.state)))
+            self._generations.clear()
+        self._deliver()
 
 
 def _put(events: Sequence[tuple[LocalGeneration, Event]]) -> None:
@@ -214,6 +265,6 @@ def _finished(sequence: SequenceState) -> Finished:
         output_ids=tuple(sequence.output),
         activations=sequence.hasher.finish(),
         prompt_tokens=len(sequence.request.prompt_ids),
-        cached_prompt_tokens=0,
+        cached_prompt_tokens=sequence.cached,
         compute_ms=round(sequence.compute_s * 1000),
     )

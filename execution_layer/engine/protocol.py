@@ -21,7 +21,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `seed` has 32 bytes."""
+    """One sequence to generate. `seed` has 32 bytes; `deadline` is a time of time.monotonic() at which it ends."""
 
     request_id: str
     tenant: str
@@ -29,6 +29,7 @@ class GenerationRequest:
     settings: SamplingSettings
     seed: bytes
     choice: int = 0
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,11 @@ class TokenChunk:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a sequence: everything a receipt needs. `compute_ms` is the sequence's share of the steps."""
+    """The end of a sequence: everything a receipt needs.
+
+    `cached_prompt_tokens` counts prompt positions that were not computed for it; the last one always is. `compute_ms` is
+    the sequence's share of the steps.
+    """
 
     finish_reason: FinishReason
     output_ids: tuple[int, ...]
@@ -52,6 +57,25 @@ class Finished:
     prompt_tokens: int
     cached_prompt_tokens: int
     compute_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine is doing, and has done since its start."""
+
+    running: int
+    waiting: int
+    free_blocks: int
+    """KV blocks that nobody holds, those of the prefix cache among them."""
+    cached_blocks: int
+    """KV blocks whose contents a later prompt may use."""
+    prefix_hits: int
+    """Positions that were found in the prefix cache."""
+    prefix_misses: int
+    """Prompt positions that were computed."""
+    preemptions: int
+    """How often a sequence gave its blocks up for another one."""
+    steps: int
 
 
 class Generation(Protocol):
@@ -77,5 +101,9 @@ class Engine(Protocol):
         """Take a sequence in.
 
         Raises INVALID_ARGUMENT when prompt and budget exceed the context or the memory, OVERLOADED (with a hint when to
-        try again) when the queue is full.
+        try again) when the queue, or the tenant's part of it, is full.
         """
+
+    @property
+    def stats(self) -> EngineStats:
+        """Return how it stands."""

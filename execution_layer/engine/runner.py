@@ -35,7 +35,8 @@ class Runner:
         ]
         sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
         for sequence, first, last in spans:  # after sampling: states are hashed with their token
-            sequence.hasher.append(state_bytes(hidden[first:last]))
+            fresh = first + sequence.hashed_of(last - first)
+            sequence.hasher.append(state_bytes(hidden[fresh:last]))
             sequence.computed += last - first
         share = (time.perf_counter() - begun) / len(rows)
         for sequence, first, last in spans:

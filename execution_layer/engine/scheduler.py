@@ -1,12 +1,24 @@
-"""Who runs in the next step: admission by memory, decode first, prompts in chunks, fair between tenants."""
+"""Who runs in the next step: memory as it is needed, decode first, prompts in chunks, fair between tenants."""
 
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from execution_layer.engine.blocks import BlockPool
+from execution_layer.engine.fairness import Service, fair_shares
+from execution_layer.engine.pace import Pace
+from execution_layer.engine.prefix import CachedBlock, PrefixCache
 from execution_layer.engine.sequence import SequenceState
-from shared.model.kv import blocks_for
+from shared.commitments.exact import BLOCK as HASHED
+from shared.model.kv import BLOCK, blocks_for
 from shared.runtime.errors import Code, CounterfoilError
+
+HASHES = BLOCK // HASHED
+"""Block hashes of the exact commitments in one KV block."""
+Plan = list[tuple[SequenceState, int]]
+"""Sequences and how many positions to compute of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +28,8 @@ class Limits:
     sequences: int = 16
     """Sequences that advance in one step."""
     queue: int = 256
+    """Sequences that wait, of all tenants."""
+    queue_per_tenant: int = 64
     prefill_rows: int = 64
     """Prompt positions computed in one step, beside the decoding sequences' one each."""
     blocks: int = 512
@@ -24,32 +38,57 @@ class Limits:
     """Positions of one sequence at most."""
 
 
-@dataclass(slots=True)
+def _age(sequence: SequenceState) -> int:
+    assert sequence.admitted is not None
+    return sequence.admitted
+
+
 class Scheduler:
-    """Queues per tenant, running sequences, free blocks. Pure bookkeeping; one thread."""
+    """Queues per tenant, running sequences, blocks. Pure bookkeeping; one thread.
 
-    limits: Limits
-    running: list[SequenceState] = field(default_factory=list)
-    _waiting: dict[str, deque[SequenceState]] = field(default_factory=dict)
-    _free: list[int] = field(default_factory=list)
+    Whoever was admitted first is never preempted, and whoever was preempted runs again before anybody new: so all come
+    to their end in any memory that holds each of them alone.
+    """
 
-    def __post_init__(self) -> None:
-        self._free = list(range(self.limits.blocks, 0, -1))
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.running: list[SequenceState] = []
+        """The first admitted first."""
+        self.cache = PrefixCache()
+        self.preemptions = 0
+        self.prefix_hits = 0
+        """Positions that were found in the cache."""
+        self.prefix_misses = 0
+        """Prompt positions that were computed."""
+        self._clock = clock
+        self._waiting: dict[str, deque[SequenceState]] = {}
+        self._preempted: list[SequenceState] = []
+        self._pool = BlockPool(limits.blocks, self.cache)
+        self._service = Service()
+        self._pace = Pace()
+        self._admissions = 0
 
     @property
     def waiting(self) -> int:
-        """Sequences in the queue."""
-        return sum(len(queue) for queue in self._waiting.values())
+        """Sequences that wait to run, or to run again."""
+        return len(self._preempted) + sum(len(queue) for queue in self._waiting.values())
 
     @property
     def free_blocks(self) -> int:
-        """Blocks that nobody holds."""
-        return len(self._free)
+        """Blocks that nobody holds, those of the prefix cache among them."""
+        return self._pool.available
+
+    def everyone(self) -> Iterator[SequenceState]:
+        """Yield all sequences, running and waiting."""
+        yield from self.running
+        yield from self._preempted
+        for queue in self._waiting.values():
+            yield from queue
 
     def check(self, prompt: int, budget: int) -> None:
         """Raise INVALID_ARGUMENT for a sequence that can never run."""
         positions = prompt + budget - 1
-        most = min(self.limits.context, self.limits.blocks * 64)
+        most = min(self.limits.context, self.limits.blocks * BLOCK)
         if positions > most:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
@@ -59,57 +98,191 @@ class Scheduler:
 
     def enqueue(self, sequence: SequenceState) -> None:
         """Put a sequence in its tenant's queue; OVERLOADED when there is no room."""
+        tenant = sequence.request.tenant
+        own = len(self._waiting.get(tenant, ()))
         if self.waiting >= self.limits.queue:
-            raise CounterfoilError(
-                Code.OVERLOADED, f"{self.waiting} requests are waiting", retry_after_s=1.0
-            )
-        self._waiting.setdefault(sequence.request.tenant, deque()).append(sequence)
+            raise self._overloaded(f"{self.waiting} requests are waiting", self.waiting)
+        if own >= self.limits.queue_per_tenant:
+            raise self._overloaded(f"{own} requests of {tenant} are waiting", own)
+        self._waiting.setdefault(tenant, deque()).append(sequence)
+        self._service.enter(tenant)
 
     def admit(self) -> None:
-        """Move waiting sequences to the running ones while there is room, tenant by tenant in turn."""
-        while len(self.running) < self.limits.sequences and self._waiting:
-            tenant = next(iter(self._waiting))
-            queue = self._waiting[tenant]
-            needed = blocks_for(queue[0].longest)
-            if needed > len(self._free):
-                return
-            sequence = queue.popleft()
-            del self._waiting[tenant]
-            if queue:
-                self._waiting[tenant] = queue  # to the end of the round
-            sequence.blocks = [self._free.pop() for _ in range(needed)]
-            self.running.append(sequence)
+        """Let waiting sequences run while there is room: the preempted, then whoever's turn it is.
 
-    def plan(self) -> list[tuple[SequenceState, int]]:
-        """Return (sequence, positions to compute): one for each that decodes, prompts share the rest."""
-        left = self.limits.prefill_rows
-        plan: list[tuple[SequenceState, int]] = []
-        for sequence in self.running:
-            prompt_left = len(sequence.request.prompt_ids) - sequence.computed
-            if prompt_left <= 1:
-                plan.append((sequence, 1))
-            elif left:
-                take = min(left, prompt_left)
-                plan.append((sequence, take))
-                left -= take
-        return plan
+        It is the turn of the tenant that has had least, counting what its running sequences may still come to. Nobody
+        overtakes it, however much memory its first sequence waits for.
+        """
+        while len(self.running) < self.limits.sequences:
+            sequence = self._next()
+            if sequence is None or not self._fits(sequence):
+                return
+            if sequence.admitted is None:
+                self._dequeue(sequence)
+                self._admissions += 1
+                sequence.admitted = self._admissions
+            else:
+                self._preempted.remove(sequence)
+            self._adopt(sequence)
+            insort(self.running, sequence, key=_age)
+
+    def plan(self) -> Plan:
+        """Give blocks to all that advance in this step, preempting where there are none left.
+
+        One position for each sequence that decodes; prompts share the rest, tenants first. The sequence that was
+        admitted first is always among them.
+        """
+        counts = {sequence: 1 for sequence in self.running if sequence.left == 1}
+        counts |= self._prefill_shares([item for item in self.running if item.left > 1])
+        for sequence in tuple(self.running):
+            if sequence in self.running and counts.get(sequence):
+                self._grow(sequence, counts[sequence])
+        return [(item, counts[item]) for item in self.running if counts.get(item)]
+
+    def settle(self, plan: Plan) -> None:
+        """Take note of a plan that has been carried out: service, and full blocks for the prefix cache."""
+        for sequence, count in plan:
+            self._service.add(sequence.request.tenant, count)
+            prompt = len(sequence.request.prompt_ids) - 1
+            self.prefix_misses += max(0, min(prompt, sequence.computed) - sequence.computed + count)
+            self._offer(sequence)
 
     def remove_ended(self) -> Iterator[SequenceState]:
         """Take ended sequences out, free their blocks, and yield them; waiting ones too."""
-        for sequence in [item for item in self.running if item.ended is not None]:
-            self.running.remove(sequence)
-            self._free.extend(reversed(sequence.blocks))
-            sequence.blocks = []
+        for sequence in [item for item in self.everyone() if item.ended is not None]:
+            if sequence in self.running:
+                self.running.remove(sequence)
+                self._release(sequence)
+            elif sequence in self._preempted:
+                self._preempted.remove(sequence)
+            else:
+                self._dequeue(sequence)
+            self._service.leave(sequence.request.tenant)
+            self._pace.note_end(self._clock())
             yield sequence
-        for tenant, queue in list(self._waiting.items()):
-            for sequence in [item for item in queue if item.ended is not None]:
-                queue.remove(sequence)
-                yield sequence
-            if not queue:
-                del self._waiting[tenant]
 
-    def everyone(self) -> Iterator[SequenceState]:
-        """Yield all sequences, running and waiting."""
-        yield from self.running
-        for queue in self._waiting.values():
-            yield from queue
+    def _overloaded(self, text: str, ahead: int) -> CounterfoilError:
+        wait_s = self._pace.seconds_for(ahead, self._clock())
+        return CounterfoilError(Code.OVERLOADED, text, retry_after_s=wait_s)
+
+    def _next(self) -> SequenceState | None:
+        if self._preempted:
+            return self._preempted[0]
+        to_come: Counter[str] = Counter()
+        for item in self.running:
+            to_come[item.request.tenant] += item.longest - item.computed
+        tenant = min(
+            self._waiting, key=lambda name: self._service.of(name) + to_come[name], default=None
+        )
+        return None if tenant is None else self._waiting[tenant][0]
+
+    def _dequeue(self, sequence: SequenceState) -> None:
+        """Take a sequence out of its queue; among equals its tenant comes last now."""
+        tenant = sequence.request.tenant
+        queue = self._waiting.pop(tenant)
+        queue.remove(sequence)
+        if queue:
+            self._waiting[tenant] = queue
+
+    def _fits(self, sequence: SequenceState) -> bool:
+        """Say whether there is memory for all known tokens, beside what those who run lack for theirs."""
+        promised = sum(blocks_for(item.length) - len(item.blocks) for item in self.running)
+        hits = self._hits(sequence)
+        woken = sum(self._pool.is_idle(hit.block) for hit in hits)
+        return self._pool.can_allocate(promised + blocks_for(sequence.length) - len(hits) + woken)
+
+    def _prefill_shares(self, prompts: Sequence[SequenceState]) -> dict[SequenceState, int]:
+        """Divide a step's prefill rows equally between tenants, and a tenant's between its prompts.
+
+        A prompt waits where an older one of its tenant is computing the very block that it needs next.
+        """
+        by_tenant: dict[str, list[SequenceState]] = {}
+        computing: set[bytes] = set()
+        for sequence in prompts:
+            if at_border := sequence.computed == len(sequence.blocks) * BLOCK:
+                self._adopt(sequence)
+            key = self._key(sequence, sequence.computed // BLOCK)
+            if not (at_border and key in computing):
+                by_tenant.setdefault(sequence.request.tenant, []).append(sequence)
+            if key is not None:
+                computing.add(key)
+        wanted = [sum(item.left for item in items) for items in by_tenant.values()]
+        shares: dict[SequenceState, int] = {}
+        rows = fair_shares(wanted, self.limits.prefill_rows)
+        for items, own in zip(by_tenant.values(), rows, strict=True):
+            shares.update(zip(items, fair_shares([item.left for item in items], own), strict=True))
+        return shares
+
+    def _grow(self, sequence: SequenceState, count: int) -> None:
+        """Give a sequence the blocks for its next positions; it may have to give way itself."""
+        while len(sequence.blocks) * BLOCK < sequence.computed + count:
+            if self._pool.can_allocate(1):
+                sequence.blocks.append(self._pool.allocate())
+                continue
+            victim = self._victim()
+            self._preempt(victim)
+            if victim is sequence:
+                return
+
+    def _victim(self) -> SequenceState:
+        """Return who gives way: of the tenant that holds most, whoever was admitted last; never the very first."""
+        held: Counter[str] = Counter()
+        for item in self.running:
+            held[item.request.tenant] += len(item.blocks)
+        return max(self.running[1:], key=lambda item: (held[item.request.tenant], _age(item)))
+
+    def _preempt(self, sequence: SequenceState) -> None:
+        """Take a sequence's blocks away; it will be computed again from its tokens, and its hashes stay."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = sequence.offered = 0
+        insort(self._preempted, sequence, key=_age)
+        self.preemptions += 1
+
+    def _release(self, sequence: SequenceState) -> None:
+        """Give the blocks back, the last one first: a cached block is forgotten after those that follow it."""
+        for block in reversed(sequence.blocks):
+            self._pool.release(block)
+        sequence.blocks = []
+
+    def _key(self, sequence: SequenceState, index: int) -> bytes | None:
+        """Return the cache's key of a sequence's block; None unless known tokens fill it."""
+        while len(sequence.keys) <= index:
+            first = len(sequence.keys) * BLOCK
+            if first + BLOCK > sequence.length:
+                return None
+            parent = sequence.keys[-1] if first else self.cache.root(sequence.request.tenant)
+            tokens = sequence.tokens(first, first + BLOCK)
+            sequence.keys.append(self.cache.child(parent, tokens))
+        return sequence.keys[index]
+
+    def _hits(self, sequence: SequenceState) -> list[CachedBlock]:
+        """Return cached blocks that follow a sequence's own; its last known token is always computed."""
+        hits: list[CachedBlock] = []
+        for index in range(len(sequence.blocks), (sequence.length - 1) // BLOCK):
+            key = self._key(sequence, index)
+            hit = None if key is None else self.cache.get(key)
+            if hit is None:
+                break
+            hits.append(hit)
+        return hits
+
+    def _adopt(self, sequence: SequenceState) -> None:
+        """Let a sequence that stands at the border of its blocks go on behind what the cache has for it."""
+        for hit in self._hits(sequence):
+            self._pool.hold(hit.block)
+            sequence.blocks.append(hit.block)
+            sequence.cached += sequence.hasher.resume(sequence.computed // HASHED, hit.hashes)
+            sequence.computed += BLOCK
+            self.prefix_hits += BLOCK
+        sequence.offered = max(sequence.offered, sequence.computed // BLOCK)
+
+    def _offer(self, sequence: SequenceState) -> None:
+        """Tell the prefix cache of the blocks that have become full."""
+        while (sequence.offered + 1) * BLOCK <= sequence.computed:
+            index = sequence.offered
+            key = self._key(sequence, index)
+            assert key is not None
+            hashes = sequence.hasher.aligned(index * HASHES, HASHES)
+            self.cache.put(key, sequence.blocks[index], hashes)
+            sequence.offered += 1

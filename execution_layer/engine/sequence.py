@@ -9,7 +9,7 @@ from shared.model.sampler import Sampler
 from shared.text.stream import TextStream
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SequenceState:
     """Tokens, place in the cache, and what has been computed of it."""
 
@@ -19,8 +19,16 @@ class SequenceState:
     sampler: Sampler
     output: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    """The prefix cache's keys of the blocks that known tokens fill, as far as somebody asked."""
+    admitted: int | None = None
+    """Its place in the order of first admissions; it keeps it when it is preempted."""
     computed: int = 0
     """Positions whose keys, values and states are done."""
+    offered: int = 0
+    """Blocks that the prefix cache has, or had, for others."""
+    cached: int = 0
+    """Prompt positions that the prefix cache had and nobody computed for this sequence."""
     compute_s: float = 0.0
     ended: FinishReason | None = None
 
@@ -34,12 +42,24 @@ class SequenceState:
         """Positions that the sequence may come to need: its last token's state is never computed."""
         return len(self.request.prompt_ids) + self.request.settings.max_tokens - 1
 
+    @property
+    def left(self) -> int:
+        """Known tokens that are not computed yet; 1 for a sequence that decodes."""
+        return self.length - self.computed
+
+    def tokens(self, first: int, last: int) -> Ordered[int]:
+        """Return the known tokens at positions first … last-1."""
+        prompt = self.request.prompt_ids
+        size = len(prompt)
+        return (*prompt[first:last], *self.output[max(0, first - size) : max(0, last - size)])
+
     def next_tokens(self, limit: int) -> Ordered[int]:
         """Return up to `limit` tokens that are known and not computed yet."""
-        prompt = self.request.prompt_ids
-        if self.computed < len(prompt):
-            return prompt[self.computed : self.computed + limit]
-        return self.output[self.computed - len(prompt) :][:limit]
+        return self.tokens(self.computed, self.computed + limit)
+
+    def hashed_of(self, count: int) -> int:
+        """Return how many of the next `count` positions are hashed already: those of a sequence that was preempted."""
+        return min(count, max(0, self.hasher.position - self.computed))
 
     def take(self, token: int) -> str:
         """Append a sampled token; return the text that it settles and note whether the sequence ends."""

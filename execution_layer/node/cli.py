@@ -123,6 +123,14 @@ def rate_card(
 @click.option("--tls-ca", type=_file)
 @click.option("--threads", type=click.IntRange(1, 512), default=1, show_default=True)
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True)
+@click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=64, show_default=True)
+@click.option(
+    "--kv-memory-mib",
+    type=click.IntRange(1, 2**22),
+    default=512,
+    show_default=True,
+    help="Memory for keys and values.",
+)
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")
@@ -147,6 +155,8 @@ def init(
     tls_ca: Path | None,
     threads: int,
     max_batch: int,
+    prefill_rows: int,
+    kv_memory_mib: int,
     max_output_tokens: int,
     in_flight_per_tenant: int,
     gpu_energy: bool,
@@ -155,7 +165,8 @@ def init(
 ) -> None:
     """Write FOLDER/node.toml and the node's keys; print what others must know.
 
-    Run again, it keeps the keys and writes the configuration anew.
+    Run again, it keeps the keys and writes the configuration anew. The file lists every setting, also those without an
+    option here: queues, retention, frames.
     """
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import (  # noqa: PLC0415
@@ -190,6 +201,8 @@ def init(
         spool=folder / "node.sqlite",
         threads=threads,
         max_batch=max_batch,
+        prefill_rows=prefill_rows,
+        kv_memory_mib=kv_memory_mib,
         gpu_energy=gpu_energy,
         reflection=reflection,
         tls=tls,

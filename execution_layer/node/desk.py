@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
@@ -74,47 +75,49 @@ class Desk:
         tenant = checked.order.tenant
         self.load.enter(tenant)
         try:
-            session = await self._open(checked)
+            session = await self._open(checked, time.monotonic() + _usable(remaining_s))
         except BaseException:
             self.load.leave(tenant)
             raise
-        self._sessions[session] = asyncio.create_task(self._run(session, tenant, remaining_s))
+        self._sessions[session] = asyncio.create_task(self._run(session, tenant))
         return session
 
-    async def _open(self, checked: Checked) -> Session:
+    async def _open(self, checked: Checked, deadline: float) -> Session:
         if len(checked.envelope) > LARGE:
             admitted = await asyncio.to_thread(self._admission.open, checked, now_ms())
         else:
             admitted = self._admission.open(checked, now_ms())
-        generation = self._engine.submit(_generation_request(admitted))
+        generation = self._engine.submit(_generation_request(admitted, deadline))
         try:
             return await open_session(admitted, generation, self._parts)
         except BaseException:
             generation.cancel(FinishReason.FAILED)
             raise
 
-    async def _run(self, session: Session, tenant: str, remaining_s: float) -> None:
-        margin = min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, MARGIN * remaining_s))
-        loop = asyncio.get_running_loop()
-        alarm = loop.call_later(remaining_s - margin, session.cancel, FinishReason.DEADLINE)
+    async def _run(self, session: Session, tenant: str) -> None:
         try:
             await session.run()
         except Exception:  # noqa: BLE001  # the request stays on the books; the next start writes its receipt
             _log.exception("a session could not write its receipt")
         finally:
-            alarm.cancel()
             del self._sessions[session]
             self.load.leave(tenant)
             self._delivery.wake()
 
 
-def _generation_request(admitted: Admitted) -> GenerationRequest:
+def _usable(remaining_s: float) -> float:
+    """Return the seconds to generate in, with time left to hand the receipt over."""
+    return remaining_s - min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, MARGIN * remaining_s))
+
+
+def _generation_request(admitted: Admitted, deadline: float) -> GenerationRequest:
     return GenerationRequest(
         request_id=admitted.opened.header.request.hex(),
         tenant=admitted.order.tenant,
         prompt_ids=admitted.prompt_ids,
         settings=admitted.opened.body.settings,
         seed=admitted.seed,
+        deadline=deadline,
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from execution_layer.engine.protocol import Engine
@@ -121,6 +121,7 @@ class Node:
                 await desk.close(self._settings.grace_s)
                 await server.stop()
                 await self._model.engine.stop()
+                _log.info("the engine has stopped", extra=asdict(self._model.engine.stats))
                 await _end(background)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(delivery.deliver(), LAST_DELIVERY_S)
@@ -131,7 +132,8 @@ class Node:
 
     async def drain(self) -> None:
         """Refuse new requests from now on; return once the last one in flight has its receipt."""
-        _log.info("draining", extra={"in_flight": self.load.in_flight})
+        stats = self._model.engine.stats
+        _log.info("draining", extra={"in_flight": self.load.in_flight, **asdict(stats)})
         self.load.drain()
         if self._server is not None:
             await self._server.set_serving(False)

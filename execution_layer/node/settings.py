@@ -34,6 +34,9 @@ class Quotas(Settings):
     in_flight_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
     in_flight: Annotated[int, Field(ge=1, le=4096)] = 256
     """Requests accepted and not yet finished, of all tenants; more are OVERLOADED."""
+    queue: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Requests that wait for their first token; more are OVERLOADED."""
+    queue_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
 class Retention(Settings):
@@ -69,6 +72,10 @@ class NodeSettings(Settings):
     """CPU threads of the model; part of the numeric profile."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sequences that advance together."""
+    prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 64
+    """Prompt positions computed in one step, beside one for each sequence that generates."""
+    kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
+    """Memory for keys and values, those kept for prompts to come among them. It must hold one sequence of full length."""
     frame_interval_ms: Annotated[int, Field(ge=0, le=1000)] = 50
     """Tokens that arrive within this time share a frame."""
     grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0

@@ -6,7 +6,8 @@ holds the positions whose logits chose output tokens 32b … 32b+31. The last to
 needed. A row is the state's little-endian bytes in the profile's dtype, after the final norm.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 BLOCK = 32
@@ -24,41 +25,84 @@ class Activations:
         return self.prompt_blocks + self.output_blocks
 
 
-@dataclass(slots=True)
-class ActivationHasher:
-    """Hash a sequence's rows in order of position, in any chunking."""
+class _Blocks:
+    """Hashes of every 32 rows of a list that grows, and of the rows after them."""
 
-    prompt_length: int
-    row_bytes: int
-    _position: int = 0
-    _pending: bytearray = field(default_factory=bytearray)
-    _prompt_blocks: list[bytes] = field(default_factory=list)
-    _output_blocks: list[bytes] = field(default_factory=list)
+    def __init__(self, row_bytes: int, hashes: Sequence[bytes] = ()) -> None:
+        self.hashes = list(hashes)
+        self._block_bytes = BLOCK * row_bytes
+        self._running = sha256()
+        self._filled = 0
+
+    def append(self, rows: memoryview) -> None:
+        while len(rows):
+            part = rows[: self._block_bytes - self._filled]
+            rows = rows[len(part) :]
+            self._running.update(part)
+            self._filled += len(part)
+            if self._filled == self._block_bytes:
+                self.hashes.append(self._running.digest())
+                self._running, self._filled = sha256(), 0
+
+    def closed(self) -> tuple[bytes, ...]:
+        """Return all hashes as if the list ended here: a short last block has one too."""
+        rest = (self._running.digest(),) if self._filled else ()
+        return (*self.hashes, *rest)
+
+
+class ActivationHasher:
+    """Hash a sequence's rows in order of position, in any chunking.
+
+    Beside the commitment it hashes all positions in blocks counted from position 0, so that a later sequence which
+    begins with the same tokens can `resume` after them.
+    """
+
+    def __init__(self, prompt_length: int, row_bytes: int) -> None:
+        self.position = 0
+        """The position whose row comes next."""
+        self._last = prompt_length - 1
+        self._row_bytes = row_bytes
+        self._aligned = _Blocks(row_bytes)
+        self._output = _Blocks(row_bytes)
+        self._prompt_blocks: tuple[bytes, ...] | None = None
+        """Set once a row of the last prompt position is there."""
 
     def append(self, rows: bytes | memoryview) -> None:
         """Add the states of the next len(rows) / row_bytes positions."""
-        assert len(rows) % self.row_bytes == 0
-        start = 0
-        while start < len(rows):
-            in_prompt = self._position < self.prompt_length - 1
-            origin = 0 if in_prompt else self.prompt_length - 1
-            end = origin + ((self._position - origin) // BLOCK + 1) * BLOCK
-            if in_prompt:
-                end = min(end, self.prompt_length - 1)
-            take = min((end - self._position) * self.row_bytes, len(rows) - start)
-            self._pending += rows[start : start + take]
-            start += take
-            self._position += take // self.row_bytes
-            if self._position == end:
-                self._close(in_prompt=in_prompt)
+        assert len(rows) % self._row_bytes == 0
+        view = memoryview(rows)
+        before = max(0, self._last - self.position) * self._row_bytes
+        self._aligned.append(view[:before])
+        if len(view) > before:
+            if self._prompt_blocks is None:
+                self._prompt_blocks = self._aligned.closed()
+            self._aligned.append(view[before:])
+            self._output.append(view[before:])
+        self.position += len(view) // self._row_bytes
 
-    def _close(self, *, in_prompt: bool) -> None:
-        blocks = self._prompt_blocks if in_prompt else self._output_blocks
-        blocks.append(sha256(self._pending).digest())
-        self._pending.clear()
+    def aligned(self, first: int, count: int) -> tuple[bytes, ...]:
+        """Return the hashes of `count` whole blocks from block `first` on, counted from position 0."""
+        hashes = tuple(self._aligned.hashes[first : first + count])
+        assert len(hashes) == count
+        return hashes
+
+    def resume(self, first: int, hashes: Sequence[bytes]) -> int:
+        """Go on behind blocks `first`, `first` + 1, … whose hashes are known, instead of their rows.
+
+        The blocks are counted from position 0, begin where rows are known already and end in front of the last prompt
+        position. Returns how many rows need not be appended any more.
+        """
+        end = (first + len(hashes)) * BLOCK
+        saved = end - self.position
+        if saved <= 0:
+            return 0
+        assert first * BLOCK <= self.position
+        assert end <= self._last
+        self._aligned = _Blocks(self._row_bytes, (*self._aligned.hashes[:first], *hashes))
+        self.position = end
+        return saved
 
     def finish(self) -> Activations:
-        """Close the last, possibly short block and return all hashes."""
-        if self._pending:
-            self._close(in_prompt=self._position <= self.prompt_length - 1)
-        return Activations(tuple(self._prompt_blocks), tuple(self._output_blocks))
+        """Return all hashes; the last block of each list may be short."""
+        prompt = self._aligned.closed() if self._prompt_blocks is None else self._prompt_blocks
+        return Activations(prompt, self._output.closed())

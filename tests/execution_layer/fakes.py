@@ -4,7 +4,7 @@ import asyncio
 import time
 from hashlib import sha256
 
-from execution_layer.engine.protocol import Finished, FinishReason, TokenChunk
+from execution_layer.engine.protocol import EngineStats, Finished, FinishReason, TokenChunk
 from shared.commitments.exact import Activations
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -38,6 +38,13 @@ class FakeGeneration:
     def cancelled_for(self):
         return self._wanted
 
+    async def _until_told_or_late(self):
+        try:
+            async with asyncio.timeout_at(self.request.deadline):
+                await self._changed.wait()
+        except TimeoutError:
+            self.cancel(FinishReason.DEADLINE)
+
     async def __aiter__(self):
         output = []
         settings = self.request.settings
@@ -46,7 +53,7 @@ class FakeGeneration:
             if self._engine.dies_after == len(output):
                 raise RuntimeError("the fake engine dies")
             if self._engine.holds_after == len(output):
-                await self._changed.wait()
+                await self._until_told_or_late()
             elif self._engine.pause_s:
                 await asyncio.sleep(self._engine.pause_s)
             if self._wanted is not None:
@@ -91,6 +98,10 @@ class FakeEngine:
         self.generations.append(generation)
         self.submitted.set()
         return generation
+
+    @property
+    def stats(self):
+        return EngineStats(0, 0, 0, 0, 0, 0, 0, 0)
 
     def token(self, request, position):
         if self.stops_after == position:

@@ -1,6 +1,8 @@
 """The engine's promise: a sequence's states and tokens do not depend on its company."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,9 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from execution_layer.engine.prefix import PrefixCache
+from execution_layer.engine.sequence import SequenceState
+from shared.commitments.exact import ActivationHasher
 from shared.model import decoder as decoder_module
 from shared.model.attention import attend
-from shared.statements.request import SamplingSettings
+from shared.statements.request import PPM, SamplingSettings
 from tests.execution_layer.engine.traffic import (
     Arrival,
     Mix,
@@ -19,7 +24,9 @@ from tests.execution_layer.engine.traffic import (
     check_alone,
     fixed,
     mixes,
+    note,
     serve,
+    tokens_of,
 )
 from tests.shared.model import tiny
 
@@ -31,7 +38,71 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=list(Health
 @few
 @given(mix=mixes())
 def test_what_is_served_in_any_mix_is_what_one_replay_computes(dtype, mix):
-    check(tiny.decoder(dtype), mix)
+    seen = Counter[str]()
+    check(tiny.decoder(dtype), mix, seen)
+    note(seen)
+
+
+def under_pressure() -> Mix:
+    """Beginnings in common, the next turn of a chat, two tenants, a token's difference, and memory for few of them."""
+    base = tokens_of(bytes(range(32)), 130)
+    how = SamplingSettings(40, temperature_ppm=0)
+    other = (*base[:70], base[70] ^ 1, *base[71:])
+    return Mix(
+        (
+            Arrival(base, how, bytes(32)),
+            Arrival(base, replace(how, temperature_ppm=PPM), b"\1" * 32, at=9),
+            Arrival(other, how, bytes(32), at=9),
+            Arrival(base, how, bytes(32), at=9, tenant="b"),
+            Arrival((9, 8, 7), how, bytes(32), after=0),
+            *(Arrival(tokens_of(bytes([n]) * 32, 40), how, bytes(32), at=12) for n in (3, 5, 9)),
+        ),
+        sequences=8,
+        prefill_rows=40,
+        blocks=6,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hits_in_the_prefix_cache_and_preemptions_change_nothing(dtype):
+    seen = Counter[str]()
+    check(tiny.endless(dtype), under_pressure(), seen)
+    assert seen["hits"] >= 128
+    assert seen["preemptions"] >= 2
+
+
+def root_without_tenant(self: PrefixCache, tenant: str) -> bytes:
+    return self._secret
+
+
+def child_without_a_token(self: PrefixCache, parent: bytes, tokens: Sequence[int]) -> bytes:
+    return CHILD(self, parent, [*tokens[:6], 0, *tokens[7:]])
+
+
+def resume_in_the_wrong_order(self: ActivationHasher, first: int, hashes: Sequence[bytes]) -> int:
+    return RESUME(self, first, hashes[::-1])
+
+
+def hash_everything_again(self: SequenceState, count: int) -> int:
+    return 0
+
+
+CHILD, RESUME = PrefixCache.child, ActivationHasher.resume
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mutant"),
+    [
+        (PrefixCache, "root", root_without_tenant),
+        (PrefixCache, "child", child_without_a_token),
+        (ActivationHasher, "resume", resume_in_the_wrong_order),
+        (SequenceState, "hashed_of", hash_everything_again),
+    ],
+)
+def test_the_property_notices_books_that_err(where, name, mutant, monkeypatch):
+    monkeypatch.setattr(where, name, mutant)
+    with pytest.raises(AssertionError):
+        check(tiny.endless("bfloat16"), under_pressure())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

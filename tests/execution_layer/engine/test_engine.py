@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,10 +146,10 @@ async def test_cancelling_frees_the_sequence_and_its_blocks_at_the_next_step():
     for _ in range(6):
         working.step()
     held = working.load
-    assert held == (2, 0, 32 - 2 * 3)
+    assert held == (2, 0, 32 - 1 - 2)  # the first block is the same
     leaves.cancel()
     working.step()
-    assert working.load == (1, 0, 32 - 3)
+    assert working.load == (1, 0, 32 - 2)
     assert (leaves.state.blocks, leaves.state.ended) == ([], FinishReason.CANCELLED)
     await asyncio.sleep(0)
     result = Served()
@@ -161,14 +163,15 @@ async def test_a_cancelled_sequences_memory_lets_the_next_one_in():
     working = engine(limits=Limits(blocks=2, context=128))
     first, second = (
         working.submit(long(prompt=100, tokens=20)),
-        working.submit(long(prompt=100, tokens=9)),
+        working.submit(long(prompt=100, tokens=9, tenant="b")),
     )
-    working.step()
+    while not first.state.output:
+        working.step()
     assert working.load == (1, 1, 0)
     first.cancel()
     working.step()
-    assert working.load == (1, 0, 0)
-    assert second.state.computed > 0
+    assert working.load == (1, 0, 1)
+    assert second.state.computed == 64
 
 
 @pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE])
@@ -396,6 +399,156 @@ async def test_the_end_says_what_a_receipt_needs():
     assert len(end.activations.output_blocks) == 2
     assert len(end.activations.prompt_blocks) == 3
     assert end.compute_ms >= 0
+
+
+async def finished(working: LocalEngine, *requests: GenerationRequest) -> list[Finished]:
+    """Serve requests one after the other."""
+    ends = []
+    for item in requests:
+        generation = working.submit(item)
+        while working.step():
+            pass
+        ends.append((await seen(generation)).end)
+    return ends
+
+
+async def test_the_end_says_how_much_of_the_prompt_was_not_computed():
+    first, again, elsewhere = await finished(
+        engine(), long(tokens=3, prompt=130), long(tokens=3, prompt=130), long(3, 130, "b")
+    )
+    assert [end.cached_prompt_tokens for end in (first, again, elsewhere)] == [0, 128, 0]
+    assert first.activations == again.activations == elsewhere.activations
+    assert first.output_ids == again.output_ids == elsewhere.output_ids
+
+
+async def test_the_stats_tell_what_happened():
+    working = engine(limits=Limits(blocks=5, context=256, prefill_rows=64))
+    both = [working.submit(long(tokens=100, prompt=60, tenant=tenant)) for tenant in "ab"]
+    working.submit(long(tokens=100, prompt=60, tenant="c"))
+    working.step()
+    stats = working.stats
+    assert (stats.running, stats.waiting, stats.steps) == (3, 0, 1)
+    assert (stats.free_blocks, stats.cached_blocks, stats.preemptions) == (2, 0, 0)
+    while working.step():
+        pass
+    await finished(working, long(tokens=1, prompt=60))
+    stats = working.stats
+    assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, 5)
+    assert stats.preemptions > 0
+    assert stats.cached_blocks > 0
+    assert stats.prefix_misses >= 4 * 59
+    for generation in both:
+        assert (await seen(generation)).end.finish_reason is FinishReason.LENGTH
+
+
+class FakeClock:
+    """A clock that stands where it is put."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def due(at: float) -> GenerationRequest:
+    return replace(long(), deadline=at)
+
+
+async def test_the_deadline_ends_a_running_and_a_waiting_sequence_at_the_next_step():
+    clock = FakeClock()
+    working = LocalEngine(
+        decoder(), tokenizer(), Limits(sequences=1, blocks=8, context=256), clock=clock
+    )
+    runs, waits, stays = (
+        working.submit(due(5.0)),
+        working.submit(due(4.0)),
+        working.submit(long(tokens=2)),
+    )
+    clock.now = 3.9
+    working.step()
+    assert working.load[:2] == (1, 2)
+    clock.now = 4.0
+    working.step()
+    assert working.load[:2] == (1, 1)
+    clock.now = 5.0
+    working.step()
+    assert working.load[:2] == (1, 0)
+    assert [one.state.ended for one in (runs, waits)] == [FinishReason.DEADLINE] * 2
+    result = await seen(runs)
+    assert result.end.finish_reason is FinishReason.DEADLINE
+    assert len(result.end.output_ids) == 2
+    assert (await seen(waits)).end.output_ids == ()
+    while working.step():
+        pass
+    assert (await seen(stays)).end.finish_reason is FinishReason.LENGTH
+
+
+async def test_a_full_queue_says_when_there_may_be_room():
+    clock = FakeClock()
+    limits = Limits(sequences=1, queue=8, queue_per_tenant=4, blocks=8, context=256)
+    working = LocalEngine(decoder(), tokenizer(), limits, clock=clock)
+    for _ in range(5):
+        await finished(working, long(tokens=1, prompt=1))
+        clock.now += 3.0
+    for _ in range(4):
+        working.submit(long())
+    with pytest.raises(CounterfoilError) as caught:
+        working.submit(long())
+    assert caught.value.code is Code.OVERLOADED
+    assert caught.value.retry_after_s == pytest.approx(4 * 15 / 4)
+    working.submit(long(tenant="b"))
+
+
+async def test_books_that_are_wrong_end_everything_as_failed(monkeypatch, caplog):
+    working = engine()
+    generations = [working.submit(long()) for _ in range(3)]
+
+    def lose(*_: object) -> None:
+        raise AssertionError("a block belongs to two")
+
+    monkeypatch.setattr(working._scheduler, "plan", lose)
+    await working.start()
+    for generation in generations:
+        assert (await seen(generation)).end.finish_reason is FinishReason.FAILED
+    with pytest.raises(CounterfoilError) as caught:
+        working.submit(long())
+    assert caught.value.code is Code.DRAINING
+    assert "books are wrong" in caplog.text
+    await working.stop()
+
+
+def kept(working: LocalEngine) -> dict[str, int]:
+    """Return the size of everything that an engine keeps."""
+    scheduler = working._scheduler
+    parts = {"engine": working, "scheduler": scheduler, "cache": scheduler.cache}
+    parts |= {"pool": scheduler._pool, "service": scheduler._service}
+    return {
+        f"{part}.{name}": len(value)
+        for part, holder in parts.items()
+        for name, value in vars(holder).items()
+        if isinstance(value, list | dict | set | deque)
+    } | {"pace": len(scheduler._pace)}
+
+
+async def test_nothing_grows_with_the_number_of_requests():
+    working = engine(limits=Limits(blocks=6, context=256, prefill_rows=256))
+    sizes = []
+    for turn in range(4):
+        for n in range(80):
+            how = SamplingSettings(2, temperature_ppm=0)
+            prompt = (turn, n, *range(70 if n % 8 == 0 else 4))
+            arrival = Arrival(prompt, how, bytes(32), tenant=f"t{turn}-{n}")
+            generation = working.submit(request(arrival))
+            if n % 9 == 0:
+                generation.cancel()
+            if n % 8 == 7:
+                while working.step():
+                    pass
+                await asyncio.sleep(0)
+        sizes.append(kept(working))
+    assert sizes[1:] == [sizes[0]] * 3
+    assert sizes[0]["engine._generations"] == sizes[0]["service._served"] == 0
+    assert sizes[0]["cache._entries"] <= 6
 
 
 async def test_choices_of_one_request_are_their_own():

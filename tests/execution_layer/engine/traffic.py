@@ -1,10 +1,12 @@
 """Random traffic for an engine that is stepped by hand, and what must hold for every sequence of it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
+from hypothesis import event
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
@@ -12,10 +14,14 @@ from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
 from execution_layer.engine.scheduler import Limits
 from shared.model.decoder import Decoder
+from shared.model.kv import blocks_for
 from shared.model.replay import replay
 from shared.statements.request import PPM, SamplingSettings
 from shared.text.tokenizer import Tokenizer
 from tests.shared.model import tiny
+
+CONTEXT = 256
+FROM_OUTSIDE = {FinishReason.CANCELLED, FinishReason.DEADLINE}
 
 
 @cache
@@ -25,7 +31,10 @@ def tokenizer() -> Tokenizer:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One sequence, the step before which it arrives, and the step before which it is cancelled."""
+    """One sequence, and the steps before which it arrives, is cancelled and has its deadline.
+
+    With `after` it arrives once that earlier one has ended, and its prompt goes on behind the other's prompt and answer.
+    """
 
     prompt: tuple[int, ...]
     settings: SamplingSettings
@@ -33,12 +42,15 @@ class Arrival:
     at: int = 0
     cancelled: int | None = None
     tenant: str = "a"
+    deadline: int | None = None
+    after: int | None = None
 
 
 @dataclass
 class Served:
     """What one sequence's consumer saw."""
 
+    prompt: tuple[int, ...] = ()
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finished: list[Finished] = field(default_factory=list)
@@ -56,10 +68,18 @@ class Mix:
     arrivals: tuple[Arrival, ...]
     sequences: int = 16
     prefill_rows: int = 64
+    blocks: int = 64
 
 
 def request(arrival: Arrival, name: str = "r") -> GenerationRequest:
-    return GenerationRequest(name, arrival.tenant, arrival.prompt, arrival.settings, arrival.seed)
+    return GenerationRequest(
+        name,
+        arrival.tenant,
+        arrival.prompt,
+        arrival.settings,
+        arrival.seed,
+        deadline=arrival.deadline,
+    )
 
 
 def drain(generation: LocalGeneration, into: Served) -> None:
@@ -75,18 +95,26 @@ def drain(generation: LocalGeneration, into: Served) -> None:
             into.finished.append(event)
 
 
-async def serve(decoder: Decoder, mix: Mix) -> list[Served]:
-    """Step until all have ended; return what each consumer saw, in order of `mix.arrivals`."""
-    limits = Limits(sequences=mix.sequences, prefill_rows=mix.prefill_rows, blocks=64, context=256)
-    engine = LocalEngine(decoder, tokenizer(), limits)
+async def serve(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> list[Served]:
+    """Step until all have ended; return what each consumer saw, in order of `mix.arrivals`.
+
+    `seen` counts cache hits and preemptions.
+    """
+    limits = Limits(
+        sequences=mix.sequences, prefill_rows=mix.prefill_rows, blocks=mix.blocks, context=CONTEXT
+    )
+    step = 0
+    engine = LocalEngine(decoder, tokenizer(), limits, clock=lambda: step)
     waiting = dict(enumerate(mix.arrivals))
     generations: dict[int, LocalGeneration] = {}
     served = [Served() for _ in mix.arrivals]
-    step = 0
     while waiting or any(not served[place].finished for place in generations):
         for place, arrival in list(waiting.items()):
-            if arrival.at <= step:
-                generations[place] = engine.submit(request(waiting.pop(place), str(place)))
+            if arrival.at <= step and (arrival.after is None or served[arrival.after].finished):
+                del waiting[place]
+                arrives = going_on(arrival, served)
+                served[place].prompt = arrives.prompt
+                generations[place] = engine.submit(request(arrives, str(place)))
         for place, generation in generations.items():
             if mix.arrivals[place].cancelled == step:
                 generation.cancel()
@@ -96,45 +124,91 @@ async def serve(decoder: Decoder, mix: Mix) -> list[Served]:
             drain(generation, served[place])
         step += 1
     assert engine.load == (0, 0, limits.blocks)
+    if seen is not None:
+        seen.update(hits=engine.stats.prefix_hits, preemptions=engine.stats.preemptions)
     return served
 
 
-def check(decoder: Decoder, mix: Mix) -> None:
-    """Every sequence gets the tokens it gets alone, and the states that one replay computes."""
-    everyone = asyncio.run(serve(decoder, mix))
-    for arrival, served in zip(mix.arrivals, everyone, strict=True):
+def going_on(arrival: Arrival, served: Sequence[Served]) -> Arrival:
+    """Return an arrival with its whole prompt, cut to the context."""
+    if arrival.after is None:
+        return arrival
+    before = served[arrival.after]
+    prompt = (*before.prompt, *before.end.output_ids, *arrival.prompt)
+    return replace(arrival, prompt=prompt[: CONTEXT - arrival.settings.max_tokens])
+
+
+def common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
+    """Return the length of what two lists of tokens begin with."""
+    pairs = enumerate(zip(prompt, tokens, strict=False))
+    shorter = min(len(prompt), len(tokens))
+    return next((place for place, (one, other) in pairs if one != other), shorter)
+
+
+def check(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> None:
+    """Every sequence gets the tokens it gets alone, and the states that one replay computes.
+
+    What was not computed for it began another sequence of its own tenant.
+    """
+    everyone = asyncio.run(serve(decoder, mix, seen))
+    for place, (arrival, served) in enumerate(zip(mix.arrivals, everyone, strict=True)):
         output = served.end.output_ids
         assert tuple(served.tokens) == output
         passes = decoder.forward_passes
-        replayed = replay(decoder, arrival.prompt, output, arrival.settings, arrival.seed)
+        replayed = replay(decoder, served.prompt, output, arrival.settings, arrival.seed)
         assert decoder.forward_passes == passes + 1
         assert replayed.chosen == output
-        if served.end.finish_reason is not FinishReason.CANCELLED or output:
+        if served.end.finish_reason not in FROM_OUTSIDE or output:
             assert replayed.activations == served.end.activations
+        others = [
+            common(served.prompt, (*other.prompt, *other.end.output_ids))
+            for number, other in enumerate(everyone)
+            if number != place and mix.arrivals[number].tenant == arrival.tenant
+        ]
+        assert served.end.cached_prompt_tokens <= min(
+            len(served.prompt) - 1, max(others, default=0)
+        )
 
 
 def check_alone(decoder: Decoder, mix: Mix) -> None:
     """Served in company and served alone are the same, to the last hash."""
     for arrival, served in zip(mix.arrivals, asyncio.run(serve(decoder, mix)), strict=True):
-        alone = Arrival(arrival.prompt, arrival.settings, arrival.seed)
+        alone = Arrival(served.prompt, arrival.settings, arrival.seed)
         [lonely] = asyncio.run(serve(decoder, Mix((alone,))))
         output = served.end.output_ids
         assert output == lonely.end.output_ids[: len(output)]
-        if served.end.finish_reason is not FinishReason.CANCELLED:
+        if served.end.finish_reason not in FROM_OUTSIDE:
             assert served.end.activations == lonely.end.activations
             assert served.text == lonely.text
 
 
-def arrivals() -> st.SearchStrategy[Arrival]:
-    """Prompts from one token to more than a block of keys; filters, stop strings, cancellations."""
-    prompts = st.integers(1, 100).flatmap(
-        lambda size: st.binary(min_size=32, max_size=32).map(
-            lambda raw: tuple((raw[i % 32] * (i // 32 + 1) + i) % 256 for i in range(size))
-        )
+def prompts() -> st.SearchStrategy[tuple[int, ...]]:
+    """One token to more than two blocks of keys; half of them begin as others do, but for a token here and there."""
+    fresh = st.integers(1, 100).flatmap(
+        lambda size: st.binary(min_size=32, max_size=32).map(lambda raw: tokens_of(raw, size))
     )
+
+    def like_others(base: int, size: int, changed: int | None) -> tuple[int, ...]:
+        prompt = list(tokens_of(bytes([base]) * 32, size))
+        if changed is not None:
+            prompt[changed % size] ^= 1
+        return tuple(prompt)
+
+    alike = st.builds(
+        like_others, st.integers(0, 1), st.integers(60, 150), st.none() | st.integers(0, 150)
+    )
+    return fresh | alike
+
+
+def tokens_of(raw: bytes, size: int) -> tuple[int, ...]:
+    return tuple((raw[i % 32] * (i // 32 + 1) + i) % 256 for i in range(size))
+
+
+def arrivals() -> st.SearchStrategy[Arrival]:
+    """Prompts of all kinds; filters, stop strings, cancellations, deadlines."""
     settings = st.builds(
         SamplingSettings,
-        st.integers(1, 14),
+        st.integers(1, 14) | st.integers(1, 14) | st.integers(50, 70),
         temperature_ppm=st.sampled_from([0, PPM // 2, PPM]),
         top_k=st.sampled_from([0, 5]),
         top_p_ppm=st.sampled_from([PPM, 900_000]),
@@ -142,22 +216,35 @@ def arrivals() -> st.SearchStrategy[Arrival]:
     )
     return st.builds(
         Arrival,
-        prompts,
+        prompts(),
         settings,
         st.binary(min_size=32, max_size=32),
         at=st.integers(0, 6),
         cancelled=st.one_of(st.none(), st.none(), st.integers(0, 10)),
-        tenant=st.sampled_from("abc"),
+        tenant=st.sampled_from("aab"),
+        deadline=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 20)),
     )
 
 
-def mixes(least: int = 1) -> st.SearchStrategy[Mix]:
-    return st.builds(
-        Mix,
-        st.lists(arrivals(), min_size=least, max_size=9).map(tuple),
-        sequences=st.integers(1, 16),
-        prefill_rows=st.integers(1, 80),
+@st.composite
+def mixes(draw: st.DrawFn, least: int = 1) -> Mix:
+    """Arrivals, some of them the next turn after an earlier one, and memory that may hold no two of them."""
+    chosen = draw(st.lists(arrivals(), min_size=least, max_size=9))
+    for place in range(1, len(chosen)):
+        if draw(st.integers(0, 3)) == 0:
+            chosen[place] = replace(chosen[place], after=draw(st.integers(0, place - 1)))
+    return Mix(
+        tuple(chosen),
+        sequences=draw(st.integers(1, 16)),
+        prefill_rows=draw(st.integers(1, 80)),
+        blocks=draw(st.sampled_from([blocks_for(CONTEXT), 5, 7, 64])),
     )
+
+
+def note(seen: Counter[str]) -> None:
+    """Tell hypothesis's statistics what a mix led to."""
+    event(f"found in the cache: {seen['hits'] > 0}")
+    event(f"preempted: {seen['preemptions'] > 0}")
 
 
 def fixed(count: int, *, tokens: int = 10, prompt: int = 20) -> Sequence[Arrival]:

@@ -73,3 +73,55 @@ def test_one_changed_row_changes_exactly_its_block():
     hasher.append(rows)
     spoilt, honest = hasher.finish().output_blocks, defined(1, 96).output_blocks
     assert [a == b for a, b in zip(spoilt, honest, strict=True)] == [True, False, True]
+
+
+def resumed(prompt: int, output: int, known: int, at: int) -> tuple[Activations, int]:
+    """Hash rows up to `at`, resume behind `known` blocks from position 0, hash the rest."""
+    rows = [row(position) for position in range(prompt - 1 + output)]
+    other = ActivationHasher(len(rows) + 1, ROW)
+    other.append(b"".join(rows))
+    hasher = ActivationHasher(prompt, ROW)
+    hasher.append(b"".join(rows[:at]))
+    first = min(at // BLOCK, known)
+    saved = hasher.resume(first, other.aligned(first, known - first))
+    hasher.append(b"".join(rows[hasher.position :]))
+    return hasher.finish(), saved
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 200), st.integers(0, 70), st.data())
+def test_resuming_behind_known_blocks_changes_no_hash(prompt, output, data):
+    known = data.draw(st.integers(0, (prompt - 1) // BLOCK))
+    at = data.draw(st.integers(0, prompt - 1))
+    assert resumed(prompt, output, known, at) == (
+        defined(prompt, output),
+        max(0, known * BLOCK - at),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 140), st.integers(0, 140))
+def test_blocks_counted_from_position_0_do_not_depend_on_where_the_prompt_ends(prompt, output):
+    positions = prompt - 1 + output
+    hasher = ActivationHasher(prompt, ROW)
+    hasher.append(b"".join(map(row, range(positions))))
+    whole = positions // BLOCK
+    assert hasher.aligned(0, whole) == defined(positions + 1, 0).prompt_blocks[:whole]
+
+
+def test_resuming_never_skips_a_row_that_chose_a_token():
+    for prompt in (1, 32, 64):
+        with pytest.raises(AssertionError):
+            ActivationHasher(prompt, ROW).resume(0, [bytes(32)] * (prompt // BLOCK or 1))
+
+
+def test_resuming_leaves_no_gap():
+    with pytest.raises(AssertionError):
+        ActivationHasher(200, ROW).resume(1, [bytes(32)])
+
+
+def test_a_block_that_is_not_whole_has_no_aligned_hash():
+    hasher = ActivationHasher(100, ROW)
+    hasher.append(b"".join(map(row, range(40))))
+    with pytest.raises(AssertionError):
+        hasher.aligned(0, 2)

@@ -1,0 +1,61 @@
+"""The pool of KV blocks: how many hold each one, and which are kept for their contents though nobody holds them."""
+
+from execution_layer.engine.prefix import PrefixCache
+
+
+class BlockPool:
+    """Blocks 1 … n (0 is the null block). A block is free, held by one or more, or idle: cached and held by nobody.
+
+    Idle blocks are given out once no block is free, the one that was released first before the others.
+    """
+
+    def __init__(self, blocks: int, cache: PrefixCache) -> None:
+        self._cache = cache
+        self._free = list(range(blocks, 0, -1))
+        self._holders: dict[int, int] = {}
+        self._idle: dict[int, None] = {}
+
+    @property
+    def available(self) -> int:
+        """Blocks that nobody holds."""
+        return len(self._free) + len(self._idle)
+
+    def can_allocate(self, count: int) -> bool:
+        """Say whether `allocate` can be called `count` times."""
+        return count <= self.available
+
+    def allocate(self) -> int:
+        """Return a block that nobody else holds; what was cached in it is forgotten."""
+        assert self.can_allocate(1)
+        if self._free:
+            block = self._free.pop()
+        else:
+            block = next(iter(self._idle))
+            del self._idle[block]
+            self._cache.forget(block)
+        self._holders[block] = 1
+        return block
+
+    def is_idle(self, block: int) -> bool:
+        """Say whether holding this block makes one less available."""
+        return block in self._idle
+
+    def hold(self, block: int) -> None:
+        """Hold a cached block, beside those who hold it already."""
+        if block in self._idle:
+            del self._idle[block]
+            self._holders[block] = 1
+        else:
+            self._holders[block] += 1
+
+    def release(self, block: int) -> None:
+        """Give one hold back."""
+        assert self._holders.get(block, 0) > 0
+        self._holders[block] -= 1
+        if self._holders[block]:
+            return
+        del self._holders[block]
+        if block in self._cache:
+            self._idle[block] = None
+        else:
+            self._free.append(block)
