@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shared.model.rope import Rope, inverse_frequencies
+
 TILE = 16
 KERNELS = "tile16-block64-v2"
 """Names this module's and `attention`'s reduction orders in the numeric profile."""
 
 
-def linear(x_RD: Tensor, weight: Tensor) -> Tensor:
-    """Multiply one tile with a weight (out, in)."""
+def linear(x_RD: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply one tile with a weight (out, in), and add a bias (out)."""
     assert x_RD.shape[0] == TILE
-    return functional.linear(x_RD, weight)
+    product = functional.linear(x_RD, weight)
+    return product if bias is None else product + bias
 
 
 def rms_norm(x_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -45,9 +48,9 @@ def gated(gate_up: Tensor) -> Tensor:
 class Rotary:
     """Rotary position embedding (rotate-half form), tables in float32."""
 
-    def __init__(self, head_dim: int, theta: float, positions: int) -> None:
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        angles = torch.outer(torch.arange(positions, dtype=torch.float64), theta**-exponents)
+    def __init__(self, head_dim: int, rope: Rope, positions: int) -> None:
+        frequencies = torch.from_numpy(inverse_frequencies(head_dim, rope))
+        angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
         table = torch.cat([angles, angles], dim=-1)
         self._cos, self._sin = table.cos().float(), table.sin().float()
 

@@ -12,9 +12,17 @@ from shared.model.kv import BLOCK
 
 
 def attend(
-    q_RHE: Tensor, keys: Tensor, values: Tensor, blocks_RB: Tensor, lengths_R: Tensor
+    q_RHE: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    blocks_RB: Tensor,
+    lengths_R: Tensor,
+    window: int = 0,
 ) -> Tensor:
-    """Return (R, H·E). `keys` is (blocks, K, E, S), `values` (blocks, K, S, E); lengths count the row's own position."""
+    """Return (R, H·E). `keys` is (blocks, K, E, S), `values` (blocks, K, S, E); lengths count the row's own position.
+
+    With a window a row attends to its own position and the `window` - 1 before it only.
+    """
     rows, heads, width = q_RHE.shape
     kv_heads, blocks = keys.shape[1], blocks_RB.shape[1]
     group = heads // kv_heads
@@ -23,7 +31,10 @@ def attend(
     q = q_RHE.float().view(rows, 1, kv_heads, group, width) * width**-0.5
     s_RBKGS = torch.matmul(q.expand(rows, blocks, kv_heads, group, width), k_RBKES)
     place = torch.arange(blocks * BLOCK).view(1, blocks, 1, 1, BLOCK)
-    beyond = place >= lengths_R.view(rows, 1, 1, 1, 1)
+    lengths = lengths_R.view(rows, 1, 1, 1, 1)
+    beyond = place >= lengths
+    if window:
+        beyond = beyond | (place < lengths - window)
     s_RBKGS = s_RBKGS.masked_fill(beyond, float("-inf"))
     p_RBKGS = torch.exp(s_RBKGS - s_RBKGS.amax(dim=(1, 4), keepdim=True))
     sums = p_RBKGS.sum(-1, keepdim=True)

@@ -1,58 +1,30 @@
-"""Model configuration: Hugging Face `config.json` of the Llama family, read strictly."""
+"""Model configuration: Hugging Face `config.json`, read strictly.
+
+Both spellings are read: `rope_theta`, `rope_scaling`, `torch_dtype`, and transformers 5's `rope_parameters`, `dtype`,
+`layer_types`.
+Which model types there are and what sets them apart is `families`' matter.
+"""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from shared.model.families import Family, family_of, malformed, unsupported
+from shared.model.rope import Rope
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_FILE = 1 << 20
-KNOWN_VALUES: dict[str, tuple[object, ...]] = {
-    "model_type": ("llama",),
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "rope_scaling": (None,),
-    "attention_dropout": (0.0, 0, None),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-    "sliding_window": (None,),
-}
-"""Fields that would change the numbers, and the values that this decoder implements."""
-READ = frozenset(
-    {
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "intermediate_size",
-        "rope_theta",
-        "rope_parameters",
-        "rms_norm_eps",
-        "tie_word_embeddings",
-        "max_position_embeddings",
-        "dtype",
-        "torch_dtype",
-        "eos_token_id",
-    }
-)
-WITHOUT_EFFECT = frozenset(
-    {
-        "architectures",
-        "bos_token_id",
-        "pad_token_id",
-        "initializer_range",
-        "use_cache",
-        "transformers_version",
-        "_name_or_path",
-    }
-)
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("bfloat16", "float16", "float32")
 ALIGNMENT = 32
 """Widths are multiples of this, so that no vector operation ends in a scalar tail."""
+ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""What each kind of scaling must say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +38,23 @@ class ModelConfig:
     kv_heads: int
     head_dim: int
     intermediate_size: int
-    rope_theta: float
     rms_norm_eps: float
     tie_word_embeddings: bool
     max_positions: int
     dtype: str
     eos_token_ids: tuple[int, ...]
+    rope: Rope = field(default_factory=Rope)
+    qkv_bias: bool = False
+    """The query, key and value projections have a bias."""
+    qk_norm: bool = False
+    """Queries and keys are normalised, head by head, before they are rotated."""
+    layer_windows: tuple[int, ...] = ()
+    """For each layer 0, or how many positions a row attends to: its own and those just before it. Empty: 0 for all."""
+
+    def __post_init__(self) -> None:
+        if not self.layer_windows:
+            object.__setattr__(self, "layer_windows", (0,) * self.layers)
+        assert len(self.layer_windows) == self.layers
 
     @property
     def kv_width(self) -> int:
@@ -80,13 +63,12 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        """Read `config.json` (and `generation_config.json`).
+        """Read `config.json`, and the end-of-sequence tokens of `generation_config.json`.
 
-        UNSUPPORTED names a field with a value that this decoder does not implement; MALFORMED a field that is missing or
-        makes no sense; CONFIGURATION says that there is no such file.
+        UNSUPPORTED names a field that is unknown or has a value that this decoder does not implement; MALFORMED a field that is
+        missing or makes no sense; CONFIGURATION says that there is no such file.
         """
-        data = read_json(folder / "config.json")
-        config = cls.from_json(data)
+        config = cls.from_json(read_json(folder / "config.json"))
         generation = folder / "generation_config.json"
         if generation.exists():
             stops = _token_ids(read_json(generation).get("eos_token_id"))
@@ -95,121 +77,196 @@ class ModelConfig:
 
     def stopping_at(self, tokens: set[int]) -> Self:
         """Return the configuration with these end-of-sequence tokens."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return type(self)(**{**values, "eos_token_ids": tuple(sorted(tokens))})
+        return replace(self, eos_token_ids=tuple(sorted(tokens)))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read a parsed `config.json`."""
-        _check_fields(data)
+        family = family_of(data)
         heads = _whole(data, "num_attention_heads")
         hidden = _whole(data, "hidden_size")
-        rope = _rope_parameters(data)
+        layers = _whole(data, "num_hidden_layers", most=1024)
         config = cls(
             vocab_size=_whole(data, "vocab_size"),
             hidden_size=hidden,
-            layers=_whole(data, "num_hidden_layers", most=1024),
+            layers=layers,
             heads=heads,
             kv_heads=_whole(data, "num_key_value_heads", default=heads),
-            head_dim=_whole(data, "head_dim", default=hidden // heads),
+            head_dim=_head_dim(data, family, hidden, heads),
             intermediate_size=_whole(data, "intermediate_size"),
-            rope_theta=_number(data | rope, "rope_theta", 10_000.0),
+            rope=_rope(data),
             rms_norm_eps=_number(data, "rms_norm_eps", 1e-6),
             tie_word_embeddings=_flag(data, "tie_word_embeddings"),
             max_positions=_whole(data, "max_position_embeddings"),
-            dtype=str(data.get("dtype") or data.get("torch_dtype") or "float32"),
+            dtype=_dtype(data),
             eos_token_ids=_token_ids(data.get("eos_token_id")),
+            qkv_bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
+            layer_windows=_windows(data, family, layers),
         )
         config.check()
         return config
 
     def check(self) -> None:
         """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together."""
-        if self.dtype not in DTYPES:
-            raise _unsupported("dtype", self.dtype)
         if self.heads % self.kv_heads:
-            raise CounterfoilError(
-                Code.MALFORMED,
-                "config.json: num_attention_heads is no multiple of num_key_value_heads",
-            )
+            raise malformed("num_attention_heads is no multiple of num_key_value_heads")
         for name in ("hidden_size", "intermediate_size", "head_dim"):
             if getattr(self, name) % ALIGNMENT:
-                raise _unsupported(
+                raise unsupported(
                     name, getattr(self, name), f"it must be a multiple of {ALIGNMENT}"
                 )
         if any(token >= self.vocab_size for token in self.eos_token_ids):
-            raise CounterfoilError(
-                Code.MALFORMED, "config.json: eos_token_id is not in the vocabulary"
-            )
+            raise malformed("eos_token_id is not in the vocabulary")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 1 MiB."""
+    """Read a JSON object of at most 1 MiB in which no name stands twice; CONFIGURATION says that it is not there."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{path} cannot be read: {error.strerror}",
-            remedy="A model folder holds config.json, tokenizer.json and model.safetensors.",
+            remedy="A model folder holds config.json, tokenizer.json and model.safetensors; "
+            "`counterfoil model fetch` makes one from the hub.",
         ) from error
     try:
-        parsed = json.loads(data) if len(data) <= MAX_FILE else None
+        parsed = parse_json(data) if len(data) <= MAX_FILE else None
     except (ValueError, RecursionError) as error:
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not JSON") from error
+        why = f": {error}" if isinstance(error, DuplicateNameError) else ""
+        raise CounterfoilError(Code.MALFORMED, f"{path} is not JSON{why}") from error
     if not isinstance(parsed, dict):
         raise CounterfoilError(Code.MALFORMED, f"{path} is not a JSON object of at most 1 MiB")
     return parsed
 
 
-def _check_fields(data: dict[str, Any]) -> None:
-    for name, value in data.items():
-        if name in KNOWN_VALUES:
-            if value not in KNOWN_VALUES[name]:
-                raise _unsupported(name, value)
-        elif name not in READ and name not in WITHOUT_EFFECT:
-            raise _unsupported(name, value)
-    if "model_type" not in data:
-        raise CounterfoilError(Code.MALFORMED, "config.json: model_type is missing")
+class DuplicateNameError(ValueError):
+    """A JSON object has one name twice; readers differ in which value they take."""
 
 
-def _rope_parameters(data: dict[str, Any]) -> dict[str, Any]:
-    rope = data.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise CounterfoilError(Code.MALFORMED, "config.json: rope_parameters is not an object")
-    for name, value in rope.items():
-        if name != "rope_theta" and (name, value) != ("rope_type", "default"):
-            raise _unsupported(f"rope_parameters.{name}", value)
-    return rope
+def parse_json(data: bytes) -> Any:
+    """Parse JSON; DuplicateNameError (a ValueError) for an object with a name that stands twice."""
+    return json.loads(data, object_pairs_hook=_unique)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DuplicateNameError(f"{twice[:80]!r} stands twice")
+    return found
+
+
+def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
+    if data.get("head_dim") is None and "head_dim" not in family.required and hidden % heads:
+        raise malformed(
+            "hidden_size is no multiple of num_attention_heads, and head_dim is missing"
+        )
+    default = None if "head_dim" in family.required else hidden // heads
+    return _whole(data, "head_dim", default=default)
+
+
+def _dtype(data: dict[str, Any]) -> str:
+    old, new = data.get("torch_dtype"), data.get("dtype")
+    if old is not None and new is not None and old != new:
+        raise malformed("dtype and torch_dtype contradict each other")
+    value = new if new is not None else old if old is not None else "float32"
+    if value not in DTYPES:
+        raise unsupported("dtype" if new is not None else "torch_dtype", value)
+    return str(value)
+
+
+def _rope(data: dict[str, Any]) -> Rope:
+    """Read the rotary embedding, in either spelling; what stands inside the object goes before `rope_theta` beside it."""
+    spellings = ("rope_parameters", "rope_scaling")
+    given = {name: data[name] for name in spellings if data.get(name) is not None}
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            raise malformed(f"{name} is not an object")
+    if len(given) == 2 and given["rope_parameters"] != given["rope_scaling"]:
+        raise malformed("rope_parameters and rope_scaling contradict each other")
+    where = next(iter(given), "rope_parameters")
+    inner: dict[str, Any] = given.get(where, {})
+    kinds = [inner[name] for name in ("rope_type", "type") if name in inner] or ["default"]
+    if not isinstance(kinds[0], str) or kinds[0] not in ROPE_FIELDS or kinds[-1] != kinds[0]:
+        raise unsupported(f"{where}.rope_type", kinds[0] if len(kinds) == 1 else kinds)
+    wanted = ROPE_FIELDS[kinds[0]]
+    for name, value in inner.items():
+        if name not in {"rope_type", "type", "rope_theta", *wanted}:
+            raise unsupported(f"{where}.{name}", value)
+    told = {f"{where}.{name}": value for name, value in inner.items()}
+    theta = _number(data, "rope_theta", 10_000.0)
+    theta = _number(told, f"{where}.rope_theta", theta)
+    if not wanted:
+        return Rope(theta)
+    factor = _number(told, f"{where}.factor")
+    if factor < 1:
+        raise malformed(f"{where}.factor is below 1")
+    if kinds[0] == "linear":
+        return Rope(theta, "linear", factor)
+    low, high = (
+        _number(told, f"{where}.low_freq_factor"),
+        _number(told, f"{where}.high_freq_factor"),
+    )
+    if high <= low:
+        raise malformed(f"{where}.high_freq_factor is not above low_freq_factor")
+    original = _whole(told, f"{where}.original_max_position_embeddings")
+    return Rope(theta, "llama3", factor, low, high, original)
+
+
+def _windows(data: dict[str, Any], family: Family, layers: int) -> tuple[int, ...]:
+    """Return each layer's window. `layer_types` chooses layers only where the family lets it; elsewhere it must agree."""
+    switched_on = family.switched_window and _flag(data, "use_sliding_window")
+    window = 0
+    if switched_on or (family.window and data["sliding_window"] is not None):
+        window = _whole(data, "sliding_window")
+    first = 0
+    types = data.get("layer_types")
+    if family.switched_window and (data.get("max_window_layers") is not None or switched_on):
+        given = types is not None and data.get("max_window_layers") is None
+        first = 0 if given else _whole(data, "max_window_layers", least=0)
+    if types is None:
+        return tuple(window if layer >= first else 0 for layer in range(layers))
+    if not isinstance(types, list) or len(types) != layers:
+        raise malformed("layer_types does not name every layer's type")
+    for kind in types:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise unsupported("layer_types", kind)
+    sliding = [kind == "sliding_attention" for kind in types]
+    if (any(sliding) and not window) or (family.window and not all(sliding) and window):
+        raise malformed("layer_types contradicts sliding_window")
+    return tuple(window if slides else 0 for slides in sliding)
 
 
 def _flag(data: dict[str, Any], name: str) -> bool:
     value = data.get(name)
     if value is not None and not isinstance(value, bool):
-        raise CounterfoilError(Code.MALFORMED, f"config.json: {name} is neither true nor false")
+        raise malformed(f"{name} is neither true nor false")
     return bool(value)
 
 
-def _unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
-    text = f"config.json: {name} = {str(value)[:80]!r} is not supported"
-    return CounterfoilError(Code.UNSUPPORTED, f"{text}; {why}" if why else text)
-
-
 def _whole(
-    data: dict[str, Any], name: str, *, default: int | None = None, most: int = 1 << 24
+    data: dict[str, Any],
+    name: str,
+    *,
+    default: int | None = None,
+    least: int = 1,
+    most: int = 1 << 24,
 ) -> int:
     value = data.get(name)
     value = default if value is None else value
-    if type(value) is not int or not 0 < value <= most:
-        raise CounterfoilError(Code.MALFORMED, f"config.json: {name} is not a positive integer")
+    if type(value) is not int or not least <= value <= most:
+        raise malformed(f"{name} is not a whole number from {least} to {most}")
     return value
 
 
-def _number(data: dict[str, Any], name: str, default: float) -> float:
+def _number(data: dict[str, Any], name: str, default: float | None = None) -> float:
     value = data.get(name)
     value = default if value is None else value
-    if type(value) not in {int, float} or not 0 < value < 1e12:
-        raise CounterfoilError(Code.MALFORMED, f"config.json: {name} is not a positive number")
+    if not (type(value) is int or type(value) is float) or not 0 < value < 1e12:
+        raise malformed(f"{name} is not a positive number")
     return float(value)
 
 

@@ -60,13 +60,20 @@ class Layer:
     def __init__(self, weights: Weights, index: int, config: ModelConfig) -> None:
         prefix = f"model.layers.{index}."
 
-        def fused(*names: str) -> Tensor:
-            return torch.cat([weights[f"{prefix}{name}.weight"] for name in names]).contiguous()
+        def fused(*names: str, part: str = "weight") -> Tensor:
+            return torch.cat([weights[f"{prefix}{name}.{part}"] for name in names]).contiguous()
 
         self._config = config
         self._norm_in = weights[prefix + "input_layernorm.weight"]
         self._norm_out = weights[prefix + "post_attention_layernorm.weight"]
-        self._qkv = fused("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self._qkv = fused(*qkv)
+        self._qkv_bias = fused(*qkv, part="bias") if config.qkv_bias else None
+        self._q_norm, self._k_norm = (
+            weights[f"{prefix}self_attn.{name}.weight"] if config.qk_norm else None
+            for name in ("q_norm", "k_norm")
+        )
+        self._window = config.layer_windows[index]
         self._o = fused("self_attn.o_proj")
         self._gate_up = fused("mlp.gate_proj", "mlp.up_proj")
         self._down = fused("mlp.down_proj")
@@ -77,8 +84,11 @@ class Layer:
         """Return the tile's states after this layer, having stored its keys and values at cache layer `slot`."""
         config = self._config
         normed = rms_norm(x_RD, self._norm_in, config.rms_norm_eps)
-        qkv = linear(normed, self._qkv).view(TILE, -1, config.head_dim)
+        qkv = linear(normed, self._qkv, self._qkv_bias).view(TILE, -1, config.head_dim)
         q, k, v = qkv.split([config.heads, config.kv_heads, config.kv_heads], dim=1)
+        if self._q_norm is not None and self._k_norm is not None:
+            q = rms_norm(q, self._q_norm, config.rms_norm_eps)
+            k = rms_norm(k, self._k_norm, config.rms_norm_eps)
         cache.write(slot, tile.slots_R, rotary(k, tile.positions_R), v)
         attended = attend(
             rotary(q, tile.positions_R),
@@ -86,6 +96,7 @@ class Layer:
             cache.values[slot],
             tile.blocks_RB,
             tile.lengths_R,
+            self._window,
         )
         x_RD = x_RD + linear(attended, self._o)
         normed = rms_norm(x_RD, self._norm_out, config.rms_norm_eps)
@@ -98,7 +109,7 @@ class Stage:
     def __init__(self, weights: Weights, config: ModelConfig, first: int, last: int) -> None:
         assert 0 <= first <= last <= config.layers
         self._layers = [Layer(weights, index, config) for index in range(first, last)]
-        self._rotary = Rotary(config.head_dim, config.rope_theta, config.max_positions)
+        self._rotary = Rotary(config.head_dim, config.rope, config.max_positions)
 
     def __call__(self, states: list[Tensor], tiles: Sequence[Tile], cache: KVCache) -> list[Tensor]:
         """Run all tiles through each layer in turn, so that a layer's weights stay in the processor's cache."""

@@ -61,7 +61,6 @@ def probe(dtype: str) -> str:
         kv_heads=2,
         head_dim=32,
         intermediate_size=512,
-        rope_theta=10_000.0,
         rms_norm_eps=1e-5,
         tie_word_embeddings=False,
         max_positions=128,

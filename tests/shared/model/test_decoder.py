@@ -48,7 +48,7 @@ def reference(config: ModelConfig, weights: Weights, tokens: list[int]) -> tuple
         q = (h @ w[p + "self_attn.q_proj.weight"].T).view(length, config.heads, -1)
         k = (h @ w[p + "self_attn.k_proj.weight"].T).view(length, config.kv_heads, -1)
         v = (h @ w[p + "self_attn.v_proj.weight"].T).view(length, config.kv_heads, -1)
-        q, k = rotate(q, config.rope_theta), rotate(k, config.rope_theta)
+        q, k = rotate(q, config.rope.theta), rotate(k, config.rope.theta)
         heads = []
         for head in range(config.heads):
             shared = head // (config.heads // config.kv_heads)

@@ -15,6 +15,7 @@ import torch
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, Row
 from shared.model.kv import KVCache, blocks_for
+from shared.model.rope import Rope
 from shared.model.training.llama import Llama, LlamaShape
 from shared.model.weights import load_weights
 from tests.shared.text.backends import SAMPLES, SHIPPED, tokenizer
@@ -66,7 +67,7 @@ def test_the_tolerance_is_narrow_enough_to_see_a_wrong_constant(both):
         theirs = model(torch.tensor([ids]))[0]
     weights = dict(model.state_dict())
     for wrong in (
-        replace(CONFIG, rope_theta=10_100.0),
+        replace(CONFIG, rope=Rope(10_100.0)),
         replace(CONFIG, rms_norm_eps=1e-3),
         replace(CONFIG, heads=CONFIG.heads // 2, kv_heads=CONFIG.kv_heads // 2, head_dim=64),
     ):
