@@ -5,8 +5,6 @@ Both spellings are read: `rope_theta`, `rope_scaling`, `torch_dtype`, and transf
 Which model types there are and what sets them apart is `families`' matter.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +12,8 @@ from typing import Any, Self
 from shared.model.families import Family, family_of, malformed, unsupported
 from shared.model.rope import Rope
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import read_json
 
-MAX_FILE = 1 << 20
 DTYPES = ("bfloat16", "float16", "float32")
 ALIGNMENT = 32
 """Widths are multiples of this, so that no vector operation ends in a scalar tail."""
@@ -118,45 +116,6 @@ class ModelConfig:
                 )
         if any(token >= self.vocab_size for token in self.eos_token_ids):
             raise malformed("eos_token_id is not in the vocabulary")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 1 MiB in which no name stands twice; CONFIGURATION says that it is not there."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            f"{path} cannot be read: {error.strerror}",
-            remedy="A model folder holds config.json, tokenizer.json and model.safetensors; "
-            "`counterfoil model fetch` makes one from the hub.",
-        ) from error
-    try:
-        parsed = parse_json(data) if len(data) <= MAX_FILE else None
-    except (ValueError, RecursionError) as error:
-        why = f": {error}" if isinstance(error, DuplicateNameError) else ""
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not JSON{why}") from error
-    if not isinstance(parsed, dict):
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not a JSON object of at most 1 MiB")
-    return parsed
-
-
-class DuplicateNameError(ValueError):
-    """A JSON object has one name twice; readers differ in which value they take."""
-
-
-def parse_json(data: bytes) -> Any:
-    """Parse JSON; DuplicateNameError (a ValueError) for an object with a name that stands twice."""
-    return json.loads(data, object_pairs_hook=_unique)
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DuplicateNameError(f"{twice[:80]!r} stands twice")
-    return found
 
 
 def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> int:

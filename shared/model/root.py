@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from shared.codec.hashing import labelled_hash
-from shared.model.config import parse_json, read_json
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import parse_json, read_json
 from shared.translog.tree import leaf_hash, root
 
 FILES = (

@@ -1,25 +1,38 @@
-"""A checkpoint's tokenizer and chat template.
+"""A checkpoint's tokenizer, with its chat template.
 
 What a user writes is encoded as text: a special token's spelling inside a message is only text, so no message can end a turn or
-begin another. The template is rendered with placeholders for the contents, and only the template's own parts are encoded
-with special tokens.
+begin another. The template is rendered with placeholders for the contents, and only its own parts are searched for special
+tokens; what stands between two of them, contents included, is encoded in one piece, as the library does it. So the tokens
+are those of Hugging Face's `apply_chat_template`, but for contents that spell special tokens, and for templates that look
+into the contents or change them: they see a placeholder, and a content goes in as it was written.
+(Where a model marks turns with plain text, such as `[INST]`, a message can spell that too, as everywhere.)
+
+A plain prompt is encoded as text, with the special tokens that the tokenizer's post-processor puts around a text (for Llama and
+Mistral the beginning-of-sequence token; for most others none).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message
+from shared.text.files import read_json
+from shared.text.template import ChatTemplate
 
 MAX_TEXT = 4 << 20
+MAX_SETTINGS = 16 << 20
 MARK = "\ue000{}\ue001"
 """Placeholder for the content of message N while the template is rendered (private-use characters)."""
+BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+"""A token that stands for one byte, where the vocabulary has no better one (byte fallback)."""
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that a template may name."""
 
 
 class Tokenizer:
@@ -32,19 +45,25 @@ class Tokenizer:
         stops: Sequence[int],
         names: Mapping[str, str] | None = None,
     ) -> None:
+        serialised = json.loads(backend.to_str())
         self._backend = backend
-        self._plain = Backend.from_str(_without_specials(backend.to_str()))
-        self._template = None if template is None else _compile(template)
-        self._names = dict(names or {})
-        self._specials = frozenset(
-            token for token, added in backend.get_added_tokens_decoder().items() if added.special
-        )
+        self._plain = _without_specials(serialised)
+        self._later = _without_specials(_not_first(serialised))
+        """As `_plain`, for a text that follows a special token."""
+        self._template = None if template is None else ChatTemplate(template, names or {})
+        added = backend.get_added_tokens_decoder()
+        self._added = frozenset(added)
+        self._specials = frozenset(token for token, entry in added.items() if entry.special)
+        self._bytes = _byte_tokens(serialised, backend)
         self.stop_tokens = frozenset(stops)
         """Tokens that end an answer."""
 
     @classmethod
     def from_folder(cls, folder: Path, stops: Sequence[int] = ()) -> Self:
-        """Read tokenizer.json and tokenizer_config.json; MALFORMED names the file that is not as it must be."""
+        """Read tokenizer.json, tokenizer_config.json and chat_template.jinja.
+
+        MALFORMED names the file that is not as it must be.
+        """
         path = folder / "tokenizer.json"
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8"))
@@ -61,53 +80,102 @@ class Tokenizer:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Encode plain text; special tokens are never produced. MALFORMED for text that is not Unicode."""
+        """Encode text alone; special tokens are never produced. MALFORMED for text that is not Unicode."""
         check_text(text)
-        ids = tuple(self._plain.encode(text, add_special_tokens=False).ids)
-        if not self._specials.isdisjoint(ids):  # a vocabulary that spells special tokens as words
-            raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a special token"
-            )
-        return ids
+        return tuple(self._text(text).ids)
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Encode a plain prompt, with what the tokenizer's post-processor puts around a text; no text, no tokens."""
+        check_text(text)
+        encoding = self._text(text)
+        if not encoding.ids:
+            return ()
+        return tuple(self._backend.post_process(encoding, add_special_tokens=True).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation under the chat template, ready for the assistant's answer."""
         if self._template is None:
             raise CounterfoilError(Code.UNSUPPORTED, "the model has no chat template")
+        for message in messages:
+            check_text(message.content)
         shown = [
             {"role": message.role, "content": MARK.format(place)}
             for place, message in enumerate(messages)
         ]
-        try:
-            text = self._template.render(messages=shown, add_generation_prompt=True, **self._names)
-        except Exception as error:  # a template can make any operation fail
-            raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "the chat template does not take these roles in this order"
-            ) from error
-        return tuple(self._join(text, messages))
+        return tuple(self._join(self._template.render(shown), messages))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens have none."""
-        return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+        if self._bytes.keys().isdisjoint(tokens):
+            return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+        return str(self._backend.decoder.decode(list(self._pieces(tokens))))
 
     def is_silent(self, token: int) -> bool:
         """Say whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
         return token in self._specials or self._backend.id_to_token(token) is None
 
-    def _join(self, rendered: str, messages: Sequence[Message]) -> list[int]:
-        ids: list[int] = []
+    def _text(self, text: str, *, first: bool = True) -> Encoding:
+        """Encode text without special tokens; `first` unless a special token precedes it."""
+        encoding = (self._plain if first else self._later).encode(text, add_special_tokens=False)
+        if not self._specials.isdisjoint(encoding.ids):  # it spells special tokens as words
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a special token"
+            )
+        return encoding
+
+    def _join(self, rendered: str, messages: Sequence[Message]) -> Iterator[int]:
+        """Yield the tokens of the rendered template with the contents in their places."""
+        text, first = "", True
+        for part in self._parts(rendered, messages):
+            if isinstance(part, str):
+                text += part
+                continue
+            yield from self._text(text, first=first).ids if text else ()
+            yield part
+            text, first = "", False
+        yield from self._text(text, first=first).ids if text else ()
+
+    def _parts(self, rendered: str, messages: Sequence[Message]) -> Iterator[str | int]:
+        """Yield texts, and the special tokens that the template itself writes."""
         for place, message in enumerate(messages):
             before, found, rendered = rendered.partition(MARK.format(place))
             if not found or MARK[0] in before:
                 raise CounterfoilError(
                     Code.UNSUPPORTED, "the chat template leaves out, repeats or reorders messages"
                 )
-            ids.extend(self._backend.encode(before, add_special_tokens=False).ids)
-            ids.extend(self.encode(message.content))
+            yield from self._split(before)
+            yield message.content
         if MARK[0] in rendered:
             raise CounterfoilError(Code.UNSUPPORTED, "the chat template repeats messages")
-        ids.extend(self._backend.encode(rendered, add_special_tokens=False).ids)
-        return ids
+        yield from self._split(rendered)
+
+    def _split(self, written: str) -> Iterator[str | int]:
+        """Split what the template wrote at the added tokens in it."""
+        encoding = self._backend.encode(written, add_special_tokens=False)
+        at = 0
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self._added and start >= at:
+                yield written[at:start]
+                yield token
+                at = stop
+        yield written[at:]
+
+    def _pieces(self, tokens: Sequence[int]) -> Iterator[str]:
+        """Yield the spellings of tokens, with an empty one after each character that bytes make up.
+
+        The library reads a run of byte tokens as a whole: one byte that is no UTF-8 spoils all characters before it, so that a
+        text that was shown would change. The empty spellings end the run after every character and every stray byte.
+        """
+        run = bytearray()
+        for token in tokens:
+            byte = self._bytes.get(token)
+            if byte is not None:
+                run.append(byte)
+            elif not self.is_silent(token):
+                yield from _characters(bytes(run))
+                run.clear()
+                yield str(self._backend.id_to_token(token))
+        yield from _characters(bytes(run))
 
 
 def check_text(text: str) -> None:
@@ -120,45 +188,95 @@ def check_text(text: str) -> None:
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"the text has more than {MAX_TEXT} bytes")
 
 
-def _without_specials(serialised: str) -> str:
+def _without_specials(serialised: Mapping[str, Any]) -> Backend:
     """Return the tokenizer without its added tokens, so that no text is taken for one."""
-    data = json.loads(serialised)
-    data["added_tokens"] = []
-    data["post_processor"] = None
-    return json.dumps(data)
+    return Backend.from_str(json.dumps({**serialised, "added_tokens": [], "post_processor": None}))
+
+
+def _not_first(serialised: dict[str, Any]) -> dict[str, Any]:
+    """Return the tokenizer for texts that are not the first: it puts no space before them that only the first one gets."""
+
+    def changed(step: Any) -> Any:
+        if isinstance(step, list):
+            return [changed(item) for item in step]
+        if not isinstance(step, dict):
+            return step
+        inner = {name: changed(value) for name, value in step.items()}
+        return {**inner, "prepend_scheme": "never"} if _only_first(step) else inner
+
+    return {**serialised, "pre_tokenizer": changed(serialised.get("pre_tokenizer"))}
+
+
+def _only_first(step: Mapping[str, Any]) -> bool:
+    return step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first"
+
+
+def _byte_tokens(serialised: Mapping[str, Any], backend: Backend) -> dict[int, int]:
+    """Return the tokens that stand for a byte, where the decoder reads them so."""
+    if '"ByteFallback"' not in json.dumps(serialised.get("decoder")):
+        return {}
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    found = {token: BYTE.fullmatch(piece) for piece, token in vocabulary.items()}
+    return {token: int(match[1], 16) for token, match in found.items() if match}
+
+
+def _characters(run: bytes) -> Iterator[str]:
+    """Yield byte spellings, each character of UTF-8 and each stray byte followed by an empty one."""
+    at = 0
+    while at < len(run):
+        size = next((n for n in (1, 2, 3, 4) if _is_character(run[at : at + n])), 1)
+        yield from (f"<0x{byte:02X}>" for byte in run[at : at + size])
+        yield ""
+        at += size
+
+
+def _is_character(data: bytes) -> bool:
+    try:
+        return len(data.decode("utf-8")) == 1
+    except UnicodeDecodeError:
+        return False
 
 
 def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """Return the chat template and the special tokens' spellings that it may use."""
+    """Return the chat template and the special tokens' spellings that it may use.
+
+    As Hugging Face has it: the file chat_template.jinja goes before tokenizer_config.json; of several templates there the one that
+    is called `default` is used.
+    """
     path = folder / "tokenizer_config.json"
-    if not path.exists():
-        return None, {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not JSON") from error
-    if not isinstance(data, dict):
-        raise CounterfoilError(Code.MALFORMED, f"{path} is not a JSON object")
-    template = data.get("chat_template")
-    if template is not None and not isinstance(template, str):
-        raise CounterfoilError(Code.UNSUPPORTED, f"{path}: only one chat template is supported")
+    data = read_json(path, most=MAX_SETTINGS) if path.exists() else {}
     names = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+    for name in NAMES:
         value = data.get(name)
         spelling = value.get("content") if isinstance(value, dict) else value
         if isinstance(spelling, str):
             names[name] = spelling
+    file = folder / "chat_template.jinja"
+    if not file.exists():
+        return _default_template(path, data.get("chat_template")), names
+    try:
+        content = file.read_bytes()
+        template = content.decode("utf-8") if len(content) <= MAX_SETTINGS else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CounterfoilError(Code.MALFORMED, f"{file} cannot be read as UTF-8") from error
+    if template is None:
+        raise CounterfoilError(Code.MALFORMED, f"{file} is larger than any chat template")
     return template, names
 
 
-def _compile(template: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-        extensions=["jinja2.ext.loopcontrols"],
-    )  # the output is no HTML
-    try:
-        return environment.from_string(template)
-    except TemplateError as error:
-        raise CounterfoilError(Code.MALFORMED, "the chat template is not valid Jinja") from error
+def _default_template(path: Path, found: Any) -> str | None:
+    if found is None or isinstance(found, str):
+        return found
+    if not isinstance(found, list) or not all(
+        isinstance(item, dict)
+        and isinstance(item.get("name"), str)
+        and isinstance(item.get("template"), str)
+        for item in found
+    ):
+        raise CounterfoilError(Code.MALFORMED, f"{path}: chat_template makes no sense")
+    default = [item["template"] for item in found if item["name"] == "default"]
+    if len(default) != 1:
+        raise CounterfoilError(
+            Code.UNSUPPORTED, f"{path}: of several chat templates one must be called `default`"
+        )
+    return str(default[0])

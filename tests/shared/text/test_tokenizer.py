@@ -247,7 +247,10 @@ def test_a_tokenizer_that_makes_no_sense_is_malformed(folder, content):
         (b"\xff", Code.MALFORMED),
         (b"[" * 100_000, Code.MALFORMED),
         (b'{"chat_template": "{% if %}"}', Code.MALFORMED),
-        (b'{"chat_template": [{"name": "default", "template": ""}]}', Code.UNSUPPORTED),
+        (b'{"chat_template": [{"name": "rag", "template": ""}]}', Code.UNSUPPORTED),
+        (b'{"chat_template": []}', Code.UNSUPPORTED),
+        (b'{"chat_template": [{"name": "default"}]}', Code.MALFORMED),
+        (b'{"chat_template": {"default": ""}}', Code.MALFORMED),
     ],
 )
 def test_chat_settings_that_make_no_sense_are_named(folder, content, code):

@@ -1,0 +1,107 @@
+"""Chat templates: the same prompt at every time and place, and an end to every template."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.text.template import MAX_STEPS, ChatTemplate
+from shared.text.tokenizer import Tokenizer
+from tests.shared.model import tiny
+
+CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+
+
+def rendered(source: str, **names: str) -> str:
+    return ChatTemplate(source, names).render(CHAT)
+
+
+def refused(code: Code, source: str, saying: str = "template") -> None:
+    with pytest.raises(CounterfoilError, match=saying) as caught:
+        rendered(source)
+    assert caught.value.code is code
+
+
+def test_a_template_that_wants_the_time_is_refused_by_name():
+    refused(Code.UNSUPPORTED, "{{ strftime_now('%Y') }}", "strftime_now")
+    refused(Code.UNSUPPORTED, "{% set now = strftime_now %}{{ now('%Y') }}", "strftime_now")
+
+
+def test_a_template_that_can_do_without_the_time_does():
+    """As Llama 3.2's: it has a date of its own for where there is no clock."""
+    source = (
+        "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}26 Jul 2024{% endif %}"
+    )
+    assert rendered(source) == "26 Jul 2024"
+
+
+@pytest.mark.parametrize("source", ["{{ [1, 2] | random }}", "{% for %}", "{% endgeneration %}"])
+def test_chance_and_what_is_no_template_are_malformed(source):
+    refused(Code.MALFORMED, source)
+
+
+def test_there_is_no_other_chance():
+    refused(Code.INVALID_ARGUMENT, "{{ lipsum() }}")
+
+
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(100001) %}{% endfor %}",
+        NESTED,
+        "{% set s = 'x' * 1000 %}{% for a in s %}{% for b in s %}{{ b }}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for m in [messages] * 2 recursive %}{{ loop([m, m]) }}{% endfor %}",
+        "{% for m in range(99999) if m > 0 %}{% for b in range(9) %}{% endfor %}{% endfor %}",
+        "{% for a in range(9999) %}{% for b in range(9999) if false %}{% endfor %}{% endfor %}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ [0] * 1000000000 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{% set n = namespace(__class__=1) %}{% set n.__init__ = 2 %}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ raise_exception('no') }}",
+    ],
+)
+def test_a_hostile_template_ends_in_an_error(source):
+    refused(Code.INVALID_ARGUMENT, source)
+
+
+def test_every_rendering_has_all_its_steps():
+    template = ChatTemplate(f"{{% for i in range({MAX_STEPS - 1}) %}}{{% endfor %}}ok", {})
+    assert [template.render(CHAT) for _ in range(2)] == ["ok", "ok"]
+
+
+def test_counting_changes_nothing_that_a_template_sees_of_its_loop():
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ '.' if loop.last }}"
+        "{% generation %}{{ m.content }}{% endgeneration %}{% if loop.first %}{% continue %}{% endif %}"
+        "{{ loop.previtem.role }}{% else %}none{% endfor %}"
+        "{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(7 * 6) }}{{ 7 % 4 }}"
+    )
+    assert rendered(source) == "1/2hello2/2.hiuser[42]3"
+
+
+def test_json_is_written_as_it_is_and_not_for_html():
+    assert rendered("{{ {'é': '<'} | tojson }}") == '{"é": "<"}'
+
+
+def test_tools_and_documents_are_given_as_none():
+    source = "{{ tools is none }} {{ documents is none }} {{ unheard is defined }} {{ bos_token }}"
+    assert rendered(source, bos_token="<s>") == "True True False <s>"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{% if %}"])
+def test_a_template_file_that_makes_no_sense_is_malformed(tmp_path: Path, content: bytes):
+    folder = tiny.write_folder(tmp_path, hidden_size=32, intermediate_size=32, head_dim=32)
+    (folder / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(CounterfoilError, match="template") as caught:
+        Tokenizer.from_folder(folder)
+    assert caught.value.code is Code.MALFORMED
