@@ -45,15 +45,20 @@ class ModelArithmetic:
         return prompt_ids(self._tokenizer, body)
 
     def replay(
-        self, prompt: Sequence[int], output: Sequence[int], settings: SamplingSettings, seed: bytes
+        self,
+        prompt: Sequence[int],
+        output: Sequence[int],
+        settings: SamplingSettings,
+        seed: bytes,
+        choice: int,
     ) -> Replayed:
         """Re-execute in one teacher-forced pass."""
-        result = replay(self._decoder, prompt, output, settings, seed)
-        return Replayed(result.activations, result.chosen)
+        result = replay(self._decoder, prompt, output, settings, seed, choice=choice)
+        return Replayed(result.activations, result.chosen, result.logprobs)
 
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
         """Return the length up to and including the first stop, or None."""
-        return stop_length(self._tokenizer, output, settings.stop)
+        return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids)
 
 
 class Bench:

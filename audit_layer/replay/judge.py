@@ -20,16 +20,21 @@ from shared.envelope.stream import FinalRecord, FrameOpener, StreamContext
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import Outcome
 from shared.statements.cose import parse_statement
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.request import RequestBody, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one teacher-forced pass gave: block hashes, and the token the sampler chooses at every output position."""
+    """What one teacher-forced pass gave: block hashes, and the token the sampler chooses at every output position.
+
+    `logprobs` has one entry for each of them where the settings ask for it, and is empty otherwise.
+    """
 
     activations: Activations
     chosen: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Arithmetic(Protocol):
@@ -43,7 +48,12 @@ class Arithmetic(Protocol):
         """Return the prompt's tokens: the tokenizer's own encoding under the chat template."""
 
     def replay(
-        self, prompt: Sequence[int], output: Sequence[int], settings: SamplingSettings, seed: bytes
+        self,
+        prompt: Sequence[int],
+        output: Sequence[int],
+        settings: SamplingSettings,
+        seed: bytes,
+        choice: int,
     ) -> Replayed:
         """Re-execute prompt and output in one pass."""
 
@@ -80,12 +90,13 @@ def _steps(case: Case, arithmetic: Arithmetic, facts: dict[str, int | str]) -> N
     opened = _open_request(case)  # steps 1 and 2
     body, seed = opened.body, opened.body.seed or opened.keys.sampling_seed
     prompt = _prompt(arithmetic, body)  # step 3
-    final, tokens = _open_stream(case, receipt, opened)  # step 4
+    final, answer = _open_stream(case, receipt, opened)  # step 4
+    tokens = answer.tokens
     blinded = _check_evidence(receipt, opened, seed, prompt, tokens, final)  # step 5
     facts.update(prompt_tokens=len(prompt), output_tokens=len(tokens))
     _fail_unless(blinded.settings == receipt.settings, "settings")
     if tokens:
-        _check_replay(arithmetic, receipt, opened, seed, prompt, tokens, facts)  # steps 6 to 8
+        _check_replay(arithmetic, receipt, opened, seed, prompt, answer, facts)  # steps 6 to 8
     _check_finish(arithmetic, receipt, body.settings, tokens)  # step 9
     _check_usage(receipt, len(prompt), len(tokens))
 
@@ -104,22 +115,32 @@ def _prompt(arithmetic: Arithmetic, body: RequestBody) -> tuple[int, ...]:
         raise _Finding(Outcome.FAIL, "input") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the frames say, in order."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+
+
 def _open_stream(
     case: Case, receipt: Receipt, opened: OpenedRequest
-) -> tuple[FinalRecord | None, tuple[int, ...]]:
+) -> tuple[FinalRecord | None, _Answer]:
     """Open frames and final record; a node that was cut off has no final record."""
     opener = FrameOpener(opened.keys, _context(receipt, opened))
-    tokens: list[int] = []
     try:
-        for ciphertext in case.frames:
-            tokens.extend(opener.open(ciphertext).tokens)
+        frames = [opener.open(ciphertext) for ciphertext in case.frames]
     except CounterfoilError as error:
         raise _Finding(Outcome.FAIL, "stream") from error
     _fail_unless(opener.h_final == receipt.h_final, "stream")
+    answer = _Answer(
+        tuple(token for frame in frames for token in frame.tokens),
+        tuple(told for frame in frames for told in frame.logprobs or ()),
+    )
     if not case.final_record:
-        return None, tuple(tokens)
+        return None, answer
     try:
-        return opener.open_final(case.final_record), tuple(tokens)
+        return opener.open_final(case.final_record), answer
     except CounterfoilError as error:
         # The final record is under no signature of its own: a spoiled one was not delivered.
         raise _Finding(Outcome.INCONCLUSIVE, "withheld") from error
@@ -152,6 +173,7 @@ def _check_evidence(
         opened.keys,
         settings=opened.body.settings,
         seed=seed,
+        choice=opened.body.choice,
         input_tokens=prompt,
         output_tokens=tokens,
         prompt_blocks=evidence.prompt_blocks if evidence else (),
@@ -197,12 +219,13 @@ def _check_replay(
     opened: OpenedRequest,
     seed: bytes,
     prompt: tuple[int, ...],
-    tokens: tuple[int, ...],
+    answer: _Answer,
     facts: dict[str, int | str],
 ) -> None:
     """Replay in one pass; the activation root of our own states must be the node's."""
+    tokens, body = answer.tokens, opened.body
     try:
-        replayed = arithmetic.replay(prompt, tokens, opened.body.settings, seed)
+        replayed = arithmetic.replay(prompt, tokens, body.settings, seed, body.choice)
     except CounterfoilError as error:
         # Tokens outside the vocabulary, or more than the context holds, cannot come from this model.
         if error.code in {Code.INVALID_ARGUMENT, Code.MALFORMED}:
@@ -210,8 +233,9 @@ def _check_replay(
         raise
     ours = blinded_fields(
         opened.keys,
-        settings=opened.body.settings,
+        settings=body.settings,
         seed=seed,
+        choice=body.choice,
         input_tokens=prompt,
         output_tokens=tokens,
         prompt_blocks=replayed.activations.prompt_blocks,
@@ -222,6 +246,7 @@ def _check_replay(
     if receipt.activation_root is not None:
         _fail_unless(ours.activation_root == receipt.activation_root, "activations")
     _fail_unless(wrong == 0, "tokens")
+    _fail_unless(replayed.logprobs == answer.logprobs, "logprobs")
 
 
 def _check_finish(

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import grpc
@@ -52,6 +52,10 @@ class Wanted:
     cost_centre: str | None
     on_text: OnText | None
     tokenise: Tokenise | None
+
+    def for_choice(self, choice: int) -> "Wanted":
+        """Return the same request for one of several answers."""
+        return replace(self, body=replace(self.body, choice=choice))
 
 
 @dataclass(slots=True, repr=False)
@@ -151,6 +155,8 @@ class Attempt:
         return Completion(
             text=response.text,
             token_ids=response.tokens,
+            logprobs=response.logprobs,
+            choice=self._wanted.body.choice,
             receipt=CheckedReceipt(receipt, response.final.receipt, entry),
             usage=receipt.usage,
             finish=receipt.finish,

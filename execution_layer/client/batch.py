@@ -1,7 +1,7 @@
 """Many requests at once, and what is printed of each."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from execution_layer.client.client import AsyncCounterfoilClient
@@ -19,9 +19,11 @@ def summary(completion: Completion) -> dict[str, Any]:
     return {
         "number": completion.number,
         "attempt": completion.attempt,
+        "choice": completion.choice,
         "node": completion.node,
         "text": completion.text,
         "finish": completion.finish.value,
+        **({"logprobs": _logprobs(completion)} if completion.logprobs else {}),
         "usage": {"input": usage.input, "cached": usage.cached, "output": usage.output},
         "receipt": completion.receipt.entry.hex(),
         "ttft_ms": None if first is None else round(first, 1),
@@ -29,6 +31,21 @@ def summary(completion: Completion) -> dict[str, Any]:
         "tokens_per_s": round(timings.tokens_per_s(usage.output), 1),
         "checked": True,
     }
+
+
+def _logprobs(completion: Completion) -> list[dict[str, Any]]:
+    """Return each token's log-probability and those of the most likely tokens, in micro-nats."""
+    return [
+        {
+            "token": token,
+            "logprob": told.logprob,
+            "top": [
+                {"token": other, "logprob": value}
+                for other, value in zip(told.top_tokens, told.top_logprobs, strict=True)
+            ],
+        }
+        for token, told in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
 
 
 async def run_batch(
@@ -64,10 +81,8 @@ async def run_batch(
     return results.count(False)
 
 
-def generate_line(
-    client: AsyncCounterfoilClient, line: PromptLine, **options: Any
-) -> Awaitable[Completion]:
-    """Run one line of a file of prompts."""
+def generate_line(client: AsyncCounterfoilClient, line: PromptLine, **options: Any) -> Any:
+    """Run one line of a file of prompts; awaits to what `generate` returns."""
     return client.generate(
         line.messages or None,
         line.settings,

@@ -11,9 +11,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 
-from shared.codec import cbor
 from shared.envelope.blinded import activation_root, token_bytes
-from shared.envelope.body import settings_map
+from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.sealing import OpenedRequest
 from shared.envelope.stream import (
@@ -27,6 +26,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_key
 from shared.statements.cose import open_as
 from shared.statements.keys import KeyBundle
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 
@@ -68,8 +68,10 @@ class StreamReader:
         self._node = public_key(sent.bundle.signing_key)
         self._opener = FrameOpener(sent.opened.keys, self.context)
         self._verify(0, self._opener.h0, signature)
+        self._alternatives = sent.opened.body.settings.logprobs
         self.tokens: list[int] = []
         self.text = ""
+        self.logprobs: list[TokenLogprobs] = []
 
     @property
     def h(self) -> bytes:
@@ -84,8 +86,13 @@ class StreamReader:
             )
         frame = self._opener.open(ciphertext)
         self._verify(index, self._opener.h, signature)
+        if not frame.answers(self._alternatives):
+            raise CounterfoilError(
+                Code.MALFORMED, f"frame {index} has not the log-probabilities that were asked for"
+            )
         self.tokens.extend(frame.tokens)
         self.text += frame.text
+        self.logprobs.extend(frame.logprobs or ())
         return frame
 
     def final(self, ciphertext: bytes) -> FinalRecord:
@@ -112,11 +119,21 @@ class Response:
     """The frames' tokens in order."""
     text: str
     final: FinalRecord
+    logprobs: tuple[TokenLogprobs, ...]
+    """One for each token where they were asked for; in the frames alone, so under `h_final`."""
 
     @classmethod
     def of(cls, sent: Sent, reader: StreamReader, final: FinalRecord) -> "Response":
         """Collect what a reader has read."""
-        return cls(sent, reader.context, reader.h, tuple(reader.tokens), reader.text, final)
+        return cls(
+            sent,
+            reader.context,
+            reader.h,
+            tuple(reader.tokens),
+            reader.text,
+            final,
+            tuple(reader.logprobs),
+        )
 
 
 STEPS: Final = (
@@ -205,7 +222,7 @@ def _check_commitments(
 ) -> Evidence | None:
     """Check (6): the blinded fields recompute from settings, tokens and the sealed evidence."""
     keys, body = response.sent.opened.keys, response.sent.opened.body
-    settings = cbor.encode(settings_map(body.settings) | {"seed": response.sent.seed})
+    settings = settings_bytes(body.settings, response.sent.seed, body.choice)
     _agree("settings", receipt.settings, keys.blind("settings", settings))
     _agree("output", receipt.output, keys.blind("output", token_bytes(response.tokens)))
     if tokenise is not None:

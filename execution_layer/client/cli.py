@@ -2,15 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from shared.runtime.output import emit, json_option, table
-
-if TYPE_CHECKING:
-    from execution_layer.client.policy import ClientPolicy
-    from execution_layer.client.prompts import PromptLine
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
@@ -35,7 +31,22 @@ config_option = click.option(
 @click.option("--temperature", default="1", show_default=True)
 @click.option("--top-p", default="1", show_default=True)
 @click.option("--top-k", type=click.IntRange(0, 2**20), default=0, help="0: off.")
+@click.option(
+    "--min-p", default="0", help="Least share of the likeliest token's probability. 0: off."
+)
+@click.option("--repetition-penalty", default="1", help="On tokens of prompt and answer. 1: off.")
+@click.option("--presence-penalty", default="0", help="On tokens of the answer. 0: off.")
+@click.option("--frequency-penalty", default="0", help="For each time in the answer. 0: off.")
 @click.option("--stop", multiple=True, help="Stop string; may be repeated.")
+@click.option("--stop-token-id", multiple=True, type=int, help="Stop token; may be repeated.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 20),
+    help="Show each token's log-probability beside that many of the most likely tokens.",
+)
+@click.option(
+    "--n", type=click.IntRange(1, 128), help="Ask for so many answers, each with a receipt."
+)
 @click.option("--seed", type=int, help="Sampling seed [default: from the transcript secret].")
 @click.option("--cost-centre", help="Tag; blinded in the log, yours in the exports.")
 @click.option("--node", help="Insist on a node (NAME or OPERATOR/NAME).")
@@ -52,7 +63,14 @@ def infer(
     temperature: str,
     top_p: str,
     top_k: int,
+    min_p: str,
+    repetition_penalty: str,
+    presence_penalty: str,
+    frequency_penalty: str,
     stop: tuple[str, ...],
+    stop_token_id: tuple[int, ...],
+    logprobs: int | None,
+    n: int | None,
     seed: int | None,
     cost_centre: str | None,
     node: str | None,
@@ -64,7 +82,8 @@ def infer(
 
     With --json, one line of JSON per request.
     """
-    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.infer import infer_file, infer_one  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.prompts import (  # noqa: PLC0415
         PromptLine,
         read_prompts,
@@ -77,10 +96,22 @@ def infer(
         raise click.UsageError("give either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
     if file is not None:
-        return _infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
+        if n is not None:
+            raise click.UsageError("--n is for one PROMPT")
+        return infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
     assert prompt is not None
     settings = sampling_settings(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop=stop
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        stop=stop,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        stop_token_ids=stop_token_id,
+        logprobs=logprobs,
     )
     if raw and system is not None:
         raise click.UsageError("--raw sends PROMPT alone, without --system")
@@ -89,104 +120,7 @@ def infer(
     line = PromptLine(
         messages, None if messages else prompt, settings, seed_bytes(seed), cost_centre
     )
-    return _infer_one(policy, line, node, as_json)
-
-
-def _infer_one(policy: "ClientPolicy", line: "PromptLine", node: str | None, as_json: bool) -> int:
-    """Run one request; text streams to the terminal as it arrives."""
-    import json  # noqa: PLC0415  # --help stays light
-
-    from execution_layer.client.batch import generate_line, summary  # noqa: PLC0415
-    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
-    from shared.runtime.errors import CounterfoilError  # noqa: PLC0415
-
-    def show(text: str) -> None:
-        click.echo(text, nl=False)
-
-    def retrying(name: str, error: CounterfoilError) -> None:
-        click.secho(f"\n[{name}: {error.detail}; beginning again]", fg="yellow", err=True)
-
-    async def main() -> dict[str, Any]:
-        async with AsyncCounterfoilClient(policy) as client:
-            on_text = None if as_json else show
-            return summary(
-                await generate_line(client, line, node=node, on_text=on_text, on_retry=retrying)
-            )
-
-    facts = asyncio.run(main())
-    if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
-        return 0
-    click.echo()
-    usage = facts["usage"]
-    click.secho(
-        f"— {facts['node']}: {usage['input']} + {usage['output']} tokens in {facts['total_ms']:.0f} ms"
-        f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt'][:16]}… checked",
-        fg="green",
-        err=True,
-    )
-    return 0
-
-
-def _infer_file(
-    policy: "ClientPolicy",
-    lines: "list[PromptLine]",
-    concurrency: int,
-    node: str | None,
-    spread: bool,
-    as_json: bool,
-) -> int:
-    """Run a file of requests; JSON Lines, or a bar and a table."""
-    import json  # noqa: PLC0415  # --help stays light
-
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    from execution_layer.client.batch import run_batch  # noqa: PLC0415
-    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
-
-    results: list[dict[str, Any]] = []
-    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
-        bar = progress.add_task("requests", total=len(lines))
-
-        def tell(result: dict[str, Any]) -> None:
-            results.append(result)
-            progress.advance(bar)
-            if as_json:
-                click.echo(json.dumps(result, ensure_ascii=False))
-
-        async def main() -> int:
-            async with AsyncCounterfoilClient(policy) as client:
-                return await run_batch(
-                    client,
-                    lines,
-                    concurrency=concurrency,
-                    node=node,
-                    spread=spread,
-                    on_result=tell,
-                )
-
-        failed = asyncio.run(main())
-    if not as_json:
-        emit(results, False, lambda: _results_table(results))
-    return 1 if failed else 0
-
-
-def _results_table(results: list[dict[str, Any]]) -> Any:
-    rows = [
-        (
-            item["line"],
-            item.get("node"),
-            item.get("usage", {}).get("output"),
-            item.get("tokens_per_s"),
-            item["receipt"][:16] if "receipt" in item else item["error"],
-            " ".join(item.get("text", item.get("detail", "")).split())[:60],
-        )
-        for item in sorted(results, key=lambda item: item["line"])
-    ]
-    return table(
-        "Requests", ("line", "node", "tokens", "tokens/s", "receipt or error", "text"), rows
-    )
+    return infer_one(policy, line, node, n, as_json)
 
 
 @click.command("verify")

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from typing import Final, Self, TypedDict, Unpack, overload
 
 import grpc
 
@@ -31,8 +31,32 @@ ELSEWHERE: Final = frozenset(
 )
 """What another node, or a later moment, may cure."""
 DEFAULT_MAX_TOKENS: Final = 256
+MAX_ANSWERS: Final = 128
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 OnRetry = Callable[[str, CounterfoilError], None]
+
+
+class Options(TypedDict, total=False):
+    """Options of `generate`; those left out, or None, have the policy's value or none."""
+
+    prompt: str | None
+    """A prompt as it is, instead of messages."""
+    max_tokens: int | None
+    """Token budget, where no settings are given [256]."""
+    seed: bytes | None
+    """32 bytes; else every attempt's own transcript secret gives one."""
+    cost_centre: str | None
+    """Tag; blinded in the log."""
+    model: str | None
+    """Model root in hex."""
+    node: str | None
+    """A name (`node` or `operator/node`) to insist on."""
+    timeout_s: float | None
+    """Seconds for all attempts together."""
+    on_text: OnText | None
+    """Gets text as it arrives, before the receipt can be checked; a retry begins again."""
+    on_retry: OnRetry | None
+    """Is told (node, error) when a retry begins."""
 
 
 class AsyncCounterfoilClient:
@@ -69,45 +93,88 @@ class AsyncCounterfoilClient:
         self._channels.clear()
         await asyncio.to_thread(self.archive.close)
 
+    @overload
     async def generate(
         self,
         messages: Sequence[Message] | None = None,
         settings: SamplingSettings | None = None,
         *,
-        prompt: str | None = None,
-        max_tokens: int | None = None,
-        seed: bytes | None = None,
-        cost_centre: str | None = None,
-        model: str | None = None,
-        node: str | None = None,
-        timeout_s: float | None = None,
-        on_text: OnText | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Completion:
+        n: None = None,
+        **options: Unpack[Options],
+    ) -> Completion: ...
+
+    @overload
+    async def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        n: int,
+        **options: Unpack[Options],
+    ) -> tuple[Completion, ...]: ...
+
+    async def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        n: int | None = None,
+        **options: Unpack[Options],
+    ) -> Completion | tuple[Completion, ...]:
         """Run one request and return its answer once the receipt was checked.
 
-        Exactly one of `messages` and `prompt`. `model` is a model root in hex (else the policy's), `node` a
-        name (`node` or `operator/node`) to insist on. `on_text` gets text as it arrives, before the receipt
-        can be checked; a retry begins again, which `on_retry(node, error)` tells.
+        Exactly one of `messages` and the option `prompt`; the options are those of `Options`. With `n`, ask
+        for n answers at once and return them in order: each is a request of its own (order, receipt, proof, bill)
+        with `choice` 0 … n−1, all with the caller's seed if there is one. If one of them fails, the others are
+        ended and the error is raised.
         """
+        wanted = self._wanted(messages, settings, options)
+        given = options.get("timeout_s")
+        until = time.monotonic() + (self._policy.timeout_s if given is None else given)
+        node, on_retry = options.get("node"), options.get("on_retry")
+        if n is None:
+            return await self._with_retries(wanted, node, until, on_retry)
+        if not 1 <= n <= MAX_ANSWERS:
+            raise CounterfoilError(Code.INVALID_ARGUMENT, f"n is from 1 to {MAX_ANSWERS}")
+        if wanted.on_text is not None:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "on_text cannot tell several answers apart; leave it out"
+            )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        self._with_retries(wanted.for_choice(choice), node, until, on_retry)
+                    )
+                    for choice in range(n)
+                ]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return tuple(task.result() for task in tasks)
+
+    def _wanted(
+        self,
+        messages: Sequence[Message] | None,
+        settings: SamplingSettings | None,
+        options: Options,
+    ) -> Wanted:
+        max_tokens = options.get("max_tokens")
         budget = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
         body = RequestBody(
             settings=settings or SamplingSettings(budget),
             messages=tuple(messages or ()),
-            prompt=prompt,
-            seed=seed,
+            prompt=options.get("prompt"),
+            seed=options.get("seed"),
         )
         if settings is not None and max_tokens not in {None, settings.max_tokens}:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "max_tokens is given twice")
-        wanted = Wanted(
+        return Wanted(
             body=body,
-            model_root=self._model_root(model),
-            cost_centre=cost_centre,
-            on_text=on_text,
+            model_root=self._model_root(options.get("model")),
+            cost_centre=options.get("cost_centre"),
+            on_text=options.get("on_text"),
             tokenise=None if self._tokenise is None else self._tokenise(body),
         )
-        until = time.monotonic() + (self._policy.timeout_s if timeout_s is None else timeout_s)
-        return await self._with_retries(wanted, node, until, on_retry)
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
         """Return the nodes that may be asked for a model, by the directory and the policy."""

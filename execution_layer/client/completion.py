@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Receipt, Usage
 
 
@@ -43,3 +44,7 @@ class Completion:
     attempt: int
     node: str
     """operator/node"""
+    choice: int = 0
+    """Which of several answers to one request this is."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token where the settings ask for them: log-probabilities in micro-nats."""

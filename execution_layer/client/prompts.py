@@ -20,10 +20,26 @@ KNOWN: Final = frozenset(
         "temperature",
         "top_p",
         "top_k",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
         "stop",
+        "stop_token_ids",
+        "logprobs",
         "seed",
         "cost_centre",
     }
+)
+
+
+FRACTIONS: Final = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
 )
 
 
@@ -45,14 +61,26 @@ def sampling_settings(
     top_p: str | Decimal = "1",
     top_k: int = 0,
     stop: tuple[str, ...] = (),
+    min_p: str | Decimal = "0",
+    repetition_penalty: str | Decimal = "1",
+    presence_penalty: str | Decimal = "0",
+    frequency_penalty: str | Decimal = "0",
+    stop_token_ids: tuple[int, ...] = (),
+    logprobs: int | None = None,
 ) -> SamplingSettings:
-    """Return settings from what people write; fractions become millionths."""
+    """Return settings from what people write; fractions become millionths, and what changes nothing is left out."""
     return SamplingSettings(
         max_tokens=max_tokens,
         temperature_ppm=_ppm(temperature, "temperature"),
         top_k=top_k,
         top_p_ppm=_ppm(top_p, "top_p"),
         stop=stop,
+        min_p_ppm=_unless(0, min_p, "min_p"),
+        repetition_penalty_ppm=_unless(PPM, repetition_penalty, "repetition_penalty"),
+        presence_penalty_ppm=_unless(0, presence_penalty, "presence_penalty"),
+        frequency_penalty_ppm=_unless(0, frequency_penalty, "frequency_penalty"),
+        stop_token_ids=tuple(sorted(set(stop_token_ids))),
+        logprobs=logprobs,
     )
 
 
@@ -112,10 +140,13 @@ def _line(values: dict[str, Any]) -> PromptLine:
         prompt=_text(values, "prompt") if "prompt" in values else None,
         settings=sampling_settings(
             max_tokens=_whole(values.get("max_tokens", DEFAULT_MAX_TOKENS), "max_tokens"),
-            temperature=values.get("temperature", Decimal(1)),
-            top_p=values.get("top_p", Decimal(1)),
             top_k=_whole(values.get("top_k", 0), "top_k"),
             stop=tuple(str(item) for item in values.get("stop", ())),
+            stop_token_ids=tuple(
+                _whole(item, "a stop token id") for item in values.get("stop_token_ids", ())
+            ),
+            logprobs=_whole(values["logprobs"], "logprobs") if "logprobs" in values else None,
+            **{name: values[name] for name in FRACTIONS if name in values},
         ),
         seed=seed_bytes(values.get("seed")),
         cost_centre=_text(values, "cost_centre") if "cost_centre" in values else None,
@@ -133,6 +164,12 @@ def _whole(value: Any, name: str) -> int:
     if type(value) is not int:
         raise TypeError(f"{name} is not a whole number")
     return value
+
+
+def _unless(off: int, value: object, name: str) -> int | None:
+    """Return millionths, or None for the value that switches a setting off."""
+    ppm = _ppm(value, name)
+    return None if ppm == off else ppm
 
 
 def _ppm(value: object, name: str) -> int:

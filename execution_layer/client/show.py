@@ -4,6 +4,7 @@ from typing import Any
 
 from execution_layer.client.archive import Transcript
 from shared.codec.moment import to_rfc3339
+from shared.envelope.body import settings_map
 from shared.envelope.sealing import OpenedRequest, open_with_secret
 from shared.envelope.stream import FrameOpener, StreamContext
 from shared.statements.cose import open_as
@@ -29,18 +30,13 @@ def brief(item: Transcript) -> dict[str, Any]:
 def full(item: Transcript) -> dict[str, Any]:
     """Return everything readable: the request, and as much of the answer as arrived."""
     opened = open_with_secret(item.envelope, item.secret)
-    body, settings = opened.body, opened.body.settings
+    body = opened.body
     return {
         **brief(item),
         "prompt": body.prompt,
         "messages": [{"role": m.role, "content": m.content} for m in body.messages],
-        "settings": {
-            "max_tokens": settings.max_tokens,
-            "temperature_ppm": settings.temperature_ppm,
-            "top_k": settings.top_k,
-            "top_p_ppm": settings.top_p_ppm,
-            "stop": list(settings.stop),
-        },
+        "settings": settings_map(body.settings),
+        "choice": body.choice,
         "text": _text(item, opened),
         "proved": item.proof is not None,
     }

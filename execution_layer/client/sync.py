@@ -3,11 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.attempt import OnText
-from execution_layer.client.client import AsyncCounterfoilClient, OnRetry
+from execution_layer.client.client import AsyncCounterfoilClient, Options
 from execution_layer.client.completion import Completion
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport
@@ -47,37 +46,38 @@ class CounterfoilClient:
         self._thread.join()
         self._loop.close()
 
+    @overload
     def generate(
         self,
         messages: Sequence[Message] | None = None,
         settings: SamplingSettings | None = None,
         *,
-        prompt: str | None = None,
-        max_tokens: int | None = None,
-        seed: bytes | None = None,
-        cost_centre: str | None = None,
-        model: str | None = None,
-        node: str | None = None,
-        timeout_s: float | None = None,
-        on_text: OnText | None = None,
-        on_retry: OnRetry | None = None,
-    ) -> Completion:
+        n: None = None,
+        **options: Unpack[Options],
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        n: int,
+        **options: Unpack[Options],
+    ) -> tuple[Completion, ...]: ...
+
+    def generate(
+        self,
+        messages: Sequence[Message] | None = None,
+        settings: SamplingSettings | None = None,
+        *,
+        n: int | None = None,
+        **options: Unpack[Options],
+    ) -> Completion | tuple[Completion, ...]:
         """Run one request as `AsyncCounterfoilClient.generate` does; callbacks run in the client's thread."""
-        return self._await(
-            self._client.generate(
-                messages,
-                settings,
-                prompt=prompt,
-                max_tokens=max_tokens,
-                seed=seed,
-                cost_centre=cost_centre,
-                model=model,
-                node=node,
-                timeout_s=timeout_s,
-                on_text=on_text,
-                on_retry=on_retry,
-            )
-        )
+        if n is None:
+            return self._await(self._client.generate(messages, settings, **options))
+        return self._await(self._client.generate(messages, settings, n=n, **options))
 
     def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
         """Fetch and verify missing proofs."""

@@ -20,7 +20,7 @@ from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
 from shared.model.decoder import Decoder
 from shared.model.kv import KVCache
-from shared.model.sampler import Sampler
+from shared.model.sampler import Sampled, Sampler
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.stream import TextStream
 from shared.text.tokenizer import Tokenizer
@@ -119,9 +119,11 @@ class LocalEngine:
         self._scheduler.check(len(request.prompt_ids), request.settings.max_tokens)
         state = SequenceState(
             request=request,
-            stream=TextStream(self._tokenizer, request.settings.stop),
+            stream=TextStream(
+                self._tokenizer, request.settings.stop, request.settings.stop_token_ids
+            ),
             hasher=ActivationHasher(len(request.prompt_ids), self._row_bytes),
-            sampler=Sampler(request.settings, request.seed, request.choice),
+            sampler=Sampler(request.settings, request.seed, request.choice, request.prompt_ids),
         )
         generation = LocalGeneration(self, state)
         with self._lock:
@@ -173,8 +175,8 @@ class LocalEngine:
         with self._lock:
             if sampled is not None:
                 self._scheduler.settle(plan)
-                for sequence, token in sampled:
-                    self._take(sequence, token)
+                for sequence, chosen in sampled:
+                    self._take(sequence, chosen)
             self._steps += 1
             self._finish_ended()
         self._deliver()
@@ -202,14 +204,15 @@ class LocalEngine:
             except RuntimeError:
                 logger.debug("the event loop of a generation has closed")
 
-    def _take(self, sequence: SequenceState, token: int) -> None:
+    def _take(self, sequence: SequenceState, chosen: Sampled) -> None:
         try:
-            text = sequence.take(token)
+            text = sequence.take(chosen.token)
         except Exception:
             logger.exception("a token could not be taken; its sequence ends as failed")
             sequence.ended = FinishReason.FAILED
             return
-        self._outbox.append((self._generations[id(sequence)], TokenChunk((token,), text)))
+        chunk = TokenChunk((chosen.token,), text, chosen.logprobs)
+        self._outbox.append((self._generations[id(sequence)], chunk))
 
     def _end_from_outside(self) -> None:
         now = self._clock()

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shared.commitments.exact import Activations
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.request import SamplingSettings
 
 
@@ -21,7 +22,10 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `seed` has 32 bytes; `deadline` is a time of time.monotonic() at which it ends."""
+    """One sequence to generate. `seed` has 32 bytes; `choice` tells apart several answers under one seed.
+
+    `deadline` is a time of time.monotonic() at which the sequence ends.
+    """
 
     request_id: str
     tenant: str
@@ -41,6 +45,8 @@ class TokenChunk:
 
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token where the settings ask for them, else empty."""
 
 
 @dataclass(frozen=True, slots=True)

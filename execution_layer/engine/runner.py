@@ -8,6 +8,7 @@ from torch import Tensor
 from execution_layer.engine.sequence import SequenceState
 from shared.model.decoder import Decoder, Row, state_bytes
 from shared.model.kv import KVCache
+from shared.model.sampler import Sampled
 
 
 class Runner:
@@ -17,8 +18,8 @@ class Runner:
         self._decoder = decoder
         self._cache = cache
 
-    def run(self, plan: Sequence[tuple[SequenceState, int]]) -> list[tuple[SequenceState, int]]:
-        """Advance every planned sequence; return (sequence, token) for those whose next token was sampled."""
+    def run(self, plan: Sequence[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Sampled]]:
+        """Advance every planned sequence; return (sequence, sampled) for those whose next token was sampled."""
         begun = time.perf_counter()
         rows: list[Row] = []
         spans: list[tuple[SequenceState, int, int]] = []
@@ -45,11 +46,11 @@ class Runner:
 
     def _sample(
         self, hidden: Tensor, sequences: Sequence[SequenceState]
-    ) -> list[tuple[SequenceState, int]]:
+    ) -> list[tuple[SequenceState, Sampled]]:
         if not sequences:
             return []
         logits = self._decoder.logits(hidden).numpy()
         return [
-            (sequence, sequence.sampler.choose(row, len(sequence.output)))
+            (sequence, sequence.sampler.sample(row, sequence.output))
             for sequence, row in zip(sequences, logits, strict=True)
         ]

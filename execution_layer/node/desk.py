@@ -117,6 +117,7 @@ def _generation_request(admitted: Admitted, deadline: float) -> GenerationReques
         prompt_ids=admitted.prompt_ids,
         settings=admitted.opened.body.settings,
         seed=admitted.seed,
+        choice=admitted.opened.body.choice,
         deadline=deadline,
     )
 

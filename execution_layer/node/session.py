@@ -8,7 +8,7 @@ each only after what it says is stored.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,18 +23,20 @@ from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, s
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.records import AcceptedRecord
 from execution_layer.node.store import NodeStore
-from shared.codec import cbor
 from shared.codec.moment import now_ms
 from shared.envelope.blinded import token_bytes
-from shared.envelope.body import settings_map
+from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.stream import FinalRecord, FrameSealer, stream_signature_message
 from shared.runtime.faults import fault_point
 from shared.runtime.logs import incident
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 
 _log = logging.getLogger(__name__)
 NONCE_BYTES: Final = 32
+FRAME_TOKENS: Final = 1024
+"""So many tokens are framed without waiting: with all their log-probabilities they fit a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,12 @@ class _Words:
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
-    def add(self, tokens: Sequence[int], text: str) -> None:
-        self.tokens.extend(tokens)
-        self.text += text
+    def add(self, chunk: TokenChunk) -> None:
+        self.tokens.extend(chunk.token_ids)
+        self.text += chunk.text
+        self.logprobs.extend(chunk.logprobs)
 
     def __bool__(self) -> bool:
         return bool(self.tokens or self.text)
@@ -165,7 +169,9 @@ class Session:
                     await self._flush_rest(event)
                     return event
                 assert isinstance(event, TokenChunk)
-                self._waiting.add(event.token_ids, event.text)
+                self._waiting.add(event)
+                if len(self._waiting.tokens) >= FRAME_TOKENS:
+                    await self._flush()
         finally:
             if pending is not None:
                 pending.cancel()
@@ -174,7 +180,11 @@ class Session:
         """Frame what is left, so that frames and receipt speak of the same tokens."""
         known = (*self._stored.tokens, *self._waiting.tokens)
         assert finished.output_ids[: len(known)] == known
-        self._waiting.add(finished.output_ids[len(known) :], "")
+        rest = finished.output_ids[len(known) :]
+        if self._admitted.opened.body.settings.logprobs is None:
+            self._waiting.add(TokenChunk(rest, ""))
+        else:  # a token that a failure kept from its log-probabilities is not handed out
+            assert not rest or finished.finish_reason is FinishReason.FAILED
         await self._flush()
 
     async def _flush(self) -> None:
@@ -183,10 +193,11 @@ class Session:
         if not words:
             return
         self._flushed_at = asyncio.get_running_loop().time()
-        ciphertext, h = self._sealer.seal(words.tokens, words.text)
+        ciphertext, h = self._sealer.seal(words.tokens, words.text, words.logprobs)
         index = self._sealer.frames
         await self._parts.store.append_frame(self._request, index, ciphertext)
-        self._stored.add(words.tokens, words.text)
+        self._stored.tokens.extend(words.tokens)
+        self._stored.text += words.text
         self._stored_h = h
         fault_point("node.frame.stored")
         self._emit(FrameEvent(index, ciphertext, self._sign(index, h)))
@@ -272,7 +283,7 @@ class Session:
 async def open_session(admitted: Admitted, generation: Generation, parts: SessionParts) -> Session:
     """Write the request down as accepted and return its session; REPLAYED if another was faster."""
     keys, body = admitted.opened.keys, admitted.opened.body
-    settings = cbor.encode(settings_map(body.settings) | {"seed": admitted.seed})
+    settings = settings_bytes(body.settings, admitted.seed, body.choice)
     record = AcceptedRecord(
         order=admitted.order_statement,
         order_entry=admitted.order_entry,

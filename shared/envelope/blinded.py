@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.codec import cbor
-from shared.envelope.body import settings_map
+from shared.envelope.body import settings_bytes
 from shared.envelope.secrets import OUTPUT_SIDE, PROMPT_SIDE, TranscriptKeys
 from shared.statements.request import SamplingSettings
 from shared.translog.tree import leaf_hash, root
@@ -30,10 +29,11 @@ def blinded_fields(
     output_tokens: Sequence[int],
     prompt_blocks: Sequence[bytes],
     output_blocks: Sequence[bytes],
+    choice: int = 0,
 ) -> BlindedFields:
-    """Compute the fields. `seed` is the sampling seed in force (the body's, or the derived one)."""
+    """Compute the fields. `seed` is the sampling seed in force (the body's, or the derived one), `choice` the body's."""
     return BlindedFields(
-        settings=keys.blind("settings", cbor.encode(settings_map(settings) | {"seed": seed})),
+        settings=keys.blind("settings", settings_bytes(settings, seed, choice)),
         input=keys.blind("input", token_bytes(input_tokens)),
         output=keys.blind("output", token_bytes(output_tokens)),
         activation_root=activation_root(keys, prompt_blocks, output_blocks),

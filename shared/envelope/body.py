@@ -1,19 +1,28 @@
 """What is inside: the sealed body, and the audit policy that only custodians see (protocol §3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated
 
+from shared.codec import cbor
 from shared.codec.cbor import Value
 from shared.codec.hashing import labelled_hash
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.request import Message, RequestBody, SamplingSettings
-from shared.statements.rules import Count, Text
+from shared.statements.request import (
+    MAX_CHOICE,
+    MAX_STOP_TOKENS,
+    Message,
+    RequestBody,
+    SamplingSettings,
+)
+from shared.statements.rules import Count, Text, Whole
 from shared.statements.schema import U32, Bytes32, Record
 
 MAX_BODY = 2 * 2**20
 SMALLEST_BODY = 256
 _Content = Annotated[str, Text(MAX_BODY)]
+_Number = Annotated[int, Whole(2**32 - 1, -(2**32))]
+"""Any integer that a setting may be; which of them it may be is said by the settings themselves."""
 
 
 class Audit(StrEnum):
@@ -57,6 +66,12 @@ class _Settings(Record):
     top_k: U32
     top_p_ppm: U32
     stop: Annotated[tuple[Annotated[str, Text(256)], ...], Count(0, 8)]
+    min_p_ppm: _Number | None = None
+    repetition_penalty_ppm: _Number | None = None
+    presence_penalty_ppm: _Number | None = None
+    frequency_penalty_ppm: _Number | None = None
+    stop_token_ids: Annotated[tuple[U32, ...], Count(1, MAX_STOP_TOKENS)] | None = None
+    logprobs: _Number | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +80,15 @@ class _Body(Record):
     messages: Annotated[tuple[_Turn, ...], Count(1, 256)] | None = None
     prompt: _Content | None = None
     seed: Bytes32 | None = None
+    choice: Annotated[int, Whole(MAX_CHOICE, 1)] | None = None
 
 
 def encode_body(body: RequestBody) -> bytes:
     """Encode; MALFORMED for text that is not valid Unicode, INVALID_ARGUMENT above 2 MiB."""
     turns = tuple(_Turn(message.role, message.content) for message in body.messages)
-    record = _Body(_settings_record(body.settings), turns or None, body.prompt, body.seed)
+    record = _Body(
+        _settings_record(body.settings), turns or None, body.prompt, body.seed, body.choice or None
+    )
     data = record.to_cbor()
     if len(data) > MAX_BODY:
         raise CounterfoilError(
@@ -80,36 +98,34 @@ def encode_body(body: RequestBody) -> bytes:
 
 
 def decode_body(data: bytes) -> RequestBody:
-    """Decode; MALFORMED for everything that `encode_body` does not write."""
+    """Decode; MALFORMED for everything that `encode_body` does not write, INVALID_ARGUMENT for settings out of range."""
     record = _Body.from_cbor(data, max_bytes=MAX_BODY)
-    settings = record.settings
+    values = {item.name: getattr(record.settings, item.name) for item in fields(_Settings)}
+    settings = SamplingSettings(**{k: v for k, v in values.items() if v is not None})
     try:
         return RequestBody(
-            settings=SamplingSettings(
-                max_tokens=settings.max_tokens,
-                temperature_ppm=settings.temperature_ppm,
-                top_k=settings.top_k,
-                top_p_ppm=settings.top_p_ppm,
-                stop=settings.stop,
-            ),
+            settings=settings,
             messages=tuple(Message(turn.role, turn.content) for turn in record.messages or ()),
             prompt=record.prompt,
             seed=record.seed,
+            choice=record.choice or 0,
         )
     except CounterfoilError as error:
         raise CounterfoilError(Code.MALFORMED, f"the body is not valid: {error.detail}") from error
 
 
 def settings_map(settings: SamplingSettings) -> dict[str, Value]:
-    """Return the CBOR map of the settings."""
+    """Return the CBOR map of the settings; what is off is absent."""
     return _settings_record(settings).to_payload()
 
 
-def _settings_record(settings: SamplingSettings) -> _Settings:
-    return _Settings(
-        max_tokens=settings.max_tokens,
-        temperature_ppm=settings.temperature_ppm,
-        top_k=settings.top_k,
-        top_p_ppm=settings.top_p_ppm,
-        stop=settings.stop,
+def settings_bytes(settings: SamplingSettings, seed: bytes, choice: int) -> bytes:
+    """Return what a receipt's `settings` blinds: the settings with the seed in force and, unless 0, the choice."""
+    return cbor.encode(
+        settings_map(settings) | {"seed": seed} | ({"choice": choice} if choice else {})
     )
+
+
+def _settings_record(settings: SamplingSettings) -> _Settings:
+    values = {item.name: getattr(settings, item.name) for item in fields(_Settings)}
+    return _Settings(**values | {"stop_token_ids": settings.stop_token_ids or None})

@@ -1,7 +1,8 @@
 """Sealing a request, and opening it as a node, an auditor or a custodian (protocol §3).
 
 The steps are numbered as in the protocol. Whatever does not open, or opens to something that the protocol
-does not permit, is one UNREADABLE; only what anyone can see on the outside has errors of its own.
+does not permit, is one UNREADABLE; only what anyone can see on the outside, and settings that their own author put out
+of range, have errors of their own.
 """
 
 import hmac
@@ -239,11 +240,20 @@ def _open_body(envelope_bytes: bytes, envelope: Envelope, ts: bytes) -> OpenedRe
         )  # (7)
     except InvalidTag as error:
         raise unreadable() from error
-    with opening():  # (8)
-        body = decode_body(unpad(padded, SMALLEST_BODY))
+    body = _decoded(padded)  # (8) and (9)
     if body.settings.max_tokens > header.max_output_tokens:
         raise unreadable()
     return OpenedRequest(header, ctx, kc, keys, body, ts, envelope_hash(envelope_bytes))
+
+
+def _decoded(padded: bytes) -> RequestBody:
+    """Return the body. Settings out of range are told: only who sealed the body gets that far."""
+    try:
+        return decode_body(unpad(padded, SMALLEST_BODY))
+    except CounterfoilError as error:
+        if error.code is Code.INVALID_ARGUMENT:
+            raise
+        raise unreadable() from error
 
 
 def _seal_share(custodian: bytes, escrow: _Escrow, ctx: bytes, kc: bytes) -> bytes:

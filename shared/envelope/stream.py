@@ -17,6 +17,7 @@ from shared.envelope.opaque import opening, unreadable
 from shared.envelope.padding import pad, unpad
 from shared.envelope.secrets import TranscriptKeys
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Usage
 from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import U32, Record
@@ -55,6 +56,24 @@ class Frame(Record):
 
     tokens: Tokens
     text: Annotated[str, Text(MAX_FRAME)]
+    logprobs: Annotated[tuple[TokenLogprobs, ...], Count(1, 2**20)] | None = None
+    """One for each token, where the request asked for them."""
+
+    def check(self) -> None:
+        """Check that there is one entry for each token."""
+        self.require(
+            self.logprobs is None or len(self.logprobs) == len(self.tokens),
+            "has another number of logprobs than of tokens",
+        )
+
+    def answers(self, alternatives: int | None) -> bool:
+        """Tell whether it has logprobs exactly as a request for `alternatives` (None: without) wants them."""
+        if alternatives is None or not self.tokens:
+            return self.logprobs is None
+        return self.logprobs is not None and all(
+            told.fits(token, alternatives)
+            for token, told in zip(self.tokens, self.logprobs, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,9 +152,12 @@ class _Chain:
 class FrameSealer(_Chain):
     """The node's side of one response."""
 
-    def seal(self, tokens: Sequence[int], text: str) -> tuple[bytes, bytes]:
-        """Seal the next frame; return (ciphertext, h_i)."""
-        ciphertext = self._seal(_FRAME, Frame(tuple(tokens), text), SMALLEST_FRAME, MAX_FRAME)
+    def seal(
+        self, tokens: Sequence[int], text: str, logprobs: Sequence[TokenLogprobs] = ()
+    ) -> tuple[bytes, bytes]:
+        """Seal the next frame; return (ciphertext, h_i). `logprobs` is empty, or has one entry for each token."""
+        frame = Frame(tuple(tokens), text, tuple(logprobs) or None)
+        ciphertext = self._seal(_FRAME, frame, SMALLEST_FRAME, MAX_FRAME)
         self._advance(ciphertext)
         return ciphertext, self._h
 

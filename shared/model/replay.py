@@ -8,15 +8,20 @@ from shared.model.decoder import Decoder, Row, state_bytes
 from shared.model.kv import KVCache, blocks_for
 from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.request import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """Block hashes of all states, and the token that the sampler chooses at every output position."""
+    """Block hashes of all states, and the token that the sampler chooses at every output position.
+
+    `logprobs` has one entry for each of them where the settings ask for it, and is empty otherwise.
+    """
 
     activations: Activations
     chosen: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def replay(
@@ -43,9 +48,13 @@ def replay(
     if not output:
         return ReplayResult(hasher.finish(), ())
     logits = decoder.logits(hidden[len(prompt) - 1 :]).numpy()
-    sampler = Sampler(settings, seed, choice)
-    chosen = tuple(sampler.choose(row, position) for position, row in enumerate(logits))
-    return ReplayResult(hasher.finish(), chosen)
+    sampler = Sampler(settings, seed, choice, prompt)
+    sampled = [sampler.sample(row, output[:position]) for position, row in enumerate(logits)]
+    return ReplayResult(
+        hasher.finish(),
+        tuple(item.token for item in sampled),
+        tuple(told for item in sampled for told in item.logprobs),
+    )
 
 
 def _check(decoder: Decoder, tokens: Sequence[int]) -> None:

@@ -11,6 +11,9 @@ PPM = 1_000_000
 MAX_STOP_STRINGS = 8
 MAX_STOP_BYTES = 256
 MAX_MESSAGES = 256
+MAX_STOP_TOKENS = 64
+MAX_LOGPROBS = 20
+MAX_CHOICE = 2**32 - 1
 ROLES = frozenset({"system", "user", "assistant"})
 
 
@@ -19,12 +22,17 @@ def _require(condition: bool, detail: str) -> None:
         raise CounterfoilError(Code.INVALID_ARGUMENT, detail)
 
 
+def _within(value: int | None, least: int, most: int) -> bool:
+    return value is None or least <= value <= most
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
     """How each output token is chosen. Greedy when `temperature_ppm` is 0.
 
-    `top_k` = 0 and `top_p_ppm` = 1_000_000 switch the filter off. The seed is not here: it is a secret
-    of its own (`RequestBody.seed`, or derived from the transcript secret).
+    `top_k` = 0 and `top_p_ppm` = 1_000_000 switch the filter off; None switches off what may be None.
+    The seed is not here: it is a secret of its own (`RequestBody.seed`, or derived from the transcript
+    secret). What the fields do to the bit: protocol §7.3.
     """
 
     max_tokens: int
@@ -32,6 +40,18 @@ class SamplingSettings:
     top_k: int = 0
     top_p_ppm: int = PPM
     stop: tuple[str, ...] = ()
+    min_p_ppm: int | None = None
+    """Least probability that a token must have, as a part of the most likely token's."""
+    repetition_penalty_ppm: int | None = None
+    """Divides positive logits of tokens of prompt and output, multiplies the others."""
+    presence_penalty_ppm: int | None = None
+    """Subtracted from the logits of tokens of the output."""
+    frequency_penalty_ppm: int | None = None
+    """Subtracted from the logits of tokens of the output as often as they are there."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer beside the model's own; rising."""
+    logprobs: int | None = None
+    """How many most likely tokens come with each output token's log-probability."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.max_tokens <= 2**20, "max_tokens must be between 1 and 1048576")
@@ -42,6 +62,26 @@ class SamplingSettings:
         for text in self.stop:
             size = len(text.encode("utf-8", "surrogatepass"))
             _require(1 <= size <= MAX_STOP_BYTES, f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
+        self._check_optional()
+
+    def _check_optional(self) -> None:
+        _require(_within(self.min_p_ppm, 1, PPM), "min_p must be above 0 and at most 1")
+        _require(
+            _within(self.repetition_penalty_ppm, PPM // 100, 100 * PPM),
+            "repetition_penalty must be between 0.01 and 100",
+        )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, f"{name}_ppm")
+            _require(_within(value, -2 * PPM, 2 * PPM), f"{name} must be between -2 and 2")
+            _require(value != 0, f"a {name} of 0 is left out")
+        ids = self.stop_token_ids
+        _require(len(ids) <= MAX_STOP_TOKENS, f"at most {MAX_STOP_TOKENS} stop token ids")
+        _require(all(0 <= token < 2**32 for token in ids), "a stop token id is from 0 to 2^32 - 1")
+        _require(list(ids) == sorted(set(ids)), "stop token ids rise, each once")
+        _require(
+            _within(self.logprobs, 0, MAX_LOGPROBS),
+            f"logprobs must be between 0 and {MAX_LOGPROBS}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +104,8 @@ class RequestBody:
     prompt: str | None = None
     seed: bytes | None = None
     """32 bytes, or absent: then the sampling seed is derived from the transcript secret."""
+    choice: int = 0
+    """Which of several answers to the same request this one is."""
 
     def __post_init__(self) -> None:
         _require(
@@ -72,3 +114,4 @@ class RequestBody:
         )
         _require(len(self.messages) <= MAX_MESSAGES, f"at most {MAX_MESSAGES} messages")
         _require(self.seed is None or len(self.seed) == 32, "a seed has 32 bytes")
+        _require(0 <= self.choice <= MAX_CHOICE, "a choice is from 0 to 2^32 - 1")

@@ -1,9 +1,9 @@
 """Streaming text and stop rules: what a sequence's tokens say, and where it ends.
 
 One class decides for the node while it generates and for the auditor afterwards, so both apply the same rule: a sequence ends with
-the first token that is a stop token, or that completes a stop string in the settled text of all tokens so far. Text is
-settled when no later token can change it: all of it but a character that its bytes do not complete yet. The stop string
-and the stop token are not part of the text.
+the first token that is a stop token (the model's, or the request's), or that completes a stop string in the settled text
+of all tokens so far. Text is settled when no later token can change it: all of it but a character that its bytes do not
+complete yet. The stop string and the stop token are not part of the text.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,12 @@ CONTEXT = 8
 class TextStream:
     """Feeds on tokens, gives text that never splits a character and never shows a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._stop_tokens = tokenizer.stop_tokens.union(stop_ids)
         self._window: list[int] = []
         self._known = 0
         """Characters of the window's text that are in `text` already."""
@@ -34,7 +37,7 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take one token; return the text that can be shown now. Sets `stopped` at the sequence's end."""
         assert not self.stopped
-        if token in self._tokenizer.stop_tokens:
+        if token in self._stop_tokens:
             text = self.flush()
             self.stopped = True
             return text
@@ -81,9 +84,11 @@ class TextStream:
         return part
 
 
-def stop_length(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]) -> int | None:
+def stop_length(
+    tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()
+) -> int | None:
     """Return how many tokens there are up to and including the first stop, or None."""
-    stream = TextStream(tokenizer, stop)
+    stream = TextStream(tokenizer, stop, stop_ids)
     for count, token in enumerate(tokens, start=1):
         stream.push(token)
         if stream.stopped:
@@ -91,9 +96,11 @@ def stop_length(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]
     return None
 
 
-def text_of(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]) -> str:
+def text_of(
+    tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()
+) -> str:
     """Return the text that a client is shown for these tokens."""
-    stream = TextStream(tokenizer, stop)
+    stream = TextStream(tokenizer, stop, stop_ids)
     for token in tokens:
         stream.push(token)
         if stream.stopped:

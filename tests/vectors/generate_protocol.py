@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.codec.hashing import framing, hkdf_expand, hkdf_extract, labelled_hash, labelled_mac
 from shared.envelope.blinded import blinded_cost_centre, blinded_fields
-from shared.envelope.body import SMALLEST_BODY, Audit, Policy, encode_body
+from shared.envelope.body import SMALLEST_BODY, Audit, Policy, encode_body, settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.header import Envelope
 from shared.envelope.hpke import seal
@@ -32,12 +32,13 @@ from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stre
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon, draw
 from shared.statements.cose import entry_of, sign
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
 from tests.vectors.spoil import spoiled_receipt
-from tests.vectors.spoil_envelope import BODY, CUSTODIANS, TS, spoiled_envelopes
+from tests.vectors.spoil_envelope import BODY, CUSTODIANS, FULL_BODY, TS, spoiled_envelopes
 
 CONTEXT = StreamContext(
     ctx=octets("ctx"), kc=TranscriptKeys.derive(TS, octets("ctx")).kc, bundle=octets("bundle"),
@@ -144,6 +145,10 @@ def secrets() -> Json:
             "cost_centre": blinded_cost_centre(keys, "R&D / Zürich").hex(),
         },
         "body": encode_body(BODY).hex(),
+        "full_body": encode_body(FULL_BODY).hex(),
+        "full_settings_blinded": keys.blind(
+            "settings", settings_bytes(FULL_BODY.settings, octets("seed"), FULL_BODY.choice)
+        ).hex(),
         "body_padded": pad(encode_body(BODY), SMALLEST_BODY).hex(),
         "policies": {
             audit.value: Policy(audit).commitment(octets("policy nonce")).hex() for audit in Audit
@@ -191,6 +196,23 @@ def stream() -> Json:
         "h_final": sealer.h_final.hex(),
         "evidence": sealed_evidence.hex(),
         "final_record": sealer.seal_final(record).hex(),
+        "with_logprobs": _frame_with_logprobs(keys),
+    }
+
+
+def _frame_with_logprobs(keys: TranscriptKeys) -> Json:
+    """The first frame of another response under the same keys, for a request with logprobs = 2."""
+    told = (
+        TokenLogprobs(-105_361, (5, 9), (-105_361, -2_302_585)),
+        TokenLogprobs(-(10**9), (1, 2), (0, -20_000_000)),
+    )
+    ciphertext, h = FrameSealer(keys, CONTEXT).seal((5, 6), "A st", told)
+    return {
+        "tokens": [5, 6],
+        "text": "A st",
+        "logprobs": [item.to_payload() for item in told],
+        "ciphertext": ciphertext.hex(),
+        "h": h.hex(),
     }
 
 

@@ -21,6 +21,22 @@ BODY = RequestBody(
     ),
     messages=(Message("system", "Answer briefly."), Message("user", "What is a counterfoil? 🎟")),
 )
+FULL_BODY = RequestBody(
+    settings=SamplingSettings(
+        max_tokens=64,
+        temperature_ppm=700_000,
+        min_p_ppm=50_000,
+        repetition_penalty_ppm=1_100_000,
+        presence_penalty_ppm=-250_000,
+        frequency_penalty_ppm=500_000,
+        stop_token_ids=(7, 70_000),
+        logprobs=3,
+    ),
+    prompt="Once",
+    seed=octets("seed"),
+    choice=2,
+)
+"""Every setting that may be absent, and a choice; no envelope of the vectors holds it."""
 TS = octets("transcript secret")
 CUSTODIANS = ("custodian 1", "custodian 2", "custodian 3")
 

@@ -34,7 +34,7 @@ class FakeArithmetic:
     def tokenise(self, body):
         return tuple((body.prompt or "").encode())
 
-    def replay(self, prompt, output, settings, seed):
+    def replay(self, prompt, output, settings, seed, choice):
         self.passes += 1
         chosen = tuple(self.choose(prompt, output[:n], seed) for n in range(len(output)))
         return Replayed(self.activations(prompt, output), chosen)

@@ -160,14 +160,14 @@ class TinyArithmetic(ModelArithmetic):
     def generate(self, prompt, count, seed):
         output: list[int] = []
         for _ in range(count):
-            chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed)
+            chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed, 0)
             output.append(chosen.chosen[-1])
         self.generated = tuple(output)
         return self.generated
 
     def activations(self, prompt, output):
         settings = SamplingSettings(max_tokens=len(output))
-        return self.replay(prompt, output, settings, bytes(32)).activations
+        return self.replay(prompt, output, settings, bytes(32), 0).activations
 
 
 def honest_case(folder: Path) -> Case:

@@ -209,7 +209,7 @@ class FakeSampler(Sampler):
         super().__init__(SamplingSettings(1), bytes(32))
         self.tokens = tokens
 
-    def choose(self, logits: NDArray[np.float32], position: int) -> int:
+    def choose(self, logits: NDArray[np.float32], position: int, output: Sequence[int] = ()) -> int:
         return self.tokens[position]
 
 

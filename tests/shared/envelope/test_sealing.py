@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.codec import cbor
 from shared.codec.hashing import framing
 from shared.envelope.body import Audit, Policy, decode_body, encode_body
 from shared.envelope.header import ESCROW_BYTES, Envelope, envelope_hash
@@ -22,7 +23,7 @@ from shared.envelope.sealing import Candidate, open_escrow, open_request, open_w
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.request import Message, RequestBody, SamplingSettings
+from shared.statements.request import PPM, Message, RequestBody, SamplingSettings
 from tests.shared.envelope.sealed import (
     BODY,
     BUNDLE,
@@ -174,11 +175,11 @@ def test_every_failure_inside_is_the_same_error_with_the_same_text():
         assert error.public_detail() == Code.UNREADABLE.value.message
 
 
-def _reheadered(**changes) -> bytes:
-    """An envelope whose header was changed and whose kc and body follow: only the shares are wrong."""
+def _reheadered(plaintext=None, **changes) -> bytes:
+    """An envelope whose header was changed and whose kc and body follow."""
     header = replace(GOOD.header, **changes)
     keys = TranscriptKeys.derive(SEALED.ts, header.ctx)
-    plaintext = pad(encode_body(BODY), 256)
+    plaintext = plaintext or pad(encode_body(BODY), 256)
     body = AESGCM(keys.request_key).encrypt(keys.request_nonce, plaintext, header.ctx + keys.kc)
     return replace(GOOD, header=header, kc=keys.kc, body=body).to_bytes()
 
@@ -214,19 +215,87 @@ def test_text_that_is_not_unicode_is_malformed_on_both_sides():
         lambda body: {**body, "messages": [{"role": "tool", "content": ""}]},
         lambda body: {**body, "messages": [{"role": "user"}]},
         lambda body: {**body, "seed": bytes(31)},
-        lambda body: {**body, "settings": {**body["settings"], "max_tokens": 0}},
-        lambda body: {**body, "settings": {**body["settings"], "max_tokens": 2**31}},
-        lambda body: {**body, "settings": {**body["settings"], "top_p_ppm": 0}},
-        lambda body: {**body, "settings": {**body["settings"], "stop": [""]}},
+        lambda body: {**body, "choice": 0},
+        lambda body: {**body, "choice": -1},
+        lambda body: {**body, "choice": 2**32},
         lambda body: {**body, "settings": {**body["settings"], "stop": ["x"] * 9}},
+        lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": []}},
+        lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": [2**32]}},
+        lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": [-1]}},
+        lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": [*range(65)]}},
+        lambda body: {**body, "settings": {**body["settings"], "min_p_ppm": None}},
+        lambda body: {**body, "settings": {**body["settings"], "logprobs": "5"}},
+        lambda body: {**body, "settings": {**body["settings"], "min_p": 1}},
     ],
 )
-def test_a_body_that_the_protocol_does_not_permit_is_malformed(change):
-    from shared.codec import cbor
-
-    decoded = cbor.decode(encode_body(BODY))
-    data = cbor.encode(change(decoded))
+def test_a_body_that_the_protocol_does_not_permit_is_malformed_and_does_not_open(change):
+    data = cbor.encode(change(cbor.decode(encode_body(BODY))))
     assert failure(lambda: decode_body(data)).code is Code.MALFORMED
+    assert failure(lambda: _open_with_body(data)).code is Code.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("max_tokens", 0, "max_tokens must be"),
+        ("max_tokens", 2**31, "max_tokens must be"),
+        ("top_p_ppm", 0, "top_p must be"),
+        ("stop", [""], "a stop string has"),
+        ("min_p_ppm", 0, "min_p must be"),
+        ("min_p_ppm", PPM + 1, "min_p must be"),
+        ("min_p_ppm", -1, "min_p must be"),
+        ("repetition_penalty_ppm", 9_999, "repetition_penalty must be"),
+        ("repetition_penalty_ppm", 100 * PPM + 1, "repetition_penalty must be"),
+        ("presence_penalty_ppm", 0, "a presence_penalty of 0 is left out"),
+        ("presence_penalty_ppm", 2 * PPM + 1, "presence_penalty must be"),
+        ("frequency_penalty_ppm", 0, "a frequency_penalty of 0 is left out"),
+        ("frequency_penalty_ppm", -2 * PPM - 1, "frequency_penalty must be"),
+        ("stop_token_ids", [2, 1], "stop token ids rise"),
+        ("stop_token_ids", [1, 1], "stop token ids rise"),
+        ("logprobs", 21, "logprobs must be"),
+        ("logprobs", -1, "logprobs must be"),
+    ],
+)
+def test_settings_out_of_range_are_told_to_their_author_and_nothing_opens(name, value, told):
+    decoded = cbor.decode(encode_body(BODY))
+    data = cbor.encode({**decoded, "settings": {**decoded["settings"], name: value}})
+    for attempt in (lambda: decode_body(data), lambda: _open_with_body(data)):
+        error = failure(attempt)
+        assert error.code is Code.INVALID_ARGUMENT
+        assert told in error.detail
+
+
+def test_settings_that_are_off_leave_no_trace_and_those_that_are_on_come_through():
+    decoded = cbor.decode(encode_body(BODY))
+    assert set(decoded) == {"messages", "settings"}
+    assert set(decoded["settings"]) == {
+        "max_tokens",
+        "temperature_ppm",
+        "top_k",
+        "top_p_ppm",
+        "stop",
+    }
+    full = replace(
+        BODY,
+        choice=2**32 - 1,
+        settings=SamplingSettings(
+            max_tokens=16,
+            min_p_ppm=50_000,
+            repetition_penalty_ppm=1_100_000,
+            presence_penalty_ppm=-2 * PPM,
+            frequency_penalty_ppm=2 * PPM,
+            stop_token_ids=(0, 2**32 - 1),
+            logprobs=0,
+        ),
+    )
+    assert decode_body(encode_body(full)) == full
+    assert open_as_node(sealed_request(full).envelope_bytes).body == full
+
+
+def _open_with_body(data):
+    """Open the sealed envelope with another body, as its author might seal it."""
+    plaintext = pad(data, 256)
+    return open_with_secret(_reheadered(plaintext, padded=len(plaintext)), SEALED.ts)
 
 
 def test_what_anyone_can_see_has_errors_of_its_own():

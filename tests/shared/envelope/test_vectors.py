@@ -6,6 +6,8 @@ from hashlib import sha256
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from shared.codec import cbor
+from shared.envelope.body import decode_body
 from shared.envelope.evidence import open_evidence
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
@@ -121,6 +123,37 @@ def test_the_stream_vectors_open_and_their_signatures_verify():
     assert final.evidence == octets(STREAM, "evidence")
     evidence = open_evidence(octets(STREAM, "evidence"), keys, context)
     assert evidence.output_tokens == final.tokens
+
+
+def test_the_frame_with_logprobs_opens():
+    vector = STREAM["with_logprobs"]
+    keys = TranscriptKeys.derive(octets(STREAM, "transcript_secret"), octets(STREAM, "ctx"))
+    names = ("ctx", "bundle", "node_nonce")
+    ctx, bundle, nonce = (octets(STREAM, name) for name in names)
+    opener = FrameOpener(keys, StreamContext(ctx, keys.kc, bundle, nonce, STREAM["attempt"]))
+    frame = opener.open(octets(vector, "ciphertext"))
+    assert (list(frame.tokens), frame.text) == (vector["tokens"], vector["text"])
+    told = [
+        {
+            "logprob": item.logprob,
+            "top_tokens": [*item.top_tokens],
+            "top_logprobs": [*item.top_logprobs],
+        }
+        for item in frame.logprobs
+    ]
+    assert told == vector["logprobs"]
+    assert frame.answers(2)
+    assert not frame.answers(1)
+    assert not frame.answers(None)
+
+
+def test_the_body_with_every_setting_decodes_and_its_settings_blind_seed_and_choice():
+    body = decode_body(octets(SECRETS, "full_body"))
+    assert (body.settings.presence_penalty_ppm, body.settings.logprobs) == (-250_000, 3)
+    keys = TranscriptKeys.derive(octets(SECRETS, "transcript_secret"), octets(SECRETS, "ctx"))
+    decoded = cbor.decode(octets(SECRETS, "full_body"))
+    plain = {**decoded["settings"], "seed": decoded["seed"], "choice": 2}
+    assert keys.blind("settings", cbor.encode(plain)).hex() == SECRETS["full_settings_blinded"]
 
 
 def test_the_derived_secrets_are_the_published_ones():

@@ -1,16 +1,17 @@
 """The sampler against its definition, its vectors, and the distribution it promises."""
 
 import math
-from hashlib import sha256
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.model.noise import Noise
 from shared.model.sampler import Sampler
 from shared.statements.request import PPM, SamplingSettings
+from tests.shared.model.naive_sampler import defined, keystream
 from tests.vectors.sampler import FILE, text
 
 SEED = bytes(range(32))
@@ -20,55 +21,187 @@ def logits(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def defined(z: np.ndarray, how: SamplingSettings, seed: bytes, choice: int, position: int) -> int:
-    """Follow the definition step by step in plain Python."""
-    if how.temperature_ppm == 0:
-        return max(range(len(z)), key=lambda i: (z[i], -i))
-    y = [float(v) * (PPM / how.temperature_ppm) for v in z]
-    order = sorted(range(len(y)), key=lambda i: (-y[i], i))
-    if how.top_k:
-        order = order[: how.top_k]
-    if how.top_p_ppm < PPM:
-        running, total = [], 0.0
-        for i in order:
-            total += math.exp(y[i] - y[order[0]])
-            running.append(total)
-        bar = total * (how.top_p_ppm / PPM)
-        order = order[: next(n for n, value in enumerate(running) if value >= bar) + 1]
-    key = sha256(b"counterfoil/v1/sampling-noise" + seed).digest()
-    counter = choice.to_bytes(4, "big") + position.to_bytes(8, "big") + bytes(4)
-    stream = (
-        Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor().update(bytes(4 * len(z)))
-    )
-    noise = [
-        -math.log((int.from_bytes(stream[4 * i : 4 * i + 4], "big") + 0.5) / 2**32)
-        for i in range(len(z))
-    ]
-    return max(order, key=lambda i: (y[i] - math.log(noise[i]), -i))
-
-
 def test_vectors_are_those_of_the_file():
     assert FILE.read_text(encoding="utf-8") == text()
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40),
-    st.builds(
-        SamplingSettings,
-        st.just(1),
-        temperature_ppm=st.sampled_from([0, 1000, 500_000, PPM, 3 * PPM]),
-        top_k=st.integers(0, 45),
-        top_p_ppm=st.integers(1, PPM),
-    ),
-    st.binary(min_size=32, max_size=32),
-    st.integers(0, 5),
-    st.integers(0, 2**40),
+hows = st.builds(
+    SamplingSettings,
+    st.just(1),
+    temperature_ppm=st.sampled_from([0, 1, 1000, 500_000, PPM, 3 * PPM, 100 * PPM]),
+    top_k=st.one_of(st.just(0), st.integers(0, 45)),
+    top_p_ppm=st.one_of(st.just(PPM), st.integers(1, PPM)),
+    min_p_ppm=st.one_of(st.none(), st.integers(1, PPM)),
+    repetition_penalty_ppm=st.one_of(st.none(), st.integers(10_000, 100 * PPM)),
+    presence_penalty_ppm=st.sampled_from([None, -2 * PPM, -1, 7, 500_000, 2 * PPM]),
+    frequency_penalty_ppm=st.sampled_from([None, -2 * PPM, -1, 7, 500_000, 2 * PPM]),
 )
-def test_choice_is_that_of_the_definition(values, how, seed, choice, position):
+seeds = st.binary(min_size=32, max_size=32)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40),
+        st.lists(st.floats(width=32), min_size=1, max_size=12),
+        st.lists(st.sampled_from([-1.0, -0.0, 0.0, 1.0]), min_size=1, max_size=40),
+    ),
+    hows,
+    seeds,
+    st.integers(0, 5),
+    st.data(),
+)
+def test_choice_is_that_of_the_definition(values, how, seed, choice, data):
     z = logits(*values)
-    chosen = Sampler(how, seed, choice).choose(z, position)
-    assert chosen == defined(z, how, seed, choice, position)
+    tokens = st.lists(st.integers(0, len(values) - 1), max_size=20)
+    prompt, output = data.draw(tokens), data.draw(tokens)
+    sampler = Sampler(how, seed, choice, prompt)
+    for position in (len(output), len(output) // 2):  # as replay may ask, in any order
+        chosen = sampler.choose(z, position, output[:position])
+        assert chosen == defined(z, how, seed, choice, position, prompt, output[:position])
+
+
+def shaped(shape: str, size: int, source: np.random.Generator) -> np.ndarray:
+    """Return a row of logits as models give them, or as they never should."""
+    if shape == "flat":
+        return np.zeros(size, dtype=np.float32)
+    if shape == "level":
+        return source.integers(0, 3, size).astype(np.float32)
+    row = source.normal(0, 2, size).astype(np.float32)
+    if shape == "peaked":
+        row[source.integers(0, size, 20)] += np.float32(12)
+    if shape == "drowning":  # noise is below an ulp of the logits
+        row = np.float32(1e30) * np.round(row)
+    if shape == "masked":
+        row[source.random(size) < 0.99] = -np.inf
+    return row
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["flat", "level", "normal", "peaked", "drowning", "masked"]),
+    st.sampled_from([300, 9000, 20_000, 40_001]),
+    hows,
+    st.sampled_from([0, 1, 50, 256, 8000]),
+    st.integers(0, 2**32 - 1),
+)
+def test_shortcuts_over_a_large_vocabulary_choose_what_the_definition_does(
+    shape, size, how, top_k, number
+):
+    source = np.random.default_rng(number)
+    z = shaped(shape, size, source)
+    how = replace(how, top_k=top_k)
+    prompt, output = ([*source.integers(0, size, 30).tolist()] for _ in range(2))
+    sampler = Sampler(how, SEED, 2, prompt)
+    chosen = sampler.choose(z, 30, output)
+    assert chosen == defined(z, how, SEED, 2, 30, prompt, output)
+
+
+def test_a_nucleus_whose_bar_is_met_exactly_is_that_of_the_whole_sum():
+    z = np.full(9000, -np.inf, dtype=np.float32)
+    z[[7, 70, 700, 7000]] = 1.5
+    for top_p, count in ((500_000, 2), (500_001, 3), (499_999, 2), (750_000, 3)):
+        sampler = Sampler(SamplingSettings(1, top_p_ppm=top_p), SEED)
+        seen = {sampler.choose(z, place) for place in range(100)}
+        assert seen == set([7, 70, 700, 7000][:count])
+
+
+@pytest.mark.parametrize("size", [5, 20_000])
+@pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"top_p_ppm": 900_000}, {"min_p_ppm": 10_000}])
+def test_logits_that_are_no_numbers_have_their_place(how, size):
+    """NaN is never chosen, +∞ is the largest finite float32, and a row without hope gives token 0."""
+    sampler = Sampler(SamplingSettings(1, **how), SEED)
+    z = np.full(size, np.nan, dtype=np.float32)
+    assert sampler.choose(z, 3) == 0
+    z[:] = -np.inf
+    assert sampler.choose(z, 3) == 0
+    z[2:4] = np.nan, -5.0
+    assert {sampler.choose(z, place) for place in range(20)} == {3}
+    z[1] = np.inf
+    assert {sampler.choose(z, place) for place in range(20)} == {1}
+    z[4] = np.finfo(np.float32).max
+    seen = {sampler.choose(z, place) for place in range(20)}
+    assert seen == {1}  # equals as large as that drown the noise, and the lower one wins
+    greedy = Sampler(SamplingSettings(1, temperature_ppm=0), SEED)
+    assert greedy.choose(z, 0) == 1
+
+
+def test_min_p_keeps_what_is_likely_enough_and_the_bar_itself():
+    z = logits(math.log(0.6), math.log(0.3), math.log(0.1))
+    for least, expected in ((500_000, {0}), (490_000, {0, 1}), (1, {0, 1, 2}), (PPM, {0})):
+        sampler = Sampler(SamplingSettings(1, min_p_ppm=least), SEED)
+        assert {sampler.choose(z, place) for place in range(300)} == expected
+    equals = Sampler(SamplingSettings(1, min_p_ppm=PPM), SEED)
+    assert {equals.choose(logits(1, 1, 0), place) for place in range(100)} == {0, 1}
+
+
+def test_min_p_is_of_the_temperature_and_after_the_other_filters():
+    z = logits(2, 1, 0)
+    hot = SamplingSettings(1, temperature_ppm=2 * PPM, min_p_ppm=500_000)
+    assert {Sampler(hot, SEED).choose(z, place) for place in range(200)} == {0, 1}
+    cold = replace(hot, temperature_ppm=PPM)
+    assert {Sampler(cold, SEED).choose(z, place) for place in range(200)} == {0}
+    narrow = replace(hot, top_k=1)
+    assert {Sampler(narrow, SEED).choose(z, place) for place in range(200)} == {0}
+
+
+GREEDY = SamplingSettings(1, temperature_ppm=0)
+
+
+def test_a_repetition_penalty_is_on_prompt_and_output_and_pushes_either_sign_down():
+    how = replace(GREEDY, repetition_penalty_ppm=2 * PPM)
+    z = logits(3, 2.5, -1, -1.5)
+    assert Sampler(how, SEED).choose(z, 0) == 0
+    assert Sampler(how, SEED, 0, [0]).choose(z, 0) == 1
+    assert Sampler(how, SEED, 0, [0]).choose(z, 1, [1]) == 0  # 1.5 and 1.25
+    only = logits(-np.inf, -np.inf, -1, -1.5)
+    assert (
+        Sampler(how, SEED, 0, [2, 2, 2]).choose(only, 0) == 3
+    )  # -2 once, however often it is there
+    other = replace(GREEDY, repetition_penalty_ppm=500_000)
+    assert Sampler(other, SEED, 0, [3]).choose(only, 0) == 3
+
+
+def test_presence_and_frequency_penalties_are_on_the_output_alone():
+    z = logits(3, 2.6, 0)
+    once = replace(GREEDY, presence_penalty_ppm=500_000)
+    assert Sampler(once, SEED, 0, [0, 0]).choose(z, 0) == 0
+    assert Sampler(once, SEED).choose(z, 1, [0]) == 1
+    each = replace(GREEDY, frequency_penalty_ppm=150_000)
+    assert Sampler(each, SEED).choose(z, 2, [0, 0]) == 0
+    assert Sampler(each, SEED).choose(z, 3, [0, 0, 0]) == 1
+    reward = replace(GREEDY, presence_penalty_ppm=-2 * PPM, frequency_penalty_ppm=-2 * PPM)
+    assert Sampler(reward, SEED).choose(z, 1, [2]) == 2
+
+
+def test_penalties_need_every_token_so_far():
+    sampler = Sampler(replace(GREEDY, presence_penalty_ppm=1), SEED)
+    with pytest.raises(AssertionError):
+        sampler.choose(logits(1, 2), 3, [0, 1])
+
+
+def test_what_a_sampler_keeps_does_not_show():
+    """Positions in order, backwards, twice, and after another history give the same tokens."""
+    how = SamplingSettings(1, repetition_penalty_ppm=1_300_000, frequency_penalty_ppm=400_000)
+    z = np.linspace(-2, 2, 50).astype(np.float32)
+    output = [7 * place % 11 for place in range(30)]
+
+    def fresh(place):
+        return Sampler(how, SEED, 0, [1, 2]).choose(z, place, output[:place])
+
+    one = Sampler(how, SEED, 0, [1, 2])
+    places = [*range(30), *reversed(range(30)), 4, 4]
+    assert [one.choose(z, n, output[:n]) for n in places] == [fresh(n) for n in places]
+    one.choose(z, 5, [9, 9, 9, 9, 9])
+    assert one.choose(z, 20, output[:20]) == fresh(20)
+
+
+def test_noise_for_some_indexes_is_the_keystreams_own():
+    noise = Noise(SEED, 7)
+    words = keystream(SEED, 7, 2**40, 50_000)
+    assert noise.words(2**40, 50_000).tolist() == words
+    some = np.array([0, 1, 3, 4, 4095, 16_383, 16_384, 49_999])
+    assert noise.words_at(2**40, some).tolist() == [words[i] for i in some]
 
 
 def test_greedy_takes_the_largest_and_the_lowest_index_among_equals():

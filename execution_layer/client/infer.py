@@ -1,0 +1,130 @@
+"""What `counterfoil infer` does with requests: runs them, and shows answers to people or programs."""
+
+import asyncio
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from execution_layer.client.batch import generate_line, run_batch, summary
+from execution_layer.client.client import AsyncCounterfoilClient
+from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.prompts import PromptLine
+from shared.runtime.errors import CounterfoilError
+from shared.runtime.output import emit, table
+
+
+def infer_one(
+    policy: ClientPolicy, line: PromptLine, node: str | None, n: int | None, as_json: bool
+) -> int:
+    """Run one request; one answer's text streams to the terminal as it arrives."""
+
+    def show(text: str) -> None:
+        click.echo(text, nl=False)
+
+    def retrying(name: str, error: CounterfoilError) -> None:
+        click.secho(f"\n[{name}: {error.detail}; beginning again]", fg="yellow", err=True)
+
+    async def main() -> list[dict[str, Any]]:
+        async with AsyncCounterfoilClient(policy) as client:
+            if n is not None:
+                answers = await generate_line(client, line, node=node, on_retry=retrying, n=n)
+                return [summary(answer) for answer in answers]
+            on_text = None if as_json else show
+            answer = await generate_line(
+                client, line, node=node, on_text=on_text, on_retry=retrying
+            )
+            return [summary(answer)]
+
+    for facts in asyncio.run(main()):
+        if as_json:
+            click.echo(json.dumps(facts, ensure_ascii=False))
+            continue
+        if n is not None:
+            click.secho(f"[{facts['choice']}]", fg="cyan")
+            show(facts["text"])
+        _tell(facts)
+    return 0
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    """Say what came with a text that is on the terminal."""
+    click.echo()
+    if "logprobs" in facts:
+        emit(facts["logprobs"], False, lambda: _logprobs_table(facts["logprobs"]))
+    usage = facts["usage"]
+    click.secho(
+        f"— {facts['node']}: {usage['input']} + {usage['output']} tokens in {facts['total_ms']:.0f} ms"
+        f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt'][:16]}… checked",
+        fg="green",
+        err=True,
+    )
+
+
+def _logprobs_table(tokens: list[dict[str, Any]]) -> Any:
+    """Show token ids with their probabilities' logarithms in nats."""
+    rows = [
+        (
+            item["token"],
+            f"{item['logprob'] / 1e6:.4f}",
+            "  ".join(f"{other['token']} {other['logprob'] / 1e6:.4f}" for other in item["top"]),
+        )
+        for item in tokens
+    ]
+    return table("Log-probabilities", ("token", "ln p", "most likely"), rows)
+
+
+def infer_file(
+    policy: ClientPolicy,
+    lines: list[PromptLine],
+    concurrency: int,
+    node: str | None,
+    spread: bool,
+    as_json: bool,
+) -> int:
+    """Run a file of requests; JSON Lines, or a bar and a table."""
+
+    results: list[dict[str, Any]] = []
+    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
+        bar = progress.add_task("requests", total=len(lines))
+
+        def tell(result: dict[str, Any]) -> None:
+            results.append(result)
+            progress.advance(bar)
+            if as_json:
+                click.echo(json.dumps(result, ensure_ascii=False))
+
+        async def main() -> int:
+            async with AsyncCounterfoilClient(policy) as client:
+                return await run_batch(
+                    client,
+                    lines,
+                    concurrency=concurrency,
+                    node=node,
+                    spread=spread,
+                    on_result=tell,
+                )
+
+        failed = asyncio.run(main())
+    if not as_json:
+        emit(results, False, lambda: _results_table(results))
+    return 1 if failed else 0
+
+
+def _results_table(results: list[dict[str, Any]]) -> Any:
+    rows = [
+        (
+            item["line"],
+            item.get("node"),
+            item.get("usage", {}).get("output"),
+            item.get("tokens_per_s"),
+            item["receipt"][:16] if "receipt" in item else item["error"],
+            " ".join(item.get("text", item.get("detail", "")).split())[:60],
+        )
+        for item in sorted(results, key=lambda item: item["line"])
+    ]
+    return table(
+        "Requests", ("line", "node", "tokens", "tokens/s", "receipt or error", "text"), rows
+    )
