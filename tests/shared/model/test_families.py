@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,9 +65,9 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
-def made(**changes: object) -> PreTrainedModel:
+def made(**changes: Any) -> PreTrainedModel:
     """A small random model whose norms and biases are not the neutral ones."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 128,
         "intermediate_size": 160,
@@ -90,7 +91,8 @@ def made(**changes: object) -> PreTrainedModel:
                 parameter.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 parameter.uniform_(-0.5, 0.5)
-    return model.eval()
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
 
 
 def prompt(length: int = PROMPT, vocabulary: int = VOCABULARY) -> list[int]:
@@ -121,7 +123,8 @@ class Ours:
 
 def theirs(model: PreTrainedModel, tokens: Sequence[int]) -> Tensor:
     with torch.inference_mode():
-        return model(torch.tensor([tokens])).logits[0].float()
+        logits: Tensor = model(torch.tensor([tokens])).logits[0]
+    return logits.float()
 
 
 def greedy(decoder: Decoder, tokens: Sequence[int], count: int) -> list[int]:
@@ -223,7 +226,8 @@ def test_a_half_precision_checkpoint_stays_close_to_its_weights_in_float32(tmp_p
 
 @pytest.fixture(scope="module")
 def shipped() -> PreTrainedModel:
-    return LlamaForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).eval()
+    model: PreTrainedModel = LlamaForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32)
+    return model
 
 
 def test_the_shipped_model_in_float32_is_that_of_transformers(shipped, tmp_path: Path):

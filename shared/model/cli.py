@@ -1,0 +1,71 @@
+"""`counterfoil model`: fetch a checkpoint, and see what it is. Heavy imports wait for their command."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from shared.runtime.output import emit, json_option
+
+_folder = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group("model")
+def model() -> None:
+    """Get models: from a folder, or from the Hugging Face hub."""
+
+
+@model.command("fetch")
+@click.argument("model")
+@click.option("--into", type=_folder, help="Folder that becomes the model folder.")
+@click.option("--root", "root_hex", help="Model root (hex) that it must have.")
+@json_option
+def fetch(model: str, into: Path | None, root_hex: str | None, as_json: bool) -> None:
+    """Fetch MODEL, hf:owner/name[@revision], and print its folder and model root.
+
+    The revision is a branch, tag or commit; the commit that it stands for is printed. Give the folder
+    to `counterfoil node init --model` or to an audit worker. Run again, it fetches only what is missing.
+    A MODEL that is a folder is not fetched; its root is printed.
+    """
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.model.hub import resolve  # noqa: PLC0415
+
+    root = None if root_hex is None else parse_hex32(root_hex, "--root")
+    found = resolve(model, into=into, root=root)
+    facts = {
+        "folder": found.folder.absolute(),
+        "model_root": found.root,
+        "source": found.source,
+    }
+    emit(facts, as_json, lambda: f"{found.folder.absolute()}\nmodel root {found.root.hex()}")
+
+
+@model.command("show")
+@click.argument("folder", type=_folder)
+@json_option
+def show(folder: Path, as_json: bool) -> None:
+    """Print a model folder's root, shape, and the sampling settings that its makers recommend.
+
+    Nobody applies the recommendation: what a request says holds, and nothing else.
+    """
+    from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
+    from shared.model.root import model_root  # noqa: PLC0415
+    from shared.text.generation import GenerationDefaults  # noqa: PLC0415
+
+    config, root = ModelConfig.from_folder(folder), model_root(folder)
+    recommended = GenerationDefaults.from_folder(folder)
+    facts = {"model_root": root, "config": config, "recommended": recommended}
+
+    def lines() -> str:
+        said = [
+            f"{field.name} {getattr(recommended, field.name)}"
+            for field in fields(recommended)
+            if getattr(recommended, field.name) is not None
+        ]
+        return (
+            f"model root   {root.hex()}\n"
+            f"shape        {config.layers} layers, width {config.hidden_size}, {config.dtype}\n"
+            f"recommended  {', '.join(said) or 'nothing'}"
+        )
+
+    emit(facts, as_json, lines)
