@@ -182,7 +182,7 @@ class LocalEngine:
         self._deliver()
         return True
 
-    def _carry_out(self, plan: Plan) -> Plan | None:
+    def _carry_out(self, plan: Plan) -> list[tuple[SequenceState, Sampled]] | None:
         """Run the decoder; None when it failed, and then nothing that it wrote is used again."""
         try:
             return self._runner.run(plan)

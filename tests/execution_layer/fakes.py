@@ -9,6 +9,7 @@ from shared.commitments.exact import Activations
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, parse_statement
+from shared.statements.logprobs import TokenLogprobs
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer
@@ -61,7 +62,8 @@ class FakeGeneration:
                 break
             token = self._engine.token(self.request, len(output))
             output.append(token)
-            yield TokenChunk((token,), "" if token == EOS else f"w{token} ")
+            text = "" if token == EOS else f"w{token} "
+            yield TokenChunk((token,), text, self._engine.logprobs(settings, token))
             if token == EOS:
                 reason = FinishReason.STOP
                 break
@@ -106,7 +108,15 @@ class FakeEngine:
     def token(self, request, position):
         if self.stops_after == position:
             return EOS
-        return 10 + sha256(request.seed + bytes([position])).digest()[0]
+        place = bytes([position, request.choice]) if request.choice else bytes([position])
+        return 10 + sha256(request.seed + place).digest()[0]
+
+    def logprobs(self, settings, token):
+        """Return what was asked for; a test may put a liar in its place."""
+        if settings.logprobs is None:
+            return ()
+        top = tuple([token, 0, 1, 2, *range(300, 320)][: settings.logprobs])
+        return (TokenLogprobs(-5, top, tuple(-5 - 1000 * n for n in range(len(top)))),)
 
     @staticmethod
     def activations(prompt, output):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.replay.case import Case
@@ -14,6 +15,7 @@ from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, open_with_secret, seal_request
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
+from shared.model.sampler import Sampler
 from shared.statements.cose import sign
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.request import RequestBody, SamplingSettings
@@ -58,6 +60,45 @@ class FakeArithmetic:
         return tuple(output)
 
 
+class SamplingArithmetic(FakeArithmetic):
+    """A double with logits of its own making, under the real sampler."""
+
+    def logits(self, prompt, so_far):
+        """Return a row of 24 values that depends on everything before."""
+        data = sha256(repr((tuple(prompt), tuple(so_far))).encode()).digest()[:24]
+        return np.frombuffer(data, dtype=np.uint8).astype(np.float32) / 64
+
+    def tokenise(self, body):
+        return tuple(byte % 24 for byte in (body.prompt or "").encode())
+
+    def replay(self, prompt, output, settings, seed, choice):
+        sampler = Sampler(settings, seed, choice, prompt)
+        rows = [(self.logits(prompt, output[:n]), output[:n]) for n in range(len(output))]
+        sampled = [sampler.sample(row, so_far) for row, so_far in rows]
+        return Replayed(
+            self.activations(prompt, output),
+            tuple(item.token for item in sampled),
+            tuple(told for item in sampled for told in item.logprobs),
+        )
+
+    def stops_at(self, output, settings):
+        ends = [n for n, token in enumerate(output, 1) if token in settings.stop_token_ids]
+        return min(ends, default=None)
+
+    def serve(self, prompt, settings, seed, choice=0):
+        """Return what a node hands out under some settings: (tokens, logprobs)."""
+        output = []
+        sampler = Sampler(settings, seed, choice, prompt)
+        told = []
+        while len(output) < settings.max_tokens:
+            sampled = sampler.sample(self.logits(prompt, output), output)
+            output.append(sampled.token)
+            told += sampled.logprobs
+            if sampled.token in settings.stop_token_ids:
+                break
+        return tuple(output), tuple(told)
+
+
 @dataclass
 class Story:
     """What the node of a test did; every field can be changed to make it lie."""
@@ -71,6 +112,10 @@ class Story:
     frames_lie: bool = False
     evidence_tokens: tuple[int, ...] | None = None
     profile: bytes = PROFILE
+    settings: SamplingSettings | None = None
+    choice: int = 0
+    seed: bytes | None = None
+    logprobs: tuple = ()
 
 
 def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=None) -> Case:
@@ -78,9 +123,9 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     story = story or Story()
     arithmetic = arithmetic or FakeArithmetic()
     node, custodian = generate_hpke_key(), generate_hpke_key()
-    settings = SamplingSettings(max_tokens=story.max_tokens)
+    settings = story.settings or SamplingSettings(max_tokens=story.max_tokens)
     sealed = seal_request(
-        RequestBody(settings, prompt=prompt),
+        RequestBody(settings, prompt=prompt, seed=story.seed, choice=story.choice),
         tenant="acme",
         candidates=[Candidate(H, node.public_bytes)],
         custodians=[custodian.public_bytes],
@@ -91,7 +136,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         expiry_ms=10**12,
     )
     opened = open_with_secret(sealed.envelope_bytes, sealed.ts)
-    keys, seed = opened.keys, opened.keys.sampling_seed
+    keys, seed = opened.keys, story.seed or opened.keys.sampling_seed
     inputs = arithmetic.tokenise(opened.body)
     tokens = (
         story.tokens
@@ -101,7 +146,10 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     context = StreamContext(ctx=sealed.ctx, kc=sealed.kc, bundle=H, node_nonce=H, attempt=0)
     sealer = FrameSealer(keys, context)
     sent = tuple(reversed(tokens)) if story.frames_lie else tokens
-    frames = tuple(sealer.seal(sent[i : i + 2], "x")[0] for i in range(0, len(sent), 2))
+    frames = tuple(
+        sealer.seal(sent[i : i + 2], "x", story.logprobs[i : i + 2])[0]
+        for i in range(0, len(sent), 2)
+    )
     activations = story.activations or arithmetic.activations(inputs, tokens)
     claimed = story.evidence_tokens or tokens
     evidence = seal_evidence(
@@ -110,7 +158,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         context,
     )
     blinded = blinded_fields(
-        keys, settings=settings, seed=seed, input_tokens=inputs, output_tokens=claimed,
+        keys, settings=settings, seed=seed, choice=story.choice, input_tokens=inputs, output_tokens=claimed,
         prompt_blocks=activations.prompt_blocks, output_blocks=activations.output_blocks,
     )  # fmt: skip
     usage = {"input": len(inputs), "cached": 0, "output": len(tokens), **(story.usage or {})}

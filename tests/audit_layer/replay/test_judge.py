@@ -11,7 +11,14 @@ from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
 from shared.runtime.errors import CounterfoilError
 from shared.statements.receipts import Finish
-from tests.audit_layer.replay.inference import FakeArithmetic, H, Story, make_case
+from shared.statements.request import RequestBody, SamplingSettings
+from tests.audit_layer.replay.inference import (
+    FakeArithmetic,
+    H,
+    SamplingArithmetic,
+    Story,
+    make_case,
+)
 
 OTHER = b"\xee" * 32
 
@@ -54,6 +61,99 @@ def test_an_honest_request_passes_with_one_replay():
 )
 def test_each_lie_has_its_reason(story, expected):
     assert verdict(story) == expected
+
+
+ASKED = SamplingSettings(
+    12,
+    temperature_ppm=1_500_000,
+    min_p_ppm=400_000,
+    repetition_penalty_ppm=1_400_000,
+    presence_penalty_ppm=900_000,
+    frequency_penalty_ppm=700_000,
+    logprobs=3,
+)
+PROMPT = "hello"
+
+
+def judged(asked, *, served=None, choice=0, served_choice=None, spoil=lambda told: told):
+    """Have a node serve a request, perhaps under settings of its own, and judge it by those that were asked for."""
+    arithmetic = SamplingArithmetic()
+    prompt = arithmetic.tokenise(RequestBody(asked, prompt=PROMPT))
+    used = choice if served_choice is None else served_choice
+    tokens, told = arithmetic.serve(prompt, served or asked, H, used)
+    finish = Finish.STOP if arithmetic.stops_at(tokens, served or asked) else Finish.LENGTH
+    story = Story(
+        settings=asked, choice=choice, seed=H, tokens=tokens, logprobs=spoil(told), finish=finish
+    )
+    result = judge(make_case(story, prompt=PROMPT, arithmetic=arithmetic), arithmetic)
+    return f"{result.outcome} {result.reason}"
+
+
+def test_a_node_that_keeps_to_every_setting_passes():
+    assert judged(ASKED) == "PASS exact"
+    assert judged(replace(ASKED, logprobs=None), choice=3) == "PASS exact"
+    assert judged(replace(ASKED, logprobs=0)) == "PASS exact"
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        "min_p_ppm",
+        "repetition_penalty_ppm",
+        "presence_penalty_ppm",
+        "frequency_penalty_ppm",
+    ],
+)
+def test_a_node_that_ignores_a_filter_or_penalty_fails(ignored):
+    only = SamplingSettings(64, temperature_ppm=1_500_000, **{ignored: getattr(ASKED, ignored)})
+    assert judged(only) == "PASS exact"
+    assert judged(only, served=replace(only, **{ignored: None})) == "FAIL tokens"
+
+
+def test_a_node_that_answers_under_another_choice_fails():
+    assert judged(ASKED, choice=2) == "PASS exact"
+    assert judged(ASKED, choice=2, served_choice=0) == "FAIL tokens"
+    assert judged(ASKED, choice=0, served_choice=1) == "FAIL tokens"
+
+
+def test_a_node_that_goes_on_after_a_stop_token_of_the_request_fails():
+    free = SamplingSettings(64, temperature_ppm=1_500_000)
+    asked = replace(free, stop_token_ids=(3, 5, 7, 2**32 - 1))
+    assert judged(asked) == "PASS exact"
+    assert judged(asked, served=free) == "FAIL finish"
+    assert judged(free, served=asked) == "FAIL finish"  # and so does one that stops too soon
+
+
+def altered(told, place, **changes):
+    return (*told[:place], replace(told[place], **changes), *told[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda told: altered(told, 0, logprob=told[0].logprob - 1),
+        lambda told: altered(told, 11, top_logprobs=(0, *told[11].top_logprobs[1:])),
+        lambda told: altered(told, 5, top_tokens=told[5].top_tokens[::-1]),
+        lambda told: tuple(
+            replace(item, top_tokens=item.top_tokens[:2], top_logprobs=item.top_logprobs[:2])
+            for item in told
+        ),
+        lambda told: (told[1], told[0], *told[2:]),
+        lambda _: (),
+    ],
+    ids=["own", "last", "order", "fewer", "swapped", "none"],
+)
+def test_a_lie_in_the_log_probabilities_has_a_reason_of_its_own(spoil):
+    assert judged(ASKED, spoil=spoil) == "FAIL logprobs"
+
+
+def test_log_probabilities_that_nobody_asked_for_fail():
+    assert judged(replace(ASKED, logprobs=None), served=ASKED) == "FAIL logprobs"
+
+
+def test_wrong_tokens_are_told_before_wrong_log_probabilities():
+    other = replace(ASKED, min_p_ppm=None, presence_penalty_ppm=None)
+    assert judged(ASKED, served=other, spoil=lambda told: told[::-1]) == "FAIL tokens"
 
 
 def test_fewer_tokens_than_asked_for_need_a_reason():

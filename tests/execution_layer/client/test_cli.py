@@ -70,6 +70,59 @@ async def test_with_json_there_is_one_line_for_programs(world, capsys):
         assert "Be brief." not in out  # a list shows no plaintext
 
 
+async def test_log_probabilities_are_a_table_for_people_and_integers_for_programs(world, capsys):
+    async with world.node():
+        shell = Shell(world, capsys)
+        asked = ("hello", "--max-tokens", 3, "--logprobs", 2)
+        code, out, _ = await shell.infer(*asked)
+        assert code == 0
+        assert "Log-probabilities" in out
+        assert out.count("-0.0010") == 3
+        code, out, _ = await shell.infer(*asked, "--json")
+        told = json.loads(out)["logprobs"]
+        assert [item["logprob"] for item in told] == [-5, -5, -5]
+        assert [other["logprob"] for other in told[0]["top"]] == [-5, -1005]
+        code, out, _ = await shell.infer("hello", "--max-tokens", 3, "--json")
+        assert "logprobs" not in json.loads(out)
+
+
+async def test_several_answers_are_shown_in_order_each_with_its_receipt(world, capsys):
+    async with world.node():
+        shell = Shell(world, capsys)
+        code, out, err = await shell.infer("hello", "--max-tokens", 3, "--n", 3)
+        assert code == 0
+        assert [word for word in out.split() if word.startswith("[")] == ["[0]", "[1]", "[2]"]
+        assert err.count("checked") == 3
+        code, out, _ = await shell.infer("hello", "--max-tokens", 3, "--n", 2, "--json")
+        told = [json.loads(line) for line in out.splitlines()]
+        assert [row["choice"] for row in told] == [0, 1]
+        assert len({row["receipt"] for row in told}) == 2
+
+
+async def test_every_sampling_option_arrives_sealed(world, capsys):
+    async with world.node():
+        shell = Shell(world, capsys)
+        options = (
+            "--min-p", "0.05", "--repetition-penalty", "1.1", "--presence-penalty", "-0.5",
+            "--frequency-penalty", "0.25", "--stop-token-id", 9, "--stop-token-id", 2,
+        )  # fmt: skip
+        code, out, _ = await shell.infer("hello", "--max-tokens", 3, *options, "--json")
+        assert code == 0
+        code, out, _ = await shell.client("archive show", json.loads(out)["receipt"], "--json")
+        assert json.loads(out)["settings"] == {
+            "max_tokens": 3,
+            "temperature_ppm": 1_000_000,
+            "top_k": 0,
+            "top_p_ppm": 1_000_000,
+            "stop": [],
+            "min_p_ppm": 50_000,
+            "repetition_penalty_ppm": 1_100_000,
+            "presence_penalty_ppm": -500_000,
+            "frequency_penalty_ppm": 250_000,
+            "stop_token_ids": [2, 9],
+        }
+
+
 async def test_a_receipt_that_lies_exits_with_3_and_prints_no_answer_for_programs(
     world, capsys, monkeypatch
 ):
@@ -99,6 +152,13 @@ async def test_a_receipt_that_lies_exits_with_3_and_prints_no_answer_for_program
         (("",), 2, "the prompt is empty"),
         (("hello", "--temperature", "warm"), 2, "temperature"),
         (("hello", "--seed", -1), 2, "a seed is"),
+        (("hello", "--min-p", "2"), 2, "min_p must be"),
+        (("hello", "--presence-penalty", "3"), 2, "presence_penalty must be"),
+        (("hello", "--repetition-penalty", "0"), 2, "repetition_penalty must be"),
+        (("hello", "--stop-token-id", -1), 2, "a stop token id is"),
+        (("hello", "--logprobs", 21), 2, "--logprobs"),
+        (("hello", "--n", 0), 2, "--n"),
+        (("--file", "x.jsonl", "--n", 2), 2, "--n is for one PROMPT"),
         (("hello", "--node", "node-9"), 4, "no node is named node-9"),
         (("hello", "--file", "prompts.jsonl"), 2, "either PROMPT or --file"),
         ((), 2, "either PROMPT or --file"),

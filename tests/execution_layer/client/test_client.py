@@ -9,7 +9,9 @@ from execution_layer.client import directory
 from execution_layer.client.archive import State
 from execution_layer.node import session
 from execution_layer.node.settings import Quotas
+from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish
 from shared.statements.request import Message, SamplingSettings
 from tests.execution_layer.asking import random32
@@ -179,6 +181,79 @@ async def test_many_requests_at_once_have_numbers_without_gaps(world):
         )
         assert sorted(answer.number for answer in answers) == list(range(24))
         assert {answer.node for answer in answers} == {"honest/node-1", "honest/node-2"}
+
+
+async def test_several_answers_are_requests_of_their_own_and_come_in_order(world):
+    async with world.node(), world.node(name="node-2"), world.client() as client:
+        seed = random32()
+        answers = await client.generate(prompt=PROMPT, max_tokens=4, seed=seed, n=3)
+        assert [answer.choice for answer in answers] == [0, 1, 2]
+        assert sorted(answer.number for answer in answers) == [0, 1, 2]
+        assert len({answer.receipt.entry for answer in answers}) == 3
+        assert len({answer.token_ids for answer in answers}) == 3
+        alone = await client.generate(prompt=PROMPT, max_tokens=4, seed=seed)
+        assert alone.token_ids == answers[0].token_ids
+        for answer in answers:
+            kept = client.archive.get(answer.transcript_id)
+            body = open_with_secret(kept.envelope, kept.secret).body
+            assert (body.choice, body.seed) == (answer.choice, seed)
+        (one,) = await client.generate(prompt=PROMPT, max_tokens=2, n=1)
+        assert one.choice == 0
+
+
+async def test_an_answer_of_several_that_fails_ends_the_others_and_is_told_as_itself(world):
+    engine = FakeEngine(holds_after=1)
+    quotas = Quotas(in_flight_per_tenant=2)
+    async with (
+        world.node(engine, quotas=quotas) as node,
+        world.client(max_attempts=1) as client,
+    ):
+        with pytest.raises(CounterfoilError) as caught:
+            await client.generate(prompt=PROMPT, max_tokens=4, n=3)
+        assert caught.value.code is Code.QUOTA
+        await until(lambda: not node.load.in_flight)
+        assert {state for *_, state in states(client)} <= {State.REFUSED, State.BROKEN}
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"n": 129}, {"n": 2, "on_text": print}])
+async def test_several_answers_that_cannot_be_asked_for_are_refused(world, wrong):
+    async with world.client() as client:
+        assert (await refused(client, **wrong)).code is Code.INVALID_ARGUMENT
+        assert client.archive.latest(1) == []
+
+
+@pytest.mark.parametrize("alternatives", [0, 3, 20])
+async def test_log_probabilities_come_with_every_token_and_stay_in_the_archive(world, alternatives):
+    how = SamplingSettings(5, logprobs=alternatives)
+    async with world.node(), world.client() as client:
+        answer = await client.generate(prompt=PROMPT, settings=how)
+        assert len(answer.logprobs) == len(answer.token_ids) == 5
+        assert all(len(told.top_tokens) == alternatives for told in answer.logprobs)
+        plain = await client.generate(prompt=PROMPT, max_tokens=5)
+        assert plain.logprobs == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "lie"),
+    [
+        (None, (TokenLogprobs(-5, (), ()),)),
+        (1, (TokenLogprobs(-5, (1, 2), (-1, -2)),)),
+        (2, (TokenLogprobs(-1, (1, 2), (-3, -4)),)),
+        (2, ()),
+    ],
+    ids=["not asked for", "too many", "out of order", "missing"],
+)
+async def test_log_probabilities_that_do_not_fit_are_disbelieved(world, asked, lie):
+    engine = FakeEngine()
+    engine.logprobs = lambda *_: lie
+    async with world.node(engine), world.client() as client:
+        settings = SamplingSettings(3, logprobs=asked)
+        error = await refused(client, settings=settings, max_tokens=None)
+        assert error.code is Code.MALFORMED
+        assert "log-probabilities" in error.detail
+        (kept,) = client.archive.latest(5)
+        assert kept.state is State.DISBELIEVED
+        assert kept.frames
 
 
 async def test_what_cannot_be_asked_is_refused_before_anything_is_ordered(world):

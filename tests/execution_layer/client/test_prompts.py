@@ -78,6 +78,14 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
         ({"prompt": "x", "top_k": -1}, "top_k"),
         ({"prompt": "x", "stop": [""]}, "stop string"),
         ({"prompt": "x", "stop": ["x"] * 9}, "stop strings"),
+        ({"prompt": "x", "min_p": 1.5}, "min_p must be"),
+        ({"prompt": "x", "repetition_penalty": 0}, "repetition_penalty must be"),
+        ({"prompt": "x", "presence_penalty": -3}, "presence_penalty must be"),
+        ({"prompt": "x", "frequency_penalty": "much"}, "frequency_penalty 'much' is not a number"),
+        ({"prompt": "x", "stop_token_ids": ["5"]}, "a stop token id is not a whole number"),
+        ({"prompt": "x", "stop_token_ids": [2**32]}, "a stop token id is from"),
+        ({"prompt": "x", "logprobs": 1.5}, "logprobs is not a whole number"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs must be"),
         ({"prompt": "x", "seed": -1}, "a seed is"),
         ({"prompt": "x", "seed": 2**256}, "a seed is"),
         ({"prompt": "x", "seed": 1.5}, "a seed is"),
@@ -115,6 +123,19 @@ def test_fractions_become_millionths_once_and_to_even():
     assert sampling_settings(temperature="0.0000015").temperature_ppm == 2
     assert sampling_settings(temperature=Decimal("0.1")).temperature_ppm == 100_000
     assert sampling_settings(top_p="0.999999").top_p_ppm == 999_999
+
+
+def test_what_switches_a_setting_off_leaves_it_out(tmp_path):
+    off = {"min_p": 0, "repetition_penalty": 1.0, "presence_penalty": 0, "frequency_penalty": -0.0}
+    (plain, full) = read(
+        tmp_path,
+        {"prompt": "x", **off},
+        {"prompt": "x", "min_p": 0.1, "stop_token_ids": [9, 2, 9], "logprobs": 0},
+    )
+    assert plain.settings == SamplingSettings(256)
+    assert full.settings == SamplingSettings(
+        256, min_p_ppm=100_000, stop_token_ids=(2, 9), logprobs=0
+    )
 
 
 def test_a_seed_is_the_same_as_number_and_as_text():

@@ -57,18 +57,20 @@ async def test_it_is_shared_between_threads_and_says_what_the_async_one_says(wor
                     thread.start()
                 for thread in threads:
                     thread.join()
+                answers += client.generate(prompt="hello", max_tokens=3, n=2)
                 with pytest.raises(CounterfoilError) as caught:
                     client.generate(prompt="x" * 600, max_tokens=3)
                 assert caught.value.code is Code.INVALID_ARGUMENT
                 assert client.upgrade_proofs(20).missing == 0
                 assert client.hand_in_missing(0.0) == 0
                 client.deposit_evidence(answers[0].receipt.entry)
-                assert client.archive.counts() == {"numbers": 7, "receipts": 6, "proofs": 6}
+                assert client.archive.counts() == {"numbers": 9, "receipts": 8, "proofs": 8}
             client.close()  # again: nothing happens
             return answers
 
         answers = await asyncio.to_thread(use)
-        assert sorted(answer.number for answer in answers) == list(range(6))
+        assert sorted(answer.number for answer in answers) == list(range(8))
+        assert [answer.choice for answer in answers[-2:]] == [0, 1]
         assert len(world.audit.deposits) == 1
 
 

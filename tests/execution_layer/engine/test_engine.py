@@ -551,6 +551,47 @@ async def test_nothing_grows_with_the_number_of_requests():
     assert sizes[0]["cache._entries"] <= 6
 
 
+async def test_penalties_and_log_probabilities_are_those_of_the_replay_in_any_batch_and_after_preemption():
+    how = SamplingSettings(
+        40,
+        min_p_ppm=1000,
+        repetition_penalty_ppm=1_200_000,
+        frequency_penalty_ppm=300_000,
+        presence_penalty_ppm=-100_000,
+        logprobs=3,
+    )
+    working = engine(
+        limits=Limits(sequences=4, queue=8, blocks=6, context=128)
+    )  # they do not all fit
+    running = [
+        working.submit(GenerationRequest("r", "a", (1, 2, 3), how, bytes(32), choice))
+        for choice in range(4)
+    ]
+    while working.step():
+        pass
+    await asyncio.sleep(0)
+    for choice, generation in enumerate(running):
+        events = [event async for event in generation]
+        chunks = [event for event in events if isinstance(event, TokenChunk)]
+        tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
+        told = tuple(item for chunk in chunks for item in chunk.logprobs)
+        again = replay(tiny.decoder("bfloat16"), (1, 2, 3), tokens, how, bytes(32), choice=choice)
+        assert (again.chosen, again.logprobs) == (tokens, told)
+        assert len(told) == len(tokens) > 0
+
+
+async def test_a_stop_token_of_the_request_ends_the_answer_with_that_token():
+    working = engine()
+    how = SamplingSettings(30, stop_token_ids=(5, 99, 2**32 - 1))
+    generation = working.submit(request(Arrival((7,), how, bytes(32))))
+    generation.state.sampler = FakeSampler((6, 8, 99, 1))
+    while working.step():
+        pass
+    result = await seen(generation)
+    assert result.end.finish_reason is FinishReason.STOP
+    assert result.end.output_ids == (6, 8, 99)
+
+
 async def test_choices_of_one_request_are_their_own():
     how = SamplingSettings(12)
     working = engine()

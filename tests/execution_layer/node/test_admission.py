@@ -381,6 +381,26 @@ async def test_every_decryption_failure_looks_the_same_from_outside(world, node)
     assert details == Code.UNREADABLE.value.message
 
 
+async def test_settings_out_of_range_are_refused_with_their_reason_before_acceptance(world, node):
+    good = cbor.decode(encode_body(RequestBody(SETTINGS, prompt="hello")))
+    for name, value, told in (
+        ("min_p_ppm", 0, "min_p must be above 0"),
+        ("repetition_penalty_ppm", 1, "repetition_penalty must be"),
+        ("presence_penalty_ppm", -(2**32), "presence_penalty must be"),
+        ("logprobs", 21, "logprobs must be between 0 and 20"),
+        ("stop_token_ids", [5, 4], "stop token ids rise"),
+    ):
+        body = cbor.encode({**good, "settings": {**good["settings"], name: value}})
+        request = make_request(
+            world, node, envelope=lambda s, body=body: seal_by_hand(node, s, padded=pad(body, 256))
+        )
+        error = await refused(world, node, request.order, request.envelope)
+        assert error.code is Code.INVALID_ARGUMENT
+        assert told in error.detail
+    assert node.store.unfinished() == []
+    assert node.load.in_flight == 0
+
+
 async def test_what_was_refused_leaves_no_trace(world, node):
     before = node.spool.counts().signed
     wrong = make_request(world, node, hpke_key=generate_hpke_key().public_bytes)

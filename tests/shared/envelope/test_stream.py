@@ -20,6 +20,7 @@ from shared.envelope.stream import (
     stream_signature_message,
 )
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from tests.vectors.samples import octets
 
@@ -242,6 +243,49 @@ def test_evidence_opens_under_its_own_stream_only():
         with pytest.raises(CounterfoilError) as caught:
             open_evidence(*attempt)
         assert (caught.value.code, caught.value.detail) == (Code.UNREADABLE, unreadable().detail)
+
+
+def test_a_frame_has_logprobs_for_every_token_or_none_and_says_whether_they_fit():
+    def told(own, *top):
+        return TokenLogprobs(own, tuple(token for token, _ in top), tuple(p for _, p in top))
+
+    good = told(-10, (4, -10), (5, -20))
+    assert Frame((4,), "x", (good,)).answers(2)
+    assert not Frame((4,), "x", (good,)).answers(1)  # more than was asked for
+    assert not Frame((4,), "x", (good,)).answers(None)
+    assert not Frame((4,), "x").answers(0)
+    assert Frame((), "rest").answers(3)
+    assert Frame((), "rest").answers(None)
+    assert Frame((4,), "x", (told(-30),)).answers(0)
+    for lie in (
+        told(-11, (4, -10), (5, -20)),  # another value than the same token's among the top
+        told(-15, (6, -10), (5, -20)),  # likelier than the least of the top, and not one of them
+    ):
+        assert not Frame((4,), "x", (lie,)).answers(2)
+    for tokens in ((), (4, 4)):
+        with pytest.raises(CounterfoilError):
+            Frame(tokens, "x", (good,))
+    for wrong in (
+        lambda: told(1),
+        lambda: told(-(10**9) - 1),
+        lambda: told(-1, (4, -20), (5, -10)),
+        lambda: told(-1, (4, -1), (4, -1)),
+        lambda: told(-1, *((n, -n) for n in range(21))),
+        lambda: TokenLogprobs(-1, (1, 2), (-1,)),
+    ):
+        with pytest.raises(CounterfoilError) as caught:
+            wrong()
+        assert caught.value.code is Code.MALFORMED
+
+
+def test_logprobs_travel_in_a_frame_and_are_absent_when_off():
+    sealer, opener = FrameSealer(KEYS, CONTEXT), FrameOpener(KEYS, CONTEXT)
+    entry = TokenLogprobs(-10, (4,), (-10,))
+    for logprobs in ((entry,), ()):
+        ciphertext, _ = sealer.seal((4,), "x", logprobs)
+        frame = opener.open(ciphertext)
+        assert frame.logprobs == (logprobs or None)
+        assert ("logprobs" in frame.to_payload()) == bool(logprobs)
 
 
 def test_no_repr_shows_the_answer():

@@ -143,6 +143,17 @@ def test_a_stop_token_ends_the_text_and_frees_what_was_held():
     assert stream.text == "ab"
 
 
+def test_a_stop_token_of_the_request_ends_the_text_as_the_models_own_does():
+    chosen, tokens = tokenizer("tiny"), byte_tokens("tiny", b"abc")
+    assert stop_length(chosen, tokens, (), [tokens[1]]) == 2
+    assert text_of(chosen, tokens, (), [tokens[1]]) == "a"  # a stop token has no text
+    assert stop_length(chosen, [*tokens, tiny.END], (), [2**32 - 1]) == 4  # one that never comes
+    assert stop_length(chosen, tokens, ("b",), [tokens[2]]) == 2
+    stream = TextStream(chosen, ("abz",), [tokens[2]])
+    assert [stream.push(token) for token in tokens] == ["", "", "ab"]
+    assert stream.stopped
+
+
 def test_a_stop_string_may_be_one_character_of_several_tokens():
     stream = TextStream(tokenizer("tiny"), ("😀",))
     parts = [stream.push(token) for token in byte_tokens("tiny", "a😀".encode())]
