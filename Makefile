@@ -15,7 +15,7 @@ help:
 	@echo "make check  lint, types, import contracts, generated files"
 	@echo "make bench  benchmarks          make soak  the long loops"
 
-$(VENV)/.base: pyproject.toml constraints.txt
+$(VENV)/.base: pyproject.toml constraints.txt $(wildcard shared/model/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies into $(VENV) (once; torch is the large one) ..."

@@ -14,10 +14,9 @@ from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
-from shared.model.kv import BLOCK, blocks_for
+from shared.model.kv import block_bytes, blocks_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
-from shared.model.weights import dtype_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.prompt import prompt_ids
@@ -69,11 +68,6 @@ def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
         blocks=blocks - 1,
         context=config.max_positions,
     )
-
-
-def block_bytes(config: ModelConfig) -> int:
-    """Return the bytes of one block of keys and values, over all layers."""
-    return 2 * config.layers * config.kv_width * BLOCK * dtype_of(config).itemsize
 
 
 def serve(

@@ -77,9 +77,7 @@ class LocalEngine:
         self.limits = replace(limits, context=min(limits.context, decoder.config.max_positions))
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._row_bytes = decoder.config.hidden_size * (
-            2 if decoder.config.dtype == "bfloat16" else 4
-        )
+        self._row_bytes = decoder.config.hidden_size * decoder.dtype.itemsize
         self._clock = clock
         self._scheduler = Scheduler(self.limits, clock)
         self._steps = 0

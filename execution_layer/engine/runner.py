@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from execution_layer.engine.sequence import SequenceState
-from shared.model.decoder import Decoder, Row, state_bytes
+from shared.model.decoder import Decoder, Span, state_bytes
 from shared.model.kv import KVCache
 from shared.model.sampler import Sampled
 
@@ -21,14 +21,15 @@ class Runner:
     def run(self, plan: Sequence[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Sampled]]:
         """Advance every planned sequence; return (sequence, sampled) for those whose next token was sampled."""
         begun = time.perf_counter()
-        rows: list[Row] = []
+        layout: list[Span] = []
         spans: list[tuple[SequenceState, int, int]] = []
+        rows = 0
         for sequence, count in plan:
-            first = len(rows)
-            for place, token in enumerate(sequence.next_tokens(count), sequence.computed):
-                rows.append(Row(token, place, sequence.blocks))
-            spans.append((sequence, first, len(rows)))
-        hidden = self._decoder.forward(rows, self._cache)
+            tokens = sequence.next_tokens(count)
+            layout.append(Span(tokens, sequence.computed, sequence.blocks))
+            spans.append((sequence, rows, rows + len(tokens)))
+            rows += len(tokens)
+        hidden = self._decoder.forward(layout, self._cache)
         ready = [
             (item, last - 1)
             for item, first, last in spans
@@ -39,7 +40,7 @@ class Runner:
             fresh = first + sequence.hashed_of(last - first)
             sequence.hasher.append(state_bytes(hidden[fresh:last]))
             sequence.computed += last - first
-        share = (time.perf_counter() - begun) / len(rows)
+        share = (time.perf_counter() - begun) / rows
         for sequence, first, last in spans:
             sequence.compute_s += share * (last - first)
         return sampled

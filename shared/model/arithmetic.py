@@ -1,62 +1,92 @@
-"""Operations whose result for one row does not depend on the other rows.
+"""The decoder's operations over torch tensors, each the native kernel's (native/kernels.h).
 
-The rule: every operation sees a tile of exactly TILE rows, so each matrix product has one shape for a given weight, whatever
-the batch; rows that are missing are padding. Within one shape, a row's result is the same in every place of the tile and beside
-any neighbours (tests hold this against permuted and lonely rows). Tiles are whole multiples of every vector width, so no
-element is ever computed by a scalar tail.
+Every result element is one chain of multiply-adds in a fixed order (native/tile.h), so it depends on its own row and weights and on
+nothing else: not on other rows, their number, the threads, or the instruction set.
 
-Shape suffixes: R rows of a tile (16), D model width, H heads, K key-value heads, G heads per key-value head, E head
-width, B key-value blocks, S positions of a block (64), V vocabulary.
+Inputs of products are in the compute dtype: bfloat16 for bfloat16 checkpoints, else float32. The states between layers
+are float32 throughout.
 """
+
+from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from shared.model.rope import Rope, inverse_frequencies
+from shared.model.native.library import LANES, Matrix, kernels
 
-TILE = 16
-KERNELS = "tile16-block64-v2"
-"""Names this module's and `attention`'s reduction orders in the numeric profile."""
+KERNELS: Final = "chain-1"
+"""Names the order of every sum (native/tile.h) and every function's definition (native/vector.h) in the numeric profile."""
 
 
-def linear(x_RD: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply one tile with a weight (out, in), and add a bias (out)."""
-    assert x_RD.shape[0] == TILE
-    product = functional.linear(x_RD, weight)
-    return product if bias is None else product + bias
+def pairs_of(dtype: torch.dtype) -> int:
+    """Return 1 where a unit of four bytes holds two elements."""
+    assert dtype in {torch.bfloat16, torch.float32}
+    return int(dtype == torch.bfloat16)
 
 
-def rms_norm(x_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm: statistics and product in float32, result in the tile's dtype."""
-    x = x_RD.float()
-    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    return (x * scale).to(x_RD.dtype) * weight_D
+def pointer(tensor: Tensor | None) -> int | None:
+    """Return a contiguous tensor's address."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
 
 
-def gated(gate_up: Tensor) -> Tensor:
-    """Return silu(gate) · up of a tile whose columns are gate, then up.
+class Packed:
+    """A weight (out, in) in panels of 16 outputs, with its bias (out,) in float32."""
 
-    silu is written out, g / (1 + exp(-g)) in float32: torch's own ends every thread's share of the tile in a scalar tail
-    whose exponential is another one, so a row's bits would depend on where the shares meet.
-    """
-    gate, up = gate_up.chunk(2, dim=-1)
-    g = gate.float()
-    return g.div(g.neg().exp_().add_(1.0)).to(gate_up.dtype) * up
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        rows, columns = weight.shape
+        self.dtype = weight.dtype
+        pairs = pairs_of(self.dtype)
+        assert columns % (pairs + 1) == 0
+        units, panels = columns // (pairs + 1), -(-rows // LANES)
+        self._data = torch.empty(panels * units * LANES, dtype=torch.int32)
+        kernels().pack(pointer(weight.contiguous()), rows, columns, pairs, pointer(self._data))
+        self._bias = None
+        if bias is not None:  # whole panels are read
+            self._bias = torch.zeros(panels * LANES)
+            self._bias[:rows] = bias.float()
+        self.rows, self.columns = rows, columns
+        self.matrix = Matrix(pointer(self._data), pointer(self._bias), rows, units)
+
+    def embed(self, tokens_R: Tensor) -> Tensor:
+        """Return rows of the weight as float32 (R, in); tokens are int64. ValueError for one outside."""
+        assert tokens_R.dtype == torch.int64
+        if not 0 <= int(tokens_R.min()) <= int(tokens_R.max()) < self.rows:
+            raise ValueError("a token lies outside the vocabulary")
+        out = torch.empty(len(tokens_R), self.columns)
+        kernels().embed(
+            self.matrix, pointer(tokens_R), len(tokens_R), pairs_of(self.dtype), pointer(out)
+        )
+        return out
+
+    def linear(self, x_RD: Tensor) -> Tensor:
+        """Return x · weightᵀ + bias as float32 (R, out)."""
+        assert x_RD.dtype == self.dtype
+        assert x_RD.shape[1] == self.columns
+        out = torch.empty(len(x_RD), self.rows)
+        kernels().linear(self.matrix, pointer(x_RD), len(x_RD), pairs_of(self.dtype), pointer(out))
+        return out
 
 
 class Rotary:
-    """Rotary position embedding (rotate-half form), tables in float32."""
+    """Rotary position embedding (rotate-half form): tables (positions, head width / 2) in float32.
 
-    def __init__(self, head_dim: int, rope: Rope, positions: int) -> None:
-        frequencies = torch.from_numpy(inverse_frequencies(head_dim, rope))
-        angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
-        table = torch.cat([angles, angles], dim=-1)
-        self._cos, self._sin = table.cos().float(), table.sin().float()
+    Angles are exact products of a position and a float32 frequency; sine and cosine are computed with plain
+    operations of float64, so the table does not depend on a mathematical library.
+    """
 
-    def __call__(self, x_RHE: Tensor, positions_R: Tensor) -> Tensor:
-        """Rotate each row by its position."""
-        cos, sin = self._cos[positions_R].unsqueeze(1), self._sin[positions_R].unsqueeze(1)
-        x = x_RHE.float()
-        low, high = x.chunk(2, dim=-1)
-        return (x * cos + torch.cat([-high, low], dim=-1) * sin).to(x_RHE.dtype)
+    def __init__(self, frequencies: Tensor, positions: int, magnitude: float = 1.0) -> None:
+        frequencies = frequencies.float().contiguous()
+        self.positions = positions
+        self.cosines = torch.empty(positions, len(frequencies))
+        self.sines = torch.empty(positions, len(frequencies))
+        kernels().rotary(
+            pointer(frequencies),
+            len(frequencies),
+            positions,
+            magnitude,
+            pointer(self.cosines),
+            pointer(self.sines),
+        )

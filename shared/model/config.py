@@ -15,8 +15,8 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import read_json
 
 DTYPES = ("bfloat16", "float16", "float32")
-ALIGNMENT = 32
-"""Widths are multiples of this, so that no vector operation ends in a scalar tail."""
+ALIGNMENT = 16
+"""Widths are multiples of this: the lanes of the kernels (native/vector.h)."""
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),

@@ -3,122 +3,149 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.model.arithmetic import TILE, Rotary, gated, linear, rms_norm
-from shared.model.attention import attend
+from shared.model import rope
+from shared.model.arithmetic import Packed, Rotary, pairs_of, pointer
 from shared.model.config import ModelConfig
-from shared.model.kv import BLOCK, NULL_BLOCK, KVCache
-from shared.model.weights import Weights, WeightsLoader, load_weights
+from shared.model.kv import BLOCK, KVCache
+from shared.model.native import library
+from shared.model.native.library import kernels
+from shared.model.weights import Weights, WeightsLoader, compute_dtype, load_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One token of one sequence: its position, and the blocks that hold the sequence's keys and values."""
+class Span:
+    """Consecutive tokens of one sequence: the first one's position, and the blocks that hold the sequence's keys and values."""
 
-    token: int
+    tokens: Sequence[int]
     position: int
     blocks: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Up to 16 rows as tensors; missing rows point at the null block."""
+class Batch:
+    """The spans of one pass as the kernels read them. Raises ValueError for what lies outside cache or positions."""
 
-    tokens_R: Tensor
-    positions_R: Tensor
-    slots_R: Tensor
-    blocks_RB: Tensor
-    lengths_R: Tensor
+    def __init__(self, tokens: Tensor, table: NDArray[np.int64], blocks: NDArray[np.int32]) -> None:
+        self.tokens = tokens
+        self._table, self._blocks = table, blocks  # kept while the kernels read them
+        self.struct = library.Batch(len(tokens), len(table), table.ctypes.data)
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Tile":
-        """Lay out rows; all positions of one sequence must come in order."""
-        assert 0 < len(rows) <= TILE
-        missing = TILE - len(rows)
-        needed = max(row.position // BLOCK + 1 for row in rows)
-        blocks = [
-            [*row.blocks[: row.position // BLOCK + 1]]
-            + [NULL_BLOCK] * (needed - row.position // BLOCK - 1)
-            for row in rows
-        ]
-        slots = [row.blocks[row.position // BLOCK] * BLOCK + row.position % BLOCK for row in rows]
-        return cls(
-            tokens_R=torch.tensor([row.token for row in rows] + [0] * missing),
-            positions_R=torch.tensor([row.position for row in rows] + [0] * missing),
-            slots_R=torch.tensor(slots + [NULL_BLOCK] * missing),
-            blocks_RB=torch.tensor(blocks + [[NULL_BLOCK] * needed] * missing),
-            lengths_R=torch.tensor([row.position + 1 for row in rows] + [1] * missing),
-        )
-
-
-class Layer:
-    """One transformer layer with fused projections."""
-
-    def __init__(self, weights: Weights, index: int, config: ModelConfig) -> None:
-        prefix = f"model.layers.{index}."
-
-        def fused(*names: str, part: str = "weight") -> Tensor:
-            return torch.cat([weights[f"{prefix}{name}.{part}"] for name in names]).contiguous()
-
-        self._config = config
-        self._norm_in = weights[prefix + "input_layernorm.weight"]
-        self._norm_out = weights[prefix + "post_attention_layernorm.weight"]
-        qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self._qkv = fused(*qkv)
-        self._qkv_bias = fused(*qkv, part="bias") if config.qkv_bias else None
-        self._q_norm, self._k_norm = (
-            weights[f"{prefix}self_attn.{name}.weight"] if config.qk_norm else None
-            for name in ("q_norm", "k_norm")
-        )
-        self._window = config.layer_windows[index]
-        self._o = fused("self_attn.o_proj")
-        self._gate_up = fused("mlp.gate_proj", "mlp.up_proj")
-        self._down = fused("mlp.down_proj")
-
-    def __call__(
-        self, x_RD: Tensor, tile: Tile, cache: KVCache, slot: int, rotary: Rotary
-    ) -> Tensor:
-        """Return the tile's states after this layer, having stored its keys and values at cache layer `slot`."""
-        config = self._config
-        normed = rms_norm(x_RD, self._norm_in, config.rms_norm_eps)
-        qkv = linear(normed, self._qkv, self._qkv_bias).view(TILE, -1, config.head_dim)
-        q, k, v = qkv.split([config.heads, config.kv_heads, config.kv_heads], dim=1)
-        if self._q_norm is not None and self._k_norm is not None:
-            q = rms_norm(q, self._q_norm, config.rms_norm_eps)
-            k = rms_norm(k, self._k_norm, config.rms_norm_eps)
-        cache.write(slot, tile.slots_R, rotary(k, tile.positions_R), v)
-        attended = attend(
-            rotary(q, tile.positions_R),
-            cache.keys[slot],
-            cache.values[slot],
-            tile.blocks_RB,
-            tile.lengths_R,
-            self._window,
-        )
-        x_RD = x_RD + linear(attended, self._o)
-        normed = rms_norm(x_RD, self._norm_out, config.rms_norm_eps)
-        return x_RD + linear(gated(linear(normed, self._gate_up)), self._down)
+    def of(cls, spans: Sequence[Span], cache: KVCache, positions: int) -> Self:
+        """Lay spans out row after row."""
+        counts = np.array([len(span.tokens) for span in spans], dtype=np.int64)
+        places = np.array([span.position for span in spans], dtype=np.int64)
+        held = np.array([len(span.blocks) for span in spans], dtype=np.int64)
+        tokens = np.array([token for span in spans for token in span.tokens], dtype=np.int64)
+        blocks = np.array([block for span in spans for block in span.blocks], dtype=np.int32)
+        ends = places + counts
+        if not spans or counts.min() < 1 or places.min() < 0 or ends.max() > positions:
+            raise ValueError("a span lies outside the positions of this model")
+        if (
+            (held * BLOCK < ends).any()
+            or not len(blocks)
+            or blocks.min() < 1
+            or blocks.max() > cache.blocks
+        ):
+            raise ValueError("a span's blocks lie outside the cache, or are too few")
+        starts = blocks.ctypes.data + 4 * (np.cumsum(held) - held)
+        table = np.stack([np.cumsum(counts) - counts, counts, places, starts], axis=1)
+        return cls(torch.from_numpy(tokens), np.ascontiguousarray(table), blocks)
 
 
 class Stage:
-    """A contiguous range of layers [first, last)."""
+    """A contiguous range of layers [first, last). Not for use by two threads at once."""
 
     def __init__(self, weights: Weights, config: ModelConfig, first: int, last: int) -> None:
         assert 0 <= first <= last <= config.layers
-        self._layers = [Layer(weights, index, config) for index in range(first, last)]
-        self._rotary = Rotary(config.head_dim, config.rope, config.max_positions)
+        self.positions = config.max_positions
+        self._rotary = Rotary(
+            torch.from_numpy(rope.inverse_frequencies(config.head_dim, config.rope)),
+            config.max_positions,
+        )
+        self._shape = library.Shape(
+            pairs=pairs_of(compute_dtype(config)),
+            hidden=config.hidden_size,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            inner=config.intermediate_size,
+            eps=config.rms_norm_eps,
+            scale=config.head_dim**-0.5,
+            cosines=pointer(self._rotary.cosines),
+            sines=pointer(self._rotary.sines),
+        )
+        self._kept: list[Packed | Tensor] = []
+        self._layers = (library.Layer * (last - first))(
+            *(self._layer(weights, config, index) for index in range(first, last))
+        )
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._bound: KVCache | None = None
 
-    def __call__(self, states: list[Tensor], tiles: Sequence[Tile], cache: KVCache) -> list[Tensor]:
-        """Run all tiles through each layer in turn, so that a layer's weights stay in the processor's cache."""
-        for slot, layer in enumerate(self._layers):
-            states = [
-                layer(x_RD, tile, cache, slot, self._rotary)
-                for x_RD, tile in zip(states, tiles, strict=True)
-            ]
-        return states
+    def _layer(self, weights: Weights, config: ModelConfig, index: int) -> library.Layer:
+        prefix, dtype = f"model.layers.{index}.", compute_dtype(config)
+
+        def packed(*names: str, biased: bool = False) -> library.Matrix:
+            weight = torch.cat([weights[f"{prefix}{name}.weight"].to(dtype) for name in names])
+            bias = torch.cat([weights[f"{prefix}{n}.bias"] for n in names]) if biased else None
+            matrix = Packed(weight, bias)
+            self._kept.append(matrix)
+            return matrix.matrix
+
+        def norm(name: str) -> int | None:
+            vector = weights[f"{prefix}{name}.weight"].float().contiguous()
+            self._kept.append(vector)
+            return pointer(vector)
+
+        attention = [f"self_attn.{name}_proj" for name in "qkv"]
+        return library.Layer(
+            qkv=packed(*attention, biased=config.qkv_bias),
+            o=packed("self_attn.o_proj"),
+            gate=packed("mlp.gate_proj"),
+            up=packed("mlp.up_proj"),
+            down=packed("mlp.down_proj"),
+            norm_in=norm("input_layernorm"),
+            norm_out=norm("post_attention_layernorm"),
+            norm_q=norm("self_attn.q_norm") if config.qk_norm else None,
+            norm_k=norm("self_attn.k_norm") if config.qk_norm else None,
+            window=config.layer_windows[index],
+        )
+
+    def __call__(self, states_RD: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        """Run float32 states through the layers, in place; their keys and values go to the cache's layers 0, 1, …"""
+        assert states_RD.dtype == torch.float32
+        assert states_RD.shape == (batch.struct.rows, self._shape.hidden)
+        if cache is not self._bound:
+            assert len(cache.keys) == len(self._layers)
+            for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
+                layer.keys, layer.values = pointer(keys), pointer(values)
+            self._bound = cache
+        needed = kernels().workspace(self._shape, len(self._layers), batch.struct)
+        if needed > len(self._workspace):
+            self._workspace = torch.empty(needed + needed // 4, dtype=torch.uint8)
+        kernels().layers(
+            self._shape,
+            self._layers,
+            len(self._layers),
+            batch.struct,
+            pointer(states_RD),
+            pointer(self._workspace),
+        )
+        return states_RD
+
+    def norm(self, states_RD: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the root-mean-square norm of float32 states, in the compute dtype."""
+        out = torch.empty(states_RD.shape, dtype=dtype)
+        kernels().norm(
+            self._shape, pointer(states_RD), pointer(weight_D), len(states_RD), pointer(out)
+        )
+        return out
 
 
 class Decoder:
@@ -126,44 +153,41 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
+        self.dtype = compute_dtype(config)
+        """Of hidden states, keys and values."""
         self.forward_passes = 0
         """How many passes this decoder has made."""
-        self._embedding = weights["model.embed_tokens.weight"]
-        self._head = self._embedding if config.tie_word_embeddings else weights["lm_head.weight"]
-        self._norm = weights["model.norm.weight"]
+        self._embedding = Packed(weights["model.embed_tokens.weight"].to(self.dtype))
+        self._head = (
+            self._embedding
+            if config.tie_word_embeddings
+            else Packed(weights["lm_head.weight"].to(self.dtype))
+        )
+        self._norm = weights["model.norm.weight"].float().contiguous()
         self._stage = Stage(weights, config, 0, config.layers)
 
-    @torch.inference_mode()
-    def forward(self, rows: Sequence[Row], cache: KVCache) -> Tensor:
-        """Return the final hidden states (rows, D), after the final norm, in one pass."""
+    def forward(self, spans: Sequence[Span], cache: KVCache) -> Tensor:
+        """Return the final hidden states (rows, D), after the final norm, of all spans' tokens in order, in one pass."""
         self.forward_passes += 1
-        tiles = [Tile.of(rows[start : start + TILE]) for start in range(0, len(rows), TILE)]
-        states = [self._embedding[tile.tokens_R] for tile in tiles]
-        states = self._stage(states, tiles, cache)
-        normed = [rms_norm(x_RD, self._norm, self.config.rms_norm_eps) for x_RD in states]
-        return torch.cat(normed)[: len(rows)]
+        batch = Batch.of(spans, cache, self._stage.positions)
+        states = self._stage(self._embedding.embed(batch.tokens), batch, cache)
+        return self._stage.norm(states, self._norm, self.dtype)
 
-    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (rows, V) of final hidden states."""
-        rows = hidden.shape[0]
-        padded = torch.zeros((-(-rows // TILE) * TILE, hidden.shape[1]), dtype=hidden.dtype)
-        padded[:rows] = hidden
-        parts = [linear(padded[i : i + TILE], self._head) for i in range(0, len(padded), TILE)]
-        return torch.cat(parts)[:rows].float()
+        return self._head.linear(hidden)
 
 
 def load_decoder(
     folder: Path, *, weights_loader: WeightsLoader = load_weights, threads: int | None = None
 ) -> Decoder:
-    """Load a checkpoint folder. `threads` sets torch's thread count for the whole process."""
+    """Load a checkpoint folder. `threads` sets how many threads passes use, for the whole process."""
     if threads is not None:
-        torch.set_num_threads(threads)
+        kernels().threads(threads)
     config = ModelConfig.from_folder(folder)
     return Decoder(config, weights_loader(folder, config))
 
 
 def state_bytes(hidden: Tensor) -> bytes:
     """Return states as they are hashed: little-endian bytes, row by row."""
-    flat = hidden.contiguous().view(torch.uint8)
-    return flat.numpy().tobytes()
+    return hidden.contiguous().view(torch.uint8).numpy().tobytes()

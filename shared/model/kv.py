@@ -1,10 +1,10 @@
-"""Keys and values in blocks of 64 positions; block 0 belongs to padding rows."""
+"""Keys and values in blocks of 64 positions; block 0 belongs to nobody."""
 
 import torch
 from torch import Tensor
 
 from shared.model.config import ModelConfig
-from shared.model.weights import dtype_of
+from shared.model.weights import compute_dtype
 
 BLOCK = 64
 NULL_BLOCK = 0
@@ -15,27 +15,23 @@ def blocks_for(positions: int) -> int:
     return -(-positions // BLOCK)
 
 
+def block_bytes(config: ModelConfig) -> int:
+    """Return the bytes that one block of all layers takes."""
+    element = compute_dtype(config).itemsize
+    return 2 * config.layers * config.kv_heads * config.head_dim * BLOCK * element
+
+
 class KVCache:
-    """Storage for `blocks` usable blocks and the null block, for each layer of a range."""
+    """Storage for `blocks` usable blocks and the null block, for each layer of a range.
+
+    Keys are (blocks, kv heads, head width, 64) and values (blocks, kv heads, 64, head width) in units of four bytes: two
+    neighbouring elements of the head (keys) or positions (values) share a unit in bfloat16. What the kernels store is finite.
+    """
 
     def __init__(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> None:
         count = config.layers if layers is None else layers
-        shape = (blocks + 1, config.kv_heads, config.head_dim, BLOCK)
-        self.keys = [torch.zeros(shape, dtype=dtype_of(config)) for _ in range(count)]
-        self.values = [
-            torch.zeros(
-                (blocks + 1, config.kv_heads, BLOCK, config.head_dim), dtype=dtype_of(config)
-            )
-            for _ in range(count)
-        ]
+        self.dtype = compute_dtype(config)
+        shape = (blocks + 1, config.kv_heads, config.head_dim * BLOCK)
+        self.keys: list[Tensor] = [torch.zeros(shape, dtype=self.dtype) for _ in range(count)]
+        self.values: list[Tensor] = [torch.zeros(shape, dtype=self.dtype) for _ in range(count)]
         self.blocks = blocks
-
-    def write(self, layer: int, slots_R: Tensor, k_RKE: Tensor, v_RKE: Tensor) -> None:
-        """Store one tile's keys and values at slots (block · 64 + place).
-
-        Stored values are finite: attention multiplies those beyond a row's length with zero, and a neighbour's overflow must
-        not make that anything but zero.
-        """
-        block, place = slots_R // BLOCK, slots_R % BLOCK
-        self.keys[layer][block, :, :, place] = k_RKE
-        self.values[layer][block, :, place, :] = v_RKE.nan_to_num()

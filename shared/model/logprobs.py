@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.model.functions import ln
 from shared.model.selecting import defined, largest, ordered, weight_sum, weights
 from shared.statements.logprobs import LEAST_LOGPROB, TokenLogprobs
 
@@ -49,4 +50,4 @@ def _micro_nats(z: NDArray[np.float32], tokens: Sequence[int]) -> list[int]:
 
 def _value(gap: float, total: float) -> float:
     """Return a log-probability in micro-nats, unrounded."""
-    return float(max((gap - math.log(total)) * MICRO, LEAST_LOGPROB))
+    return float(max((gap - float(ln(np.array([total]))[0])) * MICRO, LEAST_LOGPROB))

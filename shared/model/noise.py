@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from numpy.typing import NDArray
 
+from shared.model.functions import ln
+
 NOISE_LABEL: Final = b"counterfoil/v1/sampling-noise"
 WORDS: Final = 4
 """u32 words in a block of AES."""
@@ -48,7 +50,7 @@ class Noise:
     @staticmethod
     def exponential(words: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Return E = −ln((x + ½) / 2^32) for every word."""
-        energies: NDArray[np.float64] = -np.log((words.astype(np.float64) + 0.5) / 2.0**32)
+        energies: NDArray[np.float64] = -ln((words.astype(np.float64) + 0.5) / 2.0**32)
         return energies
 
     def _prefix(self, position: int) -> bytes:

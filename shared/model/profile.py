@@ -1,8 +1,9 @@
 """The numeric profile: everything that fixes the bits of a forward pass, with a probe that is run, not declared.
 
-The probe is one pass of a small decoder over weights made from SHA-256, so it depends on no random generator, file or served
-model. Processes whose profiles are equal compute the same bits; a processor limited to fewer instructions fails
-the probe even where every label is the same.
+The kernels define every operation (native/tile.h, native/vector.h), so neither the instruction set nor the number of threads nor
+the version of a library is part of the profile. The probe holds the process to that: one pass of a small decoder over weights made from
+SHA-256, which depends on no random generator, file or served model, with tables and functions at many places. A processor
+or a compiler that computes anything else has another probe, hence another profile.
 """
 
 import platform
@@ -14,9 +15,10 @@ import torch
 
 from shared.codec import cbor
 from shared.codec.cbor import Value
-from shared.model.arithmetic import KERNELS
+from shared.model import functions
+from shared.model.arithmetic import KERNELS, Rotary
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Row, state_bytes
+from shared.model.decoder import Decoder, Span, state_bytes
 from shared.model.kv import KVCache, blocks_for
 from shared.model.sampler import Sampler
 from shared.model.weights import dtype_of, expected_shapes
@@ -24,6 +26,7 @@ from shared.statements.request import SamplingSettings
 
 PROBE_TOKENS = 80
 """More than one block of keys, and not a multiple of a tile."""
+PROBE_POINTS = 4096
 
 Profile = Mapping[str, str | int]
 
@@ -33,14 +36,8 @@ def numeric_profile(dtype: str) -> dict[str, str | int]:
     return {
         "device": "cpu",
         "architecture": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
         "dtype": dtype,
         "kernels": KERNELS,
-        "torch": str(torch.__version__),
-        "numpy": str(np.__version__),
-        "threads": torch.get_num_threads(),
-        "onednn": int(torch.backends.mkldnn.is_available()),
-        "mkl": int(torch.backends.mkl.is_available()),
         "probe": probe(dtype),
     }
 
@@ -71,12 +68,21 @@ def probe(dtype: str) -> str:
         config, {n: _tensor(n, s, config) for n, s in expected_shapes(config).items()}
     )
     blocks = range(1, blocks_for(PROBE_TOKENS) + 1)
-    rows = [Row(7 * place % 256, place, blocks) for place in range(PROBE_TOKENS)]
-    hidden = decoder.forward(rows, KVCache(config, len(blocks)))
+    tokens = [7 * place % 256 for place in range(PROBE_TOKENS)]
+    hidden = decoder.forward([Span(tokens, 0, blocks)], KVCache(config, len(blocks)))
     sampler = Sampler(SamplingSettings(1, top_p_ppm=900_000), bytes(32))
     logits = decoder.logits(hidden).numpy()
     chosen = [sampler.choose(row, place) for place, row in enumerate(logits)]
-    return sha256(state_bytes(hidden) + bytes(chosen)).hexdigest()
+    return sha256(state_bytes(hidden) + bytes(chosen) + _functions()).hexdigest()
+
+
+def _functions() -> bytes:
+    """Return what the tables and functions give at places spread over their range."""
+    spread = np.arange(1, PROBE_POINTS + 1, dtype=np.uint64) * np.uint64(2654435761) % 2**32
+    points = spread.astype(np.float64) / 2.0**32
+    table = Rotary(torch.from_numpy(points[:8] * 40.0), PROBE_POINTS)
+    values = functions.ln(points).tobytes() + functions.exp(-40.0 * points).tobytes()
+    return values + state_bytes(table.cosines) + state_bytes(table.sines)
 
 
 def _tensor(name: str, shape: tuple[int, ...], config: ModelConfig) -> torch.Tensor:

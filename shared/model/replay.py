@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.commitments.exact import ActivationHasher, Activations
-from shared.model.decoder import Decoder, Row, state_bytes
+from shared.model.decoder import Decoder, Span, state_bytes
 from shared.model.kv import KVCache, blocks_for
 from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
@@ -41,8 +41,7 @@ def replay(
     _check(decoder, tokens)
     blocks = range(1, blocks_for(len(tokens)) + 1)
     cache = KVCache(decoder.config, len(blocks))
-    rows = [Row(token, position, blocks) for position, token in enumerate(tokens)]
-    hidden = decoder.forward(rows, cache)
+    hidden = decoder.forward([Span(tokens, 0, blocks)], cache)
     hasher = ActivationHasher(len(prompt), hidden.shape[1] * hidden.element_size())
     hasher.append(state_bytes(hidden if output else hidden[:-1]))
     if not output:

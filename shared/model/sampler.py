@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.model.functions import exp, ln
 from shared.model.logprobs import token_logprobs
 from shared.model.noise import Noise
 from shared.model.penalties import Penalties
@@ -91,7 +92,7 @@ class Sampler:
             if kept is None:
                 # A little below the bar, so that the exact comparison that follows decides.
                 kept = np.flatnonzero(values >= top + np.log(least) / scale - 1e-3 * (abs(top) + 1))
-            weights = np.exp(values[kept].astype(np.float64) * scale - float(top) * scale)
+            weights = exp(values[kept].astype(np.float64) * scale - float(top) * scale)
             kept = kept[weights >= least]
         return kept
 
@@ -114,7 +115,7 @@ class Sampler:
         return int(kept[np.argmax(self._scores(values[kept], words, scale))])
 
     def _scores(self, values: Floats, words: NDArray[np.uint32], scale: float) -> Floats:
-        scores: Floats = values.astype(np.float64) * scale - np.log(self._noise.exponential(words))
+        scores: Floats = values.astype(np.float64) * scale - ln(self._noise.exponential(words))
         return scores
 
     def _able(self, values: Floats, top: float, scale: float, position: int) -> Indexes:

@@ -6,6 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.model.functions import exp
+
 Floats = NDArray[np.floating]
 Indexes = NDArray[np.int64]
 
@@ -69,7 +71,7 @@ def weights(values: Floats, scale: float = 1.0) -> Iterator[NDArray[np.float64]]
     """Yield exp(y − max y) with y = scale · value as float64, in parts that a cache holds."""
     top = float(values.max()) * scale
     for first in range(0, len(values), BLOCK):
-        yield np.exp(values[first : first + BLOCK].astype(np.float64) * scale - top)
+        yield exp(values[first : first + BLOCK].astype(np.float64) * scale - top)
 
 
 def weight_sum(values: Floats, scale: float = 1.0) -> float:

@@ -25,6 +25,11 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
     return DTYPES[config.dtype]
 
 
+def compute_dtype(config: ModelConfig) -> torch.dtype:
+    """Return the dtype of products' inputs, hidden states, keys and values; float16 weights are computed in float32."""
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return every tensor's name (Hugging Face's) and shape."""
     width, inner = config.hidden_size, config.intermediate_size

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from execution_layer.bootstrap import MIB, block_bytes, engine_limits
+from execution_layer.bootstrap import MIB, engine_limits
 from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
-from shared.model.kv import BLOCK, KVCache
+from shared.model.kv import BLOCK, KVCache, block_bytes
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from tests.shared.model import tiny

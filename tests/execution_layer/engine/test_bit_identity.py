@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from execution_layer.engine.prefix import PrefixCache
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
+from shared.model import arithmetic
 from shared.model import decoder as decoder_module
-from shared.model.attention import attend
 from shared.statements.request import PPM, SamplingSettings
 from tests.execution_layer.engine.traffic import (
     Arrival,
@@ -29,6 +27,7 @@ from tests.execution_layer.engine.traffic import (
     tokens_of,
 )
 from tests.shared.model import tiny
+from tests.shared.model.mutants import MUTANTS, mutated
 
 DTYPES = ("bfloat16", "float32")
 few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -147,46 +146,16 @@ def test_at_least_eight_sequences_advance_in_one_pass(dtype):
     assert decoder.forward_passes == 4
 
 
-def distinct(rows: Tensor) -> bool:
-    """Say whether a tile holds more than one sequence or position."""
-    return len({tuple(row) for row in rows[:, :4].tolist()}) > 2
-
-
-def linear_in_halves(x: Tensor, weight: Tensor) -> Tensor:
-    """Sum in another order when the tile has company."""
-    if not distinct(x):
-        return torch.nn.functional.linear(x, weight)
-    half = x.shape[1] // 2
-    low = torch.nn.functional.linear(x[:, :half], weight[:, :half])
-    return low + torch.nn.functional.linear(x[:, half:], weight[:, half:])
-
-
-def linear_without_padding(x: Tensor, weight: Tensor) -> Tensor:
-    """Sum in four parts, as a kernel for single rows may, when the tile has no company."""
-    if distinct(x):
-        return torch.nn.functional.linear(x, weight)
-    parts = zip(x.chunk(4, dim=1), weight.chunk(4, dim=1), strict=True)
-    return torch.stack([torch.nn.functional.linear(a, b) for a, b in parts]).sum(0)
-
-
-def attend_with_a_neighbours_length(q: Tensor, *rest: Tensor) -> Tensor:
-    """Let the longest row of the tile reach every row's scores."""
-    return attend(q * (1 + int(rest[-1].max()) * 2**-12), *rest)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("name", "mutant"),
-    [
-        ("linear", linear_in_halves),
-        ("linear", linear_without_padding),
-        ("attend", attend_with_a_neighbours_length),
-    ],
-)
-def test_the_property_notices_arithmetic_that_depends_on_company(dtype, name, mutant, monkeypatch):
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_property_notices_one_reduction_order_that_depends_on_company(
+    dtype, mutant, tmp_path_factory, monkeypatch
+):
     [lonely] = fixed(1, tokens=20)
     mix = Mix((lonely, replace(lonely, prompt=lonely.prompt * 4, at=3)), prefill_rows=40)
     check(tiny.decoder(dtype), mix)
-    monkeypatch.setattr(decoder_module, name, mutant)
+    kernels = mutated(mutant, tmp_path_factory)
+    for module in (arithmetic, decoder_module):
+        monkeypatch.setattr(module, "kernels", lambda: kernels)
     with pytest.raises(AssertionError):
         check(tiny.decoder(dtype), mix)

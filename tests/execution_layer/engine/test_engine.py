@@ -15,7 +15,7 @@ from torch import Tensor
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
 from execution_layer.engine.scheduler import Limits
-from shared.model.decoder import Decoder, Row
+from shared.model.decoder import Decoder, Span
 from shared.model.kv import KVCache
 from shared.model.replay import replay
 from shared.model.sampler import Sampler
@@ -38,18 +38,18 @@ LIMITS = Limits(sequences=16, prefill_rows=64, blocks=32, context=256)
 
 
 class FakeDecoder(Decoder):
-    """The tiny decoder; it notes each pass's rows, and fails or waits when told to."""
+    """The tiny decoder; it notes each pass's spans, and fails or waits when told to."""
 
-    calls: list[list[Row]]
+    calls: list[list[Span]]
     broken: bool
     gate: threading.Event
 
-    def forward(self, rows: Sequence[Row], cache: KVCache) -> Tensor:
+    def forward(self, spans: Sequence[Span], cache: KVCache) -> Tensor:
         self.gate.wait(60)
-        self.calls.append(list(rows))
+        self.calls.append(list(spans))
         if self.broken:
             raise RuntimeError("the device fell off the bus")
-        return super().forward(rows, cache)
+        return super().forward(spans, cache)
 
 
 def decoder(dtype: str = "bfloat16") -> FakeDecoder:
@@ -84,8 +84,8 @@ async def seen(generation: LocalGeneration) -> Served:
     return result
 
 
-def sequences_in(rows: Sequence[Row]) -> int:
-    return len({tuple(row.blocks) for row in rows})
+def rows_in(spans: Sequence[Span]) -> int:
+    return sum(len(span.tokens) for span in spans)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -98,8 +98,8 @@ async def test_eight_requests_advance_together_in_every_pass(dtype):
     await working.start()
     served = await asyncio.gather(*(seen(generation) for generation in generations))
     await working.stop()
-    assert [sequences_in(rows) for rows in counted.calls] == [8] * 12
-    assert all(len(rows) == 8 for rows in counted.calls)
+    assert [len(spans) for spans in counted.calls] == [8] * 12
+    assert all(rows_in(spans) == 8 for spans in counted.calls)
     tokens = sum(len(one.tokens) for one in served)
     assert tokens / len(counted.calls) == 8
     assert counted.forward_passes == len(counted.calls)
@@ -112,7 +112,7 @@ async def test_prompts_and_decoding_share_a_pass():
     working.step()
     working.submit(long(prompt=50))
     working.step()
-    assert [len(rows) for rows in counted.calls] == [1, 1 + 50]
+    assert [rows_in(spans) for spans in counted.calls] == [1, 1 + 50]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from shared.model.arithmetic import TILE, gated, rms_norm
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Row, Stage, Tile, load_decoder, state_bytes
+from shared.model.decoder import Batch, Decoder, Span, Stage, load_decoder, state_bytes
 from shared.model.kv import BLOCK, KVCache, blocks_for
 from shared.model.replay import replay
 from shared.model.weights import Weights
@@ -67,8 +66,7 @@ def reference(config: ModelConfig, weights: Weights, tokens: list[int]) -> tuple
 
 def one_pass(decoder: Decoder, tokens: list[int]) -> Tensor:
     blocks = range(1, blocks_for(len(tokens)) + 1)
-    rows = [Row(token, place, blocks) for place, token in enumerate(tokens)]
-    return decoder.forward(rows, KVCache(decoder.config, len(blocks)))
+    return decoder.forward([Span(tokens, 0, blocks)], KVCache(decoder.config, len(blocks)))
 
 
 @pytest.mark.parametrize(
@@ -110,8 +108,7 @@ def test_any_cut_into_passes_and_any_blocks_give_the_same_bits(dtype, cuts, shif
     parts = []
     edges = [0, *sorted(cuts), len(TOKENS)]
     for first, last in pairwise(edges):
-        rows = [Row(TOKENS[place], place, blocks) for place in range(first, last)]
-        parts.append(state_bytes(decoder.forward(rows, cache)))
+        parts.append(state_bytes(decoder.forward([Span(TOKENS[first:last], first, blocks)], cache)))
     assert b"".join(parts) == whole
 
 
@@ -121,8 +118,7 @@ def test_what_an_earlier_owner_left_in_a_block_changes_nothing(dtype):
     cache = KVCache(decoder.config, 2)
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(-3e38)
-    rows = [Row(token, place, (1, 2)) for place, token in enumerate(TOKENS)]
-    assert torch.equal(decoder.forward(rows, cache), one_pass(decoder, TOKENS))
+    assert torch.equal(decoder.forward([Span(TOKENS, 0, (1, 2))], cache), one_pass(decoder, TOKENS))
 
 
 def test_a_neighbours_overflow_stays_its_own():
@@ -132,11 +128,11 @@ def test_a_neighbours_overflow_stays_its_own():
     weights["model.embed_tokens.weight"][200] = float("nan")
     decoder = Decoder(config, weights)
     clean = one_pass(decoder, TOKENS[:5])
-    rows = [Row(token, place, (1,)) for place, token in enumerate([*TOKENS[:5], 200])]
-    assert torch.equal(decoder.forward(rows, KVCache(config, 1))[:5], clean)
+    spoilt = Span([*TOKENS[:5], 200], 0, (1,))
+    assert torch.equal(decoder.forward([spoilt], KVCache(config, 1))[:5], clean)
     cache = KVCache(config, 2)
-    decoder.forward([Row(200, place, (2,)) for place in range(30)], cache)
-    again = decoder.forward([Row(t, place, (2,)) for place, t in enumerate(TOKENS[:5])], cache)
+    decoder.forward([Span([200] * 30, 0, (2,))], cache)
+    again = decoder.forward([Span(TOKENS[:5], 0, (2,))], cache)
     assert torch.equal(again, clean)
 
 
@@ -150,30 +146,37 @@ def test_logits_of_a_row_do_not_depend_on_the_others(dtype):
     assert torch.equal(decoder.logits(hidden.flip(0)).flip(0), together)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_elementwise_work_on_wide_tiles_is_the_same_in_every_row(threads):
-    """Threads share out a tile's elements; no border between them may show in the numbers."""
-    torch.set_num_threads(threads)
-    for dtype in (torch.bfloat16, torch.float32):
-        row = torch.linspace(-9, 9, 2 * 5632).sin().mul(4).to(dtype)
-        tile = row.expand(TILE, -1).contiguous()
-        out = gated(tile)
-        assert torch.equal(out, out[:1].expand_as(out))
-        normed = rms_norm(tile, row, 1e-5)
-        assert torch.equal(normed, normed[:1].expand_as(normed))
-
-
 def test_a_stage_of_some_layers_continues_where_another_ended():
     config = tiny.config()
     weights = tiny.weights(config)
-    rows = [Row(token, place, (1,)) for place, token in enumerate(TOKENS[:TILE])]
-    tile = Tile.of(rows)
-    states = [weights["model.embed_tokens.weight"][tile.tokens_R]]
-    with torch.inference_mode():
-        whole = Stage(weights, config, 0, 2)(states, [tile], KVCache(config, 1))
-        middle = Stage(weights, config, 0, 1)(states, [tile], KVCache(config, 1, layers=1))
-        end = Stage(weights, config, 1, 2)(middle, [tile], KVCache(config, 1, layers=1))
-    assert torch.equal(whole[0], end[0])
+
+    def run(states: Tensor, first: int, last: int) -> Tensor:
+        cache = KVCache(config, 1, layers=last - first)
+        batch = Batch.of([Span(TOKENS[:16], 0, (1,))], cache, config.max_positions)
+        return Stage(weights, config, first, last)(states.clone(), batch, cache)
+
+    states = weights["model.embed_tokens.weight"][torch.tensor(TOKENS[:16])]
+    assert torch.equal(run(states, 0, 2), run(run(states, 0, 1), 1, 2))
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        Span([], 0, (1,)),
+        Span([1], -1, (1,)),
+        Span([1], 256, (1, 1, 1, 1, 1)),
+        Span([1] * 65, 0, (1,)),
+        Span([1], 0, (0,)),
+        Span([1], 0, (3,)),
+        Span([1], 64, (1, -1)),
+        Span([tiny.VOCABULARY], 0, (1,)),
+        Span([-1], 0, (1,)),
+    ],
+)
+def test_nothing_outside_cache_positions_or_vocabulary_is_read(span):
+    decoder = tiny.decoder("float32")
+    with pytest.raises(ValueError, match="outside"):
+        decoder.forward([span], KVCache(decoder.config, 2))
 
 
 def test_blocks_for_counts_whole_blocks():

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from shared.model.decoder import Decoder, Row, load_decoder
+from shared.model.decoder import Decoder, Span, load_decoder
 from shared.model.kv import KVCache, blocks_for
 from tests.shared.text.backends import SHIPPED
 
@@ -110,9 +110,9 @@ class Ours:
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """Take tokens in one pass; return their logits (tokens, V)."""
-        rows = [Row(t, self._length + at, self._blocks) for at, t in enumerate(tokens)]
+        span = Span(tokens, self._length, self._blocks)
         self._length += len(tokens)
-        return self._decoder.logits(self._decoder.forward(rows, self._cache))
+        return self._decoder.logits(self._decoder.forward([span], self._cache))
 
     @classmethod
     def all_logits(cls, decoder: Decoder, tokens: Sequence[int], passes: int = 1) -> Tensor:

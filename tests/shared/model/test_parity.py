@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Row
+from shared.model.decoder import Decoder, Span
 from shared.model.kv import KVCache, blocks_for
 from shared.model.rope import Rope
 from shared.model.training.llama import Llama, LlamaShape
@@ -42,9 +42,8 @@ def both() -> tuple[Decoder, Llama]:
 def ours(decoder: Decoder, ids: list[int], passes: int = 1) -> torch.Tensor:
     blocks = range(1, blocks_for(len(ids)) + 1)
     cache = KVCache(decoder.config, len(blocks))
-    rows = [Row(token, place, blocks) for place, token in enumerate(ids)]
     edges = [len(ids) * part // passes for part in range(passes + 1)]
-    hidden = [decoder.forward(rows[a:b], cache) for a, b in pairwise(edges)]
+    hidden = [decoder.forward([Span(ids[a:b], a, blocks)], cache) for a, b in pairwise(edges)]
     return decoder.logits(torch.cat(hidden))
 
 

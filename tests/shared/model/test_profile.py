@@ -5,25 +5,29 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-import torch
 
+from shared.model import functions
 from shared.model import profile as profile_module
-from shared.model.arithmetic import rms_norm
+from shared.model.decoder import Stage
+from shared.model.native.library import VARIANTS, kernels
 from shared.model.profile import numeric_profile, probe, profile_id
 
 PROGRAM = """
-import json, sys, torch
+import json, sys
+from shared.model.native.library import kernels
 from shared.model.profile import numeric_profile
-torch.set_num_threads(1)
+kernels().threads(int(sys.argv[1]))
+kernels().use(int(sys.argv[2]))
 json.dump([numeric_profile(name) for name in ("bfloat16", "float32")], sys.stdout)
 """
 
 
-def elsewhere(**environment: str) -> list[dict[str, str | int]]:
+def elsewhere(threads: int, variant: int, **environment: str) -> list[dict[str, str | int]]:
     """Return the profiles of another process."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, str(threads), str(variant)],
         env={**os.environ, **environment},
         capture_output=True,
         check=True,
@@ -33,43 +37,45 @@ def elsewhere(**environment: str) -> list[dict[str, str | int]]:
     return profiles
 
 
-def test_another_process_on_this_machine_has_the_same_profile():
+def test_processes_with_other_instructions_threads_and_libraries_have_the_same_profile():
     here = [numeric_profile(dtype) for dtype in ("bfloat16", "float32")]
-    assert elsewhere() == here
     assert profile_id(here[0]) != profile_id(here[1])
-
-
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the machine has one capability"
-)
-def test_a_process_with_fewer_instructions_has_another_profile():
-    limited = elsewhere(ATEN_CPU_CAPABILITY="avx2")[1]
-    here = numeric_profile("float32")
-    assert profile_id(limited) != profile_id(here)
-    assert limited["instructions"] == "AVX2"
-
-
-def test_profiles_differ_by_threads():
-    one = numeric_profile("float32")
-    torch.set_num_threads(2)
-    assert profile_id(numeric_profile("float32")) != profile_id(one)
+    for variant in range(len(VARIANTS)):
+        limited = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V4"}
+        assert elsewhere(variant + 1, variant, **(limited if variant < 2 else {})) == here
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_probe_is_run_and_notices_other_arithmetic(dtype, monkeypatch):
     before = probe(dtype)
     assert probe(dtype) == before
-    monkeypatch.setattr(
-        "shared.model.decoder.rms_norm", lambda x, weight, eps: rms_norm(x, weight, eps * 2)
-    )
+    kept = Stage.__init__
+
+    def other(self, weights, config, first, last):
+        kept(self, weights, config, first, last)
+        self._shape.eps *= 2
+
+    monkeypatch.setattr(Stage, "__init__", other)
     assert probe(dtype) != before
+
+
+@pytest.mark.parametrize("name", ["ln", "exp"])
+def test_the_probe_notices_another_mathematical_function(name, monkeypatch):
+    before = probe("float32")
+    ours = getattr(functions, name)
+    monkeypatch.setattr(functions, name, lambda x: np.nextafter(ours(x), 9.0))
+    assert probe("float32") != before
 
 
 def test_every_field_is_part_of_the_id(monkeypatch):
     profile = numeric_profile("float32")
+    assert set(profile) == {"device", "architecture", "dtype", "kernels", "probe"}
     base = profile_id(profile)
     for name, value in profile.items():
-        other = value + 1 if isinstance(value, int) else value + "x"
-        assert profile_id({**profile, name: other}) != base
+        assert profile_id({**profile, name: f"{value}x"}) != base
     monkeypatch.setattr(profile_module, "KERNELS", "others")
     assert numeric_profile("float32")["kernels"] == "others"
+
+
+def test_the_best_variant_is_used_unless_somebody_chooses():
+    assert 0 <= kernels().best < len(VARIANTS)

@@ -1,0 +1,126 @@
+"""The compiled kernels (kernels.h) as Python sees them: structures, one function each, and nothing of torch.
+
+Whoever calls answers for pointers and bounds: `shared.model.arithmetic` and `shared.model.decoder` are the only callers.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from importlib.util import find_spec
+
+from shared.runtime.errors import Code, CounterfoilError
+
+LANES = 16
+"""Output rows of one panel of a packed weight."""
+VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16")
+"""All variants give the same bits; the index is the kernels' number for it."""
+
+
+class Matrix(Structure):
+    """A packed weight (rows, units) and its bias."""
+
+    _fields_ = (("data", c_void_p), ("bias", c_void_p), ("rows", c_int64), ("units", c_int64))
+
+
+class Shape(Structure):
+    """What all layers share."""
+
+    _fields_ = (
+        ("pairs", c_int64),
+        ("hidden", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("inner", c_int64),
+        ("eps", c_float),
+        ("scale", c_float),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+    )
+
+
+class Layer(Structure):
+    """One layer's weights, and where its keys and values are."""
+
+    _fields_ = (
+        ("qkv", Matrix),
+        ("o", Matrix),
+        ("gate", Matrix),
+        ("up", Matrix),
+        ("down", Matrix),
+        ("norm_in", c_void_p),
+        ("norm_out", c_void_p),
+        ("norm_q", c_void_p),
+        ("norm_k", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("window", c_int64),
+    )
+
+
+class Batch(Structure):
+    """Rows of one pass; `span` points to (spans, 4) int64: first row, rows, position, address of the block table."""
+
+    _fields_ = (("rows", c_int64), ("spans", c_int64), ("span", c_void_p))
+
+
+class Kernels:
+    """The functions of the library, typed."""
+
+    def __init__(self, path: str) -> None:
+        library = ctypes.CDLL(path)
+        matrix, shape, batch = POINTER(Matrix), POINTER(Shape), POINTER(Batch)
+        self.best: int = library.cf_variants()
+        """Number of the best variant that this processor can run."""
+        self._use = library.cf_use
+        self._threads = library.cf_threads
+        self.pack = library.cf_pack
+        self.pack.argtypes = (c_void_p, c_int64, c_int64, c_int, c_void_p)
+        self.embed = library.cf_embed
+        self.embed.argtypes = (matrix, c_void_p, c_int64, c_int, c_void_p)
+        self.rotary = library.cf_rotary
+        self.rotary.argtypes = (c_void_p, c_int64, c_int64, c_float, c_void_p, c_void_p)
+        self.ln, self.exp = library.cf_ln, library.cf_exp
+        self.ln.argtypes = self.exp.argtypes = (c_void_p, c_int64, c_void_p)
+        self.workspace = library.cf_workspace
+        self.workspace.argtypes = (shape, c_int64, batch)
+        self.workspace.restype = c_int64
+        self.layers = library.cf_layers
+        self.layers.argtypes = (shape, POINTER(Layer), c_int64, batch, c_void_p, c_void_p)
+        self.norm = library.cf_norm
+        self.norm.argtypes = (shape, c_void_p, c_void_p, c_int64, c_void_p)
+        self.linear = library.cf_linear
+        self.linear.argtypes = (matrix, c_void_p, c_int64, c_int, c_void_p)
+        for function in (
+            self.pack,
+            self.embed,
+            self.rotary,
+            self.ln,
+            self.exp,
+            self.layers,
+            self.norm,
+            self.linear,
+        ):
+            function.restype = None
+        self.use(self.best)
+
+    def use(self, variant: int) -> None:
+        """Choose a variant, at most `best`. Changes speed, not bits."""
+        self._use(variant)
+
+    def threads(self, wanted: int) -> int:
+        """Let passes use this many threads of the process; return how many they will use. Changes speed, not bits."""
+        return int(self._threads(wanted))
+
+
+@cache
+def kernels() -> Kernels:
+    """Return the library; CONFIGURATION when it was not built with the package."""
+    spec = find_spec("shared.model.native._kernels")
+    if spec is None or spec.origin is None:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "the CPU kernels were not built when counterfoil was installed",
+            remedy="Install a C compiler (gcc or clang) and install counterfoil again.",
+        )
+    return Kernels(spec.origin)
