@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.common.machine import machine
 from benchmarks.stack.figures import AIMS, figures
-from benchmarks.stack.machine import machine
 from benchmarks.stack.models import MODELS
 from benchmarks.stack.rounds import FULL, QUICK, Size, measure
 from benchmarks.stack.table import render

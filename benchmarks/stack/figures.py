@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.common.figures import spread
 from benchmarks.stack.rounds import Round
 from benchmarks.stack.sides import Answer
 
@@ -31,16 +32,6 @@ def figures(rounds: Sequence[Round]) -> dict[str, Any]:
         "alone": _times(alone),
         "loaded": _times(loaded),
         "receipts_per_s": spread([each.receipts_per_s for each in rounds]),
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median over rounds with its spread."""
-    return {
-        "median": round(median(values), 4),
-        "low": round(min(values), 4),
-        "high": round(max(values), 4),
-        "rounds": [round(value, 4) for value in values],
     }
 
 

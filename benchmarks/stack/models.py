@@ -6,16 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
+from benchmarks.common.checkpoints import TEXT, save_random
 from shared.model.config import ModelConfig
 from shared.model.weights import dtype_of, expected_shapes
 from shared.runtime.up.layout import MODEL
 
 Checkpoint = Callable[[Path], Path]
 """Given an empty folder, returns the folder of a checkpoint."""
-TEXT = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def random_llama(
@@ -36,22 +33,10 @@ def random_llama(
         for name in TEXT:
             shutil.copyfile(MODEL / name, folder / name)
         config = ModelConfig.from_folder(folder)
-        generator = torch.Generator().manual_seed(seed)
-        weights = {
-            name: _random(shape, generator).to(dtype_of(config))
-            for name, shape in expected_shapes(config).items()
-        }
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_random(folder, expected_shapes(config), dtype_of(config), seed)
         return folder
 
     return write
-
-
-def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Return a norm's ones, or a matrix as training would begin with."""
-    if len(shape) == 1:
-        return torch.ones(shape)
-    return torch.randn(shape, generator=generator) * 0.02
 
 
 MODELS: dict[str, Checkpoint] = {

@@ -1,24 +1,21 @@
 """The figures for a person. Pure."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-Figures = Mapping[str, Any]
+from benchmarks.common.table import Figures, figure, head, mark
 
 
 def render(found: Figures) -> RenderableType:
     """Return one table for each model under a line about the machine."""
     about, size = found["machine"], found["settings"]
-    head = (
-        f"{about['processor']}, {about['cores']} cores ({about['instructions']}), no GPU used; "
-        f"Python {about['python']}, torch {about['torch']}; load before the run {about['load_before']}\n"
+    settings = (
         f"{size['rounds']} rounds, sides in turn; {size['prompts']} prompts of at most "
         f"{size['most_tokens']} output tokens, {size['concurrency']} under way; medians (lowest to highest round)"
     )
-    return Group(head, *(_model(model, size, found["aims"]) for model in found["models"]))
+    return Group(
+        head(about), settings, *(_model(model, size, found["aims"]) for model in found["models"])
+    )
 
 
 def _model(model: Figures, size: Figures, aims: Figures) -> Table:
@@ -36,8 +33,8 @@ def _model(model: Figures, size: Figures, aims: Figures) -> Table:
         f"tokens/s ({size['concurrency']} under way)",
         f"{rate['engine']['median']:.1f}",
         f"{rate['stack']['median']:.1f}",
-        f"× {_figure(rate['ratio'], '.3f')}",
-        f"≥ {ratio}{_mark(rate['ratio']['median'] >= ratio)}" if aimed else "",
+        f"× {figure(rate['ratio'], '.3f')}",
+        f"≥ {ratio}{mark(rate['ratio']['median'] >= ratio)}" if aimed else "",
     )
     for load, shown in (("alone", "one at a time"), ("loaded", f"{size['concurrency']} under way")):
         for name, words in (
@@ -50,18 +47,10 @@ def _model(model: Figures, size: Figures, aims: Figures) -> Table:
                 f"{words}, ms ({shown})",
                 f"{time['engine']['median']:.2f}",
                 f"{time['stack']['median']:.2f}",
-                _figure(time["added"], "+.2f"),
-                f"≤ +{first}{_mark(time['added']['median'] <= first)}" if aim else "",
+                figure(time["added"], "+.2f"),
+                f"≤ +{first}{mark(time['added']['median'] <= first)}" if aim else "",
             )
-    table.add_row("receipts/s to the log", "", _figure(model["receipts_per_s"], ".1f"), "", "")
+    table.add_row("receipts/s to the log", "", figure(model["receipts_per_s"], ".1f"), "", "")
     same = "yes" if model["same_tokens"] else "[bold red]NO[/]"
     table.caption = f"{model['output_tokens']} tokens in each pass, the same on both sides: {same}"
     return table
-
-
-def _figure(value: Figures, form: str) -> str:
-    return f"{value['median']:{form}} ({value['low']:{form}} to {value['high']:{form}})"
-
-
-def _mark(met: bool) -> str:
-    return " [green]✓[/]" if met else " [red]✗[/]"

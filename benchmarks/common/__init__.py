@@ -1,0 +1,1 @@
+"""What the benchmarks share: the machine's facts, random checkpoints, medians with their spread, marks in tables."""

@@ -1,0 +1,15 @@
+"""Medians with their spread."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return the median over rounds with its spread."""
+    return {
+        "median": round(median(values), 4),
+        "low": round(min(values), 4),
+        "high": round(max(values), 4),
+        "rounds": [round(value, 4) for value in values],
+    }
