@@ -58,6 +58,7 @@ generate: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stack
+	$(BIN)/python -m benchmarks.engine
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(PYTEST_FLAGS)
