@@ -30,7 +30,7 @@ class Limits:
     queue: int = 256
     """Sequences that wait, of all tenants."""
     queue_per_tenant: int = 64
-    prefill_rows: int = 64
+    prefill_rows: int = 256
     """Prompt positions computed in one step, beside the decoding sequences' one each."""
     blocks: int = 512
     """KV blocks of 64 positions."""

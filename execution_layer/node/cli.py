@@ -123,7 +123,7 @@ def rate_card(
 @click.option("--tls-ca", type=_file)
 @click.option("--threads", type=click.IntRange(1, 512), default=1, show_default=True)
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True)
-@click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=64, show_default=True)
+@click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=256, show_default=True)
 @click.option(
     "--kv-memory-mib",
     type=click.IntRange(1, 2**22),

@@ -69,10 +69,10 @@ class NodeSettings(Settings):
     spool: Path
     """Requests, evidence, receipts and the meter (sqlite)."""
     threads: Annotated[int, Field(ge=1, le=512)] = 1
-    """CPU threads of the model; part of the numeric profile."""
+    """CPU threads of the model. They change its speed, not its bits."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sequences that advance together."""
-    prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 64
+    prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 256
     """Prompt positions computed in one step, beside one for each sequence that generates."""
     kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
     """Memory for keys and values, those kept for prompts to come among them. It must hold one sequence of full length."""

@@ -17,7 +17,6 @@ from shared.model.decoder import Decoder, load_decoder
 from shared.statements.request import SamplingSettings
 from shared.text.tokenizer import Tokenizer
 
-PREFILL_ROWS = 512
 SEQUENCES = 64
 
 
@@ -27,9 +26,7 @@ class OursSide:
     def __init__(self, folder: Path, threads: int, decoder: Decoder | None = None) -> None:
         decoder = decoder or load_decoder(folder, threads=threads)
         tokenizer = Tokenizer.from_folder(folder, decoder.config.eos_token_ids)
-        limits = Limits(
-            sequences=SEQUENCES, prefill_rows=PREFILL_ROWS, context=decoder.config.max_positions
-        )
+        limits = Limits(sequences=SEQUENCES, context=decoder.config.max_positions)
         self.engine = LocalEngine(decoder, tokenizer, limits)
         self._loop = asyncio.Runner()
         self._loop.run(self.engine.start())

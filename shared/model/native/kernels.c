@@ -39,16 +39,6 @@ static void restore_denormals(unsigned before)
 #endif
 }
 
-static uint16_t one_to_bf16(float a)
-{
-    uint32_t b;
-    memcpy(&b, &a, 4);
-    const uint32_t magnitude = b & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return 0x7fc0;
-    if (magnitude < 0x00800000u) return (uint16_t)(b >> 16 & 0x8000);
-    return (uint16_t)((b + 0x7fff + (b >> 16 & 1)) >> 16);
-}
-
 #include "pool.h"
 
 /* Rows of one span for one key-value head. */

@@ -86,10 +86,7 @@ FN V16 NAME(silu_times)(V16 g, V16 u)
 FN void NAME(store_units)(uint32_t *row, int64_t column, V16 a)
 {
 #if PAIRS
-    uint32_t half[16];
-    NAME(storeu)(half, NAME(to_bf16)(a));
-    uint16_t *out = (uint16_t *)row + column;
-    for (int i = 0; i < 16; i++) out[i] = (uint16_t)half[i];
+    NAME(store_lower)((uint16_t *)row + column, NAME(to_bf16)(a));
 #else
     const U16 magnitude = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x7fffffffu));
     NAME(storeu)(row + column, NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0x7fc00000u), NAME(bits)(a)));
@@ -200,26 +197,28 @@ static TARGET void NAME(turn_head)(const Shape *shape, float *head, const float 
 }
 
 /* What is stored is finite: attention multiplies what lies beyond a row's length by zero, and that must stay zero. */
-FN float NAME(finite)(float a)
+FN V16 NAME(finite)(V16 a)
 {
-    uint32_t b;
-    memcpy(&b, &a, 4);
-    const uint32_t magnitude = b & 0x7fffffffu, most = PAIRS ? 0x7f7f0000u : 0x7f7fffffu;
-    if (magnitude > 0x7f800000u) return 0.0f;
-    if (magnitude > most) b = (b & 0x80000000u) | most;
-    memcpy(&a, &b, 4);
-    return a;
+    const U16 most = NAME(set1u)(PAIRS ? 0x7f7f0000u : 0x7f7fffffu), sign = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x80000000u));
+    const U16 magnitude = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x7fffffffu));
+    const U16 clamped = NAME(select_above)(magnitude, most, NAME(oru)(sign, most), NAME(bits)(a));
+    return NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0), clamped));
 }
 
-FN void NAME(put)(uint32_t *unit, int64_t place, float value)
+/* One position's key and value of one head into its place of a block. */
+FN void NAME(keep)(const float *k, const float *v, int64_t width, int64_t place, uint32_t *keys, uint32_t *values)
 {
+    uint32_t part[LANES];
+    for (int64_t i = 0; i < width; i += LANES) {
+        NAME(store_units)(part, 0, NAME(finite)(NAME(load)(k + i)));
+        for (int u = 0; u < LANES / (PAIRS + 1); u++) keys[(i / (PAIRS + 1) + u) * BLOCK + place] = part[u];
+        NAME(store_units)(part, 0, NAME(finite)(NAME(load)(v + i)));
 #if PAIRS
-    ((uint16_t *)unit)[place] = one_to_bf16(NAME(finite)(value));
+        for (int e = 0; e < LANES; e++) ((uint16_t *)(values + place / 2 * width + i + e))[place % 2] = ((uint16_t *)part)[e];
 #else
-    value = NAME(finite)(value);
-    memcpy(unit, &value, 4);
-    (void)place;
+        memcpy(values + place * width + i, part, sizeof part);
 #endif
+    }
 }
 
 /* Turn one row's heads; leave q as units, store k and v. */
@@ -235,34 +234,42 @@ static TARGET void NAME(store_row)(const Shape *shape, const Layer *layer, float
         NAME(turn_head)(shape, k + head * width, layer->norm_k, position);
         uint32_t *keys = layer->keys + (block * shape->kv_heads + head) * units * BLOCK;
         uint32_t *values = layer->values + (block * shape->kv_heads + head) * width * (BLOCK / (PAIRS + 1));
-        for (int64_t i = 0; i < width; i++) {
-            NAME(put)(keys + i / (PAIRS + 1) * BLOCK + place, i % (PAIRS + 1), k[head * width + i]);
-            NAME(put)(values + place / (PAIRS + 1) * width + i, place % (PAIRS + 1), v[head * width + i]);
-        }
+        NAME(keep)(k + head * width, v + head * width, width, place, keys, values);
     }
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------------- */
 
-/* Scores of `rows` query rows against the blocks [first, last) of one head: (rows, (last−first)·BLOCK), unmasked, scaled. */
-static TARGET void NAME(scores)(const Shape *shape, const uint32_t *q, int rows, const uint32_t *const *keys, int64_t blocks, float *out)
+FN void NAME(fetch)(const void *from, int64_t bytes)
+{
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
+}
+
+/* Scores of `rows` query rows against places [0, needed) of some blocks of one head: (rows, blocks · BLOCK), unmasked, scaled. What follows
+ * in memory (the next keys, these values) is asked for meanwhile. */
+static TARGET void NAME(scores)(const Shape *shape, const uint32_t *q, int rows, const uint32_t *const *keys, const uint32_t *const *values,
+                                int64_t blocks, int64_t needed, float *out)
 {
     const int64_t units = shape->head_dim / (PAIRS + 1), stride = blocks * BLOCK;
     const V16 scale = NAME(set1)(shape->scale);
     float acc[8 * 8 * LANES];
-    for (int64_t block = 0; block < blocks; block++)
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t left = needed - block * BLOCK, panels = left < BLOCK ? (left + LANES - 1) / LANES : BLOCK / LANES;
+        NAME(fetch)(values[block], (left < BLOCK ? left : BLOCK) * units * 4);
+        if (left > 2 * BLOCK) NAME(fetch)(keys[block + 1], BLOCK * units * 4);
         for (int row = 0; row < rows; row += TALL) {
             const int tall = rows - row < TALL ? rows - row : TALL;
-            int step = NAME(width)(tall);
-            step = step > BLOCK / LANES ? BLOCK / LANES : step == 3 ? 2 : step;
-            for (int panel = 0; panel < BLOCK / LANES; panel += step) {
-                NAME(any_tile)(tall, step, q + row * units, units, keys[block] + panel * LANES, BLOCK, LANES, units, acc, 0);
+            const int64_t step = NAME(width)(tall);
+            for (int64_t panel = 0; panel < panels; panel += step) {
+                const int wide = panels - panel < step ? (int)(panels - panel) : (int)step;
+                NAME(any_tile)(tall, wide, q + row * units, units, keys[block] + panel * LANES, BLOCK, LANES, units, acc, 0);
                 for (int m = 0; m < tall; m++)
-                    for (int n = 0; n < step; n++)
+                    for (int n = 0; n < wide; n++)
                         NAME(store)(out + (row + m) * stride + block * BLOCK + (panel + n) * LANES,
-                                    NAME(mul)(NAME(load)(acc + (m * step + n) * LANES), scale));
+                                    NAME(mul)(NAME(load)(acc + (m * wide + n) * LANES), scale));
             }
         }
+    }
 }
 
 /* Softmax of places [from, to) of a row of `places`, in place as units of weights (zero elsewhere); returns their sum: lane i sums
@@ -311,20 +318,23 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
     for (int64_t row = 0; row < task.rows; row++)
         memcpy(q + row * group * units, pass->q + ((span->first + task.row + row) * shape->heads + task.head * group) * units,
                (size_t)(group * units) * 4);
-    NAME(scores)(shape, q, rows, keys, blocks, scores);
+    const int64_t needed = position + task.rows - first * BLOCK, used = (needed + LANES - 1) / LANES * LANES;
+    NAME(scores)(shape, q, rows, keys, values, blocks, needed, scores);
     for (int row = 0; row < rows; row++) {
         const int64_t own = position + row / group;
         const int64_t from = window && own + 1 > window ? own + 1 - window : 0;
-        totals[row] = NAME(softmax)(scores + row * places, from - first * BLOCK, own + 1 - first * BLOCK, places);
+        totals[row] = NAME(softmax)(scores + row * places, from - first * BLOCK, own + 1 - first * BLOCK, used);
     }
     for (int row = 0; row < rows; row += TALL) {
         const int tall = rows - row < TALL ? rows - row : TALL;
         const int64_t step = NAME(width)(tall);
         for (int64_t panel = 0; panel < width / LANES; panel += step) {
             const int wide = width / LANES - panel < step ? (int)(width / LANES - panel) : (int)step;
-            for (int64_t block = 0; block < blocks; block++)
+            for (int64_t block = 0; block < blocks; block++) {
+                const int64_t left = used - block * BLOCK;
                 NAME(any_tile)(tall, wide, (const uint32_t *)(scores + row * places) + block * (BLOCK / (PAIRS + 1)), places,
-                               values[block] + panel * LANES, width, LANES, BLOCK / (PAIRS + 1), acc, block > 0);
+                               values[block] + panel * LANES, width, LANES, (left < BLOCK ? left : BLOCK) / (PAIRS + 1), acc, block > 0);
+            }
             for (int m = 0; m < tall; m++) {
                 const int64_t at = span->first + task.row + (row + m) / group, head = task.head * group + (row + m) % group;
                 for (int n = 0; n < wide; n++)

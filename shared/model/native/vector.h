@@ -34,6 +34,7 @@ FN U16 NAME(left)(U16 a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
 FN U16 NAME(right)(U16 a, int n) { return _mm512_srli_epi32(a, (unsigned)n); }
 /* a where x > y (unsigned, below 2^31), else b. */
 FN U16 NAME(select_above)(U16 x, U16 y, U16 a, U16 b) { return _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(x, y), b, a); }
+FN void NAME(store_lower)(uint16_t *p, U16 a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
 
 #elif defined(LANES_AVX2)
 
@@ -64,6 +65,10 @@ FN U16 NAME(select_above)(U16 x, U16 y, U16 a, U16 b)
 {
     return (U16){_mm256_blendv_epi8(b.l, a.l, _mm256_cmpgt_epi32(x.l, y.l)), _mm256_blendv_epi8(b.h, a.h, _mm256_cmpgt_epi32(x.h, y.h))};
 }
+FN void NAME(store_lower)(uint16_t *p, U16 a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a.l, a.h), 0xd8));
+}
 
 #else
 
@@ -91,6 +96,7 @@ FN U16 NAME(oru)(U16 a, U16 b) { EACH(U16, a.v[i] | b.v[i]); }
 FN U16 NAME(left)(U16 a, int n) { EACH(U16, a.v[i] << n); }
 FN U16 NAME(right)(U16 a, int n) { EACH(U16, a.v[i] >> n); }
 FN U16 NAME(select_above)(U16 x, U16 y, U16 a, U16 b) { EACH(U16, x.v[i] > y.v[i] ? a.v[i] : b.v[i]); }
+FN void NAME(store_lower)(uint16_t *p, U16 a) { for (int i = 0; i < 16; i++) p[i] = (uint16_t)a.v[i]; }
 #undef EACH
 
 #endif
@@ -161,10 +167,12 @@ FN float NAME(sum)(V16 a)
     return s[0];
 }
 
+/* The largest of sixteen lanes of which none is a NaN. */
 FN float NAME(largest)(V16 a)
 {
     float s[16];
     NAME(store)(s, a);
-    for (int i = 1; i < 16; i++) s[0] = s[i] > s[0] ? s[i] : s[0];
+    for (int half = 8; half; half >>= 1)
+        for (int i = 0; i < half; i++) s[i] = s[i] > s[i + half] ? s[i] : s[i + half];
     return s[0];
 }

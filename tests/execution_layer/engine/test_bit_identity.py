@@ -30,7 +30,7 @@ from tests.shared.model import tiny
 from tests.shared.model.mutants import MUTANTS, mutated
 
 DTYPES = ("bfloat16", "float32")
-few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,7 +105,7 @@ def test_the_property_notices_books_that_err(where, name, mutant, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(few, max_examples=7)
+@settings(few, max_examples=25)
 @given(mix=mixes(least=2))
 def test_company_changes_nothing(dtype, mix):
     check_alone(tiny.decoder(dtype), mix)
@@ -123,7 +123,7 @@ def test_soak_of_random_mixes(dtype, mix):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(few, max_examples=4)
+@settings(few, max_examples=10)
 @given(order=st.permutations(range(8)), rows=st.integers(1, 100))
 def test_arrival_order_and_prefill_chunks_change_nothing(dtype, order, rows):
     arrivals = fixed(8, tokens=5, prompt=60)

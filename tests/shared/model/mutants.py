@@ -23,8 +23,8 @@ MUTANTS = {
         "for (int64_t t = 0; t < units; t++) { const int64_t u = MR == 1 ? units - 1 - t : t;",
     ),
     "a score moves when a task has several rows": (
-        "NAME(scores)(shape, q, rows, keys, blocks, scores);",
-        "NAME(scores)(shape, q, rows, keys, blocks, scores); if (task.rows > 1) scores[0] += 1e-3f;",
+        "NAME(scores)(shape, q, rows, keys, values, blocks, needed, scores);",
+        "NAME(scores)(shape, q, rows, keys, values, blocks, needed, scores); if (task.rows > 1) scores[0] += 1e-3f;",
     ),
 }
 """What is wrong → (the line, what it becomes)."""
