@@ -36,9 +36,11 @@ class Runner:
             if item.computed + last - first == item.length
         ]
         sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
+        states = memoryview(state_bytes(hidden))
+        size = len(states) // rows
         for sequence, first, last in spans:  # after sampling: states are hashed with their token
             fresh = first + sequence.hashed_of(last - first)
-            sequence.hasher.append(state_bytes(hidden[fresh:last]))
+            sequence.hasher.append(states[fresh * size : last * size])
             sequence.computed += last - first
         share = (time.perf_counter() - begun) / rows
         for sequence, first, last in spans:

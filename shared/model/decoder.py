@@ -157,12 +157,11 @@ class Decoder:
         """Of hidden states, keys and values."""
         self.forward_passes = 0
         """How many passes this decoder has made."""
-        self._embedding = Packed(weights["model.embed_tokens.weight"].to(self.dtype))
-        self._head = (
-            self._embedding
-            if config.tie_word_embeddings
-            else Packed(weights["lm_head.weight"].to(self.dtype))
-        )
+        table = weights["model.embed_tokens.weight"].to(self.dtype)
+        tied = config.tie_word_embeddings
+        self._head = Packed(table if tied else weights["lm_head.weight"].to(self.dtype))
+        self._embedding = None if tied else table
+        """None where the head's packed weight is the table: it is not kept twice."""
         self._norm = weights["model.norm.weight"].float().contiguous()
         self._stage = Stage(weights, config, 0, config.layers)
 
@@ -170,8 +169,15 @@ class Decoder:
         """Return the final hidden states (rows, D), after the final norm, of all spans' tokens in order, in one pass."""
         self.forward_passes += 1
         batch = Batch.of(spans, cache, self._stage.positions)
-        states = self._stage(self._embedding.embed(batch.tokens), batch, cache)
+        states = self._stage(self._embed(batch.tokens), batch, cache)
         return self._stage.norm(states, self._norm, self.dtype)
+
+    def _embed(self, tokens_R: Tensor) -> Tensor:
+        if int(tokens_R.min()) < 0 or int(tokens_R.max()) >= self.config.vocab_size:
+            raise ValueError("a token lies outside the vocabulary")
+        if self._embedding is None:
+            return self._head.embed(tokens_R)
+        return self._embedding[tokens_R].float()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits (rows, V) of final hidden states."""

@@ -160,7 +160,7 @@ async def test_cancelling_frees_the_sequence_and_its_blocks_at_the_next_step():
 
 
 async def test_a_cancelled_sequences_memory_lets_the_next_one_in():
-    working = engine(limits=Limits(blocks=2, context=128))
+    working = engine(limits=Limits(blocks=2, context=128, prefill_rows=64))
     first, second = (
         working.submit(long(prompt=100, tokens=20)),
         working.submit(long(prompt=100, tokens=9, tenant="b")),
