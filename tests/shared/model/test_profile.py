@@ -11,7 +11,7 @@ import pytest
 from shared.model import functions
 from shared.model import profile as profile_module
 from shared.model.decoder import Stage
-from shared.model.native.library import VARIANTS, kernels
+from shared.model.native.library import VARIANTS
 from shared.model.profile import numeric_profile, probe, profile_id
 
 PROGRAM = """
@@ -75,7 +75,3 @@ def test_every_field_is_part_of_the_id(monkeypatch):
         assert profile_id({**profile, name: f"{value}x"}) != base
     monkeypatch.setattr(profile_module, "KERNELS", "others")
     assert numeric_profile("float32")["kernels"] == "others"
-
-
-def test_the_best_variant_is_used_unless_somebody_chooses():
-    assert 0 <= kernels().best < len(VARIANTS)
