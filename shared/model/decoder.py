@@ -136,6 +136,7 @@ class Stage:
             batch.struct,
             pointer(states_RD),
             pointer(self._workspace),
+            len(self._workspace),
         )
         return states_RD
 

@@ -256,7 +256,7 @@ void cf_exp(const double *x, int64_t count, double *out)
 }
 
 typedef struct {
-    int64_t phases, qkv, normed, q, attended, gated, positions, row_blocks, tasks, scratch, scratch_bytes, total;
+    int64_t phases, qkv, normed, q, attended, gated, positions, row_blocks, tasks, scratch, scratch_bytes; /* scratch comes last, once for each thread */
 } Layout;
 
 static int64_t lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -290,15 +290,18 @@ static Layout layout(const Shape *shape, int64_t layers, const Batch *batch)
     PART(row_blocks, rows * 8);
     PART(tasks, tasks * shape->kv_heads * (int64_t)sizeof(Task));
     at.scratch_bytes = lines(16 * longest + queries * (4 + shape->head_dim * 4 + longest * BLOCK * 4) + 8 * 8 * LANES * 4);
-    PART(scratch, at.scratch_bytes * team.count);
+    at.scratch = end;
 #undef PART
-    at.total = end;
     return at;
 }
 
-int64_t cf_workspace(const Shape *shape, int64_t layers, const Batch *batch) { return layout(shape, layers, batch).total + 64; }
+int64_t cf_workspace(const Shape *shape, int64_t layers, const Batch *batch)
+{
+    const Layout at = layout(shape, layers, batch);
+    return at.scratch + at.scratch_bytes * team.count + 64;
+}
 
-void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Batch *batch, float *states, void *workspace)
+void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Batch *batch, float *states, void *workspace, int64_t bytes)
 {
     const Layout at = layout(shape, count, batch);
     unsigned char *base = (unsigned char *)(((uintptr_t)workspace + 63) / 64 * 64);
@@ -321,15 +324,16 @@ void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Bat
                 pass.tasks[pass.task_count++] = (Task){i, head, row, left < most ? left : most};
             }
     }
-    run(variants[chosen].layers[shape->pairs], &pass, (Phase *)(base + at.phases), PHASES * count);
+    run(variants[chosen].layers[shape->pairs], &pass, (Phase *)(base + at.phases), PHASES * count,
+        (bytes - 64 - at.scratch) / at.scratch_bytes); /* threads may have been added since the workspace was measured */
 }
 
 void cf_norm(const Shape *shape, const float *states, const float *weight, int64_t rows, void *out)
 {
-    run(variants[chosen].norm[shape->pairs], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1);
+    run(variants[chosen].norm[shape->pairs], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }
 
 void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int pairs, float *out)
 {
-    run(variants[chosen].linear[pairs != 0], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1);
+    run(variants[chosen].linear[pairs != 0], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }

@@ -53,7 +53,7 @@ void cf_ln(const double *x, int64_t count, double *out);  /* of normal numbers a
 void cf_exp(const double *x, int64_t count, double *out); /* of numbers up to 0 */
 void cf_rotary(const float *frequencies, int64_t half, int64_t positions, float magnitude, float *cosines, float *sines);
 int64_t cf_workspace(const Shape *shape, int64_t layers, const Batch *batch); /* bytes that cf_layers needs */
-void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Batch *batch, float *states, void *workspace);
+void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Batch *batch, float *states, void *workspace, int64_t bytes);
 void cf_norm(const Shape *shape, const float *states, const float *weight, int64_t rows, void *out);
 void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int pairs, float *out);
 

@@ -86,7 +86,8 @@ class Kernels:
         self.workspace.argtypes = (shape, c_int64, batch)
         self.workspace.restype = c_int64
         self.layers = library.cf_layers
-        self.layers.argtypes = (shape, POINTER(Layer), c_int64, batch, c_void_p, c_void_p)
+        places = (c_void_p, c_void_p, c_int64)
+        self.layers.argtypes = (shape, POINTER(Layer), c_int64, batch, *places)
         self.norm = library.cf_norm
         self.norm.argtypes = (shape, c_void_p, c_void_p, c_int64, c_void_p)
         self.linear = library.cf_linear

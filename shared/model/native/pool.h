@@ -92,8 +92,8 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* Run the region with this many phases on the team; return when it is done and nobody is in it any more. */
-static void run(Region region, void *argument, Phase *phases, int64_t count)
+/* Run the region with this many phases on at most `most` threads; return when it is done and nobody is in it any more. */
+static void run(Region region, void *argument, Phase *phases, int64_t count, int64_t most)
 {
     pthread_mutex_lock(&team.call);
     for (int64_t i = 0; i < count; i++) {
@@ -103,8 +103,9 @@ static void run(Region region, void *argument, Phase *phases, int64_t count)
     team.region = region;
     team.argument = argument;
     team.phases = phases;
-    const unsigned word = (atomic_load(&team.word) / 1024 + 1) * 1024 + (unsigned)team.count;
-    if (team.count > 1) {
+    const int64_t threads = most < team.count ? most : team.count;
+    const unsigned word = (atomic_load(&team.word) / 1024 + 1) * 1024 + (unsigned)threads;
+    if (threads > 1) {
         atomic_store(&team.open, 1);
         pthread_mutex_lock(&team.sleep);
         atomic_store(&team.word, word);

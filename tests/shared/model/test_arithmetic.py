@@ -90,6 +90,22 @@ def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype):
         assert torch.equal(logits, seen[0][1])
 
 
+def test_threads_that_join_after_the_workspace_was_measured_stay_out_of_it(monkeypatch):
+    decoder = tiny.decoder("bfloat16")
+    span = Span([3] * 100, 0, (1, 2))
+    expected = decoder.forward([span], KVCache(decoder.config, 2))
+    measure = kernels().workspace
+
+    def then_grow(*arguments):
+        needed = measure(*arguments)
+        kernels().threads(4)
+        return needed
+
+    kernels().threads(1)
+    monkeypatch.setattr(kernels(), "workspace", then_grow)
+    assert torch.equal(decoder.forward([span], KVCache(decoder.config, 2)), expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_denormals_and_what_is_no_number_are_the_same_in_every_variant(dtype):
     extreme = torch.tensor([1e-40, -1e-38, 3e38, -3e38, float("inf"), float("nan"), 0.0, -0.0])
