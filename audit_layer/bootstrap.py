@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from audit_layer.api.grpc_services import audit_services
 from audit_layer.api.http import create_app
-from audit_layer.api.identity import load_signers, log_policy
+from audit_layer.api.identity import load_cose_key, load_signers, log_policy
 from audit_layer.api.parts import Parts
 from audit_layer.api.settings import AuditSettings
 from audit_layer.api.tokens import Tokens
@@ -22,8 +22,10 @@ from audit_layer.costs.service import Costs
 from audit_layer.directory.service import Directory
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.guard import check_history
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
+from audit_layer.log.receipts import Receipts
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer
 from audit_layer.log.witnesses import HttpWitness
@@ -59,7 +61,13 @@ def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Cor
     engine = make_engine(
         read_dsn_file(settings.database_dsn_file), application_name=application_name, pool_size=8
     )
-    batcher = Batcher(Sequencer(engine), in_transaction=write_rows)
+    signers = load_signers(settings.keys_folder, settings.origin)
+    kept = SecondPlace(settings.second_place, [signer.verifier for signer in signers])
+    batcher = Batcher(
+        Sequencer(engine, guard=lambda connection: check_history(connection, kept)),
+        in_transaction=write_rows,
+        receipts=Receipts(signers, load_cose_key(settings.keys_folder), kept),
+    )
     try:
         yield Core(engine, batcher, Trail(engine, batcher), Tokens(engine))
     finally:

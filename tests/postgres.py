@@ -148,7 +148,11 @@ def difference(connection: Connection, metadata: MetaData) -> list[MigrateOperat
     """Return what autogenerate proposes to bring a database to `metadata`."""
     context = MigrationContext.configure(
         connection,
-        opts={"autogenerate_plugins": list(migrate.PLUGINS), "target_metadata": metadata},
+        opts={
+            "autogenerate_plugins": list(migrate.PLUGINS),
+            "include_name": migrate.include_name,
+            "target_metadata": metadata,
+        },
     )
     operations = produce_migrations(context, metadata).upgrade_ops
     assert operations is not None

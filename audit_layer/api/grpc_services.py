@@ -36,7 +36,9 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
         submissions = [
             Submission(item.statement, item.order or None) for item in request.submissions
         ]
-        results = await asyncio.to_thread(self._trail.submit, submissions)
+        results = await asyncio.to_thread(
+            self._trail.submit, submissions, receipts=request.receipts
+        )
         return audit_pb2.SubmitResponse(results=[_result(result) for result in results])
 
     async def Deposit(  # noqa: N802  # the generated name
@@ -126,6 +128,9 @@ def _result(result: Accepted | Refused) -> audit_pb2.SubmitResult:
         )
     return audit_pb2.SubmitResult(
         sequenced=audit_pb2.Sequenced(
-            entry=result.entry, index=result.index, duplicate=result.duplicate
+            entry=result.entry,
+            index=result.index,
+            duplicate=result.duplicate,
+            receipt=result.receipt or b"",
         )
     )

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from audit_layer.log.sequencer import Hook, Result, Sequencer, Submission
+from audit_layer.log.receipts import Receipts
+from audit_layer.log.sequencer import Hook, Result, Sequenced, Sequencer, Submission
 from shared.runtime.errors import Code, CounterfoilError
 
 DEFAULT_BATCH = 1024
 DEFAULT_QUEUE = 32_768
+_CONCERNS_ALL = frozenset({Code.FORK, Code.CORRUPT})
+"""Failures that are no single submission's fault, beside the retryable ones."""
 
 
 @dataclass(slots=True)
@@ -23,6 +26,7 @@ class _Group:
     """What one caller submitted together."""
 
     items: list[Submission]
+    receipts: bool
     future: Future[list[Result]] = field(default_factory=Future)
 
 
@@ -34,11 +38,13 @@ class Batcher:
         sequencer: Sequencer,
         *,
         in_transaction: Hook | None = None,
+        receipts: Receipts | None = None,
         max_batch: int = DEFAULT_BATCH,
         max_queue: int = DEFAULT_QUEUE,
     ) -> None:
         self._sequencer = sequencer
         self._hook = in_transaction
+        self._receipts = receipts
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._groups: deque[_Group] = deque()
@@ -48,17 +54,23 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
         self._thread.start()
 
-    def submit(self, items: Sequence[Submission]) -> Future[list[Result]]:
+    def submit(
+        self, items: Sequence[Submission], *, receipts: bool = False
+    ) -> Future[list[Result]]:
         """Queue submissions that belong together; the future holds one result each, once durable.
 
-        Errors, at once: INVALID_ARGUMENT above the batch limit, OVERLOADED when the queue is full,
-        DRAINING after `close`. The future raises what `Sequencer.append` raises.
+        With `receipts`, what is sequenced comes with its COSE Receipt. Errors, at once:
+        INVALID_ARGUMENT above the batch limit, UNSUPPORTED where no receipts are issued, OVERLOADED
+        when the queue is full, DRAINING after `close`. The future raises what `Sequencer.append`
+        and `Receipts.issue` raise.
         """
+        if receipts and self._receipts is None:
+            raise CounterfoilError(Code.UNSUPPORTED, "this process issues no receipts")
         if len(items) > self._max_batch:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, f"at most {self._max_batch} statements go into one call"
             )
-        group = _Group(list(items))
+        group = _Group(list(items), receipts)
         with self._changed:
             if self._closed:
                 raise CounterfoilError(Code.DRAINING, "the log accepts no more entries")
@@ -71,9 +83,9 @@ class Batcher:
             self._changed.notify()
         return group.future
 
-    async def append(self, items: Sequence[Submission]) -> list[Result]:
+    async def append(self, items: Sequence[Submission], *, receipts: bool = False) -> list[Result]:
         """Await `submit`. Cancelling the caller does not take the entries back."""
-        return await asyncio.shield(asyncio.wrap_future(self.submit(items)))
+        return await asyncio.shield(asyncio.wrap_future(self.submit(items, receipts=receipts)))
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Accept nothing more, finish what is queued, end the thread."""
@@ -108,8 +120,10 @@ class Batcher:
                 [item for group in groups for item in group.items], in_transaction=self._hook
             )
         except Exception as e:  # noqa: BLE001 - whatever it is belongs to the waiting callers
-            retryable = isinstance(e, CounterfoilError) and e.code.value.retryable
-            if len(groups) == 1 or retryable:
+            shared = isinstance(e, CounterfoilError) and (
+                e.code.value.retryable or e.code in _CONCERNS_ALL
+            )
+            if len(groups) == 1 or shared:
                 for group in groups:
                     group.future.set_exception(e)
                 return
@@ -117,7 +131,24 @@ class Batcher:
             self._append(groups[:middle])
             self._append(groups[middle:])
             return
+        self._answer(groups, results)
+
+    def _answer(self, groups: Sequence[_Group], results: Sequence[Result]) -> None:
+        """Give each group its results, with receipts where they were asked for."""
         at = 0
         for group in groups:
-            group.future.set_result(results[at : at + len(group.items)])
+            own = list(results[at : at + len(group.items)])
             at += len(group.items)
+            try:
+                if group.receipts:
+                    own = self._with_receipts(own)
+            except Exception as e:  # noqa: BLE001 - it belongs to the waiting caller
+                group.future.set_exception(e)
+            else:
+                group.future.set_result(own)
+
+    def _with_receipts(self, results: Sequence[Result]) -> list[Result]:
+        assert self._receipts is not None
+        placed = [result for result in results if isinstance(result, Sequenced)]
+        issued = iter(self._receipts.issue(self._sequencer.head(), placed)) if placed else iter(())
+        return [next(issued) if isinstance(result, Sequenced) else result for result in results]

@@ -60,18 +60,17 @@ def published_size(connection: Connection) -> int:
 
 
 def database_root(connection: Connection, size: int, at: int) -> bytes:
-    """Return the root of the first `at` entries, from the tiles of a tree of `size`."""
+    """Return the root of the first `at` entries of a tree of `size`, from the tables."""
     return root_at(at, TileReader(size, fetch_from(connection)))
 
 
 def record_intent(connection: Connection) -> CheckpointRow | None:
-    """Decide to sign the present size, if it is larger than any before; return the new row.
+    """Decide to publish the present size, if it is larger than any before; return the new row.
 
-    Refuses (FORK) when the tree does not extend the last checkpoint, and (CORRUPT) when the tiles
-    do not lead to the recorded root. The row's key, and `signed_size`, which only grows, make
-    sure that no size is decided twice.
+    Refuses (FORK) when the tree does not extend the last checkpoint, and (CORRUPT) when the tables
+    do not lead to the recorded root. The row's key makes sure that no size is decided twice.
     """
-    size, root, signed_size = read_state(connection)
+    size, root = read_state(connection)
     last = newest(connection)
     if size == (last.size if last else 0):
         return None
@@ -82,16 +81,7 @@ def record_intent(connection: Connection) -> CheckpointRow | None:
             Code.FORK, f"the tree at size {size} does not extend the checkpoint at {last.size}"
         )
     if database_root(connection, size, size) != root:
-        raise CounterfoilError(Code.CORRUPT, f"the tiles do not lead to the root at size {size}")
-    moved = connection.execute(
-        text(
-            "UPDATE log_state SET signed_size = :size"
-            " WHERE id = 1 AND signed_size = :signed_size AND signed_size < :size"
-        ),
-        {"size": size, "signed_size": signed_size},
-    )
-    if moved.rowcount != 1:
-        raise CounterfoilError(Code.FORK, f"a size above {size} was already chosen for signing")
+        raise CounterfoilError(Code.CORRUPT, f"the entries do not lead to the root at size {size}")
     connection.execute(
         text("INSERT INTO log_checkpoints (size, root, intent_at) VALUES (:size, :root, :now)"),
         {"size": size, "root": root, "now": time.time_ns() // 1_000_000},

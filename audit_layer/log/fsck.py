@@ -15,20 +15,25 @@ from typing import Self
 from sqlalchemy import Connection, Engine, text
 
 from audit_layer.log.files import CHECKPOINT, PublishedFiles
-from audit_layer.log.second_place import SecondPlace
+from audit_layer.log.second_place import Kept, SecondPlace
 from audit_layer.log.tile_table import read_file
 from audit_layer.storage.engine import unavailable_when_down
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import Policy, verify_witnessed
 from shared.translog.signed_checkpoint import parse_and_verify
-from shared.translog.tiles import TILE_WIDTH, Tile, TreeEdge, files_grown, parse_tile_path, width_at
-from shared.translog.tree import EMPTY_ROOT, leaf_hash
+from shared.translog.tiles import (
+    TILE_WIDTH,
+    Tile,
+    TreeEdge,
+    files_grown,
+    parse_tile_path,
+    split_hashes,
+    width_at,
+)
+from shared.translog.tree import EMPTY_ROOT, complete_root, leaf_hash
 
 _CHUNK = 4096
 
-Kept = tuple[Checkpoint, str]
-"""A checkpoint and its note."""
 Identify = Callable[[int, bytes], tuple[bytes, int | None] | None]
 """(index, entry) -> the (issuer, number) that the signed statement says; None when it is erased."""
 
@@ -100,8 +105,10 @@ def check(
     """Run `fsck` on an open connection that sees one snapshot throughout; `before` was read ahead of it."""
     before = before or Outside.look(files, second_place)
     rows = _checkpoint_rows(connection)
-    tree = _Tree({row.size for row in rows})
+    kept = before.kept[0].size if isinstance(before.kept, tuple) else 0
+    tree = _Tree({*(row.size for row in rows), kept})
     findings = list(_check_entries(connection, tree, identify))
+    findings += _check_keys(connection)
     findings += _check_tile_rows(connection, tree)
     findings += _check_state(connection, tree, rows)
     for row in rows:
@@ -115,7 +122,7 @@ def check(
         findings += _check_files(connection, files, rows, before)
         findings += _check_checkpoint_file(files, rows, before, policy)
     if second_place is not None:
-        findings += _check_second_place(second_place, rows, before)
+        findings += _check_second_place(second_place, rows, before, tree)
     return findings
 
 
@@ -158,8 +165,6 @@ class _Tree:
     def __init__(self, stops: set[int]) -> None:
         self.edge = TreeEdge()
         self.roots = {0: EMPTY_ROOT}
-        self.open: dict[tuple[int, int], bytes] = {}
-        """Tiles on the right edge."""
         self._stops = stops
         self._waiting: list[bytes] = []
 
@@ -173,9 +178,8 @@ class _Tree:
     def flush(self) -> Iterator[tuple[Tile, bytes]]:
         """Take in what `add` has held back."""
         for tile, data in self.edge.extend(self._waiting):
-            self.open[tile.level, tile.index] = data
             if not tile.is_partial:
-                yield tile, self.open.pop((tile.level, tile.index))
+                yield tile, data
         self._waiting = []
         if self.edge.size in self._stops:
             self.roots[self.edge.size] = self.edge.root()
@@ -198,8 +202,6 @@ def _check_entries(
             yield from _compare_tile(connection, tile, data)
     for tile, data in tree.flush():
         yield from _compare_tile(connection, tile, data)
-    for (level, at), data in sorted(tree.open.items()):
-        yield from _compare_tile(connection, Tile(level, at, len(data) // 32), data)
 
 
 def _entries(connection: Connection) -> Iterator[tuple[int, bytes, bytes, int | None]]:
@@ -220,38 +222,61 @@ def _entries(connection: Connection) -> Iterator[tuple[int, bytes, bytes, int | 
         after = page[-1][0]
 
 
+def _check_keys(connection: Connection) -> Iterator[Finding]:
+    """Check that every key is there once, and that the issuers' counts are those of the entries."""
+    twice = text(
+        "SELECT min(index), max(index) FROM log_entries GROUP BY entry HAVING count(*) > 1"
+        " UNION SELECT min(index), max(index) FROM log_entries WHERE issuer_seq IS NOT NULL"
+        " GROUP BY issuer, issuer_seq HAVING count(*) > 1 ORDER BY 1"
+    )
+    for first, second in connection.execute(twice):
+        yield Finding(f"log_entries[index={second}]", f"has the entry or the number of {first}")
+    counts = text(
+        "SELECT coalesce(i.issuer, e.issuer), i.highest, e.highest, i.held, e.held"
+        " FROM log_issuers i FULL JOIN"
+        " (SELECT issuer, max(issuer_seq) AS highest, count(*) AS held FROM log_entries"
+        " WHERE issuer_seq IS NOT NULL GROUP BY issuer) e ON i.issuer = e.issuer"
+        " WHERE i.highest IS DISTINCT FROM e.highest OR i.held IS DISTINCT FROM e.held"
+    )
+    for issuer, highest, real_highest, held, real_held in connection.execute(counts):
+        place = f"log_issuers[issuer={bytes(issuer).hex()}]"
+        if highest != real_highest:
+            yield Finding(f"{place}.highest", f"is {highest}, the entries say {real_highest}")
+        if held != real_held:
+            yield Finding(f"{place}.held", f"is {held}, the entries say {real_held}")
+
+
 def _compare_tile(connection: Connection, tile: Tile, data: bytes) -> Iterator[Finding]:
+    """Compare a full tile's row."""
     place = f"log_tiles[level={tile.level}, index={tile.index}]"
-    row = connection.execute(
-        text("SELECT width, hashes FROM log_tiles WHERE level = :level AND index = :index"),
+    root = connection.execute(
+        text("SELECT root FROM log_tiles WHERE level = :level AND index = :index"),
         {"level": tile.level, "index": tile.index},
-    ).one_or_none()
-    if row is None:
+    ).scalar_one_or_none()
+    if root is None:
         yield Finding(place, "missing")
-    elif (row[0], bytes(row[1])) != (tile.width, data):
-        yield Finding(place, "does not hold the hashes of the entries below it")
+    elif bytes(root) != complete_root(split_hashes(data)):
+        yield Finding(f"{place}.root", "is not the root of the entries below it")
 
 
 def _check_tile_rows(connection: Connection, tree: _Tree) -> Iterator[Finding]:
     """Find tiles beyond the tree."""
     for level, index in connection.execute(text("SELECT level, index FROM log_tiles")):
-        if index * TILE_WIDTH >= tree.edge.size >> (8 * level):
-            yield Finding(f"log_tiles[level={level}, index={index}]", "lies beyond the tree")
+        if width_at(level, index, tree.edge.size) < TILE_WIDTH:
+            yield Finding(f"log_tiles[level={level}, index={index}]", "is not full in the tree")
 
 
 def _check_state(connection: Connection, tree: _Tree, rows: Sequence[_Row]) -> Iterator[Finding]:
-    state = connection.execute(text("SELECT size, root, signed_size FROM log_state")).one_or_none()
+    state = connection.execute(text("SELECT size, root FROM log_state")).one_or_none()
     if state is None:
         if tree.edge.size or rows:
             yield Finding("log_state", "the row is missing")
         return
-    size, root, signed_size = state
+    size, root = state
     if size != tree.edge.size:
         yield Finding("log_state.size", f"is {size}, but there are {tree.edge.size} entries")
     if bytes(root) != tree.edge.root():
         yield Finding("log_state.root", "is not the root of the entries")
-    if signed_size != (rows[-1].size if rows else 0):
-        yield Finding("log_state.signed_size", "is not the size of the newest checkpoint")
 
 
 def _checkpoint_rows(connection: Connection) -> list[_Row]:
@@ -360,7 +385,7 @@ def _compare_file(
 
 
 def _check_second_place(
-    second_place: SecondPlace, rows: Sequence[_Row], before: Outside
+    second_place: SecondPlace, rows: Sequence[_Row], before: Outside, tree: _Tree
 ) -> Iterator[Finding]:
     place = "second place"
     signed = [row for row in rows if row.note is not None]
@@ -377,12 +402,12 @@ def _check_second_place(
     for kept in (before.kept, now):
         if kept is None or isinstance(kept, CounterfoilError):
             continue
-        row = by_size.get(kept[0].size)
-        if row is None and kept is now and now != before.kept:
+        if kept is now and now != before.kept:
             continue  # signed after the snapshot
-        if row is None or row.root != kept[0].root:
+        row = by_size.get(kept[0].size)
+        if tree.roots.get(kept[0].size) != kept[0].root:
             problem = f"holds a checkpoint at {kept[0].size} that the database lacks"
-        elif row.note is not None and row.note != kept[1]:
+        elif row is not None and row.note is not None and row.note != kept[1]:
             problem = "holds another note than the database"
         else:
             continue

@@ -1,6 +1,8 @@
-"""Tables of the log. Entries are append-only for every service; nothing here is ever deleted."""
+"""Tables of the log. Entries and tiles are append-only for every service; nothing here is ever deleted."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, SmallInteger, Text
+from typing import Final
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from audit_layer.storage.base import (
@@ -13,43 +15,51 @@ from audit_layer.storage.base import (
     UnixMs,
     access,
     bytes_check,
+    declare_function,
     not_negative,
 )
 
+PARTITION_BITS: Final = 20
+"""A partition of `log_entries` holds 2^20 indexes: what is written to stays small enough for memory."""
+
 
 class LogState(Base):
-    """The one row that every append compares and sets."""
+    """The one row that every append compares and sets.
+
+    A committed row is the intent to sign: for each size there is one root, and whatever is signed
+    (a COSE Receipt, a checkpoint) was committed here first.
+    """
 
     __tablename__ = "log_state"
     __table_args__ = (
         CheckConstraint("id = 1", name="one_row"),
         bytes_check("root", 32),
-        CheckConstraint("size >= signed_size AND signed_size >= 0", name="sizes"),
+        not_negative("size"),
         access(server=WRITE, worker=READ),
     )
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     size: Mapped[Count]
     root: Mapped[Hash32]
-    signed_size: Mapped[Count]
-    """Largest size for which an intent to sign was recorded; it only grows."""
 
 
 class LogEntry(Base):
     """One leaf. `issuer` and `issuer_seq` are the idempotency key of numbered statements.
 
-    Statements without a number of their own have no `issuer_seq` and are known by their entry.
+    Statements without a number of their own have no `issuer_seq` and are known by their entry. No
+    constraint can make keys unique across partitions; the sequencer does, by looking them up in the
+    transaction that compares and sets the state, and `fsck` counts them.
     """
 
     __tablename__ = "log_entries"
     __table_args__ = (
-        Index(None, "issuer", "issuer_seq", unique=True),
-        Index(None, "entry", unique=True),
+        Index(None, "issuer", "issuer_seq"),
+        Index(None, "entry", postgresql_using="hash"),
         bytes_check("entry", 32),
         bytes_check("issuer", 32),
         not_negative("index"),
         not_negative("issuer_seq"),
-        access(server=APPEND, worker=READ),
+        {"postgresql_partition_by": "RANGE (index)", **access(server=APPEND, worker=READ)},
     )
 
     index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -59,20 +69,44 @@ class LogEntry(Base):
     recorded_at: Mapped[UnixMs]
 
 
+class LogIssuer(Base):
+    """How far an issuer's numbers have come: what is above `highest` cannot be in the log yet.
+
+    This spares the lookup of keys that are new, and shows gaps: with numbers from 0, an issuer
+    without a gap has `held` = `highest` + 1.
+    """
+
+    __tablename__ = "log_issuers"
+    __table_args__ = (
+        bytes_check("issuer", 32),
+        not_negative("highest"),
+        CheckConstraint("held BETWEEN 1 AND highest + 1", name="held"),
+        access(server=WRITE, worker=READ),
+    )
+
+    issuer: Mapped[Hash32] = mapped_column(primary_key=True)
+    highest: Mapped[int] = mapped_column(BigInteger)
+    held: Mapped[Count]
+
+
 class LogTile(Base):
-    """A tile as it is at the present size: `width` hashes of 32 bytes. It only grows."""
+    """The root of a full tile, which is a hash of the tile above it.
+
+    What is inside a tile follows from the entries, or from the roots of the tiles below. Rows are
+    written once, when the tile's last hash is.
+    """
 
     __tablename__ = "log_tiles"
     __table_args__ = (
-        CheckConstraint("width BETWEEN 1 AND 256", name="width"),
-        CheckConstraint("octet_length(hashes) = width * 32", name="hashes_length"),
-        access(server=WRITE, worker=READ),
+        bytes_check("root", 32),
+        not_negative("level"),
+        not_negative("index"),
+        access(server=APPEND, worker=READ),
     )
 
     level: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    width: Mapped[int] = mapped_column(SmallInteger)
-    hashes: Mapped[bytes] = mapped_column(LargeBinary)
+    root: Mapped[Hash32]
 
 
 class LogCheckpoint(Base):
@@ -100,3 +134,33 @@ class LogCheckpoint(Base):
     cosigned_note: Mapped[str | None] = mapped_column(Text)
     """The same with the quorum's cosignatures."""
     published_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+# Makes the partitions up to the one after that which is written to, and returns the index that is out of reach.
+# It runs with the owner's rights, because services may not create tables; attaching locks out no reader.
+declare_function(
+    "log_extend",
+    """
+CREATE FUNCTION log_extend() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp AS $body$
+DECLARE
+  part bigint;
+  wanted bigint;
+  name text;
+BEGIN
+  PERFORM pg_advisory_xact_lock(x'6C6F675F70617274'::bigint);
+  SELECT coalesce(max(size), 0) >> $bits$ INTO part FROM log_state;
+  FOR wanted IN 0 .. part + 1 LOOP
+    name := format('log_entries_p%s', wanted);
+    IF to_regclass(name) IS NULL THEN
+      EXECUTE format('CREATE TABLE %I (LIKE log_entries INCLUDING ALL)', name);
+      EXECUTE format(
+        'ALTER TABLE log_entries ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+        name, wanted << $bits$, (wanted + 1) << $bits$);
+    END IF;
+  END LOOP;
+  RETURN (part + 2) << $bits$;
+END
+$body$
+""".replace("$bits$", str(PARTITION_BITS)),
+)

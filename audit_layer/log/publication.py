@@ -21,10 +21,11 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from audit_layer.log import checkpoint_table as table
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.guard import check_history
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.tile_table import read_file, read_state
 from audit_layer.log.witnesses import WitnessClient, WitnessHoldsError
@@ -135,8 +136,8 @@ class Publisher:
         """
         shown, _ = parse_and_verify(note, self._policy.logs)
         with transaction(self._engine) as connection:
-            size, _, signed_size = read_state(connection)
-            held = shown.size <= signed_size and (
+            size, _ = read_state(connection)
+            held = shown.size <= size and (
                 table.database_root(connection, size, shown.size) == shown.root
             )
         if not held:
@@ -184,7 +185,7 @@ class Publisher:
     def _prepare(self) -> table.CheckpointRow | None:
         """Steps 1 to 3: return the unfinished checkpoint, signed and its tiles out, or None."""
         with transaction(self._engine) as connection:
-            self._check_second_place(connection)
+            check_history(connection, self._second_place)
             row = table.newest(connection)
             if row is None or row.published_at is not None:
                 row = table.record_intent(connection)
@@ -197,43 +198,9 @@ class Publisher:
             with transaction(self._engine) as connection:
                 stored = table.store_note(connection, row.size, note)
             fault_point("log.sign.after-store")
-            if stored != note:
-                self._second_place.write(stored)
             row = table.CheckpointRow(row.size, row.root, stored, None, None)
         self._publish_tiles(row.size)
         return row
-
-    def _check_second_place(self, connection: Connection) -> None:
-        """Refuse (FORK) a database that is not the one that signed the kept checkpoint."""
-        kept = self._second_place.read()
-        last = table.newest(connection)
-        if kept is None:
-            if last is not None and last.note is not None:
-                raise CounterfoilError(
-                    Code.FORK,
-                    "the database holds signed checkpoints but the second place holds none",
-                    remedy="Bring the second place's file back from where this log last ran.",
-                )
-            return
-        checkpoint, _ = kept
-        size, _, _ = read_state(connection)
-        if checkpoint.size > size:
-            raise CounterfoilError(
-                Code.FORK,
-                f"the database ends at {size}, before the checkpoint signed at {checkpoint.size}",
-                remedy="The database was restored from an old backup: recover the newer one.",
-            )
-        row = table.at_size(connection, checkpoint.size)
-        same = row is not None and row.root == checkpoint.root
-        if not same or table.database_root(connection, size, checkpoint.size) != checkpoint.root:
-            raise CounterfoilError(
-                Code.FORK,
-                f"the database holds another history than was signed at {checkpoint.size}",
-            )
-        if last is not None and last.note is not None and last.size > checkpoint.size:
-            raise CounterfoilError(
-                Code.FORK, "the second place is older than the database's last signed checkpoint"
-            )
 
     def _signed_note(self, row: table.CheckpointRow) -> str:
         """Sign an intent into the second place, unless that holds its signature already."""
@@ -243,8 +210,8 @@ class Publisher:
             return kept[1]
         note = sign(checkpoint, self._signers, time_s=int(time.time())).encode()
         parse_and_verify(note, self._policy.logs)  # a faulty signature must not leave the house
-        self._second_place.write(note)
-        return note
+        kept = self._second_place.write(checkpoint, note)
+        return kept[1] if kept[0] == checkpoint else note
 
     def _publish_tiles(self, size: int) -> None:
         """Write every file that this size has and the last published one had not."""

@@ -3,13 +3,19 @@
 A database restored from an old backup would let the log sign a second history. The file beside it
 remembers what was signed; keep it on other storage than the database. A second file holds the
 evidence that stopped the log, as long as an operator leaves it there.
+
+The file has two slots of `SLOT_BYTES`, each with a signed note and zeros after it. A write goes to
+the slot that does not hold the newest one and is synced in place; if it is cut off, the note in it
+does not verify, and the other slot still holds what was signed before.
 """
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from audit_layer.log.files import write_durably
 from shared.runtime.errors import Code, CounterfoilError
@@ -18,30 +24,106 @@ from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Verifier
 from shared.translog.signed_checkpoint import parse_and_verify
 
+SLOT_BYTES: Final = 8192
+_SLOTS: Final = 2
+
+Kept = tuple[Checkpoint, str]
+"""A checkpoint and its signed note."""
+
 
 class SecondPlace:
-    """One file with the last signed checkpoint; `<file>.stopped` and `<file>.lock` beside it."""
+    """One file with the last signed checkpoint; `<file>.stopped` and `<file>.lock` beside it.
+
+    Several processes may use it at once; what is kept never gets smaller.
+    """
 
     def __init__(self, path: Path, verifiers: Sequence[Verifier]) -> None:
         self._path = path
         self._verifiers = verifiers
+        self._mutex = threading.Lock()
+        self._seen: dict[bytes, Kept] = {}
+        """What the slots held when they were last looked at: verifying costs more than reading."""
 
-    def read(self) -> tuple[Checkpoint, str] | None:
+    def read(self) -> Kept | None:
         """Return the kept checkpoint and its note, verified; None when nothing was ever kept."""
-        try:
-            note = self._path.read_text("utf-8")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError as e:
-            raise CounterfoilError(Code.CORRUPT, "the second place does not hold text") from e
-        checkpoint, _ = parse_and_verify(note, self._verifiers)
+        with self._mutex:
+            try:
+                with self._path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_SH)
+                    return _newest(self._slots(file.fileno()))
+            except FileNotFoundError:
+                return None
+
+    def write(self, checkpoint: Checkpoint, note: str) -> Kept:
+        """Keep a newly signed checkpoint durably, before anyone else sees it; return what is kept.
+
+        A larger checkpoint, or one of the same size, that is kept already stays. FORK when that
+        one has the same size and another root.
+        """
+        data = note.encode()
+        if len(data) > SLOT_BYTES:
+            raise CounterfoilError(Code.INTERNAL, f"a signed checkpoint has {len(data)} bytes")
+        fault_point("log.sign.before-second-place")
+        with self._mutex, self._open() as handle:
+            slots = self._slots(handle)
+            held = _newest(slots)
+            if held is not None and held[0].size >= checkpoint.size:
+                if held[0].size == checkpoint.size and held[0].root != checkpoint.root:
+                    raise CounterfoilError(
+                        Code.FORK, f"another root was signed at size {checkpoint.size}"
+                    )
+                return held
+            target = 1 if held is not None and slots[0] is held else 0
+            padded = data.ljust(SLOT_BYTES, b"\x00")
+            os.pwrite(handle, padded, target * SLOT_BYTES)
+            os.fdatasync(handle)
+            self._seen[padded] = (checkpoint, note)
+        fault_point("log.sign.after-second-place")
         return checkpoint, note
 
-    def write(self, note: str) -> None:
-        """Keep a newly signed checkpoint durably, before anyone else sees it."""
-        fault_point("log.sign.before-second-place")
-        write_durably(self._path, note.encode())
-        fault_point("log.sign.after-second-place")
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        """Open the file for one writer at a time, making it, with its full length, at first use."""
+        if not self._path.exists():
+            with self._lock_file("made") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not self._path.exists():
+                    write_durably(self._path, bytes(_SLOTS * SLOT_BYTES))
+        handle = os.open(self._path, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def _slots(self, handle: int) -> list[Kept | None]:
+        """Return what the slots hold; CORRUPT when there is something and none of it verifies."""
+        raw = os.pread(handle, _SLOTS * SLOT_BYTES, 0)
+        pieces = [raw[at * SLOT_BYTES : (at + 1) * SLOT_BYTES] for at in range(_SLOTS)]
+        found = [self._verified(piece) for piece in pieces]
+        self._seen = {
+            piece: kept for piece, kept in zip(pieces, found, strict=True) if kept is not None
+        }
+        if not self._seen and any(piece.strip(b"\x00") for piece in pieces):
+            raise CounterfoilError(
+                Code.CORRUPT,
+                "the second place holds no checkpoint that verifies",
+                remedy="Bring its file back from where it is kept safe; without it a restored"
+                " database could not be told from the newest.",
+            )
+        return found
+
+    def _verified(self, piece: bytes) -> Kept | None:
+        if piece in self._seen:
+            return self._seen[piece]
+        text = piece.rstrip(b"\x00")
+        if not text:
+            return None
+        try:
+            note = text.decode()
+            return parse_and_verify(note, self._verifiers)[0], note
+        except (UnicodeDecodeError, CounterfoilError):
+            return None
 
     @property
     def _stopped(self) -> Path:
@@ -65,16 +147,25 @@ class SecondPlace:
     @contextmanager
     def exclusively(self) -> Iterator[bool]:
         """Hold the publisher's lock for the block; yields False when another process holds it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(
-            self._path.with_name(f"{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
-        )
-        try:
+        with self._lock_file("lock") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
                 yield True
+
+    @contextmanager
+    def _lock_file(self, suffix: str) -> Iterator[int]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(
+            self._path.with_name(f"{self._path.name}.{suffix}"), os.O_CREAT | os.O_RDWR, 0o600
+        )
+        try:
+            yield handle
         finally:
             os.close(handle)
+
+
+def _newest(slots: Sequence[Kept | None]) -> Kept | None:
+    return max((kept for kept in slots if kept), key=lambda kept: kept[0].size, default=None)

@@ -5,21 +5,24 @@ the compare-and-set on (size, root) in the same transaction, together with the p
 index (safety). A crash at any point rolls the whole batch back.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from audit_layer.log.tile_table import fetch_from, read_state, upsert_tiles
+from audit_layer.log.models import PARTITION_BITS, LogEntry
+from audit_layer.log.tile_table import add_tiles, fetch_from, read_state
+from audit_layer.storage.copying import copy_tuples
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.translog.tiles import TreeEdge
-from shared.translog.tree import HASH_BYTES, MAX_SIZE, leaf_hash
+from shared.translog.tiles import Tile, TileReader, TreeEdge, split_hashes
+from shared.translog.tree import HASH_BYTES, MAX_SIZE, complete_root, leaf_hash
 
 SEQUENCE_LOCK = 0x636F756E_74657201
 """Key of the advisory lock ("counter", 1)."""
@@ -27,13 +30,19 @@ MAX_BATCH = 4096
 _RACES = 8
 
 
+_COLUMNS = ("index", "entry", "issuer", "issuer_seq", "recorded_at")
+
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """An entry to be sequenced, under its idempotency key.
 
     `issuer` is the 32-byte name of the number domain; a statement without a number of its own has
-    `issuer_seq` None and is known by its entry. `attachment` is carried to the `in_transaction`
-    hook and never looked at here.
+    `issuer_seq` None and is known by its entry. The key must be a function of the entry (it is what
+    the statement's bytes say), so that one entry never comes under two. `attachment` is carried to
+    the `in_transaction` hook and never looked at here.
     """
 
     entry: bytes
@@ -47,6 +56,15 @@ class Submission:
         if self.issuer_seq is not None and not 0 <= self.issuer_seq <= MAX_SIZE:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "an issuer's number is 0 … 2^63-1")
 
+    @property
+    def key(self) -> "Key":
+        """The idempotency key."""
+        return self.entry if self.issuer_seq is None else (self.issuer, self.issuer_seq)
+
+
+Key = bytes | tuple[bytes, int]
+"""An entry, or (issuer, number)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
@@ -55,12 +73,16 @@ class Sequenced:
     entry: bytes
     index: int
     duplicate: bool
+    receipt: bytes | None = None
+    """A COSE Receipt (RFC 9942) of grade *sequenced*, where one was asked for."""
 
 
 Result = Sequenced | CounterfoilError
 """Outcome for one submission; an error concerns that submission only."""
 Hook = Callable[[Connection, Sequence[tuple[Submission, Sequenced]]], None]
 """Runs in the appending transaction; what it raises rolls the batch back."""
+Guard = Callable[[Connection], None]
+"""Looks at a tree that this process did not leave so itself; what it raises stops the append."""
 
 
 class _LostRaceError(Exception):
@@ -68,25 +90,27 @@ class _LostRaceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """What the log, or an earlier item of this batch, holds."""
+class Head:
+    """The tree as an append left it, with the nodes that proofs under it need."""
 
-    index: int
-    entry: bytes
-    issuer: bytes
-    issuer_seq: int | None
-    duplicate: bool
+    size: int
+    root: bytes
+    node: TileReader
 
 
 class Sequencer:
     """Appends batches. Safe to call from several threads and to run in several processes."""
 
-    def __init__(self, engine: Engine, *, advisory_lock: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, *, advisory_lock: bool = True, guard: Guard | None = None
+    ) -> None:
         """Take the engine. `advisory_lock=False` leaves only the safety net, for drills."""
         self._engine = engine
         self._advisory_lock = advisory_lock
+        self._guard = guard
         self._mutex = threading.Lock()
-        self._edge: tuple[TreeEdge, bytes] | None = None
+        self._tree: _Tree | None = None
+        self._reach = 0
 
     def append(
         self, batch: Sequence[Submission], *, in_transaction: Hook | None = None
@@ -107,34 +131,65 @@ class Sequencer:
             return []
         with self._mutex:
             for _ in range(_RACES):
-                edge, self._edge = self._edge, None
+                tree, self._tree = self._tree, None
+                self._extend(tree)
                 try:
                     with transaction(self._engine) as connection:
-                        results, edge = self._append(connection, batch, edge, in_transaction)
+                        results, tree = self._append(connection, batch, tree, in_transaction)
                         fault_point("log.sequence.before-commit")
                 except _LostRaceError:
                     continue
                 fault_point("log.sequence.after-commit")
-                self._edge = edge
+                self._tree = tree
                 return results
         raise CounterfoilError(
             Code.UNAVAILABLE, "other sequencers were faster each time", retry_after_s=0.5
         )
 
+    def head(self) -> Head:
+        """Return the tree as the last `append` left it. UNAVAILABLE when that one failed."""
+        with self._mutex:
+            if self._tree is None:
+                raise CounterfoilError(
+                    Code.UNAVAILABLE, "nothing was appended last", retry_after_s=0.1
+                )
+            return self._tree.head(self._fetch)
+
+    def _fetch(self, tile: Tile) -> bytes:
+        with transaction(self._engine) as connection:
+            return fetch_from(connection)(tile)
+
+    def _extend(self, tree: "_Tree | None") -> None:
+        """See that there are partitions for a long while; what is in reach can do without."""
+        size = 0 if tree is None else tree.edge.size
+        if size + (1 << PARTITION_BITS) < self._reach:
+            return
+        try:
+            with transaction(self._engine) as connection:
+                self._reach = connection.execute(text("SELECT log_extend()")).scalar_one()
+        except CounterfoilError as e:
+            if size + MAX_BATCH >= self._reach:
+                raise
+            _log.warning("no partition could be added to log_entries yet: %s", e)
+
     def _append(
         self,
         connection: Connection,
         batch: Sequence[Submission],
-        cached: tuple[TreeEdge, bytes] | None,
+        cached: "_Tree | None",
         in_transaction: Hook | None,
-    ) -> tuple[list[Result], tuple[TreeEdge, bytes]]:
+    ) -> tuple[list[Result], "_Tree"]:
         if self._advisory_lock:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SEQUENCE_LOCK})
-        size, root, _ = read_state(connection)
-        edge = _edge_at(connection, size, root, cached)
+        size, root = read_state(connection)
+        tree = cached
+        if tree is None or (tree.edge.size, tree.root) != (size, root):
+            tree = _Tree.load(connection, size, root)
+            if self._guard is not None:
+                self._guard(connection)
         results, fresh = _assign(batch, _held(connection, batch), size)
         if fresh:
-            _write(connection, fresh, edge, size, root)
+            _write(connection, fresh, tree, size, root)
         if in_transaction is not None:
             placed = [
                 (item, result)
@@ -142,105 +197,143 @@ class Sequencer:
                 if isinstance(result, Sequenced)
             ]
             in_transaction(connection, placed)
-        return results, (edge, edge.root())
+        return results, tree
 
 
-def _edge_at(
-    connection: Connection, size: int, root: bytes, cached: tuple[TreeEdge, bytes] | None
-) -> TreeEdge:
-    """Return the tree's edge at the present state: from memory if it is that, else from tiles."""
-    if cached is not None and cached[0].size == size and cached[1] == root:
-        return cached[0]
-    edge = TreeEdge.load(size, fetch_from(connection))
-    if edge.root() != root:
-        raise CounterfoilError(
-            Code.CORRUPT,
-            f"the tiles do not lead to the log's root at size {size}",
-            remedy="Run `counterfoil log fsck`; nothing is appended until the tiles are restored.",
+class _Tree:
+    """The right edge of the tree, its root, and the tiles that the last append touched."""
+
+    def __init__(self, edge: TreeEdge, root: bytes) -> None:
+        self.edge = edge
+        self.root = root
+        self._recent: dict[tuple[int, int], bytes] = {}
+
+    @classmethod
+    def load(cls, connection: Connection, size: int, root: bytes) -> "_Tree":
+        """Read the edge from the tables; CORRUPT when it does not lead to the recorded root."""
+        edge = TreeEdge.load(size, fetch_from(connection))
+        if edge.root() != root:
+            raise CounterfoilError(
+                Code.CORRUPT,
+                f"the entries do not lead to the log's root at size {size}",
+                remedy="Run `counterfoil log fsck`; nothing is appended until they are restored.",
+            )
+        return cls(edge, root)
+
+    def extend(self, entries: Iterable[bytes]) -> list[tuple[Tile, bytes]]:
+        """Append entries; return the tiles that have become full, with their roots."""
+        touched = self.edge.extend([leaf_hash(entry) for entry in entries])
+        self.root = self.edge.root()
+        self._recent = {(tile.level, tile.index): data for tile, data in touched}
+        return [
+            (tile, complete_root(split_hashes(data)))
+            for tile, data in touched
+            if not tile.is_partial
+        ]
+
+    def head(self, fetch: Callable[[Tile], bytes]) -> Head:
+        """Return the tree with its nodes: the newest from memory, older ones by `fetch`."""
+        recent, edge = self._recent, self.edge
+        rows = [edge.partial(level) for level in range(edge.height)]
+
+        def from_memory(tile: Tile) -> bytes:
+            data = recent.get((tile.level, tile.index))
+            if data is None and tile.is_partial:
+                data = b"".join(rows[tile.level])
+            return fetch(tile) if data is None else data
+
+        return Head(edge.size, self.root, TileReader(edge.size, from_memory))
+
+
+def _held(connection: Connection, batch: Sequence[Submission]) -> dict[Key, tuple[bytes, int]]:
+    """Return (entry, index) of what the log holds under the batch's keys.
+
+    A number above its issuer's highest is new, so the usual batch costs one look at the issuers.
+    """
+    issuers = {item.issuer for item in batch if item.issuer_seq is not None}
+    highest: dict[bytes, int] = {}
+    if issuers:
+        rows = connection.execute(
+            text("SELECT issuer, highest FROM log_issuers WHERE issuer = ANY(:issuers)"),
+            {"issuers": list(issuers)},
         )
-    return edge
-
-
-def _held(connection: Connection, batch: Sequence[Submission]) -> list[_Held]:
-    """Look up what the log already holds under the batch's keys or entries."""
-    numbered = [item for item in batch if item.issuer_seq is not None]
-    rows = connection.execute(
-        text(
-            "SELECT e.index, e.entry, e.issuer, e.issuer_seq FROM log_entries e"
-            " WHERE e.entry = ANY(CAST(:entries AS bytea[]))"
-            " UNION"
-            " SELECT e.index, e.entry, e.issuer, e.issuer_seq"
-            " FROM unnest(CAST(:issuers AS bytea[]), CAST(:seqs AS bigint[])) AS k(issuer, seq)"
-            " JOIN log_entries e ON e.issuer = k.issuer AND e.issuer_seq = k.seq"
-        ),
-        {
-            "entries": [item.entry for item in batch],
-            "issuers": [item.issuer for item in numbered],
-            "seqs": [item.issuer_seq for item in numbered],
-        },
-    )
-    return [
-        _Held(index, bytes(entry), bytes(issuer), seq, duplicate=True)
-        for index, entry, issuer, seq in rows
+        highest = {bytes(issuer): number for issuer, number in rows}
+    held: dict[Key, tuple[bytes, int]] = {}
+    numbered = [
+        (item.issuer, item.issuer_seq)
+        for item in batch
+        if item.issuer_seq is not None and item.issuer_seq <= highest.get(item.issuer, -1)
     ]
+    if numbered:
+        rows = connection.execute(
+            text(
+                "SELECT e.issuer, e.issuer_seq, e.entry, e.index"
+                " FROM unnest(CAST(:issuers AS bytea[]), CAST(:seqs AS bigint[])) AS k(issuer, seq)"
+                " JOIN log_entries e ON e.issuer = k.issuer AND e.issuer_seq = k.seq"
+            ),
+            {
+                "issuers": [issuer for issuer, _ in numbered],
+                "seqs": [number for _, number in numbered],
+            },
+        )
+        held |= {(bytes(issuer), seq): (bytes(entry), at) for issuer, seq, entry, at in rows}
+    unnumbered = [item.entry for item in batch if item.issuer_seq is None]
+    if unnumbered:
+        rows = connection.execute(
+            text(
+                "SELECT entry, index FROM log_entries"
+                " WHERE entry = ANY(:entries) AND issuer_seq IS NULL"
+            ),
+            {"entries": unnumbered},
+        )
+        held |= {bytes(entry): (bytes(entry), at) for entry, at in rows}
+    return held
 
 
 def _assign(
-    batch: Sequence[Submission], held: Sequence[_Held], size: int
+    batch: Sequence[Submission], held: dict[Key, tuple[bytes, int]], size: int
 ) -> tuple[list[Result], list[Submission]]:
     """Decide each submission's outcome; return also the new ones, whose indexes begin at `size`."""
-    by_entry = {row.entry: row for row in held}
-    by_key: dict[tuple[bytes, int | None], _Held] = {
-        (row.issuer, row.issuer_seq): row for row in held if row.issuer_seq is not None
-    }
     results: list[Result] = []
     fresh: list[Submission] = []
     for item in batch:
-        key = (item.issuer, item.issuer_seq)
-        same_key = by_key.get(key) if item.issuer_seq is not None else None
-        same_entry = by_entry.get(item.entry)
-        if same_key is not None and same_key.entry != item.entry:
-            results.append(_equivocation(item, same_key))
-        elif same_entry is not None and (same_entry.issuer, same_entry.issuer_seq) != key:
-            results.append(
-                CounterfoilError(
-                    Code.CONFLICT,
-                    f"the entry is in the log at {same_entry.index} under another key",
-                    metadata={"index": str(same_entry.index)},
-                )
-            )
-        elif same_entry is not None:
-            results.append(Sequenced(item.entry, same_entry.index, duplicate=True))
-        else:
+        known = held.get(item.key)
+        if known is None:
             index = size + len(fresh)
-            row = _Held(index, item.entry, item.issuer, item.issuer_seq, duplicate=False)
-            by_entry[item.entry] = row
-            if item.issuer_seq is not None:
-                by_key[key] = row
+            held[item.key] = (item.entry, index)
             fresh.append(item)
             results.append(Sequenced(item.entry, index, duplicate=False))
+        elif known[0] == item.entry:
+            results.append(Sequenced(item.entry, known[1], duplicate=True))
+        else:
+            results.append(_equivocation(item, *known))
     return results, fresh
 
 
-def _equivocation(item: Submission, held: _Held) -> CounterfoilError:
+def _equivocation(item: Submission, entry: bytes, index: int) -> CounterfoilError:
     return CounterfoilError(
         Code.EQUIVOCATION,
-        f"number {item.issuer_seq} of this issuer is another entry, at index {held.index}",
-        metadata={"index": str(held.index), "entry": held.entry.hex()},
+        f"number {item.issuer_seq} of this issuer is another entry, at index {index}",
+        metadata={"index": str(index), "entry": entry.hex()},
     )
 
 
 def _write(
-    connection: Connection, fresh: Sequence[Submission], edge: TreeEdge, size: int, root: bytes
+    connection: Connection, fresh: Sequence[Submission], tree: _Tree, size: int, root: bytes
 ) -> None:
-    """Write entries, tiles and state. `edge` moves to the new size."""
+    """Write entries, tiles, issuers and state. `tree` moves to the new size."""
     if size + len(fresh) > MAX_SIZE:
         raise CounterfoilError(Code.INTERNAL, "the log is full")
+    now_ms = time.time_ns() // 1_000_000
+    rows = (
+        (index, item.entry, item.issuer, item.issuer_seq, now_ms)
+        for index, item in enumerate(fresh, start=size)
+    )
     try:
         fault_point("log.sequence.before-entries")
-        _copy_entries(connection, fresh, size)
+        copy_tuples(connection, LogEntry, _COLUMNS, rows)
         fault_point("log.sequence.after-entries")
-        upsert_tiles(connection, edge.extend([leaf_hash(item.entry) for item in fresh]))
+        add_tiles(connection, tree.extend(item.entry for item in fresh))
         fault_point("log.sequence.after-tiles")
     except (IntegrityError, psycopg.errors.UniqueViolation) as e:
         raise _LostRaceError from e
@@ -249,30 +342,31 @@ def _write(
             "UPDATE log_state SET size = :size, root = :root"
             " WHERE id = 1 AND size = :old_size AND root = :old_root"
         ),
-        {"size": edge.size, "root": edge.root(), "old_size": size, "old_root": root},
+        {"size": tree.edge.size, "root": tree.root, "old_size": size, "old_root": root},
     )
     if moved.rowcount != 1:
         raise _LostRaceError
+    _count_numbers(connection, fresh)
 
 
-def _copy_entries(connection: Connection, fresh: Sequence[Submission], size: int) -> None:
-    """Bring the entries in by binary COPY, on the transaction's own connection."""
-    driver = connection.connection.driver_connection
-    now_ms = time.time_ns() // 1_000_000
-    if not isinstance(driver, psycopg.Connection):
-        raise CounterfoilError(Code.CONFIGURATION, "the log needs the psycopg driver")
-    try:
-        with (
-            driver.cursor() as cursor,
-            cursor.copy(
-                "COPY log_entries (index, entry, issuer, issuer_seq, recorded_at)"
-                " FROM STDIN (FORMAT BINARY)"
-            ) as copy,
-        ):
-            copy.set_types(["int8", "bytea", "bytea", "int8", "int8"])
-            for index, item in enumerate(fresh, start=size):
-                copy.write_row((index, item.entry, item.issuer, item.issuer_seq, now_ms))
-    except (psycopg.OperationalError, psycopg.InterfaceError) as e:  # SQLAlchemy does not see these
-        raise CounterfoilError(
-            Code.UNAVAILABLE, "The database went away.", retry_after_s=1.0
-        ) from e
+def _count_numbers(connection: Connection, fresh: Sequence[Submission]) -> None:
+    """Move the issuers' highest numbers."""
+    numbers: dict[bytes, list[int]] = {}
+    for item in fresh:
+        if item.issuer_seq is not None:
+            numbers.setdefault(item.issuer, []).append(item.issuer_seq)
+    if numbers:
+        connection.execute(
+            text(
+                "INSERT INTO log_issuers AS i (issuer, highest, held)"
+                " SELECT * FROM unnest(CAST(:issuers AS bytea[]), CAST(:highest AS bigint[]),"
+                " CAST(:held AS bigint[]))"
+                " ON CONFLICT (issuer) DO UPDATE"
+                " SET highest = greatest(i.highest, excluded.highest), held = i.held + excluded.held"
+            ),
+            {
+                "issuers": list(numbers),
+                "highest": [max(found) for found in numbers.values()],
+                "held": [len(found) for found in numbers.values()],
+            },
+        )

@@ -1,77 +1,85 @@
-"""Reading and writing the tree's tables: the state row and the tiles."""
+"""Reading and writing the tree's tables: the state row, and the roots of full tiles.
+
+A tile's hashes are derived: at level 0 from the entries, above from the roots of the 256 tiles below
+each. So a tile is one short row, written once, and the only bulk that the log keeps is entries.
+"""
 
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, text
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.tiles import Tile, encode_bundle
-from shared.translog.tree import EMPTY_ROOT
+from shared.translog.tiles import TILE_WIDTH, Tile, encode_bundle
+from shared.translog.tree import EMPTY_ROOT, leaf_hash
 
 
-def read_state(connection: Connection) -> tuple[int, bytes, int]:
-    """Return (size, root, signed size), making the row of an empty log on first use."""
-    query = text("SELECT size, root, signed_size FROM log_state WHERE id = 1")
+def read_state(connection: Connection) -> tuple[int, bytes]:
+    """Return (size, root), making the row of an empty log on first use."""
+    query = text("SELECT size, root FROM log_state WHERE id = 1")
     row = connection.execute(query).one_or_none()
     if row is None:
         connection.execute(
             text(
-                "INSERT INTO log_state (id, size, root, signed_size)"
-                " VALUES (1, 0, :root, 0) ON CONFLICT DO NOTHING"
+                "INSERT INTO log_state (id, size, root) VALUES (1, 0, :root) ON CONFLICT DO NOTHING"
             ),
             {"root": EMPTY_ROOT},
         )
         row = connection.execute(query).one()
-    size, root, signed_size = row
-    return size, bytes(root), signed_size
+    size, root = row
+    return size, bytes(root)
 
 
 def fetch_from(connection: Connection) -> Callable[[Tile], bytes]:
-    """Return a tile source over the table; tiles come as wide as they are. CORRUPT if missing."""
-
-    def fetch(tile: Tile) -> bytes:
-        hashes = connection.execute(
-            text("SELECT hashes FROM log_tiles WHERE level = :level AND index = :index"),
-            {"level": tile.level, "index": tile.index},
-        ).scalar_one_or_none()
-        if hashes is None:
-            raise CounterfoilError(Code.CORRUPT, f"the database has no {tile.full().path}")
-        return bytes(hashes)
-
-    return fetch
+    """Return a tile source over the tables; CORRUPT if they lack a part of what is asked for."""
+    return lambda tile: read_file(connection, tile)
 
 
-def upsert_tiles(connection: Connection, tiles: Sequence[tuple[Tile, bytes]]) -> None:
-    """Write tiles that grew. A tile never becomes narrower."""
-    connection.execute(
-        text(
-            "INSERT INTO log_tiles (level, index, width, hashes)"
-            " VALUES (:level, :index, :width, :hashes)"
-            " ON CONFLICT (level, index) DO UPDATE"
-            " SET width = excluded.width, hashes = excluded.hashes"
-            " WHERE log_tiles.width < excluded.width"
-        ),
-        [
-            {"level": tile.level, "index": tile.index, "width": tile.width, "hashes": hashes}
-            for tile, hashes in tiles
-        ],
-    )
+def add_tiles(connection: Connection, roots: Sequence[tuple[Tile, bytes]]) -> None:
+    """Record the roots of tiles that have become full."""
+    if roots:
+        connection.execute(
+            text(
+                "INSERT INTO log_tiles (level, index, root)"
+                " SELECT * FROM unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]),"
+                " CAST(:roots AS bytea[]))"
+            ),
+            {
+                "levels": [tile.level for tile, _ in roots],
+                "indexes": [tile.index for tile, _ in roots],
+                "roots": [root for _, root in roots],
+            },
+        )
 
 
 def read_file(connection: Connection, tile: Tile) -> bytes:
-    """Return the bytes of a tile or entry bundle file, from the tables; CORRUPT if they lack it."""
-    if not tile.is_bundle:
-        data = fetch_from(connection)(tile)[: tile.byte_length]
+    """Return the bytes of a tile or entry bundle, from the tables; CORRUPT if they lack it."""
+    first = tile.index * TILE_WIDTH
+    if tile.is_bundle:
+        data = encode_bundle(read_entries(connection, first, tile.width))
+    elif tile.level == 0:
+        data = b"".join(map(leaf_hash, read_entries(connection, first, tile.width)))
     else:
-        first = tile.index * 256
-        rows = connection.execute(
+        roots = connection.execute(
             text(
-                "SELECT entry FROM log_entries"
-                " WHERE index >= :first AND index < :end ORDER BY index"
+                "SELECT root FROM log_tiles WHERE level = :level"
+                " AND index >= :first AND index < :end ORDER BY index"
             ),
-            {"first": first, "end": first + tile.width},
+            {"level": tile.level - 1, "first": first, "end": first + tile.width},
         ).scalars()
-        data = encode_bundle([bytes(entry) for entry in rows])
+        data = b"".join(bytes(root) for root in roots)
     if len(data) != tile.byte_length:
-        raise CounterfoilError(Code.CORRUPT, f"the tables hold only a part of {tile.path}")
+        raise CounterfoilError(
+            Code.CORRUPT,
+            f"the database has only a part of {tile.path}",
+            remedy="Run `counterfoil log fsck`.",
+        )
     return data
+
+
+def read_entries(connection: Connection, first: int, count: int) -> list[bytes]:
+    """Return the entries [first, first + count), as far as they are there, in order."""
+    rows = connection.execute(
+        text("SELECT entry FROM log_entries WHERE index >= :first AND index < :end ORDER BY index"),
+        {"first": first, "end": first + count},
+    ).scalars()
+    return [bytes(entry) for entry in rows]

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session
 
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.sequencer import Sequenced
 from audit_layer.log.sequencer import Submission as LogSubmission
+from audit_layer.storage.copying import copy_rows
 from audit_layer.storage.engine import session
-from audit_layer.trail.admission import BEACON_ROLES, ROLES, Admitted, admit
+from audit_layer.trail.admission import ROLES, Admitted, admit
+from audit_layer.trail.lookups import DatabaseLookups
 from audit_layer.trail.models import (
     EvidenceRow,
     FindingRow,
@@ -26,14 +27,19 @@ from audit_layer.trail.models import (
     StatementRow,
     VerdictRow,
 )
-from audit_layer.trail.rows import order_values, receipt_values, statement_values, verdict_values
+from audit_layer.trail.rows import (
+    Values,
+    order_values,
+    receipt_values,
+    statement_values,
+    verdict_values,
+)
 from shared.codec.hashing import sha256
 from shared.codec.ids import check_name
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import key_id
 from shared.statements.cose import check_signing_key, parse_statement
-from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.keys import Revocation
 from shared.statements.receipts import Receipt
 
 MAX_PAGE = 1000
@@ -57,6 +63,8 @@ class Accepted:
     entry: bytes
     index: int
     duplicate: bool
+    receipt: bytes | None = None
+    """A COSE Receipt of grade *sequenced*, where one was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +94,14 @@ class Trail:
     def __init__(self, engine: Engine, batcher: Batcher) -> None:
         self._engine = engine
         self._batcher = batcher
+        self._lookups = DatabaseLookups(engine)
 
     # -- taking in -------------------------------------------------------------------------------------
 
-    def submit(self, submissions: Sequence[Submission]) -> list[Accepted | Refused]:
-        """Take statements in, durably; one result each, in their order.
+    def submit(
+        self, submissions: Sequence[Submission], *, receipts: bool = False
+    ) -> list[Accepted | Refused]:
+        """Take statements in, durably; one result each, in their order. With `receipts`, prove it at once.
 
         What the log holds already is answered with its index, also when its signer is believed no longer.
         UNAVAILABLE (raised) means that nothing is known to have happened; sending the same again is safe. Statements of one
@@ -98,26 +109,39 @@ class Trail:
         """
         results: list[Accepted | Refused | None] = [None] * len(submissions)
         admitted: list[tuple[int, Admitted]] = []
-        with session(self._engine) as db:
-            lookups = _Lookups(db)
-            for place, submission in enumerate(submissions):
-                try:
-                    item = admit(submission.statement, submission.order, lookups, now_ms())
-                    admitted.append((place, item))
-                except CounterfoilError as error:
-                    results[place] = lookups.held(submission.statement) or Refused(error)
+        now = now_ms()
+        for place, submission in enumerate(submissions):
+            try:
+                item = admit(submission.statement, submission.order, self._lookups, now)
+                admitted.append((place, item))
+            except CounterfoilError as error:
+                results[place] = self._held(submission.statement) or Refused(error)
         items = [
             LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
             for _, item in admitted
         ]
-        outcomes = self._batcher.submit(items).result() if items else []
+        outcomes = self._batcher.submit(items, receipts=receipts).result() if items else []
         for (place, item), outcome in zip(admitted, outcomes, strict=True):
             if isinstance(outcome, Sequenced):
-                results[place] = Accepted(outcome.entry, outcome.index, outcome.duplicate)
+                results[place] = Accepted(
+                    outcome.entry, outcome.index, outcome.duplicate, outcome.receipt
+                )
             else:
                 self._note_equivocation(item, outcome)
                 results[place] = Refused(outcome)
+        if any(isinstance(item.value, Revocation) for _, item in admitted):
+            self._lookups.forget()
         return [result for result in results if result is not None]
+
+    def _held(self, raw: bytes) -> Accepted | None:
+        """Return where the log has these very bytes."""
+        try:
+            entry = parse_statement(raw).entry
+        except CounterfoilError:
+            return None
+        with session(self._engine) as db:
+            row = db.get(StatementRow, entry)
+        return None if row is None else Accepted(row.entry, row.log_index, duplicate=True)
 
     def _note_equivocation(self, item: Admitted, error: CounterfoilError) -> None:
         if error.code is not Code.EQUIVOCATION:
@@ -198,6 +222,7 @@ class Trail:
                 )
             else:
                 known.disabled_at = None
+        self._lookups.forget()
 
     def disable_party(self, name: str, role: str) -> None:
         """Believe a party's keys no longer. NOT_FOUND when there is none."""
@@ -208,6 +233,7 @@ class Trail:
                 .values(disabled_at=now_ms())
                 .returning(PartyRow.id)
             ).all()
+        self._lookups.forget()
         if not found:
             raise CounterfoilError(Code.NOT_FOUND, f"there is no enabled {role} named {name!r}")
 
@@ -327,72 +353,31 @@ def write_rows(connection: Connection, placed: Sequence[tuple[LogSubmission, Seq
     ]
     if not new:
         return
-    connection.execute(
-        insert(StatementRow), [statement_values(item, index, now) for item, index in new]
+    copy_rows(
+        connection,
+        StatementRow,
+        [statement_values(item, index, now) for item, index in new],
     )
     receipts = [(item, index) for item, index in new if isinstance(item.value, Receipt)]
     if receipts:
-        connection.execute(
-            upsert(OrderRow).on_conflict_do_nothing(), [order_values(item) for item, _ in receipts]
-        )
-        connection.execute(
-            insert(ReceiptRow), [receipt_values(item, index) for item, index in receipts]
+        _copy_orders(connection, [order_values(item) for item, _ in receipts])
+        copy_rows(
+            connection,
+            ReceiptRow,
+            [receipt_values(item, index) for item, index in receipts],
         )
     verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
     if verdicts:
-        connection.execute(insert(VerdictRow), verdicts)
+        copy_rows(connection, VerdictRow, verdicts)
 
 
-class _Lookups:
-    """Admission's questions, answered from the database within one transaction."""
-
-    def __init__(self, db: Session) -> None:
-        self._db = db
-        self._parties = {
-            (party.role, key_id(party.public_key)): (party.name, party.public_key)
-            for party in db.scalars(select(PartyRow).where(PartyRow.disabled_at.is_(None)))
-        }
-        self._bundles: dict[bytes, KeyBundle | None] = {}
-
-    def party_key(self, role: str, kid: bytes) -> tuple[str, bytes] | None:
-        """Return (name, public key)."""
-        for candidate in BEACON_ROLES if role == "beacon" else (role,):
-            if (found := self._parties.get((candidate, kid))) is not None:
-                return found
-        return None
-
-    def bundle(self, entry: bytes) -> KeyBundle | None:
-        """Return a bundle in the log."""
-        if entry not in self._bundles:
-            row = self._db.get(StatementRow, entry)
-            self._bundles[entry] = (
-                None
-                if row is None or row.type != KeyBundle.TYPE
-                else KeyBundle.from_payload(parse_statement(row.raw).payload)
-            )
-        return self._bundles[entry]
-
-    def held(self, raw: bytes) -> Accepted | None:
-        """Return where the log has these very bytes."""
-        try:
-            row = self._db.get(StatementRow, parse_statement(raw).entry)
-        except CounterfoilError:
-            return None
-        return None if row is None else Accepted(row.entry, row.log_index, duplicate=True)
-
-    def revoked_at(self, bundle: bytes) -> int | None:
-        """Return when a bundle was revoked."""
-        rows = self._db.scalars(
-            select(StatementRow.raw).where(
-                StatementRow.type == Revocation.TYPE, StatementRow.subject == bundle.hex()
-            )
-        )
-        times = [Revocation.from_payload(parse_statement(raw).payload).at for raw in rows]
-        return min(times, default=None)
-
-    def receipt(self, entry: bytes) -> Receipt | None:
-        """Return a receipt in the log."""
-        row = self._db.get(StatementRow, entry)
-        if row is None or row.type != Receipt.TYPE:
-            return None
-        return Receipt.from_payload(parse_statement(row.raw).payload)
+def _copy_orders(connection: Connection, orders: Sequence[Values]) -> None:
+    """Write the orders that are not there yet; no other appender can be at it, see the sequencer."""
+    fresh = {order["entry"]: order for order in orders}
+    known = connection.scalars(
+        text("SELECT entry FROM trail_orders WHERE entry = ANY(:entries)"),
+        {"entries": list(fresh)},
+    )
+    for entry in known:
+        del fresh[bytes(entry)]
+    copy_rows(connection, OrderRow, list(fresh.values()))

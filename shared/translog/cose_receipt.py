@@ -41,6 +41,29 @@ class CoseReceipt:
     signature: bytes
 
 
+class ReceiptIssuer:
+    """Issues receipts with one key. A root is signed once, however many entries are proved under it."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        kid = sha256(key.public_key().public_bytes_raw()).digest()
+        self._key = key
+        self._protected = cbor.encode({_ALG: _EDDSA, _KID: kid, _VDS: _RFC9162_SHA256})
+        self._last: tuple[bytes, bytes] | None = None
+
+    def issue(
+        self, entry: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
+    ) -> bytes:
+        """Return a receipt for an entry under a checkpoint's root; BAD_PROOF if the path does not lead there."""
+        verify_inclusion(leaf_hash(entry), index, size, path, root)
+        last = self._last
+        if last is None or last[0] != root:
+            last = self._last = (root, self._key.sign(_signed(self._protected, root)))
+        proof = cbor.encode([size, index, list(path)])
+        return cbor.encode(
+            cbor.Tag(_COSE_SIGN1, [self._protected, {_VDP: {_INCLUSION: [proof]}}, None, last[1]])
+        )
+
+
 def issue_receipt(
     entry: bytes,
     index: int,
@@ -50,15 +73,8 @@ def issue_receipt(
     *,
     key: Ed25519PrivateKey,
 ) -> bytes:
-    """Sign a receipt for an entry under a checkpoint's root; BAD_PROOF if the path does not lead there."""
-    verify_inclusion(leaf_hash(entry), index, size, path, root)
-    kid = sha256(key.public_key().public_bytes_raw()).digest()
-    protected = cbor.encode({_ALG: _EDDSA, _KID: kid, _VDS: _RFC9162_SHA256})
-    proof = cbor.encode([size, index, list(path)])
-    signature = key.sign(_signed(protected, root))
-    return cbor.encode(
-        cbor.Tag(_COSE_SIGN1, [protected, {_VDP: {_INCLUSION: [proof]}}, None, signature])
-    )
+    """Return one receipt; see `ReceiptIssuer.issue`."""
+    return ReceiptIssuer(key).issue(entry, index, size, path, root)
 
 
 def parse_receipt(data: bytes) -> CoseReceipt:

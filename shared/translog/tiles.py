@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.tree import EMPTY_ROOT, HASH_BYTES, complete_root, fold_right
+from shared.translog.tree import EMPTY_ROOT, HASH_BYTES, complete_root, fold_right, node_hash
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
@@ -148,33 +148,35 @@ class TileReader:
     """Looks up nodes of a tree of `size` leaves in tiles that `fetch` brings.
 
     `fetch(tile)` returns the tile's bytes, at least `tile.byte_length` of them (a wider tile begins
-    with the narrower one). Tiles are kept for the life of the reader, which is one request.
+    with the narrower one). Tiles, and the nodes inside them, are kept for the life of the reader,
+    which is one request or one batch.
     """
 
     def __init__(self, size: int, fetch: Callable[[Tile], bytes]) -> None:
         self._size = size
         self._fetch = fetch
-        self._tiles: dict[tuple[int, int], list[bytes]] = {}
+        self._tiles: dict[tuple[int, int], list[list[bytes]]] = {}
 
     def __call__(self, level: int, index: int) -> bytes:
         """Return the hash of a complete subtree; CORRUPT when the tile is not what it must be."""
         if not 0 < (index + 1) << level <= self._size:
             raise CounterfoilError(Code.BAD_PROOF, f"node {level}/{index} is not in the tree")
         tile_level, height = divmod(level, TILE_HEIGHT)
-        tile_index, offset = divmod(index << height, TILE_WIDTH)
-        hashes = self._tile(tile_level, tile_index)
-        return complete_root(hashes[offset : offset + (1 << height)])
+        tile_index = index >> (TILE_HEIGHT - height)
+        rows = self._tiles.get((tile_level, tile_index))
+        if rows is None:
+            rows = self._tiles[tile_level, tile_index] = [self._hashes(tile_level, tile_index)]
+        while len(rows) <= height:
+            below = rows[-1]
+            rows.append([node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)])
+        return rows[height][index - (tile_index << (TILE_HEIGHT - height))]
 
-    def _tile(self, level: int, index: int) -> list[bytes]:
-        hashes = self._tiles.get((level, index))
-        if hashes is None:
-            tile = Tile(level, index, width_at(level, index, self._size))
-            data = self._fetch(tile)
-            if len(data) < tile.byte_length:
-                raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
-            hashes = split_hashes(data[: tile.byte_length])
-            self._tiles[level, index] = hashes
-        return hashes
+    def _hashes(self, level: int, index: int) -> list[bytes]:
+        tile = Tile(level, index, width_at(level, index, self._size))
+        data = self._fetch(tile)
+        if len(data) < tile.byte_length:
+            raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+        return split_hashes(data[: tile.byte_length])
 
 
 class TreeEdge:
@@ -202,6 +204,15 @@ class TreeEdge:
     def copy(self) -> "TreeEdge":
         """Return an independent copy, to be thrown away when a transaction fails."""
         return TreeEdge(self.size, self._levels)
+
+    @property
+    def height(self) -> int:
+        """How many levels of tiles there are."""
+        return len(self._levels)
+
+    def partial(self, level: int) -> list[bytes]:
+        """Return the hashes of the partial tile at a level below `height`, none when it is full."""
+        return list(self._levels[level])
 
     def root(self) -> bytes:
         """Return the root at the present size."""

@@ -19,6 +19,7 @@ from shared.translog.signed_checkpoint import sign
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.log.world import (
     LOG_SIGNERS,
+    NODE,
     ORIGIN,
     World,
     entry,
@@ -328,7 +329,9 @@ def test_a_publisher_whose_keys_are_not_its_policys_is_refused(world: World):
 
 def _empty_database(owner: Engine) -> None:
     with owner.begin() as connection:
-        connection.execute(text("TRUNCATE log_state, log_entries, log_tiles, log_checkpoints"))
+        connection.execute(
+            text("TRUNCATE log_state, log_entries, log_issuers, log_tiles, log_checkpoints")
+        )
 
 
 def test_the_servers_role_can_neither_change_nor_remove_an_entry(world: World):
@@ -347,16 +350,25 @@ def test_the_servers_role_can_neither_change_nor_remove_an_entry(world: World):
 TAMPERED = [
     (
         "UPDATE log_entries SET entry = sha256(entry) WHERE index = 130",
-        "log_tiles[level=0, index=0]",
+        "log_tiles[level=0, index=0].root",
     ),
     ("UPDATE log_entries SET index = 900 WHERE index = 130", "log_entries[index=131]"),
     ("DELETE FROM log_entries WHERE index = 299", "log_state.size"),
-    ("UPDATE log_tiles SET hashes = sha256(hashes) WHERE level = 1", "log_tiles[level=1, index=0]"),
-    ("DELETE FROM log_tiles WHERE level = 0 AND index = 1", "log_tiles[level=0, index=1]"),
-    ("INSERT INTO log_tiles VALUES (2, 0, 1, sha256('x'))", "log_tiles[level=2, index=0]"),
+    ("UPDATE log_tiles SET root = sha256(root)", "log_tiles[level=0, index=0].root"),
+    ("DELETE FROM log_tiles", "log_tiles[level=0, index=0]"),
+    ("INSERT INTO log_tiles VALUES (1, 0, sha256('x'))", "log_tiles[level=1, index=0]"),
+    ("UPDATE log_issuers SET highest = 300", f"log_issuers[issuer={NODE.hex()}].highest"),
+    ("UPDATE log_issuers SET held = 299", f"log_issuers[issuer={NODE.hex()}].held"),
+    (
+        "INSERT INTO log_entries SELECT 300, entry, issuer, 300, 0 FROM log_entries WHERE index = 7",
+        "log_entries[index=300]",
+    ),
+    (
+        "INSERT INTO log_entries SELECT 300, sha256(entry), issuer, 7, 0 FROM log_entries WHERE index = 7",
+        "log_entries[index=300]",
+    ),
     ("UPDATE log_state SET root = sha256(root)", "log_state.root"),
     ("UPDATE log_state SET size = 301", "log_state.size"),
-    ("UPDATE log_state SET signed_size = 299", "log_state.signed_size"),
     (
         "UPDATE log_checkpoints SET root = sha256(root) WHERE size = 7",
         "log_checkpoints[size=7].root",
@@ -376,7 +388,7 @@ TAMPERED = [
         "UPDATE log_checkpoints SET intent_at = published_at + 1 WHERE size = 7",
         "log_checkpoints[size=7]",
     ),
-    ("DELETE FROM log_checkpoints WHERE size = 300", "second place"),
+    ("DELETE FROM log_checkpoints WHERE size = 300", "checkpoint"),
 ]
 
 

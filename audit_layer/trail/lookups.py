@@ -1,0 +1,110 @@
+"""Admission's questions, answered from the database and remembered for a moment.
+
+A key that is believed may be disabled, and a bundle revoked, by another process: what is remembered
+about those is `FRESH_S` old at most. What is *not* known is always looked up, so that whoever has
+just been registered is not refused. Bundles and receipts never change.
+"""
+
+import time
+from collections import OrderedDict
+from threading import Lock
+from typing import Final
+
+from sqlalchemy import Engine, select
+
+from audit_layer.storage.engine import session
+from audit_layer.trail.admission import BEACON_ROLES
+from audit_layer.trail.models import PartyRow, StatementRow
+from shared.runtime.keys import key_id
+from shared.statements.cose import parse_statement
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.receipts import Receipt
+
+FRESH_S: Final = 1.0
+AT_MOST_EVERY_S: Final = 0.02
+"""Strangers' keys must not make the database answer one question for each."""
+MAX_BUNDLES: Final = 4096
+
+Party = tuple[str, bytes]
+"""Name and public key."""
+
+
+class DatabaseLookups:
+    """Implements `admission.Lookups`. Safe for threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._mutex = Lock()
+        self._asked = self._until = 0.0
+        self._parties: dict[tuple[str, bytes], Party] = {}
+        self._revoked: dict[bytes, int] = {}
+        self._bundles: OrderedDict[bytes, KeyBundle] = OrderedDict()
+
+    def forget(self) -> None:
+        """Ask the database again at the next question."""
+        self._until = 0.0
+
+    def party_key(self, role: str, kid: bytes) -> Party | None:
+        """Return (name, public key) of an enabled party with this key id."""
+        if time.monotonic() > self._until:
+            self._reload()
+        found = self._party(role, kid)
+        if found is None and time.monotonic() > self._asked + AT_MOST_EVERY_S:
+            self._reload()
+            found = self._party(role, kid)
+        return found
+
+    def bundle(self, entry: bytes) -> KeyBundle | None:
+        """Return a key bundle that is in the log."""
+        with self._mutex:
+            if (known := self._bundles.get(entry)) is not None:
+                self._bundles.move_to_end(entry)
+                return known
+        raw = self._raw(entry, KeyBundle.TYPE)
+        if raw is None:
+            return None
+        bundle = KeyBundle.from_payload(parse_statement(raw).payload)
+        with self._mutex:
+            self._bundles[entry] = bundle
+            if len(self._bundles) > MAX_BUNDLES:
+                self._bundles.popitem(last=False)
+        return bundle
+
+    def revoked_at(self, bundle: bytes) -> int | None:
+        """Return when a bundle was revoked."""
+        if time.monotonic() > self._until:
+            self._reload()
+        return self._revoked.get(bundle)
+
+    def receipt(self, entry: bytes) -> Receipt | None:
+        """Return a receipt that is in the log."""
+        raw = self._raw(entry, Receipt.TYPE)
+        return None if raw is None else Receipt.from_payload(parse_statement(raw).payload)
+
+    def _party(self, role: str, kid: bytes) -> Party | None:
+        parties = self._parties
+        for candidate in BEACON_ROLES if role == "beacon" else (role,):
+            if (found := parties.get((candidate, kid))) is not None:
+                return found
+        return None
+
+    def _raw(self, entry: bytes, kind: str) -> bytes | None:
+        with session(self._engine) as db:
+            row = db.get(StatementRow, entry)
+            return None if row is None or row.type != kind else row.raw
+
+    def _reload(self) -> None:
+        asked = time.monotonic()
+        with session(self._engine) as db:
+            parties = {
+                (party.role, key_id(party.public_key)): (party.name, party.public_key)
+                for party in db.scalars(select(PartyRow).where(PartyRow.disabled_at.is_(None)))
+            }
+            revoked: dict[bytes, int] = {}
+            for raw in db.scalars(
+                select(StatementRow.raw).where(StatementRow.type == Revocation.TYPE)
+            ):
+                value = Revocation.from_payload(parse_statement(raw).payload)
+                revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
+        self._parties, self._revoked = parties, revoked
+        self._asked, self._until = asked, asked + FRESH_S
