@@ -59,10 +59,10 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPT
     """
     if len(data) > max_bytes:
         _refuse(f"{len(data)} bytes are more than the {max_bytes} that are permitted")
-    decoder = _Decoder(bytes(data))
-    value = decoder.item(max_depth)
-    if decoder.at != len(data):
-        _refuse(f"{len(data) - decoder.at} bytes follow the value at byte {decoder.at}")
+    found: tuple[Value, int] = _item(bytes(data), 0, max_depth)
+    value, end = found
+    if end != len(data):
+        _refuse(f"{len(data) - end} bytes follow the value at byte {end}")
     return value
 
 
@@ -150,97 +150,96 @@ def _key(key: object) -> bytes:
     return bytes(out)
 
 
-class _Decoder:
-    """A cursor over the input that refuses every byte the encoder would not have written."""
+def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """Read the value at byte `at`, in which at most `depth` arrays, maps and tags lie within each other.
 
-    __slots__ = ("_data", "at")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
-
-    def item(self, depth: int) -> Value:
-        """Read one value in which at most `depth` arrays, maps and tags lie within each other."""
-        start = self.at
-        major, argument = self._head()
-        if major in {_ARRAY, _MAP, _TAG}:
-            if depth <= 0:
-                _refuse(f"values are nested too deeply at byte {start}")
-            return self._nested(major, argument, depth - 1)
-        if major == _UNSIGNED:
-            return argument
-        if major == _BYTES:
-            return self._take(argument)
-        if major == _TEXT:
-            return self._text(argument)
-        if major == _NEGATIVE:
-            if argument >= 2**63:
-                _refuse(f"the integer at byte {start} is below -2^63")
-            return -1 - argument
-        return _SIMPLE_VALUES[argument]
-
-    def _nested(self, major: int, argument: int, depth: int) -> Value:
-        if major == _TAG:
-            return Tag(argument, self.item(depth))
-        if major == _MAP:
-            return self._map(argument, depth)
-        self._check_room(argument)
-        return [self.item(depth) for _ in range(argument)]
-
-    def _map(self, count: int, depth: int) -> dict[Any, Value]:
-        self._check_room(2 * count)
-        found: dict[Any, Value] = {}
-        previous = b""
-        for _ in range(count):
-            start = self.at
-            key = self.item(0)
-            if isinstance(key, bool) or not isinstance(key, _KEYS):
-                _refuse(f"the map key at byte {start} is no integer, text or byte string")
-            encoded = self._data[start : self.at]
-            if encoded <= previous:
-                what = "twice in its map" if encoded == previous else "out of order"
-                _refuse(f"the map key at byte {start} is {what}")
-            previous = encoded
-            found[key] = self.item(depth)
-        return found
-
-    def _text(self, length: int) -> str:
-        start = self.at
-        try:
-            return self._take(length).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CounterfoilError(
-                Code.MALFORMED, f"CBOR: the text at byte {start} is not valid UTF-8"
-            ) from error
-
-    def _head(self) -> tuple[int, int]:
-        """Read a major type and its argument, which must be written as short as can be."""
-        start = self.at
-        if start >= len(self._data):
-            _refuse(f"the input ends at byte {start}, where a value should begin")
-        first = self._data[start]
-        self.at = start + 1
-        major, short = first >> 5, first & 31
-        if major == _SIMPLE and short not in _SIMPLE_VALUES:
-            _refuse(f"byte {start} begins a floating-point or simple value that is not permitted")
-        if short < 24:
-            return major, short
-        if short > 27:
-            _refuse(f"byte {start} has a reserved or indefinite length")
-        width = 1 << (short - 24)
-        argument = int.from_bytes(self._take(width), "big")
+    Return it and where the next one begins. Every byte that the encoder would not have written is
+    refused. Written flat, because everything that a stranger sends passes through here.
+    """
+    start = at
+    if at >= len(data):
+        _refuse(f"the input ends at byte {at}, where a value should begin")
+    first = data[at]
+    at += 1
+    major, argument = first >> 5, first & 31
+    if argument > 23:
+        if major == _SIMPLE or argument > 27:
+            _refuse_head(start, major)
+        width = 1 << (argument - 24)
+        at += width
+        if at > len(data):
+            _refuse(f"the input ends within the {width} bytes that begin at byte {start + 1}")
+        argument = int.from_bytes(data[start + 1 : at], "big")
         if argument < (24 if width == 1 else 1 << (4 * width)):
             _refuse(f"the number at byte {start} is longer than it needs to be")
-        return major, argument
+    if major == _BYTES or major == _TEXT:
+        end = at + argument
+        if end > len(data):
+            _refuse(f"the input ends within the {argument} bytes that begin at byte {at}")
+        piece = data[at:end]
+        return (piece if major == _BYTES else _text(piece, at)), end
+    if major == _UNSIGNED:
+        return argument, at
+    if major == _MAP or major == _ARRAY or major == _TAG:
+        if depth <= 0:
+            _refuse(f"values are nested too deeply at byte {start}")
+        if major == _MAP:
+            return _map(data, at, argument, depth - 1)
+        if major == _ARRAY:
+            return _array(data, at, argument, depth - 1)
+        value, at = _item(data, at, depth - 1)
+        return Tag(argument, value), at
+    if major == _NEGATIVE:
+        if argument >= 2**63:
+            _refuse(f"the integer at byte {start} is below -2^63")
+        return -1 - argument, at
+    if argument not in _SIMPLE_VALUES:
+        _refuse_head(start, major)
+    return _SIMPLE_VALUES[argument], at
 
-    def _take(self, length: int) -> bytes:
-        end = self.at + length
-        if end > len(self._data):
-            _refuse(f"the input ends within the {length} bytes that begin at byte {self.at}")
-        taken = self._data[self.at : end]
-        self.at = end
-        return taken
 
-    def _check_room(self, items: int) -> None:
-        if items > len(self._data) - self.at:  # each takes at least a byte
-            _refuse(f"the input is too short for the {items} items announced before byte {self.at}")
+def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+    _check_room(data, at, count)
+    items = []
+    for _ in range(count):
+        value, at = _item(data, at, depth)
+        items.append(value)
+    return items, at
+
+
+def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], int]:
+    _check_room(data, at, 2 * count)
+    found: dict[Any, Any] = {}
+    previous = b""
+    for _ in range(count):
+        start = at
+        key, at = _item(data, at, 0)
+        if key is True or key is False or not isinstance(key, _KEYS):
+            _refuse(f"the map key at byte {start} is no integer, text or byte string")
+        encoded = data[start:at]
+        if encoded <= previous:
+            what = "twice in its map" if encoded == previous else "out of order"
+            _refuse(f"the map key at byte {start} is {what}")
+        previous = encoded
+        found[key], at = _item(data, at, depth)
+    return found, at
+
+
+def _text(piece: bytes, at: int) -> str:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError as error:
+        raise CounterfoilError(
+            Code.MALFORMED, f"CBOR: the text at byte {at} is not valid UTF-8"
+        ) from error
+
+
+def _refuse_head(at: int, major: int) -> NoReturn:
+    if major == _SIMPLE:
+        _refuse(f"byte {at} begins a floating-point or simple value that is not permitted")
+    _refuse(f"byte {at} has a reserved or indefinite length")
+
+
+def _check_room(data: bytes, at: int, items: int) -> None:
+    if items > len(data) - at:  # each takes at least a byte
+        _refuse(f"the input is too short for the {items} items announced before byte {at}")

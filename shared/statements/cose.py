@@ -32,6 +32,7 @@ MAX_LONG_STATEMENT = 2**20
 MAX_RECEIPTS = 8
 
 _CLAIM = Text(256, 1, line=True)
+_SIGNATURE1 = b"\x84\x6aSignature1"
 _PREFIX, _SUFFIX = "application/vnd.counterfoil.", "+cbor"
 
 # Encodings of the points of small order, sign bit cleared: under such a key anyone can make signatures
@@ -251,7 +252,7 @@ def _parse_protected(protected: bytes) -> tuple[str, bytes, str, str]:
     _CLAIM.check(subject, "the statement's subject")
     assert isinstance(issuer, str)
     assert isinstance(subject, str)
-    if _encode_protected(kind, kid, issuer, subject) != protected:
+    if type(header[ALG]) is not int or header[ALG] != EDDSA:
         raise _malformed("is not signed with EdDSA")
     return kind, kid, issuer, subject
 
@@ -274,8 +275,8 @@ def _check_size(content: str, size: int, max_bytes: int | None) -> None:
 
 
 def _sig_structure(protected: bytes, body: bytes) -> bytes:
-    """Return the bytes that are signed (RFC 9052 §4.4), without external data."""
-    return cbor.encode(["Signature1", protected, b"", body])
+    """Return the bytes that are signed (RFC 9052 §4.4): ["Signature1", protected, h'', payload]."""
+    return b"".join((_SIGNATURE1, cbor.encode(protected), b"\x40", cbor.encode(body)))
 
 
 def _without_sign(public_key: bytes) -> bytes:

@@ -104,6 +104,8 @@ Boolean = Annotated[bool, Flag()]
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
+    where: str
+    """How errors call it."""
     rule: Rule
     optional: bool
 
@@ -120,7 +122,7 @@ class Record:
         for field in _fields(cls):
             value = getattr(self, field.name)
             if value is not None or not field.optional:
-                field.rule.check(value, f"{label(cls)}.{field.name}")
+                field.rule.check(value, field.where)
         self.check()
 
     def check(self) -> None:
@@ -143,25 +145,24 @@ class Record:
     @classmethod
     def from_payload(cls, payload: Mapping[Any, Value]) -> Self:
         """Read a map strictly; MALFORMED when a field is missing, unknown or not permitted."""
-        name = label(cls)
-        rest = dict(payload)
         for constant, expected in cls.CONSTANTS.items():
-            value = rest.pop(constant, None)
+            value = payload.get(constant)
             if type(value) is not int or value != expected:
-                refuse(f"{name}.{constant}", f"is not {expected}")
+                refuse(f"{label(cls)}.{constant}", f"is not {expected}")
         values: dict[str, Any] = {}
         for field in _fields(cls):
-            if field.name in rest:
-                where = f"{name}.{field.name}"
-                loaded = rest.pop(field.name)
+            if field.name in payload:
+                loaded = payload[field.name]
                 if loaded is None:
-                    refuse(where, "is null")
-                values[field.name] = field.rule.load(loaded, where)
+                    refuse(field.where, "is null")
+                values[field.name] = field.rule.load(loaded, field.where)
             elif not field.optional:
-                refuse(f"{name}.{field.name}", "is missing")
-        if rest:
-            unknown = sorted(repr(key)[:40] for key in rest)
-            refuse(name, f"has unknown fields: {', '.join(unknown[:4])}")
+                refuse(field.where, "is missing")
+        if len(values) + len(cls.CONSTANTS) != len(payload):
+            unknown = sorted(
+                repr(key)[:40] for key in payload if key not in values and key not in cls.CONSTANTS
+            )
+            refuse(label(cls), f"has unknown fields: {', '.join(unknown[:4])}")
         return cls(**values)
 
     def to_cbor(self) -> bytes:
@@ -199,7 +200,12 @@ def _fields(cls: type[Record]) -> tuple[_Field, ...]:
     if known is None:
         hints = get_type_hints(cls, include_extras=True)
         known = _FIELDS[cls] = tuple(
-            _Field(field.name, _rule(_required(hints[field.name])), field.default is None)
+            _Field(
+                field.name,
+                f"{label(cls)}.{field.name}",
+                _rule(_required(hints[field.name])),
+                field.default is None,
+            )
             for field in fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
         )
     return known
