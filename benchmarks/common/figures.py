@@ -1,5 +1,6 @@
-"""Medians with their spread."""
+"""Medians with their spread, and percentiles."""
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -13,3 +14,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         "high": round(max(values), 4),
         "rounds": [round(value, 4) for value in values],
     }
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the smallest value that at least so many per cent of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

@@ -1,11 +1,10 @@
 """From passes to figures, ratios and aims. Pure."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.common.figures import spread
+from benchmarks.common.figures import percentile, spread
 from benchmarks.engine.rounds import Measured, Pass
 from benchmarks.engine.workloads import BATCHES, WORKLOADS
 
@@ -68,12 +67,6 @@ def one(
         read = facts["step_bytes"] * made.jobs[0].new / end
         found["bandwidth_fraction"] = read / bounds["read_bytes_per_s"]
     return found
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the smallest value that at least so many per cent of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def aims(name: str, workloads: Mapping[str, Figures]) -> list[dict[str, Any]]:

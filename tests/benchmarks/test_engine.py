@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.engine.__main__ import main
-from benchmarks.engine.figures import aims, figures, percentile
+from benchmarks.common.figures import percentile
+from benchmarks.engine.figures import aims, figures
 from benchmarks.engine.plot import plot
 from benchmarks.engine.processes import Command, SideError, SideProcess, commands
 from benchmarks.engine.rounds import Measured, Pass

@@ -1,0 +1,64 @@
+"""Straight into the store: the sequencer's batches, without the trail's rows and with them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+
+from audit_layer.log.sequencer import Hook, Sequenced, Sequencer, Submission
+from audit_layer.storage.engine import make_engine
+from audit_layer.trail.admission import Admitted
+from audit_layer.trail.service import write_rows
+from benchmarks.log.platform import Store
+from benchmarks.log.statements import Source
+
+ISSUERS = 8
+"""Number domains that bare entries are spread over."""
+
+
+def bare(seed: bytes, first: int, count: int) -> list[Submission]:
+    """Return entries that no statement stands behind, numbered without gaps in a few domains."""
+    issuers = [sha256(seed + b"issuer %d" % place).digest() for place in range(ISSUERS)]
+    return [
+        Submission(bare_entry(seed, index), issuers[index % ISSUERS], index // ISSUERS)
+        for index in range(first, first + count)
+    ]
+
+
+def bare_entry(seed: bytes, index: int) -> bytes:
+    """Return the entry that `bare` puts at a place."""
+    return sha256(seed + b"entry %d" % index).digest()
+
+
+def admitted(source: Source, count: int) -> list[Submission]:
+    """Return really signed and really admitted receipts as the trail hands them to the sequencer."""
+    return [
+        Submission(item.statement.entry, item.issuer, item.number, attachment=item)
+        for item in source.admitted(source.receipts(count))
+    ]
+
+
+def measure(store: Store, items: Sequence[Submission], batch: int) -> float:
+    """Append everything to an empty log in batches of one size; return entries per second.
+
+    Items with attachments bring the trail's rows along.
+    """
+    hook: Hook | None = write_rows if isinstance(items[0].attachment, Admitted) else None
+    database = store.fresh_database()
+    engine = make_engine(store.dsn("server", database))
+    try:
+        sequencer = Sequencer(engine)
+        engine.connect().close()  # connecting is no part of appending
+        began = time.perf_counter()
+        for part in cut(items, batch):
+            results = sequencer.append(part, in_transaction=hook)
+            assert all(isinstance(result, Sequenced) for result in results)
+        return len(items) / (time.perf_counter() - began)
+    finally:
+        engine.dispose()
+        store.drop(database)
+
+
+def cut(items: Sequence[Submission], batch: int) -> Iterator[Sequence[Submission]]:
+    """Yield batches in order; the last one may be smaller."""
+    for at in range(0, len(items), batch):
+        yield items[at : at + batch]
