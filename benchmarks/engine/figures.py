@@ -1,6 +1,6 @@
 """From passes to figures, ratios and aims. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 

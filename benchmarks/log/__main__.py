@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from benchmarks.common.machine import machine
 from benchmarks.log.figures import aims
 from benchmarks.log.load import Loads, loads
-from benchmarks.log.platform import Platform, platform, postgres
+from benchmarks.log.platform import Platform, Store, platform, postgres
 from benchmarks.log.rounds import Tick, run_batches, run_bulk
 from benchmarks.log.size import FULL, QUICK, WORKLOADS, Size
 from benchmarks.log.statements import Source, new_seed
@@ -38,24 +38,36 @@ def _names(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 @click.command()
-@click.option("--only", "workloads", callback=_names, help=f"Of {','.join(WORKLOADS)}; all by default.")
-@click.option("--rounds", type=click.IntRange(1, 100), help="How often each side runs.  [default: 3]")
+@click.option(
+    "--only", "workloads", callback=_names, help=f"Of {','.join(WORKLOADS)}; all by default."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), help="How often each side runs.  [default: 3]"
+)
 @click.option("--json", "json_file", type=FILE)
+@click.option("--profile", type=FILE, help="Sample the server's threads; makes it slower.")
 @click.option("--quick", is_flag=True, help="A few statements: does it run at all?")
 def main(
-    *, workloads: tuple[str, ...], rounds: int | None, json_file: Path | None, quick: bool
+    *,
+    workloads: tuple[str, ...],
+    rounds: int | None,
+    json_file: Path | None,
+    profile: Path | None,
+    quick: bool,
 ) -> None:
     """Measure the log on a Postgres that syncs every commit."""
     size = (QUICK if quick else FULL).with_rounds(rounds)
     with tempfile.TemporaryDirectory(prefix="cf-bench-") as folder:
-        found = asyncio.run(run(workloads, size, Path(folder), Console(stderr=True)))
+        found = asyncio.run(
+            run(workloads, size, Path(folder), Console(stderr=True), profile and profile.absolute())
+        )
     Console(width=None if sys.stdout.isatty() else WIDTH).print(render(found))
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 async def run(
-    workloads: Sequence[str], size: Size, folder: Path, console: Console
+    workloads: Sequence[str], size: Size, folder: Path, console: Console, profile: Path | None
 ) -> dict[str, Any]:
     """Run workloads one after another; return what `--json` writes."""
     found: dict[str, Any] = {
@@ -70,7 +82,7 @@ async def run(
         if SERVED & set(workloads):
             sources = [Source(seed, place) for place in range(size.connections)]
             tick("starting witness and audit server", 0)
-            async with _served(folder, store, sources) as (_platform, loading):
+            async with _served(folder, store, sources, profile) as (_platform, loading):
                 if "batches" in workloads:
                     found["batches"] = await run_batches(loading, size, tick)
         if "bulk" in workloads:
@@ -81,11 +93,11 @@ async def run(
 
 @contextlib.asynccontextmanager
 async def _served(
-    folder: Path, store: Any, sources: Sequence[Source]
+    folder: Path, store: Store, sources: Sequence[Source], profile: Path | None
 ) -> AsyncIterator[tuple[Platform, Loads]]:
     parties = [party for source in sources for party in source.parties()]
     async with platform(folder, store, parties) as made:
-        addresses = await made.serve()
+        addresses = await made.serve(profile)
         async with loads(addresses, made.ca, sources) as loading:
             yield made, loading
 

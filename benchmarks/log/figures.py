@@ -50,14 +50,13 @@ def called(rounds: Sequence[Sequence[Answer]]) -> dict[str, Any]:
 def aims(found: Figures) -> list[dict[str, Any]]:
     """Return each aim with its value; `met` is None where its workload was not run."""
     waiting = {row["waiters"]: row for row in (found.get("closed") or {}).get("waiters", ())}
-    rows = [
+    return [
         _least("entries/s into the store", _best(found.get("bulk"), "bare"), 20_000),
         _least("statements/s through the API", _best(found.get("batches"), "receipts"), 5_000),
         _below("p99 with 64 waiters, ms", _median(waiting.get(64), "p99_ms"), 100),
         _below("p50 alone, ms", _median(waiting.get(1), "p50_ms"), 10),
         _below("p99 alone, ms", _median(waiting.get(1), "p99_ms"), 10),
     ]
-    return rows
 
 
 def _best(rows: Sequence[Figures] | None, side: str) -> float | None:

@@ -103,7 +103,9 @@ class Loads:
 
 
 @asynccontextmanager
-async def loads(addresses: dict[str, str], ca: Path, sources: Sequence[Source]) -> AsyncIterator[Loads]:
+async def loads(
+    addresses: dict[str, str], ca: Path, sources: Sequence[Source]
+) -> AsyncIterator[Loads]:
     """Start one process for each source; its key bundle and rate card are in the log when the block begins."""
     spawn = multiprocessing.get_context("spawn")  # a fork would share gRPC's threads and locks
     pipes: list[Connection[Any, Any]] = []
@@ -207,7 +209,8 @@ class _Load:
                 return lambda: self._submit_all(requests, job)
             case Watch():
                 requests = [
-                    _request([signed], receipts=False) for signed in self._source.receipts(job.count)
+                    _request([signed], receipts=False)
+                    for signed in self._source.receipts(job.count)
                 ]
                 return lambda: self._watch(requests)
             case Fetch():

@@ -111,22 +111,18 @@ class Platform:
 
     @property
     def policy(self) -> Policy:
-        return Policy.from_vkeys(
-            logs=self.known["log_vkeys"], witnesses=self.vkeys, threshold=1
-        )
+        return Policy.from_vkeys(logs=self.known["log_vkeys"], witnesses=self.vkeys, threshold=1)
 
     @property
     def tiles(self) -> Path:
         return self.config.parent / "log"
 
     async def serve(self, profile: Path | None = None) -> dict[str, str]:
-        """Start the audit server, under the sampling profiler where a file is given; return its addresses."""
+        """Start the audit server, under the profiler where a file (absolute) is given; return its addresses."""
         program: Sequence[str] = CLI
         if profile is not None:
-            program = (sys.executable, "-m", "benchmarks.log.profiled", str(profile.absolute()))
-        spec = _spec(
-            self.folder, AUDIT, (*program, "audit", "serve", "--config", str(self.config))
-        )
+            program = (sys.executable, "-m", "benchmarks.log.profiled", str(profile))
+        spec = _spec(self.folder, AUDIT, (*program, "audit", "serve", "--config", str(self.config)))
         await self.supervisor.start([spec])
         assert spec.ready_file is not None
         found: dict[str, str] = json.loads(spec.ready_file.read_text(encoding="utf-8"))

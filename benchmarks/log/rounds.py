@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.log import bulk
-from benchmarks.log.figures import called, latencies, rate, sides
+from benchmarks.log.figures import latencies, rate, sides
 from benchmarks.log.load import Kind, Loads, Submit, shared_out
-from benchmarks.log.platform import Platform, Store
+from benchmarks.log.platform import Store
 from benchmarks.log.size import Size
 from benchmarks.log.statements import Source
 

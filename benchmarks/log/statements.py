@@ -210,5 +210,3 @@ class _Known:
 def new_seed() -> bytes:
     """Return the seed of a run: two runs never share a statement."""
     return secrets.token_bytes(32)
-
-

@@ -40,7 +40,13 @@ def _bulk(rows: Sequence[Figures]) -> Table:
 def _batches(rows: Sequence[Figures]) -> Table:
     table = _table(
         "batches: statements/s through the API",
-        ("statements per call", "receipts (2 signatures)", "one signature", "÷", "call of receipts, ms p50 / p99"),
+        (
+            "statements per call",
+            "receipts (2 signatures)",
+            "one signature",
+            "÷",
+            "call of receipts, ms p50 / p99",
+        ),
     )
     for row in rows:
         table.add_row(

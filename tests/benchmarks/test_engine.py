@@ -13,8 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.engine.__main__ import main
 from benchmarks.common.figures import percentile
+from benchmarks.engine.__main__ import main
 from benchmarks.engine.figures import aims, figures
 from benchmarks.engine.plot import plot
 from benchmarks.engine.processes import Command, SideError, SideProcess, commands
