@@ -7,6 +7,25 @@ from benchmarks.common.figures import percentile, spread
 from benchmarks.log.load import Answer
 
 Figures = Mapping[str, Any]
+CONTEXT = (
+    {
+        "system": "TesseraCT on Tessera's POSIX storage, 2 NVMe, 7 of 30 cores used",
+        "per_s": 10_000,
+        "answer_ms": 2990,
+        "integrated_ms": 3103,
+        "source": "github.com/transparency-dev/tesseract, docs/performance.md at 02f842a, POSIX, NVMe (means)",
+    },
+    {
+        "system": "Tessera's MySQL storage, e2-micro and CloudSQL",
+        "per_s": 2_047,
+        "answer_ms": 120,
+        "integrated_ms": 636,
+        "source": "github.com/transparency-dev/tessera, docs/performance.md at 1029108, MySQL (means)",
+    },
+)
+"""What others report of themselves, on other machines and with no signature to verify in an entry."""
+WITHIN = 0.2
+"""By how much a grown log may be slower than a small one."""
 Rates = Mapping[tuple[int, str], Sequence[float]]
 """(batch, side) → rate of each round."""
 
@@ -47,15 +66,55 @@ def called(rounds: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     return {"per_s": spread([rate(answers) for answers in rounds]), **latencies(times)}
 
 
+def one_by_one(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return rate and latencies of what was asked one after another; `rounds` are seconds."""
+    return {"per_s": spread([len(times) / sum(times) for times in rounds]), **latencies(rounds)}
+
+
+def medians(row: Figures) -> dict[str, float]:
+    """Return the figures of a grown log that must last."""
+    return {
+        "entries_per_s": row["entries_per_s"]["median"],
+        "tick_ms": row["tick_ms"]["median"],
+        **{
+            f"{name}_{percent}": row[name][f"{percent}_ms"]["median"]
+            for name in ("by_index", "by_entry")
+            for percent in ("p50", "p99")
+        },
+    }
+
+
+def ratios(row: Figures, first: Figures) -> dict[str, float]:
+    """Return a grown log's figures ÷ those at its first size."""
+    before = medians(first)
+    return {name: round(value / before[name], 3) for name, value in medians(row).items()}
+
+
+def kept_up(name: str, ratio: float) -> bool:
+    """Whether a ratio to the first size is within a fifth: not slower by more than that."""
+    return ratio >= 1 - WITHIN if name.endswith("_per_s") else ratio <= 1 + WITHIN
+
+
 def aims(found: Figures) -> list[dict[str, Any]]:
     """Return each aim with its value; `met` is None where its workload was not run."""
     waiting = {row["waiters"]: row for row in (found.get("closed") or {}).get("waiters", ())}
+    last = (found.get("growth") or [{}])[-1].get("ratios", {})
+    grown = [
+        {
+            "aim": f"{name} at the largest size ÷ at the first",
+            "value": ratio,
+            **({"at_least": 1 - WITHIN} if name.endswith("_per_s") else {"at_most": 1 + WITHIN}),
+            "met": kept_up(name, ratio),
+        }
+        for name, ratio in last.items()
+    ]
     return [
         _least("entries/s into the store", _best(found.get("bulk"), "bare"), 20_000),
         _least("statements/s through the API", _best(found.get("batches"), "receipts"), 5_000),
         _below("p99 with 64 waiters, ms", _median(waiting.get(64), "p99_ms"), 100),
         _below("p50 alone, ms", _median(waiting.get(1), "p50_ms"), 10),
         _below("p99 alone, ms", _median(waiting.get(1), "p99_ms"), 10),
+        *grown,
     ]
 
 

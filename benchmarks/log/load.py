@@ -46,7 +46,7 @@ class Submit:
     receipts: bool = False
     """Ask for the transparency receipt of each."""
     keep: int = 0
-    """Bring back so many receipts."""
+    """Bring back so many transparency receipts, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,11 @@ def _main(
     except (EOFError, KeyboardInterrupt):
         pass  # the benchmark is over
     except Exception as error:  # noqa: BLE001  # told to the benchmark, which ends with it
-        told = error_from_rpc(error) if isinstance(error, grpc.RpcError) else error
+        told: BaseException = error
+        while isinstance(told, BaseExceptionGroup):  # the first of the calls that failed
+            told = told.exceptions[0]
+        if isinstance(told, grpc.RpcError):
+            told = error_from_rpc(told)
         pipe.send(LoadError(f"{type(told).__name__}: {told}"))
 
 
@@ -228,7 +232,7 @@ class _Load:
 
         async def one(request: Any) -> None:
             for sequenced in await self._submit(request):
-                if len(kept) < job.keep:
+                if RECEIPTS and len(kept) < job.keep:
                     kept.append((sequenced.entry, sequenced.receipt))
 
         answer = await _timed(requests, job.in_flight, one)

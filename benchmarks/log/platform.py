@@ -54,6 +54,13 @@ class Store:
                 found[name] = str(row[0])
             return found
 
+    def log_size(self) -> int:
+        """Return how many entries the log in the first database holds."""
+        with psycopg.connect(self.dsn("server"), autocommit=True) as connection:
+            row = connection.execute("SELECT size FROM log_state").fetchone()
+            assert row is not None
+            return int(row[0])
+
     def fresh_database(self) -> str:
         """Create an empty, migrated database, leave nothing for the disk to do, and return its name."""
         with psycopg.connect(self._admin_dsn, autocommit=True) as admin:

@@ -1,10 +1,14 @@
 """How much is measured."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-WORKLOADS = ("closed", "batches", "bulk", "proofs", "growth", "bytes")
+Tick = Callable[[str, int], None]
+"""Told (what goes on, steps done)."""
+WORKLOADS = ("closed", "batches", "bytes", "proofs", "bulk", "growth")
+"""In the order in which they run."""
 
 
 @dataclass(frozen=True, slots=True)

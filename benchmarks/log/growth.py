@@ -1,0 +1,149 @@
+"""A log that grows: appending, proving and publishing at each size, by the server's own parts in this process."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+
+from audit_layer.api.identity import load_signers
+from audit_layer.api.settings import load_settings
+from audit_layer.bootstrap import published, second_place
+from audit_layer.log.files import PublishedFiles
+from audit_layer.log.proof_service import ProofService
+from audit_layer.log.publication import Publisher
+from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.witnesses import HttpWitness
+from audit_layer.storage.engine import make_engine
+from benchmarks.common.figures import spread
+from benchmarks.log.bulk import bare, bare_entry
+from benchmarks.log.disk import bytes_on_disk, of_room, table_bytes
+from benchmarks.log.figures import latencies, ratios
+from benchmarks.log.platform import Platform
+from benchmarks.log.size import Size, Tick
+from shared.runtime.tls import client_context
+
+BATCH = 1024
+GROWING = 4096
+PUBLISHED_EVERY = 65_536
+"""Entries between checkpoints while the log only grows."""
+
+
+@dataclass(slots=True)
+class Grown:
+    """One log without its server; entries are hashes that `bare` derives from a seed."""
+
+    engine: Engine
+    sequencer: Sequencer
+    publisher: Publisher
+    proofs: ProofService
+    files: PublishedFiles
+    seed: bytes
+    size: int = 0
+    """Entries in the log, all of them ours."""
+
+    def append(self, count: int, batch: int) -> list[float]:
+        """Append entries; return the seconds that each batch took, the making of entries left out."""
+        times = []
+        for at in range(self.size, self.size + count, batch):
+            items = bare(self.seed, at, min(batch, self.size + count - at))
+            began = time.perf_counter()
+            self.sequencer.append(items)
+            times.append(time.perf_counter() - began)
+        self.size += count
+        return times
+
+    async def publish(self) -> float:
+        """Take everything appended to a witnessed checkpoint; return how long the first tick took."""
+        began = time.perf_counter()
+        await self.publisher.tick()
+        seconds = time.perf_counter() - began
+        while self.proofs.witnessed().checkpoint.size < self.size:
+            await self.publisher.tick()
+        return seconds
+
+    async def grow(self, to: int, tick: Tick) -> None:
+        """Append by the same way, in larger batches, and publish now and then."""
+        while self.size < to:
+            part = min(PUBLISHED_EVERY, to - self.size)
+            await asyncio.to_thread(self.append, part, GROWING)
+            await self.publish()
+            tick(f"growing: {self.size:,} of {to:,} entries", part)
+
+    def prove(self, count: int, *, by_entry: bool) -> list[float]:
+        """Prove random entries; return the seconds that each proof took."""
+        times = []
+        for index in random.choices(range(self.size), k=count):
+            asked = bare_entry(self.seed, index) if by_entry else index
+            began = time.perf_counter()
+            proof = self.proofs.prove(asked)
+            times.append(time.perf_counter() - began)
+            assert proof.index == index
+        return times
+
+
+@asynccontextmanager
+async def grown(platform: Platform, seed: bytes) -> AsyncIterator[Grown]:
+    """Open an empty log with the platform's keys, witness and folders."""
+    settings = load_settings(platform.config)
+    engine = make_engine(platform.store.dsn("server"))
+    files = published(settings)
+    (asked,) = settings.witnesses
+    witness = HttpWitness(asked.name, asked.url, client_context(platform.ca))
+    publisher = Publisher(
+        engine,
+        signers=load_signers(settings.keys_folder, settings.origin),
+        policy=platform.policy,
+        witnesses=[witness],
+        files=files,
+        second_place=second_place(settings, platform.policy),
+    )
+    proofs = ProofService(engine, files, platform.policy)
+    try:
+        yield Grown(engine, Sequencer(engine), publisher, proofs, files, seed)
+    finally:
+        await witness.aclose()
+        engine.dispose()
+
+
+async def run_growth(
+    platform: Platform, size: Size, seed: bytes, tick: Tick
+) -> list[dict[str, Any]]:
+    """Measure at each size; every row carries its ratios to the first."""
+    rows: list[dict[str, Any]] = []
+    async with grown(platform, seed) as log:
+        for goal in size.growth:
+            await log.grow(goal, tick)
+            tick(f"growth: measuring at {goal:,}", 0)
+            rows.append(await _row(log, size))
+    return [row | {"ratios": ratios(row, rows[0])} for row in rows]
+
+
+async def _row(log: Grown, size: Size) -> dict[str, Any]:
+    at = log.size
+    tables, files = table_bytes(log.engine), bytes_on_disk(log.files.root)
+    proofs = {
+        name: await asyncio.to_thread(log.prove, size.growth_proofs, by_entry=by_entry)
+        for name, by_entry in (("by_index", False), ("by_entry", True))
+    }
+    times = await asyncio.to_thread(log.append, size.growth_batches * BATCH, BATCH)
+    await log.publish()
+    ticks = []
+    for _ in range(size.growth_ticks):
+        await asyncio.to_thread(log.append, BATCH, BATCH)
+        ticks.append(await log.publish())
+    return {
+        "size": at,
+        "entries_per_s": spread([BATCH / seconds for seconds in times]),
+        **{name: latencies([seconds]) for name, seconds in proofs.items()},
+        "tick_ms": spread([1000 * seconds for seconds in ticks]),
+        "bytes_per_entry": {
+            "log_tables": round(of_room(tables, "log") / at, 1),
+            "files": round(files.length / at, 1),
+            "files_on_disk": round(files.blocks / at, 1),
+        },
+    }
