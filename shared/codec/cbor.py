@@ -12,7 +12,7 @@ and easier to believe, than undoing that and encoding again to compare. Tests ho
 against `cbor2`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -160,19 +160,11 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if at >= len(data):
         _refuse(f"the input ends at byte {at}, where a value should begin")
     first = data[at]
-    at += 1
     major, argument = first >> 5, first & 31
+    at += 1
     if argument > 23:
-        if major == _SIMPLE or argument > 27:
-            _refuse_head(start, major)
-        width = 1 << (argument - 24)
-        at += width
-        if at > len(data):
-            _refuse(f"the input ends within the {width} bytes that begin at byte {start + 1}")
-        argument = int.from_bytes(data[start + 1 : at], "big")
-        if argument < (24 if width == 1 else 1 << (4 * width)):
-            _refuse(f"the number at byte {start} is longer than it needs to be")
-    if major == _BYTES or major == _TEXT:
+        argument, at = _long_argument(data, at, major, argument)
+    if major in _STRINGS:
         end = at + argument
         if end > len(data):
             _refuse(f"the input ends within the {argument} bytes that begin at byte {at}")
@@ -180,15 +172,10 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         return (piece if major == _BYTES else _text(piece, at)), end
     if major == _UNSIGNED:
         return argument, at
-    if major == _MAP or major == _ARRAY or major == _TAG:
+    if major in _NESTED:
         if depth <= 0:
             _refuse(f"values are nested too deeply at byte {start}")
-        if major == _MAP:
-            return _map(data, at, argument, depth - 1)
-        if major == _ARRAY:
-            return _array(data, at, argument, depth - 1)
-        value, at = _item(data, at, depth - 1)
-        return Tag(argument, value), at
+        return _NESTED[major](data, at, argument, depth - 1)
     if major == _NEGATIVE:
         if argument >= 2**63:
             _refuse(f"the integer at byte {start} is below -2^63")
@@ -196,6 +183,20 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if argument not in _SIMPLE_VALUES:
         _refuse_head(start, major)
     return _SIMPLE_VALUES[argument], at
+
+
+def _long_argument(data: bytes, at: int, major: int, short: int) -> tuple[int, int]:
+    """Read the argument that follows a head, which must be written as short as can be."""
+    if major == _SIMPLE or short > 27:
+        _refuse_head(at - 1, major)
+    width = 1 << (short - 24)
+    end = at + width
+    if end > len(data):
+        _refuse(f"the input ends within the {width} bytes that begin at byte {at}")
+    argument = int.from_bytes(data[at:end], "big")
+    if argument < (24 if width == 1 else 1 << (4 * width)):
+        _refuse(f"the number at byte {at - 1} is longer than it needs to be")
+    return argument, end
 
 
 def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
@@ -223,6 +224,19 @@ def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], 
         previous = encoded
         found[key], at = _item(data, at, depth)
     return found, at
+
+
+def _tag(data: bytes, at: int, number: int, depth: int) -> tuple[Tag, int]:
+    value, at = _item(data, at, depth)
+    return Tag(number, value), at
+
+
+_STRINGS: Final = frozenset({_BYTES, _TEXT})
+_NESTED: Final[Mapping[int, Callable[[bytes, int, int, int], tuple[Any, int]]]] = {
+    _ARRAY: _array,
+    _MAP: _map,
+    _TAG: _tag,
+}
 
 
 def _text(piece: bytes, at: int) -> str:
