@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from audit_layer.directory.service import Directory
 from audit_layer.log.proof_service import ProofService
+from audit_layer.trail.intake import Intake
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -24,6 +25,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
+        self._intake = Intake(trail)
 
     async def Submit(  # noqa: N802  # the generated name
         self, request: audit_pb2.SubmitRequest, _context: Context
@@ -36,9 +38,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
         submissions = [
             Submission(item.statement, item.order or None) for item in request.submissions
         ]
-        results = await asyncio.to_thread(
-            self._trail.submit, submissions, receipts=request.receipts
-        )
+        results = await self._intake.submit(submissions, receipts=request.receipts)
         return audit_pb2.SubmitResponse(results=[_result(result) for result in results])
 
     async def Deposit(  # noqa: N802  # the generated name

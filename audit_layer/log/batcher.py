@@ -136,19 +136,28 @@ class Batcher:
     def _answer(self, groups: Sequence[_Group], results: Sequence[Result]) -> None:
         """Give each group its results, with receipts where they were asked for."""
         at = 0
+        own: list[list[Result]] = []
         for group in groups:
-            own = list(results[at : at + len(group.items)])
+            own.append(list(results[at : at + len(group.items)]))
             at += len(group.items)
-            try:
-                if group.receipts:
-                    own = self._with_receipts(own)
-            except Exception as e:  # noqa: BLE001 - it belongs to the waiting caller
-                group.future.set_exception(e)
-            else:
-                group.future.set_result(own)
+        wanting = [place for place, group in enumerate(groups) if group.receipts]
+        try:
+            self._add_receipts([own[place] for place in wanting])
+        except Exception as e:  # noqa: BLE001 - it belongs to the waiting callers
+            for place in wanting:
+                groups[place].future.set_exception(e)
+        for group, found in zip(groups, own, strict=True):
+            if not group.future.done():
+                group.future.set_result(found)
 
-    def _with_receipts(self, results: Sequence[Result]) -> list[Result]:
+    def _add_receipts(self, groups: Sequence[list[Result]]) -> None:
+        """Put receipts into what was sequenced, all under one head and one signature."""
+        placed = [result for found in groups for result in found if isinstance(result, Sequenced)]
+        if not placed:
+            return
         assert self._receipts is not None
-        placed = [result for result in results if isinstance(result, Sequenced)]
-        issued = iter(self._receipts.issue(self._sequencer.head(), placed)) if placed else iter(())
-        return [next(issued) if isinstance(result, Sequenced) else result for result in results]
+        issued = iter(self._receipts.issue(self._sequencer.head(), placed))
+        for found in groups:
+            found[:] = [
+                next(issued) if isinstance(result, Sequenced) else result for result in found
+            ]

@@ -5,6 +5,7 @@ other way round.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audit_layer.log.batcher import Batcher
-from audit_layer.log.sequencer import Sequenced
+from audit_layer.log.sequencer import Result, Sequenced
 from audit_layer.log.sequencer import Submission as LogSubmission
 from audit_layer.storage.copying import copy_rows
 from audit_layer.storage.engine import session
@@ -75,6 +76,18 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """Submissions that have been admitted, or refused, and wait for the log."""
+
+    results: Sequence["Accepted | Refused | None"]
+    """What is decided already."""
+    admitted: Sequence[tuple[int, Admitted]]
+    """Place among the submissions, and what was admitted."""
+    outcomes: Future[list[Result]]
+    """One for each that was admitted."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptQuery:
     """A page of receipts in order of log index; None means any."""
 
@@ -107,6 +120,11 @@ class Trail:
         UNAVAILABLE (raised) means that nothing is known to have happened; sending the same again is safe. Statements of one
         call may build on each other only if they are in the log already: hand a bundle in before its receipts.
         """
+        pending = self.begin(submissions, receipts=receipts)
+        return self.finish(pending, pending.outcomes.result())
+
+    def begin(self, submissions: Sequence[Submission], *, receipts: bool = False) -> "Pending":
+        """Admit statements and queue them for the log; `finish` turns what comes of it into results."""
         results: list[Accepted | Refused | None] = [None] * len(submissions)
         admitted: list[tuple[int, Admitted]] = []
         now = now_ms()
@@ -120,8 +138,12 @@ class Trail:
             LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
             for _, item in admitted
         ]
-        outcomes = self._batcher.submit(items, receipts=receipts).result() if items else []
-        for (place, item), outcome in zip(admitted, outcomes, strict=True):
+        return Pending(results, admitted, self._batcher.submit(items, receipts=receipts))
+
+    def finish(self, pending: "Pending", outcomes: Sequence[Result]) -> list[Accepted | Refused]:
+        """Return one result for each submission of `begin`, in their order."""
+        results = list(pending.results)
+        for (place, item), outcome in zip(pending.admitted, outcomes, strict=True):
             if isinstance(outcome, Sequenced):
                 results[place] = Accepted(
                     outcome.entry, outcome.index, outcome.duplicate, outcome.receipt
@@ -129,7 +151,7 @@ class Trail:
             else:
                 self._note_equivocation(item, outcome)
                 results[place] = Refused(outcome)
-        if any(isinstance(item.value, Revocation) for _, item in admitted):
+        if any(isinstance(item.value, Revocation) for _, item in pending.admitted):
             self._lookups.forget()
         return [result for result in results if result is not None]
 
