@@ -124,44 +124,64 @@ def infer(
 
 
 @click.command("verify")
-@click.argument("what", metavar="FILE|ENTRY")
-@config_option
+@click.argument("what", metavar="BUNDLE|ENTRY")
+@click.option(
+    "--policy", "policy_file", type=_file, help="Your own log policy (C2SP tlog-policy text)."
+)
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    help="NAME=KEY (hex): the key that you trust for an operator, party, tenant, or the log's origin; repeatable.",
+)
+@click.option(
+    "--config",
+    type=_file,
+    envvar="COUNTERFOIL_CLIENT_CONFIG",
+    show_envvar=True,
+    help="The client's policy (client.toml); its pins are trusted, and its archive holds ENTRY.",
+)
 @json_option
-def verify(what: str, config: Path, as_json: bool) -> int:
-    """Verify a receipt and its proof offline, with nothing but the policy at hand.
+def verify(
+    what: str,
+    policy_file: Path | None,
+    signers: tuple[str, ...],
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    """Verify a bundle offline: no network, no database, no configuration.
 
-    FILE is an exported receipt (`client archive show ENTRY --export FILE`); ENTRY is a receipt in the
-    archive, whose whole stream is then checked again.
+    BUNDLE is a file made by `log bundle` or `client archive show --export`. What you give by --policy, --signer or
+    --config is trusted instead of what the bundle says of itself. ENTRY, with --config, is a receipt in the
+    archive, whose whole stream is then checked again. Exit code 3 when a step fails.
     """
-    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
-    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.verify import (  # noqa: PLC0415
-        read_receipt_file,
-        verify_file,
-        verify_transcript,
+    from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
+        trust_given,
+        verify_entry,
     )
+    from shared.runtime.steps import as_text  # noqa: PLC0415
+    from shared.statements.bundle import read_bundle  # noqa: PLC0415
+    from shared.statements.bundle_check import verify_bundle  # noqa: PLC0415
 
-    policy = ClientPolicy.load(config)
-    if Path(what).is_file():
-        steps = verify_file(read_receipt_file(Path(what)), policy)
-    else:
-        archive = Archive(policy.archive)
-        try:
-            steps = verify_transcript(archive, archive.by_entry(_entry(what)), policy)
-        finally:
-            archive.close()
-    holds = all(step.holds for step in steps)
-
-    def lines() -> str:
-        shown = [
-            f"{'✓' if step.holds else '✗'} ({step.number}) {step.title}"
-            + (f"\n      {step.detail}" if step.detail else "")
-            for step in steps
-        ]
-        return "\n".join([*shown, "verified" if holds else "NOT verified"])
-
-    emit({"verified": holds, "steps": steps}, as_json, lines)
-    return 0 if holds else 3
+    if not Path(what).is_file():
+        if config is None:
+            raise click.UsageError(f"{what} is no file, and an ENTRY needs --config")
+        steps = verify_entry(config, _entry(what))
+        holds = all(step.holds for step in steps)
+        emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
+        return 0 if holds else 3
+    report = verify_bundle(read_bundle(Path(what)), trust_given(config, policy_file, signers))
+    emit(
+        {
+            "verified": report.verified,
+            "steps": report.steps,
+            "rests_on": report.rests_on,
+            "facts": report.facts,
+        },
+        as_json,
+        report.as_text,
+    )
+    return 0 if report.verified else 3
 
 
 @click.group("client")
@@ -303,7 +323,9 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
 @archive.command("show")
 @config_option
 @click.argument("entry")
-@click.option("--export", "export_to", type=_file, help="Write receipt and proofs to a file.")
+@click.option(
+    "--export", "export_to", type=_file, help="Write a bundle that `verify` checks to a file."
+)
 @json_option
 def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
     """Show one attempt by the ENTRY of its receipt or order, with prompt and answer."""
@@ -313,12 +335,13 @@ def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool
     from execution_layer.client.verify import export  # noqa: PLC0415
     from shared.runtime.keys import write_atomic  # noqa: PLC0415
 
-    opened = Archive(ClientPolicy.load(config).archive)
+    policy = ClientPolicy.load(config)
+    opened = Archive(policy.archive)
     try:
         found = opened.by_entry(_entry(entry))
         facts = full(found)
         if export_to is not None:
-            write_atomic(export_to, export(opened, found).to_json().encode())
+            write_atomic(export_to, export(opened, found, policy).encode().encode())
     finally:
         opened.close()
     emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))

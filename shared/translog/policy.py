@@ -1,12 +1,12 @@
 """A verifier's own rule for calling a checkpoint *witnessed*.
 
 The rule is fail-closed: a policy without a witness, or a threshold of zero, cannot be built. A
-log and a witness are each a *name* with one or more keys (an Ed25519 and an ML-DSA-44 key, say).
-All keys that the policy lists under a name must have signed for the name to count, and a name
-counts once.
+log is a *name* with one or more keys (an Ed25519 and an ML-DSA-44 key, say), each of which must
+have signed. So is a witness, and a name counts once, unless the policy comes from a policy file
+(`shared.translog.policy_file`), whose groups say themselves how keys count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.runtime.errors import Code, CounterfoilError
@@ -25,22 +25,60 @@ class Witnessed:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Met when `threshold` of its members are: keys that have signed, or groups that are met."""
+
+    threshold: int
+    members: "tuple[Verifier | Group, ...]"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threshold <= len(self.members):
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"a quorum of {self.threshold} cannot be formed from {len(self.members)} witnesses",
+                remedy="Name as many witnesses as the threshold asks for, and ask for one or more.",
+            )
+
+    def leaves(self) -> Iterator[Verifier]:
+        """Yield every key in the group, in its order."""
+        for member in self.members:
+            if isinstance(member, Group):
+                yield from member.leaves()
+            else:
+                yield member
+
+    def met_by(self, signed: Collection[Verifier]) -> tuple[Verifier, ...]:
+        """Return the keys that count: none of a group that is not met, so empty when this one is not."""
+        counting = [
+            member.met_by(signed)
+            if isinstance(member, Group)
+            else (member,)
+            if member in signed
+            else ()
+            for member in self.members
+        ]
+        met = [keys for keys in counting if keys]
+        return tuple(key for keys in met for key in keys) if len(met) >= self.threshold else ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """Log keys, witness keys, and how many witnesses make a quorum; CONFIGURATION if impossible."""
+    """Log keys, witness keys, and what makes a quorum; CONFIGURATION if impossible."""
 
     logs: tuple[Verifier, ...]
     witnesses: tuple[Verifier, ...]
     threshold: int
+    """How many members of the quorum must be met."""
+    members: tuple[Verifier | Group, ...] = ()
+    """The quorum's members where a policy file names them; otherwise they are the witnesses' names."""
 
     def __post_init__(self) -> None:
-        names = {verifier.name for verifier in self.witnesses}
         if not self.logs:
             raise CounterfoilError(Code.CONFIGURATION, "a log policy names no log key")
-        if not 1 <= self.threshold <= len(names):
+        in_quorum = list(self.quorum.leaves())
+        if len(set(in_quorum)) != len(in_quorum) or not set(in_quorum) <= set(self.witnesses):
             raise CounterfoilError(
-                Code.CONFIGURATION,
-                f"a quorum of {self.threshold} cannot be formed from {len(names)} witnesses",
-                remedy="Name as many witnesses as the threshold asks for, and ask for one or more.",
+                Code.CONFIGURATION, "a quorum counts a key twice, or one that is no witness's"
             )
         keys = [verifier.public_key for verifier in (*self.logs, *self.witnesses)]
         if len(set(keys)) != len(keys):
@@ -59,6 +97,15 @@ class Policy:
             tuple(parse_vkey(vkey) for vkey in logs),
             tuple(parse_vkey(vkey) for vkey in witnesses),
             threshold,
+        )
+
+    @property
+    def quorum(self) -> Group:
+        """The rule over keys."""
+        by_name = (self.witness_keys(name) for name in self.witness_names)
+        return Group(
+            self.threshold,
+            self.members or tuple(k[0] if len(k) == 1 else Group(len(k), k) for k in by_name),
         )
 
     def witness_keys(self, name: str) -> tuple[Verifier, ...]:
@@ -87,14 +134,20 @@ def verify_witnessed(data: bytes | str, policy: Policy) -> Witnessed:
     Errors: those of `parse_and_verify`, and NOT_WITNESSED when the quorum is missing.
     """
     checkpoint, note = parse_and_verify(data, policy.logs)
-    times: dict[str, int] = {}
-    for name in policy.witness_names:
-        time_s = witness_time(checkpoint, note, policy.witness_keys(name))
-        if time_s is not None:
-            times[name] = time_s
-    if len(times) < policy.threshold:
+    signed = {
+        key: time_s
+        for key in policy.witnesses
+        if (time_s := signature_time(checkpoint, note.signatures, key)) is not None
+    }
+    counting = policy.quorum.met_by(signed)
+    if not counting:
         raise CounterfoilError(
             Code.NOT_WITNESSED,
-            f"{len(times)} of {policy.threshold} witnesses have signed size {checkpoint.size}",
+            f"the quorum of {policy.threshold} has not signed size {checkpoint.size};"
+            f" signatures are there of {', '.join(sorted({key.name for key in signed})) or 'nobody'}",
         )
+    times = {
+        name: min(signed[key] for key in counting if key.name == name)
+        for name in dict.fromkeys(key.name for key in counting)
+    }
     return Witnessed(checkpoint, note, times)
