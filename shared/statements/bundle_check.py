@@ -174,7 +174,7 @@ def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
         )
     key, whose = trust.key(statement.kid, statement.issuer, bundle.keys, pinned=True)
     verify_signature(statement, key)
-    return statement, f"{statement.type} of {whose}"
+    return statement, f"{statement.type} {statement.entry.hex()} of {whose}"
 
 
 def _receipt_steps(
@@ -216,7 +216,7 @@ def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement
         raise CounterfoilError(
             Code.COMMITMENT_MISMATCH, "the key bundle is for another model or numeric profile"
         )
-    return statement, f"{statement.issuer}, number {receipt.node_sequence}"
+    return statement, f"{statement.issuer}, number {receipt.node_sequence}: {statement.entry.hex()}"
 
 
 def _order(raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]) -> str:

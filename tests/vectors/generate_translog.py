@@ -95,13 +95,13 @@ def tiles() -> Json:
     }
 
 
-def _flip(value: str, at: int = 0) -> str:
+def flip(value: str, at: int = 0) -> str:
     data = bytearray.fromhex(value)
     data[at] ^= 1
     return data.hex()
 
 
-def _cases(valid: Json, ways: Sequence[tuple[str, Callable[[Json], object], str]]) -> list[Json]:
+def cases_of(valid: Json, ways: Sequence[tuple[str, Callable[[Json], object], str]]) -> list[Json]:
     """Apply each way of spoiling to a copy of the valid object."""
     cases = []
     for name, spoil, code in ways:
@@ -123,12 +123,12 @@ def inclusion() -> Json:
 
     places = [(0, 1), (0, 2), (1, 2), (2, 3), (6, 7), (0, 100), (63, 100), (99, 100), (256, 257)]
     bad = "BAD_PROOF"
-    spoiled = _cases(
+    spoiled = cases_of(
         case(63, 100),
         [
-            ("leaf changed", lambda c: c.update(leaf=_flip(c["leaf"])), bad),
+            ("leaf changed", lambda c: c.update(leaf=flip(c["leaf"])), bad),
             ("leaf short", lambda c: c.update(leaf=c["leaf"][2:]), bad),
-            ("root changed", lambda c: c.update(root=_flip(c["root"], 31)), bad),
+            ("root changed", lambda c: c.update(root=flip(c["root"], 31)), bad),
             ("root long", lambda c: c.update(root=c["root"] + "00"), bad),
             ("index changed", lambda c: c.update(index=62), bad),
             ("index at the size", lambda c: c.update(index=100), bad),
@@ -138,7 +138,7 @@ def inclusion() -> Json:
             ("size smaller", lambda c: c.update(size=64), bad),
             ("size larger", lambda c: c.update(size=129), bad),
             ("size beyond 2^63-1", lambda c: c.update(size=2**63), bad),
-            ("hash changed", lambda c: c["proof"].__setitem__(3, _flip(c["proof"][3])), bad),
+            ("hash changed", lambda c: c["proof"].__setitem__(3, flip(c["proof"][3])), bad),
             ("hash short", lambda c: c["proof"].__setitem__(3, c["proof"][3][2:]), bad),
             ("first hash missing", lambda c: c["proof"].pop(0), bad),
             ("last hash missing", lambda c: c["proof"].pop(), bad),
@@ -163,18 +163,18 @@ def consistency() -> Json:
     places = [(0, 0), (0, 7), (1, 1), (1, 2), (2, 3), (3, 7), (4, 8), (6, 8), (33, 100), (100, 300)]
     places += [(64, 100), (256, 257), (300, 300)]
     bad = "BAD_PROOF"
-    spoiled = _cases(
+    spoiled = cases_of(
         case(33, 100),
         [
-            ("old root changed", lambda c: c.update(old_root=_flip(c["old_root"])), bad),
-            ("new root changed", lambda c: c.update(new_root=_flip(c["new_root"])), bad),
+            ("old root changed", lambda c: c.update(old_root=flip(c["old_root"])), bad),
+            ("new root changed", lambda c: c.update(new_root=flip(c["new_root"])), bad),
             ("old root short", lambda c: c.update(old_root=c["old_root"][2:]), bad),
             ("sizes exchanged", lambda c: c.update(old_size=100, new_size=33), bad),
             ("old size changed", lambda c: c.update(old_size=34), bad),
             ("new size changed", lambda c: c.update(new_size=64), bad),
             ("old size below zero", lambda c: c.update(old_size=-1), bad),
             ("new size beyond 2^63-1", lambda c: c.update(new_size=2**63), bad),
-            ("hash changed", lambda c: c["proof"].__setitem__(2, _flip(c["proof"][2])), bad),
+            ("hash changed", lambda c: c["proof"].__setitem__(2, flip(c["proof"][2])), bad),
             ("hash long", lambda c: c["proof"].__setitem__(2, c["proof"][2] + "00"), bad),
             ("first hash missing", lambda c: c["proof"].pop(0), bad),
             ("last hash missing", lambda c: c["proof"].pop(), bad),
@@ -184,7 +184,7 @@ def consistency() -> Json:
         ],
     )
     zero = case(0, 7)
-    spoiled += _cases(
+    spoiled += cases_of(
         zero,
         [
             ("proof from the empty tree", lambda c: c["proof"].append("00" * 32), bad),
@@ -193,10 +193,10 @@ def consistency() -> Json:
         ],
     )
     same = case(100, 100)
-    spoiled += _cases(
+    spoiled += cases_of(
         same,
         [
-            ("two roots at one size", lambda c: c.update(new_root=_flip(c["new_root"])), bad),
+            ("two roots at one size", lambda c: c.update(new_root=flip(c["new_root"])), bad),
             ("proof for no growth", lambda c: c["proof"].append("00" * 32), bad),
         ],
     )
@@ -250,7 +250,7 @@ def checkpoint() -> Json:
     foreign = Signer(ORIGIN, SignatureType.ED25519, b"\x09" * 32)
     foreign_line = cosign(foreign, Checkpoint(ORIGIN, 100, root(100)), time_s=TIME).encode()
     log_line = valid["note"].split("\n")[4]
-    spoiled = _cases(
+    spoiled = cases_of(
         valid,
         [
             ("size changed", _change("\n100\n", "\n101\n"), bad),
@@ -324,10 +324,10 @@ def tlog_proof() -> Json:
 
     malformed, bad = "MALFORMED", "BAD_PROOF"
     first = base64.b64encode(inclusion_proof(63, 100, LOOKUP)[0]).decode()
-    spoiled = _cases(
+    spoiled = cases_of(
         case(63, 100),
         [
-            ("other entry", lambda c: c.update(entry=_flip(c["entry"])), bad),
+            ("other entry", lambda c: c.update(entry=flip(c["entry"])), bad),
             ("entry short", lambda c: c.update(entry=c["entry"][2:]), malformed),
             ("other version", _change("proof@v1", "proof@v2"), malformed),
             ("index changed", _change("index 63", "index 62"), bad),
@@ -390,12 +390,12 @@ def cose_receipt() -> Json:
 
     kid = sha256(public).digest()
     malformed, bad = "MALFORMED", "BAD_SIGNATURE"
-    spoiled = _cases(
+    spoiled = cases_of(
         case(63, 100),
         [
-            ("other entry", lambda c: c.update(entry=_flip(c["entry"])), bad),
-            ("other key", lambda c: c.update(key=_flip(c["key"])), "UNTRUSTED_KEY"),
-            ("signature changed", lambda c: c.update(receipt=_flip(c["receipt"], -1)), bad),
+            ("other entry", lambda c: c.update(entry=flip(c["entry"])), bad),
+            ("other key", lambda c: c.update(key=flip(c["key"])), "UNTRUSTED_KEY"),
+            ("signature changed", lambda c: c.update(receipt=flip(c["receipt"], -1)), bad),
             ("trailing byte", lambda c: c.update(receipt=c["receipt"] + "00"), malformed),
             ("cut off", lambda c: c.update(receipt=c["receipt"][:-2]), malformed),
             ("attached payload", rebuilt(lambda m: m.__setitem__(2, root(100))), malformed),
@@ -453,10 +453,10 @@ def build() -> dict[str, str]:
         "tlog_proof": tlog_proof(),
         "cose_receipt": cose_receipt(),
     }
-    return {f"{name}.json": _dump(value) for name, value in made.items()}
+    return {f"{name}.json": dump(value) for name, value in made.items()}
 
 
-def _dump(value: Json) -> str:
+def dump(value: Json) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=False) + "\n"
 
 
@@ -466,7 +466,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     for name, content in build().items():
         (FOLDER / name).write_text(content, "utf-8")
     if "--freeze" in arguments or not (FOLDER / FROZEN).exists():
-        (FOLDER / FROZEN).write_text(_dump(witnessed()), "utf-8")
+        (FOLDER / FROZEN).write_text(dump(witnessed()), "utf-8")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ async def test_fsck_is_content_until_a_column_is_not_what_was_signed(
     assert "issuer" in broken.output
 
 
-@pytest.mark.parametrize("module", ["cli", "log_cli", "admin_cli"])
+@pytest.mark.parametrize("module", ["cli", "log_cli", "bundle_cli", "admin_cli"])
 def test_help_imports_nothing_heavy(module: str):
     code = (
         f"import sys, audit_layer.api.{module}\n"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -13,15 +14,11 @@ from execution_layer.client.archive import Archive
 from execution_layer.client.cli import client as client_group
 from execution_layer.client.cli import verify
 from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.verify import (
-    MAX_FILE,
-    ReceiptFile,
-    read_receipt_file,
-    verify_file,
-    verify_transcript,
-)
+from execution_layer.client.verify import export, trust_of, verify_transcript
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.bundle import read_bundle
+from shared.statements.bundle_check import Trust, verify_bundle
 from shared.statements.cose import open_as, sign
 from shared.statements.receipts import Receipt
 from shared.translog.tlog_proof import TlogProof, parse_tlog_proof
@@ -39,11 +36,18 @@ class Kept:
         self.config = str(folder / "client.toml")
         self.policy = ClientPolicy.load(self.config)
         self.entries = entries
-        self.file = folder / "receipt.json"
+        self.file = folder / "bundle.json"
         self.node_key = node_key
 
-    def receipt_file(self):
-        return read_receipt_file(self.file)
+    def bundle(self):
+        return read_bundle(self.file)
+
+    def exported(self, entry):
+        archive = Archive(self.policy.archive)
+        try:
+            return export(archive, archive.by_entry(entry), self.policy)
+        finally:
+            archive.close()
 
     def transcript_steps(self, entry=None):
         archive = Archive(self.policy.archive)
@@ -75,11 +79,26 @@ def failing(steps):
     return None if steps[-1].holds else steps[-1].title
 
 
-async def test_an_exported_receipt_verifies_with_nothing_but_the_policy(kept):
-    steps = verify_file(kept.receipt_file(), kept.policy)
-    assert failing(steps) is None
-    assert [step.number for step in steps] == [1, 2, 3, 4, 5]
-    assert "w" in steps[-1].detail  # who witnessed it, and when
+def steps_of(bundle, policy):
+    return verify_bundle(bundle, trust_of(policy)).steps
+
+
+async def test_an_exported_receipt_verifies_by_the_policys_pins_alone(kept):
+    report = verify_bundle(kept.bundle(), trust_of(kept.policy))
+    assert failing(report.steps) is None
+    assert [step.number for step in report.steps] == [1, 2, 3, 4, 5, 6]
+    assert "yours" in report.steps[0].detail
+    assert "witnessed by w" in report.steps[-1].detail  # who witnessed it, and when
+    assert report.facts["entry"] == kept.entries[0]
+    assert "your own policy" in report.rests_on[0]
+
+
+async def test_without_pins_it_verifies_on_the_word_of_the_bundle_and_says_so(kept):
+    report = verify_bundle(kept.bundle(), Trust())
+    assert failing(report.steps) is None
+    assert "the bundle's own" in report.steps[0].detail
+    assert "on the bundle's word" in report.steps[1].detail
+    assert "the word of whoever made it" in report.rests_on[0]
 
 
 async def test_the_archive_verifies_again_from_stream_to_proof(kept):
@@ -98,8 +117,17 @@ async def test_the_export_opens_nothing(kept):
         assert secret.hex() not in text
 
 
-def altered(file, name, value):
-    return ReceiptFile(**{**{n: getattr(file, n) for n in ReceiptFile.__slots__}, name: value})
+PARTS = {"order": "order", "bundle": "key_bundle", "bundle_proof": "key_bundle_proof"}
+
+
+def altered(bundle, name, value):
+    if name in PARTS:
+        return replace(bundle, receipt=replace(bundle.receipt, **{PARTS[name]: value}))
+    return replace(bundle, **{name: value})
+
+
+def part(bundle, name):
+    return getattr(bundle.receipt, PARTS[name]) if name in PARTS else getattr(bundle, name)
 
 
 def spoiled(data, place=-1):
@@ -112,15 +140,15 @@ def spoiled(data, place=-1):
     ("name", "title"),
     [
         ("bundle", "the key bundle is signed"),
-        ("receipt", "the receipt is a valid statement"),
+        ("statement", "the receipt is a valid statement"),
         ("order", "the order that it answers"),
     ],
 )
 async def test_one_spoiled_byte_fails_the_step_that_it_belongs_to(kept, name, title):
-    file = kept.receipt_file()
+    file = kept.bundle()
     for place in (-1, -70, 10):
-        forged = altered(file, name, spoiled(getattr(file, name), place))
-        assert failing(verify_file(forged, kept.policy)).startswith(title)
+        forged = altered(file, name, spoiled(part(file, name), place))
+        assert failing(steps_of(forged, kept.policy)).startswith(title)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +159,8 @@ async def test_one_spoiled_byte_fails_the_step_that_it_belongs_to(kept, name, ti
     ],
 )
 async def test_a_forged_proof_fails_its_step(kept, name, title):
-    file = kept.receipt_file()
-    true = parse_tlog_proof(getattr(file, name))
+    file = kept.bundle()
+    true = parse_tlog_proof(part(file, name))
     unsigned = true.note.rpartition("— ")[0]
     forgeries = [
         TlogProof(true.index + 1, true.path, true.note).encode(),
@@ -141,37 +169,38 @@ async def test_a_forged_proof_fails_its_step(kept, name, title):
         "no proof",
     ]
     for forged in forgeries:
-        assert failing(verify_file(altered(file, name, forged), kept.policy)) == title
+        assert failing(steps_of(altered(file, name, forged), kept.policy)) == title
 
 
-async def test_a_receipt_without_proof_is_told_how_to_get_one(kept):
-    steps = verify_file(altered(kept.receipt_file(), "tlog_proof", None), kept.policy)
-    assert failing(steps) == "the receipt is in the witnessed log"
-    assert "client proofs" in steps[-1].detail
+async def test_a_receipt_without_proof_is_not_exported_and_told_how_to_get_one(kept):
+    with pytest.raises(CounterfoilError) as caught:
+        kept.exported(kept.entries[2])
+    assert caught.value.code is Code.NOT_WITNESSED
+    assert "client proofs" in caught.value.remedy
 
 
 async def test_a_receipt_that_somebody_else_signed_is_refused(kept):
-    file = kept.receipt_file()
-    receipt, statement = open_as(Receipt, file.receipt, None)
+    file = kept.bundle()
+    receipt, statement = open_as(Receipt, file.statement, None)
     facts = {"issuer": statement.issuer, "subject": statement.subject}
     forged = sign(receipt, key=Ed25519PrivateKey.generate(), **facts)
-    steps = verify_file(altered(file, "receipt", forged), kept.policy)
+    steps = steps_of(altered(file, "statement", forged), kept.policy)
     assert failing(steps).startswith("the receipt is a valid statement")
 
 
 async def test_a_receipt_for_another_order_is_refused_though_the_node_signed_it(kept):
-    file = kept.receipt_file()
+    file = kept.bundle()
     archive = Archive(kept.policy.archive)
     other = archive.by_entry(kept.entries[1])
     archive.close()
-    steps = verify_file(altered(file, "order", other.order_statement), kept.policy)
+    steps = steps_of(altered(file, "order", other.order_statement), kept.policy)
     assert failing(steps).startswith("the order that it answers")
 
 
 async def test_an_operator_that_the_policy_does_not_pin_is_refused(kept):
     for operators in ({}, {"honest": "ab" * 32}):
         policy = kept.policy.model_copy(update={"operators": operators})
-        steps = verify_file(kept.receipt_file(), policy)
+        steps = steps_of(kept.bundle(), policy)
         assert failing(steps).startswith("the key bundle is signed")
 
 
@@ -210,32 +239,6 @@ async def test_an_archive_that_was_tampered_with_fails_the_step_that_it_belongs_
     assert failing(steps).startswith(title)
 
 
-def values(kept):
-    return json.loads(kept.file.read_text())
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda _: "",
-        lambda _: "[]",
-        lambda text: text[:-20],
-        lambda text: text.replace("counterfoil-receipt/v1", "counterfoil-receipt/v2"),
-        lambda text: text.replace('"order"', '"ordre"'),
-        lambda text: text.replace('"receipt": "', '"receipt": "*'),
-        lambda text: text.replace('"bundle_proof"', '"bundle_prof"'),
-        lambda _: "[" * 100_000,
-        lambda text: " " * MAX_FILE + text,
-        lambda text: json.dumps({**json.loads(text), "tlog_proof": 5}),
-        lambda text: json.dumps({**json.loads(text), "order": 5}),
-    ],
-)
-async def test_a_file_that_is_no_export_is_malformed(kept, spoil):
-    with pytest.raises(CounterfoilError) as caught:
-        ReceiptFile.parse(spoil(kept.file.read_text()).encode())
-    assert caught.value.code is Code.MALFORMED
-
-
 def command(*arguments):
     return run(verify, [str(argument) for argument in arguments])
 
@@ -243,7 +246,7 @@ def command(*arguments):
 async def test_the_command_prints_numbered_steps_and_exits_with_0(kept, capsys):
     assert command(kept.file, "--config", kept.config) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:5] for line in lines if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 6)]
+    assert [line[:5] for line in lines if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 7)]
     assert lines[-1] == "verified"
     assert command(kept.entries[0].hex(), "--config", kept.config, "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -251,14 +254,42 @@ async def test_the_command_prints_numbered_steps_and_exits_with_0(kept, capsys):
     assert len(told["steps"]) == 12
 
 
+async def test_the_command_needs_no_configuration_and_takes_the_verifiers_own_pins(
+    kept, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("COUNTERFOIL_CLIENT_CONFIG", raising=False)
+    assert command(kept.file) == 0
+    shown = capsys.readouterr().out
+    assert "the bundle's own" in shown
+    assert "the word of whoever made it" in shown
+    policy = tmp_path / "policy"
+    policy.write_text(kept.bundle().policy)
+    (operator,) = kept.policy.operators
+    pin = f"{operator}={kept.policy.operators[operator]}"
+    assert command(kept.file, "--policy", policy, "--signer", pin, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["facts"]["entry"] == kept.entries[0].hex()
+    assert told["facts"]["type"] == "receipt"
+    assert "yours" in told["steps"][0]["detail"]
+    assert command(kept.file, "--signer", f"{operator}={'ab' * 32}") == 3
+    assert "UNTRUSTED_KEY" in capsys.readouterr().out
+    policy.write_text("quorum none\n")
+    assert command(kept.file, "--policy", policy) == 2  # a policy that cannot be used
+    policy.write_text("junk\n")
+    assert command(kept.file, "--policy", policy) == 3
+    assert command(kept.file, "--policy", tmp_path / "nowhere") == 2
+    assert command(kept.file, "--signer", "junk") == 2
+    assert command(kept.entries[0].hex()) == 2  # an entry needs an archive
+
+
 async def test_the_command_exits_with_3_at_the_first_step_that_fails(kept, capsys, tmp_path):
     forged = tmp_path / "forged.json"
-    file = kept.receipt_file()
-    forged.write_text(altered(file, "receipt", spoiled(file.receipt)).to_json())
+    file = kept.bundle()
+    forged.write_text(altered(file, "statement", spoiled(file.statement)).encode())
     assert command(forged, "--config", kept.config, "--json") == 3
     told = json.loads(capsys.readouterr().out)
     assert told["verified"] is False
-    assert [step["holds"] for step in told["steps"]] == [True, True, False]
+    assert [step["holds"] for step in told["steps"]] == [True, True, True, False]
     assert "BAD_SIGNATURE" in told["steps"][-1]["detail"]
     assert command(forged, "--config", kept.config) == 3
     assert "NOT verified" in capsys.readouterr().out

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.checkpoint import parse_checkpoint
 from shared.translog.cose_receipt import verify_receipt
+from shared.translog.notes import parse_signature_line, parse_vkey
 from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy_file import parse_policy_file
 from shared.translog.proofs import verify_consistency, verify_inclusion
+from shared.translog.signed_checkpoint import signature_time
 from shared.translog.tiles import Tile, parse_tile_path
 from shared.translog.tlog_proof import parse_tlog_proof, verify_tlog_proof
 from shared.translog.tree import leaf_hash, root
+from tests.vectors import generate_bundles
 from tests.vectors import generate_translog as generator
 
 Json = dict[str, Any]
@@ -58,12 +63,34 @@ def check_cose_receipt(case: Json, _policy: Policy | None) -> None:
     verify_receipt(*(bytes.fromhex(case[name]) for name in ("receipt", "entry", "key")))
 
 
+def check_cosignature(case: Json, _policy: Policy | None) -> None:
+    checkpoint = parse_checkpoint(case["checkpoint"])
+    line, key = parse_signature_line(case["line"]), parse_vkey(case["vkey"])
+    time_s = signature_time(checkpoint, [line], key)
+    if time_s is None:
+        raise CounterfoilError(Code.NOT_WITNESSED, "the line is not of this key")
+    assert time_s == case["time"]
+    assert line.encode() == case["line"] + "\n"
+
+
+def check_policy_file(case: Json, _policy: Policy | None) -> None:
+    file = parse_policy_file(case["text"])
+    policy = file.policy()
+    assert parse_policy_file(file.encode()) == file
+    keys = {item.name: item.key for item in file.witnesses}
+    for met, sets in ((True, case["met"]), (False, case["not_met"])):
+        for names in sets:
+            assert bool(policy.quorum.met_by({keys[name] for name in names})) is met, names
+
+
 CHECKS: dict[str, Callable[[Json, Policy | None], None]] = {
     "inclusion.json": check_inclusion,
     "consistency.json": check_consistency,
     "checkpoint.json": check_checkpoint,
     "tlog_proof.json": check_tlog_proof,
     "cose_receipt.json": check_cose_receipt,
+    "cosignature.json": check_cosignature,
+    "policy_file.json": check_policy_file,
     generator.FROZEN: check_tlog_proof,
 }
 
@@ -81,7 +108,7 @@ def _cases(kind: str) -> Iterator[Any]:
 
 
 def test_the_files_are_what_the_generator_writes():
-    for name, content in generator.build().items():
+    for name, content in (generator.build() | generate_bundles.build()).items():
         assert (generator.FOLDER / name).read_text("utf-8") == content, name
 
 
