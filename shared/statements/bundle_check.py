@@ -106,7 +106,7 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
     _, receipts = detach(bundle.statement) if run.holds else (b"", ())
     if receipts:
         run.step(
-            "every COSE Receipt on it is the log's signature of a tree with it in",
+            "every COSE Receipt on it signs a tree that has it at that index",
             lambda: _cose_receipts(receipts, statement.entry, found, bundle, trust),
         )
     facts = _facts(statement, found, len(receipts)) if run.holds else {}
@@ -253,8 +253,8 @@ def _rests_on(bundle: Bundle, trust: Trust) -> list[str]:
         if trust.signers is None
         else "Who signed is known by keys that you trust, except where a step says otherwise."
     )
-    unchecked = [f"The {len(bundle.timestamps)} timestamp tokens in it were not checked."]
-    return [policy, signers, *(unchecked if bundle.timestamps else ())]
+    unchecked = ["The timestamp tokens in it were not checked."] if bundle.timestamps else []
+    return [policy, signers, *unchecked]
 
 
 def _facts(statement: SignedStatement, found: VerifiedInclusion, receipts: int) -> dict[str, Any]:
