@@ -5,12 +5,14 @@ from typing import Any
 import grpc
 import pytest
 
-from audit_layer.api.identity import log_policy
+from audit_layer.api.identity import load_cose_key, log_policy
 from audit_layer.api.settings import load_settings
 from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
-from shared.statements.cose import entry_of
+from shared.runtime.keys import public_bytes
+from shared.statements.cose import attach, detach, entry_of
+from shared.translog.cose_receipt import verify_receipt
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
@@ -40,6 +42,25 @@ async def test_a_statement_gets_its_index_once_and_a_proof_of_it(world: World):
     assert proof.index == first.index
     assert verify_tlog_proof(proof.tlog_proof, first.entry, policy).checkpoint.size > first.index
     assert verify_witnessed(checkpoint.note, policy).checkpoint.size > first.index
+
+
+async def test_a_receipt_that_is_asked_for_comes_with_the_index(world: World):
+    raw = made.bundle("alpha", not_after=made.NOW + 3 * made.HOUR)
+    request = submit((raw, b""), (b"junk", b""))
+    request.receipts = True
+    async with world.stubs() as (intake, _, _):
+        first, refused = (await call(intake.Submit, request)).results
+        again = (await call(intake.Submit, request)).results[0]
+        without = (await call(intake.Submit, submit((raw, b"")))).results[0]
+    key = public_bytes(load_cose_key(load_settings(world.config).keys_folder))
+    for result in (first, again):
+        found = verify_receipt(result.sequenced.receipt, entry_of(raw), key)
+        assert found.index == result.sequenced.index
+        assert found.size > found.index
+        carried, _ = detach(attach(raw, [result.sequenced.receipt]))
+        assert entry_of(carried) == entry_of(raw)
+    assert refused.WhichOneof("result") == "rejected"
+    assert without.sequenced.receipt == b""
 
 
 async def test_one_bad_statement_does_not_spoil_the_others(world: World):
