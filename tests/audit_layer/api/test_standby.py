@@ -71,7 +71,9 @@ class Submitter:
         for turn in range(count):
             item = self._node.receipt("acme")
             request = audit_pb2.SubmitRequest(
-                submissions=[audit_pb2.Submission(statement=item.statement, order=item.order)],
+                submissions=[
+                    audit_pb2.Submission(statement=item.statement, order=item.order or b"")
+                ],
                 receipts=True,
             )
             result = await self._until_answered(request, turn)
