@@ -29,8 +29,8 @@ class PublishedLog:
     world: World
     settings: AuditSettings
     engine: Engine
-    vkey: str
-    """The log's Ed25519 key."""
+    vkeys: tuple[str, ...]
+    """The log's Ed25519 and ML-DSA-44 keys."""
 
     @property
     def folder(self) -> Path:
@@ -73,5 +73,5 @@ async def log(
                 World(config, authority.ca_file, addresses, EMPTY),
                 load_settings(config),
                 database.engine("server"),
-                known["log_vkeys"][0],
+                tuple(known["log_vkeys"]),
             )
