@@ -3,19 +3,24 @@
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import text
 
 from audit_layer.api.parts import Parts, status_of
 from audit_layer.api.schemas import StatusView
 from audit_layer.storage.engine import transaction
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.http import problem_response
 
 METRICS_AGE_S: Final = 5.0
 """How old numbers may be: strangers may ask as often as they like, and counting costs."""
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_ANY_ORIGIN: Final = {"access-control-allow-origin": "*"}
+"""Verifiers in browsers may read the log from any page; it is public, and no cookie opens more."""
 
 
 def public_router(parts: Parts) -> APIRouter:
@@ -23,15 +28,17 @@ def public_router(parts: Parts) -> APIRouter:
     router = APIRouter(tags=["public"])
     metrics_text = _Metrics(parts)
 
+    @router.head("/checkpoint", include_in_schema=False)
     @router.get("/checkpoint", response_class=PlainTextResponse)
-    def checkpoint() -> Response:
+    def checkpoint(request: Request) -> Response:
         """The newest witnessed checkpoint, a signed note."""
-        return _file(parts, "checkpoint")
+        return _file(parts, "checkpoint", request)
 
+    @router.head("/tile/{path:path}", include_in_schema=False)
     @router.get("/tile/{path:path}", response_class=Response)
-    def tile(path: str) -> Response:
+    def tile(path: str, request: Request) -> Response:
         """A tile or entry bundle; it never changes."""
-        return _file(parts, f"tile/{path}")
+        return _file(parts, f"tile/{path}", request)
 
     @router.get("/healthz")
     def health() -> dict[str, str]:
@@ -48,12 +55,27 @@ def public_router(parts: Parts) -> APIRouter:
     return router
 
 
-def _file(parts: Parts, path: str) -> Response:
-    served = parts.files.serve(path)  # knows exact names only, so no path leads elsewhere
-    return Response(
-        served.body,
-        headers={"content-type": served.content_type, "cache-control": served.cache_control},
-    )
+def _file(parts: Parts, path: str, request: Request) -> Response:
+    whole = request.scope["path"].endswith(path)  # the router's patterns drop a last newline
+    try:
+        served = parts.files.serve(path if whole else "")  # knows exact names: none leads elsewhere
+    except CounterfoilError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        missing = problem_response(error)
+        missing.headers.update({**_ANY_ORIGIN, "cache-control": "no-store"})  # it may come yet
+        return missing
+    tag = f'"{sha256(served.body).hexdigest()}"'
+    headers = {**_ANY_ORIGIN, "cache-control": served.cache_control, "etag": tag}
+    if _known(request.headers.getlist("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    return Response(served.body, headers={**headers, "content-type": served.content_type})
+
+
+def _known(conditions: list[str], tag: str) -> bool:
+    """Return whether If-None-Match names the tag, by weak comparison (RFC 9110 §13.1.2)."""
+    named = {one.strip().removeprefix("W/") for line in conditions for one in line.split(",")}
+    return tag in named or named == {"*"}
 
 
 class _Metrics:

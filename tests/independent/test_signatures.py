@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dilithium_py.ml_dsa import ML_DSA_44
 
-from tests.independent.conftest import PublishedLog
+from tests.audit_layer.api.published import PublishedLog
 from tests.independent.tools import need, run
 
 ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")

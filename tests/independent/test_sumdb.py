@@ -24,7 +24,7 @@ from shared.translog.tiles import ENTRY_RECORD_BYTES, tiles_grown
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.translog.tree import HASH_BYTES
 from tests.audit_layer.api.conftest import ORIGIN, call
-from tests.independent.conftest import PublishedLog
+from tests.audit_layer.api.published import PublishedLog
 from tests.independent.tools import need, run
 
 SOURCE = Path(__file__).parent / "sumdb"
