@@ -72,10 +72,10 @@ class HttpWitness:
     ) -> tuple[SignatureLine, ...]:
         """See `WitnessClient.add_checkpoint`."""
         request = AddCheckpoint(old_size, tuple(proof), note).encode()
-        status, content_type, body = await self._exchange("POST", "add-checkpoint", request)
+        status, media_type, body = await self._exchange("POST", "add-checkpoint", request)
         if status == httpx.codes.OK:
             return parse_cosignatures(body)
-        if status == httpx.codes.CONFLICT and content_type.startswith(SIZE_CONTENT_TYPE):
+        if status == httpx.codes.CONFLICT and media_type == SIZE_CONTENT_TYPE:
             raise WitnessHoldsError(parse_size(body))
         raise CounterfoilError(
             Code.CONFLICT, f"witness {self._name!r} refuses the checkpoint with status {status}"
@@ -91,7 +91,7 @@ class HttpWitness:
         await self._client.aclose()
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, str, bytes]:
-        """Return (status, content type, bounded body); UNAVAILABLE when there is no answer."""
+        """Return (status, media type, bounded body); UNAVAILABLE when there is no answer."""
         try:
             async with self._client.stream(method, path, content=body) as answer:
                 data = b""
@@ -113,4 +113,5 @@ class HttpWitness:
                 f"witness {self._name!r} fails with status {answer.status_code}",
                 retry_after_s=1.0,
             )
-        return answer.status_code, answer.headers.get("content-type", ""), data
+        media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return answer.status_code, media_type, data

@@ -81,12 +81,12 @@ class Witness:
         try:
             request = parse_add_checkpoint(body)
             note = parse_note(request.note)
+            verifiers = self._known_logs.get(note.text.partition("\n")[0])
+            if verifiers is None:  # whatever form that log's checkpoints have
+                return _text(404, "this witness does not know the log")
             checkpoint = parse_checkpoint(note.text)
         except CounterfoilError as e:
             return _text(400, e.detail)
-        verifiers = self._known_logs.get(checkpoint.origin)
-        if verifiers is None:
-            return _text(404, "this witness does not know the log")
         try:
             parse_and_verify(request.note, verifiers)
         except CounterfoilError as e:
@@ -107,19 +107,18 @@ class Witness:
         return None
 
     def _extend(self, request: AddCheckpoint, checkpoint: Checkpoint, note: Note) -> Answer:
-        now_s = int(self._clock())
         try:
-            self._store.advance(
+            time_s = self._store.advance(
                 checkpoint,
                 _log_signed(note, self._known_logs[checkpoint.origin]),
-                now_s,
+                self._clock,
                 lambda held: self._decide(request, checkpoint, held),
             )
         except _Refused as refused:
-            self._keep_evidence(checkpoint, request.note, now_s)
+            self._keep_evidence(checkpoint, request.note, int(self._clock()))
             return refused.answer
         fault_point("witness.after-persist")
-        lines = [cosign(signer, checkpoint, time_s=now_s) for signer in self._signers]
+        lines = [cosign(signer, checkpoint, time_s=time_s) for signer in self._signers]
         return Answer(200, encode_cosignatures(lines))
 
     def _keep_evidence(self, checkpoint: Checkpoint, note: str, now_s: int) -> None:

@@ -72,18 +72,24 @@ class WitnessStore:
             return self._latest(origin)
 
     def advance(
-        self, checkpoint: Checkpoint, note: str, now_s: int, decide: Callable[[Held | None], None]
-    ) -> None:
+        self,
+        checkpoint: Checkpoint,
+        note: str,
+        clock: Callable[[], float],
+        decide: Callable[[Held | None], None],
+    ) -> int:
         """Make a checkpoint the latest, durably, if `decide` lets the one held so far be followed by it.
 
         `decide` runs inside the write transaction, so no other request can move the state between
-        the decision and the write; what it raises leaves everything as it was.
+        the decision and the write; what it raises leaves everything as it was. Returns the POSIX
+        seconds of the change, read in there as well: at that time this checkpoint was the latest.
         """
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 held = self._latest(checkpoint.origin)
                 decide(held)
+                now_s = int(clock())
                 if held is None or held.checkpoint != checkpoint:
                     self._db.execute(
                         "INSERT INTO latest VALUES (?, ?, ?, ?, ?) ON CONFLICT (origin) DO UPDATE SET"
@@ -96,6 +102,7 @@ class WitnessStore:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            return now_s
 
     def record_fork(self, checkpoint: Checkpoint, note: str, now_s: int) -> None:
         """Keep a signed checkpoint that contradicts the one held: proof of the log's misbehaviour."""

@@ -1,5 +1,6 @@
 """What a witness promises: it cosigns one history per log, persists first, and answers as C2SP says."""
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,20 @@ def test_an_unknown_log_is_not_found(store: WitnessStore):
     assert make(store).add_checkpoint(request.encode()).status == 404
 
 
+def test_an_unknown_log_is_not_found_whatever_its_checkpoints_look_like(store: WitnessStore):
+    signed = "\n— x AAAAAAAA\n"
+    extended = HONEST.checkpoint(4).body + "an extension line\n"
+    for text, status in (
+        ("go.sum database tree\n1\nAAAA\n", 404),
+        (extended.replace(ORIGIN, "other.example"), 404),
+        ("other.example\n", 404),
+        (extended, 400),  # logs that are known here have none
+        (f"{ORIGIN} \n4\n{'A' * 43}=\n", 404),
+    ):
+        request = AddCheckpoint(0, (), text + signed)
+        assert make(store).add_checkpoint(request.encode()).status == status, text
+
+
 def test_a_checkpoint_that_lacks_one_of_the_logs_signatures_is_forbidden(store: WitnessStore):
     imposter = Signer(ORIGIN, SignatureType.ED25519, b"\x09" * 32)
     for signers in ((LOG[0],), (LOG[1],), (imposter,)):
@@ -245,6 +260,35 @@ def test_growth_from_many_threads_never_goes_back(store: WitnessStore):
     assert held is not None
     assert held.checkpoint == HONEST.checkpoint(64)
     assert len(sizes) == len(set(sizes)), "each size was reached by one request only"
+
+
+def test_a_larger_tree_is_never_cosigned_with_an_earlier_time(store: WitnessStore):
+    """A cosignature says that at its time this was the largest tree: another request may come in between."""
+    seconds = itertools.count(1_700_000_000)
+    smaller: list[Answer] = []
+    entered = False
+
+    def clock() -> float:
+        nonlocal entered
+        now = next(seconds)
+        if not entered:
+            entered = True
+            smaller.append(witness.add_checkpoint(HONEST.request(0, 8)))
+        return now
+
+    witness = Witness(store, COSIGNERS, KNOWN, clock=clock)
+    larger = witness.add_checkpoint(HONEST.request(8, 20))
+    if larger.status != 200:
+        larger = witness.add_checkpoint(HONEST.request(8, 20))
+    times = [
+        signature_time(
+            HONEST.checkpoint(size), parse_cosignatures(answer.body), COSIGNERS[0].verifier
+        )
+        for size, answer in ((8, smaller[0]), (20, larger))
+    ]
+    assert times[0] is not None
+    assert times[1] is not None
+    assert times[0] < times[1]
 
 
 def test_only_the_logs_own_signatures_are_kept(store: WitnessStore):
