@@ -4,12 +4,15 @@
 (or the same packages in a GOPATH); under CI they must not be skipped.
 """
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -67,14 +70,12 @@ class Auditor:
 
     def __init__(self, binary: Path, log: PublishedLog) -> None:
         self._binary = binary
-        self._log = log
+        self.url = log.world.url
         self.vkey = log.vkeys[0]
         self.ca = log.world.ca
 
     async def _run(self, *more: str) -> tuple[int, str]:
-        return await run(
-            self._binary, "-url", self._log.world.url, "-ca", self.ca, "-vkey", self.vkey, *more
-        )
+        return await run(self._binary, "-url", self.url, "-ca", self.ca, "-vkey", self.vkey, *more)
 
     async def accepts(self, *more: str) -> dict[str, object]:
         status, said = await self._run(*more)
@@ -121,6 +122,29 @@ async def test_gos_sumdb_accepts_the_log_at_every_size_and_its_growth(
         file = tmp_path / f"{size}.checkpoint"
         file.write_text(note, encoding="utf-8")
         older += ["-older", str(file)]
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """The standard library's file server, without its lines on standard error."""
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+async def test_gos_sumdb_accepts_the_folder_behind_any_file_server(log: PublishedLog, sumdb: Path):
+    for before, size in ((0, 100), (100, 300)):
+        await log.grow(before, size)
+    handler = functools.partial(QuietHandler, directory=str(log.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            auditor = Auditor(sumdb, log)
+            auditor.url = f"http://127.0.0.1:{server.server_port}"
+            assert (await auditor.accepts())["size"] == 300
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def flipped(data: bytes, at: int) -> bytes:
