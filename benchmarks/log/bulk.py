@@ -1,7 +1,8 @@
 """Straight into the store: the sequencer's batches, without the trail's rows and with them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 from audit_layer.log.sequencer import Hook, Sequenced, Sequencer, Submission
@@ -10,6 +11,7 @@ from audit_layer.trail.admission import Admitted
 from audit_layer.trail.service import write_rows
 from benchmarks.log.platform import Store
 from benchmarks.log.statements import Source
+from shared.statements.receipts import NO_RECEIPT, Receipt
 
 ISSUERS = 8
 """Number domains that bare entries are spread over."""
@@ -37,12 +39,47 @@ def admitted(source: Source, count: int) -> list[Submission]:
     ]
 
 
+def copies(source: Source) -> Callable[[int, int], list[Submission]]:
+    """Return a maker of numbered copies of one admitted receipt, quicker than signing each.
+
+    A copy has the rows of a receipt of its number, under an entry and an order's entry of its own; its bytes are the model's,
+    so nothing that reads the trail back would believe it.
+    """
+    (model,) = admitted(source, 1)
+    item = model.attachment
+    assert isinstance(item, Admitted)
+    assert isinstance(item.value, Receipt)
+    assert item.order is not None
+    statement, receipt, order = item.statement, item.value, item.order
+
+    def make(first: int, count: int) -> list[Submission]:
+        made = []
+        for number in range(first, first + count):
+            entry, ordered = bare_entry(source.seed, number), bare_entry(source.seed, ~number)
+            attachment = replace(
+                item,
+                statement=replace(statement, entry=entry),
+                value=replace(
+                    receipt,
+                    number=number,
+                    node_sequence=number,
+                    order=ordered,
+                    previous=bare_entry(source.seed, number - 1) if number else NO_RECEIPT,
+                ),
+                number=number,
+                order=replace(order, entry=ordered),
+            )
+            made.append(Submission(entry, model.issuer, number, attachment=attachment))
+        return made
+
+    return make
+
+
 def measure(store: Store, items: Sequence[Submission], batch: int) -> float:
     """Append everything to an empty log in batches of one size; return entries per second.
 
     Items with attachments bring the trail's rows along.
     """
-    hook: Hook | None = write_rows if isinstance(items[0].attachment, Admitted) else None
     database = store.fresh_database()
     engine = make_engine(store.dsn("server", database))
     try:
@@ -50,12 +87,17 @@ def measure(store: Store, items: Sequence[Submission], batch: int) -> float:
         engine.connect().close()  # connecting is no part of appending
         began = time.perf_counter()
         for part in cut(items, batch):
-            results = sequencer.append(part, in_transaction=hook)
+            results = sequencer.append(part, in_transaction=hook_of(part))
             assert all(isinstance(result, Sequenced) for result in results)
         return len(items) / (time.perf_counter() - began)
     finally:
         engine.dispose()
         store.drop(database)
+
+
+def hook_of(items: Sequence[Submission]) -> Hook | None:
+    """Return what the server's batcher runs in the transaction, where items have rows of the trail."""
+    return write_rows if isinstance(items[0].attachment, Admitted) else None
 
 
 def cut(items: Sequence[Submission], batch: int) -> Iterator[Sequence[Submission]]:

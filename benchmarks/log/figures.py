@@ -98,15 +98,15 @@ def kept_up(name: str, ratio: float) -> bool:
 def aims(found: Figures) -> list[dict[str, Any]]:
     """Return each aim with its value; `met` is None where its workload was not run."""
     waiting = {row["waiters"]: row for row in (found.get("closed") or {}).get("waiters", ())}
-    last = (found.get("growth") or [{}])[-1].get("ratios", {})
     grown = [
         {
-            "aim": f"{name} at the largest size ÷ at the first",
+            "aim": f"growth ({series}): {name} at {rows[-1]['size']:,} ÷ at {rows[0]['size']:,}",
             "value": ratio,
             **({"at_least": 1 - WITHIN} if name.endswith("_per_s") else {"at_most": 1 + WITHIN}),
             "met": kept_up(name, ratio),
         }
-        for name, ratio in last.items()
+        for series, rows in (found.get("growth") or {}).items()
+        for name, ratio in rows[-1]["ratios"].items()
     ]
     return [
         _least("entries/s into the store", _best(found.get("bulk"), "bare"), 20_000),

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -16,26 +17,30 @@ from audit_layer.bootstrap import published, second_place
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
-from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.sequencer import Sequencer, Submission
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.engine import make_engine
 from benchmarks.common.figures import spread
-from benchmarks.log.bulk import bare, bare_entry
+from benchmarks.log.bulk import bare, bare_entry, copies, hook_of
 from benchmarks.log.disk import bytes_on_disk, of_room, table_bytes
 from benchmarks.log.figures import latencies, ratios
 from benchmarks.log.platform import Platform
 from benchmarks.log.size import Size, Tick
+from benchmarks.log.statements import Source
 from shared.runtime.tls import client_context
 
+Make = Callable[[int, int], list[Submission]]
+"""Given the first index and a count, returns what to append."""
 BATCH = 1024
 GROWING = 4096
+WARMING = 20
 PUBLISHED_EVERY = 65_536
 """Entries between checkpoints while the log only grows."""
 
 
 @dataclass(slots=True)
 class Grown:
-    """One log without its server; entries are hashes that `bare` derives from a seed."""
+    """One log without its server; the entry at an index is the one that `bare_entry` derives from the seed."""
 
     engine: Engine
     sequencer: Sequencer
@@ -43,6 +48,7 @@ class Grown:
     proofs: ProofService
     files: PublishedFiles
     seed: bytes
+    make: Make
     size: int = 0
     """Entries in the log, all of them ours."""
 
@@ -50,9 +56,9 @@ class Grown:
         """Append entries; return the seconds that each batch took, the making of entries left out."""
         times = []
         for at in range(self.size, self.size + count, batch):
-            items = bare(self.seed, at, min(batch, self.size + count - at))
+            items = self.make(at, min(batch, self.size + count - at))
             began = time.perf_counter()
-            self.sequencer.append(items)
+            self.sequencer.append(items, in_transaction=hook_of(items))
             times.append(time.perf_counter() - began)
         self.size += count
         return times
@@ -87,7 +93,7 @@ class Grown:
 
 
 @asynccontextmanager
-async def grown(platform: Platform, seed: bytes) -> AsyncIterator[Grown]:
+async def grown(platform: Platform, seed: bytes, make: Make) -> AsyncIterator[Grown]:
     """Open an empty log with the platform's keys, witness and folders."""
     settings = load_settings(platform.config)
     engine = make_engine(platform.store.dsn("server"))
@@ -104,19 +110,21 @@ async def grown(platform: Platform, seed: bytes) -> AsyncIterator[Grown]:
     )
     proofs = ProofService(engine, files, platform.policy)
     try:
-        yield Grown(engine, Sequencer(engine), publisher, proofs, files, seed)
+        yield Grown(engine, Sequencer(engine), publisher, proofs, files, seed, make)
     finally:
         await witness.aclose()
         engine.dispose()
 
 
 async def run_growth(
-    platform: Platform, size: Size, seed: bytes, tick: Tick
+    platform: Platform, source: Source, goals: Sequence[int], size: Size, tick: Tick, *, trail: bool
 ) -> list[dict[str, Any]]:
-    """Measure at each size; every row carries its ratios to the first."""
+    """Measure at each size, without the trail's rows or with them; every row carries its ratios to the first."""
+    seed = source.seed
+    make = copies(source) if trail else partial(bare, seed)
     rows: list[dict[str, Any]] = []
-    async with grown(platform, seed) as log:
-        for goal in size.growth:
+    async with grown(platform, seed, make) as log:
+        for goal in goals:
             await log.grow(goal, tick)
             tick(f"growth: measuring at {goal:,}", 0)
             rows.append(await _row(log, size))
@@ -125,6 +133,7 @@ async def run_growth(
 
 async def _row(log: Grown, size: Size) -> dict[str, Any]:
     at = log.size
+    log.prove(WARMING, by_entry=True)
     tables, files = table_bytes(log.engine), bytes_on_disk(log.files.root)
     proofs = {
         name: await asyncio.to_thread(log.prove, size.growth_proofs, by_entry=by_entry)
@@ -143,6 +152,7 @@ async def _row(log: Grown, size: Size) -> dict[str, Any]:
         "tick_ms": spread([1000 * seconds for seconds in ticks]),
         "bytes_per_entry": {
             "log_tables": round(of_room(tables, "log") / at, 1),
+            "trail_tables": round(of_room(tables, "trail") / at, 1),
             "files": round(files.length / at, 1),
             "files_on_disk": round(files.blocks / at, 1),
         },

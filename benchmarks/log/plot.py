@@ -14,6 +14,8 @@ TITLES = {
     "growth": ("As the log grows: entries/s, by entries in it", ("entries_per_s",)),
 }
 """Workload → (title, series)."""
+INNER = {"closed": "waiters", "growth": "log"}
+"""Where the rows are not the workload itself."""
 WORDS = {
     "bare": "entries alone",
     "with_trail": "with the trail's rows",
@@ -33,7 +35,7 @@ def plot(found: Mapping[str, Any]) -> str:
     for name, (title, series) in TITLES.items():
         if name not in found:
             continue
-        rows = found[name]["waiters"] if name == "closed" else found[name]
+        rows = found[name][INNER[name]] if name in INNER else found[name]
         shapes.append(_text(8, y, title, 'font-weight="bold"'))
         y += LINE
         most = max(row[each]["median"] for row in rows for each in series)

@@ -40,6 +40,8 @@ class Size:
     """Proofs of each kind, and tiles, for each round."""
     growth: tuple[int, ...]
     """Sizes of the log; the first is what the others are compared with."""
+    growth_trail: tuple[int, ...]
+    """The same with the trail's rows."""
     growth_batches: int
     """Batches of 1,024 that are timed at each size."""
     growth_proofs: int
@@ -49,9 +51,13 @@ class Size:
         """Return the size with another number of rounds, if one is given."""
         return self if rounds is None else dataclasses.replace(self, rounds=rounds)
 
-    def grown_to(self, *more: int) -> Self:
-        """Return the size with a log that grows further."""
-        return dataclasses.replace(self, growth=(*self.growth, *more))
+    def further(self) -> Self:
+        """Return the size with logs that grow ten times further."""
+        return dataclasses.replace(
+            self,
+            growth=(*self.growth, 10 * self.growth[-1]),
+            growth_trail=(*self.growth_trail, 10 * self.growth_trail[-1]),
+        )
 
 
 FULL = Size(
@@ -68,6 +74,7 @@ FULL = Size(
     proven=100_000,
     proofs=2_000,
     growth=(10_000, 100_000, 1_000_000),
+    growth_trail=(10_000, 100_000),
     growth_batches=20,
     growth_proofs=1_000,
     growth_ticks=10,
@@ -85,7 +92,8 @@ QUICK = Size(
     admitted=2_048,
     proven=3_000,
     proofs=100,
-    growth=(1_000, 4_000),
+    growth=(1_000, 12_000),
+    growth_trail=(1_000, 9_000),
     growth_batches=4,
     growth_proofs=100,
     growth_ticks=2,

@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.common.table import Figures, figure, head, mark
 from benchmarks.log.figures import kept_up, medians
 
+GROWTH = {"log": "entries alone", "trail": "with the trail's rows"}
 GROWN = {
     "entries_per_s": "entries/s",
     "tick_ms": "checkpoint, ms",
@@ -117,25 +118,28 @@ def _bulk(rows: Sequence[Figures]) -> Table:
     return table
 
 
-def _growth(rows: Sequence[Figures]) -> Table:
-    table = _table("growth: batches of 1,024 and proofs, ÷ the first size", ("", *map(_size, rows)))
+def _growth(series: Mapping[str, Sequence[Figures]]) -> Group:
+    return Group(*(_grown(name, rows) for name, rows in series.items()))
+
+
+def _grown(series: str, rows: Sequence[Figures]) -> Table:
+    table = _table(
+        f"growth ({GROWTH[series]}): batches of 1,024 and proofs, × the first size's",
+        ("entries", *(f"{row['size']:,}" for row in rows)),
+    )
     for name, words in GROWN.items():
         cells = []
         for row in rows:
             value, ratio = medians(row)[name], row["ratios"][name]
             cells.append(f"{value:,.2f} × {ratio:.2f}{mark(kept_up(name, ratio))}")
         table.add_row(words, *cells)
-    for name in ("log_tables", "files", "files_on_disk"):
+    for name in rows[0]["bytes_per_entry"]:
         words = f"bytes per entry: {name.replace('_', ' ')}"
         table.add_row(words, *(f"{row['bytes_per_entry'][name]:,.0f}" for row in rows))
     return table
 
 
-def _size(row: Figures) -> str:
-    return f"{row['size']:,}"
-
-
-SHOWN: Mapping[str, Callable[[Any], Table]] = {
+SHOWN: Mapping[str, Callable[[Any], RenderableType]] = {
     "closed": _closed,
     "batches": _batches,
     "bytes": _bytes,
