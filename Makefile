@@ -59,6 +59,7 @@ generate: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stack
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.log
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(PYTEST_FLAGS)

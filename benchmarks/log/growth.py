@@ -151,9 +151,12 @@ async def _row(log: Grown, size: Size) -> dict[str, Any]:
         **{name: latencies([seconds]) for name, seconds in proofs.items()},
         "tick_ms": spread([1000 * seconds for seconds in ticks]),
         "bytes_per_entry": {
-            "log_tables": round(of_room(tables, "log") / at, 1),
-            "trail_tables": round(of_room(tables, "trail") / at, 1),
-            "files": round(files.length / at, 1),
-            "files_on_disk": round(files.blocks / at, 1),
+            name: round(total / at, 1)
+            for name, total in (
+                ("log_tables", of_room(tables, "log")),
+                ("trail_tables", of_room(tables, "trail")),
+                ("files", files.length),
+                ("files_on_disk", files.blocks),
+            )
         },
     }
