@@ -1,5 +1,6 @@
 """The parts under load, set up and started by the product's own commands: Postgres that syncs, witness, audit server."""
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -145,36 +146,35 @@ async def platform(
     authority = LocalCA.load_or_create(folder / "ca")
     audit_tls, witness_tls = authority.issue(AUDIT), authority.issue(WITNESS)
     address = free_ports((WITNESS,))[WITNESS]
-    identity = await run.json(
-        "audit", "witness", "keys", "--folder", folder / WITNESS, "--name", WITNESS
-    )
-    known = await run.json(
-        *("audit", "init", "--folder", folder / AUDIT, "--origin", ORIGIN),
-        *("--dsn-file", store.files["server"], "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
-        *("--cert", audit_tls.cert, "--key", audit_tls.key, "--ca", audit_tls.ca),
-        *("--publish-interval-ms", str(PUBLISH_INTERVAL_MS)),
+    identity, known = await asyncio.gather(
+        run.json("audit", "witness", "keys", "--folder", folder / WITNESS, "--name", WITNESS),
+        run.json(
+            *("audit", "init", "--folder", folder / AUDIT, "--origin", ORIGIN),
+            *("--dsn-file", store.files["server"]),
+            *("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
+            *("--cert", audit_tls.cert, "--key", audit_tls.key, "--ca", audit_tls.ca),
+            *("--publish-interval-ms", str(PUBLISH_INTERVAL_MS)),
+        ),
     )
     config, vkeys = Path(known["config"]), identity["vkeys"]
-    await run.run(
-        *("audit", "trust", "--config", config, "--name", WITNESS, "--url", f"https://{address}"),
-        *(part for vkey in vkeys for part in ("--vkey", vkey)),
+    trust = {
+        "log": {"origin": ORIGIN, "vkeys": known["log_vkeys"], "witnesses": vkeys, "quorum": 1},
+        "authority": next(party["key"] for party in parties if party["role"] == "authority"),
+    }
+    await asyncio.gather(
+        run.run(
+            *("audit", "trust", "--config", config, "--name", WITNESS),
+            *("--url", f"https://{address}"),
+            *(part for vkey in vkeys for part in ("--vkey", vkey)),
+        ),
+        run.run(
+            *("audit", "witness", "init", "--config-folder", folder / WITNESS, "--name", WITNESS),
+            *("--address", address, "--cert", witness_tls.cert, "--key", witness_tls.key),
+            *("--ca", witness_tls.ca, "--trust", _json(folder / "trust.json", trust)),
+        ),
     )
     listed = _json(folder / "parties.json", parties)
     await run.run("audit", "party", "import", listed, "--config", config)
-    trust = {
-        "log": {
-            "origin": ORIGIN,
-            "vkeys": known["log_vkeys"],
-            "witnesses": vkeys,
-            "quorum": 1,
-        },
-        "authority": next(party["key"] for party in parties if party["role"] == "authority"),
-    }
-    await run.run(
-        *("audit", "witness", "init", "--config-folder", folder / WITNESS, "--name", WITNESS),
-        *("--address", address, "--cert", witness_tls.cert, "--key", witness_tls.key),
-        *("--ca", witness_tls.ca, "--trust", _json(folder / "trust.json", trust)),
-    )
     async with Supervisor(_silent) as supervisor:
         started = (*CLI, "audit", "witness", "serve", "--config")
         await supervisor.start(
