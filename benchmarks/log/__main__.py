@@ -28,6 +28,8 @@ from benchmarks.log.table import render
 FILE = click.Path(dir_okay=False, path_type=Path)
 WIDTH = 132
 """Columns where no terminal says how many it has."""
+SERIES = ("log", "trail")
+"""Growth of entries alone, and with the trail's rows."""
 SERVED = frozenset({"closed", "batches", "proofs", "bytes"})
 """Workloads that need the audit server."""
 
@@ -70,11 +72,8 @@ def main(
         if json_file is not None:
             json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-    with (
-        tempfile.TemporaryDirectory(prefix="cf-bench-") as folder,
-        _progress(Console(stderr=True)) as tick,
-    ):
-        settings = Settings(workloads, size, Path(folder), profile and profile.absolute())
+    with _folder() as folder, _progress(Console(stderr=True)) as tick:
+        settings = Settings(workloads, size, folder, profile and profile.absolute())
         found = asyncio.run(run(settings, tick, keep))
     Console(width=None if sys.stdout.isatty() else WIDTH).print(render(found))
     if plot_file is not None:
@@ -123,7 +122,7 @@ async def run(
             told("bulk", await run_bulk(store, size, Source(seed, size.connections), tick))
     if "growth" in settings.workloads:
         series: dict[str, Any] = {}
-        for name, goals in (("log", size.growth), ("trail", size.growth_trail)):
+        for name, goals in zip(SERIES, (size.growth, size.growth_trail), strict=True):
             tick("starting Postgres and witness", 0)
             folder = settings.folder / name
             with postgres(folder) as store:
@@ -162,6 +161,17 @@ async def _served(
         addresses = await made.serve(settings.profile)
         async with loads(addresses, made.ca, sources) as loading:
             yield made, loading
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Return a folder that the database's own user passes: else its data would lie, and stay, elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="cf-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        for part in ("served", *SERIES):
+            (folder / part).mkdir(mode=0o711)
+        yield folder
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """A log that grows: appending, proving and publishing at each size, by the server's own parts in this process."""
 
 import asyncio
+import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -124,21 +125,24 @@ async def run_growth(
     make = copies(source) if trail else partial(bare, seed)
     rows: list[dict[str, Any]] = []
     async with grown(platform, seed, make) as log:
+        empty = table_bytes(log.engine)
         for goal in goals:
             await log.grow(goal, tick)
             tick(f"growth: measuring at {goal:,}", 0)
-            rows.append(await _row(log, size))
+            rows.append(await _row(log, size, empty))
     return [row | {"ratios": ratios(row, rows[0])} for row in rows]
 
 
-async def _row(log: Grown, size: Size) -> dict[str, Any]:
+async def _row(log: Grown, size: Size, empty: Mapping[str, int]) -> dict[str, Any]:
     at = log.size
     log.prove(WARMING, by_entry=True)
-    tables, files = table_bytes(log.engine), bytes_on_disk(log.files.root)
-    proofs = {
-        name: await asyncio.to_thread(log.prove, size.growth_proofs, by_entry=by_entry)
-        for name, by_entry in (("by_index", False), ("by_entry", True))
-    }
+    tables = {name: total - empty.get(name, 0) for name, total in table_bytes(log.engine).items()}
+    files = bytes_on_disk(log.files.root)
+    proofs: dict[str, list[list[float]]] = {"by_index": [], "by_entry": []}
+    for _ in range(size.rounds):
+        for name, rounds in proofs.items():
+            by_entry = name == "by_entry"
+            rounds.append(await asyncio.to_thread(log.prove, size.growth_proofs, by_entry=by_entry))
     times = await asyncio.to_thread(log.append, size.growth_batches * BATCH, BATCH)
     await log.publish()
     ticks = []
@@ -147,8 +151,9 @@ async def _row(log: Grown, size: Size) -> dict[str, Any]:
         ticks.append(await log.publish())
     return {
         "size": at,
+        "load": round(os.getloadavg()[0], 2),
         "entries_per_s": spread([BATCH / seconds for seconds in times]),
-        **{name: latencies([seconds]) for name, seconds in proofs.items()},
+        **{name: latencies(rounds) for name, rounds in proofs.items()},
         "tick_ms": spread([1000 * seconds for seconds in ticks]),
         "bytes_per_entry": {
             name: round(total / at, 1)

@@ -62,13 +62,13 @@ async def run_closed(platform: Platform, loads: Loads, size: Size, tick: Tick) -
         "waiters": [
             {"waiters": waiters, **called(rounds[waiters])} for waiters in sorted(size.closed)
         ],
-        "receipts_verified": _verify(seen, platform.cose_key) if RECEIPTS else None,
+        "receipts_verified": verified(seen, platform.cose_key) if RECEIPTS else None,
         "witnessed": {**latencies([watched.times]), "proofs_verified": len(watched.kept)},
     }
 
 
-def _verify(answers: Sequence[Answer], cose_key: bytes) -> int:
-    """Check the receipts that were kept; return their number."""
+def verified(answers: Sequence[Answer], cose_key: bytes) -> int:
+    """Check the transparency receipts that were kept; return their number. LoadError for one that does not verify."""
     kept = [pair for answer in answers for pair in answer.kept]
     for entry, receipt in kept:
         try:

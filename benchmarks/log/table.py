@@ -133,6 +133,7 @@ def _grown(series: str, rows: Sequence[Figures]) -> Table:
             value, ratio = medians(row)[name], row["ratios"][name]
             cells.append(f"{value:,.2f} × {ratio:.2f}{mark(kept_up(name, ratio))}")
         table.add_row(words, *cells)
+    table.add_row("load of the machine", *(f"{row['load']:.1f}" for row in rows))
     for name in rows[0]["bytes_per_entry"]:
         words = f"bytes per entry: {name.replace('_', ' ')}"
         table.add_row(words, *(f"{row['bytes_per_entry'][name]:,.0f}" for row in rows))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from audit_layer.trail.admission import Admitted
@@ -20,15 +21,19 @@ from benchmarks.log import __main__ as command
 from benchmarks.log import bulk
 from benchmarks.log.disk import Occupied, bytes_on_disk, of_room
 from benchmarks.log.figures import aims, called, kept_up, one_by_one, rate, ratios, sides
-from benchmarks.log.load import Answer, shared_out
+from benchmarks.log.load import Answer, LoadError, shared_out
 from benchmarks.log.plot import plot
 from benchmarks.log.profiled import group, report
+from benchmarks.log.rounds import verified
 from benchmarks.log.size import FULL, QUICK, WORKLOADS
 from benchmarks.log.statements import Source, new_seed
 from benchmarks.log.table import render
+from shared.runtime.keys import public_bytes
 from shared.statements.audits import DisclosureRequest
 from shared.statements.cose import entry_of
 from shared.statements.receipts import NO_RECEIPT, Receipt
+from shared.translog.cose_receipt import issue_receipt
+from shared.translog.tree import leaf_hash
 
 SPREAD = {"median", "low", "high", "rounds"}
 TIMES = {"p50_ms", "p99_ms", "max_ms"}
@@ -74,8 +79,8 @@ def test_every_workload_runs_against_the_real_server_and_leaves_its_figures(
     for row in found["closed"]["waiters"]:
         assert set(row) == {"waiters", "per_s"} | TIMES
     assert found["closed"]["witnessed"]["proofs_verified"] == 1
-    verified = found["closed"]["receipts_verified"]
-    assert verified == 11 if found["receipts"] else verified is None
+    count = found["closed"]["receipts_verified"]
+    assert count == 11 if found["receipts"] else count is None
     (batch,) = found["batches"]
     assert (batch["batch"], set(batch["call"])) == (16, TIMES)
     (bulk_row,) = found["bulk"]
@@ -181,6 +186,17 @@ def test_ratios_of_sides_are_formed_within_a_round():
     assert row["batch"] == 64
     assert row["ratio"]["rounds"] == [1.0, 2.0, 3.0]
     assert (row["a"]["median"], row["b"]["median"]) == (40.0, 20.0)
+
+
+def test_transparency_receipts_are_verified_and_a_false_one_ends_the_run():
+    key, entry = Ed25519PrivateKey.generate(), bytes(32)
+    receipt = issue_receipt(entry, 0, 1, [], leaf_hash(entry), key=key)
+    kept = Answer(kept=[(entry, receipt), (entry, receipt)])
+
+    assert verified([kept, Answer()], public_bytes(key)) == 2
+    for false in ((b"\1" * 32, receipt), (entry, b"")):
+        with pytest.raises(LoadError, match="does not verify"):
+            verified([kept, Answer(kept=[false])], public_bytes(key))
 
 
 def test_a_grown_log_keeps_up_within_a_fifth_and_may_be_faster():
