@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cryptography.x509 import Certificate
 from sqlalchemy import Engine
 from sqlalchemy.exc import ProgrammingError
 
@@ -22,12 +23,15 @@ from audit_layer.costs.service import Costs
 from audit_layer.directory.service import Directory
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.guard import check_history
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.receipts import Receipts
+from audit_layer.log.s3_store import S3Store
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.timestamps import HttpAuthority, Timestamper
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.engine import make_engine
@@ -38,6 +42,7 @@ from shared.runtime.http import HttpsServer, serve_https
 from shared.runtime.readiness import write_ready
 from shared.runtime.tls import client_context
 from shared.translog.policy import Policy
+from shared.translog.timestamp import parse_anchors
 
 THREADS: Final = 32
 """For use cases that block; a submission waits in one of them for its group's commit."""
@@ -76,13 +81,41 @@ def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Cor
 
 
 def published(settings: AuditSettings) -> PublishedFiles:
-    """Return the published log."""
-    return PublishedFiles(settings.tiles_folder)
+    """Return the published log; CONFIGURATION when its place cannot be used at all."""
+    place = settings.object_store
+    if place is None:
+        return PublishedFiles(FolderStore(settings.tiles_folder))
+    return PublishedFiles(
+        S3Store(
+            place.bucket,
+            region=place.region,
+            prefix=place.prefix,
+            endpoint=place.endpoint,
+            ca=place.ca,
+            credentials=place.credentials_file,
+        )
+    )
 
 
 def second_place(settings: AuditSettings, policy: Policy) -> SecondPlace:
     """Return the second place."""
     return SecondPlace(settings.second_place, policy.logs)
+
+
+def timestamp_anchors(settings: AuditSettings) -> tuple[Certificate, ...]:
+    """Return the certificates that timestamps must lead to, none without [timestamps]; CONFIGURATION."""
+    if settings.timestamps is None:
+        return ()
+    path = settings.timestamps.ca
+    try:
+        return parse_anchors(path.read_bytes())
+    except OSError as error:
+        detail = f"{path} cannot be read: {error.strerror}"
+    except CounterfoilError as error:
+        detail = f"{path}: {error.detail}"
+    raise CounterfoilError(
+        Code.CONFIGURATION, detail, remedy="Put the timestamp authority's root certificate there."
+    )
 
 
 async def serve_audit(
@@ -116,6 +149,7 @@ async def serve_audit(
         )
         async with (
             _publishing(settings, policy, core.engine, files) as publication,
+            _timestamping(settings, core.engine),
             _answering(rpc, parts, settings) as https,
         ):
             addresses = {"grpc": rpc.address, "http": https.address}
@@ -195,6 +229,33 @@ async def _publishing(
         await asyncio.gather(task, return_exceptions=True)
         for witness in witnesses:
             await witness.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _timestamping(settings: AuditSettings, engine: Engine) -> AsyncIterator[None]:
+    """Have checkpoints stamped in the background while the block runs, where that is configured."""
+    anchors = timestamp_anchors(settings)
+    chosen = settings.timestamps
+    if chosen is None or chosen.url is None:
+        yield
+        return
+    authority = HttpAuthority(
+        chosen.url, None if chosen.tls_ca is None else client_context(chosen.tls_ca)
+    )
+    timestamper = Timestamper(
+        engine,
+        authority,
+        origin=settings.origin,
+        anchors=anchors,
+        interval_s=chosen.interval_minutes * 60,
+    )
+    task = asyncio.create_task(timestamper.run(), name="timestamps")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await authority.aclose()
 
 
 async def _until(stop: asyncio.Event, publication: asyncio.Task[None]) -> None:

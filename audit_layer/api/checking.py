@@ -1,14 +1,16 @@
-"""`log fsck` whole: the log against itself, its files and the second place, and the trail against the signed bytes."""
+"""`log fsck` whole: the log against itself, its files, the second place and timestamps; the trail against the signed bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from cryptography.x509 import Certificate
 from sqlalchemy import Engine, select
 
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.fsck import fsck
 from audit_layer.log.second_place import SecondPlace
-from audit_layer.storage.engine import session
+from audit_layer.log.timestamp_table import check_timestamps
+from audit_layer.storage.engine import session, transaction
 from audit_layer.trail.admission import receipt_domain
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.models import ReceiptRow, StatementRow
@@ -18,13 +20,20 @@ _PAGE: Final = 4096
 
 
 def check_all(
-    engine: Engine, *, policy: Policy, files: PublishedFiles, second_place: SecondPlace
+    engine: Engine,
+    *,
+    policy: Policy,
+    files: PublishedFiles,
+    second_place: SecondPlace,
+    anchors: Sequence[Certificate] = (),
 ) -> list[str]:
     """Return what is wrong, a line each; an empty list means that everything is as it was signed."""
     found = fsck(
         engine, policy=policy, files=files, second_place=second_place, identify=_Identify(engine)
     )
-    return [*map(str, found), *check_trail(engine)]
+    with transaction(engine) as connection:
+        stamps = list(check_timestamps(connection, policy.logs[0].name, anchors))
+    return [*map(str, found), *stamps, *check_trail(engine)]
 
 
 class _Identify:

@@ -9,6 +9,7 @@ from audit_layer.api.parts import Parts
 from audit_layer.api.permissions import requiring
 from audit_layer.api.public import public_router
 from audit_layer.api.routes import query_router
+from audit_layer.api.timestamps import timestamp_router
 from audit_layer.api.tokens import Access, Role
 from audit_layer.costs.http import cost_router
 from shared.runtime.http import install_problem_handlers
@@ -37,6 +38,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(query_router(parts))
     app.include_router(cost_router(parts.costs, tenant_scope))
     app.include_router(public_router(parts))
+    app.include_router(timestamp_router(parts))
     return app
 
 

@@ -74,7 +74,11 @@ def fsck(config: Path, as_json: bool) -> int:
     """Recompute the log, its files and the trail from what was signed. Exit code 3 when something differs."""
     from audit_layer.api.checking import check_all  # noqa: PLC0415  # --help stays light
     from audit_layer.api.identity import log_policy  # noqa: PLC0415
-    from audit_layer.bootstrap import published, second_place  # noqa: PLC0415
+    from audit_layer.bootstrap import (  # noqa: PLC0415
+        published,
+        second_place,
+        timestamp_anchors,
+    )
 
     settings = settings_of(config)
     policy = log_policy(settings)
@@ -84,6 +88,7 @@ def fsck(config: Path, as_json: bool) -> int:
             policy=policy,
             files=published(settings),
             second_place=second_place(settings, policy),
+            anchors=timestamp_anchors(settings),
         )
     emit(
         {"findings": findings},

@@ -11,6 +11,7 @@ from audit_layer.api.tokens import Tokens
 from audit_layer.costs.service import Costs
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.sequencer import Sequencer
 from audit_layer.storage.engine import make_engine
@@ -26,7 +27,7 @@ def schema() -> dict[str, Any]:
     try:
         log = Signer.generate("schema", SignatureType.ED25519).verifier
         witness = Signer.generate("schema-witness", SignatureType.COSIGNATURE_ED25519).verifier
-        files = PublishedFiles(Path("nowhere"))
+        files = PublishedFiles(FolderStore(Path("nowhere")))
         parts = Parts(
             origin="schema",
             engine=engine,

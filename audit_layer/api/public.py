@@ -66,10 +66,10 @@ def _file(parts: Parts, path: str, request: Request) -> Response:
         missing.headers.update({**_ANY_ORIGIN, "cache-control": "no-store"})  # it may come yet
         return missing
     tag = f'"{sha256(served.body).hexdigest()}"'
-    headers = {**_ANY_ORIGIN, "cache-control": served.cache_control, "etag": tag}
+    headers = {**_ANY_ORIGIN, "cache-control": served.headers.cache_control, "etag": tag}
     if _known(request.headers.getlist("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
-    return Response(served.body, headers={**headers, "content-type": served.content_type})
+    return Response(served.body, headers={**headers, "content-type": served.headers.content_type})
 
 
 def _known(conditions: list[str], tag: str) -> bool:

@@ -31,6 +31,36 @@ class WitnessSettings(Settings):
         return self
 
 
+class ObjectStoreSettings(Settings):
+    """A bucket of an S3-compatible store, where the log is published instead of `tiles_folder`."""
+
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    prefix: Annotated[
+        str, Field(pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$", max_length=512)
+    ] = ""
+    """Of every object's key, without a slash at its end."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")] = "us-east-1"
+    endpoint: Annotated[str, Field(pattern=r"^https://[^\s]+$")] | None = None
+    """Address of the store; AWS when absent."""
+    ca: Path | None = None
+    """Authority of its certificate (PEM); the usual ones when absent."""
+    credentials_file: Path | None = None
+    """File of the form of `~/.aws/credentials`; the usual places of boto3 are searched when absent."""
+
+
+class TimestampSettings(Settings):
+    """A timestamp authority (RFC 3161) that stamps published checkpoints."""
+
+    ca: Path
+    """Certificates that its replies must lead to (PEM); keep those of earlier authorities in it as well."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    """Where it answers; when absent, no more is asked for, and what is kept can still be verified."""
+    tls_ca: Path | None = None
+    """Authority of the certificate of an https:// address (PEM); the system's when absent."""
+    interval_minutes: Annotated[int, Field(ge=1, le=525_600)] = 60
+    """At most one checkpoint is stamped in this time."""
+
+
 class AuditSettings(Settings):
     """What `counterfoil audit serve` needs to know."""
 
@@ -45,7 +75,7 @@ class AuditSettings(Settings):
     keys_folder: Path = Path("keys")
     """The log's signing keys, and the key of COSE receipts."""
     tiles_folder: Path = Path("log")
-    """The published log: checkpoint, tiles and entry bundles."""
+    """The published log: checkpoint, tiles and entry bundles. Not used with an `object_store`."""
     second_place: Path = Path("second-place/checkpoint")
     """The last checkpoint signed; keep it on other storage than the database."""
     publish_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 500
@@ -56,6 +86,8 @@ class AuditSettings(Settings):
     """Whether gRPC reflection tells strangers what can be called."""
     tls: TlsFiles
     witnesses: tuple[WitnessSettings, ...] = ()
+    object_store: ObjectStoreSettings | None = None
+    timestamps: TimestampSettings | None = None
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:

@@ -1,22 +1,23 @@
-"""The published log: immutable files below one folder, and the checkpoint beside them.
+"""The published log: immutable files in one place, and the checkpoint beside them.
 
-Layout and names are C2SP tlog-tiles', so any static file server can serve the folder. Every file is
-written whole, synced and renamed into place; the checkpoint is replaced last. A partial tile is a
-prefix of the full one, so it may go once the full tile is there and is still served from it.
+Layout and names are C2SP tlog-tiles', so the place (see `store`) can be served as it is. A partial
+tile is a prefix of the full one, so it may go once the full tile is there and is still served from it.
 """
 
-import os
-import shutil
-from collections.abc import Iterable
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
+from audit_layer.log.store import IMMUTABLE, NEWEST, Headers, Store
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.runtime.keys import write_atomic
 from shared.translog.tiles import Tile, parse_tile_path
 
 CHECKPOINT = "checkpoint"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,56 +25,37 @@ class Served:
     """A file of the log as HTTP should answer with it."""
 
     body: bytes
-    content_type: str
-    cache_control: str
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole, on disk with its name and its folders when this returns."""
-    _make_folder(path.parent)
-    write_atomic(path, data)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each made durable in the one above."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    headers: Headers
 
 
 class PublishedFiles:
-    """The folder. Reading is safe from any process; one publisher writes."""
+    """The files of a log in their place. Reading is safe from any process; one publisher writes.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    What the place cannot do right now is UNAVAILABLE, from every method.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def checkpoint(self) -> str | None:
         """Return the newest published checkpoint with its cosignatures, None before the first."""
+        data = self._store.read(CHECKPOINT)
         try:
-            return (self.root / CHECKPOINT).read_bytes().decode()
-        except FileNotFoundError:
-            return None
+            return None if data is None else data.decode()
         except UnicodeDecodeError as e:
             raise CounterfoilError(Code.CORRUPT, "the checkpoint file is not text") from e
 
     def write_checkpoint(self, note: str) -> None:
         """Replace the checkpoint file."""
         fault_point("log.publish.before-checkpoint-file")
-        write_durably(self.root / CHECKPOINT, note.encode())
+        self._store.replace(CHECKPOINT, note.encode())
         fault_point("log.publish.after-checkpoint-file")
 
     def read(self, tile: Tile) -> bytes:
         """Return a tile's or bundle's exact bytes; NOT_FOUND when it is not published."""
         for candidate in dict.fromkeys((tile, tile.full())):
-            try:
-                data = (self.root / candidate.path).read_bytes()
-            except FileNotFoundError:
+            data = self.stored(candidate)
+            if data is None:
                 continue
             if len(data) != candidate.byte_length:
                 raise CounterfoilError(
@@ -82,31 +64,47 @@ class PublishedFiles:
             return data[: tile.byte_length]
         raise CounterfoilError(Code.NOT_FOUND, f"{tile.path} is not published")
 
+    def stored(self, tile: Tile) -> bytes | None:
+        """Return what lies under this very name, whatever it is; None when nothing does."""
+        return self._store.read(tile.path)
+
+    def names(self) -> Iterator[str]:
+        """Yield the path of every file below `tile/`, also of those that do not belong there."""
+        return self._store.names("tile")
+
     def write(self, tile: Tile, data: bytes) -> None:
         """Publish a file; repeating it is welcome. Other bytes are CORRUPT: files never change."""
-        try:
-            present = self.read(tile)
-        except CounterfoilError as e:
-            if e.code is not Code.NOT_FOUND:
-                raise
-        else:
-            if present != data:
-                raise CounterfoilError(
-                    Code.CORRUPT,
-                    f"{tile.path} is published with other bytes than the database holds",
-                    remedy="Run `counterfoil log fsck` before anything else is published.",
-                )
-            return
         fault_point("log.publish.before-tile")
-        write_durably(self.root / tile.path, data)
+        if not self._store.create(tile.path, data) and self.stored(tile) != data:
+            raise CounterfoilError(
+                Code.CORRUPT,
+                f"{tile.path} is published with other bytes than the database holds",
+                remedy="Run `counterfoil log fsck` before anything else is published.",
+            )
         fault_point("log.publish.after-tile")
 
+    def write_all(self, files: Iterable[tuple[Tile, bytes]]) -> None:
+        """Publish files, several at once where their place gains by it; all are there on return."""
+        with ThreadPoolExecutor(self._store.writers) as pool:
+            waiting: deque[Future[None]] = deque()
+            for tile, data in files:
+                waiting.append(pool.submit(self.write, tile, data))
+                if len(waiting) > self._store.writers:
+                    waiting.popleft().result()
+            for write in waiting:
+                write.result()
+
     def drop_partials(self, tiles: Iterable[Tile]) -> None:
-        """Remove the partial files of tiles that are now full and published."""
-        for tile in tiles:
-            if not tile.is_partial:
-                path = self.root / tile.path
-                shutil.rmtree(path.with_name(f"{path.name}.p"), ignore_errors=True)
+        """Remove the partial files of tiles that are now full and published.
+
+        They do no harm where they stay, so a place that does not answer is not asked again.
+        """
+        try:
+            for tile in tiles:
+                if not tile.is_partial:
+                    self._store.drop(f"{tile.path}.p")
+        except CounterfoilError as e:
+            _log.warning("partial tiles stay beside full ones: %s", e)
 
     def serve(self, path: str) -> Served:
         """Answer `GET <prefix>/<path>` for `checkpoint` and tile paths; NOT_FOUND for the rest."""
@@ -114,6 +112,5 @@ class PublishedFiles:
             note = self.checkpoint()
             if note is None:
                 raise CounterfoilError(Code.NOT_FOUND, "the log has published no checkpoint yet")
-            return Served(note.encode(), "text/plain; charset=utf-8", "no-cache, max-age=0")
-        data = self.read(parse_tile_path(path))
-        return Served(data, "application/octet-stream", "public, max-age=31536000, immutable")
+            return Served(note.encode(), NEWEST)
+        return Served(self.read(parse_tile_path(path)), IMMUTABLE)

@@ -6,10 +6,9 @@ caller who holds the signed statements passes `identify`, so that the columns th
 are compared too.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Self
 
 from sqlalchemy import Connection, Engine, text
@@ -139,13 +138,8 @@ class Outside:
     @classmethod
     def look(cls, files: PublishedFiles | None, second_place: SecondPlace | None) -> Self:
         """Read everything once."""
-        found: Iterable[Path] = () if files is None else sorted(files.root.glob("tile/**/*"))
         return cls(
-            names=tuple(
-                path.relative_to(files.root).as_posix()
-                for path in found
-                if files is not None and not path.is_dir() and not path.name.startswith(".")
-            ),
+            names=() if files is None else tuple(files.names()),
             checkpoint=None if files is None else files.checkpoint(),
             kept=None if second_place is None else _kept(second_place),
         )
@@ -367,14 +361,16 @@ def _is_newer(note: str, rows: Sequence[_Row], policy: Policy) -> bool:
 def _compare_file(
     connection: Connection, files: PublishedFiles, tile: Tile, *, stray: bool = False
 ) -> Iterator[Finding]:
-    """Compare one file with the tables. `stray`: it was found in the folder, under its own name."""
+    """Compare one file with the tables. `stray`: it was found in its place, under its own name."""
     try:
-        data = (files.root / tile.path).read_bytes() if stray else files.read(tile)
-    except FileNotFoundError:
-        return  # a partial file that has become full and was dropped since it was listed
+        data = files.stored(tile) if stray else files.read(tile)
     except CounterfoilError as e:
+        if e.code is Code.UNAVAILABLE:
+            raise
         yield Finding(tile.path, "missing" if e.code is Code.NOT_FOUND else e.detail)
         return
+    if data is None:
+        return  # a partial file that has become full and was dropped since it was listed
     try:
         expected = read_file(connection, tile)
     except CounterfoilError as e:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, Text
+from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from audit_layer.storage.base import (
@@ -134,6 +134,22 @@ class LogCheckpoint(Base):
     cosigned_note: Mapped[str | None] = mapped_column(Text)
     """The same with the quorum's cosignatures."""
     published_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class LogTimestamp(Base):
+    """An RFC 3161 timestamp over a published checkpoint."""
+
+    __tablename__ = "log_timestamps"
+    __table_args__ = (
+        not_negative("size"),
+        access(server=APPEND, worker=READ),
+    )
+
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    time: Mapped[UnixMs]
+    """When the authority says that it saw the checkpoint."""
+    reply: Mapped[bytes] = mapped_column(LargeBinary)
+    """The whole TimeStampResp, as verified before it was stored."""
 
 
 # Makes the partitions up to the one after that which is written to, and returns the index that is out of reach.

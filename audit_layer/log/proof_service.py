@@ -7,11 +7,12 @@ files, and every proof is checked before it is handed out.
 from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.tile_cache import TileCache
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.policy import Policy, Witnessed, verify_witnessed
 from shared.translog.proofs import inclusion_proof, root_from_inclusion
-from shared.translog.tiles import TileReader
+from shared.translog.tiles import NodeReader
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
 
@@ -24,6 +25,7 @@ class ProofService:
     ) -> None:
         self._engine = engine
         self._files = files
+        self._tiles = TileCache(files.read)
         self._policy = policy
         self._retry_after_s = retry_after_s
         self._verified: tuple[str, Witnessed] | None = None
@@ -64,11 +66,12 @@ class ProofService:
         checkpoint = witnessed.checkpoint
         if index >= checkpoint.size:
             raise self._not_yet(f"index {index} is not covered; witnessed are {checkpoint.size}")
-        reader = TileReader(checkpoint.size, self._files.read)
+        reader = NodeReader(checkpoint.size, self._tiles)
         leaf = reader(0, index)
         path = inclusion_proof(index, checkpoint.size, reader)
         leads_there = root_from_inclusion(leaf, index, checkpoint.size, path) == checkpoint.root
         if not leads_there or (entry is not None and leaf_hash(entry) != leaf):
+            self._tiles.clear()  # so that files made good are seen without a restart
             raise CounterfoilError(
                 Code.CORRUPT,
                 f"the published files do not lead from index {index} to the checkpoint",

@@ -216,8 +216,8 @@ class Publisher:
     def _publish_tiles(self, size: int) -> None:
         """Write every file that this size has and the last published one had not."""
         with transaction(self._engine) as connection:
-            for tile in files_grown(table.published_size(connection), size):
-                self._files.write(tile, read_file(connection, tile))
+            grown = files_grown(table.published_size(connection), size)
+            self._files.write_all((tile, read_file(connection, tile)) for tile in grown)
 
     async def _gather(self, note_text: str) -> str:
         """Ask all witnesses at once; return the note with cosignatures once there is a quorum."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from audit_layer.log.files import write_durably
+from audit_layer.log.folder_store import write_durably
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.translog.checkpoint import Checkpoint

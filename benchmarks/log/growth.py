@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
@@ -15,7 +16,6 @@ from sqlalchemy import Engine
 from audit_layer.api.identity import load_signers
 from audit_layer.api.settings import load_settings
 from audit_layer.bootstrap import published, second_place
-from audit_layer.log.files import PublishedFiles
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer, Submission
@@ -47,7 +47,8 @@ class Grown:
     sequencer: Sequencer
     publisher: Publisher
     proofs: ProofService
-    files: PublishedFiles
+    folder: Path
+    """Where its files are published."""
     seed: bytes
     make: Make
     size: int = 0
@@ -111,7 +112,7 @@ async def grown(platform: Platform, seed: bytes, make: Make) -> AsyncIterator[Gr
     )
     proofs = ProofService(engine, files, platform.policy)
     try:
-        yield Grown(engine, Sequencer(engine), publisher, proofs, files, seed, make)
+        yield Grown(engine, Sequencer(engine), publisher, proofs, platform.tiles, seed, make)
     finally:
         await witness.aclose()
         engine.dispose()
@@ -137,7 +138,7 @@ async def _row(log: Grown, size: Size, empty: Mapping[str, int]) -> dict[str, An
     at = log.size
     log.prove(WARMING, by_entry=True)
     tables = {name: total - empty.get(name, 0) for name, total in table_bytes(log.engine).items()}
-    files = bytes_on_disk(log.files.root)
+    files = bytes_on_disk(log.folder)
     proofs: dict[str, list[list[float]]] = {"by_index": [], "by_entry": []}
     for _ in range(size.rounds):
         for name, rounds in proofs.items():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.sequencer import Sequencer
 from audit_layer.storage.engine import make_engine
@@ -117,7 +118,7 @@ async def run_batches(loads: Loads, size: Size, tick: Tick) -> list[dict[str, An
 async def run_bytes(platform: Platform, loads: Loads, size: Size, tick: Tick) -> dict[str, Any]:
     """Take receipts in and return what each occupies, in tables and in published files."""
     engine = make_engine(platform.store.dsn("server"))
-    proofs = ProofService(engine, PublishedFiles(platform.tiles), platform.policy)
+    proofs = ProofService(engine, PublishedFiles(FolderStore(platform.tiles)), platform.policy)
     try:
         await _until_published(proofs, platform.store)
         before, files = table_bytes(engine), bytes_on_disk(platform.tiles)
@@ -153,7 +154,7 @@ async def run_proofs(
 ) -> dict[str, Any]:
     """Prove random entries of a filled log and fetch random tiles."""
     engine = make_engine(platform.store.dsn("server"))
-    proofs = ProofService(engine, PublishedFiles(platform.tiles), platform.policy)
+    proofs = ProofService(engine, PublishedFiles(FolderStore(platform.tiles)), platform.policy)
     times: dict[str, list[list[float]]] = defaultdict(list)
     fetched: list[list[Answer]] = []
     try:

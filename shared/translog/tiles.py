@@ -144,39 +144,54 @@ def split_hashes(data: bytes) -> list[bytes]:
     return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
 
 
-class TileReader:
-    """Looks up nodes of a tree of `size` leaves in tiles that `fetch` brings.
+Nodes = Sequence[Sequence[bytes]]
+"""The complete subtrees inside a tile: row h holds the roots over 2^h of its hashes."""
 
-    `fetch(tile)` returns the tile's bytes, at least `tile.byte_length` of them (a wider tile begins
-    with the narrower one). Tiles, and the nodes inside them, are kept for the life of the reader,
-    which is one request or one batch.
+
+def tile_nodes(tile: Tile, data: bytes) -> Nodes:
+    """Return the nodes of a tile whose bytes begin with `data`; CORRUPT when that is too short."""
+    if len(data) < tile.byte_length:
+        raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+    rows = [split_hashes(data[: tile.byte_length])]
+    while len(rows[-1]) > 1:
+        below = rows[-1]
+        rows.append([node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)])
+    return rows
+
+
+class NodeReader:
+    """Looks up nodes of a tree of `size` leaves in tiles whose nodes `source` brings.
+
+    Tiles are kept for the life of the reader, which is one request or one batch.
     """
 
-    def __init__(self, size: int, fetch: Callable[[Tile], bytes]) -> None:
+    def __init__(self, size: int, source: Callable[[Tile], Nodes]) -> None:
         self._size = size
-        self._fetch = fetch
-        self._tiles: dict[tuple[int, int], list[list[bytes]]] = {}
+        self._source = source
+        self._tiles: dict[tuple[int, int], Nodes] = {}
 
     def __call__(self, level: int, index: int) -> bytes:
-        """Return the hash of a complete subtree; CORRUPT when the tile is not what it must be."""
+        """Return the hash of a complete subtree; BAD_PROOF when the tree has none there."""
         if not 0 < (index + 1) << level <= self._size:
             raise CounterfoilError(Code.BAD_PROOF, f"node {level}/{index} is not in the tree")
         tile_level, height = divmod(level, TILE_HEIGHT)
-        tile_index = index >> (TILE_HEIGHT - height)
-        rows = self._tiles.get((tile_level, tile_index))
+        at = index >> (TILE_HEIGHT - height)
+        rows = self._tiles.get((tile_level, at))
         if rows is None:
-            rows = self._tiles[tile_level, tile_index] = [self._hashes(tile_level, tile_index)]
-        while len(rows) <= height:
-            below = rows[-1]
-            rows.append([node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)])
-        return rows[height][index - (tile_index << (TILE_HEIGHT - height))]
+            rows = self._source(Tile(tile_level, at, width_at(tile_level, at, self._size)))
+            self._tiles[tile_level, at] = rows
+        return rows[height][index - (at << (TILE_HEIGHT - height))]
 
-    def _hashes(self, level: int, index: int) -> list[bytes]:
-        tile = Tile(level, index, width_at(level, index, self._size))
-        data = self._fetch(tile)
-        if len(data) < tile.byte_length:
-            raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
-        return split_hashes(data[: tile.byte_length])
+
+class TileReader(NodeReader):
+    """A reader of tiles that `fetch` brings.
+
+    `fetch(tile)` returns the tile's bytes, at least `tile.byte_length` of them (a wider tile begins
+    with the narrower one).
+    """
+
+    def __init__(self, size: int, fetch: Callable[[Tile], bytes]) -> None:
+        super().__init__(size, lambda tile: tile_nodes(tile, fetch(tile)))
 
 
 class TreeEdge:

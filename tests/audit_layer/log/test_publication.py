@@ -420,7 +420,7 @@ async def test_fsck_is_not_taken_in_by_a_checkpoint_file_that_only_looks_newer(w
     for first, end in ((0, 7), (7, 30)):
         world.append(first, end)
         await publisher.publish()
-    path = world.files.root / "checkpoint"
+    path = world.folder / "public" / "checkpoint"
     true = path.read_text()
     path.write_text(true.replace("\n30\n", "\n31\n", 1))
     assert [finding.place for finding in world.fsck()] == ["checkpoint"]

@@ -9,11 +9,13 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fsck import Finding, fsck
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer, Submission
+from audit_layer.log.store import Store
 from audit_layer.log.witnesses import WitnessHoldsError
 from audit_layer.witness.core import Witness
 from audit_layer.witness.store import WitnessStore
@@ -129,12 +131,19 @@ class World:
             witness.store.close()
 
 
-def make_world(engine: Engine, folder: Path, *, names: Sequence[str], threshold: int) -> World:
+def make_world(
+    engine: Engine,
+    folder: Path,
+    *,
+    names: Sequence[str],
+    threshold: int,
+    store: Store | None = None,
+) -> World:
     return World(
         engine,
         folder,
         [LocalWitness(name, folder) for name in names],
         policy_of(names, threshold),
-        PublishedFiles(folder / "public"),
+        PublishedFiles(store or FolderStore(folder / "public")),
         SecondPlace(folder / "second" / "signed.note", LOG_KEYS),
     )
