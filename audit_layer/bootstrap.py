@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography.x509 import Certificate
 from sqlalchemy import Engine
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from audit_layer.api.grpc_services import audit_services
 from audit_layer.api.http import create_app
@@ -35,7 +35,11 @@ from audit_layer.log.timestamps import HttpAuthority, Timestamper
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.engine import make_engine
-from audit_layer.trail.service import Trail, write_rows
+from audit_layer.trail.erasure import with_keeper
+from audit_layer.trail.gap_watch import GapWatch
+from audit_layer.trail.service import Trail
+from audit_layer.trail.writing import write_rows
+from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, build_server
 from shared.runtime.http import HttpsServer, serve_https
@@ -63,8 +67,13 @@ class Core:
 @contextlib.contextmanager
 def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Core]:
     """Open the core; on leaving, what was accepted is sequenced and connections are closed."""
-    engine = make_engine(
-        read_dsn_file(settings.database_dsn_file), application_name=application_name, pool_size=8
+    engine = with_keeper(
+        make_engine(
+            read_dsn_file(settings.database_dsn_file),
+            application_name=application_name,
+            pool_size=8,
+        ),
+        settings.erasure_key_file,
     )
     signers = load_signers(settings.keys_folder, settings.origin)
     kept = SecondPlace(settings.second_place, [signer.verifier for signer in signers])
@@ -150,6 +159,7 @@ async def serve_audit(
         async with (
             _publishing(settings, policy, core.engine, files) as publication,
             _timestamping(settings, core.engine),
+            _looking_for_gaps(core.engine, settings),
             _answering(rpc, parts, settings) as https,
         ):
             addresses = {"grpc": rpc.address, "http": https.address}
@@ -256,6 +266,29 @@ async def _timestamping(settings: AuditSettings, engine: Engine) -> AsyncIterato
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await authority.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _looking_for_gaps(engine: Engine, settings: AuditSettings) -> AsyncIterator[None]:
+    """Look for missing numbers in the background while the block runs; a look that fails is made again."""
+    watch = GapWatch(engine, grace_ms=settings.gap_grace_seconds * 1000)
+
+    async def run() -> None:
+        while True:
+            try:
+                found = await asyncio.to_thread(watch.look, now_ms())
+                if found.reported:
+                    _log.warning("%d gaps in numberings are too old: see findings", found.reported)
+            except (CounterfoilError, SQLAlchemyError) as error:
+                _log.warning("missing numbers could not be looked for: %s", error)
+            await asyncio.sleep(settings.gap_look_seconds)
+
+    task = asyncio.create_task(run(), name="gaps")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _until(stop: asyncio.Event, publication: asyncio.Task[None]) -> None:

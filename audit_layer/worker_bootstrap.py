@@ -17,11 +17,13 @@ from audit_layer.replay.authority import Authority
 from audit_layer.replay.broker import make_app
 from audit_layer.replay.cases import TrailDeposits
 from audit_layer.replay.replayer import Replayer
+from audit_layer.replay.sealing import Sealing
 from audit_layer.replay.settings import WorkerSettings, parse_hex_key
-from audit_layer.replay.tasks import register_authority, register_worker
+from audit_layer.replay.tasks import register_authority, register_sealing, register_worker
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.engine import make_engine
+from audit_layer.trail.erasure import with_keeper
 from shared.envelope.hpke import generate_hpke_key, hpke_key_id, load_hpke_key, save_hpke_key
 from shared.runtime.config import read_secret
 from shared.runtime.keys import load_ed25519, load_or_create_ed25519, private_folder, public_bytes
@@ -77,7 +79,10 @@ class WorkerProcess:
 
 def build_worker(settings: WorkerSettings) -> WorkerProcess:
     """Build a worker from its settings."""
-    engine = make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name)
+    engine = with_keeper(
+        make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
+        settings.erasure_key_file,
+    )
     server = AuditServer(settings.audit_server, settings.ca_file)
     custodians = {
         hpke_key_id(parse_hex_key(item.hpke_key or "", item.name)): CustodianClient(
@@ -126,6 +131,8 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         )
         hint_ms = int(settings.hint_seconds * 1000)
         register_authority(app, authority, engine, hint_ms=hint_ms)
+        sealing = Sealing("authority", engine, server, authority.key, settings.authority)
+        register_sealing(app, sealing)
         register_costs(app, Costs(engine))
     return WorkerProcess(app, engine, server, replayer, parties)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cryptography.x509 import Certificate
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, case, select
 
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.fsck import fsck
@@ -14,6 +14,9 @@ from audit_layer.storage.engine import session, transaction
 from audit_layer.trail.admission import receipt_domain
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.models import ReceiptRow, StatementRow
+from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import parse_statement
+from shared.statements.seals import TenantSeal, seal_domain
 from shared.translog.policy import Policy
 
 _PAGE: Final = 4096
@@ -60,6 +63,7 @@ class _Identify:
                     StatementRow.log_index,
                     StatementRow.entry,
                     StatementRow.signer,
+                    case((StatementRow.type == TenantSeal.TYPE, StatementRow.raw)),
                     ReceiptRow.operator,
                     ReceiptRow.node,
                     ReceiptRow.node_sequence,
@@ -67,10 +71,22 @@ class _Identify:
                 .outerjoin(ReceiptRow, ReceiptRow.entry == StatementRow.entry)
                 .where(StatementRow.log_index >= first, StatementRow.log_index < first + _PAGE)
             ).all()
-        for index, entry, signer, operator, node, number in rows:
-            yield index, (entry, _domain(signer, operator, node), number)
+        for index, entry, signer, seal, operator, node, number in rows:
+            if seal is not None:
+                yield index, (entry, *_seal_key(seal, signer))
+            else:
+                yield index, (entry, _domain(signer, operator, node), number)
 
 
 def _domain(signer: bytes, operator: str | None, node: str | None) -> bytes:
     """Return the number domain: the node's for a receipt, the signing key's for the rest."""
     return signer if operator is None or node is None else receipt_domain(operator, node)
+
+
+def _seal_key(raw: bytes, signer: bytes) -> tuple[bytes, int | None]:
+    """Return the number domain of a tenant's seal, and its number; an unreadable one is check_trail's to report."""
+    try:
+        seal = TenantSeal.from_payload(parse_statement(raw).payload)
+    except CounterfoilError:
+        return signer, None
+    return seal_domain(seal.tenant), seal.number

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from audit_layer.api.completeness import Document, build
 from audit_layer.api.parts import EPOCH_TYPES, Parts, proof_or_none, status_of
 from audit_layer.api.permissions import may_see, own_operator, own_tenant, requiring
 from audit_layer.api.schemas import (
@@ -19,8 +20,11 @@ from audit_layer.api.tokens import Access, Role
 from audit_layer.trail.models import StatementRow
 from audit_layer.trail.service import MAX_PAGE, ReceiptQuery
 from shared.codec.ids import parse_hex32
-from shared.codec.moment import MAX_MS
+from shared.codec.moment import MAX_MS, Period
 from shared.runtime.errors import Code, CounterfoilError
+
+MAX_ANSWERED = 50_000
+"""Receipts in one answer about completeness; the command lists more."""
 
 After = Annotated[int, Query(ge=-1, le=2**63 - 1, description="Log index that the page follows.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -33,7 +37,14 @@ Entry = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Log entry, he
 def query_router(parts: Parts) -> APIRouter:
     """Return the routes under `/v1`, apart from costs."""
     router = APIRouter(prefix="/v1", tags=["query"])
-    for add in (_add_receipts, _add_statements, _add_verdicts, _add_audit, _add_overview):
+    for add in (
+        _add_receipts,
+        _add_statements,
+        _add_verdicts,
+        _add_completeness,
+        _add_audit,
+        _add_overview,
+    ):
         add(router, parts)
     return router
 
@@ -105,6 +116,24 @@ def _add_verdicts(router: APIRouter, parts: Parts) -> None:
         return Page[VerdictView].of(views, [row.log_index for row in rows], limit)
 
 
+def _add_completeness(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
+
+    @router.get("/tenants/{tenant}/completeness")
+    def completeness(
+        access: Annotated[Access, Depends(permitted)],
+        tenant: Annotated[str, Path(max_length=63)],
+        start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
+        end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
+    ) -> Document:
+        """What the log has of a tenant's inferences that began in [from, to), with its proof.
+
+        `counterfoil log complete --check` verifies the answer.
+        """
+        own_tenant(access, tenant)
+        return build(parts.engine, parts.proofs, tenant, Period(start, end), limit=MAX_ANSWERED)
+
+
 def _add_audit(router: APIRouter, parts: Parts) -> None:
     all_but_finance = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
     concerned = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
@@ -148,7 +177,7 @@ def _add_overview(router: APIRouter, parts: Parts) -> None:
         _access: Annotated[Access, Depends(auditor)], limit: Limit = 100
     ) -> list[FindingView]:
         """What issuers must explain, the latest first."""
-        return [FindingView.of(row) for row in parts.trail.findings(limit)]
+        return [FindingView.of(row, resolved) for row, resolved in parts.trail.findings(limit)]
 
     @router.get("/status")
     def status(_access: Annotated[Access, Depends(auditor)]) -> StatusView:

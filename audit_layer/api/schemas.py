@@ -111,20 +111,25 @@ class StatementSummary(View):
 class StatementView(StatementSummary):
     """A statement with everything that is needed to verify it."""
 
-    raw: str
-    """The signed bytes, base64."""
+    raw: str | None
+    """The signed bytes, base64; null when they were erased."""
+    erased: bool
+    """Whether the content was erased: then `payload` is empty, and entry and proof still hold."""
     tlog_proof: str | None
     """C2SP tlog-proof of inclusion; null until a witnessed checkpoint covers the statement."""
 
     @classmethod
     def with_proof(cls, row: StatementRow, tlog_proof: str | None) -> Self:
         """Translate a row."""
-        raw = base64.b64encode(row.raw).decode("ascii")
-        return cls(**_summary(row), raw=raw, tlog_proof=tlog_proof)
+        raw = base64.b64encode(row.raw).decode("ascii") if row.raw else None
+        return cls(**_summary(row), raw=raw, erased=raw is None, tlog_proof=tlog_proof)
 
 
 class FindingView(View):
-    """Something that an issuer must explain, with both signed statements (base64)."""
+    """Something that an issuer must explain, with both signed statements (base64).
+
+    Of a gap they are its neighbours; the first is empty when the gap begins at number 0. One that was erased is empty too.
+    """
 
     id: int
     kind: str
@@ -133,9 +138,11 @@ class FindingView(View):
     first_statement: str
     second_statement: str
     at: int
+    resolved_at: int | None
+    """When the last number of a gap came; null while the finding holds."""
 
     @classmethod
-    def of(cls, row: FindingRow) -> Self:
+    def of(cls, row: FindingRow, resolved_at: int | None) -> Self:
         """Translate a row."""
         return cls(
             id=row.id,
@@ -145,6 +152,7 @@ class FindingView(View):
             first_statement=base64.b64encode(row.first_statement).decode("ascii"),
             second_statement=base64.b64encode(row.second_statement).decode("ascii"),
             at=row.at,
+            resolved_at=resolved_at,
         )
 
 
@@ -171,7 +179,7 @@ def _summary(row: StatementRow) -> dict[str, Any]:
         "issuer": row.issuer,
         "subject": row.subject,
         "recorded_at": row.recorded_at,
-        "payload": _plain(dict(parse_statement(row.raw).payload)),
+        "payload": _plain(dict(parse_statement(row.raw).payload)) if row.raw else {},
     }
 
 

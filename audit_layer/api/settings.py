@@ -82,6 +82,13 @@ class AuditSettings(Settings):
     """Milliseconds between checkpoints while entries arrive."""
     quorum: Annotated[int, Field(ge=1, le=64)] = 1
     """How many witnesses must cosign a checkpoint before it is published."""
+    erasure_key_file: Path | None = None
+    """The key under which receipts and orders are stored so that they can be erased (docs/erasure.md); absent, they cannot.
+    Never keep it where the database's backups are."""
+    gap_grace_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)] = 3600
+    """How long a number may be missing before that is a finding."""
+    gap_look_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
+    """How often missing numbers are looked for."""
     reflection: bool = False
     """Whether gRPC reflection tells strangers what can be called."""
     tls: TlsFiles

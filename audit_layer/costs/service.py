@@ -30,6 +30,7 @@ from audit_layer.costs.rating import RatedLine, TokenKind, exact_sum, is_billabl
 from audit_layer.costs.reconcile import Key, Proven, Reconciliation, reconcile
 from audit_layer.costs.reporting import as_json
 from audit_layer.storage.engine import session
+from audit_layer.trail.erasure import unseal
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -66,7 +67,15 @@ class Costs:
             ).all()
             books = _Posting(db)
             for row, raw in receipts:
-                self._rate_one(db, books, row, Receipt.from_payload(parse_statement(raw).payload))
+                try:
+                    signed = unseal(db, raw)
+                except CounterfoilError as error:
+                    if error.code is not Code.ERASED:
+                        raise
+                    db.add(_unbillable(row, "erased"))
+                    continue
+                receipt = Receipt.from_payload(parse_statement(signed).payload)
+                self._rate_one(db, books, row, receipt)
             books.post()
             return len(receipts)
 
@@ -108,7 +117,7 @@ class Costs:
         order = (
             None
             if order_row is None  # `audit fsck` reports it; the books go on
-            else Order.from_payload(parse_statement(order_row.raw).payload)
+            else Order.from_payload(parse_statement(unseal(db, order_row.raw)).payload)
         )
         day = _day(receipt.ended)
         for line in lines:
@@ -280,6 +289,12 @@ class _Posting:
                     (f"payable:{operator}", -total),
                 )
             )
+
+
+def _unbillable(row: ReceiptRow, reason: str) -> RatedReceiptRow:
+    return RatedReceiptRow(
+        receipt=row.entry, log_index=row.log_index, billable=False, reason=reason
+    )
 
 
 def _rated(

@@ -30,6 +30,11 @@ class ProofService:
         self._retry_after_s = retry_after_s
         self._verified: tuple[str, Witnessed] | None = None
 
+    @property
+    def policy(self) -> Policy:
+        """The rule for a witnessed checkpoint."""
+        return self._policy
+
     def witnessed(self) -> Witnessed:
         """Return the newest witnessed checkpoint; NOT_WITNESSED, with a hint, before the first."""
         note = self._files.checkpoint()

@@ -8,13 +8,15 @@ from kombu.transport.sqlalchemy import Transport
 from sqlalchemy import text
 
 from audit_layer.costs.tasks import RATE
-from audit_layer.replay.tasks import AUTHORITY_QUEUE, TICK, worker_queue
+from audit_layer.replay.tasks import AUTHORITY_QUEUE, SEAL, TICK, worker_queue
 from audit_layer.storage.engine import make_engine
 
 PURGE = "broker.purge"
 PREPARE_LOCK = 0x63665F62726B  # "cf_brk"
 POLL_S = 0.1
 """How often Kombu's SQLAlchemy transport looks for messages; its default of one second is one task a second."""
+SEAL_S = 10.0
+"""How often the tenants' seals are looked at."""
 
 CONNECTION_ERRORS = (*Transport.connection_errors, RecoverableConnectionError)
 """A channel that was lost while Postgres restarted raises the latter; unless it counts, a sender never connects again."""
@@ -35,7 +37,7 @@ def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0
         Transport.connection_errors = CONNECTION_ERRORS  # type: ignore[assignment]  # a longer tuple
         _prepare(broker_url, url, queues)
     app = Celery("counterfoil", broker=url, set_as_current=False)
-    schedule = [(TICK, tick_s), (RATE, max(tick_s, 1.0))]
+    schedule = [(TICK, tick_s), (RATE, max(tick_s, 1.0)), (SEAL, max(tick_s, SEAL_S))]
     if on_postgres:
         schedule.append((PURGE, 60.0))
     app.conf.update(

@@ -9,6 +9,7 @@ from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
 from audit_layer.storage.engine import session
+from audit_layer.trail.erasure import unseal
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import DisclosureRequest, DrawReason
@@ -68,7 +69,8 @@ class TrailDeposits:
                 .order_by(EvidenceRow.id)
             ).all()
             order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
-        raw = b"" if order is None else order.raw  # without its order nothing counts as delivered
+            # Without its order nothing counts as delivered.
+            raw = b"" if order is None else unseal(db, order.raw)
         return [Ciphertexts(raw, row.envelope, tuple(row.frames), row.final_record) for row in rows]
 
 
@@ -78,7 +80,7 @@ def _statement(db: Session, entry: bytes) -> bytes:
         raise CounterfoilError(
             Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log and not in the trail"
         )
-    return row.raw
+    return unseal(db, row.raw)
 
 
 def _floor_entries(

@@ -4,7 +4,17 @@ Statements are stored in the row before they are sent to the log, so that a cras
 again; the log answers those with the index that they already have.
 """
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Integer, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from audit_layer.storage.base import READ, WRITE, Base, Hash32, RowId, access
@@ -30,6 +40,21 @@ class EpochRow(Base):
     open_statement: Mapped[bytes] = mapped_column(LargeBinary)
     seal_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
     draw_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class SealRow(Base):
+    """One seal of one tenant, stored before it is sent. `log_index` is absent until the log has acknowledged it."""
+
+    __tablename__ = "replay_seals"
+    __table_args__ = (
+        Index(None, "tenant", postgresql_where=text("log_index IS NULL")),
+        KEPT_BY_WORKER,
+    )
+
+    tenant: Mapped[str] = mapped_column(Text, primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    statement: Mapped[bytes] = mapped_column(LargeBinary)
+    log_index: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class BeaconRow(Base):

@@ -1,6 +1,7 @@
 """Configuration of an audit worker."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -33,6 +34,9 @@ class PeerSettings(Settings):
         return hpke_key_id(parse_hex_key(self.hpke_key, f"the HPKE key of {self.name}"))
 
 
+SealPeriod = Literal["day", "month"]
+
+
 class AuthoritySettings(Settings):
     """The selection authority: one worker of an installation holds its key."""
 
@@ -44,6 +48,10 @@ class AuthoritySettings(Settings):
     floor: int = Field(default=1, ge=0)
     disclosure_seconds: float = Field(default=86_400, gt=0)
     """From a draw to the deadline after which missing evidence counts against whoever withheld it."""
+    seal_period: SealPeriod = "day"
+    """What one tenant seal covers, in UTC."""
+    seal_grace_seconds: float = Field(default=3600, ge=0)
+    """How long after its period a tenant's seal waits for receipts; what comes later is late in the next."""
 
 
 class WorkerSettings(Settings):
@@ -58,6 +66,8 @@ class WorkerSettings(Settings):
     """host:port of the audit server's gRPC API."""
     ca_file: Path
     keys_folder: Path
+    erasure_key_file: Path | None = None
+    """The audit server's, where it has one: the worker reads what is stored under it."""
     models: tuple[Path, ...]
     """The auditor's own checkpoints."""
     replay_threads: int = Field(default=1, ge=1)

@@ -5,11 +5,13 @@ from sqlalchemy import Engine
 
 from audit_layer.replay import work
 from audit_layer.replay.authority import Authority
+from audit_layer.replay.sealing import Sealing
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 
 TICK = "replay.tick"
+SEAL = "replay.seal"
 RUN = "replay.run"
 AUTHORITY_QUEUE = "authority"
 
@@ -29,6 +31,14 @@ def register_authority(app: Celery, authority: Authority, engine: Engine, *, hin
             waiting = work.due(db, now=now_ms(), hint_ms=hint_ms)
         for row, worker in waiting:
             app.send_task(RUN, [row], queue=worker_queue(worker), ignore_result=True)
+
+
+def register_sealing(app: Celery, sealing: Sealing) -> None:
+    """Register the tenants' seals."""
+
+    @app.task(name=SEAL, ignore_result=True, shared=False)
+    def seal() -> None:
+        sealing.tick(now_ms())
 
 
 def register_worker(app: Celery, worker: Worker) -> None:

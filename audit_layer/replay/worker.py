@@ -48,6 +48,10 @@ class Worker:
             verdict = row.verdict_statement or self._decide(row)
             self.server.submit([verdict])
         except CounterfoilError as error:
+            if error.code is Code.ERASED:  # nothing is left to judge, and nobody is to blame
+                with session(self.engine) as db:
+                    work.finish(db, work_id, now=now_ms())
+                return "erased"
             if not (error.code.value.retryable or error.code is Code.NOT_WITNESSED):
                 raise
             with session(self.engine) as db:

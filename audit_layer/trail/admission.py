@@ -1,7 +1,7 @@
 """What each type of statement needs to be taken into the log. Pure, given the lookups."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shared.codec.hashing import labelled_hash
@@ -22,10 +22,12 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
+from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.statements.seals import TenantSeal, seal_domain
 
 CLOCK_SKEW_MS = 5 * 60_000
 """How far an issuer's clock may be ahead of ours."""
@@ -205,6 +207,23 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
     )
 
 
+def _seal(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
+    """Number a tenant's seals in a domain of their own, so that the log never has two for one number."""
+    value = admitted.value
+    assert isinstance(value, TenantSeal)
+    if admitted.statement.subject != value.tenant:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "a seal's subject is its tenant")
+    return replace(admitted, issuer=seal_domain(value.tenant), number=value.number)
+
+
+def _erasure(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
+    value = admitted.value
+    assert isinstance(value, Erasure)
+    if admitted.statement.subject != value.tenant:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "an erasure's subject is its tenant")
+    return admitted
+
+
 def _party(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
     return _same_name("party")(admitted, name, lookups, now)
 
@@ -216,6 +235,8 @@ KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
     EpochOpen.TYPE: (EpochOpen, "authority", _no_more),
     EpochSeal.TYPE: (EpochSeal, "authority", _no_more),
     Draw.TYPE: (Draw, "authority", _no_more),
+    TenantSeal.TYPE: (TenantSeal, "authority", _seal),
+    Erasure.TYPE: (Erasure, "authority", _erasure),
     DisclosureRequest.TYPE: (DisclosureRequest, "authority", _no_more),
     BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
     BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),

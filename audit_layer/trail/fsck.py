@@ -7,20 +7,33 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
-from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.erasing import receipts_under
+from audit_layer.trail.erasure import parse_sealed, unseal
+from audit_layer.trail.models import (
+    DataKeyRow,
+    ErasureRow,
+    OrderRow,
+    ReceiptRow,
+    StatementRow,
+    VerdictRow,
+)
 from audit_layer.trail.rows import receipt_columns, signed_columns, verdict_columns
-from shared.runtime.errors import CounterfoilError
+from shared.codec.moment import Period
+from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import Verdict
 from shared.statements.cose import SignedStatement, open_as, parse_statement
+from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Receipt
+from shared.statements.seals import entries_digest
 
 
 def check_trail(engine: Engine) -> list[str]:
     """Return what is wrong, a line each; an empty list means that all is as it was signed."""
     with session(engine, isolation="REPEATABLE READ") as db:
-        return [*_unlike_log(db), *_statements(db), *_orders(db), *_chains(db)]
+        parts = (_unlike_log, _statements, _orders, _chains, _erasures)
+        return [line for part in parts for line in part(db)]
 
 
 def _unlike_log(db: Session) -> Iterator[str]:
@@ -39,7 +52,12 @@ def _statements(db: Session) -> Iterator[str]:
     for row in db.scalars(select(StatementRow).order_by(StatementRow.log_index)):
         where = f"statement {row.entry.hex()[:16]}… (log index {row.log_index})"
         try:
-            statement = parse_statement(row.raw)
+            raw = _signed(db, row)
+            if raw is None:
+                seen["receipts"] += 1
+                yield from _erased(db, where, row)
+                continue
+            statement = parse_statement(raw)
             yield from _differences(where, row, signed_columns(statement))
             if statement.type == Receipt.TYPE:
                 seen["receipts"] += 1
@@ -52,6 +70,55 @@ def _statements(db: Session) -> Iterator[str]:
     for name, kind in (("receipts", ReceiptRow), ("verdicts", VerdictRow)):
         if (count := len(db.execute(select(kind.entry)).all())) != seen[name]:
             yield f"the index holds {count} {name}, the statements {seen[name]}"
+
+
+def _signed(db: Session, row: StatementRow | OrderRow) -> bytes | None:
+    """Return the signed bytes, None when they were erased; what is stored must be of the row's entry."""
+    sealed = parse_sealed(row.raw)
+    if sealed is not None and sealed.entry != row.entry:
+        raise CounterfoilError(Code.CORRUPT, "another statement is stored under this entry")
+    try:
+        return unseal(db, row.raw)
+    except CounterfoilError as error:
+        if error.code is not Code.ERASED:
+            raise
+        return None
+
+
+def _erased(db: Session, where: str, row: StatementRow) -> Iterator[str]:
+    """Check what can be checked of a receipt whose bytes are gone; `_erasures` finds the statement about it."""
+    if row.type != Receipt.TYPE:
+        yield f"{where}: only receipts are erased, and this is a {row.type}"
+    indexed = db.get(ReceiptRow, row.entry)
+    if indexed is None or indexed.log_index != row.log_index:
+        yield f"{where}: its index row is missing or elsewhere"
+    elif db.get(OrderRow, indexed.order_entry) is None:
+        yield f"{where}: its order is missing"
+
+
+def _erasures(db: Session) -> Iterator[str]:
+    """Check that what is erased is what the logged erasure statements say, no more and no less."""
+    for row in db.scalars(select(ErasureRow).order_by(ErasureRow.id)):
+        keys = db.scalars(select(DataKeyRow).where(DataKeyRow.erasure == row.id)).all()
+        where = f"erasure {row.id}"
+        try:
+            value, statement = open_as(Erasure, row.statement, None)
+        except CounterfoilError as error:
+            yield f"{where}: {error.detail}"
+            continue
+        logged = db.get(StatementRow, statement.entry)
+        if logged is None or logged.raw != row.statement:
+            if row.done_at is not None or any(key.wrapped is None for key in keys):
+                yield f"{where}: its statement is not in the log"
+            continue
+        if row.done_at is not None and any(key.wrapped is not None for key in keys):
+            yield f"{where}: a key that it destroyed is there again"
+        under = receipts_under(
+            [key.id for key in keys], value.tenant, Period(value.start, value.end)
+        )
+        entries = db.scalars(under.order_by(ReceiptRow.log_index)).all()
+        if (len(entries), entries_digest(entries)) != (value.statements, value.entries):
+            yield f"{where}: other receipts were erased than its statement says"
 
 
 def _receipt(
@@ -74,7 +141,10 @@ def _verdict(
 ) -> Iterator[str]:
     verdict = Verdict.from_payload(statement.payload)
     indexed, about = db.get(VerdictRow, row.entry), db.get(StatementRow, verdict.receipt)
-    receipt = None if about is None else Receipt.from_payload(parse_statement(about.raw).payload)
+    signed = None if about is None else _signed(db, about)
+    if about is not None and signed is None:
+        return  # whom it concerned is no longer to be read
+    receipt = None if signed is None else Receipt.from_payload(parse_statement(signed).payload)
     bundle = None if receipt is None else _bundle(db, receipt.bundle)
     if indexed is None or receipt is None or bundle is None:
         yield f"{where}: its index row, receipt or key bundle is missing"
@@ -88,7 +158,10 @@ def _orders(db: Session) -> Iterator[str]:
     for row in db.scalars(select(OrderRow)):
         where = f"order {row.entry.hex()[:16]}…"
         try:
-            order, statement = open_as(Order, row.raw, None)
+            raw = _signed(db, row)
+            if raw is None:
+                continue
+            order, statement = open_as(Order, raw, None)
         except CounterfoilError as error:
             yield f"{where}: {error.detail}"
             continue
@@ -117,15 +190,15 @@ def _chains(db: Session) -> Iterator[str]:
     )
     for operator, node, sequence, raw, entry in rows:
         number, previous = last.get((operator, node), (-1, NO_RECEIPT))
-        if sequence == number + 1 and _previous(raw) not in {previous, None}:
+        if sequence == number + 1 and _previous(db, raw) not in {previous, None}:
             yield f"{operator}/{node}: receipt {sequence} names another predecessor than receipt {number}"
         last[operator, node] = (sequence, entry)
 
 
-def _previous(raw: bytes) -> bytes | None:
+def _previous(db: Session, stored: bytes) -> bytes | None:
     """Return the predecessor that a receipt names; None when it cannot be read, which is reported elsewhere."""
     try:
-        return Receipt.from_payload(parse_statement(raw).payload).previous
+        return Receipt.from_payload(parse_statement(unseal(db, stored)).payload).previous
     except CounterfoilError:
         return None
 

@@ -1,6 +1,16 @@
 """Tables of the trail. What was signed is append-only; every indexed column can be recomputed from the signed bytes."""
 
-from sqlalchemy import ARRAY, BigInteger, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from audit_layer.storage.base import (
@@ -52,6 +62,12 @@ class StatementRow(Base):
         bytes_check("signer", 32),
         not_negative("log_index"),
         Index(None, "type", "log_index"),
+        Index(
+            "ix_trail_statements_seals",
+            "subject",
+            "log_index",
+            postgresql_where=text("type = 'tenant-seal'"),
+        ),
         KEPT_BY_SERVER,
     )
 
@@ -165,11 +181,15 @@ class EvidenceRow(Base):
 
 
 class FindingRow(Base):
-    """Something that an issuer must explain: two statements under one number, a chain that does not join."""
+    """Something that an issuer must explain: two statements under one number, numbers that never came.
+
+    Of a gap the statements are its neighbours: those with the number before it (empty when it begins at 0) and after it.
+    """
 
     __tablename__ = "trail_findings"
     __table_args__ = (
-        UniqueConstraint("kind", "first_statement", "second_statement"),
+        UniqueConstraint("digest"),
+        bytes_check("digest", 32),
         KEPT_BY_SERVER,
     )
 
@@ -177,6 +197,82 @@ class FindingRow(Base):
     kind: Mapped[Name]
     issuer: Mapped[Name]
     detail: Mapped[str] = mapped_column(Text)
+    digest: Mapped[Hash32]
+    """Of kind and statements (`rows.finding_values`), since an index cannot hold the statements themselves."""
     first_statement: Mapped[bytes] = mapped_column(LargeBinary)
     second_statement: Mapped[bytes] = mapped_column(LargeBinary)
     at: Mapped[UnixMs]
+
+
+class ResolutionRow(Base):
+    """A finding that no longer holds: all numbers of a gap have come. The finding itself stays as it was made."""
+
+    __tablename__ = "trail_resolutions"
+    __table_args__ = (KEPT_BY_SERVER,)
+
+    finding: Mapped[int] = mapped_column(ForeignKey("trail_findings.id"), primary_key=True)
+    at: Mapped[UnixMs]
+
+
+class CounterRow(Base):
+    """One more than the highest number seen in one numbering, and (`kind` "log") the next log index to look at."""
+
+    __tablename__ = "trail_counters"
+    __table_args__ = (not_negative("next"), access(server=WRITE, worker=READ))
+
+    kind: Mapped[Name] = mapped_column(primary_key=True)
+    issuer: Mapped[Name] = mapped_column(primary_key=True)
+    next: Mapped[Count]
+
+
+class GapRow(Base):
+    """A run of numbers that are missing now; gone once they have come."""
+
+    __tablename__ = "trail_gaps"
+    __table_args__ = (
+        Index(None, "kind", "issuer", "last"),
+        Index(None, "finding"),
+        access(server=EVERYTHING, worker=READ),
+    )
+
+    id: Mapped[RowId]
+    kind: Mapped[Name]
+    """node: receipts of `operator/node`; tenant: its orders."""
+    issuer: Mapped[Name]
+    first: Mapped[Count]
+    last: Mapped[Count]
+    since: Mapped[UnixMs]
+    """When a higher number was recorded."""
+    finding: Mapped[int | None] = mapped_column(ForeignKey("trail_findings.id"))
+    """The finding that reports it, null within the grace period."""
+
+
+class ErasureRow(Base):
+    """An erasure, stored before it is sent. `done_at` is absent until the keys are destroyed."""
+
+    __tablename__ = "trail_erasures"
+    __table_args__ = (access(server=WRITE, worker=READ),)
+
+    id: Mapped[RowId]
+    statement: Mapped[Statement]
+    done_at: Mapped[UnixMs | None]
+
+
+class DataKeyRow(Base):
+    """The key under which one tenant's receipts and orders of one day are stored (`trail.erasure`)."""
+
+    __tablename__ = "trail_data_keys"
+    __table_args__ = (
+        Index(None, "tenant", "day", unique=True, postgresql_where=text("erasure IS NULL")),
+        CheckConstraint("wrapped IS NOT NULL OR erasure IS NOT NULL", name="kept_or_erased"),
+        access(server=WRITE, worker=READ),
+    )
+
+    id: Mapped[RowId]
+    tenant: Mapped[Name]
+    day: Mapped[UnixMs]
+    """Its beginning."""
+    wrapped: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The data key under the key-encryption key; null once it is destroyed."""
+    erasure: Mapped[int | None] = mapped_column(ForeignKey("trail_erasures.id"))
+    """Once set, nothing more is stored under the key."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from audit_layer.trail.admission import Admitted
+from shared.codec.hashing import sha256
 from shared.statements.audits import Verdict
 from shared.statements.cose import SignedStatement
 from shared.statements.keys import KeyBundle
@@ -11,12 +12,12 @@ from shared.statements.receipts import Receipt
 Values = dict[str, Any]
 
 
-def statement_values(item: Admitted, index: int, now: int) -> Values:
-    """Return the columns of `trail_statements`."""
+def statement_values(item: Admitted, index: int, now: int, raw: bytes) -> Values:
+    """Return the columns of `trail_statements`; `raw` is what is stored of the signed bytes."""
     return {
         **signed_columns(item.statement),
         "log_index": index,
-        "raw": item.statement.raw,
+        "raw": raw,
         "recorded_at": now,
     }
 
@@ -32,8 +33,8 @@ def signed_columns(statement: SignedStatement) -> Values:
     }
 
 
-def order_values(item: Admitted) -> Values:
-    """Return the columns of `trail_orders`."""
+def order_values(item: Admitted, raw: bytes) -> Values:
+    """Return the columns of `trail_orders`; `raw` is what is stored of the signed bytes."""
     assert item.order is not None
     assert item.order_value is not None
     order = item.order_value
@@ -42,7 +43,7 @@ def order_values(item: Admitted) -> Values:
         "tenant": order.tenant,
         "number": order.number,
         "attempt": order.attempt,
-        "raw": item.order.raw,
+        "raw": raw,
     }
 
 
@@ -108,4 +109,20 @@ def verdict_columns(
         "tenant": receipt.tenant,
         "operator": bundle.operator,
         "node": bundle.node,
+    }
+
+
+def finding_values(
+    kind: str, issuer: str, detail: str, statements: tuple[bytes, bytes], at: int
+) -> Values:
+    """Return the columns of `trail_findings`; its digest is one for each kind and pair of statements."""
+    first, second = statements
+    return {
+        "kind": kind,
+        "issuer": issuer,
+        "detail": detail,
+        "digest": sha256(kind.encode(), sha256(first), sha256(second)),
+        "first_statement": first,
+        "second_statement": second,
+        "at": at,
     }

@@ -9,39 +9,36 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, select, text, update
+from sqlalchemy import Engine, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
 
 from audit_layer.log.batcher import Batcher
 from audit_layer.log.sequencer import Result, Sequenced
 from audit_layer.log.sequencer import Submission as LogSubmission
-from audit_layer.storage.copying import copy_rows
 from audit_layer.storage.engine import session
+from audit_layer.trail import erasure
 from audit_layer.trail.admission import ROLES, Admitted, admit
 from audit_layer.trail.lookups import DatabaseLookups
 from audit_layer.trail.models import (
     EvidenceRow,
     FindingRow,
-    OrderRow,
     PartyRow,
     ReceiptRow,
+    ResolutionRow,
     StatementRow,
     VerdictRow,
 )
 from audit_layer.trail.rows import (
-    Values,
-    order_values,
-    receipt_values,
-    statement_values,
-    verdict_values,
+    finding_values,
 )
+from audit_layer.trail.writing import stored_forms
 from shared.codec.hashing import sha256
 from shared.codec.ids import check_name
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement
 from shared.statements.keys import Revocation
-from shared.statements.receipts import Receipt
 
 MAX_PAGE = 1000
 MAX_EVIDENCE = 16 << 20
@@ -172,18 +169,15 @@ class Trail:
             held = db.get(StatementRow, bytes.fromhex(error.metadata["entry"]))
             if held is None:
                 return
-            db.execute(
-                upsert(FindingRow)
-                .values(
-                    kind="equivocation",
-                    issuer=item.statement.issuer,
-                    detail=error.detail,
-                    first_statement=held.raw,
-                    second_statement=item.statement.raw,
-                    at=now_ms(),
-                )
-                .on_conflict_do_nothing()
+            second = stored_forms(db.connection(), [item] if item.order else [])
+            finding = finding_values(
+                "equivocation",
+                item.statement.issuer,
+                error.detail,
+                (held.raw, second.get(item.statement.entry, item.statement.raw)),
+                now_ms(),
             )
+            db.execute(upsert(FindingRow).values(finding).on_conflict_do_nothing())
 
     def deposit(
         self,
@@ -266,9 +260,12 @@ class Trail:
     # -- finding -----------------------------------------------------------------------------------------
 
     def statement(self, entry: bytes) -> StatementRow | None:
-        """Return one statement."""
+        """Return one statement; of one that was erased `raw` is empty."""
         with session(self._engine) as db:
-            return db.get(StatementRow, entry)
+            row = db.get(StatementRow, entry)
+            if row is not None:
+                _detach_readable(db, [row])
+        return row
 
     def receipt_row(self, entry: bytes) -> ReceiptRow | None:
         """Return one receipt's index row."""
@@ -282,11 +279,15 @@ class Trail:
         after_index: int = -1,
         limit: int = 100,  # the field's name
     ) -> list[StatementRow]:
-        """Return a page of statements in order of log index."""
+        """Return a page of statements in order of log index; of those that were erased `raw` is empty."""
         query = select(StatementRow).where(StatementRow.log_index > after_index)
         if type is not None:
             query = query.where(StatementRow.type == type)
-        return self._all(query.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE)))
+        query = query.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE))
+        with session(self._engine) as db:
+            rows = list(db.scalars(query))
+            _detach_readable(db, rows)
+        return rows
 
     def receipts(self, query: ReceiptQuery) -> list[ReceiptRow]:
         """Return a page of receipts."""
@@ -338,11 +339,25 @@ class Trail:
             found = found.where(StatementRow.subject.in_(own))
         return self._all(found.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE)))
 
-    def findings(self, limit: int = 100) -> list[FindingRow]:
-        """Return the latest findings."""
-        return self._all(
-            select(FindingRow).order_by(FindingRow.id.desc()).limit(min(limit, MAX_PAGE))
+    def findings(self, limit: int = 100) -> list[tuple[FindingRow, int | None]]:
+        """Return the latest findings, each with the time at which it ceased to hold.
+
+        A statement in one that was erased is empty.
+        """
+        query = (
+            select(FindingRow, ResolutionRow.at)
+            .outerjoin(ResolutionRow, ResolutionRow.finding == FindingRow.id)
+            .order_by(FindingRow.id.desc())
+            .limit(min(limit, MAX_PAGE))
         )
+        with session(self._engine) as db:
+            found: list[tuple[FindingRow, int | None]] = []
+            found.extend((row, resolved_at) for row, resolved_at in db.execute(query))
+            db.expunge_all()
+            for row, _ in found:
+                row.first_statement = _readable(db, row.first_statement)
+                row.second_statement = _readable(db, row.second_statement)
+        return found
 
     def revocations(self) -> Mapping[bytes, int]:
         """Return revoked bundles and the times of their revocation."""
@@ -365,41 +380,18 @@ class Trail:
             return list(db.scalars(query).all())
 
 
-def write_rows(connection: Connection, placed: Sequence[tuple[LogSubmission, Sequenced]]) -> None:
-    """Write the rows of newly sequenced statements: the sequencer's hook."""
-    now = now_ms()
-    new = [
-        (item.attachment, result.index)
-        for item, result in placed
-        if not result.duplicate and isinstance(item.attachment, Admitted)
-    ]
-    if not new:
-        return
-    copy_rows(
-        connection,
-        StatementRow,
-        [statement_values(item, index, now) for item, index in new],
-    )
-    receipts = [(item, index) for item, index in new if isinstance(item.value, Receipt)]
-    if receipts:
-        _copy_orders(connection, [order_values(item) for item, _ in receipts])
-        copy_rows(
-            connection,
-            ReceiptRow,
-            [receipt_values(item, index) for item, index in receipts],
-        )
-    verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
-    if verdicts:
-        copy_rows(connection, VerdictRow, verdicts)
+def _detach_readable(db: Session, rows: Sequence[StatementRow]) -> None:
+    """Give rows their statements as they were signed; what is stored stays as it is."""
+    for row in rows:
+        db.expunge(row)
+        row.raw = _readable(db, row.raw)
 
 
-def _copy_orders(connection: Connection, orders: Sequence[Values]) -> None:
-    """Write the orders that are not there yet; no other appender can be at it, see the sequencer."""
-    fresh = {order["entry"]: order for order in orders}
-    known = connection.scalars(
-        text("SELECT entry FROM trail_orders WHERE entry = ANY(:entries)"),
-        {"entries": list(fresh)},
-    )
-    for entry in known:
-        del fresh[bytes(entry)]
-    copy_rows(connection, OrderRow, list(fresh.values()))
+def _readable(db: Session, stored: bytes) -> bytes:
+    """Return a statement as it was signed, or nothing when it was erased."""
+    try:
+        return erasure.unseal(db, stored)
+    except CounterfoilError as error:
+        if error.code is not Code.ERASED:
+            raise
+        return b""

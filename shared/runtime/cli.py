@@ -43,6 +43,7 @@ EXIT_CODES: Final[Mapping[Code, int]] = {
     Code.CORRUPT: 3,
     # 4: not there, or not for you
     Code.NOT_FOUND: 4,
+    Code.ERASED: 4,
     Code.UNKNOWN_MODEL: 4,
     Code.UNAUTHENTICATED: 4,
     Code.FORBIDDEN: 4,

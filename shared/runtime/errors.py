@@ -80,6 +80,7 @@ class Code(Enum):
     UNAUTHENTICATED = Meaning("UNAUTHENTICATED", 401, "A valid token is required.")
     FORBIDDEN = Meaning("PERMISSION_DENIED", 403, "The token does not permit this.")
     NOT_FOUND = Meaning("NOT_FOUND", 404, "There is no such thing, or it is not yours to see.")
+    ERASED = Meaning("NOT_FOUND", 410, "The content was erased; what proves it was there remains.")
     CONFLICT = Meaning("FAILED_PRECONDITION", 409, "The present state does not permit this.")
     # Ours.
     CORRUPT = Meaning("DATA_LOSS", 500, "Stored data does not match what was signed.")

@@ -17,11 +17,13 @@ from shared.statements.audits import (
     Verdict,
 )
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.schema import Statement
+from shared.statements.seals import Missing, OrderNumbers, TenantSeal
 
 NOW = 1_772_323_200_000
 """2026-03-01T00:00:00Z in milliseconds."""
@@ -181,6 +183,41 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         "authority",
         "authority",
         "epoch-3",
+    ),
+    "tenant-seal": (
+        TenantSeal(
+            tenant="acme",
+            number=4,
+            start=NOW - 2 * 86_400_000,
+            end=NOW - 86_400_000,
+            at=NOW,
+            previous=octets("seal 3"),
+            size=164,
+            root=octets("root"),
+            receipts=40,
+            entries=octets("entries"),
+            late=2,
+            late_entries=octets("late entries"),
+            orders=OrderNumbers(next=61, missing=(Missing(7, 9), Missing(30, 30))),
+        ),
+        "authority",
+        "authority",
+        "acme",
+    ),
+    "erasure": (
+        Erasure(
+            tenant="acme",
+            start=NOW - 2 * 86_400_000,
+            end=NOW - 86_400_000,
+            statements=40,
+            entries=octets("entries"),
+            reason="request under Art. 17 GDPR",
+            requested_by="acme",
+            at=NOW,
+        ),
+        "authority",
+        "authority",
+        "acme",
     ),
     "draw": (
         Draw(

@@ -55,6 +55,10 @@ class FakeAuditServer:
         assert self.log is not None
         asyncio.run(self.log.publisher().publish())
 
+    def checkpoint(self) -> str:
+        assert self.log is not None
+        return self.log.proofs().witnessed().note.encode()
+
     def proof(self, entry: bytes) -> Proof | None:
         assert self.log is not None
         try:

@@ -13,7 +13,8 @@ from audit_layer.log.sequencer import Sequencer
 from audit_layer.storage.engine import session
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.models import PartyRow
-from audit_layer.trail.service import Accepted, Refused, Submission, Trail, write_rows
+from audit_layer.trail.service import Accepted, Refused, Submission, Trail
+from audit_layer.trail.writing import write_rows
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.api import statements as made
 from tests.postgres import Database

@@ -335,7 +335,8 @@ def test_a_second_receipt_under_one_number_is_refused_and_kept_as_a_finding(worl
         error = world.refusal(*_pair(second))
         assert error.code is Code.EQUIVOCATION
         assert error.metadata["index"] == str(first.index)
-    (finding,) = world.trail.findings()
+    ((finding, resolved_at),) = world.trail.findings()
+    assert resolved_at is None
     assert (finding.kind, finding.issuer) == ("equivocation", "alpha/one")
     assert finding.first_statement == submission.statement
     assert finding.second_statement == second.statement

@@ -1,0 +1,162 @@
+"""What the trail has about all receipts of one tenant that began in a period: the seals that cover it, and their receipts."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Engine, null, select
+from sqlalchemy.orm import Session
+
+from audit_layer.storage.engine import session
+from audit_layer.trail.erasure import unseal
+from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
+from shared.codec.moment import Period
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import parse_statement
+from shared.statements.seals import TenantSeal
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A receipt as a list of receipts shows it."""
+
+    index: int
+    entry: bytes
+    number: int
+    attempt: int
+    started: int
+    statement: bytes | None
+    """The signed receipt, where it was asked for or where only it shows that the receipt is of the period."""
+    erased: bool
+    """Whether it would be there, but was erased."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealWithReceipts:
+    """A seal, and the receipts that its digests are over; None where the question does not need them."""
+
+    entry: bytes
+    raw: bytes
+    seal: TenantSeal
+    receipts: tuple[Listed, ...] | None
+    late: tuple[Listed, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Everything of one period, read in one snapshot."""
+
+    seals: tuple[SealWithReceipts, ...]
+    """In order: one before the period where there is one, those that cover it, and all later ones for their late receipts."""
+    unsealed: tuple[Listed, ...]
+    """Receipts of the period that no seal counts yet."""
+
+
+def holdings(
+    engine: Engine, tenant: str, period: Period, *, limit: int, statements: bool = False
+) -> Holdings:
+    """Read what there is about `tenant` in `period`; with `statements`, the signed receipts too.
+
+    INVALID_ARGUMENT when more than `limit` receipts would have to be listed.
+    """
+    with session(engine, isolation="REPEATABLE READ") as db:
+        reader = _Reader(db, tenant, limit)
+        known = _seals(db, tenant)
+        first = next(
+            (at for at, item in enumerate(known) if item[2].end > period.start), len(known)
+        )
+        found: list[SealWithReceipts] = []
+        for at in range(max(0, first - 1), len(known)):
+            entry, raw, seal = known[at]
+            before = known[at - 1][2].size if at else 0
+            covers = at >= first and seal.start < period.end
+            inside = period.start <= seal.start and seal.end <= period.end
+            receipts = reader.on_time(seal, statements or not inside) if covers else None
+            late = reader.late(seal, before) if at >= first else None
+            found.append(SealWithReceipts(entry, raw, seal, receipts, late))
+        newest = known[-1][2] if known else None
+        return Holdings(tuple(found), reader.unsealed(period, newest, statements))
+
+
+def authority_keys(engine: Engine) -> list[bytes]:
+    """Return the public keys that have been believed as the audit authority's, also those that are disabled now."""
+    with session(engine) as db:
+        return list(
+            db.scalars(
+                select(PartyRow.public_key)
+                .where(PartyRow.role == "authority")
+                .order_by(PartyRow.id)
+            )
+        )
+
+
+def _seals(db: Session, tenant: str) -> list[tuple[bytes, bytes, TenantSeal]]:
+    """Return (entry, signed bytes, seal) of all seals of a tenant, in order of their numbers."""
+    rows = db.execute(
+        select(StatementRow.entry, StatementRow.raw).where(
+            StatementRow.type == TenantSeal.TYPE, StatementRow.subject == tenant
+        )
+    )
+    found = [(e, raw, TenantSeal.from_payload(parse_statement(raw).payload)) for e, raw in rows]
+    return sorted(found, key=lambda item: item[2].number)
+
+
+class _Reader:
+    """Lists receipts of one tenant, up to a limit in all."""
+
+    def __init__(self, db: Session, tenant: str, limit: int) -> None:
+        self._db = db
+        self._tenant = tenant
+        self._left = limit
+
+    def on_time(self, seal: TenantSeal, statements: bool) -> tuple[Listed, ...]:
+        """Return the receipts that a seal counts as on time."""
+        began = (ReceiptRow.started >= seal.start, ReceiptRow.started < seal.end)
+        return self._list(statements, *began, ReceiptRow.log_index < seal.size)
+
+    def late(self, seal: TenantSeal, before: int) -> tuple[Listed, ...]:
+        """Return the receipts that a seal counts as late; `before` is the size of the seal before it.
+
+        The seal does not say when they began, so each comes with its statement.
+        """
+        came = (ReceiptRow.log_index >= before, ReceiptRow.log_index < seal.size)
+        return self._list(True, *came, ReceiptRow.started < seal.start)
+
+    def unsealed(
+        self, period: Period, newest: TenantSeal | None, statements: bool
+    ) -> tuple[Listed, ...]:
+        """Return the period's receipts that no seal counts."""
+        began = (ReceiptRow.started >= period.start, ReceiptRow.started < period.end)
+        if newest is None:
+            return self._list(statements, *began)
+        uncounted = (ReceiptRow.log_index >= newest.size) | (ReceiptRow.started >= newest.end)
+        return self._list(statements, *began, uncounted)
+
+    def _list(self, statements: bool, *conditions: ColumnElement[bool]) -> tuple[Listed, ...]:
+        query = select(
+            ReceiptRow.log_index,
+            ReceiptRow.entry,
+            ReceiptRow.number,
+            ReceiptRow.attempt,
+            ReceiptRow.started,
+            StatementRow.raw if statements else null(),
+        ).where(ReceiptRow.tenant == self._tenant, *conditions)
+        if statements:
+            query = query.join(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        query = query.order_by(ReceiptRow.log_index).limit(self._left + 1)
+        rows = self._db.execute(query).all()
+        self._left -= len(rows)
+        if self._left < 0:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                "the period has more receipts than one answer may list",
+                remedy="Ask for a shorter period.",
+            )
+        return tuple(Listed(*row[:-1], *self._readable(row[-1])) for row in rows)
+
+    def _readable(self, stored: bytes | None) -> tuple[bytes | None, bool]:
+        """Return a statement as it was signed, if it was asked for and is not erased, and whether it is."""
+        try:
+            return (None if stored is None else unseal(self._db, stored)), False
+        except CounterfoilError as error:
+            if error.code is not Code.ERASED:
+                raise
+            return None, True
