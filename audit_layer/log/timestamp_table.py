@@ -84,7 +84,7 @@ def page(connection: Connection, before: int | None, limit: int) -> list[Timesta
 def check_timestamps(
     connection: Connection, origin: str, anchors: Sequence[Certificate]
 ) -> Iterator[str]:
-    """Verify every stored timestamp against its checkpoint; yield what is wrong, a line each."""
+    """Verify every stored timestamp against its checkpoint; yield what is wrong, a line each, with its column."""
     before: int | None = None
     while stamps := page(connection, before, 256):
         for stamp in stamps:
@@ -96,18 +96,18 @@ def check_timestamps(
                 return
             problem = _problem(stamp, origin, anchors)
             if problem is not None:
-                yield f"log_timestamps[size={stamp.size}]: {problem}"
+                yield f"log_timestamps[size={stamp.size}].{problem}"
         before = stamps[-1].size
 
 
 def _problem(stamp: Timestamp, origin: str, anchors: Sequence[Certificate]) -> str | None:
     if stamp.root is None or not stamp.published:
-        return "is of a checkpoint that was not published"
+        return "size: no published checkpoint has it"
     try:
         time_ms = verify_timestamp(stamp.reply, Checkpoint(origin, stamp.size, stamp.root), anchors)
     except CounterfoilError as e:
-        return e.detail
-    return None if time_ms == stamp.time else f"states another time than {time_ms}"
+        return f"reply: {e.detail}"
+    return None if time_ms == stamp.time else f"time: its reply states {time_ms}"
 
 
 def _timestamp(row: Row[*tuple[Any, ...]]) -> Timestamp:

@@ -1,177 +1,189 @@
-"""Compares every indexed column of the trail with the signed bytes, and the trail with the log."""
+"""Compares every column of the trail with the signed bytes, the trail with the log, and the keys with what they signed.
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+A finding begins with what is wrong, as `table[row].column`. What nobody signed is held against what was: a party's key
+and name against its signatures, times against each other, within `CLOCK_SLACK_MS`.
+"""
 
-from sqlalchemy import Engine, select, text
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
+from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.storage.engine import session
-from audit_layer.trail.erasing import receipts_under
-from audit_layer.trail.erasure import parse_sealed, unseal
-from audit_layer.trail.models import (
-    DataKeyRow,
-    ErasureRow,
-    OrderRow,
-    ReceiptRow,
-    StatementRow,
-    VerdictRow,
-)
+from audit_layer.trail.admission import KINDS
+from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
+from audit_layer.trail.fsck_findings import check_evidence, check_findings, check_gaps
+from audit_layer.trail.fsck_parties import Parties
+from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
+from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.rows import receipt_columns, signed_columns, verdict_columns
-from shared.codec.moment import Period
-from shared.runtime.errors import Code, CounterfoilError
+from shared.codec.moment import now_ms
+from shared.runtime.errors import CounterfoilError
 from shared.statements.audits import Verdict
-from shared.statements.cose import SignedStatement, open_as, parse_statement
-from shared.statements.erasures import Erasure
-from shared.statements.keys import KeyBundle
+from shared.statements.cose import SignedStatement, open_as, parse_statement, verify_signature
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Receipt
-from shared.statements.seals import entries_digest
+
+_PAGE: Final = 1000
 
 
-def check_trail(engine: Engine) -> list[str]:
-    """Return what is wrong, a line each; an empty list means that all is as it was signed."""
+def check_trail(engine: Engine, *, now: int | None = None) -> list[str]:
+    """Return what is wrong, a line each; an empty list means that all is as it was signed.
+
+    `now` (ms) is the clock's time unless it is given.
+    """
     with session(engine, isolation="REPEATABLE READ") as db:
-        parts = (_unlike_log, _statements, _orders, _chains, _erasures)
-        return [line for part in parts for line in part(db)]
+        db.execute(text("SET LOCAL statement_timeout = 0"))  # a large trail takes its time
+        parties = Parties(db)
+        return [
+            *_unlike_log(db),
+            *_statements(db, parties),
+            *_strays(db),
+            *_orders(db, parties),
+            *_chains(db),
+            *check_findings(db),
+            *check_evidence(db),
+            *check_gaps(db),
+            *check_erasures(db, now_ms() if now is None else now),
+            *check_data_keys(db),
+            *parties.check(),
+        ]
 
 
 def _unlike_log(db: Session) -> Iterator[str]:
     rows = db.execute(
         text(
-            "SELECT coalesce(e.index, s.log_index) FROM log_entries e FULL JOIN trail_statements s"
-            " ON s.log_index = e.index WHERE e.entry IS DISTINCT FROM s.entry ORDER BY 1 LIMIT 100"
-        )
+            "SELECT coalesce(e.index, s.log_index), e.index IS NULL, s.log_index IS NULL,"
+            " e.entry IS DISTINCT FROM s.entry"
+            " FROM log_entries e FULL JOIN trail_statements s ON s.log_index = e.index"
+            " WHERE e.entry IS DISTINCT FROM s.entry OR abs(e.recorded_at - s.recorded_at) > :slack"
+            " ORDER BY 1 LIMIT 100"
+        ),
+        {"slack": CLOCK_SLACK_MS},
     )
-    for (index,) in rows:
-        yield f"log index {index}: the log and the trail hold different entries"
+    unlike = "the log and the trail hold different entries"
+    for index, not_logged, not_kept, entries in rows:
+        ours, theirs = f"trail_statements[log_index={index}]", f"log_entries[index={index}]"
+        if not_logged:
+            yield f"{ours}.log_index: {unlike}: the log has none here"
+        elif not_kept:
+            yield f"{theirs}.index: {unlike}: the trail has none here"
+        elif entries:
+            yield f"{theirs}.entry, {ours}.entry: {unlike}"
+        else:
+            yield f"{theirs}.recorded_at, {ours}.recorded_at: are too far apart for one transaction"
 
 
-def _statements(db: Session) -> Iterator[str]:
-    seen = {"receipts": 0, "verdicts": 0}
-    for row in db.scalars(select(StatementRow).order_by(StatementRow.log_index)):
-        where = f"statement {row.entry.hex()[:16]}… (log index {row.log_index})"
+def _statements(db: Session, parties: Parties) -> Iterator[str]:
+    query = select(StatementRow).order_by(StatementRow.log_index)
+    for row in db.scalars(query.execution_options(yield_per=_PAGE)):
+        where = f"trail_statements[log_index={row.log_index}]"
         try:
-            raw = _signed(db, row)
+            raw = signed_bytes(db, row)
             if raw is None:
-                seen["receipts"] += 1
                 yield from _erased(db, where, row)
                 continue
             statement = parse_statement(raw)
             yield from _differences(where, row, signed_columns(statement))
             if statement.type == Receipt.TYPE:
-                seen["receipts"] += 1
                 yield from _receipt(db, where, row, statement)
-            elif statement.type == Verdict.TYPE:
-                seen["verdicts"] += 1
-                yield from _verdict(db, where, row, statement)
+                continue
+            if statement.type not in KINDS:
+                yield f"{where}.raw: statements of type {statement.type!r} are not taken in"
+                continue
+            kind, role, _ = KINDS[statement.type]
+            value = kind.from_payload(statement.payload)
+            yield from parties.signed(f"{where}.raw", statement, value, role, row.recorded_at)
+            if isinstance(value, Verdict):
+                yield from _verdict(db, where, row, value)
         except CounterfoilError as error:
-            yield f"{where}: {error.detail}"
-    for name, kind in (("receipts", ReceiptRow), ("verdicts", VerdictRow)):
-        if (count := len(db.execute(select(kind.entry)).all())) != seen[name]:
-            yield f"the index holds {count} {name}, the statements {seen[name]}"
-
-
-def _signed(db: Session, row: StatementRow | OrderRow) -> bytes | None:
-    """Return the signed bytes, None when they were erased; what is stored must be of the row's entry."""
-    sealed = parse_sealed(row.raw)
-    if sealed is not None and sealed.entry != row.entry:
-        raise CounterfoilError(Code.CORRUPT, "another statement is stored under this entry")
-    try:
-        return unseal(db, row.raw)
-    except CounterfoilError as error:
-        if error.code is not Code.ERASED:
-            raise
-        return None
+            yield f"{where}.raw: {error.detail}"
 
 
 def _erased(db: Session, where: str, row: StatementRow) -> Iterator[str]:
-    """Check what can be checked of a receipt whose bytes are gone; `_erasures` finds the statement about it."""
+    """Check what can be checked of a receipt whose bytes are gone; its erasure is checked elsewhere."""
     if row.type != Receipt.TYPE:
-        yield f"{where}: only receipts are erased, and this is a {row.type}"
+        yield f"{where}.type: only receipts are erased, and this is a {row.type}"
     indexed = db.get(ReceiptRow, row.entry)
     if indexed is None or indexed.log_index != row.log_index:
-        yield f"{where}: its index row is missing or elsewhere"
+        yield f"{where}.entry: its row in trail_receipts is missing or has another log_index"
     elif db.get(OrderRow, indexed.order_entry) is None:
-        yield f"{where}: its order is missing"
-
-
-def _erasures(db: Session) -> Iterator[str]:
-    """Check that what is erased is what the logged erasure statements say, no more and no less."""
-    for row in db.scalars(select(ErasureRow).order_by(ErasureRow.id)):
-        keys = db.scalars(select(DataKeyRow).where(DataKeyRow.erasure == row.id)).all()
-        where = f"erasure {row.id}"
-        try:
-            value, statement = open_as(Erasure, row.statement, None)
-        except CounterfoilError as error:
-            yield f"{where}: {error.detail}"
-            continue
-        logged = db.get(StatementRow, statement.entry)
-        if logged is None or logged.raw != row.statement:
-            if row.done_at is not None or any(key.wrapped is None for key in keys):
-                yield f"{where}: its statement is not in the log"
-            continue
-        if row.done_at is not None and any(key.wrapped is not None for key in keys):
-            yield f"{where}: a key that it destroyed is there again"
-        under = receipts_under(
-            [key.id for key in keys], value.tenant, Period(value.start, value.end)
-        )
-        entries = db.scalars(under.order_by(ReceiptRow.log_index)).all()
-        if (len(entries), entries_digest(entries)) != (value.statements, value.entries):
-            yield f"{where}: other receipts were erased than its statement says"
+        yield f"{where}.entry: its order is missing: no row has it as trail_orders.entry"
 
 
 def _receipt(
     db: Session, where: str, row: StatementRow, statement: SignedStatement
 ) -> Iterator[str]:
     receipt = Receipt.from_payload(statement.payload)
-    indexed, bundle = db.get(ReceiptRow, row.entry), _bundle(db, receipt.bundle)
-    if indexed is None or bundle is None:
-        yield f"{where}: its index row or key bundle is missing"
+    indexed, bundle = db.get(ReceiptRow, row.entry), bundle_of(db, receipt.bundle)
+    if indexed is None:
+        yield f"{where}.entry: no row has it as trail_receipts.entry"
+    if bundle is None:
+        yield f"{where}.raw: its key bundle is missing"
         return
-    yield from _differences(
-        where, indexed, receipt_columns(statement.entry, row.log_index, receipt, bundle)
-    )
+    verify_signature(statement, bundle.signing_key)
+    if indexed is not None:
+        expected = receipt_columns(statement.entry, row.log_index, receipt, bundle)
+        yield from _differences(_of("trail_receipts", row), indexed, expected)
     if db.get(OrderRow, receipt.order) is None:
-        yield f"{where}: its order is missing"
+        yield f"{where}.raw: its order is missing: no row has it as trail_orders.entry"
 
 
-def _verdict(
-    db: Session, where: str, row: StatementRow, statement: SignedStatement
-) -> Iterator[str]:
-    verdict = Verdict.from_payload(statement.payload)
+def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> Iterator[str]:
     indexed, about = db.get(VerdictRow, row.entry), db.get(StatementRow, verdict.receipt)
-    signed = None if about is None else _signed(db, about)
-    if about is not None and signed is None:
+    if indexed is None:
+        yield f"{where}.entry: no row has it as trail_verdicts.entry"
+    raw = None if about is None else signed_bytes(db, about)
+    if about is not None and raw is None:
         return  # whom it concerned is no longer to be read
-    receipt = None if signed is None else Receipt.from_payload(parse_statement(signed).payload)
-    bundle = None if receipt is None else _bundle(db, receipt.bundle)
-    if indexed is None or receipt is None or bundle is None:
-        yield f"{where}: its index row, receipt or key bundle is missing"
-        return
-    yield from _differences(
-        where, indexed, verdict_columns(statement.entry, row.log_index, verdict, receipt, bundle)
+    receipt = None if raw is None else Receipt.from_payload(parse_statement(raw).payload)
+    bundle = None if receipt is None else bundle_of(db, receipt.bundle)
+    if receipt is None or bundle is None:
+        yield f"{where}.raw: its receipt or that one's key bundle is missing"
+    elif indexed is not None:
+        expected = verdict_columns(row.entry, row.log_index, verdict, receipt, bundle)
+        yield from _differences(_of("trail_verdicts", row), indexed, expected)
+
+
+def _strays(db: Session) -> Iterator[str]:
+    """Find index rows that belong to no statement."""
+    for kind, type_ in ((ReceiptRow, Receipt.TYPE), (VerdictRow, Verdict.TYPE)):
+        held = select(StatementRow.entry).where(
+            StatementRow.entry == kind.entry, StatementRow.type == type_
+        )
+        for index in db.scalars(select(kind.log_index).where(~held.exists()).limit(100)):
+            yield f"{kind.__tablename__}[log_index={index}].entry: no {type_} in the trail has it"
+
+
+def _orders(db: Session, parties: Parties) -> Iterator[str]:
+    query = (
+        select(OrderRow, func.min(StatementRow.recorded_at))
+        .outerjoin(ReceiptRow, ReceiptRow.order_entry == OrderRow.entry)
+        .outerjoin(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        .group_by(OrderRow.entry)
     )
-
-
-def _orders(db: Session) -> Iterator[str]:
-    for row in db.scalars(select(OrderRow)):
-        where = f"order {row.entry.hex()[:16]}…"
+    rows: Iterable[Any] = db.execute(query.execution_options(yield_per=_PAGE))
+    for row, recorded_at in rows:
+        where = f"trail_orders[entry={row.entry.hex()[:16]}…]"
+        if recorded_at is None:
+            yield f"{where}.entry: no row has it as trail_receipts.order_entry"
         try:
-            raw = _signed(db, row)
+            raw = signed_bytes(db, row)
             if raw is None:
                 continue
             order, statement = open_as(Order, raw, None)
+            expected = {
+                "entry": statement.entry,
+                "tenant": order.tenant,
+                "number": order.number,
+                "attempt": order.attempt,
+            }
+            yield from _differences(where, row, expected)
+            yield from parties.signed(f"{where}.raw", statement, order, "tenant", recorded_at)
         except CounterfoilError as error:
-            yield f"{where}: {error.detail}"
-            continue
-        expected = {
-            "entry": statement.entry,
-            "tenant": order.tenant,
-            "number": order.number,
-            "attempt": order.attempt,
-        }
-        yield from _differences(where, row, expected)
+            yield f"{where}.raw: {error.detail}"
 
 
 def _chains(db: Session) -> Iterator[str]:
@@ -187,6 +199,7 @@ def _chains(db: Session) -> Iterator[str]:
         )
         .join(StatementRow, StatementRow.entry == ReceiptRow.entry)
         .order_by(ReceiptRow.operator, ReceiptRow.node, ReceiptRow.node_sequence)
+        .execution_options(yield_per=_PAGE)
     )
     for operator, node, sequence, raw, entry in rows:
         number, previous = last.get((operator, node), (-1, NO_RECEIPT))
@@ -198,17 +211,17 @@ def _chains(db: Session) -> Iterator[str]:
 def _previous(db: Session, stored: bytes) -> bytes | None:
     """Return the predecessor that a receipt names; None when it cannot be read, which is reported elsewhere."""
     try:
-        return Receipt.from_payload(parse_statement(unseal(db, stored)).payload).previous
+        raw = opened(db, stored)
+        return None if raw is None else Receipt.from_payload(parse_statement(raw).payload).previous
     except CounterfoilError:
         return None
 
 
-def _bundle(db: Session, entry: bytes) -> KeyBundle | None:
-    row = db.get(StatementRow, entry)
-    return None if row is None else KeyBundle.from_payload(parse_statement(row.raw).payload)
+def _of(table: str, row: StatementRow) -> str:
+    return f"{table}[entry={row.entry.hex()[:16]}…]"
 
 
 def _differences(where: str, row: object, expected: Mapping[str, Any]) -> Iterator[str]:
     for column, value in expected.items():
         if getattr(row, column) != value:
-            yield f"{where}: column {column} is not what was signed"
+            yield f"{where}.{column}: is not what was signed"

@@ -107,6 +107,7 @@ class Witness:
         return None
 
     def _extend(self, request: AddCheckpoint, checkpoint: Checkpoint, note: Note) -> Answer:
+        fault_point("witness.before-persist")
         try:
             time_s = self._store.advance(
                 checkpoint,

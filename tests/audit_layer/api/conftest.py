@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import httpx
@@ -147,7 +147,14 @@ async def until(attempt: Callable[[], Awaitable[Any]], code: Code, limit_s: floa
             await asyncio.sleep(0.05)
 
 
-def initialise(folder: Path, database: Database, tls: TlsFiles) -> dict[str, Any]:
+class DsnFiles(Protocol):
+    """A database as `audit init` needs it."""
+
+    def dsn_file(self, role: str) -> Path:
+        """Return the file with a role's connection string."""
+
+
+def initialise(folder: Path, database: DsnFiles, tls: TlsFiles) -> dict[str, Any]:
     """Run `audit init`."""
     known: dict[str, Any] = command(
         "audit", "init", "--folder", str(folder), "--origin", ORIGIN,

@@ -72,10 +72,10 @@ def revocation(operator: str, entry: bytes) -> bytes:
     return sign(value, key=key(operator), issuer=operator, subject=entry.hex())
 
 
-def rate_card(operator: str) -> bytes:
+def rate_card(operator: str, name: str = "list") -> bytes:
     price = Price(model_root=MODEL, input="1", cached="0.5", output="2", per=1000)
-    value = RateCard(name="list", operator=operator, currency="EUR", valid_from=0, prices=(price,))
-    return sign(value, key=key(operator), issuer=operator, subject="list")
+    value = RateCard(name=name, operator=operator, currency="EUR", valid_from=0, prices=(price,))
+    return sign(value, key=key(operator), issuer=operator, subject=name)
 
 
 @dataclass

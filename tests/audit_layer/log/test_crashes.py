@@ -8,32 +8,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+import audit_layer.log
+import audit_layer.witness
 from audit_layer.log.sequencer import Sequenced, Sequencer
 from shared.runtime.errors import CounterfoilError
 from shared.translog.policy import verify_witnessed
 from tests.audit_layer.log.crash_child import NAMES, append_and_publish
+from tests.audit_layer.log.fault_points import fault_points
 from tests.audit_layer.log.world import World, make_world, numbered
 
-POINTS = [
-    "log.sequence.before-entries",
-    "log.sequence.after-entries",
-    "log.sequence.after-tiles",
-    "log.sequence.before-commit",
-    "log.sequence.after-commit",
-    "log.sign.before-intent",
-    "log.sign.after-intent",
-    "log.sign.before-second-place",
-    "log.sign.after-second-place",
-    "log.sign.after-store",
-    "log.publish.before-tile",
-    "log.publish.after-tile",
-    "witness.after-persist",
-    "log.publish.before-cosigned",
-    "log.publish.after-cosigned",
-    "log.publish.before-checkpoint-file",
-    "log.publish.after-checkpoint-file",
-    "log.publish.after-mark",
-]
+POINTS = [*fault_points(audit_layer.log), *fault_points(audit_layer.witness)]
 
 _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["tests.audit_layer.log.crash_child"])

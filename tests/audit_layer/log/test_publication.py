@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from audit_layer.log.fsck import Outside, check
+from audit_layer.log.fsck import check
+from audit_layer.log.fsck_outside import Outside
 from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer
 from shared.runtime.errors import Code, CounterfoilError
@@ -382,11 +383,17 @@ TAMPERED = [
         "UPDATE log_checkpoints SET cosigned_note = note WHERE size = 7",
         "log_checkpoints[size=7].cosigned_note",
     ),
-    ("UPDATE log_checkpoints SET published_at = NULL WHERE size = 7", "log_checkpoints[size=7]"),
-    ("UPDATE log_checkpoints SET published_at = 1 WHERE size = 7", "log_checkpoints[size=7]"),
     (
-        "UPDATE log_checkpoints SET intent_at = published_at + 1 WHERE size = 7",
-        "log_checkpoints[size=7]",
+        "UPDATE log_checkpoints SET published_at = NULL WHERE size = 7",
+        "log_checkpoints[size=7].published_at",
+    ),
+    (
+        "UPDATE log_checkpoints SET published_at = 1 WHERE size = 7",
+        "log_checkpoints[size=7].published_at",
+    ),
+    (
+        "UPDATE log_checkpoints SET intent_at = published_at + 1000000 WHERE size = 7",
+        "log_checkpoints[size=7].intent_at",
     ),
     ("DELETE FROM log_checkpoints WHERE size = 300", "checkpoint"),
 ]

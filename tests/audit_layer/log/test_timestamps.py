@@ -267,11 +267,11 @@ async def test_fsck_names_every_stored_timestamp_that_is_not_what_it_says(
     stranger = make_authority(tmp_path / "stranger").anchor
     assert len(problems(owner, stranger)) == 2
     for change, said in (
-        ("UPDATE log_timestamps SET time = time + 1 WHERE size = 5", "states another time"),
+        ("UPDATE log_timestamps SET time = time + 1 WHERE size = 5", "].time: its reply states"),
         ("UPDATE log_timestamps SET reply = 'x' WHERE size = 5", "cannot be read"),
-        ("UPDATE log_timestamps SET size = 6 WHERE size = 5", "was not published"),
+        ("UPDATE log_timestamps SET size = 6 WHERE size = 5", "].size: no published checkpoint"),
         (SWAPPED, "not about this checkpoint"),
-        ("UPDATE log_checkpoints SET published_at = NULL WHERE size = 5", "was not published"),
+        ("UPDATE log_checkpoints SET published_at = NULL WHERE size = 5", "].size: no published"),
     ):
         with owner.connect() as connection:
             transaction = connection.begin()

@@ -9,8 +9,9 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
+from audit_layer.log.findings import Finding
 from audit_layer.log.folder_store import FolderStore
-from audit_layer.log.fsck import Finding, fsck
+from audit_layer.log.fsck import fsck
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace

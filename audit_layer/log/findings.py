@@ -1,0 +1,32 @@
+"""What `fsck` says, and the form in which its parts hand checkpoints to each other."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it must be."""
+
+    place: str
+    """Where: a table with its key, or a file."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCheckpoint:
+    """One row of log_checkpoints."""
+
+    size: int
+    root: bytes
+    intent_at: int
+    note: str | None
+    cosigned: str | None
+    published_at: int | None
+
+    @property
+    def place(self) -> str:
+        """How a finding names the row."""
+        return f"log_checkpoints[size={self.size}]"

@@ -1,0 +1,191 @@
+"""Findings, gaps and deposits, held against the receipts that they are about."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from audit_layer.trail.fsck_parties import between
+from audit_layer.trail.fsck_stored import bundle_of, opened
+from audit_layer.trail.gaps import NODE, TENANT
+from audit_layer.trail.models import (
+    CounterRow,
+    EvidenceRow,
+    FindingRow,
+    GapRow,
+    ResolutionRow,
+    StatementRow,
+)
+from audit_layer.trail.rows import finding_values
+from shared.codec.hashing import sha256
+from shared.codec.moment import now_ms
+from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import open_as, parse_statement, verify_signature
+from shared.statements.orders import Order
+from shared.statements.receipts import Receipt
+
+_KINDS = frozenset({"equivocation", "gap"})
+
+
+def check_findings(db: Session) -> Iterator[str]:
+    """Check that each finding is about statements that are what it says they are."""
+    for row in db.scalars(select(FindingRow).order_by(FindingRow.id)):
+        where = f"trail_findings[id={row.id}]"
+        statements = (row.first_statement, row.second_statement)
+        values = finding_values(row.kind, row.issuer, row.detail, statements, row.at)
+        if row.kind not in _KINDS:
+            yield f"{where}.kind: findings of kind {row.kind!r} are unknown"
+        if values["digest"] != row.digest:
+            columns = ("kind", "first_statement", "second_statement")
+            yield f"{where}.digest: is not that of {', '.join(f'{where}.{name}' for name in columns)}"
+        if row.kind == "equivocation":
+            yield from _equivocation(db, where, row)
+        elif row.kind == "gap":
+            yield from _gap(db, where, row)
+        if not between(0, row.at, now_ms()):
+            yield f"{where}.at: is in the future"
+    resolved = select(ResolutionRow.finding, ResolutionRow.at, FindingRow.at, FindingRow.kind)
+    for finding, at, found_at, kind in db.execute(
+        resolved.outerjoin(FindingRow, FindingRow.id == ResolutionRow.finding)
+    ):
+        where = f"trail_resolutions[finding={finding}]"
+        if kind != "gap":
+            yield f"{where}.finding: there is no such gap among trail_findings.id"
+        elif not between(found_at, at, now_ms()):
+            yield f"{where}.at: is before the finding, or in the future"
+
+
+def _equivocation(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that two receipts of one issuer have one number."""
+    receipts: list[Receipt] = []
+    for column, stored in (
+        ("first_statement", row.first_statement),
+        ("second_statement", row.second_statement),
+    ):
+        try:
+            raw = opened(db, stored)
+            if raw is None:
+                return  # erased since
+            receipt, statement = open_as(Receipt, raw, None)
+            bundle = bundle_of(db, receipt.bundle)
+            if bundle is None:
+                yield f"{where}.{column}: its key bundle is missing"
+                continue
+            verify_signature(statement, bundle.signing_key)
+        except CounterfoilError as error:
+            yield f"{where}.{column}: {error.detail}"
+            continue
+        if not receipts:
+            held = db.get(StatementRow, statement.entry)
+            if held is None:
+                yield f"{where}.first_statement: is not in the trail"
+            elif not between(held.recorded_at, row.at, now_ms()):
+                yield f"{where}.at: is before its first statement, or in the future"
+        receipts.append(receipt)
+        if statement.issuer != row.issuer:
+            yield f"{where}.issuer: is not that of {column}"
+    if len(receipts) == 2 and receipts[0].node_sequence != receipts[1].node_sequence:
+        yield f"{where}.first_statement, {where}.second_statement: have different numbers"
+
+
+def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that a gap's neighbours are of the numbering that it is in."""
+    for column, stored in (
+        ("first_statement", row.first_statement),
+        ("second_statement", row.second_statement),
+    ):
+        try:
+            raw = opened(db, stored) if stored else None  # none comes before number 0
+            if raw is None:
+                continue
+            statement = parse_statement(raw)
+            if statement.type == Order.TYPE:
+                issuer = Order.from_payload(statement.payload).tenant
+            else:
+                bundle = bundle_of(db, Receipt.from_payload(statement.payload).bundle)
+                issuer = "" if bundle is None else f"{bundle.operator}/{bundle.node}"
+        except CounterfoilError as error:
+            yield f"{where}.{column}: {error.detail}"
+            continue
+        if issuer != row.issuer:
+            yield f"{where}.issuer: is not that of {column}"
+
+
+def check_gaps(db: Session) -> Iterator[str]:
+    """Recompute counters and gaps from the receipts that were looked at."""
+    mark = db.get(CounterRow, ("log", ""))
+    looked_at = 0 if mark is None else mark.next
+    counters = {
+        (row.kind, row.issuer): row.next
+        for row in db.scalars(select(CounterRow))
+        if row is not mark
+    }
+    gaps: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for gap in db.scalars(select(GapRow).order_by(GapRow.kind, GapRow.issuer, GapRow.first)):
+        runs = gaps.setdefault((gap.kind, gap.issuer), [])
+        if runs and runs[-1][1] + 1 == gap.first:  # one run, of which a part was missed earlier
+            runs[-1] = (runs[-1][0], gap.last)
+        else:
+            runs.append((gap.first, gap.last))
+        where = f"trail_gaps[id={gap.id}]"
+        if not between(0, gap.since, now_ms()):
+            yield f"{where}.since: is in the future"
+        told = None if gap.finding is None else db.get(FindingRow, gap.finding)
+        if gap.finding is not None and (
+            told is None or (told.kind, told.issuer) != ("gap", gap.issuer)
+        ):
+            yield f"{where}.finding: is no finding about this gap"
+    for kind, issuer, number in (
+        (NODE, "operator || '/' || node", "node_sequence"),
+        (TENANT, "tenant", "number"),
+    ):
+        for numbering, (following, missing) in _runs(db, kind, issuer, number, looked_at).items():
+            place = f"[kind={numbering[0]}, issuer={numbering[1]}]"
+            if counters.pop(numbering, 0) != following:
+                yield f"trail_counters{place}.next: the receipts say {following}"
+            if gaps.pop(numbering, []) != missing:
+                yield f"trail_gaps{place}.first, trail_gaps{place}.last: the receipts say {missing[:4]}"
+    for kind, issuer in counters.keys() | gaps.keys():
+        for place in (
+            f"{table}[kind={kind}, issuer={issuer}]" for table in ("trail_counters", "trail_gaps")
+        ):
+            yield f"{place}.kind, {place}.issuer: there are no such receipts"
+
+
+Runs = dict[tuple[str, str], tuple[int, list[tuple[int, int]]]]
+"""Numbering → one more than its highest number, and what is missing below."""
+
+
+def _runs(db: Session, kind: str, issuer: str, number: str, looked_at: int) -> Runs:
+    """Return what the receipts below a log index say of one kind of numbering."""
+    rows = db.execute(
+        text(
+            "SELECT issuer, before + 1, number - 1, max(number) OVER (PARTITION BY issuer) + 1"  # noqa: S608  # no input
+            " FROM (SELECT issuer, number, lag(number, 1, -1::bigint)"
+            " OVER (PARTITION BY issuer ORDER BY number) AS before"
+            f" FROM (SELECT DISTINCT {issuer} AS issuer, {number} AS number FROM trail_receipts"
+            " WHERE log_index < :looked_at) AS numbers) AS steps ORDER BY issuer, number"
+        ),
+        {"looked_at": looked_at},
+    )
+    found: Runs = {}
+    for name, first, last, following in rows:
+        _, missing = found.setdefault((kind, name), (following, []))
+        if first <= last:
+            missing.append((first, last))
+    return found
+
+
+def check_evidence(db: Session) -> Iterator[str]:
+    """Check that deposits are whole and about receipts of the trail; what is in them nobody believes anyway."""
+    query = select(EvidenceRow).order_by(EvidenceRow.id).execution_options(yield_per=10)
+    for row in db.scalars(query):
+        where = f"trail_evidence[id={row.id}]"
+        if row.digest != sha256(row.envelope, row.node_nonce, *row.frames, row.final_record):
+            parts = ("envelope", "node_nonce", "frames", "final_record")
+            yield f"{where}.digest: is not that of {', '.join(f'{where}.{part}' for part in parts)}"
+        about = db.get(StatementRow, row.receipt)
+        if about is None or about.type != Receipt.TYPE:
+            yield f"{where}.receipt: is not in the trail"
+        elif not between(about.recorded_at, row.deposited_at, now_ms()):
+            yield f"{where}.deposited_at: is before the receipt was recorded, or in the future"
