@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from audit_layer.api.parts import Parts
 from audit_layer.api.permissions import requiring
 from audit_layer.api.public import public_router
+from audit_layer.api.public_statements import public_statements_router
 from audit_layer.api.routes import query_router
 from audit_layer.api.timestamps import timestamp_router
 from audit_layer.api.tokens import Access, Role
@@ -39,6 +40,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(cost_router(parts.costs, tenant_scope))
     app.include_router(public_router(parts))
     app.include_router(timestamp_router(parts))
+    app.include_router(public_statements_router(parts))
     return app
 
 

@@ -1,0 +1,105 @@
+"""Public statements without a token: what anybody who monitors the log may read, as it was signed.
+
+The tree shows hashes only; these routes show the statements behind those hashes that concern
+everybody (`permissions.PUBLIC_TYPES`). Whoever reads them checks each against the tree.
+"""
+
+import base64
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from sqlalchemy import select, text
+
+from audit_layer.api.parts import Parts
+from audit_layer.api.permissions import PUBLIC_TYPES
+from audit_layer.api.schemas import Page, View
+from audit_layer.storage.engine import session
+from audit_layer.trail.models import StatementRow
+from shared.runtime.errors import Code, CounterfoilError
+
+MAX_LIMIT: Final = 256
+MAX_PAGE_BYTES: Final = 2 * 2**20
+"""Signed bytes in one page, apart from its first statement: strangers may ask as often as they like."""
+
+# A lookup by (type, log_index) for each type: public statements lie thinly among receipts.
+_PAGE: Final = text(
+    """
+    SELECT found.log_index, found.bytes
+    FROM unnest(CAST(:types AS text[])) AS wanted(type)
+    CROSS JOIN LATERAL (
+        SELECT log_index, length(raw) AS bytes FROM trail_statements
+        WHERE type = wanted.type AND log_index > :after ORDER BY log_index LIMIT :limit
+    ) AS found
+    ORDER BY found.log_index LIMIT :limit
+    """
+)
+
+
+class PublicStatement(View):
+    """A public statement as it was signed, and where the log has it."""
+
+    entry: str
+    """SHA-256 of the statement: the leaf at that index."""
+    log_index: int
+    type: str
+    raw: str
+    """The signed bytes, base64."""
+
+    @classmethod
+    def of(cls, row: StatementRow) -> "PublicStatement":
+        """Translate a row."""
+        raw = base64.b64encode(row.raw).decode("ascii")
+        return cls(entry=row.entry.hex(), log_index=row.log_index, type=row.type, raw=raw)
+
+
+def public_statements_router(parts: Parts) -> APIRouter:
+    """Return `GET /v1/public/statements`."""
+    router = APIRouter(prefix="/v1/public", tags=["public"])
+
+    @router.get("/statements")
+    def statements(
+        after: Annotated[
+            int, Query(ge=-1, le=2**63 - 1, description="Log index that the page follows.")
+        ] = -1,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
+        kinds: Annotated[
+            list[str] | None,
+            Query(alias="type", max_length=len(PUBLIC_TYPES), description="Only these types."),
+        ] = None,
+    ) -> Page[PublicStatement]:
+        """Key bundles, revocations, rate cards and the beacon's statements, in the order of the log."""
+        return _page(parts, _types(kinds), after, limit)
+
+    return router
+
+
+def _types(asked: list[str] | None) -> list[str]:
+    """Return the types to look for; anything that is not public is INVALID_ARGUMENT."""
+    wanted = frozenset(asked) if asked else PUBLIC_TYPES
+    if not wanted <= PUBLIC_TYPES:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            "only public types can be read without a token",
+            remedy=f"Ask for {', '.join(sorted(PUBLIC_TYPES))}.",
+        )
+    return sorted(wanted)
+
+
+def _page(parts: Parts, types: list[str], after: int, limit: int) -> Page[PublicStatement]:
+    with session(parts.engine) as db:
+        found = db.execute(_PAGE, {"types": types, "after": after, "limit": limit}).all()
+        indexes: list[int] = []
+        room = MAX_PAGE_BYTES
+        for index, size in found:
+            room -= size
+            if indexes and room < 0:
+                break
+            indexes.append(index)
+        rows = db.scalars(
+            select(StatementRow)
+            .where(StatementRow.log_index.in_(indexes))
+            .order_by(StatementRow.log_index)
+        ).all()
+        items = [PublicStatement.of(row) for row in rows]
+    more = len(items) < len(found) or len(items) == limit
+    return Page[PublicStatement](items=items, next=indexes[-1] if indexes and more else None)

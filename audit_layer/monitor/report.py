@@ -1,0 +1,123 @@
+"""What a monitor says: lines for people, or one JSON object per line, from the same facts."""
+
+import json
+import time
+from typing import Any, Final, Protocol
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from audit_layer.monitor import core
+from audit_layer.monitor.core import Verified
+from audit_layer.monitor.store import Recorded
+from audit_layer.monitor.streams import News
+from shared.codec.moment import now_ms, to_rfc3339
+
+PROGRESS_S: Final = 1.0
+"""How often catching up is told of."""
+_STYLES: Final = {"finding": "bold red", "trouble": "yellow", "progress": "dim", "notice": "yellow"}
+
+
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, event: str, text: str, facts: dict[str, Any]) -> None:
+        """Write one event, at once."""
+
+
+class JsonLines:
+    """One JSON object per line on standard output."""
+
+    def write(self, event: str, text: str, facts: dict[str, Any]) -> None:
+        """Write the facts, and the sentence as `text`."""
+        members = {"event": event, "at": to_rfc3339(now_ms()), "text": text, **facts}
+        click.echo(json.dumps(members, ensure_ascii=True))
+
+
+class TextLines:
+    """Lines for people; findings stand out."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def write(self, event: str, text: str, _facts: dict[str, Any]) -> None:
+        """Write the sentence; what strangers put into it controls no terminal."""
+        printable = "".join(ch if ch.isprintable() else " " for ch in text)
+        head = f"FINDING {printable}" if event == "finding" else printable
+        moment = to_rfc3339(now_ms())[:19]
+        self._console.print(Text(f"{moment}Z  ").append(head, style=_STYLES.get(event, "")))
+
+
+class Reporter:
+    """Turns what happens into sentences and facts."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._progress_at = time.monotonic()
+
+    def followed(self, new: Verified, before: Verified | None, witnesses: list[str]) -> None:
+        """Tell of a verified checkpoint."""
+        checkpoint, added = new.checkpoint, new.checkpoint.size - core.size_of(before)
+        self._sink.write(
+            "followed",
+            f"size {checkpoint.size} (+{added}), root {checkpoint.root.hex()[:16]}, witnessed"
+            f" {core.utc(new.quorum_time)} by {', '.join(witnesses)}",
+            {
+                "size": checkpoint.size,
+                "added": added,
+                "root": checkpoint.root.hex(),
+                "witnessed_at": core.utc(new.quorum_time),
+                "witnesses": witnesses,
+            },
+        )
+
+    def progress(self, done: int, target: int) -> None:
+        """Tell how far catching up has come, now and then."""
+        if time.monotonic() - self._progress_at < PROGRESS_S or done == target:
+            return
+        self._progress_at = time.monotonic()
+        share = f"{100 * done // target} %"
+        self._sink.write(
+            "progress",
+            f"{done} of {target} entries recomputed, {share}",
+            {"done": done, "of": target},
+        )
+
+    def finding(self, found: Recorded) -> None:
+        """Tell of something that is wrong."""
+        proof = f" (evidence: {found.evidence})" if found.evidence else ""
+        self._sink.write(
+            "finding",
+            f"{found.kind}: {found.detail}{proof}",
+            {
+                "kind": found.kind,
+                "detail": found.detail,
+                "evidence": found.evidence,
+                "found_at": core.utc(found.found_at),
+            },
+        )
+
+    def news(self, item: News) -> None:
+        """Tell of a statement that somebody asked to be told of."""
+        self._sink.write(
+            "statement",
+            f"{item.summary} at index {item.index}, entry {item.entry.hex()}",
+            {
+                "stream": item.stream,
+                "type": item.type,
+                "index": item.index,
+                "entry": item.entry.hex(),
+                "summary": item.summary,
+            },
+        )
+
+    def trouble(self, reason: str, count: int, pause_s: float | None) -> None:
+        """Tell that an answer did not come; `count` says how often in a row."""
+        then = f"; next try in {pause_s:.0f} s" if pause_s is not None else ""
+        facts: dict[str, Any] = {"reason": reason, "count": count, "next_try_s": pause_s}
+        self._sink.write("trouble", f"trouble, {count} in a row: {reason}{then}", facts)
+
+    def notice(self, text: str) -> None:
+        """Tell something that is neither wrong nor new in the log."""
+        self._sink.write("notice", text, {})

@@ -1,0 +1,150 @@
+"""What a monitor makes of a public statement: whom it concerns, and whether pinned keys signed it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from audit_layer.monitor.findings import Finding, FoundError, Kind
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import EpochSeal
+from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.ratecards import RateCard
+
+P = TypeVar("P", bound=Payload)
+OPERATOR_TYPES: Final = frozenset({KeyBundle.TYPE, Revocation.TYPE, RateCard.TYPE})
+"""Statements that an operator's identity key signs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Whose statements are told, and which keys may sign for whom."""
+
+    operators: frozenset[str] = frozenset()
+    models: frozenset[bytes] = frozenset()
+    keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """Operator → the raw public keys that may sign in its name; a pinned operator is watched too."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBundle:
+    """A key bundle met before: later statements name it by its entry."""
+
+    operator: str
+    models: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A statement as far as the monitor understands it."""
+
+    statement: SignedStatement
+    operators: frozenset[str]
+    """Whom it concerns."""
+    models: frozenset[bytes]
+    summary: str
+    bundle: KnownBundle | None = None
+    """What is to be remembered under the statement's entry."""
+
+
+def open_raw(raw: bytes, entry: bytes, kind: str | None) -> SignedStatement:
+    """Parse a statement that is shown as the one behind `entry`; FoundError when it cannot be that."""
+    try:
+        statement = parse_statement(raw, expected=kind)
+    except CounterfoilError as error:
+        raise FoundError(_wrong(entry, f"cannot be read: {error.detail}")) from error
+    if statement.entry != entry:
+        raise FoundError(_wrong(entry, f"has the entry {statement.entry.hex()}"))
+    return statement
+
+
+def read_payload(cls: type[P], statement: SignedStatement) -> P:
+    """Return a statement's payload as the class of its type; FoundError when it is not one."""
+    try:
+        return cls.from_payload(statement.payload)
+    except CounterfoilError as error:
+        raise FoundError(_wrong(statement.entry, f"cannot be read: {error.detail}")) from error
+
+
+def understand(statement: SignedStatement, known: Mapping[bytes, KnownBundle]) -> Seen:
+    """Return whom a public statement concerns; FoundError when its payload is not one of its type."""
+    if statement.type == KeyBundle.TYPE:
+        new = read_payload(KeyBundle, statement)
+        bundle = KnownBundle(new.operator, new.model_roots)
+        return Seen(
+            statement,
+            frozenset({new.operator}),
+            frozenset(new.model_roots),
+            f"key bundle of {new.operator}/{new.node} at {new.endpoint}",
+            bundle,
+        )
+    if statement.type == Revocation.TYPE:
+        ended = read_payload(Revocation, statement)
+        found = known.get(ended.bundle)
+        return Seen(
+            statement,
+            frozenset({found.operator} if found else {statement.issuer}),
+            frozenset(found.models if found else ()),
+            f"revocation of {ended.bundle.hex()}: {ended.reason}",
+        )
+    if statement.type == RateCard.TYPE:
+        card = read_payload(RateCard, statement)
+        return Seen(
+            statement,
+            frozenset({card.operator}),
+            frozenset(price.model_root for price in card.prices),
+            f"rate card {card.name!r} of {card.operator} in {card.currency}",
+        )
+    if statement.type == EpochSeal.TYPE:
+        seal = read_payload(EpochSeal, statement)
+        bundles = [known[entry] for entry in seal.nodes if entry in known]
+        return Seen(
+            statement,
+            frozenset(item.operator for item in bundles),
+            frozenset(model for item in bundles for model in item.models),
+            f"seal of epoch {seal.epoch} over [{seal.first}, {seal.size})",
+        )
+    return Seen(statement, frozenset(), frozenset(), f"{statement.type} of {statement.issuer}")
+
+
+def concerns(seen: Seen, watch: Watch) -> bool:
+    """Whether somebody asked to be told of it."""
+    watched = watch.operators | watch.keys.keys()
+    return bool(seen.operators & watched or seen.models & watch.models)
+
+
+def check_key(seen: Seen, watch: Watch) -> Finding | None:
+    """Return a finding when a pinned operator's statement is not signed by a key pinned for it."""
+    statement = seen.statement
+    pinned = [name for name in sorted(seen.operators) if name in watch.keys]
+    if statement.type not in OPERATOR_TYPES or not pinned:
+        return None
+    name = pinned[0]
+    for key in watch.keys[name]:
+        try:
+            verify_signature(statement, key)
+        except CounterfoilError as error:
+            if error.code is Code.UNTRUSTED_KEY:
+                continue
+            return _about(Kind.SIGNATURE, statement, f"is wrongly signed in the name of {name}")
+        return None
+    return _about(
+        Kind.KEY,
+        statement,
+        f"of {name} is signed by the key {statement.kid.hex()}, which is not pinned for it",
+    )
+
+
+def _about(kind: Kind, statement: SignedStatement, problem: str) -> Finding:
+    return Finding(
+        kind,
+        statement.entry.hex(),
+        f"the {statement.type} {statement.entry.hex()} {problem}",
+        {"statement": statement.raw.hex()},
+    )
+
+
+def _wrong(entry: bytes, problem: str) -> Finding:
+    return Finding(
+        Kind.STATEMENT, entry.hex(), f"the statement shown for entry {entry.hex()} {problem}"
+    )

@@ -1,0 +1,254 @@
+"""Follows lists of statements that the audit server shows, and checks each against the verified tree."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from audit_layer.monitor.answers import Listed, Page
+from audit_layer.monitor.client import ApiClient, FetchTile, OnDemand
+from audit_layer.monitor.core import Verified
+from audit_layer.monitor.findings import Finding, FoundError, Kind
+from audit_layer.monitor.orders import Numbers
+from audit_layer.monitor.statements import (
+    KnownBundle,
+    Watch,
+    check_key,
+    concerns,
+    open_raw,
+    read_payload,
+    understand,
+)
+from audit_layer.monitor.store import Cursor, Learnt, MonitorStore
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import DisclosureRelease, DisclosureRequest
+from shared.statements.cose import SignedStatement
+from shared.statements.receipts import Receipt
+from shared.translog.checkpoint import Checkpoint
+from shared.translog.proofs import inclusion_proof, verify_inclusion
+from shared.translog.tiles import TileReader
+from shared.translog.tree import leaf_hash
+
+PUBLIC: Final = "public"
+RECEIPTS: Final = "receipts"
+DISCLOSURES: Final = "disclosures"
+_DISCLOSURE_TYPES: Final = frozenset({DisclosureRequest.TYPE, DisclosureRelease.TYPE})
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A statement to be told of, checked to be in the tree at its index."""
+
+    stream: str
+    type: str
+    entry: bytes
+    index: int
+    summary: str
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one page has brought so far."""
+
+    bundles: dict[bytes, KnownBundle]
+    numbers: dict[str, Numbers]
+    news: list[News] = field(default_factory=list)
+
+
+class Streams:
+    """Public statements, and with a tenant's token its receipts and disclosures.
+
+    `found` and `tell` are awaited before a list moves on, so a crash repeats them rather than losing any.
+    """
+
+    def __init__(
+        self,
+        api: ApiClient,
+        tile: FetchTile,
+        store: MonitorStore,
+        watch: Watch,
+        *,
+        found: Callable[[Finding], Awaitable[None]],
+        tell: Callable[[News], None],
+        grace_s: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._tile = tile
+        self._store = store
+        self._watch = watch
+        self._found = found
+        self._tell = tell
+        self._grace_s = grace_s
+        self._clock = clock
+
+    async def public(self, verified: Verified, start: int) -> int:
+        """Check public statements from index `start` on; return how many were new."""
+
+        async def check(item: Listed, page: _Round) -> None:
+            assert item.raw is not None
+            statement = open_raw(item.raw, item.entry, item.type)
+            seen = understand(statement, page.bundles)
+            wrong = check_key(seen, self._watch)
+            if wrong is not None:
+                await self._found(wrong)
+            if concerns(seen, self._watch):
+                page.news.append(_news(PUBLIC, statement, item.index, seen.summary))
+                if seen.bundle is not None:
+                    page.bundles[item.entry] = seen.bundle
+
+        return await self._follow(PUBLIC, self._api.public, check, verified, start)
+
+    async def receipts(self, verified: Verified, start: int) -> int:
+        """Check the tenant's receipts, and its order numbers; return how many receipts were new."""
+
+        async def check(item: Listed, page: _Round) -> None:
+            statement = await self._shown(item, frozenset({Receipt.TYPE}))
+            receipt = read_payload(Receipt, statement)
+            known = page.numbers.get(receipt.tenant)
+            if known is None:  # numbers begin at 0, or where watching began
+                known = Numbers(receipt.number if start else 0)
+            now_s = int(self._clock())
+            page.numbers[receipt.tenant] = known.with_number(receipt.number, now_s)
+            summary = (
+                f"receipt for order {receipt.number}.{receipt.attempt} of {receipt.tenant}"
+                f" by {statement.issuer}: {receipt.usage.input} + {receipt.usage.output} tokens"
+            )
+            page.news.append(_news(RECEIPTS, statement, item.index, summary))
+
+        new = await self._follow(RECEIPTS, self._api.receipts, check, verified, start)
+        for tenant, numbers in self._store.numbers().items():
+            for gap in numbers.overdue(tenant, int(self._clock()), self._grace_s):
+                await self._found(gap)
+        return new
+
+    async def disclosures(self, verified: Verified, start: int) -> int:
+        """Check disclosures of the tenant's requests; return how many were new."""
+
+        async def check(item: Listed, page: _Round) -> None:
+            statement = await self._shown(item, _DISCLOSURE_TYPES)
+            summary = f"{statement.type} about receipt {statement.subject} by {statement.issuer}"
+            page.news.append(_news(DISCLOSURES, statement, item.index, summary))
+
+        return await self._follow(DISCLOSURES, self._api.disclosures, check, verified, start)
+
+    async def _shown(self, item: Listed, types: frozenset[str]) -> SignedStatement:
+        """Return the statement behind an entry that a list names, as the server shows it."""
+        try:
+            raw = await self._api.statement(item.entry)
+        except CounterfoilError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            raise FoundError(
+                Finding(
+                    Kind.STATEMENT,
+                    item.entry.hex(),
+                    f"the statement {item.entry.hex()} is listed and not shown",
+                )
+            ) from error
+        statement = open_raw(raw, item.entry, None)
+        if statement.type not in types:
+            raise FoundError(
+                Finding(
+                    Kind.STATEMENT,
+                    item.entry.hex(),
+                    f"the entry {item.entry.hex()} is listed among"
+                    f" {' and '.join(sorted(types))} and is of type {statement.type}",
+                )
+            )
+        return statement
+
+    async def _follow(
+        self,
+        name: str,
+        fetch: Callable[[int], Awaitable[Page]],
+        check: Callable[[Listed, _Round], Awaitable[None]],
+        verified: Verified,
+        start: int,
+    ) -> int:
+        cursor = self._store.cursor(name) or Cursor(start - 1)
+        new = 0
+        while True:
+            page = await fetch(cursor.after)
+            learnt = _Round(self._store.bundles(), self._store.numbers())
+            after, waiting = await self._check_page(
+                page, check, verified.checkpoint, learnt, cursor
+            )
+            new += sum(after.after >= item.index for item in page.items)
+            for item in learnt.news:
+                self._tell(item)
+            if after != cursor:
+                await self._store.move(name, after, Learnt(learnt.bundles, learnt.numbers))
+            cursor = after
+            if waiting or not page.more:
+                return new
+
+    async def _check_page(
+        self,
+        page: Page,
+        check: Callable[[Listed, _Round], Awaitable[None]],
+        checkpoint: Checkpoint,
+        learnt: _Round,
+        cursor: Cursor,
+    ) -> tuple[Cursor, bool]:
+        """Check items in order; return the cursor behind them, and whether one has no checkpoint yet."""
+        tiles, after = OnDemand(self._tile), cursor.after
+        for item in page.items:
+            if item.index >= checkpoint.size:
+                return await self._wait(item, after, cursor), True
+            try:
+                await _prove(item, checkpoint, tiles)
+                await check(item, learnt)
+            except FoundError as error:
+                if error.finding.kind in {Kind.MISSING, Kind.DAMAGE}:
+                    raise  # the tree cannot be asked, which says nothing about the statement
+                await self._found(error.finding)
+            after = item.index
+        return Cursor(after), False
+
+    async def _wait(self, item: Listed, after: int, cursor: Cursor) -> Cursor:
+        """Wait for a checkpoint that covers an item; a finding when none comes in the grace period."""
+        now_s = int(self._clock())
+        since = cursor.waiting_since if cursor.waiting == item.entry else now_s
+        if now_s - since > self._grace_s:
+            await self._found(
+                Finding(
+                    Kind.STATEMENT,
+                    item.entry.hex(),
+                    f"the statement {item.entry.hex()} is shown at index {item.index}, which no"
+                    f" checkpoint has covered in {now_s - since} s",
+                )
+            )
+        return Cursor(after, item.entry, since)
+
+
+async def _prove(item: Listed, checkpoint: Checkpoint, tiles: OnDemand) -> None:
+    """Check that the tree holds an entry at its index; FoundError when it holds another, or cannot be read."""
+
+    def proof(fetch: Callable[..., bytes]) -> tuple[bytes, list[bytes]]:
+        reader = TileReader(checkpoint.size, fetch)
+        return reader(0, item.index), inclusion_proof(item.index, checkpoint.size, reader)
+
+    leaf, path = await tiles.compute(proof)
+    try:
+        verify_inclusion(leaf, item.index, checkpoint.size, path, checkpoint.root)
+    except CounterfoilError as error:
+        raise FoundError(
+            Finding(
+                Kind.DAMAGE,
+                f"path to {item.index} at {checkpoint.size}",
+                f"the tiles served now do not lead from index {item.index} to the verified root",
+            )
+        ) from error
+    if leaf != leaf_hash(item.entry):
+        raise FoundError(
+            Finding(
+                Kind.STATEMENT,
+                f"{item.entry.hex()} at {item.index}",
+                f"the log holds another entry at index {item.index} than {item.entry.hex()}",
+            )
+        )
+
+
+def _news(stream: str, statement: SignedStatement, index: int, summary: str) -> News:
+    return News(stream, statement.type, statement.entry, index, summary)
