@@ -185,12 +185,14 @@ async def test_links_to_postgres_that_are_cut_under_load_cost_clients_nothing_bu
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
-async def test_soak_of_restarts(forks: Nursery, tmp_path: Path):
-    await restarts(forks, tmp_path, seed=2, times=60)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(2, 6))
+async def test_soak_of_restarts(forks: Nursery, tmp_path: Path, seed: int):
+    await restarts(forks, tmp_path, seed, times=15)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
-async def test_soak_of_cuts(forks: Nursery, database: Database, tmp_path: Path):
-    await cuts(forks, tmp_path, database, seed=2, times=200)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(2, 7))
+async def test_soak_of_cuts(forks: Nursery, database: Database, tmp_path: Path, seed: int):
+    await cuts(forks, tmp_path, database, seed, times=40)
