@@ -101,8 +101,11 @@ def store_note(connection: Connection, size: int, note: str) -> str:
     return row.note
 
 
-def store_cosigned(connection: Connection, size: int, note: str) -> None:
-    """Store the note with the quorum's cosignatures."""
+def store_cosigned(connection: Connection, size: int, note: str) -> str:
+    """Store the note with the quorum's cosignatures unless one is stored; return the one that is.
+
+    Another may be: a commit whose answer was lost can still come through.
+    """
     connection.execute(
         text(
             "UPDATE log_checkpoints SET cosigned_note = :note"
@@ -110,6 +113,10 @@ def store_cosigned(connection: Connection, size: int, note: str) -> None:
         ),
         {"size": size, "note": note},
     )
+    row = at_size(connection, size)
+    if row is None or row.cosigned_note is None:
+        raise CounterfoilError(Code.CORRUPT, f"the checkpoint of size {size} is gone")
+    return row.cosigned_note
 
 
 def mark_published(connection: Connection, size: int) -> None:

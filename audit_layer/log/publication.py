@@ -281,13 +281,14 @@ class Publisher:
 
     def _finish(self, row: table.CheckpointRow, cosigned: str) -> Witnessed:
         """Steps 4 and 5."""
-        witnessed = verify_witnessed(cosigned, self._policy)
+        verify_witnessed(cosigned, self._policy)
         fault_point("log.publish.before-cosigned")
         with transaction(self._engine) as connection:
-            table.store_cosigned(connection, row.size, cosigned)
+            stored = table.store_cosigned(connection, row.size, cosigned)
             before = table.published_size(connection)
+        witnessed = verify_witnessed(stored, self._policy)
         fault_point("log.publish.after-cosigned")
-        self._files.write_checkpoint(cosigned)
+        self._files.write_checkpoint(stored)
         with transaction(self._engine) as connection:
             table.mark_published(connection, row.size)
         fault_point("log.publish.after-mark")

@@ -289,7 +289,7 @@ class Round:
             fsck, self.engine, policy=self.stage.policy, files=self._files,
             second_place=self._second_place,
         )  # fmt: skip
-        assert found == []
+        assert found == [], "\n".join(map(str, found))
 
     def _check_all(self) -> list[str]:
         return check_all(
