@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from psycopg import sql
 from sqlalchemy import Engine, text
 
 from audit_layer.log.batcher import Batcher
+from audit_layer.log.checkpoint_table import store_cosigned
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Result, Sequenced, Sequencer, Submission
 from audit_layer.storage.dsn import on_database
-from audit_layer.storage.engine import make_engine
+from audit_layer.storage.engine import make_engine, transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
+from shared.translog.notes import SignatureLine, parse_note
 from shared.translog.policy import verify_witnessed
 from shared.translog.signed_checkpoint import sign
 from shared.translog.tree import leaf_hash, root
@@ -31,6 +34,7 @@ from tests.audit_layer.log.world import (
     LOG_KEYS,
     LOG_SIGNERS,
     ORIGIN,
+    LocalWitness,
     World,
     entry,
     make_world,
@@ -450,5 +454,28 @@ async def test_under_overload_what_is_refused_is_told_so_and_what_is_accepted_is
     assert all(error.retry_after_s for _, error in turned_away)
     assert len(accepted) + len(turned_away) == 1200
     assert sorted(held) == sorted(item.entry for item, _ in accepted)
+    await world.publisher().publish()
+    assert world.fsck() == []
+
+
+# -- a commit that comes through after its answer was lost ------------------------------------------------------
+
+
+async def test_cosignatures_that_a_lost_commit_stored_are_the_ones_that_are_published(world: World):
+    """A double for the late commit: the witness itself stores a first quorum, then cosigns again at another time."""
+
+    class Twice(LocalWitness):
+        async def add_checkpoint(
+            self, old_size: int, proof: Sequence[bytes], note: str
+        ) -> tuple[SignatureLine, ...]:
+            first = await super().add_checkpoint(old_size, proof, note)
+            with transaction(world.engine) as connection:
+                store_cosigned(connection, 5, parse_note(note).with_signatures(first).encode())
+            self.witness._clock = lambda: time.time() + 60
+            return await super().add_checkpoint(5, [], note)
+
+    world.witnesses[0].store.close()
+    world.witnesses = [Twice(NAMES[0], world.folder)]
+    world.append(0, 5)
     await world.publisher().publish()
     assert world.fsck() == []
