@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Head, Sequenced
-from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cose_receipt import ReceiptIssuer
 from shared.translog.notes import Signer
@@ -37,19 +36,12 @@ class Receipts:
 
         Errors: FORK when the log has stopped; UNAVAILABLE when the second place cannot be written.
         """
-        try:
-            self._second_place.check_running()
-            kept = self._second_place.read()
-            if kept is None or kept[0].size < head.size:
-                checkpoint = Checkpoint(self._origin, head.size, head.root)
-                note = sign(checkpoint, self._signers, time_s=int(time.time())).encode()
-                self._second_place.write(checkpoint, note)
-        except OSError as e:
-            raise CounterfoilError(
-                Code.UNAVAILABLE,
-                f"the second place cannot be written: {e.strerror}",
-                retry_after_s=1.0,
-            ) from e
+        self._second_place.check_running()
+        kept = self._second_place.read()
+        if kept is None or kept[0].size < head.size:
+            checkpoint = Checkpoint(self._origin, head.size, head.root)
+            note = sign(checkpoint, self._signers, time_s=int(time.time())).encode()
+            self._second_place.write(checkpoint, note)
         return [
             Sequenced(
                 item.entry,

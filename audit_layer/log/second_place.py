@@ -58,12 +58,25 @@ class SecondPlace:
         """Keep a newly signed checkpoint durably, before anyone else sees it; return what is kept.
 
         A larger checkpoint, or one of the same size, that is kept already stays. FORK when that
-        one has the same size and another root.
+        one has the same size and another root; UNAVAILABLE when the file cannot be written.
         """
         data = note.encode()
         if len(data) > SLOT_BYTES:
             raise CounterfoilError(Code.INTERNAL, f"a signed checkpoint has {len(data)} bytes")
         fault_point("log.sign.before-second-place")
+        try:
+            kept = self._write(checkpoint, note, data.ljust(SLOT_BYTES, b"\x00"))
+        except OSError as e:
+            raise CounterfoilError(
+                Code.UNAVAILABLE,
+                f"the second place cannot be written: {e.strerror}",
+                remedy="Look at the space and the permissions of its folder; the log goes on by itself.",
+                retry_after_s=1.0,
+            ) from e
+        fault_point("log.sign.after-second-place")
+        return kept
+
+    def _write(self, checkpoint: Checkpoint, note: str, padded: bytes) -> Kept:
         with self._mutex, self._open() as handle:
             slots = self._slots(handle)
             held = _newest(slots)
@@ -74,11 +87,9 @@ class SecondPlace:
                     )
                 return held
             target = 1 if held is not None and slots[0] is held else 0
-            padded = data.ljust(SLOT_BYTES, b"\x00")
             os.pwrite(handle, padded, target * SLOT_BYTES)
             os.fdatasync(handle)
             self._seen[padded] = (checkpoint, note)
-        fault_point("log.sign.after-second-place")
         return checkpoint, note
 
     @contextmanager

@@ -153,7 +153,11 @@ def test_copies_have_rows_of_their_own():
     items = [item.attachment for item in (*made(0, 2), *made(2, 2))]
     assert all(isinstance(item, Admitted) for item in items)
     rows = [
-        (statement_values(item, index, 0), order_values(item), receipt_values(item, index))
+        (
+            statement_values(item, index, 0, item.statement.raw),
+            order_values(item, item.order.raw),
+            receipt_values(item, index),
+        )
         for index, item in enumerate(items)
     ]
     for column in ("entry", "log_index"):

@@ -197,8 +197,9 @@ async def test_publication_waits_for_room_and_leaves_nothing_torn(
     with tiny_disk(place, size):
         world.append(0, 2000)
         for _ in range(2):
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(CounterfoilError, match="No space left") as caught:
                 await world.publisher().publish()
+            assert caught.value.code is Code.UNAVAILABLE
         assert world.files.checkpoint() is None
         world.append(2000, 2010)
         assert _ran("mount", "-o", "remount,size=4m", str(place))

@@ -112,5 +112,6 @@ def test_a_file_that_cannot_be_written_says_so(path: Path):
         path.mkdir()
     else:
         path.chmod(0o400)
-    with pytest.raises(OSError):
+    with pytest.raises(CounterfoilError, match="cannot be written") as caught:
         place.write(*signed(2))
+    assert caught.value.code is Code.UNAVAILABLE
