@@ -53,6 +53,8 @@ class SecondPlace:
                     return _newest(self._slots(file.fileno()))
             except FileNotFoundError:
                 return None
+            except OSError as e:
+                raise _unavailable("read", e) from e
 
     def write(self, checkpoint: Checkpoint, note: str) -> Kept:
         """Keep a newly signed checkpoint durably, before anyone else sees it; return what is kept.
@@ -67,12 +69,7 @@ class SecondPlace:
         try:
             kept = self._write(checkpoint, note, data.ljust(SLOT_BYTES, b"\x00"))
         except OSError as e:
-            raise CounterfoilError(
-                Code.UNAVAILABLE,
-                f"the second place cannot be written: {e.strerror}",
-                remedy="Look at the space and the permissions of its folder; the log goes on by itself.",
-                retry_after_s=1.0,
-            ) from e
+            raise _unavailable("written", e) from e
         fault_point("log.sign.after-second-place")
         return kept
 
@@ -180,3 +177,12 @@ class SecondPlace:
 
 def _newest(slots: Sequence[Kept | None]) -> Kept | None:
     return max((kept for kept in slots if kept), key=lambda kept: kept[0].size, default=None)
+
+
+def _unavailable(what: str, error: OSError) -> CounterfoilError:
+    return CounterfoilError(
+        Code.UNAVAILABLE,
+        f"the second place cannot be {what}: {error.strerror}",
+        remedy="Look at the space and the permissions of its folder; the log goes on by itself.",
+        retry_after_s=1.0,
+    )
