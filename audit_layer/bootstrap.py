@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from audit_layer.api.tokens import Tokens
 from audit_layer.costs.service import Costs
 from audit_layer.directory.service import Directory
 from audit_layer.log.batcher import Batcher
+from audit_layer.log.checkpoint_table import History
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.guard import check_history
@@ -49,7 +51,7 @@ from shared.translog.policy import Policy
 from shared.translog.timestamp import parse_anchors
 
 THREADS: Final = 32
-"""For use cases that block; a submission waits in one of them for its group's commit."""
+"""For use cases that block."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Cor
     signers = load_signers(settings.keys_folder, settings.origin)
     kept = SecondPlace(settings.second_place, [signer.verifier for signer in signers])
     batcher = Batcher(
-        Sequencer(engine, guard=lambda connection: check_history(connection, kept)),
+        Sequencer(engine, guard=lambda connection: check_history(History(connection), kept)),
         in_transaction=write_rows,
         receipts=Receipts(signers, load_cose_key(settings.keys_folder), kept),
     )
@@ -163,6 +165,8 @@ async def serve_audit(
             _answering(rpc, parts, settings) as https,
         ):
             addresses = {"grpc": rpc.address, "http": https.address}
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays; looking it through would stop all callers for 0.1 s
             _log.info("the audit server answers: %s", addresses)
             if ready_file is not None:
                 write_ready(ready_file, addresses)

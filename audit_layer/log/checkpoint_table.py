@@ -59,30 +59,36 @@ def published_size(connection: Connection) -> int:
     )
 
 
-def database_root(connection: Connection, size: int, at: int) -> bytes:
-    """Return the root of the first `at` entries of a tree of `size`, from the tables."""
-    return root_at(at, TileReader(size, fetch_from(connection)))
+class History:
+    """The tree as the tables hold it now, for one transaction: any earlier root can be asked for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.size, self.root = read_state(connection)
+        self._reader = TileReader(self.size, fetch_from(connection))
+
+    def root_at(self, size: int) -> bytes:
+        """Return the root of the first `size` entries, recomputed from the tables."""
+        return root_at(size, self._reader)
 
 
-def record_intent(connection: Connection) -> CheckpointRow | None:
+def record_intent(history: History) -> CheckpointRow | None:
     """Decide to publish the present size, if it is larger than any before; return the new row.
 
     Refuses (FORK) when the tree does not extend the last checkpoint, and (CORRUPT) when the tables
     do not lead to the recorded root. The row's key makes sure that no size is decided twice.
     """
-    size, root = read_state(connection)
-    last = newest(connection)
+    size, root = history.size, history.root
+    last = newest(history.connection)
     if size == (last.size if last else 0):
         return None
-    if last is not None and (
-        last.size > size or database_root(connection, size, last.size) != last.root
-    ):
+    if last is not None and (last.size > size or history.root_at(last.size) != last.root):
         raise CounterfoilError(
             Code.FORK, f"the tree at size {size} does not extend the checkpoint at {last.size}"
         )
-    if database_root(connection, size, size) != root:
+    if history.root_at(size) != root:
         raise CounterfoilError(Code.CORRUPT, f"the entries do not lead to the root at size {size}")
-    connection.execute(
+    history.connection.execute(
         text("INSERT INTO log_checkpoints (size, root, intent_at) VALUES (:size, :root, :now)"),
         {"size": size, "root": root, "now": time.time_ns() // 1_000_000},
     )

@@ -1,18 +1,15 @@
 """The rule that keeps a restored database from forking the log: it must hold what was signed last."""
 
-from sqlalchemy import Connection
-
-from audit_layer.log import checkpoint_table as table
+from audit_layer.log.checkpoint_table import History, newest
 from audit_layer.log.second_place import SecondPlace
-from audit_layer.log.tile_table import read_state
 from shared.runtime.errors import Code, CounterfoilError
 
 
-def check_history(connection: Connection, second_place: SecondPlace) -> None:
+def check_history(history: History, second_place: SecondPlace) -> None:
     """Refuse (FORK) a database that is not the one that signed the kept checkpoint."""
     second_place.check_running()
     kept = second_place.read()
-    last = table.newest(connection)
+    last = newest(history.connection)
     signed = last is not None and last.note is not None
     if kept is None:
         if signed:
@@ -23,14 +20,13 @@ def check_history(connection: Connection, second_place: SecondPlace) -> None:
             )
         return
     checkpoint, _ = kept
-    size, _ = read_state(connection)
-    if checkpoint.size > size:
+    if checkpoint.size > history.size:
         raise CounterfoilError(
             Code.FORK,
-            f"the database ends at {size}, before the checkpoint signed at {checkpoint.size}",
+            f"the database ends at {history.size}, before the checkpoint signed at {checkpoint.size}",
             remedy="The database was restored from an old backup: recover the newer one.",
         )
-    if table.database_root(connection, size, checkpoint.size) != checkpoint.root:
+    if history.root_at(checkpoint.size) != checkpoint.root:
         raise CounterfoilError(
             Code.FORK, f"the database holds another history than was signed at {checkpoint.size}"
         )

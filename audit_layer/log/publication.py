@@ -27,7 +27,7 @@ from audit_layer.log import checkpoint_table as table
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.guard import check_history
 from audit_layer.log.second_place import SecondPlace
-from audit_layer.log.tile_table import read_file, read_state
+from audit_layer.log.tile_table import read_file
 from audit_layer.log.witnesses import WitnessClient, WitnessHoldsError
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
@@ -136,10 +136,8 @@ class Publisher:
         """
         shown, _ = parse_and_verify(note, self._policy.logs)
         with transaction(self._engine) as connection:
-            size, _ = read_state(connection)
-            held = shown.size <= size and (
-                table.database_root(connection, size, shown.size) == shown.root
-            )
+            history = table.History(connection)
+            held = shown.size <= history.size and history.root_at(shown.size) == shown.root
         if not held:
             self._second_place.stop(note)
             self._second_place.check_running()
@@ -185,10 +183,11 @@ class Publisher:
     def _prepare(self) -> table.CheckpointRow | None:
         """Steps 1 to 3: return the unfinished checkpoint, signed and its tiles out, or None."""
         with transaction(self._engine) as connection:
-            check_history(connection, self._second_place)
+            history = table.History(connection)
+            check_history(history, self._second_place)
             row = table.newest(connection)
             if row is None or row.published_at is not None:
-                row = table.record_intent(connection)
+                row = table.record_intent(history)
                 fault_point("log.sign.before-intent")
         if row is None:
             return None

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, text
 
 from audit_layer.log.batcher import Batcher
+from audit_layer.log.checkpoint_table import History
 from audit_layer.log.guard import check_history
 from audit_layer.log.receipts import Receipts
 from audit_layer.log.second_place import SecondPlace
@@ -26,7 +27,7 @@ def place(tmp_path: Path) -> SecondPlace:
 
 def batcher_of(engine: Engine, place: SecondPlace) -> Batcher:
     return Batcher(
-        Sequencer(engine, guard=lambda connection: check_history(connection, place)),
+        Sequencer(engine, guard=lambda connection: check_history(History(connection), place)),
         receipts=Receipts(LOG_SIGNERS, KEY, place),
     )
 

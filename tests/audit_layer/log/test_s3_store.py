@@ -1,7 +1,7 @@
 """What publication to an object store promises: nothing torn, lost or early, whatever the store and the network do."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,18 @@ async def test_a_checkpoint_is_never_visible_before_its_tiles(
     assert set(sizes) == {5, 300, 310}
 
 
-@pytest.mark.parametrize("kind", ["refuse", "reset", "lost"])
+KINDS = ("refuse", "reset", "lost")
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param(KINDS, id="in turn"),
+        *(pytest.param((kind,), id=kind, marks=pytest.mark.soak) for kind in KINDS),
+    ],
+)
 async def test_a_fault_at_any_request_loses_and_damages_nothing_and_the_next_tick_completes(
-    world: World, front: UnreliableStore, bucket: Any, kind: str
+    world: World, front: UnreliableStore, bucket: Any, kinds: Sequence[str]
 ):
     publisher = world.publisher()
     end, failed, nth, reached = 0, 0, 0, [""]
@@ -201,7 +210,7 @@ async def test_a_fault_at_any_request_loses_and_damages_nothing_and_the_next_tic
             if request.number != nth:
                 return None
             reached.append(request.path)
-            return kind
+            return kinds[nth % len(kinds)]
 
         front.fail(fault)
         refused = await _refusal(publisher)
