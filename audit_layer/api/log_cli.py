@@ -96,3 +96,30 @@ def fsck(config: Path, as_json: bool) -> int:
         lambda: "\n".join(findings) or "The log and the trail are as they were signed.",
     )
     return DAMAGED if findings else 0
+
+
+@log.command("republish")
+@config_option
+@json_option
+def republish(config: Path, as_json: bool) -> None:
+    """Write what is missing of the published log from the database, the checkpoint last. No server may run meanwhile."""
+    from rich.console import Console  # noqa: PLC0415  # --help stays light
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from audit_layer.api.identity import log_policy  # noqa: PLC0415
+    from audit_layer.bootstrap import published, second_place  # noqa: PLC0415
+    from audit_layer.log.republish import republish as write_missing  # noqa: PLC0415
+
+    settings = settings_of(config)
+    place = second_place(settings, log_policy(settings))
+    with core_of(config) as core, Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("files", total=None)
+        written = write_missing(
+            core.engine,
+            published(settings),
+            place,
+            lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    emit(
+        {"written": written}, as_json, lambda: f"{written} files were missing and are there again."
+    )

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Self
 
 from sqlalchemy import Connection
 
 from audit_layer.log.files import CHECKPOINT, PublishedFiles
 from audit_layer.log.findings import Finding, SavedCheckpoint
+from audit_layer.log.republish import files_of
 from audit_layer.log.second_place import Kept, SecondPlace
 from audit_layer.log.tile_table import read_file
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.policy import Policy, verify_witnessed
-from shared.translog.tiles import TILE_WIDTH, Tile, files_grown, parse_tile_path, width_at
+from shared.translog.tiles import Tile, parse_tile_path, width_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def check_files(
     """Compare every published file with the tables."""
     sizes = [row.size for row in rows if row.published_at is not None]
     size = max(sizes, default=0)
-    for tile in (*files_grown(0, size), *_earlier_partials(sizes)):
+    for tile in files_of(sizes):
         yield from _compare_file(connection, files, tile)
     for name in before.names:
         try:
@@ -60,14 +60,6 @@ def check_files(
             continue
         if tile.width != width_at(tile.level, tile.index, size):  # else it was compared above
             yield from _compare_file(connection, files, tile, stray=True)
-
-
-def _earlier_partials(sizes: Sequence[int]) -> Iterator[Tile]:
-    """Yield the partial files of earlier checkpoints that no full one serves yet; `sizes` rise."""
-    for before, size in pairwise([0, *sizes[:-1]]):
-        for tile in files_grown(before, size):
-            if width_at(tile.level, tile.index, sizes[-1]) not in {tile.width, TILE_WIDTH}:
-                yield tile
 
 
 def check_checkpoint_file(
