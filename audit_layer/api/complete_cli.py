@@ -97,15 +97,10 @@ def _check(path: Path, policy: Path | None, as_json: bool) -> int:
 
 
 def _read(path: Path, most: int) -> bytes:
-    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # --help stays light
+    from shared.runtime.config import read_bounded  # noqa: PLC0415  # --help stays light
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
 
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} cannot be read: {error.strerror}"
-        ) from error
+    data = read_bounded(path, most)
     if len(data) > most:
         raise CounterfoilError(Code.MALFORMED, f"{path} has more than {most} bytes")
     return data

@@ -85,6 +85,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_bounded(path: Path, most: int, *, code: Code = Code.CONFIGURATION) -> bytes:
+    """Return a file's first `most` + 1 bytes, so that a parser sees what is too long; `code` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise CounterfoilError(code, f"{path} cannot be read: {error.strerror}") from error
+
+
 def read_secret(path: Path) -> str:
     """Return the text of a secret's file without the newline at its end; others must not reach it."""
     check_private(path)

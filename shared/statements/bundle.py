@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.notes import decode_base64, encode_base64
 
@@ -105,14 +106,7 @@ def parse_bundle(data: bytes) -> Bundle:
 
 def read_bundle(path: Path) -> Bundle:
     """Read and parse a file; NOT_FOUND when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BUNDLE + 1)
-    except OSError as error:
-        raise CounterfoilError(
-            Code.NOT_FOUND, f"{path} cannot be read: {error.strerror}"
-        ) from error
-    return parse_bundle(data)
+    return parse_bundle(read_bounded(path, MAX_BUNDLE, code=Code.NOT_FOUND))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
+from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import parse_decimal
 from shared.translog.notes import SignatureType, Verifier, parse_vkey
@@ -140,14 +141,7 @@ def parse_policy_file(data: bytes | str) -> PolicyFile:
 
 def read_policy_file(path: Path) -> PolicyFile:
     """Read and parse a file; CONFIGURATION when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_POLICY_BYTES + 1)
-    except OSError as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} cannot be read: {error.strerror}"
-        ) from error
-    return parse_policy_file(data)
+    return parse_policy_file(read_bounded(path, MAX_POLICY_BYTES))
 
 
 @dataclass(slots=True)

@@ -202,22 +202,30 @@ async def serving(config: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         await task
 
 
+@asynccontextmanager
+async def configured(
+    database: Database, folder: Path
+) -> AsyncIterator[tuple[Path, Path, dict[str, Any]]]:
+    """Set a server up that trusts a witness, which runs; yield its configuration, its authority's file, what `init` said."""
+    authority = LocalCA.load_or_create(folder / "ca")
+    tls = authority.issue("server")
+    known = initialise(folder / "audit", database, tls)
+    async with witness(folder, tls, known["log_vkeys"]) as (address, vkeys):
+        given = [argument for vkey in vkeys for argument in ("--vkey", vkey)]
+        command("audit", "trust", "--config", known["config"], "--name", "witness",
+                "--url", f"https://{address}", *given)  # fmt: skip
+        yield Path(known["config"]), authority.ca_file, known
+
+
 @pytest.fixture
 async def world(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
-    authority = LocalCA.load_or_create(tmp_path / "ca")
-    tls = authority.issue("server")
-    known = initialise(tmp_path / "audit", database, tls)
-    config = Path(known["config"])
-    async with witness(tmp_path, tls, known["log_vkeys"]) as (address, vkeys):
-        given = [argument for vkey in vkeys for argument in ("--vkey", vkey)]
-        command("audit", "trust", "--config", str(config), "--name", "witness",
-                "--url", f"https://{address}", *given)  # fmt: skip
+    async with configured(database, tmp_path) as (config, ca, _):
         with open_core(load_settings(config), application_name="test") as core:
             filled = fill(core)
         async with serving(config, monkeypatch) as addresses:
-            yield World(config, authority.ca_file, addresses, filled)
+            yield World(config, ca, addresses, filled)
 
 
 __all__ = ["World", "call", "command", "entry_of", "initialise", "until"]

@@ -12,10 +12,14 @@ from audit_layer.api.settings import AuditSettings, load_settings
 from audit_layer.bootstrap import published
 from audit_layer.log.sequencer import MAX_BATCH, Sequencer
 from shared.runtime.errors import CounterfoilError
-from shared.runtime.tls import LocalCA
 from shared.translog.checkpoint import parse_checkpoint
 from shared.translog.notes import parse_note
-from tests.audit_layer.api.conftest import Filled, World, command, initialise, serving, witness
+from tests.audit_layer.api.conftest import (
+    Filled,
+    World,
+    configured,
+    serving,
+)
 from tests.audit_layer.log.world import entry, numbered
 from tests.postgres import Database
 
@@ -60,18 +64,13 @@ class PublishedLog:
 async def log(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PublishedLog]:
-    authority = LocalCA.load_or_create(tmp_path / "ca")
-    tls = authority.issue("server")
-    known = initialise(tmp_path / "audit", database, tls)
-    config = Path(known["config"])
-    async with witness(tmp_path, tls, known["log_vkeys"]) as (address, vkeys):
-        given = [argument for vkey in vkeys for argument in ("--vkey", vkey)]
-        command("audit", "trust", "--config", str(config), "--name", "witness",
-                "--url", f"https://{address}", *given)  # fmt: skip
-        async with serving(config, monkeypatch) as addresses:
-            yield PublishedLog(
-                World(config, authority.ca_file, addresses, EMPTY),
-                load_settings(config),
-                database.engine("server"),
-                tuple(known["log_vkeys"]),
-            )
+    async with (
+        configured(database, tmp_path) as (config, ca, known),
+        serving(config, monkeypatch) as addresses,
+    ):
+        yield PublishedLog(
+            World(config, ca, addresses, EMPTY),
+            load_settings(config),
+            database.engine("server"),
+            tuple(known["log_vkeys"]),
+        )

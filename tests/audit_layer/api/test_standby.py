@@ -18,12 +18,11 @@ from audit_layer.bootstrap import open_core, published, second_place
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
-from shared.runtime.tls import LocalCA
 from shared.statements.cose import entry_of
 from shared.translog.policy import Policy
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import call, command, initialise, until, witness
+from tests.audit_layer.api.conftest import call, configured, until
 from tests.audit_layer.api.test_process import SERVE
 from tests.postgres import Database
 
@@ -104,20 +103,14 @@ async def witnessed(stub: Any, entry: bytes, policy: Policy) -> None:
 async def test_a_killed_server_costs_nothing_that_was_acknowledged_and_the_other_goes_on_in_seconds(
     database: Database, tmp_path: Path, victim: int
 ):
-    tls = LocalCA.load_or_create(tmp_path / "ca").issue("server")
-    known = initialise(tmp_path / "audit", database, tls)
-    config = Path(known["config"])
     async with AsyncExitStack() as stack:
-        address, vkeys = await stack.enter_async_context(witness(tmp_path, tls, known["log_vkeys"]))
-        keys = [argument for vkey in vkeys for argument in ("--vkey", vkey)]
-        command("audit", "trust", "--config", str(config), "--name", "witness",
-                "--url", f"https://{address}", *keys)  # fmt: skip
+        config, ca, _ = await stack.enter_async_context(configured(database, tmp_path))
         settings = load_settings(config)
         with open_core(settings, application_name="test") as core:
             made.register(core.trail)
         running = await stack.enter_async_context(servers(config, tmp_path, 2))
         channels = [
-            await stack.enter_async_context(secure_aio_channel(await server.address(), tls.ca))
+            await stack.enter_async_context(secure_aio_channel(await server.address(), ca))
             for server in running
         ]
         intakes = [audit_pb2_grpc.IntakeStub(channel) for channel in channels]
