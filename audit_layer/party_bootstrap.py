@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from audit_layer.custodian.app import create_app as custodian_app
@@ -72,6 +73,10 @@ def _beacon(
     return BeaconService(party, memory, log.policy(), authority)
 
 
+def _keys(pinned: Mapping[str, str], role: str) -> dict[str, bytes]:
+    return {name: key_bytes(key, f"the key of {role} {name}") for name, key in pinned.items()}
+
+
 async def serve_witness(
     settings: WitnessSettings, ready_file: Path | None, stop: asyncio.Event
 ) -> None:
@@ -112,7 +117,14 @@ async def serve_custodian(
             )
             for item in settings.workers
         ),
-        parties={settings.name: public_bytes(signing)},
+        own=settings.name,
+        parties={
+            **_keys(settings.parties, "beacon party"),
+            settings.name: public_bytes(signing),
+        },
+        limits=settings.limits.limits(),
+        operators=_keys(settings.operators, "operator"),
+        tenants=_keys(settings.tenants, "tenant"),
     )
     custodian = Custodian(settings.name, signing, hpke, trust, store, memory)
     beacon = _beacon(settings.name, keys, memory, settings.log, authority)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from shared.runtime.output import emit
+from shared.runtime.output import emit, json_option, table
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -45,7 +45,7 @@ def _trust(command: Any) -> Any:
 def _config(
     folder: Path, name: str, address: str, cert: Path, key: Path, ca: Path, trust: Path
 ) -> dict[str, Any]:
-    """Return the values that both parties' settings share. `trust` holds `log`, `authority` and, for custodians, `workers`."""
+    """Return the values that both parties' settings share. `trust` holds `log`, `authority` and what custodians need."""
     from shared.runtime.config import read_json  # noqa: PLC0415
 
     told = read_json(trust)
@@ -118,7 +118,8 @@ def custodian_init(**options: Any) -> None:
     """Write custodian.toml."""
     from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
 
-    _write(CustodianSettings, "custodian.toml", options, ("workers",))
+    told = ("workers", "limits", "parties", "operators", "tenants")
+    _write(CustodianSettings, "custodian.toml", options, told)
 
 
 @custodian.command("serve")
@@ -133,6 +134,37 @@ def custodian_serve(config: Path, ready_file: Path | None) -> int:
 
     settings = load(CustodianSettings, config)
     return run_service(lambda stop: serve_custodian(settings, ready_file, stop))
+
+
+@custodian.command("reports")
+@click.option("--config", type=_file, required=True)
+@json_option
+def custodian_reports(config: Path, as_json: bool) -> None:
+    """Show what was refused by the custodian's own rules, and how much of its limits of a day is used.
+
+    JSON has the statements that show each refusal, with their proofs, in hexadecimal.
+    """
+    from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
+    from audit_layer.custodian.store import read_reports  # noqa: PLC0415
+    from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    settings = load(CustodianSettings, config)
+    reports, released = read_reports(settings.state_file, now_ms())
+    total = sum(released.values())
+
+    def shown() -> Any:
+        rows = [
+            (to_rfc3339(report.at)[:19] + "Z", report.rule.value, report.epoch, report.detail)
+            for report in reports
+        ]
+        most = settings.limits.max_releases_per_day
+        title = f"Refused by this custodian's rules ({total} of {most} releases in 24 hours)"
+        return table(title, ("at", "rule", "epoch", "what"), rows)
+
+    by_rule = {kind.value: count for kind, count in released.items()}
+    facts = {"reports": reports, "released": by_rule, "limits": settings.limits.model_dump()}
+    emit(facts, as_json, shown)
 
 
 def _write(kind: Any, file: str, options: dict[str, Any], more: tuple[str, ...]) -> None:

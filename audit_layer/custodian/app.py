@@ -1,13 +1,17 @@
-"""The custodian over HTTPS: `POST /release`, the beacon, `GET /health`."""
+"""The custodian over HTTPS: `POST /release`, the beacon, `GET /reports`, `GET /health`."""
+
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from audit_layer.custodian.core import Custodian
+from audit_layer.custodian.store import Report
 from shared.runtime.http import install_problem_handlers, limited_body
 from shared.selection.checks import MAX_CASE
 from shared.selection.http import CBOR, beacon_router
 from shared.selection.service import BeaconService
+from shared.statements.beacons import BeaconReveal
 
 
 def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:
@@ -20,9 +24,29 @@ def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:
         body = await limited_body(request, MAX_CASE)
         return Response(await run_in_threadpool(custodian.release, body), media_type=CBOR)
 
+    @app.get("/reports")
+    def reports() -> dict[str, list[dict[str, Any]]]:
+        return {"reports": [public_report(report) for report in custodian.store.reports()]}
+
     @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok", "custodian": custodian.name}
 
     app.include_router(beacon_router(beacon))
     return app
+
+
+def public_report(report: Report) -> dict[str, Any]:
+    """Return what anyone may know of a report: the statement by its entry only, since not all are public.
+
+    The custodian's own reveal is shown whole: who misses it in the log sees here that it was made.
+    """
+    own = report.shown.get("own_reveal")
+    return {
+        "rule": report.rule.value,
+        "epoch": report.epoch,
+        "detail": report.detail,
+        "entry": report.about.hex(),
+        "at": report.at,
+        BeaconReveal.TYPE: None if own is None else own.hex(),
+    }

@@ -1,10 +1,11 @@
 """The custodian's decision, apart from HTTP: protocol §6.2."""
 
+import logging
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_layer.custodian.store import Release, ReleaseStore
+from audit_layer.custodian.store import Release, ReleaseStore, Report
 from shared.codec import cbor
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
@@ -15,10 +16,12 @@ from shared.envelope.sealing import open_escrow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.selection.checks import MAX_CASE, Permitted, ReleaseCase, Trust, check_release
-from shared.selection.memory import RevealMemory
-from shared.selection.party import Revealed
+from shared.selection.limits import InsistenceError
+from shared.selection.memory import Kept, RevealMemory
 from shared.statements.audits import DisclosureRelease, EpochSeal
 from shared.statements.cose import entry_of, parse_statement, sign
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +38,25 @@ class Custodian:
     def release(self, message: bytes) -> bytes:
         """Check a release case and answer `{release, share}`; the same request gets the same answer for ever.
 
-        Errors: those of `check_release`; UNREADABLE for a wrap that does not open, FORBIDDEN by the tenant's policy.
+        Errors: those of `check_release`; UNREADABLE for a wrap that does not open, FORBIDDEN by the tenant's policy,
+        QUOTA when the limits of a day are reached. A refusal by the custodian's own rules is kept as a report.
         """
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
         known = self.store.find(entry_of(case.request))
         if known is None:
-            permitted = check_release(case, self.trust, revealed=self._revealed(case))
-            known = self._make(case, permitted)
+            epoch = EpochSeal.from_payload(
+                parse_statement(case.seal, expected=EpochSeal.TYPE).payload
+            ).epoch
+            own = self.memory.find(epoch)
+            try:
+                permitted = check_release(
+                    case, self.trust, revealed=None if own is None else own.revealed
+                )
+                known = self._make(case, permitted)
+            except InsistenceError as refused:
+                self._report(case, refused, epoch, own)
+                raise
         return cbor.encode({"release": known.statement, "share": known.share})
-
-    def _revealed(self, case: ReleaseCase) -> Revealed | None:
-        epoch = EpochSeal.from_payload(parse_statement(case.seal, expected=EpochSeal.TYPE).payload)
-        kept = self.memory.find(epoch.epoch)
-        return None if kept is None else kept.revealed
 
     def _make(self, case: ReleaseCase, permitted: Permitted) -> Release:
         opened = open_escrow(  # (7), (8)
@@ -73,6 +82,32 @@ class Custodian:
             subject=permitted.request.receipt.hex(),
         )
         fault_point("custodian.release.before-keep")
-        kept = self.store.keep(permitted.request_entry, Release(statement, share), now_ms())
+        kept = self.store.keep(  # (9)
+            permitted.request_entry,
+            Release(statement, share),
+            drawn_by=permitted.drawn_by,
+            now=now_ms(),
+            decide=lambda released: self.trust.limits.check_day(permitted.drawn_by, released),
+        )
         fault_point("custodian.release.after-keep")
         return kept
+
+    def _report(
+        self, case: ReleaseCase, refused: InsistenceError, epoch: int, own: Kept | None
+    ) -> None:
+        """Keep and tell a refusal once. What shows it was verified: nobody but the authority can cause a report."""
+        statement: bytes = getattr(case, refused.shown)
+        proof: str = getattr(case, f"{refused.shown}_proof")
+        shown = {refused.shown: statement, f"{refused.shown}_proof": proof.encode()}
+        if own is not None:
+            shown["own_reveal"] = own.statement
+        about = entry_of(statement)
+        report = Report(refused.rule, epoch, refused.detail, about, shown, now_ms())
+        if self.store.report(report):
+            logger.warning(
+                "refused by rule %s: %s (%s %s)",
+                refused.rule,
+                refused.detail,
+                refused.shown,
+                about.hex(),
+            )

@@ -1,10 +1,17 @@
 """`custodian.toml`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
+from shared.selection.limits import Limits
 from shared.selection.settings import LogSettings
+
+_DEFAULT = Limits()
 
 
 class WorkerSettings(Settings):
@@ -17,6 +24,34 @@ class WorkerSettings(Settings):
     """Hex of the raw HPKE public key."""
 
 
+class LimitSettings(Settings):
+    """The most that this custodian goes along with, whatever the authority says (protocol §6.2.1)."""
+
+    max_rate_ppm: int = Field(default=_DEFAULT.max_rate_ppm, ge=0, le=1_000_000)
+    """Highest rate of an epoch, in a million: the authority's `rate_ppm`, with room for what you agree to."""
+    max_floor: int = Field(default=_DEFAULT.max_floor, ge=0)
+    """Highest floor of an epoch: receipts of each key bundle that are drawn in any case."""
+    max_releases_per_day: int = Field(default=_DEFAULT.max_releases_per_day, ge=0)
+    """Releases in any 24 hours, whatever the reason."""
+    max_floor_per_day: int = Field(default=_DEFAULT.max_floor_per_day, ge=0)
+    """Of these, releases of receipts that only the floor draws."""
+    max_whole_per_day: int = Field(default=_DEFAULT.max_whole_per_day, ge=0)
+    """Of these, releases of epochs that are audited whole."""
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> Self:
+        """Neither a missing reveal nor short epochs may use up what draws by the rate need."""
+        if self.max_floor_per_day + self.max_whole_per_day > self.max_releases_per_day:
+            raise ValueError(
+                "max_floor_per_day and max_whole_per_day together are more than max_releases_per_day"
+            )
+        return self
+
+    def limits(self) -> Limits:
+        """Return the limits as the checks take them."""
+        return Limits(**self.model_dump())
+
+
 class CustodianSettings(Settings):
     """One custodian."""
 
@@ -24,9 +59,16 @@ class CustodianSettings(Settings):
     address: str
     keys_folder: Path
     state_file: Path
-    """sqlite: releases and reveals."""
+    """sqlite: releases, and reports of what was refused."""
     authority: str
     """Hex of the audit authority's public key."""
     tls: TlsFiles
     log: LogSettings
     workers: tuple[WorkerSettings, ...] = ()
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    parties: Mapping[str, str] = Field(default_factory=dict)
+    """Other parties of the beacon and their keys (hex): what is in their name must be signed by them."""
+    operators: Mapping[str, str] = Field(default_factory=dict)
+    """Node operators and their identity keys (hex); if any are given, key bundles of others are refused."""
+    tenants: Mapping[str, str] = Field(default_factory=dict)
+    """Tenants and their keys (hex); if any are given, orders of others are refused."""

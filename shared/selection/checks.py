@@ -4,7 +4,7 @@ Pure: everything is in the case that it is shown and in the trust that it was co
 and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
@@ -15,6 +15,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
+from shared.selection.limits import InsistenceError, Limits, Rule
 from shared.selection.party import Revealed
 from shared.statements.audits import (
     MAX_PARTIES,
@@ -25,7 +26,13 @@ from shared.statements.audits import (
     Verdict,
 )
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
-from shared.statements.cose import MAX_LONG_STATEMENT, MAX_STATEMENT, open_as, verify_signature
+from shared.statements.cose import (
+    MAX_LONG_STATEMENT,
+    MAX_STATEMENT,
+    SignedStatement,
+    open_as,
+    verify_signature,
+)
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
@@ -92,8 +99,19 @@ class Trust:
     authority: bytes
     """Public key of the audit authority."""
     workers: tuple[Worker, ...]
-    parties: Mapping[str, bytes] = field(default_factory=dict)
-    """Signing keys of the beacon parties that it pins; a custodian that is a party pins itself."""
+    own: str
+    """Name under which the custodian itself takes part in the beacon; `parties` has its key."""
+    parties: Mapping[str, bytes]
+    """Signing keys of the beacon parties that it pins, itself among them."""
+    limits: Limits = field(default_factory=Limits)
+    operators: Mapping[str, bytes] = field(default_factory=dict)
+    """Identity keys of node operators; empty: key bundles are believed as the sealed header names them."""
+    tenants: Mapping[str, bytes] = field(default_factory=dict)
+    """Keys of tenants; empty: orders are believed as receipt and envelope agree with them."""
+
+    def __post_init__(self) -> None:
+        if self.own not in self.parties:
+            raise CounterfoilError(Code.CONFIGURATION, "a custodian pins its own key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,8 @@ class Permitted:
     receipt: Receipt
     recipient: Worker
     epoch: int
+    drawn_by: DrawReason
+    """The rule that draws the receipt, also for a confirmation: DRAW, FLOOR or WHOLE."""
 
 
 def check_release(
@@ -113,16 +133,21 @@ def check_release(
     """Check a case; `revealed` is what this custodian itself revealed for the epoch, if it did.
 
     Errors: MALFORMED, BAD_SIGNATURE, UNTRUSTED_KEY, NOT_WITNESSED and BAD_PROOF for statements and proofs
-    that do not hold; COMMITMENT_MISMATCH for openings; FORK for another seal than the custodian's own.
+    that do not hold; COMMITMENT_MISMATCH for openings; `InsistenceError` for what the custodian's own rules
+    refuse (protocol §6.2.1).
     """
     request, request_entry, recipient = _check_request(case, trust)  # (1)
     receipt, receipt_entry = _check_receipt(case, trust, request)  # (2)
     epoch = _check_epoch(case, trust, request, revealed)  # (3)
     reveals = _check_reveals(case, trust, epoch)  # (4)
     draw = _check_draw(case, trust, request, epoch, reveals)  # (5)
-    _check_drawn(case, trust, request, recipient, receipt_entry, receipt, epoch, draw)
-    _check_agreement(case, receipt)  # (6)
-    return Permitted(request, request_entry, receipt, recipient, epoch.seal.epoch)
+    if revealed is not None and trust.own not in reveals:
+        raise InsistenceError(
+            Rule.OWN_REVEAL, f"the draw of epoch {draw.epoch} lacks the reveal of this custodian"
+        )
+    drawn_by = _check_drawn(case, trust, request, recipient, receipt_entry, receipt, epoch, draw)
+    _check_agreement(case, trust, receipt)  # (6)
+    return Permitted(request, request_entry, receipt, recipient, epoch.seal.epoch, drawn_by)
 
 
 def _check_request(case: ReleaseCase, trust: Trust) -> tuple[DisclosureRequest, bytes, Worker]:
@@ -152,6 +177,7 @@ def _check_receipt(
     require(request.index == index, "the receipt is at another index than the request says")
     bundle, bundle_statement = open_as(KeyBundle, case.bundle, None)
     require(receipt.bundle == bundle_statement.entry, "the receipt names another key bundle")
+    _check_pinned(bundle_statement, bundle.operator, trust.operators)
     verify_signature(statement, bundle.signing_key)
     return receipt, statement.entry
 
@@ -176,12 +202,13 @@ def _check_epoch(
         epoch.seal.epoch,
         epoch.seal_entry,
     ):
-        raise CounterfoilError(Code.FORK, "this custodian revealed under another seal")
+        raise InsistenceError(Rule.SECOND_SEAL, "this custodian revealed under another seal")
+    trust.limits.check_epoch(epoch)
     return epoch
 
 
-def _check_reveals(case: ReleaseCase, trust: Trust, epoch: Epoch) -> list[bytes]:
-    """(4) The reveals open the commitments that the open statement names; return their values in order."""
+def _check_reveals(case: ReleaseCase, trust: Trust, epoch: Epoch) -> dict[str, bytes]:
+    """(4) The reveals open the commitments that the open statement names; return them by party, in order."""
     expected: dict[str, BeaconCommitment] = {}
     entries = []
     for raw in case.commitments:
@@ -195,8 +222,13 @@ def _check_reveals(case: ReleaseCase, trust: Trust, epoch: Epoch) -> list[bytes]
     require(
         tuple(entries) == epoch.opened.commitments, "the open statement names other commitments"
     )
+    if trust.own not in expected:
+        raise InsistenceError(
+            Rule.OWN_COMMITMENT,
+            f"epoch {epoch.opened.epoch} was opened without this custodian's commitment",
+        )
     order = list(expected)
-    places, values = [], []
+    places, values = [], {}
     for raw in case.reveals:
         reveal, statement = open_as(BeaconReveal, raw, None)
         if reveal.party in trust.parties:
@@ -210,7 +242,7 @@ def _check_reveals(case: ReleaseCase, trust: Trust, epoch: Epoch) -> list[bytes]
                 Code.COMMITMENT_MISMATCH, "a reveal does not open its commitment"
             )
         places.append(order.index(reveal.party))
-        values.append(reveal.reveal)
+        values[reveal.party] = reveal.reveal
     require(all(a < b for a, b in pairwise(places)), "reveals are out of order")
     return values
 
@@ -227,7 +259,7 @@ def _check_draw(
     trust: Trust,
     request: DisclosureRequest,
     epoch: Epoch,
-    reveals: Sequence[bytes],
+    reveals: Mapping[str, bytes],
 ) -> Draw:
     """(5) The draw is the authority's, witnessed, and follows from the seal and the reveals."""
     draw, statement, index = open_witnessed(
@@ -241,13 +273,12 @@ def _check_draw(
     )
     shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in case.reveals)
     require(draw.reveals == shown, "the draw names other reveals")
-    complete = bool(case.commitments) and len(reveals) == len(case.commitments)
+    complete = len(reveals) == len(case.commitments)
     require(draw.whole is not complete, "the draw is whole exactly when a reveal is missing")
-    if complete and trust.parties:
-        named = {open_as(BeaconCommitment, raw, None)[0].party for raw in case.commitments}
-        require(bool(named & set(trust.parties)), "no party that is pinned here takes part")
     seal = epoch.seal
-    seed = selection_seed(trust.origin, seal.size, seal.root, beacon.combine(reveals))
+    seed = selection_seed(
+        trust.origin, seal.size, seal.root, beacon.combine(list(reveals.values()))
+    )
     require(draw.seed == seed, "the draw's seed is not that of the reveals")
     require(request.index in draw.drawn, "the draw does not list the receipt")
     return draw
@@ -262,26 +293,28 @@ def _check_drawn(
     receipt: Receipt,
     epoch: Epoch,
     draw: Draw,
-) -> None:
-    """(5) The receipt is in the sample, by the rule that the request names."""
-    by_rate = not draw.whole and drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
+) -> DrawReason:
+    """(5) The receipt is in the sample, by the rule that the request names; return the one that draws it."""
+    by_rate = drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
+    drawn_by = DrawReason.WHOLE if draw.whole else DrawReason.DRAW if by_rate else DrawReason.FLOOR
     match request.reason:
         case DrawReason.DRAW:
-            require(by_rate, "the rate does not draw the receipt")
+            require(drawn_by is DrawReason.DRAW, "the rate does not draw the receipt")
         case DrawReason.WHOLE:
             require(draw.whole, "the epoch is not audited whole")
         case DrawReason.FLOOR:
-            _check_floor(case, receipt, receipt_entry, epoch, draw)
+            require(not draw.whole, "an epoch that is audited whole has no floor")
+            drawn_by = DrawReason.FLOOR
         case DrawReason.CONFIRM:
-            if not (by_rate or draw.whole):
-                _check_floor(case, receipt, receipt_entry, epoch, draw)
             _check_verdict(case, trust, recipient, receipt_entry)
+    if drawn_by is DrawReason.FLOOR:
+        _check_floor(case, receipt, receipt_entry, epoch, draw)
+    return drawn_by
 
 
 def _check_floor(
     case: ReleaseCase, receipt: Receipt, receipt_entry: bytes, epoch: Epoch, draw: Draw
 ) -> None:
-    require(not draw.whole, "an epoch that is audited whole has no floor")
     entries = case.floor_entries or ()
     if node_hash(entries) != epoch.seal.nodes.get(receipt.bundle):
         raise CounterfoilError(
@@ -316,10 +349,22 @@ def _check_verdict(
     require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
 
 
-def _check_agreement(case: ReleaseCase, receipt: Receipt) -> None:
+def _check_pinned(statement: SignedStatement, name: str, pins: Mapping[str, bytes]) -> None:
+    """Verify a signature in somebody's name where the configuration pins keys of such; UNTRUSTED_KEY without one."""
+    if not pins:
+        return
+    if name not in pins:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"no key of {name} is pinned, in whose name the {statement.type} is"
+        )
+    verify_signature(statement, pins[name])
+
+
+def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
     """(6) Order, receipt and envelope speak of one request, sealed for the node that signed the receipt."""
     order, statement = open_as(Order, case.order, None)
     require(receipt.order == statement.entry, "the receipt answers another order")
+    _check_pinned(statement, order.tenant, trust.tenants)
     for name in ("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt"):
         require(
             getattr(order, name) == getattr(receipt, name),

@@ -140,6 +140,7 @@ class Installer:
     async def _party(
         self, group: str, name: str, tls: dict[str, TlsFiles], log: Json, parties: Identities
     ) -> None:
+        plan = self._plan
         trust = {
             "log": log,
             "authority": parties.workers[0]["authority_key"],
@@ -147,10 +148,13 @@ class Installer:
                 {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
                 for worker in parties.workers
             ],
+            "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.floor},
+            "parties": {WITNESS: parties.witness["signing_key"]},
+            "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
         }
         files = tls[name]
         await self._run(
-            *("audit", group, "init", "--config-folder", self._plan.path(name), "--name", name),
+            *("audit", group, "init", "--config-folder", plan.path(name), "--name", name),
             *("--address", self.ports[name], "--cert", files.cert, "--key", files.key),
             *("--ca", files.ca, "--trust", self._trust(name, trust)),
         )

@@ -316,7 +316,7 @@ def test_what_was_revealed_is_remembered_across_restarts(holder, tmp_path):
 
 def test_a_draw_in_which_this_custodian_took_no_part_is_refused(tmp_path):
     """A custodian pins itself: an authority with parties of its own making cannot draw what it likes."""
-    alone = replace(TRUST, parties={"custodian-9": custody.PUBLIC})
+    alone = replace(TRUST, own="custodian-9", parties={"custodian-9": custody.PUBLIC})
     with (
         custody.custodian(tmp_path, trust=alone) as outsider,
         pytest.raises(CounterfoilError) as caught,

@@ -17,6 +17,7 @@ from shared.runtime.keys import public_bytes
 from shared.selection import beacon
 from shared.selection.checks import Permitted, ReleaseCase, Trust, Worker, check_release
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
+from shared.selection.limits import Limits
 from shared.selection.party import BeaconParty, Revealed
 from shared.statements.audits import (
     DisclosureRequest,
@@ -61,7 +62,11 @@ TRUST = Trust(
     origin=ORIGIN,
     authority=public_bytes(AUTHORITY),
     workers=WORKERS,
+    own="custodian-1",
     parties={party.name: public_bytes(party.key) for party in PARTIES},
+    limits=Limits(max_rate_ppm=500_000, max_floor=2),
+    operators={"gpu-farm": public_bytes(OPERATOR)},
+    tenants={"acme": public_bytes(TENANT)},
 )
 RECEIPTS = 12
 BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm", subject="n1")
@@ -95,13 +100,14 @@ class World:
         floor: int = 0,
         missing: int = 0,
         no_parties: bool = False,
+        parties: tuple[BeaconParty, ...] = PARTIES,
         subject: Callable[["World"], int] | None = None,
         signer: Mapping[str, Ed25519PrivateKey] | None = None,
         **edits: Edit,
     ) -> None:
         self.entries: list[bytes] = []
         self._edits, self._signers = edits, dict(signer or {})
-        parties = () if no_parties else PARTIES
+        parties = () if no_parties else parties
         commit: Callable[[BeaconParty], bytes] = edits.get(
             "commitment", lambda party: party.commit(3)
         )
