@@ -69,3 +69,27 @@ def show(folder: Path, as_json: bool) -> None:
         )
 
     emit(facts, as_json, lines)
+
+
+@model.command("profile")
+@click.argument("folder", type=_folder)
+@json_option
+def profile(folder: Path, as_json: bool) -> None:
+    """Print the numeric profile under which this machine serves a model folder, and its hash.
+
+    The probe is run, so this takes a moment. The hash is what key bundles, receipts and verdicts call
+    numeric_profile: an auditor can judge a node exactly where it prints the same one. It depends on
+    the folder's dtype alone; no weight is read.
+    """
+    from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
+    from shared.model.profile import numeric_profile, profile_id  # noqa: PLC0415
+
+    members = numeric_profile(ModelConfig.from_folder(folder).dtype)
+    identity = profile_id(members)
+    width = max(len("numeric profile"), *map(len, members))
+
+    def lines() -> str:
+        said = [("numeric profile", identity.hex()), *members.items()]
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in said)
+
+    emit({"numeric_profile": identity, "profile": members}, as_json, lines)

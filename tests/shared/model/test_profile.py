@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from shared.model import functions
 from shared.model import profile as profile_module
+from shared.model.cli import model as command
 from shared.model.decoder import Stage
 from shared.model.native.library import VARIANTS
 from shared.model.profile import numeric_profile, probe, profile_id
+from tests.shared.model import tiny
 
 PROGRAM = """
 import json, sys
@@ -75,3 +78,17 @@ def test_every_field_is_part_of_the_id(monkeypatch):
         assert profile_id({**profile, name: f"{value}x"}) != base
     monkeypatch.setattr(profile_module, "KERNELS", "others")
     assert numeric_profile("float32")["kernels"] == "others"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_command_prints_the_profile_and_the_hash_that_receipts_name(dtype, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config_json(dtype=dtype)))
+    expected = numeric_profile(dtype)
+    printed = CliRunner().invoke(command, ["profile", str(tmp_path), "--json"])
+    assert json.loads(printed.stdout) == {
+        "numeric_profile": profile_id(expected).hex(),
+        "profile": expected,
+    }
+    told = CliRunner().invoke(command, ["profile", str(tmp_path)]).stdout.splitlines()
+    assert told[0].split() == ["numeric", "profile", profile_id(expected).hex()]
+    assert [line.split() for line in told[1:]] == [[n, str(v)] for n, v in expected.items()]
