@@ -23,7 +23,7 @@ def bundle(entry: str, out: Path, config: Path, as_json: bool) -> None:
     from audit_layer.bootstrap import published  # noqa: PLC0415
     from audit_layer.log.proof_service import ProofService  # noqa: PLC0415
     from shared.codec.ids import parse_hex32  # noqa: PLC0415
-    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
 
     wanted = parse_hex32(entry, "an entry")
     settings = settings_of(config)
@@ -33,6 +33,6 @@ def bundle(entry: str, out: Path, config: Path, as_json: bool) -> None:
         bundles = Bundles(core.engine, proofs, policy, load_cose_key(settings.keys_folder))
         made = bundles.make(wanted)
     text = made.encode().encode()
-    write_atomic(out, text)
+    write_result(out, text)
     data = {"entry": entry, "file": out, "bytes": len(text)}
     emit(data, as_json, lambda: f"Written to {out} ({len(text)} bytes)")

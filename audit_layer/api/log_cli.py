@@ -56,13 +56,13 @@ def checkpoint(config: Path, as_json: bool) -> None:
 def proof(entry: str, config: Path, out: Path | None, as_json: bool) -> None:
     """Prove that ENTRY (64 hexadecimal digits) is in the log, as of the newest witnessed checkpoint."""
     from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
-    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
 
     with core_of(config) as core:
         found = _proofs(config, core).prove(parse_hex32(entry, "an entry"))
     text = found.encode()
     if out is not None:
-        write_atomic(out, text.encode())
+        write_result(out, text.encode())
     data = {"entry": entry, "index": found.index, "tlog_proof": text}
     emit(data, as_json, lambda: f"Written to {out}" if out else text.rstrip("\n"))
 

@@ -190,16 +190,16 @@ def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) ->
     from base64 import b64decode  # noqa: PLC0415  # beside its only use
 
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # --help stays light
-    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
 
     if raw is not None:
-        write_atomic(raw, b64decode(found["raw"]))
+        write_result(raw, b64decode(found["raw"]))
     if proof is not None:
         if found["tlog_proof"] is None:
             raise CounterfoilError(
                 Code.NOT_WITNESSED, "no witnessed checkpoint covers the statement yet"
             )
-        write_atomic(proof, found["tlog_proof"].encode())
+        write_result(proof, found["tlog_proof"].encode())
 
 
 def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:

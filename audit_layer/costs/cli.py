@@ -1,13 +1,17 @@
 """`counterfoil cost`: rating, invoices, reconciliation and exports for finance teams."""
 
+from calendar import monthrange
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from shared.codec.ids import check_name
+from shared.codec.moment import Period, day_of, days_period, now_ms, parse_day
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -18,9 +22,10 @@ if TYPE_CHECKING:
 def _costs(dsn_file: Path) -> Iterator["Costs"]:
     """Open the books for one command."""
     from audit_layer.costs.service import Costs  # noqa: PLC0415  # --help imports no SQLAlchemy
+    from audit_layer.storage.dsn import read_dsn_file  # noqa: PLC0415
     from audit_layer.storage.engine import make_engine  # noqa: PLC0415
 
-    engine = make_engine(dsn_file.read_text(), application_name="counterfoil-cost")
+    engine = make_engine(read_dsn_file(dsn_file), application_name="counterfoil-cost")
     try:
         yield Costs(engine)
     finally:
@@ -37,24 +42,44 @@ dsn_option = click.option(
 )
 
 
-def _day(_context: click.Context, _parameter: click.Parameter, value: str | None) -> date | None:
-    if value is None:
-        return None
-    try:
-        return date.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter("a day is written YYYY-MM-DD") from error
+def _day(_context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:
+    return None if value is None else parse_day(value, parameter.opts[0])
 
 
-from_option = click.option("--from", "start", callback=_day, help="First day, YYYY-MM-DD (UTC).")
-to_option = click.option("--to", "end", callback=_day, help="Day after the last, YYYY-MM-DD (UTC).")
+def _name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else check_name(value, parameter.opts[0])
 
 
-def _period(start: date | None, end: date | None) -> tuple[date, date]:
-    """Default to the current month."""
-    today = datetime.now(UTC).date()
-    start = start or today.replace(day=1)
-    return start, end or (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+from_option = click.option(
+    "--from", "start", callback=_day, help="First day, YYYY-MM-DD [default: of this month]."
+)
+to_option = click.option(
+    "--to", "end", callback=_day, help="Day after the last, YYYY-MM-DD [default: of that month]."
+)
+zone_option = click.option(
+    "--time-zone",
+    "zone_name",
+    default="UTC",
+    show_default=True,
+    help="Whose days, as Europe/Berlin.",
+)
+tenant_option = click.option("--tenant", callback=_name, help="Only this tenant.")
+operator_option = click.option("--operator", callback=_name, help="Only this operator.")
+
+
+def _days(start: date | None, end: date | None, zone_name: str) -> tuple[date, date]:
+    """Return the days [start, end): this month by default, and to the end of its month from a start without an end."""
+    first = start or day_of(now_ms(), zone_name).replace(day=1)
+    last = first.replace(day=monthrange(first.year, first.month)[1])
+    if end is None and last < date.max:
+        return first, last + timedelta(days=1)
+    if end is None or end <= first:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"the period begins on {first} and ends before {end or 'the year 10000'}",
+            remedy="--to is the day after the last, and --from lies before it.",
+        )
+    return first, end
 
 
 @click.group("cost")
@@ -76,7 +101,7 @@ def rate(dsn_file: Path, as_json: bool) -> None:
 
 @cost.command("report")
 @dsn_option
-@click.option("--tenant", help="Only this tenant.")
+@tenant_option
 @json_option
 def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
     """Show what is booked by operator and node."""
@@ -91,11 +116,14 @@ def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
 @json_option
 def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
     """Compare an operator's INVOICE file with what receipts prove."""
+    from audit_layer.costs.invoices import MAX_BYTES  # noqa: PLC0415  # --help stays light
     from audit_layer.costs.reporting import as_json as exact_json  # noqa: PLC0415
     from audit_layer.costs.reporting import rounded  # noqa: PLC0415
+    from shared.runtime.config import read_bounded  # noqa: PLC0415
 
+    content = read_bounded(invoice, MAX_BYTES)
     with _costs(dsn_file) as costs:
-        result = costs.reconcile(costs.take_invoice(invoice.read_bytes()))
+        result = costs.reconcile(costs.take_invoice(content))
 
     def render() -> Any:
         rows = [
@@ -117,10 +145,14 @@ def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV to write."
 )
 @dsn_option
-@click.option("--tenant", help="Only this tenant.")
-@click.option("--operator", help="Only this operator.")
+@tenant_option
+@operator_option
 @from_option
 @to_option
+@zone_option
+@click.option(
+    "--allow-empty", is_flag=True, help="Write the header alone where nothing was charged."
+)
 @json_option
 def export(
     out: Path,
@@ -129,27 +161,57 @@ def export(
     operator: str | None,
     start: date | None,
     end: date | None,
+    zone_name: str,
+    allow_empty: bool,
     as_json: bool,
 ) -> None:
-    """Write a FOCUS 1.2 CSV of the period's charges (default: this month)."""
-    from audit_layer.costs.focus import to_csv  # noqa: PLC0415
+    """Write a FOCUS 1.2 CSV of the period's charges (default: this month).
 
-    first, after = _period(start, end)
+    A file that is there is replaced whole. Where nothing was charged, nothing is written and the exit code is 4,
+    unless --allow-empty is given.
+    """
+    from audit_layer.costs.focus import to_csv  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
+
+    first, after = _days(start, end, zone_name)
+    period = days_period(first, after, zone_name)
     with _costs(dsn_file) as costs:
-        charges = list(costs.charges(first, after, tenant=tenant, operator=operator))
-    out.write_text(to_csv(charges), encoding="utf-8", newline="")
+        charges = list(costs.charges(period, tenant=tenant, operator=operator))
+        if not charges and not allow_empty:
+            raise _nothing(period, tenant, operator, costs.pending())
+    write_result(out, to_csv(charges).encode())
     data = {"file": str(out), "rows": len(charges), "from": str(first), "to": str(after)}
     emit(data, as_json, lambda: f"{len(charges)} charges of {first} to {after} written to {out}")
 
 
+def _nothing(
+    period: Period, tenant: str | None, operator: str | None, pending: int
+) -> CounterfoilError:
+    """Say that nothing is booked, and what may be the reason."""
+    scope = "".join(
+        f" of {what} {name}" for what, name in (("tenant", tenant), ("operator", operator)) if name
+    )
+    remedy = (
+        f"{pending} receipts of the log are not in the books yet: run `counterfoil cost rate`."
+        if pending
+        else "`counterfoil cost report` shows what is booked; --allow-empty writes the header alone."
+    )
+    return CounterfoilError(
+        Code.NOT_FOUND,
+        f"nothing{scope} was charged in {period}; no file was written",
+        remedy=remedy,
+    )
+
+
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     columns = list(rows[0]) if rows else ["nothing is booked yet"]
     for column in columns:
         numeric = bool(rows) and column not in {"", "operator", "node", "currency"}
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
+        table.add_row(*(escape(str(row[column])) for column in columns))
     return table

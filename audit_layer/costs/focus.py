@@ -52,6 +52,12 @@ COLUMNS: Final = (
     "x_Node",
 )
 
+NUMERIC: Final = frozenset(
+    name for name in COLUMNS if name.endswith(("Cost", "UnitPrice", "Quantity"))
+)
+FORMULAS: Final = tuple("=+-@\t\r\n＝＋－＠")
+"""What makes a cell a formula at its beginning; Excel takes the full-width forms as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
@@ -88,7 +94,7 @@ def decimal_text(value: Decimal | int) -> str:
 
 def neutral(text: str) -> str:
     """Keep a spreadsheet from reading text as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def row_of(charge: Charge) -> dict[str, str]:
@@ -128,9 +134,8 @@ def row_of(charge: Charge) -> dict[str, str]:
         "x_ModelRoot": charge.model_root.hex(),
         "x_Node": charge.node,
     }
-    numeric = {"BilledCost", "EffectiveCost", "ListCost", "ContractedCost"}
     return {
-        column: values.get(column, "") if column in numeric else neutral(values.get(column, ""))
+        column: values.get(column, "") if column in NUMERIC else neutral(values.get(column, ""))
         for column in COLUMNS
     }
 

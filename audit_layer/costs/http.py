@@ -1,12 +1,16 @@
 """Cost reports over HTTP, for the query API to mount."""
 
 from collections.abc import Callable
-from datetime import date
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from audit_layer.costs.focus import to_csv
 from audit_layer.costs.service import Costs
+from shared.codec.moment import days_period, parse_day
+
+Day = Annotated[str, Query(max_length=10, json_schema_extra={"format": "date"})]
+"""YYYY-MM-DD: a number would be taken for a time, too, if this were a date."""
 
 
 def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRouter:
@@ -23,8 +27,14 @@ def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRou
     @router.get(
         "/focus.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
     )
-    def focus(start: date, end: date, tenant: str | None = Depends(tenant_scope)) -> Response:
-        """FOCUS 1.2 rows for the days [start, end)."""
-        return Response(to_csv(costs.charges(start, end, tenant=tenant)), media_type="text/csv")
+    def focus(
+        start: Day,
+        end: Day,
+        time_zone: Annotated[str, Query(max_length=64)] = "UTC",
+        tenant: str | None = Depends(tenant_scope),
+    ) -> Response:
+        """FOCUS 1.2 rows for the days [start, end) of a time zone; none but the header where nothing was charged."""
+        period = days_period(parse_day(start, "start"), parse_day(end, "end"), time_zone)
+        return Response(to_csv(costs.charges(period, tenant=tenant)), media_type="text/csv")
 
     return router

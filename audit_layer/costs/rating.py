@@ -4,17 +4,15 @@ A price is per `per` tokens, a power of ten, so that every amount is a finite de
 prompt is billed as `input − cached` at the input price and `cached` at the cached price.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from decimal import Decimal
 from enum import StrEnum
 
+from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Finish, Receipt, Usage
-
-EXACT = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
-POWERS_OF_TEN = frozenset(10**exponent for exponent in range(10))
 
 
 class TokenKind(StrEnum):
@@ -48,23 +46,6 @@ def quantities(usage: Usage) -> Mapping[TokenKind, int]:
 def unit_price(price: Price, kind: TokenKind) -> Decimal:
     """Return the price per `price.per` tokens of one kind."""
     return Decimal({"input": price.input, "cached": price.cached, "output": price.output}[kind])
-
-
-def amount_of(quantity: int, unit: Decimal, per: int) -> Decimal:
-    """Return quantity × unit / per, exactly."""
-    if per not in POWERS_OF_TEN:
-        raise CounterfoilError(
-            Code.INVALID_ARGUMENT, f"a price is per a power of ten, not per {per}"
-        )
-    return EXACT.scaleb(EXACT.multiply(Decimal(quantity), unit), -(len(str(per)) - 1))
-
-
-def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
-    """Return the sum, exactly: Python's own context would round it to 28 digits."""
-    total = Decimal(0)
-    for amount in amounts:
-        total = EXACT.add(total, amount)
-    return total
 
 
 def price_for(card: RateCard, model_root: bytes) -> Price:

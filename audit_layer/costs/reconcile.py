@@ -44,7 +44,7 @@ class _Billed:
 
     def add(self, line: InvoiceLine) -> None:
         self.quantities[line.kind] += line.quantity
-        self.value[line.kind] += exact_amount(line)
+        self.value[line.kind] += line.exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,6 @@ class Reconciliation:
         return self.billed - self.proven
 
 
-def exact_amount(line: InvoiceLine) -> Fraction:
-    """Return quantity × unit price / per as a rational."""
-    return Fraction(line.unit_price) * line.quantity / line.per
-
-
 def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) -> Reconciliation:
     """Compare an invoice with what receipts prove. CONFLICT when the contract has another currency."""
     if invoice.currency != currency:
@@ -87,8 +82,8 @@ def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) 
             f"the invoice is in {invoice.currency}, the contract in {currency}",
             remedy="Convert it under a rate that both parties signed, and reconcile that.",
         )
-    inside = [line for line in invoice.lines if _in_period(invoice, line)]
-    outside = [line for line in invoice.lines if not _in_period(invoice, line)]
+    inside = [line for line in invoice.lines if line.day in invoice.days]
+    outside = [line for line in invoice.lines if line.day not in invoice.days]
     billed = _billed_by_key(inside)
     keys = [
         _walk(key, proven.get(key), billed.get(key, _Billed()))
@@ -98,9 +93,9 @@ def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) 
     for variance in keys:
         for name, value in variance.parts.items():
             parts[name] += value
-    parts["timing"] += sum((exact_amount(line) for line in outside), Fraction(0))
+    parts["timing"] += sum((line.exact for line in outside), Fraction(0))
     stated = Fraction(invoice.total)
-    parts["rounding"] += stated - sum((exact_amount(line) for line in invoice.lines), Fraction(0))
+    parts["rounding"] += stated - sum((line.exact for line in invoice.lines), Fraction(0))
     result = Reconciliation(
         invoice_id=invoice.invoice_id,
         operator=invoice.operator,
@@ -112,10 +107,6 @@ def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) 
     )
     assert sum(parts.values()) == result.gap
     return result
-
-
-def _in_period(invoice: Invoice, line: InvoiceLine) -> bool:
-    return invoice.period_start <= line.day < invoice.period_end
 
 
 def _billed_by_key(lines: Iterable[InvoiceLine]) -> dict[Key, _Billed]:

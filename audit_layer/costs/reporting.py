@@ -1,6 +1,5 @@
 """How a reconciliation is written down: exact numbers as text, and rounded ones for people."""
 
-from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
 from audit_layer.costs.reconcile import PARTS, Reconciliation
@@ -11,23 +10,27 @@ JSON = dict[str, "str | int | dict[str, str] | list[dict[str, object]]"]
 def exact(value: Fraction) -> str:
     """Write a rational exactly: as a decimal where it is one, else as `numerator/denominator`."""
     rest = value.denominator
-    for prime in (2, 5):
+    powers = {2: 0, 5: 0}
+    for prime in powers:
         while rest % prime == 0:
             rest //= prime
+            powers[prime] += 1
     if rest != 1:
         return f"{value.numerator}/{value.denominator}"
-    places = 0
-    while value.denominator != 1 and (value * 10**places).denominator != 1:
-        places += 1
-    digits = value * 10**places
-    return format(Decimal(digits.numerator).scaleb(-places), "f")
+    places = max(powers.values())
+    return _plain(int(value * 10**places), places)
 
 
 def rounded(value: Fraction, places: int = 2) -> str:
     """Write a rational rounded half to even, for people only."""
-    quantum = Decimal(1).scaleb(-places)
-    number = Decimal(value.numerator) / Decimal(value.denominator)
-    return format(number.quantize(quantum, rounding=ROUND_HALF_EVEN), "f")
+    return _plain(round(value * 10**places), places)
+
+
+def _plain(digits: int, places: int) -> str:
+    """Write digits × 10⁻ᵖˡᵃᶜᵉˢ; decimals would round it to the 28 digits of their context."""
+    text = str(abs(digits)).rjust(places + 1, "0")
+    whole, rest = text[: len(text) - places], text[len(text) - places :]
+    return f"{'-' * (digits < 0)}{whole}{'.' * bool(places)}{rest}"
 
 
 def as_json(result: Reconciliation) -> JSON:

@@ -6,12 +6,12 @@ Every use case is one transaction and may be repeated: a receipt is rated once, 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from hashlib import sha256
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import ColumnElement, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -26,13 +26,14 @@ from audit_layer.costs.models import (
     RatedReceiptRow,
     ReconciliationRow,
 )
-from audit_layer.costs.rating import RatedLine, TokenKind, exact_sum, is_billable, rate
+from audit_layer.costs.rating import RatedLine, TokenKind, is_billable, rate
 from audit_layer.costs.reconcile import Key, Proven, Reconciliation, reconcile
-from audit_layer.costs.reporting import as_json
+from audit_layer.costs.reporting import as_json, exact
 from audit_layer.storage.engine import session
 from audit_layer.trail.erasure import unseal
-from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow
-from shared.codec.moment import now_ms
+from audit_layer.trail.models import OrderRow, PartyRow, ReceiptRow, StatementRow
+from shared.codec.moment import Period, day_of, now_ms
+from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import parse_statement
 from shared.statements.orders import Order
@@ -119,7 +120,7 @@ class Costs:
             if order_row is None  # `audit fsck` reports it; the books go on
             else Order.from_payload(parse_statement(unseal(db, order_row.raw)).payload)
         )
-        day = _day(receipt.ended)
+        day = day_of(receipt.ended)
         for line in lines:
             books.add(
                 RatedLineRow(
@@ -146,10 +147,14 @@ class Costs:
     # -- invoices ------------------------------------------------------------------------------------
 
     def take_invoice(self, content: bytes) -> int:
-        """Store an invoice as handed in; the same bytes again are the same invoice. Other bytes conflict."""
+        """Store an invoice as handed in; the same bytes again are the same invoice.
+
+        Errors: MALFORMED; NOT_FOUND when its operator is none of this log's; CONFLICT when other bytes have its number.
+        """
         invoice = Invoice.parse(content)
         digest = sha256(content).digest()
         with session(self._engine) as db:
+            _check_operator(db, invoice.operator)
             db.execute(
                 upsert(InvoiceRow)
                 .values(
@@ -186,7 +191,7 @@ class Costs:
             if row is None:
                 raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {invoice_row}")
             invoice = Invoice.parse(row.content)
-            lines = _lines(db, invoice.operator, invoice.period_start, invoice.period_end)
+            lines = _lines(db, invoice.operator, invoice.days.period)
             currencies = {line.currency for line in lines} or {invoice.currency}
             currency = invoice.currency if invoice.currency in currencies else min(currencies)
             proven = _proven([line for line in lines if line.currency == currency])
@@ -204,18 +209,17 @@ class Costs:
     # -- reading -------------------------------------------------------------------------------------
 
     def charges(
-        self, start: date, end: date, *, tenant: str | None = None, operator: str | None = None
+        self, period: Period, *, tenant: str | None = None, operator: str | None = None
     ) -> Iterator[Charge]:
-        """Yield the charges of [start, end) in order of log index."""
-        period = tuple(int(_midnight(day).timestamp() * 1000) for day in (start, end))
-        query = select(RatedLineRow).where(RatedLineRow.day >= start, RatedLineRow.day < end)
+        """Yield the charges of the receipts that ended in the period, in order of log index."""
+        query = select(RatedLineRow).where(*_ended_in(period))
         if tenant is not None:
             query = query.where(RatedLineRow.tenant == tenant)
         if operator is not None:
             query = query.where(RatedLineRow.operator == operator)
         with session(self._engine) as db:
             for line in db.scalars(query.order_by(RatedLineRow.log_index, RatedLineRow.id)):
-                yield _charge(line, period[0], period[1])
+                yield _charge(line, period)
 
     def totals(self, *, tenant: str | None = None) -> list[dict[str, str | int]]:
         """Return what is booked by operator and node: receipts, tokens, exact amount."""
@@ -241,7 +245,7 @@ class Costs:
                     "currency": currency,
                     "receipts": receipts,
                     "tokens": int(tokens),
-                    "amount": format(Decimal(amount).normalize(), "f"),
+                    "amount": exact(Fraction(amount)),
                 }
                 for operator, node, currency, receipts, tokens, amount in db.execute(query)
             ]
@@ -318,19 +322,30 @@ def _rated(
     return lines, None
 
 
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _day(ms: int) -> date:
-    return datetime.fromtimestamp(ms / 1000, tz=UTC).date()
-
-
-def _lines(db: Session, operator: str, start: date, end: date) -> Sequence[RatedLineRow]:
-    return db.scalars(
-        select(RatedLineRow).where(
-            RatedLineRow.operator == operator, RatedLineRow.day >= start, RatedLineRow.day < end
+def _check_operator(db: Session, name: str) -> None:
+    """Refuse an operator that this log does not know, with those that it does."""
+    known = sorted(set(db.scalars(select(PartyRow.name).where(PartyRow.role == "operator"))))
+    if name not in known:
+        raise CounterfoilError(
+            Code.NOT_FOUND,
+            f"the invoice's operator {name!r} is not registered here",
+            remedy=f"Known operators: {', '.join(known[:20]) or 'none yet'}.",
         )
+
+
+def _ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
+    """Return what rated lines of a period fulfil; the day is what the index has."""
+    return (
+        RatedLineRow.day >= day_of(period.start),
+        RatedLineRow.day <= day_of(period.end - 1),
+        RatedLineRow.ended >= period.start,
+        RatedLineRow.ended < period.end,
+    )
+
+
+def _lines(db: Session, operator: str, period: Period) -> Sequence[RatedLineRow]:
+    return db.scalars(
+        select(RatedLineRow).where(RatedLineRow.operator == operator, *_ended_in(period))
     ).all()
 
 
@@ -360,7 +375,7 @@ def _proven(lines: Sequence[RatedLineRow]) -> dict[Key, Proven]:
     }
 
 
-def _charge(line: RatedLineRow, start: int, end: int) -> Charge:
+def _charge(line: RatedLineRow, period: Period) -> Charge:
     return Charge(
         tenant=line.tenant,
         operator=line.operator,
@@ -374,8 +389,8 @@ def _charge(line: RatedLineRow, start: int, end: int) -> Charge:
         currency=line.currency,
         started=line.started,
         ended=line.ended,
-        period_start=start,
-        period_end=end,
+        period_start=period.start,
+        period_end=period.end,
         receipt=line.receipt,
         log_index=line.log_index,
         rate_card=line.rate_card,

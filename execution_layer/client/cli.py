@@ -333,7 +333,7 @@ def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import full  # noqa: PLC0415
     from execution_layer.client.verify import export  # noqa: PLC0415
-    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
 
     policy = ClientPolicy.load(config)
     opened = Archive(policy.archive)
@@ -341,7 +341,7 @@ def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool
         found = opened.by_entry(_entry(entry))
         facts = full(found)
         if export_to is not None:
-            write_atomic(export_to, export(opened, found, policy).encode().encode())
+            write_result(export_to, export(opened, found, policy).encode().encode())
     finally:
         opened.close()
     emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from execution_layer.node.invoice import Invoice, make_invoice, read_meter
 from execution_layer.node.settings import NodeSettings
+from shared.codec.ids import check_label
 from shared.codec.moment import now_ms, parse_month
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import write_atomic
+from shared.runtime.keys import write_result
 
 
 def invoice_nodes(
     configs: Sequence[Path], month: str | None = None, invoice_id: str | None = None
 ) -> Invoice:
     """Make the invoice of the nodes with these configurations for a month (YYYY-MM, UTC; else this one)."""
+    if invoice_id is not None:
+        check_label(invoice_id, "the invoice's id")
     settings = [load(NodeSettings, path) for path in configs]
     operators = sorted({item.operator for item in settings})
     if len(operators) != 1:
@@ -33,5 +36,4 @@ def invoice_nodes(
 
 def write_invoice(invoice: Invoice, path: Path) -> None:
     """Write the invoice as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(invoice.to_json(), indent=2) + "\n").encode())
+    write_result(path, (json.dumps(invoice.to_json(), indent=2) + "\n").encode())

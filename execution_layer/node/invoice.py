@@ -16,7 +16,8 @@ from execution_layer.node.records import MeterRow
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.store import meter_rows, rate_card_statements
 from shared.codec.moment import Period, to_rfc3339
-from shared.codec.money import Money, parse_decimal, round_to_minor_unit
+from shared.codec.money import Money, format_decimal, parse_decimal, round_to_minor_unit
+from shared.codec.money import amount_of as exact_amount
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import connect
 from shared.statements.cose import open_as
@@ -130,15 +131,9 @@ def total_up(invoice: Invoice) -> Invoice:
 
 
 def amount_of(quantity: int, unit_price: str, per: int) -> str:
-    """Return quantity × price / per as a plain decimal; `per` is a power of ten, so it is exact."""
-    exponent = len(str(per)) - 1
-    if per != 10**exponent:
-        raise CounterfoilError(
-            Code.UNSUPPORTED, f"a price is per a power of ten tokens, not per {per}"
-        )
-    price = Money(parse_decimal(unit_price), "XXX")  # any currency: only the number is wanted
-    amount = (price * quantity).amount.scaleb(-exponent).normalize()
-    return Money(amount, "XXX").text()
+    """Return quantity × price / per as a plain decimal without zeros at its end, exactly."""
+    text = format_decimal(exact_amount(quantity, parse_decimal(unit_price), per))
+    return text.rstrip("0").removesuffix(".") if "." in text else text
 
 
 def _lines(node: str, row: MeterRow, price: Price) -> Iterator[InvoiceLine]:

@@ -8,7 +8,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.codec.ids import check_name
-from shared.codec.money import check_currency, parse_decimal
+from shared.codec.money import amount_of, check_currency, parse_decimal
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import (
     load_ed25519,
@@ -71,6 +71,7 @@ def price(model_root: bytes, *, fresh: str, cached: str, output: str, per: int) 
     """Return a price whose amounts are exact in 12 decimal places for every number of tokens."""
     for text in (fresh, cached, output):
         amount = parse_decimal(text, "price")
+        amount_of(0, amount, per)  # refuses what is no power of ten
         exponent = amount.as_tuple().exponent
         assert isinstance(exponent, int)
         if len(str(per)) - 1 - exponent > MAX_SCALE or amount < 0:

@@ -20,6 +20,26 @@ def check_name(value: str, what: str) -> str:
     return value
 
 
+def check_label(value: str, what: str, most: int = 128) -> str:
+    """Return a stranger's own identifier if it is one line of printable text; else INVALID_ARGUMENT.
+
+    No control character, no NUL, nothing that turns the direction of what is read, no surrogate.
+    """
+    odd = next((character for character in value if not character.isprintable()), None)
+    if odd is not None:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{what} holds U+{ord(odd):04X}, which cannot be printed",
+            remedy="Use letters, digits and signs that everybody sees as they are.",
+        )
+    if not 1 <= len(value) <= most or value != value.strip():
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{what} must be 1 to {most} characters that neither begin nor end with a space",
+        )
+    return value
+
+
 def hex32(value: bytes) -> str:
     """Return 32 bytes as 64 lower-case hexadecimal digits."""
     if len(value) != 32:

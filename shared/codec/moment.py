@@ -2,6 +2,7 @@
 
 import re
 import time
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -16,6 +17,7 @@ _MS: Final = timedelta(milliseconds=1)
 _RFC3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MONTH: Final = re.compile(r"(\d{4})-(\d\d)", re.ASCII)
 
 
@@ -46,8 +48,7 @@ def now_ms() -> int:
 
 def to_rfc3339(ms: int) -> str:
     """Return e.g. `2026-03-01T00:00:00.000Z`; raise INVALID_ARGUMENT outside 1970 … 9999."""
-    if not 0 <= ms <= MAX_MS:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{ms} ms is not a time in 1970 … 9999")
+    _check(ms)
     return (_EPOCH + ms * _MS).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
 
 
@@ -92,15 +93,21 @@ def zone(name: str) -> ZoneInfo:
 
 def month_period(year: int, month: int, zone_name: str = "UTC") -> Period:
     """Return the calendar month from midnight to midnight in that zone."""
-    if not (1970 <= year <= 9998 and 1 <= month <= 12):
+    if not (1970 <= year <= 9999 and 1 <= month <= 12):
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"{year}-{month:02d} is not a month")
     first = date(year, month, 1)
-    return _between(first, (first + timedelta(days=31)).replace(day=1), zone_name)
+    last = first.replace(day=monthrange(year, month)[1])
+    return Period(_begin(first, zone_name), _midnight(last, zone_name, after=True))
 
 
 def day_period(day: date, zone_name: str = "UTC") -> Period:
     """Return the calendar day from midnight to midnight in that zone (23 to 25 hours)."""
-    return _between(day, day + timedelta(days=1), zone_name)
+    return Period(_begin(day, zone_name), _midnight(day, zone_name, after=True))
+
+
+def days_period(first: date, end: date, zone_name: str = "UTC") -> Period:
+    """Return the calendar days [first, end) of that zone."""
+    return Period(_begin(first, zone_name), _midnight(end, zone_name))
 
 
 def parse_month(text: str, zone_name: str = "UTC") -> Period:
@@ -113,18 +120,53 @@ def parse_month(text: str, zone_name: str = "UTC") -> Period:
     return month_period(int(match[1]), int(match[2]), zone_name)
 
 
+def parse_day(text: str, what: str = "day") -> date:
+    """Return the day that `2026-03-01` writes, in 1970 … 9999; no other form, no number."""
+    try:
+        day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
+    except ValueError:  # no such day
+        day = None
+    if day is None or day.year < _EPOCH.year:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{what} {text[:60]!r} is not a day in 1970 … 9999, written YYYY-MM-DD",
+        )
+    return day
+
+
 def day_of(ms: int, zone_name: str = "UTC") -> date:
     """Return the calendar day in which a time falls in that zone."""
+    _check(ms)
+    try:
+        return (_EPOCH + ms * _MS).astimezone(zone(zone_name)).date()
+    except OverflowError as error:  # the last hours of 9999, east of Greenwich
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"{to_rfc3339(ms)} in {zone_name} is not in 1970 … 9999"
+        ) from error
+
+
+def _check(ms: int) -> None:
     if not 0 <= ms <= MAX_MS:
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"{ms} ms is not a time in 1970 … 9999")
-    return (_EPOCH + ms * _MS).astimezone(zone(zone_name)).date()
 
 
-def _between(first: date, last: date, zone_name: str) -> Period:
+def _begin(first: date, zone_name: str) -> int:
+    """Return when a period's first day begins; 1970 began earlier in the east than times are counted."""
+    return max(0, _midnight(first, zone_name))
+
+
+def _midnight(day: date, zone_name: str, *, after: bool = False) -> int:
+    """Return when a day begins in a zone, or the one after it: also the one after the year 9999."""
     where = zone(zone_name)
-
-    def midnight(day: date) -> int:
+    rest = timedelta(0)
+    if after and day == date.max:
+        rest = timedelta(days=1)
+    elif after:
+        day += timedelta(days=1)
+    try:
         local = datetime(day.year, day.month, day.day, tzinfo=where)
-        return (local.astimezone(UTC) - _EPOCH) // _MS
-
-    return Period(max(0, midnight(first)), midnight(last))
+        return (local.astimezone(UTC) - _EPOCH + rest) // _MS
+    except OverflowError as error:  # the years 1 and 9999 east and west of Greenwich
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"{day} in {zone_name} is not in 1970 … 9999"
+        ) from error

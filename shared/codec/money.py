@@ -24,6 +24,7 @@ MAX_SCALE: Final = 12
 """Digits after the point; with `MAX_DIGITS` what the database's NUMERIC(38, 12) holds."""
 
 _EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
+_POWERS_OF_TEN: Final = frozenset(10**exponent for exponent in range(10))
 _DECIMAL: Final = re.compile(r"-?(0|[1-9]\d{0,25})(\.\d{1,12})?", re.ASCII)
 _CURRENCY: Final = re.compile(r"[A-Z][A-Z0-9]{2,11}", re.ASCII)
 _ISO: Final = re.compile(r"[A-Z]{3}", re.ASCII)
@@ -127,6 +128,25 @@ class Money:
                 Code.INVALID_ARGUMENT, f"{other.currency} cannot be added to {self.currency}"
             )
         return other.amount
+
+
+def amount_of(quantity: int, unit: Decimal, per: int) -> Decimal:
+    """Return quantity × unit / per, exactly: `per` is a power of ten up to 10⁹, else INVALID_ARGUMENT."""
+    if per not in _POWERS_OF_TEN:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"a price is per a power of ten tokens, not per {per}",
+            remedy="Use 1, 1000 or 1000000, for instance.",
+        )
+    return _EXACT.scaleb(_EXACT.multiply(Decimal(quantity), unit), 1 - len(str(per)))
+
+
+def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
+    """Return the sum, exactly: Python's own context would round it to 28 digits."""
+    total = Decimal(0)
+    for amount in amounts:
+        total = _EXACT.add(total, amount)
+    return total
 
 
 def minor_digits(currency: str) -> int:

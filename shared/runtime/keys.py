@@ -42,6 +42,26 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     _sync_folder(path.parent)
 
 
+def write_result(path: Path, data: bytes) -> None:
+    """Write, as `write_atomic` does, a file that a person asked for; CONFIGURATION says why it cannot be written.
+
+    A link is followed; what is there and is no file (a device, a pipe) is not replaced.
+    """
+    real = Path(os.path.realpath(path))
+    problem: OSError | None = None
+    reason: str | None = "it is there and is not a file"
+    try:
+        if not real.exists() or real.is_file():
+            return write_atomic(real, data)
+    except OSError as error:
+        problem, reason = error, error.strerror
+    raise CounterfoilError(
+        Code.CONFIGURATION,
+        f"{path} cannot be written: {reason}",
+        remedy="Nothing was written. Name a file in a folder that you may write to.",
+    ) from problem
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write as `write_atomic` does, readable by the owner only (0600)."""
     write_atomic(path, data, mode=PRIVATE_FILE)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.runtime.cli import EXIT_CODES, INTERRUPTED
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import private_folder, write_atomic
+from shared.runtime.keys import private_folder, write_atomic, write_result
 from shared.runtime.up.audit_view import AuditView
 from shared.runtime.up.commands import CLI, last_words, started
 from shared.runtime.up.layout import MODEL, NodePlan, Plan
@@ -257,7 +257,7 @@ async def _demonstrate(
         console.print(render(report))
     facts = facts_of(report)
     if json_file is not None:
-        write_atomic(json_file, json.dumps(report.to_json(facts), indent=1).encode())
+        write_result(json_file, json.dumps(report.to_json(facts), indent=1).encode())
     return 0 if all(fact.holds for fact in facts) else 1
 
 

@@ -221,5 +221,15 @@ async def test_focus_rows_of_a_tenant_are_its_own_and_a_period_is_half_open(worl
     acme, bolt = [await rows(name, "2020-01-01", "2100-01-01") for name in ("acme", "bolt")]
     assert len(every) == len(acme) + len(bolt) > len(acme) > 0
     assert sum(Decimal(row["BilledCost"]) for row in every) > 0
-    assert await rows(None, "2020-01-01", "2020-01-01") == []
-    assert (await world.get("/v1/costs/focus.csv", "finance")).status_code == 400
+    assert await rows(None, "2020-01-01", "2020-01-02") == []
+    for query in (
+        {},
+        {"start": "2020-01-02", "end": "2020-01-01"},
+        {"start": "2020-01-01", "end": "2020-01-01"},
+        {"start": "1577836800", "end": "2100-01-01"},  # a number is no day
+        {"start": "2020-01-01T00:00:00Z", "end": "2100-01-01"},
+        {"start": "2020-01-01", "end": "2100-01-01", "time_zone": "Mars/Base"},
+    ):
+        answer = await world.get("/v1/costs/focus.csv", "finance", **query)
+        assert answer.status_code == 400, query
+    assert len(await rows(None, "2020-01-01", "9999-12-31")) == len(every)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from audit_layer.costs.cli import cost
 from audit_layer.costs.focus import COLUMNS
+from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.costs.test_service import AFTER, FIRST, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world
@@ -29,6 +30,11 @@ class Command:
         )
         assert result.exit_code == 0, result.output
         return result.stdout
+
+    def run(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+        """Return exit code, output and messages as the program gives them."""
+        code = run(cost, [*arguments, "--dsn-file", self._dsn])
+        return code, *capsys.readouterr()
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.text(*arguments, "--json"))
@@ -85,10 +91,96 @@ def test_an_export_is_a_csv_of_the_days_asked_for(books: Books, command: Command
     assert path.read_bytes().count(b"\r\n") == 3
 
 
-def test_a_day_that_is_none_is_a_mistake_in_the_command(command: Command, tmp_path: Path):
-    result = CliRunner().invoke(
-        cost,
-        ["export", "--out", str(tmp_path / "x"), "--from", "yesterday", "--dsn-file", command._dsn],
-    )
-    assert result.exit_code == 2
-    assert "YYYY-MM-DD" in result.output
+MISTAKES = {
+    ("--from", "yesterday"): "--from 'yesterday'",
+    ("--from", "1793491200"): "--from '1793491200'",
+    ("--to", "20261201"): "--to '20261201'",
+    (
+        "--from",
+        "2026-12-01",
+        "--to",
+        "2026-11-01",
+    ): "begins on 2026-12-01 and ends before 2026-11-01",
+    ("--from", "2026-12-01", "--to", "2026-12-01"): "ends before 2026-12-01",
+    ("--from", "9999-12-01"): "the year 10000",
+    ("--from", "0001-01-01", "--to", "0001-02-01"): "1970 … 9999",
+    ("--time-zone", "Mars/Base"): "Mars/Base",
+    ("--tenant", "a\udc00b"): "--tenant",
+    ("--tenant", "=1+1"): "--tenant",
+    ("--operator", "Alpha"): "--operator",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=ascii)
+def test_a_mistake_in_the_period_or_a_name_is_told_before_anything_is_written(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+):
+    path = tmp_path / "x.csv"
+    code, _, told = command.run(capsys, "export", "--out", str(path), *arguments)
+    assert code == 2
+    assert MISTAKES[arguments] in told
+    assert not path.exists()
+
+
+def test_an_export_of_nothing_writes_nothing_and_says_so(
+    books: Books, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Exit code 4, unless an empty file is asked for; receipts that wait to be rated are named as the reason."""
+    path = tmp_path / "focus.csv"
+    path.write_text("last month")
+    days = ("--out", str(path), "--from", str(FIRST), "--to", str(AFTER))
+    books.receipt()
+    code, _, told = command.run(capsys, "export", *days)
+    assert code == 4
+    assert "nothing was charged" in told
+    assert "1 receipt" in told
+    assert "counterfoil cost rate" in told
+    command.json("rate")
+    code, _, told = command.run(capsys, "export", *days, "--tenant", "bolt")
+    assert code == 4
+    assert "of tenant bolt" in told
+    assert path.read_text() == "last month"
+    assert command.json("export", *days, "--tenant", "bolt", "--allow-empty")["rows"] == 0
+    assert path.read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_an_export_replaces_a_file_whole_and_names_one_that_it_cannot_write(
+    books: Books, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    books.receipt()
+    command.json("rate")
+    path = tmp_path / "focus.csv"
+    path.write_text("x" * 100_000)
+    days = ("--from", str(FIRST), "--to", str(AFTER))
+    command.json("export", "--out", str(path), *days)
+    assert path.read_bytes().count(b"\r\n") == 3
+    assert b"x" * 9 not in path.read_bytes()
+    away = str(tmp_path / "nowhere" / "focus.csv")
+    code, _, told = command.run(capsys, "export", "--out", away, *days)
+    assert code == 2
+    assert f"{away} cannot be written: No such file" in told
+
+
+def test_an_invoice_that_is_refused_is_told_in_printable_lines(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "invoice.json"
+    for content, expected, said in (
+        (invoice(line("output", 7, "2"), invoice_id="X\t\u202e\0"), 3, "U+0009"),
+        (invoice(line("output", 7, "2"), operator="gamma"), 4, "gamma"),
+    ):
+        path.write_bytes(content)
+        code, out, told = command.run(capsys, "reconcile", str(path))
+        assert (code, out) == (expected, "")
+        assert said in told
+        assert all(part.isprintable() for part in told.splitlines())
+
+
+def test_an_id_that_looks_like_markup_is_shown_as_it_is(
+    books: Books, command: Command, tmp_path: Path
+):
+    books.receipt()
+    command.json("rate")
+    path = tmp_path / "invoice.json"
+    path.write_bytes(invoice(line("output", 7, "2"), invoice_id="[red]7[/red]"))
+    assert "[red]7[/red]" in command.text("reconcile", str(path))

@@ -28,7 +28,7 @@ def line(kind, quantity, *, unit=None, node="node-1", day="2026-11-23"):
     unit = unit or UNIT[kind]
     amount = Decimal(unit) * quantity / 10**6
     return {
-        "line_id": f"{node}-{kind}-{day}",
+        "line_id": f"{node}-{kind}-{quantity}-{day}",
         "tenant": "acme",
         "node": node,
         "model_root": MODEL,
@@ -41,8 +41,8 @@ def line(kind, quantity, *, unit=None, node="node-1", day="2026-11-23"):
     }
 
 
-def invoice(lines, *, total=None, **changes):
-    exact_total = sum((Decimal(item["amount"]) for item in lines), Decimal(0))
+def invoice(lines, *, rounding="0", **changes):
+    exact_total = sum((Decimal(item["amount"]) for item in lines), Decimal(rounding))
     data = {
         "invoice_id": "2026-11",
         "operator": "honest",
@@ -51,8 +51,8 @@ def invoice(lines, *, total=None, **changes):
         "period_end": "2026-12-01",
         "issued_at": "2026-11-23T10:00:00Z",
         "lines": lines,
-        "rounding": "0",
-        "total": total or format(exact_total, "f"),
+        "rounding": rounding,
+        "total": format(exact_total, "f"),
         **changes,
     }
     return Invoice.parse(json.dumps(data).encode())
@@ -106,7 +106,7 @@ def test_a_day_outside_the_period_is_timing():
 
 def test_rounding_of_the_total_is_the_rounding_part():
     result = reconcile(
-        invoice([line(TokenKind.OUTPUT, 10)], total="0.01"), proven(output=10), currency="EUR"
+        invoice([line(TokenKind.OUTPUT, 10)], rounding="0.0094"), proven(output=10), currency="EUR"
     )
     assert parts(result) == {"rounding": Fraction(1, 100) - Fraction(600, 10**6)}
 
@@ -122,20 +122,22 @@ def test_another_currency_is_refused():
     assert caught.value.code is Code.CONFLICT
 
 
+roundings = st.decimals("-0.009999", "0.009999", places=6).map(lambda d: format(d, "f"))
 counts = st.fixed_dictionaries({kind.value: st.integers(0, 10**9) for kind in TokenKind})
 prices = st.decimals("0", "1000", places=6).map(lambda d: format(d, "f"))
 
 
 @settings(max_examples=150, deadline=None)
-@given(ours=counts, theirs=counts, units=st.tuples(prices, prices, prices), total=prices)
-def test_parts_always_sum_to_the_gap(ours, theirs, units, total):
+@given(ours=counts, theirs=counts, units=st.tuples(prices, prices, prices), rounding=roundings)
+def test_parts_always_sum_to_the_gap(ours, theirs, units, rounding):
     lines = [
         line(kind, theirs[kind.value], unit=unit)
         for kind, unit in zip(TokenKind, units, strict=True)
     ]
-    result = reconcile(invoice(lines, total=total), proven(**ours), currency="EUR")
+    result = reconcile(invoice(lines, rounding=rounding), proven(**ours), currency="EUR")
     assert sum(result.parts[name] for name in PARTS) == result.gap
-    assert result.gap == Fraction(total) - result.proven
+    assert result.gap == result.billed - result.proven
+    assert result.parts["rounding"] == Fraction(rounding)
 
 
 @pytest.mark.parametrize(
@@ -168,5 +170,10 @@ def test_exact_numbers_are_written_exactly():
     assert exact(Fraction(-5)) == "-5"
     assert exact(Fraction(12, 10**9)) == "0.000000012"
     assert rounded(Fraction(1, 8)) == "0.12"
+    assert exact(Fraction(10**40 + 1, 10**15)) == "1" + "0" * 25 + ".000000000000001"
+    assert exact(Fraction(-1, 2**7)) == "-0.0078125"
+    assert rounded(Fraction(-1, 3), 6) == "-0.333333"
+    assert rounded(Fraction(10**60 + 1, 2), 6) == "5" + "0" * 59 + ".500000"
+    assert rounded(Fraction(1, 8), 0) == "0"
     result = reconcile(invoice([line(TokenKind.OUTPUT, 1)]), proven(output=1), currency="EUR")
     assert json.loads(json.dumps(as_json(result)))["gap"] == "0"

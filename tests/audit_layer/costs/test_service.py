@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from audit_layer.costs.focus import COLUMNS, to_csv
-from audit_layer.costs.rating import amount_of
 from audit_layer.costs.service import Costs
 from audit_layer.trail.service import Submission
+from shared.codec.moment import Period, day_of, days_period
+from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.ratecards import Price, RateCard
@@ -26,8 +27,10 @@ from tests.postgres import Database
 
 __all__ = ["world"]
 
+HOUR = 3_600_000
 DAY = datetime.fromtimestamp((made.NOW - 990) / 1000, tz=UTC).date()
 FIRST, AFTER = DAY.replace(day=1), DAY + timedelta(days=1)
+MONTH = days_period(FIRST, AFTER)
 EACH = Decimal("0.019")
 """5 prompt tokens at 1 and 7 output tokens at 2 for a thousand."""
 
@@ -84,13 +87,13 @@ def books(world: World) -> Books:
     return Books(world, Costs(world.database.engine("worker")))
 
 
-def invoice(*lines: dict, operator: str = "alpha", total: str | None = None, **changes) -> bytes:
-    amounts = sum((Decimal(line["amount"]) for line in lines), Decimal(0))
+def invoice(*lines: dict, operator: str = "alpha", rounding: str = "0", **changes) -> bytes:
+    amounts = sum((Decimal(line["amount"]) for line in lines), Decimal(rounding))
     return json.dumps(
         {
             "invoice_id": "2026-7", "operator": operator, "currency": "EUR",
             "period_start": str(FIRST), "period_end": str(AFTER), "issued_at": f"{DAY}T00:00:00Z",
-            "lines": lines, "rounding": "0", "total": total or format(amounts, "f"), **changes,
+            "lines": lines, "rounding": rounding, "total": format(amounts, "f"), **changes,
         }
     ).encode()  # fmt: skip
 
@@ -210,6 +213,8 @@ def test_prices_with_many_digits_lose_none(books: Books):
     assert Fraction(books.total("expense:acme")) == exact
     ((booked,),) = books.world.rows("SELECT sum(amount) FROM costs_rated_lines")
     assert Fraction(booked) == exact
+    (row,) = books.costs.totals()
+    assert Fraction(str(row["amount"])) == exact
     quantity = 123_456_789
     assert Fraction(amount_of(quantity, Decimal(unit), 10**9)) == quantity * Fraction(unit) / 10**9
 
@@ -257,7 +262,7 @@ def test_an_overclaim_is_named_to_the_token_and_to_the_cent(books: Books):
     for _ in range(3):
         books.receipt()
     books.costs.rate_new()
-    content = invoice(line("input", 15, "1"), line("output", 21 + 61, "2"), total="0.18")
+    content = invoice(line("input", 15, "1"), line("output", 21 + 61, "2"), rounding="0.001")
     result = books.costs.reconcile(books.costs.take_invoice(content))
     assert result.proven == Fraction("0.057")
     assert result.billed == Fraction("0.18")
@@ -334,7 +339,9 @@ def test_currencies_are_never_mixed(books: Books):
         assert result.proven == Fraction(EACH)
     with pytest.raises(CounterfoilError) as caught:
         books.costs.reconcile(
-            books.costs.take_invoice(invoice(currency="CHF", invoice_id="CHF", total="1"))
+            books.costs.take_invoice(
+                invoice(line("output", 7, "2"), currency="CHF", invoice_id="CHF")
+            )
         )
     assert caught.value.code is Code.CONFLICT
 
@@ -350,6 +357,31 @@ def test_only_the_invoices_own_days_count(books: Books):
     assert result.parts["timing"] == Fraction("0.014")
 
 
+def test_a_period_is_honoured_to_the_millisecond(books: Books):
+    """A receipt is in the invoice's days by when it ended, whatever day that is in UTC."""
+    late = made.NOW - 1000 - (made.NOW - 1000) % HOUR  # a full hour, so a day's beginning somewhere
+    hours = (late // HOUR) % 24
+    zone = f"Etc/GMT{hours if hours <= 12 else hours - 24:+d}"
+    day = day_of(late, zone)
+    books.receipt(started=late - 20, ended=late - 1)
+    books.receipt(started=late - 20, ended=late)
+    books.costs.rate_new()
+    for start, end in ((day - timedelta(days=1), day), (day, day + timedelta(days=1))):
+        content = invoice(
+            period_start=str(start), period_end=str(end), time_zone=zone, invoice_id=str(start)
+        )
+        assert books.costs.reconcile(books.costs.take_invoice(content)).proven == Fraction(EACH)
+    assert len(list(books.costs.charges(Period(late - 1, late)))) == 2
+
+
+def test_an_operator_that_the_log_does_not_know_is_not_found_and_its_invoice_not_kept(books: Books):
+    with pytest.raises(CounterfoilError, match="gamma") as caught:
+        books.costs.take_invoice(invoice(line("output", 7, "2"), operator="gamma"))
+    assert caught.value.code is Code.NOT_FOUND
+    assert "alpha, beta" in (caught.value.remedy or "")
+    assert books.world.rows("SELECT count(*) FROM costs_invoices") == [(0,)]
+
+
 # -- export and failure -----------------------------------------------------------------------------------------
 
 
@@ -357,7 +389,7 @@ def test_the_export_has_the_columns_of_focus_and_sums_to_the_books(books: Books)
     entry = books.receipt()
     books.receipt("bolt")
     books.costs.rate_new()
-    rows = list(csv.DictReader(StringIO(to_csv(books.costs.charges(FIRST, AFTER)))))
+    rows = list(csv.DictReader(StringIO(to_csv(books.costs.charges(MONTH)))))
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 4
     assert sum(Decimal(row["BilledCost"]) for row in rows) == 2 * EACH
@@ -381,7 +413,7 @@ def test_an_export_is_of_the_tenant_the_operator_and_the_days_asked_for(books: B
     books.costs.rate_new()
 
     def count(start: date = FIRST, end: date = AFTER, **scope: str) -> int:
-        return len(list(books.costs.charges(start, end, **scope)))
+        return len(list(books.costs.charges(days_period(start, end), **scope)))
 
     assert count() == 6
     assert count(tenant="acme") == 4
@@ -405,7 +437,7 @@ def test_while_the_database_is_down_every_use_case_says_so_and_nothing_is_half_d
             books.costs.totals,
             lambda: books.costs.take_invoice(content),
             lambda: books.costs.reconcile(1),
-            lambda: list(books.costs.charges(FIRST, AFTER)),
+            lambda: list(books.costs.charges(MONTH)),
         ):
             with pytest.raises(CounterfoilError) as caught:
                 use()

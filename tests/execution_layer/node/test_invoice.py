@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from execution_layer.node.billing import invoice_nodes
+from execution_layer.node.billing import invoice_nodes, write_invoice
 from execution_layer.node.cli import node as node_group
 from execution_layer.node.invoice import (
     MeteredNode,
@@ -81,9 +81,12 @@ def test_amounts_of_any_size_are_exact():
     assert amount_of(10**15 + 1, "0.000001", 10**6) == "1000.000000000001"
     assert amount_of(1, "0.000001", 10**6) == "0.000000000001"
     assert amount_of(0, "5", 1) == "0"
+    unit = "12345678901234567890123456.123456789012"
+    exact = "12345678901234580235802357358024679135456.123456789012"
+    assert amount_of(10**15 + 1, unit, 1) == exact
     with pytest.raises(CounterfoilError) as caught:
         amount_of(1, "5", 7)
-    assert caught.value.code is Code.UNSUPPORTED
+    assert caught.value.code is Code.INVALID_ARGUMENT
 
 
 def test_what_cannot_be_one_invoice_is_refused(tmp_path):
@@ -101,7 +104,22 @@ def test_what_cannot_be_one_invoice_is_refused(tmp_path):
         assert caught.value.code is code
 
 
-@pytest.mark.parametrize("wrong", [{"fresh": "0.0000001", "per": 10**6}, {"output": "-1"}])
+@pytest.mark.parametrize("odd", ["X\t", "\u202e7", "a\0", ""])
+def test_an_invoice_has_an_id_that_everybody_can_read(tmp_path, odd):
+    with pytest.raises(CounterfoilError, match="invoice's id"):
+        invoice_nodes([tmp_path / "node.toml"], None, odd)
+
+
+def test_an_invoice_that_cannot_be_written_is_named(tmp_path):
+    made = invoice(MeteredNode("n1", [meter()], {ENTRY: card(tmp_path)}))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CounterfoilError, match="Not a directory"):
+        write_invoice(made, tmp_path / "file" / "invoice.json")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"fresh": "0.0000001", "per": 10**6}, {"output": "-1"}, {"per": 7}, {"per": 0}]
+)
 def test_a_price_that_could_not_be_exact_is_refused(tmp_path, wrong):
     with pytest.raises(CounterfoilError) as caught:
         card(tmp_path, **wrong)

@@ -10,8 +10,10 @@ from shared.codec.moment import (
     Period,
     day_of,
     day_period,
+    days_period,
     month_period,
     now_ms,
+    parse_day,
     parse_month,
     parse_rfc3339,
     to_rfc3339,
@@ -91,6 +93,43 @@ def test_an_unknown_zone_is_refused(name):
 def test_a_period_ends_after_it_begins():
     with pytest.raises(CounterfoilError):
         Period(5, 5)
+
+
+@pytest.mark.parametrize("text", ["1970-01-01", "2024-02-29", "9999-12-31"])
+def test_days_survive_text(text):
+    assert str(parse_day(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20261101", "2026-W44-1", "2026-11-01T00:00:00Z", "1793491200", "2026-1-1", "2026-02-30", "٢٠26-11-01",
+        "2026-11-01\n", "0000-01-01", "1969-12-31", "",
+    ],
+)  # fmt: skip
+def test_what_is_no_day_is_refused_by_what_it_is_called(text):
+    with pytest.raises(CounterfoilError, match=r"first day.*YYYY-MM-DD"):
+        parse_day(text, "first day")
+
+
+def test_days_from_one_to_another_are_half_open():
+    two = days_period(date(2026, 3, 28), date(2026, 3, 30), "Europe/Berlin")
+    assert two.end - two.start == 47 * HOUR
+    for end in (date(2026, 3, 28), date(2026, 3, 27)):
+        with pytest.raises(CounterfoilError, match="ends after it begins"):
+            days_period(date(2026, 3, 28), end)
+
+
+def test_the_first_and_the_last_year_are_years_like_others_or_are_refused():
+    assert day_period(date(9999, 12, 31)).end == MAX_MS + 1
+    assert parse_month("9999-12").end == MAX_MS + 1
+    for zone in ("Asia/Tokyo", "Pacific/Honolulu", "UTC"):
+        with pytest.raises(CounterfoilError, match="1970 … 9999"):
+            day_period(date(1, 1, 1), zone)
+    with pytest.raises(CounterfoilError, match="1970 … 9999"):
+        day_period(date(9999, 12, 31), "Pacific/Honolulu")
+    with pytest.raises(CounterfoilError, match="1970 … 9999"):
+        day_of(MAX_MS, "Asia/Tokyo")
 
 
 def test_the_clock_is_in_milliseconds():

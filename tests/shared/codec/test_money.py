@@ -5,8 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.codec.money import Money, format_decimal, parse_decimal, round_to_minor_unit
-from shared.runtime.errors import CounterfoilError
+from shared.codec.money import (
+    Money,
+    amount_of,
+    format_decimal,
+    parse_decimal,
+    round_to_minor_unit,
+)
+from shared.runtime.errors import Code, CounterfoilError
 
 amounts = st.decimals(
     min_value=Decimal(-(10**20)), max_value=Decimal(10**20), places=12, allow_nan=False
@@ -67,3 +73,15 @@ def test_a_token_needs_its_digits_stated():
     with pytest.raises(CounterfoilError):
         round_to_minor_unit(tokens)
     assert round_to_minor_unit(tokens, digits=6)[0].text() == "1.234568"
+
+
+@given(st.integers(0, 2**63 - 1), amounts, st.integers(0, 9).map(lambda e: 10**e))
+def test_quantities_are_priced_exactly(quantity, unit, per):
+    assert Fraction(amount_of(quantity, unit, per)) == quantity * Fraction(unit) / per
+
+
+@pytest.mark.parametrize("per", [0, 7, -10, 20, 10**10])
+def test_a_price_per_anything_but_a_power_of_ten_is_refused(per):
+    with pytest.raises(CounterfoilError, match="power of ten") as caught:
+        amount_of(1, Decimal(5), per)
+    assert caught.value.code is Code.INVALID_ARGUMENT

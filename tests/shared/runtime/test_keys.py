@@ -120,3 +120,32 @@ def test_create_private_never_replaces(tmp_path):
     assert not keys.create_private(path, b"second")
     assert path.read_bytes() == b"first"
     assert names(tmp_path) == ["secret"]
+
+
+def test_a_result_replaces_the_file_behind_a_link_whole(tmp_path):
+    real, link = tmp_path / "2026-11.csv", tmp_path / "latest.csv"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    keys.write_result(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert names(tmp_path) == ["2026-11.csv", "latest.csv"]
+
+
+def test_a_result_that_cannot_be_written_is_named_with_the_reason(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"kept")
+    for path, reason in (
+        (tmp_path / "nowhere" / "x", "No such file"),
+        (tmp_path / "file" / "x", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "pipe", "not a file"),
+        (tmp_path, "not a file"),
+    ):
+        with pytest.raises(CounterfoilError, match=reason) as caught:
+            keys.write_result(path, b"new")
+        assert caught.value.code is Code.CONFIGURATION
+        assert str(path) in caught.value.detail
+        assert caught.value.remedy
+    assert names(tmp_path) == ["file", "pipe"]
+    assert (tmp_path / "file").read_bytes() == b"kept"
