@@ -15,13 +15,20 @@ from sqlalchemy.orm import Session
 from audit_layer.disclosure.audit_server import AuditServer
 from audit_layer.disclosure.parties import BeaconClient
 from audit_layer.replay import work
-from audit_layer.replay.drawing import DrawnReceipt, Logged, draw_receipts
 from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
 from audit_layer.replay.settings import AuthoritySettings, PeerSettings
 from audit_layer.storage.engine import session
 from audit_layer.trail.models import ReceiptRow
 from shared.runtime.errors import CounterfoilError
-from shared.selection.draw import node_hash
+from shared.selection.beacon import combine
+from shared.selection.draw import (
+    DrawnReceipt,
+    Logged,
+    by_bundle,
+    node_hash,
+    sample,
+    selection_seed,
+)
 from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import Payload, entry_of, parse_statement, sign
@@ -140,9 +147,7 @@ class Authority:
             row.first = row.open_index + 1 if previous is None else previous.size
             row.size, row.sealed_at, row.state = checkpoint.size, now, "sealed"
             assert row.first is not None
-            nodes: dict[bytes, list[bytes]] = {}
-            for receipt in _receipts(db, row.first, checkpoint.size):
-                nodes.setdefault(receipt.bundle, []).append(receipt.entry)
+            nodes = by_bundle(_logged(db, row.first, checkpoint.size))
             seal = EpochSeal(
                 epoch=epoch,
                 at=now,
@@ -204,16 +209,11 @@ class Authority:
             assert row.seal_statement is not None
             seal = EpochSeal.from_payload(parse_statement(row.seal_statement).payload)
             opened = EpochOpen.from_payload(parse_statement(row.open_statement).payload)
-            receipts = _receipts(db, row.first, row.size)
-            seed, drawn = draw_receipts(
-                [Logged(r.entry, r.log_index, r.bundle) for r in receipts],
-                origin=self.origin,
-                seal=seal,
-                opened=opened,
-                reveals=[
-                    BeaconReveal.from_payload(parse_statement(r).payload).reveal for r in reveals
-                ],
-                whole=whole,
+            receipts = _logged(db, row.first, row.size)
+            values = [BeaconReveal.from_payload(parse_statement(r).payload).reveal for r in reveals]
+            seed = selection_seed(self.origin, seal.size, seal.root, combine(values))
+            drawn = sample(
+                seed, receipts, rate_ppm=opened.rate_ppm, floor=opened.floor, whole=whole
             )
             draw = Draw(
                 epoch=epoch,
@@ -306,9 +306,10 @@ def _beacons(db: Session, epoch: int) -> Sequence[BeaconRow]:
     ).all()
 
 
-def _receipts(db: Session, first: int, size: int) -> Sequence[ReceiptRow]:
-    return db.scalars(
-        select(ReceiptRow)
+def _logged(db: Session, first: int, size: int) -> list[Logged]:
+    rows = db.execute(
+        select(ReceiptRow.entry, ReceiptRow.log_index, ReceiptRow.bundle)
         .where(ReceiptRow.log_index >= first, ReceiptRow.log_index < size)
         .order_by(ReceiptRow.log_index)
     ).all()
+    return [Logged(*row) for row in rows]

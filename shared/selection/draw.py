@@ -1,10 +1,30 @@
 """The sampling rule (protocol §6.1): pure functions of the seed and of log entries."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 from shared.codec.hashing import labelled_hash, labelled_mac
+from shared.statements.audits import DrawReason
 from shared.statements.request import PPM
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One receipt of the epoch: log entry, log index, and the key bundle that signed it."""
+
+    entry: bytes
+    index: int
+    bundle: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnReceipt:
+    """One receipt of the sample, and by which rule it is in."""
+
+    entry: bytes
+    index: int
+    reason: DrawReason
 
 
 def selection_seed(origin: str, size: int, root: bytes, r: bytes) -> bytes:
@@ -30,3 +50,31 @@ def floor_of(seed: bytes, entries: Iterable[bytes], m: int) -> frozenset[bytes]:
 def node_hash(entries: Sequence[bytes]) -> bytes:
     """Return the seal's hash over one key bundle's receipts: their entries in order of index."""
     return sha256(b"".join(entries)).digest()
+
+
+def by_bundle(receipts: Iterable[Logged]) -> dict[bytes, list[bytes]]:
+    """Return the entries of each key bundle's receipts, in order of index."""
+    entries: dict[bytes, list[bytes]] = {}
+    for receipt in sorted(receipts, key=lambda receipt: receipt.index):
+        entries.setdefault(receipt.bundle, []).append(receipt.entry)
+    return entries
+
+
+def sample(
+    seed: bytes, receipts: Sequence[Logged], *, rate_ppm: int, floor: int, whole: bool
+) -> list[DrawnReceipt]:
+    """Return what is drawn of an epoch's receipts, in order of index; all of them when it is audited `whole`."""
+    smallest = {
+        entry
+        for entries in by_bundle(receipts).values()
+        for entry in floor_of(seed, entries, floor)
+    }
+    drawn = []
+    for receipt in sorted(receipts, key=lambda receipt: receipt.index):
+        if whole:
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.WHOLE))
+        elif drawn_by_rate(seed, receipt.entry, rate_ppm):
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.DRAW))
+        elif receipt.entry in smallest:
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.FLOOR))
+    return drawn
