@@ -29,6 +29,7 @@ from shared.selection.draw import (
     sample,
     selection_seed,
 )
+from shared.selection.party import read_commitment, read_reveal
 from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import Payload, entry_of, parse_statement, sign
@@ -91,9 +92,13 @@ class Authority:
         commitments: list[tuple[str, bytes]] = []
         for party in self.parties:
             try:
-                commitments.append((party.name, party.commitment(epoch)))
+                raw = party.commitment(epoch)
+                read_commitment(raw, party.name, self.origin, epoch)
             except CounterfoilError as error:
                 logger.warning("beacon party %s gave no commitment: %s", party.name, error)
+                continue
+            if self._taken_in(party.name, raw):
+                commitments.append((party.name, raw))
         statement = self._sign(
             EpochOpen(
                 epoch=epoch,
@@ -194,12 +199,26 @@ class Authority:
             return
         try:
             reveal = party.reveal(beacon.epoch, *shown)
+            read_reveal(reveal, beacon.commitment_statement, entry_of(shown[2]))
         except CounterfoilError as error:
             logger.warning("beacon party %s did not reveal: %s", beacon.party, error)
+            return
+        if not self._taken_in(beacon.party, reveal):
             return
         with session(self.engine) as db:
             stored = db.get_one(BeaconRow, (beacon.epoch, beacon.party))
             stored.reveal_statement = beacon.reveal_statement = reveal
+
+    def _taken_in(self, party: str, statement: bytes) -> bool:
+        """Log what a party answered; one that the log refuses, by its signature, must not stop what comes after it."""
+        try:
+            self.server.submit([statement])
+        except CounterfoilError as error:
+            if error.code.value.retryable:
+                raise
+            logger.warning("the log refuses what beacon party %s signed: %s", party, error)
+            return False
+        return True
 
     def _store_draw(self, epoch: int, reveals: Sequence[bytes], *, whole: bool, now: int) -> None:
         with session(self.engine) as db:

@@ -12,7 +12,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.epoch import open_epoch, require
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
-from shared.statements.cose import entry_of, sign
+from shared.statements.cose import entry_of, open_as, sign
 from shared.translog.policy import Policy
 
 SECRET_BYTES = 32
@@ -95,6 +95,40 @@ class BeaconParty:
             reveal=beacon.reveal(self.secret, self.origin, number),
         )
         return sign(value, key=self.key, issuer=self.name, subject=f"epoch-{number}"), now
+
+
+def read_commitment(raw: bytes, party: str, origin: str, epoch: int) -> BeaconCommitment:
+    """Return what a party answered as its commitment; BAD_PROOF for another's, MALFORMED for none.
+
+    Whose signature it bears is for whoever knows the party's key.
+    """
+    value, statement = open_as(BeaconCommitment, raw, None)
+    require(
+        (value.party, statement.issuer, value.origin, value.epoch) == (party, party, origin, epoch),
+        f"the commitment of {party} is another party's, or for another log or epoch",
+    )
+    return value
+
+
+def read_reveal(raw: bytes, committed: bytes, seal: bytes) -> BeaconReveal:
+    """Return what a party answered as its reveal under the seal (an entry); BAD_PROOF when it opens not its commitment."""
+    expected, commitment = open_as(BeaconCommitment, committed, None)
+    value, statement = open_as(BeaconReveal, raw, None)
+    require(
+        (value.party, value.origin, value.epoch, value.seal, statement.issuer, statement.kid)
+        == (
+            expected.party,
+            expected.origin,
+            expected.epoch,
+            seal,
+            commitment.issuer,
+            commitment.kid,
+        )
+        and beacon.commitment(value.party, value.origin, value.epoch, value.reveal)
+        == expected.commitment,
+        f"the reveal of {expected.party} does not open its commitment under this seal",
+    )
+    return value
 
 
 def _check_apart(before: Revealed, now: Revealed) -> None:

@@ -4,8 +4,9 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -24,8 +25,8 @@ from shared.selection.memory import RevealMemory
 from shared.selection.party import BeaconParty
 from shared.selection.service import BeaconService, CommitmentRequest, RevealRequest
 from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
-from shared.statements.beacons import BeaconReveal
-from shared.statements.cose import Payload, entry_of, open_as
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.log.world import ORIGIN, make_world
 from tests.audit_layer.log.world import World as LogWorld
@@ -53,14 +54,16 @@ class FakeBeaconClient:
         self.name = name
         self.service = service
         self.down = False
+        self.lie: Callable[[bytes], bytes] = bytes
+        """What becomes of its answers."""
 
     def commitment(self, epoch: int) -> bytes:
         self._check()
-        return self.service.commitment(CommitmentRequest(epoch).to_cbor())
+        return self.lie(self.service.commitment(CommitmentRequest(epoch).to_cbor()))
 
     def reveal(self, epoch: int, *shown) -> bytes:
         self._check()
-        return self.service.reveal(RevealRequest(epoch, *shown).to_cbor())
+        return self.lie(self.service.reveal(RevealRequest(epoch, *shown).to_cbor()))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -311,6 +314,62 @@ def test_parties_that_give_no_commitment_are_not_named_and_none_at_all_means_who
     assert draws[1].whole
     wholes = {row.receipt for row in clock.work() if row.epoch == 1}
     assert wholes >= set(entries)
+
+
+def _changed(key: str = "custodian-1", **change) -> Callable[[bytes], bytes]:
+    """Sign a beacon statement anew, with another key or with other contents."""
+
+    def lie(raw: bytes) -> bytes:
+        kind: Any = (
+            BeaconReveal if parse_statement(raw).type == BeaconReveal.TYPE else BeaconCommitment
+        )
+        value = replace(open_as(kind, raw, None)[0], **change)
+        issuer = value.party
+        return sign(value, key=made.key(key), issuer=issuer, subject=f"epoch-{value.epoch}")
+
+    return lie
+
+
+LIES = {
+    "junk": lambda _raw: b"junk",
+    "another epoch": _changed(epoch=9),
+    "another log": _changed(origin="other/log"),
+    "another party": _changed(party="witness-1"),
+    "another key": _changed("stranger"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_party_that_answers_with_something_else_gives_nothing_and_stops_nothing(make, lie):
+    clock = make(rate_ppm=0, floor=0)
+    clock.parties[1].lie = lie
+    clock.step()
+    honest = clock.parties[0].service.party.commit(0)
+    assert clock.logged(EpochOpen)[0].commitments == (entry_of(honest),)
+    clock.parties[1].lie = bytes
+    clock.receipts(2)
+    clock.step(EPOCH_MS)  # opens the next epoch with both
+    clock.parties[1].lie = lie
+    clock.receipts(3)
+    clock.step()
+    clock.epoch(reveals=False)
+    draws = {draw.epoch: draw for draw in clock.logged(Draw)}
+    assert [(draws[epoch].whole, len(draws[epoch].reveals)) for epoch in (0, 1)] == [
+        (False, 1),
+        (True, 1),
+    ]
+
+
+def test_a_reveal_that_opens_another_commitment_is_none(make):
+    clock = make(rate_ppm=0, floor=0)
+    clock.step()
+    clock.receipts(2)
+    clock.step(EPOCH_MS)
+    clock.parties[1].lie = _changed(reveal=made.some("chosen later"))
+    for passed in (0, 0, REVEAL_MS):
+        clock.step(passed)
+    (draw,) = clock.logged(Draw)
+    assert (draw.whole, len(draw.reveals)) == (True, 1)
 
 
 def test_the_reveals_are_kept_and_asked_for_once(make):

@@ -197,11 +197,10 @@ def test_a_commitment_of_another_epoch_or_after_the_opening_is_named():
 
 
 def test_a_wrong_node_hash_is_named_and_a_node_left_out_too():
-    first = lambda nodes: sorted(nodes)[0]  # noqa: E731
-    wrong = book(seal=lambda s: replace(s, nodes={**s.nodes, first(s.nodes): octets("x")}))
+    wrong = book(seal=lambda s: replace(s, nodes={**s.nodes, min(s.nodes): octets("x")}))
     assert kinds(wrong) == {Wrong.NODES}
     without = book(
-        seal=lambda s: replace(s, nodes={k: v for k, v in s.nodes.items() if k != first(s.nodes)})
+        seal=lambda s: replace(s, nodes={k: v for k, v in s.nodes.items() if k != min(s.nodes)})
     )
     assert kinds(without) == {Wrong.NODES}
 
