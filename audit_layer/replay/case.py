@@ -7,8 +7,11 @@ from shared.codec import cbor
 from shared.codec.fields import Reader
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import Outcome
+from shared.statements.orders import MAX_TOKENS
 
 MAX_CASE_BYTES = 64 * 2**20
+MAX_CASE_ITEMS = MAX_TOKENS + 64
+"""A frame has at least one token."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,7 +40,7 @@ class Case:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Decode what `to_bytes` wrote."""
-        read = Reader(cbor.decode(data, max_bytes=MAX_CASE_BYTES), "case")
+        read = Reader(cbor.decode(data, max_bytes=MAX_CASE_BYTES, max_items=MAX_CASE_ITEMS), "case")
         case = cls(
             receipt=read.bytes("receipt"),
             envelope=read.bytes("envelope"),

@@ -21,6 +21,8 @@ from shared.runtime.errors import Code, CounterfoilError
 MAX_BYTES: Final = 16 * 2**20
 MAX_DEPTH: Final = 16
 """Arrays, maps and tags within each other."""
+MAX_ITEMS: Final = 4096
+"""What `decode` makes of a stranger's bytes unless its caller's schema needs more."""
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
 
@@ -51,19 +53,47 @@ def encode(value: Value, *, max_depth: int = MAX_DEPTH) -> bytes:
     return bytes(out)
 
 
-def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Value:
+def decode(
+    data: bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_items: int = MAX_ITEMS,
+    max_depth: int = MAX_DEPTH,
+) -> Value:
     """Return the value of `data`; arrays become lists and maps dicts.
 
-    Succeeds exactly for what `encode` returns; anything else is CounterfoilError(MALFORMED) that
-    says why and at which byte.
+    Succeeds exactly for what `encode` returns and the limits permit; anything else is
+    CounterfoilError(MALFORMED) that says why and at which byte. Every value is an item: the
+    outermost one, each member of an array, each key and each value of a map, the value in a tag. They
+    are counted where they are announced, before one is made, so bytes cost no more work and memory
+    than `max_items` values.
     """
     if len(data) > max_bytes:
         _refuse(f"{len(data)} bytes are more than the {max_bytes} that are permitted")
-    found: tuple[Value, int] = _item(bytes(data), 0, max_depth)
+    budget = _Budget(max_items)
+    budget.spend(1, 0)
+    found: tuple[Value, int] = _item(bytes(data), 0, max_depth, budget)
     value, end = found
     if end != len(data):
         _refuse(f"{len(data) - end} bytes follow the value at byte {end}")
     return value
+
+
+class _Budget:
+    """How many more items one call of `decode` may make."""
+
+    __slots__ = ("_left", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def spend(self, items: int, at: int) -> None:
+        """Take off what is announced before byte `at`."""
+        if items > self._left:
+            _refuse(
+                f"more than the {self._most} items that are permitted are announced by byte {at}"
+            )
+        self._left -= items
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -150,10 +180,10 @@ def _key(key: object) -> bytes:
     return bytes(out)
 
 
-def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _item(data: bytes, at: int, depth: int, budget: _Budget) -> tuple[Any, int]:
     """Read the value at byte `at`, in which at most `depth` arrays, maps and tags lie within each other.
 
-    Return it and where the next one begins. Every byte that the encoder would not have written is
+    Return it and where the next one begins. `budget` has it already. Every byte that the encoder would not have written is
     refused. Written flat, because everything that a stranger sends passes through here.
     """
     start = at
@@ -175,7 +205,7 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if major in _NESTED:
         if depth <= 0:
             _refuse(f"values are nested too deeply at byte {start}")
-        return _NESTED[major](data, at, argument, depth - 1)
+        return _NESTED[major](data, at, argument, depth - 1, budget)
     if major == _NEGATIVE:
         if argument >= 2**63:
             _refuse(f"the integer at byte {start} is below -2^63")
@@ -199,22 +229,26 @@ def _long_argument(data: bytes, at: int, major: int, short: int) -> tuple[int, i
     return argument, end
 
 
-def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+def _array(data: bytes, at: int, count: int, depth: int, budget: _Budget) -> tuple[list[Any], int]:
     _check_room(data, at, count)
+    budget.spend(count, at)
     items = []
     for _ in range(count):
-        value, at = _item(data, at, depth)
+        value, at = _item(data, at, depth, budget)
         items.append(value)
     return items, at
 
 
-def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], int]:
+def _map(
+    data: bytes, at: int, count: int, depth: int, budget: _Budget
+) -> tuple[dict[Any, Any], int]:
     _check_room(data, at, 2 * count)
+    budget.spend(2 * count, at)
     found: dict[Any, Any] = {}
     previous = b""
     for _ in range(count):
         start = at
-        key, at = _item(data, at, 0)
+        key, at = _item(data, at, 0, budget)
         if key is True or key is False or not isinstance(key, _KEYS):
             _refuse(f"the map key at byte {start} is no integer, text or byte string")
         encoded = data[start:at]
@@ -222,17 +256,18 @@ def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], 
             what = "twice in its map" if encoded == previous else "out of order"
             _refuse(f"the map key at byte {start} is {what}")
         previous = encoded
-        found[key], at = _item(data, at, depth)
+        found[key], at = _item(data, at, depth, budget)
     return found, at
 
 
-def _tag(data: bytes, at: int, number: int, depth: int) -> tuple[Tag, int]:
-    value, at = _item(data, at, depth)
+def _tag(data: bytes, at: int, number: int, depth: int, budget: _Budget) -> tuple[Tag, int]:
+    budget.spend(1, at)
+    value, at = _item(data, at, depth, budget)
     return Tag(number, value), at
 
 
 _STRINGS: Final = frozenset({_BYTES, _TEXT})
-_NESTED: Final[Mapping[int, Callable[[bytes, int, int, int], tuple[Any, int]]]] = {
+_NESTED: Final[Mapping[int, Callable[[bytes, int, int, int, _Budget], tuple[Any, int]]]] = {
     _ARRAY: _array,
     _MAP: _map,
     _TAG: _tag,

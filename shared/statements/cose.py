@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import ClassVar, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -30,6 +31,10 @@ LONG_TYPES = frozenset({"draw", "epoch-seal"})
 MAX_LONG_STATEMENT = 2**20
 """Draws and seals list what an epoch holds."""
 MAX_RECEIPTS = 8
+MAX_ITEMS: Mapping[str, int] = MappingProxyType({"draw": 2**18 + 256, "epoch-seal": 2**14 + 64})
+"""CBOR items that the payload of a long type may have; `MAX_STATEMENT_ITEMS` for every other."""
+MAX_STATEMENT_ITEMS = 8192
+_OUTSIDE_ITEMS, _HEADER_ITEMS = 64, 32
 
 _CLAIM = Text(256, 1, line=True)
 _SIGNATURE1 = b"\x84\x6aSignature1"
@@ -124,7 +129,7 @@ def parse_statement(
         raise _malformed(f"is of type {content!r} where {expected!r} is expected")
     if len(signature) != 64:
         raise _malformed("has a signature that is not 64 bytes long")
-    payload = cbor.decode(body, max_bytes=len(body))
+    payload = cbor.decode(body, max_bytes=len(body), max_items=_max_items(content))
     if not isinstance(payload, dict):
         raise _malformed("has a payload that is not a map with text keys")
     fields = {name: value for name, value in payload.items() if isinstance(name, str)}
@@ -215,7 +220,7 @@ def _join(
 
 
 def _split(raw: bytes, max_bytes: int) -> tuple[bytes, dict[int, Value], bytes, bytes]:
-    tagged = cbor.decode(raw, max_bytes=max_bytes)
+    tagged = cbor.decode(raw, max_bytes=max_bytes, max_items=_OUTSIDE_ITEMS)
     if not isinstance(tagged, Tag) or tagged.number != COSE_SIGN1:
         raise _malformed("does not carry the tag of COSE_Sign1")
     parts = tagged.value
@@ -230,7 +235,7 @@ def _split(raw: bytes, max_bytes: int) -> tuple[bytes, dict[int, Value], bytes, 
 
 
 def _parse_protected(protected: bytes) -> tuple[str, bytes, str, str]:
-    header = cbor.decode(protected, max_bytes=1024)
+    header = cbor.decode(protected, max_bytes=1024, max_items=_HEADER_ITEMS)
     if not isinstance(header, dict) or set(header) != {ALG, CONTENT_TYPE, KID, CWT_CLAIMS}:
         raise _malformed("has other protected members than those of the protocol")
     content, kid, claims = header[CONTENT_TYPE], header[KID], header[CWT_CLAIMS]
@@ -272,6 +277,10 @@ def _check_size(content: str, size: int, max_bytes: int | None) -> None:
     limit = max_bytes or (MAX_LONG_STATEMENT if content in LONG_TYPES else MAX_STATEMENT)
     if size > limit:
         raise _malformed(f"has {size} bytes, more than {limit}")
+
+
+def _max_items(content: str) -> int:
+    return MAX_ITEMS.get(content, MAX_STATEMENT_ITEMS)
 
 
 def _sig_structure(protected: bytes, body: bytes) -> bytes:

@@ -21,6 +21,10 @@ def refuse(where: str, problem: str) -> NoReturn:
 class Rule(Protocol):
     """What one field may hold, and how it travels."""
 
+    @property
+    def items(self) -> int:
+        """The most CBOR items that a permitted value has, as `cbor.decode` counts them."""
+
     def check(self, value: Any, where: str) -> None:
         """Raise MALFORMED unless the Python value is permitted."""
 
@@ -35,6 +39,11 @@ class Plain:
     """Base of rules whose value is the same in CBOR and in Python."""
 
     __slots__ = ()
+
+    @property
+    def items(self) -> int:
+        """One: no rule of this kind permits arrays or maps."""
+        return 1
 
     def load(self, value: Value, where: str) -> Any:  # noqa: ARG002  # part of the Rule interface
         """Return the value as it is."""
@@ -135,6 +144,11 @@ class Choice:
 
     options: type[StrEnum]
 
+    @property
+    def items(self) -> int:
+        """A text."""
+        return 1
+
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not a member."""
         if type(value) is not self.options:
@@ -171,6 +185,11 @@ class Many:
     item: Rule
     count: Count
 
+    @property
+    def items(self) -> int:
+        """The array, and as many members as it may have."""
+        return 1 + self.count.most * self.item.items
+
     def check(self, value: Any, where: str) -> None:
         """Refuse another type or number of items, or an item that its rule refuses."""
         if type(value) is not tuple:
@@ -198,6 +217,11 @@ class Table:
     key: Rule
     value: Rule
     count: Count
+
+    @property
+    def items(self) -> int:
+        """The map, and as many keys and values as it may have."""
+        return 1 + self.count.most * (self.key.items + self.value.items)
 
     def check(self, value: Any, where: str) -> None:
         """Refuse another type or number of items, or an item that its rule refuses."""

@@ -47,6 +47,11 @@ class Nested:
 
     record: "type[Record]"
 
+    @property
+    def items(self) -> int:
+        """The record's own."""
+        return self.record.max_items()
+
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not that record; its own fields were checked when it was made."""
         if type(value) is not self.record:
@@ -71,6 +76,11 @@ class Embedded:
 
     record: "type[Record]"
     most: int
+
+    @property
+    def items(self) -> int:
+        """One byte string: what it holds is decoded by itself, with a budget of its own."""
+        return 1
 
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not that record; its own fields were checked when it was made."""
@@ -170,9 +180,21 @@ class Record:
         return cbor.encode(self.to_payload())
 
     @classmethod
+    def max_items(cls) -> int:
+        """Return the most CBOR items that a permitted record has, as `cbor.decode` counts them."""
+        known = _MAX_ITEMS.get(cls)
+        if known is None:
+            members = sum(1 + field.rule.items for field in _fields(cls))
+            known = _MAX_ITEMS[cls] = 1 + 2 * len(cls.CONSTANTS) + members
+        return known
+
+    @classmethod
     def from_cbor(cls, data: bytes, *, max_bytes: int) -> Self:
-        """Read an encoded map strictly; MALFORMED when the bytes are anything else."""
-        value = cbor.decode(data, max_bytes=max_bytes)
+        """Read an encoded map strictly; MALFORMED when the bytes are anything else.
+
+        No more is made of them than a permitted record can have.
+        """
+        value = cbor.decode(data, max_bytes=max_bytes, max_items=cls.max_items())
         if not isinstance(value, dict):
             refuse(label(cls), "is not a map")
         return cls.from_payload(value)
@@ -192,6 +214,7 @@ def label(cls: type[Record]) -> str:
 
 
 _FIELDS: dict[type[Record], tuple[_Field, ...]] = {}
+_MAX_ITEMS: dict[type[Record], int] = {}
 
 
 def _fields(cls: type[Record]) -> tuple[_Field, ...]:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.case import MAX_CASE_ITEMS, Case, Judgement
 from audit_layer.replay.child import ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer
@@ -32,6 +33,13 @@ def replayer(command: Sequence[str], timeout_s: float = 60.0) -> Replayer:
     made = Replayer([], threads=1, timeout_s=timeout_s)
     made._command = list(command)
     return made
+
+
+def test_a_case_of_very_many_frames_reaches_the_child_and_one_of_more_than_can_be_does_not():
+    many = replace(CASE, frames=(b"",) * 50_000)
+    assert Case.from_bytes(many.to_bytes()) == many
+    with pytest.raises(CounterfoilError, match="items"):
+        Case.from_bytes(replace(CASE, frames=(b"",) * (MAX_CASE_ITEMS + 1)).to_bytes())
 
 
 def child_of(made: Replayer) -> "subprocess.Popen[bytes]":

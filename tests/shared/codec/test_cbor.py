@@ -223,6 +223,64 @@ def test_depth_limit_is_the_same_in_both_directions():
     assert "nested" in refused(b"\x80", max_depth=0)
 
 
+@pytest.fixture
+def made(monkeypatch):
+    """Count the values that the decoder begins to make."""
+    counted = [0]
+    item = cbor._item
+
+    def counting(*args):
+        counted[0] += 1
+        return item(*args)
+
+    monkeypatch.setattr(cbor, "_item", counting)
+    return counted
+
+
+MIB = 2**20
+BOMBS = {
+    "arrays": b"\x80" * MIB,
+    "maps": b"\xa0" * MIB,
+    "byte strings": b"\x40" * MIB,
+    "integers": b"\x00" * MIB,
+    "tags": b"\xc0\x00" * (MIB // 2),
+    "long integers": (b"\x1b" + b"\xff" * 8) * (MIB // 9),
+    "pairs": b"\x81\x80" * (MIB // 2),
+    "arrays of arrays": (b"\x90" + b"\x80" * 16) * (MIB // 17),
+}
+MEMBERS = {"tags": 2, "long integers": 9, "pairs": 2, "arrays of arrays": 17 * 64}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_more_than_the_permitted_items_are_made(name, made):
+    members = MIB // MEMBERS.get(name, 1)
+    data = bytearray()
+    cbor._write_head(data, 4, members)
+    data += BOMBS[name]
+    assert "items" in refused(data)
+    assert made[0] <= cbor.MAX_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("value", "items"),
+    [
+        (0, 1),
+        ("text", 1),
+        ([], 1),
+        ([1, [2, 3]], 5),
+        ({"a": 1, "b": [2]}, 6),
+        (Tag(18, [b""]), 3),
+        (Tag(1, Tag(2, 0)), 3),
+    ],
+    ids=repr,
+)
+def test_every_value_is_an_item_and_exactly_the_permitted_number_decodes(value, items, made):
+    data = encode(value)
+    assert decode(data, max_items=items) == value
+    assert made[0] == items
+    assert f"more than the {items - 1} items" in refused(data, max_items=items - 1)
+
+
 def test_size_limit_is_checked_before_anything_is_read():
     assert "more than the 3" in refused(b"\x43abc", max_bytes=3)
 

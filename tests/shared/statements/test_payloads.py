@@ -4,13 +4,25 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import REASONS, Draw, EpochOpen, EpochSeal, Outcome
+from shared.statements.cose import (
+    MAX_ITEMS,
+    MAX_LONG_STATEMENT,
+    MAX_STATEMENT,
+    MAX_STATEMENT_ITEMS,
+    parse_statement,
+    sign,
+    sign_statement,
+)
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.statements.schema import Statement
+from shared.statements.seals import MAX_MISSING, Missing, OrderNumbers
 from tests.vectors.samples import BUNDLE, EARLY_FAILURE, NOW, ORDER, RECEIPT, SAMPLES, octets
 
 VALUES: dict[str, Any] = {name: sample[0] for name, sample in SAMPLES.items()}
@@ -27,6 +39,44 @@ def refused(call):
 def test_every_statement_survives_the_wire(name):
     value = VALUES[name]
     assert type(value).from_payload(cbor.decode(cbor.encode(value.to_payload()))) == value
+
+
+@pytest.mark.parametrize("cls", Statement.__subclasses__(), ids=lambda cls: cls.TYPE)
+def test_every_permitted_payload_is_within_what_a_statement_of_its_type_may_hold(cls):
+    assert cls.max_items() <= MAX_ITEMS.get(cls.TYPE, MAX_STATEMENT_ITEMS)
+
+
+def test_the_longest_statements_are_read():
+    missing = tuple(Missing(2 * i, 2 * i) for i in range(MAX_MISSING))
+    longest = [
+        replace(VALUES["draw"], drawn=tuple(range(230_000)), reveals=()),
+        replace(VALUES["epoch-seal"], nodes={octets(f"{i}"): bytes(32) for i in range(8192)}),
+        replace(VALUES["tenant-seal"], orders=OrderNumbers(2 * MAX_MISSING, missing)),
+    ]
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    for value in longest:
+        raw = sign(value, key=key, issuer="authority", subject="all")
+        assert type(value).from_payload(parse_statement(raw).payload) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "most"), [("receipt", MAX_STATEMENT_ITEMS), *MAX_ITEMS.items()]
+)
+def test_a_payload_of_empty_arrays_is_refused_before_they_are_made(content, most, monkeypatch):
+    made = [0]
+    array = cbor._NESTED[4]
+
+    def counting(*args):
+        made[0] += 1
+        return array(*args)
+
+    monkeypatch.setattr(cbor, "_NESTED", {**cbor._NESTED, 4: counting})
+    size = (MAX_LONG_STATEMENT if content in MAX_ITEMS else MAX_STATEMENT) - 512
+    payload = {"v": [[] for _ in range(size)]}
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    raw = sign_statement(content, payload, key=key, issuer="i", subject="s")
+    assert f"more than the {most} items" in refused(lambda: parse_statement(raw))
+    assert made[0] < 10
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))

@@ -115,6 +115,26 @@ def test_bytes_that_are_no_map_are_no_record():
     refused(lambda: Sample.from_cbor(GOOD.to_cbor(), max_bytes=20))
 
 
+FULLEST = Sample(
+    flag=True,
+    colour=Colour.RED,
+    inner=Inner(1),
+    embedded=Inner(2),
+    many=(1, 2),
+    inners=(Inner(3), Inner(4)),
+    table={b"ab": "text", b"cd": "text"},
+    either="x",
+)
+
+
+def test_the_fullest_record_decodes_with_its_own_budget_and_with_no_item_less():
+    data = FULLEST.to_cbor()
+    assert Sample.from_cbor(data, max_bytes=200) == FULLEST
+    assert cbor.decode(data, max_items=Sample.max_items()) == FULLEST.to_payload()
+    detail = refused(lambda: cbor.decode(data, max_items=Sample.max_items() - 1))
+    assert "items" in detail
+
+
 def test_a_record_cannot_be_changed():
     with pytest.raises(AttributeError):
         GOOD.either = "y"  # type: ignore[misc]  # that it fails is the point
