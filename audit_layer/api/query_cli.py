@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from audit_layer.api.options import FILE, rendered
 from shared.runtime.output import emit, json_option, to_json
+
+if TYPE_CHECKING:
+    from shared.selection.draw_check import Keys
 
 F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_S: Final = 30.0
@@ -131,15 +134,97 @@ def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 
 
 @click.command("epochs")
+@click.option(
+    "--check", is_flag=True, help="Check every draw instead; exit code 1 if one is wrong."
+)
+@click.option("--origin", help="With --check: name of the log, if the server's word is not enough.")
+@click.option(
+    "--authority-key", metavar="HEX", help="With --check: key that must have signed the epochs."
+)
+@click.option(
+    "--party-key", "party_keys", multiple=True, metavar="NAME=HEX",
+    help="With --check: key of a beacon party, that must have signed in its name; repeatable.",
+)  # fmt: skip
 @paged
 @asking
-def epochs(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
-    """Show how selection was made: openings, seals and draws."""
+def epochs(
+    url: str,
+    token_file: Path,
+    ca: Path,
+    as_json: bool,
+    check: bool,
+    origin: str | None,
+    authority_key: str | None,
+    party_keys: tuple[str, ...],
+    **query: Any,
+) -> int:
+    """Show how selection was made: openings, seals and draws.
+
+    With --check every epoch after the log index --after is checked by the steps of docs/protocol.md, 6.1.1: that its draw
+    lists everything that was due and nothing else, and that requests and verdicts followed. An auditor's token takes all
+    steps, others those for what they may see.
+    """
+    if check:
+        keys = _keys(authority_key, party_keys)
+        at = (url, token_file, ca)
+        return _check(
+            lambda path, **given: ask(*at, path, **given), query["after"], origin, keys, as_json
+        )
+    if origin or authority_key or party_keys:
+        raise click.UsageError("--origin, --authority-key and --party-key go with --check")
     page = ask(url, token_file, ca, "/v1/epochs", **query)
     columns = ("log_index", "type", "subject", "recorded_at", "entry")
     for row in [] if as_json else page["items"]:
         row["recorded_at"] = _utc(row["recorded_at"])
     _show_page("Epochs", columns, page, as_json)
+    return 0
+
+
+def _keys(authority: str | None, parties: tuple[str, ...]) -> "Keys":
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.selection.draw_check import Keys  # noqa: PLC0415
+
+    named = (text.partition("=") for text in parties)
+    return Keys(
+        parse_hex32(authority.lower(), "the authority's key") if authority else None,
+        {name: parse_hex32(key.lower(), f"the key of {name[:63]}") for name, _, key in named},
+    )
+
+
+def _check(
+    asking: Callable[..., Any], after: int, origin: str | None, keys: "Keys", as_json: bool
+) -> int:
+    """Check the draws, show what came of it, and return the exit code."""
+    from audit_layer.api.epoch_check import check_epochs  # noqa: PLC0415  # --help stays light
+    from shared.codec.moment import now_ms  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = []
+    for found in check_epochs(asking, after=after, origin=origin, keys=keys, now=now_ms()):
+        seal, draw = found.record.seal.value, found.record.draw
+        rows.append(
+            {
+                "epoch": seal.epoch,
+                "first": seal.first,
+                "size": seal.size,
+                "receipts": found.receipts,
+                "drawn": None if draw is None else len(draw.value.drawn),
+                "whole": None if draw is None else draw.value.whole,
+                "steps": list(found.checked.steps),
+                "faults": found.checked.faults,
+            }
+        )
+    wrong = sum(bool(row["faults"]) for row in rows)
+
+    def shown() -> Any:
+        columns = ("epoch", "first", "size", "receipts", "drawn", "whole", "steps", "result")
+        for row in rows:
+            row["steps"] = " ".join(map(str, row["steps"]))
+            found = [f"({fault.step}) {fault.wrong}: {fault.detail}" for fault in row["faults"]]
+            row["result"] = "\n".join(found) or "as the rule has it"
+        return rendered(f"Draws: {wrong} of {len(rows)} epochs wrong", columns, rows)()
+
+    emit({"epochs": rows, "wrong": wrong}, as_json, shown)
+    return 1 if wrong else 0
 
 
 @click.command("disclosures")
