@@ -85,7 +85,7 @@ def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Cor
         receipts=Receipts(signers, load_cose_key(settings.keys_folder), kept),
     )
     try:
-        yield Core(engine, batcher, Trail(engine, batcher), Tokens(engine))
+        yield Core(engine, batcher, Trail(engine, batcher, settings.profiles()), Tokens(engine))
     finally:
         batcher.close()
         engine.dispose()

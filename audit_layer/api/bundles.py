@@ -38,7 +38,7 @@ class Bundles:
         signers = [statement.kid]
         context = None
         if statement.type == Receipt.TYPE:
-            receipt = Receipt.from_payload(statement.payload)
+            receipt = statement.read(Receipt)
             context = ReceiptContext(
                 order=self._order(receipt.order),
                 key_bundle=self._statement(receipt.bundle),

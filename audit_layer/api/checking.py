@@ -15,7 +15,7 @@ from audit_layer.trail.admission import receipt_domain
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.models import ReceiptRow, StatementRow
 from shared.runtime.errors import CounterfoilError
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.seals import TenantSeal, seal_domain
 from shared.translog.policy import Policy
 
@@ -86,7 +86,7 @@ def _domain(signer: bytes, operator: str | None, node: str | None) -> bytes:
 def _seal_key(raw: bytes, signer: bytes) -> tuple[bytes, int | None]:
     """Return the number domain of a tenant's seal, and its number; an unreadable one is check_trail's to report."""
     try:
-        seal = TenantSeal.from_payload(parse_statement(raw).payload)
+        seal = read_as(TenantSeal, raw)
     except CounterfoilError:
         return signer, None
     return seal_domain(seal.tenant), seal.number

@@ -33,6 +33,14 @@ def audit() -> None:
 @click.option("--key", type=FILE, required=True, help="Its private key (PEM).")
 @click.option("--ca", type=FILE, required=True, help="Authority that clients trust (PEM).")
 @click.option("--publish-interval-ms", type=click.IntRange(10, 3_600_000))
+@click.option(
+    "--numeric-profile",
+    "numeric_profiles",
+    multiple=True,
+    metavar="HEX",
+    help="A numeric profile that this log's auditors compute, as `counterfoil model profile` prints it on their"
+    " machines. Nodes with another one are not taken in. May be given again.",
+)
 @click.option("--reflection/--no-reflection", default=None, help="gRPC reflection, for tools.")
 def init(folder: Path, **given: Any) -> None:
     """Create keys and a configuration, and print as JSON what others must know of this log.
@@ -57,6 +65,7 @@ def init(folder: Path, **given: Any) -> None:
         "http_address": given["http_address"],
         "publish_interval_ms": given["publish_interval_ms"],
         "reflection": given["reflection"],
+        "numeric_profiles": given["numeric_profiles"] or None,
         "tls": TlsFiles(**{name: given[name].absolute() for name in ("cert", "key", "ca")}),
     }
     wanted = {**kept, **{name: value for name, value in changes.items() if value is not None}}

@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 from audit_layer.api.completeness import Document, ReceiptLine, SealPart, Trust
 from shared.codec.moment import to_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, open_as, parse_statement
+from shared.statements.cose import entry_of, open_as, parse_statement, read_as
 from shared.statements.numbers import Range, count
 from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, entries_digest, follows, order_numbers
@@ -113,8 +113,7 @@ def judge(document: Document, trust: Trust) -> Answer:
 
 def seal_number(part: SealPart) -> int:
     """Return the number of a seal in a document; nothing about it is verified."""
-    payload = parse_statement(_decoded(part.statement), expected=TenantSeal.TYPE).payload
-    return TenantSeal.from_payload(payload).number
+    return read_as(TenantSeal, _decoded(part.statement)).number
 
 
 def _open(part: SealPart, tenant: str, trust: Trust, policy: Policy) -> _Opened:
@@ -218,7 +217,7 @@ def _check_statement(line: ReceiptLine, tenant: str) -> None:
     if line.statement is None:
         return
     raw = _decoded(line.statement)
-    receipt = Receipt.from_payload(parse_statement(raw, expected=Receipt.TYPE).payload)
+    receipt = read_as(Receipt, raw)
     shown = (entry_of(raw).hex(), receipt.tenant, receipt.number, receipt.attempt, receipt.started)
     _require(
         shown == (line.entry, tenant, line.number, line.attempt, line.started),

@@ -11,6 +11,7 @@ from audit_layer.directory.service import Directory
 from audit_layer.log.proof_service import ProofService
 from audit_layer.trail.intake import Intake
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
+from shared.envelope.delivered import Delivered
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import Context, Service
@@ -44,18 +45,18 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
     async def Deposit(  # noqa: N802  # the generated name
         self, request: audit_pb2.DepositRequest, _context: Context
     ) -> audit_pb2.DepositResponse:
-        """Keep ciphertexts for a receipt."""
+        """Keep ciphertexts for a receipt; COMMITMENT_MISMATCH when they are not what it names."""
         _check_entry(request.receipt)
         if len(request.node_nonce) != 32:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "a node's nonce has 32 bytes")
-        await asyncio.to_thread(
-            self._trail.deposit,
-            request.receipt,
+        found = Delivered(
             request.envelope,
             request.node_nonce,
-            list(request.frames),
+            tuple(request.frames),
             request.final_record,
+            request.final_signature,
         )
+        await asyncio.to_thread(self._trail.deposit, request.receipt, found)
         return audit_pb2.DepositResponse()
 
 

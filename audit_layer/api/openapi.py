@@ -31,7 +31,7 @@ def schema() -> dict[str, Any]:
         parts = Parts(
             origin="schema",
             engine=engine,
-            trail=Trail(engine, batcher),
+            trail=Trail(engine, batcher, frozenset()),
             proofs=ProofService(engine, files, Policy((log,), (witness,), 1)),
             files=files,
             costs=Costs(engine),

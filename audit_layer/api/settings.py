@@ -11,6 +11,7 @@ from shared.runtime.keys import write_atomic
 from shared.runtime.tls import TlsFiles
 
 FILE_NAME: Final = "audit.toml"
+ProfileHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class WitnessSettings(Settings):
@@ -80,6 +81,9 @@ class AuditSettings(Settings):
     """The last checkpoint signed; keep it on other storage than the database."""
     publish_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 500
     """Milliseconds between checkpoints while entries arrive."""
+    numeric_profiles: Annotated[tuple[ProfileHash, ...], Field(max_length=64)] = ()
+    """Hashes (hex) of the numeric profiles that this log's auditors compute, as `counterfoil model profile` prints them. A
+    node with another one is not taken in: nobody could judge it."""
     quorum: Annotated[int, Field(ge=1, le=64)] = 1
     """How many witnesses must cosign a checkpoint before it is published."""
     erasure_key_file: Path | None = None
@@ -95,6 +99,10 @@ class AuditSettings(Settings):
     witnesses: tuple[WitnessSettings, ...] = ()
     object_store: ObjectStoreSettings | None = None
     timestamps: TimestampSettings | None = None
+
+    def profiles(self) -> frozenset[bytes]:
+        """Return the numeric profiles as bytes."""
+        return frozenset(bytes.fromhex(text) for text in self.numeric_profiles)
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:

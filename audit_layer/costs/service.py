@@ -35,7 +35,7 @@ from audit_layer.trail.models import OrderRow, PartyRow, ReceiptRow, StatementRo
 from shared.codec.moment import Period, day_of, now_ms
 from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
@@ -75,7 +75,7 @@ class Costs:
                         raise
                     db.add(_unbillable(row, "erased"))
                     continue
-                receipt = Receipt.from_payload(parse_statement(signed).payload)
+                receipt = read_as(Receipt, signed)
                 self._rate_one(db, books, row, receipt)
             books.post()
             return len(receipts)
@@ -89,7 +89,7 @@ class Costs:
             )
         )
         for statement in new:
-            card = RateCard.from_payload(parse_statement(statement.raw).payload)
+            card = read_as(RateCard, statement.raw)
             db.add(
                 RateCardRow(
                     entry=statement.entry,
@@ -118,7 +118,7 @@ class Costs:
         order = (
             None
             if order_row is None  # `audit fsck` reports it; the books go on
-            else Order.from_payload(parse_statement(unseal(db, order_row.raw)).payload)
+            else read_as(Order, unseal(db, order_row.raw))
         )
         day = day_of(receipt.ended)
         for line in lines:
@@ -314,7 +314,7 @@ def _rated(
     if not card_row.valid_from <= receipt.started < (card_row.valid_to or 2**63):
         return (), "rate card not valid at the time"
     try:
-        lines = rate(receipt, RateCard.from_payload(parse_statement(card_row.statement).payload))
+        lines = rate(receipt, read_as(RateCard, card_row.statement))
     except CounterfoilError as error:
         return (), error.detail
     if exact_sum(line.amount for line in lines) > MAX_AMOUNT:

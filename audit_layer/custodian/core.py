@@ -19,7 +19,7 @@ from shared.selection.checks import MAX_CASE, Permitted, ReleaseCase, Trust, che
 from shared.selection.limits import InsistenceError
 from shared.selection.memory import Kept, RevealMemory
 from shared.statements.audits import DisclosureRelease, EpochSeal
-from shared.statements.cose import entry_of, parse_statement, sign
+from shared.statements.cose import entry_of, read_as, sign
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ class Custodian:
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
         known = self.store.find(entry_of(case.request))
         if known is None:
-            epoch = EpochSeal.from_payload(
-                parse_statement(case.seal, expected=EpochSeal.TYPE).payload
-            ).epoch
+            epoch = read_as(EpochSeal, case.seal).epoch
             own = self.memory.find(epoch)
             try:
                 permitted = check_release(
@@ -79,7 +77,6 @@ class Custodian:
             ),
             key=self.signing_key,
             issuer=self.name,
-            subject=permitted.request.receipt.hex(),
         )
         fault_point("custodian.release.before-keep")
         kept = self.store.keep(  # (9)

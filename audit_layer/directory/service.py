@@ -8,7 +8,7 @@ from audit_layer.log.proof_service import ProofService
 from audit_layer.trail.service import Trail
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle
 
 _PAGE: Final = 500
@@ -73,7 +73,7 @@ class Directory:
                 type=KeyBundle.TYPE, after_index=self._after, limit=_PAGE
             ):
                 for row in page:
-                    bundle = KeyBundle.from_payload(parse_statement(row.raw).payload)
+                    bundle = read_as(KeyBundle, row.raw)
                     self._known[row.log_index] = _Known(row.entry, row.raw, bundle)
                 self._after = page[-1].log_index
             self._known = {

@@ -4,13 +4,15 @@ Order matters: the request must be witnessed before anyone is asked; ciphertexts
 a custodian sees them; a release is logged before its share is used.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from audit_layer.disclosure.audit_server import AuditServer
-from audit_layer.disclosure.evidence import Ciphertexts, check_delivered, fetch_from_node
+from audit_layer.disclosure.evidence import Ciphertexts, check_evidence, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
 from shared.envelope.header import Envelope, Header
@@ -19,9 +21,11 @@ from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.checks import ReleaseCase
-from shared.statements.audits import DisclosureRelease
+from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as
 from shared.statements.receipts import Receipt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class DrawnCase:
     """The key bundle that the receipt names."""
     endpoint: str
     """The node's address, from its key bundle."""
+    signing_key: bytes
+    """The node's, from its key bundle."""
     opened: bytes
     seal: bytes
     draw: bytes
@@ -45,6 +51,11 @@ class DrawnCase:
     first_verdict: bytes | None = None
     """The FAIL to be confirmed."""
 
+    @property
+    def entry(self) -> bytes:
+        """The receipt's log entry."""
+        return entry_of(self.receipt_statement)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Disclosed:
@@ -52,8 +63,10 @@ class Disclosed:
 
     ciphertexts: Ciphertexts | None
     secret: bytes | None
-    missing: str = ""
-    """`withheld`, `unavailable` or `escrow`."""
+    missing: Reason | None = None
+    """Why there is no secret."""
+    why: str = ""
+    """What each source answered, for people."""
 
 
 class Deposits(Protocol):
@@ -91,13 +104,13 @@ class Disclosure:
         """
         self.server.submit([case.draw, case.request])
         proofs = self._proofs(case)
-        ciphertexts = self._ciphertexts(case)
+        ciphertexts, why = self._ciphertexts(case)
         if ciphertexts is None:
             if not past_deadline:
                 raise CounterfoilError(
-                    Code.UNAVAILABLE, "the node has not handed in its evidence yet"
+                    Code.UNAVAILABLE, f"the node has not handed in its evidence yet: {why}"
                 )
-            return Disclosed(None, None, "withheld")
+            return Disclosed(None, None, Reason.WITHHELD, why)
         try:
             secret = self._secret(case, ciphertexts, proofs)
         except CounterfoilError as error:
@@ -105,9 +118,9 @@ class Disclosure:
                 Code.UNREADABLE,
                 Code.MALFORMED,
             }:  # the envelope is none, or is closed
-                return Disclosed(ciphertexts, None, "escrow")
+                return Disclosed(ciphertexts, None, Reason.ESCROW)
             if error.code.value.retryable and past_deadline:
-                return Disclosed(ciphertexts, None, "unavailable")
+                return Disclosed(ciphertexts, None, Reason.UNAVAILABLE)
             raise
         return Disclosed(ciphertexts, secret)
 
@@ -130,28 +143,42 @@ class Disclosure:
             shown[name], shown[f"{name}_proof"] = statement, proof.text
         return shown
 
-    def _ciphertexts(self, case: DrawnCase) -> Ciphertexts | None:
-        """Return the first candidates that hash to what the receipt names: the node's, else a deposit."""
-        for found in self.deposits.find(entry_of(case.receipt_statement)):
-            if _is_delivered(found, case.receipt):
-                return found
-        try:
-            found = fetch_from_node(
-                case.endpoint, self.ca_file, case.request, timeout_s=self.evidence_timeout_s
-            )
-        except CounterfoilError:
-            return None
-        return found if _is_delivered(found, case.receipt) else None
+    def _ciphertexts(self, case: DrawnCase) -> tuple[Ciphertexts | None, str]:
+        """Return the first ciphertexts that are the receipt's, a deposit's or the node's; else why none are."""
+        reasons: list[str] = []
+        for source, fetch in self._sources(case):
+            try:
+                found = fetch()
+                check_evidence(found, case.receipt, case.signing_key)
+            except CounterfoilError as error:
+                reasons.append(f"{source}: {error}")
+                logger.warning(
+                    "no evidence from %s: %s", source, error, extra={"receipt": case.entry.hex()}
+                )
+            else:
+                return found, ""
+        return None, "; ".join(reasons)
+
+    def _sources(self, case: DrawnCase) -> Iterator[tuple[str, Callable[[], Ciphertexts]]]:
+        """Yield everybody who may have the ciphertexts, with what asks them."""
+        for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
+            yield f"deposit {number}", partial(_kept, deposit)
+        yield case.endpoint, partial(self._from_node, case)
+
+    def _from_node(self, case: DrawnCase) -> Ciphertexts:
+        return fetch_from_node(
+            case.endpoint, self.ca_file, case.request, timeout_s=self.evidence_timeout_s
+        )
 
     def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any]) -> bytes:
-        header = Envelope.from_bytes(found.envelope).header
+        header = Envelope.from_bytes(found.sent.envelope).header
         release_case = ReleaseCase(
             **proofs,
             bundle=case.bundle,
             commitments=case.commitments,
             reveals=case.reveals,
             order=found.order,
-            envelope=found.envelope,
+            envelope=found.sent.envelope,
             floor_entries=case.floor_entries or None,
         ).to_cbor()
         shares: dict[int, bytes] = {}
@@ -192,6 +219,10 @@ class Disclosure:
         return open_release(self.private_key, context, header, sealed)
 
 
+def _kept(deposit: Ciphertexts) -> Ciphertexts:
+    return deposit
+
+
 def _check_release(statement: bytes, sealed: bytes, case: DrawnCase) -> None:
     """Check that a release speaks of this request, receipt and share; whose signature it bears, the log checks."""
     release, _ = open_as(DisclosureRelease, statement, None)
@@ -207,11 +238,3 @@ def _too_few(count: int, header: Header, refusals: Sequence[CounterfoilError]) -
     closed = sum(error.code is Code.UNREADABLE for error in refusals)
     hopeless = len(header.custodians) - closed < header.threshold
     return CounterfoilError(Code.UNREADABLE if hopeless else Code.UNAVAILABLE, problem)
-
-
-def _is_delivered(found: Ciphertexts, receipt: Receipt) -> bool:
-    try:
-        check_delivered(found, receipt)
-    except CounterfoilError:
-        return False
-    return True

@@ -51,6 +51,7 @@ def open_raw(raw: bytes, entry: bytes, kind: str | None) -> SignedStatement:
     """Parse a statement that is shown as the one behind `entry`; FoundError when it cannot be that."""
     try:
         statement = parse_statement(raw, expected=kind)
+        statement.payload  # noqa: B018  # what cannot be decoded is not a statement either
     except CounterfoilError as error:
         raise FoundError(_wrong(entry, f"cannot be read: {error.detail}")) from error
     if statement.entry != entry:
@@ -61,7 +62,7 @@ def open_raw(raw: bytes, entry: bytes, kind: str | None) -> SignedStatement:
 def read_payload(cls: type[P], statement: SignedStatement) -> P:
     """Return a statement's payload as the class of its type; FoundError when it is not one."""
     try:
-        return cls.from_payload(statement.payload)
+        return statement.read(cls)
     except CounterfoilError as error:
         raise FoundError(_wrong(statement.entry, f"cannot be read: {error.detail}")) from error
 

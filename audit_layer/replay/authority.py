@@ -32,7 +32,7 @@ from shared.selection.draw import (
 from shared.selection.party import read_commitment, read_reveal
 from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
-from shared.statements.cose import Payload, entry_of, parse_statement, sign
+from shared.statements.cose import Payload, entry_of, read_as, sign
 from shared.translog.tlog_proof import parse_tlog_proof
 
 logger = logging.getLogger(__name__)
@@ -81,10 +81,7 @@ class Authority:
         if row.open_index is None:
             self._log_open(row.epoch)
         elif row.state == "open" and now >= row.opened_at + self.settings.epoch_seconds * 1000:
-            if self._has_receipts(row):
-                self._seal(row.epoch, now)
-            else:
-                self._extend(row.epoch, now)
+            self._seal(row.epoch, now)
         elif row.state == "sealed":
             self._draw(row.epoch, now)
 
@@ -110,8 +107,7 @@ class Authority:
                 commitments=tuple(entry_of(raw) for _, raw in commitments),
                 rate_ppm=self.settings.rate_ppm,
                 floor=self.settings.floor,
-            ),
-            f"epoch-{epoch}",
+            )
         )
         with session(self.engine) as db:
             db.add(EpochRow(epoch=epoch, state="open", opened_at=now, open_statement=statement))
@@ -136,19 +132,6 @@ class Authority:
             return (db.scalar(select(func.max(ReceiptRow.log_index))) or -1) + 1
 
     # -- step 2: seal ------------------------------------------------------------------------------
-
-    def _has_receipts(self, row: EpochRow) -> bool:
-        """Tell whether the log has a receipt for an open epoch; it has one for good once it has."""
-        with session(self.engine) as db:
-            previous = db.get(EpochRow, row.epoch - 1)
-            first = row.open_index if previous is None else previous.size
-            newest = db.scalar(select(func.max(ReceiptRow.log_index)))
-        return newest is not None and first is not None and newest >= first
-
-    def _extend(self, epoch: int, now: int) -> None:
-        """Let an epoch without receipts go on for another term: there is nothing to draw, and nothing to log."""
-        with session(self.engine) as db:
-            db.get_one(EpochRow, epoch).opened_at = now
 
     def _seal(self, epoch: int, now: int) -> None:
         """Seal `epoch` at a witnessed size that the next epoch's open statement precedes."""
@@ -178,7 +161,7 @@ class Authority:
                 root=checkpoint.root,
                 nodes={bundle: node_hash(entries) for bundle, entries in nodes.items()},
             )
-            row.seal_statement = self._sign(seal, f"epoch-{epoch}")
+            row.seal_statement = self._sign(seal)
         self.server.submit([row.seal_statement])
 
     # -- steps 3 to 6: reveal and draw ---------------------------------------------------------------
@@ -242,10 +225,10 @@ class Authority:
             assert row.first is not None
             assert row.size is not None
             assert row.seal_statement is not None
-            seal = EpochSeal.from_payload(parse_statement(row.seal_statement).payload)
-            opened = EpochOpen.from_payload(parse_statement(row.open_statement).payload)
+            seal = read_as(EpochSeal, row.seal_statement)
+            opened = read_as(EpochOpen, row.open_statement)
             receipts = _logged(db, row.first, row.size)
-            values = [BeaconReveal.from_payload(parse_statement(r).payload).reveal for r in reveals]
+            values = [read_as(BeaconReveal, r).reveal for r in reveals]
             seed = selection_seed(self.origin, seal.size, seal.root, combine(values))
             drawn = sample(
                 seed, receipts, rate_ppm=opened.rate_ppm, floor=opened.floor, whole=whole
@@ -258,7 +241,7 @@ class Authority:
                 seed=seed,
                 drawn=tuple(item.index for item in drawn),
             )
-            row.draw_statement = self._sign(draw, f"epoch-{epoch}")
+            row.draw_statement = self._sign(draw)
             row.whole = whole
             db.add_all([self._work(item, row, now) for item in drawn])
         self._log_draw(epoch)
@@ -303,7 +286,7 @@ class Authority:
             kind="confirm" if reason is DrawReason.CONFIRM else "primary",
             epoch=row.epoch,
             worker=peer.name,
-            request_statement=self._sign(request, drawn.entry.hex()),
+            request_statement=self._sign(request),
             deadline=deadline,
         )
 
@@ -315,9 +298,7 @@ class Authority:
                 others = [peer for peer in self.peers if peer.name != failed.worker]
                 if not others:
                     continue
-                request = DisclosureRequest.from_payload(
-                    parse_statement(failed.request_statement).payload
-                )
+                request = read_as(DisclosureRequest, failed.request_statement)
                 drawn = DrawnReceipt(failed.receipt, request.index, DrawReason.CONFIRM)
                 row = db.get_one(EpochRow, failed.epoch)
                 asked.append(self._request(drawn, row, others[0], DrawReason.CONFIRM, now))
@@ -325,8 +306,8 @@ class Authority:
         for batch in batched([row.request_statement for row in asked]):
             self.server.submit(batch)
 
-    def _sign(self, value: Payload, subject: str) -> bytes:
-        return sign(value, key=self.key, issuer=self.name, subject=subject)
+    def _sign(self, value: Payload) -> bytes:
+        return sign(value, key=self.key, issuer=self.name)
 
 
 def batched(statements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

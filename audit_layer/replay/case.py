@@ -6,7 +6,7 @@ from typing import Self
 from shared.codec import cbor
 from shared.codec.fields import Reader
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome
+from shared.statements.audits import Outcome, Reason
 from shared.statements.orders import MAX_TOKENS
 
 MAX_CASE_BYTES = 64 * 2**20
@@ -56,14 +56,22 @@ class Case:
 class Judgement:
     """What the judge found: outcome and reason code of protocol §6.3, and facts that hold no prompt text."""
 
-    outcome: str
-    reason: str
+    reason: Reason
     facts: dict[str, int | str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that the reason stands for."""
+        return self.reason.outcome
 
     def to_bytes(self) -> bytes:
         """Encode for the pipe; its SHA-256 is the verdict's `evidence`."""
         return cbor.encode(
-            {"outcome": self.outcome, "reason": self.reason, "facts": dict(self.facts)}
+            {
+                "outcome": self.outcome.value,
+                "reason": self.reason.value,
+                "facts": dict(self.facts),
+            }
         )
 
     @classmethod
@@ -75,8 +83,10 @@ class Judgement:
             if not isinstance(key, str) or not isinstance(value, int | str):
                 raise CounterfoilError(Code.MALFORMED, "a judgement's facts are numbers and texts")
             facts[key] = value
-        judgement = cls(read.text("outcome", 16), read.text("reason", 32), facts)
+        outcome, reason = read.text("outcome", 16), read.text("reason", 32)
         read.done()
-        if judgement.outcome not in {outcome.value for outcome in Outcome}:
-            raise CounterfoilError(Code.MALFORMED, "a judgement has an outcome of the protocol")
-        return judgement
+        if reason not in set(Reason) or Reason(reason).outcome != outcome:
+            raise CounterfoilError(
+                Code.MALFORMED, "a judgement has outcome and reason of the protocol"
+            )
+        return cls(Reason(reason), facts)

@@ -11,9 +11,10 @@ from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
 from audit_layer.storage.engine import session
 from audit_layer.trail.erasure import unseal
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
+from shared.envelope.delivered import Delivered
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import DisclosureRequest, DrawReason
-from shared.statements.cose import entry_of, parse_statement
+from shared.statements.cose import entry_of, read_as
 from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
 
@@ -26,10 +27,10 @@ def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
             select(BeaconRow).where(BeaconRow.epoch == row.epoch).order_by(BeaconRow.position)
         ).all()
         receipt_raw = _statement(db, row.receipt)
-        receipt = Receipt.from_payload(parse_statement(receipt_raw).payload)
+        receipt = read_as(Receipt, receipt_raw)
         bundle_raw = _statement(db, receipt.bundle)
-        bundle = KeyBundle.from_payload(parse_statement(bundle_raw).payload)
-        request = DisclosureRequest.from_payload(parse_statement(row.request_statement).payload)
+        bundle = read_as(KeyBundle, bundle_raw)
+        request = read_as(DisclosureRequest, row.request_statement)
         assert epoch.seal_statement is not None
         assert epoch.draw_statement is not None
         return DrawnCase(
@@ -38,6 +39,7 @@ def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
             receipt=receipt,
             bundle=bundle_raw,
             endpoint=bundle.endpoint,
+            signing_key=bundle.signing_key,
             opened=epoch.open_statement,
             seal=epoch.seal_statement,
             draw=epoch.draw_statement,
@@ -71,7 +73,19 @@ class TrailDeposits:
             order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
             # Without its order nothing counts as delivered.
             raw = b"" if order is None else unseal(db, order.raw)
-        return [Ciphertexts(raw, row.envelope, tuple(row.frames), row.final_record) for row in rows]
+        return [
+            Ciphertexts(
+                raw,
+                Delivered(
+                    row.envelope,
+                    row.node_nonce,
+                    tuple(row.frames),
+                    row.final_record,
+                    row.final_signature,
+                ),
+            )
+            for row in rows
+        ]
 
 
 def _statement(db: Session, entry: bytes) -> bytes:

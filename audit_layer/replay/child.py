@@ -19,12 +19,12 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
 from shared.model.root import model_root
 from shared.runtime.errors import CounterfoilError
-from shared.statements.audits import Outcome
-from shared.statements.cose import parse_statement
+from shared.statements.audits import Reason
+from shared.statements.cose import read_as
 from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.text.prompt import prompt_ids
-from shared.text.stream import stop_length
+from shared.text.stream import frames_say, stop_length
 from shared.text.tokenizer import Tokenizer
 
 
@@ -56,6 +56,18 @@ class ModelArithmetic:
         result = replay(self._decoder, prompt, output, settings, seed, choice=choice)
         return Replayed(result.activations, result.chosen, result.logprobs)
 
+    def says(
+        self,
+        frames: Sequence[tuple[Sequence[int], str]],
+        settings: SamplingSettings,
+        *,
+        ended: bool,
+    ) -> bool:
+        """Tell whether frames say what their tokens say."""
+        return frames_say(
+            self._tokenizer, frames, settings.stop, settings.stop_token_ids, ended=ended
+        )
+
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
         """Return the length up to and including the first stop, or None."""
         return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids)
@@ -71,10 +83,10 @@ class Bench:
 
     def judge(self, case: Case) -> Judgement:
         """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""
-        root = Receipt.from_payload(parse_statement(case.receipt).payload).model_root
+        root = read_as(Receipt, case.receipt).model_root
         folder = self._folders.get(root)
         if folder is None:
-            return Judgement(Outcome.INCONCLUSIVE.value, "unavailable", {"model_root": root.hex()})
+            return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
         if root not in self._loaded:
             self._loaded[root] = ModelArithmetic(folder, self._threads)
         return judge(case, self._loaded[root])

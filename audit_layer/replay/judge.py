@@ -2,7 +2,8 @@
 
 Pure but for the arithmetic that it is handed. The numbered steps are those of the protocol; the first that fails gives
 the reason code. What the caller has checked before: the receipt's signature, that the ciphertexts hash to the receipt's
-`envelope` and `h_final`, and that the shares recombined to a secret whose commitments hold.
+`envelope` and `h_final`, that the final record is under the node's signature, and that the shares recombined to a secret
+whose commitments hold.
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,15 @@ from hashlib import sha256
 from typing import Protocol
 
 from audit_layer.replay.case import Case, Judgement
-from shared.codec import cbor
 from shared.commitments.exact import Activations
 from shared.envelope.blinded import BlindedFields, blinded_fields
+from shared.envelope.delivered import receipt_context
 from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.sealing import OpenedRequest, open_with_secret
-from shared.envelope.stream import FinalRecord, FrameOpener, StreamContext
+from shared.envelope.stream import FinalRecord, Frame, FrameOpener
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome
-from shared.statements.cose import parse_statement
+from shared.statements.audits import Reason
+from shared.statements.cose import read_as
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.request import RequestBody, SamplingSettings
@@ -57,20 +58,28 @@ class Arithmetic(Protocol):
     ) -> Replayed:
         """Re-execute prompt and output in one pass."""
 
+    def says(
+        self,
+        frames: Sequence[tuple[Sequence[int], str]],
+        settings: SamplingSettings,
+        *,
+        ended: bool,
+    ) -> bool:
+        """Tell whether frames of (tokens, text) say what their tokens say; all of it where the sequence `ended`."""
+
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
         """Return how many tokens of `output` there are up to and including the first stop, or None."""
 
 
 class _Finding(Exception):  # noqa: N818  # a verdict is not an error; it ends the steps early
-    def __init__(self, outcome: Outcome, reason: str) -> None:
+    def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
-        self.outcome = outcome
         self.reason = reason
 
 
-def _fail_unless(condition: bool, reason: str) -> None:
+def _fail_unless(condition: bool, reason: Reason) -> None:
     if not condition:
-        raise _Finding(Outcome.FAIL, reason)
+        raise _Finding(reason)
 
 
 def judge(case: Case, arithmetic: Arithmetic) -> Judgement:
@@ -79,14 +88,14 @@ def judge(case: Case, arithmetic: Arithmetic) -> Judgement:
     try:
         _steps(case, arithmetic, facts)
     except _Finding as finding:
-        return Judgement(finding.outcome.value, finding.reason, facts)
-    return Judgement(Outcome.PASS.value, "exact", facts)
+        return Judgement(finding.reason, facts)
+    return Judgement(Reason.EXACT, facts)
 
 
 def _steps(case: Case, arithmetic: Arithmetic, facts: dict[str, int | str]) -> None:
-    receipt = Receipt.from_payload(parse_statement(case.receipt, expected=Receipt.TYPE).payload)
+    receipt = read_as(Receipt, case.receipt)
     if receipt.numeric_profile != arithmetic.profile:
-        raise _Finding(Outcome.INCONCLUSIVE, "profile")
+        raise _Finding(Reason.PROFILE)
     opened = _open_request(case)  # steps 1 and 2
     body, seed = opened.body, opened.body.seed or opened.keys.sampling_seed
     prompt = _prompt(arithmetic, body)  # step 3
@@ -94,10 +103,11 @@ def _steps(case: Case, arithmetic: Arithmetic, facts: dict[str, int | str]) -> N
     tokens = answer.tokens
     blinded = _check_evidence(receipt, opened, seed, prompt, tokens, final)  # step 5
     facts.update(prompt_tokens=len(prompt), output_tokens=len(tokens))
-    _fail_unless(blinded.settings == receipt.settings, "settings")
+    _fail_unless(blinded.settings == receipt.settings, Reason.SETTINGS)
     if tokens:
         _check_replay(arithmetic, receipt, opened, seed, prompt, answer, facts)  # steps 6 to 8
-    _check_finish(arithmetic, receipt, body.settings, tokens)  # step 9
+    _check_text(arithmetic, receipt, body.settings, answer)  # step 9
+    _check_finish(arithmetic, receipt, body.settings, tokens)  # step 10
     _check_usage(receipt, len(prompt), len(tokens))
 
 
@@ -105,55 +115,61 @@ def _open_request(case: Case) -> OpenedRequest:
     try:
         return open_with_secret(case.envelope, case.secret)
     except CounterfoilError as error:
-        raise _Finding(Outcome.INCONCLUSIVE, "escrow") from error
+        raise _Finding(Reason.ESCROW) from error
 
 
 def _prompt(arithmetic: Arithmetic, body: RequestBody) -> tuple[int, ...]:
     try:
         return arithmetic.tokenise(body)
     except CounterfoilError as error:
-        raise _Finding(Outcome.FAIL, "input") from error
+        raise _Finding(Reason.INPUT) from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What the frames say, in order."""
 
-    tokens: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...]
+    frames: tuple[Frame, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All tokens."""
+        return tuple(token for frame in self.frames for token in frame.tokens)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(frame.text for frame in self.frames)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """All log-probabilities."""
+        return tuple(told for frame in self.frames for told in frame.logprobs or ())
 
 
 def _open_stream(
     case: Case, receipt: Receipt, opened: OpenedRequest
 ) -> tuple[FinalRecord | None, _Answer]:
     """Open frames and final record; a node that was cut off has no final record."""
-    opener = FrameOpener(opened.keys, _context(receipt, opened))
+    opener = FrameOpener(opened.keys, receipt_context(receipt))
     try:
         frames = [opener.open(ciphertext) for ciphertext in case.frames]
     except CounterfoilError as error:
-        raise _Finding(Outcome.FAIL, "stream") from error
-    _fail_unless(opener.h_final == receipt.h_final, "stream")
-    answer = _Answer(
-        tuple(token for frame in frames for token in frame.tokens),
-        tuple(told for frame in frames for told in frame.logprobs or ()),
-    )
+        raise _Finding(Reason.STREAM) from error
+    _fail_unless(opener.h_final == receipt.h_final, Reason.STREAM)
+    answer = _Answer(tuple(frames))
     if not case.final_record:
         return None, answer
     try:
-        return opener.open_final(case.final_record), answer
-    except CounterfoilError as error:
-        # The final record is under no signature of its own: a spoiled one was not delivered.
-        raise _Finding(Outcome.INCONCLUSIVE, "withheld") from error
-
-
-def _context(receipt: Receipt, opened: OpenedRequest) -> StreamContext:
-    return StreamContext(
-        ctx=opened.ctx,
-        kc=opened.kc,
-        bundle=receipt.bundle,
-        node_nonce=receipt.node_nonce,
-        attempt=receipt.attempt,
-    )
+        final = opener.open_final(case.final_record)
+    except CounterfoilError as error:  # the node signed it
+        raise _Finding(Reason.STREAM) from error
+    _fail_unless(final.receipt == case.receipt, Reason.STREAM)
+    _fail_unless(final.tokens == answer.tokens, Reason.STREAM)
+    _fail_unless(final.text == answer.text, Reason.TEXT)
+    _fail_unless(final.usage == receipt.usage, Reason.USAGE)
+    _fail_unless(final.finish is receipt.finish, Reason.FINISH)
+    return final, answer
 
 
 def _check_evidence(
@@ -167,8 +183,10 @@ def _check_evidence(
     """Check that evidence and blinded fields speak of the same tokens and blocks."""
     evidence = _evidence(receipt, opened, final)
     if evidence is not None:
-        _fail_unless(tuple(evidence.output_tokens) == tokens, "evidence")
-        _fail_unless(tuple(evidence.input_tokens) == prompt, "input")
+        assert final is not None
+        _fail_unless(tuple(evidence.output_tokens) == tokens, Reason.EVIDENCE)
+        _fail_unless(tuple(evidence.input_tokens) == prompt, Reason.INPUT)
+        _fail_unless(evidence.text == final.text, Reason.TEXT)
     blinded = blinded_fields(
         opened.keys,
         settings=opened.body.settings,
@@ -179,10 +197,10 @@ def _check_evidence(
         prompt_blocks=evidence.prompt_blocks if evidence else (),
         output_blocks=evidence.output_blocks if evidence else (),
     )
-    _fail_unless(blinded.input == receipt.input, "input")
-    _fail_unless(blinded.output == receipt.output, "evidence")
+    _fail_unless(blinded.input == receipt.input, Reason.INPUT)
+    _fail_unless(blinded.output == receipt.output, Reason.EVIDENCE)
     if evidence is not None:
-        _fail_unless(blinded.activation_root == receipt.activation_root, "evidence")
+        _fail_unless(blinded.activation_root == receipt.activation_root, Reason.EVIDENCE)
     return blinded
 
 
@@ -192,25 +210,18 @@ def _evidence(
     """Return the opened evidence; only a receipt for a failed request may come without."""
     if receipt.evidence is None:
         _fail_unless(
-            receipt.finish is Finish.FAILED and receipt.activation_root is None, "evidence"
+            receipt.finish is Finish.FAILED and receipt.activation_root is None, Reason.EVIDENCE
         )
         return None
-    if (
-        final is None
-        or final.evidence is None
-        or sha256(final.evidence).digest() != receipt.evidence
-    ):
-        raise _Finding(Outcome.INCONCLUSIVE, "withheld")
+    if final is None:
+        raise _Finding(Reason.WITHHELD)
+    held = None if final.evidence is None else sha256(final.evidence).digest()
+    _fail_unless(held == receipt.evidence, Reason.EVIDENCE)
+    assert final.evidence is not None
     try:
-        return open_evidence(
-            final.evidence,
-            opened.keys,
-            StreamContext(
-                opened.ctx, opened.kc, receipt.bundle, receipt.node_nonce, receipt.attempt
-            ),
-        )
+        return open_evidence(final.evidence, opened.keys, receipt_context(receipt))
     except CounterfoilError as error:
-        raise _Finding(Outcome.FAIL, "evidence") from error
+        raise _Finding(Reason.EVIDENCE) from error
 
 
 def _check_replay(
@@ -229,7 +240,7 @@ def _check_replay(
     except CounterfoilError as error:
         # Tokens outside the vocabulary, or more than the context holds, cannot come from this model.
         if error.code in {Code.INVALID_ARGUMENT, Code.MALFORMED}:
-            raise _Finding(Outcome.FAIL, "tokens") from error
+            raise _Finding(Reason.TOKENS) from error
         raise
     ours = blinded_fields(
         opened.keys,
@@ -244,9 +255,18 @@ def _check_replay(
     wrong = sum(a != b for a, b in zip(replayed.chosen, tokens, strict=True))
     facts.update(blocks=len(replayed.activations.leaves()), tokens_not_chosen=wrong)
     if receipt.activation_root is not None:
-        _fail_unless(ours.activation_root == receipt.activation_root, "activations")
-    _fail_unless(wrong == 0, "tokens")
-    _fail_unless(replayed.logprobs == answer.logprobs, "logprobs")
+        _fail_unless(ours.activation_root == receipt.activation_root, Reason.ACTIVATIONS)
+    _fail_unless(wrong == 0, Reason.TOKENS)
+    _fail_unless(replayed.logprobs == answer.logprobs, Reason.LOGPROBS)
+
+
+def _check_text(
+    arithmetic: Arithmetic, receipt: Receipt, settings: SamplingSettings, answer: _Answer
+) -> None:
+    """Check that every frame's text is what the tokens say: the client was shown it as it came."""
+    ended = receipt.finish in {Finish.STOP, Finish.LENGTH}
+    frames = [(frame.tokens, frame.text) for frame in answer.frames]
+    _fail_unless(arithmetic.says(frames, settings, ended=ended), Reason.TEXT)
 
 
 def _check_finish(
@@ -254,21 +274,21 @@ def _check_finish(
 ) -> None:
     """Check that the sequence ended where its rules say, and that the receipt names the rule."""
     stop = arithmetic.stops_at(tokens, settings)
-    _fail_unless(stop is None or stop == len(tokens), "finish")
-    _fail_unless(len(tokens) <= settings.max_tokens, "finish")
+    _fail_unless(stop is None or stop == len(tokens), Reason.FINISH)
+    _fail_unless(len(tokens) <= settings.max_tokens, Reason.FINISH)
     if receipt.finish is Finish.STOP:
-        _fail_unless(stop is not None, "finish")
+        _fail_unless(stop is not None, Reason.FINISH)
     elif receipt.finish is Finish.LENGTH:
-        _fail_unless(stop is None and len(tokens) == settings.max_tokens, "finish")
+        _fail_unless(stop is None and len(tokens) == settings.max_tokens, Reason.FINISH)
 
 
 def _check_usage(receipt: Receipt, prompt: int, output: int) -> None:
     usage = receipt.usage
-    _fail_unless(usage.output == output, "usage")
-    _fail_unless(usage.input == prompt, "usage")
-    _fail_unless(usage.cached <= max(0, prompt - 1), "usage")
+    _fail_unless(usage.output == output, Reason.USAGE)
+    _fail_unless(usage.input == prompt, Reason.USAGE)
+    _fail_unless(usage.cached <= max(0, prompt - 1), Reason.USAGE)
 
 
 def fact_digest(judgement: Judgement) -> bytes:
-    """Return the SHA-256 that a verdict carries as `evidence`."""
-    return sha256(cbor.encode(judgement.to_bytes())).digest()
+    """Return the SHA-256 that a verdict carries as `evidence` (protocol §6.3)."""
+    return sha256(judgement.to_bytes()).digest()

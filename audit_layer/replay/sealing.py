@@ -18,7 +18,7 @@ from audit_layer.storage.engine import session
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, parse_statement, sign
+from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.seals import NO_SEAL, TenantSeal, entries_digest, order_numbers
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.notes import parse_note
@@ -103,7 +103,7 @@ class Sealing:
             if now < closing or not _covers(db, tenant, checkpoint.size, closing):
                 return False
             seal = make_seal(db, tenant, previous, Period(start, end), checkpoint, now)
-            statement = sign(seal, key=self.key, issuer=self.name, subject=tenant)
+            statement = sign(seal, key=self.key, issuer=self.name)
             db.add(SealRow(tenant=tenant, number=seal.number, statement=statement))
         logger.info("sealed %d receipts of %s, %d of them late", seal.receipts, tenant, seal.late)
         return True
@@ -133,9 +133,7 @@ def make_seal(
     now: int,
 ) -> TenantSeal:
     """Return the seal of a period that follows the previous seal's, from the receipts that the trail has."""
-    before = (
-        None if previous is None else TenantSeal.from_payload(parse_statement(previous).payload)
-    )
+    before = None if previous is None else read_as(TenantSeal, previous)
     sealed = 0 if before is None else before.size
     receipts = select(ReceiptRow.entry, ReceiptRow.number).where(
         ReceiptRow.tenant == tenant, ReceiptRow.log_index < checkpoint.size
@@ -168,7 +166,7 @@ def make_seal(
 def _start(db: Session, tenant: str, previous: bytes | None, kind: SealPeriod) -> int | None:
     """Return where the tenant's next seal begins; None before its first receipt."""
     if previous is not None:
-        return TenantSeal.from_payload(parse_statement(previous).payload).end
+        return read_as(TenantSeal, previous).end
     began = db.scalar(
         select(ReceiptRow.started)
         .where(ReceiptRow.tenant == tenant)

@@ -69,14 +69,14 @@ class Worker:
             receipt=row.receipt,
             request=entry_of(row.request_statement),
             worker=self.name,
-            outcome=Outcome(judgement.outcome),
+            outcome=judgement.outcome,
             reason=judgement.reason,
             evidence=fact_digest(judgement),
             numeric_profile=case.receipt.numeric_profile,
             at=now_ms(),
             confirms=confirms,
         )
-        statement = sign(verdict, key=self.key, issuer=self.name, subject=row.receipt.hex())
+        statement = sign(verdict, key=self.key, issuer=self.name)
         with session(self.engine) as db:
             return work.store_verdict(
                 db,
@@ -89,14 +89,18 @@ class Worker:
 
     def _judge(self, row: WorkRow, case: DrawnCase) -> Judgement:
         disclosed = self.disclosure.open(case, past_deadline=now_ms() > row.deadline)
-        if disclosed.secret is None or disclosed.ciphertexts is None:
-            return Judgement(Outcome.INCONCLUSIVE.value, disclosed.missing, {})
+        if disclosed.missing is not None:
+            facts: dict[str, int | str] = {"why": disclosed.why} if disclosed.why else {}
+            return Judgement(disclosed.missing, facts)
+        assert disclosed.ciphertexts is not None
+        assert disclosed.secret is not None
+        sent = disclosed.ciphertexts.sent
         return self.replayer.judge(
             Case(
                 receipt=case.receipt_statement,
-                envelope=disclosed.ciphertexts.envelope,
-                frames=disclosed.ciphertexts.frames,
-                final_record=disclosed.ciphertexts.final_record,
+                envelope=sent.envelope,
+                frames=sent.frames,
+                final_record=sent.final_record,
                 secret=disclosed.secret,
             )
         )

@@ -18,13 +18,12 @@ from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
     Payload,
     SignedStatement,
-    open_as,
     parse_statement,
     verify_signature,
 )
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
-from shared.statements.orders import Order
+from shared.statements.orders import Order, within_order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, seal_domain
@@ -47,6 +46,9 @@ class Lookups(Protocol):
 
     def receipt(self, entry: bytes) -> Receipt | None:
         """Return a receipt that is in the log."""
+
+    def numeric_profiles(self) -> frozenset[bytes]:
+        """Return the numeric profiles that this log's auditors can compute (protocol §7.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
         )
     cls, role, check = kind
     name = _verified(statement, role, lookups)
-    value = cls.from_payload(statement.payload)
+    value = statement.read(cls)
+    _check_issuer(statement, name)
     admitted = Admitted(statement, value, issuer=statement.kid, number=None)
     return check(admitted, name, lookups, now)
 
@@ -103,30 +106,40 @@ def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> str:
     return name
 
 
+def _check_issuer(statement: SignedStatement, name: str) -> None:
+    """The issuer is the name under which the signer is known: nobody signs in another's."""
+    if statement.issuer != name:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY,
+            f"the {statement.type} names {statement.issuer[:80]!r} as its issuer, its signer is {name!r}",
+        )
+
+
 def _admit_receipt(
     statement: SignedStatement, order_raw: bytes | None, lookups: Lookups, now: int
 ) -> Admitted:
-    receipt = Receipt.from_payload(statement.payload)
+    receipt = statement.read(Receipt)
     bundle = lookups.bundle(receipt.bundle)
     if bundle is None:
         raise CounterfoilError(Code.STALE_KEY, "the receipt's key bundle is not in the log")
     verify_signature(statement, bundle.signing_key)
+    _check_issuer(statement, bundle.issuer)
     _check_bundle_use(receipt, bundle, lookups.revoked_at(receipt.bundle), now)
     if not order_raw:
         raise CounterfoilError(Code.NO_ORDER, "the receipt comes without its order")
-    order, order_statement = open_as(Order, order_raw, None)
+    order_statement = parse_statement(order_raw, expected=Order.TYPE)
     if order_statement.entry != receipt.order:
         raise CounterfoilError(Code.NO_ORDER, "the order handed in is not the receipt's")
     tenant = _verified(order_statement, "tenant", lookups)
+    order = order_statement.read(Order)
     if tenant != order.tenant:
         raise CounterfoilError(Code.NO_ORDER, "the order's tenant has another key")
+    _check_issuer(order_statement, tenant)
     for name in ("tenant", "number", "attempt", "ctx", "kc", "envelope", "bundle", "rate_card"):
         if getattr(receipt, name) != getattr(order, name):
             raise CounterfoilError(Code.NO_ORDER, f"receipt and order disagree on {name}")
-    if receipt.usage.output > order.max_output_tokens:
-        raise CounterfoilError(
-            Code.INVALID_ARGUMENT, "the receipt counts more tokens than were ordered"
-        )
+    if (excess := within_order(order, receipt.usage)) is not None:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, excess)
     return Admitted(
         statement,
         receipt,
@@ -207,21 +220,29 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
     )
 
 
+def _bundle(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    """Take in only what an auditor of this log can recompute: an odd profile would never be judged."""
+    value = admitted.value
+    assert isinstance(value, KeyBundle)
+    _same_name("operator")(admitted, name, lookups, now)
+    profiles = lookups.numeric_profiles()
+    if value.numeric_profile not in profiles:
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"no auditor of this log computes the numeric profile {value.numeric_profile.hex()}"
+            f" of {value.issuer}",
+            remedy="Serve under one of its profiles: "
+            + (", ".join(sorted(profile.hex() for profile in profiles)) or "it has none yet")
+            + ". An operator of the log adds one to numeric_profiles in audit.toml.",
+        )
+    return admitted
+
+
 def _seal(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
     """Number a tenant's seals in a domain of their own, so that the log never has two for one number."""
     value = admitted.value
     assert isinstance(value, TenantSeal)
-    if admitted.statement.subject != value.tenant:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, "a seal's subject is its tenant")
     return replace(admitted, issuer=seal_domain(value.tenant), number=value.number)
-
-
-def _erasure(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
-    value = admitted.value
-    assert isinstance(value, Erasure)
-    if admitted.statement.subject != value.tenant:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, "an erasure's subject is its tenant")
-    return admitted
 
 
 def _party(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
@@ -229,14 +250,14 @@ def _party(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitte
 
 
 KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
-    KeyBundle.TYPE: (KeyBundle, "operator", _same_name("operator")),
+    KeyBundle.TYPE: (KeyBundle, "operator", _bundle),
     Revocation.TYPE: (Revocation, "operator", _revocation),
     RateCard.TYPE: (RateCard, "operator", _same_name("operator")),
     EpochOpen.TYPE: (EpochOpen, "authority", _no_more),
     EpochSeal.TYPE: (EpochSeal, "authority", _no_more),
     Draw.TYPE: (Draw, "authority", _no_more),
     TenantSeal.TYPE: (TenantSeal, "authority", _seal),
-    Erasure.TYPE: (Erasure, "authority", _erasure),
+    Erasure.TYPE: (Erasure, "authority", _no_more),
     DisclosureRequest.TYPE: (DisclosureRequest, "authority", _no_more),
     BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
     BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),

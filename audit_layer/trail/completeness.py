@@ -10,7 +10,7 @@ from audit_layer.trail.erasure import unseal
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.seals import TenantSeal
 
 
@@ -95,7 +95,7 @@ def _seals(db: Session, tenant: str) -> list[tuple[bytes, bytes, TenantSeal]]:
             StatementRow.type == TenantSeal.TYPE, StatementRow.subject == tenant
         )
     )
-    found = [(e, raw, TenantSeal.from_payload(parse_statement(raw).payload)) for e, raw in rows]
+    found = [(e, raw, read_as(TenantSeal, raw)) for e, raw in rows]
     return sorted(found, key=lambda item: item[2].number)
 
 

@@ -26,7 +26,7 @@ from audit_layer.trail.models import (
 from audit_layer.trail.service import Refused, Submission, Trail
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, parse_statement, sign
+from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.erasures import Erasure
 from shared.statements.seals import entries_digest
 
@@ -71,7 +71,7 @@ class Eraser:
                 _keeper(db)
                 number, statement = self._choose(db, tenant, period, reason, requested_by, now)
             self._finish(number, statement, now)
-        return Erased(entry_of(statement), Erasure.from_payload(parse_statement(statement).payload))
+        return Erased(entry_of(statement), read_as(Erasure, statement))
 
     def resume(self, now: int) -> int:
         """Finish erasures that a crash interrupted, the replacement of the key too; return how many there were."""
@@ -136,7 +136,7 @@ class Eraser:
             requested_by=requested_by,
             at=now,
         )
-        statement = sign(value, key=self._key, issuer=self._name, subject=tenant)
+        statement = sign(value, key=self._key, issuer=self._name)
         row = ErasureRow(statement=statement, done_at=None)
         db.add(row)
         db.flush()
@@ -148,7 +148,7 @@ class Eraser:
         (result,) = self._trail.submit([Submission(statement)])
         if isinstance(result, Refused):
             raise result.error
-        value = Erasure.from_payload(parse_statement(statement).payload)
+        value = read_as(Erasure, statement)
         with session(self._engine) as db:
             keeper = _keeper(db)
             chosen = db.scalars(select(DataKeyRow.id).where(DataKeyRow.erasure == number)).all()

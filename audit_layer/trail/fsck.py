@@ -14,7 +14,12 @@ from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.storage.engine import session
 from audit_layer.trail.admission import KINDS
 from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
-from audit_layer.trail.fsck_findings import check_evidence, check_findings, check_gaps
+from audit_layer.trail.fsck_findings import (
+    check_answers,
+    check_evidence,
+    check_findings,
+    check_gaps,
+)
 from audit_layer.trail.fsck_parties import Parties
 from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
@@ -22,7 +27,13 @@ from audit_layer.trail.rows import receipt_columns, signed_columns, verdict_colu
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.audits import Verdict
-from shared.statements.cose import SignedStatement, open_as, parse_statement, verify_signature
+from shared.statements.cose import (
+    SignedStatement,
+    open_as,
+    parse_statement,
+    read_as,
+    verify_signature,
+)
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Receipt
 
@@ -44,6 +55,7 @@ def check_trail(engine: Engine, *, now: int | None = None) -> list[str]:
             *_orders(db, parties),
             *_chains(db),
             *check_findings(db),
+            *check_answers(db),
             *check_evidence(db),
             *check_gaps(db),
             *check_erasures(db, now_ms() if now is None else now),
@@ -94,7 +106,7 @@ def _statements(db: Session, parties: Parties) -> Iterator[str]:
                 yield f"{where}.raw: statements of type {statement.type!r} are not taken in"
                 continue
             kind, role, _ = KINDS[statement.type]
-            value = kind.from_payload(statement.payload)
+            value = statement.read(kind)
             yield from parties.signed(f"{where}.raw", statement, value, role, row.recorded_at)
             if isinstance(value, Verdict):
                 yield from _verdict(db, where, row, value)
@@ -116,7 +128,7 @@ def _erased(db: Session, where: str, row: StatementRow) -> Iterator[str]:
 def _receipt(
     db: Session, where: str, row: StatementRow, statement: SignedStatement
 ) -> Iterator[str]:
-    receipt = Receipt.from_payload(statement.payload)
+    receipt = statement.read(Receipt)
     indexed, bundle = db.get(ReceiptRow, row.entry), bundle_of(db, receipt.bundle)
     if indexed is None:
         yield f"{where}.entry: no row has it as trail_receipts.entry"
@@ -138,7 +150,7 @@ def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> It
     raw = None if about is None else signed_bytes(db, about)
     if about is not None and raw is None:
         return  # whom it concerned is no longer to be read
-    receipt = None if raw is None else Receipt.from_payload(parse_statement(raw).payload)
+    receipt = None if raw is None else read_as(Receipt, raw)
     bundle = None if receipt is None else bundle_of(db, receipt.bundle)
     if receipt is None or bundle is None:
         yield f"{where}.raw: its receipt or that one's key bundle is missing"
@@ -212,7 +224,7 @@ def _previous(db: Session, stored: bytes) -> bytes | None:
     """Return the predecessor that a receipt names; None when it cannot be read, which is reported elsewhere."""
     try:
         raw = opened(db, stored)
-        return None if raw is None else Receipt.from_payload(parse_statement(raw).payload).previous
+        return None if raw is None else read_as(Receipt, raw).previous
     except CounterfoilError:
         return None
 

@@ -16,15 +16,14 @@ from audit_layer.trail.models import (
     ResolutionRow,
     StatementRow,
 )
-from audit_layer.trail.rows import finding_values
-from shared.codec.hashing import sha256
+from audit_layer.trail.rows import ANSWERED_TWICE, evidence_digest, finding_values
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 
-_KINDS = frozenset({"equivocation", "gap"})
+_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE})
 
 
 def check_findings(db: Session) -> Iterator[str]:
@@ -38,8 +37,8 @@ def check_findings(db: Session) -> Iterator[str]:
         if values["digest"] != row.digest:
             columns = ("kind", "first_statement", "second_statement")
             yield f"{where}.digest: is not that of {', '.join(f'{where}.{name}' for name in columns)}"
-        if row.kind == "equivocation":
-            yield from _equivocation(db, where, row)
+        if row.kind in {"equivocation", ANSWERED_TWICE}:
+            yield from _convicted(db, where, row)
         elif row.kind == "gap":
             yield from _gap(db, where, row)
         if not between(0, row.at, now_ms()):
@@ -55,8 +54,28 @@ def check_findings(db: Session) -> Iterator[str]:
             yield f"{where}.at: is before the finding, or in the future"
 
 
-def _equivocation(db: Session, where: str, row: FindingRow) -> Iterator[str]:
-    """Check that two receipts of one issuer have one number."""
+def check_answers(db: Session) -> Iterator[str]:
+    """Check that every receipt whose order was answered before it stands in a finding."""
+    rows = db.execute(
+        text(
+            "SELECT r.log_index, s.raw FROM (SELECT entry, log_index, row_number()"
+            " OVER (PARTITION BY order_entry ORDER BY log_index) AS place FROM trail_receipts) r"
+            " JOIN trail_statements s USING (entry) WHERE r.place > 1 ORDER BY r.log_index"
+        )
+    )
+    for index, raw in rows:
+        told = select(FindingRow.id).where(
+            FindingRow.kind == ANSWERED_TWICE, FindingRow.second_statement == raw
+        )
+        if db.scalar(told.limit(1)) is None:
+            yield (
+                f"trail_receipts[log_index={index}].order_entry: the order was answered before, and no row says so"
+                " in trail_findings.kind"
+            )
+
+
+def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that two receipts of one issuer have one number, or one order."""
     receipts: list[Receipt] = []
     for column, stored in (
         ("first_statement", row.first_statement),
@@ -84,8 +103,11 @@ def _equivocation(db: Session, where: str, row: FindingRow) -> Iterator[str]:
         receipts.append(receipt)
         if statement.issuer != row.issuer:
             yield f"{where}.issuer: is not that of {column}"
-    if len(receipts) == 2 and receipts[0].node_sequence != receipts[1].node_sequence:
-        yield f"{where}.first_statement, {where}.second_statement: have different numbers"
+    field, what = (
+        ("order", "orders") if row.kind == ANSWERED_TWICE else ("node_sequence", "numbers")
+    )
+    if len({getattr(receipt, field) for receipt in receipts}) > 1:
+        yield f"{where}.first_statement, {where}.second_statement: have different {what}"
 
 
 def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
@@ -100,9 +122,9 @@ def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
                 continue
             statement = parse_statement(raw)
             if statement.type == Order.TYPE:
-                issuer = Order.from_payload(statement.payload).tenant
+                issuer = statement.read(Order).tenant
             else:
-                bundle = bundle_of(db, Receipt.from_payload(statement.payload).bundle)
+                bundle = bundle_of(db, statement.read(Receipt).bundle)
                 issuer = "" if bundle is None else f"{bundle.operator}/{bundle.node}"
         except CounterfoilError as error:
             yield f"{where}.{column}: {error.detail}"
@@ -177,12 +199,12 @@ def _runs(db: Session, kind: str, issuer: str, number: str, looked_at: int) -> R
 
 
 def check_evidence(db: Session) -> Iterator[str]:
-    """Check that deposits are whole and about receipts of the trail; what is in them nobody believes anyway."""
+    """Check that deposits are whole and about receipts of the trail; workers check them against the receipt again."""
     query = select(EvidenceRow).order_by(EvidenceRow.id).execution_options(yield_per=10)
     for row in db.scalars(query):
         where = f"trail_evidence[id={row.id}]"
-        if row.digest != sha256(row.envelope, row.node_nonce, *row.frames, row.final_record):
-            parts = ("envelope", "node_nonce", "frames", "final_record")
+        if row.digest != evidence_digest(row):
+            parts = ("envelope", "node_nonce", "frames", "final_record", "final_signature")
             yield f"{where}.digest: is not that of {', '.join(f'{where}.{part}' for part in parts)}"
         about = db.get(StatementRow, row.receipt)
         if about is None or about.type != Receipt.TYPE:

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from audit_layer.trail.erasure import parse_sealed, unseal
 from audit_layer.trail.models import OrderRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle
 
 
@@ -30,4 +30,4 @@ def opened(db: Session, stored: bytes) -> bytes | None:
 def bundle_of(db: Session, entry: bytes) -> KeyBundle | None:
     """Return a key bundle of the trail."""
     row = db.get(StatementRow, entry)
-    return None if row is None else KeyBundle.from_payload(parse_statement(row.raw).payload)
+    return None if row is None else read_as(KeyBundle, row.raw)

@@ -17,7 +17,7 @@ from audit_layer.trail import erasure
 from audit_layer.trail.admission import BEACON_ROLES
 from audit_layer.trail.models import PartyRow, StatementRow
 from shared.runtime.keys import key_id
-from shared.statements.cose import parse_statement
+from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.receipts import Receipt
 
@@ -33,8 +33,9 @@ Party = tuple[str, bytes]
 class DatabaseLookups:
     """Implements `admission.Lookups`. Safe for threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, profiles: frozenset[bytes]) -> None:
         self._engine = engine
+        self._profiles = profiles
         self._mutex = Lock()
         self._asked = self._until = 0.0
         self._parties: dict[tuple[str, bytes], Party] = {}
@@ -64,7 +65,7 @@ class DatabaseLookups:
         raw = self._raw(entry, KeyBundle.TYPE)
         if raw is None:
             return None
-        bundle = KeyBundle.from_payload(parse_statement(raw).payload)
+        bundle = read_as(KeyBundle, raw)
         with self._mutex:
             self._bundles[entry] = bundle
             if len(self._bundles) > MAX_BUNDLES:
@@ -80,7 +81,11 @@ class DatabaseLookups:
     def receipt(self, entry: bytes) -> Receipt | None:
         """Return a receipt that is in the log."""
         raw = self._raw(entry, Receipt.TYPE)
-        return None if raw is None else Receipt.from_payload(parse_statement(raw).payload)
+        return None if raw is None else read_as(Receipt, raw)
+
+    def numeric_profiles(self) -> frozenset[bytes]:
+        """Return the numeric profiles that this log's auditors can compute."""
+        return self._profiles
 
     def _party(self, role: str, kid: bytes) -> Party | None:
         parties = self._parties
@@ -105,7 +110,7 @@ class DatabaseLookups:
             for raw in db.scalars(
                 select(StatementRow.raw).where(StatementRow.type == Revocation.TYPE)
             ):
-                value = Revocation.from_payload(parse_statement(raw).payload)
+                value = read_as(Revocation, raw)
                 revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
         self._parties, self._revoked = parties, revoked
         self._asked, self._until = asked, asked + FRESH_S

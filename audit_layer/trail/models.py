@@ -109,6 +109,9 @@ class ReceiptRow(Base):
         Index(None, "operator", "node", "log_index"),
         Index(None, "model_root", "log_index"),
         Index(None, "started"),
+        Index(
+            None, "order_entry"
+        ),  # not unique: a second receipt for an order is kept, as a conviction
         UniqueConstraint("operator", "node", "node_sequence"),
         KEPT_BY_SERVER,
     )
@@ -162,7 +165,7 @@ class VerdictRow(Base):
 
 
 class EvidenceRow(Base):
-    """Ciphertexts that somebody deposited for a receipt. Believed in nothing; kept until they expire."""
+    """Ciphertexts that somebody deposited for a receipt, checked against it and its node's signature; kept until they expire."""
 
     __tablename__ = "trail_evidence"
     __table_args__ = (
@@ -177,11 +180,13 @@ class EvidenceRow(Base):
     node_nonce: Mapped[bytes] = mapped_column(LargeBinary)
     frames: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary))
     final_record: Mapped[bytes] = mapped_column(LargeBinary)
+    final_signature: Mapped[bytes] = mapped_column(LargeBinary)
     deposited_at: Mapped[UnixMs]
 
 
 class FindingRow(Base):
-    """Something that an issuer must explain: two statements under one number, numbers that never came.
+    """Something that an issuer must explain: two statements under one number, two receipts for one order, numbers that
+    never came.
 
     Of a gap the statements are its neighbours: those with the number before it (empty when it begins at 0) and after it.
     """

@@ -3,6 +3,7 @@
 from typing import Any
 
 from audit_layer.trail.admission import Admitted
+from audit_layer.trail.models import EvidenceRow
 from shared.codec.hashing import sha256
 from shared.statements.audits import Verdict
 from shared.statements.cose import SignedStatement
@@ -10,6 +11,8 @@ from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
 
 Values = dict[str, Any]
+ANSWERED_TWICE = "order-answered-twice"
+"""Kind of the finding about a second receipt for one order."""
 
 
 def statement_values(item: Admitted, index: int, now: int, raw: bytes) -> Values:
@@ -110,6 +113,11 @@ def verdict_columns(
         "operator": bundle.operator,
         "node": bundle.node,
     }
+
+
+def evidence_digest(row: EvidenceRow) -> bytes:
+    """Return the hash over one deposit's parts."""
+    return sha256(row.envelope, row.node_nonce, *row.frames, row.final_record, row.final_signature)
 
 
 def finding_values(

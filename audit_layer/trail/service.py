@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Select, func, select, update
+from sqlalchemy import Engine, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -29,21 +29,19 @@ from audit_layer.trail.models import (
     StatementRow,
     VerdictRow,
 )
-from audit_layer.trail.rows import (
-    finding_values,
-)
+from audit_layer.trail.rows import evidence_digest, finding_values
 from audit_layer.trail.writing import stored_forms
-from shared.codec.hashing import sha256
 from shared.codec.ids import check_name
 from shared.codec.moment import now_ms
+from shared.envelope.delivered import Delivered, check_delivered
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import check_signing_key, parse_statement
+from shared.statements.cose import check_signing_key, parse_statement, read_as
 from shared.statements.keys import Revocation
 
 MAX_PAGE = 1000
 MAX_EVIDENCE = 16 << 20
 MAX_DEPOSITS = 4
-"""Deposits kept for one receipt; without a bound anyone could fill the disk."""
+"""Deposits kept for one receipt: a node may sign several final records, and each is evidence against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +99,12 @@ class ReceiptQuery:
 class Trail:
     """All methods block; all are safe to call from several threads."""
 
-    def __init__(self, engine: Engine, batcher: Batcher) -> None:
+    def __init__(
+        self, engine: Engine, batcher: Batcher, numeric_profiles: frozenset[bytes]
+    ) -> None:
         self._engine = engine
         self._batcher = batcher
-        self._lookups = DatabaseLookups(engine)
+        self._lookups = DatabaseLookups(engine, numeric_profiles)
 
     # -- taking in -------------------------------------------------------------------------------------
 
@@ -179,42 +179,41 @@ class Trail:
             )
             db.execute(upsert(FindingRow).values(finding).on_conflict_do_nothing())
 
-    def deposit(
-        self,
-        receipt: bytes,
-        envelope: bytes,
-        node_nonce: bytes,
-        frames: Sequence[bytes],
-        final_record: bytes,
-    ) -> None:
-        """Keep ciphertexts that somebody hands in for a receipt in the log. NOT_FOUND, INVALID_ARGUMENT, QUOTA."""
-        size = len(envelope) + len(final_record) + sum(map(len, frames))
-        if size > MAX_EVIDENCE:
+    def deposit(self, receipt: bytes, found: Delivered) -> None:
+        """Keep ciphertexts that somebody hands in for a receipt in the log.
+
+        NOT_FOUND without the receipt, COMMITMENT_MISMATCH when they are not what receipt and node signed: so nobody but
+        the node can fill the places, and what is kept can be judged. INVALID_ARGUMENT, QUOTA for too much.
+        """
+        if found.size > MAX_EVIDENCE:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, f"evidence has at most {MAX_EVIDENCE} bytes"
             )
-        digest = sha256(envelope, node_nonce, *frames, final_record)
+        signed = self._lookups.receipt(receipt)
+        bundle = None if signed is None else self._lookups.bundle(signed.bundle)
+        if signed is None or bundle is None:
+            raise CounterfoilError(Code.NOT_FOUND, "the receipt is not in the log")
+        check_delivered(found, signed, bundle.signing_key)
+        row = EvidenceRow(
+            receipt=receipt,
+            envelope=found.envelope,
+            node_nonce=found.node_nonce,
+            frames=list(found.frames),
+            final_record=found.final_record,
+            final_signature=found.final_signature,
+            deposited_at=now_ms(),
+        )
+        row.digest = evidence_digest(row)
         with session(self._engine) as db:
-            if db.get(ReceiptRow, receipt) is None:
-                raise CounterfoilError(Code.NOT_FOUND, "the receipt is not in the log")
+            db.execute(text("SELECT pg_advisory_xact_lock(hashtext(:of))"), {"of": receipt.hex()})
             kept = db.scalars(
                 select(EvidenceRow.digest).where(EvidenceRow.receipt == receipt)
             ).all()
-            if digest in kept:
+            if row.digest in kept:
                 return
             if len(kept) >= MAX_DEPOSITS:
                 raise CounterfoilError(Code.QUOTA, "enough evidence was deposited for this receipt")
-            db.add(
-                EvidenceRow(
-                    receipt=receipt,
-                    digest=digest,
-                    envelope=envelope,
-                    node_nonce=node_nonce,
-                    frames=list(frames),
-                    final_record=final_record,
-                    deposited_at=now_ms(),
-                )
-            )
+            db.add(row)
 
     # -- parties -----------------------------------------------------------------------------------------
 
@@ -363,7 +362,7 @@ class Trail:
         """Return revoked bundles and the times of their revocation."""
         revoked: dict[bytes, int] = {}
         for row in self._all(select(StatementRow).where(StatementRow.type == Revocation.TYPE)):
-            value = Revocation.from_payload(parse_statement(row.raw).payload)
+            value = read_as(Revocation, row.raw)
             revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
         return revoked
 

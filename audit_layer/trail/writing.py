@@ -1,16 +1,19 @@
 """The rows of newly sequenced statements, written in the transaction that gives them their indexes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audit_layer.log.sequencer import Sequenced, Submission
 from audit_layer.storage.copying import copy_rows
 from audit_layer.trail import erasure
 from audit_layer.trail.admission import Admitted
-from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.rows import (
+    ANSWERED_TWICE,
     Values,
+    finding_values,
     order_values,
     receipt_values,
     statement_values,
@@ -45,10 +48,51 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
             connection,
             [order_values(item, stored[item.order.entry]) for item, _ in receipts if item.order],
         )
+        convictions = _answered_twice(connection, receipts, stored, now)
         copy_rows(connection, ReceiptRow, [receipt_values(item, index) for item, index in receipts])
+        if convictions:
+            connection.execute(upsert(FindingRow).on_conflict_do_nothing(), convictions)
     verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
     if verdicts:
         copy_rows(connection, VerdictRow, verdicts)
+
+
+def _answered_twice(
+    connection: Connection,
+    receipts: Sequence[tuple[Admitted, int]],
+    stored: Mapping[bytes, bytes],
+    now: int,
+) -> list[Values]:
+    """Return a finding for each receipt whose order another receipt, at a lower index, has answered before.
+
+    Both are signed, so they convict the node; the books rate the first alone.
+    """
+    orders = list({item.value.order for item, _ in receipts if isinstance(item.value, Receipt)})
+    found = connection.execute(
+        text(
+            "SELECT DISTINCT ON (r.order_entry) r.order_entry, r.entry, s.raw FROM trail_receipts r"
+            " JOIN trail_statements s USING (entry) WHERE r.order_entry = ANY(:orders)"
+            " ORDER BY r.order_entry, r.log_index"
+        ),
+        {"orders": orders},
+    )
+    first = {bytes(order): (bytes(entry), bytes(raw)) for order, entry, raw in found}
+    convictions = []
+    for item, _ in sorted(receipts, key=lambda pair: pair[1]):
+        assert isinstance(item.value, Receipt)
+        entry, raw = item.statement.entry, stored[item.statement.entry]
+        before, its_raw = first.setdefault(item.value.order, (entry, raw))
+        if before != entry:
+            convictions.append(
+                finding_values(
+                    ANSWERED_TWICE,
+                    item.statement.issuer,
+                    f"receipt {entry.hex()} answers an order that {before.hex()} had answered",
+                    (its_raw, raw),
+                    now,
+                )
+            )
+    return convictions
 
 
 def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[bytes, bytes]:

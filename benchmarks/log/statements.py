@@ -85,9 +85,7 @@ class Source:
                 profile={"dtype": "float32"},
                 endpoint="127.0.0.1:1",
             )
-            self._bundle = sign(
-                value, key=self.key(self.operator), issuer=self.operator, subject=self.node
-            )
+            self._bundle = sign(value, key=self.key(self.operator), issuer=self.operator)
         return self._bundle
 
     def rate_card(self) -> bytes:
@@ -96,7 +94,7 @@ class Source:
         value = RateCard(
             name="list", operator=self.operator, currency="EUR", valid_from=0, prices=(price,)
         )
-        return sign(value, key=self.key(self.operator), issuer=self.operator, subject="list")
+        return sign(value, key=self.key(self.operator), issuer=self.operator)
 
     def receipts(self, count: int) -> list[Signed]:
         """Sign the next receipts and the orders they answer."""
@@ -116,10 +114,15 @@ class Source:
             "rate_card": card,
         }
         order = sign(
-            Order(**shared, created=now - 5000, expiry=now + HOUR_MS, max_output_tokens=1024),
+            Order(
+                **shared,
+                created=now - 5000,
+                expiry=now + HOUR_MS,
+                max_input_tokens=512,
+                max_output_tokens=1024,
+            ),
             key=self.key(self.tenant),
             issuer=self.tenant,
-            subject="order",
         )
         value = Receipt(
             **shared,
@@ -147,7 +150,8 @@ class Source:
             output=self._bytes("output", self.number),
             evidence=self._bytes("evidence", self.number),
         )
-        raw = sign(value, key=self.key(self.node), issuer=self.node, subject="receipt")
+        issuer = f"{self.operator}/{self.node}"
+        raw = sign(value, key=self.key(self.node), issuer=issuer)
         self.number, self.previous = self.number + 1, sha256(raw).digest()
         return raw, order
 
@@ -163,9 +167,7 @@ class Source:
                 recipient=self._bytes("recipient"),
                 deadline=now_ms() + HOUR_MS,
             )
-            raw = sign(
-                value, key=self.key(AUTHORITY), issuer=AUTHORITY, subject=value.receipt.hex()
-            )
+            raw = sign(value, key=self.key(AUTHORITY), issuer=AUTHORITY)
             signed.append((raw, b""))
         self.singles_made += count
         return signed
@@ -205,6 +207,9 @@ class _Known:
 
     def receipt(self, _entry: bytes) -> Receipt | None:
         return None
+
+    def numeric_profiles(self) -> frozenset[bytes]:
+        return frozenset({PROFILE})
 
 
 def new_seed() -> bytes:

@@ -65,6 +65,7 @@ class Received:
     frames: tuple[tuple[bytes, bytes], ...]
     """(ciphertext, signature) in order."""
     final_record: bytes | None
+    final_signature: bytes | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,6 +88,7 @@ class Transcript:
     node_nonce: bytes | None
     accepted_signature: bytes | None
     final_record: bytes | None
+    final_signature: bytes | None
     receipt: bytes | None
     receipt_entry: bytes | None
     finished: int | None
@@ -148,10 +150,12 @@ class Archive:
         def write(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE transcripts SET state = ?, problem = ?, node_nonce = ?, accepted_signature = ?,"
-                " final_record = ?, receipt = ?, receipt_entry = ?, finished = ? WHERE id = ?",
+                " final_record = ?, final_signature = ?, receipt = ?, receipt_entry = ?, finished = ?"
+                " WHERE id = ?",
                 (
                     *(state.value, problem, received.node_nonce, received.accepted_signature),
-                    *(received.final_record, statement, entry, now_ms(), transcript),
+                    *(received.final_record, received.final_signature),
+                    *(statement, entry, now_ms(), transcript),
                 ),
             )
             db.executemany(

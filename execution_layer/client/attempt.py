@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import grpc
@@ -22,7 +23,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.runtime.grpc import error_from_rpc
 from shared.statements.cose import entry_of, sign
-from shared.statements.orders import Order
+from shared.statements.orders import Order, input_bound
 from shared.statements.receipts import Finish
 from shared.statements.request import RequestBody
 
@@ -53,6 +54,11 @@ class Wanted:
     on_text: OnText | None
     tokenise: Tokenise | None
 
+    @property
+    def input_bound(self) -> int:
+        """The most prompt tokens to pay for: the prompt's own number, where the client can count them."""
+        return input_bound(self.body) if self.tokenise is None else len(self.tokenise())
+
     def for_choice(self, choice: int) -> "Wanted":
         """Return the same request for one of several answers."""
         return replace(self, body=replace(self.body, choice=choice))
@@ -66,10 +72,17 @@ class _Arrived:
     signature: bytes | None = None
     frames: list[tuple[bytes, bytes]] = field(default_factory=list)
     final_record: bytes | None = None
+    final_signature: bytes | None = None
     first_token_at: float | None = None
 
     def received(self) -> Received:
-        return Received(self.node_nonce, self.signature, tuple(self.frames), self.final_record)
+        return Received(
+            self.node_nonce,
+            self.signature,
+            tuple(self.frames),
+            self.final_record,
+            self.final_signature,
+        )
 
 
 class Attempt:
@@ -105,12 +118,11 @@ class Attempt:
         """Seal afresh for one node and order it: a new number, or the next attempt of `number`."""
         now = now_ms()
         sealed = _seal(terms, node, wanted, now)
+        order_for = partial(_order, terms, node, wanted, sealed, rate_card, wanted.input_bound, now)
 
         def signed(given: int, attempt: int) -> tuple[bytes, bytes]:
-            order = _order(terms, node, wanted, sealed, rate_card, given, attempt, now)
-            statement = sign(
-                order, key=terms.key, issuer=terms.tenant, subject=sealed.header.request.hex()
-            )
+            order = order_for(given, attempt)
+            statement = sign(order, key=terms.key, issuer=terms.tenant)
             return statement, entry_of(statement)
 
         new = NewTranscript(
@@ -119,9 +131,7 @@ class Attempt:
         ordered = await archive.order(new, signed, number=number)
         fault_point("client.ordered")
         sent = Sent(
-            order=_order(
-                terms, node, wanted, sealed, rate_card, ordered.number, ordered.attempt, now
-            ),
+            order=order_for(ordered.number, ordered.attempt),
             order_entry=ordered.entry,
             opened=_as_opened(sealed, wanted.body),
             bundle=node.bundle,
@@ -222,8 +232,9 @@ class Attempt:
     ) -> Response:
         if message.WhichOneof("event") != "final_record":
             raise CounterfoilError(Code.MALFORMED, "the node accepted the request twice")
-        arrived.final_record = message.final_record.ciphertext
-        return Response.of(self._sent, reader, reader.final(arrived.final_record))
+        sealed, signature = message.final_record.ciphertext, message.final_record.signature
+        arrived.final_record, arrived.final_signature = sealed, signature
+        return Response.of(self._sent, reader, reader.final(sealed, signature))
 
     async def _close(
         self,
@@ -258,9 +269,10 @@ def _order(
     wanted: Wanted,
     sealed: SealedRequest,
     rate_card: bytes,
+    max_input_tokens: int,
+    now: int,
     number: int,
     attempt: int,
-    now: int,
 ) -> Order:
     tag = wanted.cost_centre
     return Order(
@@ -273,6 +285,7 @@ def _order(
         bundle=node.entry,
         created=now,
         expiry=now + terms.expiry_ms,
+        max_input_tokens=max_input_tokens,
         max_output_tokens=wanted.body.settings.max_tokens,
         rate_card=rate_card,
         cost_centre=None if tag is None else blinded_cost_centre(sealed.keys, tag),

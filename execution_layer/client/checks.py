@@ -20,6 +20,7 @@ from shared.envelope.stream import (
     Frame,
     FrameOpener,
     StreamContext,
+    final_signature_message,
     stream_signature_message,
 )
 from shared.runtime.errors import Code, CounterfoilError
@@ -95,16 +96,22 @@ class StreamReader:
         self.logprobs.extend(frame.logprobs or ())
         return frame
 
-    def final(self, ciphertext: bytes) -> FinalRecord:
-        """Open the final record; nothing may follow it."""
-        return self._opener.open_final(ciphertext)
+    def final(self, ciphertext: bytes, signature: bytes) -> FinalRecord:
+        """Open and verify the final record; nothing may follow it."""
+        message = final_signature_message(self.context, self._opener.h_final, ciphertext)
+        record = self._opener.open_final(ciphertext)
+        self._check(message, signature, "the final record")
+        return record
 
     def _verify(self, index: int, h: bytes, signature: bytes) -> None:
+        self._check(stream_signature_message(self.context, index, h), signature, f"h_{index}")
+
+    def _check(self, message: bytes, signature: bytes, what: str) -> None:
         try:
-            self._node.verify(signature, stream_signature_message(self.context, index, h))
+            self._node.verify(signature, message)
         except InvalidSignature as error:
             raise CounterfoilError(
-                Code.BAD_SIGNATURE, f"the node's signature over h_{index} does not verify"
+                Code.BAD_SIGNATURE, f"the node's signature over {what} does not verify"
             ) from error
 
 

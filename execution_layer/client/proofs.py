@@ -79,6 +79,7 @@ class Proofs:
             node_nonce=found.node_nonce,
             frames=found.frames,
             final_record=found.final_record or b"",
+            final_signature=found.final_signature or b"",
         )
         try:
             await self._intake.Deposit(request, timeout=TIMEOUT_S)

@@ -1,6 +1,6 @@
 """Tables of a client's archive."""
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -20,6 +20,7 @@ CREATE TABLE transcripts (
     node_nonce BLOB,
     accepted_signature BLOB,
     final_record BLOB,
+    final_signature BLOB,
     receipt BLOB,
     receipt_entry BLOB UNIQUE,
     finished INTEGER,

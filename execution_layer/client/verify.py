@@ -111,7 +111,8 @@ def _response(transcript: Transcript, sent: Sent) -> Response:
         zip(transcript.frames, transcript.signatures, strict=True), start=1
     ):
         reader.frame(index, ciphertext, signature)
-    return Response.of(sent, reader, reader.final(transcript.final_record))
+    final = reader.final(transcript.final_record, transcript.final_signature or b"")
+    return Response.of(sent, reader, final)
 
 
 def _advance(checks: Iterator[None]) -> None:

@@ -118,6 +118,13 @@ class Admission:
             now_ms=now_ms,
         )
         prompt_ids = self._model.tokenise(opened.body)  # (9)
+        most = checked.order.max_input_tokens
+        if len(prompt_ids) > most:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"the prompt has {len(prompt_ids)} tokens; the order pays for {most}",
+                remedy="Order with a higher max_input_tokens.",
+            )
         longest = self._model.max_positions - opened.body.settings.max_tokens
         if len(prompt_ids) > longest:
             raise CounterfoilError(

@@ -1,8 +1,6 @@
 """What a receipt says, drafted from what happened; its number and predecessor come from the store."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -74,10 +72,10 @@ class ReceiptSigner:
         self._key = key
         self._issuer = issuer
 
-    def for_request(self, request_id: bytes) -> Callable[[Receipt], bytes]:
-        """Return what signs the receipt of one request, which is the statement's subject."""
-        return partial(sign, key=self._key, issuer=self._issuer, subject=request_id.hex())
+    def receipt(self, receipt: Receipt) -> bytes:
+        """Return the signed receipt."""
+        return sign(receipt, key=self._key, issuer=self._issuer)
 
-    def sign_hash(self, message: bytes) -> bytes:
-        """Sign a stream hash's message (protocol §4.2), 64 bytes."""
+    def message(self, message: bytes) -> bytes:
+        """Sign the message of a stream hash or of the final record (protocol §4.2), 64 bytes."""
         return self._key.sign(message)

@@ -46,6 +46,7 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
             node_nonce=found.node_nonce,
             frames=found.frames,
             final_record=found.final_record,
+            final_signature=found.final_signature,
         )
 
     def _authenticate(self, raw: bytes) -> DisclosureRequest:
@@ -57,4 +58,4 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
                 "the disclosure request is not by an audit authority of this node",
             )
         verify_signature(statement, key)
-        return DisclosureRequest.from_payload(statement.payload)
+        return statement.read(DisclosureRequest)

@@ -132,9 +132,7 @@ class KeyRing:
             profile=dict(facts.profile),
             endpoint=facts.endpoint,
         )
-        statement = sign(
-            bundle, key=self._operator_key, issuer=facts.operator, subject=bundle.issuer
-        )
+        statement = sign(bundle, key=self._operator_key, issuer=facts.operator)
         _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))
         # The key goes first: a bundle without its key must never be published.
         save_hpke_key(self._file(signed.entry, "hpke"), hpke)

@@ -63,7 +63,7 @@ class Operator:
 
     def sign_rate_card(self, card: RateCard) -> tuple[bytes, bytes]:
         """Return (statement, entry)."""
-        statement = sign(card, key=self.key, issuer=self.name, subject=card.name)
+        statement = sign(card, key=self.key, issuer=self.name)
         return statement, entry_of(statement)
 
 

@@ -16,7 +16,7 @@ class AcceptedRecord:
     ctx: bytes
     envelope: bytes
     request_id: bytes
-    """16 bytes, the subject of the receipt."""
+    """16 bytes, from the envelope's header."""
     secret: bytes
     """The transcript secret; the store encrypts it under the node's storage key."""
     node_nonce: bytes
@@ -42,12 +42,13 @@ class UnfinishedRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:
-    """A receipt as it was signed, once; `final_record` is empty where nothing was sealed after it."""
+    """A receipt as it was signed, once; final record and its signature are empty where nothing was sealed after it."""
 
     sequence: int
     entry: bytes
     statement: bytes
     final_record: bytes
+    final_signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class StoredEvidence:
     node_nonce: bytes
     frames: tuple[bytes, ...]
     final_record: bytes
+    final_signature: bytes
+    """Over the final record; both are empty where nothing was sealed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ async def finish_interrupted(store: NodeStore, signer: ReceiptSigner) -> int:
         signed = await store.finish(
             record.id,
             draft_receipt(record.accepted, keys, outcome),
-            sign=signer.for_request(record.accepted.request_id),
+            sign=signer.receipt,
             seal_final=None,
         )
         _log.warning(

@@ -1,6 +1,6 @@
 """Tables of a node's one database."""
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE requests (
@@ -22,6 +22,7 @@ CREATE TABLE requests (
     prompt_tokens INTEGER NOT NULL,
     started INTEGER NOT NULL,
     final_record BLOB,
+    final_signature BLOB,
     UNIQUE (tenant, number, attempt)
 ) STRICT;
 CREATE TABLE frames (

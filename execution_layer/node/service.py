@@ -65,5 +65,7 @@ def _message(event: Event) -> execution_pb2.GenerateResponse:
             )
             return execution_pb2.GenerateResponse(frame=frame)
         case FinalEvent():
-            final = execution_pb2.FinalRecord(ciphertext=event.ciphertext)
+            final = execution_pb2.FinalRecord(
+                ciphertext=event.ciphertext, signature=event.signature
+            )
             return execution_pb2.GenerateResponse(final_record=final)

@@ -27,7 +27,12 @@ from shared.codec.moment import now_ms
 from shared.envelope.blinded import token_bytes
 from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
-from shared.envelope.stream import FinalRecord, FrameSealer, stream_signature_message
+from shared.envelope.stream import (
+    FinalRecord,
+    FrameSealer,
+    final_signature_message,
+    stream_signature_message,
+)
 from shared.runtime.faults import fault_point
 from shared.runtime.logs import incident
 from shared.statements.logprobs import TokenLogprobs
@@ -58,9 +63,10 @@ class FrameEvent:
 
 @dataclass(frozen=True, slots=True)
 class FinalEvent:
-    """The sealed final record, receipt inside."""
+    """The sealed final record, receipt inside, and the node's signature over it."""
 
     ciphertext: bytes
+    signature: bytes
 
 
 Event = AcceptedEvent | FrameEvent | FinalEvent
@@ -242,8 +248,8 @@ class Session:
         whole = self._sealer.h == self._stored_h
         """False when a frame was sealed and could not be stored: then nothing can follow it."""
 
-        def seal_final(statement: bytes) -> bytes:
-            return self._sealer.seal_final(
+        def seal_final(statement: bytes) -> tuple[bytes, bytes]:
+            sealed = self._sealer.seal_final(
                 FinalRecord(
                     tokens=outcome.output_ids,
                     text=self._stored.text,
@@ -253,11 +259,13 @@ class Session:
                     evidence=outcome.evidence,
                 )
             )
+            message = final_signature_message(self._context, outcome.h_final, sealed)
+            return sealed, self._parts.signer.message(message)
 
         signed = await self._parts.store.finish(
             self._request,
             draft_receipt(self._record, self._keys, outcome),
-            sign=self._parts.signer.for_request(self._record.request_id),
+            sign=self._parts.signer.receipt,
             seal_final=seal_final if whole else None,
         )
         fault_point("node.receipt.stored")
@@ -271,10 +279,10 @@ class Session:
             },
         )
         if whole:
-            self._emit(FinalEvent(signed.final_record))
+            self._emit(FinalEvent(signed.final_record, signed.final_signature))
 
     def _sign(self, index: int, h: bytes) -> bytes:
-        return self._parts.signer.sign_hash(stream_signature_message(self._context, index, h))
+        return self._parts.signer.message(stream_signature_message(self._context, index, h))
 
     def _emit(self, event: Event) -> None:
         self._events.put_nowait(event)

@@ -31,7 +31,8 @@ from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
 
 _NONCE_BYTES: Final = 12
 Sign = Callable[[Receipt], bytes]
-SealFinal = Callable[[bytes], bytes]
+SealFinal = Callable[[bytes], tuple[bytes, bytes]]
+"""Receipt statement -> (final record's ciphertext, signature over it)"""
 
 
 class NodeStore:
@@ -107,20 +108,23 @@ class NodeStore:
         """Number, sign and store a receipt with its final record, and meter it; one transaction.
 
         `draft` is the receipt but for its number and predecessor. `seal_final` turns the signed receipt
-        into the final record's ciphertext; None after a crash, when there is nobody to send it to.
+        into the final record's ciphertext and the signature over it; None after a crash, when there is nobody to send it to.
         """
 
         def write(db: sqlite3.Connection) -> SignedReceipt:
             sequence, previous = _next_in_sequence(db)
             receipt = replace(draft, node_sequence=sequence, previous=previous)
             statement = sign(receipt)
-            final = b"" if seal_final is None else seal_final(statement)
-            signed = SignedReceipt(receipt.node_sequence, entry_of(statement), statement, final)
+            final = (b"", b"") if seal_final is None else seal_final(statement)
+            signed = SignedReceipt(receipt.node_sequence, entry_of(statement), statement, *final)
             db.execute(
                 "INSERT INTO receipts (sequence, request, entry, statement) VALUES (?, ?, ?, ?)",
                 (signed.sequence, request, signed.entry, statement),
             )
-            db.execute("UPDATE requests SET final_record = ? WHERE id = ?", (final, request))
+            db.execute(
+                "UPDATE requests SET final_record = ?, final_signature = ? WHERE id = ?",
+                (*final, request),
+            )
             _meter(db, receipt)
             return signed
 
@@ -149,6 +153,7 @@ class NodeStore:
             node_nonce=row["node_nonce"],
             frames=self._frames(row["id"]),
             final_record=row["final_record"] or b"",
+            final_signature=row["final_signature"] or b"",
         )
 
     async def remember_rate_card(self, entry: bytes, statement: bytes) -> None:

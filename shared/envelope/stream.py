@@ -108,6 +108,12 @@ def stream_signature_message(context: StreamContext, i: int, h: bytes) -> bytes:
     return framing("stream-signature", context.ctx, context.kc, context.bundle, place, h)
 
 
+def final_signature_message(context: StreamContext, h_final: bytes, ciphertext: bytes) -> bytes:
+    """Return what the node signs for the sealed final record, so that nobody can hand in another in its name."""
+    sealed = labelled_hash("final", h_final, ciphertext)
+    return framing("final-signature", context.ctx, context.kc, context.bundle, sealed)
+
+
 class _Chain:
     """Where one response stands: key, number of frames, running hash."""
 

@@ -53,7 +53,7 @@ class BeaconParty:
             epoch=epoch,
             commitment=beacon.commitment(self.name, self.origin, epoch, revealed),
         )
-        return sign(value, key=self.key, issuer=self.name, subject=f"epoch-{epoch}")
+        return sign(value, key=self.key, issuer=self.name)
 
     def reveal(
         self,
@@ -94,7 +94,7 @@ class BeaconParty:
             seal=epoch.seal_entry,
             reveal=beacon.reveal(self.secret, self.origin, number),
         )
-        return sign(value, key=self.key, issuer=self.name, subject=f"epoch-{number}"), now
+        return sign(value, key=self.key, issuer=self.name), now
 
 
 def read_commitment(raw: bytes, party: str, origin: str, epoch: int) -> BeaconCommitment:

@@ -1,6 +1,5 @@
 """Epochs, draws, disclosure and verdicts (protocol §6)."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,11 +7,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
-from shared.statements.rules import Count, Text, Whole
+from shared.statements.rules import Count, Whole
 from shared.statements.schema import Boolean, Bytes32, Ms, Name, Ppm, Statement, Uint
 
 MAX_PARTIES = 64
-_REASON = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
 
 class DrawReason(StrEnum):
@@ -32,16 +30,68 @@ class Outcome(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
-REASONS: Mapping[Outcome, frozenset[str]] = MappingProxyType(
+class Blame(StrEnum):
+    """Whose doing a reason is; what is not the node's costs it nothing."""
+
+    NOBODY = "nobody"
+    NODE = "node"
+    TENANT = "tenant"
+    AUDIT = "audit"
+
+
+class Reason(StrEnum):
+    """The reason codes of protocol §6.3: the one list that judge, worker, statements and books share."""
+
+    EXACT = "exact"
+    ORDER = "order"
+    INPUT = "input"
+    STREAM = "stream"
+    EVIDENCE = "evidence"
+    SETTINGS = "settings"
+    ACTIVATIONS = "activations"
+    TOKENS = "tokens"
+    LOGPROBS = "logprobs"
+    TEXT = "text"
+    FINISH = "finish"
+    USAGE = "usage"
+    PROFILE = "profile"
+    WITHHELD = "withheld"
+    UNAVAILABLE = "unavailable"
+    UNREPLAYABLE = "unreplayable"
+    ESCROW = "escrow"
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that the code stands for."""
+        return _MEANING[self][0]
+
+    @property
+    def blame(self) -> Blame:
+        """Whose doing it is."""
+        return _MEANING[self][1]
+
+
+_MEANING: Mapping[Reason, tuple[Outcome, Blame]] = MappingProxyType(
     {
-        Outcome.PASS: frozenset({"exact"}),
-        Outcome.FAIL: frozenset(
-            {"input", "stream", "evidence", "activations", "tokens", "finish", "usage", "settings"}
-        ),
-        Outcome.INCONCLUSIVE: frozenset({"profile", "withheld", "unavailable", "escrow"}),
+        Reason.EXACT: (Outcome.PASS, Blame.NOBODY),
+        Reason.ORDER: (Outcome.FAIL, Blame.NODE),
+        Reason.INPUT: (Outcome.FAIL, Blame.NODE),
+        Reason.STREAM: (Outcome.FAIL, Blame.NODE),
+        Reason.EVIDENCE: (Outcome.FAIL, Blame.NODE),
+        Reason.SETTINGS: (Outcome.FAIL, Blame.NODE),
+        Reason.ACTIVATIONS: (Outcome.FAIL, Blame.NODE),
+        Reason.TOKENS: (Outcome.FAIL, Blame.NODE),
+        Reason.LOGPROBS: (Outcome.FAIL, Blame.NODE),
+        Reason.TEXT: (Outcome.FAIL, Blame.NODE),
+        Reason.FINISH: (Outcome.FAIL, Blame.NODE),
+        Reason.USAGE: (Outcome.FAIL, Blame.NODE),
+        Reason.PROFILE: (Outcome.INCONCLUSIVE, Blame.NODE),
+        Reason.WITHHELD: (Outcome.INCONCLUSIVE, Blame.NODE),
+        Reason.UNAVAILABLE: (Outcome.INCONCLUSIVE, Blame.AUDIT),
+        Reason.UNREPLAYABLE: (Outcome.INCONCLUSIVE, Blame.AUDIT),
+        Reason.ESCROW: (Outcome.INCONCLUSIVE, Blame.TENANT),
     }
 )
-"""The reason codes of protocol §6.3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +107,11 @@ class EpochOpen(Statement):
     """Entries of the beacon-commitment statements; their order is that of the reveals."""
     rate_ppm: Ppm
     floor: Annotated[int, Whole(2**32 - 1)]
+
+    @property
+    def subject(self) -> str:
+        """The epoch."""
+        return f"epoch-{self.epoch}"
 
     def check(self) -> None:
         """Check that no commitment is named twice."""
@@ -80,6 +135,11 @@ class EpochSeal(Statement):
     nodes: Annotated[dict[Bytes32, Bytes32], Count(0, 8192)]
     """Key bundle → SHA-256 of its receipts' entries in this epoch (`selection.draw.node_hash`)."""
 
+    @property
+    def subject(self) -> str:
+        """The epoch."""
+        return f"epoch-{self.epoch}"
+
     def check(self) -> None:
         """Check the range."""
         self.require(self.first <= self.size, "ends before it begins")
@@ -99,6 +159,11 @@ class Draw(Statement):
     seed: Bytes32
     drawn: Annotated[tuple[Uint, ...], Count(0, 2**18)]
     """Log indexes of the drawn receipts, rising; all of the epoch's receipts when `whole`."""
+
+    @property
+    def subject(self) -> str:
+        """The epoch."""
+        return f"epoch-{self.epoch}"
 
     def check(self) -> None:
         """Check the order of the indexes."""
@@ -120,6 +185,11 @@ class DisclosureRequest(Statement):
     """Key id of the worker's HPKE key."""
     deadline: Ms
 
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
+
 
 @dataclass(frozen=True, slots=True)
 class DisclosureRelease(Statement):
@@ -133,6 +203,11 @@ class DisclosureRelease(Statement):
     share: Bytes32
     """SHA-256 of the sealed share."""
 
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Statement):
@@ -144,16 +219,22 @@ class Verdict(Statement):
     request: Bytes32
     worker: Name
     outcome: Outcome
-    reason: Annotated[str, Text(32, 1, pattern=_REASON)]
+    reason: Reason
     evidence: Bytes32
+    """SHA-256 of the judgement that the worker keeps (protocol §6.3)."""
     numeric_profile: Bytes32
     at: Ms
     confirms: Bytes32 | None = None
     """Entry of another worker's FAIL that this one agrees with."""
 
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
+
     def check(self) -> None:
         """Check that the reason is one of the outcome's."""
         self.require(
-            self.reason in REASONS[self.outcome],
-            f"gives {self.reason!r} as reason for {self.outcome}",
+            self.reason.outcome is self.outcome,
+            f"gives {self.reason.value!r} as reason for {self.outcome}",
         )

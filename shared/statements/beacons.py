@@ -17,6 +17,11 @@ class BeaconCommitment(Statement):
     epoch: Uint
     commitment: Bytes32
 
+    @property
+    def subject(self) -> str:
+        """The epoch."""
+        return f"epoch-{self.epoch}"
+
 
 @dataclass(frozen=True, slots=True)
 class BeaconReveal(Statement):
@@ -30,3 +35,8 @@ class BeaconReveal(Statement):
     seal: Bytes32
     """Entry of the epoch-seal statement that the party was shown."""
     reveal: Bytes32
+
+    @property
+    def subject(self) -> str:
+        """The epoch."""
+        return f"epoch-{self.epoch}"

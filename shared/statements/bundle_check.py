@@ -19,7 +19,7 @@ from shared.statements.cose import (
     verify_signature,
 )
 from shared.statements.keys import KeyBundle
-from shared.statements.orders import Order
+from shared.statements.orders import Order, within_order
 from shared.statements.receipts import Receipt
 from shared.translog.cose_receipt import parse_receipt, verify_receipt
 from shared.translog.notes import Verifier
@@ -146,6 +146,8 @@ def order_of(raw: bytes, receipt: Receipt) -> tuple[Order, SignedStatement]:
         getattr(order, name) != getattr(receipt, name) for name in SHARED_WITH_ORDER
     ):
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt answers another order")
+    if (excess := within_order(order, receipt.usage)) is not None:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, excess)
     return order, statement
 
 
@@ -189,7 +191,7 @@ def _receipt_steps(
     )
     run.step(
         "the order that it answers is shown, and its tenant signed it",
-        lambda: _order(context.order, Receipt.from_payload(receipt.payload), trust, bundle.keys),
+        lambda: _order(context.order, receipt.read(Receipt), trust, bundle.keys),
     )
     return receipt
 
@@ -270,7 +272,7 @@ def _facts(statement: SignedStatement, found: VerifiedInclusion, receipts: int) 
         "root": found.checkpoint.root,
         "witnesses": found.witnessed.times,
         "cose_receipts": receipts,
-        "payload": _shown(statement.payload),
+        "payload": _shown(dict(statement.payload)),
     }
 
 

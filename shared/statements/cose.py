@@ -3,8 +3,10 @@
 18([ << { 1: -8, 3: content-type, 4: key id, 15: { 1: issuer, 2: subject } } >>, {}, payload, signature ])
 """
 
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
 from typing import ClassVar, Protocol, Self, TypeVar
@@ -56,28 +58,14 @@ _SMALL_ORDER = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SignedStatement:
-    """A parsed statement. Its signature is verified only once `verify_signature` has returned."""
-
-    raw: bytes
-    type: str
-    kid: bytes
-    """SHA-256 of the signer's public key."""
-    issuer: str
-    subject: str
-    payload: dict[str, Value]
-    entry: bytes
-    """SHA-256 of `raw`: the log entry."""
-    signed: bytes
-    """The Sig_structure that the signature covers."""
-    signature: bytes
-
-
 class Payload(Protocol):
     """What the statement classes share."""
 
     TYPE: ClassVar[str]
+
+    @property
+    def subject(self) -> str:
+        """What the statement is about, derived from its fields."""
 
     def to_payload(self) -> dict[str, Value]:
         """Return the payload map."""
@@ -88,6 +76,51 @@ class Payload(Protocol):
 
 
 P = TypeVar("P", bound=Payload)
+
+
+@dataclass(frozen=True)
+class SignedStatement:
+    """A statement whose outside was read. Its signature is verified only once `verify_signature` has returned.
+
+    What it says is decoded by `read`, when it is known whether its signer deserves the work.
+    """
+
+    raw: bytes
+    type: str
+    kid: bytes
+    """SHA-256 of the signer's public key."""
+    issuer: str
+    subject: str
+    """As the header says; `read` refuses one that the payload does not give."""
+    body: bytes
+    """The payload's encoding."""
+    entry: bytes
+    """SHA-256 of `raw`: the log entry."""
+    signed: bytes
+    """The Sig_structure that the signature covers."""
+    signature: bytes
+
+    @cached_property
+    def payload(self) -> Mapping[str, Value]:
+        """The payload as a map; MALFORMED when it is none. Prefer `read`, which checks the fields too."""
+        payload = cbor.decode(self.body, max_bytes=len(self.body), max_items=_max_items(self.type))
+        if not isinstance(payload, dict):
+            raise _malformed("has a payload that is not a map with text keys")
+        fields = {name: value for name, value in payload.items() if isinstance(name, str)}
+        if len(fields) != len(payload):
+            raise _malformed("has a payload that is not a map with text keys")
+        return MappingProxyType(fields)
+
+    def read(self, cls: builtins.type[P]) -> P:
+        """Return the payload as its class (steps 6 and 7 of protocol §2); MALFORMED on any deviation."""
+        if self.type != cls.TYPE:
+            raise _malformed(f"is of type {self.type!r} where {cls.TYPE!r} is expected")
+        value = cls.from_payload(self.payload)  # (6)
+        if self.subject != value.subject:  # (7)
+            raise _malformed(
+                f"is about {value.subject[:80]!r}, its header says {self.subject[:80]!r}"
+            )
+        return value
 
 
 def sign_statement(
@@ -115,12 +148,13 @@ def sign_statement(
 def parse_statement(
     raw: bytes, *, expected: str | None = None, max_bytes: int | None = None
 ) -> SignedStatement:
-    """Parse strictly (steps 1 to 3 of protocol §2); MALFORMED on any deviation.
+    """Read the outside strictly (steps 1 to 3 of protocol §2); MALFORMED on any deviation.
 
-    No signature is checked. `max_bytes` defaults to what the type permits. A statement with transparency
-    receipts attached is refused: `detach` takes them off.
+    No signature is checked and the payload is not decoded: that is `SignedStatement.read`. `max_bytes` defaults
+    to what the type permits. A statement with transparency receipts attached is refused: `detach` takes them off.
     """
-    protected, unprotected, body, signature = _split(raw, max_bytes or MAX_LONG_STATEMENT)  # (1)
+    most = max_bytes or (MAX_STATEMENT if expected and expected not in LONG_TYPES else None)
+    protected, unprotected, body, signature = _split(raw, most or MAX_LONG_STATEMENT)  # (1)
     if unprotected:
         raise _malformed("has an unprotected header")
     content, kid, issuer, subject = _parse_protected(protected)  # (2)
@@ -129,19 +163,13 @@ def parse_statement(
         raise _malformed(f"is of type {content!r} where {expected!r} is expected")
     if len(signature) != 64:
         raise _malformed("has a signature that is not 64 bytes long")
-    payload = cbor.decode(body, max_bytes=len(body), max_items=_max_items(content))
-    if not isinstance(payload, dict):
-        raise _malformed("has a payload that is not a map with text keys")
-    fields = {name: value for name, value in payload.items() if isinstance(name, str)}
-    if len(fields) != len(payload):
-        raise _malformed("has a payload that is not a map with text keys")
     return SignedStatement(
         raw=bytes(raw),
         type=content,
         kid=kid,
         issuer=issuer,
         subject=subject,
-        payload=fields,
+        body=body,
         entry=sha256(raw).digest(),
         signed=_sig_structure(protected, body),
         signature=signature,
@@ -172,9 +200,17 @@ def check_signing_key(public_key: bytes) -> None:
         raise CounterfoilError(Code.UNTRUSTED_KEY, "these bytes are no usable Ed25519 key")
 
 
-def sign(value: Payload, *, key: Ed25519PrivateKey, issuer: str, subject: str) -> bytes:
-    """Sign one of the statement dataclasses."""
-    return sign_statement(value.TYPE, value.to_payload(), key=key, issuer=issuer, subject=subject)
+def sign(
+    value: Payload, *, key: Ed25519PrivateKey, issuer: str, subject: str | None = None
+) -> bytes:
+    """Sign one of the statement dataclasses; a `subject` other than the value's own makes what every reader refuses."""
+    return sign_statement(
+        value.TYPE,
+        value.to_payload(),
+        key=key,
+        issuer=issuer,
+        subject=value.subject if subject is None else subject,
+    )
 
 
 def open_as(cls: type[P], raw: bytes, public_key: bytes | None) -> tuple[P, SignedStatement]:
@@ -182,7 +218,12 @@ def open_as(cls: type[P], raw: bytes, public_key: bytes | None) -> tuple[P, Sign
     statement = parse_statement(raw, expected=cls.TYPE)
     if public_key is not None:
         verify_signature(statement, public_key)
-    return cls.from_payload(statement.payload), statement  # (6)
+    return statement.read(cls), statement
+
+
+def read_as(cls: type[P], raw: bytes) -> P:
+    """Return what a statement of this class says, unverified: of bytes that were verified when they came."""
+    return open_as(cls, raw, None)[0]
 
 
 def entry_of(raw: bytes) -> bytes:

@@ -25,6 +25,11 @@ class Erasure(Statement):
     requested_by: Annotated[str, Text(256, 1, line=True)]
     at: Ms
 
+    @property
+    def subject(self) -> str:
+        """The tenant."""
+        return self.tenant
+
     def check(self) -> None:
         """Check the range."""
         self.require(self.start < self.end, "ends before it begins")

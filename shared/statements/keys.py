@@ -35,6 +35,11 @@ class KeyBundle(Statement):
     ]
     endpoint: Line
 
+    @property
+    def subject(self) -> str:
+        """The node."""
+        return self.issuer
+
     def check(self) -> None:
         """Check the lifetime, and that the signing key is one whose signatures bind."""
         self.require(
@@ -67,3 +72,8 @@ class Revocation(Statement):
     bundle: Bytes32
     reason: Line
     at: Ms
+
+    @property
+    def subject(self) -> str:
+        """The bundle that it ends."""
+        return self.bundle.hex()

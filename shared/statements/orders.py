@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from shared.statements.receipts import Usage
+from shared.statements.request import RequestBody
 from shared.statements.rules import Whole
 from shared.statements.schema import U32, Bytes32, Ms, Name, Statement, Uint
 
 MAX_TOKENS = 2**20
+TEMPLATE_TOKENS, MESSAGE_TOKENS = 1024, 64
+"""Room for what a chat template adds, once and for each message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,37 @@ class Order(Statement):
     """Entry of the node's key bundle."""
     created: Ms
     expiry: Ms
+    max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)]
+    """The most prompt tokens that the tenant pays for; a node refuses a longer prompt."""
     max_output_tokens: Annotated[int, Whole(MAX_TOKENS, 1)]
     rate_card: Bytes32
     """Entry of the rate card under which the work is rated."""
     cost_centre: Bytes32 | None = None
     """Blinded (protocol §4.5)."""
 
+    @property
+    def subject(self) -> str:
+        """The request: its `ctx`."""
+        return self.ctx.hex()
+
     def check(self) -> None:
         """Check that the order expires after it was made."""
         self.require(self.created < self.expiry, "expires before it was made")
+
+
+def input_bound(body: RequestBody) -> int:
+    """Return a `max_input_tokens` for a client that has no tokenizer: a token for each byte of UTF-8, and the template's."""
+    texts = [body.prompt or "", *(message.content for message in body.messages)]
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return min(MAX_TOKENS, size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages))
+
+
+def within_order(order: Order, usage: Usage) -> str | None:
+    """Return which quantity of a receipt is above what its order pays for, in words; None when none is."""
+    for side, counted, most in (
+        ("input", usage.input, order.max_input_tokens),
+        ("output", usage.output, order.max_output_tokens),
+    ):
+        if counted > most:
+            return f"the receipt counts {counted} {side} tokens, {most} at most were ordered"
+    return None

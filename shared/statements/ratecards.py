@@ -43,6 +43,11 @@ class RateCard(Statement):
     prices: Annotated[tuple[Price, ...], Count(1, 256)]
     valid_to: Ms | None = None
 
+    @property
+    def subject(self) -> str:
+        """The card's name."""
+        return self.name
+
     def check(self) -> None:
         """Check the period, and that every model has one price."""
         self.require(

@@ -83,6 +83,11 @@ class Receipt(Statement):
     evidence: Bytes32 | None = None
     """SHA-256 of the sealed evidence."""
 
+    @property
+    def subject(self) -> str:
+        """The order that it answers."""
+        return self.order.hex()
+
     def check(self) -> None:
         """Check times and the chain's start."""
         self.require(self.started <= self.ended, "ended before it started")

@@ -7,6 +7,7 @@ Reading a map asks for exactly the record's fields: none missing, none unknown (
 later is unknown until it is defined).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -206,6 +207,11 @@ class Statement(Record):
     __slots__ = ()
     TYPE: ClassVar[str]
     CONSTANTS: ClassVar[Mapping[str, int]] = MappingProxyType({"v": 1})
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """What the statement is about, derived from its fields (protocol §2.1)."""
 
 
 def label(cls: type[Record]) -> str:

@@ -86,6 +86,11 @@ class TenantSeal(Statement):
     """SHA-256 of theirs."""
     orders: OrderNumbers
 
+    @property
+    def subject(self) -> str:
+        """The tenant."""
+        return self.tenant
+
     def check(self) -> None:
         """Check the period, and that only the first seal has no predecessor."""
         self.require(self.start < self.end <= self.at, "is not made after its period")

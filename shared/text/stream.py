@@ -107,3 +107,33 @@ def text_of(
             break
     stream.flush()
     return stream.text
+
+
+def frames_say(
+    tokenizer: Tokenizer,
+    frames: Sequence[tuple[Sequence[int], str]],
+    stop: Sequence[str],
+    stop_ids: Sequence[int] = (),
+    *,
+    ended: bool,
+) -> bool:
+    """Tell whether frames of (tokens, text) say what their tokens say (protocol §7.4).
+
+    After each frame the texts so far are a beginning of what is settled, of the whole once no token is left to come; in
+    the end they are the whole, where the sequence `ended` by its own rules. No token comes after the one that stops it.
+    """
+    stream = TextStream(tokenizer, stop, stop_ids)
+    left = sum(len(tokens) for tokens, _ in frames)
+    said, told = "", 0
+    for tokens, text in frames:
+        for token in tokens:
+            if stream.stopped:
+                return False
+            said += stream.push(token)
+        left -= len(tokens)
+        if left == 0:
+            said += stream.flush()
+        if said[told : told + len(text)] != text:
+            return False
+        told += len(text)
+    return told == len(said) or not ended

@@ -17,7 +17,7 @@ from shared.envelope.secrets import TranscriptKeys
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.statements.cose import sign
-from shared.statements.orders import Order
+from shared.statements.orders import Order, input_bound
 from shared.statements.request import RequestBody, SamplingSettings
 from tests.execution_layer.world import MODEL_ROOT
 
@@ -80,11 +80,12 @@ def make_request(
         bundle=bundle or keys.entry,
         created=now - 1000,
         expiry=now + 60_000,
+        max_input_tokens=input_bound(body),
         max_output_tokens=sealed.header.max_output_tokens,
         rate_card=world.cards["honest"],
     )
     order = replace(order, **(order_changes or {}))
-    signed = sign(order, key=key or world.tenant_key, issuer=tenant, subject="request")
+    signed = sign(order, key=key or world.tenant_key, issuer=tenant)
     return Request(signed, raw, order, sealed, body)
 
 

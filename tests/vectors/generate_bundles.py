@@ -281,8 +281,8 @@ def _as_log(signer: Signer) -> str:
 
 
 def _signed(name: str, value: Statement) -> bytes:
-    _, signer, issuer, subject = SAMPLES[name]
-    return sign(value, key=signing_key(signer), issuer=issuer, subject=subject)
+    _, signer, issuer = SAMPLES[name]
+    return sign(value, key=signing_key(signer), issuer=issuer)
 
 
 KEY_BUNDLE = _signed("key-bundle", samples.BUNDLE)

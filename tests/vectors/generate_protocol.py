@@ -65,26 +65,26 @@ def primitives() -> Json:
 def statements() -> Json:
     """Every statement of §2, and every way of spoiling a receipt."""
     valid = {}
-    for name, (value, signer, issuer, subject) in SAMPLES.items():
+    for name, (value, signer, issuer) in SAMPLES.items():
         key = signing_key(signer)
-        raw = sign(value, key=key, issuer=issuer, subject=subject)
+        raw = sign(value, key=key, issuer=issuer)
         valid[name] = {
             "type": value.TYPE,
             "private_key": key.private_bytes_raw().hex(),
             "public_key": public_bytes(key).hex(),
             "issuer": issuer,
-            "subject": subject,
+            "subject": value.subject,
             "payload": readable(value.to_payload()),
             "statement": raw.hex(),
             "entry": entry_of(raw).hex(),
             "leaf_hash": sha256(b"\x00" + entry_of(raw)).hexdigest(),
         }
-    value, signer, issuer, subject = SAMPLES["receipt"]
+    value, signer, issuer = SAMPLES["receipt"]
     key = signing_key(signer)
-    raw = sign(value, key=key, issuer=issuer, subject=subject)
+    raw = sign(value, key=key, issuer=issuer)
     spoiled = [
         {"name": name, "error": error, **splice(raw, data)}
-        for name, data, error in spoiled_receipt(raw, key, issuer, subject)
+        for name, data, error in spoiled_receipt(raw, key, issuer, value.subject)
     ]
     return {"valid": valid, "spoiled_receipt": spoiled}
 
@@ -176,13 +176,13 @@ def stream() -> Json:
         )
     evidence = Evidence((1, 2, 3), (5, 6, 7), (octets("block 0"),), (octets("block 1"),), "A stub")
     sealed_evidence = seal_evidence(evidence, keys, CONTEXT)
-    receipt, signer, issuer, subject = SAMPLES["receipt"]
+    receipt, signer, issuer = SAMPLES["receipt"]
     record = FinalRecord(
         tokens=(5, 6, 7),
         text="A stub",
         usage=Usage(input=3, cached=0, output=3, energy_quality=EnergyQuality.UNMEASURED),
         finish=Finish.STOP,
-        receipt=sign(receipt, key=signing_key(signer), issuer=issuer, subject=subject),
+        receipt=sign(receipt, key=signing_key(signer), issuer=issuer),
         evidence=sealed_evidence,
     )
     return {

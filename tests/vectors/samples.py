@@ -14,6 +14,7 @@ from shared.statements.audits import (
     EpochOpen,
     EpochSeal,
     Outcome,
+    Reason,
     Verdict,
 )
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
@@ -67,6 +68,7 @@ ORDER = Order(
     bundle=octets("bundle"),
     created=NOW,
     expiry=NOW + 60_000,
+    max_input_tokens=64,
     max_output_tokens=256,
     rate_card=octets("rate card"),
     cost_centre=octets("cost centre"),
@@ -125,21 +127,19 @@ EARLY_FAILURE = Receipt(
     number=42,
     attempt=1,
 )
-SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
-    "key-bundle": (BUNDLE, "operator", "gpu-farm", "n1"),
+SAMPLES: dict[str, tuple[Statement, str, str]] = {
+    "key-bundle": (BUNDLE, "operator", "gpu-farm"),
     "revocation": (
         Revocation(bundle=octets("bundle"), reason="key lost", at=NOW),
         "operator",
         "gpu-farm",
-        "n1",
     ),
-    "order": (ORDER, "tenant", "acme", "00112233445566778899aabbccddeeff"),
-    "receipt": (RECEIPT, "node", "gpu-farm/n1", "00112233445566778899aabbccddeeff"),
+    "order": (ORDER, "tenant", "acme"),
+    "receipt": (RECEIPT, "node", "gpu-farm/n1"),
     "receipt-early-failure": (
         EARLY_FAILURE,
         "node",
         "gpu-farm/n1",
-        "ffeeddccbbaa99887766554433221100",
     ),
     "epoch-open": (
         EpochOpen(
@@ -152,7 +152,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "epoch-3",
     ),
     "beacon-commitment": (
         BeaconCommitment(
@@ -160,7 +159,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "witness",
         "witness-1",
-        "epoch-3",
     ),
     "beacon-reveal": (
         BeaconReveal(
@@ -168,7 +166,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "witness",
         "witness-1",
-        "epoch-3",
     ),
     "epoch-seal": (
         EpochSeal(
@@ -182,7 +179,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "epoch-3",
     ),
     "tenant-seal": (
         TenantSeal(
@@ -202,7 +198,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "acme",
     ),
     "erasure": (
         Erasure(
@@ -217,7 +212,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "acme",
     ),
     "draw": (
         Draw(
@@ -230,7 +224,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "epoch-3",
     ),
     "disclosure-request": (
         DisclosureRequest(
@@ -243,7 +236,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "authority",
         "authority",
-        "receipt-104",
     ),
     "disclosure-release": (
         DisclosureRelease(
@@ -254,7 +246,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "custodian",
         "custodian-1",
-        "receipt-104",
     ),
     "verdict": (
         Verdict(
@@ -262,7 +253,7 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
             request=octets("request"),
             worker="worker-1",
             outcome=Outcome.FAIL,
-            reason="activations",
+            reason=Reason.ACTIVATIONS,
             evidence=octets("findings"),
             numeric_profile=octets("profile"),
             at=NOW,
@@ -270,7 +261,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "worker",
         "worker-1",
-        "receipt-104",
     ),
     "rate-card": (
         RateCard(
@@ -287,7 +277,6 @@ SAMPLES: dict[str, tuple[Statement, str, str, str]] = {
         ),
         "operator",
         "gpu-farm",
-        "list",
     ),
 }
-"""Name → (statement, who signs, issuer, subject)."""
+"""Name → (statement, who signs, issuer)."""

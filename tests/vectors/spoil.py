@@ -180,3 +180,12 @@ def spoiled_receipt(
         key,
         lambda payload: sign_statement("receipt", payload, key=key, issuer=issuer, subject=subject),
     )
+    _, body, _ = split(raw)
+    payload = cbor.decode(body)
+    assert isinstance(payload, dict)
+    about = {str(name): value for name, value in payload.items()}
+    yield (
+        "about another order",
+        sign_statement("receipt", about, key=key, issuer=issuer, subject="weekly-maintenance"),
+        "MALFORMED",
+    )

@@ -59,11 +59,12 @@ class Installer:
         plan, tls = self._plan, self.certificates()
         self._say("creating roles and databases")
         keys = asyncio.create_task(self._identities())
+        probe = asyncio.create_task(self._json("model", "profile", plan.model, "--json"))
         await self._run("db", "init", "--folder", plan.path("postgres"))
         await self._run("db", "upgrade", "--dsn-file", self.dsn("owner"))
         self._say("creating keys and configurations")
         parties = await keys
-        log = await self._audit(tls["audit"], parties)
+        log = await self._audit(tls["audit"], parties, (await probe)["numeric_profile"])
         self._say("registering parties; setting up workers, operators and nodes")
         *cards, _, _, _ = await asyncio.gather(
             *(self._node(node, tls[node.name], parties) for node in plan.nodes),
@@ -120,7 +121,7 @@ class Installer:
             witness, custodian, [first, second], dict(zip(operators, told, strict=True))
         )
 
-    async def _audit(self, tls: TlsFiles, parties: Identities) -> Json:
+    async def _audit(self, tls: TlsFiles, parties: Identities, profile: str) -> Json:
         """Write the audit server's configuration; return the log's part of everybody's trust."""
         plan, ports = self._plan, self.ports
         told = await self._json(
@@ -128,6 +129,7 @@ class Installer:
             *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
             *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
             *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
+            *("--numeric-profile", profile),
         )
         vkeys = parties.witness["vkeys"]
         await self._run(

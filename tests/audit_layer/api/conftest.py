@@ -57,6 +57,8 @@ class Filled:
     """By tenant."""
     disclosures: dict[str, bytes]
     epoch: bytes
+    signed: dict[bytes, Submission]
+    """What was handed in for each receipt."""
 
 
 def fill(core: Core) -> Filled:
@@ -68,11 +70,13 @@ def fill(core: Core) -> Filled:
         return [result.entry for result in results if isinstance(result, Accepted)]
 
     made.register(core.trail)
-    filled = Filled({}, {"acme": [], "bolt": []}, {}, {}, {}, b"")
+    filled = Filled({}, {"acme": [], "bolt": []}, {}, {}, {}, b"", {})
     for operator, tenants in {"alpha": ("acme", "bolt", "acme"), "beta": ("acme", "bolt")}.items():
         bundle, card = put(Submission(made.bundle(operator)), Submission(made.rate_card(operator)))
         node = made.Node(operator, bundle, card)
-        entries = put(*(node.receipt(name) for name in tenants))
+        signed = [node.receipt(name) for name in tenants]
+        entries = put(*signed)
+        filled.signed.update(zip(entries, signed, strict=True))
         filled.bundles[operator] = bundle
         filled.by_operator[operator] = entries
         for name, entry in zip(tenants, entries, strict=True):
@@ -158,6 +162,7 @@ def initialise(folder: Path, database: DsnFiles, tls: TlsFiles) -> dict[str, Any
     """Run `audit init`."""
     known: dict[str, Any] = command(
         "audit", "init", "--folder", str(folder), "--origin", ORIGIN,
+        "--numeric-profile", made.PROFILE.hex(),
         "--dsn-file", str(database.dsn_file("server")),
         "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
         "--cert", str(tls.cert), "--key", str(tls.key), "--ca", str(tls.ca),

@@ -23,7 +23,7 @@ from tests.audit_layer.api.conftest import (
 from tests.audit_layer.log.world import entry, numbered
 from tests.postgres import Database
 
-EMPTY = Filled({}, {}, {}, {}, {}, b"")
+EMPTY = Filled({}, {}, {}, {}, {}, b"", {})
 
 
 @dataclass(frozen=True)

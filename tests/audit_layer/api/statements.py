@@ -8,15 +8,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.trail.service import Submission, Trail
 from shared.codec.moment import now_ms
+from shared.envelope.delivered import Delivered, receipt_context
+from shared.envelope.header import envelope_hash
+from shared.envelope.stream import StreamContext, final_signature_message, stream_hash
 from shared.runtime.keys import public_bytes
 from shared.statements.audits import (
     DisclosureRequest,
     DrawReason,
     EpochOpen,
     Outcome,
+    Reason,
     Verdict,
 )
-from shared.statements.cose import entry_of, sign
+from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
@@ -26,6 +30,8 @@ NOW = now_ms()
 HOUR = 3_600_000
 MODEL = sha256(b"model").digest()
 PROFILE = sha256(b"profile").digest()
+ENVELOPE, FRAMES = b"envelope", (b"one", b"two")
+"""What was sent for every receipt; none of it opens."""
 
 
 def key(name: str) -> Ed25519PrivateKey:
@@ -64,18 +70,18 @@ def bundle(operator: str, *, not_after: int = NOW + 20 * HOUR, model: bytes = MO
         profile={"dtype": "float32"},
         endpoint="127.0.0.1:1",
     )
-    return sign(value, key=key(operator), issuer=operator, subject=f"{operator}/one")
+    return sign(value, key=key(operator), issuer=operator)
 
 
 def revocation(operator: str, entry: bytes) -> bytes:
     value = Revocation(bundle=entry, reason="key lost", at=NOW - 1)
-    return sign(value, key=key(operator), issuer=operator, subject=entry.hex())
+    return sign(value, key=key(operator), issuer=operator)
 
 
 def rate_card(operator: str, name: str = "list") -> bytes:
     price = Price(model_root=MODEL, input="1", cached="0.5", output="2", per=1000)
     value = RateCard(name=name, operator=operator, currency="EUR", valid_from=0, prices=(price,))
-    return sign(value, key=key(operator), issuer=operator, subject=name)
+    return sign(value, key=key(operator), issuer=operator)
 
 
 @dataclass
@@ -99,21 +105,28 @@ class Node:
             "attempt": 0,
             "ctx": some("ctx", name),
             "kc": some("kc", name),
-            "envelope": some("envelope", name),
+            "envelope": envelope_hash(ENVELOPE),
             "bundle": self.bundle,
             "rate_card": self.card,
         }
         order = sign(
-            Order(**shared, created=NOW - 5000, expiry=NOW + HOUR, max_output_tokens=64),
+            Order(
+                **shared,
+                created=NOW - 5000,
+                expiry=NOW + HOUR,
+                max_input_tokens=64,
+                max_output_tokens=64,
+            ),
             key=key(tenant),
             issuer=tenant,
-            subject="order",
         )
+        nonce = some("nonce", name)
+        context = StreamContext(shared["ctx"], shared["kc"], self.bundle, nonce, 0)
         value = Receipt(
             **shared,
             order=entry_of(order),
-            node_nonce=some("nonce", name),
-            h_final=some("h", name),
+            node_nonce=nonce,
+            h_final=stream_hash(context, FRAMES),
             model_root=MODEL,
             numeric_profile=PROFILE,
             usage=Usage(input=5, cached=0, output=tokens, energy_quality=EnergyQuality.UNMEASURED),
@@ -124,14 +137,28 @@ class Node:
             previous=self.previous,
         )
         issuer = f"{self.operator}/one"
-        raw = sign(value, key=key(issuer), issuer=issuer, subject="receipt")
+        raw = sign(value, key=key(issuer), issuer=issuer)
         self.number, self.previous = self.number + 1, entry_of(raw)
         return Submission(raw, order)
 
 
+def delivered(
+    submission: Submission,
+    final: bytes = b"final",
+    *,
+    given: bytes = ENVELOPE,
+    frames: tuple[bytes, ...] = FRAMES,
+) -> Delivered:
+    """Return what was sent for a receipt, with a final record that its node signs."""
+    receipt, statement = open_as(Receipt, submission.statement, None)
+    message = final_signature_message(receipt_context(receipt), receipt.h_final, final)
+    signature = key(statement.issuer).sign(message)
+    return Delivered(given, receipt.node_nonce, frames, final, signature)
+
+
 def epoch_open() -> bytes:
     value = EpochOpen(epoch=0, at=NOW, first=0, commitments=(), rate_ppm=500_000, floor=1)
-    return sign(value, key=key("authority"), issuer="authority", subject="epoch/0")
+    return sign(value, key=key("authority"), issuer="authority")
 
 
 def disclosure_request(receipt: bytes) -> bytes:
@@ -143,7 +170,7 @@ def disclosure_request(receipt: bytes) -> bytes:
         recipient=some("worker's key"),
         deadline=NOW + HOUR,
     )
-    return sign(value, key=key("authority"), issuer="authority", subject=receipt.hex())
+    return sign(value, key=key("authority"), issuer="authority")
 
 
 def verdict(receipt: bytes) -> bytes:
@@ -152,9 +179,9 @@ def verdict(receipt: bytes) -> bytes:
         request=some("request"),
         worker="worker",
         outcome=Outcome.PASS,
-        reason="exact",
+        reason=Reason.EXACT,
         evidence=some("evidence"),
         numeric_profile=PROFILE,
         at=NOW,
     )
-    return sign(value, key=key("worker"), issuer="worker", subject=receipt.hex())
+    return sign(value, key=key("worker"), issuer="worker")

@@ -136,7 +136,7 @@ async def world(database: Database, tmp_path: Path) -> Any:
     log = make_world(plain, tmp_path, names=["w1.example"], threshold=1)
     publisher = log.publisher()
     batcher = Batcher(Sequencer(engine), in_transaction=write_rows)
-    trail = Trail(engine, batcher)
+    trail = Trail(engine, batcher, frozenset({made.PROFILE}))
     filled = fill(Core(engine, batcher, trail, Tokens(engine)))
     await publisher.publish()
     trail.submit([Submission(made.rate_card("alpha", f"list {i}")) for i in range(260)])
@@ -146,7 +146,7 @@ async def world(database: Database, tmp_path: Path) -> Any:
     (refused,) = trail.submit([second])
     assert isinstance(refused, Refused)
     receipt = filled.receipts["acme"][0]
-    trail.deposit(receipt, b"envelope", bytes(32), [b"one", b"two"], b"final")
+    trail.deposit(receipt, made.delivered(filled.signed[receipt]))
     old_bundle = made.bundle("beta", not_after=made.NOW - 20 * made.HOUR)
     (bundle,) = put(trail, Submission(old_bundle))
     leave_gaps(

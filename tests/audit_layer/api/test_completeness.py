@@ -16,7 +16,7 @@ from audit_layer.trail.service import Submission
 from shared.codec.moment import Period
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import parse_statement, sign
+from shared.statements.cose import read_as, sign
 from shared.statements.seals import Missing, OrderNumbers, TenantSeal, entries_digest
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.conftest import World as Server
@@ -260,7 +260,7 @@ def test_the_checkers_own_keys_decide_and_not_those_that_the_document_brings(gen
 def test_an_authority_that_miscounts_is_convicted_by_the_receipts(court: Court, genuine: Document):
     """A seal over two of three receipts, properly signed, does not fit a list with all three."""
     raw = base64.b64decode(genuine.seals[0].statement)
-    seal = TenantSeal.from_payload(parse_statement(raw).payload)
+    seal = read_as(TenantSeal, raw)
     lines = genuine.seals[0].receipts
     assert lines is not None
 
@@ -270,7 +270,7 @@ def test_an_authority_that_miscounts_is_convicted_by_the_receipts(court: Court, 
         entries=entries_digest([bytes.fromhex(lines[0].entry)]),
         orders=OrderNumbers(2, (Missing(0, 0),)),
     )
-    statement = sign(lying, key=made.key("authority"), issuer="authority", subject="acme")
+    statement = sign(lying, key=made.key("authority"), issuer="authority")
     change = {"statement": base64.b64encode(statement).decode(), "tlog_proof": None}
     forged = altered(genuine, change, "seals", 0)
     forged = forged.model_copy(update={"seals": forged.seals[:1]})

@@ -94,19 +94,29 @@ async def test_two_receipts_under_one_number_are_refused_and_found(world: World)
 
 
 async def test_deposits_are_for_receipts_in_the_log_and_bounded(world: World):
-    def deposit(receipt: bytes, nonce: bytes = bytes(32)) -> audit_pb2.DepositRequest:
-        return audit_pb2.DepositRequest(
-            receipt=receipt, envelope=b"e", node_nonce=nonce, frames=[b"f"], final_record=b"r"
-        )
+    entry = world.filled.receipts["acme"][0]
+    sent = made.delivered(world.filled.signed[entry])
+
+    def deposit(receipt: bytes, **changes: object) -> audit_pb2.DepositRequest:
+        fields = {
+            "envelope": sent.envelope,
+            "node_nonce": sent.node_nonce,
+            "frames": sent.frames,
+            "final_record": sent.final_record,
+            "final_signature": sent.final_signature,
+            **changes,
+        }
+        return audit_pb2.DepositRequest(receipt=receipt, **fields)  # type: ignore[arg-type]  # as above
 
     async with world.stubs() as (intake, _, _):
-        entry = world.filled.receipts["acme"][0]
         for _repeat in range(2):
             await call(intake.Deposit, deposit(entry))
         for request, code in (
             (deposit(bytes(32)), Code.NOT_FOUND),
             (deposit(b"short"), Code.INVALID_ARGUMENT),
-            (deposit(entry, b"nonce"), Code.INVALID_ARGUMENT),
+            (deposit(entry, node_nonce=b"nonce"), Code.INVALID_ARGUMENT),
+            (deposit(entry, final_record=b"junk"), Code.COMMITMENT_MISMATCH),
+            (deposit(entry, envelope=b"nonsense"), Code.COMMITMENT_MISMATCH),
         ):
             with pytest.raises(CounterfoilError) as refused:
                 await call(intake.Deposit, request)

@@ -49,18 +49,14 @@ class Books:
         if changes:
             value, _ = open_as(Receipt, submission.statement, None)
             name = f"{node.operator}/one"
-            raw = sign(
-                replace(value, **changes), key=made.key(name), issuer=name, subject="receipt"
-            )
+            raw = sign(replace(value, **changes), key=made.key(name), issuer=name)
             submission, node.previous = replace(submission, statement=raw), entry_of(raw)
         return self.world.put(submission)[0].entry
 
     def card(self, operator: str = "alpha", **changes) -> bytes:
         """Have a rate card logged; return its entry."""
         value, _ = open_as(RateCard, made.rate_card(operator), None)
-        raw = sign(
-            replace(value, **changes), key=made.key(operator), issuer=operator, subject="list"
-        )
+        raw = sign(replace(value, **changes), key=made.key(operator), issuer=operator)
         return self.world.put(Submission(raw))[0].entry
 
     def node(self, operator: str, card: bytes | None = None) -> made.Node:

@@ -205,9 +205,7 @@ def everything(draw: Draw) -> Draw:
     return replace(draw, drawn=tuple(range(4, 4 + RECEIPTS)))
 
 
-LONGER = sign(
-    replace(BUNDLE, not_after=BUNDLE.not_after - 1), key=OPERATOR, issuer="gpu-farm", subject="n1"
-)
+LONGER = sign(replace(BUNDLE, not_after=BUNDLE.not_after - 1), key=OPERATOR, issuer="gpu-farm")
 REFUSALS = {
     "a forged inclusion path": (Code.BAD_PROOF, GOOD, {"request_proof": forged_path()}),
     "a proof of another statement": (
@@ -268,7 +266,7 @@ REFUSALS = {
         {
             "bundle": sign(
                 replace(BUNDLE, signing_key=public_bytes(STRANGER)),
-                key=OPERATOR, issuer="gpu-farm", subject="n1",
+                key=OPERATOR, issuer="gpu-farm",
             )
         },
     ),
@@ -331,7 +329,6 @@ def test_an_accomplices_node_cannot_have_somebody_elses_envelope_drawn(holder, t
         replace(BUNDLE, node="n9", signing_key=public_bytes(NODE), not_before=NOW + 1),
         key=OPERATOR,
         issuer="gpu-farm",
-        subject="n9",
     )
     assert other != BUNDLE_RAW
     edit = lambda value: replace(value, bundle=entry_of(other))  # noqa: E731
@@ -406,7 +403,7 @@ def test_a_message_that_is_no_case_is_malformed(holder, message):
 
 def test_an_order_of_another_tenant_does_not_unlock_the_receipt(holder, tmp_path):
     order, _ = open_as(Order, GOOD.order, None)
-    other = sign(replace(order, tenant="bolt"), key=TENANT, issuer="issuer", subject="subject")
+    other = sign(replace(order, tenant="bolt"), key=TENANT, issuer="issuer")
     with pytest.raises(CounterfoilError) as caught:
         answer(holder, order=other)
     assert caught.value.code is Code.BAD_PROOF

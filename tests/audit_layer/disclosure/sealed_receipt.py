@@ -55,8 +55,8 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         "envelope": envelope_hash(given), "bundle": world.bundle, "rate_card": world.card,
     }  # fmt: skip
     order = sign(
-        Order(**shared, created=made.NOW - 9000, expiry=made.NOW + made.HOUR, max_output_tokens=4),
-        key=made.key("acme"), issuer="acme", subject="order",
+        Order(**shared, created=made.NOW - 9000, expiry=made.NOW + made.HOUR, max_input_tokens=4, max_output_tokens=4),
+        key=made.key("acme"), issuer="acme",
     )  # fmt: skip
     receipt = Receipt(
         **shared, order=entry_of(order), node_nonce=context.node_nonce, h_final=sealer.h_final,
@@ -64,11 +64,11 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         usage=Usage(input=1, cached=0, output=3, energy_quality=EnergyQuality.UNMEASURED),
         started=made.NOW - 1000, ended=made.NOW - 990, node_sequence=0, previous=NO_RECEIPT,
     )  # fmt: skip
-    raw = sign(receipt, key=made.key("alpha/one"), issuer="alpha/one", subject="receipt")
+    raw = sign(receipt, key=made.key("alpha/one"), issuer="alpha/one")
     (logged,) = world.put(Submission(raw, order))
     return SealedReceipt(
         sealed,
-        Ciphertexts(order, given, frames, b"final"),
+        Ciphertexts(order, made.delivered(Submission(raw, order), given=given, frames=frames)),
         _case(world, raw, receipt, logged.index),
     )
 
@@ -83,24 +83,25 @@ def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
             epoch=0, at=made.NOW, open=entry_of(opened), first=0, size=index + 1,
             root=made.some("root"), nodes={},
         ),
-        key=key, issuer="authority", subject="epoch-0",
+        key=key, issuer="authority",
     )  # fmt: skip
     draw = sign(
         Draw(
             epoch=0, seal=entry_of(seal), reveals=(), whole=True, seed=made.some("seed"),
             drawn=(index,),
         ),
-        key=key, issuer="authority", subject="epoch-0",
+        key=key, issuer="authority",
     )  # fmt: skip
     request = sign(
         DisclosureRequest(
             receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DrawReason.WHOLE,
             recipient=WORKER.key_id, deadline=made.NOW + made.HOUR,
         ),
-        key=key, issuer="authority", subject=entry_of(raw).hex(),
+        key=key, issuer="authority",
     )  # fmt: skip
     world.put(Submission(opened), Submission(seal))
     return DrawnCase(
         request=request, receipt_statement=raw, receipt=receipt, bundle=bundle,
-        endpoint="127.0.0.1:1", opened=opened, seal=seal, draw=draw, commitments=(), reveals=(),
+        endpoint="127.0.0.1:1", signing_key=made.public("alpha/one"), opened=opened, seal=seal,
+        draw=draw, commitments=(), reveals=(),
     )  # fmt: skip

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from audit_layer.disclosure import service
-from audit_layer.disclosure.evidence import Ciphertexts, check_delivered
+from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.disclosure.service import Disclosed, Disclosure
 from shared.codec.hashing import sha256
 from shared.envelope.release import ReleaseContext, open_release, seal_release
 from shared.envelope.sealing import open_escrow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.checks import MAX_CASE, ReleaseCase
-from shared.statements.audits import DisclosureRelease
+from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as, sign
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.disclosure.sealed_receipt import (
@@ -66,7 +66,6 @@ class FakeCustodian:
             replace(value, **changes),
             key=key or made.key(self.name),
             issuer=self.name,
-            subject=entry_of(case.receipt).hex(),
         )
 
 
@@ -286,18 +285,27 @@ def test_what_does_not_hash_to_the_receipt_was_not_delivered_by_whomever(desk: D
     forged = [
         replace(good, order=made.bundle("alpha")),
         replace(good, order=b"junk"),
-        replace(good, envelope=good.envelope[:-1] + b"x"),
-        replace(good, frames=good.frames[:-1]),
-        replace(good, frames=tuple(reversed(good.frames))),
-        replace(good, frames=(*good.frames, b"frame")),
+        *(
+            replace(good, sent=replace(good.sent, **change))
+            for change in (
+                {"envelope": good.sent.envelope[:-1] + b"x"},
+                {"frames": good.sent.frames[:-1]},
+                {"frames": tuple(reversed(good.sent.frames))},
+                {"frames": (*good.sent.frames, b"frame")},
+                {"final_record": b"junk"},
+            )
+        ),
     ]
     for item in forged:
         with pytest.raises(CounterfoilError) as caught:
-            check_delivered(item, desk.subject.case.receipt)
+            check_evidence(item, desk.subject.case.receipt, made.public("alpha/one"))
         assert caught.value.code is Code.COMMITMENT_MISMATCH
     desk.deposits.kept[:] = forged
     monkeypatch.setattr(service, "fetch_from_node", lambda *_, **__: forged[2])
-    assert desk.open(past_deadline=True).missing == "withheld"
+    late = desk.open(past_deadline=True)
+    assert late.missing is Reason.WITHHELD
+    assert late.why.count("the order is") == 2
+    assert "the final record is not under the node's signature" in late.why
     desk.deposits.kept.append(good)
     assert desk.secret() == desk.subject.sealed.ts
 

@@ -60,7 +60,7 @@ async def test_a_seal_over_a_watched_operators_receipts_is_told_and_no_other(sce
             epoch=epoch, at=made.NOW, open=made.some("open"), first=0, size=9,
             root=made.some("root"), nodes={entry_of(bundle): made.some("receipts")},
         )  # fmt: skip
-        return sign(value, key=made.key("authority"), issuer="authority", subject=f"epoch/{epoch}")
+        return sign(value, key=made.key("authority"), issuer="authority")
 
     show(scene, [(3, BUNDLE), (4, FOREIGN), (20, seal(0, BUNDLE)), (21, seal(1, FOREIGN))])
     await scene.look(watch=ALPHA)
@@ -71,7 +71,7 @@ async def test_a_revocation_by_a_name_of_its_own_choice_is_told_to_the_bundles_o
     scene: Scene,
 ):
     value = Revocation(bundle=entry_of(BUNDLE), reason="not theirs", at=made.NOW)
-    raw = sign(value, key=made.key("beta"), issuer="beta", subject=entry_of(BUNDLE).hex())
+    raw = sign(value, key=made.key("beta"), issuer="beta")
     show(scene, [(3, BUNDLE), (4, raw)])
     pinned = Watch(keys={"alpha": (made.public("alpha"),)})
     await scene.look(watch=pinned)

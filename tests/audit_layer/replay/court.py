@@ -17,11 +17,12 @@ from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
+from shared.envelope.delivered import Delivered
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import parse_statement
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.log.world import World as LogWorld
-from tests.audit_layer.replay.inference import make_case
+from tests.audit_layer.replay.inference import H, make_case
 
 LEASE_MS = 600_000
 
@@ -75,7 +76,9 @@ class FakeDisclosure:
 
     def open(self, case, *, past_deadline):
         given = make_case()
-        found = Ciphertexts(b"order", given.envelope, given.frames, given.final_record)
+        found = Ciphertexts(
+            b"order", Delivered(given.envelope, H, given.frames, given.final_record, bytes(64))
+        )
         return Disclosed(found, given.secret)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from audit_layer.replay.case import Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
+from shared.statements.audits import Reason
 
-PASS = cbor.encode({"judgement": Judgement("PASS", "exact", {"blocks": 1}).to_bytes()})
+PASS = cbor.encode({"judgement": Judgement(Reason.EXACT, {"blocks": 1}).to_bytes()})
 
 
 def command(answer: str, mark: Path | None = None) -> list[str]:

@@ -1,5 +1,6 @@
 """One sealed inference made by hand, for tests of whoever must judge it. No node, no model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -41,8 +42,18 @@ class FakeArithmetic:
         chosen = tuple(self.choose(prompt, output[:n], seed) for n in range(len(output)))
         return Replayed(self.activations(prompt, output), chosen)
 
+    def says(self, frames, settings, *, ended):
+        return all(text == self.text(tokens) for tokens, text in frames)
+
     def stops_at(self, output, settings):
         return output.index(EOS) + 1 if EOS in output else None
+
+    def frame_texts(self, frames, settings):
+        return [self.text(tokens) for tokens in frames]
+
+    @staticmethod
+    def text(tokens):
+        return "".join(chr(97 + token % 26) for token in tokens if token != EOS)
 
     @staticmethod
     def choose(prompt, so_far, seed):
@@ -110,6 +121,11 @@ class Story:
     usage: dict | None = None
     receipt_changes: dict | None = None
     frames_lie: bool = False
+    text: Callable[[str], str] = str
+    """What the node makes of the text of each frame."""
+    final_text: str | None = None
+    evidence_text: str | None = None
+    final_changes: dict | None = None
     evidence_tokens: tuple[int, ...] | None = None
     profile: bytes = PROFILE
     settings: SamplingSettings | None = None
@@ -146,14 +162,18 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     context = StreamContext(ctx=sealed.ctx, kc=sealed.kc, bundle=H, node_nonce=H, attempt=0)
     sealer = FrameSealer(keys, context)
     sent = tuple(reversed(tokens)) if story.frames_lie else tokens
+    parts = [sent[i : i + 2] for i in range(0, len(sent), 2)]
+    texts = [story.text(text) for text in arithmetic.frame_texts(parts, settings)]
     frames = tuple(
-        sealer.seal(sent[i : i + 2], "x", story.logprobs[i : i + 2])[0]
-        for i in range(0, len(sent), 2)
+        sealer.seal(part, text, story.logprobs[2 * i : 2 * i + 2])[0]
+        for i, (part, text) in enumerate(zip(parts, texts, strict=True))
     )
+    text = "".join(texts) if story.final_text is None else story.final_text
+    kept = text if story.evidence_text is None else story.evidence_text
     activations = story.activations or arithmetic.activations(inputs, tokens)
     claimed = story.evidence_tokens or tokens
     evidence = seal_evidence(
-        Evidence(inputs, claimed, activations.prompt_blocks, activations.output_blocks, "x"),
+        Evidence(inputs, claimed, activations.prompt_blocks, activations.output_blocks, kept),
         keys,
         context,
     )
@@ -171,10 +191,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         input=blinded.input, output=blinded.output, evidence=sha256(evidence).digest(),
     )  # fmt: skip
     receipt = replace(receipt, **(story.receipt_changes or {}))
-    statement = sign(
-        receipt, key=Ed25519PrivateKey.from_private_bytes(H), issuer="op", subject="request"
-    )
-    final = sealer.seal_final(
-        FinalRecord(tokens, "x", receipt.usage, receipt.finish, statement, evidence)
-    )
+    statement = sign(receipt, key=Ed25519PrivateKey.from_private_bytes(H), issuer="op")
+    record = FinalRecord(sent, text, receipt.usage, receipt.finish, statement, evidence)
+    final = sealer.seal_final(replace(record, **(story.final_changes or {})))
     return Case(statement, sealed.envelope_bytes, frames, final, sealed.ts)

@@ -10,7 +10,7 @@ from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
 from shared.runtime.errors import CounterfoilError
-from shared.statements.receipts import Finish
+from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import RequestBody, SamplingSettings
 from tests.audit_layer.replay.inference import (
     FakeArithmetic,
@@ -21,6 +21,7 @@ from tests.audit_layer.replay.inference import (
 )
 
 OTHER = b"\xee" * 32
+OTHER_USAGE = Usage(input=1, cached=0, output=1, energy_quality=EnergyQuality.UNMEASURED)
 
 
 def verdict(story=None, **changes):
@@ -56,7 +57,17 @@ def test_an_honest_request_passes_with_one_replay():
         (Story(finish=Finish.STOP), "FAIL finish"),
         (Story(profile=OTHER), "INCONCLUSIVE profile"),
         (Story(receipt_changes={"h_final": OTHER}), "FAIL stream"),
-        (Story(receipt_changes={"evidence": OTHER}), "INCONCLUSIVE withheld"),
+        (Story(receipt_changes={"evidence": OTHER}), "FAIL evidence"),
+        (Story(text=lambda text: "The contract is void."[: len(text)]), "FAIL text"),
+        (Story(text=lambda text: text + "."), "FAIL text"),
+        (Story(text=lambda text: text[:0]), "FAIL text"),
+        (Story(final_text="The contract is void."), "FAIL text"),
+        (Story(evidence_text="The contract is void."), "FAIL text"),
+        (Story(final_changes={"tokens": (9, 9)}), "FAIL stream"),
+        (Story(final_changes={"receipt": b"another"}), "FAIL stream"),
+        (Story(final_changes={"usage": OTHER_USAGE}), "FAIL usage"),
+        (Story(final_changes={"finish": Finish.STOP}), "FAIL finish"),
+        (Story(final_changes={"evidence": None}), "FAIL evidence"),
     ],
 )
 def test_each_lie_has_its_reason(story, expected):
@@ -172,11 +183,11 @@ def test_a_wrong_secret_blames_nobody():
     assert verdict(secret=OTHER) == "INCONCLUSIVE escrow"
 
 
-def test_a_spoiled_final_record_counts_as_not_delivered():
+def test_a_final_record_that_its_node_signed_and_nobody_can_open_fails():
     case = make_case()
     spoiled = case.final_record[:-1] + bytes([case.final_record[-1] ^ 1])
     result = judge(replace(case, final_record=spoiled), FakeArithmetic())
-    assert (result.outcome, result.reason) == ("INCONCLUSIVE", "withheld")
+    assert (result.outcome, result.reason) == ("FAIL", "stream")
 
 
 def test_a_node_that_was_cut_off_is_judged_by_its_tokens():

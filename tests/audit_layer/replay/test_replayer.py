@@ -19,14 +19,16 @@ from audit_layer.replay.replayer import Replayer
 from shared.codec import cbor
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import Reason
 from shared.statements.request import SamplingSettings
+from shared.text.stream import TextStream
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case
 from tests.audit_layer.replay.waiting import until
 from tests.shared.model.tiny import END, write_folder
 
 CASE = make_case()
-PASSED = Judgement("PASS", "exact", {"blocks": 1})
+PASSED = Judgement(Reason.EXACT, {"blocks": 1})
 
 
 def replayer(command: Sequence[str], timeout_s: float = 60.0) -> Replayer:
@@ -172,6 +174,11 @@ class TinyArithmetic(ModelArithmetic):
             output.append(chosen.chosen[-1])
         self.generated = tuple(output)
         return self.generated
+
+    def frame_texts(self, frames, settings):
+        stream = TextStream(self._tokenizer, settings.stop)
+        texts = ["".join(stream.push(token) for token in tokens) for tokens in frames]
+        return [*texts[:-1], texts[-1] + stream.flush()]
 
     def activations(self, prompt, output):
         settings = SamplingSettings(max_tokens=len(output))

@@ -14,6 +14,7 @@ from audit_layer.replay import work
 from audit_layer.replay.cases import TrailDeposits, load_case
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
+from audit_layer.trail.service import Submission
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import Outcome, Verdict
 from shared.statements.cose import open_as
@@ -43,6 +44,7 @@ class Bench:
     engine: Engine
     server: FakeAuditServer
     worker: Worker
+    signed: Submission
     receipt: bytes
     number: int
 
@@ -54,12 +56,13 @@ class Bench:
 
 @pytest.fixture
 def bench(world: World) -> Iterator[Bench]:
-    (receipt,) = world.put(world.node.receipt("acme"))
+    signed = world.node.receipt("acme")
+    (receipt,) = world.put(signed)
     engine = world.database.engine("worker")
     server = FakeAuditServer(world.trail)
     with worker(engine, server, fake_child.command("pass")) as made_worker:
         number = assign(engine, receipt.entry)
-        yield Bench(world, engine, server, made_worker, receipt.entry, number)
+        yield Bench(world, engine, server, made_worker, signed, receipt.entry, number)
 
 
 def test_a_piece_of_work_ends_in_one_signed_verdict_in_the_log(bench: Bench):
@@ -254,9 +257,9 @@ def test_a_statement_that_is_gone_is_corruption_and_not_a_verdict(bench: Bench):
 
 def test_deposits_come_with_the_order_in_the_order_of_their_arrival(bench: Bench):
     for final in (b"1", b"2"):
-        bench.world.trail.deposit(bench.receipt, b"envelope", bytes(32), [b"frame"], final)
+        bench.world.trail.deposit(bench.receipt, made.delivered(bench.signed, final))
     found = TrailDeposits(bench.engine).find(bench.receipt)
-    assert [item.final_record for item in found] == [b"1", b"2"]
+    assert [item.sent.final_record for item in found] == [b"1", b"2"]
     ((order,),) = bench.world.rows("SELECT raw FROM trail_orders")
     assert {item.order for item in found} == {order}
     assert TrailDeposits(bench.engine).find(made.some("unknown")) == []

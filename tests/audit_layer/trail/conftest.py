@@ -32,7 +32,7 @@ def opened(engine: Engine) -> Iterator[Trail]:
     """Open a trail as the audit server does."""
     batcher = Batcher(Sequencer(engine), in_transaction=write_rows)
     try:
-        yield Trail(engine, batcher)
+        yield Trail(engine, batcher, frozenset({made.PROFILE}))
     finally:
         batcher.close()
 

@@ -163,11 +163,13 @@ def test_without_the_key_file_a_sealed_statement_is_refused_with_what_to_do(vaul
 
 
 def test_what_is_erased_is_gone_and_its_entry_and_everybody_elses_statements_stay(vault: Vault):
-    mine = vault.put(*(vault.world.node.receipt("acme") for _ in range(3)))
-    (other,) = vault.put(vault.world.node.receipt("bolt"))
+    signed = [vault.world.node.receipt("acme") for _ in range(3)]
+    mine = vault.put(*signed)
+    another = vault.world.node.receipt("bolt")
+    (other,) = vault.put(another)
     before = vault.world.rows("SELECT index, entry FROM log_entries ORDER BY index")
-    vault.trail.deposit(mine[0], b"envelope", bytes(32), [b"frame"], b"final")
-    vault.trail.deposit(other, b"envelope", bytes(32), [b"frame"], b"final")
+    vault.trail.deposit(mine[0], made.delivered(signed[0]))
+    vault.trail.deposit(other, made.delivered(another))
     value = vault.erase()
     assert (value.tenant, value.statements) == ("acme", 3)
     assert value.entries == entries_digest(mine)
@@ -270,9 +272,7 @@ def test_fsck_misses_an_erasure_statement_and_finds_one_that_says_something_else
     vault.erase()
     ((raw,),) = vault.world.rows("SELECT statement FROM trail_erasures")
     value = open_as(Erasure, raw, None)[0]
-    other = sign(
-        replace(value, statements=2), key=made.key("authority"), issuer="authority", subject="acme"
-    )
+    other = sign(replace(value, statements=2), key=made.key("authority"), issuer="authority")
     vault.world.rows("UPDATE trail_erasures SET statement = %s", other)
     assert any("not in the log" in line for line in vault.fsck())
     vault.put(Submission(other))
@@ -293,7 +293,6 @@ def test_findings_lose_their_copies_of_what_is_erased_and_keep_what_they_say(vau
         replace(receipt, ended=receipt.ended + 1),
         key=made.key("alpha/one"),
         issuer="alpha/one",
-        subject="receipt",
     )
     vault.trail.submit([Submission(twin, first.order)])
     GapWatch(vault.engine, grace_ms=0).look(made.NOW + DAY_MS)
@@ -305,7 +304,7 @@ def test_findings_lose_their_copies_of_what_is_erased_and_keep_what_they_say(vau
     )
     assert twin[40:80] not in stored
     vault.erase()
-    for row, _ in Trail(vault.elsewhere(), vault.trail._batcher).findings():
+    for row, _ in Trail(vault.elsewhere(), vault.trail._batcher, frozenset()).findings():
         assert (row.first_statement, row.second_statement) == (b"", b"")
         assert row.detail
 
@@ -325,9 +324,7 @@ def test_a_verdict_about_an_erased_receipt_is_refused_as_erased(vault: Vault):
     vault.put(Submission(made.verdict(entry)))
     vault.erase()
     value, _ = open_as(Verdict, made.verdict(entry), None)
-    second = sign(
-        replace(value, at=value.at + 1), key=made.key("worker"), issuer="worker", subject="v"
-    )
+    second = sign(replace(value, at=value.at + 1), key=made.key("worker"), issuer="worker")
     with opened(vault.elsewhere()) as other:
         again, refusal = other.submit([Submission(made.verdict(entry)), Submission(second)])
     assert isinstance(again, Accepted)

@@ -118,7 +118,7 @@ def test_a_receipt_rewritten_in_all_its_rows_is_not_what_the_log_has(filled: Wor
     )
     receipt, _ = open_as(Receipt, raw, None)
     cheaper = replace(receipt, usage=replace(receipt.usage, output=1))
-    forged = sign(cheaper, key=made.key("alpha/one"), issuer="alpha/one", subject="receipt")
+    forged = sign(cheaper, key=made.key("alpha/one"), issuer="alpha/one")
     filled.rows(
         "UPDATE trail_statements SET raw = %s, entry = %s WHERE entry = %s",
         forged,

@@ -6,12 +6,14 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from audit_layer.trail.admission import KINDS
 from audit_layer.trail.service import Accepted, Refused, Submission
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import Outcome, Verdict
-from shared.statements.cose import entry_of, open_as, parse_statement, sign
+from shared.statements.audits import Outcome, Reason, Verdict
+from shared.statements.cose import Payload, entry_of, open_as, parse_statement, read_as, sign
+from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from tests.audit_layer.api import statements as made
@@ -27,7 +29,6 @@ def resigned(submission: Submission, key=None, **changes) -> Submission:
         replace(receipt, **changes),
         key=key or made.key("alpha/one"),
         issuer="alpha/one",
-        subject="receipt",
     )
     return Submission(raw, submission.order)
 
@@ -35,9 +36,7 @@ def resigned(submission: Submission, key=None, **changes) -> Submission:
 def reordered(submission: Submission, key=None, **changes) -> Submission:
     """The same receipt for another order, whose hash it names."""
     order, _ = open_as(Order, submission.order or b"", None)
-    raw = sign(
-        replace(order, **changes), key=key or made.key("acme"), issuer="acme", subject="order"
-    )
+    raw = sign(replace(order, **changes), key=key or made.key("acme"), issuer="acme")
     return replace(resigned(submission, order=entry_of(raw)), order=raw)
 
 
@@ -192,14 +191,14 @@ def test_an_operator_that_is_not_registered_has_no_bundles_and_no_receipts(world
 def test_a_statement_names_the_party_that_signs_it(world: World):
     bundle, _ = open_as(type(_bundle_value()), made.bundle("beta"), None)
     for value in (bundle, replace(bundle, node="two")):
-        raw = sign(value, key=made.key("alpha"), issuer="alpha", subject="x")
+        raw = sign(value, key=made.key("alpha"), issuer="alpha")
         assert world.code(raw) is Code.UNTRUSTED_KEY
 
 
 def _bundle_value():
     from shared.statements.keys import KeyBundle
 
-    return KeyBundle.from_payload(parse_statement(made.bundle("alpha")).payload)
+    return read_as(KeyBundle, made.bundle("alpha"))
 
 
 def test_a_key_serves_only_the_role_for_which_it_is_registered(world: World):
@@ -207,12 +206,12 @@ def test_a_key_serves_only_the_role_for_which_it_is_registered(world: World):
     (receipt,) = world.put(world.node.receipt("acme"))
     verdict = Verdict(
         receipt=receipt.entry, request=made.some("r"), worker="acme", outcome=Outcome.PASS,
-        reason="exact", evidence=made.some("e"), numeric_profile=made.PROFILE, at=made.NOW,
+        reason=Reason.EXACT, evidence=made.some("e"), numeric_profile=made.PROFILE, at=made.NOW,
     )  # fmt: skip
-    raw = sign(verdict, key=made.key("acme"), issuer="acme", subject=receipt.entry.hex())
+    raw = sign(verdict, key=made.key("acme"), issuer="acme")
     assert world.code(raw) is Code.UNTRUSTED_KEY
     named = replace(verdict, worker="worker-2")
-    raw = sign(named, key=made.key("worker"), issuer="worker", subject=receipt.entry.hex())
+    raw = sign(named, key=made.key("worker"), issuer="worker")
     assert world.code(raw) is Code.UNTRUSTED_KEY
     world.put(Submission(made.verdict(receipt.entry)))
 
@@ -353,10 +352,11 @@ def test_a_new_key_bundle_does_not_start_the_numbers_again(world: World):
 
 
 def test_deposits_are_kept_once_and_bounded(world: World):
-    (receipt,) = world.put(world.node.receipt("acme"))
+    signed = world.node.receipt("acme")
+    (receipt,) = world.put(signed)
 
     def deposit(final: bytes, entry: bytes = receipt.entry) -> None:
-        world.trail.deposit(entry, b"envelope", bytes(32), [b"frame"], final)
+        world.trail.deposit(entry, made.delivered(signed, final))
 
     for _ in range(2):
         deposit(b"0")
@@ -371,6 +371,144 @@ def test_deposits_are_kept_once_and_bounded(world: World):
         with pytest.raises(CounterfoilError) as caught:
             deposit(*arguments)
         assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"envelope": b"another"},
+        {"node_nonce": bytes(32)},
+        {"frames": ()},
+        {"frames": (b"two", b"one")},
+        {"frames": (b"one", b"two", b"three")},
+        {"frames": (b"",) * 100},
+        {"final_record": b"junk"},
+        {"final_record": b""},
+        {"final_signature": bytes(64)},
+        {"final_signature": b""},
+    ],
+    ids=repr,
+)
+def test_what_receipt_and_node_did_not_sign_is_not_kept(world: World, change):
+    """Else strangers could fill the places, or spoil what an honest node would be judged by."""
+    signed = world.node.receipt("acme")
+    (receipt,) = world.put(signed)
+    with pytest.raises(CounterfoilError) as caught:
+        world.trail.deposit(receipt.entry, replace(made.delivered(signed), **change))
+    assert caught.value.code is Code.COMMITMENT_MISMATCH
+    assert world.rows("SELECT count(*) FROM trail_evidence") == [(0,)]
+    world.trail.deposit(receipt.entry, made.delivered(signed))
+
+
+# -- one receipt for an order -------------------------------------------------------------------------------------
+
+
+def _again(world: World, signed: Submission) -> Submission:
+    """Return a receipt of the same node for the same order, under its next number."""
+    value = replace(
+        read_as(Receipt, signed.statement),
+        node_sequence=world.node.number,
+        previous=world.node.previous,
+    )
+    raw = sign(value, key=made.key("alpha/one"), issuer="alpha/one")
+    world.node.number, world.node.previous = world.node.number + 1, entry_of(raw)
+    return Submission(raw, signed.order)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_second_receipt_for_an_order_is_kept_as_a_conviction_of_its_node(world: World, at_once):
+    signed = world.node.receipt("acme")
+    copies = [_again(world, signed) for _ in range(3)]
+    batches = [[signed, *copies]] if at_once else [[item] for item in (signed, *copies)]
+    entries = [accepted.entry for batch in batches for accepted in world.put(*batch)]
+    assert len(set(entries)) == 4
+    found = world.rows(
+        "SELECT kind, issuer, first_statement, second_statement FROM trail_findings ORDER BY id"
+    )
+    assert found == [
+        ("order-answered-twice", "alpha/one", signed.statement, copy.statement) for copy in copies
+    ]
+    assert world.fsck() == []
+
+
+def test_fsck_misses_a_conviction_that_was_removed(world: World):
+    signed = world.node.receipt("acme")
+    world.put(signed, _again(world, signed))
+    world.rows("DELETE FROM trail_findings RETURNING id")
+    (problem,) = world.fsck()
+    assert problem.startswith("trail_receipts[log_index=")
+    assert "the order was answered before" in problem
+
+
+# -- what is signed bounds what is billed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("usage", "taken"),
+    [
+        ({"input": 64, "output": 64}, True),
+        ({"input": 65, "output": 1}, False),
+        ({"input": 10**12, "output": 1}, False),
+        ({"input": 1, "output": 65}, False),
+    ],
+)
+def test_no_receipt_counts_more_than_the_tenant_ordered(world: World, usage, taken):
+    signed = world.node.receipt("acme")
+    value = read_as(Receipt, signed.statement)
+    raw = sign(
+        replace(value, usage=replace(value.usage, **usage)),
+        key=made.key("alpha/one"),
+        issuer="alpha/one",
+    )
+    if taken:
+        world.put(Submission(raw, signed.order))
+    else:
+        assert world.code(raw, signed.order) is Code.INVALID_ARGUMENT
+
+
+# -- issuer, subject, profile ----------------------------------------------------------------------------------------
+
+
+def _one_of_each(world: World) -> dict[str, tuple[Payload, str]]:
+    """Return a statement of every type that can be handed in alone here, and who signs it."""
+    (receipt,) = world.put(world.node.receipt("acme"))
+    raws = {
+        "alpha": [
+            made.bundle("alpha", not_after=made.NOW + made.HOUR),
+            made.rate_card("alpha", "b"),
+            made.revocation("alpha", world.bundle),
+        ],
+        "authority": [
+            made.epoch_open(),
+            made.disclosure_request(receipt.entry),
+        ],
+        "worker": [made.verdict(receipt.entry)],
+    }
+    found = {}
+    for signer, statements in raws.items():
+        for raw in statements:
+            statement = parse_statement(raw)
+            found[statement.type] = (statement.read(KINDS[statement.type][0]), signer)
+    return found
+
+
+def test_a_statement_whose_header_says_another_subject_is_refused(world: World):
+    """Lists and watches go by the subject; with another one a disclosure would be hidden from its tenant."""
+    for kind, (value, signer) in _one_of_each(world).items():
+        raw = sign(value, key=made.key(signer), issuer=signer, subject="weekly-maintenance")
+        assert world.code(raw) is Code.MALFORMED, kind
+
+
+def test_a_statement_in_anothers_name_is_refused(world: World):
+    for kind, (value, signer) in _one_of_each(world).items():
+        raw = sign(value, key=made.key(signer), issuer="beta")
+        assert world.code(raw) is Code.UNTRUSTED_KEY, kind
+
+
+def test_a_key_bundle_that_no_auditor_can_compute_is_refused(world: World):
+    """Nobody could ever judge its receipts."""
+    value = replace(read_as(KeyBundle, made.bundle("alpha")), numeric_profile=made.some("odd"))
+    assert world.code(sign(value, key=made.key("alpha"), issuer="alpha")) is Code.UNSUPPORTED
 
 
 def test_a_key_has_one_name_in_its_role(world: World):

@@ -12,8 +12,6 @@ from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import Request, ask, make_request
 from tests.execution_layer.waiting import until
 
-SUBJECT = "request"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -24,6 +22,7 @@ class Answer:
     accepted: execution_pb2.Accepted
     frames: tuple[execution_pb2.Frame, ...]
     final: bytes
+    final_signature: bytes
     node_key: Ed25519PrivateKey
     issuer: str
 
@@ -36,7 +35,7 @@ class Answer:
         reader = self.reader()
         for frame in self.frames:
             reader.frame(frame.index, frame.ciphertext, frame.signature)
-        return Response.of(self.sent, reader, reader.final(self.final))
+        return Response.of(self.sent, reader, reader.final(self.final, self.final_signature))
 
     @property
     def receipt(self):
@@ -50,7 +49,6 @@ class Answer:
             replace(self.receipt, **changes),
             key=key or self.node_key,
             issuer=issuer or self.issuer,
-            subject=SUBJECT,
         )
         return replace(response, final=replace(response.final, receipt=statement))
 
@@ -77,6 +75,7 @@ async def real_answer(world, node, **wanted):
         accepted=messages[0].accepted,
         frames=tuple(message.frame for message in messages[1:-1]),
         final=messages[-1].final_record.ciphertext,
+        final_signature=messages[-1].final_record.signature,
         node_key=node.ring.signing_key,
         issuer=keys.bundle.issuer,
     )

@@ -20,7 +20,7 @@ from tests.execution_layer.fakes import FakeEngine
 
 BUNDLE = b"\x01" * 32
 NEW = NewTranscript("honest/node-1", BUNDLE, b"s" * 32, b"envelope", None)
-NOTHING = Received(None, None, (), None)
+NOTHING = Received(None, None, (), None, None)
 
 
 def signed(number, attempt):
@@ -81,7 +81,7 @@ async def test_an_order_under_an_unknown_bundle_is_not_written(archive):
 async def test_what_came_back_is_found_by_receipt_and_by_order(archive):
     ordered = await archive.order(NEW, signed)
     frames = ((b"one", b"signature 1"), (b"two", b"signature 2"))
-    received = Received(b"n" * 32, b"h0", frames, b"final")
+    received = Received(b"n" * 32, b"h0", frames, b"final", b"signature 3")
     await archive.close_attempt(ordered.id, State.ANSWERED, received, receipt=(b"r", b"e" * 32))
     kept = archive.by_entry(b"e" * 32)
     assert kept == archive.by_entry(ordered.entry) == archive.get(ordered.id)

@@ -13,7 +13,7 @@ from shared.envelope.evidence import open_evidence, seal_evidence
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, sign
 from shared.statements.receipts import EnergyQuality, Finish, Usage
-from tests.execution_layer.client.responses import SUBJECT, real_answer
+from tests.execution_layer.client.responses import real_answer
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.world import small_world
 
@@ -247,7 +247,7 @@ async def test_the_receipt_of_another_request_of_ours_is_not_believed(answer, tm
 
 
 async def test_another_statement_of_the_node_is_no_receipt(answer):
-    order = sign(answer.request.value, key=answer.node_key, issuer=answer.issuer, subject=SUBJECT)
+    order = sign(answer.request.value, key=answer.node_key, issuer=answer.issuer)
     response = answer.response()
     forged = replace(response, final=replace(response.final, receipt=order))
     assert refusal(forged)[1].code is Code.MALFORMED
@@ -299,5 +299,5 @@ async def test_the_acceptance_is_signed_over_its_nonce(answer):
 async def test_the_final_record_cannot_come_before_the_last_frame(answer):
     reader = read(answer, answer.frames[:-1])
     with pytest.raises(CounterfoilError) as caught:
-        reader.final(answer.final)
+        reader.final(answer.final, answer.final_signature)
     assert caught.value.code is Code.UNREADABLE

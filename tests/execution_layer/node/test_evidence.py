@@ -49,7 +49,7 @@ def wanted(world, entry, key=None):
         recipient=random32(),
         deadline=2 * 10**12,
     )
-    return sign(value, key=key or world.authority, issuer="authority", subject="audit")
+    return sign(value, key=key or world.authority, issuer="authority")
 
 
 async def evidence(world, node, statement):
@@ -93,7 +93,7 @@ async def test_nobody_else_does(world, node):
 
 async def test_another_statement_of_the_authority_opens_nothing(world, node):
     request, _, _ = await served(world, node)
-    order = sign(request.value, key=world.authority, issuer="authority", subject="audit")
+    order = sign(request.value, key=world.authority, issuer="authority")
     assert await refused(world, node, order) is Code.MALFORMED
 
 

@@ -10,7 +10,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.checks import MAX_CASE, ReleaseCase
 from shared.selection.party import Revealed
-from shared.statements.audits import DrawReason, Outcome
+from shared.statements.audits import DrawReason, Outcome, Reason
 from shared.statements.cose import entry_of, sign
 from shared.translog.notes import SignatureType, Signer
 from tests.shared.selection.world import (
@@ -129,7 +129,7 @@ def test_step_2_a_receipt_made_up_by_whoever_runs_the_log_is_refused():
 
 def test_step_2_a_bundle_other_than_the_receipts_is_refused():
     forged = replace(BUNDLE, signing_key=public_bytes(STRANGER))
-    raw = sign(forged, key=OPERATOR, issuer="gpu-farm", subject="n1")
+    raw = sign(forged, key=OPERATOR, issuer="gpu-farm")
     assert "another key bundle" in refused(
         Code.BAD_PROOF, World(signer={"receipt": STRANGER}), bundle=raw
     )
@@ -297,7 +297,7 @@ def test_step_5_a_confirmation_needs_a_witnessed_fail_of_another_pinned_worker_o
     refused(Code.BAD_PROOF, good, verdict=None, verdict_proof=None)
     refused(Code.BAD_PROOF, good, verdict_proof=None)
     refused(Code.NOT_WITNESSED, good, verdict_proof=good.proof(good.verdict, witnesses=()))
-    passed = confirming(verdict=lambda v: replace(v, outcome=Outcome.PASS, reason="exact"))
+    passed = confirming(verdict=lambda v: replace(v, outcome=Outcome.PASS, reason=Reason.EXACT))
     refused(Code.BAD_PROOF, passed)
     refused(Code.BAD_PROOF, confirming(verdict=lambda v: replace(v, receipt=octets("receipt"))))
     refused(Code.UNTRUSTED_KEY, confirming(signer={"verdict": STRANGER}))
@@ -360,7 +360,6 @@ def test_step_6_a_node_that_the_envelope_does_not_name_cannot_sign_for_it():
         replace(BUNDLE, node="n9", signing_key=public_bytes(NODE), not_before=NOW + 1),
         key=OPERATOR,
         issuer="gpu-farm",
-        subject="n9",
     )
     assert entry_of(accomplice) != entry_of(BUNDLE_RAW)
     edit = lambda value: replace(value, bundle=entry_of(accomplice))  # noqa: E731

@@ -26,6 +26,7 @@ from shared.statements.audits import (
     EpochOpen,
     EpochSeal,
     Outcome,
+    Reason,
     Verdict,
 )
 from shared.statements.beacons import BeaconReveal
@@ -69,7 +70,7 @@ TRUST = Trust(
     tenants={"acme": public_bytes(TENANT)},
 )
 RECEIPTS = 12
-BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm", subject="n1")
+BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm")
 Edit = Callable[[Any], Any]
 
 
@@ -147,6 +148,7 @@ class World:
                 "kc": request.kc,
                 "envelope": request.envelope_hash,
                 "bundle": entry_of(BUNDLE_RAW),
+                "max_input_tokens": 4,
                 "max_output_tokens": 4,
             }
         )
@@ -228,7 +230,7 @@ class World:
             request=octets("first request"),
             worker="worker-2",
             outcome=Outcome.FAIL,
-            reason="tokens",
+            reason=Reason.TOKENS,
             evidence=octets("findings"),
             numeric_profile=octets("profile"),
             at=NOW,
@@ -237,7 +239,7 @@ class World:
 
     def _sign(self, name: str, value: Any, key: Ed25519PrivateKey) -> bytes:
         edited = self._edits.get(name, lambda v: v)(value)
-        return sign(edited, key=self._signers.get(name, key), issuer="issuer", subject="subject")
+        return sign(edited, key=self._signers.get(name, key), issuer="issuer")
 
     def _put(self, name: str, value: Any, key: Ed25519PrivateKey) -> bytes:
         return self._log(self._sign(name, value, key))

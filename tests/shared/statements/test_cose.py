@@ -30,7 +30,7 @@ from tests.vectors.spoil import join, resigned, split
 
 KEY = signing_key("tenant")
 PUBLIC = public_bytes(KEY)
-RAW = sign(ORDER, key=KEY, issuer="acme", subject="request-1")
+RAW = sign(ORDER, key=KEY, issuer="acme")
 P = 2**255 - 19
 
 
@@ -48,7 +48,7 @@ def test_another_implementation_reads_the_members_and_verifies_the_signature():
         1: -8,
         3: "application/vnd.counterfoil.order+cbor",
         4: sha256(PUBLIC).digest(),
-        15: {1: "acme", 2: "request-1"},
+        15: {1: "acme", 2: ORDER.ctx.hex()},
     }
     assert cbor2.loads(payload)["tenant"] == "acme"
     to_be_signed = cbor2.dumps(["Signature1", protected, b"", payload])
@@ -80,7 +80,7 @@ def test_only_receipts_can_be_detached(header):
 
 def test_a_statement_by_another_key_is_untrusted_whatever_its_header_claims():
     other = Ed25519PrivateKey.generate()
-    forged = sign(ORDER, key=other, issuer="acme", subject="request-1")
+    forged = sign(ORDER, key=other, issuer="acme")
     assert code_of(lambda: open_as(Order, forged, PUBLIC)) is Code.UNTRUSTED_KEY
     _, _, payload, signature = cbor2.loads(forged).value
     ours = cbor2.loads(RAW).value[0]
@@ -163,10 +163,7 @@ def test_no_changed_or_random_byte_passes(data, at, flip):
 
 def test_claims_that_could_forge_log_lines_are_not_signed():
     for issuer in ("", "a\nb", "a\x1b[31m", "x" * 257, "\ud800"):
-        assert (
-            code_of(lambda issuer=issuer: sign(ORDER, key=KEY, issuer=issuer, subject="s"))
-            is Code.MALFORMED
-        )
+        assert code_of(lambda issuer=issuer: sign(ORDER, key=KEY, issuer=issuer)) is Code.MALFORMED
         assert (
             code_of(lambda issuer=issuer: sign(ORDER, key=KEY, issuer="i", subject=issuer))
             is Code.MALFORMED
@@ -232,12 +229,27 @@ def test_each_protected_member_is_checked(says, changes):
 def test_a_payload_is_a_map_with_text_keys(payload):
     raw = resigned(KEY, split(RAW)[0], cbor2.dumps(payload))
     with pytest.raises(CounterfoilError, match="text keys") as caught:
-        parse_statement(raw)
+        open_as(Order, raw, PUBLIC)
     assert caught.value.code is Code.MALFORMED
 
 
+def test_what_a_statement_is_about_follows_from_its_payload():
+    raw = sign(ORDER, key=KEY, issuer="acme", subject="weekly-maintenance")
+    verify_signature(parse_statement(raw), PUBLIC)
+    with pytest.raises(CounterfoilError, match="weekly-maintenance") as caught:
+        open_as(Order, raw, PUBLIC)
+    assert caught.value.code is Code.MALFORMED
+
+
+def test_a_payload_is_decoded_only_after_the_signature(monkeypatch):
+    """A stranger's payload costs its length, not what decoding makes of it."""
+    bomb = b"\x9a" + (60_000).to_bytes(4, "big") + b"\x80" * 60_000
+    raw = resigned(Ed25519PrivateKey.generate(), split(RAW)[0], bomb)
+    assert code_of(lambda: open_as(Order, raw, PUBLIC)) in {Code.UNTRUSTED_KEY, Code.BAD_SIGNATURE}
+
+
 def test_a_signature_is_made_once_and_is_the_same_every_time():
-    assert sign(ORDER, key=KEY, issuer="acme", subject="request-1") == RAW
+    assert sign(ORDER, key=KEY, issuer="acme") == RAW
     statement = parse_statement(RAW)
     verify_signature(statement, PUBLIC)
     assert statement.entry == sha256(statement.raw).digest()

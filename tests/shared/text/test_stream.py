@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.text.stream import REPLACEMENT, TextStream, stop_length, text_of
+from shared.text.stream import REPLACEMENT, TextStream, frames_say, stop_length, text_of
 from tests.shared.model import tiny
 from tests.shared.text.backends import NAMES, SAMPLES, TEXT, byte_tokens, special, tokenizer
 
@@ -167,3 +167,54 @@ def test_every_sample_can_be_a_stop_string(text):
     stream = TextStream(tokenizer("tiny"), (text,))
     assert "".join(pushed(stream, tokens)) == "x"
     assert stream.stopped
+
+
+# -- what frames say ---------------------------------------------------------------------------------------
+
+
+@either
+@some
+@given(data=st.data())
+def test_frames_cut_anywhere_say_what_their_tokens_say(name, data):
+    """However a node gathers tokens into frames, and whatever it holds back at the end of them."""
+    backend = tokenizer(name)
+    tokens = backend.encode(data.draw(TEXT))
+    stop = data.draw(st.lists(st.sampled_from(("a", "the", "é", " ")), max_size=2))
+    stream, frames, gathered, text = TextStream(backend, stop), [], [], ""
+    for token in tokens:
+        gathered.append(token)
+        text += stream.push(token)
+        if stream.stopped:
+            break
+        if data.draw(st.booleans()):
+            frames.append((tuple(gathered), text))
+            gathered, text = [], ""
+    rest = stream.flush()
+    frames += [(tuple(gathered), text + rest)] if data.draw(st.booleans()) else [
+        (tuple(gathered), text),
+        ((), rest),
+    ]  # fmt: skip
+    assert frames_say(backend, frames, stop, ended=True)
+    whole = "".join(text for _, text in frames)
+    told = [
+        (tokens, text + "!" * (place == len(frames) - 1))
+        for place, (tokens, text) in enumerate(frames)
+    ]
+    assert not frames_say(backend, told, stop, ended=True)
+    assert not frames_say(backend, told, stop, ended=False)
+    silent = [(tokens, "") for tokens, _ in frames]
+    assert frames_say(backend, silent, stop, ended=True) == (whole == "")
+    assert frames_say(backend, silent, stop, ended=False)
+
+
+def test_a_frame_does_not_run_ahead_of_its_tokens():
+    backend = tokenizer(NAMES[0])
+    first, second = backend.encode("one")[:1], backend.encode("one two")[1:]
+    early = [(first, "one two"), (second, "")]
+    assert not frames_say(backend, early, (), ended=False)
+
+
+def test_no_token_comes_after_a_stop():
+    backend = tokenizer(NAMES[0])
+    tokens = backend.encode("one two")
+    assert not frames_say(backend, [(tokens, "o")], ("n",), ended=True)

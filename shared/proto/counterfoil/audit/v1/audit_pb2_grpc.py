@@ -58,7 +58,8 @@ class IntakeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Deposit(self, request, context):
-        """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them).
+        """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). What is not under the
+        receipt's or its node's signature is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -164,15 +164,19 @@ class FinalRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     ciphertext: _builtins.bytes
+    signature: _builtins.bytes
+    """Over the ciphertext, after h_final."""
     def __init__(
         self,
         *,
         ciphertext: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,10 +211,13 @@ class GetEvidenceResponse(_message.Message):
     NODE_NONCE_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
     FINAL_RECORD_FIELD_NUMBER: _builtins.int
+    FINAL_SIGNATURE_FIELD_NUMBER: _builtins.int
     order: _builtins.bytes
     envelope: _builtins.bytes
     node_nonce: _builtins.bytes
     final_record: _builtins.bytes
+    final_signature: _builtins.bytes
+    """The node's signature over the final record; empty where there is none."""
     @_builtins.property
     def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -221,10 +228,11 @@ class GetEvidenceResponse(_message.Message):
         node_nonce: _builtins.bytes = ...,
         frames: _abc.Iterable[_builtins.bytes] | None = ...,
         final_record: _builtins.bytes = ...,
+        final_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "final_record", b"final_record", "frames", b"frames", "node_nonce", b"node_nonce", "order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "final_record", b"final_record", "final_signature", b"final_signature", "frames", b"frames", "node_nonce", b"node_nonce", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,86 @@
+"""The ciphertexts of one request as somebody hands them over, held against what was signed (protocol §6.2).
+
+Nothing here is believed because of who hands it over: order, envelope and frames hash to what the receipt names, and the
+final record is under a signature of the node's own. So nobody can frame a node with other bytes, and a node cannot answer
+with bytes of its choice.
+"""
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+
+from shared.envelope.header import MAX_ENVELOPE, envelope_hash
+from shared.envelope.stream import (
+    MAX_FINAL,
+    MAX_FRAME,
+    StreamContext,
+    final_signature_message,
+    stream_hash,
+)
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import public_key
+from shared.statements.receipts import Receipt
+
+MAX_FRAMES = 1 << 16
+"""Of one response."""
+SPARE_FRAMES = 64
+"""Frames without a token: the text that was held back, and what a failure left."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Delivered:
+    """What was sent in either direction. Final record and signature are empty where there is none."""
+
+    envelope: bytes
+    node_nonce: bytes
+    frames: tuple[bytes, ...]
+    final_record: bytes
+    final_signature: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.envelope) + len(self.final_record) + sum(map(len, self.frames))
+
+
+def receipt_context(receipt: Receipt) -> StreamContext:
+    """Return what the response behind a receipt is bound to."""
+    return StreamContext(
+        ctx=receipt.ctx,
+        kc=receipt.kc,
+        bundle=receipt.bundle,
+        node_nonce=receipt.node_nonce,
+        attempt=receipt.attempt,
+    )
+
+
+def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
+    """Raise COMMITMENT_MISMATCH, saying what, unless this is what receipt and node signed.
+
+    `signing_key` is that of the receipt's key bundle. A receipt that names no evidence needs no final record.
+    """
+    most = min(MAX_FRAMES, receipt.usage.output + SPARE_FRAMES)
+    _require(len(found.frames) <= most, f"there are more than {most} frames")
+    _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is longer than any")
+    _require(all(len(frame) <= MAX_FRAME for frame in found.frames), "a frame is longer than any")
+    _require(len(found.final_record) <= MAX_FINAL, "the final record is longer than any")
+    _require(envelope_hash(found.envelope) == receipt.envelope, "the envelope is not the receipt's")
+    _require(found.node_nonce == receipt.node_nonce, "the node's nonce is not the receipt's")
+    context = receipt_context(receipt)
+    h_final = stream_hash(context, found.frames)
+    _require(h_final == receipt.h_final, "the frames are not the receipt's")
+    if not found.final_record and receipt.evidence is None:
+        _require(not found.final_signature, "there is a signature without a final record")
+        return
+    message = final_signature_message(context, h_final, found.final_record)
+    try:
+        public_key(signing_key).verify(found.final_signature, message)
+    except InvalidSignature as error:
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, "the final record is not under the node's signature"
+        ) from error
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, problem)
