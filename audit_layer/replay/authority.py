@@ -81,7 +81,10 @@ class Authority:
         if row.open_index is None:
             self._log_open(row.epoch)
         elif row.state == "open" and now >= row.opened_at + self.settings.epoch_seconds * 1000:
-            self._seal(row.epoch, now)
+            if self._has_receipts(row):
+                self._seal(row.epoch, now)
+            else:
+                self._extend(row.epoch, now)
         elif row.state == "sealed":
             self._draw(row.epoch, now)
 
@@ -132,6 +135,19 @@ class Authority:
             return (db.scalar(select(func.max(ReceiptRow.log_index))) or -1) + 1
 
     # -- step 2: seal ------------------------------------------------------------------------------
+
+    def _has_receipts(self, row: EpochRow) -> bool:
+        """Tell whether the log has a receipt for an open epoch; it has one for good once it has."""
+        with session(self.engine) as db:
+            previous = db.get(EpochRow, row.epoch - 1)
+            first = row.open_index if previous is None else previous.size
+            newest = db.scalar(select(func.max(ReceiptRow.log_index)))
+        return newest is not None and first is not None and newest >= first
+
+    def _extend(self, epoch: int, now: int) -> None:
+        """Let an epoch without receipts go on for another term: there is nothing to draw, and nothing to log."""
+        with session(self.engine) as db:
+            db.get_one(EpochRow, epoch).opened_at = now
 
     def _seal(self, epoch: int, now: int) -> None:
         """Seal `epoch` at a witnessed size that the next epoch's open statement precedes."""

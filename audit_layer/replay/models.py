@@ -31,6 +31,7 @@ class EpochRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(Text)
     opened_at: Mapped[int] = mapped_column(BigInteger)
+    """When its term began: a term that ends without a receipt is followed by another."""
     open_index: Mapped[int | None] = mapped_column(BigInteger)
     """Log index of the open statement; absent until the log has acknowledged it."""
     first: Mapped[int | None] = mapped_column(BigInteger)

@@ -64,7 +64,7 @@ def tls_files(
     """Return the server's certificate: given, or issued by a local authority (and renewed when due)."""
     if local_ca is not None:
         names = hosts or ("localhost", "127.0.0.1", "::1")
-        return LocalCA.load_or_create(local_ca).issue(name, names, folder=folder)
+        return LocalCA.load_or_create(local_ca.absolute()).issue(name, names, folder=folder)
     if cert is None or key is None or ca is None:
         raise CounterfoilError(
             Code.CONFIGURATION,

@@ -8,6 +8,7 @@ Failures end here: one paragraph on standard error, and an exit code that script
 A command may also return its exit code.
 """
 
+import io
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from shared.runtime import logs
-from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.errors import Code, CounterfoilError, sentences
+from shared.runtime.text import is_text
 
 ENTRY_POINTS: Final = "counterfoil.commands"
 INTERRUPTED: Final = 130
@@ -156,13 +158,30 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
         ctx.exit()
 
 
-def _configure(ctx: click.Context, log_level: str, log_format: str, traceback: bool) -> None:
+def _configure(
+    ctx: click.Context, log_name: str | None, log_level: str, log_format: str, traceback: bool
+) -> None:
     ctx.meta["counterfoil.traceback"] = traceback
     logs.configure(
-        ctx.invoked_subcommand or "counterfoil",
+        log_name or _command_name(ctx) or "counterfoil",
         level=log_level,
         style="json" if log_format == "json" else "text" if log_format == "text" else "auto",
     )
+
+
+def _command_name(ctx: click.Context) -> str:
+    """Return the words that name the command that is about to run, such as `audit worker`; no argument of it."""
+    words: list[str] = []
+    given: Sequence[str] = ctx.obj or ()
+    command: click.Command | None = ctx.command
+    rest = given[given.index(ctx.invoked_subcommand) :] if ctx.invoked_subcommand in given else []
+    for word in rest:
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(ctx, word)
+        if command is not None and word != "serve":
+            words.append(word)
+    return " ".join(words)
 
 
 def root() -> click.Group:
@@ -176,6 +195,11 @@ def root() -> click.Group:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         callback=click.pass_context(_configure),
         params=[
+            click.Option(
+                ["--log-name"],
+                envvar="COUNTERFOIL_LOG_NAME",
+                help="What the lines of this process call it [default: the command].",
+            ),
             click.Option(
                 ["--log-level"],
                 type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -213,6 +237,7 @@ def root() -> click.Group:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; the only place where errors become messages."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle_streams()
     try:
         code = run(root(), given)
         sys.stdout.flush()
@@ -222,10 +247,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def settle_streams() -> None:
+    """Make text UTF-8 whatever the locale says; a terminal keeps its encoding, and shows `?` for what it lacks."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream is sys.stdin:
+            stream.reconfigure(errors="strict", encoding=None if stream.isatty() else "utf-8")
+        elif stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def run(command: click.Command, arguments: Sequence[str]) -> int:
     """Run `command` and return the exit code; everything but a broken pipe is handled."""
     try:
-        result = command.main(args=list(arguments), prog_name="counterfoil", standalone_mode=False)
+        _check_text(arguments)
+        result = command.main(
+            args=list(arguments),
+            prog_name="counterfoil",
+            standalone_mode=False,
+            obj=tuple(arguments),
+        )
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -237,6 +281,9 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  # the boundary of the program
+        if (known := _of_the_input(error)) is not None:
+            _show(known, arguments, error)
+            return EXIT_CODES[known.code]
         if isinstance(error, ModuleNotFoundError) and (missing := _missing_package(error)):
             remedy = (
                 "Run: pip install 'counterfoil[node]', 'counterfoil[audit]' or 'counterfoil[all]'"
@@ -246,6 +293,37 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)
         return EXIT_CODES[Code.INTERNAL]
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are no text: they could be neither sent nor written into a configuration."""
+    for number, argument in enumerate(arguments, 1):
+        if not is_text(argument):
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"argument {number} is not UTF-8 text: {os.fsencode(argument)!r}",
+                remedy="Write it in UTF-8; rename a file or folder that is named so.",
+            )
+
+
+def _of_the_input(error: Exception) -> CounterfoilError | None:
+    """Return the error of whoever called us: input that is no text, a file that cannot be used."""
+    if isinstance(error, UnicodeError):
+        why = (
+            f"{error.reason} at place {error.start}"
+            if isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
+            else str(error)
+        )
+        return CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"what was given is not UTF-8 text ({why})",
+            remedy="Write it in UTF-8.",
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return CounterfoilError(
+            Code.CONFIGURATION, f"{error.filename} cannot be used: {error.strerror}"
+        )
+    return None
 
 
 def _not_installed(what: str, missing: str, remedy: str) -> CounterfoilError:
@@ -265,12 +343,10 @@ def _show(
 
         traceback.print_exception(cause or error)
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    paragraph = [error.detail.rstrip()]
-    if error.remedy:
-        paragraph.append(error.remedy)
-    elif cause is not None:
-        paragraph.append("Run again with `counterfoil --traceback …` to see where it arose.")
-    click.secho("\n".join(paragraph), fg="red", err=True)
+    remedy = error.remedy
+    if remedy is None and cause is not None:
+        remedy = "Run again with `counterfoil --traceback …` to see where it arose."
+    click.secho("\n".join(sentences(error.detail, remedy)), fg="red", err=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import ErrorDetails
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import is_text
 
 MAX_BYTES: Final = 1 << 20
 _OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO
@@ -256,6 +257,12 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_toml_key(str(k))} = {_toml(v)}" for k, v in value.items())
         return f"{{ {inner} }}"
+    if not is_text(str(value)):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{os.fsencode(str(value))!r} is not UTF-8 text, so no configuration can name it",
+            remedy="Rename the folder, or choose another.",
+        )
     escaped = "".join(
         {"\\": "\\\\", '"': '\\"'}.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}"
         for c in str(value)

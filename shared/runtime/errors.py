@@ -121,7 +121,15 @@ class CounterfoilError(Exception):
         meaning = self.code.value
         if meaning.opaque:
             return meaning.message
-        parts = [meaning.message, self.detail]
-        if self.remedy:
-            parts.append(self.remedy)
-        return " ".join(parts)
+        return " ".join(sentences(meaning.message, self.detail, self.remedy))
+
+
+def sentences(*parts: str | None) -> list[str]:
+    """Return the parts that there are, each but the last ended by a stop, so that they can be joined.
+
+    The last one is left as it is: a remedy may end with a command that is copied.
+    """
+    told = [text for part in parts if part and (text := part.strip())]
+    return [
+        part if part.endswith((".", "!", "?", "…")) else f"{part}." for part in told[:-1]
+    ] + told[-1:]

@@ -21,13 +21,16 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _LIBRARIES: Final = (
     "alembic.runtime.plugins",
     "asyncio",
+    "celery.app.trace",
+    "celery.beat",
+    "celery.worker.strategy",
     "httpcore",
     "httpx",
     "hpack",
     "urllib3",
     "uvicorn",
 )
-"""Chatty below warnings whatever our own level is."""
+"""Chatty below warnings whatever our own level is: Celery tells of each hint that it sends, takes and ends."""
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 

@@ -20,7 +20,7 @@ from shared.runtime.up.commands import CLI, last_words, started
 from shared.runtime.up.layout import MODEL, NodePlan, Plan
 from shared.runtime.up.platform import Platform, running
 from shared.runtime.up.query import Query
-from shared.runtime.up.report import Report, facts_of, render
+from shared.runtime.up.report import Report, facts_of, render, what_to_try
 from shared.runtime.up.serve import Narrator, console_of
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
@@ -255,6 +255,7 @@ async def _demonstrate(
             addresses=dict(platform.ports.addresses),
         )
         console.print(render(report))
+        console.print(what_to_try(report), markup=False, soft_wrap=True)  # lines can be copied
     facts = facts_of(report)
     if json_file is not None:
         write_result(json_file, json.dumps(report.to_json(facts), indent=1).encode())

@@ -11,6 +11,7 @@ from typing import IO
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.supervisor import Supervisor
+from shared.runtime.text import is_text
 from shared.runtime.up import processes
 from shared.runtime.up.commands import Commands, Say
 from shared.runtime.up.install import Installer
@@ -65,6 +66,12 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
 
 def _open_folder(folder: Path) -> None:
     """Create the folder so that the database's own user can pass through it; what is secret has modes of its own."""
+    if not is_text(folder):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"the folder's name {os.fsencode(folder)!r} is not UTF-8 text, so no configuration can name it",
+            remedy="Choose another --folder.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
 

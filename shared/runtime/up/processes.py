@@ -66,7 +66,7 @@ def _spec(
         name=name,
         command=(*command, "--ready-file", str(ready)),
         log_file=plan.path("logs", f"{name}.log"),
-        env=environment(),
+        env={**environment(), "COUNTERFOIL_LOG_NAME": name},
         after=after,
         ready_file=ready,
         kill_after_s=kill_after_s,

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from shared.runtime.text import command_line
 from shared.runtime.up.audit_view import AuditView
 from shared.runtime.up.layout import Plan
 
@@ -175,7 +176,7 @@ def render(report: Report) -> RenderableType:
                 "Processes that died and were started again: " + "; ".join(report.deaths), "yellow"
             )
         )
-    parts.append(_next(report))
+    parts.append(_places(report))
     verdict = all(fact.holds for fact in facts)
     words = "Every fact holds." if verdict else "NOT every fact holds; see above."
     parts.append(Text(words, "bold green" if verdict else "bold red"))
@@ -262,21 +263,31 @@ def _facts(facts: Sequence[Fact]) -> Table:
     return table
 
 
-def _next(report: Report) -> Table:
-    plan, folder = report.plan, report.plan.folder
-    invoice = report.costs["invoices"][plan.nodes[-1].operator]
-    dsn = plan.path("postgres", "secrets", "server.dsn")
-    shown = Table(
-        title="Where things are, and what to try next", title_justify="left", show_header=False
-    )
+def _places(report: Report) -> Table:
+    plan = report.plan
+    shown = Table(title="Where things are", title_justify="left", show_header=False)
     rows = [
-        ("everything", str(folder)),
+        ("everything", str(plan.folder)),
         ("logs of the processes", str(plan.path("logs"))),
         ("invoices, FOCUS export", f"{plan.path('invoices')}, {report.costs['focus']['file']}"),
-        ("keep the platform up", "counterfoil up"),
-        ("then ask a question", f'counterfoil infer --config {plan.path("client", "client.toml")} "What does the owl eat?"'),
-        ("look at one variance", f"counterfoil cost reconcile {invoice} --dsn-file {dsn}"),
     ]  # fmt: skip
     for name, value in rows:
         shown.add_row(name, escape(value))
     return shown
+
+
+def what_to_try(report: Report) -> str:
+    """Return commands that go on from here, one a line, as a shell takes them."""
+    plan = report.plan
+    client, dsn = (
+        plan.path("client", "client.toml"),
+        plan.path("postgres", "secrets", "server.dsn"),
+    )
+    invoice = report.costs["invoices"][plan.nodes[-1].operator]
+    steps = {
+        "keep the platform up": ("up", "--folder", plan.folder),
+        "then ask a question": ("infer", "--config", client, "What does the owl eat?"),
+        "look at one variance": ("cost", "reconcile", invoice, "--dsn-file", dsn),
+    }
+    lines = (f"# {what}\n{command_line('counterfoil', *words)}" for what, words in steps.items())
+    return "What to try next:\n\n" + "\n".join(lines) + "\n"

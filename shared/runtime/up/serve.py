@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
+from shared.runtime.text import export_line
 from shared.runtime.up.layout import MODEL, TENANT, NodePlan, Plan
 from shared.runtime.up.platform import running
 
@@ -29,13 +32,25 @@ class Narrator:
         """Take one event."""
         if any(word in what for word in ("died", "by signal", "ended with")):
             self.deaths.append(f"{who} {what}")
-            self._print(who, f"[bold red]{what}[/]")
+            self._print(who, f"[bold red]{escape(what)}[/]")
         elif not what.startswith(("starting", "stopped", "running", "done")):
-            self._print(who, what)
+            self._print(who, escape(what))
 
     def _print(self, who: str, what: str) -> None:
         elapsed = time.monotonic() - self._begun
         self._console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
+
+
+def how_to_use(settings: Mapping[str, str | Path]) -> str:
+    """Return what to type into another terminal: the settings as lines that a shell can evaluate, and first commands."""
+    exports = "\n".join(export_line(name, value) for name, value in settings.items())
+    return (
+        f"In another terminal:\n\n{exports}\n\n"
+        'counterfoil infer "Where does the fox live?"\n'
+        "counterfoil client proofs\n"
+        "counterfoil audit receipts\n"
+        "counterfoil cost report\n"
+    )
 
 
 def console_of(*, stderr: bool = False) -> Console:
@@ -51,22 +66,16 @@ async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> i
     console = console_of(stderr=True)
     plan = Plan(folder, NODES, model or MODEL, epoch_seconds=60.0)
     async with running(plan, Narrator(console)) as platform:
-        client, audit = plan.path("client", "client.toml"), platform.ports["audit-http"]
+        settings: dict[str, str | Path] = {
+            "COUNTERFOIL_CLIENT_CONFIG": plan.path("client", "client.toml"),
+            "COUNTERFOIL_AUDIT_URL": f"https://{platform.ports['audit-http']}",
+            "COUNTERFOIL_AUDIT_TOKEN_FILE": plan.path("audit", "auditor.token"),
+            "COUNTERFOIL_CA": plan.path("ca", "ca.pem"),
+            "COUNTERFOIL_AUDIT_CONFIG": platform.audit_config,
+            "COUNTERFOIL_DATABASE_DSN_FILE": platform.server_dsn,
+        }
         console.print(f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n")
-        console.print(
-            "In another terminal:\n\n"
-            f"export COUNTERFOIL_CLIENT_CONFIG={client}\n"
-            f"export COUNTERFOIL_AUDIT_URL=https://{audit}\n"
-            f"export COUNTERFOIL_AUDIT_TOKEN_FILE={plan.path('audit', 'auditor.token')}\n"
-            f"export COUNTERFOIL_CA={plan.path('ca', 'ca.pem')}\n"
-            f"export COUNTERFOIL_AUDIT_CONFIG={platform.audit_config}\n"
-            f"export COUNTERFOIL_DATABASE_DSN_FILE={platform.server_dsn}\n\n"
-            'counterfoil infer "Where does the fox live?"\n'
-            "counterfoil client proofs\n"
-            "counterfoil audit receipts\n"
-            "counterfoil cost report\n",
-            soft_wrap=True,  # so that lines can be copied
-        )
+        console.print(how_to_use(settings), markup=False, soft_wrap=True)  # lines can be copied
         await stop.wait()
         console.print("stopping …")
     return 0

@@ -221,10 +221,28 @@ def test_epochs_follow_each_other_without_gap_or_overlap(make):
         expected += clock.receipts(count)
         clock.epoch()
     seals = clock.logged(EpochSeal)
-    assert [seal.epoch for seal in seals] == [0, 1, 2]
+    assert [seal.epoch for seal in seals] == [0, 1]
     for before, after in itertools.pairwise(seals):
         assert before.size == after.first
     assert [row.receipt for row in clock.work()] == expected
+
+
+def test_an_epoch_without_receipts_goes_on_and_the_log_does_not_grow(make):
+    clock = make(rate_ppm=1_000_000)
+    clock.step()
+    size = clock.world.rows("SELECT count(*) FROM trail_statements")
+    for _ in range(5):
+        clock.epoch()
+    assert clock.world.rows("SELECT count(*) FROM trail_statements") == size
+    assert [row.state for row in clock.rows()] == ["open"]
+    entries = clock.receipts(2)
+    clock.step(EPOCH_MS - 1)  # the term began anew when nothing was found
+    assert len(clock.logged(EpochOpen)) == 1
+    clock.epoch()
+    (seal,), (draw,) = clock.logged(EpochSeal), clock.logged(Draw)
+    assert (seal.epoch, draw.epoch, seal.first) == (0, 0, clock.rows()[0].first)
+    assert [row.receipt for row in clock.work()] == entries
+    assert clock.world.fsck() == []
 
 
 def test_nothing_happens_before_it_is_due_however_often_one_looks(make):

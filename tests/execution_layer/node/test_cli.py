@@ -1,6 +1,8 @@
 """`counterfoil node`: set-up that can be repeated, and errors that say what to do."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,19 @@ def test_set_up_can_be_repeated_and_keeps_the_keys(shell, tmp_path):
         "operator-init", "--folder", tmp_path / "operator", "--operator", "honest", "--json"
     )
     assert again[1]["operator_key"] == first["operator_key"]
+
+
+def test_what_init_writes_holds_wherever_the_node_is_started(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        str(Path(word).relative_to(tmp_path)) if str(word).startswith(str(tmp_path)) else word
+        for word in prepared(shell, tmp_path)
+    ]
+    assert shell(*arguments)[0] == 0
+    written = tomllib.loads((tmp_path / "node" / "node.toml").read_text("utf-8"))
+    places = [*written["tls"].values(), written["audit"]["ca_file"], written["model"]]
+    assert [place for place in places if not Path(place).is_absolute()] == []
+    assert Path(written["tls"]["ca"]) == tmp_path / "ca" / "ca.pem"
 
 
 def test_the_folder_of_another_operator_is_not_taken_over(shell, tmp_path):

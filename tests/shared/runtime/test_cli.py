@@ -1,5 +1,6 @@
 """The command line's root: lazy commands, messages and exit codes."""
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import click
 import pytest
 
 from shared.runtime import cli, logs
-from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.errors import Code, CounterfoilError, sentences
 from shared.runtime.output import emit, json_option, table, to_json
 
 HEAVY = ["torch", "sqlalchemy", "grpc", "celery", "fastapi", "alembic", "numpy", "rich"]
@@ -56,6 +57,23 @@ def odd(kind: str) -> int:
     if kind == "lacking":
         raise ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
     return int(kind)
+
+
+@click.command()
+@click.argument("path", type=Path)
+def reading(path: Path) -> None:
+    """Read text."""
+    click.echo(path.read_text(encoding="utf-8"))
+
+
+@click.group()
+def worker() -> None:
+    """Replay."""
+
+
+@worker.command("serve")
+def worker_serve() -> None:
+    """Run."""
 
 
 @click.group()
@@ -130,7 +148,86 @@ def test_an_error_is_one_message_and_its_exit_code(register, capsys, code):
     assert run("failing", code.name) == cli.EXIT_CODES[code]
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"Error: {code.name} happened at place\nDo this next.\n"
+    assert printed.err == f"Error: {code.name} happened at place.\nDo this next.\n"
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [("index 8 is not covered", "index 8 is not covered."), ("Is it up?", "Is it up?")],
+)
+def test_what_was_wrong_and_what_to_do_are_sentences_of_their_own(detail, shown):
+    error = CounterfoilError(Code.UNAVAILABLE, detail, remedy="Ask again")
+    assert error.public_detail() == f"{Code.UNAVAILABLE.value.message} {shown} Ask again"
+    assert sentences(detail, None) == [detail]
+
+
+def test_an_argument_that_is_no_text_is_wrong_usage(register, capsys):
+    register(failing=here("failing"))
+    assert run("failing", b"caf\xe9".decode("utf-8", "surrogateescape")) == cli.USAGE
+    assert capsys.readouterr().err.startswith("Error: argument 2 is not UTF-8 text: b'caf\\xe9'.")
+
+
+@pytest.mark.parametrize("kind", ["latin-1", "absent"])
+def test_a_file_that_is_no_text_or_cannot_be_used_is_2_and_named(register, capsys, tmp_path, kind):
+    path = tmp_path / "given"
+    if kind == "latin-1":
+        path.write_bytes("café".encode("latin-1"))
+    register(reading=here("reading"))
+    assert run("reading", str(path)) == cli.USAGE
+    printed = capsys.readouterr().err
+    assert (
+        "not UTF-8 text" if kind == "latin-1" else f"{path} cannot be used: No such file"
+    ) in printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_output_and_input_are_utf_8_whatever_the_locale_says(monkeypatch, encoding):
+    streams = {
+        name: io.TextIOWrapper(io.BytesIO(start), encoding=encoding, errors=errors)
+        for name, start, errors in (
+            ("stdin", "✓".encode(), "surrogateescape"),
+            ("stdout", b"", "strict"),
+            ("stderr", b"", "strict"),
+        )
+    }
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    cli.settle_streams()
+    assert streams["stdin"].read() == "✓"
+    for stream in (streams["stdout"], streams["stderr"]):
+        stream.write("✓ \udcff\n")
+        stream.flush()
+        assert stream.buffer.getvalue() == b"\xe2\x9c\x93 \\udcff\n"
+
+
+def test_a_terminal_shows_a_question_mark_for_what_it_lacks(monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    cli.settle_streams()
+    stream.write("✓ …")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"? ?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["audit", "worker", "serve"], "audit worker"),
+        (["--log-level", "info", "rows", "--json"], "rows"),
+        (["odd", "0"], "odd"),
+        (["--log-name", "node-a", "rows", "--json"], "node-a"),
+    ],
+)
+def test_log_lines_are_named_after_the_process(register, monkeypatch, arguments, name):
+    register(audit=here("audit"), audit__worker=here("worker"), rows=here("rows"), odd=here("odd"))
+    named: list[str] = []
+    monkeypatch.setattr(logs, "configure", lambda service, **_: named.append(service))
+    assert run(*arguments) == 0
+    assert named == [name]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,17 @@ def test_a_line_is_one_json_object_with_its_fields():
     assert "odd" not in line
 
 
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_says_only_that_a_hint_was_sent_or_taken_logs_nothing(level):
+    """An installation at rest sends hints all the time: its logs must not grow by them."""
+    logs.configure("beat", stream=(stream := io.StringIO()), level=level)
+    for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).info("Task replay.tick[1] received")
+    assert stream.getvalue() == ""
+    logging.getLogger("celery.app.trace").error("Task replay.tick[1] raised unexpected")
+    assert len(lines(stream)) == 1
+
+
 def test_long_values_are_cut():
     stream = io.StringIO()
     logs.configure("node-a", stream=stream)

@@ -1,8 +1,10 @@
 """The demonstration's facts: each holds for what an honest run finds, and falls when its own subject changes."""
 
 import copy
+import dataclasses
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from rich.console import Console
 from shared.runtime.up.audit_view import AuditView
 from shared.runtime.up.demo import PROMPTS
 from shared.runtime.up.layout import NodePlan, Plan
-from shared.runtime.up.report import Report, facts_of, render
+from shared.runtime.up.report import Report, facts_of, render, what_to_try
 
 NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-c", "operator-c", wrapper=("cheat.py",)))
 SEAL, EMPTY = "5e", {"missing": 0}
@@ -104,6 +106,17 @@ def report(facts: dict) -> Report:
         seconds={"start": 1.0, "answers": 2.0, "all": 4.0},
         addresses={},
     )
+
+
+def test_the_commands_at_the_end_are_for_the_folder_and_can_be_copied():
+    odd = Path("/data/it's 100%, [new]")
+    made = dataclasses.replace(report(found()), plan=Plan(odd, NODES))
+    commands = [
+        shlex.split(line) for line in what_to_try(made).splitlines() if "counterfoil" in line
+    ]
+    assert commands[0] == ["counterfoil", "up", "--folder", str(odd)]
+    assert commands[1][:4] == ["counterfoil", "infer", "--config", f"{odd}/client/client.toml"]
+    assert commands[2][-1] == f"{odd}/postgres/secrets/server.dsn"
 
 
 def fallen(facts: dict) -> list[str]:
