@@ -15,8 +15,6 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import read_json
 
 DTYPES = ("bfloat16", "float16", "float32")
-ALIGNMENT = 16
-"""Widths are multiples of this: the lanes of the kernels (native/vector.h)."""
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -109,11 +107,8 @@ class ModelConfig:
         """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together."""
         if self.heads % self.kv_heads:
             raise malformed("num_attention_heads is no multiple of num_key_value_heads")
-        for name in ("hidden_size", "intermediate_size", "head_dim"):
-            if getattr(self, name) % ALIGNMENT:
-                raise unsupported(
-                    name, getattr(self, name), f"it must be a multiple of {ALIGNMENT}"
-                )
+        if self.head_dim % 2:
+            raise unsupported("head_dim", self.head_dim, "an odd width has no halves to rotate")
         if any(token >= self.vocab_size for token in self.eos_token_ids):
             raise malformed("eos_token_id is not in the vocabulary")
 

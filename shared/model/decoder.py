@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.model import rope
-from shared.model.arithmetic import Packed, Rotary, pairs_of, pointer
+from shared.model.arithmetic import Packed, Rotary, fill, filled, pairs_of, pointer
 from shared.model.config import ModelConfig
 from shared.model.kv import BLOCK, KVCache
 from shared.model.native import library
@@ -71,15 +71,17 @@ class Stage:
         )
         self._shape = library.Shape(
             pairs=pairs_of(compute_dtype(config)),
-            hidden=config.hidden_size,
+            hidden=filled(config.hidden_size),
             heads=config.heads,
             kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            inner=config.intermediate_size,
+            head_dim=filled(config.head_dim),
+            inner=filled(config.intermediate_size),
             eps=config.rms_norm_eps,
             scale=config.head_dim**-0.5,
             cosines=pointer(self._rotary.cosines),
             sines=pointer(self._rotary.sines),
+            own_hidden=config.hidden_size,
+            own_head_dim=config.head_dim,
         )
         self._kept: list[Packed | Tensor] = []
         self._layers = (library.Layer * (last - first))(
@@ -91,36 +93,39 @@ class Stage:
     def _layer(self, weights: Weights, config: ModelConfig, index: int) -> library.Layer:
         prefix, dtype = f"model.layers.{index}.", compute_dtype(config)
 
-        def packed(*names: str, biased: bool = False) -> library.Matrix:
-            weight = torch.cat([weights[f"{prefix}{name}.weight"].to(dtype) for name in names])
-            bias = torch.cat([weights[f"{prefix}{n}.bias"] for n in names]) if biased else None
-            matrix = Packed(weight, bias)
+        def packed(*names: str, out: int, into: int, biased: bool = False) -> library.Matrix:
+            """Join weights; `out` and `into` are the widths of which their axes are made, each filled up by itself."""
+            parts = [fill(weights[f"{prefix}{n}.weight"].to(dtype), 0, out) for n in names]
+            biases = [fill(weights[f"{prefix}{n}.bias"], 0, out) for n in names if biased]
+            matrix = Packed(fill(torch.cat(parts), 1, into), torch.cat(biases) if biased else None)
             self._kept.append(matrix)
             return matrix.matrix
 
-        def norm(name: str) -> int | None:
-            vector = weights[f"{prefix}{name}.weight"].float().contiguous()
+        def norm(name: str, width: int) -> int | None:
+            vector = fill(weights[f"{prefix}{name}.weight"].float().contiguous(), 0, width)
             self._kept.append(vector)
             return pointer(vector)
 
+        hidden, head, inner = config.hidden_size, config.head_dim, config.intermediate_size
         attention = [f"self_attn.{name}_proj" for name in "qkv"]
         return library.Layer(
-            qkv=packed(*attention, biased=config.qkv_bias),
-            o=packed("self_attn.o_proj"),
-            gate=packed("mlp.gate_proj"),
-            up=packed("mlp.up_proj"),
-            down=packed("mlp.down_proj"),
-            norm_in=norm("input_layernorm"),
-            norm_out=norm("post_attention_layernorm"),
-            norm_q=norm("self_attn.q_norm") if config.qk_norm else None,
-            norm_k=norm("self_attn.k_norm") if config.qk_norm else None,
+            qkv=packed(*attention, out=head, into=hidden, biased=config.qkv_bias),
+            o=packed("self_attn.o_proj", out=hidden, into=head),
+            gate=packed("mlp.gate_proj", out=inner, into=hidden),
+            up=packed("mlp.up_proj", out=inner, into=hidden),
+            down=packed("mlp.down_proj", out=hidden, into=inner),
+            norm_in=norm("input_layernorm", hidden),
+            norm_out=norm("post_attention_layernorm", hidden),
+            norm_q=norm("self_attn.q_norm", head) if config.qk_norm else None,
+            norm_k=norm("self_attn.k_norm", head) if config.qk_norm else None,
             window=config.layer_windows[index],
         )
 
     def __call__(self, states_RD: Tensor, batch: Batch, cache: KVCache) -> Tensor:
-        """Run float32 states through the layers, in place; their keys and values go to the cache's layers 0, 1, …"""
+        """Return float32 states after the layers (in place, where it can be); keys and values go to the cache's layers 0, 1, …"""
         assert states_RD.dtype == torch.float32
-        assert states_RD.shape == (batch.struct.rows, self._shape.hidden)
+        assert states_RD.shape == (batch.struct.rows, self._shape.own_hidden)
+        states_RD = self._wide(states_RD)
         if cache is not self._bound:
             assert len(cache.keys) == len(self._layers)
             for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
@@ -138,15 +143,24 @@ class Stage:
             pointer(self._workspace),
             len(self._workspace),
         )
-        return states_RD
+        return self._own(states_RD)
 
     def norm(self, states_RD: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the root-mean-square norm of float32 states, in the compute dtype."""
+        states_RD, weight_D = self._wide(states_RD), self._wide(weight_D)
         out = torch.empty(states_RD.shape, dtype=dtype)
         kernels().norm(
             self._shape, pointer(states_RD), pointer(weight_D), len(states_RD), pointer(out)
         )
-        return out
+        return self._own(out)
+
+    def _wide(self, states: Tensor) -> Tensor:
+        """Fill up what is as wide as the model."""
+        return fill(states, states.dim() - 1, self._shape.own_hidden)
+
+    def _own(self, states_RD: Tensor) -> Tensor:
+        """Leave away what fills it up."""
+        return states_RD[:, : self._shape.own_hidden].contiguous()
 
 
 class Decoder:

@@ -19,9 +19,10 @@ typedef struct {
 
 typedef struct {
     int64_t pairs; /* 1: bfloat16, 0: float32 */
-    int64_t hidden, heads, kv_heads, head_dim, inner;
+    int64_t hidden, heads, kv_heads, head_dim, inner; /* widths are multiples of LANES: the model's own, filled up with zeros */
     float eps, scale; /* of the norms; of the scores */
-    const float *cosines, *sines; /* (positions, head_dim / 2) */
+    const float *cosines, *sines; /* (positions, own_head_dim / 2) */
+    int64_t own_hidden, own_head_dim; /* without the zeros: what a mean divides by, and what is rotated */
 } Shape;
 
 typedef struct {

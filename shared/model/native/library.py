@@ -36,6 +36,8 @@ class Shape(Structure):
         ("scale", c_float),
         ("cosines", c_void_p),
         ("sines", c_void_p),
+        ("own_hidden", c_int64),
+        ("own_head_dim", c_int64),
     )
 
 

@@ -152,21 +152,22 @@ static TARGET void NAME(product)(Worker *me, const Product *job)
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------ */
 
-/* 1 / sqrt(mean of squares + eps); lane i sums elements i, i+16, … in order, then the lanes by halves. */
-FN float NAME(norm_scale)(const float *x, int64_t width, float eps)
+/* 1 / sqrt(mean of squares + eps); lane i sums elements i, i+16, … in order, then the lanes by halves. The mean is over `own` elements:
+ * those that fill up the width are zero and change no sum of squares. */
+FN float NAME(norm_scale)(const float *x, int64_t width, int64_t own, float eps)
 {
     V16 squares = NAME(set1)(0.0f);
     for (int64_t i = 0; i < width; i += LANES) {
         const V16 v = NAME(load)(x + i);
         squares = NAME(fma)(v, v, squares);
     }
-    return 1.0f / __builtin_sqrtf(NAME(sum)(squares) / (float)width + eps);
+    return 1.0f / __builtin_sqrtf(NAME(sum)(squares) / (float)own + eps);
 }
 
-static TARGET void NAME(norm_row)(const float *x, const float *weight, int64_t width, float eps, uint32_t *out)
+static TARGET void NAME(norm_row)(const Shape *shape, const float *x, const float *weight, uint32_t *out)
 {
-    const V16 scale = NAME(set1)(NAME(norm_scale)(x, width, eps));
-    for (int64_t i = 0; i < width; i += LANES)
+    const V16 scale = NAME(set1)(NAME(norm_scale)(x, shape->hidden, shape->own_hidden, shape->eps));
+    for (int64_t i = 0; i < shape->hidden; i += LANES)
         NAME(store_units)(out, i, NAME(mul)(NAME(mul)(NAME(load)(x + i), scale), NAME(load)(weight + i)));
 }
 
@@ -174,16 +175,16 @@ static TARGET void NAME(norm_rows)(Worker *me, const Shape *shape, const float *
 {
     for (int64_t first; (first = deal(me) * NEAR) < rows; done(me))
         for (int64_t row = first; row < rows && row < first + NEAR; row++)
-            NAME(norm_row)(x + row * shape->hidden, weight, shape->hidden, shape->eps, out + row * (shape->hidden / (PAIRS + 1)));
+            NAME(norm_row)(shape, x + row * shape->hidden, weight, out + row * (shape->hidden / (PAIRS + 1)));
     meet(me, (rows + NEAR - 1) / NEAR);
 }
 
-/* Norm (where the family has one) and rotation of one head, in place, as float32. */
+/* Norm (where the family has one) and rotation of one head, in place, as float32; the zeros that fill it up stay. */
 static TARGET void NAME(turn_head)(const Shape *shape, float *head, const float *norm, int64_t position)
 {
-    const int64_t half = shape->head_dim / 2;
+    const int64_t half = shape->own_head_dim / 2;
     const float *cosines = shape->cosines + position * half, *sines = shape->sines + position * half;
-    const float scale = norm ? NAME(norm_scale)(head, shape->head_dim, shape->eps) : 1.0f;
+    const float scale = norm ? NAME(norm_scale)(head, shape->head_dim, shape->own_head_dim, shape->eps) : 1.0f;
     for (int64_t i = 0; i < half; i++) {
         float low = head[i], high = head[i + half];
         if (norm) {

@@ -72,9 +72,8 @@ def test_a_family_is_a_row_of_the_table(family):
         ("rope_parameters", {"rope_type": "default", "factor": 2.0}),
         ("sliding_window", 128),
         ("quantization_config", {"bits": 4}),
-        ("head_dim", 40),
+        ("head_dim", 33),
         ("dtype", "float64"),
-        ("hidden_size", 100),
         ("number_of_experts", 8),
     ],
 )
