@@ -83,13 +83,9 @@ def infer(
     With --json, one line of JSON per request.
     """
     from execution_layer.client.infer import infer_file, infer_one  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.options import sampling_settings, seed_bytes  # noqa: PLC0415
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.prompts import (  # noqa: PLC0415
-        PromptLine,
-        read_prompts,
-        sampling_settings,
-        seed_bytes,
-    )
+    from execution_layer.client.prompts import PromptLine, read_prompts  # noqa: PLC0415
     from shared.statements.request import Message  # noqa: PLC0415
 
     if (prompt is None) == (file is None):

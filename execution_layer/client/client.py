@@ -8,15 +8,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Self, TypedDict, Unpack, overload
+from typing import Final, Self, Unpack, overload
 
 import grpc
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.attempt import Attempt, OnText, Terms, Wanted
+from execution_layer.client.attempt import Attempt, Terms, Wanted
 from execution_layer.client.checks import Tokenise
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from shared.codec.ids import parse_hex32
@@ -24,39 +25,14 @@ from shared.envelope.body import Audit, Policy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.keys import load_ed25519
-from shared.statements.request import Message, RequestBody, SamplingSettings
+from shared.statements.request import RequestBody, SamplingSettings
 
 ELSEWHERE: Final = frozenset(
     {Code.UNAVAILABLE, Code.DRAINING, Code.OVERLOADED, Code.QUOTA, Code.STALE_KEY}
 )
 """What another node, or a later moment, may cure."""
-DEFAULT_MAX_TOKENS: Final = 256
 MAX_ANSWERS: Final = 128
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-OnRetry = Callable[[str, CounterfoilError], None]
-
-
-class Options(TypedDict, total=False):
-    """Options of `generate`; those left out, or None, have the policy's value or none."""
-
-    prompt: str | None
-    """A prompt as it is, instead of messages."""
-    max_tokens: int | None
-    """Token budget, where no settings are given [256]."""
-    seed: bytes | None
-    """32 bytes; else every attempt's own transcript secret gives one."""
-    cost_centre: str | None
-    """Tag; blinded in the log."""
-    model: str | None
-    """Model root in hex."""
-    node: str | None
-    """A name (`node` or `operator/node`) to insist on."""
-    timeout_s: float | None
-    """Seconds for all attempts together."""
-    on_text: OnText | None
-    """Gets text as it arrives, before the receipt can be checked; a retry begins again."""
-    on_retry: OnRetry | None
-    """Is told (node, error) when a retry begins."""
 
 
 class AsyncCounterfoilClient:
@@ -96,7 +72,7 @@ class AsyncCounterfoilClient:
     @overload
     async def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: None = None,
@@ -106,7 +82,7 @@ class AsyncCounterfoilClient:
     @overload
     async def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: int,
@@ -115,7 +91,7 @@ class AsyncCounterfoilClient:
 
     async def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: int | None = None,
@@ -123,18 +99,18 @@ class AsyncCounterfoilClient:
     ) -> Completion | tuple[Completion, ...]:
         """Run one request and return its answer once the receipt was checked.
 
-        Exactly one of `messages` and the option `prompt`; the options are those of `Options`. With `n`, ask
+        Exactly one of `messages` (each a `Message` or a mapping of role and content) and the option `prompt`; how to
+        sample is said by `settings` or by the single options of `Options`. What is unknown is refused. With `n`, ask
         for n answers at once and return them in order: each is a request of its own (order, receipt, proof, bill)
         with `choice` 0 … n−1, all with the caller's seed if there is one. If one of them fails, the others are
         ended and the error is raised.
         """
         wanted = self._wanted(messages, settings, options)
-        given = options.get("timeout_s")
-        until = time.monotonic() + (self._policy.timeout_s if given is None else given)
+        until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
         node, on_retry = options.get("node"), options.get("on_retry")
         if n is None:
             return await self._with_retries(wanted, node, until, on_retry)
-        if not 1 <= n <= MAX_ANSWERS:
+        if type(n) is not int or not 1 <= n <= MAX_ANSWERS:
             raise CounterfoilError(Code.INVALID_ARGUMENT, f"n is from 1 to {MAX_ANSWERS}")
         if wanted.on_text is not None:
             raise CounterfoilError(
@@ -154,20 +130,11 @@ class AsyncCounterfoilClient:
 
     def _wanted(
         self,
-        messages: Sequence[Message] | None,
+        messages: Sequence[Turn] | None,
         settings: SamplingSettings | None,
         options: Options,
     ) -> Wanted:
-        max_tokens = options.get("max_tokens")
-        budget = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
-        body = RequestBody(
-            settings=settings or SamplingSettings(budget),
-            messages=tuple(messages or ()),
-            prompt=options.get("prompt"),
-            seed=options.get("seed"),
-        )
-        if settings is not None and max_tokens not in {None, settings.max_tokens}:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "max_tokens is given twice")
+        body = request_body(messages, settings, options)
         return Wanted(
             body=body,
             model_root=self._model_root(options.get("model")),

@@ -6,11 +6,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.client import AsyncCounterfoilClient, Options
+from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.completion import Completion
+from execution_layer.client.options import Options, Turn
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport
-from shared.statements.request import Message, SamplingSettings
+from shared.statements.request import SamplingSettings
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class CounterfoilClient:
     @overload
     def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: None = None,
@@ -59,7 +60,7 @@ class CounterfoilClient:
     @overload
     def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: int,
@@ -68,7 +69,7 @@ class CounterfoilClient:
 
     def generate(
         self,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         settings: SamplingSettings | None = None,
         *,
         n: int | None = None,

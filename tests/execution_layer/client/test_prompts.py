@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from execution_layer.client.prompts import MAX_LINES, read_prompts, sampling_settings, seed_bytes
+from execution_layer.client.options import sampling_settings, seed_bytes
+from execution_layer.client.prompts import MAX_LINES, read_prompts
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message, SamplingSettings
 
@@ -64,7 +65,7 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
         ({"prompt": None}, "prompt is not text"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
         ({"messages": [{"role": "user"}]}, "content"),
-        ({"messages": "x"}, "not a request"),
+        ({"messages": "x"}, "messages is a list"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens must be between"),
         ({"prompt": "x", "max_tokens": 2**20 + 1}, "max_tokens must be between"),
         ({"prompt": "x", "max_tokens": 10**400}, "max_tokens must be between"),

@@ -1,0 +1,260 @@
+"""What a call asks for, as people and applications write it: natural types in, one request body out.
+
+Whatever is unknown or of another type is refused by name: an option that is silently without effect is worse than an error.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from difflib import get_close_matches
+from typing import Any, Final, TypeAlias, TypedDict, get_type_hints
+
+from execution_layer.client.attempt import OnText
+from shared.codec.ids import parse_hex32
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import PPM, Message, RequestBody, SamplingSettings
+
+Turn: TypeAlias = Message | Mapping[str, str]
+Fraction: TypeAlias = float | str | Decimal
+OnRetry = Callable[[str, CounterfoilError], None]
+
+
+class Sampling(TypedDict, total=False):
+    """How the answer is sampled; what is left out, or None, is off or has the default of `SamplingSettings`."""
+
+    max_tokens: int | None
+    """Token budget [256]."""
+    temperature: Fraction | None
+    """0 is greedy [1]."""
+    top_p: Fraction | None
+    top_k: int | None
+    min_p: Fraction | None
+    repetition_penalty: Fraction | None
+    presence_penalty: Fraction | None
+    frequency_penalty: Fraction | None
+    stop: str | Sequence[str] | None
+    """A text that ends the answer, or several."""
+    stop_token_ids: Sequence[int] | None
+    logprobs: int | None
+    """How many most likely tokens come with each output token's log-probability."""
+
+
+class Options(Sampling, total=False):
+    """Options of `generate`; those left out, or None, have the policy's value or none."""
+
+    prompt: str | None
+    """A prompt as it is, instead of messages."""
+    seed: bytes | int | str | None
+    """32 bytes, a number from 0, or 64 hexadecimal digits; else every attempt's own transcript secret gives one."""
+    cost_centre: str | None
+    """Tag; blinded in the log."""
+    model: str | None
+    """Model root in hex."""
+    node: str | None
+    """A name (`node` or `operator/node`) to insist on."""
+    timeout_s: float | None
+    """Seconds for all attempts together."""
+    on_text: OnText | None
+    """Gets text as it arrives, before the receipt can be checked; a retry begins again."""
+    on_retry: OnRetry | None
+    """Is told (node, error) when a retry begins."""
+
+
+DEFAULT_MAX_TOKENS: Final = 256
+FRACTIONS: Final = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+SAMPLING: Final = frozenset(get_type_hints(Sampling))
+KNOWN: Final = frozenset(get_type_hints(Options))
+WHOLE: Final = ("max_tokens", "top_k", "logprobs")
+TEXTS: Final = ("prompt", "cost_centre", "model", "node")
+
+
+def sampling_settings(
+    *,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    temperature: str | Decimal = "1",
+    top_p: str | Decimal = "1",
+    top_k: int = 0,
+    stop: tuple[str, ...] = (),
+    min_p: str | Decimal = "0",
+    repetition_penalty: str | Decimal = "1",
+    presence_penalty: str | Decimal = "0",
+    frequency_penalty: str | Decimal = "0",
+    stop_token_ids: tuple[int, ...] = (),
+    logprobs: int | None = None,
+) -> SamplingSettings:
+    """Return settings from what people write; fractions become millionths, and what changes nothing is left out."""
+    return SamplingSettings(
+        max_tokens=max_tokens,
+        temperature_ppm=_ppm(temperature, "temperature"),
+        top_k=top_k,
+        top_p_ppm=_ppm(top_p, "top_p"),
+        stop=stop,
+        min_p_ppm=_unless(0, min_p, "min_p"),
+        repetition_penalty_ppm=_unless(PPM, repetition_penalty, "repetition_penalty"),
+        presence_penalty_ppm=_unless(0, presence_penalty, "presence_penalty"),
+        frequency_penalty_ppm=_unless(0, frequency_penalty, "frequency_penalty"),
+        stop_token_ids=tuple(sorted(set(stop_token_ids))),
+        logprobs=logprobs,
+    )
+
+
+def seed_bytes(seed: int | str | None) -> bytes | None:
+    """Return the 32 bytes of a seed: a number below 2^256, or 64 hexadecimal digits."""
+    if isinstance(seed, str):
+        return parse_hex32(seed, "a seed written as text")
+    try:
+        return None if seed is None else seed.to_bytes(32, "big")
+    except (AttributeError, OverflowError) as error:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "a seed is a number from 0, or 64 hexadecimal digits"
+        ) from error
+
+
+def request_body(
+    messages: Sequence[Turn] | None, settings: SamplingSettings | None, options: Mapping[str, Any]
+) -> RequestBody:
+    """Return the body that a call asks for; INVALID_ARGUMENT names what is unknown, mistyped or given twice."""
+    given = {name: value for name, value in _known(options).items() if value is not None}
+    sampling = {name: value for name, value in given.items() if name in SAMPLING}
+    if settings is not None and type(settings) is not SamplingSettings:
+        raise _wrong(
+            "settings is a SamplingSettings; name single settings instead, as max_tokens=64"
+        )
+    if settings is not None and sampling:
+        raise _wrong(f"{', '.join(sorted(sampling))} cannot be given beside settings")
+    for name in TEXTS:
+        if name in given and not isinstance(given[name], str):
+            raise _wrong(f"{name} is text, not {type(given[name]).__name__}")
+    return RequestBody(
+        settings=settings_of(sampling) if settings is None else settings,
+        messages=messages_of(messages),
+        prompt=given.get("prompt"),
+        seed=_seed(given.get("seed")),
+    )
+
+
+def timeout_of(options: Mapping[str, Any], default: float) -> float:
+    """Return the seconds for all attempts together; INVALID_ARGUMENT for what is no time."""
+    given = options.get("timeout_s")
+    if given is None:
+        return default
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, int | float)
+        or not 0 <= given < float("inf")
+    ):
+        raise _wrong(f"timeout_s is a number of seconds, not {str(given)[:40]!r}")
+    return float(given)
+
+
+def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    unknown = sorted(set(options) - KNOWN)
+    if unknown:
+        near = get_close_matches(unknown[0], sorted(KNOWN), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(KNOWN))}"
+        raise _wrong(f"there is no option {unknown[0]}{hint}")
+    return options
+
+
+def settings_of(given: Mapping[str, Any]) -> SamplingSettings:
+    """Return settings from single options of `Sampling`."""
+    values = dict(given)
+    for name in WHOLE:
+        if name in values:
+            values[name] = _whole(values[name], name)
+    for name in FRACTIONS:
+        if name in values and (
+            isinstance(values[name], bool)
+            or not isinstance(values[name], int | float | str | Decimal)
+        ):
+            raise _wrong(f"{name} is a number, not {type(values[name]).__name__}")
+    if "stop" in values:
+        values["stop"] = _stops(values["stop"])
+    if "stop_token_ids" in values:
+        ids = _sequence(values["stop_token_ids"], "stop_token_ids")
+        values["stop_token_ids"] = tuple(_whole(item, "a stop token id") for item in ids)
+    return sampling_settings(**values)
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = (value,) if isinstance(value, str) else _sequence(value, "stop")
+    if not all(isinstance(item, str) for item in stops):
+        raise _wrong("stop is a text, or several")
+    return tuple(stops)
+
+
+def messages_of(messages: object) -> tuple[Message, ...]:
+    """Return the turns of a conversation, each given as a `Message` or as a mapping of role and content."""
+    if messages is None:
+        return ()
+    if isinstance(messages, str):
+        raise _wrong("messages is a list of messages; give plain text as prompt=")
+    return tuple(_message(item) for item in _sequence(messages, "messages"))
+
+
+def _message(item: Any) -> Message:
+    if isinstance(item, Message):
+        return item
+    if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
+        keys = (
+            f" with {', '.join(map(str, sorted(item, key=str)))}"
+            if isinstance(item, Mapping)
+            else ""
+        )
+        raise _wrong(
+            f"a message has role and content, and nothing else; not {type(item).__name__}{keys[:80]}"
+        )
+    if not all(isinstance(value, str) for value in item.values()):
+        raise _wrong("role and content of a message are texts")
+    return Message(item["role"], item["content"])
+
+
+def _seed(value: Any) -> bytes | None:
+    if isinstance(value, bool) or not isinstance(value, bytes | int | str | None):
+        raise _wrong(
+            f"a seed is 32 bytes, a number or hexadecimal digits, not {type(value).__name__}"
+        )
+    return value if isinstance(value, bytes) else seed_bytes(value)
+
+
+def _sequence(value: Any, name: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise _wrong(f"{name} is a list, not {type(value).__name__}")
+    return value
+
+
+def _whole(value: Any, name: str) -> int:
+    if type(value) is not int:
+        raise _wrong(f"{name} is not a whole number")
+    return value
+
+
+def _wrong(detail: str) -> CounterfoilError:
+    return CounterfoilError(Code.INVALID_ARGUMENT, detail)
+
+
+def _unless(off: int, value: object, name: str) -> int | None:
+    """Return millionths, or None for the value that switches a setting off."""
+    ppm = _ppm(value, name)
+    return None if ppm == off else ppm
+
+
+def _ppm(value: object, name: str) -> int:
+    """Return millionths, rounded half to even."""
+    number = _decimal(str(value))
+    if number is None or not number.is_finite() or abs(number) > 1000:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{name} {str(value)[:40]!r} is not a number")
+    return int((number * PPM).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return None
