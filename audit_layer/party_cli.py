@@ -153,18 +153,23 @@ def custodian_reports(config: Path, as_json: bool) -> None:
     reports, released = read_reports(settings.state_file, now_ms())
     total = sum(released.values())
 
+    most = settings.limits.max_releases_per_day
+
     def shown() -> Any:
         rows = [
             (to_rfc3339(report.at)[:19] + "Z", report.rule.value, report.epoch, report.detail)
             for report in reports
         ]
-        most = settings.limits.max_releases_per_day
-        title = f"Refused by this custodian's rules ({total} of {most} releases in 24 hours)"
-        return table(title, ("at", "rule", "epoch", "what"), rows)
+        columns = ("at", "rule", "epoch", "what")
+        return (
+            table("Refused by this custodian's rules", columns, rows) if rows else "None refused."
+        )
 
     by_rule = {kind.value: count for kind, count in released.items()}
     facts = {"reports": reports, "released": by_rule, "limits": settings.limits.model_dump()}
     emit(facts, as_json, shown)
+    if not as_json:
+        click.echo(f"{total} of {most} releases in the last 24 hours.")
 
 
 def _write(kind: Any, file: str, options: dict[str, Any], more: tuple[str, ...]) -> None:

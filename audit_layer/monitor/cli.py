@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from audit_layer.monitor.monitor import Rules
     from audit_layer.monitor.statements import Watch
+    from shared.selection.draw_check import Keys
     from shared.translog.policy import Policy
 
 FOUND: Final = 3
@@ -62,6 +63,14 @@ _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Pin an operator's identity key: what another key signs in its name is a finding.",
 )  # fmt: skip
 @click.option(
+    "--authority-key", metavar="HEX",
+    help="Key of the audit authority: draws that another key signed are a finding.",
+)  # fmt: skip
+@click.option(
+    "--party-key", "party_keys", multiple=True, metavar="NAME=HEX",
+    help="Key of a beacon party (its signing key): what another key signs in its name is a finding.",
+)  # fmt: skip
+@click.option(
     "--from-now",
     is_flag=True,
     help="Begin at the present size; what lies before is not recomputed.",
@@ -84,8 +93,9 @@ def monitor(url: str, **options: Any) -> int:
     """Follow the log at URL: recompute every new entry, and keep proof of what is wrong.
 
     Findings are kept and told once: a fork, a rollback, staleness, missing or damaged files, missing
-    signatures, statements that the log does not hold. With --once the exit code is 3 when something is
-    wrong (new, or still so; a fork for ever), 5 when the log could not be asked, else 0.
+    signatures, statements that the log does not hold, draws that are not the outcome of the rule. With
+    --once the exit code is 3 when something is wrong (new, or still so; a fork for ever), 5 when the log
+    could not be asked, else 0.
     """
     from shared.runtime.readiness import run_service  # noqa: PLC0415  # --help stays light
 
@@ -188,15 +198,26 @@ def _rules(
     operators: tuple[str, ...],
     models: tuple[str, ...],
     operator_keys: tuple[str, ...],
+    authority_key: str | None,
+    party_keys: tuple[str, ...],
     **options: Any,
 ) -> "Rules":
     from audit_layer.monitor.monitor import Rules  # noqa: PLC0415
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415
+    from shared.selection.draw_check import Keys  # noqa: PLC0415
 
-    return Rules(watch=_watch(operators, models, operator_keys), **options)
+    authority = parse_hex32(authority_key.lower(), "the authority's key") if authority_key else None
+    named = (text.partition("=") for text in party_keys)
+    parties = {name: parse_hex32(key.lower(), f"the key of {name[:63]}") for name, _, key in named}
+    watch = _watch(operators, models, operator_keys, Keys(authority, parties))
+    return Rules(watch=watch, **options)
 
 
 def _watch(
-    operators: tuple[str, ...], models: tuple[str, ...], operator_keys: tuple[str, ...]
+    operators: tuple[str, ...],
+    models: tuple[str, ...],
+    operator_keys: tuple[str, ...],
+    selection: "Keys",
 ) -> "Watch":
     from audit_layer.monitor.statements import Watch  # noqa: PLC0415
     from shared.codec.ids import check_name, parse_hex32  # noqa: PLC0415
@@ -212,4 +233,5 @@ def _watch(
         frozenset(check_name(name, "an operator") for name in operators),
         frozenset(parse_hex32(model.lower(), "a model root") for model in models),
         keys,
+        selection,
     )

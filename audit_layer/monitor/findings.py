@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """A statement is shown that the tree does not hold where it is said to."""
     KEY = "key"
     """A statement in a pinned operator's name is signed by another key."""
+    DRAW = "draw"
+    """A sample is not the outcome of the rule of selection, or an epoch is not as the protocol has it."""
     ORDER_GAP = "order-gap"
     """An order number of the tenant has no receipt."""
 

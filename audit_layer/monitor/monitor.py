@@ -9,6 +9,7 @@ from typing import Final
 from audit_layer.monitor import core
 from audit_layer.monitor.client import ApiClient, LogClient
 from audit_layer.monitor.core import Verified
+from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError
 from audit_layer.monitor.follower import Follower
 from audit_layer.monitor.report import Reporter
@@ -69,6 +70,14 @@ class Monitor:
         self._without_public = False
         self._follower = Follower(
             log, store, policy, from_now=rules.from_now, progress=reporter.progress, clock=clock
+        )
+        self._draws = Draws(
+            policy.logs[0].name,
+            self._follower.tile,
+            store,
+            rules.watch.selection,
+            found=self._found,
+            clock=clock,
         )
         self._public = self._streams(api)
         self._tenant = self._streams(tenant_api) if tenant_api else None
@@ -176,5 +185,6 @@ class Monitor:
             found=self._found,
             tell=self._reporter.news,
             grace_s=self._rules.grace_s,
+            draws=self._draws,
             clock=self._clock,
         )

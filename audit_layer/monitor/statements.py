@@ -6,6 +6,8 @@ from typing import Final, TypeVar
 
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.runtime.errors import Code, CounterfoilError
+from shared.selection.draw_check import Keys
+from shared.selection.record import TYPES, epoch_of
 from shared.statements.audits import EpochSeal
 from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
 from shared.statements.keys import KeyBundle, Revocation
@@ -24,6 +26,8 @@ class Watch:
     models: frozenset[bytes] = frozenset()
     keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     """Operator → the raw public keys that may sign in its name; a pinned operator is watched too."""
+    selection: Keys = field(default_factory=Keys)
+    """Keys of the audit authority and of beacon parties, with which draws are checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,16 @@ def read_payload(cls: type[P], statement: SignedStatement) -> P:
     """Return a statement's payload as the class of its type; FoundError when it is not one."""
     try:
         return statement.read(cls)
+    except CounterfoilError as error:
+        raise FoundError(_wrong(statement.entry, f"cannot be read: {error.detail}")) from error
+
+
+def read_epoch(statement: SignedStatement) -> int | None:
+    """Return the epoch that a statement of the selection is of, None for others; FoundError when it cannot be read."""
+    if statement.type not in TYPES:
+        return None
+    try:
+        return epoch_of(statement.raw)
     except CounterfoilError as error:
         raise FoundError(_wrong(statement.entry, f"cannot be read: {error.detail}")) from error
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Final
 
+from audit_layer.monitor import selected
 from audit_layer.monitor.core import Verified, digest
 from audit_layer.monitor.findings import Finding
 from audit_layer.monitor.orders import Gap, Numbers
+from audit_layer.monitor.selected import Selected
 from audit_layer.monitor.statements import KnownBundle
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
@@ -78,6 +80,7 @@ class Learnt:
 
     bundles: Mapping[bytes, KnownBundle] = field(default_factory=dict)
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    selection: Sequence[Selected] = ()
 
 
 class MonitorStore:
@@ -95,6 +98,7 @@ class MonitorStore:
             raise CounterfoilError(
                 Code.CONFIGURATION, f"the monitor cannot keep its state in {path}: {error.strerror}"
             ) from error
+        self._journal.write_now(lambda db: db.execute(selected.SCHEMA))
 
     def close(self) -> None:
         """Close the file."""
@@ -279,6 +283,7 @@ class MonitorStore:
             db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?)", at)
             db.executemany("INSERT OR REPLACE INTO bundles VALUES (?, ?, ?, ?)", bundles)
             db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", numbers)
+            selected.put(db, self._origin, learnt.selection)
 
         fault_point("monitor.before-stream")
         await self._journal.write(write)
@@ -304,6 +309,24 @@ class MonitorStore:
             tenant: Numbers(until, tuple(Gap(*gap) for gap in json.loads(gaps)))
             for tenant, until, gaps in rows
         }
+
+    def selection(self) -> list[Selected]:
+        """Return the statements of the selection that are kept, in the order of the log."""
+        return self._journal.read(lambda db: selected.read(db, self._origin))
+
+    def selection_is_full(self) -> bool:
+        """Whether statements of the selection are no longer kept, because so many wait for a draw."""
+        return self._journal.read(lambda db: selected.is_full(db, self._origin))
+
+    async def forget(self, indexes: Sequence[int]) -> None:
+        """Drop statements of the selection by their log indexes."""
+        await self._journal.write(lambda db: selected.forget(db, self._origin, indexes))
+
+    async def settle(self, epoch: int) -> None:
+        """Note that an epoch was checked, and drop the checked ones before it: the next one begins where it ends."""
+        fault_point("monitor.before-settle")
+        await self._journal.write(lambda db: selected.settle(db, self._origin, epoch))
+        fault_point("monitor.after-settle")
 
 
 def _edge(data: bytes) -> dict[int, bytes]:

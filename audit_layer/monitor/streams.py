@@ -8,14 +8,18 @@ from typing import Final
 from audit_layer.monitor.answers import Listed, Page
 from audit_layer.monitor.client import ApiClient, FetchTile, OnDemand
 from audit_layer.monitor.core import Verified
+from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError, Kind
+from audit_layer.monitor.inclusion import prove
 from audit_layer.monitor.orders import Numbers
+from audit_layer.monitor.selected import Selected
 from audit_layer.monitor.statements import (
     KnownBundle,
     Watch,
     check_key,
     concerns,
     open_raw,
+    read_epoch,
     read_payload,
     understand,
 )
@@ -25,9 +29,6 @@ from shared.statements.audits import DisclosureRelease, DisclosureRequest
 from shared.statements.cose import SignedStatement
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
-from shared.translog.proofs import inclusion_proof, verify_inclusion
-from shared.translog.tiles import TileReader
-from shared.translog.tree import leaf_hash
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"
@@ -52,6 +53,7 @@ class _Round:
 
     bundles: dict[bytes, KnownBundle]
     numbers: dict[str, Numbers]
+    selection: list[Selected] = field(default_factory=list)
     news: list[News] = field(default_factory=list)
 
 
@@ -71,8 +73,10 @@ class Streams:
         found: Callable[[Finding], Awaitable[None]],
         tell: Callable[[News], None],
         grace_s: int,
+        draws: Draws,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._draws = draws
         self._api = api
         self._tile = tile
         self._store = store
@@ -88,6 +92,9 @@ class Streams:
         async def check(item: Listed, page: _Round) -> None:
             assert item.raw is not None
             statement = open_raw(item.raw, item.entry, item.type)
+            epoch = read_epoch(statement)
+            if epoch is not None:
+                page.selection.append(Selected(epoch, item.index, item.raw))
             seen = understand(statement, page.bundles)
             wrong = check_key(seen, self._watch)
             if wrong is not None:
@@ -97,7 +104,9 @@ class Streams:
                 if seen.bundle is not None:
                     page.bundles[item.entry] = seen.bundle
 
-        return await self._follow(PUBLIC, self._api.public, check, verified, start)
+        new = await self._follow(PUBLIC, self._api.public, check, verified, start)
+        await self._draws.check(verified, from_start=start == 0, ended=True)
+        return new
 
     async def receipts(self, verified: Verified, start: int) -> int:
         """Check the tenant's receipts, and its order numbers; return how many receipts were new."""
@@ -178,7 +187,10 @@ class Streams:
             for item in learnt.news:
                 self._tell(item)
             if after != cursor:
-                await self._store.move(name, after, Learnt(learnt.bundles, learnt.numbers))
+                kept = Learnt(learnt.bundles, learnt.numbers, learnt.selection)
+                await self._store.move(name, after, kept)
+            if learnt.selection:  # what is checked need not be kept, and a long log has many epochs
+                await self._draws.check(verified, from_start=start == 0, ended=False)
             cursor = after
             if waiting or not page.more:
                 return new
@@ -197,7 +209,7 @@ class Streams:
             if item.index >= checkpoint.size:
                 return await self._wait(item, after, cursor), True
             try:
-                await _prove(item, checkpoint, tiles)
+                await prove(item, checkpoint, tiles)
                 await check(item, learnt)
             except FoundError as error:
                 if error.finding.kind in {Kind.MISSING, Kind.DAMAGE}:
@@ -220,34 +232,6 @@ class Streams:
                 )
             )
         return Cursor(after, item.entry, since)
-
-
-async def _prove(item: Listed, checkpoint: Checkpoint, tiles: OnDemand) -> None:
-    """Check that the tree holds an entry at its index; FoundError when it holds another, or cannot be read."""
-
-    def proof(fetch: Callable[..., bytes]) -> tuple[bytes, list[bytes]]:
-        reader = TileReader(checkpoint.size, fetch)
-        return reader(0, item.index), inclusion_proof(item.index, checkpoint.size, reader)
-
-    leaf, path = await tiles.compute(proof)
-    try:
-        verify_inclusion(leaf, item.index, checkpoint.size, path, checkpoint.root)
-    except CounterfoilError as error:
-        raise FoundError(
-            Finding(
-                Kind.DAMAGE,
-                f"path to {item.index} at {checkpoint.size}",
-                f"the tiles served now do not lead from index {item.index} to the verified root",
-            )
-        ) from error
-    if leaf != leaf_hash(item.entry):
-        raise FoundError(
-            Finding(
-                Kind.STATEMENT,
-                f"{item.entry.hex()} at {item.index}",
-                f"the log holds another entry at index {item.index} than {item.entry.hex()}",
-            )
-        )
 
 
 def _news(stream: str, statement: SignedStatement, index: int, summary: str) -> News:

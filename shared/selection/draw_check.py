@@ -181,9 +181,13 @@ class _Check:
     def _succession(self) -> Found:
         """(2) The epoch begins where the one before ends."""
         before = self._record.previous
-        if before is not None and self._seal.first < before.size:
+        if before is None:
+            return
+        if before.epoch != self._record.epoch - 1:
+            yield Wrong.SKIPPED, f"the epoch sealed before it is {before.epoch}"
+        if self._seal.first < before.size:
             yield Wrong.OVERLAP, f"it begins at {self._seal.first}, before {before.size}"
-        if before is not None and self._seal.first > before.size:
+        if self._seal.first > before.size:
             yield Wrong.SKIPPED, f"[{before.size}, {self._seal.first}) belongs to no epoch"
 
     def _commitments_hold(self) -> Found:

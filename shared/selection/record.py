@@ -43,7 +43,7 @@ class EpochRecord:
     others: tuple[tuple[str, int], ...] = ()
     """Type and index of openings, seals and draws beside these."""
     previous: EpochSeal | None = None
-    """The seal of the epoch before, where it is known."""
+    """The seal of the last epoch before, where one is known."""
 
     @property
     def epoch(self) -> int:
@@ -123,10 +123,11 @@ def gather(statements: Iterable[tuple[int, bytes]]) -> list[EpochRecord]:
     for index, raw in sorted(statements):
         _READERS[parse_statement(raw).type](raw, index, piles)
     records: list[EpochRecord] = []
-    for epoch in sorted(piles):
-        before = piles.get(epoch - 1)
-        previous = before.seals[0].value if before is not None and before.seals else None
-        record = piles[epoch].record(previous)
+    previous: EpochSeal | None = None
+    for _, pile in sorted(piles.items()):
+        record = pile.record(previous)
         if record is not None:
             records.append(record)
+        if pile.seals:
+            previous = pile.seals[0].value
     return records

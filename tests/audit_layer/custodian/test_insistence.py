@@ -279,5 +279,6 @@ def test_the_command_prints_what_was_refused_and_how_much_of_a_day_is_used(tmp_p
     assert report["rule"] == "rate"
     assert open_as(EpochOpen, bytes.fromhex(report["shown"]["open"]), TRUST.authority)
     assert told["released"] == {"draw": 1}
-    text = CliRunner().invoke(commands, ["reports", "--config", str(path)], terminal_width=200)
-    assert "1 of 10000 releases" in " ".join(text.stdout.split())
+    text = CliRunner().invoke(commands, ["reports", "--config", str(path)]).stdout
+    assert "1 of 10000 releases" in text
+    assert "rate" in text

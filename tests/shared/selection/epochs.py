@@ -5,7 +5,7 @@ entries only: the rule looks at nothing else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -62,7 +62,8 @@ class Spec:
 class Book:
     """The log: entries in order, with the statements that everybody may read and the receipts that not all may."""
 
-    def __init__(self, *specs: Spec) -> None:
+    def __init__(self, *specs: Spec, origin: str = ORIGIN) -> None:
+        self.origin = origin
         self.entries: list[bytes] = []
         self.statements: list[tuple[int, bytes]] = []
         self.receipts: list[Logged] = []
@@ -96,7 +97,8 @@ class Book:
         self.entries.append(entry)
 
     def _open(self, epoch: int, spec: Spec) -> bytes:
-        commitments = [self.put(spec.commitment(party.commit(epoch))) for party in spec.parties]
+        parties = [replace(party, origin=self.origin) for party in spec.parties]
+        commitments = [self.put(spec.commitment(party.commit(epoch))) for party in parties]
         value = EpochOpen(
             epoch=epoch, at=NOW, first=0, rate_ppm=spec.rate_ppm, floor=spec.floor,
             commitments=tuple(entry_of(raw) for raw in commitments),
@@ -114,11 +116,10 @@ class Book:
         )  # fmt: skip
         seal = self.signed(value, spec.keys.get("seal", AUTHORITY))
         speaking = spec.parties[: len(spec.parties) - spec.silent]
-        reveals = [
-            self.put(raw) for raw in spec.reveals([reveal(p, epoch, seal) for p in speaking])
-        ]
+        told = [reveal(replace(party, origin=self.origin), epoch, seal) for party in speaking]
+        reveals = [self.put(raw) for raw in spec.reveals(told)]
         r = beacon.combine([open_as(BeaconReveal, raw, None)[0].reveal for raw in reveals])
-        seed = selection_seed(ORIGIN, value.size, value.root, r)
+        seed = selection_seed(self.origin, value.size, value.root, r)
         whole = bool(spec.silent) or not spec.parties
         rule = sample(seed, inside, rate_ppm=spec.rate_ppm, floor=spec.floor, whole=whole)
         self.rules.append(rule)
@@ -147,7 +148,7 @@ class Book:
             judged=frozenset(r.receipt for r in self.requests) if judged else frozenset(),
         )
         return [
-            check_draw(record, origin=ORIGIN, now=now, keys=keys, known=known or auditor)
+            check_draw(record, origin=self.origin, now=now, keys=keys, known=known or auditor)
             for record in gather(self.statements)
         ]
 
@@ -163,8 +164,8 @@ class Book:
 def reveal(party: BeaconParty, epoch: int, seal: bytes) -> bytes:
     """Return a party's reveal of an epoch under a seal."""
     value = BeaconReveal(
-        party=party.name, origin=ORIGIN, epoch=epoch, seal=entry_of(seal),
-        reveal=beacon.reveal(party.secret, ORIGIN, epoch),
+        party=party.name, origin=party.origin, epoch=epoch, seal=entry_of(seal),
+        reveal=beacon.reveal(party.secret, party.origin, epoch),
     )  # fmt: skip
     return sign(value, key=party.key, issuer=party.name, subject=f"epoch-{epoch}")
 

@@ -212,6 +212,15 @@ def test_a_range_that_overlaps_or_skips_is_named():
     assert Wrong.SKIPPED in kinds(skipping, known=PUBLIC)
 
 
+def test_an_epoch_that_is_never_sealed_is_skipped_by_the_next():
+    made = book()
+    seal = gather(made.statements)[1].seal
+    made.statements = [item for item in made.statements if item[0] != seal.index]
+    assert kinds(made, known=PUBLIC) == {Wrong.SKIPPED}
+    details = [fault.detail for fault in made.check(known=PUBLIC)[1].faults]
+    assert any("sealed before it is 0" in detail for detail in details)
+
+
 def test_a_seal_that_ends_beyond_itself_or_names_another_opening_is_out_of_order():
     assert Wrong.ORDER in kinds(book(seal=lambda s: replace(s, size=s.size + 9)), known=PUBLIC)
     assert Wrong.ORDER in kinds(book(seal=lambda s: replace(s, open=octets("x"))), known=PUBLIC)
