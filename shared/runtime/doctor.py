@@ -11,13 +11,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
 import click
+from cryptography import x509
 
+from shared.runtime.certificates import Life, life_of
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.net import split_address
 from shared.runtime.output import emit, json_option
@@ -33,7 +35,13 @@ PARTS = {
 }
 """The packages that tell whether an extra of the project is installed."""
 ENOUGH_BYTES = 2 * 1024**3
-SOON = timedelta(days=7)
+OUT_OF_DATE = frozenset({9, 10})
+"""OpenSSL's codes for a certificate that is not valid yet, or no more."""
+RENEWAL = (
+    "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at its start and while it runs;"
+    " replace a certificate of your own on disk: servers take it up without a restart."
+)
+OTHER_PROGRAM = "Another program or installation may have the port; see the process's log."
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +164,10 @@ def installation(folder: Path) -> Iterator[Finding]:
         yield Finding("addresses", "wrong", f"{folder / 'ports.json'} cannot be read",
                       "Restore it, or install into another folder.")  # fmt: skip
         return
+    now = datetime.now(UTC)
+    yield _certificates(folder, now)
     for name, address in sorted(addresses.items()):
-        yield _answers(name, address, folder / "ca" / "ca.pem")
+        yield _answers(name, address, folder / "ca" / "ca.pem", now)
 
 
 def _secrets(folder: Path) -> Finding:
@@ -170,7 +180,22 @@ def _secrets(folder: Path) -> Finding:
     return Finding("secrets", "ok", f"{len(files)} files, readable by their owner only")
 
 
-def _answers(name: str, address: str, ca_file: Path) -> Finding:
+def _certificates(folder: Path, now: datetime) -> Finding:
+    """Certificates on disk; `up` renews those that it issued, also when it starts."""
+    found = {path: life_of(path) for path in sorted(folder.glob("*/tls/*.pem"))}
+    bad = [f"{path} {said}" for path, life in found.items() if (said := _said(life, now))]
+    if bad:
+        return Finding("certificates", "note", "; ".join(bad), RENEWAL)
+    lives = [life.end for life in found.values() if life is not None]
+    first = f", the first ends on {min(lives):%Y-%m-%d}" if lives else ""
+    return Finding("certificates", "ok", f"{len(found)} files{first}")
+
+
+def _said(life: Life | None, now: datetime) -> str | None:
+    return "cannot be read" if life is None else life.warning(now)
+
+
+def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
     host, port = split_address(address)
     try:
         context = client_context(ca_file)
@@ -178,19 +203,21 @@ def _answers(name: str, address: str, ca_file: Path) -> Finding:
             socket.create_connection((host, port), timeout=3) as plain,
             context.wrap_socket(plain, server_hostname=host) as channel,
         ):
-            certificate = channel.getpeercert() or {}
+            shown = channel.getpeercert(binary_form=True) or b""
+    except ssl.SSLCertVerificationError as error:
+        remedy = RENEWAL if error.verify_code in OUT_OF_DATE else OTHER_PROGRAM
+        return Finding(name, "wrong", f"{address}: {error.strerror}", remedy)
     except ssl.SSLError as error:
-        return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}",
-                       "Another program may have the port; see the process's log.")  # fmt: skip
+        return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
     except (OSError, CounterfoilError):
         return Finding(name, "note", f"{address}: nothing answers", "Start it: `counterfoil up`.")
-    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
-    late = ends - datetime.now(UTC) < SOON
+    life = Life.of(x509.load_der_x509_certificate(shown))
+    late = life.warning(now) is not None
     return Finding(
         name,
         "note" if late else "ok",
-        f"{address}: answers over TLS; certificate until {ends:%Y-%m-%d}",
-        "Restart `counterfoil up`: it renews certificates." if late else "",
+        f"{address}: answers over TLS; certificate until {life.end:%Y-%m-%d}",
+        RENEWAL if late else "",
     )
 
 

@@ -22,11 +22,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs
 
-from shared.runtime.config import check_private
+from shared.runtime.channels import AioChannel, BlockingChannel
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.logs import incident
 from shared.runtime.net import is_loopback, join_address, split_address
-from shared.runtime.tls import TlsFiles
+from shared.runtime.tls import TlsFiles, loaded_context, served
 
 DOMAIN: Final = "counterfoil"
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
@@ -151,33 +151,39 @@ def build_server(
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials from a server's certificate and key; the core speaks TLS 1.2 and 1.3 only."""
-    check_private(files.key)
-    try:
-        pair = (files.key.read_bytes(), files.cert.read_bytes())
-    except OSError as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION, f"{error.filename} cannot be read: {error.strerror}"
-        ) from error
-    return grpc.ssl_server_credentials([pair])
+    """Return credentials from a server's certificate and key; the core speaks TLS 1.2 and 1.3 only.
+
+    Each handshake uses what the files hold at its time. CONFIGURATION when they do not fit each other.
+    """
+
+    def make() -> grpc.ServerCertificateConfiguration:
+        loaded_context(
+            files
+        )  # the core would take a pair that does not fit, and fail at every handshake
+        try:
+            pair = (files.key.read_bytes(), files.cert.read_bytes())
+        except OSError as error:
+            raise CounterfoilError(
+                Code.CONFIGURATION, f"{error.filename} cannot be read: {error.strerror}"
+            ) from error
+        return grpc.ssl_server_certificate_configuration([pair])
+
+    current = served(files, make)
+    return grpc.dynamic_ssl_server_credentials(current(), current)
 
 
 def secure_channel(
     target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.Channel:
     """Return a blocking channel to host:port that trusts the authority in `ca_file` only."""
-    return grpc.secure_channel(
-        target, _channel_credentials(ca_file), options=_channel_options(target, max_message_bytes)
-    )
+    return BlockingChannel(target, ca_file, _channel_options(target, max_message_bytes))
 
 
 def secure_aio_channel(
     target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.aio.Channel:
     """Return an asyncio channel to host:port that trusts the authority in `ca_file` only."""
-    return grpc.aio.secure_channel(
-        target, _channel_credentials(ca_file), options=_channel_options(target, max_message_bytes)
-    )
+    return AioChannel(target, ca_file, _channel_options(target, max_message_bytes))
 
 
 def error_from_rpc(error: grpc.RpcError) -> CounterfoilError:
@@ -354,16 +360,6 @@ def _add_health(server: grpc.aio.Server) -> Any:
     servicer = aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer
-
-
-def _channel_credentials(ca_file: Path) -> grpc.ChannelCredentials:
-    try:
-        return grpc.ssl_channel_credentials(root_certificates=ca_file.read_bytes())
-    except OSError as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            f"the certificate authority's file {ca_file} cannot be read: {error.strerror}",
-        ) from error
 
 
 def _channel_options(target: str, max_message_bytes: int) -> list[tuple[str, int]]:

@@ -7,11 +7,11 @@ then it is replaced, so starting again renews. Private keys are ECDSA P-256, fil
 
 import ipaddress
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,9 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shared.runtime.certificates import Followed, Teller, TrustingContext
 from shared.runtime.config import Settings, check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private, private_folder, write_atomic, write_private
+
+T = TypeVar("T")
 
 AUTHORITY_LIFE: Final = timedelta(days=3650)
 LIFE: Final = timedelta(days=90)
@@ -163,19 +166,65 @@ class LocalCA:
 
 
 def client_context(ca_file: Path) -> ssl.SSLContext:
-    """Return a context for HTTPS clients that trusts this authority only, TLS 1.3."""
-    try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-    except OSError as error:  # ssl.SSLError is one
-        raise CounterfoilError(
-            Code.CONFIGURATION, f"{ca_file} is not a certificate authority's file"
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
+    """Return a context for HTTPS clients that trusts this authority only, TLS 1.3.
+
+    It follows the file: connections that are made after it was replaced trust what it holds then.
+    """
+
+    def make() -> TrustingContext:
+        try:
+            usual = ssl.create_default_context(cafile=str(ca_file))
+            context = TrustingContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cafile=str(ca_file))
+        except OSError as error:  # ssl.SSLError is one
+            raise CounterfoilError(
+                Code.CONFIGURATION, f"{ca_file} is not a certificate authority's file"
+            ) from error
+        context.options, context.verify_flags = usual.options, usual.verify_flags
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.authority = ca_file
+        return context
+
+    return TrustingContext.of(ca_file, make)
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for HTTPS servers, TLS 1.3."""
+    """Return a context for HTTPS servers, TLS 1.3. Each handshake uses what the files hold at its time."""
+    current = served(files, lambda: loaded_context(files))
+    context = loaded_context(files)
+
+    def choose(connection: ssl.SSLSocket | ssl.SSLObject, _name: object, _context: object) -> None:
+        connection.context = current()
+
+    context.sni_callback = choose  # called for every handshake, also without a name
+    return context
+
+
+def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
+    """Return what to ask at every handshake: what `make` makes of a server's files as they are at that time.
+
+    What the certificate's end is to be known by is logged, now and while it is served.
+    """
+    teller = Teller(files.cert)
+
+    def made() -> T:
+        value = make()
+        teller.renewed()
+        return value
+
+    followed = Followed([files.cert, files.key], made)
+
+    def current() -> T:
+        value = followed.current()
+        teller.look(datetime.now(UTC))
+        return value
+
+    current()
+    return current
+
+
+def loaded_context(files: TlsFiles) -> ssl.SSLContext:
+    """Return a context with a server's certificate and key as they are now; CONFIGURATION if they do not fit."""
     check_private(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

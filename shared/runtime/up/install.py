@@ -3,9 +3,11 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from shared.runtime.certificates import life_of
 from shared.runtime.keys import private_folder, write_atomic
 from shared.runtime.tls import LocalCA, TlsFiles
 from shared.runtime.up.commands import Commands
@@ -46,13 +48,26 @@ class Installer:
         self._commands = commands
         self.ports = _ports(plan)
 
-    def certificates(self) -> dict[str, TlsFiles]:
-        """Issue what is missing or near its end; run at every start, so certificates renew themselves."""
-        authority = LocalCA.load_or_create(self._plan.path("ca"))
+    def certificates(self, now: datetime | None = None) -> dict[str, TlsFiles]:
+        """Issue what is missing or near its end; run at every start and then again and again, so they renew themselves."""
+        authority = LocalCA.load_or_create(self._plan.path("ca"), now=now)
         return {
-            name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"))
-            for name in ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
+            name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"), now=now)
+            for name in self._servers
         }
+
+    def renew(self, now: datetime | None = None) -> None:
+        """Renew certificates that are near their end, and say which; servers that run take them up by themselves."""
+        before = {
+            name: life_of(self._plan.path(name, "tls", f"{name}.pem")) for name in self._servers
+        }
+        for name, files in self.certificates(now).items():
+            if (life := life_of(files.cert)) is not None and life != before[name]:
+                self._commands.say(name, f"certificate renewed until {life.end:%Y-%m-%d}")
+
+    @property
+    def _servers(self) -> tuple[str, ...]:
+        return ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
 
     async def install(self) -> None:
         """Do everything that a first start needs, then note that it is done."""

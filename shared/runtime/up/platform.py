@@ -21,6 +21,9 @@ from shared.runtime.up.logwatch import watch
 LAST_RUN_S = 40.0
 """How long what an earlier run left may take to end: longer than any guard waits before it kills."""
 
+RENEW_S = 600.0
+"""How often certificates are looked at: they are renewed weeks before their end."""
+
 
 class Platform:
     """One machine's platform while it is up."""
@@ -54,6 +57,8 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
             logs = {spec.name: spec.log_file for spec in specs}
             watcher = asyncio.create_task(watch({**logs, "database": plan.database_log}, say))
             stack.callback(watcher.cancel)
+            renewal = asyncio.create_task(_renew(installer, say))
+            stack.callback(renewal.cancel)
             await supervisor.start(specs[:1])
             if plan.installed.exists():
                 installer.certificates()
@@ -62,6 +67,16 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
                 await installer.install()
             await supervisor.start(specs[1:])
             yield Platform(plan, installer, supervisor, commands)
+
+
+async def _renew(installer: Installer, say: Say) -> None:
+    """Renew certificates while everything runs, until cancelled; the first time when the start has done it."""
+    while True:
+        await asyncio.sleep(RENEW_S)
+        try:
+            await asyncio.to_thread(installer.renew)
+        except (CounterfoilError, OSError) as error:
+            say("setup", f"certificates cannot be renewed: {error}")
 
 
 def _open_folder(folder: Path) -> None:

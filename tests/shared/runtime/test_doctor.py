@@ -1,15 +1,20 @@
 """`counterfoil doctor`: what is wrong is said, with a remedy, and the exit code follows."""
 
+import asyncio
 import json
 import socket
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 
 import pytest
 from click.testing import CliRunner
+from fastapi import FastAPI
 
 from shared.runtime import doctor as room
 from shared.runtime.doctor import doctor, installation, machine
+from shared.runtime.http import serve_https
 from shared.runtime.keys import write_private
+from shared.runtime.tls import LIFE, LocalCA
 
 
 def findings(folder, *options: str) -> tuple[int, list[dict]]:
@@ -60,8 +65,6 @@ def test_a_secret_that_others_may_read_is_wrong(tmp_path):
 
 
 def test_a_service_that_is_down_is_a_note_and_another_program_on_its_port_is_wrong(tmp_path):
-    from shared.runtime.tls import LocalCA
-
     LocalCA.load_or_create(tmp_path / "ca")
     (tmp_path / "installed.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -75,3 +78,51 @@ def test_an_unreadable_installation_is_wrong(tmp_path, content):
     (tmp_path / "installed.json").write_text("{}")
     (tmp_path / "ports.json").write_bytes(content.encode("latin-1"))
     assert by_name(installation(tmp_path))["addresses"].status == "wrong"
+
+
+def installed(folder, **addresses: str) -> None:
+    (folder / "installed.json").write_text("{}")
+    (folder / "ports.json").write_text(json.dumps(addresses))
+
+
+@pytest.mark.parametrize(
+    ("age", "status", "said"),
+    [
+        (timedelta(0), "ok", "answers over TLS; certificate until"),
+        (LIFE - timedelta(days=5), "note", "answers over TLS; certificate until"),
+        (LIFE + timedelta(days=5), "wrong", "expired on"),
+        (-timedelta(days=5), "wrong", "is not valid before"),
+    ],
+)
+async def test_a_certificate_s_state_is_told_as_it_is_and_with_a_remedy(
+    tmp_path, age, status, said
+):
+    now = datetime.now(UTC)
+    authority = LocalCA.load_or_create(tmp_path / "ca", now=now - timedelta(days=200))
+    files = authority.issue("node-a", folder=tmp_path / "node-a" / "tls", now=now - age)
+    server = await serve_https(FastAPI(), files, "127.0.0.1:0", grace_s=1.0)
+    try:
+        installed(tmp_path, **{"node-a": server.address})
+        found = by_name(await asyncio.to_thread(lambda: list(installation(tmp_path))))
+    finally:
+        await server.stop()
+    finding = found["node-a"]
+    assert finding.status == status
+    assert said in finding.found
+    assert ("counterfoil up" in finding.remedy) == (status != "ok")
+    assert "Another program" not in finding.remedy
+    assert found["certificates"].status == ("ok" if status == "ok" else "note")
+
+
+async def test_a_server_of_another_installation_is_named_so(tmp_path):
+    other = LocalCA.load_or_create(tmp_path / "other").issue("node-a")
+    LocalCA.load_or_create(tmp_path / "ca")
+    server = await serve_https(FastAPI(), other, "127.0.0.1:0", grace_s=1.0)
+    try:
+        installed(tmp_path, **{"node-a": server.address})
+        found = by_name(await asyncio.to_thread(lambda: list(installation(tmp_path))))
+    finally:
+        await server.stop()
+    assert found["node-a"].status == "wrong"
+    assert f"an authority that {tmp_path / 'ca' / 'ca.pem'} does not hold" in found["node-a"].found
+    assert "Another program" in found["node-a"].remedy

@@ -165,7 +165,7 @@ async def test_our_errors_come_back_as_they_were(channel, shape):
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     found = error_from_rpc(error)
     assert found.code is Code.QUOTA
-    assert found.detail == "what was wrong What to do."
+    assert found.detail == "what was wrong. What to do."
     assert found.metadata == {"field": "ctx"}
     assert found.retry_after_s == 1.5
 

@@ -1,0 +1,258 @@
+"""Channels of gRPC that outlive a certificate authority's file, and that say why a server was refused.
+
+A channel of the core keeps the authority that it was made with. These make another one when the file was replaced; calls
+that are under way end on the old one.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Generator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+from shared.runtime.certificates import Followed
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.net import split_address
+from shared.runtime.tls import client_context
+
+PROBE_S: Final = 2.0
+REFUSED: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+"""What the core says where our side refused the server's certificate."""
+
+Options = list[tuple[str, int]]
+
+
+def credentials(ca_file: Path) -> grpc.ChannelCredentials:
+    """Return credentials that trust the authority in `ca_file` only; CONFIGURATION if it cannot be read."""
+    try:
+        return grpc.ssl_channel_credentials(root_certificates=ca_file.read_bytes())
+    except OSError as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"the certificate authority's file {ca_file} cannot be read: {error.strerror}",
+        ) from error
+
+
+def refusal(target: str, ca_file: Path) -> str | None:
+    """Shake hands with a server and say why its certificate is refused; None if it is not, or nobody answers."""
+    try:
+        host, port = split_address(target)
+        with (
+            socket.create_connection((host, port), timeout=PROBE_S) as plain,
+            client_context(ca_file).wrap_socket(plain, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        return str(error.strerror)
+    except (OSError, ValueError, CounterfoilError):
+        return None
+
+
+class _Channels:
+    """The channels of one target: the present one is for the authority that the file holds now."""
+
+    def __init__(self, target: str, ca_file: Path, make: Callable[[], Any]) -> None:
+        self.target, self.ca_file = target, ca_file
+        self.made: list[Any] = []
+
+        def kept() -> Any:
+            self.made.append(channel := make())
+            return channel
+
+        self._followed = Followed([ca_file], kept)
+
+    def current(self) -> Any:
+        return self._followed.current()
+
+    def explained(self, error: grpc.RpcError) -> grpc.RpcError:
+        """Return the error of a call, with the cause where the server's certificate was refused. Blocks."""
+        if not _is_refusal(error):
+            return error
+        said = refusal(self.target, self.ca_file)
+        return (
+            AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), said)
+            if said
+            else error
+        )
+
+
+class _Method:
+    """One method of a channel, on whichever channel is the present one."""
+
+    def __init__(self, channels: _Channels, kind: str, arguments: Any, options: Any) -> None:
+        self._channels = channels
+        self._how = kind, arguments, options
+        self._made: tuple[Any, Any] | None = None
+
+    def _method(self) -> Any:
+        channel = self._channels.current()
+        if self._made is None or self._made[0] is not channel:
+            kind, arguments, options = self._how
+            self._made = channel, getattr(channel, kind)(*arguments, **options)
+        return self._made[1]
+
+
+class _BlockingMethod(_Method):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return self._method()(*arguments, **options)
+        except grpc.RpcError as error:
+            if (explained := self._channels.explained(error)) is error:
+                raise
+            raise explained from error
+
+    def __getattr__(self, name: str) -> Any:  # with_call, future
+        return getattr(self._method(), name)
+
+
+class _AioMethod(_Method):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return _Call(self._method()(*arguments, **options), self._channels)
+
+
+class _Call:
+    """A call under way; everything but its failure is as the core has it."""
+
+    def __init__(self, call: Any, channels: _Channels) -> None:
+        self._call = call
+        self._channels = channels
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._answers()
+
+    async def read(self) -> Any:
+        async with self._explaining():
+            return await self._call.read()
+
+    async def _answer(self) -> Any:
+        async with self._explaining():
+            return await self._call
+
+    async def _answers(self) -> AsyncIterator[Any]:
+        async with self._explaining():
+            async for answer in self._call:
+                yield answer
+
+    @contextlib.asynccontextmanager
+    async def _explaining(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            if not _is_refusal(error):
+                raise
+            explained = await asyncio.to_thread(self._channels.explained, error)
+            raise explained from error
+        except BaseException:  # whoever waits was cancelled, or wants no more answers
+            self._call.cancel()
+            raise
+
+
+class _Methods:
+    """The four kinds of method of a channel."""
+
+    _channels: _Channels
+    _method: type[_Method]
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        """Return a method that takes one message and answers with one."""
+        return self._method(self._channels, "unary_unary", arguments, options)
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:
+        """Return a method that takes one message and answers with many."""
+        return self._method(self._channels, "unary_stream", arguments, options)
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:
+        """Return a method that takes many messages and answers with one."""
+        return self._method(self._channels, "stream_unary", arguments, options)
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
+        """Return a method that takes many messages and answers with many."""
+        return self._method(self._channels, "stream_stream", arguments, options)
+
+
+class BlockingChannel(_Methods, grpc.Channel):
+    """A blocking channel to host:port that follows the authority's file."""
+
+    _method = _BlockingMethod
+
+    def __init__(self, target: str, ca_file: Path, options: Options) -> None:
+        self._channels = _Channels(
+            target,
+            ca_file,
+            lambda: grpc.secure_channel(target, credentials(ca_file), options=options),
+        )
+
+    def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
+        """Have the present channel's state told."""
+        self._channels.current().subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Any) -> None:
+        """Have it told no more."""
+        for channel in self._channels.made:
+            channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        """End all calls."""
+        for channel in self._channels.made:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AioChannel(_Methods, grpc.aio.Channel):
+    """A channel of asyncio to host:port that follows the authority's file."""
+
+    _method = _AioMethod
+
+    def __init__(self, target: str, ca_file: Path, options: Options) -> None:
+        self._channels = _Channels(
+            target,
+            ca_file,
+            lambda: grpc.aio.secure_channel(target, credentials(ca_file), options=options),
+        )
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Return the present channel's state."""
+        state: grpc.ChannelConnectivity = self._channels.current().get_state(try_to_connect)
+        return state
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Return when the present channel's state is another."""
+        await self._channels.current().wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Return when the present channel is connected."""
+        await self._channels.current().channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """End all calls, those within `grace` seconds orderly."""
+        for channel in self._channels.made:
+            await channel.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _is_refusal(error: grpc.RpcError) -> bool:
+    if not isinstance(error, grpc.Call | AioRpcError):
+        return False
+    details = error.details() or ""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and any(said in details for said in REFUSED)
