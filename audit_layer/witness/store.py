@@ -9,9 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.journal import keep_private
+from shared.runtime.keys import private_folder
 from shared.translog.checkpoint import Checkpoint
 
 _MAX_EVIDENCE = 100
+_MEMORY = Path(":memory:")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS latest (
     origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note TEXT NOT NULL,
@@ -38,7 +41,9 @@ class WitnessStore:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path != _MEMORY:
+                private_folder(path.parent)
+                keep_private(path)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=10.0
             )

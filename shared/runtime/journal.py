@@ -6,10 +6,13 @@ it is on disk (WAL, synchronous=FULL); if it raises, nothing of it is there.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
+import shlex
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +28,8 @@ _Job = tuple[Operation[Any], "Future[Any]"]
 
 MAX_GROUP: Final = 256
 _BUSY_S: Final = 10.0
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+"""What sqlite keeps beside a database."""
 
 
 class Journal:
@@ -38,7 +43,7 @@ class Journal:
         private_folder(path.parent)
         self._lock_file = _lock(path) if exclusive else None
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+            keep_private(path)
             self._writer = connect(path)
             _prepare(self._writer, path, schema, version)
             self._reader = connect(path, read_only=True)
@@ -130,6 +135,33 @@ class Journal:
             return
         for future, result in results:
             future.set_result(result)
+
+
+def keep_private(path: Path) -> None:
+    """Make a database's file, if there is none, and let nobody but its owner read it: -wal and -shm too.
+
+    sqlite gives the files beside a database the mode of the database, so this comes before it is opened.
+    Raises:
+        CounterfoilError: CONFIGURATION when a file is open to other users and is not ours to close.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+    for file in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
+        with contextlib.suppress(FileNotFoundError):  # sqlite makes and removes those beside
+            _close_to_others(file)
+
+
+def _close_to_others(file: Path) -> None:
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if not mode & 0o077:
+        return
+    try:
+        file.chmod(mode & ~0o077)
+    except PermissionError as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{file} is open to other users (mode {mode:04o}), and belongs to another one",
+            remedy=f"Run as its owner: chmod 600 {shlex.quote(str(file))}",
+        ) from error
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

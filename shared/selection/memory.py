@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
+from shared.runtime.journal import keep_private
+from shared.runtime.keys import private_folder
 from shared.selection.party import Revealed
 
 SCHEMA = """
@@ -31,6 +33,8 @@ class RevealMemory:
 
     def __init__(self, path: Path) -> None:
         self.lock = RLock()
+        private_folder(path.parent)
+        keep_private(path)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
