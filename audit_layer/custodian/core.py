@@ -45,11 +45,14 @@ class Custodian:
         known = self.store.find(entry_of(case.request))
         if known is None:
             epoch = read_as(EpochSeal, case.seal).epoch
-            own = self.memory.find(epoch)
+            own: Kept | None = None
             try:
-                permitted = check_release(
-                    case, self.trust, revealed=None if own is None else own.revealed
-                )
+                with self.memory.lock:
+                    own = self.memory.find(epoch)
+                    revealed = None if own is None else own.revealed
+                    permitted = check_release(case, self.trust, revealed=revealed)
+                    if permitted.without_own:  # seals are public: nobody may have it reveal now
+                        self.memory.pass_over(epoch)
                 known = self._make(case, permitted)
             except InsistenceError as refused:
                 self._report(case, refused, epoch, own)

@@ -125,6 +125,8 @@ class Permitted:
     epoch: int
     drawn_by: DrawReason
     """The rule that draws the receipt, also for a confirmation: DRAW, FLOOR or WHOLE."""
+    without_own: bool
+    """Whether the draw was made without the custodian's reveal, which it has not given."""
 
 
 def check_release(
@@ -141,13 +143,14 @@ def check_release(
     epoch = _check_epoch(case, trust, request, revealed)  # (3)
     reveals = _check_reveals(case, trust, epoch)  # (4)
     draw = _check_draw(case, trust, request, epoch, reveals)  # (5)
-    if revealed is not None and trust.own not in reveals:
+    without_own = trust.own not in reveals
+    if revealed is not None and without_own:
         raise InsistenceError(
             Rule.OWN_REVEAL, f"the draw of epoch {draw.epoch} lacks the reveal of this custodian"
         )
     drawn_by = _check_drawn(case, trust, request, recipient, receipt_entry, receipt, epoch, draw)
     _check_agreement(case, trust, receipt)  # (6)
-    return Permitted(request, request_entry, receipt, recipient, epoch.seal.epoch, drawn_by)
+    return Permitted(request, request_entry, receipt, recipient, draw.epoch, drawn_by, without_own)
 
 
 def _check_request(case: ReleaseCase, trust: Trust) -> tuple[DisclosureRequest, bytes, Worker]:

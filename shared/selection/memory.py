@@ -1,4 +1,7 @@
-"""What a beacon party must not forget: under which seal it revealed each epoch. sqlite, durable before a reveal leaves."""
+"""What a beacon party must not forget: under which seal it revealed each epoch, and which it passed over.
+
+sqlite, durable before a reveal leaves.
+"""
 
 import sqlite3
 from dataclasses import dataclass
@@ -9,7 +12,8 @@ from shared.runtime.journal import keep_private
 from shared.runtime.keys import private_folder
 from shared.selection.party import Revealed
 
-SCHEMA = """
+SCHEMAS = (
+    """
 CREATE TABLE IF NOT EXISTS reveals (
   epoch INTEGER PRIMARY KEY,
   seal BLOB NOT NULL CHECK (length(seal) = 32),
@@ -17,7 +21,9 @@ CREATE TABLE IF NOT EXISTS reveals (
   size INTEGER NOT NULL,
   statement BLOB NOT NULL
 ) STRICT
-"""
+""",
+    "CREATE TABLE IF NOT EXISTS passed (epoch INTEGER PRIMARY KEY) STRICT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ class RevealMemory:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(SCHEMA)
+        for schema in SCHEMAS:
+            self._db.execute(schema)
 
     def close(self) -> None:
         """Close the database."""
@@ -69,3 +76,14 @@ class RevealMemory:
                 "INSERT INTO reveals VALUES (?, ?, ?, ?, ?)",
                 (value.epoch, value.seal, value.first, value.size, kept.statement),
             )
+
+    def pass_over(self, epoch: int) -> None:
+        """Remember that an epoch was drawn without this party's reveal, and is not to be revealed any more; durable."""
+        with self.lock:
+            self._db.execute("INSERT OR IGNORE INTO passed VALUES (?)", (epoch,))
+
+    def passed(self, epoch: int) -> bool:
+        """Whether an epoch was passed over."""
+        with self.lock:
+            row = self._db.execute("SELECT 1 FROM passed WHERE epoch = ?", (epoch,)).fetchone()
+        return row is not None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.memory import Kept, RevealMemory
 from shared.selection.party import BeaconParty
 from shared.statements.cose import MAX_LONG_STATEMENT, MAX_STATEMENT
@@ -48,10 +49,14 @@ class BeaconService:
     def reveal(self, message: bytes) -> bytes:
         """Answer with the signed reveal, made once per epoch under one seal; kept before it leaves.
 
-        Errors: those of `BeaconParty.reveal`.
+        Errors: those of `BeaconParty.reveal`; CONFLICT for an epoch that was passed over.
         """
         shown = RevealRequest.from_cbor(message, max_bytes=MAX_MESSAGE)
         with self.memory.lock:
+            if self.memory.passed(shown.epoch):
+                raise CounterfoilError(
+                    Code.CONFLICT, f"epoch {shown.epoch} was drawn without the reveal of this party"
+                )
             near = self.memory.near(shown.epoch)
             statement, revealed = self.party.reveal(
                 shown.epoch,

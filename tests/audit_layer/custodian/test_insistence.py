@@ -40,6 +40,9 @@ DRAWN = [
     for late in range(4)
 ]
 WHOLE = World(reason=DrawReason.WHOLE, missing=1)
+WHOLE_AGAIN = World(
+    reason=DrawReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
+)
 FEW = replace(TRUST.limits, max_releases_per_day=3, max_floor_per_day=1, max_whole_per_day=1)
 
 
@@ -137,6 +140,28 @@ def test_a_file_of_a_custodian_that_did_not_count_yet_goes_on(tmp_path):
 def test_the_file_is_its_owners_alone(tmp_path):
     with limited(tmp_path):
         assert (tmp_path / custody.RELEASES).stat().st_mode & 0o777 == 0o600
+
+
+# -- an epoch that was drawn without it -----------------------------------------------------------------
+
+
+def test_who_makes_it_reveal_late_cannot_turn_it_against_a_draw_that_it_went_along_with(tmp_path):
+    """Seals are public: anyone could have it reveal after it was away, and so stop an honest audit midway."""
+    generous = replace(FEW, max_whole_per_day=3)
+    with limited(tmp_path, generous) as holder:
+        assert release(holder, WHOLE) is None
+    with limited(tmp_path, generous) as holder:
+        with pytest.raises(CounterfoilError) as caught:
+            reveal(holder, WHOLE)
+        assert caught.value.code is Code.CONFLICT
+        assert release(holder, WHOLE_AGAIN) is None
+        assert holder.store.reports() == []
+
+
+def test_an_epoch_that_was_drawn_with_it_is_not_passed_over(tmp_path):
+    with limited(tmp_path) as holder:
+        assert release(holder, GOOD) is None
+        assert reveal(holder, GOOD)
 
 
 # -- reports ------------------------------------------------------------------------------------------
