@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shared.codec.hashing import labelled_hash
+from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import (
     DisclosureRelease,
@@ -167,7 +168,13 @@ def _check_bundle_use(
             Code.INVALID_ARGUMENT, "receipt and key bundle have unlike numeric profiles"
         )
     if receipt.ended > now + CLOCK_SKEW_MS:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, "the receipt ended in the future")
+        raise untimely(
+            Code.INVALID_ARGUMENT,
+            "the receipt ended in the future, at",
+            receipt.ended,
+            now,
+            remedy="Set the node's clock, or the audit server's.",
+        )
 
 
 Check = Callable[[Admitted, str, Lookups, int], Admitted]

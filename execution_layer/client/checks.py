@@ -23,6 +23,7 @@ from shared.envelope.stream import (
     final_signature_message,
     stream_signature_message,
 )
+from shared.runtime.clocks import shown, span
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_key
 from shared.statements.cose import open_as
@@ -269,8 +270,18 @@ def _check_usage(response: Response, receipt: Receipt, evidence: Evidence | None
 def _check_times(response: Response, receipt: Receipt, now_ms: int) -> None:
     """Check (8): the times are about when the request was made and answered."""
     earliest = response.sent.order.created - SKEW_MS
-    _require(receipt.started >= earliest, "started", "is before the order was made")
-    _require(receipt.ended <= now_ms + SKEW_MS, "ended", "is in the future")
+    _require(
+        receipt.started >= earliest,
+        "started",
+        f"is before the order was made: the node's clock said {shown(receipt.started)}, and this machine's"
+        f" {shown(response.sent.order.created)}, {span(response.sent.order.created - receipt.started)} later",
+    )
+    _require(
+        receipt.ended <= now_ms + SKEW_MS,
+        "ended",
+        f"is in the future: the node's clock said {shown(receipt.ended)}, and this machine's says"
+        f" {shown(now_ms)}, {span(receipt.ended - now_ms)} earlier",
+    )
 
 
 def _agree(name: str, claimed: object, ours: object) -> None:

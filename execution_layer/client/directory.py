@@ -19,7 +19,7 @@ from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
 from shared.statements.cose import open_as
-from shared.statements.keys import KeyBundle
+from shared.statements.keys import KeyBundle, stale_bundle
 from shared.translog.policy import Policy as LogPolicy
 from shared.translog.policy import Witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
@@ -67,7 +67,7 @@ def check_bundle(
         )
     included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)  # (2)
     if not bundle.is_live(now):  # (3)
-        raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is not live")
+        raise stale_bundle(bundle, now)
     if listed.revoked:  # (4)
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
     policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not asked

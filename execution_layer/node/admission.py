@@ -12,8 +12,10 @@ from execution_layer.node.identity import BundleKeys, KeyRing
 from execution_layer.node.settings import Quotas
 from shared.envelope.header import Envelope, Header, envelope_hash
 from shared.envelope.sealing import OpenedRequest, open_request
+from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import open_as, verify_signature
+from shared.statements.keys import stale_bundle
 from shared.statements.orders import Order
 from shared.statements.request import RequestBody
 
@@ -161,11 +163,14 @@ class Admission:
 
     def _check_time(self, order: Order, now_ms: int) -> None:
         if order.expiry <= now_ms:
-            raise CounterfoilError(Code.EXPIRED, "the order has expired")
+            raise untimely(Code.EXPIRED, "the order expired at", order.expiry, now_ms)
 
     def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
         keys = self._ring.find(order.bundle, now_ms)
         if keys is None:
+            known = self._ring.known(order.bundle)
+            if known is not None:
+                raise stale_bundle(known, now_ms, {"bundle": self._ring.current().entry.hex()})
             raise CounterfoilError(
                 Code.STALE_KEY,
                 f"the order names key bundle {order.bundle.hex()[:16]}…, which is not in use here",
@@ -191,7 +196,7 @@ class Admission:
                     Code.NO_ORDER, f"the order is for another envelope: its {name} differs"
                 )
         if header.expiry <= now_ms:
-            raise CounterfoilError(Code.EXPIRED, "the envelope has expired")
+            raise untimely(Code.EXPIRED, "the envelope expired at", header.expiry, now_ms)
         if order.bundle not in header.candidates:
             raise CounterfoilError(
                 Code.STALE_KEY, "the envelope is not sealed for the key bundle that the order names"

@@ -91,6 +91,11 @@ class KeyRing:
         keys = self._bundles.get(entry)
         return keys if keys is not None and keys.bundle.is_live(now_ms) else None
 
+    def known(self, entry: bytes) -> KeyBundle | None:
+        """Return a bundle of this node by its entry, also one that may not be used now; None once it is dropped."""
+        keys = self._bundles.get(entry)
+        return None if keys is None else keys.bundle
+
     def unproved(self) -> list[BundleKeys]:
         """Return the bundles that the log has not witnessed yet."""
         return [keys for keys in self._bundles.values() if not keys.proof]

@@ -27,6 +27,7 @@ from shared.envelope.shares import (
     share_commitments,
     split,
 )
+from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import RequestBody
 from shared.statements.rules import Octets, Whole
@@ -171,7 +172,7 @@ def open_request(
     envelope = Envelope.from_bytes(envelope_bytes)  # (1)
     header, ctx = envelope.header, envelope.header.ctx
     if header.expiry <= now_ms:  # (3)
-        raise CounterfoilError(Code.EXPIRED, "the envelope has expired")
+        raise untimely(Code.EXPIRED, "the envelope expired at", header.expiry, now_ms)
     if bundle_entry not in header.candidates:
         raise CounterfoilError(
             Code.STALE_KEY,

@@ -1,8 +1,10 @@
 """The error catalogue as HTTP problem details (RFC 9457), for servers and clients; no web framework here."""
 
 import json
+import time
 from typing import Any, Final
 
+from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -45,7 +47,7 @@ def from_problem(status: int, body: bytes, who: str) -> CounterfoilError:
         return CounterfoilError(fallback, f"{who} answered with HTTP status {status}")
     detail = _text(members.get("detail")) or code.value.message
     metadata = members.get("metadata")
-    return CounterfoilError(
+    told = CounterfoilError(
         code,
         f"{who} refused: {detail}",
         remedy=_text(members.get("remedy")),
@@ -53,6 +55,7 @@ def from_problem(status: int, body: bytes, who: str) -> CounterfoilError:
         if isinstance(metadata, dict)
         else None,
     )
+    return compared(told, time.time_ns() // 1_000_000)
 
 
 def _text(value: object) -> str | None:

@@ -1,9 +1,11 @@
 """Key bundles and their revocation; both are signed by the operator's identity key."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from shared.runtime.errors import CounterfoilError
+from shared.runtime.clocks import untimely
+from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key
 from shared.statements.rules import Count, Either, Octets, Text, Whole, refuse
 from shared.statements.schema import Bytes32, Line, Ms, Name, Statement
@@ -61,6 +63,21 @@ class KeyBundle(Statement):
     def is_live(self, now_ms: int) -> bool:
         """Whether the bundle may be used at this time."""
         return self.not_before <= now_ms < self.not_after
+
+
+def stale_bundle(
+    bundle: KeyBundle, now_ms: int, metadata: Mapping[str, str] | None = None
+) -> CounterfoilError:
+    """Return the STALE_KEY that says when a bundle may be used that may not be used now."""
+    early = now_ms < bundle.not_before
+    return untimely(
+        Code.STALE_KEY,
+        f"the key bundle of {bundle.issuer} {'is not valid before' if early else 'expired at'}",
+        bundle.not_before if early else bundle.not_after,
+        now_ms,
+        remedy="Read the key directory again; if that does not help, look whether a clock is wrong.",
+        metadata=metadata,
+    )
 
 
 @dataclass(frozen=True, slots=True)

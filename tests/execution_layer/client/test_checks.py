@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from execution_layer.client.checks import SKEW_MS, STEPS, StreamReader, check_response, run_steps
 from shared.codec.moment import now_ms
 from shared.envelope.evidence import open_evidence, seal_evidence
+from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, sign
 from shared.statements.receipts import EnergyQuality, Finish, Usage
@@ -213,8 +214,10 @@ async def test_times_before_the_order_or_in_the_future_are_not_believed(answer):
     early = answer.sent.order.created - SKEW_MS - 1
     passed, error = refusal(answer.with_receipt(started=early), now=now)
     assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the times"))
+    assert f"the node's clock said {shown(early)}, and this machine's" in error.detail
     _, error = refusal(answer.with_receipt(ended=now + SKEW_MS + 1), now=now)
     assert "ended is in the future" in error.detail
+    assert f"this machine's says {shown(now)}, 5 min earlier" in error.detail
     skewed = answer.with_receipt(started=early + 1, ended=now + SKEW_MS)
     assert check_response(skewed, now)
 

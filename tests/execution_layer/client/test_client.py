@@ -10,6 +10,7 @@ from execution_layer.client.archive import State
 from execution_layer.node import session
 from execution_layer.node.settings import Quotas
 from shared.envelope.sealing import open_with_secret
+from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish
@@ -342,6 +343,14 @@ async def test_a_directory_is_believed_in_nothing(world, monkeypatch):
         world.audit.proof = true
         async with world.client() as client:
             assert await client.nodes()
+        life, minute = node.ring.current().bundle, 60_000
+        for now, said in (
+            (life.not_before - minute, f"is not valid before {shown(life.not_before)}"),
+            (life.not_after + minute, f"expired at {shown(life.not_after)}"),
+        ):
+            monkeypatch.setattr(directory, "now_ms", lambda now=now: now)
+            side = "later" if now > life.not_before else "earlier"
+            assert f"{said}; the clock here says {shown(now)}, 1 min {side}" in await reason()
 
 
 async def test_nodes_are_asked_while_the_audit_server_is_away(world):

@@ -13,6 +13,7 @@ from shared.envelope.body import encode_body
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.padding import pad
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
@@ -220,11 +221,15 @@ async def test_a_new_tenant_is_known_as_soon_as_its_file_says_so(world, node):
 
 async def test_an_expired_order_is_refused(world, node):
     changes = {"created": 1, "expiry": 2}
-    assert (await refusal_of(world, node, order_changes=changes)).code is Code.EXPIRED
+    error = await refusal_of(world, node, order_changes=changes)
+    assert error.code is Code.EXPIRED
+    assert "the order expired at 1970-01-01 00:00:00 UTC; the clock here says 20" in error.detail
 
 
 async def test_an_expired_header_is_refused(world, node):
-    assert (await refusal_of(world, node, expires_in_ms=-1)).code is Code.EXPIRED
+    error = await refusal_of(world, node, expires_in_ms=-1)
+    assert error.code is Code.EXPIRED
+    assert "the clock here says" in error.detail
 
 
 async def test_an_unknown_key_bundle_is_stale(world, node):
@@ -237,7 +242,10 @@ async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
     request = make_request(world, node, expires_in_ms=10**9, order_changes={"expiry": 2 * 10**12})
     end = node.ring.current().bundle.not_after
     monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
-    assert (await refused(world, node, request.order, request.envelope)).code is Code.STALE_KEY
+    error = await refused(world, node, request.order, request.envelope)
+    assert error.code is Code.STALE_KEY
+    assert f"expired at {shown(end)}; the clock here says {shown(end)}" in error.detail
+    assert "machine's clock says" in error.detail  # the client's own is a day behind
 
 
 async def test_another_rate_card_is_refused_and_the_right_one_named(world, node):
