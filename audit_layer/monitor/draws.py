@@ -1,11 +1,15 @@
-"""Checks every draw that the log has, as far as strangers can: steps (1) to (8) of protocol §6.1.1."""
+"""Checks every draw that the log has, as far as strangers can: steps (1) to (8) of protocol §6.1.1.
 
+With a tenant's token also (10) for its own receipts: that none is missing which the rate draws.
+"""
+
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from audit_layer.monitor.answers import Listed
-from audit_layer.monitor.client import FetchTile, OnDemand
+from audit_layer.monitor.client import ApiClient, FetchTile, OnDemand
 from audit_layer.monitor.core import Verified
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from audit_layer.monitor.inclusion import prove
@@ -13,6 +17,7 @@ from audit_layer.monitor.selected import Selected
 from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.walk import damaged
 from shared.runtime.errors import CounterfoilError
+from shared.selection.draw import Logged
 from shared.selection.draw_check import Fault, Keys, Known, Wrong, check_draw
 from shared.selection.record import EpochRecord, gather
 from shared.statements.audits import Draw, EpochOpen, EpochSeal
@@ -32,6 +37,7 @@ class Draws:
         tile: FetchTile,
         store: MonitorStore,
         keys: Keys,
+        tenant: ApiClient | None = None,
         *,
         found: Callable[[Finding], Awaitable[None]],
         clock: Callable[[], float] = time.time,
@@ -40,6 +46,7 @@ class Draws:
         self._tile = tile
         self._store = store
         self._keys = keys
+        self._tenant = tenant
         self._found = found
         self._clock = clock
 
@@ -74,7 +81,10 @@ class Draws:
             checked.add(record.epoch)
 
     async def _faults(self, record: EpochRecord, checkpoint: Checkpoint) -> Sequence[Fault]:
-        known = Known(entries=await self._entries(record, checkpoint))
+        known = Known(
+            entries=await self._entries(record, checkpoint),
+            receipts=await self._receipts(record, checkpoint),
+        )
         now = int(self._clock() * 1000)
         return check_draw(record, origin=self._origin, now=now, keys=self._keys, known=known).faults
 
@@ -117,6 +127,24 @@ class Draws:
             entries[index] = held[bundle][index % TILE_WIDTH]
             await prove(Listed(entries[index], index), checkpoint, tiles)
         return entries
+
+    async def _receipts(self, record: EpochRecord, checkpoint: Checkpoint) -> list[Logged] | None:
+        """Return the tenant's receipts of an epoch, those that the tree holds; None without a token."""
+        if self._tenant is None or record.draw is None:
+            return None
+        after, end = record.seal.value.first - 1, min(record.seal.value.size, checkpoint.size)
+        tiles, own = OnDemand(self._tile), list[Logged]()
+        while True:
+            page = await self._tenant.receipts(after)
+            for item in page.items:
+                if item.index >= end:
+                    return own
+                after = item.index
+                with contextlib.suppress(FoundError):  # the list of receipts is checked by itself
+                    await prove(item, checkpoint, tiles)
+                    own.append(Logged(item.entry, item.index, b""))
+            if not page.more:
+                return own
 
     async def _bundle(self, bundle: Tile, size: int) -> list[bytes]:
         data = await self._tile(bundle)

@@ -76,6 +76,7 @@ class Monitor:
             self._follower.tile,
             store,
             rules.watch.selection,
+            tenant_api,
             found=self._found,
             clock=clock,
         )

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from audit_layer.monitor import selected
 from audit_layer.monitor.statements import Watch
@@ -12,7 +14,7 @@ from audit_layer.monitor.store import MonitorStore
 from shared.runtime.keys import public_bytes
 from shared.selection.draw_check import HOUR_MS, Keys
 from shared.selection.record import gather
-from shared.statements.audits import Draw
+from shared.statements.audits import Draw, DrawReason
 from shared.statements.cose import open_as
 from tests.audit_layer.log.world import ORIGIN
 from tests.audit_layer.monitor.conftest import Scene
@@ -128,6 +130,39 @@ async def test_a_sealed_epoch_without_a_draw_is_found_once_it_is_due_and_checked
     assert (await scene.look(watch=WATCH, stale_after_s=0)).findings == 1
     assert "step (1), undrawn" in found(scene)[0]
     assert waiting(scene) == {0, 1, 2}
+
+
+async def test_a_tenant_finds_that_its_own_receipt_was_left_out(scene: Scene):
+    honest = middle()
+    due = next(item for item in honest.rules[1] if item.reason is DrawReason.DRAW)
+    left_out = middle(
+        draw=lambda d: replace(d, drawn=tuple(index for index in d.drawn if index != due.index))
+    )
+    others = [r.index for r in left_out.receipts if r.index != due.index]
+    for mine, missing in (([due.index], 1), (others, 0)):
+        scene.state = scene.state.with_name(f"{missing}.db")
+        scene.heard.events.clear()
+        show(scene, left_out)
+        receipts(scene, left_out, mine)
+        await scene.look(watch=WATCH, token="of a tenant")
+        details = [f["detail"] for f in scene.heard.of("finding") if f["kind"] == "draw"]
+        assert ["step (10), missing" in detail for detail in details] == [True] * missing
+
+
+def receipts(scene: Scene, made: Book, indexes: Sequence[int]) -> None:
+    """List receipts as a tenant's own; their statements are not shown, which has findings of its own."""
+
+    def page(request: Request) -> JSONResponse:
+        after = int(request.query_params["after"])
+        found = [
+            {"entry": made.entries[index].hex(), "log_index": index}
+            for index in indexes
+            if index > after
+        ]
+        return JSONResponse({"items": found, "next": None})
+
+    scene.server.answers["v1/receipts"] = page
+    scene.server.answers["v1/disclosures"] = JSONResponse({"items": [], "next": None})
 
 
 async def test_without_keys_the_rule_is_checked_all_the_same(scene: Scene):
