@@ -234,6 +234,7 @@ async def _publishing(
         files=files,
         second_place=second_place(settings, policy),
         interval_s=settings.publish_interval_ms / 1000,
+        refresh_s=settings.refresh_seconds,
     )
     task = asyncio.create_task(publisher.run(), name="publication")
     try:

@@ -81,6 +81,15 @@ class LogServicer(audit_pb2_grpc.LogServicer):
         proof = await asyncio.to_thread(self._proofs.prove, request.entry)
         return audit_pb2.GetProofResponse(tlog_proof=proof.encode(), index=proof.index)
 
+    async def GetConsistency(  # noqa: N802  # the generated name
+        self, request: audit_pb2.GetConsistencyRequest, _context: Context
+    ) -> audit_pb2.GetConsistencyResponse:
+        """Return a consistency proof; NOT_WITNESSED while the larger size is not published."""
+        proof = await asyncio.to_thread(
+            self._proofs.consistency, request.old_size, request.new_size
+        )
+        return audit_pb2.GetConsistencyResponse(proof=proof)
+
 
 class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
     """Lists key bundles."""
@@ -92,7 +101,9 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
         self, request: audit_pb2.ListKeyBundlesRequest, _context: Context
     ) -> audit_pb2.ListKeyBundlesResponse:
         """Return unexpired bundles, with proofs where they are witnessed."""
-        found = await asyncio.to_thread(self._directory.key_bundles, request.model_root or None)
+        found, revocations = await asyncio.to_thread(
+            self._directory.listing, request.model_root or None
+        )
         return audit_pb2.ListKeyBundlesResponse(
             bundles=[
                 audit_pb2.KeyBundleEntry(
@@ -101,7 +112,12 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
                     revoked=item.revoked,
                 )
                 for item in found
-            ]
+            ],
+            revocations=[
+                audit_pb2.RevocationEntry(statement=statement, tlog_proof=proof)
+                for statement, proof in revocations
+            ],
+            numeric_profiles=sorted(self._directory.numeric_profiles()),
         )
 
 

@@ -81,6 +81,8 @@ class AuditSettings(Settings):
     """The last checkpoint signed; keep it on other storage than the database."""
     publish_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 500
     """Milliseconds between checkpoints while entries arrive."""
+    refresh_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120
+    """Age of its cosignatures at which the newest checkpoint is cosigned again, so that clients can bound its age."""
     numeric_profiles: Annotated[tuple[ProfileHash, ...], Field(max_length=64)] = ()
     """Hashes (hex) of the numeric profiles that this log's auditors compute, as `counterfoil model profile` prints them. A
     node with another one is not taken in: nobody could judge it."""

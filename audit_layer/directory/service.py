@@ -47,6 +47,16 @@ class Directory:
         self, model_root: bytes | None = None, *, now: int | None = None
     ) -> list[ListedBundle]:
         """Return unexpired bundles in the order of the log, those that serve `model_root` if one is given."""
+        return self.listing(model_root, now=now)[0]
+
+    def numeric_profiles(self) -> frozenset[bytes]:
+        """Return the numeric profiles that this log's auditors compute."""
+        return self._trail.numeric_profiles()
+
+    def listing(
+        self, model_root: bytes | None = None, *, now: int | None = None
+    ) -> tuple[list[ListedBundle], list[tuple[bytes, str]]]:
+        """Return what `key_bundles` does, and (statement, tlog-proof) of each revocation of one of them that is witnessed."""
         if model_root is not None and len(model_root) != 32:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "a model root has 32 bytes")
         moment = now_ms() if now is None else now
@@ -56,16 +66,19 @@ class Directory:
             if model_root is None or model_root in known.bundle.model_roots
         ]
         revoked = self._trail.revocations() if wanted else {}
-        return [
+        ended = {known.entry: revoked[known.entry] for known in wanted if known.entry in revoked}
+        listed = [
             ListedBundle(
                 known.entry,
                 known.statement,
                 known.bundle,
                 self._proof(known.entry),
-                revoked.get(known.entry, moment + 1) <= moment,
+                known.entry in ended and ended[known.entry].at <= moment,
             )
             for known in wanted
         ]
+        proofs = [(item.statement, self._proof(item.entry)) for item in ended.values()]
+        return listed, [(statement, proof) for statement, proof in proofs if proof is not None]
 
     def _live(self, moment: int) -> list[_Known]:
         with self._mutex:

@@ -11,7 +11,7 @@ from audit_layer.log.tile_cache import TileCache
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.policy import Policy, Witnessed, verify_witnessed
-from shared.translog.proofs import inclusion_proof, root_from_inclusion
+from shared.translog.proofs import consistency_proof, inclusion_proof, root_from_inclusion
 from shared.translog.tiles import NodeReader
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
@@ -83,6 +83,21 @@ class ProofService:
                 remedy="Run `counterfoil log fsck`.",
             )
         return TlogProof(index, tuple(path), witnessed.note.encode())
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Prove that the tree of `new_size`, which is published, extends that of `old_size` (RFC 9162 §2.1.4.1).
+
+        Errors: INVALID_ARGUMENT for sizes that cannot be, NOT_WITNESSED when the larger one is not published yet.
+        """
+        if not 0 < old_size <= new_size:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                "consistency is proved from a smaller size above 0 to a larger one",
+            )
+        published = self.witnessed().checkpoint.size
+        if new_size > published:
+            raise self._not_yet(f"size {new_size} is not published; witnessed are {published}")
+        return consistency_proof(old_size, new_size, NodeReader(new_size, self._tiles))
 
     def tlog_proof(self, index_or_entry: int | bytes) -> str:
         """Return `prove(…)` as the text of a `.tlog-proof` file."""

@@ -8,6 +8,9 @@ The steps of one checkpoint, each durable before the next begins:
 4. cosignatures of the quorum, into the database;
 5. the checkpoint file, replaced last.
 
+While nothing new arrives, the newest checkpoint is cosigned again from time to time, so that its readers can tell a log
+at rest from one that hides what is new: the file then holds the same tree under later cosignatures than the database.
+
 Recovery is the normal path: every tick looks at what is unfinished and goes on from there. There
 is at most one signed checkpoint without a quorum; while it waits, nothing larger is signed. The
 log stops for good (FORK) when its database is behind the second place, or when anyone shows a
@@ -19,7 +22,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
@@ -40,6 +43,8 @@ from shared.translog.signed_checkpoint import parse_and_verify, sign
 from shared.translog.tiles import TileReader, files_grown
 
 DEFAULT_INTERVAL_S = 0.5
+DEFAULT_REFRESH_S = 120.0
+"""Age of its cosignatures at which the newest checkpoint is cosigned again."""
 _MAX_BACKOFF_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -58,6 +63,8 @@ class Publisher:
         files: PublishedFiles,
         second_place: SecondPlace,
         interval_s: float = DEFAULT_INTERVAL_S,
+        refresh_s: float = DEFAULT_REFRESH_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         origins = {signer.verifier.name for signer in signers}
         if len(origins) != 1 or {s.verifier for s in signers} != set(policy.logs):
@@ -72,6 +79,9 @@ class Publisher:
         self._files = files
         self._second_place = second_place
         self._interval_s = interval_s
+        self._refresh_s = refresh_s
+        self._clock = clock
+        self._fresh_until = 0.0
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
         self._asked = False
@@ -124,7 +134,7 @@ class Publisher:
                 await self._ask_witnesses_once()
                 row = await asyncio.to_thread(self._prepare)
                 if row is None or row.note is None:
-                    return None
+                    return await self._freshen()
                 cosigned = row.cosigned_note or await self._gather(row.note)
                 return await asyncio.to_thread(self._finish, row, cosigned)
 
@@ -277,6 +287,37 @@ class Publisher:
         raise CounterfoilError(
             Code.CONFLICT, f"witness {witness.name!r} claims to hold another or a larger tree"
         )
+
+    async def _freshen(self) -> Witnessed | None:
+        """Have the published checkpoint cosigned again where its cosignatures are old; None while they are not."""
+        if self._clock() < self._fresh_until:
+            return None
+        published = await asyncio.to_thread(self._published)
+        if published is None:
+            return None
+        row, witnessed = published
+        if self._still_fresh(witnessed):
+            return None
+        assert row.note is not None
+        again = verify_witnessed(await self._gather(row.note), self._policy)
+        await asyncio.to_thread(self._files.write_checkpoint, again.note.encode())
+        self._still_fresh(again)
+        return again
+
+    def _published(self) -> tuple[table.CheckpointRow, Witnessed] | None:
+        """Return the newest checkpoint as the database holds it and as it is published."""
+        with transaction(self._engine) as connection:
+            row = table.newest(connection)
+        note = self._files.checkpoint()
+        if row is None or row.published_at is None or note is None:
+            return None
+        witnessed = verify_witnessed(note, self._policy)
+        held = (witnessed.checkpoint.size, witnessed.checkpoint.root) == (row.size, row.root)
+        return (row, witnessed) if held else None  # else fsck has a finding
+
+    def _still_fresh(self, witnessed: Witnessed) -> bool:
+        self._fresh_until = min(witnessed.times.values()) + self._refresh_s
+        return self._clock() < self._fresh_until
 
     def _finish(self, row: table.CheckpointRow, cosigned: str) -> Witnessed:
         """Steps 4 and 5."""

@@ -83,6 +83,15 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """From when a bundle is revoked (ms), and the statement that says so."""
+
+    at: int
+    entry: bytes
+    statement: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptQuery:
     """A page of receipts in order of log index; None means any."""
 
@@ -252,6 +261,10 @@ class Trail:
         if not found:
             raise CounterfoilError(Code.NOT_FOUND, f"there is no enabled {role} named {name!r}")
 
+    def numeric_profiles(self) -> frozenset[bytes]:
+        """Return the numeric profiles that this log's auditors compute."""
+        return self._lookups.numeric_profiles()
+
     def parties(self) -> list[PartyRow]:
         """Return all parties."""
         return self._all(select(PartyRow).order_by(PartyRow.role, PartyRow.name, PartyRow.id))
@@ -358,12 +371,14 @@ class Trail:
                 row.second_statement = _readable(db, row.second_statement)
         return found
 
-    def revocations(self) -> Mapping[bytes, int]:
-        """Return revoked bundles and the times of their revocation."""
-        revoked: dict[bytes, int] = {}
+    def revocations(self) -> Mapping[bytes, Revoked]:
+        """Return revoked bundles, each with its earliest revocation."""
+        revoked: dict[bytes, Revoked] = {}
         for row in self._all(select(StatementRow).where(StatementRow.type == Revocation.TYPE)):
             value = read_as(Revocation, row.raw)
-            revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
+            known = revoked.get(value.bundle)
+            if known is None or value.at < known.at:
+                revoked[value.bundle] = Revoked(value.at, row.entry, row.raw)
         return revoked
 
     def status(self) -> dict[str, int]:

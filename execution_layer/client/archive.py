@@ -5,7 +5,7 @@ given out in the same transaction, so they are gapless and never used twice, als
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,8 @@ from execution_layer.client.schema import SCHEMA, VERSION
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
+from shared.statements.keys import Revocation
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import Witnessed
 
 
@@ -178,29 +180,67 @@ class Archive:
             )
         )
 
-    async def remember_checkpoints(self, seen: Iterable[Witnessed]) -> None:
-        """Keep witnessed checkpoints; FORK if one contradicts what was kept before."""
-        rows = [
-            (item.checkpoint.origin, item.checkpoint.size, item.checkpoint.root, item.note.encode())
-            for item in seen
-        ]
+    def largest_checkpoint(self, origin: str) -> Checkpoint | None:
+        """Return the largest checkpoint of a log that was accepted."""
+        query = "SELECT size, root FROM checkpoints WHERE origin = ? ORDER BY size DESC LIMIT 1"
+        row = self._journal.read(lambda db: db.execute(query, (origin,)).fetchone())
+        return None if row is None else Checkpoint(origin, row["size"], row["root"])
+
+    async def remember_checkpoint(self, seen: Witnessed, beside: Checkpoint) -> None:
+        """Keep a checkpoint that was found to be of one history with `beside`, the largest that was kept.
+
+        CONFLICT when another process has accepted a larger one meanwhile.
+        """
+        item = seen.checkpoint
 
         def write(db: sqlite3.Connection) -> None:
-            for origin, size, root, note in rows:
-                query = "SELECT root FROM checkpoints WHERE origin = ? AND size = ?"
-                known = db.execute(query, (origin, size)).fetchone()
-                if known is None:
-                    db.execute(
-                        "INSERT INTO checkpoints VALUES (?, ?, ?, ?)", (origin, size, root, note)
-                    )
-                elif known["root"] != root:
-                    raise CounterfoilError(
-                        Code.FORK,
-                        f"the log {origin} showed two roots for size {size}; both are witnessed",
-                        remedy="Show the archive's checkpoint and this one to the auditor and the witnesses.",
-                    )
+            query = "SELECT size, root FROM checkpoints WHERE origin = ? ORDER BY size DESC LIMIT 1"
+            kept = db.execute(query, (item.origin,)).fetchone()
+            if kept is not None and (kept["size"], kept["root"]) != (beside.size, beside.root):
+                raise CounterfoilError(
+                    Code.CONFLICT, "another process has seen more of the log meanwhile; ask again"
+                )
+            db.execute(
+                "INSERT INTO checkpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (item.origin, item.size, item.root, seen.note.encode()),
+            )
 
         await self._journal.write(write)
+
+    async def keep_suspect(self, seen: Witnessed, reason: str) -> None:
+        """Keep a witnessed checkpoint that contradicts those accepted: with them it is evidence."""
+        item, at = seen.checkpoint, now_ms()
+        await self._journal.write(
+            lambda db: db.execute(
+                "INSERT INTO suspects VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (item.origin, item.size, item.root, seen.note.encode(), reason, at),
+            )
+        )
+
+    def suspects(self) -> list[tuple[int, bytes, str]]:
+        """Return (size, root, note) of the checkpoints that contradict those accepted."""
+        query = "SELECT size, root, note FROM suspects ORDER BY origin, size"
+        rows = self._journal.read(lambda db: db.execute(query).fetchall())
+        return [(row["size"], row["root"], row["note"]) for row in rows]
+
+    async def remember_revocation(
+        self, value: Revocation, operator: str, statement: bytes, proof: str
+    ) -> None:
+        """Keep a revocation by an operator that was proved to be in the log, for ever: no listing can take it back."""
+        await self._journal.write(
+            lambda db: db.execute(
+                "INSERT INTO revocations VALUES (?, ?, ?, ?, ?) ON CONFLICT (bundle, operator) DO UPDATE"
+                " SET at = excluded.at, statement = excluded.statement, proof = excluded.proof"
+                " WHERE excluded.at < revocations.at",
+                (value.bundle, operator, value.at, statement, proof),
+            )
+        )
+
+    def revoked_at(self) -> dict[tuple[bytes, str], int]:
+        """Return the known revocations: bundle and the operator who revoked it, and from when (ms)."""
+        query = "SELECT bundle, operator, at FROM revocations"
+        rows = self._journal.read(lambda db: db.execute(query).fetchall())
+        return {(row["bundle"], row["operator"]): row["at"] for row in rows}
 
     async def attach_proof(self, transcript: int, proof: str, index: int) -> None:
         """Keep a receipt's verified tlog-proof."""

@@ -17,6 +17,7 @@ from execution_layer.client.attempt import Attempt, Terms, Wanted
 from execution_layer.client.checks import Tokenise
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
@@ -55,6 +56,7 @@ class AsyncCounterfoilClient:
         self._busy: Counter[str] = Counter()
         self._given: Counter[str] = Counter()
         self._directory: Directory | None = None
+        self._seen: LogMemory | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -213,11 +215,17 @@ class AsyncCounterfoilClient:
     async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
         if self._directory is None:
             channel = self._channel(self._policy.audit_target)
-            self._directory = Directory(self._policy, self.archive, channel)
+            self._directory = Directory(self._policy, self.archive, self._memory(), channel)
         return await self._directory.nodes(model_root, refresh=refresh)
 
     def _proofs(self) -> Proofs:
-        return Proofs(self.archive, self._channel(self._policy.audit_target), self._log)
+        channel = self._channel(self._policy.audit_target)
+        return Proofs(self.archive, self._memory(), channel, self._log)
+
+    def _memory(self) -> LogMemory:
+        if self._seen is None:
+            self._seen = LogMemory(self.archive, self._channel(self._policy.audit_target))
+        return self._seen
 
     def _channel(self, target: str) -> grpc.aio.Channel:
         if target not in self._channels:

@@ -1,29 +1,35 @@
 """The key directory, believed in nothing: every bundle is checked against the policy before it is used.
 
 A bundle counts when (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
-policy's quorum witnessed, (3) it is live now, and (4) it is not revoked.
+policy's quorum witnessed, not longer ago than the policy accepts, and that is of the history that was shown before, (3) it
+is live now, and (4) no revocation by its operator is known that is in the log as well. What nobody signed, such as the
+listing's own `revoked`, is believed in neither direction. A listing can leave a new revocation out: who must know it at once
+follows the public statements (`counterfoil log monitor`).
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 
 from execution_layer.client.archive import Archive
+from execution_layer.client.log_memory import LogMemory, check_age
 from execution_layer.client.policy import ClientPolicy
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
-from shared.statements.cose import open_as
-from shared.statements.keys import KeyBundle, stale_bundle
+from shared.statements.cose import open_as, parse_statement, verify_signature
+from shared.statements.keys import KeyBundle, Revocation, stale_bundle
 from shared.translog.policy import Policy as LogPolicy
 from shared.translog.policy import Witnessed
-from shared.translog.tlog_proof import verify_tlog_proof
+from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
 
+_log = logging.getLogger(__name__)
 MAX_BUNDLES: Final = 4096
 FRESH_S: Final = 30.0
 STALE_S: Final = 600.0
@@ -51,9 +57,16 @@ class NodeEntry:
 
 
 def check_bundle(
-    listed: audit_pb2.KeyBundleEntry, policy: ClientPolicy, log: LogPolicy, now: int
+    listed: audit_pb2.KeyBundleEntry,
+    policy: ClientPolicy,
+    log: LogPolicy,
+    now: int,
+    revoked: Mapping[tuple[bytes, str], int],
 ) -> NodeEntry:
-    """Run the four checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY."""
+    """Run the four checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
+
+    `revoked` says of which bundles a revocation was proved, by which operator, and from when (ms).
+    """
     claimed, _ = open_as(KeyBundle, listed.statement, None)
     key = policy.operator_key(claimed.operator)
     if key is None:
@@ -66,14 +79,30 @@ def check_bundle(
             Code.NOT_WITNESSED, f"the key bundle of {bundle.issuer} has no proof"
         )
     included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)  # (2)
+    check_age(included.witnessed, policy.max_checkpoint_age_s)
     if not bundle.is_live(now):  # (3)
         raise stale_bundle(bundle, now)
-    if listed.revoked:  # (4)
+    if revoked.get((statement.entry, bundle.operator), now + 1) <= now:  # (4)
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
     policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not asked
     return NodeEntry(
         bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed
     )
+
+
+def check_revocation(
+    listed: audit_pb2.RevocationEntry, policy: ClientPolicy, log: LogPolicy
+) -> tuple[Revocation, VerifiedInclusion]:
+    """Return a revocation that a pinned operator signed and that is in the witnessed log; it ends that operator's bundles only."""
+    statement = parse_statement(listed.statement, expected=Revocation.TYPE)
+    key = policy.operator_key(statement.issuer)
+    if key is None:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"the policy does not pin operator {statement.issuer[:64]}"
+        )
+    verify_signature(statement, key)
+    included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)
+    return statement.read(Revocation), included
 
 
 def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
@@ -87,10 +116,17 @@ def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
 class Directory:
     """Nodes that serve a model, read from the audit server and kept for half a minute (more while it is away)."""
 
-    def __init__(self, policy: ClientPolicy, archive: Archive, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self,
+        policy: ClientPolicy,
+        archive: Archive,
+        memory: LogMemory,
+        channel: grpc.aio.Channel,
+    ) -> None:
         self._policy = policy
         self._log = policy.log.policy()
         self._archive = archive
+        self._memory = memory
         self._stub = audit_pb2_grpc.DirectoryStub(channel)
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
 
@@ -120,6 +156,7 @@ class Directory:
             answer = await self._stub.ListKeyBundles(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
+        await self._learn(answer.revocations[:MAX_BUNDLES])
         nodes, refused = self._check(answer.bundles[:MAX_BUNDLES], model_root)
         if not nodes:
             reasons = "; ".join(error.detail for error in refused[:5])
@@ -130,21 +167,46 @@ class Directory:
                 + (f": {reasons}" if reasons else ""),
                 remedy="Check that nodes are running and registered, and the policy's pins.",
             )
-        await self._archive.remember_checkpoints(
-            {id(n.witnessed): n.witnessed for n in nodes}.values()
-        )
+        for witnessed in {node.witnessed.note.encode(): node.witnessed for node in nodes}.values():
+            await self._memory.accept(witnessed)
+            self._check_newest(witnessed)
         for node in nodes:
             await self._archive.remember_bundle(node.entry, node.statement, node.proof)
         self._known[model_root] = (time.monotonic(), nodes)
         return nodes
 
+    async def _learn(self, listed: Sequence[audit_pb2.RevocationEntry]) -> None:
+        """Keep the revocations that are proved; what is not is said, and ends nothing."""
+        for item in listed:
+            try:
+                value, included = check_revocation(item, self._policy, self._log)
+            except CounterfoilError as error:
+                _log.warning("the directory shows a revocation that does not count: %s", error)
+                continue
+            await self._memory.accept(included.witnessed)
+            operator = parse_statement(item.statement).issuer
+            await self._archive.remember_revocation(
+                value, operator, item.statement, item.tlog_proof
+            )
+
+    def _check_newest(self, witnessed: Witnessed) -> None:
+        """Refuse a listing under an older checkpoint than one that was seen before: it may hide what came since."""
+        kept = self._archive.largest_checkpoint(witnessed.checkpoint.origin)
+        if kept is not None and witnessed.checkpoint.size < kept.size:
+            raise CounterfoilError(
+                Code.NOT_WITNESSED,
+                f"the directory shows the log at size {witnessed.checkpoint.size}; it had {kept.size} before",
+                remedy="Ask again; if it stays so, the audit server was restored from an older state or hides entries.",
+            )
+
     def _check(
         self, listed: Sequence[audit_pb2.KeyBundleEntry], model_root: bytes
     ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
         nodes, refused = [], []
+        revoked = self._archive.revoked_at()
         for item in listed:
             try:
-                node = check_bundle(item, self._policy, self._log, now_ms())
+                node = check_bundle(item, self._policy, self._log, now_ms(), revoked)
             except CounterfoilError as error:
                 refused.append(error)
                 continue

@@ -82,6 +82,9 @@ class ClientPolicy(Settings):
     """How long an order and its envelope are good."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """Deadline of a request where a call names none."""
+    max_checkpoint_age_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 900
+    """How long ago the checkpoint may have been witnessed under which a node's keys are proved: what was revoked since is
+    not known."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     tokenizer: Path | None = None
     """Folder of the checkpoint's tokenizer, where the client checks the prompt's tokens itself (extra `node`)."""

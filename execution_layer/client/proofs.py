@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 
 from execution_layer.client.archive import Archive, Transcript
+from execution_layer.client.log_memory import LogMemory
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -38,8 +39,15 @@ class ProofReport:
 class Proofs:
     """Works on the archive's receipts that have no proof yet."""
 
-    def __init__(self, archive: Archive, channel: grpc.aio.Channel, policy: LogPolicy) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        memory: LogMemory,
+        channel: grpc.aio.Channel,
+        policy: LogPolicy,
+    ) -> None:
         self._archive = archive
+        self._memory = memory
         self._policy = policy
         self._log = audit_pb2_grpc.LogStub(channel)
         self._intake = audit_pb2_grpc.IntakeStub(channel)
@@ -107,7 +115,7 @@ class Proofs:
                 return False
             raise error from rpc_error
         included = verify_tlog_proof(answer.tlog_proof, item.receipt_entry, self._policy)
-        await self._archive.remember_checkpoints([included.witnessed])
+        await self._memory.accept(included.witnessed)
         await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
         return True
 

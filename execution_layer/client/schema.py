@@ -47,5 +47,23 @@ CREATE TABLE checkpoints (
     root BLOB NOT NULL,
     note TEXT NOT NULL,
     PRIMARY KEY (origin, size)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE suspects (
+    origin TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    root BLOB NOT NULL,
+    note TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (origin, size, root)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE revocations (
+    bundle BLOB NOT NULL,
+    operator TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    statement BLOB NOT NULL,
+    proof TEXT NOT NULL,
+    PRIMARY KEY (bundle, operator)
 ) STRICT, WITHOUT ROWID
 """
+"""`checkpoints` are of one history; `suspects` contradict it, and are kept as evidence."""

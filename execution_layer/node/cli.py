@@ -1,5 +1,6 @@
 """`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports wait for their command."""
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -243,6 +244,50 @@ def serve(config: Path, ready_file: Path | None) -> int:
 
     settings = load(NodeSettings, config, env_prefix="COUNTERFOIL_NODE")
     return bootstrap.serve(settings, ready_file=ready_file)
+
+
+@node.command("revoke")
+@click.argument("bundle")
+@click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
+@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
+@click.option("--audit-ca", type=_file, required=True, help="Authority of its certificate.")
+@click.option("--reason", required=True, help="Why; everybody can read it.")
+@json_option
+def revoke(
+    bundle: str,
+    operator_folder: Path,
+    audit_target: str,
+    audit_ca: Path,
+    reason: str,
+    as_json: bool,
+) -> None:
+    """End the key bundle with the entry BUNDLE (64 hexadecimal digits) now.
+
+    The log takes in no receipt for work that begins later under it, and clients seal nothing for it once they have seen
+    the revocation with its proof. Give the node new keys before it goes on.
+    """
+    from execution_layer.node.audit_link import AuditLink  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.operators import Operator  # noqa: PLC0415
+    from execution_layer.node.revoking import Revoked  # noqa: PLC0415
+    from execution_layer.node.revoking import revoke as revoke_bundle  # noqa: PLC0415
+    from execution_layer.node.settings import AuditServer  # noqa: PLC0415
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415
+    from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
+
+    operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a bundle's entry")
+
+    async def main() -> Revoked:
+        async with AuditLink(AuditServer(target=audit_target, ca_file=audit_ca)) as link:
+            return await revoke_bundle(operator, entry, link, reason=reason, at=now_ms())
+
+    done = asyncio.run(main())
+    facts = {
+        "bundle": done.bundle.hex(),
+        "revoked_from": to_rfc3339(done.at),
+        "revocation": done.entry.hex(),
+        "log_index": done.index,
+    }
+    emit(facts, as_json, lambda: "\n".join(f"{name:<14}{value}" for name, value in facts.items()))
 
 
 @node.command("drain")

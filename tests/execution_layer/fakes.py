@@ -13,7 +13,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer
-from shared.translog.proofs import inclusion_proof, lookup_in, root_at
+from shared.translog.proofs import consistency_proof, inclusion_proof, lookup_in, root_at
 from shared.translog.signed_checkpoint import sign
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
@@ -144,7 +144,11 @@ class FakeAudit(
         self.submissions = 0
         self.listed = 0
         self.deposits = []
-        self.revoked = set()
+        self.flagged = set()
+        """Bundles that the listing calls revoked, which nobody signed."""
+        self.hides_revocations = False
+        self.forked = False
+        self.clock = time.time
         self.away = False
         self.witnessing = True
         self.loses_answers = 0
@@ -188,12 +192,17 @@ class FakeAudit(
             return audit_pb2.SubmitResult(rejected=rejected)
         entry = entry_of(item.statement)
         known = entry in self.index
-        if not known:
-            self.index[entry] = len(self.statements)
-            self.statements.append(item.statement)
-            self.orders[entry] = item.order
+        self.append(item.statement, item.order)
         sequenced = audit_pb2.Sequenced(entry=entry, index=self.index[entry], duplicate=known)
         return audit_pb2.SubmitResult(sequenced=sequenced)
+
+    def append(self, statement, order=b""):
+        """Put a statement into the log, once."""
+        entry = entry_of(statement)
+        if entry not in self.index:
+            self.index[entry] = len(self.statements)
+            self.statements.append(statement)
+            self.orders[entry] = order
 
     async def Deposit(self, request, context):
         self._present()
@@ -220,17 +229,37 @@ class FakeAudit(
             proof = self.proof(self.index[item.entry]) if self.witnessing else ""
             found.append(
                 audit_pb2.KeyBundleEntry(
-                    statement=raw, tlog_proof=proof, revoked=item.entry in self.revoked
+                    statement=raw, tlog_proof=proof, revoked=item.entry in self.flagged
                 )
             )
-        return audit_pb2.ListKeyBundlesResponse(bundles=found)
+        ended = [] if self.hides_revocations else self._revocations()
+        return audit_pb2.ListKeyBundlesResponse(bundles=found, revocations=ended)
 
-    def proof(self, index):
-        """Return a tlog-proof under a checkpoint of everything so far, signed and cosigned now."""
+    def _revocations(self):
+        return [
+            audit_pb2.RevocationEntry(statement=raw, tlog_proof=self.proof(index))
+            for index, raw in enumerate(self.statements)
+            if parse_statement(raw).type == "revocation"
+        ]
+
+    async def GetConsistency(self, request, context):
+        self._present()
+        lookup = lookup_in(self.leaves())
+        return audit_pb2.GetConsistencyResponse(
+            proof=consistency_proof(request.old_size, request.new_size, lookup)
+        )
+
+    def leaves(self):
+        """Return the leaf hashes: those of the statements, or of another history of the same length."""
         leaves = [leaf_hash(entry_of(raw)) for raw in self.statements]
+        return [leaf_hash(b"another".ljust(32)), *leaves[1:]] if self.forked else leaves
+
+    def proof(self, index, size=None):
+        """Return a tlog-proof under a checkpoint of everything (or of `size` entries), signed and cosigned now."""
+        leaves = self.leaves()[:size]
         lookup = lookup_in(leaves)
         checkpoint = Checkpoint(ORIGIN, len(leaves), root_at(len(leaves), lookup))
-        now = int(time.time())
+        now = int(self.clock())
         note = sign(checkpoint, self.log_signers, time_s=now)
         note = note.with_signatures((cosign(self.witness, checkpoint, time_s=now),))
         path = tuple(inclusion_proof(index, len(leaves), lookup))

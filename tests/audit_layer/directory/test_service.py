@@ -100,6 +100,17 @@ def test_a_revoked_bundle_is_listed_as_such_from_its_time_on(desk: Desk):
     assert [item.revoked for item in after] == [True, False]
 
 
+def test_a_revocation_is_listed_as_it_was_signed_once_it_is_proved(desk: Desk):
+    raw = made.revocation("alpha", desk.world.bundle)
+    desk.world.put(Submission(raw))
+    assert desk.directory.listing()[1] == []
+    desk.publish()
+    ((statement, proof),) = desk.directory.listing()[1]
+    assert statement == raw
+    verify_tlog_proof(proof, entry_of(raw), desk.log.policy)
+    assert desk.directory.listing(OTHER_MODEL)[1] == []
+
+
 def test_new_bundles_appear_and_pages_do_not_hide_any(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(service, "_PAGE", 2)
     expected = [desk.world.bundle]

@@ -1,7 +1,9 @@
 """What publication promises: one history, fail-closed witnessing, files last, stop rules."""
 
 import asyncio
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE, InjectedFault
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import verify_witnessed
+from shared.translog.proofs import verify_consistency
 from shared.translog.signed_checkpoint import sign
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.log.world import (
@@ -465,3 +468,81 @@ async def test_fsck_names_files_that_are_missing_changed_or_strange(world: World
     stray.unlink()
     (public / "checkpoint").unlink()
     assert [finding.place for finding in world.fsck()] == ["checkpoint"]
+
+
+# -- at rest ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_log_at_rest_is_cosigned_again_and_its_readers_see_how_old_what_they_read_is(
+    world: World,
+):
+    now = time.time()
+    publisher = world.publisher(refresh_s=120, clock=lambda: now)
+    world.append(0, 3)
+    first = await publisher.publish()
+    assert first is not None
+    now += 100
+    assert await publisher.tick() is None
+    now += 30
+    again = await publisher.tick()
+    assert again is not None
+    assert again.checkpoint == first.checkpoint
+    assert again.note.signatures[:2] == first.note.signatures[:2], "the log itself signs once"
+    assert world.proofs().witnessed().note == again.note
+    assert world.fsck() == []
+    world.append(3, 5)
+    grown = await publisher.publish()
+    assert grown is not None
+    assert grown.checkpoint.size == 5
+    assert world.fsck() == []
+
+
+async def test_a_log_at_rest_whose_witness_is_away_keeps_its_last_checkpoint(world: World):
+    now = time.time()
+    publisher = world.publisher(refresh_s=120, clock=lambda: now)
+    world.append(0, 3)
+    first = await publisher.publish()
+    assert first is not None
+    now += 1000
+    world.witnesses[0].down = True
+    with pytest.raises(CounterfoilError) as caught:
+        await publisher.tick()
+    assert caught.value.code is Code.NOT_WITNESSED
+    assert world.proofs().witnessed().note == first.note
+    world.witnesses[0].down = False
+    assert await publisher.tick() is not None
+
+
+async def test_the_file_may_be_the_same_tree_cosigned_later_and_nothing_else(world: World):
+    world.append(0, 3)
+    publisher = world.publisher()
+    await publisher.publish()
+    world.append(3, 4)
+    published = world.files.checkpoint()
+    assert published is not None
+    await publisher.publish()
+    world.files.write_checkpoint(published)
+    assert [finding.place for finding in world.fsck()] == ["checkpoint"]
+
+
+async def test_any_two_published_sizes_are_proved_consistent(world: World):
+    publisher = world.publisher()
+    sizes = (1, 2, 255, 300)
+    roots = {}
+    for before, size in pairwise((0, *sizes)):
+        world.append(before, size)
+        witnessed = await publisher.publish()
+        assert witnessed is not None
+        roots[size] = witnessed.checkpoint.root
+    proofs = world.proofs()
+    for old in sizes:
+        for new in sizes[sizes.index(old) :]:
+            verify_consistency(old, roots[old], new, roots[new], proofs.consistency(old, new))
+    for old, new, code in (
+        (0, 1, Code.INVALID_ARGUMENT),
+        (2, 1, Code.INVALID_ARGUMENT),
+        (1, 301, Code.NOT_WITNESSED),
+    ):
+        with pytest.raises(CounterfoilError) as caught:
+            proofs.consistency(old, new)
+        assert caught.value.code is code

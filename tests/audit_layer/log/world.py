@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -99,7 +100,7 @@ class World:
     files: PublishedFiles
     second_place: SecondPlace
 
-    def publisher(self) -> Publisher:
+    def publisher(self, **options: Any) -> Publisher:
         return Publisher(
             self.engine,
             signers=LOG_SIGNERS,
@@ -107,6 +108,7 @@ class World:
             witnesses=self.witnesses,
             files=self.files,
             second_place=self.second_place,
+            **options,
         )
 
     def append(self, first: int, end: int) -> None:

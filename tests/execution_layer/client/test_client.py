@@ -319,7 +319,6 @@ async def test_a_node_that_has_just_registered_is_waited_for(world):
 async def test_a_directory_is_believed_in_nothing(world, monkeypatch):
     monkeypatch.setattr(directory, "PATIENCE_S", 0.0)
     async with world.node() as node:
-        entry = node.ring.current().entry
 
         async def reason(code=Code.STALE_KEY, **changes):
             async with world.client(**changes) as client:
@@ -331,9 +330,6 @@ async def test_a_directory_is_believed_in_nothing(world, monkeypatch):
         stranger = {"honest": random32().hex()}
         assert "not signed with the key that is trusted" in await reason(operators=stranger)
         assert "accepts no rate card" in await reason(rate_cards={})
-        world.audit.revoked.add(entry)
-        assert "is revoked" in await reason()
-        world.audit.revoked.clear()
         world.audit.witnessing = False
         assert "has no proof" in await reason(Code.NOT_WITNESSED)
         world.audit.witnessing = True

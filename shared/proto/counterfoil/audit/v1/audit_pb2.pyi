@@ -294,6 +294,50 @@ class GetProofResponse(_message.Message):
 Global___GetProofResponse: _TypeAlias = GetProofResponse  # noqa: Y015
 
 @_typing.final
+class GetConsistencyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_SIZE_FIELD_NUMBER: _builtins.int
+    NEW_SIZE_FIELD_NUMBER: _builtins.int
+    old_size: _builtins.int
+    new_size: _builtins.int
+    def __init__(
+        self,
+        *,
+        old_size: _builtins.int = ...,
+        new_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_size", b"new_size", "old_size", b"old_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsistencyRequest: _TypeAlias = GetConsistencyRequest  # noqa: Y015
+
+@_typing.final
+class GetConsistencyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def proof(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        proof: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsistencyResponse: _TypeAlias = GetConsistencyResponse  # noqa: Y015
+
+@_typing.final
 class ListKeyBundlesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -323,6 +367,7 @@ class KeyBundleEntry(_message.Message):
     statement: _builtins.bytes
     tlog_proof: _builtins.str
     revoked: _builtins.bool
+    """A hint for people. Nobody signs it: what ends a bundle is a revocation with its proof."""
     def __init__(
         self,
         *,
@@ -339,20 +384,55 @@ class KeyBundleEntry(_message.Message):
 Global___KeyBundleEntry: _TypeAlias = KeyBundleEntry  # noqa: Y015
 
 @_typing.final
+class RevocationEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    TLOG_PROOF_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """COSE_Sign1 statement of type revocation."""
+    tlog_proof: _builtins.str
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        tlog_proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationEntry: _TypeAlias = RevocationEntry  # noqa: Y015
+
+@_typing.final
 class ListKeyBundlesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUNDLES_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    NUMERIC_PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyBundleEntry]: ...
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationEntry]:
+        """Of bundles that have not expired."""
+
+    @_builtins.property
+    def numeric_profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The numeric profiles that this log's auditors compute, 32 bytes each: a bundle with another one is not taken in."""
+
     def __init__(
         self,
         *,
         bundles: _abc.Iterable[Global___KeyBundleEntry] | None = ...,
+        revocations: _abc.Iterable[Global___RevocationEntry] | None = ...,
+        numeric_profiles: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "numeric_profiles", b"numeric_profiles", "revocations", b"revocations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -165,6 +165,11 @@ class LogStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofResponse.FromString,
                 _registered_method=True)
+        self.GetConsistency = channel.unary_unary(
+                '/counterfoil.audit.v1.Log/GetConsistency',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyResponse.FromString,
+                _registered_method=True)
 
 
 class LogServicer:
@@ -183,6 +188,13 @@ class LogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetConsistency(self, request, context):
+        """Shows that one published tree extends another (RFC 9162 2.1.4).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +207,11 @@ def add_LogServicer_to_server(servicer, server):
                     servicer.GetProof,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofResponse.SerializeToString,
+            ),
+            'GetConsistency': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistency,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -252,6 +269,33 @@ class Log:
             '/counterfoil.audit.v1.Log/GetProof',
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.audit.v1.Log/GetConsistency',
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyResponse.FromString,
             options,
             channel_credentials,
             insecure,

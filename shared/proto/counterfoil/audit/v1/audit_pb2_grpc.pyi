@@ -81,6 +81,8 @@ class LogStub:
     def __new__(cls, channel: _aio.Channel) -> LogAsyncStub: ...
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     GetProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetProofRequest, _audit_pb2.GetProofResponse]
+    GetConsistency: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyRequest, _audit_pb2.GetConsistencyResponse]
+    """Shows that one published tree extends another (RFC 9162 2.1.4)."""
 
 @_typing.type_check_only
 class LogAsyncStub(LogStub):
@@ -89,6 +91,8 @@ class LogAsyncStub(LogStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     GetProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetProofRequest, _audit_pb2.GetProofResponse]  # type: ignore[assignment]
+    GetConsistency: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyRequest, _audit_pb2.GetConsistencyResponse]  # type: ignore[assignment]
+    """Shows that one published tree extends another (RFC 9162 2.1.4)."""
 
 class LogServicer(metaclass=_abc_1.ABCMeta):
     """The public log: hashes and proofs only."""
@@ -106,6 +110,14 @@ class LogServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetProofResponse, _abc.Awaitable[_audit_pb2.GetProofResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetConsistency(
+        self,
+        request: _audit_pb2.GetConsistencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetConsistencyResponse, _abc.Awaitable[_audit_pb2.GetConsistencyResponse]]:
+        """Shows that one published tree extends another (RFC 9162 2.1.4)."""
 
 def add_LogServicer_to_server(servicer: LogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
