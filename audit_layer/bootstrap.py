@@ -157,6 +157,7 @@ async def serve_audit(
             address=settings.grpc_address,
             services=audit_services(core.trail, proofs, Directory(core.trail, proofs)),
             reflection=settings.reflection,
+            traffic=settings.traffic,
         )
         async with (
             _publishing(settings, policy, core.engine, files) as publication,
@@ -209,7 +210,9 @@ def _check_tables(trail: Trail) -> None:
 async def _answering(
     rpc: RpcServer, parts: Parts, settings: AuditSettings
 ) -> AsyncIterator[HttpsServer]:
-    https = await serve_https(create_app(parts), settings.tls, settings.http_address)
+    https = await serve_https(
+        create_app(parts), settings.tls, settings.http_address, traffic=settings.traffic
+    )
     try:
         await rpc.start()
         yield https

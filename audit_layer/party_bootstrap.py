@@ -88,7 +88,7 @@ async def serve_witness(
         known = {settings.log.origin: settings.log.policy().logs}
         witness = Witness(store, cosigners(settings.keys_folder, settings.name), known)
         app = witness_app(witness, extra_routers=[beacon_router(beacon)])
-        server = await serve_https(app, settings.tls, settings.address)
+        server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
         if ready_file is not None:
             write_ready(ready_file, {"https": server.address})
         await stop.wait()
@@ -128,7 +128,8 @@ async def serve_custodian(
     )
     custodian = Custodian(settings.name, signing, hpke, trust, store, memory)
     beacon = _beacon(settings.name, keys, memory, settings.log, authority)
-    server = await serve_https(custodian_app(custodian, beacon), settings.tls, settings.address)
+    app = custodian_app(custodian, beacon)
+    server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
     if ready_file is not None:
         write_ready(ready_file, {"https": server.address})
     await stop.wait()

@@ -14,7 +14,8 @@ from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from shared.envelope.delivered import Delivered
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import Context, Service
+from shared.runtime.grpc import Service
+from shared.runtime.interceptor import Context
 
 PACKAGE: Final = "counterfoil.audit.v1"
 MAX_SUBMISSIONS: Final = 1024

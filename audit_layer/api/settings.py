@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shared.runtime.config import Settings, load, to_toml
 from shared.runtime.keys import write_atomic
 from shared.runtime.tls import TlsFiles
+from shared.runtime.traffic import Traffic
 
 FILE_NAME: Final = "audit.toml"
 ProfileHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -101,6 +102,7 @@ class AuditSettings(Settings):
     witnesses: tuple[WitnessSettings, ...] = ()
     object_store: ObjectStoreSettings | None = None
     timestamps: TimestampSettings | None = None
+    traffic: Traffic = Traffic()
 
     def profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles as bytes."""

@@ -18,8 +18,8 @@ from shared.runtime.faults import fault_point
 from shared.selection.checks import MAX_CASE, Permitted, ReleaseCase, Trust, check_release
 from shared.selection.limits import InsistenceError
 from shared.selection.memory import Kept, RevealMemory
-from shared.statements.audits import DisclosureRelease, EpochSeal
-from shared.statements.cose import entry_of, read_as, sign
+from shared.statements.audits import DisclosureRelease, DisclosureRequest, EpochSeal
+from shared.statements.cose import entry_of, open_as, read_as, sign
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class Custodian:
         QUOTA when the limits of a day are reached. A refusal by the custodian's own rules is kept as a report.
         """
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
+        # Strangers get no further: nothing else is parsed before the authority's signature over the request.
+        open_as(DisclosureRequest, case.request, self.trust.authority)
         known = self.store.find(entry_of(case.request))
         if known is None:
             epoch = read_as(EpochSeal, case.seal).epoch

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
+from shared.runtime.traffic import Traffic
 from shared.selection.limits import Limits
 from shared.selection.settings import LogSettings
 
@@ -64,6 +65,7 @@ class CustodianSettings(Settings):
     """Hex of the audit authority's public key."""
     tls: TlsFiles
     log: LogSettings
+    traffic: Traffic = Traffic()
     workers: tuple[WorkerSettings, ...] = ()
     limits: LimitSettings = Field(default_factory=LimitSettings)
     parties: Mapping[str, str] = Field(default_factory=dict)

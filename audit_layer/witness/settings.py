@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
+from shared.runtime.traffic import Traffic
 from shared.selection.settings import LogSettings
 
 
@@ -19,3 +20,4 @@ class WitnessSettings(Settings):
     """Hex of the audit authority's public key."""
     tls: TlsFiles
     log: LogSettings
+    traffic: Traffic = Traffic()

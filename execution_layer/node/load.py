@@ -5,6 +5,7 @@ from collections import Counter
 
 from execution_layer.node.settings import Quotas
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.rates import RateLimit
 
 RETRY_AFTER_S = 1.0
 
@@ -15,6 +16,8 @@ class Load:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
         self._by_tenant: Counter[str] = Counter()
+        per_s = quotas.requests_per_s_per_tenant
+        self._rate = RateLimit(per_s, max(1.0, 4 * per_s))
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -30,10 +33,16 @@ class Load:
         return self._draining
 
     def enter(self, tenant: str) -> None:
-        """Take a place for a request; DRAINING, QUOTA or OVERLOADED when there is none."""
+        """Take a place for a request; DRAINING, QUOTA or OVERLOADED when there is none, QUOTA when the tenant orders too often."""
         if self._draining:
             raise CounterfoilError(
                 Code.DRAINING, "the node is being drained", remedy="Use another node."
+            )
+        if wait := self._rate.take(tenant):
+            raise CounterfoilError(
+                Code.QUOTA,
+                f"{tenant} orders more than {self._quotas.requests_per_s_per_tenant:g} times a second",
+                retry_after_s=wait,
             )
         if self._by_tenant[tenant] >= self._quotas.in_flight_per_tenant:
             raise CounterfoilError(
@@ -54,6 +63,8 @@ class Load:
         """Give a place back."""
         assert self._by_tenant[tenant] > 0
         self._by_tenant[tenant] -= 1
+        if not self._by_tenant[tenant]:
+            del self._by_tenant[tenant]
         if not self.in_flight:
             self._idle.set()
 

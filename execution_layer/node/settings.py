@@ -8,6 +8,7 @@ from pydantic import Field
 from shared.codec.ids import NAME
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
+from shared.runtime.traffic import Traffic
 
 HEX32 = r"^[0-9a-f]{64}$"
 
@@ -37,6 +38,8 @@ class Quotas(Settings):
     queue: Annotated[int, Field(ge=1, le=4096)] = 256
     """Requests that wait for their first token; more are OVERLOADED."""
     queue_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
+    requests_per_s_per_tenant: Annotated[float, Field(ge=0.001, le=2**20)] = 1000
+    """Signed orders of one tenant that are looked at, refused ones too; four times as many at once."""
 
 
 class Retention(Settings):
@@ -88,6 +91,7 @@ class NodeSettings(Settings):
     audit: AuditServer
     quotas: Quotas = Quotas()
     retention: Retention = Retention()
+    traffic: Traffic = Traffic()
 
     @property
     def issuer(self) -> str:

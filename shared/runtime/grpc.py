@@ -1,20 +1,16 @@
 """gRPC as every server and client of ours speaks it: TLS always, deadlines always, rich errors.
 
-Servicers hold no try/except: they raise CounterfoilError, and the interceptor here turns it into a
-`google.rpc.Status` with ErrorInfo {reason: code, domain: "counterfoil", metadata} and RetryInfo;
-`error_from_rpc` turns that back on the other side. Any other exception is logged here under an
-incident id, which is all that the peer learns.
+What servicers raise, `shared.runtime.interceptor` turns into a rich status; `error_from_rpc` turns that
+back on the other side.
 """
 
 import contextlib
-import inspect
-import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the core's own lines repeat what is raised
 
@@ -26,18 +22,19 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from shared.runtime.channels import AioChannel, BlockingChannel
 from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.logs import incident
+from shared.runtime.interceptor import DETAILS_KEY, DOMAIN, MAX_DETAIL, ErrorInterceptor
 from shared.runtime.net import is_loopback, join_address, split_address
 from shared.runtime.tls import TlsFiles, loaded_context, served
+from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic
 
-DOMAIN: Final = "counterfoil"
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
-MAX_DETAIL: Final = 1000
 LONGEST_BACKOFF_MS: Final = 5000
 """Between attempts to reach a server that is away; the library's own two minutes would outlast most outages."""
-_DETAILS_KEY: Final = "grpc-status-details-bin"
-_WITHOUT_DEADLINE: Final = ("/grpc.health.", "/grpc.reflection.")
-"""Health Watch and reflection are open-ended by their nature, and cost next to nothing."""
+_METADATA_BYTES: Final = 8192
+_IDLE_MS, _AGE_MS = 15 * 60_000, 60 * 60_000
+"""A connection without calls is closed after the one, any after the other; calls in flight end first, clients connect again."""
+_KEEPALIVE_MS, _KEEPALIVE_ANSWER_MS, _PING_EVERY_MS = 120_000, 20_000, 10_000
+"""How we find out that a peer is gone; and how often a client may ping before it is told to be calm."""
 
 _FROM_STATUS: Final[Mapping[grpc.StatusCode, Code]] = {
     grpc.StatusCode.CANCELLED: Code.CANCELLED,
@@ -51,11 +48,6 @@ _FROM_STATUS: Final[Mapping[grpc.StatusCode, Code]] = {
     grpc.StatusCode.UNIMPLEMENTED: Code.UNSUPPORTED,
 }
 """For peers, and parts of gRPC itself, that attach no ErrorInfo."""
-
-_log = logging.getLogger(__name__)
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +105,26 @@ def build_server(
     health: bool = True,
     reflection: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    traffic: Traffic | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> RpcServer:
     """Bind an asyncio server to `address` (host:port); call within the running loop, then `start()`.
 
-    `interceptors` run inside ours, so what they raise is mapped too. Raises CONFIGURATION when the
+    `max_message_bytes` bounds what is received, `traffic` who may call how often. `interceptors` run inside ours, so what
+    they raise is mapped too. Raises CONFIGURATION when the
     address cannot be bound.
     """
     host, port = split_address(address)
+    traffic = traffic or Traffic()
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(), *interceptors],
+        interceptors=[ErrorInterceptor(Gate(traffic)), *interceptors],
         options=[
             ("grpc.so_reuseport", 0),  # two servers on one port would share its calls unseen
             ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            *_server_options(traffic),
         ],
+        maximum_concurrent_rpcs=traffic.calls_in_flight,
     )
     for service in services:
         service.add(service.servicer, server)
@@ -150,6 +147,23 @@ def build_server(
             remedy="Stop what listens there, or choose another port (0 takes any free one).",
         ) from error
     return RpcServer(server, host, bound or port, names, servicer)
+
+
+def _server_options(traffic: Traffic) -> list[tuple[str, int]]:
+    """Return what the core enforces before a handler knows of a call."""
+    return [
+        ("grpc.max_allowed_incoming_connections", traffic.connections),
+        ("grpc.max_concurrent_streams", traffic.streams_per_connection),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ("grpc.max_connection_age_ms", _AGE_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MS),
+    ]
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
@@ -206,127 +220,6 @@ def error_from_rpc(error: grpc.RpcError) -> CounterfoilError:
     return compared(told, time.time_ns() // 1_000_000)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Requires a deadline of every call, and turns what handlers raise into rich statuses."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Wrap the method's handler; also what inner interceptors raise is mapped."""
-        name = handler_call_details.method
-        try:
-            handler = await continuation(handler_call_details)
-        except Exception as error:  # noqa: BLE001  # re-raised in the handler, where it is mapped
-            return _refusing(error, name)
-        if handler is None or name.startswith(_WITHOUT_DEADLINE):
-            return handler  # None: there is no such method
-        return _wrap(handler, name)
-
-
-def _wrap(handler: Handler, method: str) -> Handler:
-    """Return the handler with its behaviour under `_mapped`; the four shapes of a call are kept."""
-    if handler.response_streaming:
-        inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _mapped(method, context):
-                responses: Any = _required(inner)(request, context)
-                if inspect.isawaitable(responses):  # writes through the context
-                    await responses
-                else:
-                    async with contextlib.aclosing(responses):
-                        async for response in responses:
-                            yield response
-
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        return make(stream, handler.request_deserializer, handler.response_serializer)
-    single = handler.stream_unary if handler.request_streaming else handler.unary_unary
-
-    async def unary(request: Any, context: Context) -> Any:
-        async with _mapped(method, context):
-            response: Any = _required(single)(request, context)
-            return await response if inspect.isawaitable(response) else response
-
-    make_unary = (
-        grpc.stream_unary_rpc_method_handler
-        if handler.request_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-    return make_unary(unary, handler.request_deserializer, handler.response_serializer)
-
-
-def _refusing(error: Exception, method: str) -> Handler:
-    async def refuse(_request: Any, context: Context) -> Any:
-        await _abort(context, error, method)
-
-    return grpc.unary_unary_rpc_method_handler(refuse)
-
-
-def _required(behaviour: Callable[..., Any] | None) -> Callable[..., Any]:
-    if behaviour is None:
-        raise CounterfoilError(Code.INTERNAL, "a method has no behaviour")
-    return behaviour
-
-
-@contextlib.asynccontextmanager
-async def _mapped(method: str, context: Context) -> AsyncIterator[None]:
-    """Run a handler: check the deadline first, map what it raises. Cancellation passes through."""
-    if context.time_remaining() is None:
-        error = CounterfoilError(
-            Code.DEADLINE_REQUIRED, f"{method} was called without one", remedy="Set a timeout."
-        )
-        await _abort(context, error, method)
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as error:  # noqa: BLE001  # the boundary: nothing else may reach the peer
-        await _abort(context, error, method)
-
-
-async def _abort(context: Context, error: Exception, method: str) -> NoReturn:
-    status = status_of(error, method)
-    trailing = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(_STATUS_BY_NUMBER[status.code], status.message, trailing)
-    raise error  # not reached: abort raises
-
-
-_STATUS_BY_NUMBER: Final = {status.value[0]: status for status in grpc.StatusCode}
-
-
-def status_of(error: Exception, where: str) -> status_pb2.Status:
-    """Return what a peer learns of `error`; what it must not learn is logged."""
-    if not isinstance(error, CounterfoilError):
-        error = incident(_log, error, where)
-    elif error.code.value.opaque:
-        _log.info("%s refused: %s", where, error)
-    meaning = error.code.value
-    info = error_details_pb2.ErrorInfo(reason=error.code.name, domain=DOMAIN)
-    if not meaning.opaque or "incident" in error.metadata:
-        info.metadata.update(error.metadata)
-    status = status_pb2.Status(
-        code=grpc.StatusCode[meaning.grpc].value[0], message=error.public_detail()[:MAX_DETAIL]
-    )
-    status.details.append(_packed(info))
-    if error.retry_after_s is not None and not meaning.opaque:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        status.details.append(_packed(retry))
-    return status
-
-
-def _packed(message: Any) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(message)
-    return packed
-
-
 def _attached(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:
     """Return our ErrorInfo and the retry delay in seconds, where the peer sent them."""
     info: error_details_pb2.ErrorInfo | None = None
@@ -346,7 +239,7 @@ def _status_details(error: grpc.RpcError) -> Sequence[AnyMessage]:
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return []
     for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
+        if key == DETAILS_KEY and isinstance(value, bytes):
             with contextlib.suppress(DecodeError):
                 return list(status_pb2.Status.FromString(value).details)
     return []

@@ -14,18 +14,21 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shared.runtime.connection import MAX_HEAD_BYTES, Connection
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.logs import incident
 from shared.runtime.net import bind, join_address
 from shared.runtime.problems import MEDIA_TYPE, to_problem
 from shared.runtime.tls import TlsFiles, server_context
+from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic, peer_of
 
 MAX_BODY_BYTES: Final = 4 * 2**20
+MAX_ANY_BODY_BYTES: Final = 8 * 2**20
+"""Longer than any route of ours takes; routes have bounds of their own."""
 _FROM_STATUS: Final = {
     401: Code.UNAUTHENTICATED,
     403: Code.FORBIDDEN,
@@ -77,13 +80,60 @@ def install_problem_handlers(app: FastAPI | Starlette) -> None:
 
 
 async def limited_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the request's body; MALFORMED as soon as it is longer than `max_bytes`."""
+    """Return the request's body; MALFORMED as soon as it is known to be longer than `max_bytes`."""
     body = bytearray()
+    if (announced := _announced(request.scope)) is not None and announced > max_bytes:
+        raise CounterfoilError(
+            Code.MALFORMED, f"the body has {announced} bytes, more than {max_bytes}"
+        )
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
             raise CounterfoilError(Code.MALFORMED, f"the body is longer than {max_bytes} bytes")
     return bytes(body)
+
+
+def _announced(scope: Scope) -> int | None:
+    """Return the length of a request's body: 0 without one, None where it is sent in pieces."""
+    headers = dict(scope["headers"])
+    if (length := headers.get(b"content-length")) is not None:
+        return int(length)  # digits only: the parser has seen to it
+    return None if b"transfer-encoding" in headers else 0
+
+
+class _GateMiddleware:
+    """Lets requests through the gate of their server."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with contextlib.ExitStack() as passing:
+            try:
+                self._enter(scope, passing)
+            except CounterfoilError as refused:
+                await problem_response(refused)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+
+    def _enter(self, scope: Scope, passing: contextlib.ExitStack) -> None:
+        peer = peer_of(scope["client"][0] if scope["client"] else "")
+        passing.enter_context(self._gate.call(peer, "HTTP"))
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                self._gate.credential(value)
+        announced = _announced(scope)
+        size = MAX_ANY_BODY_BYTES if announced is None else announced
+        if size > MAX_ANY_BODY_BYTES:
+            raise CounterfoilError(
+                Code.MALFORMED, f"no body here is longer than {MAX_ANY_BODY_BYTES} bytes"
+            )
+        if size:
+            passing.enter_context(self._gate.body(peer, size))
 
 
 class _IncidentMiddleware:
@@ -102,6 +152,8 @@ class _IncidentMiddleware:
 
         try:
             await self._app(scope, receive, noting)
+        except ClientDisconnect:
+            _log.debug("a client went away before its request was read")
         except Exception as error:  # the boundary: nothing else may reach the peer
             if scope["type"] != "http":
                 raise
@@ -132,25 +184,34 @@ class HttpsServer:
 
 
 async def serve_https(
-    app: ASGIApp, tls: TlsFiles, address: str, *, grace_s: float = 5.0
+    app: ASGIApp,
+    tls: TlsFiles,
+    address: str,
+    *,
+    traffic: Traffic | None = None,
+    grace_s: float = 5.0,
 ) -> HttpsServer:
     """Serve `app` in the running loop over TLS 1.3; return once connections are accepted.
+
+    `traffic` bounds who may call how often, and how long a request may take to arrive.
 
     Raises CONFIGURATION when the address cannot be bound or the certificate cannot be used.
     """
     context = server_context(tls)
     listener = bind(address)
+    gate = Gate(traffic or Traffic())
     config = uvicorn.Config(
-        app,
+        _GateMiddleware(app, gate),
         http="h11",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
-    server = _Server(config, context)
+    server = _Server(config, context, gate)
     host, port = listener.getsockname()[:2]
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"https {host}:{port}")
     waiting = asyncio.create_task(server.ready.wait())
@@ -165,8 +226,9 @@ async def serve_https(
 class _Server(uvicorn.Server):
     """uvicorn within our loop: signals stay with the process, readiness can be awaited, failures are raised."""
 
-    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext) -> None:
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext, gate: Gate) -> None:
         super().__init__(config)
+        self._gate = gate
         self.ready = asyncio.Event()
         self._context = context
 
@@ -183,7 +245,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
-            return H11Protocol(
+            return Connection(
+                gate=self._gate,
                 config=self.config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
@@ -191,7 +254,11 @@ class _Server(uvicorn.Server):
 
         self.servers = [
             await loop.create_server(
-                protocol, sock=listener, ssl=self._context, ssl_shutdown_timeout=1.0
+                protocol,
+                sock=listener,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=1.0,
             )
             for listener in sockets or []
         ]

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from shared.runtime.http import limited_body
-from shared.selection.service import MAX_MESSAGE, BeaconService
+from shared.selection.service import MAX_COMMITMENT_REQUEST, MAX_MESSAGE, BeaconService
 
 CBOR = "application/cbor"
 
@@ -15,7 +15,7 @@ def beacon_router(service: BeaconService) -> APIRouter:
 
     @router.post("/commitment")
     async def commitment(request: Request) -> Response:
-        body = await limited_body(request, MAX_MESSAGE)
+        body = await limited_body(request, MAX_COMMITMENT_REQUEST)
         return Response(await run_in_threadpool(service.commitment, body), media_type=CBOR)
 
     @router.post("/reveal")

@@ -12,6 +12,7 @@ from shared.statements.schema import Record, Uint
 from shared.translog.policy import Policy
 
 MAX_MESSAGE = 4 << 20
+MAX_COMMITMENT_REQUEST = 64
 _Proof = Annotated[str, Text(2**18, 1)]
 
 
@@ -44,7 +45,9 @@ class BeaconService:
 
     def commitment(self, message: bytes) -> bytes:
         """Answer with the signed commitment for an epoch; the same bytes each time."""
-        return self.party.commit(CommitmentRequest.from_cbor(message, max_bytes=64).epoch)
+        return self.party.commit(
+            CommitmentRequest.from_cbor(message, max_bytes=MAX_COMMITMENT_REQUEST).epoch
+        )
 
     def reveal(self, message: bytes) -> bytes:
         """Answer with the signed reveal, made once per epoch under one seal; kept before it leaves.

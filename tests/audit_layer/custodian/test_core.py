@@ -22,7 +22,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
 from shared.selection.service import RevealRequest
-from shared.statements.audits import DisclosureRelease, Draw, DrawReason
+from shared.statements.audits import DisclosureRelease, DisclosureRequest, Draw, DrawReason
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
@@ -126,6 +126,15 @@ def test_a_custodian_releases_under_the_seal_for_which_it_revealed(holder):
     )
     assert reveal.seal == entry_of(GOOD.seal)
     assert answer(holder)
+
+
+def test_a_stranger_s_case_is_refused_before_the_rest_of_it_is_parsed(holder):
+    case = GOOD.case()
+    request, _ = open_as(DisclosureRequest, case.request, None)
+    forged = sign(request, key=STRANGER, issuer="authority")
+    with pytest.raises(CounterfoilError) as caught:
+        holder.release(replace(case, request=forged, seal=b"\x00", draw=b"\x00").to_cbor())
+    assert caught.value.code is Code.UNTRUSTED_KEY
 
 
 # -- once and for ever --------------------------------------------------------------------------------

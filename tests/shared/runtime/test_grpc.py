@@ -1,6 +1,7 @@
 """The server builder, its interceptor and the client side, on real servers with TLS."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from shared.runtime.grpc import (
     secure_channel,
 )
 from shared.runtime.tls import LocalCA, TlsFiles
+from shared.runtime.traffic import Traffic
 
 NAME = "test.v1.Behaviour"
 LIMIT = 10.0
@@ -237,6 +239,89 @@ async def test_health_check_and_watch_need_no_deadline(server, channel):
     await server.set_serving(False)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     watch.cancel()
+
+
+@contextlib.asynccontextmanager
+async def serving(tls: TlsFiles, behaviour: Behaviour, **traffic: Any) -> AsyncIterator[Any]:
+    """A channel to a server with limits."""
+    built = build_server(
+        tls=tls,
+        address="127.0.0.1:0",
+        services=[Service(NAME, add, behaviour)],
+        traffic=Traffic(**traffic),
+    )
+    await built.start()
+    try:
+        async with secure_aio_channel(built.address, tls.ca) as opened:
+            yield opened
+    finally:
+        await built.stop(0)
+
+
+async def test_a_peer_that_calls_a_method_too_often_is_told_when_to_come_back(tls, behaviour):
+    async with serving(tls, behaviour, method_calls_per_s={"Stream": 0.001}) as channel:
+        assert len(await call(channel, "Stream", b"x")) == 2
+        error = error_from_rpc(await failure(channel, "Stream", b"x"))
+        assert error.code is Code.OVERLOADED
+        assert error.retry_after_s is not None
+        assert 0 < error.retry_after_s <= 1000
+        assert await call(channel, "Unary", b"x") == [b"done x"]
+
+
+async def test_a_peer_with_too_many_calls_in_flight_is_refused_and_let_in_again(tls, behaviour):
+    async with serving(tls, behaviour, calls_in_flight_per_peer=1) as channel:
+        waiting = asyncio.create_task(call(channel, "Unary", b"wait"))
+        await asyncio.wait_for(behaviour.started.wait(), LIMIT)
+        refused = error_from_rpc(await failure(channel, "Unary", b"x"))
+        assert refused.code is Code.OVERLOADED
+        assert refused.retry_after_s is not None
+        waiting.cancel()
+        await asyncio.wait_for(behaviour.released.wait(), LIMIT)
+        assert await call(channel, "Unary", b"x") == [b"done x"]
+
+
+async def test_all_calls_in_flight_together_are_bounded(tls, behaviour):
+    async with serving(tls, behaviour, calls_in_flight=1) as channel:
+        waiting = asyncio.create_task(call(channel, "Unary", b"wait"))
+        await asyncio.wait_for(behaviour.started.wait(), LIMIT)
+        assert error_from_rpc(await failure(channel, "Unary", b"x")).code is Code.OVERLOADED
+        waiting.cancel()
+
+
+async def test_streams_without_a_deadline_are_few_for_one_peer(tls, behaviour):
+    async with serving(tls, behaviour, watches_per_peer=2) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        refused = await failure_of(stub.Watch(health_pb2.HealthCheckRequest()).read())
+        assert error_from_rpc(refused).code is Code.OVERLOADED
+        assert await call(channel, "Unary", b"x") == [b"done x"]
+        for watch in watches:
+            watch.cancel()
+
+
+async def test_a_stream_without_a_deadline_ends_with_a_reason_and_may_begin_again(tls, behaviour):
+    async with serving(tls, behaviour, watch_s=1, watches_per_peer=1) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for _ in range(2):
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            ended = error_from_rpc(await asyncio.wait_for(failure_of(watch.read()), LIMIT))
+            assert ended.code is Code.DEADLINE
+            assert "1 seconds" in ended.detail
+
+
+async def test_connections_are_bounded(tls, behaviour):
+    async with serving(tls, behaviour, connections=1) as channel:
+        assert await call(channel, "Unary", b"x") == [b"done x"]
+        target = channel._channel.target.decode()
+        credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes())
+        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+        async with grpc.aio.secure_channel(target, credentials, options=own) as second:
+            error = await failure(second, "Unary", b"x", timeout=2.0)
+        assert error_from_rpc(error).code in {Code.UNAVAILABLE, Code.DEADLINE}
+        assert await call(channel, "Unary", b"x") == [b"done x"]
 
 
 async def test_reflection_lists_the_services(server, channel):

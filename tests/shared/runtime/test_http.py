@@ -1,14 +1,17 @@
 """Problem details and HTTPS serving, over real sockets."""
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import (
@@ -19,6 +22,7 @@ from shared.runtime.http import (
 )
 from shared.runtime.problems import MEDIA_TYPE, from_problem, to_problem
 from shared.runtime.tls import LocalCA, TlsFiles, client_context
+from shared.runtime.traffic import Traffic
 
 LIMIT = 10.0
 
@@ -46,6 +50,18 @@ def application() -> FastAPI:
     @app.post("/length")
     async def length(request: Request) -> int:
         return len(await limited_body(request, 10))
+
+    @app.post("/reads")
+    async def reads(request: Request) -> int:
+        app.state.entered.set()
+        try:
+            return len(await limited_body(request))
+        finally:
+            app.state.leave.set()
+
+    @app.get("/long")
+    async def long() -> Response:
+        return StreamingResponse(b"x" * 2**16 for _ in range(256))
 
     @app.get("/slow")
     async def slow() -> str:
@@ -137,6 +153,129 @@ async def test_a_long_body_is_refused(client):
     assert (await client.post("/length", content=b"x" * 10)).json() == 10
     answer = await client.post("/length", content=b"x" * 11)
     assert answer.json()["code"] == "MALFORMED"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI, tls: TlsFiles, **traffic: Any) -> AsyncIterator[HttpsServer]:
+    """A server with limits."""
+    started = await serve_https(app, tls, "127.0.0.1:0", traffic=Traffic(**traffic), grace_s=1.0)
+    try:
+        yield started
+    finally:
+        app.state.leave.set()
+        await started.stop()
+
+
+@contextlib.asynccontextmanager
+async def speaking(
+    server: HttpsServer, tls: TlsFiles, text: str
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which `text` was sent."""
+    reader, writer = await asyncio.open_connection(
+        server.host, server.port, ssl=client_context(tls.ca), server_hostname=server.host
+    )
+    writer.write(text.replace("\n", "\r\n").encode())
+    await writer.drain()
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not holds():  # noqa: ASYNC110  # the server has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def answer_to(server: HttpsServer, tls: TlsFiles, text: str) -> bytes:
+    """Return all that comes until the server closes."""
+    async with speaking(server, tls, text) as (reader, _):
+        try:
+            return await asyncio.wait_for(reader.read(), LIMIT)
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.parametrize("head", ["", "GET", "GET /number?n=1 HTTP/1.1\nhost: x\nx-half: "])
+async def test_a_head_that_does_not_arrive_ends_the_connection(app, tls, head):
+    async with serving(app, tls, head_s=1) as server:
+        assert b" 408 " in (await answer_to(server, tls, head)).splitlines()[0]
+
+
+async def test_a_second_head_on_a_connection_has_its_time_too(app, tls):
+    whole = "GET /number?n=1 HTTP/1.1\nhost: x\n\n"
+    async with (
+        serving(app, tls, head_s=1) as server,
+        speaking(server, tls, whole) as (reader, writer),
+    ):
+        assert (await reader.readuntil(b"\r\n\r\n1")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET /num")
+        assert (await asyncio.wait_for(reader.readline(), LIMIT)).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/reads"), ("GET", "/slow")])
+async def test_a_body_that_does_not_arrive_ends_the_request(app, tls, method, path, caplog):
+    text = f"{method} {path} HTTP/1.1\nhost: x\ncontent-length: 100\n\nhalf"
+    async with serving(app, tls, body_s=1) as server:
+        assert b" 408 " in (await answer_to(server, tls, text)).splitlines()[0]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("announced", [11, 2**30, 10**18])
+async def test_a_long_body_is_refused_before_it_is_sent(app, tls, announced):
+    text = f"POST /length HTTP/1.1\nhost: x\ncontent-length: {announced}\n\n"
+    async with serving(app, tls, body_mib=1024, body_s=1) as server:
+        assert b"MALFORMED" in await answer_to(server, tls, text)
+
+
+async def test_bodies_that_take_too_much_memory_are_refused_for_now(app, tls):
+    text = "POST /reads HTTP/1.1\nhost: x\ncontent-length: 2000000\n\n"
+    async with serving(app, tls, body_mib=4, body_s=1) as server:
+        answer = await answer_to(server, tls, text)
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b"retry-after: 1" in answer
+
+
+async def test_a_client_that_goes_away_leaves_no_error_in_the_log(app, tls, caplog):
+    text = "POST /reads HTTP/1.1\nhost: x\ncontent-length: 100\n\nhalf"
+    async with serving(app, tls) as server:
+        async with speaking(server, tls, text):
+            await asyncio.wait_for(app.state.entered.wait(), LIMIT)
+        await asyncio.wait_for(app.state.leave.wait(), LIMIT)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_an_answer_that_nobody_reads_is_not_kept(app, tls):
+    async with serving(app, tls, body_s=1) as server:
+        text = "GET /long HTTP/1.1\nhost: x\n\n"
+        async with speaking(server, tls, text) as (reader, _):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            await until(lambda: not server._server.server_state.connections)
+
+
+async def test_a_peer_that_calls_too_often_is_told_when_to_come_back(app, tls):
+    async with (
+        serving(app, tls, calls_per_s=0.001) as server,
+        httpx.AsyncClient(verify=client_context(tls.ca), trust_env=False) as client,
+    ):
+        url = f"https://{server.address}/number?n=1"
+        assert (await client.get(url)).status_code == 200
+        answer = await client.get(url)
+    assert answer.status_code == 429
+    assert answer.json()["code"] == "OVERLOADED"
+    assert 0 < int(answer.headers["retry-after"]) <= 1000
+
+
+async def test_a_peer_with_too_many_connections_gets_no_more_until_one_ends(app, tls):
+    whole = "GET /number?n=1 HTTP/1.1\nhost: x\nconnection: close\n\n"
+    async with serving(app, tls, connections_per_peer=1) as server:
+        async with speaking(server, tls, "GET") as (first, _):
+            await until(lambda: bool(server._server.server_state.connections))
+            assert await answer_to(server, tls, whole) == b""
+            assert not first.at_eof()
+        await until(lambda: not server._server.server_state.connections)
+        assert (await answer_to(server, tls, whole)).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_port_in_use_is_a_configuration_error(server, tls):

@@ -1,0 +1,76 @@
+"""The gate of a server: whom it counts as one, and what it says when it refuses."""
+
+import contextlib
+
+import pytest
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.traffic import Gate, Traffic, peer_of, peer_of_grpc
+
+
+@pytest.mark.parametrize(
+    ("called", "peer"),
+    [
+        ("ipv4:192.0.2.7:50123", "192.0.2.7"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:50123", "2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2::9]:1", "2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:1", "192.0.2.7"),
+        ("unix:/run/socket", "unix"),
+        ("unix:", "unix"),
+        ("", ""),
+        ("x" * 500, "x" * 64),
+    ],
+)
+def test_a_peer_is_its_address_without_the_port(called, peer):
+    assert peer_of_grpc(called) == peer
+
+
+def test_a_zone_or_a_name_is_no_address_and_still_a_peer():
+    assert peer_of("fe80::1%eth0") == "fe80::/64"
+    assert peer_of("testclient") == "testclient"
+
+
+def refusal(gate, peer="192.0.2.7", method="/p.S/Get"):
+    with pytest.raises(CounterfoilError) as caught, gate.call(peer, method):
+        pass
+    assert caught.value.code is Code.OVERLOADED
+    assert caught.value.retry_after_s
+    return caught.value
+
+
+def test_methods_have_buckets_of_their_own_and_their_own_rates():
+    gate = Gate(Traffic(calls_per_s=2, method_calls_per_s={"Put": 1}), clock=lambda: 0.0)
+    for method, most in (("/p.S/Get", 8), ("/p.S/Put", 4)):
+        for _ in range(most):
+            with gate.call("192.0.2.7", method):
+                pass
+        assert method in refusal(gate, method=method).detail
+    with gate.call("192.0.2.8", "/p.S/Get"):
+        pass
+
+
+def test_a_call_that_fails_gives_its_place_back():
+    gate = Gate(Traffic(calls_in_flight_per_peer=1))
+    for _ in range(3):
+        with gate.call("192.0.2.7", "/p.S/Get"):
+            refusal(gate)
+        with contextlib.suppress(ValueError), gate.call("192.0.2.7", "/p.S/Get"):
+            raise ValueError("mine")
+
+
+def test_a_token_is_counted_wherever_it_is_shown():
+    gate = Gate(Traffic(calls_per_s=1), clock=lambda: 0.0)
+    for _ in range(4):
+        gate.credential(b"Bearer a")
+    with pytest.raises(CounterfoilError, match="token"):
+        gate.credential(b"Bearer a")
+    gate.credential(b"Bearer b")
+
+
+def test_bodies_share_a_memory_of_which_one_peer_gets_a_quarter():
+    gate = Gate(Traffic(body_mib=4))
+    with gate.body("192.0.2.7", 2**20):
+        with pytest.raises(CounterfoilError), gate.body("192.0.2.7", 1):
+            pass
+        with gate.body("192.0.2.8", 2**20), gate.body("192.0.2.9", 2**20):
+            pass
