@@ -1,20 +1,21 @@
 """Admission: what a request has to pass before it is accepted (protocol §3), in numbered steps.
 
-No step writes anything; what is refused here leaves no trace and may be sent again. Steps up to 7 look only
-at what anyone can see. Steps 8 and 9 open the envelope: every failure of 8 looks the same from outside.
+No step writes anything; what is refused here leaves no trace and may be sent again. What is too long is refused
+before anything of it is parsed. Steps up to 7 look only at what anyone can see. Steps 8 and 9 open the envelope:
+every failure of 8 looks the same from outside.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from execution_layer.node import order_times
 from execution_layer.node.identity import BundleKeys, KeyRing
 from execution_layer.node.settings import Quotas
-from shared.envelope.header import Envelope, Header, envelope_hash
+from shared.envelope.header import MAX_ENVELOPE, Envelope, Header, envelope_hash
 from shared.envelope.sealing import OpenedRequest, open_request
-from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import open_as, verify_signature
+from shared.statements.cose import MAX_STATEMENT, open_as, verify_signature
 from shared.statements.keys import stale_bundle
 from shared.statements.orders import Order
 from shared.statements.request import RequestBody
@@ -97,8 +98,10 @@ class Admission:
 
     def check(self, order_statement: bytes, envelope: bytes, now_ms: int) -> Checked:
         """Run steps 1 to 7; nothing is opened yet."""
+        _check_size("order", order_statement, MAX_STATEMENT)
+        _check_size("envelope", envelope, MAX_ENVELOPE)
         order, entry = self._check_order(order_statement)  # (1)
-        self._check_time(order, now_ms)  # (2)
+        order_times.check_order(order, now_ms)  # (2)
         keys = self._check_bundle(order, now_ms)  # (3)
         header = self._check_envelope(order, envelope, now_ms)  # (4)
         self._check_terms(order)  # (5)
@@ -161,10 +164,6 @@ class Admission:
         verify_signature(statement, key)
         return order, statement.entry
 
-    def _check_time(self, order: Order, now_ms: int) -> None:
-        if order.expiry <= now_ms:
-            raise untimely(Code.EXPIRED, "the order expired at", order.expiry, now_ms)
-
     def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
         keys = self._ring.find(order.bundle, now_ms)
         if keys is None:
@@ -195,8 +194,7 @@ class Admission:
                 raise CounterfoilError(
                     Code.NO_ORDER, f"the order is for another envelope: its {name} differs"
                 )
-        if header.expiry <= now_ms:
-            raise untimely(Code.EXPIRED, "the envelope expired at", header.expiry, now_ms)
+        order_times.check_expiry("envelope", order.created, header.expiry, now_ms)
         if order.bundle not in header.candidates:
             raise CounterfoilError(
                 Code.STALE_KEY, "the envelope is not sealed for the key bundle that the order names"
@@ -228,3 +226,11 @@ class Admission:
                 f"this node does not serve model {header.model_root.hex()[:16]}…",
                 remedy="Choose a node whose key bundle names the model.",
             )
+
+
+def _check_size(what: str, data: bytes, most: int) -> None:
+    if len(data) > most:
+        raise CounterfoilError(
+            Code.MALFORMED,
+            f"the {what} has {len(data)} bytes, more than the {most} that are permitted",
+        )

@@ -14,7 +14,7 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 
 LARGE: Final = 64 * 2**10
-"""Envelopes above this are opened and tokenised off the event loop."""
+"""Envelopes above this are parsed, opened and tokenised off the event loop."""
 MARGIN: Final = 0.05
 SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
 
@@ -69,7 +69,10 @@ class Desk:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
-        checked = self._admission.check(order, envelope, now_ms())
+        if len(envelope) > LARGE:
+            checked = await asyncio.to_thread(self._admission.check, order, envelope, now_ms())
+        else:
+            checked = self._admission.check(order, envelope, now_ms())
         if remaining_s <= SHORTEST_MARGIN_S:
             raise CounterfoilError(Code.DEADLINE, "no time is left before the call's deadline")
         tenant = checked.order.tenant

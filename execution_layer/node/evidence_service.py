@@ -4,6 +4,7 @@ Whether that request is in the log, in time and follows from a draw is for the c
 what opens the ciphertexts.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_g
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
 from shared.statements.audits import DisclosureRequest
-from shared.statements.cose import parse_statement, verify_signature
+from shared.statements.cose import MAX_STATEMENT, parse_statement, verify_signature
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
     ) -> execution_pb2.GetEvidenceResponse:
         """Return order, envelope, frames and final record of the receipt that the request names."""
         wanted = self._authenticate(request.disclosure_request)
-        found = self._store.evidence_of(wanted.receipt)
+        found = await asyncio.to_thread(self._store.evidence_of, wanted.receipt)
         if found is None:
             raise CounterfoilError(
                 Code.NOT_FOUND, "the evidence of that receipt is not kept here (any more)"
@@ -50,6 +51,10 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
         )
 
     def _authenticate(self, raw: bytes) -> DisclosureRequest:
+        if len(raw) > MAX_STATEMENT:
+            raise CounterfoilError(
+                Code.MALFORMED, f"a disclosure request has at most {MAX_STATEMENT} bytes"
+            )
         statement = parse_statement(raw, expected=DisclosureRequest.TYPE)
         key = self._authorities.get(statement.kid)
         if key is None:

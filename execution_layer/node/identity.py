@@ -84,7 +84,7 @@ class KeyRing:
         """Return the newest bundle."""
         if not self._bundles:
             raise CounterfoilError(Code.STALE_KEY, "the node has no key bundle yet")
-        return max(self._bundles.values(), key=lambda keys: keys.bundle.not_before)
+        return max(list(self._bundles.values()), key=lambda keys: keys.bundle.not_before)
 
     def find(self, entry: bytes, now_ms: int) -> BundleKeys | None:
         """Return a bundle that may be used now, by its entry."""

@@ -27,15 +27,21 @@ from execution_layer.node.spool import Spool
 from execution_layer.node.store import NodeStore
 from execution_layer.node.tenants import Tenants
 from shared.codec.moment import now_ms
+from shared.envelope.header import MAX_ENVELOPE
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_ed25519, public_bytes
 from shared.runtime.logs import incident
+from shared.statements.cose import MAX_STATEMENT
 
 PURGE_EVERY_S: Final = 3600.0
 LAST_DELIVERY_S: Final = 3.0
 RESTART_S: Final = 1.0
 DAY_MS: Final = 86_400_000
+FORGET_AFTER_MS: Final = DAY_MS
+"""How long what has expired is remembered: a clock that is set back must not let it in again."""
+MAX_REQUEST_BYTES: Final = MAX_ENVELOPE + 2 * MAX_STATEMENT
+"""An envelope, its order, and what the message adds."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +165,8 @@ class Node:
                 ),
             ],
             reflection=self._settings.reflection,
+            max_message_bytes=MAX_REQUEST_BYTES,
+            traffic=self._settings.traffic,
         )
 
     def _facts(self, bound: str) -> NodeFacts:
@@ -172,7 +180,7 @@ class Node:
         )
 
     async def _purge(self) -> None:
-        """Remove evidence that nobody can ask for any more, from time to time."""
+        """Remove evidence that nobody can ask for any more, and the memory of what has expired, from time to time."""
         retention = self._settings.retention
         while True:
             gone = await self.store.purge_evidence(
@@ -180,6 +188,7 @@ class Node:
             )
             if gone:
                 _log.info("evidence removed", extra={"requests": gone})
+            await self.store.forget_expired(before_ms=now_ms() - FORGET_AFTER_MS)
             await asyncio.sleep(PURGE_EVERY_S)
 
 

@@ -1,12 +1,12 @@
 """Tables of a node's one database."""
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY,
-    order_entry BLOB NOT NULL UNIQUE,
-    ctx BLOB NOT NULL UNIQUE,
+    order_entry BLOB NOT NULL,
+    ctx BLOB NOT NULL,
     tenant TEXT NOT NULL,
     number INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
@@ -25,6 +25,11 @@ CREATE TABLE requests (
     final_signature BLOB,
     UNIQUE (tenant, number, attempt)
 ) STRICT;
+CREATE TABLE seen (
+    hash BLOB PRIMARY KEY,
+    until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until);
 CREATE TABLE frames (
     request INTEGER NOT NULL REFERENCES requests (id),
     position INTEGER NOT NULL,
@@ -57,4 +62,8 @@ CREATE TABLE rate_cards (
     statement BLOB NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-"""`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after its retention."""
+"""`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after its retention.
+
+`seen` holds the order's entry and the `ctx` of what was accepted until both have expired: that is what keeps them from
+being accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice.
+"""

@@ -125,6 +125,8 @@ class Session:
         """What is in frames on disk: all that the receipt will speak of."""
         self._stored_h = self._sealer.h0
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        """Unbounded, since what it can hold is bounded: the one answer, whose tokens the order limits, and the node's
+        quota of requests in flight. So a client that does not read costs memory, never the engine's time."""
         self._flushed_at = float("-inf")
 
     def cancel(self, reason: FinishReason) -> None:
@@ -310,6 +312,7 @@ async def open_session(admitted: Admitted, generation: Generation, parts: Sessio
         prompt_tokens=len(admitted.prompt_ids),
         started=now_ms(),
     )
-    request = await parts.store.accept(record)
+    until = max(admitted.order.expiry, admitted.opened.header.expiry)
+    request = await parts.store.accept(record, until_ms=until)
     fault_point("node.accepted")
     return Session(admitted, generation, record, request, parts)

@@ -48,17 +48,24 @@ class NodeStore:
 
     def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
         """Tell whether an order or an envelope was accepted before."""
-        query = "SELECT 1 FROM requests WHERE order_entry = ? OR ctx = ?"
+        query = "SELECT 1 FROM seen WHERE hash IN (?, ?)"
         return (
             self.journal.read(lambda db: db.execute(query, (order_entry, ctx)).fetchone())
             is not None
         )
 
-    async def accept(self, record: AcceptedRecord) -> int:
-        """Write an accepted request down and return its id; REPLAYED if order, envelope or number was seen."""
+    async def accept(self, record: AcceptedRecord, *, until_ms: int) -> int:
+        """Write an accepted request down and return its id; REPLAYED if order, envelope or number was seen.
+
+        `until_ms` is when order and envelope have expired: until then, at least, both are remembered.
+        """
         secret = self._encrypt(record.secret, record.order_entry)
 
         def insert(db: sqlite3.Connection) -> int:
+            db.executemany(
+                "INSERT INTO seen VALUES (?, ?)",
+                [(record.order_entry, until_ms), (record.ctx, until_ms)],
+            )
             cursor = db.execute(
                 "INSERT INTO requests (order_entry, ctx, tenant, number, attempt, order_statement,"
                 " request_id, envelope, secret, node_nonce, model_root, numeric_profile, settings,"
@@ -93,6 +100,12 @@ class NodeStore:
                 f"order {record.number} attempt {record.attempt} of {record.tenant} was used before",
                 remedy="Seal the request anew and order it under the next attempt.",
             ) from error
+
+    async def forget_expired(self, *, before_ms: int) -> int:
+        """Forget orders and envelopes that expired before `before_ms`; return how many hashes."""
+        return await self.journal.write(
+            lambda db: db.execute("DELETE FROM seen WHERE until < ?", (before_ms,)).rowcount
+        )
 
     async def append_frame(self, request: int, position: int, ciphertext: bytes) -> None:
         """Store frame `position` (from 1) of a request."""

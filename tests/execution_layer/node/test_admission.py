@@ -1,14 +1,17 @@
 """What a node refuses, over the wire: one test per way in which a request can be wrong."""
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from execution_layer.node.node import DAY_MS
 from execution_layer.node.settings import Quotas
 from shared.codec import cbor
+from shared.codec.moment import now_ms
 from shared.envelope.body import encode_body
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.padding import pad
@@ -17,7 +20,7 @@ from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import sign_statement
+from shared.statements.cose import entry_of, sign_statement
 from shared.statements.request import RequestBody, SamplingSettings
 from tests.execution_layer.asking import (
     ask,
@@ -232,6 +235,44 @@ async def test_an_expired_header_is_refused(world, node):
     assert "the clock here says" in error.detail
 
 
+async def test_an_order_or_an_envelope_of_another_age_is_refused(world, node):
+    now = now_ms()
+    for changes, code in (
+        ({"created": 0, "expiry": now + 60_000}, Code.EXPIRED),
+        ({"expiry": 250_000_000_000_000}, Code.INVALID_ARGUMENT),
+        ({"created": now + 10**12, "expiry": 2 * 10**12 + now}, Code.INVALID_ARGUMENT),
+    ):
+        assert (await refusal_of(world, node, order_changes=changes)).code is code
+    error = await refusal_of(world, node, expires_in_ms=2 * 86_400_000)
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "the envelope expires" in error.detail
+
+
+async def test_what_is_too_long_is_refused_before_anything_is_parsed(node, monkeypatch):
+    def parsed(*_args, **_options):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr("execution_layer.node.admission.open_as", parsed)
+    for order, envelope in ((bytes(65_537), b"x"), (b"x", bytes(2**22 + 1))):
+        with pytest.raises(CounterfoilError, match="are permitted") as caught:
+            node._admission.check(order, envelope, now_ms())
+        assert caught.value.code is Code.MALFORMED
+
+
+async def test_what_is_long_is_parsed_beside_the_event_loop(world, node, monkeypatch):
+    threads = []
+    check = node._admission.check
+
+    def noting(*args):
+        threads.append(threading.current_thread())
+        return check(*args)
+
+    monkeypatch.setattr(node._admission, "check", noting)
+    await refused(world, node, b"\x00", bytes(2**17))
+    await refused(world, node, b"\x00", b"x")
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
 async def test_an_unknown_key_bundle_is_stale(world, node):
     error = await refusal_of(world, node, bundle=random32())
     assert error.code is Code.STALE_KEY
@@ -239,8 +280,13 @@ async def test_an_unknown_key_bundle_is_stale(world, node):
 
 
 async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
-    request = make_request(world, node, expires_in_ms=10**9, order_changes={"expiry": 2 * 10**12})
     end = node.ring.current().bundle.not_after
+    request = make_request(
+        world,
+        node,
+        expires_in_ms=end + 60_000 - now_ms(),
+        order_changes={"created": end - 1000, "expiry": end + 60_000},
+    )
     monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
     error = await refused(world, node, request.order, request.envelope)
     assert error.code is Code.STALE_KEY
@@ -314,6 +360,38 @@ async def test_a_replayed_request_is_refused_after_a_restart(world):
     assert error.code is Code.REPLAYED
 
 
+async def test_a_replayed_request_is_refused_also_when_its_order_has_been_forgotten(
+    world, node, monkeypatch
+):
+    request = make_request(world, node)
+    await ask(world, node, request.order, request.envelope)
+    end = max(request.value.expiry, request.sealed.header.expiry)
+    entry = entry_of(request.order)
+    await node.store.forget_expired(before_ms=end)
+    assert node.store.was_seen(entry, random32())
+    assert node.store.was_seen(random32(), request.value.ctx)
+    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.EXPIRED
+    assert await node.store.forget_expired(before_ms=end + 1) >= 2
+    assert not node.store.was_seen(entry, request.value.ctx)
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.EXPIRED
+    monkeypatch.undo()  # a clock that went back: the number is still used up
+    assert (await refused(world, node, request.order, request.envelope)).code is Code.REPLAYED
+
+
+async def test_a_node_forgets_what_expired_a_day_ago(world):
+    async with world.node(name="forgetful") as node:
+        request = make_request(world, node)
+        await ask(world, node, request.order, request.envelope)
+        later = request.value.expiry + DAY_MS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("execution_layer.node.node.now_ms", lambda: later + 60_000)
+        async with world.node(name="forgetful") as node:
+            async with asyncio.timeout(10):
+                while node.store.was_seen(entry_of(request.order), request.value.ctx):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+
 async def test_of_two_equal_requests_at_once_one_is_served(world, node):
     request = make_request(world, node)
     results = await asyncio.gather(
@@ -341,6 +419,17 @@ async def test_a_tenant_has_a_quota_of_requests_in_flight(world):
         engine.generations[0].cancel()
         await waiting
         assert await ask_soon(world, node, second, engine)
+
+
+async def test_a_tenant_orders_so_often_and_is_told_when_to_come_back(world):
+    quotas = Quotas(requests_per_s_per_tenant=0.001)
+    async with world.node(name="slow", quotas=quotas) as node:
+        first, second = make_request(world, node), make_request(world, node)
+        await ask(world, node, first.order, first.envelope)
+        error = await refused(world, node, second.order, second.envelope)
+    assert error.code is Code.QUOTA
+    assert error.retry_after_s
+    assert "acme" in error.detail
 
 
 async def ask_soon(world, node, request, engine):

@@ -9,7 +9,8 @@ from grpc.aio import AioRpcError, Metadata
 from shared.codec.moment import now_ms
 from shared.runtime.clocks import CLOCK, compared, shown, span, untimely
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import error_from_rpc, status_of
+from shared.runtime.grpc import error_from_rpc
+from shared.runtime.interceptor import status_of
 from shared.runtime.problems import from_problem, to_problem
 
 NOON = 1_772_366_400_000  # 2026-03-01 12:00:00 UTC

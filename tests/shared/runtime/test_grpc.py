@@ -242,8 +242,8 @@ async def test_health_check_and_watch_need_no_deadline(server, channel):
 
 
 @contextlib.asynccontextmanager
-async def serving(tls: TlsFiles, behaviour: Behaviour, **traffic: Any) -> AsyncIterator[Any]:
-    """A channel to a server with limits."""
+async def limited(tls: TlsFiles, behaviour: Behaviour, **traffic: Any) -> AsyncIterator[RpcServer]:
+    """A server with limits."""
     built = build_server(
         tls=tls,
         address="127.0.0.1:0",
@@ -252,10 +252,19 @@ async def serving(tls: TlsFiles, behaviour: Behaviour, **traffic: Any) -> AsyncI
     )
     await built.start()
     try:
-        async with secure_aio_channel(built.address, tls.ca) as opened:
-            yield opened
+        yield built
     finally:
         await built.stop(0)
+
+
+@contextlib.asynccontextmanager
+async def serving(tls: TlsFiles, behaviour: Behaviour, **traffic: Any) -> AsyncIterator[Any]:
+    """A channel to a server with limits."""
+    async with (
+        limited(tls, behaviour, **traffic) as built,
+        secure_aio_channel(built.address, tls.ca) as opened,
+    ):
+        yield opened
 
 
 async def test_a_peer_that_calls_a_method_too_often_is_told_when_to_come_back(tls, behaviour):
@@ -313,12 +322,14 @@ async def test_a_stream_without_a_deadline_ends_with_a_reason_and_may_begin_agai
 
 
 async def test_connections_are_bounded(tls, behaviour):
-    async with serving(tls, behaviour, connections=1) as channel:
+    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes())
+    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+    async with (
+        limited(tls, behaviour, connections=1) as built,
+        secure_aio_channel(built.address, tls.ca) as channel,
+    ):
         assert await call(channel, "Unary", b"x") == [b"done x"]
-        target = channel._channel.target.decode()
-        credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes())
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        async with grpc.aio.secure_channel(target, credentials, options=own) as second:
+        async with grpc.aio.secure_channel(built.address, credentials, options=own) as second:
             error = await failure(second, "Unary", b"x", timeout=2.0)
         assert error_from_rpc(error).code in {Code.UNAVAILABLE, Code.DEADLINE}
         assert await call(channel, "Unary", b"x") == [b"done x"]
