@@ -91,12 +91,30 @@ def cost() -> None:
 @dsn_option
 @json_option
 def rate(dsn_file: Path, as_json: bool) -> None:
-    """Rate and post every receipt that the books have not dealt with."""
+    """Rate and post every receipt that the books have not dealt with, and take every verdict into account."""
     done = 0
     with _costs(dsn_file) as costs:
         while count := costs.rate_new():
             done += count
+        while costs.heed_new():
+            continue
+        costs.settle_all()
     emit({"rated_receipts": done}, as_json, lambda: f"{done} receipts rated and posted.")
+
+
+@cost.command("check")
+@dsn_option
+@json_option
+def check(dsn_file: Path, as_json: bool) -> int:
+    """Recompute the books from receipts, rate cards and verdicts. Exit code 3 when something differs."""
+    with _costs(dsn_file) as costs:
+        findings = costs.check()
+    emit(
+        {"findings": findings},
+        as_json,
+        lambda: "\n".join(findings) or "The books are what receipts and verdicts make them.",
+    )
+    return 3 if findings else 0
 
 
 @cost.command("report")
@@ -104,7 +122,7 @@ def rate(dsn_file: Path, as_json: bool) -> None:
 @tenant_option
 @json_option
 def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
-    """Show what is booked by operator and node."""
+    """Show by operator and node what is payable, what a verdict holds up, and what is refused."""
     with _costs(dsn_file) as costs:
         rows = costs.totals(tenant=tenant)
     emit(rows, as_json, lambda: _table("Booked", rows))
@@ -128,6 +146,11 @@ def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
     def render() -> Any:
         rows = [
             {"": "proven by receipts", result.currency: rounded(result.proven, 6)},
+            *(
+                [{"": "  of it held", result.currency: rounded(result.held, 6)}]
+                if result.held
+                else []
+            ),
             *(
                 {"": f"  {name}", result.currency: rounded(value, 6)}
                 for name, value in result.parts.items()
@@ -176,7 +199,7 @@ def export(
     first, after = _days(start, end, zone_name)
     period = days_period(first, after, zone_name)
     with _costs(dsn_file) as costs:
-        charges = list(costs.charges(period, tenant=tenant, operator=operator))
+        charges = costs.charges(period, tenant=tenant, operator=operator)
         if not charges and not allow_empty:
             raise _nothing(period, tenant, operator, costs.pending())
     write_result(out, to_csv(charges).encode())

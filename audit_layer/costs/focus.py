@@ -1,7 +1,9 @@
 """FOCUS 1.2 export: rated lines as cost and usage rows (FinOps Open Cost and Usage Specification).
 
-One row per rated line. Amounts are exact decimals, times are UTC with `Z`, periods are half-open, columns of our own
-begin with `x_`. Text cells that a spreadsheet would take for a formula are neutralised with a leading apostrophe.
+One row per rated line that is payable or held, and one per line of an earlier period that ceased to be payable, or became
+so again, in this one (`ChargeClass` Correction). Amounts are exact decimals, times are UTC with `Z`, periods are half-open,
+columns of our own begin with `x_`. Text cells that a spreadsheet would take for a formula are neutralised with a leading
+apostrophe.
 """
 
 import csv
@@ -50,6 +52,9 @@ COLUMNS: Final = (
     "x_RateCard",
     "x_ModelRoot",
     "x_Node",
+    "x_Standing",
+    "x_Reason",
+    "x_Because",
 )
 
 NUMERIC: Final = frozenset(
@@ -81,6 +86,13 @@ class Charge:
     log_index: int
     rate_card: bytes
     cost_centre: bytes | None = None
+    correction: bool = False
+    """Whether it takes back (negative) or gives back what an earlier period was charged."""
+    held: bool = False
+    """Whether a FAIL waits for a second worker: not to be paid yet."""
+    reason: str | None = None
+    because: bytes | None = None
+    """Why it is held or corrected, and the entry of the statement that says so."""
 
 
 def decimal_text(value: Decimal | int) -> str:
@@ -113,7 +125,8 @@ def row_of(charge: Charge) -> dict[str, str]:
         "ChargePeriodStart": to_rfc3339(charge.started),
         "ChargePeriodEnd": to_rfc3339(charge.ended),
         "ChargeCategory": "Usage",
-        "ChargeDescription": f"{charge.kind} tokens, model {charge.model_root.hex()[:16]}",
+        "ChargeClass": "Correction" if charge.correction else "",
+        "ChargeDescription": f"{'correction of ' * charge.correction}{charge.kind} tokens, model {charge.model_root.hex()[:16]}",
         "ChargeFrequency": "Usage-Based",
         "ConsumedQuantity": decimal_text(charge.quantity),
         "ConsumedUnit": "Tokens",
@@ -133,6 +146,9 @@ def row_of(charge: Charge) -> dict[str, str]:
         "x_RateCard": charge.rate_card.hex(),
         "x_ModelRoot": charge.model_root.hex(),
         "x_Node": charge.node,
+        "x_Standing": "corrected" if charge.correction else "held" if charge.held else "payable",
+        "x_Reason": charge.reason or "",
+        "x_Because": charge.because.hex() if charge.because else "",
     }
     return {
         column: values.get(column, "") if column in NUMERIC else neutral(values.get(column, ""))

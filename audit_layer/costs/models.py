@@ -1,6 +1,7 @@
 """Tables of the cost room: rate cards, rated lines, journals, postings, invoices, reconciliations. All append-only.
 
-The sum of a journal's postings is zero per currency; a constraint trigger refuses a commit that breaks it.
+The sum of a journal's postings is zero per currency, and of a request (tenant, number) no two attempts are payable;
+constraint triggers refuse a commit that breaks either.
 """
 
 from datetime import date
@@ -12,10 +13,13 @@ from sqlalchemy import (
     Date,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     Numeric,
+    PrimaryKeyConstraint,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -108,13 +112,67 @@ class RatedReceiptRow(Base):
     """A receipt that the books have dealt with, also where it is not billable: nothing is rated twice."""
 
     __tablename__ = "costs_rated_receipts"
-    __table_args__ = (bytes_check("receipt", 32), KEPT_BY_WORKER)
+    __table_args__ = (
+        Index(
+            "uq_costs_rated_receipts_order",
+            "order_entry",
+            unique=True,
+            postgresql_where=text("billable"),
+        ),
+        Index(None, "tenant", "number"),
+        bytes_check("receipt", 32),
+        KEPT_BY_WORKER,
+    )
 
     receipt: Mapped[Hash32] = mapped_column(primary_key=True)
     log_index: Mapped[Count]
+    order_entry: Mapped[Hash32]
+    """An order is billed once."""
+    tenant: Mapped[Name]
+    number: Mapped[Count]
+    attempt: Mapped[Count]
     billable: Mapped[bool] = mapped_column(Boolean)
+    """Whether its lines were posted; what became of them since is in its corrections."""
     reason: Mapped[str | None] = mapped_column(Text)
     """Why it is not billable."""
+
+
+class CorrectionRow(Base):
+    """What became of a billable receipt after it was posted, one row for each change; the last one (by `turn`) holds.
+
+    Where a row makes it cease to be payable, or payable again, its journal mirrors what was posted before it: once.
+    """
+
+    __tablename__ = "costs_corrections"
+    __table_args__ = (
+        PrimaryKeyConstraint("receipt", "turn"),
+        CheckConstraint("payable = (reason IS NULL)", name="reason"),
+        Index(None, "at"),
+        bytes_check("because", 32),
+        not_negative("turn"),
+        KEPT_BY_WORKER,
+    )
+
+    receipt: Mapped[bytes] = mapped_column(
+        LargeBinary(32), ForeignKey("costs_rated_receipts.receipt")
+    )
+    turn: Mapped[int] = mapped_column(Integer)
+    payable: Mapped[bool] = mapped_column(Boolean)
+    reason: Mapped[str | None] = mapped_column(Text)
+    because: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """Entry of the statement that caused it: a verdict, or the receipt of a later attempt."""
+    journal: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"))
+    at: Mapped[UnixMs]
+
+
+class HeededVerdictRow(Base):
+    """A verdict other than PASS that the books have taken into account."""
+
+    __tablename__ = "costs_heeded_verdicts"
+    __table_args__ = (bytes_check("verdict", 32), KEPT_BY_WORKER)
+
+    verdict: Mapped[Hash32] = mapped_column(primary_key=True)
+    log_index: Mapped[Count] = mapped_column(unique=True)
 
 
 class PostingRow(Base):
@@ -188,3 +246,35 @@ DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION costs_journal_balances()
 """,
 )
+declare_function(
+    "costs_one_attempt_is_paid",
+    """
+CREATE FUNCTION costs_one_attempt_is_paid() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  IF (
+    SELECT count(DISTINCT other.attempt)
+      FROM costs_rated_receipts this
+      JOIN costs_rated_receipts other ON other.tenant = this.tenant AND other.number = this.number
+     WHERE this.receipt = NEW.receipt AND other.billable
+       AND coalesce((SELECT payable FROM costs_corrections WHERE receipt = other.receipt
+                      ORDER BY turn DESC LIMIT 1), true)
+  ) > 1 THEN
+    RAISE EXCEPTION 'two attempts of one request are payable, one of them by receipt %', encode(NEW.receipt, 'hex')
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_one_attempt';
+  END IF;
+  RETURN NULL;
+END $$
+""",
+)
+for _table in ("costs_rated_receipts", "costs_corrections"):
+    declare_trigger(
+        f"{_table}_one_attempt",
+        _table,
+        f"""
+CREATE CONSTRAINT TRIGGER {_table}_one_attempt
+AFTER INSERT ON {_table}
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION costs_one_attempt_is_paid()
+""",
+    )

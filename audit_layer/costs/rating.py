@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from shared.codec.money import amount_of
+from shared.codec.money import amount_of, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.orders import Order, within_order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Finish, Receipt, Usage
+
+MAX_AMOUNT = Decimal(10) ** 18
+"""Of one receipt: what the books' columns hold with room for sums."""
 
 
 class TokenKind(StrEnum):
@@ -65,11 +69,45 @@ def is_billable(receipt: Receipt) -> bool:
 
 def rate(receipt: Receipt, card: RateCard) -> tuple[RatedLine, ...]:
     """Rate one billable receipt; kinds without tokens give no line."""
-    price = price_for(card, receipt.model_root)
+    return rate_usage(receipt.usage, price_for(card, receipt.model_root))
+
+
+def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
+    """Return the lines of a usage record at one price; of compute time and energy, which are claims, there is none."""
     lines = []
-    for kind, quantity in quantities(receipt.usage).items():
+    for kind, quantity in quantities(usage).items():
         if quantity:
             unit = unit_price(price, kind)
             amount = amount_of(quantity, unit, price.per)
             lines.append(RatedLine(kind, quantity, unit, price.per, amount))
     return tuple(lines)
+
+
+def rated(
+    receipt: Receipt, card: RateCard | None, operator: str, order: Order
+) -> tuple[tuple[RatedLine, ...], str | None]:
+    """Return a receipt's lines, or why it is not billable by itself. One bad card or receipt stops no other."""
+    reason = _unbillable(receipt, card, operator, order)
+    if reason is not None or card is None:
+        return (), reason
+    try:
+        lines = rate(receipt, card)
+    except CounterfoilError as error:
+        return (), error.detail
+    if exact_sum(line.amount for line in lines) > MAX_AMOUNT:
+        return (), "amount out of range"
+    return lines, None
+
+
+def _unbillable(receipt: Receipt, card: RateCard | None, operator: str, order: Order) -> str | None:
+    if not is_billable(receipt):
+        return "failed"
+    if (excess := within_order(order, receipt.usage)) is not None:
+        return excess
+    if card is None:
+        return "rate card not in the log before it"
+    if card.operator != operator:
+        return "rate card of another operator"
+    if not card.valid_from <= receipt.started < (card.valid_to or 2**63):
+        return "rate card not valid at the time"
+    return None

@@ -3,7 +3,8 @@
 Both sides are added up per (tenant, node, model). The gap of a key is walked by substituting one factor after another,
 in this fixed order, with exact rationals:
 
-1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof;
+1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof; of other keys, what is
+   billed beyond the proven for receipts that are not payable (protocol §8), kind by kind;
 2. *timing*: lines for days outside the invoice's own period;
 3. *quantity*: the billed totals of prompt and output tokens replace the proven ones, at proven prices;
 4. *classification*: the billed split of the prompt into cached and not cached replaces the proven one;
@@ -33,6 +34,8 @@ class Proven:
 
     quantities: Mapping[TokenKind, int]
     prices: Mapping[TokenKind, Fraction]
+    refused: Mapping[TokenKind, int] = field(default_factory=dict)
+    """Tokens of receipts that are not payable."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class KeyVariance:
     key: Key
     tokens: Mapping[TokenKind, int]
     parts: Mapping[str, Fraction]
+    refused: Mapping[TokenKind, int] = field(default_factory=dict)
+    """Of these, tokens billed for receipts that are not payable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ class Reconciliation:
     billed: Fraction
     parts: Mapping[str, Fraction]
     keys: tuple[KeyVariance, ...]
+    held: Fraction = Fraction(0)
+    """Of what is proven, what waits for a second worker's verdict: not to be paid yet."""
 
     @property
     def gap(self) -> Fraction:
@@ -74,7 +81,13 @@ class Reconciliation:
         return self.billed - self.proven
 
 
-def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) -> Reconciliation:
+def reconcile(
+    invoice: Invoice,
+    proven: Mapping[Key, Proven],
+    *,
+    currency: str,
+    held: Fraction = Fraction(0),
+) -> Reconciliation:
     """Compare an invoice with what receipts prove. CONFLICT when the contract has another currency."""
     if invoice.currency != currency:
         raise CounterfoilError(
@@ -104,6 +117,7 @@ def reconcile(invoice: Invoice, proven: Mapping[Key, Proven], *, currency: str) 
         billed=stated,
         parts=parts,
         keys=tuple(keys),
+        held=held,
     )
     assert sum(parts.values()) == result.gap
     return result
@@ -128,17 +142,23 @@ def _walk(key: Key, proven: Proven | None, billed: _Billed) -> KeyVariance:
         return KeyVariance(key, dict(billed.quantities), {"unproven": total})
     ours = {kind: proven.quantities.get(kind, 0) for kind in TokenKind}
     theirs = billed.quantities
+    refused = {
+        kind: min(proven.refused.get(kind, 0), max(0, theirs[kind] - ours[kind]))
+        for kind in TokenKind
+    }
+    base = {kind: ours[kind] + refused[kind] for kind in TokenKind}
     prompt = theirs[TokenKind.INPUT] + theirs[TokenKind.CACHED]
-    cached = min(ours[TokenKind.CACHED], prompt)
+    cached = min(base[TokenKind.CACHED], prompt)
     resized = {
         TokenKind.INPUT: prompt - cached,
         TokenKind.CACHED: cached,
         TokenKind.OUTPUT: theirs[TokenKind.OUTPUT],
     }
-    steps = [_at(ours, proven), _at(resized, proven), _at(theirs, proven), total]
-    names = ("quantity", "classification", "price")
+    steps = [*(_at(item, proven) for item in (ours, base, resized, theirs)), total]
+    names = ("unproven", "quantity", "classification", "price")
     parts = {name: steps[i + 1] - steps[i] for i, name in enumerate(names)}
-    return KeyVariance(key, {kind: theirs[kind] - ours[kind] for kind in TokenKind}, parts)
+    tokens = {kind: theirs[kind] - ours[kind] for kind in TokenKind}
+    return KeyVariance(key, tokens, parts, refused)
 
 
 def _at(quantities: Mapping[TokenKind, int], proven: Proven) -> Fraction:

@@ -40,6 +40,7 @@ def as_json(result: Reconciliation) -> JSON:
         "operator": result.operator,
         "currency": result.currency,
         "proven": exact(result.proven),
+        "held": exact(result.held),
         "billed": exact(result.billed),
         "gap": exact(result.gap),
         "parts": {name: exact(result.parts[name]) for name in PARTS},
@@ -49,6 +50,7 @@ def as_json(result: Reconciliation) -> JSON:
                 "node": variance.key[1],
                 "model_root": variance.key[2],
                 "tokens": {kind.value: count for kind, count in variance.tokens.items()},
+                "refused": {kind.value: count for kind, count in variance.refused.items()},
                 "parts": {name: exact(value) for name, value in variance.parts.items()},
             }
             for variance in result.keys

@@ -12,5 +12,5 @@ def register(app: Celery, costs: Costs) -> None:
 
     @app.task(name=RATE, ignore_result=True, shared=False)
     def rate() -> None:
-        while costs.rate_new():
+        while costs.rate_new() or costs.heed_new():
             continue

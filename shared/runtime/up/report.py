@@ -111,16 +111,20 @@ def _cost_facts(report: Report) -> list[Fact]:
             _tokens(report.costs[source][node.operator]) for source in ("claims", "meters")
         )
         over = {kind: claimed[kind] - metered[kind] for kind in KINDS}
-        found = {kind: sum(key["tokens"].get(kind, 0) for key in result["keys"]) for kind in KINDS}
+        refused = _counted(result, "refused")
+        found = {kind: count - refused[kind] for kind, count in _counted(result, "tokens").items()}
         parts = {
             name: Decimal(value) for name, value in result["parts"].items() if name != "rounding"
         }
-        quantity = parts.pop("quantity")
+        quantity, unproven = parts.pop("quantity"), parts.pop("unproven")
         exact = (
             over == found
             and quantity == _value(report, node.operator, over)
+            and unproven == _value(report, node.operator, refused)
             and not any(parts.values())
         )
+        if node.wrapper:
+            rows.append(_caught(report, node.name, refused, f"{unproven} {result['currency']}"))
         rows.append(
             Fact(
                 f"{node.operator}'s invoice: "
@@ -129,7 +133,9 @@ def _cost_facts(report: Report) -> list[Fact]:
                     if node.wrapper
                     else "no variance but rounding"
                 ),
-                exact and bool(any(over.values())) == bool(node.wrapper),
+                exact
+                and bool(any(over.values())) == bool(node.wrapper)
+                and bool(any(refused.values())) <= bool(node.wrapper),
                 f"{sum(found.values())} tokens, {quantity} {result['currency']} over",
             )
         )
@@ -142,6 +148,25 @@ def _cost_facts(report: Report) -> list[Fact]:
         )
     )
     return rows
+
+
+def _caught(report: Report, node: str, refused: Mapping[str, int], amount: str) -> Fact:
+    """Compare what is not payable with what two workers found wrong in this run."""
+    wrong = sum(
+        receipt["output_tokens"]
+        for receipt in report.view.receipts
+        if receipt["node"] == node and receipt["entry"] in report.view.confirmed
+    )
+    return Fact(
+        f"nothing is payable of what {node} was caught at",
+        refused["output"] >= wrong > 0,
+        f"{amount} refused for {refused['output']} output tokens, {wrong} of them in this run",
+    )
+
+
+def _counted(result: Mapping[str, Any], what: str) -> dict[str, int]:
+    """Add up by kind what a reconciliation counts of all keys."""
+    return {kind: sum(key[what].get(kind, 0) for key in result["keys"]) for kind in KINDS}
 
 
 def _tokens(invoice: Mapping[str, Any]) -> dict[str, int]:
@@ -238,19 +263,21 @@ def _money(report: Report) -> Table:
     table = Table(title="Cost by operator", title_justify="left")
     for column in ("operator", "node"):
         table.add_column(column)
-    for column in ("receipts prove", "invoice claims", "variance", "of it tokens"):
+    for column in ("payable", "invoice claims", "variance", "of it refused", "tokens over"):
         table.add_column(column, justify="right")
     for node in report.plan.nodes:
         result = report.costs["reconciled"][node.operator]
-        gap = Decimal(result["gap"])
-        amounts = (Decimal(result["proven"]), Decimal(result["billed"]), gap)
-        tokens = sum(key["tokens"].get(kind, 0) for key in result["keys"] for kind in KINDS)
+        payable = Decimal(result["proven"]) - Decimal(result["held"])
+        stated = (Decimal(result[name]) for name in ("billed", "gap"))
+        amounts = (payable, *stated, Decimal(result["parts"]["unproven"]))
+        over, refused = (_counted(result, what) for what in ("tokens", "refused"))
+        tokens = sum(over.values()) - sum(refused.values())
         table.add_row(
             node.operator,
             node.name,
             *(f"{amount:.6f} {result['currency']}" for amount in amounts),
             f"{tokens:+d}" if tokens else "0",
-            style="red" if tokens else None,
+            style="red" if tokens or any(refused.values()) else None,
         )
     return table
 

@@ -105,7 +105,7 @@ MISTAKES = {
     ("--from", "9999-12-01"): "the year 10000",
     ("--from", "0001-01-01", "--to", "0001-02-01"): "1970 … 9999",
     ("--time-zone", "Mars/Base"): "Mars/Base",
-    ("--tenant", "a\udc00b"): "--tenant",
+    ("--tenant", "a\x1bb"): "--tenant",
     ("--tenant", "=1+1"): "--tenant",
     ("--operator", "Alpha"): "--operator",
 }

@@ -115,7 +115,7 @@ def test_receipts_are_rated_and_posted_to_the_last_digit(books: Books):
     (row,) = books.costs.totals()
     assert row == {
         "operator": "alpha", "node": "one", "currency": "EUR", "receipts": 3, "tokens": 36,
-        "amount": "0.057",
+        "amount": "0.057", "held": "0", "refused": "0",
     }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_the_database_itself_refuses_a_second_rating(books: Books):
     books.costs.rate_new()
     with psycopg.connect(books.world.database.worker_dsn) as worker:
         for table in ("costs_rated_receipts", "costs_rated_lines"):
-            columns = "receipt, log_index, billable" if "receipts" in table else (
+            columns = "receipt, log_index, order_entry, tenant, number, attempt, billable" if "receipts" in table else (
                 "receipt, log_index, journal, tenant, operator, node, model_root, rate_card, day,"
                 " started, ended, kind, quantity, unit_price, per, amount, currency"
             )  # fmt: skip
@@ -177,7 +177,7 @@ def test_one_bad_card_stops_no_other_receipt(books: Books):
     """Each is in the books with its reason, and the good one is paid."""
     price = Price(model_root=made.MODEL, input="1", cached="1", output="1", per=1000)
     cards = {
-        "rate card not in the log": made.some("no card"),
+        "rate card not in the log before it": made.some("no card"),
         "rate card of another operator": books.card("beta"),
         "rate card not valid at the time": books.card(valid_to=made.NOW - 5000),
         "has no price for model": books.card(
@@ -272,7 +272,7 @@ def test_an_overclaim_is_named_to_the_token_and_to_the_cent(books: Books):
     assert sum(found.values()) == result.gap
     ((kept, size),) = books.world.rows("SELECT result, log_size FROM costs_reconciliations")
     assert json.loads(kept)["parts"]["quantity"] == "0.122"
-    assert size == books.world.rows("SELECT max(log_index) + 1 FROM trail_receipts")[0][0]
+    assert size == books.world.rows("SELECT max(log_index) + 1 FROM trail_statements")[0][0]
 
 
 def test_an_invoice_for_work_that_no_receipt_proves_is_unproven(books: Books):

@@ -16,6 +16,8 @@ from shared.runtime.up.layout import NodePlan, Plan
 from shared.runtime.up.report import Report, facts_of, render, what_to_try
 
 NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-c", "operator-c", wrapper=("cheat.py",)))
+CAUGHT = (10, "0.006")
+"""Output tokens of the one receipt with a confirmed FAIL, and what they cost."""
 SEAL, EMPTY = "5e", {"missing": 0}
 
 
@@ -52,12 +54,20 @@ def invoice(output: int) -> dict:
     }
 
 
-def reconciled(over: int, value: str) -> dict:
+def reconciled(over: int, value: str, refused: int = 0, unproven: str = "0") -> dict:
+    key = {"tokens": {"output": over + refused}, "refused": {"output": refused}}
     return {
         "currency": "EUR",
-        "keys": [{"tokens": {"output": over}}] if over else [],
-        "parts": {"quantity": value, "price": "0", "missing": "0", "rounding": "0.001"},
+        "keys": [key] if over or refused else [],
+        "parts": {
+            "unproven": unproven,
+            "quantity": value,
+            "price": "0",
+            "missing": "0",
+            "rounding": "0.001",
+        },
         "proven": "0.04",
+        "held": "0",
         "billed": "0.05",
         "gap": "0.01",
     }
@@ -69,7 +79,7 @@ def costs() -> dict:
         "claims": {"operator-a": invoice(20), "operator-c": invoice(23)},
         "reconciled": {
             "operator-a": reconciled(0, "0"),
-            "operator-c": reconciled(3, "0.0018"),
+            "operator-c": reconciled(3, "0.0018", *CAUGHT),
         },
         "focus": {"rows": 8, "file": "focus.csv"},
         "invoices": {"operator-a": "a.json", "operator-c": "c.json"},
@@ -169,11 +179,11 @@ def unconfirmed(facts):
 
 
 def overclaim_missed(facts):
-    facts["costs"]["reconciled"]["operator-c"] = reconciled(0, "0")
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(0, "0", *CAUGHT)
 
 
 def overclaim_by_one_token(facts):
-    facts["costs"]["reconciled"]["operator-c"] = reconciled(2, "0.0012")
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(2, "0.0012", *CAUGHT)
 
 
 def overclaim_by_a_hundredth_cent(facts):
@@ -182,6 +192,18 @@ def overclaim_by_a_hundredth_cent(facts):
 
 def honest_overclaims(facts):
     facts["costs"]["reconciled"]["operator-a"] = reconciled(3, "0.0018")
+
+
+def caught_is_paid(facts):
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(3, "0.0018")
+
+
+def refused_at_another_price(facts):
+    facts["costs"]["reconciled"]["operator-c"]["parts"]["unproven"] = "0.007"
+
+
+def honest_refused(facts):
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(0, "0", *CAUGHT)
 
 
 def other_variance(facts):
@@ -218,6 +240,9 @@ def fsck_failed(facts):
         (overclaim_by_a_hundredth_cent, "operator-c's invoice"),
         (honest_overclaims, "operator-a's invoice"),
         (other_variance, "operator-a's invoice"),
+        (caught_is_paid, "nothing is payable of what node-c was caught at"),
+        (refused_at_another_price, "operator-c's invoice"),
+        (honest_refused, "operator-a's invoice"),
         (no_export, "FOCUS"),
         (fsck_finds, "the log is whole"),
         (fsck_failed, "the log is whole"),

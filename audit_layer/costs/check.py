@@ -1,0 +1,146 @@
+"""Recompute the books from what the log has: every line, every standing, every balance. Finds, and mends nothing."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from audit_layer.costs.books import card_of, last_corrections, opinion_of
+from audit_layer.costs.models import PostingRow, RateCardRow, RatedLineRow, RatedReceiptRow
+from audit_layer.costs.payable import ANSWERED, Claim, State, standings
+from audit_layer.costs.rating import price_for, rate_usage
+from audit_layer.trail.models import ReceiptRow, VerdictRow
+from shared.codec.money import exact_sum
+from shared.runtime.errors import CounterfoilError
+from shared.statements.audits import Outcome
+from shared.statements.ratecards import RateCard
+from shared.statements.receipts import EnergyQuality, Usage
+
+Facts = tuple[str, int, Decimal, int, Decimal]
+"""Kind, quantity, unit price, per, amount."""
+
+
+def check_books(db: Session) -> Iterator[str]:
+    """Yield what differs from what receipts, rate cards and verdicts make of it."""
+    cards = {row.entry: card_of(row) for row in db.scalars(select(RateCardRow))}
+    written: dict[bytes, set[Facts]] = defaultdict(set)
+    for line in db.scalars(select(RatedLineRow)):
+        written[line.receipt].add(
+            (line.kind, line.quantity, line.unit_price, line.per, line.amount)
+        )
+    query = select(RatedReceiptRow, ReceiptRow).outerjoin(
+        ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt
+    )
+    rated: list[tuple[RatedReceiptRow, ReceiptRow | None]] = [
+        (row, receipt) for row, receipt in db.execute(query)
+    ]
+    for row, receipt in rated:
+        yield from _receipt(row, receipt, cards, written[row.receipt])
+    yield from _standings(db, [(row, receipt) for row, receipt in rated if receipt is not None])
+    yield from _balances(db)
+
+
+def _receipt(
+    row: RatedReceiptRow,
+    receipt: ReceiptRow | None,
+    cards: dict[bytes, RateCard],
+    written: set[Facts],
+) -> Iterator[str]:
+    """Compare one rated receipt with the trail's, and its lines with its usage at the prices of its card."""
+    name = f"receipt {row.receipt.hex()}"
+    if receipt is None:
+        yield f"{name} is in the books and not in the log"
+        return
+    columns = ("log_index", "order_entry", "tenant", "number", "attempt")
+    yield from (
+        f"{name}: {column} is not the receipt's"
+        for column in columns
+        if getattr(row, column) != getattr(receipt, column)
+    )
+    usage = Usage(
+        input=receipt.input_tokens,
+        cached=receipt.cached_tokens,
+        output=receipt.output_tokens,
+        energy_quality=EnergyQuality.UNMEASURED,
+    )
+    try:
+        price = price_for(cards[receipt.rate_card], receipt.model_root)
+        expected = {
+            (line.kind.value, line.quantity, line.unit_price, line.per, line.amount)
+            for line in rate_usage(usage, price)
+        }
+    except (CounterfoilError, KeyError):  # no price: then there is no line either
+        expected = set()
+    if row.billable and written != expected:
+        yield f"{name}: its lines are not its usage at the prices of its rate card"
+    if not row.billable and written and row.reason != ANSWERED:
+        yield f"{name} is not billable and has lines"
+
+
+def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> Iterator[str]:
+    """Compare what the books pay with the rule, applied to all receipts and verdicts at once."""
+    verdicts = db.scalars(select(VerdictRow).where(VerdictRow.outcome != Outcome.PASS.value))
+    claims = [
+        Claim(
+            receipt=receipt.entry,
+            log_index=receipt.log_index,
+            order=receipt.order_entry,
+            tenant=receipt.tenant,
+            number=receipt.number,
+            attempt=receipt.attempt,
+            unbillable=None if row.reason == ANSWERED else row.reason,
+        )
+        for row, receipt in rated
+    ]
+    wanted = standings(claims, map(opinion_of, verdicts))
+    last = last_corrections()
+    columns = (last.c.receipt, last.c.payable, last.c.reason, last.c.because)
+    corrected = {row[0]: tuple(row[1:]) for row in db.execute(select(*columns))}
+    for row, _ in rated:
+        standing = wanted[row.receipt]
+        refused = standing.state is State.REFUSED
+        found: tuple[Any, ...] = corrected.get(row.receipt, (True, None, None))
+        if not row.billable:
+            found = (False, row.reason, None)
+            standing = type(standing)(standing.state, standing.reason)
+        rule = (False, standing.reason, standing.because) if refused else (True, None, None)
+        if found != rule:
+            yield (
+                f"receipt {row.receipt.hex()} is booked as {_told(found)}, "
+                f"by the rule it is {_told(rule)}"
+            )
+
+
+def _told(standing: tuple[Any, ...]) -> str:
+    payable, reason, _ = standing
+    return "payable" if payable else f"not payable ({reason})"
+
+
+def _balances(db: Session) -> Iterator[str]:
+    """Compare every account with the lines that are posted and not taken back."""
+    last = last_corrections()
+    expected: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
+    lines = db.scalars(
+        select(RatedLineRow)
+        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
+        .where(last.c.payable.is_distinct_from(False))
+    )
+    for line in lines:
+        expected[f"expense:{line.tenant}", line.currency].append(line.amount)
+        expected[f"payable:{line.operator}", line.currency].append(line.amount.copy_negate())
+    posted = db.execute(
+        select(PostingRow.account, PostingRow.currency, func.sum(PostingRow.amount)).group_by(
+            PostingRow.account, PostingRow.currency
+        )
+    )
+    found = {(account, currency): amount for account, currency, amount in posted}
+    for account in sorted({*found, *expected}):
+        should = exact_sum(expected.get(account, ()))
+        if found.get(account, Decimal(0)) != should:
+            yield (
+                f"account {account[0]} holds {found.get(account, 0):f} {account[1]}, "
+                f"its lines make {should:f}"
+            )

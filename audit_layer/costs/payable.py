@@ -1,0 +1,149 @@
+"""What is payable: protocol §8 as one function of receipts and verdicts. Pure.
+
+The order in which anything arrived makes no difference, only where the log has it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from shared.statements.audits import Blame, Outcome, Reason
+
+ANSWERED: Final = "the order was answered before"
+SUPERSEDED: Final = "superseded by a later attempt"
+UNCONFIRMED: Final = "FAIL that no second worker has confirmed"
+WITHHOLDING: Final = frozenset(
+    reason
+    for reason in Reason
+    if reason.outcome is Outcome.INCONCLUSIVE and reason.blame is Blame.NODE
+)
+"""Reasons of INCONCLUSIVE that count against the node, once they are confirmed."""
+
+
+class State(StrEnum):
+    """What becomes of a receipt's amount."""
+
+    PAYABLE = "payable"
+    HELD = "held"
+    """Neither paid nor refused until another worker has spoken."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A receipt as far as the rule needs it."""
+
+    receipt: bytes
+    log_index: int
+    order: bytes
+    tenant: str
+    number: int
+    attempt: int
+    unbillable: str | None = None
+    """Why it is not payable by itself, whatever others say: it failed, it has no price, it exceeds its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A verdict as far as the rule needs it."""
+
+    entry: bytes
+    log_index: int
+    receipt: bytes
+    worker: str
+    outcome: str
+    reason: str
+    confirms: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the rule says about one receipt, why, and the statement that makes it so."""
+
+    state: State
+    reason: str | None = None
+    because: bytes | None = None
+
+
+PAYABLE: Final = Standing(State.PAYABLE)
+
+
+def standings(claims: Iterable[Claim], opinions: Iterable[Opinion]) -> dict[bytes, Standing]:
+    """Return the standing of every claim; all claims of a request (tenant, number) must be among them."""
+    requests: dict[tuple[str, int], list[Claim]] = defaultdict(list)
+    for claim in claims:
+        requests[claim.tenant, claim.number].append(claim)
+    about: dict[bytes, list[Opinion]] = defaultdict(list)
+    for opinion in opinions:
+        about[opinion.receipt].append(opinion)
+    found: dict[bytes, Standing] = {}
+    for request in requests.values():
+        found |= _of_request(sorted(request, key=lambda claim: claim.log_index), about)
+    return found
+
+
+def _of_request(
+    claims: Sequence[Claim], about: Mapping[bytes, Sequence[Opinion]]
+) -> dict[bytes, Standing]:
+    """Apply the steps of §8 to the claims of one request, in order of log index."""
+    found: dict[bytes, Standing] = {}
+    first: dict[bytes, bytes] = {}
+    for claim in claims:
+        refused = _by_itself(claim, first, about.get(claim.receipt, ()))
+        if refused is not None:
+            found[claim.receipt] = refused
+    able = [claim for claim in claims if claim.receipt not in found]
+    last = max(able, key=lambda claim: (claim.attempt, -claim.log_index), default=None)
+    for claim in able:
+        if last is not None and claim.attempt < last.attempt:  # (4)
+            found[claim.receipt] = Standing(State.REFUSED, SUPERSEDED, last.receipt)
+        else:  # (5)
+            found[claim.receipt] = _disputed(about.get(claim.receipt, ())) or PAYABLE
+    return found
+
+
+def _by_itself(
+    claim: Claim, first: dict[bytes, bytes], opinions: Sequence[Opinion]
+) -> Standing | None:
+    """Return why a claim is not payable by itself; None when it is."""
+    answer = first.setdefault(claim.order, claim.receipt)
+    if answer != claim.receipt:  # (1)
+        return Standing(State.REFUSED, ANSWERED, answer)
+    if claim.unbillable is not None:  # (2)
+        return Standing(State.REFUSED, claim.unbillable)
+    confirming = _confirmation(opinions)
+    if confirming is not None:  # (3)
+        reason = f"confirmed {confirming.outcome}: {confirming.reason}"
+        return Standing(State.REFUSED, reason, confirming.entry)
+    return None
+
+
+def _confirmation(opinions: Sequence[Opinion]) -> Opinion | None:
+    """Return the first verdict in the log that confirms another worker's before it."""
+    before: dict[bytes, Opinion] = {}
+    for opinion in sorted(opinions, key=lambda opinion: opinion.log_index):
+        other = None if opinion.confirms is None else before.get(opinion.confirms)
+        if other is not None and other.worker != opinion.worker and _agree(other, opinion):
+            return opinion
+        before[opinion.entry] = opinion
+    return None
+
+
+def _agree(first: Opinion, second: Opinion) -> bool:
+    """Tell whether two verdicts hold the same against the node."""
+    if first.outcome != second.outcome:
+        return False
+    if first.outcome == Outcome.FAIL:
+        return True
+    return first.outcome == Outcome.INCONCLUSIVE and {first.reason, second.reason} <= WITHHOLDING
+
+
+def _disputed(opinions: Sequence[Opinion]) -> Standing | None:
+    """Return that a FAIL holds the claim up: one that no other worker has contradicted by a PASS."""
+    cleared = {opinion.worker for opinion in opinions if opinion.outcome == Outcome.PASS}
+    for opinion in sorted(opinions, key=lambda opinion: opinion.log_index):
+        if opinion.outcome == Outcome.FAIL and not cleared - {opinion.worker}:
+            return Standing(State.HELD, f"{UNCONFIRMED}: {opinion.reason}", opinion.entry)
+    return None

@@ -1,0 +1,194 @@
+"""From the log to the books: rate receipts, heed verdicts. Every function runs in the caller's transaction, one at a time."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+
+from audit_layer.costs.books import Posting, card_of, settle
+from audit_layer.costs.models import (
+    HeededVerdictRow,
+    RateCardRow,
+    RatedLineRow,
+    RatedReceiptRow,
+)
+from audit_layer.costs.payable import ANSWERED
+from audit_layer.costs.rating import RatedLine, rated
+from audit_layer.trail.erasure import unseal
+from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
+from shared.codec.moment import day_of, now_ms
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import Outcome
+from shared.statements.cose import read_as
+from shared.statements.orders import Order
+from shared.statements.ratecards import RateCard
+from shared.statements.receipts import Receipt
+
+RATE_LOCK = 0x63665F72617465  # "cf_rate"
+ERASED = "erased"
+NO_ORDER = "its order is not kept"
+
+
+def rate_new(db: Session, limit: int) -> int:
+    """Rate and post receipts that the books have not dealt with, oldest first; return how many."""
+    _alone(db)
+    _learn_cards(db)
+    receipts = db.execute(
+        select(ReceiptRow, StatementRow.raw)
+        .join(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        .outerjoin(RatedReceiptRow, RatedReceiptRow.receipt == ReceiptRow.entry)
+        .where(RatedReceiptRow.receipt.is_(None))
+        .order_by(ReceiptRow.log_index)
+        .limit(limit)
+    ).all()
+    posting = Posting(db)
+    answered = _answered(db, receipts)
+    for row, raw in receipts:
+        if row.order_entry in answered:
+            db.add(_dealt_with(row, ANSWERED))
+            continue
+        answered.add(row.order_entry)
+        _rate(db, posting, row, raw)
+    db.flush()
+    posting.post()
+    settle(db, {(row.tenant, row.number) for row, _ in receipts})
+    return len(receipts)
+
+
+def heed_new(db: Session, limit: int) -> int:
+    """Take verdicts other than PASS into account, oldest first; return how many."""
+    _alone(db)
+    highest = select(func.coalesce(func.max(HeededVerdictRow.log_index), -1)).scalar_subquery()
+    verdicts = db.scalars(
+        select(VerdictRow)
+        .where(VerdictRow.log_index > highest, VerdictRow.outcome != Outcome.PASS.value)
+        .order_by(VerdictRow.log_index)
+        .limit(limit)
+    ).all()
+    db.add_all(HeededVerdictRow(verdict=row.entry, log_index=row.log_index) for row in verdicts)
+    concerned = db.execute(
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number).where(
+            RatedReceiptRow.receipt.in_([row.receipt for row in verdicts])
+        )
+    )
+    settle(db, {(tenant, number) for tenant, number in concerned})
+    return len(verdicts)
+
+
+def settle_all(db: Session) -> int:
+    """Settle every request that has several receipts, whatever was done before; return how many receipts changed."""
+    _alone(db)
+    several = db.execute(
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .group_by(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .having(func.count() > 1)
+    )
+    return settle(db, {(tenant, number) for tenant, number in several})
+
+
+def _alone(db: Session) -> None:
+    """Wait until no other process rates: each would post what the other does."""
+    db.execute(select(func.pg_advisory_xact_lock(RATE_LOCK)))
+
+
+def _answered(db: Session, receipts: Sequence[Row[ReceiptRow, bytes]]) -> set[bytes]:
+    """Return those of the receipts' orders that a receipt before them in the log has answered."""
+    orders = {row.order_entry for row, _ in receipts}
+    return set(
+        db.scalars(
+            select(RatedReceiptRow.order_entry).where(RatedReceiptRow.order_entry.in_(orders))
+        )
+    )
+
+
+def _learn_cards(db: Session) -> None:
+    """Record rate cards that have entered the log since."""
+    known = select(RateCardRow.entry)
+    new = db.scalars(
+        select(StatementRow).where(
+            StatementRow.type == RateCard.TYPE, StatementRow.entry.not_in(known)
+        )
+    )
+    for statement in new:
+        card = read_as(RateCard, statement.raw)
+        db.add(
+            RateCardRow(
+                entry=statement.entry,
+                operator=card.operator,
+                name=card.name,
+                currency=card.currency,
+                valid_from=card.valid_from,
+                valid_to=card.valid_to,
+                statement=statement.raw,
+                recorded_at=now_ms(),
+            )
+        )
+    db.flush()
+
+
+def _rate(db: Session, posting: Posting, row: ReceiptRow, raw: bytes) -> None:
+    """Record why a receipt is not billable, or its lines."""
+    try:
+        receipt = read_as(Receipt, unseal(db, raw))
+        order_row = db.get(OrderRow, row.order_entry)
+        if order_row is None:  # `log fsck` reports it
+            db.add(_dealt_with(row, NO_ORDER))
+            return
+        order = read_as(Order, unseal(db, order_row.raw))
+    except CounterfoilError as error:
+        if error.code is not Code.ERASED:
+            raise
+        db.add(_dealt_with(row, ERASED))
+        return
+    card_row = _card_before(db, row)
+    card = None if card_row is None else card_of(card_row)
+    lines, reason = rated(receipt, card, row.operator, order)
+    db.add(_dealt_with(row, reason))
+    if reason is None and card_row is not None:
+        for line in lines:
+            posting.add(_line_row(row, order.cost_centre, card_row, line))
+
+
+def _card_before(db: Session, receipt: ReceiptRow) -> RateCardRow | None:
+    """Return the receipt's rate card if it is before it in the log: when the books are done must make no difference."""
+    logged = db.get(StatementRow, receipt.rate_card)
+    if logged is None or logged.log_index > receipt.log_index:
+        return None
+    return db.get(RateCardRow, receipt.rate_card)
+
+
+def _dealt_with(row: ReceiptRow, reason: str | None) -> RatedReceiptRow:
+    return RatedReceiptRow(
+        receipt=row.entry,
+        log_index=row.log_index,
+        order_entry=row.order_entry,
+        tenant=row.tenant,
+        number=row.number,
+        attempt=row.attempt,
+        billable=reason is None,
+        reason=reason,
+    )
+
+
+def _line_row(
+    row: ReceiptRow, cost_centre: bytes | None, card: RateCardRow, line: RatedLine
+) -> RatedLineRow:
+    return RatedLineRow(
+        receipt=row.entry,
+        log_index=row.log_index,
+        tenant=row.tenant,
+        operator=row.operator,
+        node=row.node,
+        model_root=row.model_root,
+        rate_card=card.entry,
+        day=day_of(row.ended),
+        started=row.started,
+        ended=row.ended,
+        kind=line.kind.value,
+        quantity=line.quantity,
+        unit_price=line.unit_price,
+        per=line.per,
+        amount=line.amount,
+        currency=card.currency,
+        cost_centre=cost_centre,
+    )

@@ -1,0 +1,252 @@
+"""What the books say: charges of a period, totals, what an invoice is compared with. In the caller's transaction."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Select,
+    and_,
+    any_,
+    func,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session
+
+from audit_layer.costs.books import card_of, held, last_corrections
+from audit_layer.costs.focus import Charge
+from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedLineRow
+from audit_layer.costs.payable import Standing
+from audit_layer.costs.rating import TokenKind, price_for, unit_price
+from audit_layer.costs.reconcile import Key, Proven
+from audit_layer.costs.reporting import exact
+from shared.codec.moment import Period, day_of
+from shared.statements.ratecards import RateCard
+
+Total = dict[str, str | int]
+
+
+def charges(
+    db: Session, period: Period, *, tenant: str | None, operator: str | None
+) -> Iterator[Charge]:
+    """Yield what a period adds to the bill, in order of log index: the exports of all periods sum to the books.
+
+    A receipt that ended in the period and ceased to be payable in it as well adds nothing. What changed later is a
+    correction in the period in which the books took note.
+    """
+    flips = _flips(db, period)
+    waiting = held(db)
+    query = select(RatedLineRow).where(
+        or_(and_(*_ended_in(period)), RatedLineRow.receipt.in_(_changed_in(period)))
+    )
+    if tenant is not None:
+        query = query.where(RatedLineRow.tenant == tenant)
+    if operator is not None:
+        query = query.where(RatedLineRow.operator == operator)
+    for line in db.scalars(query.order_by(RatedLineRow.log_index, RatedLineRow.id)):
+        own = line.ended in period
+        changes = flips.get(line.receipt, ())
+        net = own + sum(1 if change.payable else -1 for change in changes)
+        if net:
+            last = changes[-1] if changes and not own else None
+            yield _charge(line, period, net, last, waiting.get(line.receipt))
+
+
+def totals(db: Session, tenant: str | None) -> list[Total]:
+    """Return by operator and node what is payable, what is held up by a verdict, and what is refused."""
+    last = last_corrections()
+    amount, quantity = RatedLineRow.amount, RatedLineRow.quantity
+    refused = last.c.payable.is_(False)
+    waiting = and_(
+        ~func.coalesce(refused, False),
+        RatedLineRow.receipt == any_(literal(list(held(db)), ARRAY(LargeBinary))),
+    )
+    payable = and_(~func.coalesce(refused, False), ~waiting)
+    query = (
+        select(
+            RatedLineRow.operator,
+            RatedLineRow.node,
+            RatedLineRow.currency,
+            func.count(RatedLineRow.receipt.distinct()).filter(payable),
+            _sum(quantity, payable),
+            _sum(amount, payable),
+            _sum(amount, waiting),
+            _sum(amount, refused),
+        )
+        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
+        .group_by(RatedLineRow.operator, RatedLineRow.node, RatedLineRow.currency)
+        .order_by(RatedLineRow.operator, RatedLineRow.node)
+    )
+    if tenant is not None:
+        query = query.where(RatedLineRow.tenant == tenant)
+    return [
+        {
+            "operator": name,
+            "node": node,
+            "currency": currency,
+            "receipts": receipts,
+            "tokens": int(tokens),
+            "amount": exact(Fraction(due)),
+            "held": exact(Fraction(stuck)),
+            "refused": exact(Fraction(lost)),
+        }
+        for name, node, currency, receipts, tokens, due, stuck, lost in db.execute(query)
+    ]
+
+
+def _sum(column: Any, part: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Return the sum over a part of the lines; of none it is zero."""
+    return func.coalesce(func.sum(column).filter(part), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What the books have of one operator and period, in one currency."""
+
+    proven: Mapping[Key, Proven]
+    held: Fraction
+    """Of what is proven, what waits for another worker's verdict."""
+
+
+def contract(db: Session, operator: str, period: Period) -> dict[str, Contract]:
+    """Return what receipts prove, by currency."""
+    last = last_corrections()
+    waiting = held(db)
+    lines: dict[str, list[tuple[RatedLineRow, bool]]] = defaultdict(list)
+    cards = {
+        row.entry: card_of(row)
+        for row in db.scalars(select(RateCardRow).where(RateCardRow.operator == operator))
+    }
+    query = (
+        select(RatedLineRow, last.c.payable.is_distinct_from(False))
+        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
+        .where(RatedLineRow.operator == operator, *_ended_in(period))
+    )
+    for line, payable in db.execute(query):
+        lines[line.currency].append((line, payable))
+    return {
+        currency: Contract(
+            _proven(found, cards),
+            sum(
+                (Fraction(line.amount) for line, ok in found if ok and line.receipt in waiting),
+                Fraction(0),
+            ),
+        )
+        for currency, found in lines.items()
+    }
+
+
+def _ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
+    """Return what rated lines of a period fulfil; the day is what the index has."""
+    return (
+        RatedLineRow.day >= day_of(period.start),
+        RatedLineRow.day <= day_of(period.end - 1),
+        RatedLineRow.ended >= period.start,
+        RatedLineRow.ended < period.end,
+    )
+
+
+def _changed_in(period: Period) -> Select[bytes]:
+    return select(CorrectionRow.receipt).where(
+        CorrectionRow.at >= period.start, CorrectionRow.at < period.end
+    )
+
+
+def _flips(db: Session, period: Period) -> Mapping[bytes, Sequence[CorrectionRow]]:
+    """Return the corrections of a period that posted something, by receipt, in their order."""
+    found: dict[bytes, list[CorrectionRow]] = defaultdict(list)
+    rows = db.scalars(
+        select(CorrectionRow)
+        .where(
+            CorrectionRow.at >= period.start,
+            CorrectionRow.at < period.end,
+            CorrectionRow.journal.is_not(None),
+        )
+        .order_by(CorrectionRow.receipt, CorrectionRow.turn)
+    )
+    for row in rows:
+        found[row.receipt].append(row)
+    return found
+
+
+def _proven(
+    lines: Sequence[tuple[RatedLineRow, bool]], cards: Mapping[bytes, RateCard]
+) -> dict[Key, Proven]:
+    """Add lines up per key. Prices that changed within the period are averaged exactly, by quantity.
+
+    The price of a kind of which there is no token is the rate card's.
+    """
+    sums: dict[tuple[Key, bool], _Sum] = defaultdict(_Sum)
+    listed: dict[Key, Mapping[TokenKind, Fraction]] = {}
+    for line, payable in lines:
+        key = (line.tenant, line.node, line.model_root.hex())
+        sums[key, payable].add(line)
+        price = price_for(cards[line.rate_card], line.model_root)
+        listed[key] = {kind: Fraction(unit_price(price, kind)) / price.per for kind in TokenKind}
+    proven = {}
+    for key, prices in listed.items():
+        ours, refused = sums[key, True], sums[key, False]
+        averaged = {kind: ours.price(kind, refused.price(kind, prices[kind])) for kind in TokenKind}
+        proven[key] = Proven(ours.quantities, averaged, refused.quantities)
+    return proven
+
+
+class _Sum:
+    """Tokens and value of some lines by kind."""
+
+    def __init__(self) -> None:
+        self.quantities = dict.fromkeys(TokenKind, 0)
+        self._values = dict.fromkeys(TokenKind, Fraction(0))
+
+    def add(self, line: RatedLineRow) -> None:
+        """Add one line."""
+        kind = TokenKind(line.kind)
+        self.quantities[kind] += line.quantity
+        self._values[kind] += Fraction(line.amount)
+
+    def price(self, kind: TokenKind, otherwise: Fraction) -> Fraction:
+        """Return the price of one token, or another where there was none."""
+        count = self.quantities[kind]
+        return self._values[kind] / count if count else otherwise
+
+
+def _charge(
+    line: RatedLineRow,
+    period: Period,
+    sign: int,
+    correction: CorrectionRow | None,
+    waiting: Standing | None,
+) -> Charge:
+    return Charge(
+        tenant=line.tenant,
+        operator=line.operator,
+        node=line.node,
+        model_root=line.model_root,
+        kind=line.kind,
+        quantity=sign * line.quantity,
+        unit_price=line.unit_price,
+        per=line.per,
+        amount=line.amount
+        if sign > 0
+        else line.amount.copy_negate(),  # exact, whatever the context
+        currency=line.currency,
+        started=line.started,
+        ended=line.ended,
+        period_start=period.start,
+        period_end=period.end,
+        receipt=line.receipt,
+        log_index=line.log_index,
+        rate_card=line.rate_card,
+        cost_centre=line.cost_centre,
+        correction=correction is not None,
+        held=waiting is not None,
+        reason=correction.reason if correction else waiting.reason if waiting else None,
+        because=correction.because if correction else waiting.because if waiting else None,
+    )
