@@ -57,7 +57,7 @@ def _tell(facts: dict[str, Any]) -> None:
     usage = facts["usage"]
     click.secho(
         f"— {facts['node']}: {usage['input']} + {usage['output']} tokens in {facts['total_ms']:.0f} ms"
-        f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt'][:16]}… checked",
+        f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt']} checked",
         fg="green",
         err=True,
     )
@@ -120,7 +120,7 @@ def _results_table(results: list[dict[str, Any]]) -> Any:
             item.get("node"),
             item.get("usage", {}).get("output"),
             item.get("tokens_per_s"),
-            item["receipt"][:16] if "receipt" in item else item["error"],
+            item["receipt"] if "receipt" in item else item["error"],
             " ".join(item.get("text", item.get("detail", "")).split())[:60],
         )
         for item in sorted(results, key=lambda item: item["line"])

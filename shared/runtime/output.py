@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_ENTRY: Final = re.compile(r"[0-9a-f]{64}")
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text."
 )
@@ -34,7 +36,9 @@ def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
         return
     from rich.console import Console  # noqa: PLC0415  # a tenth of a second that --json need not wait
 
-    Console().print(rendered)
+    console = Console()
+    console.width = max(console.width, console.measure(rendered).minimum)
+    console.print(rendered)
 
 
 def to_json(data: Any) -> str:
@@ -43,14 +47,19 @@ def to_json(data: Any) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
-    """Return a table in which numbers are aligned to the right and None is an empty cell."""
+    """Return a table in which numbers are aligned to the right, None is an empty cell, and entries stay in one piece.
+
+    A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole.
+    """
     from rich.table import Table  # noqa: PLC0415  # likewise
 
     filled = [list(row) for row in rows]
     built = Table(title=title, title_justify="left")
     for at, column in enumerate(columns):
         numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
-        built.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        whole = any(_ENTRY.fullmatch(str(row[at])) for row in filled)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        built.add_column(column, justify=justify, overflow="fold", no_wrap=whole)
     for row in filled:
         built.add_row(*("" if cell is None else _cell(cell) for cell in row))
     return built

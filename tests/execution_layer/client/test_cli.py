@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,19 @@ async def test_text_streams_to_standard_output_and_the_facts_to_standard_error(w
         assert len(out.split()) == 4
         assert "honest/node-1: 5 + 4 tokens" in err
         assert "checked" in err
+
+
+async def test_the_receipt_is_printed_whole_so_that_other_commands_take_it(world, capsys, tmp_path):
+    async with world.node():
+        shell = Shell(world, capsys)
+        _, _, err = await shell.infer("hello", "--max-tokens", 4)
+        (entry,) = re.findall(r"receipt ([0-9a-f]+) checked", err)
+        assert (await shell.client("archive show", entry))[0] == 0
+        file = tmp_path / "prompts.jsonl"
+        file.write_text('{"prompt": "hello", "max_tokens": 3}')
+        _, out, _ = await shell.infer("--file", file)
+        (entry,) = re.findall(r"\b[0-9a-f]{64}\b", out)
+        assert (await shell.client("archive show", entry))[0] == 0
 
 
 async def test_with_json_there_is_one_line_for_programs(world, capsys):
