@@ -29,8 +29,8 @@ class EpochChecked:
 
     record: EpochRecord
     checked: DrawChecked
-    receipts: int | None
-    """How many receipts the token shows of it; None when it shows none at all."""
+    receipts: int
+    """How many receipts of it the token shows."""
 
 
 def check_epochs(
@@ -75,7 +75,7 @@ class _View:
     def check(self, record: EpochRecord, *, origin: str, keys: Keys, now: int) -> EpochChecked:
         """Check one epoch; what is asked for, not judged and erased needs no verdict."""
         receipts = self._receipts(record)
-        entries = {receipt.index: receipt.entry for receipt in receipts or ()}
+        entries = {receipt.index: receipt.entry for receipt in receipts}
         known = Known(
             entries=entries if self._everything else None,
             receipts=receipts,
@@ -88,15 +88,13 @@ class _View:
             erased = self._erased(record, entries)
             known = replace(known, judged=self._judged | erased)
             checked = check_draw(record, origin=origin, now=now, keys=keys, known=known)
-        return EpochChecked(record, checked, None if receipts is None else len(receipts))
+        return EpochChecked(record, checked, len(receipts))
 
-    def _receipts(self, record: EpochRecord) -> list[Logged] | None:
+    def _receipts(self, record: EpochRecord) -> list[Logged]:
         seal = record.seal.value
         found: list[Logged] = []
-        pages = _permitted_pages(self._ask, "/v1/receipts", seal.first - 1)
-        if pages is None:
-            return None
-        for item in pages:
+        size = min(max(seal.size - seal.first, 1), PAGE)
+        for item in _pages(self._ask, "/v1/receipts", seal.first - 1, size):
             if int(item["log_index"]) >= seal.size:
                 break
             entry, bundle = (parse_hex32(item[name], name) for name in ("entry", "bundle"))

@@ -42,8 +42,8 @@ class AuthoritySettings(Settings):
 
     key_file: Path
     epoch_seconds: float = Field(default=600, gt=0)
-    reveal_seconds: float = Field(default=60, gt=0)
-    """How long a missing reveal is waited for; after that the epoch is audited whole."""
+    reveal_seconds: float = Field(default=60, gt=0, le=1800)
+    """How long a missing reveal is waited for; after that the epoch is audited whole. A draw is due in an hour."""
     rate_ppm: int = Field(default=10_000, ge=0, le=1_000_000)
     floor: int = Field(default=1, ge=0)
     disclosure_seconds: float = Field(default=86_400, gt=0)

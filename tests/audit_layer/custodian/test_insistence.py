@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -88,6 +89,13 @@ def test_releases_of_24_hours_are_counted_over_restarts_and_the_same_request_onc
         assert release(holder, DRAWN[3]) is Rule.RELEASES_A_DAY
         now += 1
         assert release(holder, DRAWN[3]) is None
+
+
+def test_requests_at_once_do_not_get_past_the_limit(tmp_path):
+    with limited(tmp_path, FEW) as holder, ThreadPoolExecutor(4) as pool:
+        refused = list(pool.map(lambda world: release(holder, world), DRAWN))
+    assert sorted(rule is None for rule in refused) == [False, True, True, True]
+    assert custody.kept(tmp_path) == 3
 
 
 def test_a_clock_that_is_set_back_forgets_no_release(tmp_path, monkeypatch):

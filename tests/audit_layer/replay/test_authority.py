@@ -20,9 +20,11 @@ from audit_layer.storage.engine import session
 from shared.envelope.hpke import hpke_key_id
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
-from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
+from shared.selection.draw import Logged, drawn_by_rate, floor_of, node_hash, selection_seed
+from shared.selection.draw_check import HOUR_MS, Known, check_draw
 from shared.selection.memory import RevealMemory
 from shared.selection.party import BeaconParty
+from shared.selection.record import TYPES, gather
 from shared.selection.service import BeaconService, CommitmentRequest, RevealRequest
 from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
@@ -211,6 +213,34 @@ def test_every_drawn_receipt_is_requested_in_the_log_for_one_worker_with_its_rea
         assert request.reason in {DrawReason.DRAW, DrawReason.FLOOR}
         assert request.deadline == row.deadline > clock.now
         assert (row.kind, row.done_at) == ("primary", None)
+
+
+def test_what_the_authority_does_passes_every_step_of_the_check(make):
+    """Also with a party that is away, with nobody, and with nothing to draw."""
+    clock = make(rate_ppm=300_000, floor=1)
+    clock.step()
+    for away in ((), (1,), (0, 1), ()):
+        clock.receipts(5)
+        for at, party in enumerate(clock.parties):
+            party.down = at in away
+        clock.epoch(reveals=not away)
+    clock.step(REVEAL_MS)  # nobody had committed to the last one
+    statements = clock.world.rows(
+        "SELECT log_index, raw FROM trail_statements WHERE type = ANY(%s)", sorted(TYPES)
+    )
+    receipts = clock.world.rows("SELECT entry, log_index, bundle FROM trail_receipts")
+    known = Known(
+        receipts=[Logged(*row) for row in receipts],
+        all_receipts=True,
+        requests=clock.logged(DisclosureRequest),
+    )
+    records = gather(statements)
+    assert [record.epoch for record in records] == [0, 1, 2, 3]
+    for record in records:
+        late = record.seal.value.at + HOUR_MS + 1
+        checked = check_draw(record, origin=ORIGIN, now=late, known=known)
+        assert checked.faults == ()
+        assert checked.steps == (*range(1, 8), 9, 10, 11)
 
 
 def test_epochs_follow_each_other_without_gap_or_overlap(make):
