@@ -17,7 +17,7 @@ from audit_layer.disclosure.parties import BeaconClient
 from audit_layer.replay import work
 from audit_layer.replay.models import BeaconRow, EpochRow, WorkRow
 from audit_layer.replay.settings import AuthoritySettings, PeerSettings
-from audit_layer.storage.engine import session
+from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
 from shared.runtime.errors import CounterfoilError
 from shared.selection.beacon import combine
@@ -57,13 +57,9 @@ class Authority:
 
     def tick(self, now: int) -> None:
         """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick runs."""
-        with self.engine.connect() as guard:
-            if not guard.scalar(select(func.pg_try_advisory_lock(TICK_LOCK))):
-                return
-            try:
+        with alone(self.engine, TICK_LOCK) as ours:
+            if ours:
                 self._advance(now)
-            finally:
-                guard.scalar(select(func.pg_advisory_unlock(TICK_LOCK)))
 
     def _advance(self, now: int) -> None:
         with session(self.engine) as db:

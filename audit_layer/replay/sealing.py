@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from audit_layer.disclosure.audit_server import AuditServer
 from audit_layer.replay.models import SealRow
 from audit_layer.replay.settings import AuthoritySettings, SealPeriod
-from audit_layer.storage.engine import session
+from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
@@ -51,14 +51,8 @@ class Sealing:
 
         Returns at once if another tick runs, or before the log's first witnessed checkpoint.
         """
-        with self.engine.connect() as guard:
-            if not guard.scalar(select(func.pg_try_advisory_lock(SEAL_LOCK))):
-                return 0
-            guard.commit()  # the lock is the connection's; a transaction that stays open is ended by the server
-            try:
-                return self._advance(now)
-            finally:
-                guard.scalar(select(func.pg_advisory_unlock(SEAL_LOCK)))
+        with alone(self.engine, SEAL_LOCK) as ours:
+            return self._advance(now) if ours else 0
 
     def _advance(self, now: int) -> int:
         self._send()

@@ -76,6 +76,12 @@ def serve(folder: Path, ready_file: Path | None, wait_s: float) -> None:
 )
 @click.option("--database", default="counterfoil", show_default=True)
 @click.option("--broker-database", default="counterfoil_broker", show_default=True)
+@click.option(
+    "--reset-passwords",
+    is_flag=True,
+    help="Give roles that exist already the passwords of --secrets. Whoever uses the old ones is"
+    " locked out.",
+)
 @json_option
 def init(
     folder: Path | None,
@@ -83,6 +89,7 @@ def init(
     secrets: Path | None,
     database: str,
     broker_database: str,
+    reset_passwords: bool,
     as_json: bool,
 ) -> None:
     """Create roles, databases and one DSN file for each role. Run it again at any time."""
@@ -97,7 +104,11 @@ def init(
     if secrets is None or admin_dsn_file is None:
         raise click.UsageError("--admin-dsn-file needs --secrets.")
     files = roles.initialise(
-        read_dsn_file(admin_dsn_file), secrets, database=database, broker_database=broker_database
+        read_dsn_file(admin_dsn_file),
+        secrets,
+        database=database,
+        broker_database=broker_database,
+        reset_passwords=reset_passwords,
     )
     found = {role: str(path) for role, path in files.items()}
     emit(found, as_json, lambda: "\n".join(f"{role}: {path}" for role, path in found.items()))

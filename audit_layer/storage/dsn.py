@@ -1,10 +1,13 @@
 """Connection strings and the files that keep them.
 
 A DSN holds a password, so it travels in a 0600 file (`--dsn-file`) rather than on a command line,
-and no error message repeats it.
+and no error message repeats it. `parse_dsn` is the one reader of every spelling; what it returns
+is what every connection of the audit layer is made of.
 """
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -15,30 +18,56 @@ from psycopg.conninfo import conninfo_to_dict
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import write_private
+from shared.runtime.text import is_text
 
 ENV_FILE: Final = "COUNTERFOIL_DATABASE_DSN_FILE"
 ENV_URL: Final = "COUNTERFOIL_DATABASE_URL"
 LONGEST_DSN: Final = 4096
+SEARCH_PATH: Final = "public,pg_temp"
+"""Where every session finds and makes tables, whatever a database, a role or a DSN says."""
+_SCHEME: Final = re.compile(r"(?:sqla\+)?postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)
+_PLACE: Final = re.compile(r"/.*|[^\s/@?#]*")
+"""A folder of a socket, or a host: what a password that is not encoded leaves behind is none."""
+_ENCODING: Final = (
+    "Use postgresql://USER:PASSWORD@HOST:PORT/DATABASE. In a password each character that is not"
+    " a letter or a digit is written as % and its two hexadecimal digits: @ as %40, / as %2F."
+)
+Parameters = dict[str, str]
+"""libpq's parameters by its names for them."""
 
 
-def parse_dsn(dsn: str) -> dict[str, str | int | None]:
-    """Return the libpq parameters of a DSN: `postgresql[+psycopg]://…` or key=value pairs.
+def is_postgres(text: str) -> bool:
+    """Tell whether a URL is a DSN of Postgres in any spelling; key=value pairs are."""
+    text = text.strip()
+    return bool(_SCHEME.match(text)) or ("://" not in text and "=" in text)
+
+
+def parse_dsn(dsn: str) -> Parameters:
+    """Return the libpq parameters of a DSN: `postgres[ql][+driver]://…` or key=value pairs.
 
     Raises:
-        CounterfoilError: CONFIGURATION when libpq cannot read it. The DSN itself is not repeated.
+        CounterfoilError: CONFIGURATION when it cannot be read. The DSN itself is not repeated.
     """
-    text = dsn.strip()
-    for prefix in ("postgresql+psycopg://", "postgres+psycopg://"):
-        if text.startswith(prefix):
-            text = "postgresql://" + text[len(prefix) :]
+    text = _SCHEME.sub("postgresql://", dsn.strip(), count=1)
+    if "\0" in text or not is_text(text):
+        raise _unreadable("is not text")
     try:
-        return dict(conninfo_to_dict(text))
-    except LibpqSyntaxError:
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            "The database DSN is not a libpq connection string.",
-            remedy="Use postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
-        ) from None  # libpq's message repeats the DSN
+        found = conninfo_to_dict(text)
+    except (LibpqSyntaxError, UnicodeError):
+        raise _unreadable("is not a libpq connection string") from None  # that repeats the DSN
+    parameters = {name: str(value) for name, value in found.items() if value is not None}
+    hosts, ports = (parameters.get(name, "").split(",") for name in ("host", "port"))
+    if not all(map(_PLACE.fullmatch, hosts)):
+        raise _unreadable("names a host that can be none")
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+        raise _unreadable("names a port that is no number")
+    if len(ports) not in {1, len(hosts)}:
+        raise _unreadable("names more or fewer ports than hosts")
+    return parameters
+
+
+def _unreadable(what: str) -> CounterfoilError:
+    return CounterfoilError(Code.CONFIGURATION, f"The database DSN {what}.", remedy=_ENCODING)
 
 
 def make_dsn(
@@ -48,12 +77,12 @@ def make_dsn(
     *,
     host: str | None = None,
     port: int | str | None = None,
-    options: dict[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a libpq URI that SQLAlchemy reads as well (see `sqlalchemy_url`).
+    """Return a libpq URI.
 
-    `host` may be a host name or the folder of a Unix socket; `options` are further libpq parameters
-    (sslmode, sslrootcert, …).
+    `host` may be a host name, several with commas, or the folder of a Unix socket; `options` are
+    further libpq parameters (sslmode, sslrootcert, …).
     """
     parameters = {"host": host, "port": port, **(options or {})}
     query = "&".join(
@@ -61,25 +90,21 @@ def make_dsn(
         for name, value in parameters.items()
         if value is not None
     )
-    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@/{database}?{query}"
+    user, password, database = (quote(part, safe="") for part in (user, password, database))
+    return f"postgresql://{user}:{password}@/{database}?{query}"
 
 
 def on_database(dsn: str, database: str) -> str:
     """Return the same connection string for another database of the same server."""
     parameters = parse_dsn(dsn)
-    options = {
-        name: str(value)
-        for name, value in parameters.items()
-        if name not in {"user", "password", "dbname", "host", "port"} and value is not None
-    }
-    host, port = parameters.get("host"), parameters.get("port")
+    own = {"user", "password", "dbname", "host", "port"}
     return make_dsn(
-        str(parameters.get("user") or ""),
-        str(parameters.get("password") or ""),
+        parameters.get("user", ""),
+        parameters.get("password", ""),
         database,
-        host=None if host is None else str(host),
-        port=port,
-        options=options,
+        host=parameters.get("host"),
+        port=parameters.get("port"),
+        options={name: value for name, value in parameters.items() if name not in own},
     )
 
 
@@ -92,13 +117,7 @@ def password_of(dsn: str) -> str:
     password = parse_dsn(dsn).get("password")
     if not password:
         raise CounterfoilError(Code.CONFIGURATION, "The DSN holds no password.")
-    return str(password)
-
-
-def sqlalchemy_url(dsn: str) -> str:
-    """Return the DSN as a SQLAlchemy URL, for Kombu's `sqla+…` transport and the like."""
-    database = str(parse_dsn(dsn).get("dbname") or "postgres")
-    return "postgresql+psycopg://" + on_database(dsn, database).removeprefix("postgresql://")
+    return password
 
 
 def read_dsn_file(path: Path) -> str:

@@ -9,17 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from audit_layer.storage.dsn import parse_dsn
+from audit_layer.storage.connecting import connect, session_parameters
 from shared.runtime.errors import Code, CounterfoilError
 
 STATEMENT_TIMEOUT_MS: Final = 30_000
 LOCK_TIMEOUT_MS: Final = 5_000
-CONNECT_TIMEOUT_S: Final = 5
+_INTERRUPTED: Final = {
+    "57014": "The database did not finish in time.",
+    "55P03": "What another transaction of the database holds did not become free in time.",
+    "40": "Another transaction of the database came in between.",
+    "53": "The database server lacks room, memory or connections.",
+}
+"""By SQLSTATE, or its class: what the database could not do."""
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -40,21 +46,16 @@ def make_engine(
     Raises:
         CounterfoilError: CONFIGURATION when the DSN cannot be read.
     """
-    parameters = parse_dsn(dsn)
-    settings = {
+    settings: dict[str, int | str] = {
         "statement_timeout": statement_timeout_ms,
         "lock_timeout": lock_timeout_ms,
         "idle_in_transaction_session_timeout": statement_timeout_ms * 2,
         "timezone": "UTC",
     }
-    given = str(parameters.get("options") or "")
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    parameters["options"] = f"{options} {given}".strip()
-    parameters["application_name"] = application_name
-    parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    parameters = session_parameters(dsn, application_name, settings)
     return create_engine(
         "postgresql+psycopg://",
-        connect_args=parameters,
+        creator=lambda: connect(parameters),
         pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -76,10 +77,10 @@ def unavailable_when_down() -> Iterator[None]:
             isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
         ):
             raise
+        state = getattr(error.orig, "sqlstate", None) or ""
         raise CounterfoilError(
             Code.UNAVAILABLE,
-            f"The database does not answer ({type(error.orig).__name__}).",
-            remedy="Check that Postgres runs and that the DSN and its password are right.",
+            _INTERRUPTED.get(state) or _INTERRUPTED.get(state[:2]) or "The database went away.",
             retry_after_s=1.0,
         ) from error
 
@@ -110,3 +111,25 @@ def session(engine: Engine, *, isolation: Isolation | None = None) -> Iterator[S
     ):
         yield orm
         orm.flush()
+
+
+@contextmanager
+def alone(engine: Engine, key: int) -> Iterator[bool]:
+    """Hold an advisory lock for the block; yields False when another session holds it.
+
+    The lock is the connection's: the block's own transactions use others, however long it takes.
+
+    Raises:
+        CounterfoilError: UNAVAILABLE, also when the lock's connection was lost meanwhile.
+    """
+    with unavailable_when_down(), engine.connect() as guard:
+        ours = guard.scalar(select(func.pg_try_advisory_lock(key)))
+        guard.commit()  # the server ends a transaction that stays open, and the lock with it
+        if not ours:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            guard.scalar(select(func.pg_advisory_unlock(key)))
+            guard.commit()

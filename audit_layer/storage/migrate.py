@@ -27,8 +27,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from audit_layer.storage import grants, objects, registry
-from audit_layer.storage.dsn import find_dsn, parse_dsn
-from audit_layer.storage.engine import CONNECT_TIMEOUT_S, unavailable_when_down
+from audit_layer.storage.connecting import connect, session_parameters
+from audit_layer.storage.dsn import SEARCH_PATH, find_dsn
+from audit_layer.storage.engine import unavailable_when_down
 from audit_layer.storage.roles import ROLES, SERVICES
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -73,6 +74,7 @@ def run_offline() -> None:
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
     )
+    context.execute(f"SET search_path = {SEARCH_PATH}")
     context.execute(f"SET lock_timeout = {WAIT_FOR_OTHERS_MS}")
     context.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
     context.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
@@ -181,10 +183,12 @@ def _dsn_file_argument() -> Path | None:
 
 @contextmanager
 def _connected(dsn: str) -> Iterator[Connection]:
-    parameters = parse_dsn(dsn)
-    parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
-    parameters["application_name"] = "counterfoil-migrations"
-    engine = create_engine("postgresql+psycopg://", connect_args=parameters, poolclass=NullPool)
+    parameters = session_parameters(dsn, "counterfoil-migrations")
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: connect(parameters, names=True),
+        poolclass=NullPool,
+    )
     try:
         with unavailable_when_down(), engine.connect() as connection:
             yield connection

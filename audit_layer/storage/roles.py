@@ -8,7 +8,9 @@
 Each role has a random password of its own, kept in `SECRETS/owner.dsn`, `server.dsn`,
 `worker.dsn` and `broker.dsn` (0600, a whole connection string). Passwords go to the server as
 SCRAM verifiers, so they are not in its log. Run it again at any time: roles, databases and files
-that exist are kept.
+that exist are kept. Roles belong to the whole server: those for which the folder holds no password
+that works are another installation's, and stay as they are unless it is told to reset them.
+Databases keep text in UTF-8 and sort it by its bytes, whatever the server's own are like.
 """
 
 import secrets
@@ -19,8 +21,25 @@ from typing import Final, LiteralString
 import psycopg
 from psycopg import sql
 
-from audit_layer.storage.dsn import make_dsn, parse_dsn, password_of, read_dsn_file, write_dsn_file
+from audit_layer.storage.connecting import (
+    ENCODING,
+    NO_ROLE,
+    PASSWORD,
+    connect,
+    explained,
+    reason_of,
+    session_parameters,
+)
+from audit_layer.storage.dsn import (
+    Parameters,
+    make_dsn,
+    parse_dsn,
+    password_of,
+    read_dsn_file,
+    write_dsn_file,
+)
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import is_text
 
 DATABASE: Final = "counterfoil"
 BROKER_DATABASE: Final = "counterfoil_broker"
@@ -34,6 +53,10 @@ SERVICES: Final = ("server", "worker")
 """Roles that tables grant something to; migrations never grant to any other."""
 LOCK_KEY: Final = 0x636F756E7465726A
 """Advisory lock of `initialise`, in the administrative database."""
+LONGEST_NAME: Final = 63
+"""Bytes of a name that Postgres keeps; it cuts off what is longer."""
+_NOT_OURS: Final = frozenset({"postgres", "template0", "template1"})
+_PROGRAM: Final = "counterfoil-db-init"
 
 
 def initialise(
@@ -42,36 +65,52 @@ def initialise(
     *,
     database: str = DATABASE,
     broker_database: str = BROKER_DATABASE,
+    reset_passwords: bool = False,
 ) -> dict[str, Path]:
     """Create roles and databases, write the connection strings, and return their files by short
     name.
 
     `admin_dsn` may belong to a superuser or to a role with CREATEROLE and CREATEDB. Idempotent,
-    and safe to run twice at once. A role whose file is lost gets a new password.
+    and safe to run twice at once. With `reset_passwords`, roles that exist get the passwords of
+    this folder, new ones where it has none.
 
     Raises:
         CounterfoilError: UNAVAILABLE when the server does not answer; FORBIDDEN when the admin
         role may
-            not create roles or databases; CONFIGURATION for a DSN or a secrets file that is
-            unusable.
+            not create roles or databases; CONFIGURATION for a DSN, a secrets file or a name that is
+            unusable; CONFLICT for roles or databases that exist and are not ours.
     """
+    _check_names(database, broker_database)
+    admin = session_parameters(admin_dsn, _PROGRAM)
+    homes = {short: broker_database if short == "broker" else database for short in ROLES}
+    files = {short: secrets_folder / f"{short}.dsn" for short in ROLES}
     secrets_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    admin = parse_dsn(admin_dsn)
-    files = {}
+    connection = connect(admin, names=True, any_encoding=True, autocommit=True)
     try:
-        with psycopg.connect(admin_dsn, autocommit=True, connect_timeout=10) as connection:
+        with connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+            dsns = {
+                short: _role_dsn(parse_dsn(admin_dsn), role, _password(files[short]), homes[short])
+                for short, role in ROLES.items()
+            }
+            present = _present(connection)
+            _check_databases(connection, homes)
+            foreign = [
+                ROLES[short]
+                for short in ROLES
+                if ROLES[short] in present and not (files[short].exists() and _opens(dsns[short]))
+            ]
+            if foreign and not reset_passwords:
+                raise _another_installation(foreign, secrets_folder)
             for short, role in ROLES.items():
-                files[short] = secrets_folder / f"{short}.dsn"
-                password = _password(files[short])
-                _ensure_role(connection, role, password)
-                home = broker_database if short == "broker" else database
-                write_dsn_file(files[short], _role_dsn(admin, role, password, home))
-            _ensure_database(connection, database, owner=ROLES["owner"])
-            _ensure_database(connection, broker_database, owner=ROLES["broker"])
+                write_dsn_file(files[short], dsns[short])  # first: a crash leaves no role without
+                if role in foreign or role not in present:
+                    _set_role(connection, role, password_of(dsns[short]), new=role not in present)
+            for short in ("owner", "broker"):
+                _ensure_database(connection, homes[short], owner=ROLES[short])
             for service in SERVICES:
                 _run(connection, "GRANT CONNECT ON DATABASE {} TO {}", database, ROLES[service])
-        open_schema(read_dsn_file(files["owner"]))
+        open_schema(dsns["owner"])
     except psycopg.errors.InsufficientPrivilege as error:
         raise CounterfoilError(
             Code.FORBIDDEN,
@@ -79,30 +118,70 @@ def initialise(
             remedy="Use a superuser, or a role with CREATEROLE and CREATEDB.",
         ) from error
     except psycopg.OperationalError as error:
-        raise CounterfoilError(
-            Code.UNAVAILABLE, f"Postgres does not answer ({type(error).__name__})."
-        ) from error
+        raise explained(error, admin, names=True) from error
     return files
+
+
+def _check_names(*databases: str) -> None:
+    """Refuse names that Postgres would cut off, or whose databases are the server's own."""
+    for name in databases:
+        if not name or "\0" in name or not is_text(name) or len(name.encode()) > LONGEST_NAME:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"{name[:80]!r} cannot name a database",
+                remedy=f"Use 1 to {LONGEST_NAME} bytes of text.",
+            )
+        if name in _NOT_OURS:
+            raise CounterfoilError(
+                Code.CONFIGURATION, f"database {name} is the server's own", remedy="Name another."
+            )
+    if len(set(databases)) != len(databases):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{databases[0]!r} cannot be the log's database and the broker's",
+            remedy="Give the broker a database of its own: --broker-database.",
+        )
 
 
 def _password(file: Path) -> str:
     return password_of(read_dsn_file(file)) if file.exists() else secrets.token_urlsafe(32)
 
 
-def _role_dsn(
-    admin: Mapping[str, str | int | None], role: str, password: str, database: str
-) -> str:
+def _present(connection: psycopg.Connection) -> set[str]:
+    query = "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)"
+    return {name for (name,) in connection.execute(query, [list(ROLES.values())])}
+
+
+def _opens(dsn: str) -> bool:
+    """Tell whether the server takes the password of a role's DSN; its database need not exist yet."""
+    parameters = session_parameters(dsn, _PROGRAM)
+    try:
+        psycopg.connect(**parameters).close()  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        return reason_of(error) not in {PASSWORD, NO_ROLE}
+    return True
+
+
+def _another_installation(roles: list[str], folder: Path) -> CounterfoilError:
+    return CounterfoilError(
+        Code.CONFLICT,
+        f"the database server has {', '.join(roles)} already, with passwords that {folder} does not hold:"
+        " another installation may use them",
+        remedy="Give the folder with its files as --secrets. With --reset-passwords they get new"
+        " passwords, and whoever uses the old ones is locked out.",
+    )
+
+
+def _role_dsn(admin: Parameters, role: str, password: str, database: str) -> str:
     """Return the admin's way to the server (host, port, TLS settings) under the role's name."""
-    own = {"user", "password", "passfile", "dbname", "host", "port", "service"}
-    options = {name: str(value) for name, value in admin.items() if name not in own and value}
-    host = admin.get("host")
+    own = {"user", "password", "passfile", "dbname", "host", "port", "service", "options"}
     return make_dsn(
         role,
         password,
         database,
-        host=None if host is None else str(host),
+        host=admin.get("host"),
         port=admin.get("port"),
-        options=options,
+        options={name: value for name, value in admin.items() if name not in own and value},
     )
 
 
@@ -111,18 +190,32 @@ def _run(connection: psycopg.Connection, statement: LiteralString, *names: str) 
     connection.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
 
 
-def _ensure_role(connection: psycopg.Connection, role: str, password: str) -> None:
-    found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-    if not found:
-        _run(connection, "CREATE ROLE {}", role)
+def _set_role(connection: psycopg.Connection, role: str, password: str, *, new: bool) -> None:
     verifier = connection.pgconn.encrypt_password(
         password.encode(), role.encode(), b"scram-sha-256"
     ).decode("ascii")
     connection.execute(
-        sql.SQL("ALTER ROLE {} LOGIN NOCREATEDB NOCREATEROLE PASSWORD {}").format(
-            sql.Identifier(role), sql.Literal(verifier)
+        sql.SQL("{} ROLE {} LOGIN NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+            sql.SQL("CREATE" if new else "ALTER"), sql.Identifier(role), sql.Literal(verifier)
         )
     )
+
+
+def _check_databases(connection: psycopg.Connection, homes: Mapping[str, str]) -> None:
+    """Refuse databases that exist already and could not hold what is ours."""
+    for short in ("owner", "broker"):
+        found = connection.execute(
+            "SELECT pg_encoding_to_char(encoding), pg_get_userbyid(datdba) FROM pg_database"
+            " WHERE datname = %s",
+            [homes[short]],
+        ).fetchone()
+        if found is not None and found != (ENCODING, ROLES[short]):
+            raise CounterfoilError(
+                Code.CONFLICT,
+                f"database {homes[short]} exists: it keeps text as {found[0]} and belongs to {found[1]},"
+                f" not as {ENCODING} and to {ROLES[short]}",
+                remedy="Name another with --database and --broker-database; it is created.",
+            )
 
 
 def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -> None:
@@ -133,13 +226,20 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
         ).fetchone()
         if superuser is None or not superuser[0]:
             _run(connection, "GRANT {} TO CURRENT_USER", owner)  # else OWNER is refused
-        _run(connection, "CREATE DATABASE {} OWNER {} TEMPLATE template0", name, owner)
+        _run(
+            connection,
+            "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
+            name,
+            owner,
+        )
     _run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
 
 
 def open_schema(owner_dsn: str) -> None:
     """Let the services see the schema, and nobody but the owner create anything in it."""
-    with psycopg.connect(owner_dsn, autocommit=True, connect_timeout=10) as connection:
+    parameters = session_parameters(owner_dsn, _PROGRAM)
+    with connect(parameters, names=True, autocommit=True) as connection:
+        _run(connection, "CREATE SCHEMA IF NOT EXISTS public")
         _run(connection, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
         for service in SERVICES:
             _run(connection, "GRANT USAGE ON SCHEMA public TO {}", ROLES[service])

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from audit_layer.storage.engine import session
+from audit_layer.storage.engine import alone, session
 from audit_layer.trail.erasure import DAY_MS, KEY_LOCK, SEALED, Keeper, keeper_of
 from audit_layer.trail.models import (
     DataKeyRow,
@@ -81,16 +81,12 @@ class Eraser:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep others out: two that replace the key at once could destroy each other's. CONFLICT while one runs."""
-        with self._engine.connect() as guard:
-            if not guard.scalar(select(func.pg_try_advisory_lock(ERASE_LOCK))):
+        with alone(self._engine, ERASE_LOCK) as ours:
+            if not ours:
                 raise CounterfoilError(
                     Code.CONFLICT, "another erasure runs", remedy="Repeat the command later."
                 )
-            guard.commit()  # the lock is the connection's; a transaction that stays open is ended by the server
-            try:
-                yield
-            finally:
-                guard.scalar(select(func.pg_advisory_unlock(ERASE_LOCK)))
+            yield
 
     def _resume(self, now: int) -> int:
         with session(self._engine) as db:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,12 @@ from celery import Celery
 from celery.beat import Scheduler, SchedulingError
 from kombu.transport.sqlalchemy import Channel
 
-from audit_layer.replay.broker import PURGE, is_postgres, kombu_url, make_app
+from audit_layer.replay.broker import PURGE, kombu_address, make_app
 from audit_layer.replay.tasks import RUN, TICK, register_authority, worker_queue
 from audit_layer.storage import roles
 from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.embedded import temporary_postgres
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private
 from shared.runtime.net import bind
 from tests.audit_layer.replay import celery_process
@@ -233,17 +235,43 @@ def test_messages_are_hints_of_a_number_and_deleted_once_they_are_delivered(data
 
 
 @pytest.mark.parametrize(
-    ("url", "postgres", "kombu"),
+    "url",
     [
-        ("postgresql://u:p@h/d", True, "sqla+postgresql+psycopg://u:p@h/d"),
-        ("postgresql+psycopg://u:p@h/d", True, "sqla+postgresql+psycopg://u:p@h/d"),
-        ("redis://h:1/0", False, "redis://h:1/0"),
-        ("amqp://h", False, "amqp://h"),
+        "postgresql://u:hunter2@h/d",
+        "postgres://u:hunter2@h/d",
+        "sqla+postgresql+psycopg://u:hunter2@h/d",
+        "host=h user=u password=hunter2 dbname=d",
     ],
 )
-def test_a_dsn_is_a_broker_url_too(url, postgres, kombu):
-    assert is_postgres(url) is postgres
-    assert kombu_url(url) == kombu
+def test_a_dsn_is_a_broker_url_too_and_kombu_learns_no_password(url):
+    known, options = kombu_address(url)
+    assert known.startswith("sqla+postgresql+psycopg:///")
+    assert "hunter2" not in known + repr(options)
+    assert known != kombu_address("postgresql://u:hunter2@h/e")[0]
+
+
+@pytest.mark.parametrize("url", ["redis://:p@h:1/0", "amqp://u:p@h", "amqps://h/v"])
+def test_other_brokers_are_used_as_they_are_named(url):
+    assert kombu_address(url) == (url, {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2#x@h:1/0",
+        "redis://:hunter2/x@h:1/0",
+        "redis://:hunter2@h:port/0",
+        "amqp://u:hunter2@/v",
+        "rabbitmq://u:hunter2@h",
+        "postgresql://u:hunter2/x@h/d",
+        "hunter2",
+    ],
+)
+def test_a_broker_url_that_cannot_be_used_is_not_repeated(url):
+    with pytest.raises(CounterfoilError) as caught:
+        kombu_address(url)
+    assert caught.value.code is Code.CONFIGURATION
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_beat_sends_again_after_postgres_has_recovered_from_a_killed_process():

@@ -1,9 +1,10 @@
 """Connection strings: read, written and never repeated in a message."""
 
+import traceback
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import make_url
 
 from audit_layer.storage import dsn
 from shared.runtime.errors import Code, CounterfoilError
@@ -12,31 +13,48 @@ word = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 
 
 @settings(max_examples=60)
-@given(password=word, host=st.sampled_from(["/tmp/a b/socket", "db.example", "10.0.0.1"]))
-def test_what_is_written_is_what_libpq_and_sqlalchemy_read(password, host):
-    written = dsn.make_dsn("role", password, "counterfoil", host=host, port=6543)
+@given(
+    user=word,
+    password=word,
+    database=word,
+    host=st.sampled_from(["/tmp/a b/100%/socket", "db.example", "10.0.0.1", "::1"]),
+)
+def test_what_is_written_is_what_libpq_reads(user, password, database, host):
+    written = dsn.make_dsn(user, password, database, host=host, port=6543)
     read = dsn.parse_dsn(written)
-    assert (read["user"], read["password"], read["dbname"]) == ("role", password, "counterfoil")
-    assert (read["host"], str(read["port"])) == (host, "6543")
+    assert (read["user"], read["password"], read["dbname"]) == (user, password, database)
+    assert (read["host"], read["port"]) == (host, "6543")
     assert dsn.password_of(written) == password
-    url = make_url(dsn.sqlalchemy_url(written))
-    assert (url.username, url.password, url.database) == ("role", password, "counterfoil")
-    assert url.query["host"] == host
+    assert dsn.parse_dsn(dsn.on_database(written, "acme 100%"))["dbname"] == "acme 100%"
 
 
-def test_every_common_form_is_understood():
-    for text in (
-        "postgresql://u:p@h:5/d",
-        "postgresql+psycopg://u:p@h:5/d\n",
-        "user=u password=p host=h port=5 dbname=d",
-    ):
-        read = dsn.parse_dsn(text)
-        assert (read["user"], read["password"], read["host"], read["dbname"]) == (
-            "u",
-            "p",
-            "h",
-            "d",
-        )
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:p%40@h:5/d",
+        "postgres://u:p%40@h:5/d",
+        "postgresql+psycopg://u:p%40@h:5/d\n",
+        "postgres+psycopg2://u:p%40@h:5/d",
+        "PostgreSQL://u:p%40@h:5/d",
+        "sqla+postgresql+psycopg://u:p%40@h:5/d",
+        "user=u password='p@' host=h port=5 dbname=d",
+        "postgresql:///d?user=u&password=p%40&host=h&port=5",
+    ],
+)
+def test_every_spelling_is_understood(text):
+    read = dsn.parse_dsn(text)
+    names = ("user", "password", "host", "port", "dbname")
+    assert [read[name] for name in names] == ["u", "p@", "h", "5", "d"]
+    assert dsn.is_postgres(text)
+
+
+def test_several_hosts_stay_several():
+    for ports in ("5,6", "5"):
+        written = dsn.on_database(f"postgresql://u:p@/d?host=h1,h2&port={ports}", "e")
+        read = dsn.parse_dsn(written)
+        assert (read["host"], read["port"], read["dbname"]) == ("h1,h2", ports, "e")
+    read = dsn.parse_dsn("postgresql://u:p@h1:5,h2:6/d?target_session_attrs=read-write")
+    assert (read["host"], read["port"]) == ("h1,h2", "5,6")
 
 
 def test_tls_settings_move_with_the_database_name():
@@ -45,12 +63,33 @@ def test_tls_settings_move_with_the_database_name():
     assert (read["dbname"], read["sslmode"], read["sslrootcert"]) == ("e", "verify-full", "/ca.pem")
 
 
-def test_a_dsn_that_cannot_be_read_is_not_repeated():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:hunter2@[::1/d",
+        "postgresql://u:hun@hunter2@h/d",
+        "postgresql://u:hun/hunter2@h/d",
+        "postgresql://u:hunter2%zz@h/d",
+        "postgresql://u:hunter2%00@h/d",
+        "postgresql://u:hunter2\0@h/d",
+        "postgresql://u:hunter2\udcff@h/d",
+        "postgresql://u:hunter2@h:port/d",
+        "postgresql://u:hunter2@h:70000/d",
+        "postgresql://u:hunter2@h1:1,h2:2,h3/d?port=1,2",
+        "postgresql://u:hunter2@h/d?no_such=1",
+        "mysql://u:hunter2@h/d",
+        "hunter2",
+    ],
+)
+def test_a_dsn_that_cannot_be_read_is_not_repeated(text):
     with pytest.raises(CounterfoilError) as caught:
-        dsn.parse_dsn("postgresql://u:hunter2@[::1/d")
+        dsn.parse_dsn(text)
     assert caught.value.code is Code.CONFIGURATION
-    assert "hunter2" not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)).replace(repr(text)[1:-1], "")
+    assert "hunter2" not in shown
     assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert "%40" in (caught.value.remedy or "")
 
 
 def test_a_secret_file_is_closed_from_the_first_moment(tmp_path):

@@ -1,0 +1,211 @@
+"""One way to connect: the settings of every session, what its database must be, and why it failed.
+
+Settings go with the connection's first packet, so every new connection has them, also one that
+replaces a lost one. A database whose text is not UTF-8, and a pooler that hands sessions around,
+are refused by name.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from audit_layer.storage.dsn import SEARCH_PATH, Parameters, parse_dsn
+from shared.runtime.errors import Code, CounterfoilError
+
+CONNECT_TIMEOUT_S: Final = 5
+ENCODING: Final = "UTF8"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why no connection was made: what the driver's message shows, and what a person is told.
+
+    `{host}`, `{user}` and `{database}` are filled in where the reader may know them.
+    """
+
+    pattern: str
+    detail: str
+    remedy: str
+
+
+_LOOK_AT_DSN: Final = "Correct the DSN file; `counterfoil db init` writes it."
+_POOLER: Final = (
+    "The audit layer's locks and limits belong to a session. Give it a DSN that leads to Postgres"
+    " itself, not to PgBouncer or another pooler."
+)
+PASSWORD: Final = Reason(
+    r"password authentication failed|no password supplied",
+    "The database server refuses the password of {user}.",
+    _LOOK_AT_DSN,
+)
+NO_ROLE: Final = Reason(
+    r'role "[^"]*" (?:does not exist|is not permitted to log in)|no such user',
+    "The database server lets no {user} log in.",
+    "Run `counterfoil db init` with an administrator's DSN first.",
+)
+NO_DATABASE: Final = Reason(
+    r'database "[^"]*" does not exist|no such database',
+    "The database server has no {database}.",
+    "Run `counterfoil db init` with an administrator's DSN first, or correct the DSN's database.",
+)
+NOT_ADMITTED: Final = Reason(
+    r"permission denied for database|no pg_hba\.conf entry|\w+ authentication failed for user",
+    "The database server does not admit {user} to {database}.",
+    "Look at pg_hba.conf and at the database's privileges.",
+)
+POOLER: Final = Reason(
+    r"unsupported startup parameter", "A connection pooler stands before the database.", _POOLER
+)
+REASONS: Final = (
+    POOLER,
+    PASSWORD,
+    NO_ROLE,
+    NO_DATABASE,
+    NOT_ADMITTED,
+    Reason(
+        r"failed to resolve host|could not translate host name|getaddrinfo|Name or service not known",
+        "The name of the database's host is not known: {host}.",
+        "Correct the host in the DSN, or the machine's name service.",
+    ),
+    Reason(
+        r"certificate|SSL|TLS",
+        "No TLS connection to the database server is possible at {host}.",
+        "Look at sslmode and sslrootcert in the DSN, and at the server's certificate.",
+    ),
+    Reason(
+        r"starting up|shutting down|recovery mode|not yet accepting|not accepting",
+        "The database server starts or stops.",
+        "Nothing is to be done unless it lasts.",
+    ),
+    Reason(
+        r"too many clients|too many connections|connection slots",
+        "The database server has no connection free.",
+        "Raise its max_connections, or stop what uses it beside this.",
+    ),
+    Reason(
+        r"timeout expired|timed out",
+        "The database server does not answer in time at {host}.",
+        "Look at the network and at firewalls between here and there.",
+    ),
+    Reason(
+        r"Connection refused|No such file or directory|No route to host|unreachable",
+        "No database server listens at {host}.",
+        "Start Postgres, or correct host and port in the DSN.",
+    ),
+)
+UNKNOWN: Final = Reason(
+    "", "The database does not answer.", "Check that Postgres runs and that the DSN is right."
+)
+
+
+def reason_of(error: psycopg.Error) -> Reason:
+    """Return why a connection was not made, by the driver's message."""
+    message = str(error)
+    return next((one for one in REASONS if re.search(one.pattern, message)), UNKNOWN)
+
+
+def explained(error: psycopg.Error, parameters: Parameters, *, names: bool) -> CounterfoilError:
+    """Return UNAVAILABLE with one clear sentence for each cause.
+
+    With `names` it tells host, role and database: for the operator, not for callers of a service.
+    """
+    reason = reason_of(error)
+    known = {
+        "host": _host(parameters),
+        "user": f"role {parameters.get('user', '(nobody)')}",
+        "database": f"database {parameters.get('dbname', '(none)')}",
+    }
+    unnamed = {"host": "its address", "user": "its role", "database": "such database"}
+    return CounterfoilError(
+        Code.UNAVAILABLE,
+        reason.detail.format_map(known if names else unnamed),
+        remedy=reason.remedy,
+        retry_after_s=1.0,
+    )
+
+
+def _host(parameters: Parameters) -> str:
+    port = parameters.get("port", "5432")
+    host = parameters.get("host") or parameters.get("hostaddr") or "the default socket"
+    return f"{host}, port {port}"
+
+
+def session_parameters(
+    dsn: str, application_name: str, settings: dict[str, int | str] | None = None
+) -> Parameters:
+    """Return what to connect with: the DSN, and the settings that every session of ours has.
+
+    What the DSN's own `options` say goes before `settings`, but never before the search path.
+
+    Raises:
+        CounterfoilError: CONFIGURATION when the DSN cannot be read.
+    """
+    parameters = parse_dsn(dsn)
+    wanted = [f"-c {name}={value}" for name, value in (settings or {}).items()]
+    given = parameters.get("options", "")
+    options = " ".join(filter(None, [*wanted, given, f"-c search_path={SEARCH_PATH}"]))
+    return {
+        "connect_timeout": str(CONNECT_TIMEOUT_S),
+        **parameters,
+        "options": options,
+        "application_name": application_name,
+        "client_encoding": ENCODING,
+    }
+
+
+def connect(
+    parameters: Parameters,
+    *,
+    names: bool = False,
+    any_encoding: bool = False,
+    autocommit: bool = False,
+) -> psycopg.Connection:
+    """Open a session and look at it: one connection, which the caller closes.
+
+    `any_encoding` is for the administrative database, which need not be UTF-8.
+
+    Raises:
+        CounterfoilError: UNAVAILABLE as `explained`; CONFIGURATION when a pooler stands between or
+            the database's text is not UTF-8.
+    """
+    try:
+        connection = psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        if reason_of(error) is POOLER:
+            raise CounterfoilError(Code.CONFIGURATION, POOLER.detail, remedy=_POOLER) from error
+        raise explained(error, parameters, names=names) from error
+    try:
+        _check_session(connection)
+        if not any_encoding:
+            _check_encoding(connection)
+        connection.autocommit = autocommit
+    except psycopg.Error as error:
+        connection.close()
+        raise explained(error, parameters, names=names) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_session(connection: psycopg.Connection) -> None:
+    """Refuse a session that is not the one that was asked for: its settings were dropped."""
+    found = connection.execute("SELECT current_setting('search_path')").fetchone()
+    if found != (SEARCH_PATH,):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "The settings of a session do not reach the database: a connection pooler drops them.",
+            remedy=_POOLER,
+        )
+
+
+def _check_encoding(connection: psycopg.Connection) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    if found != ENCODING:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"Database {connection.info.dbname} keeps text as {found}, not as {ENCODING}.",
+            remedy="Make another: `counterfoil db init --database NAME` creates one in UTF-8.",
+        )
