@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from audit_layer.monitor import selected
 from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
+from shared.runtime import faults
 from shared.runtime.keys import public_bytes
 from shared.selection.draw_check import HOUR_MS, Keys
 from shared.selection.record import gather
@@ -91,6 +92,21 @@ async def test_a_wrong_draw_is_found_once_with_the_statements_that_show_it(
     show(scene, made)
     assert (await scene.look(watch=WATCH)).findings == 0
     assert len(found(scene)) == count
+
+
+@pytest.mark.parametrize("point", ["before-settle", "after-settle"])
+async def test_a_crash_around_settling_an_epoch_neither_loses_nor_repeats_a_finding(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, point: str
+):
+    show(scene, middle(draw=lambda d: replace(d, seed=octets("chosen"))))
+    faults._reached.clear()
+    monkeypatch.setenv(faults.VARIABLE, f"monitor.{point}:raise:2")
+    with pytest.raises(faults.InjectedFault):
+        await scene.look(watch=WATCH)
+    monkeypatch.delenv(faults.VARIABLE)
+    await scene.look(watch=WATCH)
+    assert ["epoch 1, step (6), seed" in detail for detail in found(scene)] == [True]
+    assert waiting(scene) == {2, 3}
 
 
 async def test_receipts_drawn_beyond_rate_and_floors_are_seen_in_the_entries(scene: Scene):
