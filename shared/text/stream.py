@@ -6,7 +6,7 @@ of all tokens so far. Text is settled when no later token can change it: all of 
 complete yet. The stop string and the stop token are not part of the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shared.text.tokenizer import Tokenizer
 
@@ -109,31 +109,50 @@ def text_of(
     return stream.text
 
 
+class SaidText:
+    """What frames say, held against their tokens while they arrive (protocol §7.4).
+
+    After each frame the texts so far are a beginning of what is settled, or of the whole; once they go beyond what is
+    settled, no token may follow, and none follows the one that stops the sequence.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+    ) -> None:
+        self._stream = TextStream(tokenizer, stop, stop_ids)
+        self._over = False
+        self._due = ""
+        """What is settled and no frame has said yet."""
+
+    def take(self, tokens: Sequence[int], text: str) -> bool:
+        """Take the next frame; False, and then for good no use, when it does not say what its tokens say."""
+        for token in tokens:
+            if self._over or self._stream.stopped:
+                return False
+            self._due += self._stream.push(token)
+        if len(text) > len(self._due):
+            self._due += self._stream.flush()
+            self._over = True
+        if not self._due.startswith(text):
+            return False
+        self._due = self._due[len(text) :]
+        return True
+
+    def whole(self) -> bool:
+        """Tell whether nothing is left to be said, as it must be where the sequence ended by its own rules."""
+        self._due += self._stream.flush()
+        self._over = True
+        return not self._due
+
+
 def frames_say(
     tokenizer: Tokenizer,
-    frames: Sequence[tuple[Sequence[int], str]],
+    frames: Iterable[tuple[Sequence[int], str]],
     stop: Sequence[str],
     stop_ids: Sequence[int] = (),
     *,
     ended: bool,
 ) -> bool:
-    """Tell whether frames of (tokens, text) say what their tokens say (protocol §7.4).
-
-    After each frame the texts so far are a beginning of what is settled, of the whole once no token is left to come; in
-    the end they are the whole, where the sequence `ended` by its own rules. No token comes after the one that stops it.
-    """
-    stream = TextStream(tokenizer, stop, stop_ids)
-    left = sum(len(tokens) for tokens, _ in frames)
-    said, told = "", 0
-    for tokens, text in frames:
-        for token in tokens:
-            if stream.stopped:
-                return False
-            said += stream.push(token)
-        left -= len(tokens)
-        if left == 0:
-            said += stream.flush()
-        if said[told : told + len(text)] != text:
-            return False
-        told += len(text)
-    return told == len(said) or not ended
+    """Tell whether frames of (tokens, text) say what their tokens say: every one, and where the sequence `ended`, all of it."""
+    said = SaidText(tokenizer, stop, stop_ids)
+    return all(said.take(tokens, text) for tokens, text in frames) and (not ended or said.whole())

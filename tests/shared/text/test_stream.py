@@ -4,7 +4,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.text.stream import REPLACEMENT, TextStream, frames_say, stop_length, text_of
+from shared.text.stream import (
+    REPLACEMENT,
+    SaidText,
+    TextStream,
+    frames_say,
+    stop_length,
+    text_of,
+)
 from tests.shared.model import tiny
 from tests.shared.text.backends import NAMES, SAMPLES, TEXT, byte_tokens, special, tokenizer
 
@@ -218,3 +225,28 @@ def test_no_token_comes_after_a_stop():
     backend = tokenizer(NAMES[0])
     tokens = backend.encode("one two")
     assert not frames_say(backend, [(tokens, "o")], ("n",), ended=True)
+
+
+def test_what_is_held_back_is_said_at_the_end_only():
+    """A character that no byte completes any more, or the beginning of a stop string, comes when no token does."""
+    backend = tokenizer("tiny")
+    first, rest = byte_tokens("tiny", "é".encode())
+    for held, text, stop in (([first], REPLACEMENT, ()), (backend.encode("a"), "a", ("ab",))):
+        assert frames_say(backend, [(held, ""), ((), text)], stop, ended=True)
+        assert frames_say(backend, [(held, text)], stop, ended=True)
+        assert not frames_say(backend, [(held, text), ([rest], "")], stop, ended=False)
+        assert not frames_say(backend, [(held, "")], stop, ended=True)
+        assert frames_say(backend, [(held, "")], stop, ended=False)
+
+
+def test_text_is_judged_frame_by_frame_as_it_arrives():
+    backend = tokenizer("tiny")
+    said = SaidText(backend, ("z",))
+    assert said.take(backend.encode("the "), "the")
+    assert not said.whole()
+    said = SaidText(backend)
+    assert said.take(backend.encode("the "), "the")
+    assert said.take(backend.encode("inn"), " in")
+    assert said.take((), "n")
+    assert said.whole()
+    assert not SaidText(backend).take(backend.encode("the"), "thé")
