@@ -12,9 +12,12 @@ from typing import Any, Self
 from shared.model.families import Family, family_of, malformed, unsupported
 from shared.model.rope import Rope
 from shared.runtime.errors import Code, CounterfoilError
-from shared.text.files import read_json
+from shared.text.files import read_json, read_json_if_there
 
 DTYPES = ("bfloat16", "float16", "float32")
+MOST_HEADS = 1024
+MOST_POSITIONS = 1 << 22
+"""Positions whose angles are known to be exact; the longest contexts of the families here have as many."""
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -65,11 +68,9 @@ class ModelConfig:
         missing or makes no sense; CONFIGURATION says that there is no such file.
         """
         config = cls.from_json(read_json(folder / "config.json"))
-        generation = folder / "generation_config.json"
-        if generation.exists():
-            stops = _token_ids(read_json(generation).get("eos_token_id"))
-            return config.stopping_at({*config.eos_token_ids, *stops})
-        return config
+        generation = read_json_if_there(folder / "generation_config.json")
+        stops = _token_ids(generation.get("eos_token_id"))
+        return config.stopping_at({*config.eos_token_ids, *stops})
 
     def stopping_at(self, tokens: set[int]) -> Self:
         """Return the configuration with these end-of-sequence tokens."""
@@ -79,21 +80,21 @@ class ModelConfig:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read a parsed `config.json`."""
         family = family_of(data)
-        heads = _whole(data, "num_attention_heads")
-        hidden = _whole(data, "hidden_size")
+        heads = _whole(data, "num_attention_heads", most=MOST_HEADS)
+        hidden = _whole(data, "hidden_size", most=1 << 17)
         layers = _whole(data, "num_hidden_layers", most=1024)
         config = cls(
-            vocab_size=_whole(data, "vocab_size"),
+            vocab_size=_whole(data, "vocab_size", most=1 << 22),
             hidden_size=hidden,
             layers=layers,
             heads=heads,
-            kv_heads=_whole(data, "num_key_value_heads", default=heads),
+            kv_heads=_whole(data, "num_key_value_heads", default=heads, most=MOST_HEADS),
             head_dim=_head_dim(data, family, hidden, heads),
-            intermediate_size=_whole(data, "intermediate_size"),
+            intermediate_size=_whole(data, "intermediate_size", most=1 << 20),
             rope=_rope(data),
-            rms_norm_eps=_number(data, "rms_norm_eps", 1e-6),
+            rms_norm_eps=_number(data, "rms_norm_eps", 1e-6, least=1e-20, most=1.0),
             tie_word_embeddings=_flag(data, "tie_word_embeddings"),
-            max_positions=_whole(data, "max_position_embeddings"),
+            max_positions=_whole(data, "max_position_embeddings", most=MOST_POSITIONS),
             dtype=_dtype(data),
             eos_token_ids=_token_ids(data.get("eos_token_id")),
             qkv_bias=family.qkv_bias,
@@ -119,7 +120,7 @@ def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> 
             "hidden_size is no multiple of num_attention_heads, and head_dim is missing"
         )
     default = None if "head_dim" in family.required else hidden // heads
-    return _whole(data, "head_dim", default=default)
+    return _whole(data, "head_dim", default=default, most=1 << 12)
 
 
 def _dtype(data: dict[str, Any]) -> str:
@@ -151,8 +152,8 @@ def _rope(data: dict[str, Any]) -> Rope:
         if name not in {"rope_type", "type", "rope_theta", *wanted}:
             raise unsupported(f"{where}.{name}", value)
     told = {f"{where}.{name}": value for name, value in inner.items()}
-    theta = _number(data, "rope_theta", 10_000.0)
-    theta = _number(told, f"{where}.rope_theta", theta)
+    theta = _number(data, "rope_theta", 10_000.0, least=1.0)
+    theta = _number(told, f"{where}.rope_theta", theta, least=1.0)
     if not wanted:
         return Rope(theta)
     factor = _number(told, f"{where}.factor")
@@ -216,11 +217,18 @@ def _whole(
     return value
 
 
-def _number(data: dict[str, Any], name: str, default: float | None = None) -> float:
+def _number(
+    data: dict[str, Any],
+    name: str,
+    default: float | None = None,
+    *,
+    least: float = 1e-12,
+    most: float = 1e12,
+) -> float:
     value = data.get(name)
     value = default if value is None else value
-    if not (type(value) is int or type(value) is float) or not 0 < value < 1e12:
-        raise malformed(f"{name} is not a positive number")
+    if not (type(value) is int or type(value) is float) or not least <= value <= most:
+        raise malformed(f"{name} is not a number from {least:g} to {most:g}")
     return float(value)
 
 

@@ -18,6 +18,9 @@ from shared.model.native import library
 from shared.model.native.library import kernels
 from shared.model.weights import Weights, WeightsLoader, compute_dtype, load_weights
 
+SHORT = 4096
+"""Positions whose angles are there from the start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -33,6 +36,8 @@ class Batch:
 
     def __init__(self, tokens: Tensor, table: NDArray[np.int64], blocks: NDArray[np.int32]) -> None:
         self.tokens = tokens
+        self.positions = int((table[:, 1] + table[:, 2]).max())
+        """One more than the highest position."""
         self._table, self._blocks = table, blocks  # kept while the kernels read them
         self.struct = library.Batch(len(tokens), len(table), table.ctypes.data)
 
@@ -65,10 +70,7 @@ class Stage:
     def __init__(self, weights: Weights, config: ModelConfig, first: int, last: int) -> None:
         assert 0 <= first <= last <= config.layers
         self.positions = config.max_positions
-        self._rotary = Rotary(
-            torch.from_numpy(rope.inverse_frequencies(config.head_dim, config.rope)),
-            config.max_positions,
-        )
+        self._frequencies = torch.from_numpy(rope.inverse_frequencies(config.head_dim, config.rope))
         self._shape = library.Shape(
             pairs=pairs_of(compute_dtype(config)),
             hidden=filled(config.hidden_size),
@@ -78,17 +80,22 @@ class Stage:
             inner=filled(config.intermediate_size),
             eps=config.rms_norm_eps,
             scale=config.head_dim**-0.5,
-            cosines=pointer(self._rotary.cosines),
-            sines=pointer(self._rotary.sines),
             own_hidden=config.hidden_size,
             own_head_dim=config.head_dim,
         )
+        self._reach(min(self.positions, SHORT))
         self._kept: list[Packed | Tensor] = []
         self._layers = (library.Layer * (last - first))(
             *(self._layer(weights, config, index) for index in range(first, last))
         )
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._bound: KVCache | None = None
+
+    def _reach(self, positions: int) -> None:
+        """Make the angles of so many positions: not of all at once, which for a long context are gigabytes."""
+        self._rotary = Rotary(self._frequencies, positions)
+        self._shape.cosines = pointer(self._rotary.cosines)
+        self._shape.sines = pointer(self._rotary.sines)
 
     def _layer(self, weights: Weights, config: ModelConfig, index: int) -> library.Layer:
         prefix, dtype = f"model.layers.{index}.", compute_dtype(config)
@@ -131,6 +138,8 @@ class Stage:
             for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
                 layer.keys, layer.values = pointer(keys), pointer(values)
             self._bound = cache
+        if batch.positions > self._rotary.positions:
+            self._reach(min(self.positions, 2 * batch.positions))
         needed = kernels().workspace(self._shape, len(self._layers), batch.struct)
         if needed > len(self._workspace):
             self._workspace = torch.empty(needed + needed // 4, dtype=torch.uint8)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import shown
 
 Values = dict[str, tuple[object, ...]]
 
@@ -137,7 +138,7 @@ def family_of(data: dict[str, Any]) -> Family:
 
 def unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
     """Return the error for a field's value that is not implemented."""
-    text = f"config.json: {name} = {reprlib.repr(value)} is not supported"
+    text = f"config.json: {shown(name)} = {reprlib.repr(value)} is not supported"
     return CounterfoilError(Code.UNSUPPORTED, f"{text}; {why}" if why else text)
 
 

@@ -13,14 +13,14 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.model.root import FILES, INDEX, REQUIRED, model_root, weight_files
+from shared.model.root import FILES, REQUIRED, model_root
+from shared.model.shards import INDEX, WHOLE, weight_files
 from shared.runtime.errors import Code, CounterfoilError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-WHOLE = "model.safetensors"
 PREFIX = "hf:"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 REFERENCE = re.compile(rf"hf:({_NAME}/{_NAME})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")

@@ -1,5 +1,7 @@
 """Loads a checkpoint's tensors and checks them against its configuration."""
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,13 +10,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared.model.config import ModelConfig
-from shared.model.root import check_shard, weight_files
+from shared.model.shards import Entry, read_headers
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import shown
 
 Weights = Mapping[str, Tensor]
 WeightsLoader = Callable[[Path, ModelConfig], Weights]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""As safetensors has them."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PIECE = 1 << 24
 """Values looked at together: what is only checked is not copied whole."""
@@ -67,21 +72,20 @@ def load_weights(folder: Path, config: ModelConfig) -> Weights:
     The files must stay as they are while the tensors are in use. A tied checkpoint may hold the output head as well; it must
     equal the embedding, and is not returned.
     """
+    shards = read_headers(folder)
+    entries = {name: entry for tensors in shards.values() for name, entry in tensors.items()}
+    check_entries(entries, config)
     found: dict[str, Tensor] = {}
-    for path, assigned in weight_files(folder).items():
+    for path, tensors in shards.items():
         try:
             with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                check_shard(path, names, assigned)
-                found |= {name: file.get_tensor(name) for name in names}
-        except FileNotFoundError as error:
-            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
+                found |= {name: file.get_tensor(name) for name in tensors}
         except (SafetensorError, OSError, ValueError) as error:
             raise CounterfoilError(
                 Code.CORRUPT, f"{path} cannot be read as safetensors", remedy="Fetch it again."
             ) from error
     head = found.pop(HEAD, None) if config.tie_word_embeddings else None
-    check_weights(found, config)
+    _check_finite(found)
     if head is not None and not _same(head, found[EMBEDDING]):
         raise CounterfoilError(
             Code.MALFORMED,
@@ -90,22 +94,38 @@ def load_weights(folder: Path, config: ModelConfig) -> Weights:
     return found
 
 
-def check_weights(found: Weights, config: ModelConfig) -> None:
-    """Raise MALFORMED unless these are exactly the configuration's tensors, CORRUPT unless all values are finite."""
+def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
+    """Raise MALFORMED unless these are exactly the configuration's tensors, CONFIGURATION unless they fit in memory."""
     expected = expected_shapes(config)
+    if config.tie_word_embeddings and HEAD in entries:
+        expected[HEAD] = expected[EMBEDDING]
     for name, shape in expected.items():
-        if name not in found:
+        if name not in entries:
             raise CounterfoilError(Code.MALFORMED, f"the checkpoint has no tensor {name}")
-        tensor = found[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != dtype_of(config):
+        entry = entries[name]
+        if entry.shape != shape or entry.dtype != NAMES[config.dtype]:
             raise CounterfoilError(
                 Code.MALFORMED,
-                f"tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, "
-                f"not {shape} {dtype_of(config)}",
+                f"tensor {name} is {entry.shape} {entry.dtype}, not {shape} {NAMES[config.dtype]}",
             )
-    surplus = sorted(set(found) - set(expected))
-    if surplus:
-        raise CounterfoilError(Code.MALFORMED, f"the checkpoint has a surplus tensor {surplus[0]}")
+    for name in sorted(entries.keys() - expected.keys())[:1]:
+        raise CounterfoilError(Code.MALFORMED, f"the checkpoint has a surplus tensor {shown(name)}")
+    needed = compute_dtype(config).itemsize * sum(map(math.prod, expected.values()))
+    if needed > memory_bytes():
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"the model takes {needed / 2**30:.1f} GiB of memory, "
+            f"and this machine has {memory_bytes() / 2**30:.1f} GiB",
+        )
+
+
+def memory_bytes() -> int:
+    """Return the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_finite(found: Weights) -> None:
+    """Raise CORRUPT unless all values are finite."""
     for name, tensor in found.items():
         if not all(torch.isfinite(piece).all() for piece in tensor.reshape(-1).split(PIECE)):
             raise CounterfoilError(

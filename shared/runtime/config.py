@@ -5,6 +5,7 @@ setting names a file (`read_secret`). Relative paths are relative to the folder 
 """
 
 import difflib
+import errno
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -86,13 +87,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_bounded(path: Path, most: int, *, code: Code = Code.CONFIGURATION) -> bytes:
-    """Return a file's first `most` + 1 bytes, so that a parser sees what is too long; `code` if it cannot be read."""
+def read_bounded(
+    path: Path, most: int, *, code: Code = Code.CONFIGURATION, regular: bool = False
+) -> bytes:
+    """Return a file's first `most` + 1 bytes, so that a parser sees what is too long; `code` if it cannot be read.
+
+    `regular` is for folders that come from strangers: see `open_regular`.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) if regular else path.open("rb") as file:
             return file.read(most + 1)
     except OSError as error:
         raise CounterfoilError(code, f"{path} cannot be read: {error.strerror}") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, also through links; OSError for a FIFO, which may wait for ever, a device or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_secret(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.text.files import read_json
+from shared.text.files import read_json_if_there
 
 NUMBERS = ("temperature", "top_p", "repetition_penalty")
 
@@ -30,10 +30,7 @@ class GenerationDefaults:
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
         """Read the file if there is one; MALFORMED names a field that makes no sense."""
-        path = folder / "generation_config.json"
-        if not path.exists():
-            return cls()
-        return cls.from_json(read_json(path))
+        return cls.from_json(read_json_if_there(folder / "generation_config.json"))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

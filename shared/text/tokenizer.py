@@ -22,11 +22,10 @@ from tokenizers import Tokenizer as Backend
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message
-from shared.text.files import read_json
+from shared.text.files import read_file, read_json_if_there
 from shared.text.template import ChatTemplate
 
 MAX_TEXT = 4 << 20
-MAX_SETTINGS = 16 << 20
 MARK = "\ue000{}\ue001"
 """Placeholder for the content of message N while the template is rendered (private-use characters)."""
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -65,10 +64,11 @@ class Tokenizer:
         MALFORMED names the file that is not as it must be.
         """
         path = folder / "tokenizer.json"
+        data = read_file(path)
+        if data is None:
+            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing")
         try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
+            backend = Backend.from_str(data.decode("utf-8"))
         except Exception as error:  # the tokenizers package raises bare Exception
             raise CounterfoilError(Code.MALFORMED, f"{path} is not a tokenizer") from error
         template, names = _chat_settings(folder)
@@ -244,7 +244,7 @@ def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
     is called `default` is used.
     """
     path = folder / "tokenizer_config.json"
-    data = read_json(path, most=MAX_SETTINGS) if path.exists() else {}
+    data = read_json_if_there(path)
     names = {}
     for name in NAMES:
         value = data.get(name)
@@ -252,16 +252,13 @@ def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
         if isinstance(spelling, str):
             names[name] = spelling
     file = folder / "chat_template.jinja"
-    if not file.exists():
+    content = read_file(file)
+    if content is None:
         return _default_template(path, data.get("chat_template")), names
     try:
-        content = file.read_bytes()
-        template = content.decode("utf-8") if len(content) <= MAX_SETTINGS else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CounterfoilError(Code.MALFORMED, f"{file} cannot be read as UTF-8") from error
-    if template is None:
-        raise CounterfoilError(Code.MALFORMED, f"{file} is larger than any chat template")
-    return template, names
+        return content.decode("utf-8"), names
+    except UnicodeDecodeError as error:
+        raise CounterfoilError(Code.MALFORMED, f"{file} is not UTF-8") from error
 
 
 def _default_template(path: Path, found: Any) -> str | None:

@@ -1,0 +1,273 @@
+"""A model folder from a stranger: whatever lies in a file's place is refused by name, soon and without much memory."""
+
+import json
+import os
+import signal
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.model import root as root_module
+from shared.model import weights as weights_module
+from shared.model.config import ModelConfig
+from shared.model.decoder import load_decoder
+from shared.model.root import model_root
+from shared.model.shards import INDEX, MAX_HEADER
+from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import LARGEST
+from shared.text.generation import GenerationDefaults
+from shared.text.tokenizer import Tokenizer
+from tests.shared.model import tiny
+
+WEIGHTS = "model.safetensors"
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 32}
+TEXT = (model_root, Tokenizer.from_folder)
+READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
+    "config.json": (model_root, load_decoder),
+    "generation_config.json": (model_root, load_decoder, GenerationDefaults.from_folder),
+    "tokenizer.json": TEXT,
+    "tokenizer_config.json": TEXT,
+    "chat_template.jinja": TEXT,
+    INDEX: (model_root, load_decoder),
+    WEIGHTS: (model_root, load_decoder),
+}
+"""Who reads a file."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.write_folder(tmp_path / "model", **SMALL)
+
+
+@pytest.fixture(autouse=True)
+def watch() -> Iterator[None]:
+    """End what waits for ever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def refused(read: Callable[[Path], object], folder: Path, saying: str, *codes: Code) -> None:
+    with pytest.raises(CounterfoilError) as caught:
+        read(folder)
+    assert saying in caught.value.detail
+    assert caught.value.code in (codes or set(Code))
+    assert len(caught.value.detail) < 1000
+    assert caught.value.detail.isprintable()
+
+
+THINGS: dict[str, Callable[[Path], object]] = {
+    "a FIFO": os.mkfifo,
+    "a link to a device that never ends": lambda path: path.symlink_to("/dev/zero"),
+    "a link to nothing": lambda path: path.symlink_to("/nonexistent/blob"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_is_no_regular_file_is_refused_unread(folder, name, thing):
+    (folder / name).unlink(missing_ok=True)
+    THINGS[thing](folder / name)
+    for read in READERS[name]:
+        refused(read, folder, name, Code.CONFIGURATION, Code.CORRUPT)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_links_to_regular_files_are_followed_as_the_hubs_cache_needs_it(folder, name, tmp_path):
+    if not (folder / name).exists():
+        if name == INDEX:
+            return
+        (folder / name).write_text("{}")
+    expected = model_root(folder)
+    (folder / name).rename(tmp_path / "blob")
+    (folder / name).symlink_to(tmp_path / "blob")
+    assert model_root(folder) == expected
+    load_decoder(folder)
+    Tokenizer.from_folder(folder)
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_file_that_is_larger_than_any_of_its_kind_is_refused(folder, name):
+    with (folder / name).open("ab") as file:
+        file.truncate(1 << 40)  # sparse
+    for read in READERS[name]:
+        refused(read, folder, name, Code.MALFORMED)
+
+
+JSONS = {
+    "not a number": '{"a": NaN}',
+    "no end": '{"a": -Infinity}',
+    "more than a float holds": '{"a": 1e999}',
+    "a number of 100,000 digits": '{"a": ' + "9" * 100_000 + "}",
+    "deep": '{"a": ' * 100_000,
+    "deep lists": '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}",
+    "a name twice": '{"a": 1, "a": 2}',
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "a byte order mark": b'\xef\xbb\xbf{"a": 1}',
+    "an escape for terminals, twice": '{"\\u001b[2J": 1, "\\u001b[2J": 2}',
+    "a lone surrogate, twice": '{"\\ud800": 1, "\\ud800": 2}',
+    "a list": "[]",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", INDEX]
+)
+@pytest.mark.parametrize("what", JSONS)
+def test_json_that_readers_understand_differently_or_not_at_all_is_malformed(folder, name, what):
+    text = JSONS[what]
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    for read in READERS[name]:
+        if read is model_root and name != INDEX:
+            continue  # it hashes the file as it is
+        refused(read, folder, name, Code.MALFORMED)
+
+
+def test_a_file_full_of_small_objects_takes_little_memory(folder):
+    (folder / "config.json").write_text("[" + "{}," * (LARGEST["config.json"] // 3 - 1) + "{}]")
+    tracemalloc.start()
+    try:
+        refused(load_decoder, folder, "config.json", Code.MALFORMED)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(
+            (name, value)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "intermediate_size",
+                "max_position_embeddings",
+            )
+            for value in (0, -1, True, 1.0, "16", 2**24, 10**9, 2**63, 10**400)
+        ),
+        *(("rope_theta", value) for value in (1e-30, 0.5, 0, -1.0, True, 10**400, 1e300)),
+        *(("rms_norm_eps", value) for value in (1e-46, 0, -1e-6, 2.0, True, "1e-6")),
+        ("rope_scaling", {"rope_type": "linear", "factor": 1e-30}),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e-30}),
+        ("eos_token_id", [10**9]),
+        ("eos_token_id", [True]),
+        ("layer_types", ["full_attention"] * 10**4),
+    ],
+)
+def test_a_size_that_no_model_has_is_named(folder, field, value):
+    (folder / "config.json").write_text(json.dumps(tiny.config_json(**SMALL) | {field: value}))
+    refused(load_decoder, folder, field.partition("_parameters")[0], Code.MALFORMED)
+
+
+def test_names_from_the_file_reach_no_terminal_as_they_are(folder):
+    for name in ("\x1b[2J\x1b[H", "\ud800", "x" * 100_000, "a\nb"):
+        text = json.dumps(tiny.config_json(**SMALL) | {name: "\x1b[2J" + "y" * 10_000})
+        (folder / "config.json").write_text(text)
+        refused(load_decoder, folder, "config.json", Code.UNSUPPORTED)
+
+
+def test_a_long_context_takes_memory_only_where_it_is_used(folder):
+    """Angles of 2^22 positions and wide heads would be gigabytes."""
+    tiny.write_folder(folder, **SMALL | {"head_dim": 512, "max_position_embeddings": 1 << 22})
+    decoder = load_decoder(folder)
+    assert decoder.config.max_positions == 1 << 22
+    assert decoder._stage._rotary.cosines.numel() < 1 << 22
+
+
+def spoil(folder: Path, header: Any, size: int | None = None, *, extra: int = 0) -> None:
+    """Write a header of our own before nothing, `size` or `extra` standing in for what is true."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(struct.pack("<Q", len(text) if size is None else size) + text)
+        file.truncate(file.tell() + extra)
+
+
+def tensor(shape: list[Any], first: Any, last: Any, dtype: Any = "F32") -> dict[str, Any]:
+    return {"t": {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}}
+
+
+HEADERS: dict[str, tuple[Any, int | None, int]] = {
+    "longer than the file": ({}, 1 << 20, 0),
+    "longer than any": ({}, MAX_HEADER + 1, MAX_HEADER + 1),
+    "longer than an integer": ({}, 2**64 - 1, 0),
+    "as long as an integer wraps": ({}, 2**64 - 8, 0),
+    "deep": (b'{"t":' * 100_000, None, 0),
+    "sizes whose product wraps to what is there": (tensor([2**32, 2**32, 4], 0, 16), None, 16),
+    "an offset that wraps": (tensor([4], 2**64 - 16, 2**64), None, 16),
+    "offsets in floating point": (tensor([4], 0.0, 16.0), None, 16),
+    "offsets that are no numbers": (tensor([4], False, 16), None, 16),
+    "a size that is no number": (tensor([True, 4], 0, 16), None, 16),
+    "a negative size": (tensor([-1, -4], 0, 16), None, 16),
+    "fewer bytes than its shape": (tensor([5], 0, 16), None, 16),
+    "more bytes than its shape": (tensor([3], 0, 16), None, 16),
+    "a dtype that is none": (tensor([4], 0, 16, "F33"), None, 16),
+    "a dtype that is no text": (tensor([4], 0, 16, ["F32"]), None, 16),
+    "many dimensions": (tensor([1] * 100_000, 0, 4), None, 4),
+    "a shape that is none": ({"t": {"dtype": "F32", "data_offsets": [0, 4]}}, None, 4),
+    "more than a tensor": ({"t": {**tensor([1], 0, 4)["t"], "more": 1}}, None, 4),
+    "a name that is no text": (
+        b'{"\\ud800": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        None,
+        4,
+    ),
+    "a tensor that is a number": ({"t": 3}, None, 0),
+    "not a number": (b'{"t": NaN}', None, 0),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_makes_no_sense_is_corrupt_before_a_tensor_is_read(folder, what):
+    header, size, extra = HEADERS[what]
+    spoil(folder, header, size, extra=extra)
+    for read in READERS[WEIGHTS]:
+        refused(read, folder, WEIGHTS, Code.CORRUPT)
+
+
+def test_tensors_are_compared_with_the_configuration_before_one_is_read(folder, monkeypatch):
+    monkeypatch.setattr(weights_module, "safe_open", None)
+    spoil(folder, tensor([1 << 36], 0, 4 << 36), extra=4 << 36)  # sparse
+    refused(load_decoder, folder, "no tensor", Code.MALFORMED)
+
+
+def test_a_checkpoint_larger_than_the_machines_memory_is_refused_unread(folder, monkeypatch):
+    monkeypatch.setattr(weights_module, "safe_open", None)
+    monkeypatch.setattr(weights_module, "memory_bytes", lambda: 1 << 16)
+    refused(load_decoder, folder, "memory", Code.CONFIGURATION)
+
+
+def test_a_checkpoint_larger_than_any_is_not_hashed(folder, monkeypatch):
+    monkeypatch.setattr(root_module, "MAX_CHECKPOINT", 1 << 16)
+    refused(model_root, folder, "model.safetensors", Code.MALFORMED)
+
+
+def test_an_index_of_many_shards_that_are_not_there_ends_at_the_first(folder):
+    (folder / WEIGHTS).unlink()
+    index = {f"t{i}": f"s{i}.safetensors" for i in range(20_000)}
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    for read in READERS[INDEX]:
+        refused(read, folder, ".safetensors", Code.CONFIGURATION)
+
+
+def test_the_configuration_of_a_folder_is_read_once_more_after_it_was_mended(folder):
+    good = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_text("{}")
+    refused(load_decoder, folder, "config.json")
+    (folder / "config.json").write_bytes(good)
+    assert ModelConfig.from_folder(folder).layers == 2
