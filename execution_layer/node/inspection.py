@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +13,9 @@ from execution_layer.node.settings import NodeSettings
 from execution_layer.node.spool import spool_counts, unfinished_requests
 from shared.codec.moment import now_ms, to_rfc3339
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
+from shared.runtime.certificates import life_of
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import secure_channel
+from shared.runtime.grpc import error_from_rpc, secure_channel
 from shared.runtime.journal import connect, lock_holder
 from shared.runtime.keys import load_ed25519, public_bytes
 from shared.statements.cose import open_as
@@ -27,6 +30,7 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
     pid = lock_holder(settings.spool)
     facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
     facts.update(_spool_facts(settings))
+    facts.update(_certificate_facts(settings.tls.cert))
     newest = _newest_bundle(settings)
     if newest is not None:
         facts["endpoint"] = newest.endpoint
@@ -74,6 +78,14 @@ def _spool_facts(settings: NodeSettings) -> dict[str, int]:
     }
 
 
+def _certificate_facts(path: Path) -> dict[str, str]:
+    life = life_of(path)
+    if life is None:
+        return {"certificate": f"{path} cannot be read"}
+    said = life.warning(datetime.now(UTC))
+    return {"certificate": said or f"holds until {life.end:%Y-%m-%d}"}
+
+
 def _newest_bundle(settings: NodeSettings) -> KeyBundle | None:
     trusted = public_bytes(load_ed25519(settings.operator_key_file))
     paths = settings.keys.glob("*.bundle")
@@ -86,6 +98,6 @@ def _service_facts(settings: NodeSettings, endpoint: str) -> dict[str, Any]:
         stub = execution_pb2_grpc.InferenceStub(channel)
         try:
             answer = stub.GetKeyBundle(execution_pb2.GetKeyBundleRequest(), timeout=_TIMEOUT_S)
-        except grpc.RpcError:
-            return {"answers": False}
+        except grpc.RpcError as error:
+            return {"answers": False, "why": error_from_rpc(error).detail}
     return {"answers": True, "bundle_witnessed": bool(answer.tlog_proof)}

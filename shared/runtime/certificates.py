@@ -73,19 +73,23 @@ def why_refused(
     authority: Path,
     now: datetime,
 ) -> str:
-    """Say in a sentence why the certificate (DER, where it is known) of `who` was refused."""
+    """Say why the certificate (DER, where it is known) of `who` was refused, and what to do about it."""
     read = None
     with contextlib.suppress(ValueError):
         read = x509.load_der_x509_certificate(certificate) if certificate else None
     about = f"the certificate of {who}"
     if error.verify_code in {_EXPIRED, _NOT_YET}:
         said = Life.of(read).warning(now) if read is not None else None
-        return f"{about} {said or error.verify_message}"
+        return f"{about} {said or error.verify_message}. Whoever runs it has to renew it, or set a clock."
     if error.verify_code in _WRONG_NAMES:
         names = _names(read)
-        return f"{about} is for other names{': ' if names else ''}{', '.join(names)}"
+        shown = f": {', '.join(names)}" if names else ""
+        return (
+            f"{about} is for other names{shown}. Use one of them, or have it issued for this one."
+        )
     return (
-        f"{about} is signed by an authority that {authority} does not hold ({error.verify_message})"
+        f"{about} is signed by an authority that {authority} does not hold ({error.verify_message})."
+        " Take the authority's file from whoever runs it, or look whose address it is."
     )
 
 

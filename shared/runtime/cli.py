@@ -302,7 +302,9 @@ def _check_text(arguments: Sequence[str]) -> None:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
                 f"argument {number} is not UTF-8 text: {os.fsencode(argument)!r}",
-                remedy="Write it in UTF-8; rename a file or folder that is named so.",
+                remedy="Write it in UTF-8; rename a file or folder that is named so."
+                if sys.getfilesystemencoding() == "utf-8"
+                else "Choose a UTF-8 locale: with this one Python takes no other text than its own.",
             )
 
 
@@ -321,7 +323,9 @@ def _of_the_input(error: Exception) -> CounterfoilError | None:
         )
     if isinstance(error, OSError) and error.filename is not None:
         return CounterfoilError(
-            Code.CONFIGURATION, f"{error.filename} cannot be used: {error.strerror}"
+            Code.CONFIGURATION,
+            f"{error.filename} cannot be used: {error.strerror}",
+            remedy="Correct its name, or who may use it.",
         )
     return None
 

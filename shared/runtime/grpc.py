@@ -5,16 +5,13 @@ back on the other side.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the core's own lines repeat what is raised
-
-import grpc  # reads GRPC_VERBOSITY when it is imported
+import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from shared.runtime.cli import run
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_or_create_ed25519, public_bytes
+from shared.runtime.tls import LIFE, LocalCA
 from tests.execution_layer.world import MODEL_ROOT
 
 
@@ -76,6 +78,18 @@ def test_what_init_writes_holds_wherever_the_node_is_started(shell, tmp_path, mo
     places = [*written["tls"].values(), written["audit"]["ca_file"], written["model"]]
     assert [place for place in places if not Path(place).is_absolute()] == []
     assert Path(written["tls"]["ca"]) == tmp_path / "ca" / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("age", "said"), [(timedelta(0), "holds until 2"), (LIFE + timedelta(days=1), "expired on 2")]
+)
+def test_status_tells_the_certificate_s_end(shell, tmp_path, age, said):
+    assert shell(*prepared(shell, tmp_path))[0] == 0
+    then = datetime.now(UTC) - age
+    LocalCA.load_or_create(tmp_path / "ca").issue("n1", folder=tmp_path / "node", now=then)
+    code, facts, _ = shell("status", "--config", tmp_path / "node" / "node.toml", "--json")
+    assert code == 0
+    assert facts["certificate"].startswith(said)
 
 
 def test_the_folder_of_another_operator_is_not_taken_over(shell, tmp_path):

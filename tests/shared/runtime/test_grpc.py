@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +212,18 @@ async def test_cancelling_a_call_releases_its_handler(channel, behaviour, shape)
     await asyncio.wait_for(behaviour.started.wait(), LIMIT)
     task.cancel()
     await asyncio.wait_for(behaviour.released.wait(), LIMIT)
+
+
+def test_the_core_writes_no_lines_of_its_own_whoever_imports_it_first():
+    code = (
+        "import os, sys\n"
+        "from shared.runtime import cli\n"
+        "assert 'grpc' not in sys.modules\n"
+        "print(os.environ['GRPC_VERBOSITY'])\n"
+    )
+    unset = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, env=unset, check=True)
+    assert said.stdout == b"NONE\n"
 
 
 async def test_a_passed_deadline_releases_the_handler_and_is_told(channel, behaviour):
