@@ -9,6 +9,7 @@ import click
 
 from audit_layer.api.options import FILE, rendered
 from shared.runtime.output import emit, json_option, to_json
+from shared.runtime.text import for_terminal
 
 if TYPE_CHECKING:
     from shared.selection.draw_check import Keys
@@ -290,7 +291,7 @@ def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) ->
 def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:
     emit(page, as_json, rendered(title, columns, page["items"]))
     if page["next"] is not None and not as_json:
-        click.echo(f"More: --after {page['next']}", err=True)
+        click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
 
 
 QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures)

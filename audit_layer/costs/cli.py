@@ -13,6 +13,7 @@ from shared.codec.ids import check_name
 from shared.codec.moment import Period, day_of, days_period, now_ms, parse_day
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.output import emit, json_option
+from shared.runtime.text import for_terminal
 
 if TYPE_CHECKING:
     from audit_layer.costs.service import Costs
@@ -230,11 +231,11 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(for_terminal(title)), title_justify="left")
     columns = list(rows[0]) if rows else ["nothing is booked yet"]
     for column in columns:
         numeric = bool(rows) and column not in {"", "operator", "node", "currency"}
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(escape(str(row[column])) for column in columns))
+        table.add_row(*(escape(for_terminal(str(row[column]))) for column in columns))
     return table

@@ -13,6 +13,7 @@ from audit_layer.monitor.core import Verified
 from audit_layer.monitor.store import Recorded
 from audit_layer.monitor.streams import News
 from shared.codec.moment import now_ms, to_rfc3339
+from shared.runtime.text import for_terminal
 
 PROGRESS_S: Final = 1.0
 """How often catching up is told of."""
@@ -43,7 +44,7 @@ class TextLines:
 
     def write(self, event: str, text: str, _facts: dict[str, Any]) -> None:
         """Write the sentence; what strangers put into it controls no terminal."""
-        printable = "".join(ch if ch.isprintable() else " " for ch in text)
+        printable = for_terminal(" ".join(text.split("\n")))
         head = f"FINDING {printable}" if event == "finding" else printable
         moment = to_rfc3339(now_ms())[:19]
         self._console.print(Text(f"{moment}Z  ").append(head, style=_STYLES.get(event, "")))

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,7 +26,6 @@ from shared.statements.orders import Order, input_bound
 from shared.statements.receipts import Finish
 from shared.statements.request import RequestBody
 
-MAX_FRAMES: Final = 2**16
 OnText = Callable[[str], None]
 
 
@@ -215,8 +213,6 @@ class Attempt:
         return StreamReader(self._sent, accepted.node_nonce, accepted.signature)
 
     def _frame(self, reader: StreamReader, frame: execution_pb2.Frame, arrived: _Arrived) -> None:
-        if len(arrived.frames) >= MAX_FRAMES:
-            raise CounterfoilError(Code.MALFORMED, f"more than {MAX_FRAMES} frames")
         arrived.frames.append((frame.ciphertext, frame.signature))
         opened = reader.frame(frame.index, frame.ciphertext, frame.signature)
         if opened.tokens and arrived.first_token_at is None:

@@ -34,6 +34,8 @@ from shared.statements.receipts import Finish, Receipt
 
 SKEW_MS: Final = 300_000
 """How far a node's clock may be from ours."""
+LONGEST_TOKEN: Final = 1024
+"""Bytes of UTF-8 that one token can add to the text; no tokenizer in use comes near."""
 Tokenise = Callable[[], Sequence[int]]
 
 
@@ -61,7 +63,11 @@ class Sent:
 
 
 class StreamReader:
-    """Step 1: opens and verifies frames in order. UNREADABLE, BAD_SIGNATURE or MALFORMED ends it."""
+    """Step 1: opens and verifies frames in order. UNREADABLE, BAD_SIGNATURE or MALFORMED ends it.
+
+    What it takes is bounded by what was asked for: so many tokens, a frame for each and one more, and the text that
+    these can say. So a node that never ends costs a client one frame too many.
+    """
 
     def __init__(self, sent: Sent, node_nonce: bytes, signature: bytes) -> None:
         if len(node_nonce) != 32:
@@ -71,6 +77,8 @@ class StreamReader:
         self._opener = FrameOpener(sent.opened.keys, self.context)
         self._verify(0, self._opener.h0, signature)
         self._alternatives = sent.opened.body.settings.logprobs
+        self._budget = sent.opened.body.settings.max_tokens
+        self._text_bytes = 0
         self.tokens: list[int] = []
         self.text = ""
         self.logprobs: list[TokenLogprobs] = []
@@ -92,10 +100,28 @@ class StreamReader:
             raise CounterfoilError(
                 Code.MALFORMED, f"frame {index} has not the log-probabilities that were asked for"
             )
+        self._bound(index, frame)
         self.tokens.extend(frame.tokens)
         self.text += frame.text
         self.logprobs.extend(frame.logprobs or ())
         return frame
+
+    def _bound(self, index: int, frame: Frame) -> None:
+        """Check that the answer, with this frame, is within what was asked for."""
+        tokens = len(self.tokens) + len(frame.tokens)
+        size = self._text_bytes + len(frame.text.encode("utf-8"))
+        problem = None
+        if not frame.tokens and not frame.text:
+            problem = f"frame {index} holds nothing"
+        elif tokens > self._budget:
+            problem = f"the frames hold {tokens} tokens; {self._budget} were asked for"
+        elif index > self._budget + 1:
+            problem = f"more than {self._budget + 1} frames came for {self._budget} tokens"
+        elif size > LONGEST_TOKEN * tokens:
+            problem = f"the frames hold more text than {tokens} tokens can say"
+        if problem is not None:
+            raise CounterfoilError(Code.MALFORMED, problem)
+        self._text_bytes = size
 
     def final(self, ciphertext: bytes, signature: bytes) -> FinalRecord:
         """Open and verify the final record; nothing may follow it."""

@@ -1,7 +1,6 @@
 """What `counterfoil infer` does with requests: runs them, and shows answers to people or programs."""
 
 import asyncio
-import json
 from typing import Any
 
 import click
@@ -13,7 +12,8 @@ from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prompts import PromptLine
 from shared.runtime.errors import CounterfoilError
-from shared.runtime.output import emit, table
+from shared.runtime.output import emit, emit_line, table
+from shared.runtime.text import for_terminal
 
 
 def infer_one(
@@ -22,10 +22,11 @@ def infer_one(
     """Run one request; one answer's text streams to the terminal as it arrives."""
 
     def show(text: str) -> None:
-        click.echo(text, nl=False)
+        click.echo(for_terminal(text), nl=False)
 
     def retrying(name: str, error: CounterfoilError) -> None:
-        click.secho(f"\n[{name}: {error.detail}; beginning again]", fg="yellow", err=True)
+        told = for_terminal(f"{name}: {error.detail}; beginning again")
+        click.secho(f"\n[{told}]", fg="yellow", err=True)
 
     async def main() -> list[dict[str, Any]]:
         async with AsyncCounterfoilClient(policy) as client:
@@ -40,7 +41,7 @@ def infer_one(
 
     for facts in asyncio.run(main()):
         if as_json:
-            click.echo(json.dumps(facts, ensure_ascii=False))
+            emit_line(facts)
             continue
         if n is not None:
             click.secho(f"[{facts['choice']}]", fg="cyan")
@@ -94,7 +95,7 @@ def infer_file(
             results.append(result)
             progress.advance(bar)
             if as_json:
-                click.echo(json.dumps(result, ensure_ascii=False))
+                emit_line(result)
 
         async def main() -> int:
             async with AsyncCounterfoilClient(policy) as client:

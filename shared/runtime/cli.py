@@ -20,7 +20,7 @@ import click
 
 from shared.runtime import logs
 from shared.runtime.errors import Code, CounterfoilError, sentences
-from shared.runtime.text import is_text
+from shared.runtime.text import for_terminal, is_text
 
 ENTRY_POINTS: Final = "counterfoil.commands"
 INTERRUPTED: Final = 130
@@ -350,7 +350,8 @@ def _show(
     remedy = error.remedy
     if remedy is None and cause is not None:
         remedy = "Run again with `counterfoil --traceback …` to see where it arose."
-    click.secho("\n".join(sentences(error.detail, remedy)), fg="red", err=True)
+    told = "\n".join(sentences(error.detail, remedy))
+    click.secho(for_terminal(told), fg="red", err=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Literal, TextIO
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import for_terminal, json_for_terminal
 
 MAX_TEXT: Final = 500
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -90,7 +91,7 @@ class JsonFormatter(logging.Formatter):
         if (raised := _raised(record)) is not None:
             line["exception"] = _summary(raised[1])
             line["stack"] = _frames(raised[2])
-        return json.dumps(line, ensure_ascii=False)
+        return json_for_terminal(json.dumps(line, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -108,7 +109,7 @@ class TextFormatter(logging.Formatter):
         if (raised := _raised(record)) is not None:
             frames = "".join(f"\n    at {frame}" for frame in _frames(raised[2]))
             text += f"\n  {_summary(raised[1])}{frames}"
-        return text
+        return for_terminal(text)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from shared.runtime.text import for_terminal, json_for_terminal
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,14 +27,15 @@ json_option: Final = click.option(
 def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
     """Print `data` as JSON, or what `render()` returns: text, or anything that rich can print.
 
-    JSON goes to standard output alone; bytes are written in hexadecimal, exact numbers as text.
+    JSON goes to standard output alone; bytes are written in hexadecimal, exact numbers as text. Nothing in the data
+    steers a terminal: text shows what would, JSON escapes it and means the same.
     """
     if as_json:
         click.echo(to_json(data))
         return
     rendered = render()
     if isinstance(rendered, str):
-        click.echo(rendered)
+        click.echo(for_terminal(rendered))
         return
     from rich.console import Console  # noqa: PLC0415  # a tenth of a second that --json need not wait
 
@@ -43,7 +46,12 @@ def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
 
 def to_json(data: Any) -> str:
     """Return indented JSON of plain values, dataclasses, enums, dates, paths, Decimals and bytes."""
-    return json.dumps(data, indent=2, ensure_ascii=False, default=_plain)
+    return json_for_terminal(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
+
+
+def emit_line(data: Any) -> None:
+    """Print `data` as JSON on a line of its own."""
+    click.echo(json_for_terminal(json.dumps(data, ensure_ascii=False, default=_plain)))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
@@ -68,7 +76,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def _cell(cell: object) -> str:
     from rich.markup import escape  # noqa: PLC0415  # likewise
 
-    return escape(format(cell, "f") if isinstance(cell, Decimal) else str(cell))
+    return escape(for_terminal(format(cell, "f") if isinstance(cell, Decimal) else str(cell)))
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,53 @@
-"""Text as other programs take it: UTF-8, and words that a shell reads back unchanged."""
+"""Text as other programs take it: UTF-8, words that a shell reads back unchanged, and nothing that steers a terminal."""
 
 import shlex
+import unicodedata
 from pathlib import Path
+from typing import Final
+
+_KEPT: Final = frozenset("\n\t\u061c\u200c\u200d\u200e\u200f")
+"""Lines and tabs, and the marks and joiners that Arabic, Hebrew, Indic scripts and emoji are written with."""
+_STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of controls, formats (overrides of the direction among them), surrogates and separators of lines."""
+
+
+def for_terminal(text: str) -> str:
+    """Return a stranger's text so that a terminal only shows it: what would steer it is spelled out, as `\\x1b`.
+
+    It works character by character, so a text may come in parts.
+    """
+    return "".join(map(_spelled, text)) if _steers(text) else text
+
+
+def json_for_terminal(encoded: str) -> str:
+    """Return JSON that means the same, in which what would steer a terminal is escaped."""
+    return "".join(map(_escaped, encoded)) if _steers(encoded) else encoded
+
+
+def _steers(text: str) -> bool:
+    return not text.isprintable() and any(
+        c not in _KEPT and unicodedata.category(c) in _STEERING for c in text
+    )
+
+
+def _spelled(c: str) -> str:
+    if not _steers(c):
+        return c
+    code = ord(c)
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
+def _escaped(c: str) -> str:
+    if not _steers(c):
+        return c
+    units = c.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def is_text(value: str | Path) -> bool:

@@ -62,8 +62,9 @@ class FakeGeneration:
                 break
             token = self._engine.token(self.request, len(output))
             output.append(token)
-            text = "" if token == EOS else f"w{token} "
-            yield TokenChunk((token,), text, self._engine.logprobs(settings, token))
+            yield TokenChunk(
+                (token,), self._engine.text(token), self._engine.logprobs(settings, token)
+            )
             if token == EOS:
                 reason = FinishReason.STOP
                 break
@@ -110,6 +111,10 @@ class FakeEngine:
             return EOS
         place = bytes([position, request.choice]) if request.choice else bytes([position])
         return 10 + sha256(request.seed + place).digest()[0]
+
+    def text(self, token):
+        """Return what a token says; a test may say something else."""
+        return "" if token == EOS else f"w{token} "
 
     def logprobs(self, settings, token):
         """Return what was asked for; a test may put a liar in its place."""

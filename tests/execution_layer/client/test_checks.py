@@ -7,9 +7,17 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.client.checks import SKEW_MS, STEPS, StreamReader, check_response, run_steps
+from execution_layer.client.checks import (
+    LONGEST_TOKEN,
+    SKEW_MS,
+    STEPS,
+    StreamReader,
+    check_response,
+    run_steps,
+)
 from shared.codec.moment import now_ms
 from shared.envelope.evidence import open_evidence, seal_evidence
+from shared.envelope.stream import FrameSealer, stream_signature_message
 from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, sign
@@ -304,3 +312,51 @@ async def test_the_final_record_cannot_come_before_the_last_frame(answer):
     with pytest.raises(CounterfoilError) as caught:
         reader.final(answer.final, answer.final_signature)
     assert caught.value.code is Code.UNREADABLE
+
+
+class Endless:
+    """A node that signs whatever frames it is told to send."""
+
+    def __init__(self, answer):
+        self._answer = answer
+        self.reader = answer.reader()
+        self._sealer = FrameSealer(answer.sent.opened.keys, self.reader.context)
+
+    def send(self, tokens, text):
+        """Send a frame; return what is wrong with it, None if it is taken."""
+        ciphertext, h = self._sealer.seal(tokens, text)
+        index = self._sealer.frames
+        message = stream_signature_message(self.reader.context, index, h)
+        try:
+            self.reader.frame(index, ciphertext, self._answer.node_key.sign(message))
+        except CounterfoilError as error:
+            return error
+        return None
+
+
+async def test_an_answer_ends_at_its_budget_whatever_the_node_sends(answer):
+    node = Endless(answer)
+    assert node.send((1,) * (TOKENS - 1), "x" * 100) is None
+    error = node.send((1, 2), "y")
+    assert error.code is Code.MALFORMED
+    assert f"{TOKENS + 1} tokens; {TOKENS} were asked for" in error.detail
+    assert (len(node.reader.tokens), node.reader.text) == (TOKENS - 1, "x" * 100)
+
+
+async def test_frames_of_nothing_do_not_go_on_for_ever(answer):
+    error = Endless(answer).send((), "")
+    assert error.code is Code.MALFORMED
+    assert "frame 1 holds nothing" in error.detail
+    node = Endless(answer)
+    problems = [node.send((), "x") if at else node.send((1,), "") for at in range(TOKENS + 2)]
+    assert problems[: TOKENS + 1] == [None] * (TOKENS + 1)
+    assert f"more than {TOKENS + 1} frames" in problems[-1].detail
+
+
+async def test_text_is_no_longer_than_its_tokens_can_say(answer):
+    node = Endless(answer)
+    assert node.send((1,), "x" * LONGEST_TOKEN) is None
+    error = node.send((1,), "é" * LONGEST_TOKEN)
+    assert error.code is Code.MALFORMED
+    assert "more text than 2 tokens can say" in error.detail
+    assert len(node.reader.text) == LONGEST_TOKEN

@@ -62,6 +62,31 @@ async def test_the_receipt_is_printed_whole_so_that_other_commands_take_it(world
         assert (await shell.client("archive show", entry))[0] == 0
 
 
+PAINTED = "\x1b]0;title\x07\x9b2J\u202ewords"
+
+
+async def test_a_nodes_text_steers_no_terminal(world, capsys, tmp_path):
+    engine = FakeEngine()
+    engine.text = lambda _token: PAINTED
+    async with world.node(engine):
+        shell = Shell(world, capsys)
+        file = tmp_path / "prompts.jsonl"
+        file.write_text('{"prompt": "hello", "max_tokens": 1}')
+        _, plain, _ = await shell.infer("hello", "--max-tokens", 1)
+        assert plain.strip() == "\\x1b]0;title\\x07\\x9b2J\\u202ewords"
+        _, several, _ = await shell.infer("hello", "--max-tokens", 1, "--n", 2)
+        _, told, _ = await shell.infer("hello", "--max-tokens", 1, "--json")
+        assert json.loads(told)["text"] == PAINTED  # programs get it as it is
+        _, many, _ = await shell.infer("--file", file)
+        _, lines, _ = await shell.infer("--file", file, "--json")
+        entry = json.loads(told)["receipt"]
+        _, kept, _ = await shell.client("archive show", entry)
+        _, kept_json, _ = await shell.client("archive show", entry, "--json")
+        assert json.loads(kept_json)["text"] == PAINTED
+        for shown in (plain, several, told, many, lines, kept, kept_json):
+            assert not set(shown) & set("\x1b\x07\x9b\u202e")
+
+
 async def test_with_json_there_is_one_line_for_programs(world, capsys):
     async with world.node():
         shell = Shell(world, capsys)
