@@ -14,7 +14,7 @@ from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
-from shared.model.kv import block_bytes, blocks_for
+from shared.model.kv import BLOCK, block_bytes, blocks_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
@@ -39,7 +39,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     served = ServedModel(
         root=model_root(settings.model),
         numeric_profile=profile_id(profile),
-        max_positions=config.max_positions,
+        max_positions=limits.context,
         tokenise=lambda body: prompt_ids(tokenizer, body),
     )
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
@@ -50,15 +50,17 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
 
 def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
     """Return what the engine may use; CONFIGURATION when its memory cannot hold one sequence of full length."""
-    needed = blocks_for(config.max_positions) + 1  # the null block takes memory too
+    context = settings.context(config.max_positions)
+    needed = blocks_for(context) + 1  # the null block takes memory too
     memory = settings.kv_memory_mib * MIB
     blocks = memory // block_bytes(config)
     if blocks < needed:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"kv_memory_mib = {settings.kv_memory_mib} does not hold one sequence of the model's "
-            f"{config.max_positions} positions",
-            remedy=f"Set kv_memory_mib to {-(-needed * block_bytes(config) // MIB)} or more.",
+            f"kv_memory_mib = {settings.kv_memory_mib} does not hold one sequence of {context} "
+            "positions",
+            remedy=f"Set kv_memory_mib to {-(-needed * block_bytes(config) // MIB)} or more"
+            + (f", or max_model_len to {(blocks - 1) * BLOCK} or less." if blocks > 1 else "."),
         )
     return Limits(
         sequences=settings.max_batch,
@@ -66,7 +68,7 @@ def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
         queue_per_tenant=settings.quotas.queue_per_tenant,
         prefill_rows=settings.prefill_rows,
         blocks=blocks - 1,
-        context=config.max_positions,
+        context=context,
     )
 
 

@@ -135,7 +135,7 @@ class Admission:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
                 f"the prompt has {len(prompt_ids)} tokens; with max_tokens"
-                f" {opened.body.settings.max_tokens} the model's context of"
+                f" {opened.body.settings.max_tokens} this node's context of"
                 f" {self._model.max_positions} has room for {max(0, longest)}",
                 remedy="Shorten the prompt or ask for fewer tokens.",
             )

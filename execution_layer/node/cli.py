@@ -132,6 +132,11 @@ def rate_card(
     show_default=True,
     help="Memory for keys and values.",
 )
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(1, 2**22),
+    help="Longest sequence, prompt and answer together [default: the model's context].",
+)
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")
@@ -158,6 +163,7 @@ def init(
     max_batch: int,
     prefill_rows: int,
     kv_memory_mib: int,
+    max_model_len: int | None,
     max_output_tokens: int,
     in_flight_per_tenant: int,
     gpu_energy: bool,
@@ -204,6 +210,7 @@ def init(
         max_batch=max_batch,
         prefill_rows=prefill_rows,
         kv_memory_mib=kv_memory_mib,
+        max_model_len=max_model_len,
         gpu_energy=gpu_energy,
         reflection=reflection,
         tls=tls,
@@ -315,7 +322,7 @@ def drain(config: Path, timeout_s: float, as_json: bool) -> None:
 @config_option
 @json_option
 def status(config: Path, as_json: bool) -> None:
-    """Show what a node is doing: key bundle, spool, requests in flight."""
+    """Show what a node is doing: key bundle, spool, requests in flight, and the longest sequence that it takes."""
     from execution_layer.node.inspection import node_status  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415

@@ -12,6 +12,7 @@ import grpc
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.spool import spool_counts, unfinished_requests
 from shared.codec.moment import now_ms, to_rfc3339
+from shared.model.config import ModelConfig
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.certificates import life_of
 from shared.runtime.errors import Code, CounterfoilError
@@ -29,6 +30,7 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
     """Return facts about a node for people and scripts; a node that does not run has the spool's facts only."""
     pid = lock_holder(settings.spool)
     facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
+    facts["max_model_len"] = _context(settings)
     facts.update(_spool_facts(settings))
     facts.update(_certificate_facts(settings.tls.cert))
     newest = _newest_bundle(settings)
@@ -57,6 +59,14 @@ def drain_node(settings: NodeSettings, *, timeout_s: float) -> None:
         db.close()
     if count:
         raise CounterfoilError(Code.DEADLINE, f"{count} requests are still in flight")
+
+
+def _context(settings: NodeSettings) -> int | None:
+    """Return the longest sequence that the node takes; None where its model cannot be read or served."""
+    try:
+        return settings.context(ModelConfig.from_folder(settings.model).max_positions)
+    except CounterfoilError:
+        return None
 
 
 def _spool_facts(settings: NodeSettings) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from shared.codec.ids import NAME
 from shared.runtime.config import Settings
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 
@@ -79,6 +80,8 @@ class NodeSettings(Settings):
     """Prompt positions computed in one step, beside one for each sequence that generates."""
     kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
     """Memory for keys and values, those kept for prompts to come among them. It must hold one sequence of full length."""
+    max_model_len: Annotated[int, Field(ge=1, le=2**22)] | None = None
+    """Longest sequence, prompt and answer together, where it is to be shorter than the model's context."""
     frame_interval_ms: Annotated[int, Field(ge=0, le=1000)] = 50
     """Tokens that arrive within this time share a frame."""
     grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
@@ -97,6 +100,18 @@ class NodeSettings(Settings):
     def issuer(self) -> str:
         """The name under which the node signs and numbers its receipts."""
         return f"{self.operator}/{self.node}"
+
+    def context(self, positions: int) -> int:
+        """Return the longest sequence that this node takes of a model with so many positions; CONFIGURATION for a longer one."""
+        if self.max_model_len is None:
+            return positions
+        if self.max_model_len > positions:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"max_model_len = {self.max_model_len} is more than the model's {positions} positions",
+                remedy=f"Set it to {positions} or less, or leave it out.",
+            )
+        return self.max_model_len
 
 
 class TenantsFile(Settings):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from execution_layer import bootstrap
 from execution_layer.bootstrap import MIB, engine_limits
 from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
 from shared.model.kv import BLOCK, KVCache, block_bytes
@@ -60,4 +61,38 @@ def test_memory_that_cannot_hold_one_sequence_is_refused_with_what_would_do(bloc
     with pytest.raises(CounterfoilError, match=f"kv_memory_mib = {mib} does not hold") as caught:
         engine_limits(settings, config)
     assert caught.value.code is Code.CONFIGURATION
-    assert caught.value.remedy == f"Set kv_memory_mib to {mib + 1} or more."
+    most = (mib * MIB // block_bytes(config) - 1) * BLOCK
+    assert caught.value.remedy == (
+        f"Set kv_memory_mib to {mib + 1} or more, or max_model_len to {most} or less."
+    )
+    shorter = node_settings(kv_memory_mib=mib, max_model_len=most)
+    limits = engine_limits(shorter, config)
+    assert (limits.context, limits.blocks * BLOCK) == (most, most)
+
+
+def test_memory_for_no_block_at_all_is_not_mended_by_a_shorter_context():
+    config = tiny.config(hidden_size=4096, head_dim=4096, dtype="float32")
+    with pytest.raises(CounterfoilError) as caught:
+        engine_limits(node_settings(kv_memory_mib=1), config)
+    assert "max_model_len" not in (caught.value.remedy or "")
+
+
+def test_a_context_longer_than_the_models_is_refused():
+    config = tiny.config()
+    assert engine_limits(node_settings(max_model_len=256), config).context == 256
+    with pytest.raises(CounterfoilError, match="max_model_len = 257") as caught:
+        engine_limits(node_settings(max_model_len=257), config)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_node_admits_what_its_own_context_holds(tmp_path, monkeypatch):
+    """Admission is told the shorter one, and so is the engine."""
+    folder = tiny.write_folder(tmp_path / "model")
+    made = {}
+    monkeypatch.setattr(
+        bootstrap, "Node", lambda _settings, model, _energy: made.update(model=model)
+    )
+    settings = node_settings(max_model_len=100).model_copy(update={"model": folder})
+    bootstrap.build_node(settings)
+    assert made["model"].served.max_positions == 100
+    assert made["model"].engine.limits.context == 100

@@ -16,6 +16,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_or_create_ed25519, public_bytes
 from shared.runtime.tls import LIFE, LocalCA
 from tests.execution_layer.world import MODEL_ROOT
+from tests.shared.model import tiny
 
 
 @pytest.fixture
@@ -177,9 +178,19 @@ def test_a_node_that_does_not_run_is_told_so(shell, tmp_path):
     code, told, _ = shell("status", *config, "--json")
     assert code == 0
     assert (told["running"], told["pid"]) == (False, None)
+    assert told["max_model_len"] is None  # the model is not there
     code, _, said = shell("drain", *config)
     assert code == 4
     assert "is not running" in said
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), 256), (("--max-model-len", 100), 100)])
+def test_the_longest_sequence_is_a_setting_and_shown(shell, tmp_path, options, shown):
+    shell(*prepared(shell, tmp_path), *options)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(tiny.config_json()))
+    code, told, _ = shell("status", "--config", tmp_path / "node" / "node.toml", "--json")
+    assert (code, told["max_model_len"]) == (0, shown)
 
 
 def test_a_configuration_that_is_not_there_is_told_with_the_command_that_makes_one(shell, tmp_path):
