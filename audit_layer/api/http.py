@@ -14,6 +14,7 @@ from audit_layer.api.timestamps import timestamp_router
 from audit_layer.api.tokens import Access, Role
 from audit_layer.costs.http import cost_router
 from shared.runtime.http import install_problem_handlers
+from shared.runtime.queries import STRICT
 
 DESCRIPTION = (
     "Receipts, verdicts, disclosures and costs of sealed inference, each with the signed statement"
@@ -36,11 +37,12 @@ def create_app(parts: Parts) -> FastAPI:
     def tenant_scope(access: Annotated[Access, Depends(permitted)]) -> str | None:
         return access.tenant
 
-    app.include_router(query_router(parts))
-    app.include_router(cost_router(parts.costs, tenant_scope))
-    app.include_router(public_router(parts))
-    app.include_router(timestamp_router(parts))
-    app.include_router(public_statements_router(parts))
+    strict = [STRICT]
+    app.include_router(query_router(parts), dependencies=strict)
+    app.include_router(cost_router(parts.costs, tenant_scope), dependencies=strict)
+    app.include_router(public_router(parts))  # files are the same whatever is asked of them
+    app.include_router(timestamp_router(parts), dependencies=strict)
+    app.include_router(public_statements_router(parts), dependencies=strict)
     return app
 
 

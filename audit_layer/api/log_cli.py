@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audit_layer.api.options import FILE, config_option, core_of, settings_of
+from audit_layer.api.options import FILE, config_option, core_of, entry_argument, settings_of
 from shared.runtime.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -49,21 +49,22 @@ def checkpoint(config: Path, as_json: bool) -> None:
 
 
 @log.command("proof")
-@click.argument("entry")
+@entry_argument
 @config_option
 @click.option("--out", type=FILE, help="Write the .tlog-proof to this file.")
 @json_option
 def proof(entry: str, config: Path, out: Path | None, as_json: bool) -> None:
-    """Prove that ENTRY (64 hexadecimal digits) is in the log, as of the newest witnessed checkpoint."""
-    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    """Prove that ENTRY (its 64 hexadecimal digits or the first 12) is in the log, as of the newest witnessed checkpoint."""
+    from audit_layer.trail.pages import find_entry  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415
 
     with core_of(config) as core:
-        found = _proofs(config, core).prove(parse_hex32(entry, "an entry"))
+        wanted = find_entry(core.engine, entry)
+        found = _proofs(config, core).prove(wanted)
     text = found.encode()
     if out is not None:
         write_result(out, text.encode())
-    data = {"entry": entry, "index": found.index, "tlog_proof": text}
+    data = {"entry": wanted, "index": found.index, "tlog_proof": text}
     emit(data, as_json, lambda: f"Written to {out}" if out else text.rstrip("\n"))
 
 

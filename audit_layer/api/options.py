@@ -22,6 +22,8 @@ config_option = click.option(
     show_envvar=True,
     help="The audit server's audit.toml.",
 )
+entry_argument = click.argument("entry", callback=lambda _ctx, _param, value: _prefix(value))
+"""An entry by its 64 hexadecimal digits or at least its first 12, as tables show it."""
 key_option = click.option(
     "--key",
     "key",
@@ -29,6 +31,14 @@ key_option = click.option(
     callback=lambda _ctx, _param, value: _hex32(value),
     help="Ed25519 public key, 64 hexadecimal digits.",
 )
+
+
+def _prefix(value: str) -> str:
+    from shared.codec.ids import parse_hex_prefix  # noqa: PLC0415  # --help stays light
+
+    text = value.removesuffix("…").lower()
+    parse_hex_prefix(text, "an entry")
+    return text
 
 
 def _hex32(value: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from audit_layer.api.options import FILE, rendered
+from audit_layer.api.options import FILE, entry_argument, rendered
 from shared.runtime.output import emit, json_option, to_json
 from shared.runtime.text import for_terminal
 
@@ -52,12 +52,22 @@ def asking(command: F) -> F:
 
 
 def paged(command: F) -> F:
-    """Give a command the options --after and --limit."""
+    """Give a command the options --after, --limit and --oldest-first."""
     after = click.option(
-        "--after", type=click.IntRange(-1), default=-1, help="Log index that the page follows."
+        "--after",
+        type=click.IntRange(-1),
+        default=-1,
+        help="Log index that the page follows in its order.",
     )
     limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-    return after(limit(command))
+    order = click.option(
+        "--oldest-first",
+        "order",
+        flag_value="asc",
+        default="desc",
+        help="Begin with the oldest, not with the newest.",
+    )
+    return after(limit(order(command)))
 
 
 def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> Any:
@@ -105,7 +115,7 @@ _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 @click.command("receipts")
 @click.option("--tenant")
 @click.option("--operator")
-@click.option("--node")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
 @click.option("--model", "model_root", help="Model root, hexadecimal.")
 @click.option("--from", "started_from", type=_moment, callback=_ms, help="Started then or later.")
 @click.option("--to", "started_to", type=_moment, callback=_ms, help="Started before (UTC).")
@@ -125,7 +135,7 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 @click.command("verdicts")
 @click.option("--tenant")
 @click.option("--operator")
-@click.option("--node")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
 @paged
 @asking
 def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
@@ -240,7 +250,7 @@ def disclosures(url: str, token_file: Path, ca: Path, as_json: bool, **query: An
 
 
 @click.command("statement")
-@click.argument("entry")
+@entry_argument
 @click.option("--proof", type=FILE, help="Write the tlog-proof to this file.")
 @click.option("--raw", type=FILE, help="Write the signed bytes to this file.")
 @asking
@@ -253,11 +263,8 @@ def statement(
     proof: Path | None,
     raw: Path | None,
 ) -> None:
-    """Show one signed statement by its log ENTRY, with its proof of inclusion."""
-    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
-
-    name = parse_hex32(entry, "an entry").hex()
-    found = ask(url, token_file, ca, f"/v1/statements/{name}")
+    """Show one signed statement by its log ENTRY (its first 12 digits are enough), with its proof of inclusion."""
+    found = ask(url, token_file, ca, f"/v1/statements/{entry}")
     _write_parts(found, proof, raw)
     emit(
         found,

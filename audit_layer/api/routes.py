@@ -1,5 +1,6 @@
 """The routes of the query API: authenticate, limit to what the token may see, translate."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -18,20 +19,59 @@ from audit_layer.api.schemas import (
 )
 from audit_layer.api.tokens import Access, Role
 from audit_layer.trail.models import StatementRow
-from audit_layer.trail.service import MAX_PAGE, ReceiptQuery
-from shared.codec.ids import parse_hex32
+from audit_layer.trail.pages import MAX_PAGE, Span, find_entry
+from audit_layer.trail.service import ReceiptQuery
+from shared.codec.ids import MIN_PREFIX, NAME, parse_hex32
 from shared.codec.moment import MAX_MS, Period
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_ANSWERED = 50_000
 """Receipts in one answer about completeness; the command lists more."""
 
-After = Annotated[int, Query(ge=-1, le=2**63 - 1, description="Log index that the page follows.")]
+NAME_PATTERN = f"^{NAME.pattern}$"
+
+
+class Order(StrEnum):
+    """From which end of the log a list begins."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+def _span(
+    after: Annotated[
+        int,
+        Query(
+            ge=-1,
+            le=2**63 - 1,
+            description="Log index that the page follows in its order; -1 for the first page.",
+        ),
+    ] = -1,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    order: Annotated[Order, Query(description="Oldest (asc) or newest (desc) first.")] = Order.ASC,
+) -> Span:
+    return Span(after, limit, newest_first=order is Order.DESC)
+
+
+Paged = Annotated[Span, Depends(_span)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-NameQuery = Annotated[str | None, Query(max_length=63)]
+NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN)]
+NodeQuery = Annotated[
+    str | None,
+    Query(
+        pattern=f"^({NAME.pattern}/)?{NAME.pattern}$",
+        description="A node's name, or operator/node as tables and issuers show it.",
+    ),
+]
 HashQuery = Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")]
 MsQuery = Annotated[int | None, Query(ge=0, le=MAX_MS, description="Unix milliseconds.")]
-Entry = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Log entry, hexadecimal.")]
+Entry = Annotated[
+    str,
+    Path(
+        pattern=f"^[0-9a-f]{{{MIN_PREFIX},64}}$",
+        description=f"Log entry, hexadecimal, or its first {MIN_PREFIX} digits and more.",
+    ),
+]
 
 
 def query_router(parts: Parts) -> APIRouter:
@@ -55,16 +95,16 @@ def _add_receipts(router: APIRouter, parts: Parts) -> None:
     @router.get("/receipts")
     def receipts(
         access: Annotated[Access, Depends(permitted)],
+        page: Paged,
         tenant: NameQuery = None,
         operator: NameQuery = None,
-        node: NameQuery = None,
+        node: NodeQuery = None,
         model_root: HashQuery = None,
         started_from: MsQuery = None,
         started_to: MsQuery = None,
-        after: After = -1,
-        limit: Limit = 100,
     ) -> Page[ReceiptView]:
         """Receipts by tenant, operator, node, model and time [started_from, started_to)."""
+        operator, node = _node(operator, node)
         query = ReceiptQuery(
             tenant=own_tenant(access, tenant),
             operator=own_operator(access, operator),
@@ -72,12 +112,10 @@ def _add_receipts(router: APIRouter, parts: Parts) -> None:
             model_root=None if model_root is None else parse_hex32(model_root, "a model root"),
             started_from=started_from,
             started_to=started_to,
-            after_index=after,
-            limit=limit,
         )
-        rows = parts.trail.receipts(query)
+        rows = parts.trail.receipts(query, page)
         views = [ReceiptView.of(row) for row in rows]
-        return Page[ReceiptView].of(views, [row.log_index for row in rows], limit)
+        return Page[ReceiptView].of(views, [row.log_index for row in rows], page.limit)
 
 
 def _add_statements(router: APIRouter, parts: Parts) -> None:
@@ -86,7 +124,7 @@ def _add_statements(router: APIRouter, parts: Parts) -> None:
     @router.get("/statements/{entry}")
     def statement(access: Annotated[Access, Depends(permitted)], entry: Entry) -> StatementView:
         """One signed statement with its payload, its bytes and its proof of inclusion."""
-        row = parts.trail.statement(parse_hex32(entry, "an entry"))
+        row = parts.trail.statement(find_entry(parts.engine, entry))
         if row is None or not may_see(access, row, parts.trail):
             raise CounterfoilError(Code.NOT_FOUND, "there is no such statement")
         return StatementView.with_proof(row, proof_or_none(parts.proofs, row.entry))
@@ -98,22 +136,21 @@ def _add_verdicts(router: APIRouter, parts: Parts) -> None:
     @router.get("/verdicts")
     def verdicts(
         access: Annotated[Access, Depends(permitted)],
+        page: Paged,
         tenant: NameQuery = None,
         operator: NameQuery = None,
-        node: NameQuery = None,
-        after: After = -1,
-        limit: Limit = 100,
+        node: NodeQuery = None,
     ) -> Page[VerdictView]:
         """Verdicts by whom they concern."""
+        operator, node = _node(operator, node)
         rows = parts.trail.verdicts(
             tenant=own_tenant(access, tenant),
             operator=own_operator(access, operator),
             node=node,
-            after_index=after,
-            limit=limit,
+            page=page,
         )
         views = [VerdictView.of(row) for row in rows]
-        return Page[VerdictView].of(views, [row.log_index for row in rows], limit)
+        return Page[VerdictView].of(views, [row.log_index for row in rows], page.limit)
 
 
 def _add_completeness(router: APIRouter, parts: Parts) -> None:
@@ -122,7 +159,7 @@ def _add_completeness(router: APIRouter, parts: Parts) -> None:
     @router.get("/tenants/{tenant}/completeness")
     def completeness(
         access: Annotated[Access, Depends(permitted)],
-        tenant: Annotated[str, Path(max_length=63)],
+        tenant: Annotated[str, Path(pattern=NAME_PATTERN)],
         start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
         end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
     ) -> Document:
@@ -140,33 +177,25 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
 
     @router.get("/epochs")
     def epochs(
-        _access: Annotated[Access, Depends(all_but_finance)],
-        after: After = -1,
-        limit: Limit = 100,
+        _access: Annotated[Access, Depends(all_but_finance)], page: Paged
     ) -> Page[StatementSummary]:
         """How selection was made: openings, seals and draws."""
         rows = sorted(
-            (
-                row
-                for kind in EPOCH_TYPES
-                for row in parts.trail.statements(type=kind, after_index=after, limit=limit)
-            ),
+            (row for kind in EPOCH_TYPES for row in parts.trail.statements(type=kind, page=page)),
             key=lambda row: row.log_index,
+            reverse=page.newest_first,
         )
-        return _page(rows[:limit], limit)
+        return _page(rows[: page.limit], page.limit)
 
     @router.get("/disclosures")
     def disclosures(
         access: Annotated[Access, Depends(concerned)],
+        page: Paged,
         tenant: NameQuery = None,
-        after: After = -1,
-        limit: Limit = 100,
     ) -> Page[StatementSummary]:
         """Whose requests were opened to the audit layer: requests and releases."""
-        rows = parts.trail.disclosures(
-            tenant=own_tenant(access, tenant), after_index=after, limit=limit
-        )
-        return _page(rows, limit)
+        rows = parts.trail.disclosures(tenant=own_tenant(access, tenant), page=page)
+        return _page(rows, page.limit)
 
 
 def _add_overview(router: APIRouter, parts: Parts) -> None:
@@ -183,6 +212,18 @@ def _add_overview(router: APIRouter, parts: Parts) -> None:
     def status(_access: Annotated[Access, Depends(auditor)]) -> StatusView:
         """The log and the trail in numbers."""
         return status_of(parts.origin, parts.engine, parts.trail, parts.proofs)
+
+
+def _node(operator: str | None, node: str | None) -> tuple[str | None, str | None]:
+    """Return operator and node to look for, of a node that may be written operator/node."""
+    if node is None or "/" not in node:
+        return operator, node
+    named, _, bare = node.partition("/")
+    if operator not in {None, named}:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, f"node={node} is not a node of operator={operator}"
+        )
+    return named, bare
 
 
 def _page(rows: list[StatementRow], limit: int) -> Page[StatementSummary]:

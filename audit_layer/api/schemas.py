@@ -21,7 +21,7 @@ class View(BaseModel):
 
 
 class Page(View, Generic[T]):
-    """A page in the order of the log."""
+    """A page in the order of the log, from the end that was asked for."""
 
     items: list[T]
     next: int | None

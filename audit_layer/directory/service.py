@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit_layer.log.proof_service import ProofService
+from audit_layer.trail.pages import Span
 from audit_layer.trail.service import Trail
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -83,7 +84,7 @@ class Directory:
     def _live(self, moment: int) -> list[_Known]:
         with self._mutex:
             while page := self._trail.statements(
-                type=KeyBundle.TYPE, after_index=self._after, limit=_PAGE
+                type=KeyBundle.TYPE, page=Span(self._after, _PAGE)
             ):
                 for row in page:
                     bundle = read_as(KeyBundle, row.raw)

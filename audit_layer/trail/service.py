@@ -29,6 +29,7 @@ from audit_layer.trail.models import (
     StatementRow,
     VerdictRow,
 )
+from audit_layer.trail.pages import Span
 from audit_layer.trail.rows import evidence_digest, finding_values
 from audit_layer.trail.writing import stored_forms
 from shared.codec.ids import check_name
@@ -38,7 +39,6 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
 from shared.statements.keys import Revocation
 
-MAX_PAGE = 1000
 MAX_EVIDENCE = 16 << 20
 MAX_DEPOSITS = 4
 """Deposits kept for one receipt: a node may sign several final records, and each is evidence against it."""
@@ -93,7 +93,7 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptQuery:
-    """A page of receipts in order of log index; None means any."""
+    """Which receipts; None means any."""
 
     tenant: str | None = None
     operator: str | None = None
@@ -101,8 +101,6 @@ class ReceiptQuery:
     model_root: bytes | None = None
     started_from: int | None = None
     started_to: int | None = None
-    after_index: int = -1
-    limit: int = 100
 
 
 class Trail:
@@ -288,22 +286,20 @@ class Trail:
         self,
         *,
         type: str | None = None,  # noqa: A002  # the field is called so
-        after_index: int = -1,
-        limit: int = 100,  # the field's name
+        page: Span = Span(),  # noqa: B008  # it cannot be changed
     ) -> list[StatementRow]:
-        """Return a page of statements in order of log index; of those that were erased `raw` is empty."""
-        query = select(StatementRow).where(StatementRow.log_index > after_index)
+        """Return a page of statements; of those that were erased `raw` is empty."""
+        query = select(StatementRow)
         if type is not None:
             query = query.where(StatementRow.type == type)
-        query = query.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE))
         with session(self._engine) as db:
-            rows = list(db.scalars(query))
+            rows = list(db.scalars(page.of(query, StatementRow.log_index)))
             _detach_readable(db, rows)
         return rows
 
-    def receipts(self, query: ReceiptQuery) -> list[ReceiptRow]:
+    def receipts(self, query: ReceiptQuery, page: Span) -> list[ReceiptRow]:
         """Return a page of receipts."""
-        found = select(ReceiptRow).where(ReceiptRow.log_index > query.after_index)
+        found = select(ReceiptRow)
         for column, value in (
             (ReceiptRow.tenant, query.tenant),
             (ReceiptRow.operator, query.operator),
@@ -316,7 +312,7 @@ class Trail:
             found = found.where(ReceiptRow.started >= query.started_from)
         if query.started_to is not None:
             found = found.where(ReceiptRow.started < query.started_to)
-        return self._all(found.order_by(ReceiptRow.log_index).limit(min(query.limit, MAX_PAGE)))
+        return self._all(page.of(found, ReceiptRow.log_index))
 
     def verdicts(
         self,
@@ -324,11 +320,10 @@ class Trail:
         tenant: str | None = None,
         operator: str | None = None,
         node: str | None = None,
-        after_index: int = -1,
-        limit: int = 100,
+        page: Span,
     ) -> list[VerdictRow]:
         """Return a page of verdicts."""
-        found = select(VerdictRow).where(VerdictRow.log_index > after_index)
+        found = select(VerdictRow)
         for column, value in (
             (VerdictRow.tenant, tenant),
             (VerdictRow.operator, operator),
@@ -336,20 +331,17 @@ class Trail:
         ):
             if value is not None:
                 found = found.where(column == value)
-        return self._all(found.order_by(VerdictRow.log_index).limit(min(limit, MAX_PAGE)))
+        return self._all(page.of(found, VerdictRow.log_index))
 
-    def disclosures(
-        self, *, tenant: str | None = None, after_index: int = -1, limit: int = 100
-    ) -> list[StatementRow]:
+    def disclosures(self, *, tenant: str | None = None, page: Span) -> list[StatementRow]:
         """Return a page of disclosure requests and releases; a tenant's are those about its receipts."""
         found = select(StatementRow).where(
-            StatementRow.type.in_(("disclosure-request", "disclosure-release")),
-            StatementRow.log_index > after_index,
+            StatementRow.type.in_(("disclosure-request", "disclosure-release"))
         )
         if tenant is not None:
             own = select(func.encode(ReceiptRow.entry, "hex")).where(ReceiptRow.tenant == tenant)
             found = found.where(StatementRow.subject.in_(own))
-        return self._all(found.order_by(StatementRow.log_index).limit(min(limit, MAX_PAGE)))
+        return self._all(page.of(found, StatementRow.log_index))
 
     def findings(self, limit: int = 100) -> list[tuple[FindingRow, int | None]]:
         """Return the latest findings, each with the time at which it ceased to hold.
@@ -360,7 +352,7 @@ class Trail:
             select(FindingRow, ResolutionRow.at)
             .outerjoin(ResolutionRow, ResolutionRow.finding == FindingRow.id)
             .order_by(FindingRow.id.desc())
-            .limit(min(limit, MAX_PAGE))
+            .limit(limit)
         )
         with session(self._engine) as db:
             found: list[tuple[FindingRow, int | None]] = []

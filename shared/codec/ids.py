@@ -6,7 +6,10 @@ from typing import Final
 from shared.runtime.errors import Code, CounterfoilError
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+MIN_PREFIX: Final = 12
+"""Hexadecimal digits by which people may name a hash: 48 bits, which no two entries of a log share by chance."""
 _HEX32: Final = re.compile(r"[0-9a-f]{64}")
+_HEX_PREFIX: Final = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 
 def check_name(value: str, what: str) -> str:
@@ -54,3 +57,13 @@ def parse_hex32(text: str, what: str) -> bytes:
             Code.INVALID_ARGUMENT, f"{what} must be 64 lower-case hexadecimal digits"
         )
     return bytes.fromhex(text)
+
+
+def parse_hex_prefix(text: str, what: str) -> tuple[bytes, bytes]:
+    """Return the lowest and the highest 32 bytes whose `hex32` begins so; INVALID_ARGUMENT below `MIN_PREFIX` digits."""
+    if not _HEX_PREFIX.fullmatch(text):
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{what} must be {MIN_PREFIX} to 64 lower-case hexadecimal digits, from its beginning",
+        )
+    return bytes.fromhex(text.ljust(64, "0")), bytes.fromhex(text.ljust(64, "f"))

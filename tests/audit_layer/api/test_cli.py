@@ -102,16 +102,29 @@ async def test_queries_and_checks_answer_from_the_command_line(world: World, tmp
 
     found = await until(proof, Code.NOT_WITNESSED)
     verify_tlog_proof(found["tlog_proof"], entry, log_policy(load_settings(world.config)))
+    assert await ask("log", "proof", entry.hex()[:12], *at) == found
     receipts = await ask("audit", "receipts", "--tenant", "acme", "--from", "2020-01-01", *asked)
     assert isinstance(receipts, dict)
-    assert len(receipts["items"]) == 3
+    newest_first = [row["log_index"] for row in receipts["items"]]
+    assert newest_first == sorted(newest_first, reverse=True)
+    assert len(newest_first) == 3
+    oldest_first = await ask("audit", "receipts", "--tenant", "acme", "--oldest-first", *asked)
+    assert isinstance(oldest_first, dict)
+    assert [row["log_index"] for row in oldest_first["items"]] == newest_first[::-1]
+    shown = receipts["items"][0]
+    of_node = await ask(
+        "audit", "receipts", "--node", f"{shown['operator']}/{shown['node']}", *asked
+    )
+    assert isinstance(of_node, dict)
+    assert shown in of_node["items"]
     for name in ("verdicts", "epochs", "disclosures"):
         page = await ask("audit", name, *asked)
         assert isinstance(page, dict)
         assert page["items"], name
-    shown = await ask("audit", "statement", entry.hex(), *asked)
-    assert isinstance(shown, dict)
-    assert shown["type"] == "receipt"
+    for name in (entry.hex(), entry.hex()[:12], f"{entry.hex()[:16]}…"):
+        shown = await ask("audit", "statement", name, *asked)
+        assert isinstance(shown, dict)
+        assert (shown["type"], shown["entry"]) == ("receipt", entry.hex())
     for text_form in (("audit", "receipts"), ("audit", "statement", entry.hex())):
         assert "acme" in str(await ask(*text_form, *asked[:-1]))
     status = await ask("audit", "status", *at)

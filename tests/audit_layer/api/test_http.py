@@ -6,6 +6,7 @@ import io
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,116 @@ async def test_pages_follow_each_other_and_lose_nothing(world: World):
         answer = await world.get("/v1/receipts", **wrong)
         assert answer.status_code == 400
         assert answer.json()["code"] == "INVALID_ARGUMENT"
+
+
+STRICT: dict[str, dict[str, Any]] = {
+    **{path: {} for path in MATRIX},
+    "/v1/tenants/acme/completeness": {"from": 0, "to": 1},
+    "/v1/costs/focus.csv": {"start": "2026-03-01", "end": "2026-03-02"},
+    "/v1/public/statements": {},
+    "/timestamps": {},
+    f"/v1/statements/{'0' * 64}": {},
+}
+
+
+async def test_a_parameter_that_a_route_does_not_know_is_refused_by_name(world: World):
+    for path, needed in STRICT.items():
+        answer = await world.get(path, **needed, tenannt="acme")
+        assert answer.status_code == 400, path
+        assert answer.json()["code"] == "INVALID_ARGUMENT"
+        assert answer.json()["detail"] == "there is no parameter tenannt"
+    answer = await world.get("/v1/receipts", tenannt="acme")
+    assert answer.json()["remedy"] == "Did you mean tenant?"
+    answer = await world.get("/v1/status", x="y")
+    assert answer.json()["remedy"] == "This address takes none."
+    assert (await world.get("/checkpoint", None, x="y")).status_code != 400
+
+
+async def test_a_parameter_given_twice_or_not_printable_is_refused_by_name(world: World):
+    for query, told in (
+        ({"limit": [1, 2]}, "the parameter limit is given more than once"),
+        ({"tenant": ["acme", "acme"]}, "the parameter tenant is given more than once"),
+        ({"tenant": "a\0b"}, "the parameter tenant holds a character that cannot be printed"),
+        ({"node": "\x1b[2J"}, "the parameter node holds a character that cannot be printed"),
+    ):
+        answer = await world.get("/v1/receipts", **query)
+        assert (answer.status_code, answer.json()["detail"]) == (400, told)
+    days = STRICT["/v1/costs/focus.csv"]
+    answer = await world.get("/v1/costs/focus.csv", **days, time_zone="U\0TC")
+    assert "time_zone" in answer.json()["detail"]
+    span: dict[str, Any] = {"from": 0, "to": 1}
+    answer = await world.get("/v1/tenants/a%00b/completeness", **span)
+    assert "tenant" in answer.json()["detail"]
+    types: dict[str, Any] = {"type": ["key-bundle", "rate-card"]}
+    assert (await world.get("/v1/public/statements", None, **types)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tenant": "Acme"},
+        {"operator": ""},
+        {"node": "alpha/"},
+        {"node": "a/b/c"},
+        {"order": "newest"},
+        {"started_from": "yesterday"},
+    ],
+    ids=str,
+)
+async def test_a_value_that_cannot_be_meant_is_refused_with_its_parameter(world: World, wrong):
+    answer = await world.get("/v1/receipts", **wrong)
+    assert answer.status_code == 400
+    assert next(iter(wrong)) in answer.json()["detail"]
+
+
+async def test_a_node_is_found_as_tables_show_it(world: World):
+    async def entries(*who: str | None, path: str = "/v1/receipts", **query: str) -> list[str]:
+        answer = await world.get(path, *who, **query)
+        assert answer.status_code == 200, answer.text
+        return [item["entry"] for item in answer.json()["items"]]
+
+    for path in ("/v1/receipts", "/v1/verdicts"):
+        apart = await entries(path=path, operator="alpha", node="one")
+        assert apart
+        assert await entries(path=path, node="alpha/one") == apart
+        assert await entries(path=path, node="alpha/one", operator="alpha") == apart
+        assert await entries(path=path, node="nowhere/one") == []
+    answer = await world.get("/v1/receipts", node="alpha/one", operator="beta")
+    assert answer.status_code == 400
+    foreign = await world.get("/v1/receipts", "operator", "beta", node="alpha/one")
+    assert foreign.status_code == 404
+
+
+async def test_pages_from_the_newest_are_those_from_the_oldest_turned_round(world: World):
+    async def walked(path: str, order: str) -> list[str]:
+        seen: list[str] = []
+        after: int | None = -1
+        while after is not None:
+            page = (await world.get(path, limit=2, after=after, order=order)).json()
+            seen += [item["entry"] for item in page["items"]]
+            after = page["next"]
+        return seen
+
+    for path in ("/v1/receipts", "/v1/verdicts", "/v1/epochs", "/v1/disclosures"):
+        oldest = await walked(path, "asc")
+        assert len(set(oldest)) == len(oldest) > 0, path
+        assert await walked(path, "desc") == oldest[::-1], path
+
+
+async def test_a_statement_is_found_by_the_beginning_of_its_entry(world: World, monkeypatch):
+    entry = world.filled.receipts["acme"][0].hex()
+    for digits in (12, 13, 40, 64):
+        found = await world.get(f"/v1/statements/{entry[:digits]}")
+        assert found.json()["entry"] == entry
+    assert (await world.get(f"/v1/statements/{entry[:11]}")).status_code == 400
+    assert (await world.get(f"/v1/statements/{'0' * 12}")).status_code == 404
+    foreign = await world.get(f"/v1/statements/{entry[:12]}", "tenant", "bolt")
+    assert foreign.status_code == 404
+    several = (bytes(32), b"\xff" * 32)
+    monkeypatch.setattr("audit_layer.trail.pages.parse_hex_prefix", lambda *_: several)
+    answer = await world.get(f"/v1/statements/{entry[:12]}")
+    assert answer.status_code == 400
+    assert "several entries begin with" in answer.json()["detail"]
 
 
 async def test_a_statement_carries_all_that_its_verification_needs(world: World):

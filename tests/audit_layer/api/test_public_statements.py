@@ -5,6 +5,7 @@ from typing import Any
 
 from audit_layer.api import public_statements
 from audit_layer.api.permissions import PUBLIC_TYPES
+from audit_layer.trail.pages import Span
 from audit_layer.trail.service import Accepted, Submission
 from shared.statements.cose import parse_statement
 from tests.audit_layer.api import statements as made
@@ -29,7 +30,7 @@ async def test_everybody_reads_the_public_statements_as_they_were_signed_and_no_
     world: World,
 ):
     with world.core() as core:
-        rows = core.trail.statements(limit=1000)
+        rows = core.trail.statements(page=Span(limit=1000))
     public = [row for row in rows if row.type in PUBLIC_TYPES]
     assert 0 < len(public) < len(rows)
     for limit in (1, 2, 100):
