@@ -74,6 +74,7 @@ def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> A
     """Return the JSON answer to GET `path`; raise what the server answers with, or UNAVAILABLE."""
     import httpx  # noqa: PLC0415  # --help stays light
 
+    from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
     from shared.runtime.config import read_secret  # noqa: PLC0415
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
     from shared.runtime.problems import from_problem  # noqa: PLC0415
@@ -90,7 +91,7 @@ def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> A
             answer: httpx.Response = client.get(path, params=given, headers=header)
     except httpx.HTTPError as error:
         raise CounterfoilError(
-            Code.UNAVAILABLE, f"{url} does not answer ({type(error).__name__})"
+            Code.UNAVAILABLE, f"{url} does not answer ({how_it_failed(error)})"
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise from_problem(answer.status_code, answer.content, url)

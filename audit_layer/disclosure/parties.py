@@ -13,6 +13,7 @@ import httpx
 
 from shared.codec import cbor
 from shared.codec.fields import Reader
+from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
@@ -39,7 +40,7 @@ class PartyClient:
             response = self._http.post(path, content=message, headers={"content-type": CBOR})
         except httpx.HTTPError as error:
             raise CounterfoilError(
-                Code.UNAVAILABLE, f"{self.name} does not answer: {type(error).__name__}"
+                Code.UNAVAILABLE, f"{self.name} does not answer: {how_it_failed(error)}"
             ) from error
         if response.status_code != httpx.codes.OK:
             raise from_problem(response.status_code, response.content, self.name)

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from audit_layer.log import timestamp_table as table
 from audit_layer.storage.engine import transaction
+from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.timestamp import (
@@ -74,7 +75,7 @@ class HttpAuthority:
         except (httpx.HTTPError, TimeoutError) as e:
             raise CounterfoilError(
                 Code.UNAVAILABLE,
-                f"the timestamp authority does not answer ({type(e).__name__})",
+                f"the timestamp authority does not answer ({how_it_failed(e)})",
                 retry_after_s=PAUSE_S,
             ) from e
 

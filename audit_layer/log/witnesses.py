@@ -6,6 +6,7 @@ from typing import Protocol
 
 import httpx
 
+from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.notes import MAX_NOTE_BYTES, SignatureLine, decode_text
 from shared.translog.witness_protocol import (
@@ -104,7 +105,7 @@ class HttpWitness:
         except httpx.HTTPError as e:
             raise CounterfoilError(
                 Code.UNAVAILABLE,
-                f"witness {self._name!r} does not answer ({type(e).__name__})",
+                f"witness {self._name!r} does not answer ({how_it_failed(e)})",
                 retry_after_s=1.0,
             ) from e
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import httpx
 
 from audit_layer.monitor.answers import PAGE, Page, read_page, read_statement
+from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
@@ -79,7 +80,7 @@ class Https:
         except TimeoutError as error:
             raise _unavailable(f"{path} was not answered in {self._timeout_s:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _unavailable(f"{path} is not answered ({type(error).__name__})") from error
+            raise _unavailable(f"{path} is not answered ({how_it_failed(error)})") from error
 
 
 class LogClient:

@@ -93,6 +93,19 @@ def why_refused(
     )
 
 
+def how_it_failed(error: BaseException) -> str:
+    """Return what a connection's failure was: the refusal of a certificate in its words, else the name of the error.
+
+    What else libraries put into their messages is not told: it may hold what was sent.
+    """
+    seen: BaseException | None = error
+    for _ in range(8):
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return str(seen.strerror)
+        seen = None if seen is None else seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
 class Followed(Generic[T]):
     """What is made of files, and made anew when one of them was replaced. Any thread may ask.
 

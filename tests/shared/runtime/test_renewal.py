@@ -15,7 +15,9 @@ import pytest
 from cryptography import x509
 from fastapi import FastAPI
 
-from shared.runtime.certificates import WARN_BEFORE, Followed, Life, Teller
+from audit_layer.api.cli import audit
+from shared.runtime.certificates import WARN_BEFORE, Followed, Life, Teller, how_it_failed
+from shared.runtime.cli import EXIT_CODES, run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import (
     RpcServer,
@@ -25,6 +27,7 @@ from shared.runtime.grpc import (
     secure_channel,
 )
 from shared.runtime.http import serve_https
+from shared.runtime.keys import create_private
 from shared.runtime.tls import LIFE, LocalCA, TlsFiles, client_context
 
 NOW = datetime.now(UTC)
@@ -242,11 +245,32 @@ async def test_a_client_of_https_says_why_it_refuses_a_server(refused):
 
         with pytest.raises(httpx.ConnectError) as told:
             await asyncio.to_thread(blocking)
-        assert cause(kind, server.address, files, ca_file) in str(told.value)
+        assert how_it_failed(told.value).startswith(cause(kind, server.address, files, ca_file))
         async with httpx.AsyncClient(**options) as client:
             with pytest.raises(httpx.ConnectError) as told:
                 await client.get(url)
-        assert cause(kind, server.host, files, ca_file) in str(told.value)
+        assert how_it_failed(told.value).startswith(cause(kind, server.host, files, ca_file))
+
+
+def test_other_failures_have_the_name_of_their_error_and_nothing_of_what_was_sent():
+    error = httpx.ConnectError("token abc")
+    error.__cause__ = OSError("token abc")
+    assert how_it_failed(error) == "ConnectError"
+
+
+@pytest.mark.parametrize("refused", ["expired"], indirect=True)
+async def test_a_command_that_asks_a_server_says_why_it_refuses_it(refused, tmp_path, capsys):
+    kind, files, ca_file = refused
+    token = tmp_path / "token"
+    create_private(token, b"secret")
+    async with https_server(files) as server:
+        arguments = (
+            *("receipts", "--url", f"https://{server.address}"),
+            *("--token-file", str(token), "--ca", str(ca_file)),
+        )
+        code = await asyncio.to_thread(run, audit, arguments)
+    assert code == EXIT_CODES[Code.UNAVAILABLE]
+    assert cause(kind, server.address, files, ca_file) in capsys.readouterr().err
 
 
 async def test_a_server_that_is_away_is_not_said_to_show_a_wrong_certificate(authority):
