@@ -1,8 +1,9 @@
 """From the log to the books: rate receipts, heed verdicts. Every function runs in the caller's transaction, one at a time."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import Posting, card_of, settle
@@ -29,30 +30,44 @@ ERASED = "erased"
 NO_ORDER = "its order is not kept"
 
 
+class _Card(NamedTuple):
+    """A rate card that the books know."""
+
+    row: RateCardRow
+    log_index: int
+    value: RateCard
+
+
 def rate_new(db: Session, limit: int) -> int:
     """Rate and post receipts that the books have not dealt with, oldest first; return how many."""
     _alone(db)
     _learn_cards(db)
     receipts = db.execute(
-        select(ReceiptRow, StatementRow.raw)
+        select(ReceiptRow, StatementRow.raw, OrderRow.raw)
         .join(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        .outerjoin(OrderRow, OrderRow.entry == ReceiptRow.order_entry)
         .outerjoin(RatedReceiptRow, RatedReceiptRow.receipt == ReceiptRow.entry)
         .where(RatedReceiptRow.receipt.is_(None))
         .order_by(ReceiptRow.log_index)
         .limit(limit)
     ).all()
+    rows = [row for row, _, _ in receipts]
+    answered = _answered(db, rows)
+    cards = _cards(db, rows)
     posting = Posting(db)
-    answered = _answered(db, receipts)
-    for row, raw in receipts:
+    for row, raw, order_raw in receipts:
         if row.order_entry in answered:
             db.add(_dealt_with(row, ANSWERED))
             continue
         answered.add(row.order_entry)
-        _rate(db, posting, row, raw)
+        reason, lines = _rate(db, row, raw, order_raw, cards.get(row.rate_card))
+        db.add(_dealt_with(row, reason))
+        for line in lines:
+            posting.add(line)
     db.flush()
     posting.post()
-    settle(db, {(row.tenant, row.number) for row, _ in receipts})
-    return len(receipts)
+    settle(db, {(row.tenant, row.number) for row in rows})
+    return len(rows)
 
 
 def heed_new(db: Session, limit: int) -> int:
@@ -91,14 +106,24 @@ def _alone(db: Session) -> None:
     db.execute(select(func.pg_advisory_xact_lock(RATE_LOCK)))
 
 
-def _answered(db: Session, receipts: Sequence[Row[ReceiptRow, bytes]]) -> set[bytes]:
+def _answered(db: Session, receipts: Sequence[ReceiptRow]) -> set[bytes]:
     """Return those of the receipts' orders that a receipt before them in the log has answered."""
-    orders = {row.order_entry for row, _ in receipts}
+    orders = {row.order_entry for row in receipts}
     return set(
         db.scalars(
             select(RatedReceiptRow.order_entry).where(RatedReceiptRow.order_entry.in_(orders))
         )
     )
+
+
+def _cards(db: Session, receipts: Sequence[ReceiptRow]) -> dict[bytes, _Card]:
+    """Return the receipts' rate cards by entry."""
+    found = db.execute(
+        select(RateCardRow, StatementRow.log_index)
+        .join(StatementRow, StatementRow.entry == RateCardRow.entry)
+        .where(RateCardRow.entry.in_({row.rate_card for row in receipts}))
+    )
+    return {row.entry: _Card(row, index, card_of(row)) for row, index in found}
 
 
 def _learn_cards(db: Session) -> None:
@@ -126,35 +151,25 @@ def _learn_cards(db: Session) -> None:
     db.flush()
 
 
-def _rate(db: Session, posting: Posting, row: ReceiptRow, raw: bytes) -> None:
-    """Record why a receipt is not billable, or its lines."""
+def _rate(
+    db: Session, row: ReceiptRow, raw: bytes, order_raw: bytes | None, card: _Card | None
+) -> tuple[str | None, list[RatedLineRow]]:
+    """Return why a receipt is not billable, or its lines.
+
+    Its rate card must be before it in the log: when the books are done makes no difference.
+    """
+    if order_raw is None:  # `log fsck` reports it
+        return NO_ORDER, []
     try:
-        receipt = read_as(Receipt, unseal(db, raw))
-        order_row = db.get(OrderRow, row.order_entry)
-        if order_row is None:  # `log fsck` reports it
-            db.add(_dealt_with(row, NO_ORDER))
-            return
-        order = read_as(Order, unseal(db, order_row.raw))
+        receipt, order = read_as(Receipt, unseal(db, raw)), read_as(Order, unseal(db, order_raw))
     except CounterfoilError as error:
         if error.code is not Code.ERASED:
             raise
-        db.add(_dealt_with(row, ERASED))
-        return
-    card_row = _card_before(db, row)
-    card = None if card_row is None else card_of(card_row)
-    lines, reason = rated(receipt, card, row.operator, order)
-    db.add(_dealt_with(row, reason))
-    if reason is None and card_row is not None:
-        for line in lines:
-            posting.add(_line_row(row, order.cost_centre, card_row, line))
-
-
-def _card_before(db: Session, receipt: ReceiptRow) -> RateCardRow | None:
-    """Return the receipt's rate card if it is before it in the log: when the books are done must make no difference."""
-    logged = db.get(StatementRow, receipt.rate_card)
-    if logged is None or logged.log_index > receipt.log_index:
-        return None
-    return db.get(RateCardRow, receipt.rate_card)
+        return ERASED, []
+    if card is None or card.log_index > row.log_index:
+        return rated(receipt, None, row.operator, order)[1], []
+    lines, reason = rated(receipt, card.value, row.operator, order)
+    return reason, [_line_row(row, order.cost_centre, card.row, line) for line in lines]
 
 
 def _dealt_with(row: ReceiptRow, reason: str | None) -> RatedReceiptRow:

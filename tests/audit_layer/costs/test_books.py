@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from audit_layer.costs.focus import to_csv
 from audit_layer.costs.payable import ANSWERED, SUPERSEDED
 from audit_layer.costs.rating import rated
+from audit_layer.storage import migrate
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS, Period
 from shared.statements.audits import Outcome, Reason, Verdict
@@ -358,6 +359,43 @@ def test_books_from_before_the_rule_are_brought_to_it(scene: Scene):
     assert scene.books.costs.settle_all() == 1
     assert scene.books.costs.check() == []
     assert scene.paid() == EACH
+
+
+DOUBLE = """
+WITH journal AS (
+  INSERT INTO costs_journals (tenant, operator, day, currency, posted_at)
+  SELECT tenant, operator, day, currency, posted_at FROM costs_journals ORDER BY id LIMIT 1 RETURNING id
+), lines AS (
+  INSERT INTO costs_rated_lines (receipt, log_index, journal, tenant, operator, node, model_root, rate_card, day,
+    started, ended, kind, quantity, unit_price, per, amount, currency)
+  SELECT r.receipt, r.log_index, journal.id, l.tenant, l.operator, l.node, l.model_root, l.rate_card, l.day,
+    l.started, l.ended, l.kind, l.quantity, l.unit_price, l.per, l.amount, l.currency
+    FROM costs_rated_lines l, costs_rated_receipts r, journal WHERE NOT r.billable
+  RETURNING amount
+), postings AS (
+  INSERT INTO costs_postings (journal, account, amount, currency)
+  SELECT journal.id, account, sign * (SELECT sum(amount) FROM lines), 'EUR'
+    FROM journal, (VALUES ('expense:acme', 1), ('payable:alpha', -1)) AS side (account, sign)
+) UPDATE costs_rated_receipts SET billable = true, reason = NULL WHERE NOT billable
+"""
+"""What the books looked like when every answer to an order was billed."""
+
+
+def test_an_order_that_was_billed_several_times_is_put_right_by_the_migration(scene: Scene):
+    owner = scene.books.world.database.owner_dsn
+    first, *others = (scene.receipt(h_final=made.some(n)) for n in range(3))
+    scene.catch_up()
+    migrate.downgrade(owner, "0005")
+    scene.books.world.rows(DOUBLE)
+    assert scene.books.total("expense:acme") == 3 * EACH
+    migrate.upgrade(owner)
+    assert scene.paid() == EACH
+    assert scene.books.costs.check() == []
+    for again in others:
+        assert scene.standing(again) == (False, ANSWERED, first)
+    scene.receipt(number=1)
+    scene.catch_up()
+    assert scene.paid() == 2 * EACH
 
 
 @settings(
