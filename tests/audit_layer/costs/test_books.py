@@ -99,9 +99,16 @@ class Scene:
         assert self.books.total("expense:acme") == owed
         rows = self.books.costs.totals()
         assert sum(Decimal(str(row[part])) for row in rows for part in ("amount", "held")) == owed
-        exported = csv.DictReader(StringIO(to_csv(self.books.costs.charges(EVER))))
-        assert sum(Decimal(row["BilledCost"]) for row in exported) == owed
+        ((half,),) = self.books.world.rows(
+            "SELECT coalesce((SELECT at FROM costs_corrections ORDER BY random() LIMIT 1), 1)"
+        )
+        for periods in ([EVER], [Period(0, half), Period(half, MAX_MS)]):
+            assert sum(self.exported(period) for period in periods) == owed
         return owed
+
+    def exported(self, period: Period) -> Decimal:
+        rows = csv.DictReader(StringIO(to_csv(self.books.costs.charges(period))))
+        return sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
 
 
 def _fields(value: Any) -> dict[str, Any]:
