@@ -16,6 +16,7 @@ from shared.runtime.output import emit, json_option
 from shared.runtime.text import for_terminal
 
 if TYPE_CHECKING:
+    from audit_layer.costs.reading import Unpaid
     from audit_layer.costs.service import Costs
 
 
@@ -127,6 +128,36 @@ def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
     with _costs(dsn_file) as costs:
         rows = costs.totals(tenant=tenant)
     emit(rows, as_json, lambda: _table("Booked", rows))
+
+
+@cost.command("unpaid")
+@dsn_option
+@tenant_option
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+)
+@json_option
+def unpaid(dsn_file: Path, tenant: str | None, limit: int, as_json: bool) -> None:
+    """List the latest receipts that are not to be paid, or not yet, each with the statement that says so."""
+    with _costs(dsn_file) as costs:
+        rows = costs.unpaid(tenant=tenant, limit=limit)
+
+    def render() -> str:
+        return "\n".join(map(_paragraph, rows)) or "Everything that was rated is payable."
+
+    emit(rows, as_json, render)
+
+
+def _paragraph(row: "Unpaid") -> str:
+    amount = "never rated" if row.amount is None else f"{row.amount} {row.currency}"
+    lines = [
+        f"{row.log_index}  {row.operator}/{row.node} for {row.tenant}, request {row.number}, attempt {row.attempt}",
+        f"  {row.state.value} ({amount}): {row.reason}",
+        f"  receipt  {row.receipt.hex()}",
+    ]
+    if row.because is not None:
+        lines.append(f"  because  {row.because.hex()}")
+    return "\n".join(lines)
 
 
 @cost.command("reconcile")

@@ -1,10 +1,10 @@
 """What the books say: charges of a period, totals, what an invoice is compared with. In the caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -22,11 +22,17 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
 from audit_layer.costs.focus import Charge
-from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedLineRow
-from audit_layer.costs.payable import Standing
+from audit_layer.costs.models import (
+    CorrectionRow,
+    RateCardRow,
+    RatedLineRow,
+    RatedReceiptRow,
+)
+from audit_layer.costs.payable import ANSWERED, Standing, State
 from audit_layer.costs.rating import TokenKind, price_for, unit_price
 from audit_layer.costs.reconcile import Key, Proven
 from audit_layer.costs.reporting import exact
+from audit_layer.trail.models import ReceiptRow
 from shared.codec.moment import Period, day_of
 from shared.statements.ratecards import RateCard
 
@@ -66,7 +72,7 @@ def totals(db: Session, tenant: str | None) -> list[Total]:
     refused = last.c.payable.is_(False)
     waiting = and_(
         ~func.coalesce(refused, False),
-        RatedLineRow.receipt == any_(literal(list(held(db)), ARRAY(LargeBinary))),
+        _among(RatedLineRow.receipt, held(db)),
     )
     payable = and_(~func.coalesce(refused, False), ~waiting)
     query = (
@@ -104,6 +110,103 @@ def totals(db: Session, tenant: str | None) -> list[Total]:
 def _sum(column: Any, part: ColumnElement[bool]) -> ColumnElement[Any]:
     """Return the sum over a part of the lines; of none it is zero."""
     return func.coalesce(func.sum(column).filter(part), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaid:
+    """A receipt that is not to be paid, or not yet, and why."""
+
+    receipt: bytes
+    log_index: int
+    tenant: str
+    number: int
+    attempt: int
+    operator: str
+    node: str
+    state: State
+    reason: str
+    because: bytes | None
+    """Entry of the statement that makes it so: a verdict or another receipt."""
+    amount: str | None
+    """What it would come to, exactly; None where it was never rated."""
+    currency: str | None
+
+
+def unpaid(db: Session, tenant: str | None, limit: int) -> list[Unpaid]:
+    """Return the latest receipts that are refused or held."""
+    last, waiting = last_corrections(), held(db)
+    query = (
+        select(RatedReceiptRow, ReceiptRow, last.c.reason, last.c.because)
+        .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
+        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+        .where(
+            or_(
+                ~RatedReceiptRow.billable,
+                last.c.payable.is_(False),
+                _among(RatedReceiptRow.receipt, waiting),
+            )
+        )
+        .order_by(RatedReceiptRow.log_index.desc())
+        .limit(limit)
+    )
+    if tenant is not None:
+        query = query.where(RatedReceiptRow.tenant == tenant)
+    rows = db.execute(query).all()
+    amounts = _amounts(db, [row.receipt for row, *_ in rows])
+    answers = _first_answers(db, [row.order_entry for row, *_ in rows if row.reason == ANSWERED])
+    found = []
+    for row, receipt, corrected, because in rows:
+        standing = waiting.get(row.receipt) or Standing(
+            State.REFUSED,
+            corrected or row.reason,
+            because or (answers[row.order_entry] if row.reason == ANSWERED else None),
+        )
+        amount, currency = amounts.get(row.receipt, (None, None))
+        found.append(
+            Unpaid(
+                receipt=row.receipt,
+                log_index=row.log_index,
+                tenant=row.tenant,
+                number=row.number,
+                attempt=row.attempt,
+                operator=receipt.operator,
+                node=receipt.node,
+                state=standing.state,
+                reason=standing.reason or "",
+                because=standing.because,
+                amount=amount,
+                currency=currency,
+            )
+        )
+    return found
+
+
+def _amounts(db: Session, receipts: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
+    query = (
+        select(RatedLineRow.receipt, func.sum(RatedLineRow.amount), RatedLineRow.currency)
+        .where(_among(RatedLineRow.receipt, receipts))
+        .group_by(RatedLineRow.receipt, RatedLineRow.currency)
+    )
+    found = db.execute(query)
+    return {receipt: (exact(Fraction(amount)), currency) for receipt, amount, currency in found}
+
+
+def _first_answers(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the receipt that counts for each of these orders."""
+    query = (
+        select(RatedReceiptRow.order_entry, RatedReceiptRow.receipt)
+        .where(_among(RatedReceiptRow.order_entry, orders))
+        .order_by(RatedReceiptRow.log_index)
+    )
+    answers: dict[bytes, bytes] = {}
+    for order, receipt in db.execute(query):
+        answers.setdefault(order, receipt)
+    return answers
+
+
+def _among(column: Any, values: Iterable[bytes]) -> ColumnElement[bool]:
+    """Return that a column has one of these values, however many they are."""
+    return cast("ColumnElement[bool]", column == any_(literal(list(values), ARRAY(LargeBinary))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,11 @@ class Costs:
         with session(self._engine) as db:
             return reading.totals(db, tenant)
 
+    def unpaid(self, *, tenant: str | None = None, limit: int = 50) -> list[reading.Unpaid]:
+        """Return the latest receipts that are refused or held, each with why."""
+        with session(self._engine) as db:
+            return reading.unpaid(db, tenant, limit)
+
     def pending(self) -> int:
         """Return how many receipts are in the log and not in the books."""
         with session(self._engine) as db:

@@ -202,6 +202,29 @@ def test_a_fail_is_held_and_shown_as_held_until_another_worker_speaks(scene: Sce
     assert scene.books.costs.totals()[0]["held"] == "0"
 
 
+def test_what_is_not_paid_is_listed_with_the_statement_that_says_so(scene: Scene):
+    dropped, retry = scene.receipt(attempt=0, node=0), scene.receipt(attempt=1, node=1)
+    again = scene.receipt(attempt=1, order=0, node=1)
+    failed = scene.receipt(number=1, finish=Finish.FAILED)
+    doubted = scene.receipt(number=2)
+    doubt = scene.verdict(doubted, "FAIL")
+    scene.receipt(number=3)
+    scene.catch_up()
+    rows = scene.books.costs.unpaid()
+    assert [(row.receipt, row.state.value, row.reason, row.because) for row in rows] == [
+        (doubted, "held", "FAIL that no second worker has confirmed: tokens", doubt),
+        (failed, "refused", "failed", None),
+        (again, "refused", ANSWERED, retry),
+        (dropped, "refused", SUPERSEDED, retry),
+    ]
+    last = rows[-1]
+    assert (last.tenant, last.number, last.attempt, last.operator, last.node) == ("acme", 0, 0, "alpha", "one")  # fmt: skip
+    assert (last.amount, last.currency) == (str(EACH), "EUR")
+    assert rows[1].amount is None
+    assert [row.receipt for row in scene.books.costs.unpaid(limit=1)] == [doubted]
+    assert scene.books.costs.unpaid(tenant="bolt") == []
+
+
 def test_what_was_posted_and_is_convicted_is_mirrored_once(scene: Scene):
     receipt = scene.receipt()
     scene.catch_up()

@@ -12,6 +12,7 @@ from audit_layer.costs.cli import cost
 from audit_layer.costs.focus import COLUMNS
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.receipts import Finish
 from tests.audit_layer.costs.test_service import AFTER, FIRST, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world
 
@@ -54,6 +55,18 @@ def test_receipts_are_rated_and_reported_by_operator_and_node(books: Books, comm
     assert (row["operator"], row["receipts"], row["amount"]) == ("alpha", 2, "0.038")
     assert "0.038" in command.text("report")
     assert command.json("report", "--tenant", "bolt") == []
+
+
+def test_what_is_not_paid_is_listed_with_whole_entries(books: Books, command: Command):
+    assert "payable" in command.text("unpaid")
+    entry = books.receipt(finish=Finish.FAILED)
+    command.json("rate")
+    assert f"receipt  {entry.hex()}" in command.text("unpaid")
+    assert "never rated): failed" in command.text("unpaid")
+    (row,) = command.json("unpaid")
+    assert (row["receipt"], row["state"], row["amount"]) == (entry.hex(), "refused", None)
+    assert command.json("unpaid", "--tenant", "bolt") == []
+    assert command.json("check") == {"findings": []}
 
 
 def test_an_invoice_is_explained_exactly_and_for_people(
