@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from shared.model.families import Family, family_of, malformed, unsupported
 from shared.model.rope import Rope
-from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import read_json, read_json_if_there
+from shared.text.generation import check_generation
 
 DTYPES = ("bfloat16", "float16", "float32")
 MOST_HEADS = 1024
@@ -62,15 +62,18 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        """Read `config.json`, and the end-of-sequence tokens of `generation_config.json`.
+        """Read `config.json`, and the end-of-sequence tokens of `generation_config.json`; the rest of that is checked.
 
         UNSUPPORTED names a field that is unknown or has a value that this decoder does not implement; MALFORMED a field that is
         missing or makes no sense; CONFIGURATION says that there is no such file.
         """
         config = cls.from_json(read_json(folder / "config.json"))
         generation = read_json_if_there(folder / "generation_config.json")
-        stops = _token_ids(generation.get("eos_token_id"))
-        return config.stopping_at({*config.eos_token_ids, *stops})
+        check_generation(generation)
+        stops = _token_ids(generation.get("eos_token_id"), "generation_config.json")
+        found = config.stopping_at({*config.eos_token_ids, *stops})
+        found.check("generation_config.json")
+        return found
 
     def stopping_at(self, tokens: set[int]) -> Self:
         """Return the configuration with these end-of-sequence tokens."""
@@ -96,7 +99,7 @@ class ModelConfig:
             tie_word_embeddings=_flag(data, "tie_word_embeddings"),
             max_positions=_whole(data, "max_position_embeddings", most=MOST_POSITIONS),
             dtype=_dtype(data),
-            eos_token_ids=_token_ids(data.get("eos_token_id")),
+            eos_token_ids=_token_ids(data.get("eos_token_id"), "config.json"),
             qkv_bias=family.qkv_bias,
             qk_norm=family.qk_norm,
             layer_windows=_windows(data, family, layers),
@@ -104,14 +107,14 @@ class ModelConfig:
         config.check()
         return config
 
-    def check(self) -> None:
-        """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together."""
+    def check(self, stops_of: str = "config.json") -> None:
+        """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together; `stops_of` is the file of the stop tokens."""
         if self.heads % self.kv_heads:
             raise malformed("num_attention_heads is no multiple of num_key_value_heads")
         if self.head_dim % 2:
             raise unsupported("head_dim", self.head_dim, "an odd width has no halves to rotate")
         if any(token >= self.vocab_size for token in self.eos_token_ids):
-            raise malformed("eos_token_id is not in the vocabulary")
+            raise malformed("eos_token_id is not in the vocabulary", stops_of)
 
 
 def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
@@ -232,8 +235,8 @@ def _number(
     return float(value)
 
 
-def _token_ids(value: object) -> tuple[int, ...]:
+def _token_ids(value: object, file: str) -> tuple[int, ...]:
     items = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(item) is int and item >= 0 for item in items):
-        raise CounterfoilError(Code.MALFORMED, "eos_token_id is not a token or a list of tokens")
+        raise malformed("eos_token_id is not a token or a list of tokens", file)
     return tuple(sorted(set(items)))

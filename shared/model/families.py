@@ -15,6 +15,7 @@ Values = dict[str, tuple[object, ...]]
 
 READ = frozenset(
     {
+        "architectures",
         "model_type",
         "vocab_size",
         "hidden_size",
@@ -37,7 +38,6 @@ READ = frozenset(
 )
 WITHOUT_EFFECT = frozenset(
     {
-        "architectures",
         "bos_token_id",
         "pad_token_id",
         "initializer_range",
@@ -46,6 +46,9 @@ WITHOUT_EFFECT = frozenset(
         "transformers.js_config",
         "is_llama_config",
         "_name_or_path",
+        "_attn_implementation_autoset",
+        "unsloth_fixed",
+        "unsloth_version",
     }
 )
 KNOWN_VALUES: Values = {
@@ -133,7 +136,17 @@ def family_of(data: dict[str, Any]) -> Family:
             raise unsupported(key, value)
     for key in sorted(family.required - data.keys()):
         raise malformed(f"{key} is missing")
+    _check_architectures(data.get("architectures"))
     return family
+
+
+def _check_architectures(value: object) -> None:
+    """Raise UNSUPPORTED for what is not read as a decoder of text: an encoder, a classifier, a reward model."""
+    names = [] if value is None else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name.endswith("ForCausalLM") for name in names
+    ):
+        raise unsupported("architectures", value, "only names that end with ForCausalLM are")
 
 
 def unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
@@ -142,6 +155,6 @@ def unsupported(name: str, value: object, why: str = "") -> CounterfoilError:
     return CounterfoilError(Code.UNSUPPORTED, f"{text}; {why}" if why else text)
 
 
-def malformed(what: str) -> CounterfoilError:
+def malformed(what: str, file: str = "config.json") -> CounterfoilError:
     """Return the error for a field that is missing or makes no sense."""
-    return CounterfoilError(Code.MALFORMED, f"config.json: {what}")
+    return CounterfoilError(Code.MALFORMED, f"{file}: {what}")

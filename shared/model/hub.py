@@ -6,16 +6,17 @@ than was meant; whoever knows the model root gives it, and the folder must have 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.model.root import FILES, REQUIRED, model_root
+from shared.model.root import FILES, MAX_CHECKPOINT, REQUIRED, model_root
 from shared.model.shards import INDEX, WHOLE, weight_files
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import LARGEST
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -82,10 +83,13 @@ def _fetch(model: str, into: Path | None, endpoint: str | None) -> tuple[Path, s
             raise CounterfoilError(Code.MALFORMED, f"the hub names no commit for {model}")
         listed = _listing(api, repository, commit)
         into.mkdir(parents=True, exist_ok=True)
+        _check_sizes(entry for name, entry in listed.items() if name in LARGEST)
         names = [name for name in FILES if name in listed]
         for name in [INDEX] if INDEX in listed else []:
             _download(api, repository, commit, listed[name], into)
-        names += _weights(listed, into)
+        weights = _weights(listed, into)
+        _check_sizes(listed[name] for name in weights)
+        names += weights
         _check_folder(into, {*names, INDEX} & listed.keys())
         for name in names:
             _download(api, repository, commit, listed[name], into)
@@ -117,6 +121,18 @@ def _weights(listed: dict[str, "RepoFile"], into: Path) -> list[str]:
     return names
 
 
+def _check_sizes(entries: Iterable["RepoFile"]) -> None:
+    """Raise MALFORMED, naming a file, for what no folder's reader would take: it is not fetched."""
+    total = 0
+    for entry in entries:
+        total += entry.size
+        if total > MAX_CHECKPOINT or entry.size > LARGEST.get(entry.path, MAX_CHECKPOINT):
+            raise CounterfoilError(
+                Code.MALFORMED,
+                f"{entry.path} has {entry.size} bytes, more than any file of its kind",
+            )
+
+
 def _check_folder(folder: Path, names: set[str]) -> None:
     """Raise CONFLICT for a file of another checkpoint, which would become a part of this one."""
     there = {path.name for path in folder.iterdir() if path.name in FILES or path.name == INDEX}
@@ -132,8 +148,10 @@ def _check_folder(folder: Path, names: set[str]) -> None:
 def _download(api: "HfApi", repository: str, commit: str, entry: "RepoFile", into: Path) -> None:
     """Fetch one file, unless it is there, and hold it against the listing; CORRUPT names it."""
     path = into / entry.path
-    if path.is_symlink():
-        raise CounterfoilError(Code.CONFLICT, f"{path} is a link; fetch to an empty folder")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CounterfoilError(
+            Code.CONFLICT, f"{path} is a link or no file", remedy="Fetch to an empty folder."
+        )
     if path.exists() and not _is_listed(path, entry):
         path.unlink()
     if not path.exists():

@@ -2,17 +2,66 @@
 
 `counterfoil model show` prints it, and an application may copy it into the settings that it seals. The sealed request's settings
 always hold: neither node nor auditor reads these defaults, so nothing is ever chosen for a tenant in silence. Only the stop
-tokens of that file take effect (`ModelConfig.from_folder`).
+tokens of that file take effect (`ModelConfig.from_folder`). What a request cannot ask for, and would change what is generated, is
+refused when the model is loaded (`check_generation`).
 """
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.text.files import read_json_if_there
+from shared.text.files import read_json_if_there, shown
 
-NUMBERS = ("temperature", "top_p", "repetition_penalty")
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+RECOMMENDED: Final = frozenset(
+    {*NUMBERS, "do_sample", "top_k", "max_length", "max_new_tokens", "num_return_sequences"}
+)
+"""What a request says for itself."""
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        *("transformers_version", "_from_model_config", "_commit_hash"),
+        *("bos_token_id", "pad_token_id", "decoder_start_token_id"),
+        *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory"),
+        *("compile_config", "disable_compile", "prefill_chunk_size", "continuous_batching_config"),
+        *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+        *("return_dict_in_generate", "return_legacy_cache", "renormalize_logits", "max_time"),
+        *("early_stopping", "length_penalty"),  # of beams, which are refused
+        # Drafts of tokens, which the model then accepts or not.
+        *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
+        *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+        *("assistant_ensemble_weight", "target_lookbehind", "speculation_type"),
+        *("prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    }
+)
+PERMITTED: Final[dict[str, tuple[object, ...]]] = {
+    **dict.fromkeys(
+        (
+            *("bad_words_ids", "begin_suppress_tokens", "constraints", "dola_layers"),
+            *("exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id"),
+            *("forced_eos_token_id", "penalty_alpha", "sequence_bias", "stop_strings"),
+            *("suppress_tokens", "top_h", "watermarking_config"),
+        ),
+        (None,),
+    ),
+    **dict.fromkeys(
+        (
+            *("diversity_penalty", "encoder_no_repeat_ngram_size", "epsilon_cutoff", "eta_cutoff"),
+            *("min_length", "min_new_tokens", "no_repeat_ngram_size"),
+        ),
+        (None, 0),
+    ),
+    **dict.fromkeys(
+        (
+            *("encoder_repetition_penalty", "guidance_scale", "num_beam_groups", "num_beams"),
+            "typical_p",
+        ),
+        (None, 1),
+    ),
+    **dict.fromkeys(("remove_invalid_values", "token_healing"), (None, False)),
+}
+"""Fields that would change what is generated and that no request can ask for, with the values that do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +73,8 @@ class GenerationDefaults:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
-    """Not among the settings of a request: shown, so that nobody takes its absence for the recommendation."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -49,6 +98,18 @@ class GenerationDefaults:
                 raise _senseless(name)
             numbers[name] = None if value is None else float(value)
         return cls(do_sample=flag, top_k=top_k, **numbers)
+
+
+def check_generation(data: dict[str, Any]) -> None:
+    """Raise UNSUPPORTED, naming the field, for a parsed file that asks for what is not implemented, or is not known."""
+    for name, value in data.items():
+        if name == "eos_token_id" or name in RECOMMENDED or name in WITHOUT_EFFECT:
+            continue
+        if name not in PERMITTED or value not in PERMITTED[name]:
+            raise CounterfoilError(
+                Code.UNSUPPORTED,
+                f"generation_config.json: {shown(name)} = {reprlib.repr(value)} is not supported",
+            )
 
 
 def _senseless(name: str) -> CounterfoilError:

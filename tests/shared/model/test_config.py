@@ -1,5 +1,6 @@
 """The configuration: every family's own rules, both spellings, and no field that is dropped in silence."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shared.model.config import ModelConfig
 from shared.model.decoder import load_decoder
-from shared.model.families import FAMILIES, KNOWN_VALUES
+from shared.model.families import FAMILIES, KNOWN_VALUES, WITHOUT_EFFECT
 from shared.model.rope import Rope, inverse_frequencies
 from shared.runtime.errors import Code, CounterfoilError
 from tests.shared.model import tiny
@@ -163,6 +164,98 @@ def test_a_configuration_that_makes_no_sense_is_refused_before_any_weight_is_rea
 )
 def test_what_a_family_does_not_have_is_named(family, field, value):
     refused(Code.UNSUPPORTED, field, of(family, **{field: value}))
+
+
+FUNCTIONS: dict[str, object] = {
+    "alibi": True,
+    "attention_bias": True,
+    "attention_multiplier": 0.5,
+    "attention_chunk_size": 8192,
+    "attn_logit_softcapping": 50.0,
+    "auto_map": {"AutoModelForCausalLM": "modeling.Model"},
+    "architectures": ["LlamaForSequenceClassification"],
+    "cache_implementation": "hybrid",
+    "clip_qkv": 8.0,
+    "dim_model_base": 256,
+    "embedding_multiplier": 12.0,
+    "final_logit_softcapping": 30.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "is_causal": False,
+    "kv_lora_rank": 512,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.25,
+    "logits_scaling": 8.0,
+    "moe_intermediate_size": 64,
+    "mlp_bias": True,
+    "n_routed_experts": 8,
+    "no_rope_layers": [1, 0],
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "num_kv_shared_layers": 1,
+    "parallel_attn": True,
+    "partial_rotary_factor": 0.5,
+    "pretraining_tp": 2,
+    "quantization_config": {"quant_method": "awq", "bits": 4},
+    "query_pre_attn_scalar": 256,
+    "residual_multiplier": 0.2,
+    "rope_interleaved": True,
+    "rope_local_base_freq": 10_000.0,
+    "rope_pct": 0.25,
+    "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+    "rotary_dim": 16,
+    "rotary_pct": 0.25,
+    "scale_attn_by_inverse_layer_idx": True,
+    "scale_depth": 1.4,
+    "scale_emb": 12,
+    "sliding_window_pattern": 6,
+    "use_bidirectional_attention": True,
+    "use_mrope": True,
+    "use_parallel_residual": True,
+    "use_qk_norm": True,
+}
+"""Fields of one decoder or another that change its function, with a value that does."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("field", FUNCTIONS)
+def test_a_field_that_changes_the_function_is_refused_by_name_in_every_family(family, field):
+    refused(Code.UNSUPPORTED, f"config.json: {field}", of(family, **{field: FUNCTIONS[field]}))
+
+
+@pytest.mark.parametrize("value", ["LlamaForCausalLM", [3], ["LlamaModel"], [None]])
+def test_only_a_decoder_of_text_is_read_as_one(value):
+    refused(Code.UNSUPPORTED, "architectures", of("llama", architectures=value))
+    ModelConfig.from_json(of("llama", architectures=None))
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT & LlamaConfig().to_dict().keys()))
+def test_what_is_said_to_have_no_effect_has_none_in_transformers(name):
+    value = {"initializer_range": 0.5, "use_cache": False}.get(name, 3)
+    plain, changed = (
+        LlamaForCausalLM(LlamaConfig(**{**of("llama"), "dtype": None, **changes})).eval()
+        for changes in ({}, {name: value})
+    )
+    changed.load_state_dict(plain.state_dict())
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.inference_mode():
+        assert torch.equal(changed(ids).logits, plain(ids).logits)
+
+
+def test_the_generation_configs_stops_are_in_the_vocabulary(folder):
+    for value in (tiny.VOCABULARY, -1, "x", True):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        with pytest.raises(CounterfoilError, match=r"generation_config\.json: eos_token_id"):
+            ModelConfig.from_folder(folder)
+
+
+def test_a_generation_config_that_changes_what_is_generated_is_refused_when_the_model_is_loaded(
+    folder,
+):
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [5]}')
+    with pytest.raises(CounterfoilError, match=r"generation_config\.json: suppress_tokens"):
+        load_decoder(folder)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from shared.model import hub as hub_module
 from shared.model.cli import model as command
 from shared.model.hub import resolve
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import LARGEST
 from tests.shared.model import tiny
 from tests.shared.model.hub_server import COMMIT, REPOSITORY, Hub, serving
 
@@ -229,6 +231,25 @@ def test_a_link_in_a_files_place_is_not_followed(hub, tmp_path):
     (tmp_path / "got" / "config.json").symlink_to(tmp_path / "precious")
     refused(Code.CONFLICT, hub, tmp_path / "got", "config.json")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_file_larger_than_any_of_its_kind_is_not_fetched(hub, tmp_path, name):
+    hub.files[name] = b" " * (LARGEST[name] + 1)
+    refused(Code.MALFORMED, hub, tmp_path / "got", name)
+    assert not any(f"/resolve/{COMMIT}/{name}" in request for request in hub.requests)
+
+
+def test_a_checkpoint_larger_than_any_is_not_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_module, "MAX_CHECKPOINT", 1 << 12)
+    refused(Code.MALFORMED, hub, tmp_path / "got", "model.safetensors")
+    assert not any("/resolve/" in request and "model" in request for request in hub.requests)
+
+
+def test_what_is_no_file_in_a_files_place_is_not_read(hub, tmp_path):
+    (tmp_path / "got").mkdir()
+    os.mkfifo(tmp_path / "got" / "config.json")
+    refused(Code.CONFLICT, hub, tmp_path / "got", "config.json")
 
 
 def test_another_model_root_than_was_expected_is_refused(hub, folder, tmp_path):
