@@ -26,7 +26,7 @@ LONGEST_DSN: Final = 4096
 SEARCH_PATH: Final = "public,pg_temp"
 """Where every session finds and makes tables, whatever a database, a role or a DSN says."""
 _SCHEME: Final = re.compile(r"(?:sqla\+)?postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)
-_PLACE: Final = re.compile(r"/.*|[^\s/@?#]*")
+_PLACE: Final = re.compile(r"/.*|[^\s/@?#]*", re.DOTALL)
 """A folder of a socket, or a host: what a password that is not encoded leaves behind is none."""
 _ENCODING: Final = (
     "Use postgresql://USER:PASSWORD@HOST:PORT/DATABASE. In a password each character that is not"

@@ -31,7 +31,8 @@ from audit_layer.storage.dsn import make_dsn, password_of, read_dsn_file, write_
 from audit_layer.storage.unprivileged import Account, reachable_place, reachable_programs
 from shared.runtime import guard
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import write_atomic
+from shared.runtime.keys import PRIVATE_FILE, write_atomic
+from shared.runtime.text import is_text
 
 ADMIN: Final = "counterfoil_admin"
 PORT: Final = 5432
@@ -114,9 +115,10 @@ class EmbeddedPostgres:
             CounterfoilError: CONFLICT when a server already runs on this folder (after waiting
             for it
                 to end for `wait_for_previous_s`); CONFIGURATION when Postgres is not installed,
-                cannot be reached by an unprivileged account, or the superuser's password file is
-                missing; UNAVAILABLE when it does not come up.
+                cannot be reached by an unprivileged account, the folder's name cannot be used, or
+                the superuser's password file is missing; UNAVAILABLE when it does not come up.
         """
+        _check_name(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         account = Account.choose()
         self._lock = _lock(self.folder, wait_for_previous_s)
@@ -230,7 +232,8 @@ class EmbeddedPostgres:
     def _launch(
         self, programs: Path, places: Places, account: Account, lock: IO[bytes]
     ) -> subprocess.Popen[bytes]:
-        settings = {**SETTINGS, "unix_socket_directories": places.socket, "port": str(PORT)}
+        folders = '"' + places.socket.replace('"', '""') + '"'  # a list, parted by commas
+        settings = {**SETTINGS, "unix_socket_directories": folders, "port": str(PORT)}
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
         command = guard.command_line(
@@ -247,7 +250,7 @@ class EmbeddedPostgres:
             user=account.name if account.other else None,
         )
         (self.folder / "postgres.pid").unlink(missing_ok=True)
-        with self.log_file.open("ab") as log:
+        with _open_log(self.log_file) as log:
             return subprocess.Popen(
                 command,
                 cwd="/",
@@ -291,13 +294,35 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a folder that no connection string, and no line of Postgres' own files, can name."""
+    if is_text(folder) and str(folder).isprintable():
+        return
+    raise CounterfoilError(
+        Code.CONFIGURATION,
+        f"the folder's name {os.fsencode(folder)!r} is not printable UTF-8 text",
+        remedy="Rename the folder, or choose another.",
+    )
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    """Open the server's log for appending; its messages may repeat rows, so it is the owner's."""
+    log = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE), "ab")
+    os.fchmod(log.fileno(), PRIVATE_FILE)
+    return log
+
+
 def _choose_socket_folder(base: Path) -> str:
-    """Return a folder whose socket path fits; a short one outside of `base` when it does not."""
+    """Return a folder whose socket a DSN can name; a short one outside of `base` when it cannot.
+
+    A socket's path has a length at most, and a comma in it would part two hosts.
+    """
     longest_name = f"/.s.PGSQL.{PORT}.lock"
-    if len(os.fsencode(base / "socket") + longest_name.encode()) <= LONGEST_SOCKET_PATH:
+    fits = len(os.fsencode(base / "socket") + longest_name.encode()) <= LONGEST_SOCKET_PATH
+    if fits and "," not in str(base):
         return str(base / "socket")
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    usable = runtime and os.geteuid() != 0 and len(runtime) < 60
+    usable = runtime and os.geteuid() != 0 and len(runtime) < 60 and "," not in runtime
     short = runtime if usable else "/tmp"  # noqa: S108  # the folder in it is made 0700 and checked
     return f"{short}/counterfoil-{secrets.token_hex(8)}"
 

@@ -141,6 +141,7 @@ def check(dsn: str) -> list[str]:
 
 def _config(dsn: str | None, output: io.StringIO) -> Config:
     config = Config(str(ini_path()), stdout=output, output_buffer=output)
+    config.set_main_option("script_location", str(ini_path().parent).replace("%", "%%"))
     config.attributes["dsn"] = dsn
     return config
 

@@ -112,9 +112,8 @@ def reachable_place(folder: Path, account: Account) -> Path:
         return folder
     place = FALLBACK / secrets.token_hex(8)
     try:
-        for part in (FALLBACK, place):
-            part.mkdir(mode=0o711, exist_ok=True)
-            part.chmod(0o711)
+        _make_passable(FALLBACK)
+        _make_passable(place)
     except OSError as error:
         raise _unreachable(folder, account) from error
     if not account.can_reach(place):
@@ -154,20 +153,28 @@ def _copy_programs(package: Path, copy: Path) -> None:
     """Copy Postgres and the libraries that lie beside its package, in one visible step."""
     if copy.exists():
         return
-    FALLBACK.mkdir(mode=0o711, exist_ok=True)
+    _make_passable(FALLBACK)
     fresh = FALLBACK / f".{secrets.token_hex(8)}"
     try:
         parts = {package / VERSION_FOLDER: WHEEL, package.with_name(f"{WHEEL}.libs"): ""}
         for source, parent in parts.items():
             if source.exists():
                 shutil.copytree(source, fresh / parent / source.name, symlinks=True)
-        for folder in (fresh, fresh / WHEEL):
-            folder.chmod(0o755)
+        for path in (fresh, *fresh.rglob("*")):  # it may have been installed under any umask
+            if not path.is_symlink():
+                mode = path.stat().st_mode
+                path.chmod(0o755 if path.is_dir() or mode & 0o100 else 0o644)
         fresh.rename(copy)
     except OSError:
         shutil.rmtree(fresh, ignore_errors=True)
         if not copy.exists():  # else another process made it meanwhile
             raise
+
+
+def _make_passable(folder: Path) -> None:
+    """Make a folder, under any umask, that others can pass and cannot list."""
+    folder.mkdir(mode=0o711, exist_ok=True)
+    folder.chmod(0o711)
 
 
 def _unreachable(path: Path, account: Account) -> CounterfoilError:

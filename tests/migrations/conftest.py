@@ -81,7 +81,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
     )
-    unpacked = tmp_path_factory.mktemp("site")
+    unpacked = tmp_path_factory.mktemp("site") / "100%d"  # "%" means something to Alembic
     with zipfile.ZipFile(next(source.glob("*.whl"))) as archive:
         archive.extractall(unpacked)
     return unpacked

@@ -204,6 +204,27 @@ def test_a_long_path_gets_a_short_socket_folder_and_keeps_it(folder):
     shutil.rmtree(where)
 
 
+@pytest.mark.parametrize("name", ["a,b", "100% \"q\" it's $HOME", "Größe"])
+def test_a_folder_of_any_name_serves(folder, name):
+    folder.chmod(0o711)
+    with EmbeddedPostgres(folder / name, durable=False) as server:
+        keep_one_row(server)
+        assert rows(server) == 1
+        where = socket_folder(server)
+        assert stat.S_IMODE(where.stat().st_mode) == 0o700
+        assert stat.S_IMODE(server.log_file.stat().st_mode) == 0o600
+    if not where.is_relative_to(folder):
+        shutil.rmtree(where)
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"x\xff"), "two\nlines"])
+def test_a_folder_that_nothing_can_name_is_refused_by_name(folder, name):
+    with pytest.raises(CounterfoilError, match="is not printable UTF-8 text") as caught:
+        EmbeddedPostgres(folder / name, durable=False).start()
+    assert caught.value.code is Code.CONFIGURATION
+    assert list(folder.iterdir()) == []
+
+
 def test_a_link_in_the_place_of_the_socket_folder_is_refused(folder, tmp_path):
     account = Account.choose()
     (folder / "socket").symlink_to(tmp_path)
@@ -219,17 +240,28 @@ def test_a_missing_wheel_is_said(monkeypatch):
     assert "counterfoil[embedded]" in (caught.value.remedy or "")
 
 
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @as_root
-def test_data_and_programs_move_to_where_the_account_can_reach_them(tmp_path, monkeypatch):
-    """As below /root: `tmp_path` lies in a folder that only root can pass."""
+def test_data_and_programs_move_to_where_the_account_can_reach_them(tmp_path, monkeypatch, umask):
+    """As below /root, and installed under the umask 077: `tmp_path` lies in a folder that only root can pass."""
     assert not Account.choose().can_reach(tmp_path)
     with tempfile.TemporaryDirectory(prefix="cf-fb-", dir="/tmp") as fallback:
         Path(fallback).chmod(0o711)
+        fallback = f"{fallback}/counterfoil"
         monkeypatch.setattr(unprivileged, "FALLBACK", Path(fallback))
         original = reachable_programs(Account.choose()).parent
         closed = tmp_path / unprivileged.WHEEL
         shutil.copytree(original, closed / original.name, symlinks=True)
         shutil.copytree(original.parents[1] / f"{closed.name}.libs", f"{closed}.libs")
+        for path in closed.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & 0o700)
         (closed / "__init__.py").touch()
         monkeypatch.syspath_prepend(tmp_path)
         with EmbeddedPostgres(tmp_path / "database", durable=False) as server:
