@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from audit_layer.log.batcher import Batcher
 from audit_layer.log.checkpoint_table import History
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.folder_store import FolderStore
-from audit_layer.log.guard import check_history
+from audit_layer.log.guard import check_history, check_served
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.receipts import Receipts
@@ -52,6 +52,8 @@ from shared.translog.timestamp import parse_anchors
 
 THREADS: Final = 32
 """For use cases that block."""
+HEALTH_S: Final = 5.0
+"""How often gRPC's health service is told how the log is."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +153,7 @@ async def serve_audit(
             files=files,
             costs=Costs(core.engine),
             tokens=core.tokens,
+            check_health=lambda: check_served(core.engine, second_place(settings, policy), proofs),
         )
         rpc = build_server(
             tls=settings.tls,
@@ -164,6 +167,7 @@ async def serve_audit(
             _timestamping(settings, core.engine),
             _looking_for_gaps(core.engine, settings),
             _answering(rpc, parts, settings) as https,
+            _telling_health(rpc, parts.check_health),
         ):
             addresses = {"grpc": rpc.address, "http": https.address}
             gc.collect()
@@ -218,6 +222,41 @@ async def _answering(
         yield https
     finally:
         await asyncio.gather(rpc.stop(), https.stop())
+
+
+@contextlib.asynccontextmanager
+async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIterator[None]:
+    """Have gRPC's health service say what `/healthz` says while the block runs; log what changes."""
+
+    async def run() -> None:
+        problem: str | None = None
+        while True:
+            before, problem = problem, await asyncio.to_thread(_problem, check)
+            if problem != before:
+                await rpc.set_serving(serving=problem is None)
+                _log.log(
+                    logging.ERROR if problem else logging.INFO,
+                    "health: %s",
+                    problem or "well again",
+                )
+            await asyncio.sleep(HEALTH_S)
+
+    task = asyncio.create_task(run(), name="health")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _problem(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except CounterfoilError as error:
+        return str(error)
+    except SQLAlchemyError as error:
+        return f"the database cannot be asked ({type(error).__name__})"
+    return None
 
 
 @contextlib.asynccontextmanager

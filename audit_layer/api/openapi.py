@@ -36,6 +36,7 @@ def schema() -> dict[str, Any]:
             files=files,
             costs=Costs(engine),
             tokens=Tokens(engine),
+            check_health=lambda: None,
         )
         described = create_app(parts).openapi()
     finally:

@@ -1,5 +1,6 @@
 """What the HTTP routes work with, and questions that several faces ask."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,8 @@ class Parts:
     files: PublishedFiles
     costs: Costs
     tokens: Tokens
+    check_health: Callable[[], None]
+    """Raises what keeps the log from going on."""
 
 
 def log_size(engine: Engine) -> int:

@@ -7,12 +7,10 @@ from hashlib import sha256
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
-from sqlalchemy import text
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from audit_layer.api.parts import Parts, status_of
 from audit_layer.api.schemas import StatusView
-from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import problem_response
 
@@ -40,12 +38,14 @@ def public_router(parts: Parts) -> APIRouter:
         """A tile or entry bundle; it never changes."""
         return _file(parts, f"tile/{path}", request)
 
-    @router.get("/healthz")
-    def health() -> dict[str, str]:
-        """Whether the server and its database answer."""
-        with transaction(parts.engine) as connection:
-            connection.execute(text("SELECT 1"))
-        return {"status": "ok"}
+    @router.get("/healthz", response_model=dict[str, str])
+    def health() -> Response:
+        """Whether the server and its database answer, and the database holds what this log has signed and published."""
+        try:
+            parts.check_health()
+        except CounterfoilError as error:
+            return problem_response(error, http_status=503)
+        return JSONResponse({"status": "ok"})
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:

@@ -8,17 +8,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from audit_layer import bootstrap
 from audit_layer.api.identity import log_policy
 from audit_layer.api.openapi import schema_text
 from audit_layer.api.settings import load_settings
 from audit_layer.costs.service import Costs
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import secure_aio_channel
 from shared.statements.cose import entry_of
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api.conftest import World, until
+from tests.postgres import Database
 
 ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance", None))
 MATRIX = {
@@ -286,6 +291,49 @@ async def test_health_metrics_and_status_count_what_is_there(world: World):
     metrics = (await world.get("/metrics", None)).text
     assert f"counterfoil_log_size {status['size']}\n" in metrics
     assert 'counterfoil_statements{type="receipt"} 5\n' in metrics
+
+
+@pytest.fixture
+def quick_health(monkeypatch):
+    monkeypatch.setattr(bootstrap, "HEALTH_S", 0.05)
+
+
+async def grpc_health_becomes(world: World, status: int) -> None:
+    async with secure_aio_channel(world.grpc, world.ca) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its types lack Watch
+        async for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=30):
+            if answer.status == status:
+                return
+
+
+async def test_health_notices_a_database_that_is_behind_what_was_signed_or_published(
+    quick_health, world: World, database: Database
+):
+    """What a restored older dump looks like: the same log, shorter than the world knows it."""
+
+    async def all_is_witnessed() -> None:
+        status = (await world.get("/v1/status")).json()
+        if status["witnessed_size"] != status["size"]:
+            raise CounterfoilError(Code.NOT_WITNESSED, "not yet")
+
+    await until(all_is_witnessed, Code.NOT_WITNESSED)
+    kept = load_settings(world.config).second_place
+    with psycopg.connect(database.owner_dsn, autocommit=True) as owner:
+        state = owner.execute("SELECT size, root FROM log_state").fetchone()
+        owner.execute("UPDATE log_state SET size = 1, root = %s", [bytes(32)])
+        for where, known in (("signed", kept.read_bytes()), ("published", None)):
+            if known is None:  # the second place was lost or restored as well
+                kept.unlink()
+                owner.execute("DELETE FROM log_checkpoints")
+            answer = await world.get("/healthz", None)
+            assert answer.status_code == 503
+            assert f"ends at 1, before the checkpoint {where} at" in answer.json()["detail"]
+            assert answer.json()["code"] == "FORK"
+            await grpc_health_becomes(world, health_pb2.HealthCheckResponse.NOT_SERVING)
+        kept.write_bytes(bytes(16384))
+        owner.execute("UPDATE log_state SET size = %s, root = %s", state)
+    assert (await world.get("/healthz", None)).json() == {"status": "ok"}
+    await grpc_health_becomes(world, health_pb2.HealthCheckResponse.SERVING)
 
 
 def test_the_schema_in_the_docs_is_the_one_that_is_served():

@@ -204,7 +204,7 @@ def test_a_long_path_gets_a_short_socket_folder_and_keeps_it(folder):
     shutil.rmtree(where)
 
 
-@pytest.mark.parametrize("name", ["a,b", "100% \"q\" it's $HOME", "Größe"])
+@pytest.mark.parametrize("name", ["a,b", '100% "q" it\'s $HOME', "Größe"])
 def test_a_folder_of_any_name_serves(folder, name):
     folder.chmod(0o711)
     with EmbeddedPostgres(folder / name, durable=False) as server:
@@ -253,8 +253,7 @@ def test_data_and_programs_move_to_where_the_account_can_reach_them(tmp_path, mo
     assert not Account.choose().can_reach(tmp_path)
     with tempfile.TemporaryDirectory(prefix="cf-fb-", dir="/tmp") as fallback:
         Path(fallback).chmod(0o711)
-        fallback = f"{fallback}/counterfoil"
-        monkeypatch.setattr(unprivileged, "FALLBACK", Path(fallback))
+        monkeypatch.setattr(unprivileged, "FALLBACK", Path(fallback) / "counterfoil")
         original = reachable_programs(Account.choose()).parent
         closed = tmp_path / unprivileged.WHEEL
         shutil.copytree(original, closed / original.name, symlinks=True)
