@@ -93,7 +93,10 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
     witnesses = [BeaconClient(item.name, item.url, settings.ca_file) for item in settings.witnesses]
     parties: list[BeaconClient] = [*witnesses, *custodians.values()]
     replayer = Replayer(
-        settings.models, threads=settings.replay_threads, timeout_s=settings.lease_seconds
+        settings.models,
+        threads=settings.replay_threads,
+        timeout_s=settings.replay_seconds,
+        per_token_s=settings.replay_seconds_per_token,
     )
     app = make_app(
         read_secret(settings.broker_url_file),
@@ -101,6 +104,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         authority=settings.authority is not None,
         tick_s=settings.tick_seconds,
     )
+    signing_key = load_ed25519(settings.keys_folder / "sign.pem")
     worker = Worker(
         name=settings.name,
         engine=engine,
@@ -110,11 +114,12 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
             custodians=custodians,
             deposits=TrailDeposits(engine),
             private_key=load_hpke_key(settings.keys_folder / "hpke.key"),
+            signing_key=signing_key,
             ca_file=settings.ca_file,
             evidence_timeout_s=settings.evidence_timeout_seconds,
         ),
         replayer=replayer,
-        key=load_ed25519(settings.keys_folder / "sign.pem"),
+        key=signing_key,
         lease_ms=int(settings.lease_seconds * 1000),
     )
     register_worker(app, worker)

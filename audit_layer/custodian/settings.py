@@ -10,19 +10,9 @@ from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 from shared.selection.limits import Limits
-from shared.selection.settings import LogSettings
+from shared.selection.settings import LogSettings, WorkerSettings
 
 _DEFAULT = Limits()
-
-
-class WorkerSettings(Settings):
-    """A worker to whom this custodian releases."""
-
-    name: str
-    signing_key: str
-    """Hex of the raw Ed25519 public key."""
-    hpke_key: str
-    """Hex of the raw HPKE public key."""
 
 
 class LimitSettings(Settings):

@@ -4,12 +4,21 @@ What is not the receipt's was not delivered (`shared.envelope.delivered`): nobod
 bytes, and a node cannot answer with bytes of its choice.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.envelope.delivered import Delivered, check_delivered
+from shared.codec.moment import now_ms
+from shared.envelope.delivered import (
+    MAX_DELIVERED,
+    MAX_FRAMES,
+    Delivered,
+    check_delivered,
+    evidence_request_message,
+)
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
@@ -25,31 +34,69 @@ class Ciphertexts:
     sent: Delivered
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A logged disclosure request, and who asks for what it discloses."""
+
+    request: bytes
+    proof: str
+    """The request's tlog-proof."""
+    receipt: bytes
+    key: Ed25519PrivateKey
+    """The worker's signing key, which nodes know."""
+
+    def message(self) -> execution_pb2.GetEvidenceRequest:
+        """Return the signed call."""
+        at = now_ms()
+        signed = evidence_request_message(entry_of(self.request), self.receipt, at)
+        return execution_pb2.GetEvidenceRequest(
+            disclosure_request=self.request,
+            request_proof=self.proof,
+            at=at,
+            signature=self.key.sign(signed),
+        )
+
+
 def fetch_from_node(
-    endpoint: str, ca_file: Path, request: bytes, *, timeout_s: float
+    endpoint: str, ca_file: Path, asking: Asking, *, timeout_s: float
 ) -> Ciphertexts:
     """Ask a node for the ciphertexts of the receipt that a logged disclosure request names.
 
-    Raises what the node answered, or UNAVAILABLE.
+    Raises what the node answered, UNAVAILABLE, or COMMITMENT_MISMATCH for more than a response can be.
     """
     with secure_channel(endpoint, ca_file) as channel:
         stub = execution_pb2_grpc.EvidenceStub(channel)
         try:
-            answer = stub.GetEvidence(
-                execution_pb2.GetEvidenceRequest(disclosure_request=request), timeout=timeout_s
-            )
+            return _collect(stub.GetEvidence(asking.message(), timeout=timeout_s))
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-    return Ciphertexts(
-        answer.order,
-        Delivered(
-            answer.envelope,
-            answer.node_nonce,
-            tuple(answer.frames),
-            answer.final_record,
-            answer.final_signature,
-        ),
+
+
+def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
+    """Put the parts together; what has too many bytes or another order is not read to its end."""
+    head: execution_pb2.EvidenceHead | None = None
+    frames: list[bytes] = []
+    final = bytearray()
+    size = 0
+    for part in parts:
+        kind = part.WhichOneof("part")
+        size += part.ByteSize()
+        if size > MAX_DELIVERED + 2**20 or len(frames) > MAX_FRAMES:
+            raise CounterfoilError(Code.COMMITMENT_MISMATCH, "there is more than a response can be")
+        if (kind == "head") != (head is None) or (kind == "frame" and final):
+            raise CounterfoilError(Code.MALFORMED, "the parts come in another order than agreed")
+        if kind == "head":
+            head = part.head
+        elif kind == "frame":
+            frames.append(part.frame)
+        else:
+            final += part.final_record
+    if head is None:
+        raise CounterfoilError(Code.MALFORMED, "the node answered with nothing")
+    sent = Delivered(
+        head.envelope, head.node_nonce, tuple(frames), bytes(final), head.final_signature
     )
+    return Ciphertexts(head.order, sent)
 
 
 def check_evidence(found: Ciphertexts, receipt: Receipt, signing_key: bytes) -> None:

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from audit_layer.disclosure.audit_server import AuditServer
-from audit_layer.disclosure.evidence import Ciphertexts, check_evidence, fetch_from_node
+from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
 from shared.envelope.header import Envelope, Header
@@ -93,6 +95,8 @@ class Disclosure:
     """By key id of their HPKE key."""
     deposits: Deposits
     private_key: HpkePrivateKey
+    signing_key: Ed25519PrivateKey
+    """The worker's, by which nodes know who asks."""
     ca_file: Path
     evidence_timeout_s: float
 
@@ -104,7 +108,7 @@ class Disclosure:
         """
         self.server.submit([case.draw, case.request])
         proofs = self._proofs(case)
-        ciphertexts, why = self._ciphertexts(case)
+        ciphertexts, why = self._ciphertexts(case, proofs["request_proof"])
         if ciphertexts is None:
             if not past_deadline:
                 raise CounterfoilError(
@@ -143,10 +147,10 @@ class Disclosure:
             shown[name], shown[f"{name}_proof"] = statement, proof.text
         return shown
 
-    def _ciphertexts(self, case: DrawnCase) -> tuple[Ciphertexts | None, str]:
+    def _ciphertexts(self, case: DrawnCase, proof: str) -> tuple[Ciphertexts | None, str]:
         """Return the first ciphertexts that are the receipt's, a deposit's or the node's; else why none are."""
         reasons: list[str] = []
-        for source, fetch in self._sources(case):
+        for source, fetch in self._sources(case, proof):
             try:
                 found = fetch()
                 check_evidence(found, case.receipt, case.signing_key)
@@ -159,15 +163,18 @@ class Disclosure:
                 return found, ""
         return None, "; ".join(reasons)
 
-    def _sources(self, case: DrawnCase) -> Iterator[tuple[str, Callable[[], Ciphertexts]]]:
+    def _sources(
+        self, case: DrawnCase, proof: str
+    ) -> Iterator[tuple[str, Callable[[], Ciphertexts]]]:
         """Yield everybody who may have the ciphertexts, with what asks them."""
         for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
             yield f"deposit {number}", partial(_kept, deposit)
-        yield case.endpoint, partial(self._from_node, case)
+        yield case.endpoint, partial(self._from_node, case, proof)
 
-    def _from_node(self, case: DrawnCase) -> Ciphertexts:
+    def _from_node(self, case: DrawnCase, proof: str) -> Ciphertexts:
+        asking = Asking(case.request, proof, case.entry, self.signing_key)
         return fetch_from_node(
-            case.endpoint, self.ca_file, case.request, timeout_s=self.evidence_timeout_s
+            case.endpoint, self.ca_file, asking, timeout_s=self.evidence_timeout_s
         )
 
     def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any]) -> bytes:

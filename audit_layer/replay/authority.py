@@ -303,10 +303,10 @@ class Authority:
         )
 
     def _escalate(self, now: int) -> None:
-        """Ask a second worker, with other keys, about every FAIL."""
+        """Ask a second worker, with other keys, about every verdict that blames a node."""
         with session(self.engine) as db:
             asked: list[WorkRow] = []
-            for failed in work.unconfirmed_failures(db):
+            for failed in work.unconfirmed(db):
                 others = [peer for peer in self.peers if peer.name != failed.worker]
                 if not others:
                     continue

@@ -5,11 +5,13 @@ from typing import Self
 
 from shared.codec import cbor
 from shared.codec.fields import Reader
+from shared.envelope.delivered import MAX_DELIVERED
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import Outcome, Reason
 from shared.statements.orders import MAX_TOKENS
 
-MAX_CASE_BYTES = 64 * 2**20
+MAX_CASE_BYTES = MAX_DELIVERED + 2**20
+"""All that can be delivered for one request, and its receipt."""
 MAX_CASE_ITEMS = MAX_TOKENS + 64
 """A frame has at least one token."""
 

@@ -50,8 +50,22 @@ def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
         )
 
 
+def answered_before(engine: Engine, receipt: bytes) -> bytes | None:
+    """Return the entry of the receipt that answered the same order at a lower index; None for an order's first."""
+    with session(engine) as db:
+        row = db.scalars(select(ReceiptRow).where(ReceiptRow.entry == receipt)).one_or_none()
+        if row is None:
+            return None
+        return db.scalar(
+            select(ReceiptRow.entry)
+            .where(ReceiptRow.order_entry == row.order_entry, ReceiptRow.log_index < row.log_index)
+            .order_by(ReceiptRow.log_index)
+            .limit(1)
+        )
+
+
 def first_verdict_entry(case: DrawnCase) -> bytes | None:
-    """Return the entry of the FAIL that this work is to confirm."""
+    """Return the entry of the verdict that this work is to confirm."""
     return None if case.first_verdict is None else entry_of(case.first_verdict)
 
 

@@ -95,6 +95,10 @@ class WorkRow(Base):
     hinted_at: Mapped[int] = mapped_column(BigInteger, default=0)
     leased_until: Mapped[int | None] = mapped_column(BigInteger)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    failures: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    """How often the auditor's own side failed: waiting for others is none."""
+    asked_at: Mapped[int | None] = mapped_column(BigInteger)
+    """When the node was first asked for its evidence, within the deadline; absent when it was not."""
     last_error: Mapped[str | None] = mapped_column(Text)
     judgement: Mapped[bytes | None] = mapped_column(LargeBinary)
     verdict_statement: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.case import MAX_CASE_BYTES, Case, Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
@@ -18,19 +18,31 @@ from shared.runtime.errors import Code, CounterfoilError
 logger = logging.getLogger(__name__)
 
 
+class ReplayFailedError(CounterfoilError):
+    """The auditor's own process did not judge a case; UNAVAILABLE or INTERNAL."""
+
+
 class Replayer:
     """Judges cases in a child process. Safe to call from several threads; calls queue.
 
-    A child that dies, answers nonsense or takes longer than `timeout_s` is ended and replaced at the next call, and the
-    call raises UNAVAILABLE: the case is not judged, and its work stays open.
+    A child that dies, answers nonsense or takes too long is ended and replaced at the next call, and the call raises
+    ReplayFailedError: the case is not judged. A case may take `timeout_s` and `per_token_s` for each of its tokens.
     """
 
-    def __init__(self, models: Sequence[Path], *, threads: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        models: Sequence[Path],
+        *,
+        threads: int,
+        timeout_s: float,
+        per_token_s: float = 0.0,
+    ) -> None:
         self._command = [
             *(sys.executable, "-m", "audit_layer.replay.child", "--threads", str(threads)),
             *(str(folder) for folder in models),
         ]
         self._timeout_s = timeout_s
+        self._per_token_s = per_token_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -40,16 +52,21 @@ class Replayer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def judge(self, case: Case) -> Judgement:
-        """Judge one case."""
+    def judge(self, case: Case, *, tokens: int = 0) -> Judgement:
+        """Judge one case of so many tokens; ReplayFailedError."""
+        message = case.to_bytes()
+        if len(message) > MAX_CASE_BYTES:
+            raise ReplayFailedError(
+                Code.INTERNAL, f"a case of {len(message)} bytes is larger than a receipt's can be"
+            )
         with self._lock:
             child = self._running()
-            timer = threading.Timer(self._timeout_s, child.kill)
+            timer = threading.Timer(self._timeout_s + tokens * self._per_token_s, child.kill)
             timer.start()
             try:
                 assert child.stdin is not None
                 assert child.stdout is not None
-                write_message(child.stdin, case.to_bytes())
+                write_message(child.stdin, message)
                 answer = read_message(child.stdout)
             except OSError:
                 answer = None
@@ -61,10 +78,8 @@ class Replayer:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         child.wait(timeout=1)
                 self._end(child)
-                raise CounterfoilError(
-                    Code.UNAVAILABLE,
-                    "the replay process ended before it had judged the case",
-                    remedy="The work is tried again when its lease runs out.",
+                raise ReplayFailedError(
+                    Code.UNAVAILABLE, "the replay process ended before it had judged the case"
                 )
         return judgement
 
@@ -111,4 +126,4 @@ def _parse(answer: bytes) -> Judgement | None:
         return None
     if not isinstance(error, str):
         return None
-    raise CounterfoilError(Code.INTERNAL, f"the replay process failed: {error}")
+    raise ReplayFailedError(Code.INTERNAL, f"the replay process failed: {error}")

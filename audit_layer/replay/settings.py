@@ -72,6 +72,10 @@ class WorkerSettings(Settings):
     """The auditor's own checkpoints."""
     replay_threads: int = Field(default=1, ge=1)
     lease_seconds: float = Field(default=120, gt=0)
+    """After so long without a sign of life of its worker, work is begun by another attempt."""
+    replay_seconds: float = Field(default=120, gt=0)
+    """What a replay may take, and for each token of prompt and output:"""
+    replay_seconds_per_token: float = Field(default=0.05, ge=0)
     custodians: tuple[PartySettings, ...] = ()
     witnesses: tuple[PartySettings, ...] = ()
     peers: tuple[PeerSettings, ...] = ()

@@ -1,11 +1,16 @@
 """The work list: claim by lease, record, find what is due. Every function runs in the caller's transaction."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from audit_layer.replay.models import WorkRow
+from shared.statements.audits import Blame, Reason
+
+FIRST_PAUSE_MS: Final = 1_000
+LONGEST_PAUSE_MS: Final = 300_000
 
 
 def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) -> WorkRow | None:
@@ -29,6 +34,32 @@ def release(session: Session, work: int, error: str) -> None:
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.done_at.is_(None))
         .values(leased_until=None, last_error=error)
+    )
+
+
+def extend(session: Session, work: int, *, until: int) -> None:
+    """Let a lease that is still in use run until then."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.done_at.is_(None), WorkRow.leased_until.is_not(None))
+        .values(leased_until=until)
+    )
+
+
+def fail(session: Session, work: int, error: str, *, now: int) -> None:
+    """Count a failure of the auditor's own side; the row is offered again after a pause that doubles each time."""
+    row = session.get_one(WorkRow, work)
+    row.failures += 1
+    row.leased_until = now + min(FIRST_PAUSE_MS * 2 ** (row.failures - 1), LONGEST_PAUSE_MS)
+    row.last_error = error
+
+
+def note_asked(session: Session, work: int, *, now: int) -> None:
+    """Note that the node is being asked for its evidence, before its deadline."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.asked_at.is_(None), WorkRow.deadline >= now)
+        .values(asked_at=now)
     )
 
 
@@ -77,13 +108,13 @@ def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[t
     return sorted((row.id, row.worker) for row in rows)
 
 
-def unconfirmed_failures(session: Session) -> Sequence[WorkRow]:
-    """Return finished primary rows whose FAIL no second worker has been asked about yet."""
+def unconfirmed(session: Session) -> Sequence[WorkRow]:
+    """Return finished primary rows that blame the node and about which no second worker has been asked yet."""
     confirmed = select(WorkRow.receipt).where(WorkRow.kind == "confirm")
     return session.scalars(
         select(WorkRow).where(
             WorkRow.kind == "primary",
-            WorkRow.outcome == "FAIL",
+            WorkRow.reason.in_([reason for reason in Reason if reason.blame is Blame.NODE]),
             WorkRow.done_at.is_not(None),
             WorkRow.receipt.not_in(confirmed),
         )

@@ -1,7 +1,11 @@
 """One piece of work, from disclosure to verdict. Safe to be killed anywhere and run again."""
 
+import contextlib
 import logging
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
@@ -10,15 +14,20 @@ from audit_layer.disclosure.audit_server import AuditServer
 from audit_layer.disclosure.service import Disclosure, DrawnCase
 from audit_layer.replay import work
 from audit_layer.replay.case import Case, Judgement
-from audit_layer.replay.cases import first_verdict_entry, load_case
+from audit_layer.replay.cases import answered_before, first_verdict_entry, load_case
 from audit_layer.replay.judge import fact_digest
 from audit_layer.replay.models import WorkRow
-from audit_layer.replay.replayer import Replayer
+from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome, Verdict
+from shared.statements.audits import Blame, Reason, Verdict
 from shared.statements.cose import entry_of, sign
+
+MAX_FAILURES: Final = 5
+"""So often a replay may fail on the auditor's own side; then the verdict says that, and the work is done."""
+MAX_WHY: Final = 1000
+"""Characters of what sources answered that a judgement keeps: some of them are a node's own words."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,33 +47,62 @@ class Worker:
     def run(self, work_id: int) -> str:
         """Do one row of the work list; return what became of it, for the log.
 
-        What cannot be done yet gives its lease back; what went wrong unexpectedly keeps it until it runs out.
+        What cannot be done yet gives its lease back. What fails on our own side is tried again after a growing pause, and
+        a replay that fails `MAX_FAILURES` times ends in a verdict that says so.
         """
         with session(self.engine) as db:
             row = work.claim(db, work_id, self.name, now=now_ms(), lease_ms=self.lease_ms)
         if row is None:
             return "not due"
         try:
-            verdict = row.verdict_statement or self._decide(row)
-            self.server.submit([verdict])
+            with self._lease_kept(work_id):
+                verdict = row.verdict_statement or self._decide(row)
+                self.server.submit([verdict])
         except CounterfoilError as error:
-            if error.code is Code.ERASED:  # nothing is left to judge, and nobody is to blame
-                with session(self.engine) as db:
-                    work.finish(db, work_id, now=now_ms())
-                return "erased"
-            if not (error.code.value.retryable or error.code is Code.NOT_WITNESSED):
-                raise
-            with session(self.engine) as db:
-                work.release(db, work_id, str(error))
-            return f"later: {error}"
+            return self._undecided(row, error)
         with session(self.engine) as db:
             work.finish(db, work_id, now=now_ms())
         return "done"
 
+    def _undecided(self, row: WorkRow, error: CounterfoilError) -> str:
+        """Note why a row could not be done now; return it for the log, or raise what somebody must look at."""
+        if error.code is Code.ERASED:  # nothing is left to judge, and nobody is to blame
+            with session(self.engine) as db:
+                work.finish(db, row.id, now=now_ms())
+            return "erased"
+        waits = error.code.value.retryable or error.code is Code.NOT_WITNESSED
+        failed = isinstance(error, ReplayFailedError)
+        with session(self.engine) as db:
+            if waits and not failed:
+                work.release(db, row.id, str(error))
+            else:
+                work.fail(db, row.id, str(error), now=now_ms())
+        if not (waits or failed):
+            raise error
+        return f"later: {error}"
+
+    @contextlib.contextmanager
+    def _lease_kept(self, work_id: int) -> Iterator[None]:
+        """Extend the lease while the block runs, so that nobody else begins what takes long."""
+        done = threading.Event()
+
+        def extend() -> None:
+            while not done.wait(self.lease_ms / 3000):
+                with contextlib.suppress(CounterfoilError), session(self.engine) as db:
+                    work.extend(db, work_id, until=now_ms() + self.lease_ms)
+
+        thread = threading.Thread(target=extend, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def _decide(self, row: WorkRow) -> bytes:
         case = load_case(self.engine, row)
         judgement = self._judge(row, case)
-        confirms = first_verdict_entry(case) if judgement.outcome == Outcome.FAIL else None
+        blamed = judgement.reason.blame is Blame.NODE
         verdict = Verdict(
             receipt=row.receipt,
             request=entry_of(row.request_statement),
@@ -74,7 +112,7 @@ class Worker:
             evidence=fact_digest(judgement),
             numeric_profile=case.receipt.numeric_profile,
             at=now_ms(),
-            confirms=confirms,
+            confirms=first_verdict_entry(case) if blamed else None,
         )
         statement = sign(verdict, key=self.key, issuer=self.name)
         with session(self.engine) as db:
@@ -88,10 +126,22 @@ class Worker:
             )
 
     def _judge(self, row: WorkRow, case: DrawnCase) -> Judgement:
-        disclosed = self.disclosure.open(case, past_deadline=now_ms() > row.deadline)
+        first = answered_before(self.engine, row.receipt)
+        if first is not None:  # both receipts are in the log: nothing needs to be disclosed
+            return Judgement(Reason.ORDER, {"answered_by": first.hex()})
+        if row.failures >= MAX_FAILURES:
+            logger.error(
+                "a replay failed %d times and is given up: %s", row.failures, row.last_error
+            )
+            return Judgement(Reason.UNREPLAYABLE, {"failures": row.failures})
+        now = now_ms()
+        with session(self.engine) as db:
+            work.note_asked(db, row.id, now=now)
+        disclosed = self.disclosure.open(case, past_deadline=now > row.deadline)
         if disclosed.missing is not None:
-            facts: dict[str, int | str] = {"why": disclosed.why} if disclosed.why else {}
-            return Judgement(disclosed.missing, facts)
+            late = disclosed.missing is Reason.WITHHELD and row.asked_at is None
+            reason = Reason.UNAVAILABLE if late and now > row.deadline else disclosed.missing
+            return Judgement(reason, {"why": printable(disclosed.why)} if disclosed.why else {})
         assert disclosed.ciphertexts is not None
         assert disclosed.secret is not None
         sent = disclosed.ciphertexts.sent
@@ -102,5 +152,11 @@ class Worker:
                 frames=sent.frames,
                 final_record=sent.final_record,
                 secret=disclosed.secret,
-            )
+            ),
+            tokens=case.receipt.usage.input + case.receipt.usage.output,
         )
+
+
+def printable(text: str) -> str:
+    """Return strangers' words without what moves a terminal's cursor, cut to `MAX_WHY` characters."""
+    return "".join(char if char.isprintable() else " " for char in text)[:MAX_WHY]

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 import grpc
 
-from execution_layer.node.settings import AuditServer
+from execution_layer.node.settings import AuditTarget
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
@@ -25,7 +25,7 @@ class Submitted:
 class AuditLink:
     """A channel to the audit server; opened within the event loop that uses it."""
 
-    def __init__(self, settings: AuditServer) -> None:
+    def __init__(self, settings: AuditTarget) -> None:
         self._channel = secure_aio_channel(settings.target, settings.ca_file)
         self._intake = audit_pb2_grpc.IntakeStub(self._channel)
         self._log = audit_pb2_grpc.LogStub(self._channel)

@@ -109,10 +109,10 @@ def rate_card(
 @click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
 @click.option("--audit-ca", type=_file, help="Authority of its certificate [default: the node's].")
 @click.option(
-    "--authority-key",
-    "authority_keys",
-    multiple=True,
-    help="Public key (hex) of an audit authority; may be repeated.",
+    "--trust",
+    type=_file,
+    required=True,
+    help="JSON: the log, the audit authority's key and the audit workers that the node believes, as custodians get it.",
 )
 @click.option("--tenants", type=_file, help="File of tenants [default: FOLDER/tenants.toml].")
 @click.option("--address", default="127.0.0.1:0", show_default=True, help="Where to listen.")
@@ -150,7 +150,7 @@ def init(
     rate_card: Path,
     audit_target: str,
     audit_ca: Path | None,
-    authority_keys: tuple[str, ...],
+    trust: Path,
     tenants: Path | None,
     address: str,
     endpoint: str | None,
@@ -181,7 +181,12 @@ def init(
         NodeSettings,
         Quotas,
     )
-    from execution_layer.node.setup import settled, tls_files, write_node  # noqa: PLC0415
+    from execution_layer.node.setup import (  # noqa: PLC0415
+        audit_trust,
+        settled,
+        tls_files,
+        write_node,
+    )
 
     folder = folder.absolute()
     operator = Operator.load(operator_folder.absolute())
@@ -192,7 +197,7 @@ def init(
         AuditServer,
         target=audit_target,
         ca_file=(audit_ca or tls.ca).absolute(),
-        authority_keys=authority_keys,
+        **audit_trust(trust),
     )
     settings = settled(
         NodeSettings,
@@ -277,14 +282,14 @@ def revoke(
     from execution_layer.node.operators import Operator  # noqa: PLC0415
     from execution_layer.node.revoking import Revoked  # noqa: PLC0415
     from execution_layer.node.revoking import revoke as revoke_bundle  # noqa: PLC0415
-    from execution_layer.node.settings import AuditServer  # noqa: PLC0415
+    from execution_layer.node.settings import AuditTarget  # noqa: PLC0415
     from shared.codec.ids import parse_hex32  # noqa: PLC0415
     from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
 
     operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a bundle's entry")
 
     async def main() -> Revoked:
-        async with AuditLink(AuditServer(target=audit_target, ca_file=audit_ca)) as link:
+        async with AuditLink(AuditTarget(target=audit_target, ca_file=audit_ca)) as link:
             return await revoke_bundle(operator, entry, link, reason=reason, at=now_ms())
 
     done = asyncio.run(main())

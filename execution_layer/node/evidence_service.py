@@ -1,66 +1,156 @@
-"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, for a disclosure request that an authority signed.
+"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, for a disclosure that the log knows, to the worker that it names.
 
-Whether that request is in the log, in time and follows from a draw is for the custodians to check: they hold
-what opens the ciphertexts.
+Whether the request follows from a draw is for the custodians to check: they hold what opens the ciphertexts.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import grpc
+from cryptography.exceptions import InvalidSignature
 
+from execution_layer.node.records import StoredEvidence
+from execution_layer.node.settings import AuditServer
 from execution_layer.node.store import NodeStore
+from shared.codec.moment import now_ms, to_rfc3339
+from shared.envelope.delivered import evidence_request_message
+from shared.envelope.hpke import hpke_key_id
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import key_id
+from shared.runtime.keys import key_id, public_key
 from shared.statements.audits import DisclosureRequest
-from shared.statements.cose import MAX_STATEMENT, parse_statement, verify_signature
+from shared.statements.cose import (
+    MAX_STATEMENT,
+    SignedStatement,
+    parse_statement,
+    verify_signature,
+)
+from shared.translog.policy import Policy
+from shared.translog.tlog_proof import verify_tlog_proof
+
+SKEW_MS: Final = 300_000
+PIECE: Final = 1 << 20
+"""Bytes of the final record in one message."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRules:
+    """Whose requests are answered, and to whom."""
+
+    authorities: dict[bytes, bytes]
+    """Public keys by key id."""
+    workers: dict[bytes, tuple[str, bytes]]
+    """Name and signing key by the key id of the HPKE key to which custodians release."""
+    log: Policy
+
+    @classmethod
+    def of(cls, settings: AuditServer) -> "EvidenceRules":
+        """Return the rules of a configuration; CONFIGURATION when a key in it is none."""
+        authorities = [bytes.fromhex(key) for key in settings.authority_keys]
+        workers = {}
+        for worker in settings.workers:
+            signing_key, hpke_key = worker.keys()
+            workers[hpke_key_id(hpke_key)] = (worker.name, signing_key)
+        return cls({key_id(key): key for key in authorities}, workers, settings.log.policy())
 
 
 class EvidenceService(execution_pb2_grpc.EvidenceServicer):
     """Hands out what an audit of one receipt needs. The plaintext is not in it: that is the custodians'."""
 
-    def __init__(self, store: NodeStore, authority_keys: Sequence[bytes]) -> None:
+    def __init__(self, store: NodeStore, rules: EvidenceRules) -> None:
         self._store = store
-        self._authorities = {key_id(key): key for key in authority_keys}
+        self._rules = rules
 
     async def GetEvidence(  # noqa: N802  # the name of the method on the wire
         self,
         request: execution_pb2.GetEvidenceRequest,
         context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002  # likewise its shape
-    ) -> execution_pb2.GetEvidenceResponse:
-        """Return order, envelope, frames and final record of the receipt that the request names."""
-        wanted = self._authenticate(request.disclosure_request)
+    ) -> AsyncIterator[execution_pb2.EvidencePart]:
+        """Yield order, envelope, frames and final record of the receipt that the request names."""
+        statement = self._authenticate(request, now_ms())
+        wanted = statement.read(DisclosureRequest)
         found = await asyncio.to_thread(self._store.evidence_of, wanted.receipt)
         if found is None:
             raise CounterfoilError(
                 Code.NOT_FOUND, "the evidence of that receipt is not kept here (any more)"
             )
         _log.info("evidence handed out", extra={"receipt": wanted.receipt.hex()})
-        return execution_pb2.GetEvidenceResponse(
-            order=found.order,
-            envelope=found.envelope,
-            node_nonce=found.node_nonce,
-            frames=found.frames,
-            final_record=found.final_record,
-            final_signature=found.final_signature,
-        )
+        for part in _parts(found):
+            yield part
 
-    def _authenticate(self, raw: bytes) -> DisclosureRequest:
-        if len(raw) > MAX_STATEMENT:
+    def _authenticate(self, request: execution_pb2.GetEvidenceRequest, now: int) -> SignedStatement:
+        """Check (protocol 6.2) that (1) an authority signed the request, (2) the log has it, (3) it is in time, and (4)
+        the caller is the worker that it names.
+        """
+        if len(request.disclosure_request) > MAX_STATEMENT:
             raise CounterfoilError(
                 Code.MALFORMED, f"a disclosure request has at most {MAX_STATEMENT} bytes"
             )
-        statement = parse_statement(raw, expected=DisclosureRequest.TYPE)
-        key = self._authorities.get(statement.kid)
+        statement = parse_statement(request.disclosure_request, expected=DisclosureRequest.TYPE)
+        key = self._rules.authorities.get(statement.kid)
         if key is None:
             raise CounterfoilError(
                 Code.UNTRUSTED_KEY,
                 "the disclosure request is not by an audit authority of this node",
             )
-        verify_signature(statement, key)
-        return statement.read(DisclosureRequest)
+        verify_signature(statement, key)  # (1)
+        wanted = statement.read(DisclosureRequest)
+        verify_tlog_proof(request.request_proof, statement.entry, self._rules.log)  # (2)
+        if wanted.deadline + SKEW_MS < now:  # (3)
+            raise CounterfoilError(
+                Code.EXPIRED,
+                f"the disclosure request was to be answered by {to_rfc3339(wanted.deadline)}; it is {to_rfc3339(now)} here",
+            )
+        self._check_caller(request, statement, wanted, now)  # (4)
+        return statement
+
+    def _check_caller(
+        self,
+        request: execution_pb2.GetEvidenceRequest,
+        statement: SignedStatement,
+        wanted: DisclosureRequest,
+        now: int,
+    ) -> None:
+        worker = self._rules.workers.get(wanted.recipient)
+        if worker is None:
+            raise CounterfoilError(
+                Code.UNTRUSTED_KEY,
+                "the recipient is not an audit worker of this node's configuration",
+            )
+        name, key = worker
+        if abs(request.at - now) > SKEW_MS:
+            raise CounterfoilError(
+                Code.EXPIRED,
+                f"{name} asks {(request.at - now) / 1000:+.0f} s from now by this node's clock",
+                remedy="Set the clocks.",
+            )
+        message = evidence_request_message(statement.entry, wanted.receipt, request.at)
+        try:
+            public_key(key).verify(request.signature, message)
+        except InvalidSignature as error:
+            raise CounterfoilError(
+                Code.BAD_SIGNATURE, f"the call is not signed by {name}, to whom it was disclosed"
+            ) from error
+
+
+def _parts(found: StoredEvidence) -> Sequence[execution_pb2.EvidencePart]:
+    head = execution_pb2.EvidenceHead(
+        order=found.order,
+        envelope=found.envelope,
+        node_nonce=found.node_nonce,
+        final_signature=found.final_signature,
+    )
+    final = found.final_record
+    return [
+        execution_pb2.EvidencePart(head=head),
+        *(execution_pb2.EvidencePart(frame=frame) for frame in found.frames),
+        *(
+            execution_pb2.EvidencePart(final_record=final[first : first + PIECE])
+            for first in range(0, len(final), PIECE)
+        ),
+    ]

@@ -14,7 +14,7 @@ from execution_layer.node.delivery import Delivery
 from execution_layer.node.desk import Desk
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
-from execution_layer.node.evidence_service import EvidenceService
+from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
@@ -147,7 +147,6 @@ class Node:
         _log.info("drained: nothing is in flight")
 
     def _build_server(self, desk: Desk) -> RpcServer:
-        keys = [bytes.fromhex(key) for key in self._settings.audit.authority_keys]
         package = "counterfoil.execution.v1"
         return build_server(
             tls=self._settings.tls,
@@ -161,7 +160,7 @@ class Node:
                 Service(
                     f"{package}.Evidence",
                     execution_pb2_grpc.add_EvidenceServicer_to_server,
-                    EvidenceService(self.store, keys),
+                    EvidenceService(self.store, EvidenceRules.of(self._settings.audit)),
                 ),
             ],
             reflection=self._settings.reflection,

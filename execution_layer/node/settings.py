@@ -10,6 +10,7 @@ from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
+from shared.selection.settings import LogSettings, WorkerSettings
 
 HEX32 = r"^[0-9a-f]{64}$"
 
@@ -17,15 +18,24 @@ NodeName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 KeyHex = Annotated[str, Field(pattern=HEX32)]
 
 
-class AuditServer(Settings):
-    """Where receipts go, and whose disclosure requests are answered."""
+class AuditTarget(Settings):
+    """Where statements are handed in."""
 
     target: str
     """host:port of the audit server's gRPC intake."""
     ca_file: Path
     """The authority that the audit server's certificate must come from."""
-    authority_keys: tuple[KeyHex, ...] = ()
+
+
+class AuditServer(AuditTarget):
+    """Where receipts go, and whose disclosure requests are answered. Without all of it no receipt could ever be judged."""
+
+    authority_keys: Annotated[tuple[KeyHex, ...], Field(min_length=1)]
     """Public keys (hex) of the audit authorities whose disclosure requests release ciphertexts."""
+    log: LogSettings
+    """The log in which such a request must be witnessed."""
+    workers: Annotated[tuple[WorkerSettings, ...], Field(min_length=1)]
+    """The audit workers that may ask, each for what is disclosed to it."""
 
 
 class Quotas(Settings):

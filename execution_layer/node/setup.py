@@ -9,7 +9,7 @@ from execution_layer.node.identity import KeyRing
 from execution_layer.node.operators import Operator
 from execution_layer.node.settings import NodeSettings, TenantsFile
 from shared.codec.ids import check_name, parse_hex32
-from shared.runtime.config import Settings, load, to_toml
+from shared.runtime.config import Settings, load, read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, public_bytes, write_atomic, write_private
 from shared.runtime.tls import LocalCA, TlsFiles
@@ -49,6 +49,20 @@ def settled(kind: type[S], **values: Any) -> S:
         raise CounterfoilError(
             Code.CONFIGURATION, f"the options cannot be used: {problems}"
         ) from None
+
+
+def audit_trust(path: Path) -> dict[str, Any]:
+    """Return whom a node believes in audits, from a JSON file `{log, authority, workers}`; CONFIGURATION for another one."""
+    values = read_json(path)
+    if set(values) != {"log", "authority", "workers"}:
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"{path} is to hold log, authority and workers, and nothing else"
+        )
+    return {
+        "authority_keys": (values["authority"],),
+        "log": values["log"],
+        "workers": values["workers"],
+    }
 
 
 def tls_files(

@@ -1,4 +1,4 @@
-"""deposits carry the node's signature over the final record; receipts are found by their order
+"""deposits carry the node's signature over the final record; receipts are found by their order; work counts its failures
 
 Revises: 0004
 """
@@ -21,9 +21,16 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_trail_receipts_order_entry"), "trail_receipts", ["order_entry"], unique=False
     )
+    op.add_column(
+        "replay_work",
+        sa.Column("failures", sa.Integer(), server_default=sa.text("0"), nullable=False),
+    )
+    op.add_column("replay_work", sa.Column("asked_at", sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("replay_work", "asked_at")
+    op.drop_column("replay_work", "failures")
     op.drop_index(op.f("ix_trail_receipts_order_entry"), table_name="trail_receipts")
     op.execute("DELETE FROM trail_evidence")
     op.drop_column("trail_evidence", "final_signature")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 
+from shared.codec.hashing import framing
 from shared.envelope.header import MAX_ENVELOPE, envelope_hash
 from shared.envelope.stream import (
     MAX_FINAL,
@@ -23,6 +24,8 @@ from shared.statements.receipts import Receipt
 
 MAX_FRAMES = 1 << 16
 """Of one response."""
+MAX_DELIVERED = 1 << 26
+"""Bytes of envelope, frames and final record of one request."""
 SPARE_FRAMES = 64
 """Frames without a token: the text that was held back, and what a failure left."""
 
@@ -43,6 +46,11 @@ class Delivered:
         return len(self.envelope) + len(self.final_record) + sum(map(len, self.frames))
 
 
+def evidence_request_message(request: bytes, receipt: bytes, at: int) -> bytes:
+    """Return what a worker signs to ask a node for evidence: entries of disclosure request and receipt, its time (ms)."""
+    return framing("evidence-request", request, receipt, at.to_bytes(8, "big"))
+
+
 def receipt_context(receipt: Receipt) -> StreamContext:
     """Return what the response behind a receipt is bound to."""
     return StreamContext(
@@ -59,6 +67,7 @@ def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> N
 
     `signing_key` is that of the receipt's key bundle. A receipt that names no evidence needs no final record.
     """
+    _require(found.size <= MAX_DELIVERED, f"it has more than {MAX_DELIVERED} bytes")
     most = min(MAX_FRAMES, receipt.usage.output + SPARE_FRAMES)
     _require(len(found.frames) <= most, f"there are more than {most} frames")
     _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is longer than any")

@@ -1,7 +1,12 @@
 """Replay: re-execution of a finished sequence by one teacher-forced pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from shared.commitments.exact import ActivationHasher, Activations
 from shared.model.decoder import Decoder, Span, state_bytes
@@ -10,6 +15,9 @@ from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.request import SamplingSettings
+
+LOGITS_BYTES: Final = 2**26
+"""Logits that are held at once; all of a long answer's would be gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +54,23 @@ def replay(
     hasher.append(state_bytes(hidden if output else hidden[:-1]))
     if not output:
         return ReplayResult(hasher.finish(), ())
-    logits = decoder.logits(hidden[len(prompt) - 1 :]).numpy()
     sampler = Sampler(settings, seed, choice, prompt)
-    sampled = [sampler.sample(row, output[:position]) for position, row in enumerate(logits)]
+    sampled = [
+        sampler.sample(row, output[:position])
+        for position, row in enumerate(_logits(decoder, hidden[len(prompt) - 1 :]))
+    ]
     return ReplayResult(
         hasher.finish(),
         tuple(item.token for item in sampled),
         tuple(told for item in sampled for told in item.logprobs),
     )
+
+
+def _logits(decoder: Decoder, hidden: Tensor) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits (V,) of each row of (N, D) states; so many at once that they stay within `LOGITS_BYTES`."""
+    rows = max(1, LOGITS_BYTES // (4 * decoder.config.vocab_size))
+    for first in range(0, len(hidden), rows):
+        yield from decoder.logits(hidden[first : first + rows]).numpy()
 
 
 def _check(decoder: Decoder, tokens: Sequence[int]) -> None:

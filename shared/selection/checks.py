@@ -19,10 +19,10 @@ from shared.selection.limits import InsistenceError, Limits, Rule
 from shared.selection.party import Revealed
 from shared.statements.audits import (
     MAX_PARTIES,
+    Blame,
     DisclosureRequest,
     Draw,
     DrawReason,
-    Outcome,
     Verdict,
 )
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
@@ -330,7 +330,7 @@ def _check_floor(
 def _check_verdict(
     case: ReleaseCase, trust: Trust, recipient: Worker, receipt_entry: bytes
 ) -> None:
-    """Another worker's FAIL on this receipt is witnessed."""
+    """Another worker's verdict that blames the node for this receipt is witnessed."""
     if case.verdict is None or case.verdict_proof is None:
         raise CounterfoilError(Code.BAD_PROOF, "there is no verdict to confirm")
     claimed, _ = open_as(Verdict, case.verdict, None)
@@ -347,7 +347,7 @@ def _check_verdict(
         log=trust.log,
         origin=trust.origin,
     )
-    require(verdict.outcome is Outcome.FAIL, "the verdict to confirm is no FAIL")
+    require(verdict.reason.blame is Blame.NODE, "the verdict to confirm does not blame the node")
     require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
     require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
 

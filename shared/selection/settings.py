@@ -1,4 +1,4 @@
-"""Configuration that witnesses and custodians share: whom they believe."""
+"""Configuration that witnesses, custodians and nodes share: whom they believe."""
 
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
@@ -19,6 +19,23 @@ class LogSettings(Settings):
     def policy(self) -> Policy:
         """Return the policy for offline verification."""
         return Policy.from_vkeys(logs=self.vkeys, witnesses=self.witnesses, threshold=self.quorum)
+
+
+class WorkerSettings(Settings):
+    """An audit worker that is believed to be one."""
+
+    name: str
+    signing_key: str
+    """Hex of the raw Ed25519 public key."""
+    hpke_key: str
+    """Hex of the raw HPKE public key."""
+
+    def keys(self) -> tuple[bytes, bytes]:
+        """Return signing key and HPKE key; CONFIGURATION names the one that is none."""
+        return (
+            key_bytes(self.signing_key, f"the signing key of {self.name}"),
+            key_bytes(self.hpke_key, f"the HPKE key of {self.name}"),
+        )
 
 
 def key_bytes(text: str, what: str) -> bytes:

@@ -225,7 +225,7 @@ class Verdict(Statement):
     numeric_profile: Bytes32
     at: Ms
     confirms: Bytes32 | None = None
-    """Entry of another worker's FAIL that this one agrees with."""
+    """Entry of another worker's verdict that blames the node, where this one blames it too."""
 
     @property
     def subject(self) -> str:
@@ -237,4 +237,8 @@ class Verdict(Statement):
         self.require(
             self.reason.outcome is self.outcome,
             f"gives {self.reason.value!r} as reason for {self.outcome}",
+        )
+        self.require(
+            self.confirms is None or self.reason.blame is Blame.NODE,
+            f"confirms another with {self.reason.value!r}, which does not blame the node",
         )

@@ -20,7 +20,8 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_or_create_ed25519, public_bytes, write_atomic
 from shared.runtime.tls import LocalCA
-from tests.execution_layer.fakes import FakeAudit, FakeEngine
+from shared.selection.settings import LogSettings, WorkerSettings
+from tests.execution_layer.fakes import ORIGIN, FakeAudit, FakeEngine
 
 MODEL_ROOT = bytes(range(32))
 PROFILE = {"device": "fake", "threads": 1}
@@ -52,12 +53,15 @@ class World:
     audit_target: str = ""
     audit_server: RpcServer | None = None
     custodian: object = field(default_factory=generate_hpke_key)
+    worker_hpke: object = field(default_factory=generate_hpke_key)
     authority: object = None
+    worker: object = None
     cards: dict = field(default_factory=dict)
     numbers: object = field(default_factory=lambda: itertools.count(1000))
 
     def __post_init__(self):
         self.authority = load_or_create_ed25519(self.folder / "authority.pem")
+        self.worker = load_or_create_ed25519(self.folder / "worker.pem")
         self.tenant_key = load_or_create_ed25519(self.folder / "client" / "tenant.pem")
         self.tenants_file = self.folder / "tenants.toml"
         add_tenant(self.tenants_file, "acme", public_bytes(self.tenant_key).hex())
@@ -117,6 +121,16 @@ class World:
                 target=self.audit_target,
                 ca_file=self.ca.ca_file,
                 authority_keys=(public_bytes(self.authority).hex(),),
+                log=LogSettings(
+                    origin=ORIGIN, vkeys=self.audit.log_keys, witnesses=self.audit.witnesses
+                ),
+                workers=(
+                    WorkerSettings(
+                        name="worker",
+                        signing_key=public_bytes(self.worker).hex(),
+                        hpke_key=self.worker_hpke.public_bytes.hex(),
+                    ),
+                ),
             ),
             "quotas": Quotas(max_output_tokens=256, in_flight_per_tenant=40, in_flight=64),
             **changes,

@@ -82,7 +82,7 @@ class Installer:
         log = await self._audit(tls["audit"], parties, (await probe)["numeric_profile"])
         self._say("registering parties; setting up workers, operators and nodes")
         *cards, _, _, _ = await asyncio.gather(
-            *(self._node(node, tls[node.name], parties) for node in plan.nodes),
+            *(self._node(node, tls[node.name], log, parties) for node in plan.nodes),
             self._party("witness", WITNESS, tls, log, parties),
             self._party("custodian", CUSTODIAN, tls, log, parties),
             self._register(log, parties),
@@ -159,12 +159,7 @@ class Installer:
     ) -> None:
         plan = self._plan
         trust = {
-            "log": log,
-            "authority": parties.workers[0]["authority_key"],
-            "workers": [
-                {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
-                for worker in parties.workers
-            ],
+            **_believed(log, parties),
             "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.floor},
             "parties": {WITNESS: parties.witness["signing_key"]},
             "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
@@ -230,7 +225,7 @@ class Installer:
             out = self._plan.path("audit", f"{role}.token")
             await self._run("token", "create", "--role", role, "--out", out, *config)
 
-    async def _node(self, node: NodePlan, tls: TlsFiles, parties: Identities) -> Json:
+    async def _node(self, node: NodePlan, tls: TlsFiles, log: Json, parties: Identities) -> Json:
         """Sign the operator's rate card and write the node's configuration; return the card's facts."""
         plan = self._plan
         operator = plan.path("operators", node.operator)
@@ -244,7 +239,7 @@ class Installer:
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
             *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
-            *("--authority-key", parties.workers[0]["authority_key"]),
+            *("--trust", self._trust(node.name, _believed(log, parties))),
             *(
                 "--tls-cert",
                 tls.cert,
@@ -292,6 +287,18 @@ class Installer:
         private_folder(path.parent)
         write_atomic(path, json.dumps(trust, indent=1).encode())
         return path
+
+
+def _believed(log: Json, parties: Identities) -> Json:
+    """Return whom those believe who release or hand out something for an audit."""
+    return {
+        "log": log,
+        "authority": parties.workers[0]["authority_key"],
+        "workers": [
+            {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
+            for worker in parties.workers
+        ],
+    }
 
 
 def _ports(plan: Plan) -> Ports:

@@ -128,6 +128,7 @@ def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         custodians={item.key.key_id: item for item in custodians},  # type: ignore[misc]  # doubles
         deposits=deposits,
         private_key=WORKER,
+        signing_key=made.key("worker"),
         ca_file=tmp_path / "unused",
         evidence_timeout_s=1,
     )
@@ -339,6 +340,7 @@ def test_an_envelope_that_is_none_ends_in_an_answer_and_not_in_an_endless_case(
         custodians={},
         deposits=deposits,
         private_key=WORKER,
+        signing_key=made.key("worker"),
         ca_file=tmp_path / "unused",
         evidence_timeout_s=1,
     )

@@ -26,7 +26,14 @@ from shared.selection.memory import RevealMemory
 from shared.selection.party import BeaconParty
 from shared.selection.record import TYPES, gather
 from shared.selection.service import BeaconService, CommitmentRequest, RevealRequest
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
+from shared.statements.audits import (
+    DisclosureRequest,
+    Draw,
+    DrawReason,
+    EpochOpen,
+    EpochSeal,
+    Reason,
+)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
 from tests.audit_layer.api import statements as made
@@ -524,22 +531,26 @@ def test_a_large_sample_goes_to_the_log_in_calls_that_it_takes(make, monkeypatch
 # -- confirmation -----------------------------------------------------------------------------------------------------
 
 
-def finish(clock: Clock, row: WorkRow, outcome: str) -> None:
+def finish(clock: Clock, row: WorkRow, reason: Reason) -> None:
     with session(clock.engine) as db:
         work.store_verdict(
-            db, row.id, statement=b"verdict", judgement=b"j", outcome=outcome, reason="tokens"
+            db, row.id, statement=b"verdict", judgement=b"j", outcome=reason.outcome, reason=reason
         )
         work.finish(db, row.id, now=clock.now)
 
 
-def test_a_fail_is_put_before_another_worker_once_and_other_outcomes_are_not(make):
+@pytest.mark.parametrize("blames", [Reason.TOKENS, Reason.ORDER, Reason.WITHHELD, Reason.PROFILE])
+@pytest.mark.parametrize("harmless", [Reason.EXACT, Reason.UNAVAILABLE, Reason.ESCROW])
+def test_what_blames_a_node_is_put_before_another_worker_once_and_nothing_else_is(
+    make, blames, harmless
+):
     clock = make(rate_ppm=1_000_000)
     clock.step()
     clock.receipts(3)
     clock.epoch()
     failed, passed, open_ = clock.work()
-    finish(clock, failed, "FAIL")
-    finish(clock, passed, "PASS")
+    finish(clock, failed, blames)
+    finish(clock, passed, harmless)
     for _ in range(3):
         clock.step()
     (confirm,) = [row for row in clock.work() if row.kind == "confirm"]
@@ -550,7 +561,7 @@ def test_a_fail_is_put_before_another_worker_once_and_other_outcomes_are_not(mak
     ]
     assert request.receipt == failed.receipt
     assert request.recipient == hpke_key_id(hpke_key(confirm.worker).public_bytes)
-    finish(clock, confirm, "FAIL")
+    finish(clock, confirm, blames)
     clock.step()
     assert len(clock.work()) == 4
     assert open_.done_at is None
@@ -563,6 +574,6 @@ def test_without_a_second_worker_nobody_is_asked_twice(make):
     clock.receipts(1)
     clock.epoch()
     (row,) = clock.work()
-    finish(clock, row, "FAIL")
+    finish(clock, row, Reason.TOKENS)
     clock.step()
     assert len(clock.work()) == 1

@@ -126,7 +126,9 @@ def test_of_workers_that_take_one_case_at_once_one_gets_it(bench: Bench):
     assert len(bench.verdicts()) == 1
 
 
-def test_a_replay_process_that_dies_is_no_verdict_and_gives_the_lease_back(bench: Bench, tmp_path):
+def test_a_replay_process_that_dies_is_no_verdict_and_the_case_rests_before_it_is_tried_again(
+    bench: Bench, tmp_path
+):
     mark = tmp_path / "has the case"
     bench.worker.replayer._command = fake_child.command("hang", mark)
     with ThreadPoolExecutor(1) as pool:
@@ -136,9 +138,11 @@ def test_a_replay_process_that_dies_is_no_verdict_and_gives_the_lease_back(bench
         os.kill(bench.worker.replayer._child.pid, signal.SIGKILL)
         assert running.result(60).startswith("later: UNAVAILABLE")
     row = row_of(bench.engine, bench.number)
-    assert (row.leased_until, row.outcome, row.verdict_statement) == (None, None, None)
+    assert (row.failures, row.outcome, row.verdict_statement) == (1, None, None)
     assert "replay process" in (row.last_error or "")
     assert bench.verdicts() == []
+    assert bench.worker.run(bench.number) == "not due"
+    bench.world.rows("UPDATE replay_work SET leased_until = NULL RETURNING id")
     assert bench.worker.run(bench.number) == "done"
     assert [verdict.outcome for verdict in bench.verdicts()] == [Outcome.PASS]
 
@@ -159,16 +163,27 @@ def test_what_cannot_be_done_yet_is_tried_again_with_the_same_verdict(bench: Ben
     assert row.attempts == 4
 
 
-def test_what_went_wrong_unexpectedly_keeps_its_lease(bench: Bench):
+def test_what_went_wrong_unexpectedly_rests_and_is_counted(bench: Bench):
     """Else a case that breaks its worker would be taken again at once, for ever."""
     told = b"\xa1\x65error\x64oops"
     bench.worker.replayer._command = fake_child.command(f"{len(told):08x}{told.hex()}")
-    with pytest.raises(CounterfoilError) as caught:
-        bench.worker.run(bench.number)
-    assert caught.value.code is Code.INTERNAL
-    assert (row_of(bench.engine, bench.number).leased_until or 0) > made.NOW
+    assert bench.worker.run(bench.number) == "later: INTERNAL: the replay process failed: oops"
+    row = row_of(bench.engine, bench.number)
+    assert row.failures == 1
+    assert (row.leased_until or 0) > made.NOW
     assert bench.worker.run(bench.number) == "not due"
     assert bench.verdicts() == []
+
+
+def test_what_an_operator_must_mend_is_raised_and_rests_too(bench: Bench):
+    def refuse(_types: list[str]) -> None:
+        raise CounterfoilError(Code.UNTRUSTED_KEY, "this worker is not registered")
+
+    bench.server.before = refuse
+    with pytest.raises(CounterfoilError) as caught:
+        bench.worker.run(bench.number)
+    assert caught.value.code is Code.UNTRUSTED_KEY
+    assert bench.worker.run(bench.number) == "not due"
 
 
 def test_another_workers_row_is_not_taken(bench: Bench):

@@ -15,6 +15,7 @@ from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_or_create_ed25519, public_bytes
 from shared.runtime.tls import LIFE, LocalCA
+from tests.execution_layer.fakes import ORIGIN, FakeAudit
 from tests.execution_layer.world import MODEL_ROOT
 from tests.shared.model import tiny
 
@@ -48,7 +49,22 @@ def init_arguments(tmp_path):
         *("init", "--folder", tmp_path / "node", "--operator-folder", tmp_path / "operator"),
         *("--name", "n1", "--model", tmp_path / "model", "--rate-card", tmp_path / "card.cose"),
         *("--audit-target", "127.0.0.1:1", "--local-ca", tmp_path / "ca", "--json"),
+        *("--trust", trust(tmp_path)),
     )
+
+
+def trust(tmp_path, **changes):
+    """Write whom the node believes in audits; return the file."""
+    audit = FakeAudit()
+    values = {
+        "log": {"origin": ORIGIN, "vkeys": audit.log_keys, "witnesses": audit.witnesses},
+        "authority": "ab" * 32,
+        "workers": [{"name": "w", "signing_key": "cd" * 32, "hpke_key": "ef" * 1216}],
+        **changes,
+    }
+    path = tmp_path / "trust.json"
+    path.write_text(json.dumps(values))
+    return path
 
 
 def test_set_up_can_be_repeated_and_keeps_the_keys(shell, tmp_path):
@@ -104,7 +120,6 @@ def test_the_folder_of_another_operator_is_not_taken_over(shell, tmp_path):
     ("more", "told"),
     [
         (("--name", "not a name"), "node"),
-        (("--authority-key", "xyz"), "authority_keys"),
         (("--threads", "0"), "--threads"),
         (("--in-flight-per-tenant", "0"), "--in-flight-per-tenant"),
     ],
@@ -113,6 +128,24 @@ def test_options_that_cannot_be_used_are_named(shell, tmp_path, more, told):
     code, _, said = shell(*prepared(shell, tmp_path), *more)
     assert code == 2
     assert told in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"authority": "xyz"}, "authority_keys"),
+        ({"workers": []}, "workers"),
+        ({"log": {"origin": ORIGIN}}, "vkeys"),
+        ({"limits": {}}, "log, authority and workers"),
+    ],
+)
+def test_a_node_of_which_nothing_could_be_judged_is_not_set_up(shell, tmp_path, changes, told):
+    arguments = prepared(shell, tmp_path)
+    trust(tmp_path, **changes)
+    code, _, said = shell(*arguments)
+    assert code == 2
+    assert told in said
+    assert not (tmp_path / "node" / "node.toml").exists()
 
 
 def test_a_node_needs_a_certificate_and_says_how_to_get_one(shell, tmp_path):

@@ -1,15 +1,25 @@
-"""Evidence leaves the node for an audit authority only, as ciphertexts only, and not for ever."""
+"""Evidence leaves the node for the worker of a logged disclosure only, as ciphertexts only, and not for ever."""
+
+import asyncio
+from dataclasses import replace
+from hashlib import sha256
 
 import grpc
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit_layer.disclosure.evidence import Asking, check_evidence, fetch_from_node
+from execution_layer.node import evidence_service
+from shared.codec.moment import now_ms
+from shared.envelope.delivered import evidence_request_message
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
+from shared.runtime.keys import public_bytes
 from shared.statements.audits import DisclosureRequest, DrawReason
-from shared.statements.cose import entry_of, sign
+from shared.statements.cose import entry_of, parse_statement, read_as, sign
+from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request, random32
 from tests.execution_layer.waiting import until
 from tests.execution_layer.world import small_world
@@ -40,43 +50,107 @@ async def served(world, node):
     return request, messages, found.entry
 
 
-def wanted(world, entry, key=None):
+def wanted(world, entry, key=None, *, logged=True, **changes):
+    """Return a disclosure request to the world's worker, which is in the log unless `logged` says otherwise."""
     value = DisclosureRequest(
         receipt=entry,
         index=1,
         draw=random32(),
         reason=DrawReason.DRAW,
-        recipient=random32(),
-        deadline=2 * 10**12,
+        recipient=world.worker_hpke.key_id,
+        deadline=now_ms() + 60_000,
     )
-    return sign(value, key=key or world.authority, issuer="authority")
+    raw = sign(replace(value, **changes), key=key or world.authority, issuer="authority")
+    if logged:
+        world.audit.append(raw)
+    return raw
 
 
-async def evidence(world, node, statement):
+def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None):
+    """Return the call of the worker that the request names, with what a test alters."""
+    at = now_ms() + skew_ms
+    entry = sha256(statement).digest()
+    index = world.audit.index.get(entry)
+    shown = "" if index is None else world.audit.proof(index)
+    try:
+        receipt = parse_statement(statement).payload["receipt"]
+    except (CounterfoilError, KeyError):
+        receipt = bytes(32)
+    message = evidence_request_message(entry, signed_for or receipt, at)
+    return execution_pb2.GetEvidenceRequest(
+        disclosure_request=statement,
+        request_proof=shown if proof is None else proof,
+        at=at,
+        signature=(key or world.worker).sign(message),
+    )
+
+
+async def evidence(world, node, statement, **options):
     async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
         stub = execution_pb2_grpc.EvidenceStub(channel)
-        request = execution_pb2.GetEvidenceRequest(disclosure_request=statement)
         try:
-            return await stub.GetEvidence(request, timeout=10)
+            return [
+                part
+                async for part in stub.GetEvidence(call(world, statement, **options), timeout=10)
+            ]
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
 
 
-async def refused(world, node, statement):
+async def refused(world, node, statement, **options):
     with pytest.raises(CounterfoilError) as caught:
-        await evidence(world, node, statement)
+        await evidence(world, node, statement, **options)
     return caught.value.code
 
 
-async def test_an_authority_gets_what_went_over_the_wire(world, node):
+async def test_the_worker_to_whom_it_is_disclosed_gets_what_went_over_the_wire(world, node):
     request, messages, entry = await served(world, node)
-    found = await evidence(world, node, wanted(world, entry))
-    assert (found.order, found.envelope) == (request.order, request.envelope)
-    assert found.node_nonce == messages[0].accepted.node_nonce
-    assert list(found.frames) == [message.frame.ciphertext for message in messages[1:-1]]
-    assert found.final_record == messages[-1].final_record.ciphertext
-    assert SECRET.encode() not in found.SerializeToString()
-    assert request.sealed.ts not in found.SerializeToString()
+    head, *parts = await evidence(world, node, wanted(world, entry))
+    assert (head.head.order, head.head.envelope) == (request.order, request.envelope)
+    assert head.head.node_nonce == messages[0].accepted.node_nonce
+    frames = [part.frame for part in parts if part.WhichOneof("part") == "frame"]
+    final = b"".join(part.final_record for part in parts[len(frames) :])
+    assert frames == [message.frame.ciphertext for message in messages[1:-1]]
+    assert final == messages[-1].final_record.ciphertext
+    assert head.head.final_signature == messages[-1].final_record.signature
+    whole = b"".join(part.SerializeToString() for part in (head, *parts))
+    assert SECRET.encode() not in whole
+    assert request.sealed.ts not in whole
+
+
+async def test_the_audit_layer_puts_the_parts_together(world, node, monkeypatch):
+    request, _, entry = await served(world, node)
+    monkeypatch.setattr(evidence_service, "PIECE", 100)
+    raw = wanted(world, entry)
+    asking = Asking(raw, world.audit.proof(world.audit.index[entry_of(raw)]), entry, world.worker)
+    found = await asyncio.to_thread(
+        fetch_from_node, node.address, world.ca.ca_file, asking, timeout_s=10
+    )
+    (statement,) = [raw for raw in world.audit.statements if entry_of(raw) == entry]
+    check_evidence(found, read_as(Receipt, statement), public_bytes(node.ring.signing_key))
+    assert found.order == request.order
+
+
+async def test_a_request_that_is_not_in_the_log_or_too_late_gives_nothing(world, node):
+    _, _, entry = await served(world, node)
+    assert await refused(world, node, wanted(world, entry, logged=False)) is not Code.NOT_FOUND
+    good, other = wanted(world, entry), wanted(world, entry)
+    proof = world.audit.proof(world.audit.index[entry_of(other)])
+    assert await refused(world, node, good, proof=proof) is Code.BAD_PROOF
+    expired = wanted(world, entry, deadline=now_ms() - 3_600_000)
+    assert await refused(world, node, expired) is Code.EXPIRED
+
+
+async def test_strangers_who_show_a_logged_request_get_nothing(world, node):
+    _, _, entry = await served(world, node)
+    good = wanted(world, entry)
+    for key in (Ed25519PrivateKey.generate(), world.tenant_key, world.authority):
+        assert await refused(world, node, good, key=key) is Code.BAD_SIGNATURE
+    assert await refused(world, node, good, signed_for=random32()) is Code.BAD_SIGNATURE
+    for skew_ms in (-3_600_000, 3_600_000):
+        assert await refused(world, node, good, skew_ms=skew_ms) is Code.EXPIRED
+    unknown = wanted(world, entry, recipient=random32())
+    assert await refused(world, node, unknown) is Code.UNTRUSTED_KEY
 
 
 async def test_nobody_else_does(world, node):

@@ -3,10 +3,8 @@
 isort:skip_file
 """
 
-from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -187,53 +185,87 @@ class GetEvidenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DISCLOSURE_REQUEST_FIELD_NUMBER: _builtins.int
+    REQUEST_PROOF_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     disclosure_request: _builtins.bytes
     """COSE_Sign1 statement of type disclosure-request, signed by an audit authority that the node knows."""
+    request_proof: _builtins.str
+    """C2SP tlog-proof that the request is in the witnessed log."""
+    at: _builtins.int
+    """The caller's time, milliseconds since 1970."""
+    signature: _builtins.bytes
+    """By the worker that the request names, over request, bundle and time (protocol 6.2)."""
     def __init__(
         self,
         *,
         disclosure_request: _builtins.bytes = ...,
+        request_proof: _builtins.str = ...,
+        at: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disclosure_request", b"disclosure_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "disclosure_request", b"disclosure_request", "request_proof", b"request_proof", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetEvidenceRequest: _TypeAlias = GetEvidenceRequest  # noqa: Y015
 
 @_typing.final
-class GetEvidenceResponse(_message.Message):
+class EvidenceHead(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
     NODE_NONCE_FIELD_NUMBER: _builtins.int
-    FRAMES_FIELD_NUMBER: _builtins.int
-    FINAL_RECORD_FIELD_NUMBER: _builtins.int
     FINAL_SIGNATURE_FIELD_NUMBER: _builtins.int
     order: _builtins.bytes
     envelope: _builtins.bytes
     node_nonce: _builtins.bytes
-    final_record: _builtins.bytes
     final_signature: _builtins.bytes
     """The node's signature over the final record; empty where there is none."""
-    @_builtins.property
-    def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         order: _builtins.bytes = ...,
         envelope: _builtins.bytes = ...,
         node_nonce: _builtins.bytes = ...,
-        frames: _abc.Iterable[_builtins.bytes] | None = ...,
-        final_record: _builtins.bytes = ...,
         final_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "final_record", b"final_record", "final_signature", b"final_signature", "frames", b"frames", "node_nonce", b"node_nonce", "order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "final_signature", b"final_signature", "node_nonce", b"node_nonce", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEvidenceResponse: _TypeAlias = GetEvidenceResponse  # noqa: Y015
+Global___EvidenceHead: _TypeAlias = EvidenceHead  # noqa: Y015
+
+@_typing.final
+class EvidencePart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    FINAL_RECORD_FIELD_NUMBER: _builtins.int
+    frame: _builtins.bytes
+    final_record: _builtins.bytes
+    """The next bytes of the final record, at most 1 MiB."""
+    @_builtins.property
+    def head(self) -> Global___EvidenceHead: ...
+    def __init__(
+        self,
+        *,
+        head: Global___EvidenceHead | None = ...,
+        frame: _builtins.bytes = ...,
+        final_record: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["final_record", b"final_record", "frame", b"frame", "head", b"head", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final_record", b"final_record", "frame", b"frame", "head", b"head", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["head", "frame", "final_record"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___EvidencePart: _TypeAlias = EvidencePart  # noqa: Y015

@@ -156,10 +156,10 @@ class EvidenceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetEvidence = channel.unary_unary(
+        self.GetEvidence = channel.unary_stream(
                 '/counterfoil.execution.v1.Evidence/GetEvidence',
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceRequest.SerializeToString,
-                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceResponse.FromString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.EvidencePart.FromString,
                 _registered_method=True)
 
 
@@ -168,7 +168,8 @@ class EvidenceServicer:
     """
 
     def GetEvidence(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One head, then every frame, then the final record in pieces.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -176,10 +177,10 @@ class EvidenceServicer:
 
 def add_EvidenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetEvidence': grpc.unary_unary_rpc_method_handler(
+            'GetEvidence': grpc.unary_stream_rpc_method_handler(
                     servicer.GetEvidence,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceRequest.FromString,
-                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceResponse.SerializeToString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.EvidencePart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -204,12 +205,12 @@ class Evidence:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/counterfoil.execution.v1.Evidence/GetEvidence',
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceRequest.SerializeToString,
-            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetEvidenceResponse.FromString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.EvidencePart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,14 +82,16 @@ class EvidenceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvidenceAsyncStub: ...
-    GetEvidence: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetEvidenceRequest, _execution_pb2.GetEvidenceResponse]
+    GetEvidence: _grpc.UnaryStreamMultiCallable[_execution_pb2.GetEvidenceRequest, _execution_pb2.EvidencePart]
+    """One head, then every frame, then the final record in pieces."""
 
 @_typing.type_check_only
 class EvidenceAsyncStub(EvidenceStub):
     """What an audit needs of a past request: ciphertexts only."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetEvidence: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetEvidenceRequest, _execution_pb2.GetEvidenceResponse]  # type: ignore[assignment]
+    GetEvidence: _aio.UnaryStreamMultiCallable[_execution_pb2.GetEvidenceRequest, _execution_pb2.EvidencePart]  # type: ignore[assignment]
+    """One head, then every frame, then the final record in pieces."""
 
 class EvidenceServicer(metaclass=_abc_1.ABCMeta):
     """What an audit needs of a past request: ciphertexts only."""
@@ -99,6 +101,7 @@ class EvidenceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _execution_pb2.GetEvidenceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_execution_pb2.GetEvidenceResponse, _abc.Awaitable[_execution_pb2.GetEvidenceResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_execution_pb2.EvidencePart], _abc.AsyncIterator[_execution_pb2.EvidencePart]]:
+        """One head, then every frame, then the final record in pieces."""
 
 def add_EvidenceServicer_to_server(servicer: EvidenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
