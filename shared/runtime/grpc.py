@@ -4,9 +4,11 @@ What servicers raise, `shared.runtime.interceptor` turns into a rich status; `er
 back on the other side.
 """
 
+import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,8 @@ from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 LONGEST_BACKOFF_MS: Final = 5000
 """Between attempts to reach a server that is away; the library's own two minutes would outlast most outages."""
+TELL_S: Final = 2.0
+"""How long telling the health of a server may take."""
 _METADATA_BYTES: Final = 8192
 _IDLE_MS, _AGE_MS = 15 * 60_000, 60 * 60_000
 """A connection without calls is closed after the one, any after the other; calls in flight end first, clients connect again."""
@@ -45,6 +49,9 @@ _FROM_STATUS: Final[Mapping[grpc.StatusCode, Code]] = {
     grpc.StatusCode.UNIMPLEMENTED: Code.UNSUPPORTED,
 }
 """For peers, and parts of gRPC itself, that attach no ErrorInfo."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +91,27 @@ class RpcServer:
         from grpc_health.v1 import health_pb2  # noqa: PLC0415  # an extra that clients lack
 
         answer = health_pb2.HealthCheckResponse
-        for name in ("", *self._services):
-            await self._health.set(name, answer.SERVING if serving else answer.NOT_SERVING)
+        status = answer.SERVING if serving else answer.NOT_SERVING
+
+        async def tell() -> None:
+            for name in ("", *self._services):
+                await self._health.set(name, status)
+
+        await _told(tell())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Report not serving, refuse new calls, and let calls in flight end within `grace_s` seconds."""
         if self._health is not None:
-            await self._health.enter_graceful_shutdown()
+            await _told(self._health.enter_graceful_shutdown())
         await self.server.stop(grace_s)
+
+
+async def _told(telling: Coroutine[Any, Any, None]) -> None:
+    """Wait until those who watch were told, but not for one that does not read: draining and stopping go on."""
+    try:
+        await asyncio.wait_for(telling, TELL_S)
+    except TimeoutError:
+        _log.warning("a client that watches this server's health does not read what it is told")
 
 
 def build_server(

@@ -9,13 +9,10 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the core's own lines repeat what is raised
-
-import grpc  # reads GRPC_VERBOSITY when it is imported
+import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs
 

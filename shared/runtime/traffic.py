@@ -35,7 +35,7 @@ class Traffic(Settings):
     """Of these, HTTP connections of one address."""
     calls_in_flight: _Count = 2048
     calls_in_flight_per_peer: _Count = 1024
-    calls_per_s: _Rate = 2000
+    calls_per_s: _Rate = 5000
     """Of one address, for each gRPC method and for HTTP together; four times as many at once."""
     method_calls_per_s: Mapping[str, _Rate] = Field(default_factory=dict)
     """Other numbers for single gRPC methods, by their name (`Submit`)."""

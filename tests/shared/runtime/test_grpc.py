@@ -207,11 +207,14 @@ async def test_what_an_inner_interceptor_raises_is_mapped_too(channel):
 
 
 @pytest.mark.parametrize("shape", ["Unary", "Stream", "Writes", "Both"])
-async def test_cancelling_a_call_releases_its_handler(channel, behaviour, shape):
+async def test_cancelling_a_call_releases_its_handler_and_logs_nothing(
+    channel, behaviour, shape, caplog
+):
     task = asyncio.create_task(call(channel, shape, b"wait"))
     await asyncio.wait_for(behaviour.started.wait(), LIMIT)
     task.cancel()
     await asyncio.wait_for(behaviour.released.wait(), LIMIT)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_the_core_writes_no_lines_of_its_own_whoever_imports_it_first():
@@ -334,6 +337,20 @@ async def test_a_stream_without_a_deadline_ends_with_a_reason_and_may_begin_agai
             ended = error_from_rpc(await asyncio.wait_for(failure_of(watch.read()), LIMIT))
             assert ended.code is Code.DEADLINE
             assert "1 seconds" in ended.detail
+
+
+async def test_a_watcher_that_does_not_read_holds_up_neither_draining_nor_the_stop(
+    server, monkeypatch, caplog
+):
+    async def forever(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("shared.runtime.grpc.TELL_S", 0.01)
+    monkeypatch.setattr(server._health, "set", forever)
+    monkeypatch.setattr(server._health, "enter_graceful_shutdown", forever)
+    await asyncio.wait_for(server.set_serving(False), LIMIT)
+    await asyncio.wait_for(server.stop(0), LIMIT)
+    assert "does not read" in caplog.text
 
 
 async def test_connections_are_bounded(tls, behaviour):
