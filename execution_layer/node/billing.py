@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from execution_layer.node.invoice import Invoice, make_invoice, read_meter
 from execution_layer.node.settings import NodeSettings
 from shared.codec.ids import check_label
-from shared.codec.moment import now_ms, parse_month
+from shared.codec.moment import day_of, now_ms, parse_month
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import write_result
@@ -20,6 +19,9 @@ def invoice_nodes(
     """Make the invoice of the nodes with these configurations for a month (YYYY-MM, UTC; else this one)."""
     if invoice_id is not None:
         check_label(invoice_id, "the invoice's id")
+    issued = now_ms()
+    period = parse_month(month or day_of(issued).strftime("%Y-%m"))
+    day_of(period.end)  # a bound that cannot be written is refused before anything is read
     settings = [load(NodeSettings, path) for path in configs]
     operators = sorted({item.operator for item in settings})
     if len(operators) != 1:
@@ -28,8 +30,6 @@ def invoice_nodes(
         )
     if len({item.node for item in settings}) != len(settings):
         raise CounterfoilError(Code.INVALID_ARGUMENT, "a node is named twice")
-    issued = now_ms()
-    period = parse_month(month or datetime.fromtimestamp(issued / 1000, UTC).strftime("%Y-%m"))
     nodes = [read_meter(item, period) for item in settings]
     return make_invoice(operators[0], nodes, period, issued_ms=issued, invoice_id=invoice_id)
 

@@ -6,7 +6,6 @@ Every line is exact; the sum is rounded to the currency's minor unit once, and t
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from execution_layer.node.records import MeterRow
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.store import meter_rows, rate_card_statements
-from shared.codec.moment import Period, to_rfc3339
+from shared.codec.moment import Period, day_of, to_rfc3339
 from shared.codec.money import Money, format_decimal, parse_decimal, round_to_minor_unit
 from shared.codec.money import amount_of as exact_amount
 from shared.runtime.errors import Code, CounterfoilError
@@ -190,4 +189,4 @@ def load_rate_card(path: Path, operator_key: bytes) -> tuple[RateCard, bytes, by
 
 
 def _day(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
+    return day_of(ms).isoformat()

@@ -429,7 +429,7 @@ def test_an_order_that_was_billed_several_times_is_put_right_by_the_migration(sc
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32))
 def test_the_books_end_in_the_same_state_whatever_arrives_first(scene: Scene, seed: int):

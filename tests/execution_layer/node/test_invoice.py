@@ -110,6 +110,13 @@ def test_an_invoice_has_an_id_that_everybody_can_read(tmp_path, odd):
         invoice_nodes([tmp_path / "node.toml"], None, odd)
 
 
+@pytest.mark.parametrize("month", ["9999-12", "1969-12", "2026-13", "2026-1", "0000-01"])
+def test_a_month_that_cannot_be_invoiced_is_refused_first(tmp_path, month):
+    with pytest.raises(CounterfoilError) as caught:
+        invoice_nodes([tmp_path / "node.toml"], month)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
 def test_an_invoice_that_cannot_be_written_is_named(tmp_path):
     made = invoice(MeteredNode("n1", [meter()], {ENTRY: card(tmp_path)}))
     (tmp_path / "file").write_bytes(b"")
