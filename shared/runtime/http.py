@@ -29,6 +29,9 @@ from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic, peer_of
 MAX_BODY_BYTES: Final = 4 * 2**20
 MAX_ANY_BODY_BYTES: Final = 8 * 2**20
 """Longer than any route of ours takes; routes have bounds of their own."""
+PIECE_BYTES: Final = 64 * 2**10
+KEEP_ALIVE_S: Final = 20
+"""How long a connection may stay without a request; what its client has still to read must be through by then."""
 _FROM_STATUS: Final = {
     401: Code.UNAUTHENTICATED,
     403: Code.FORBIDDEN,
@@ -101,6 +104,25 @@ def _announced(scope: Scope) -> int | None:
     return None if b"transfer-encoding" in headers else 0
 
 
+def in_pieces(send: Send) -> Send:
+    """Return a `send` that hands long bodies on in pieces, each when the client has read what went before.
+
+    A body in one piece counts as sent at once, and the connection would end as an idle one while a slow client reads.
+    """
+
+    async def sending(message: Message) -> None:
+        body = message.get("body", b"")
+        if message["type"] != "http.response.body" or len(body) <= PIECE_BYTES:
+            await send(message)
+            return
+        for at in range(0, len(body), PIECE_BYTES):
+            end = at + PIECE_BYTES
+            more = message.get("more_body", False) or end < len(body)
+            await send({**message, "body": body[at:end], "more_body": more})
+
+    return sending
+
+
 class _GateMiddleware:
     """Lets requests through the gate of their server."""
 
@@ -118,7 +140,7 @@ class _GateMiddleware:
             except CounterfoilError as refused:
                 await problem_response(refused)(scope, receive, send)
                 return
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, in_pieces(send))
 
     def _enter(self, scope: Scope, passing: contextlib.ExitStack) -> None:
         peer = peer_of(scope["client"][0] if scope["client"] else "")
@@ -208,6 +230,7 @@ async def serve_https(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )

@@ -63,6 +63,10 @@ def application() -> FastAPI:
     async def long() -> Response:
         return StreamingResponse(b"x" * 2**16 for _ in range(256))
 
+    @app.get("/whole")
+    async def whole() -> Response:
+        return Response(b"x" * 2**24)
+
     @app.get("/slow")
     async def slow() -> str:
         app.state.entered.set()
@@ -252,6 +256,18 @@ async def test_an_answer_that_nobody_reads_is_not_kept(app, tls):
         async with speaking(server, tls, text) as (reader, _):
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             await until(lambda: not server._server.server_state.connections)
+
+
+async def test_a_long_answer_is_not_over_before_a_slow_client_has_read_it(app, tls):
+    async with serving(app, tls) as server:
+        text = "GET /whole HTTP/1.1\nhost: x\nconnection: close\n\n"
+        async with speaking(server, tls, text) as (reader, _):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            (connection,) = server._server.server_state.connections
+            await until(lambda: connection.flow.write_paused)
+            assert not connection.cycle.response_complete
+            rest = await asyncio.wait_for(reader.read(), 2 * LIMIT)
+    assert rest.endswith(b"\r\n\r\n" + b"x" * 2**24)
 
 
 async def test_a_peer_that_calls_too_often_is_told_when_to_come_back(app, tls):

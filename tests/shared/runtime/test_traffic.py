@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from shared.runtime.config import Settings, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.traffic import Gate, Traffic, peer_of, peer_of_grpc
 
@@ -47,6 +48,20 @@ def test_methods_have_buckets_of_their_own_and_their_own_rates():
         assert method in refusal(gate, method=method).detail
     with gate.call("192.0.2.8", "/p.S/Get"):
         pass
+
+
+def test_limits_are_written_and_read_as_a_table_of_a_configuration(tmp_path):
+    class Server(Settings):
+        traffic: Traffic = Traffic()
+
+    changed = Server(traffic=Traffic(calls_per_s=7, method_calls_per_s={"Deposit": 0.5}))
+    path = tmp_path / "server.toml"
+    for settings in (Server(), changed):
+        path.write_text(to_toml(settings))
+        assert load(Server, path) == settings
+    path.write_text("[traffic]\ncalls_per_second = 1\n")
+    with pytest.raises(CounterfoilError, match="calls_per_s"):
+        load(Server, path)
 
 
 def test_a_call_that_fails_gives_its_place_back():
