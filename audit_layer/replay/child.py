@@ -77,9 +77,14 @@ class Bench:
     """All checkpoints of this process, loaded when they are first needed."""
 
     def __init__(self, folders: Sequence[Path], threads: int) -> None:
-        self._folders = {model_root(folder): folder for folder in folders}
+        self._given = folders
         self._threads = threads
         self._loaded: dict[bytes, ModelArithmetic] = {}
+
+    @cached_property
+    def _folders(self) -> dict[bytes, Path]:
+        """The folders by model root. One that cannot be read is an error of every case, so that its worker says why."""
+        return {model_root(folder): folder for folder in self._given}
 
     def judge(self, case: Case) -> Judgement:
         """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""

@@ -77,10 +77,10 @@ def checked(
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file that a command was given; CONFIGURATION for anything else."""
+    data = read_bounded(path, MAX_BYTES)
     try:
-        data = path.read_bytes()
         found = json.loads(data) if len(data) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} cannot be read as JSON") from error
     if not isinstance(found, dict):
         raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON object of at most 1 MiB")

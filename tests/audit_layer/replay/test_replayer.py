@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from audit_layer.replay import child
 from audit_layer.replay.case import MAX_CASE_ITEMS, Case, Judgement
 from audit_layer.replay.child import ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
-from audit_layer.replay.replayer import Replayer
+from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
@@ -42,6 +44,22 @@ def test_a_case_of_very_many_frames_reaches_the_child_and_one_of_more_than_can_b
     assert Case.from_bytes(many.to_bytes()) == many
     with pytest.raises(CounterfoilError, match="items"):
         Case.from_bytes(replace(CASE, frames=(b"",) * (MAX_CASE_ITEMS + 1)).to_bytes())
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_for_every_case(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "config.json")
+    asked, answered = BytesIO(), BytesIO()
+    for _ in range(2):
+        write_message(asked, CASE.to_bytes())
+    asked.seek(0)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=asked))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=answered))
+    child.main([str(tmp_path)])
+    answered.seek(0)
+    for _ in range(2):
+        with pytest.raises(CounterfoilError, match=r"config\.json cannot be read") as caught:
+            _parse(read_message(answered) or b"")
+        assert caught.value.code is Code.INTERNAL
 
 
 def child_of(made: Replayer) -> "subprocess.Popen[bytes]":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shared.model import functions
 from shared.model.arithmetic import Packed, Rotary
+from shared.model.config import MOST_POSITIONS
 from shared.model.decoder import Span
 from shared.model.kv import KVCache, blocks_for
 from shared.model.native.library import kernels
@@ -133,6 +134,15 @@ def test_rotary_tables_are_sine_and_cosine_of_the_exact_angle():
     angle = torch.outer(torch.arange(40_000, dtype=torch.float64), frequencies.double())
     assert (table.cosines.double() - angle.cos()).abs().max() < 6e-8
     assert (table.sines.double() - angle.sin()).abs().max() < 6e-8
+
+
+def test_the_angles_of_the_longest_context_are_exact_too():
+    frequency = np.float32(0.98765432)
+    table = Rotary(torch.tensor([float(frequency)]), MOST_POSITIONS)
+    places = np.arange(MOST_POSITIONS - 50_000, MOST_POSITIONS, dtype=np.longdouble)
+    angle = places * np.longdouble(frequency)
+    assert np.array_equal(table.cosines[-50_000:, 0].numpy(), np.cos(angle).astype(np.float32))
+    assert np.array_equal(table.sines[-50_000:, 0].numpy(), np.sin(angle).astype(np.float32))
 
 
 def test_logarithm_and_exponential_err_by_less_than_an_ulp():
