@@ -8,7 +8,9 @@ from psycopg import sql
 from sqlalchemy import BigInteger, Boolean, Connection, LargeBinary, SmallInteger, Text
 
 from audit_layer.storage.base import Base
+from audit_layer.storage.engine import unstorable
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import is_text
 
 _TYPES: Final[Mapping[type, str]] = {
     BigInteger: "int8",
@@ -22,7 +24,8 @@ _TYPES: Final[Mapping[type, str]] = {
 def copy_rows(connection: Connection, model: type[Base], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows that have every column of the model's table, by the columns' names.
 
-    UNAVAILABLE when the database goes away; a violated constraint is raised as psycopg raises it.
+    UNAVAILABLE when the database goes away, MALFORMED for text that it cannot hold; a
+    violated constraint is raised as psycopg raises it.
     """
     names = [column.name for column in model.__table__.columns]
     copy_tuples(connection, model, names, (tuple(row[name] for name in names) for row in rows))
@@ -45,8 +48,15 @@ def copy_tuples(
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types([_TYPES[type(model.__table__.columns[name].type)] for name in names])
             for row in rows:
+                _check_text(names, row)
                 copy.write_row(row)
     except (psycopg.OperationalError, psycopg.InterfaceError) as e:  # SQLAlchemy does not see these
         raise CounterfoilError(
             Code.UNAVAILABLE, "The database went away.", retry_after_s=1.0
         ) from e
+
+
+def _check_text(names: Sequence[str], row: Sequence[Any]) -> None:
+    for name, value in zip(names, row, strict=True):
+        if isinstance(value, str) and ("\0" in value or not is_text(value)):
+            raise unstorable(name)

@@ -1,16 +1,17 @@
 """Engines and transactions: how the audit layer reaches Postgres, and how its failures leave.
 
 What the database cannot do right now (down, restarting, a timeout, a deadlock) becomes
-`CounterfoilError(UNAVAILABLE)`, which is retryable. Everything else (a constraint, a missing
+`CounterfoilError(UNAVAILABLE)`, which is retryable; text that it cannot hold becomes MALFORMED.
+Everything else (a constraint, a missing
 privilege) is left as SQLAlchemy raised it: the caller knows what it means, or it is a defect.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Engine, create_engine, func, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,9 @@ _INTERRUPTED: Final = {
     "53": "The database server lacks room, memory or connections.",
 }
 """By SQLSTATE, or its class: what the database could not do."""
+
+NUL_REFUSED: Final = "cannot contain NUL"
+"""In the driver's message about text with NUL in it, which Postgres does not keep."""
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -65,13 +69,22 @@ def make_engine(
 
 @contextmanager
 def unavailable_when_down() -> Iterator[None]:
-    """Turn what the database cannot do right now into UNAVAILABLE; let everything else through."""
+    """Turn what the database cannot do right now into UNAVAILABLE, and text that it cannot hold into MALFORMED.
+
+    Everything else goes through.
+    """
     try:
         yield
     except PoolTimeoutError as error:
         raise CounterfoilError(
             Code.UNAVAILABLE, "No database connection became free in time.", retry_after_s=1.0
         ) from error
+    except UnicodeEncodeError as error:
+        raise unstorable(None) from error
+    except DataError as error:
+        if NUL_REFUSED not in str(error.orig):
+            raise
+        raise unstorable(_holding_nul(error.params)) from error
     except DBAPIError as error:
         if not (
             isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
@@ -83,6 +96,23 @@ def unavailable_when_down() -> Iterator[None]:
             _INTERRUPTED.get(state) or _INTERRUPTED.get(state[:2]) or "The database went away.",
             retry_after_s=1.0,
         ) from error
+
+
+def unstorable(name: str | None) -> CounterfoilError:
+    """Return what is told of text that Postgres cannot hold: NUL, and lone surrogates."""
+    return CounterfoilError(
+        Code.MALFORMED,
+        f"{name or 'a text'} holds a character that is none: NUL, or half of a surrogate pair",
+        remedy="Leave it out.",
+    )
+
+
+def _holding_nul(parameters: Any) -> str | None:
+    """Return the name of the parameter that holds NUL, of one row or of many."""
+    rows = parameters if isinstance(parameters, list) else [parameters]
+    named = (item for row in rows if isinstance(row, Mapping) for item in row.items())
+    found = (name for name, value in named if isinstance(value, str) and "\0" in value)
+    return next(found, None)
 
 
 @contextmanager

@@ -3,9 +3,12 @@
 import contextlib
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import BigInteger, Connection, MetaData, Text, select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.orm import Mapped, mapped_column
 
+from audit_layer.storage.base import Base
+from audit_layer.storage.copying import copy_rows
 from audit_layer.storage.engine import make_engine, session, transaction
 from shared.runtime.errors import Code, CounterfoilError
 from tests.postgres import Database
@@ -118,3 +121,41 @@ def end_its_backend_and_go_on(database: Database, connection: Connection) -> Non
     with transaction(database.engine()) as other:
         other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     connection.execute(text("SELECT 1"))
+
+
+class WordRow(Base):
+    """A table of this module alone."""
+
+    metadata = MetaData()
+    __tablename__ = "words"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    word: Mapped[str] = mapped_column(Text)
+
+
+@pytest.fixture
+def words(empty_database: Database) -> Database:
+    with transaction(empty_database.engine()) as connection:
+        connection.execute(text("CREATE TABLE words (id bigint PRIMARY KEY, word text)"))
+    return empty_database
+
+
+@pytest.mark.parametrize("word", ["a\0b", "a\udc00b"])
+def test_text_that_postgres_cannot_hold_is_refused_by_name_wherever_it_goes_in(words, word):
+    row = {"id": 1, "word": word}
+    find = select(WordRow).where(WordRow.word == word)
+    for give in (
+        lambda orm: orm.execute(text("INSERT INTO words VALUES (:id, :word)"), row),
+        lambda orm: orm.add(WordRow(**row)),
+        lambda orm: orm.scalars(find).all(),
+        lambda orm: orm.execute(
+            text("INSERT INTO words VALUES (:id, :word)"), [{"id": 2, "word": "b"}, row]
+        ),
+        lambda orm: copy_rows(orm.connection(), WordRow, [{"id": 2, "word": "b"}, row]),
+    ):
+        with pytest.raises(CounterfoilError) as caught, session(words.engine()) as orm:
+            give(orm)
+        assert caught.value.code is Code.MALFORMED
+        if "\0" in word:
+            assert "word" in caught.value.detail
+    with transaction(words.engine()) as connection:
+        assert connection.scalar(text("SELECT count(*) FROM words")) == 0
