@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from shared.model.config import ModelConfig
+from shared.model.config import ROPE_FIELDS, ModelConfig
 from shared.model.decoder import load_decoder
 from shared.model.families import FAMILIES, KNOWN_VALUES, WITHOUT_EFFECT
 from shared.model.rope import Rope, inverse_frequencies
@@ -441,3 +441,9 @@ def test_whatever_a_field_holds_it_is_read_or_named(family, changes):
     else:
         assert found.code in {Code.MALFORMED, Code.UNSUPPORTED}
         assert any(name in found.detail for name in {*changes, "sliding_window"})
+
+
+def test_the_page_on_models_names_every_family_and_rotary_scaling():
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    for name in (*FAMILIES, *ROPE_FIELDS):
+        assert f"`{name}`" in page
