@@ -58,6 +58,7 @@ def decode(
     *,
     max_bytes: int = MAX_BYTES,
     max_items: int = MAX_ITEMS,
+    max_nested: int | None = None,
     max_depth: int = MAX_DEPTH,
 ) -> Value:
     """Return the value of `data`; arrays become lists and maps dicts.
@@ -66,11 +67,12 @@ def decode(
     CounterfoilError(MALFORMED) that says why and at which byte. Every value is an item: the
     outermost one, each member of an array, each key and each value of a map, the value in a tag. They
     are counted where they are announced, before one is made, so bytes cost no more work and memory
-    than `max_items` values.
+    than `max_items` values, of which `max_nested` (by default all) may be arrays, maps and tags, which
+    cost most.
     """
     if len(data) > max_bytes:
         _refuse(f"{len(data)} bytes are more than the {max_bytes} that are permitted")
-    budget = _Budget(max_items)
+    budget = _Budget(max_items, max_items if max_nested is None else max_nested)
     budget.spend(1, 0)
     found: tuple[Value, int] = _item(bytes(data), 0, max_depth, budget)
     value, end = found
@@ -80,12 +82,13 @@ def decode(
 
 
 class _Budget:
-    """How many more items one call of `decode` may make."""
+    """How many more items one call of `decode` may make, and how many of them nested."""
 
-    __slots__ = ("_left", "_most")
+    __slots__ = ("_left", "_most", "_nested")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, nested: int) -> None:
         self._most = self._left = most
+        self._nested = nested
 
     def spend(self, items: int, at: int) -> None:
         """Take off what is announced before byte `at`."""
@@ -94,6 +97,12 @@ class _Budget:
                 f"more than the {self._most} items that are permitted are announced by byte {at}"
             )
         self._left -= items
+
+    def nest(self, at: int) -> None:
+        """Take off the array, map or tag at byte `at`."""
+        self._nested -= 1
+        if self._nested < 0:
+            _refuse(f"more arrays, maps and tags than are permitted begin by byte {at}")
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -205,6 +214,7 @@ def _item(data: bytes, at: int, depth: int, budget: _Budget) -> tuple[Any, int]:
     if major in _NESTED:
         if depth <= 0:
             _refuse(f"values are nested too deeply at byte {start}")
+        budget.nest(start)
         return _NESTED[major](data, at, argument, depth - 1, budget)
     if major == _NEGATIVE:
         if argument >= 2**63:

@@ -26,6 +26,8 @@ SMALLEST_FRAME = 64
 SMALLEST_FINAL = 256
 MAX_FRAME = 2**20
 MAX_FINAL = 2**24
+MAX_FRAME_LOGPROBS = 2**15
+"""More than fit a frame: each takes 36 bytes at least."""
 _FRAME, _FINAL = 0, 1
 
 Tokens = Annotated[tuple[U32, ...], Count(0, 2**20)]
@@ -56,7 +58,7 @@ class Frame(Record):
 
     tokens: Tokens
     text: Annotated[str, Text(MAX_FRAME)]
-    logprobs: Annotated[tuple[TokenLogprobs, ...], Count(1, 2**20)] | None = None
+    logprobs: Annotated[tuple[TokenLogprobs, ...], Count(1, MAX_FRAME_LOGPROBS)] | None = None
     """One for each token, where the request asked for them."""
 
     def check(self) -> None:

@@ -36,6 +36,8 @@ MAX_RECEIPTS = 8
 MAX_ITEMS: Mapping[str, int] = MappingProxyType({"draw": 2**18 + 256, "epoch-seal": 2**14 + 64})
 """CBOR items that the payload of a long type may have; `MAX_STATEMENT_ITEMS` for every other."""
 MAX_STATEMENT_ITEMS = 8192
+MAX_STATEMENT_NESTED = 2048
+"""Arrays and maps among them, of every type."""
 _OUTSIDE_ITEMS, _HEADER_ITEMS = 64, 32
 
 _CLAIM = Text(256, 1, line=True)
@@ -103,7 +105,12 @@ class SignedStatement:
     @cached_property
     def payload(self) -> Mapping[str, Value]:
         """The payload as a map; MALFORMED when it is none. Prefer `read`, which checks the fields too."""
-        payload = cbor.decode(self.body, max_bytes=len(self.body), max_items=_max_items(self.type))
+        payload = cbor.decode(
+            self.body,
+            max_bytes=len(self.body),
+            max_items=MAX_ITEMS.get(self.type, MAX_STATEMENT_ITEMS),
+            max_nested=MAX_STATEMENT_NESTED,
+        )
         if not isinstance(payload, dict):
             raise _malformed("has a payload that is not a map with text keys")
         fields = {name: value for name, value in payload.items() if isinstance(name, str)}
@@ -318,10 +325,6 @@ def _check_size(content: str, size: int, max_bytes: int | None) -> None:
     limit = max_bytes or (MAX_LONG_STATEMENT if content in LONG_TYPES else MAX_STATEMENT)
     if size > limit:
         raise _malformed(f"has {size} bytes, more than {limit}")
-
-
-def _max_items(content: str) -> int:
-    return MAX_ITEMS.get(content, MAX_STATEMENT_ITEMS)
 
 
 def _sig_structure(protected: bytes, body: bytes) -> bytes:

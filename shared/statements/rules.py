@@ -25,6 +25,10 @@ class Rule(Protocol):
     def items(self) -> int:
         """The most CBOR items that a permitted value has, as `cbor.decode` counts them."""
 
+    @property
+    def nested(self) -> int:
+        """How many of them are arrays and maps."""
+
     def check(self, value: Any, where: str) -> None:
         """Raise MALFORMED unless the Python value is permitted."""
 
@@ -44,6 +48,11 @@ class Plain:
     def items(self) -> int:
         """One: no rule of this kind permits arrays or maps."""
         return 1
+
+    @property
+    def nested(self) -> int:
+        """None."""
+        return 0
 
     def load(self, value: Value, where: str) -> Any:  # noqa: ARG002  # part of the Rule interface
         """Return the value as it is."""
@@ -149,6 +158,11 @@ class Choice:
         """A text."""
         return 1
 
+    @property
+    def nested(self) -> int:
+        """None."""
+        return 0
+
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not a member."""
         if type(value) is not self.options:
@@ -190,6 +204,11 @@ class Many:
         """The array, and as many members as it may have."""
         return 1 + self.count.most * self.item.items
 
+    @property
+    def nested(self) -> int:
+        """The array, and what its members hold."""
+        return 1 + self.count.most * self.item.nested
+
     def check(self, value: Any, where: str) -> None:
         """Refuse another type or number of items, or an item that its rule refuses."""
         if type(value) is not tuple:
@@ -222,6 +241,11 @@ class Table:
     def items(self) -> int:
         """The map, and as many keys and values as it may have."""
         return 1 + self.count.most * (self.key.items + self.value.items)
+
+    @property
+    def nested(self) -> int:
+        """The map, and what its values hold."""
+        return 1 + self.count.most * self.value.nested
 
     def check(self, value: Any, where: str) -> None:
         """Refuse another type or number of items, or an item that its rule refuses."""

@@ -53,6 +53,11 @@ class Nested:
         """The record's own."""
         return self.record.max_items()
 
+    @property
+    def nested(self) -> int:
+        """The record's own."""
+        return self.record.max_nested()
+
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not that record; its own fields were checked when it was made."""
         if type(value) is not self.record:
@@ -82,6 +87,11 @@ class Embedded:
     def items(self) -> int:
         """One byte string: what it holds is decoded by itself, with a budget of its own."""
         return 1
+
+    @property
+    def nested(self) -> int:
+        """None."""
+        return 0
 
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not that record; its own fields were checked when it was made."""
@@ -183,11 +193,12 @@ class Record:
     @classmethod
     def max_items(cls) -> int:
         """Return the most CBOR items that a permitted record has, as `cbor.decode` counts them."""
-        known = _MAX_ITEMS.get(cls)
-        if known is None:
-            members = sum(1 + field.rule.items for field in _fields(cls))
-            known = _MAX_ITEMS[cls] = 1 + 2 * len(cls.CONSTANTS) + members
-        return known
+        return _budget(cls)[0]
+
+    @classmethod
+    def max_nested(cls) -> int:
+        """Return how many of them are arrays and maps."""
+        return _budget(cls)[1]
 
     @classmethod
     def from_cbor(cls, data: bytes, *, max_bytes: int) -> Self:
@@ -195,7 +206,8 @@ class Record:
 
         No more is made of them than a permitted record can have.
         """
-        value = cbor.decode(data, max_bytes=max_bytes, max_items=cls.max_items())
+        items, nested = _budget(cls)
+        value = cbor.decode(data, max_bytes=max_bytes, max_items=items, max_nested=nested)
         if not isinstance(value, dict):
             refuse(label(cls), "is not a map")
         return cls.from_payload(value)
@@ -220,7 +232,7 @@ def label(cls: type[Record]) -> str:
 
 
 _FIELDS: dict[type[Record], tuple[_Field, ...]] = {}
-_MAX_ITEMS: dict[type[Record], int] = {}
+_BUDGETS: dict[type[Record], tuple[int, int]] = {}
 
 
 def _fields(cls: type[Record]) -> tuple[_Field, ...]:
@@ -237,6 +249,16 @@ def _fields(cls: type[Record]) -> tuple[_Field, ...]:
             )
             for field in fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
         )
+    return known
+
+
+def _budget(cls: type[Record]) -> tuple[int, int]:
+    """Return the most items and nested items of a record, worked out at its first use."""
+    known = _BUDGETS.get(cls)
+    if known is None:
+        rules = [field.rule for field in _fields(cls)]
+        items = 1 + 2 * len(cls.CONSTANTS) + sum(1 + rule.items for rule in rules)
+        known = _BUDGETS[cls] = (items, 1 + sum(rule.nested for rule in rules))
     return known
 
 

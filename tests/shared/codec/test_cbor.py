@@ -281,6 +281,18 @@ def test_every_value_is_an_item_and_exactly_the_permitted_number_decodes(value, 
     assert f"more than the {items - 1} items" in refused(data, max_items=items - 1)
 
 
+@pytest.mark.parametrize(
+    ("value", "nested"),
+    [(0, 0), ([1, 2], 1), ([[], []], 3), ({"a": [], "b": {}}, 3), (Tag(1, Tag(2, [])), 3)],
+    ids=repr,
+)
+def test_arrays_maps_and_tags_are_counted_apart(value, nested):
+    data = encode(value)
+    assert decode(data, max_nested=nested) == value
+    if nested:
+        assert "arrays, maps and tags" in refused(data, max_nested=nested - 1)
+
+
 def test_size_limit_is_checked_before_anything_is_read():
     assert "more than the 3" in refused(b"\x43abc", max_bytes=3)
 

@@ -16,6 +16,7 @@ from shared.statements.cose import (
     MAX_LONG_STATEMENT,
     MAX_STATEMENT,
     MAX_STATEMENT_ITEMS,
+    MAX_STATEMENT_NESTED,
     parse_statement,
     sign,
     sign_statement,
@@ -44,6 +45,7 @@ def test_every_statement_survives_the_wire(name):
 @pytest.mark.parametrize("cls", Statement.__subclasses__(), ids=lambda cls: cls.TYPE)
 def test_every_permitted_payload_is_within_what_a_statement_of_its_type_may_hold(cls):
     assert cls.max_items() <= MAX_ITEMS.get(cls.TYPE, MAX_STATEMENT_ITEMS)
+    assert cls.max_nested() <= MAX_STATEMENT_NESTED
 
 
 def test_the_longest_statements_are_read():

@@ -133,6 +133,9 @@ def test_the_fullest_record_decodes_with_its_own_budget_and_with_no_item_less():
     assert cbor.decode(data, max_items=Sample.max_items()) == FULLEST.to_payload()
     detail = refused(lambda: cbor.decode(data, max_items=Sample.max_items() - 1))
     assert "items" in detail
+    nested = Sample.max_nested()
+    assert cbor.decode(data, max_nested=nested) == FULLEST.to_payload()
+    assert "arrays" in refused(lambda: cbor.decode(data, max_nested=nested - 1))
 
 
 def test_a_record_cannot_be_changed():
