@@ -1,8 +1,9 @@
 """One attempt at one request: seal, order, stream, check, archive."""
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -137,12 +138,17 @@ class Attempt:
         )
         return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes)
 
-    async def run(self, channel: grpc.aio.Channel, timeout_s: float) -> Completion:
-        """Send, read, check; whatever came back is archived, also when this raises."""
+    async def run(
+        self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float = float("inf")
+    ) -> Completion:
+        """Send, read, check; whatever came back is archived, also when this raises.
+
+        UNAVAILABLE when the node has not accepted within `accept_s` seconds.
+        """
         arrived = _Arrived()
         started = time.monotonic()
         try:
-            response = await self._exchange(channel, timeout_s, arrived)
+            response = await self._exchange(channel, timeout_s, accept_s, arrived)
         except CounterfoilError as error:
             await self._close(_state_of(error, arrived), arrived, problem=str(error))
             raise
@@ -176,31 +182,47 @@ class Attempt:
         )
 
     async def _exchange(
-        self, channel: grpc.aio.Channel, timeout_s: float, arrived: _Arrived
+        self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float, arrived: _Arrived
     ) -> Response:
         call = execution_pb2_grpc.InferenceStub(channel).Generate(
             execution_pb2.GenerateRequest(order=self.ordered.statement, envelope=self._envelope),
             timeout=timeout_s,
         )
-        reader: StreamReader | None = None
-        response: Response | None = None
         try:
-            async for message in call:
-                if response is not None:
-                    raise CounterfoilError(
-                        Code.MALFORMED, "the node sent something after the final record"
-                    )
-                if reader is None:
-                    reader = self._accepted(message, arrived)
-                elif message.WhichOneof("event") == "frame":
-                    self._frame(reader, message.frame, arrived)
-                else:
-                    response = self._final(reader, message, arrived)
+            async with asyncio.timeout(accept_s) as patience:
+                return await self._read(call, arrived, lambda: patience.reschedule(None))
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            raise CounterfoilError(
+                Code.UNAVAILABLE, f"the request was not accepted within {accept_s:g} s"
+            ) from error
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         finally:
             with contextlib.suppress(Exception):
                 call.cancel()
+
+    async def _read(
+        self,
+        call: AsyncIterable[execution_pb2.GenerateResponse],
+        arrived: _Arrived,
+        on_accepted: Callable[[], None],
+    ) -> Response:
+        reader: StreamReader | None = None
+        response: Response | None = None
+        async for message in call:
+            if response is not None:
+                raise CounterfoilError(
+                    Code.MALFORMED, "the node sent something after the final record"
+                )
+            if reader is None:
+                reader = self._accepted(message, arrived)
+                on_accepted()
+            elif message.WhichOneof("event") == "frame":
+                self._frame(reader, message.frame, arrived)
+            else:
+                response = self._final(reader, message, arrived)
         if response is None:
             raise CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
         return response

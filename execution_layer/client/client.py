@@ -5,8 +5,8 @@ sent and the checks refused is never retried silently: it is raised, and kept.
 """
 
 import asyncio
+import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Self, Unpack, overload
 
@@ -21,17 +21,31 @@ from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
+from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, Policy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
+from shared.runtime.journal import Unwritable
 from shared.runtime.keys import load_ed25519
 from shared.statements.request import RequestBody, SamplingSettings
 
 ELSEWHERE: Final = frozenset(
-    {Code.UNAVAILABLE, Code.DRAINING, Code.OVERLOADED, Code.QUOTA, Code.STALE_KEY}
+    {
+        Code.UNAVAILABLE,
+        Code.DRAINING,
+        Code.OVERLOADED,
+        Code.QUOTA,
+        Code.STALE_KEY,
+        Code.INTERNAL,
+        Code.CORRUPT,
+    }
 )
 """What another node, or a later moment, may cure."""
+DISBELIEVED: Final = frozenset(
+    {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
+)
+INCIDENT: Final = re.compile(r"[0-9a-f]{12}")
 MAX_ANSWERS: Final = 128
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
@@ -53,8 +67,7 @@ class AsyncCounterfoilClient:
         self._tokenise = _tokeniser(policy)
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._busy: Counter[str] = Counter()
-        self._given: Counter[str] = Counter()
+        self._standing = Standing()
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
 
@@ -184,9 +197,11 @@ class AsyncCounterfoilClient:
             number = attempt.ordered.number
             try:
                 return await self._run(attempt, node, remaining)
+            except Unwritable:
+                raise
             except CounterfoilError as error:
                 if error.code not in ELSEWHERE or not left:
-                    raise
+                    raise _told_by(node, error) from error
                 if on_retry is not None:
                     on_retry(node.name, error)
                 hint = error.retry_after_s
@@ -198,19 +213,25 @@ class AsyncCounterfoilClient:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
-        self._busy[node.name] += 1
+        self._standing.begin(node.name)
         try:
-            return await attempt.run(self._channel(node.bundle.endpoint), timeout_s)
+            completion = await attempt.run(
+                self._channel(node.bundle.endpoint), timeout_s, self._policy.accept_timeout_s
+            )
+        except Unwritable:
+            raise  # our own archive
+        except CounterfoilError as error:
+            if error.code in (ELSEWHERE | DISBELIEVED) - {Code.STALE_KEY}:
+                self._standing.failed(node.name, error, time.monotonic())
+            raise
         finally:
-            self._busy[node.name] -= 1
+            self._standing.end(node.name)
+        self._standing.answered(node.name)
+        return completion
 
     def _choose(self, nodes: Sequence[NodeEntry], tried: Sequence[str]) -> NodeEntry:
-        """Return the least busy node that was not tried yet, the least used among equals."""
-        fresh = [node for node in nodes if node.name not in tried]
-        pool = fresh or [node for node in nodes if node.name != tried[-1]] or list(nodes)
-        chosen = min(pool, key=lambda node: (self._busy[node.name], self._given[node.name]))
-        self._given[chosen.name] += 1
-        return chosen
+        by_name = {node.name: node for node in nodes}
+        return by_name[self._standing.choose(list(by_name), tried, time.monotonic())]
 
     async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
         if self._directory is None:
@@ -239,6 +260,19 @@ class AsyncCounterfoilClient:
                 Code.INVALID_ARGUMENT, "no model is named", remedy="Set model_root in client.toml."
             )
         return parse_hex32(chosen, "the model root")
+
+
+def _told_by(node: NodeEntry, error: CounterfoilError) -> CounterfoilError:
+    """Return a node's error with the node's name, and the number of the incident in that node's log if there is one."""
+    number = error.metadata.get("incident", "")
+    incident = f" (incident {number})" if INCIDENT.fullmatch(number) else ""
+    return CounterfoilError(
+        error.code,
+        f"{node.name}: {error.detail}{incident if number not in error.detail else ''}",
+        remedy=error.remedy,
+        metadata={**error.metadata, "node": node.name},
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _named(nodes: Sequence[NodeEntry], name: str | None) -> Sequence[NodeEntry]:

@@ -85,6 +85,8 @@ class ClientPolicy(Settings):
     max_checkpoint_age_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 900
     """How long ago the checkpoint may have been witnessed under which a node's keys are proved: what was revoked since is
     not known."""
+    accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """A node that has not accepted a request within these seconds is left for another."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     tokenizer: Path | None = None
     """Folder of the checkpoint's tokenizer, where the client checks the prompt's tokens itself (extra `node`)."""

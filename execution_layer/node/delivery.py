@@ -73,13 +73,16 @@ class Delivery:
                 answers = await self._intake.submit(
                     [(item.statement, item.order) for item in batch]
                 )
-            except CounterfoilError as error:
+                fault_point("node.delivery.answered")
+                settled = await self._settle(batch, answers)
+            except (
+                CounterfoilError
+            ) as error:  # the log or our own disk; submitted again, nothing changes
                 _log.warning(
                     "receipts cannot be delivered yet: %s", error, extra={"pending": len(batch)}
                 )
                 return False
-            fault_point("node.delivery.answered")
-            if not await self._settle(batch, answers):
+            if not settled:
                 return False
             self._pause_s = FIRST_PAUSE_S
         return True

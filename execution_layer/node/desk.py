@@ -8,10 +8,12 @@ from typing import Final
 from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
 from execution_layer.node.admission import Admission, Admitted, Checked
 from execution_layer.node.delivery import Delivery
+from execution_layer.node.health import Health
 from execution_layer.node.load import Load
 from execution_layer.node.session import Session, SessionParts, open_session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.journal import Unwritable
 
 LARGE: Final = 64 * 2**10
 """Envelopes above this are parsed, opened and tokenised off the event loop."""
@@ -31,12 +33,16 @@ class Desk:
         engine: Engine,
         load: Load,
         delivery: Delivery,
+        health: Health,
         parts: SessionParts,
     ) -> None:
         self._admission = admission
         self._engine = engine
         self._delivery = delivery
+        self._health = health
         self._parts = parts
+        self.owed: set[int] = set()
+        """Accepted requests whose session ended without a receipt."""
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self.load = load
 
@@ -54,6 +60,10 @@ class Desk:
         ):  # the caller is gone; what is on the books still gets its receipt
             opening.add_done_callback(_abandon)
             raise
+
+    def refusal(self) -> CounterfoilError | None:
+        """Return why no request is taken now, None when they are."""
+        return self.load.refusal() or self._health.refusal()
 
     async def close(self, grace_s: float) -> None:
         """Refuse new work, let sessions end for `grace_s` seconds, then cut them off with receipts."""
@@ -75,6 +85,8 @@ class Desk:
             checked = self._admission.check(order, envelope, now_ms())
         if remaining_s <= SHORTEST_MARGIN_S:
             raise CounterfoilError(Code.DEADLINE, "no time is left before the call's deadline")
+        if (refused := self._health.refusal()) is not None:
+            raise refused
         tenant = checked.order.tenant
         self.load.enter(tenant)
         try:
@@ -93,6 +105,9 @@ class Desk:
         generation = self._engine.submit(_generation_request(admitted, deadline))
         try:
             return await open_session(admitted, generation, self._parts)
+        except Unwritable as error:
+            generation.cancel(FinishReason.FAILED)
+            raise self._health.told(error) from error
         except BaseException:
             generation.cancel(FinishReason.FAILED)
             raise
@@ -100,8 +115,9 @@ class Desk:
     async def _run(self, session: Session, tenant: str) -> None:
         try:
             await session.run()
-        except Exception:  # noqa: BLE001  # the request stays on the books; the next start writes its receipt
+        except Exception:  # noqa: BLE001  # the request stays on the books, and gets its receipt later
             _log.exception("a session could not write its receipt")
+            self.owed.add(session.request)
         finally:
             del self._sessions[session]
             self.load.leave(tenant)

@@ -110,4 +110,7 @@ def _service_facts(settings: NodeSettings, endpoint: str) -> dict[str, Any]:
             answer = stub.GetKeyBundle(execution_pb2.GetKeyBundleRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             return {"answers": False, "why": error_from_rpc(error).detail}
-    return {"answers": True, "bundle_witnessed": bool(answer.tlog_proof)}
+    facts = {"answers": True, "bundle_witnessed": bool(answer.tlog_proof)}
+    if answer.refuses:
+        return {**facts, "takes_requests": False, "why": answer.refuses}
+    return {**facts, "takes_requests": True}

@@ -32,12 +32,18 @@ class Load:
         """Whether new work is refused."""
         return self._draining
 
+    def refusal(self) -> CounterfoilError | None:
+        """Return why nobody's requests are taken, None when they are."""
+        if not self._draining:
+            return None
+        return CounterfoilError(
+            Code.DRAINING, "the node is being drained", remedy="Use another node."
+        )
+
     def enter(self, tenant: str) -> None:
         """Take a place for a request; DRAINING, QUOTA or OVERLOADED when there is none, QUOTA when the tenant orders too often."""
-        if self._draining:
-            raise CounterfoilError(
-                Code.DRAINING, "the node is being drained", remedy="Use another node."
-            )
+        if (refused := self.refusal()) is not None:
+            raise refused
         if wait := self._rate.take(tenant):
             raise CounterfoilError(
                 Code.QUOTA,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from execution_layer.node.desk import Desk
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
+from execution_layer.node.health import Health, Watch
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
@@ -36,7 +38,7 @@ from shared.statements.cose import MAX_STATEMENT
 
 PURGE_EVERY_S: Final = 3600.0
 LAST_DELIVERY_S: Final = 3.0
-RESTART_S: Final = 1.0
+RESTART_S, LONGEST_RESTART_S = 0.5, 60.0
 DAY_MS: Final = 86_400_000
 FORGET_AFTER_MS: Final = DAY_MS
 """How long what has expired is remembered: a clock that is set back must not let it in again."""
@@ -71,6 +73,7 @@ class Node:
         self.store = NodeStore(settings.spool, self.ring.storage_key)
         self.spool = Spool(self.store.journal)
         self.load = Load(settings.quotas)
+        self._health = Health(self.store)
         self._signer = ReceiptSigner(self.ring.signing_key, settings.issuer)
         self._admission = Admission(
             ring=self.ring,
@@ -104,6 +107,7 @@ class Node:
                 engine=self._model.engine,
                 load=self.load,
                 delivery=delivery,
+                health=self._health,
                 parts=self._parts,
             )
             server = self._build_server(desk)
@@ -113,7 +117,16 @@ class Node:
             registration.renew()
             self.registration = registration
             await self._model.engine.start()
+            watch = Watch(
+                self._health,
+                self.store,
+                self._signer,
+                owed=desk.owed,
+                wake=delivery.wake,
+                set_serving=self._set_serving,
+            )
             background = [
+                asyncio.create_task(_forever(watch.run)),
                 asyncio.create_task(_forever(registration.run)),
                 asyncio.create_task(_forever(delivery.run)),
                 asyncio.create_task(_forever(self._purge)),
@@ -131,6 +144,11 @@ class Node:
                 await _end(background)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(delivery.deliver(), LAST_DELIVERY_S)
+
+    async def _set_serving(self, serving: bool) -> None:
+        """Tell health checks whether requests are taken; a node that is drained takes none however well it is."""
+        if self._server is not None:
+            await self._server.set_serving(serving and not self.load.draining)
 
     def close(self) -> None:
         """Close the database."""
@@ -192,13 +210,16 @@ class Node:
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:
-    """Run background work; whatever nobody foresaw is logged, and the work begins again."""
+    """Run background work; whatever nobody foresaw is logged, and the work begins again, later each time."""
+    pause_s = RESTART_S
     while True:
+        began = time.monotonic()
         try:
             await work()
         except Exception as error:  # noqa: BLE001  # a node must not stop delivering because of one bug
             incident(_log, error, getattr(work, "__qualname__", "background work"))
-        await asyncio.sleep(RESTART_S)
+        pause_s = RESTART_S if time.monotonic() - began > LONGEST_RESTART_S else 2 * pause_s
+        await asyncio.sleep(min(pause_s, LONGEST_RESTART_S))
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,4 +1,4 @@
-"""After a crash: every request that was accepted gets the receipt that it is owed."""
+"""After a crash, or a disk that was full: every request that was accepted gets the receipt that it is owed."""
 
 import logging
 
@@ -14,13 +14,17 @@ from shared.statements.receipts import EnergyQuality, Finish, Usage
 _log = logging.getLogger(__name__)
 
 
-async def finish_interrupted(store: NodeStore, signer: ReceiptSigner) -> int:
+async def finish_interrupted(
+    store: NodeStore, signer: ReceiptSigner, only: frozenset[int] | None = None
+) -> int:
     """Write a receipt with finish `failed` for each accepted request that has none; return how many.
+
+    While sessions run, `only` says which requests have none.
 
     The frames on disk are all that can have left the node, so they are what the receipt speaks of. CORRUPT
     when they do not open: then keys and database do not belong together.
     """
-    interrupted = store.unfinished()
+    interrupted = [item for item in store.unfinished() if only is None or item.id in only]
     for record in interrupted:
         keys, outcome = _outcome(record)
         signed = await store.finish(
@@ -30,7 +34,7 @@ async def finish_interrupted(store: NodeStore, signer: ReceiptSigner) -> int:
             seal_final=None,
         )
         _log.warning(
-            "a request was interrupted by a crash; its receipt says failed",
+            "a request was interrupted; its receipt says failed",
             extra={"node_sequence": signed.sequence, "output_tokens": outcome.usage.output},
         )
     return len(interrupted)

@@ -27,9 +27,14 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         request: execution_pb2.GetKeyBundleRequest,  # noqa: ARG002  # likewise its shape
         context: Context,  # noqa: ARG002
     ) -> execution_pb2.GetKeyBundleResponse:
-        """Return the newest key bundle and its proof."""
+        """Return the newest key bundle and its proof, and whether requests are taken."""
         keys = self._ring.current()
-        return execution_pb2.GetKeyBundleResponse(statement=keys.statement, tlog_proof=keys.proof)
+        refused = self._desk.refusal()
+        return execution_pb2.GetKeyBundleResponse(
+            statement=keys.statement,
+            tlog_proof=keys.proof,
+            refuses="" if refused is None else refused.detail,
+        )
 
     async def Generate(  # noqa: N802  # likewise
         self, request: execution_pb2.GenerateRequest, context: Context
@@ -47,8 +52,12 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
                 late = (context.time_remaining() or 0.0) <= 0
                 session.cancel(FinishReason.DEADLINE if late else FinishReason.CANCELLED)
         if not ended:
+            number = session.incident
             raise CounterfoilError(
-                Code.UNAVAILABLE, "the response was cut off", remedy="Retry as a new attempt."
+                Code.UNAVAILABLE,
+                "the response was cut off" + (f" (incident {number})" if number else ""),
+                remedy="Retry as a new attempt.",
+                metadata={} if number is None else {"incident": number},
             )
 
 

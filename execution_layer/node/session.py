@@ -114,7 +114,10 @@ class Session:
         self._admitted = admitted
         self._generation = generation
         self._record = record
-        self._request = request
+        self.request = request
+        """Its row in the store."""
+        self.incident: str | None = None
+        """Under which number the node's log has what went wrong."""
         self._parts = parts
         self._context = stream_context(admitted.order, record.node_nonce)
         self._keys = admitted.opened.keys
@@ -146,7 +149,7 @@ class Session:
             try:
                 finished = await self._stream()
             except Exception as error:  # noqa: BLE001  # a node answers for what it accepted
-                incident(_log, error, "a generation")
+                self.incident = incident(_log, error, "a generation").metadata["incident"]
                 self._generation.cancel(FinishReason.FAILED)
                 finished = None
             energy = self._parts.energy.end(share)
@@ -203,7 +206,7 @@ class Session:
         self._flushed_at = asyncio.get_running_loop().time()
         ciphertext, h = self._sealer.seal(words.tokens, words.text, words.logprobs)
         index = self._sealer.frames
-        await self._parts.store.append_frame(self._request, index, ciphertext)
+        await self._parts.store.append_frame(self.request, index, ciphertext)
         self._stored.tokens.extend(words.tokens)
         self._stored.text += words.text
         self._stored_h = h
@@ -265,7 +268,7 @@ class Session:
             return sealed, self._parts.signer.message(message)
 
         signed = await self._parts.store.finish(
-            self._request,
+            self.request,
             draft_receipt(self._record, self._keys, outcome),
             sign=self._parts.signer.receipt,
             seal_final=seal_final if whole else None,

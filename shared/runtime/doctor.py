@@ -41,6 +41,7 @@ RENEWAL = (
     "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at its start and while it runs;"
     " replace a certificate of your own on disk: servers take it up without a restart."
 )
+NO_WORK = "It is being drained, or cannot keep what it accepts: see `counterfoil node status --config …` and its log."
 OTHER_PROGRAM = "Another program or installation may have the port; see the process's log."
 
 
@@ -199,11 +200,13 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
     host, port = split_address(address)
     try:
         context = client_context(ca_file)
+        context.set_alpn_protocols(["h2", "http/1.1"])
         with (
             socket.create_connection((host, port), timeout=3) as plain,
             context.wrap_socket(plain, server_hostname=host) as channel,
         ):
             shown = channel.getpeercert(binary_form=True) or b""
+            speaks_grpc = channel.selected_alpn_protocol() == "h2"
     except ssl.SSLCertVerificationError as error:
         remedy = RENEWAL if error.verify_code in OUT_OF_DATE else OTHER_PROGRAM
         return Finding(name, "wrong", f"{address}: {error.strerror}", remedy)
@@ -211,6 +214,8 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
         return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
     except (OSError, CounterfoilError):
         return Finding(name, "note", f"{address}: nothing answers", "Start it: `counterfoil up`.")
+    if speaks_grpc and _refuses_work(address, ca_file):
+        return Finding(name, "wrong", f"{address}: answers, and takes no work", NO_WORK)
     life = Life.of(x509.load_der_x509_certificate(shown))
     late = life.warning(now) is not None
     return Finding(
@@ -219,6 +224,12 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
         f"{address}: answers over TLS; certificate until {life.end:%Y-%m-%d}",
         RENEWAL if late else "",
     )
+
+
+def _refuses_work(address: str, ca_file: Path) -> bool:
+    from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC takes its time to load
+
+    return serves(address, ca_file) is False
 
 
 @click.command("doctor")

@@ -219,6 +219,21 @@ def secure_aio_channel(
     return AioChannel(target, ca_file, _channel_options(target, max_message_bytes))
 
 
+def serves(target: str, ca_file: Path, timeout_s: float = 3.0) -> bool | None:
+    """Ask a server's health service whether it takes work; None when it does not answer that. Blocks."""
+    try:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  # an extra that clients lack
+    except ImportError:
+        return None
+    with secure_channel(target, ca_file) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
 def error_from_rpc(error: grpc.RpcError) -> CounterfoilError:
     """Return the error that a peer raised, or what the state of the call amounts to.
 

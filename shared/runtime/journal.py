@@ -27,9 +27,30 @@ Operation = Callable[[sqlite3.Connection], T]
 _Job = tuple[Operation[Any], "Future[Any]"]
 
 MAX_GROUP: Final = 256
+_WHY: Final = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk fails",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_CANTOPEN: "a file beside it cannot be opened",
+    sqlite3.SQLITE_BUSY: "another process holds it",
+    sqlite3.SQLITE_NOMEM: "there is no memory",
+}
+"""What sqlite says of a file that cannot be written, by its primary code."""
 _BUSY_S: Final = 10.0
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 """What sqlite keeps beside a database."""
+
+
+class Unwritable(CounterfoilError):  # noqa: N818  # it is a state of the disk
+    """UNAVAILABLE: a write could not be made durable. `reason` says why, and nothing of where."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            f"{path} cannot be written: {reason}",
+            remedy=f"Look at the disk that holds {path.parent}; nothing need be started again.",
+        )
+        self.reason = reason
 
 
 class Journal:
@@ -53,6 +74,8 @@ class Journal:
         self._reading = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._path = path
+        self._failure: Unwritable | None = None
         self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
         self._thread.start()
 
@@ -61,6 +84,15 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def failure(self) -> Unwritable | None:
+        """Why the last write could not be made durable; None when it could, or when nothing was written yet."""
+        return self._failure
+
+    async def probe(self) -> None:
+        """Find out whether the file can be written: write what it holds already."""
+        await self.write(_rewrite_version)
 
     def submit(self, operation: Operation[T]) -> "Future[T]":
         """Queue a write; its future is done when the write is on disk, or when it raised."""
@@ -112,29 +144,55 @@ class Journal:
         live = [job for job in group if job[1].set_running_or_notify_cancel()]
         if not live:
             return
-        results: list[tuple[Future[Any], Any]] = []
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            for operation, future in live:
-                self._writer.execute("SAVEPOINT operation")
-                try:
-                    result = operation(self._writer)
-                except Exception as error:  # noqa: BLE001  # it is the caller's to handle
-                    self._writer.execute("ROLLBACK TO operation")
-                    future.set_exception(error)
-                else:
-                    results.append((future, result))
-                self._writer.execute("RELEASE operation")
-            self._writer.execute("COMMIT")
+            results = self._run_operations(live)
         except sqlite3.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
+            raised = self._unwritable(error)
+            if isinstance(raised, Unwritable):
+                self._failure = raised
             for _, future in live:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(raised)
             return
+        self._failure = None
         for future, result in results:
             future.set_result(result)
+
+    def _run_operations(self, live: list[_Job]) -> list[tuple["Future[Any]", Any]]:
+        """Run operations and commit; return their results. Raises when none of them is durable."""
+        results: list[tuple[Future[Any], Any]] = []
+        self._writer.execute("BEGIN IMMEDIATE")
+        for operation, future in live:
+            self._writer.execute("SAVEPOINT operation")
+            try:
+                result = operation(self._writer)
+            except Exception as error:  # it is the caller's to handle
+                if isinstance(self._unwritable(error), Unwritable):
+                    raise  # sqlite may have given the whole transaction up
+                self._writer.execute("ROLLBACK TO operation")
+                future.set_exception(error)
+            else:
+                results.append((future, result))
+            self._writer.execute("RELEASE operation")
+        self._writer.execute("COMMIT")
+        return results
+
+    def _unwritable(self, error: Exception) -> Exception:
+        """Return Unwritable for an error of the file; any other error as it is."""
+        code = getattr(error, "sqlite_errorcode", None)
+        reason = None if code is None else _WHY.get(code & 0xFF)
+        if reason is None or not isinstance(error, sqlite3.OperationalError):
+            return error
+        failed = Unwritable(self._path, reason)
+        failed.__cause__ = error
+        return failed
+
+
+def _rewrite_version(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    db.execute(f"PRAGMA user_version = {version:d}")
 
 
 def keep_private(path: Path) -> None:

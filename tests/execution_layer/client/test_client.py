@@ -1,6 +1,7 @@
 """The client believes an answer only after its receipt, asks elsewhere what may be asked elsewhere, and forgets nothing."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from shared.statements.request import Message, SamplingSettings
 from tests.execution_layer.asking import random32
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.waiting import until
+from tests.full_disk import FullDisk
 
 PROMPT = "hello"
 
@@ -363,3 +365,81 @@ async def test_nodes_are_asked_while_the_audit_server_is_away(world):
     world.audit.away = True
     async with world.client() as client:  # one that never read the directory
         assert (await refused(client)).code is Code.UNAVAILABLE
+
+
+async def test_one_node_on_a_full_disk_takes_no_request_down_with_it(world):
+    async with (
+        world.node() as sick,
+        world.node(name="node-2"),
+        world.node(name="node-3"),
+        world.client() as client,
+    ):
+        FullDisk(sick.store.journal)
+        told = []
+        answers = []
+        for _ in range(5):
+            answers += await asyncio.gather(
+                *(
+                    client.generate(
+                        prompt=PROMPT, max_tokens=2, on_retry=lambda *facts: told.append(facts)
+                    )
+                    for _ in range(12)
+                )
+            )
+        assert {answer.node for answer in answers} == {"honest/node-2", "honest/node-3"}
+        assert {name for name, _ in told} == {"honest/node-1"}
+        assert (
+            len(told) <= 12
+        )  # those that were on their way when it failed, and single trials after a rest
+        error = await refused(client, node="node-1")
+        assert error.code is Code.UNAVAILABLE
+        assert "honest/node-1: the node takes no requests" in error.detail
+        assert "the disk is full (incident " in error.detail
+
+
+async def test_a_node_that_fails_inside_is_left_for_another_and_named_with_its_incident(
+    world, monkeypatch
+):
+    async with world.node() as broken, world.node(name="node-2"), world.client() as client:
+        await client.nodes()
+
+        def fail(*_):
+            raise RuntimeError("nobody foresaw this")
+
+        monkeypatch.setattr(broken.store, "was_seen", fail)
+        answer = await client.generate(prompt=PROMPT, max_tokens=2)
+        assert answer.node == "honest/node-2"
+        error = await refused(client, node="node-1")
+        assert error.code is Code.INTERNAL
+        assert re.search(r"^honest/node-1: .*\(incident [0-9a-f]{12}\)$", error.detail)
+
+
+async def test_a_node_that_never_accepts_is_left_for_another(world, monkeypatch):
+    async with (
+        world.node() as silent,
+        world.node(name="node-2"),
+        world.client(accept_timeout_s=0.3) as client,
+    ):
+        await client.nodes()
+        never = asyncio.Event()
+        monkeypatch.setattr(silent.store, "accept", lambda *_, **__: never.wait())
+        told = []
+        answer = await client.generate(
+            prompt=PROMPT, max_tokens=2, on_retry=lambda *facts: told.append(facts)
+        )
+        assert answer.node == "honest/node-2"
+        ((name, error),) = told
+        assert (name, error.code) == ("honest/node-1", Code.UNAVAILABLE)
+        assert "not accepted within 0.3 s" in error.detail
+
+
+async def test_a_full_disk_of_our_own_is_not_blamed_on_a_node(world):
+    async with world.node(), world.client() as client:
+        await client.nodes()
+        disk = FullDisk(client.archive._journal)
+        error = await refused(client)
+        assert error.code is Code.UNAVAILABLE
+        assert "archive.sqlite cannot be written: the disk is full" in error.detail
+        assert "node-1" not in error.detail
+        disk.full = False
+        assert (await client.generate(prompt=PROMPT, max_tokens=2)).text

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from shared.runtime import doctor as room
 from shared.runtime.doctor import doctor, installation, machine
+from shared.runtime.grpc import build_server
 from shared.runtime.http import serve_https
 from shared.runtime.keys import write_private
 from shared.runtime.tls import LIFE, LocalCA
@@ -126,3 +127,26 @@ async def test_a_server_of_another_installation_is_named_so(tmp_path):
     assert found["node-a"].status == "wrong"
     assert f"an authority that {tmp_path / 'ca' / 'ca.pem'} does not hold" in found["node-a"].found
     assert "Another program" in found["node-a"].remedy
+
+
+async def test_a_server_that_takes_no_work_is_wrong(tmp_path):
+    tls = LocalCA.load_or_create(tmp_path / "ca").issue("node-a", folder=tmp_path / "node-a")
+    server = build_server(tls=tls, address="127.0.0.1:0", services=[])
+    (tmp_path / "installed.json").write_text("{}")
+    (tmp_path / "ports.json").write_text(json.dumps({"node-a": server.address}))
+
+    async def look():
+        return by_name(await asyncio.to_thread(lambda: list(installation(tmp_path))))["node-a"]
+
+    await server.start()
+    try:
+        assert (await look()).status == "ok"
+        await server.set_serving(False)
+        found = await look()
+        assert (found.status, found.found) == (
+            "wrong",
+            f"{server.address}: answers, and takes no work",
+        )
+        assert "node status" in found.remedy
+    finally:
+        await server.stop()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5shared/proto/counterfoil/execution/v1/execution.proto\x12\x18\x63ounterfoil.execution.v1\"\x15\n\x13GetKeyBundleRequest\"=\n\x14GetKeyBundleResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\"2\n\x0fGenerateRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\"\xc4\x01\n\x10GenerateResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".counterfoil.execution.v1.AcceptedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.counterfoil.execution.v1.FrameH\x00\x12=\n\x0c\x66inal_record\x18\x03 \x01(\x0b\x32%.counterfoil.execution.v1.FinalRecordH\x00\x42\x07\n\x05\x65vent\"1\n\x08\x41\x63\x63\x65pted\x12\x12\n\nnode_nonce\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x05\x46rame\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"4\n\x0b\x46inalRecord\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"f\n\x12GetEvidenceRequest\x12\x1a\n\x12\x64isclosure_request\x18\x01 \x01(\x0c\x12\x15\n\rrequest_proof\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\\\n\x0c\x45videnceHead\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x04 \x01(\x0c\"w\n\x0c\x45videncePart\x12\x36\n\x04head\x18\x01 \x01(\x0b\x32&.counterfoil.execution.v1.EvidenceHeadH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x66inal_record\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part2\xdf\x01\n\tInference\x12m\n\x0cGetKeyBundle\x12-.counterfoil.execution.v1.GetKeyBundleRequest\x1a..counterfoil.execution.v1.GetKeyBundleResponse\x12\x63\n\x08Generate\x12).counterfoil.execution.v1.GenerateRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x32q\n\x08\x45vidence\x12\x65\n\x0bGetEvidence\x12,.counterfoil.execution.v1.GetEvidenceRequest\x1a&.counterfoil.execution.v1.EvidencePart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5shared/proto/counterfoil/execution/v1/execution.proto\x12\x18\x63ounterfoil.execution.v1\"\x15\n\x13GetKeyBundleRequest\"N\n\x14GetKeyBundleResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\x12\x0f\n\x07refuses\x18\x03 \x01(\t\"2\n\x0fGenerateRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\"\xc4\x01\n\x10GenerateResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".counterfoil.execution.v1.AcceptedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.counterfoil.execution.v1.FrameH\x00\x12=\n\x0c\x66inal_record\x18\x03 \x01(\x0b\x32%.counterfoil.execution.v1.FinalRecordH\x00\x42\x07\n\x05\x65vent\"1\n\x08\x41\x63\x63\x65pted\x12\x12\n\nnode_nonce\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x05\x46rame\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"4\n\x0b\x46inalRecord\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"f\n\x12GetEvidenceRequest\x12\x1a\n\x12\x64isclosure_request\x18\x01 \x01(\x0c\x12\x15\n\rrequest_proof\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\\\n\x0c\x45videnceHead\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x04 \x01(\x0c\"w\n\x0c\x45videncePart\x12\x36\n\x04head\x18\x01 \x01(\x0b\x32&.counterfoil.execution.v1.EvidenceHeadH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x66inal_record\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part2\xdf\x01\n\tInference\x12m\n\x0cGetKeyBundle\x12-.counterfoil.execution.v1.GetKeyBundleRequest\x1a..counterfoil.execution.v1.GetKeyBundleResponse\x12\x63\n\x08Generate\x12).counterfoil.execution.v1.GenerateRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x32q\n\x08\x45vidence\x12\x65\n\x0bGetEvidence\x12,.counterfoil.execution.v1.GetEvidenceRequest\x1a&.counterfoil.execution.v1.EvidencePart0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETKEYBUNDLEREQUEST']._serialized_start=83
   _globals['_GETKEYBUNDLEREQUEST']._serialized_end=104
   _globals['_GETKEYBUNDLERESPONSE']._serialized_start=106
-  _globals['_GETKEYBUNDLERESPONSE']._serialized_end=167
-  _globals['_GENERATEREQUEST']._serialized_start=169
-  _globals['_GENERATEREQUEST']._serialized_end=219
-  _globals['_GENERATERESPONSE']._serialized_start=222
-  _globals['_GENERATERESPONSE']._serialized_end=418
-  _globals['_ACCEPTED']._serialized_start=420
-  _globals['_ACCEPTED']._serialized_end=469
-  _globals['_FRAME']._serialized_start=471
-  _globals['_FRAME']._serialized_end=532
-  _globals['_FINALRECORD']._serialized_start=534
-  _globals['_FINALRECORD']._serialized_end=586
-  _globals['_GETEVIDENCEREQUEST']._serialized_start=588
-  _globals['_GETEVIDENCEREQUEST']._serialized_end=690
-  _globals['_EVIDENCEHEAD']._serialized_start=692
-  _globals['_EVIDENCEHEAD']._serialized_end=784
-  _globals['_EVIDENCEPART']._serialized_start=786
-  _globals['_EVIDENCEPART']._serialized_end=905
-  _globals['_INFERENCE']._serialized_start=908
-  _globals['_INFERENCE']._serialized_end=1131
-  _globals['_EVIDENCE']._serialized_start=1133
-  _globals['_EVIDENCE']._serialized_end=1246
+  _globals['_GETKEYBUNDLERESPONSE']._serialized_end=184
+  _globals['_GENERATEREQUEST']._serialized_start=186
+  _globals['_GENERATEREQUEST']._serialized_end=236
+  _globals['_GENERATERESPONSE']._serialized_start=239
+  _globals['_GENERATERESPONSE']._serialized_end=435
+  _globals['_ACCEPTED']._serialized_start=437
+  _globals['_ACCEPTED']._serialized_end=486
+  _globals['_FRAME']._serialized_start=488
+  _globals['_FRAME']._serialized_end=549
+  _globals['_FINALRECORD']._serialized_start=551
+  _globals['_FINALRECORD']._serialized_end=603
+  _globals['_GETEVIDENCEREQUEST']._serialized_start=605
+  _globals['_GETEVIDENCEREQUEST']._serialized_end=707
+  _globals['_EVIDENCEHEAD']._serialized_start=709
+  _globals['_EVIDENCEHEAD']._serialized_end=801
+  _globals['_EVIDENCEPART']._serialized_start=803
+  _globals['_EVIDENCEPART']._serialized_end=922
+  _globals['_INFERENCE']._serialized_start=925
+  _globals['_INFERENCE']._serialized_end=1148
+  _globals['_EVIDENCE']._serialized_start=1150
+  _globals['_EVIDENCE']._serialized_end=1263
 # @@protoc_insertion_point(module_scope)

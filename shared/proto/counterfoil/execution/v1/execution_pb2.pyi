@@ -37,19 +37,23 @@ class GetKeyBundleResponse(_message.Message):
 
     STATEMENT_FIELD_NUMBER: _builtins.int
     TLOG_PROOF_FIELD_NUMBER: _builtins.int
+    REFUSES_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     """COSE_Sign1 statement of type key-bundle."""
     tlog_proof: _builtins.str
     """C2SP tlog-proof, empty while the bundle is not yet witnessed."""
+    refuses: _builtins.str
+    """Why the node takes no requests now; empty when it does."""
     def __init__(
         self,
         *,
         statement: _builtins.bytes = ...,
         tlog_proof: _builtins.str = ...,
+        refuses: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refuses", b"refuses", "statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,74 @@
+"""Which nodes to ask first: one that failed rests, longer each time, until it has answered again. Pure.
+
+A node that fails at once looks idle, and would get every next request. So it is set aside for a while that doubles with
+every failure; then one request at a time finds out whether it is well. Rest is a preference: where all nodes rest, or
+one is insisted on, it is asked all the same.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from shared.runtime.errors import Code, CounterfoilError
+
+FIRST_REST_S: Final = 1.0
+LONGEST_REST_S: Final = 60.0
+BUSY: Final = frozenset({Code.QUOTA, Code.OVERLOADED})
+"""The node is well and has no room: it rests as long as it says, and that counts as no failure."""
+
+
+class Standing:
+    """What one client has seen of its nodes. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._busy: Counter[str] = Counter()
+        self._given: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._rests_until: dict[str, float] = {}
+
+    def choose(self, names: Sequence[str], tried: Sequence[str], now: float) -> str:
+        """Return the node to ask: not tried, not at rest, least busy, least used; in this order."""
+        last = tried[-1] if tried else None
+
+        def rank(name: str) -> tuple[bool, bool, bool, float, int, int]:
+            until = self._until(name, now)
+            return (
+                name in tried,
+                name == last,
+                until > now,
+                max(until, now),
+                self._busy[name],
+                self._given[name],
+            )
+
+        return min(names, key=rank)
+
+    def begin(self, name: str) -> None:
+        """Note that a request goes to a node."""
+        self._busy[name] += 1
+        self._given[name] += 1
+
+    def end(self, name: str) -> None:
+        """Note that it has ended, however it did."""
+        self._busy[name] -= 1
+
+    def answered(self, name: str) -> None:
+        """Note that a node did what it should."""
+        self._failures.pop(name, None)
+        self._rests_until.pop(name, None)
+
+    def failed(self, name: str, error: CounterfoilError, now: float) -> None:
+        """Set a node aside for what another node may do better."""
+        if error.code in BUSY:
+            rest = min(error.retry_after_s or FIRST_REST_S, LONGEST_REST_S)
+        else:
+            self._failures[name] += 1
+            doubled = FIRST_REST_S * 2.0 ** min(self._failures[name] - 1, 10)
+            rest = min(max(doubled, error.retry_after_s or 0.0), LONGEST_REST_S)
+        self._rests_until[name] = max(self._rests_until.get(name, now), now + rest)
+
+    def _until(self, name: str, now: float) -> float:
+        """Return until when a node rests; one that failed and is being tried again rests for all other requests."""
+        until = self._rests_until.get(name, now)
+        on_trial = self._failures[name] > 0 and self._busy[name] > 0
+        return max(until, now + FIRST_REST_S) if on_trial else until

@@ -1,0 +1,96 @@
+"""Whether a node can keep what it accepts: a node that cannot write its store takes no requests until it can again."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from execution_layer.node.drafts import ReceiptSigner
+from execution_layer.node.recovery import finish_interrupted
+from execution_layer.node.store import NodeStore
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.journal import Unwritable
+from shared.runtime.logs import incident
+
+LOOK_EVERY_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Health:
+    """Says whether the store could be written last time. Belongs to one event loop."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+        self._incident: str | None = None
+
+    def refusal(self) -> CounterfoilError | None:
+        """Return why no request can be taken, None when one can. Nothing in it tells where the node keeps its files."""
+        failure = self._store.journal.failure
+        if failure is None:
+            self._incident = None
+            return None
+        if self._incident is None:  # the first to be told; the log has it under this number
+            self._incident = incident(_log, failure, "the node's store").metadata["incident"]
+        return CounterfoilError(
+            Code.UNAVAILABLE,
+            f"the node takes no requests, its store cannot be written: {failure.reason} (incident {self._incident})",
+            remedy="Use another node.",
+            metadata={"incident": self._incident},
+            retry_after_s=LOOK_EVERY_S,
+        )
+
+    def told(self, error: Unwritable) -> CounterfoilError:
+        """Return what a caller may know of a write that failed."""
+        return self.refusal() or CounterfoilError(
+            Code.UNAVAILABLE, f"the node's store could not be written: {error.reason}"
+        )
+
+
+class Watch:
+    """Tells health checks, tries the store until it can be written, and then writes the receipts that are owed."""
+
+    def __init__(
+        self,
+        health: Health,
+        store: NodeStore,
+        signer: ReceiptSigner,
+        *,
+        owed: set[int],
+        wake: Callable[[], None],
+        set_serving: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self._health = health
+        self._store = store
+        self._signer = signer
+        self._owed = owed
+        """Requests that were accepted and whose receipt could not be written; who adds one runs no session for it."""
+        self._wake = wake
+        """Says that there is a receipt to deliver."""
+        self._set_serving = set_serving
+        self._sick = False
+
+    async def run(self) -> None:
+        """Look from time to time; ends by cancellation only."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Find out how the store is, and act on it once."""
+        if self._health.refusal() is not None:
+            if not self._sick:
+                self._sick = True
+                await self._set_serving(False)
+            try:
+                await self._store.journal.probe()
+            except Unwritable:
+                return
+        if self._owed:
+            await finish_interrupted(self._store, self._signer, only=frozenset(self._owed))
+            self._owed.clear()
+            self._wake()
+        if self._sick:
+            self._sick = False
+            _log.warning("the node's store can be written again; requests are taken")
+            await self._set_serving(True)
