@@ -20,43 +20,45 @@ ENCODING: Final = "UTF8"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why no connection was made: what the driver's message shows, and what a person is told.
-
-    `{host}`, `{user}` and `{database}` are filled in where the reader may know them.
-    """
+    """Why no connection was made: what the driver's message shows, and what a person is told."""
 
     pattern: str
     detail: str
     remedy: str
+    about: str = ""
+    """What it is about, with `{host}`, `{user}` and `{database}`: for those who may know."""
 
 
-_LOOK_AT_DSN: Final = "Correct the DSN file; `counterfoil db init` writes it."
 _POOLER: Final = (
     "The audit layer's locks and limits belong to a session. Give it a DSN that leads to Postgres"
     " itself, not to PgBouncer or another pooler."
 )
+POOLER: Final = Reason(
+    r"unsupported startup parameter", "a connection pooler stands before the database", _POOLER
+)
 PASSWORD: Final = Reason(
     r"password authentication failed|no password supplied",
-    "The database server refuses the password of {user}.",
-    _LOOK_AT_DSN,
+    "the database server refuses the password",
+    "Correct the DSN; `counterfoil db init` writes those of the services.",
+    "role {user}",
 )
 NO_ROLE: Final = Reason(
-    r'role "[^"]*" (?:does not exist|is not permitted to log in)|no such user',
-    "The database server lets no {user} log in.",
-    "Run `counterfoil db init` with an administrator's DSN first.",
+    r'role "" (?:does not exist|is not permitted to log in)',
+    "the database server knows no such role that may log in",
+    "Correct the DSN's user; `counterfoil db init` makes the services' roles.",
+    "{user}",
 )
 NO_DATABASE: Final = Reason(
-    r'database "[^"]*" does not exist|no such database',
-    "The database server has no {database}.",
-    "Run `counterfoil db init` with an administrator's DSN first, or correct the DSN's database.",
+    r'database "" does not exist',
+    "the database server has no such database",
+    "Correct the DSN's database; `counterfoil db init` makes the services' own.",
+    "{database}",
 )
 NOT_ADMITTED: Final = Reason(
     r"permission denied for database|no pg_hba\.conf entry|\w+ authentication failed for user",
-    "The database server does not admit {user} to {database}.",
+    "the database server does not admit this login",
     "Look at pg_hba.conf and at the database's privileges.",
-)
-POOLER: Final = Reason(
-    r"unsupported startup parameter", "A connection pooler stands before the database.", _POOLER
+    "role {user}, database {database}",
 )
 REASONS: Final = (
     POOLER,
@@ -65,44 +67,48 @@ REASONS: Final = (
     NO_DATABASE,
     NOT_ADMITTED,
     Reason(
-        r"failed to resolve host|could not translate host name|getaddrinfo|Name or service not known",
-        "The name of the database's host is not known: {host}.",
+        r"failed to resolve host|could not translate host name|Name or service not known",
+        "the name of the database's host is not known",
         "Correct the host in the DSN, or the machine's name service.",
+        "{host}",
     ),
     Reason(
         r"certificate|SSL|TLS",
-        "No TLS connection to the database server is possible at {host}.",
+        "no TLS connection to the database server is possible",
         "Look at sslmode and sslrootcert in the DSN, and at the server's certificate.",
+        "{host}",
     ),
     Reason(
         r"starting up|shutting down|recovery mode|not yet accepting|not accepting",
-        "The database server starts or stops.",
+        "the database server starts or stops",
         "Nothing is to be done unless it lasts.",
     ),
     Reason(
         r"too many clients|too many connections|connection slots",
-        "The database server has no connection free.",
+        "the database server has no connection free",
         "Raise its max_connections, or stop what uses it beside this.",
     ),
     Reason(
         r"timeout expired|timed out",
-        "The database server does not answer in time at {host}.",
+        "the database server does not answer in time",
         "Look at the network and at firewalls between here and there.",
+        "{host}",
     ),
     Reason(
         r"Connection refused|No such file or directory|No route to host|unreachable",
-        "No database server listens at {host}.",
+        "no database server listens there",
         "Start Postgres, or correct host and port in the DSN.",
+        "{host}",
     ),
 )
 UNKNOWN: Final = Reason(
-    "", "The database does not answer.", "Check that Postgres runs and that the DSN is right."
+    "", "the database does not answer", "Check that Postgres runs and that the DSN is right."
 )
 
 
 def reason_of(error: psycopg.Error) -> Reason:
-    """Return why a connection was not made, by the driver's message."""
-    message = str(error)
+    """Return why a connection was not made, by the driver's message; names in it say nothing."""
+    message = re.sub(r'"[^"]*"', '""', str(error))
     return next((one for one in REASONS if re.search(one.pattern, message)), UNKNOWN)
 
 
@@ -112,15 +118,14 @@ def explained(error: psycopg.Error, parameters: Parameters, *, names: bool) -> C
     With `names` it tells host, role and database: for the operator, not for callers of a service.
     """
     reason = reason_of(error)
-    known = {
-        "host": _host(parameters),
-        "user": f"role {parameters.get('user', '(nobody)')}",
-        "database": f"database {parameters.get('dbname', '(none)')}",
-    }
-    unnamed = {"host": "its address", "user": "its role", "database": "such database"}
+    about = reason.about.format(
+        host=_host(parameters),
+        user=parameters.get("user", "(none)"),
+        database=parameters.get("dbname", "(none)"),
+    )
     return CounterfoilError(
         Code.UNAVAILABLE,
-        reason.detail.format_map(known if names else unnamed),
+        f"{reason.detail}: {about}" if names and about else reason.detail,
         remedy=reason.remedy,
         retry_after_s=1.0,
     )
@@ -196,7 +201,7 @@ def _check_session(connection: psycopg.Connection) -> None:
     if found != (SEARCH_PATH,):
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "The settings of a session do not reach the database: a connection pooler drops them.",
+            "the settings of a session do not reach the database: a connection pooler drops them",
             remedy=_POOLER,
         )
 
@@ -206,6 +211,6 @@ def _check_encoding(connection: psycopg.Connection) -> None:
     if found != ENCODING:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"Database {connection.info.dbname} keeps text as {found}, not as {ENCODING}.",
+            f"database {connection.info.dbname} keeps text as {found}, not as {ENCODING}",
             remedy="Make another: `counterfoil db init --database NAME` creates one in UTF-8.",
         )

@@ -239,6 +239,25 @@ def _become_owner(connection: Connection) -> None:
             remedy="Use owner.dsn, which `counterfoil db init` wrote.",
         )
     connection.execute(text(f'SET ROLE "{ROLES["owner"]}"'))
+    _check_schema(connection)
+
+
+def _check_schema(connection: Connection) -> None:
+    """Refuse a database whose log lies in another schema, where an earlier search path had put it."""
+    found = connection.scalar(
+        text(
+            "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+            " WHERE relname = 'log_state' AND relkind = 'r' AND pg_get_userbyid(relowner) = :owner"
+            " ORDER BY nspname = 'public' DESC LIMIT 1"
+        ),
+        {"owner": ROLES["owner"]},
+    )
+    if found not in {None, "public"}:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"this log's tables lie in schema {found}, not in public",
+            remedy="Move all of them, alembic_version too: ALTER TABLE … SET SCHEMA public.",
+        )
 
 
 @contextmanager

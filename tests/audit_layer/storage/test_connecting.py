@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from audit_layer.storage import migrate
-from audit_layer.storage.connecting import connect, session_parameters
+from audit_layer.storage.connecting import connect, explained, session_parameters
 from audit_layer.storage.dsn import make_dsn, on_database, parse_dsn
 from audit_layer.storage.engine import alone, make_engine, transaction
 from shared.runtime.errors import Code, CounterfoilError
@@ -51,24 +51,24 @@ def test_each_cause_has_a_sentence_of_its_own(empty_database, tmp_path, monkeypa
         told(on_database(empty_database.server_dsn, "counterfoil_broker")),
     ]
     assert found == [
-        "The database server refuses the password of role counterfoil_server.",
-        f"No database server listens at 127.0.0.1, port {port}.",
-        "The name of the database's host is not known: no-such-host.invalid, port 5432.",
-        f"No database server listens at {tmp_path}, port 5432.",
-        "The database server has no database acme 100%.",
-        "The database server does not admit role counterfoil_server to database counterfoil_broker.",
+        "the database server refuses the password: role counterfoil_server",
+        f"no database server listens there: 127.0.0.1, port {port}",
+        "the name of the database's host is not known: no-such-host.invalid, port 5432",
+        f"no database server listens there: {tmp_path}, port 5432",
+        "the database server has no such database: acme 100%",
+        "the database server does not admit this login: role counterfoil_server, database counterfoil_broker",
     ]
 
 
 def test_callers_of_a_service_learn_no_names(empty_database):
     detail = told(on_database(empty_database.server_dsn, "acme"), names=False)
-    assert detail == "The database server has no such database."
+    assert detail == "the database server has no such database"
 
 
 def test_migrations_and_engines_say_the_same(empty_database):
     dsn = on_database(empty_database.owner_dsn, "acme")
     for fail in (lambda: migrate.current(dsn), lambda: migrate.upgrade(dsn)):
-        with pytest.raises(CounterfoilError, match="no database acme"):
+        with pytest.raises(CounterfoilError, match="no such database: acme"):
             fail()
     engine = make_engine(dsn)
     with pytest.raises(CounterfoilError, match="no such database"), transaction(engine):
@@ -95,6 +95,53 @@ def test_the_search_path_is_ours_whatever_the_database_and_the_dsn_say(empty_dat
     with transaction(engine) as connection:
         assert connection.scalar(text("SELECT count(*) FROM log_entries")) == 0
     engine.dispose()
+
+
+def test_a_log_in_another_schema_is_named_and_not_begun_anew(database, postgres):
+    """What an earlier search path had made."""
+    with psycopg.connect(postgres.admin_dsn(database.name), autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA audit AUTHORIZATION counterfoil_owner")
+        for table in ("alembic_version", "log_state"):
+            admin.execute(f"ALTER TABLE {table} SET SCHEMA audit".encode())
+    with pytest.raises(CounterfoilError, match="lie in schema audit") as caught:
+        migrate.upgrade(database.owner_dsn)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("message", "detail"),
+    [
+        (
+            'connection to server at "certificate.example" (10.0.0.1), port 5432 failed: Connection refused',
+            "no database server listens there",
+        ),
+        ("FATAL:  the database system is starting up", "the database server starts or stops"),
+        (
+            "FATAL:  sorry, too many clients already",
+            "the database server has no connection free",
+        ),
+        (
+            "connection timeout expired",
+            "the database server does not answer in time",
+        ),
+        (
+            "server does not support SSL, but SSL was required",
+            "no TLS connection to the database server is possible",
+        ),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "SSL", database "d", no encryption',
+            "the database server does not admit this login",
+        ),
+        (
+            'FATAL:  role "u" does not exist',
+            "the database server knows no such role that may log in",
+        ),
+        ("FATAL:  something new", "the database does not answer"),
+    ],
+)
+def test_what_servers_say_is_told_in_a_sentence(message, detail):
+    error = psycopg.OperationalError(message)
+    assert explained(error, {}, names=False).detail == detail
 
 
 def test_the_sql_form_pins_the_schema_too():
