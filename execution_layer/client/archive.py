@@ -1,7 +1,8 @@
 """The client's own records: without them there is no client-held disclosure, and no proof against a node.
 
 One sqlite file that only its owner can read. A transcript is on disk before its order leaves; numbers are
-given out in the same transaction, so they are gapless and never used twice, also by two processes at once.
+given out in the same transaction, so none is used twice at once, also by two processes; one under which nothing was
+accepted goes to the next request, so the log sees no gap.
 """
 
 import sqlite3
@@ -9,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
-from execution_layer.client.schema import SCHEMA, VERSION
+from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
@@ -103,6 +105,13 @@ class Transcript:
 
 SignOrder = Callable[[int, int], tuple[bytes, bytes]]
 """(number, attempt) -> (statement, entry)"""
+FORGOTTEN_MS: Final = 2 * 86_400_000
+"""After so long no order is good any more and no request is under way: a process that died gave its number back."""
+_FORGOTTEN: Final = (
+    "SELECT number FROM transcripts AS one WHERE state IN ('ordered', 'refused') AND number NOT IN (SELECT number FROM"
+    " free_numbers) GROUP BY number HAVING max(created) < ? AND NOT EXISTS (SELECT 1 FROM transcripts AS other WHERE"
+    " other.number = one.number AND other.state NOT IN ('ordered', 'refused'))"
+)
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
 
@@ -110,7 +119,12 @@ class Archive:
     """Transcripts of one tenant."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path, schema=SCHEMA, version=VERSION)
+        self._journal = Journal(path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES)
+        before = now_ms() - FORGOTTEN_MS
+        if self._journal.read(lambda db: db.execute(_FORGOTTEN, (before,)).fetchone()):
+            self._journal.write_now(
+                lambda db: db.execute(f"INSERT OR IGNORE INTO free_numbers {_FORGOTTEN}", (before,))
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -119,7 +133,11 @@ class Archive:
     async def order(
         self, new: NewTranscript, sign: SignOrder, *, number: int | None = None
     ) -> Ordered:
-        """Give out the next number (or the next attempt of `number`), sign, and write it all down."""
+        """Give out a number (or the next attempt of `number`), sign, and write it all down.
+
+        A number that was given back goes before a new one, with its next attempt: by signing that the tenant says that
+        no attempt before it delivered, so what a node that refused kept of it is not payable (protocol §8).
+        """
 
         def write(db: sqlite3.Connection) -> Ordered:
             given, attempt = _next_number(db) if number is None else _next_attempt(db, number)
@@ -136,6 +154,17 @@ class Archive:
             return Ordered(cursor.lastrowid, given, attempt, statement, entry)
 
         return await self._journal.write(write)
+
+    async def give_back(self, number: int) -> None:
+        """Let the next request have a number, unless an attempt under it was, or may yet be, accepted."""
+
+        def write(db: sqlite3.Connection) -> None:
+            query = "SELECT count(*) FROM transcripts WHERE number = ? AND state != 'refused'"
+            (others,) = db.execute(query, (number,)).fetchone()
+            if not others:
+                db.execute("INSERT OR IGNORE INTO free_numbers VALUES (?)", (number,))
+
+        await self._journal.write(write)
 
     async def close_attempt(
         self,
@@ -304,6 +333,10 @@ class Archive:
 
 
 def _next_number(db: sqlite3.Connection) -> tuple[int, int]:
+    (free,) = db.execute("SELECT min(number) FROM free_numbers").fetchone()
+    if free is not None:
+        db.execute("DELETE FROM free_numbers WHERE number = ?", (free,))
+        return _next_attempt(db, free)
     (last,) = db.execute("SELECT max(number) FROM transcripts").fetchone()
     return (0 if last is None else last + 1), 0
 

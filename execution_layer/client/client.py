@@ -5,6 +5,7 @@ sent and the checks refused is never retried silently: it is raised, and kept.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -177,7 +178,24 @@ class AsyncCounterfoilClient:
     async def _with_retries(
         self, wanted: Wanted, name: str | None, until: float, on_retry: OnRetry | None
     ) -> Completion:
-        number: int | None = None
+        given: list[int] = []
+        try:
+            return await self._attempts(wanted, name, until, on_retry, given)
+        except BaseException:
+            with contextlib.suppress(Unwritable):
+                for number in given:
+                    await self.archive.give_back(number)
+            raise
+
+    async def _attempts(
+        self,
+        wanted: Wanted,
+        name: str | None,
+        until: float,
+        on_retry: OnRetry | None,
+        given: list[int],
+    ) -> Completion:
+        """Try until a node answers; the number that was ordered under, once there is one, is put into `given`."""
         tried: list[str] = []
         pause_s, refresh = FIRST_PAUSE_S, False
         for left in reversed(range(self._policy.max_attempts)):
@@ -192,9 +210,9 @@ class AsyncCounterfoilClient:
                 node,
                 wanted,
                 rate_card=self._policy.rate_card(node.bundle.operator),
-                number=number,
+                number=given[0] if given else None,
             )
-            number = attempt.ordered.number
+            given[:] = [attempt.ordered.number]
             try:
                 return await self._run(attempt, node, remaining)
             except Unwritable:

@@ -1,6 +1,9 @@
 """Tables of a client's archive."""
 
-VERSION = 2
+from collections.abc import Mapping
+from typing import Final
+
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -64,6 +67,20 @@ CREATE TABLE revocations (
     statement BLOB NOT NULL,
     proof TEXT NOT NULL,
     PRIMARY KEY (bundle, operator)
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE free_numbers (
+    number INTEGER PRIMARY KEY
+) STRICT;
+CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('ordered', 'refused')
 """
-"""`checkpoints` are of one history; `suspects` contradict it, and are kept as evidence."""
+"""`checkpoints` are of one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were ordered under,
+no attempt was accepted, and the next request takes them."""
+
+_SINCE_2 = SCHEMA[SCHEMA.index("CREATE TABLE suspects") : SCHEMA.index("CREATE TABLE free_numbers")]
+_SINCE_3 = SCHEMA[SCHEMA.index("CREATE TABLE free_numbers") :]
+
+UPGRADES: Final[Mapping[int, str]] = {
+    1: f"ALTER TABLE transcripts ADD COLUMN final_signature BLOB; {_SINCE_2.rstrip().rstrip(';')}",
+    2: _SINCE_3,
+}
+"""What an older archive lacks: it holds what nobody else has, so every release opens it."""

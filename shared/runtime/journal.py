@@ -14,9 +14,10 @@ import shlex
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 
 from shared.runtime.errors import Code, CounterfoilError
@@ -56,17 +57,26 @@ class Unwritable(CounterfoilError):  # noqa: N818  # it is a state of the disk
 class Journal:
     """A sqlite3 file with its schema; safe to use from any thread and event loop of this process.
 
-    `schema` is run once, in a new file; `version` guards a file of another release. With `exclusive`
-    no second process can open the same file as a Journal: it gets CONFLICT.
+    `schema` is run once, in a new file; `version` guards a file of another release. `upgrades` has, by the version that
+    a file is of, the statements that make it one of the next version. With `exclusive` no second process can open the
+    same file as a Journal: it gets CONFLICT.
     """
 
-    def __init__(self, path: Path, *, schema: str, version: int, exclusive: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        schema: str,
+        version: int,
+        upgrades: Mapping[int, str] = MappingProxyType({}),
+        exclusive: bool = False,
+    ) -> None:
         private_folder(path.parent)
         self._lock_file = _lock(path) if exclusive else None
         try:
             keep_private(path)
             self._writer = connect(path)
-            _prepare(self._writer, path, schema, version)
+            _prepare(self._writer, path, schema, version, upgrades)
             self._reader = connect(path, read_only=True)
         except BaseException:
             _unlock(self._lock_file)
@@ -266,20 +276,29 @@ def lock_holder(path: Path) -> int | None:
     return None
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, schema: str, version: int) -> None:
+def _prepare(
+    connection: sqlite3.Connection,
+    path: Path,
+    schema: str,
+    version: int,
+    upgrades: Mapping[int, str],
+) -> None:
     connection.execute("BEGIN IMMEDIATE")  # two processes may meet in a new file
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            for statement in schema.split(";"):
+        now = found
+        while now != version and (script := upgrades.get(now) if now else schema) is not None:
+            for statement in script.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version:d}")
+            now = now + 1 if now else version
+        if now != found:
+            connection.execute(f"PRAGMA user_version = {now:d}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         connection.close()
         raise
-    if found not in {0, version}:
+    if now != version:
         connection.close()
         raise CounterfoilError(
             Code.CONFIGURATION, f"{path} is of version {found}; this program writes {version}"

@@ -6,11 +6,20 @@ import signal
 import sqlite3
 import stat
 import sys
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
-from execution_layer.client.archive import Archive, NewTranscript, Received, State
+from execution_layer.client import archive as archive_module
+from execution_layer.client.archive import (
+    FORGOTTEN_MS,
+    Archive,
+    NewTranscript,
+    Received,
+    State,
+)
+from shared.codec.moment import now_ms
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE
@@ -169,3 +178,97 @@ async def test_kill_9_between_order_receipt_and_archive_loses_nothing_that_canno
             orders = {item.payload["order"] for item in world.audit.receipts()}
             assert (entry_of(kept.order_statement) in orders) is reached_the_node
         assert node.store.was_seen(kept.order_entry, opened.ctx) is reached_the_node
+
+
+async def close(archive, ordered, state):
+    await archive.close_attempt(ordered.id, state, NOTHING)
+
+
+async def test_a_number_under_which_nothing_was_accepted_goes_to_the_next_request(archive):
+    first, second = [await archive.order(NEW, signed) for _ in range(2)]
+    retried = await archive.order(NEW, signed, number=first.number)
+    for item in (first, retried):
+        await close(archive, item, State.REFUSED)
+    await close(archive, second, State.ANSWERED)
+    assert (await archive.order(NEW, signed)).number == 2  # it is not free before it is given back
+    await archive.give_back(0)
+    await archive.give_back(0)
+    again, new = [await archive.order(NEW, signed) for _ in range(2)]
+    assert [(item.number, item.attempt) for item in (again, new)] == [(0, 2), (3, 0)]
+    assert len({item.entry for item in (first, retried, again)}) == 3
+
+
+@pytest.mark.parametrize(
+    "state", [State.ORDERED, State.ANSWERED, State.BROKEN, State.DISBELIEVED], ids=str
+)
+async def test_a_number_that_may_have_been_accepted_is_kept(archive, state):
+    accepted = await archive.order(NEW, signed)
+    if state is not State.ORDERED:
+        await close(archive, accepted, state)
+    await close(archive, await archive.order(NEW, signed, number=0), State.REFUSED)
+    await archive.give_back(0)
+    assert (await archive.order(NEW, signed)).number == 1
+
+
+async def test_two_clients_never_take_one_free_number_both(archive, tmp_path):
+    for _ in range(5):
+        await close(archive, await archive.order(NEW, signed), State.REFUSED)
+    second = Archive(tmp_path / "client" / "archive.sqlite")
+    try:
+        for number in range(5):
+            await archive.give_back(number)
+        given = await asyncio.gather(
+            *(which.order(NEW, signed) for _ in range(5) for which in (archive, second))
+        )
+    finally:
+        second.close()
+    assert sorted((item.number, item.attempt) for item in given) == [
+        *((number, 1) for number in range(5)),
+        *((number, 0) for number in range(5, 10)),
+    ]
+
+
+async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_good(
+    archive, tmp_path, monkeypatch
+):
+    async def next_number():
+        later = Archive(tmp_path / "client" / "archive.sqlite")
+        try:
+            return (await later.order(NEW, signed)).number
+        finally:
+            later.close()
+
+    _killed, refused, answered = [await archive.order(NEW, signed) for _ in range(3)]
+    await close(archive, refused, State.REFUSED)
+    await close(archive, answered, State.ANSWERED)
+    assert await next_number() == 3
+    later = now_ms() + FORGOTTEN_MS + 1000
+    monkeypatch.setattr(archive_module, "now_ms", lambda: later)
+    assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
+    await close(archive, await archive.order(NEW, signed), State.REFUSED)
+    archive.close()
+    path = tmp_path / "client" / "archive.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE free_numbers")
+        db.execute("DROP INDEX transcripts_not_accepted")
+        if version == 1:
+            db.execute("DROP TABLE suspects")
+            db.execute("DROP TABLE revocations")
+            db.execute("ALTER TABLE transcripts DROP COLUMN final_signature")
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    opened = Archive(path)
+    try:
+        assert [item.number for item in opened.latest(5)] == [0]
+        assert opened.suspects() == []
+        assert opened.revoked_at() == {}
+        await opened.give_back(0)
+        again = await opened.order(NEW, signed)
+        await opened.close_attempt(again.id, State.BROKEN, replace(NOTHING, final_signature=b"s"))
+        assert opened.get(again.id).final_signature == b"s"
+    finally:
+        opened.close()

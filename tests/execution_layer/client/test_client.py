@@ -443,3 +443,30 @@ async def test_a_full_disk_of_our_own_is_not_blamed_on_a_node(world):
         assert "node-1" not in error.detail
         disk.full = False
         assert (await client.generate(prompt=PROMPT, max_tokens=2)).text
+
+
+async def test_refused_requests_leave_no_gap_in_the_numbers_that_the_log_sees(world):
+    async with world.node() as node, world.client(max_attempts=2) as client:
+        for _ in range(3):
+            await refused(client, prompt="x" * 600)
+        node.load._draining = True
+        await refused(client)
+        node.load._draining = False
+        answers = [await client.generate(prompt=PROMPT, max_tokens=2) for _ in range(2)]
+        assert [answer.number for answer in answers] == [0, 1]
+        assert answers[0].attempt == 5  # after three refusals, and two of a node that was drained
+        more = await client.generate(prompt=PROMPT, max_tokens=2, n=3)
+        assert sorted(answer.number for answer in more) == [2, 3, 4]
+        await world.audit.wait_for_receipts(5)
+        numbers = [item.payload["number"] for item in world.audit.receipts()]
+        assert sorted(numbers) == [0, 1, 2, 3, 4]
+
+
+async def test_a_deadline_between_attempts_gives_the_number_back(world):
+    async with world.node() as node, world.client() as client:
+        await client.nodes()
+        node.load.drain()
+        error = await refused(client, timeout_s=0.15)
+        assert error.code in {Code.DEADLINE, Code.DRAINING}
+        node.load._draining = False
+        assert (await client.generate(prompt=PROMPT, max_tokens=2)).number == 0
