@@ -1,10 +1,12 @@
 """`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, nothing of a node."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from shared.runtime.output import emit, json_option, table
 
@@ -138,7 +140,9 @@ def infer(
     help="The client's policy (client.toml); its pins are trusted, and its archive holds ENTRY.",
 )
 @json_option
+@click.pass_context
 def verify(
+    context: click.Context,
     what: str,
     policy_file: Path | None,
     signers: tuple[str, ...],
@@ -148,10 +152,12 @@ def verify(
     """Verify a bundle offline: no network, no database, no configuration.
 
     BUNDLE is a file made by `log bundle` or `client archive show --export`. What you give by --policy, --signer or
-    --config is trusted instead of what the bundle says of itself. ENTRY, with --config, is a receipt in the
+    --config is trusted instead of what the bundle says of itself. A configuration that the environment names is
+    left aside where the bundle is of another log. ENTRY, with --config, is a receipt in the
     archive, whose whole stream is then checked again. Exit code 3 when a step fails.
     """
     from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
+        is_of_its_log,
         trust_given,
         verify_entry,
     )
@@ -166,7 +172,14 @@ def verify(
         holds = all(step.holds for step in steps)
         emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
         return 0 if holds else 3
-    report = verify_bundle(read_bundle(Path(what)), trust_given(config, policy_file, signers))
+    bundle = read_bundle(Path(what))
+    remarks = []
+    implied = context.get_parameter_source("config") is ParameterSource.ENVIRONMENT
+    if config is not None and implied and not is_of_its_log(config, bundle):
+        remarks = [f"The policy in {config} is for another log, so it was left aside."]
+        config = None
+    report = verify_bundle(bundle, trust_given(config, policy_file, signers))
+    report = replace(report, rests_on=[*remarks, *report.rests_on])
     emit(
         {
             "verified": report.verified,

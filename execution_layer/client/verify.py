@@ -20,13 +20,14 @@ from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.translog.policy import Policy as LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
+from shared.translog.tlog_proof import parse_tlog_proof
 
 
 def trust_of(policy: ClientPolicy) -> Trust:
     """Return what a client's policy pins: the log's quorum, the operators, and the tenant's own key."""
     signers = {name: {bytes.fromhex(key)} for name, key in policy.operators.items()}
     signers.setdefault(policy.tenant, set()).add(_own_key(policy))
-    return Trust(policy.log.policy(), signers)
+    return Trust(policy.log.policy(), signers, operators_only=True)
 
 
 def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence[str]) -> Trust:
@@ -37,7 +38,13 @@ def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence
         for name, key in pairs([signer], "--signer").items():
             pins.setdefault(name, set()).add(parse_hex32(key, "a signer's key"))
     log = configured.policy if policy_file is None else read_policy_file(policy_file).policy()
-    return Trust(log, pins or None)
+    return Trust(log, pins or None, operators_only=configured.operators_only and not signers)
+
+
+def is_of_its_log(config: Path, bundle: Bundle) -> bool:
+    """Tell whether a bundle claims to be from the log that a client's policy is about."""
+    origin = parse_tlog_proof(bundle.tlog_proof).claimed.origin
+    return origin in {key.name for key in ClientPolicy.load(config).log.policy().logs}
 
 
 def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bundle:

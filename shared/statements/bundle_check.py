@@ -18,8 +18,9 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
-from shared.statements.keys import KeyBundle
+from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order, within_order
+from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.translog.cose_receipt import parse_receipt, verify_receipt
 from shared.translog.notes import Verifier
@@ -31,6 +32,8 @@ SHARED_WITH_ORDER: Final = (
     *("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt", "rate_card"),
 )
 """Fields on which a receipt and the order that it answers agree."""
+BY_OPERATORS: Final = frozenset({KeyBundle.TYPE, Revocation.TYPE, RateCard.TYPE})
+"""Types of statements that operators sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Trust:
     signers: Mapping[str, Collection[bytes]] | None = None
     """Ed25519 public keys by the name that they sign under: an operator's, a party's, a tenant's, or for COSE
     Receipts the log's origin."""
+    operators_only: bool = False
+    """The signers are a client's pins, operators and its tenant: they say nothing about auditors, workers and parties."""
 
     def key(
         self, kid: bytes, name: str, offered: Sequence[bytes], *, pinned: bool
@@ -174,7 +179,8 @@ def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
         raise CounterfoilError(
             Code.MALFORMED, "the bundle of a receipt lacks its order and key bundle"
         )
-    key, whose = trust.key(statement.kid, statement.issuer, bundle.keys, pinned=True)
+    pinned = statement.type in BY_OPERATORS or not trust.operators_only
+    key, whose = trust.key(statement.kid, statement.issuer, bundle.keys, pinned=pinned)
     verify_signature(statement, key)
     return statement, f"{statement.type} {statement.entry.hex()} of {whose}"
 

@@ -17,15 +17,22 @@ from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.verify import export, trust_of, verify_transcript
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.bundle import read_bundle
+from shared.runtime.keys import public_bytes
+from shared.statements.bundle import Bundle, read_bundle
 from shared.statements.bundle_check import Trust, verify_bundle
-from shared.statements.cose import open_as, sign
+from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.receipts import Receipt
+from shared.translog.policy_file import PolicyFile
 from shared.translog.tlog_proof import TlogProof, parse_tlog_proof
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.world import small_world
+from tests.vectors.generate_translog import FOLDER
+from tests.vectors.samples import SAMPLES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+STRANGER = Ed25519PrivateKey.generate()
 
 
 class Kept:
@@ -67,6 +74,19 @@ async def kept(tmp_path_factory):
             unproved = await client.generate(prompt="hello", max_tokens=3)
         entries = [answer.receipt.entry for answer in (*answers, unproved)]
         kept = Kept(world.folder / "client", entries, node.ring.signing_key)
+        for name, value, issuer in (
+            ("verdict.json", replace(SAMPLES["verdict"][0], worker="worker-b"), "worker-b"),
+            ("card.json", replace(SAMPLES["rate-card"][0], operator="stranger"), "stranger"),
+        ):
+            signed = sign(value, key=STRANGER, issuer=issuer)
+            world.audit.append(signed)
+            bundle = Bundle(
+                statement=signed,
+                tlog_proof=world.audit.proof(world.audit.index[entry_of(signed)]),
+                policy=PolicyFile.of(kept.policy.log.policy()).encode(),
+                keys=(public_bytes(STRANGER),),
+            )
+            (kept.folder / name).write_text(bundle.encode())
     arguments = ["archive", "show", "--config", kept.config, entries[0].hex()]
     assert run(client_group, [*arguments, "--export", str(kept.file), "--json"]) == 0
     return kept
@@ -280,6 +300,39 @@ async def test_the_command_needs_no_configuration_and_takes_the_verifiers_own_pi
     assert command(kept.file, "--policy", tmp_path / "nowhere") == 2
     assert command(kept.file, "--signer", "junk") == 2
     assert command(kept.entries[0].hex()) == 2  # an entry needs an archive
+
+
+async def test_an_auditors_bundle_verifies_under_a_clients_policy_which_pins_no_auditor(
+    kept, capsys, monkeypatch
+):
+    monkeypatch.setenv("COUNTERFOIL_CLIENT_CONFIG", kept.config)
+    for options in ((), ("--config", kept.config)):
+        assert command(kept.folder / "verdict.json", *options, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert "yours" in told["steps"][0]["detail"]
+        assert "on the bundle's word" in told["steps"][1]["detail"]
+    assert command(kept.folder / "verdict.json", "--signer", f"worker-a={'ab' * 32}") == 3
+    pin = f"worker-b={public_bytes(STRANGER).hex()}"
+    assert command(kept.folder / "verdict.json", "--signer", pin) == 0
+    capsys.readouterr()
+    assert command(kept.folder / "card.json") == 3  # an operator that the policy does not pin
+    assert "UNTRUSTED_KEY" in capsys.readouterr().out
+
+
+async def test_a_policy_of_the_environment_is_left_aside_where_the_bundle_is_of_another_log(
+    kept, capsys, monkeypatch, tmp_path
+):
+    vectors = json.loads((FOLDER / "bundle.json").read_text("utf-8"))
+    other = tmp_path / "other.json"
+    other.write_text(vectors["valid"][0]["bundle"])
+    monkeypatch.setenv("COUNTERFOIL_CLIENT_CONFIG", kept.config)
+    assert command(other, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "client.toml is for another log, so it was left aside" in told["rests_on"][0]
+    assert "the bundle's own" in told["steps"][0]["detail"]
+    assert command(other) == 0
+    assert "left aside" in capsys.readouterr().out
+    assert command(other, "--config", kept.config) == 3  # whoever names it means it
 
 
 async def test_the_command_exits_with_3_at_the_first_step_that_fails(kept, capsys, tmp_path):
