@@ -221,19 +221,23 @@ def party_disable(name: str, role: str, config: Path, as_json: bool) -> None:
 
 
 def _members(file: Path) -> list[tuple[str, str, bytes]]:
-    """Return (name, role, key) of every party in a file; MALFORMED names the file."""
+    """Return (name, role, key) of every party in a file; INVALID_ARGUMENT names the file."""
     from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
 
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(listed, list):
+            raise TypeError("not a list")  # noqa: TRY301  # told with the others below
         return [
             (str(item["name"]), str(item["role"]), parse_hex32(str(item["key"]), "a key"))
             for item in listed
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CounterfoilError(
-            Code.MALFORMED, f"{file} is no JSON list of objects with name, role and key"
+            Code.INVALID_ARGUMENT,
+            f"{file} is no JSON list, in UTF-8, of objects with name, role and key",
+            remedy="Write one object for each party, as `audit party list --json` prints them.",
         ) from error
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import ErrorDetails
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import is_text
+from shared.runtime.text import command_line, is_text
 
 MAX_BYTES: Final = 1 << 20
 _OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO
@@ -133,7 +133,7 @@ def check_private(path: Path) -> None:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{path} holds a secret and is open to other users (mode {stat.S_IMODE(mode):04o})",
-            remedy=f"Run: chmod 600 {path}",
+            remedy=f"Run: {command_line('chmod', '600', path)}",
         )
 
 

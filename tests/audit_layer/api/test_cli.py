@@ -168,3 +168,13 @@ def test_help_imports_nothing_heavy(module: str):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"{", b"{}", b"1", b"[1]", b'[{"name": "x"}]', b"[" * 100_000]
+)
+def test_a_list_of_parties_that_cannot_be_read_is_wrong_usage(tmp_path, capsys, content):
+    file = tmp_path / "parties.json"
+    file.write_bytes(content)
+    assert run(audit, ["party", "import", str(file), "--config", str(file)]) == 2
+    assert f"{file} is no JSON list" in capsys.readouterr().err
