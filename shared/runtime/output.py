@@ -17,6 +17,8 @@ from shared.runtime.text import for_terminal, json_for_terminal
 if TYPE_CHECKING:
     from rich.table import Table
 
+WIDEST: Final = 10_000
+"""Columns within which a table's own needs are measured."""
 _ENTRY: Final = re.compile(r"[0-9a-f]{64}")
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text."
@@ -40,7 +42,8 @@ def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
     from rich.console import Console  # noqa: PLC0415  # a tenth of a second that --json need not wait
 
     console = Console()
-    console.width = max(console.width, console.measure(rendered).minimum)
+    boundless = console.options.update(width=WIDEST)
+    console.width = max(console.width, console.measure(rendered, options=boundless).minimum)
     console.print(rendered)
 
 

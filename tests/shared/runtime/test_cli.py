@@ -306,6 +306,15 @@ def test_json_and_table_come_from_the_same_data(register, capsys):
     assert "a[b]" in shown
 
 
+@pytest.mark.parametrize("columns", ["20", "80", "200"])
+def test_a_whole_entry_leaves_room_for_the_other_columns(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    row = ["9", "acme", "operator-a/node-a", "ab" * 32]
+    emit([], False, lambda: table("Receipts", ["index", "tenant", "node", "entry"], [row]))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ab" * 32 in line]
+    assert line.replace("│", " ").split() == row
+
+
 def test_json_refuses_what_it_does_not_know():
     @dataclass
     class Row:
