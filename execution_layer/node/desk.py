@@ -43,6 +43,7 @@ class Desk:
         self._parts = parts
         self.owed: set[int] = set()
         """Accepted requests whose session ended without a receipt."""
+        self._opening: set[asyncio.Task[Session]] = set()
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self.load = load
 
@@ -52,7 +53,9 @@ class Desk:
         `remaining_s` is the time until the caller's deadline: the sequence ends a little before it, so
         that its receipt still reaches the caller.
         """
-        opening = asyncio.ensure_future(self._start(order, envelope, remaining_s))
+        opening = asyncio.create_task(self._start(order, envelope, remaining_s))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
         try:
             return await asyncio.shield(opening)
         except (
@@ -68,6 +71,8 @@ class Desk:
     async def close(self, grace_s: float) -> None:
         """Refuse new work, let sessions end for `grace_s` seconds, then cut them off with receipts."""
         self.load.drain()
+        if self._opening:  # what has a place already becomes a session, or is refused
+            await asyncio.wait(set(self._opening))
         tasks = list(self._sessions.values())
         if not tasks:
             return

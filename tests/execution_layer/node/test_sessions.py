@@ -6,6 +6,7 @@ from hashlib import sha256
 import pytest
 import pytest_asyncio
 
+from execution_layer.node.session import open_session
 from shared.envelope.blinded import blinded_fields
 from shared.envelope.evidence import open_evidence
 from shared.envelope.stream import FrameOpener, StreamContext, stream_hash
@@ -234,6 +235,23 @@ async def test_a_draining_node_finishes_what_it_has_and_takes_nothing_new(world)
         engine.generations[0].cancel()
         await running
         await asyncio.wait_for(drained, 5)
+
+
+async def test_stopping_waits_for_a_request_that_is_just_being_accepted(world, monkeypatch):
+    closing = asyncio.Event()
+
+    async def when_closing(*arguments):
+        await closing.wait()
+        return await open_session(*arguments)
+
+    monkeypatch.setattr("execution_layer.node.desk.open_session", when_closing)
+    async with world.node(FakeEngine(holds_after=1), name="l", grace_s=0.5) as node:
+        request = make_request(world, node, max_tokens=40)
+        running = asyncio.create_task(ask(world, node, request.order, request.envelope))
+        await until(lambda: node.load.in_flight)
+        asyncio.get_running_loop().call_later(0.05, closing.set)
+    _, _, receipt, _ = opened(node, request, await running)
+    assert receipt.finish is Finish.FAILED
 
 
 async def test_stopping_cuts_off_what_is_left_with_receipts(world):
