@@ -21,7 +21,7 @@ def node_settings(**changes):
         operator="o",
         node="n",
         tls=TlsFiles(cert=HERE, key=HERE, ca=HERE),
-        audit=AuditServer(target="localhost:1", ca_file=HERE),
+        audit=AuditServer.model_construct(target="localhost:1", ca_file=HERE),  # not looked at
         **dict.fromkeys(paths, HERE),
         **changes,
     )
