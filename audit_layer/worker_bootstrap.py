@@ -22,7 +22,7 @@ from audit_layer.replay.settings import WorkerSettings, parse_hex_key
 from audit_layer.replay.tasks import register_authority, register_sealing, register_worker
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.dsn import read_dsn_file
-from audit_layer.storage.engine import make_engine
+from audit_layer.storage.engine import check_usable, make_engine
 from audit_layer.trail.erasure import with_keeper
 from shared.envelope.hpke import generate_hpke_key, hpke_key_id, load_hpke_key, save_hpke_key
 from shared.runtime.config import read_secret
@@ -83,6 +83,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
         settings.erasure_key_file,
     )
+    check_usable(engine)
     server = AuditServer(settings.audit_server, settings.ca_file)
     custodians = {
         hpke_key_id(parse_hex_key(item.hpke_key or "", item.name)): CustodianClient(

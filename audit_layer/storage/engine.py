@@ -6,6 +6,7 @@ Everything else (a constraint, a missing
 privilege) is left as SQLAlchemy raised it: the caller knows what it means, or it is a defect.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal
@@ -28,6 +29,7 @@ _INTERRUPTED: Final = {
 }
 """By SQLSTATE, or its class: what the database could not do."""
 
+_log = logging.getLogger(__name__)
 NUL_REFUSED: Final = "cannot contain NUL"
 """In the driver's message about text with NUL in it, which Postgres does not keep."""
 
@@ -126,6 +128,21 @@ def transaction(engine: Engine, *, isolation: Isolation | None = None) -> Iterat
     scoped = engine if isolation is None else engine.execution_options(isolation_level=isolation)
     with unavailable_when_down(), scoped.begin() as connection:
         yield connection
+
+
+def check_usable(engine: Engine) -> None:
+    """Refuse, at a process's start, a database that can never be used; one that is down may come up later.
+
+    Raises:
+        CounterfoilError: CONFIGURATION, as `connecting.connect`.
+    """
+    try:
+        with transaction(engine):
+            pass
+    except CounterfoilError as error:
+        if error.code is not Code.UNAVAILABLE:
+            raise
+        _log.warning("the database does not answer yet: %s", error)
 
 
 @contextmanager

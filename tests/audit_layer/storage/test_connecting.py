@@ -10,7 +10,7 @@ from sqlalchemy import text
 from audit_layer.storage import migrate
 from audit_layer.storage.connecting import connect, explained, session_parameters
 from audit_layer.storage.dsn import make_dsn, on_database, parse_dsn
-from audit_layer.storage.engine import alone, make_engine, transaction
+from audit_layer.storage.engine import alone, check_usable, make_engine, transaction
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.storage.pooler import pooler
 
@@ -73,6 +73,12 @@ def test_migrations_and_engines_say_the_same(empty_database):
     engine = make_engine(dsn)
     with pytest.raises(CounterfoilError, match="no such database"), transaction(engine):
         pytest.fail("connected to nothing")
+
+
+def test_a_database_that_is_down_may_come_up_later(tmp_path, caplog):
+    check_usable(make_engine(f"postgresql://u:{SECRET}@/d?host={tmp_path}"))
+    assert "no database server listens there" in caplog.text
+    assert SECRET not in caplog.text
 
 
 def test_the_search_path_is_ours_whatever_the_database_and_the_dsn_say(empty_database, postgres):
@@ -181,6 +187,7 @@ def test_a_pooler_in_transaction_mode_is_refused_at_once(empty_database, tmp_pat
             lambda: connect(session_parameters(dsn, "test")),
             lambda: migrate.current(dsn),
             lambda: make_engine(dsn).connect(),
+            lambda: check_usable(make_engine(dsn)),
         ):
             with pytest.raises(CounterfoilError, match="pooler") as caught:
                 fail()
