@@ -1,11 +1,10 @@
 """A checkpoint's tokenizer, with its chat template.
 
-What a user writes is encoded as text: a special token's spelling inside a message is only text, so no message can end a turn or
-begin another. The template is rendered with placeholders for the contents, and only its own parts are searched for special
-tokens; what stands between two of them, contents included, is encoded in one piece, as the library does it. So the tokens
-are those of Hugging Face's `apply_chat_template`, but for contents that spell special tokens, and for templates that look
-into the contents or change them: they see a placeholder, and a content goes in as it was written.
-(Where a model marks turns with plain text, such as `[INST]`, a message can spell that too, as everywhere.)
+A conversation has the tokens of Hugging Face's `apply_chat_template`: the template is rendered on the true contents, and its
+output encoded as the library does it, but for control tokens (`control`): they are recognised only where the template itself
+wrote them (`marked`). What a user writes is encoded as text, a control token's spelling as well, so no message can end a turn or
+begin another. (Where a model marks turns with plain text, such as `[INST]`, or with added tokens that it does not mark as
+special, a message can spell that too, as everywhere.)
 
 A plain prompt is encoded as text, with the special tokens that the tokenizer's post-processor puts around a text (for Llama and
 Mistral the beginning-of-sequence token; for most others none).
@@ -22,12 +21,12 @@ from tokenizers import Tokenizer as Backend
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message
+from shared.text.control import ControlTokens, check_unspelled, unknown_token
 from shared.text.files import read_file, read_json_if_there
+from shared.text.marked import Marked
 from shared.text.template import ChatTemplate
 
 MAX_TEXT = 4 << 20
-MARK = "\ue000{}\ue001"
-"""Placeholder for the content of message N while the template is rendered (private-use characters)."""
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """A token that stands for one byte, where the vocabulary has no better one (byte fallback)."""
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -44,16 +43,20 @@ class Tokenizer:
         stops: Sequence[int],
         names: Mapping[str, str] | None = None,
     ) -> None:
-        serialised = json.loads(backend.to_str())
-        self._backend = backend
-        self._plain = _without_specials(serialised)
-        self._later = _without_specials(_not_first(serialised))
-        """As `_plain`, for a text that follows a special token."""
+        serialised = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+        later = _not_first(serialised)
+        self._backend = _text_backend(serialised)
+        """Takes no text for a control token."""
+        self._later = self._backend if later == serialised else _text_backend(later)
+        """As that, for a text that follows a control token."""
+        added = self._backend.get_added_tokens_decoder()
+        self._control = ControlTokens(added, serialised.get("normalizer"), self._backend)
+        unknown = unknown_token(serialised, self._backend)
+        self._never = self._control.ids - ({unknown} - frozenset(stops))
+        """What no text may be encoded as. What stands for unknown text may, unless it ends an answer."""
+        check_unspelled(self._never, self._backend)
         self._template = None if template is None else ChatTemplate(template, names or {})
-        added = backend.get_added_tokens_decoder()
-        self._added = frozenset(added)
-        self._specials = frozenset(token for token, entry in added.items() if entry.special)
-        self._bytes = _byte_tokens(serialised, backend)
+        self._bytes = _byte_tokens(serialised, self._backend)
         self.stop_tokens = frozenset(stops)
         """Tokens that end an answer."""
 
@@ -98,11 +101,10 @@ class Tokenizer:
             raise CounterfoilError(Code.UNSUPPORTED, "the model has no chat template")
         for message in messages:
             check_text(message.content)
-        shown = [
-            {"role": message.role, "content": MARK.format(place)}
-            for place, message in enumerate(messages)
-        ]
-        return tuple(self._join(self._template.render(shown), messages))
+        shown = [{"role": message.role, "content": message.content} for message in messages]
+        rendered = self._template.render(shown)
+        check_text(rendered)
+        return tuple(self._encode_marked(rendered, messages))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens have none."""
@@ -112,53 +114,37 @@ class Tokenizer:
 
     def is_silent(self, token: int) -> bool:
         """Say whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
-        return token in self._specials or self._backend.id_to_token(token) is None
+        return token in self._control.ids or self._backend.id_to_token(token) is None
 
     def _text(self, text: str, *, first: bool = True) -> Encoding:
-        """Encode text without special tokens; `first` unless a special token precedes it."""
-        encoding = (self._plain if first else self._later).encode(text, add_special_tokens=False)
-        if not self._specials.isdisjoint(encoding.ids):  # it spells special tokens as words
+        """Encode text without control tokens; `first` unless one precedes it."""
+        encoding = (self._backend if first else self._later).encode(text, add_special_tokens=False)
+        if not self._never.isdisjoint(encoding.ids):
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a special token"
+                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a control token"
             )
         return encoding
 
-    def _join(self, rendered: str, messages: Sequence[Message]) -> Iterator[int]:
-        """Yield the tokens of the rendered template with the contents in their places."""
-        text, first = "", True
-        for part in self._parts(rendered, messages):
-            if isinstance(part, str):
-                text += part
-                continue
-            yield from self._text(text, first=first).ids if text else ()
-            yield part
-            text, first = "", False
-        yield from self._text(text, first=first).ids if text else ()
+    def _encode_marked(self, rendered: Marked, messages: Sequence[Message]) -> Iterator[int]:
+        """Yield the tokens of a rendered template."""
+        first = True
+        for part in self._control.split(rendered):
+            if isinstance(part, int):
+                yield part
+                first = False
+            elif part:
+                self._check_marks(part, messages)
+                yield from self._text(part, first=first).ids
 
-    def _parts(self, rendered: str, messages: Sequence[Message]) -> Iterator[str | int]:
-        """Yield texts, and the special tokens that the template itself writes."""
-        for place, message in enumerate(messages):
-            before, found, rendered = rendered.partition(MARK.format(place))
-            if not found or MARK[0] in before:
-                raise CounterfoilError(
-                    Code.UNSUPPORTED, "the chat template leaves out, repeats or reorders messages"
-                )
-            yield from self._split(before)
-            yield message.content
-        if MARK[0] in rendered:
-            raise CounterfoilError(Code.UNSUPPORTED, "the chat template repeats messages")
-        yield from self._split(rendered)
-
-    def _split(self, written: str) -> Iterator[str | int]:
-        """Split what the template wrote at the added tokens in it."""
-        encoding = self._backend.encode(written, add_special_tokens=False)
-        at = 0
-        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._added and start >= at:
-                yield written[at:start]
-                yield token
-                at = stop
-        yield written[at:]
+    def _check_marks(self, text: str, messages: Sequence[Message]) -> None:
+        """Raise UNSUPPORTED for a control token that no message spelled: the template made it, and its marks were lost."""
+        if self._control.spelled_in(text) and not any(
+            self._control.spelled_in(message.content) for message in messages
+        ):
+            raise CounterfoilError(
+                Code.UNSUPPORTED,
+                "the chat template makes a control token in a way that is not told from a message's text",
+            )
 
     def _pieces(self, tokens: Sequence[int]) -> Iterator[str]:
         """Yield the spellings of tokens, with an empty one after each character that bytes make up.
@@ -188,9 +174,11 @@ def check_text(text: str) -> None:
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"the text has more than {MAX_TEXT} bytes")
 
 
-def _without_specials(serialised: Mapping[str, Any]) -> Backend:
-    """Return the tokenizer without its added tokens, so that no text is taken for one."""
-    return Backend.from_str(json.dumps({**serialised, "added_tokens": [], "post_processor": None}))
+def _text_backend(serialised: Mapping[str, Any]) -> Backend:
+    """Return a tokenizer that reads the spelling of control tokens as text."""
+    backend = Backend.from_str(json.dumps(serialised))
+    backend.encode_special_tokens = True
+    return backend
 
 
 def _not_first(serialised: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message, RequestBody, SamplingSettings
@@ -161,19 +161,23 @@ def test_a_model_without_template_takes_no_messages():
 
 
 @pytest.mark.parametrize(
-    "template",
+    ("template", "expected"),
     [
-        "{{ messages[1].content }}{{ messages[0].content }}",
-        "{{ messages[0].content }}",
-        "{{ messages[1].content }}",
-        "{{ messages[0].content }}{{ messages[1].content }}{{ messages[0].content }}",
-        "{{ messages[0].content }}{{ messages[0].content }}{{ messages[1].content }}",
-        "no message at all",
+        ("{{ messages[1].content }}{{ messages[0].content }}", "secondfirst"),
+        ("{{ messages[1].content }}", "second"),
+        ("{{ messages[0].content }}{{ messages[1].content }}" * 2, "firstsecond" * 2),
+        ("no message at all", "no message at all"),
     ],
 )
-def test_a_template_that_drops_repeats_or_reorders_messages_is_not_used(template):
+def test_a_template_may_drop_repeat_and_reorder_messages(template, expected):
     two = [Message("user", "first"), Message("user", "second")]
-    refused(Code.UNSUPPORTED, with_template(template).encode_chat, two)
+    assert with_template(template).encode_chat(two) == tokenizer("tiny").encode(expected)
+
+
+def test_a_control_token_whose_marks_a_template_loses_is_refused_and_never_taken_for_text():
+    lossy = with_template("{{ {'a': '<|system|>'} | tojson }}{{ messages[0].content }}")
+    said = refused(Code.UNSUPPORTED, lossy.encode_chat, [Message("user", "x")])
+    assert "control token" in said
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_a_template_that_drops_repeats_or_reorders_messages_is_not_used(template
         "{{ raise_exception('system must come first') }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ messages.append(1) }}",
-        "{% for i in range(10**9) %}x{% endfor %}",
+        "{% for i in range(1000000000) %}x{% endfor %}",
         "{{ 1 / 0 }}",
         "{{ nothing.at.all }}",
     ],
@@ -213,13 +217,52 @@ def test_text_of_unbearable_size_is_refused_before_it_is_encoded():
     refused(Code.INVALID_ARGUMENT, tokenizer("tiny").encode, "a" * (MAX_TEXT + 1))
 
 
-def test_a_vocabulary_that_spells_a_special_token_as_a_word_does_not_let_it_in():
-    words = Backend(models.WordLevel({"<end>": 0, "a": 1, "?": 2}, unk_token="?"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.add_special_tokens(["<end>"])
-    naive = Tokenizer(words, None, (0,))
-    assert naive.encode("a a") == (1, 1)
-    refused(Code.INVALID_ARGUMENT, naive.encode, "a <end> a")
+def words(**vocabulary: int) -> Backend:
+    made = Backend(models.WordLevel({"<end>": 0, "a": 1, "?": 2, **vocabulary}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return made
+
+
+def test_a_vocabulary_that_spells_a_control_token_as_a_word_is_refused_by_name():
+    spelled = words()
+    spelled.add_special_tokens(["<end>"])
+    assert '"<end>"' in refused(Code.UNSUPPORTED, Tokenizer, spelled, None, (0,))
+
+
+def test_what_stands_for_unknown_text_is_used_unless_it_ends_an_answer():
+    unknown = words()
+    unknown.add_special_tokens(["?"])
+    assert Tokenizer(unknown, None, ()).encode("a b a") == (1, 2, 1)
+    refused(Code.UNSUPPORTED, Tokenizer, unknown, None, (2,))
+
+
+@pytest.mark.parametrize(
+    ("control", "others", "why"),
+    [
+        (AddedToken("<e>", special=True, single_word=True), [], "word of its own"),
+        (AddedToken("END", special=True), [AddedToken("a", normalized=False, single_word=True)], "letter"),
+        (AddedToken("<E>", special=True, normalized=True), [], "normalized"),
+        (AddedToken("<e>", special=True, rstrip=True), ["\n\n"], "white space"),
+        (AddedToken("<e>", special=True, lstrip=True), ["a "], "white space"),
+    ],
+)  # fmt: skip
+def test_a_control_token_that_a_message_could_make_or_unmake_is_refused_by_name(
+    control, others, why
+):
+    made = words()
+    made.normalizer = normalizers.Lowercase()
+    made.add_special_tokens([control])
+    made.add_tokens(others)
+    said = refused(Code.UNSUPPORTED, Tokenizer, made, None, ())
+    assert control.content in said
+    assert why in said
+
+
+def test_truncation_and_padding_of_the_file_do_not_touch_a_prompt():
+    made = words()
+    made.enable_truncation(2)
+    made.enable_padding(length=8)
+    assert Tokenizer(made, None, ()).encode("a a a") == (1, 1, 1)
 
 
 @pytest.fixture

@@ -1,0 +1,314 @@
+"""The Jinja of chat templates: Hugging Face's environment without clock and chance, bounded, with strings that bear marks.
+
+Every string that a template meets is `Marked`: its own text and constants as written by it. It takes a bounded number of steps
+(each turn of a loop and each call of a macro is one) and makes strings, lists and numbers of bounded size. What is not
+here (a filter, a method, an operator, other files) is refused by name when the template is compiled.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from itertools import chain
+from typing import Any
+
+from jinja2 import Environment, TemplateError, nodes, pass_environment
+from jinja2.ext import Extension
+from jinja2.filters import do_indent, make_attrgetter
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
+
+from shared.text.marked import Marked, concat
+
+
+def _names(names: str) -> list[str]:
+    return names.split()
+
+
+MAX_STEPS = 100_000
+MAX_PRODUCT = 1 << 20
+"""Largest product that a template may compute, and length of a list that it may make."""
+MAX_ITEMS = 100_000
+"""Items, nested ones included, of a list or mapping that is written out."""
+MAX_INDENT = 100
+CLOCK = "strftime_now"
+"""Hugging Face's only way to the clock. It is not defined here; a template may ask whether it is."""
+FILTERS = frozenset(
+    _names(
+        "abs attr capitalize count d default dictsort e escape first float forceescape groupby indent int items join last "
+        "length list lower map max min reject rejectattr replace reverse safe select selectattr sort string title tojson "
+        "trim truncate unique upper wordcount"
+    )
+)
+"""Filters that are deterministic and cost no more than what they are given is long."""
+METHODS = frozenset(
+    _names(
+        "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric "
+        "isprintable isspace istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind rindex "
+        "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
+    )
+)
+"""Methods of strings of which the same holds."""
+NOT_OF_STRINGS = frozenset(name for name in dir(str) if name not in METHODS)
+
+
+class NotPermittedError(TemplateError):
+    """The template asks for what templates may not do here; the text says what."""
+
+
+class TooMuchError(TemplateError):
+    """The template takes more than a template may take; the text says of what."""
+
+
+_steps: ContextVar[list[int]] = ContextVar("steps left of the rendering")
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """An environment for one template."""
+
+    intercepted_binops = frozenset({"+", "*", "%"})
+    concat = staticmethod(concat)
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # the output is no HTML
+            extensions=["jinja2.ext.loopcontrols", Own],
+            finalize=_text,
+        )
+        self.filters = {name: self.filters[name] for name in FILTERS}
+        self.filters |= {"tojson": _tojson, "join": _join, "indent": _indent}
+        del self.globals["lipsum"]
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["namespace"] = _Namespace
+
+    def parsed(self, source: str) -> nodes.Template:
+        """Parse a template and mark what it writes; TemplateError for what is no template, NotPermittedError by name."""
+        tree = self.parse(source)
+        _check(tree)
+        _Rewriter(self).visit(tree)
+        tree.set_environment(self)
+        return tree
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Get an attribute; strings that lost their marks have the same bounded methods."""
+        return super().getattr(_string(obj), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Get an item, or an attribute, likewise."""
+        return super().getitem(_string(obj), argument)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Permit strings' methods by name."""
+        if isinstance(obj, str) and attr not in METHODS:
+            return False
+        return bool(super().is_safe_attribute(obj, attr, value))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002  # as Jinja has it
+        """Add and multiply within bounds; `%` is for numbers."""
+        if operator == "%" and not isinstance(left, str):
+            return left % right
+        if operator == "+":
+            return _sum(left, right)
+        if operator == "*":
+            sizes = [
+                value if isinstance(value, int | float) else len(value) for value in (left, right)
+            ]
+            if abs(sizes[0] * sizes[1]) <= MAX_PRODUCT:
+                return left * right
+            raise TooMuchError("multiplies beyond all bounds")
+        raise NotPermittedError(f"uses the operator {operator} on strings")
+
+
+class Own(Extension):
+    """The template's own strings, the count of its steps, and the mark `generation`, which trainers put around answers."""
+
+    tags = {"generation"}  # noqa: RUF012  # as Jinja has it
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.strings: list[Marked] = []
+        """What it writes, by the numbers that the parsed template has in its place."""
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Take what stands between the marks as a block of its own, as Hugging Face does."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("generation"), [], [], body).set_lineno(line)
+
+    def generation(self, caller: Callable[[], Marked]) -> Marked:
+        """Return what stands between the marks."""
+        return caller()
+
+    def step(self) -> str:
+        """Take one step; called for each turn of a loop, each item that its condition is asked about, each call of a macro."""
+        left = _steps.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise TooMuchError("takes too many steps")
+        return ""
+
+    def tilde(self, *parts: Any) -> Marked:
+        """Join what `~` joins."""
+        return concat(_text(part) for part in parts)
+
+
+def with_steps(render: Callable[[], str]) -> str:
+    """Render with all steps left."""
+    budget = _steps.set([MAX_STEPS])
+    try:
+        return render()
+    finally:
+        _steps.reset(budget)
+
+
+class _Rewriter(NodeTransformer):
+    """Puts marked strings for constants, and a step at the beginning of every body that can be entered again."""
+
+    def __init__(self, environment: Sandbox) -> None:
+        own = environment.extensions[Own.identifier]
+        assert isinstance(own, Own)
+        self._own = own
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802  # as Jinja has it
+        """Replace a string constant."""
+        return self._written(node, node.value) if isinstance(node.value, str) else node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
+        """Replace text."""
+        return self._written(node, node.data)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        """Replace `~`, which would drop marks."""
+        self.generic_visit(node)
+        return self._own.call_method("tilde", node.nodes, lineno=node.lineno)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        """Count turns, and what the condition is asked about."""
+        self._enter(node)
+        if node.test is not None:
+            node.test = nodes.And(nodes.Not(self._own.call_method("step")), node.test)
+        return node
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
+        """Count calls."""
+        return self._enter(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:  # noqa: N802
+        """Count calls."""
+        return self._enter(node)
+
+    def _enter(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(self._own.call_method("step")))
+        return node
+
+    def _written(self, node: nodes.Node, text: str) -> nodes.Node:
+        self._own.strings.append(Marked.written(text))
+        strings = nodes.ExtensionAttribute(self._own.identifier, "strings")
+        place = nodes.Const(len(self._own.strings) - 1)
+        return nodes.Getitem(strings, place, "load", lineno=node.lineno)
+
+
+def _check(tree: nodes.Template) -> None:
+    """Raise NotPermittedError for what would be refused whenever it is reached."""
+    for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
+        if tree.find(kind) is not None:
+            raise NotPermittedError("wants another file")
+    if tree.find(nodes.Pow) is not None:
+        raise NotPermittedError("uses the operator **")
+    for found in tree.find_all(nodes.Filter):
+        if found.name not in FILTERS:
+            raise NotPermittedError(f"uses the filter {found.name[:40]!r}")
+    for call in tree.find_all(nodes.Call):
+        method = call.node
+        if isinstance(method, nodes.Getattr) and method.attr in NOT_OF_STRINGS:
+            raise NotPermittedError(f"uses the method {method.attr[:40]!r}")
+
+
+class _Namespace(Namespace):
+    """Names without underscore only, so that nothing of Python's own is reached."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise NotPermittedError(f"names something {name[:40]!r}")
+        super().__setitem__(name, value)
+
+
+def _string(value: Any) -> Any:
+    return Marked(value) if type(value) is str else value
+
+
+def _text(value: Any) -> str:
+    """Return what is written for a value."""
+    if not isinstance(value, str):
+        _bounded(value)
+    return str(value)
+
+
+def _bounded(value: Any) -> None:
+    """Raise NotPermittedError for a list or mapping whose written form could be of any size."""
+    left: list[Iterator[Any]] = [iter((value,))]
+    for _ in range(MAX_ITEMS):
+        while left:
+            item = next(left[-1], left)
+            if item is not left:
+                break
+            left.pop()
+        else:
+            return
+        if isinstance(item, dict):
+            left.append(chain(item.keys(), item.values()))
+        elif isinstance(item, list | tuple | set | frozenset):
+            left.append(iter(item))
+        elif isinstance(item, str) and len(item) > MAX_PRODUCT and len(left) > 2:
+            break
+    raise TooMuchError("writes a list beyond all bounds")
+
+
+def _sum(left: Any, right: Any) -> Any:
+    if isinstance(left, str) and isinstance(right, str):
+        plain = not isinstance(left, Markup) and not isinstance(right, Markup)
+        return concat((left, right)) if plain else left + right
+    if isinstance(left, list | tuple) and len(left) + len(right) > MAX_PRODUCT:
+        raise TooMuchError("makes a list beyond all bounds")
+    return left + right
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    """Write plain JSON: Jinja's own filter escapes what HTML would take for markup."""
+    _bounded(value)
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise TooMuchError("indents beyond all bounds")
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+@pass_environment
+def _join(
+    environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None
+) -> Marked:
+    """As Jinja's own, with marks."""
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return Marked(d).join(_text(item) for item in value)
+
+
+def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    if isinstance(width, int) and width > MAX_INDENT:
+        raise TooMuchError("indents beyond all bounds")
+    return do_indent(s, width, first, blank)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
