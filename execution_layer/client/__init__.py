@@ -1,7 +1,8 @@
 """What an application imports: sealed requests, checked receipts, an archive of its own. No torch.
 
     with CounterfoilClient(ClientPolicy.load("client.toml")) as client:
-        answer = client.generate(prompt="What does a lamp cost?", max_tokens=64, temperature=0)
+        asked = [{"role": "user", "content": "What is a receipt?"}]
+        answer = client.generate(asked, max_tokens=64, temperature=0)
 
 Names are imported when they are first used, so that the command line's help stays quick.
 """

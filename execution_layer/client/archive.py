@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
+from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
@@ -105,6 +106,7 @@ class Transcript:
 
 SignOrder = Callable[[int, int], tuple[bytes, bytes]]
 """(number, attempt) -> (statement, entry)"""
+LATEST: Final = "latest"
 FORGOTTEN_MS: Final = 2 * 86_400_000
 """After so long no order is good any more and no request is under way: a process that died gave its number back."""
 _FORGOTTEN: Final = (
@@ -297,6 +299,12 @@ class Archive:
         """Return the transcript of a receipt or an order, by its entry; NOT_FOUND if there is none."""
         query = "SELECT * FROM transcripts WHERE receipt_entry = ?1 OR order_entry = ?1"
         return self._one(query, entry)
+
+    def find(self, which: str) -> Transcript:
+        """Return the transcript that people name: by the entry of its receipt or order in hexadecimal, or `latest`."""
+        if which == LATEST:
+            return self._one(_LATEST_FIRST, 1)
+        return self.by_entry(parse_hex32(which, "an entry"))
 
     def latest(self, limit: int) -> list[Transcript]:
         """Return the newest transcripts, newest first."""

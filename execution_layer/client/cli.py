@@ -154,7 +154,7 @@ def verify(
     BUNDLE is a file made by `log bundle` or `client archive show --export`. What you give by --policy, --signer or
     --config is trusted instead of what the bundle says of itself. A configuration that the environment names is
     left aside where the bundle is of another log. ENTRY, with --config, is a receipt in the
-    archive, whose whole stream is then checked again. Exit code 3 when a step fails.
+    archive (or `latest`), whose whole stream is then checked again. Exit code 3 when a step fails.
     """
     from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
         is_of_its_log,
@@ -168,7 +168,7 @@ def verify(
     if not Path(what).is_file():
         if config is None:
             raise click.UsageError(f"{what} is no file, and an ENTRY needs --config")
-        steps = verify_entry(config, _entry(what))
+        steps = verify_entry(config, what)
         holds = all(step.holds for step in steps)
         emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
         return 0 if holds else 3
@@ -311,7 +311,7 @@ def archive() -> None:
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @json_option
 def archive_list(config: Path, limit: int, as_json: bool) -> None:
-    """List the newest attempts."""
+    """List the newest attempts, the newest first."""
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import brief  # noqa: PLC0415
@@ -337,7 +337,7 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
 )
 @json_option
 def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
-    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer."""
+    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import full  # noqa: PLC0415
@@ -347,16 +347,10 @@ def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool
     policy = ClientPolicy.load(config)
     opened = Archive(policy.archive)
     try:
-        found = opened.by_entry(_entry(entry))
+        found = opened.find(entry)
         facts = full(found)
         if export_to is not None:
             write_result(export_to, export(opened, found, policy).encode().encode())
     finally:
         opened.close()
     emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))
-
-
-def _entry(text: str) -> bytes:
-    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
-
-    return parse_hex32(text, "an entry")

@@ -67,12 +67,12 @@ def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bu
     )
 
 
-def verify_entry(config: Path, entry: bytes) -> list[Step]:
-    """Check everything that a client's archive holds of the receipt or order with this entry."""
+def verify_entry(config: Path, which: str) -> list[Step]:
+    """Check everything that a client's archive holds of a receipt or order, by its entry or as `latest`."""
     policy = ClientPolicy.load(config)
     archive = Archive(policy.archive)
     try:
-        return verify_transcript(archive, archive.by_entry(entry), policy)
+        return verify_transcript(archive, archive.find(which), policy)
     finally:
         archive.close()
 

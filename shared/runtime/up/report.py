@@ -313,7 +313,9 @@ def what_to_try(report: Report) -> str:
     invoice = report.costs["invoices"][plan.nodes[-1].operator]
     steps = {
         "keep the platform up": ("up", "--folder", plan.folder),
-        "then ask a question": ("infer", "--config", client, "What does the owl eat?"),
+        "then ask a question": (
+            *("infer", "--config", client, "--temperature", "0", "What does the owl eat?"),
+        ),
         "look at one variance": ("cost", "reconcile", invoice, "--dsn-file", dsn),
     }
     lines = (f"# {what}\n{command_line('counterfoil', *words)}" for what, words in steps.items())

@@ -46,7 +46,7 @@ def how_to_use(settings: Mapping[str, str | Path]) -> str:
     exports = "\n".join(export_line(name, value) for name, value in settings.items())
     return (
         f"In another terminal:\n\n{exports}\n\n"
-        'counterfoil infer "Where does the fox live?"\n'
+        'counterfoil infer --temperature 0 "Where does the fox live?"\n'
         "counterfoil client proofs\n"
         "counterfoil audit receipts\n"
         "counterfoil cost report\n"

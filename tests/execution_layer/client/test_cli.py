@@ -60,6 +60,10 @@ async def test_the_receipt_is_printed_whole_so_that_other_commands_take_it(world
         _, out, _ = await shell.infer("--file", file)
         (entry,) = re.findall(r"\b[0-9a-f]{64}\b", out)
         assert (await shell.client("archive show", entry))[0] == 0
+        _, out, _ = await shell.client("archive show latest", "--json")
+        assert json.loads(out)["receipt"] == entry
+        _, out, _ = await shell.client("archive list", "--json")
+        assert [row["number"] for row in json.loads(out)] == [1, 0]
 
 
 PAINTED = "\x1b]0;title\x07\x9b2J\u202ewords"
