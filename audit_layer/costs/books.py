@@ -85,6 +85,7 @@ def claim_of(row: RatedReceiptRow) -> Claim:
         tenant=row.tenant,
         number=row.number,
         attempt=row.attempt,
+        complete=row.complete,
         unbillable=row.reason,
     )
 

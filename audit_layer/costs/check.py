@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, last_corrections, opinion_of
 from audit_layer.costs.models import PostingRow, RateCardRow, RatedLineRow, RatedReceiptRow
-from audit_layer.costs.payable import ANSWERED, Claim, State, standings
+from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
 from audit_layer.costs.rating import price_for, rate_usage
 from audit_layer.trail.models import ReceiptRow, VerdictRow
 from shared.codec.money import exact_sum
@@ -60,6 +60,8 @@ def _receipt(
         for column in columns
         if getattr(row, column) != getattr(receipt, column)
     )
+    if row.complete != (receipt.finish in COMPLETE):
+        yield f"{name}: complete is not the receipt's"
     usage = Usage(
         input=receipt.input_tokens,
         cached=receipt.cached_tokens,
@@ -91,6 +93,7 @@ def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> 
             tenant=receipt.tenant,
             number=receipt.number,
             attempt=receipt.attempt,
+            complete=receipt.finish in COMPLETE,
             unbillable=None if row.reason == ANSWERED else row.reason,
         )
         for row, receipt in rated

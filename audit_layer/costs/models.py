@@ -131,6 +131,8 @@ class RatedReceiptRow(Base):
     tenant: Mapped[Name]
     number: Mapped[Count]
     attempt: Mapped[Count]
+    complete: Mapped[bool] = mapped_column(Boolean)
+    """Whether the answer ended by its own rules."""
     billable: Mapped[bool] = mapped_column(Boolean)
     """Whether its lines were posted; what became of them since is in its corrections."""
     reason: Mapped[str | None] = mapped_column(Text)

@@ -10,9 +10,11 @@ from enum import StrEnum
 from typing import Final
 
 from shared.statements.audits import Blame, Outcome, Reason
+from shared.statements.receipts import Finish
 
 ANSWERED: Final = "the order was answered before"
-SUPERSEDED: Final = "superseded by a later attempt"
+SUPERSEDED: Final = "superseded by another attempt"
+COMPLETE: Final = frozenset({Finish.STOP.value, Finish.LENGTH.value})
 UNCONFIRMED: Final = "FAIL that no second worker has confirmed"
 WITHHOLDING: Final = frozenset(
     reason
@@ -41,8 +43,15 @@ class Claim:
     tenant: str
     number: int
     attempt: int
+    complete: bool = True
+    """Whether the answer ended by its own rules (`stop`, `length`), as far as the receipt says."""
     unbillable: str | None = None
     """Why it is not payable by itself, whatever others say: it failed, it has no price, it exceeds its order."""
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Of the attempts of one request, those of the highest rank supersede the others."""
+        return self.complete, self.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +104,9 @@ def _of_request(
         if refused is not None:
             found[claim.receipt] = refused
     able = [claim for claim in claims if claim.receipt not in found]
-    last = max(able, key=lambda claim: (claim.attempt, -claim.log_index), default=None)
+    last = max(able, key=lambda claim: (*claim.rank, -claim.log_index), default=None)
     for claim in able:
-        if last is not None and claim.attempt < last.attempt:  # (4)
+        if last is not None and claim.rank < last.rank:  # (4)
             found[claim.receipt] = Standing(State.REFUSED, SUPERSEDED, last.receipt)
         else:  # (5)
             found[claim.receipt] = _disputed(about.get(claim.receipt, ())) or PAYABLE

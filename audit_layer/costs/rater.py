@@ -13,7 +13,7 @@ from audit_layer.costs.models import (
     RatedLineRow,
     RatedReceiptRow,
 )
-from audit_layer.costs.payable import ANSWERED
+from audit_layer.costs.payable import ANSWERED, COMPLETE
 from audit_layer.costs.rating import RatedLine, rated
 from audit_layer.trail.erasure import unseal
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
@@ -180,6 +180,7 @@ def _dealt_with(row: ReceiptRow, reason: str | None) -> RatedReceiptRow:
         tenant=row.tenant,
         number=row.number,
         attempt=row.attempt,
+        complete=row.finish in COMPLETE,
         billable=reason is None,
         reason=reason,
     )

@@ -108,12 +108,14 @@ def upgrade() -> None:
         "tenant": sa.Text(),
         "number": sa.BigInteger(),
         "attempt": sa.BigInteger(),
+        "complete": sa.Boolean(),
     }
     for name, kind in columns.items():
         op.add_column("costs_rated_receipts", sa.Column(name, kind, nullable=True))
     op.execute(
         "UPDATE costs_rated_receipts c SET order_entry = r.order_entry, tenant = r.tenant,"
-        " number = r.number, attempt = r.attempt FROM trail_receipts r WHERE r.entry = c.receipt"
+        " number = r.number, attempt = r.attempt,"
+        " complete = r.finish IN ('stop', 'length') FROM trail_receipts r WHERE r.entry = c.receipt"
     )
     for name in columns:
         op.alter_column("costs_rated_receipts", name, nullable=False)
@@ -159,7 +161,7 @@ def downgrade() -> None:
         op.set_access(table, {})
     op.drop_index(op.f("ix_costs_rated_receipts_tenant_number"), table_name="costs_rated_receipts")
     op.drop_index("uq_costs_rated_receipts_order", table_name="costs_rated_receipts")
-    for name in ("attempt", "number", "tenant", "order_entry"):
+    for name in ("complete", "attempt", "number", "tenant", "order_entry"):
         op.drop_column("costs_rated_receipts", name)
     op.drop_table("costs_heeded_verdicts")
     op.drop_index(op.f("ix_costs_corrections_at"), table_name="costs_corrections")

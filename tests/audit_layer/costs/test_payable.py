@@ -22,11 +22,16 @@ def name(*parts: object) -> bytes:
 
 
 def claim(
-    index: int, *, order: int | None = None, attempt: int = 0, why: str | None = None
+    index: int,
+    *,
+    order: int | None = None,
+    attempt: int = 0,
+    why: str | None = None,
+    complete: bool = True,
 ) -> Claim:
     """A receipt at a log index, for an order of its own unless one is named."""
     return Claim(
-        name("receipt", index), index, name("order", index if order is None else order), "acme", 7, attempt, why
+        name("receipt", index), index, name("order", index if order is None else order), "acme", 7, attempt, complete, why
     )  # fmt: skip
 
 
@@ -54,6 +59,15 @@ def test_of_several_receipts_for_one_order_the_first_in_the_log_counts():
 
 def test_a_second_receipt_is_not_paid_either_when_the_first_failed():
     assert states([claim(3, why="failed"), claim(5, order=3)]) == [R, R]
+
+
+def test_an_attempt_that_was_cut_off_replaces_none_that_was_not():
+    """Else a tenant could have a whole answer, cancel the next attempt at once, and pay that alone."""
+    whole, cut = claim(1), claim(2, attempt=1, complete=False)
+    assert states([whole, cut]) == [P, R]
+    assert states([whole, cut, claim(3, attempt=2)]) == [R, R, P]
+    assert states([claim(1, complete=False), claim(2, attempt=1, complete=False)]) == [R, P]
+    assert states([claim(1, why="failed"), cut]) == [R, P]
 
 
 def test_the_highest_attempt_is_paid_and_the_others_name_it():

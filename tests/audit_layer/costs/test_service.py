@@ -150,7 +150,7 @@ def test_the_database_itself_refuses_a_second_rating(books: Books):
     books.costs.rate_new()
     with psycopg.connect(books.world.database.worker_dsn) as worker:
         for table in ("costs_rated_receipts", "costs_rated_lines"):
-            columns = "receipt, log_index, order_entry, tenant, number, attempt, billable" if "receipts" in table else (
+            columns = "receipt, log_index, order_entry, tenant, number, attempt, complete, billable" if "receipts" in table else (
                 "receipt, log_index, journal, tenant, operator, node, model_root, rate_card, day,"
                 " started, ended, kind, quantity, unit_price, per, amount, currency"
             )  # fmt: skip
