@@ -15,7 +15,7 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Unwritable
 
-LARGE: Final = 64 * 2**10
+LARGE: Final = 16 * 2**10
 """Envelopes above this are parsed, opened and tokenised off the event loop."""
 MARGIN: Final = 0.05
 SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5

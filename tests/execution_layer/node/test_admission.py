@@ -331,6 +331,20 @@ async def test_an_over_long_prompt_that_leaves_no_room_for_the_answer_is_refused
     assert "context" in error.detail
 
 
+async def test_a_prompt_of_some_length_is_tokenised_beside_the_event_loop(world, node, monkeypatch):
+    threads = []
+    opened = node._admission.open
+
+    def noting(*args):
+        threads.append(threading.current_thread())
+        return opened(*args)
+
+    monkeypatch.setattr(node._admission, "open", noting)
+    await refusal_of(world, node, prompt="x" * 20_000)
+    await refusal_of(world, node, prompt="x" * 1000)
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
 async def test_invalid_utf8_in_an_order_is_malformed(world, node):
     request = make_request(world, node)
     spoiled = request.order.replace(b"dacme", b"dac\xff\xfe", 1)
