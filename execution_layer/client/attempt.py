@@ -11,7 +11,14 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
-from execution_layer.client.checks import Response, Sent, StreamReader, Tokenise, check_response
+from execution_layer.client.checks import (
+    Response,
+    Said,
+    Sent,
+    StreamReader,
+    Tokenise,
+    check_response,
+)
 from execution_layer.client.completion import CheckedReceipt, Completion, Timings
 from execution_layer.client.directory import NodeEntry
 from shared.codec.moment import now_ms
@@ -52,6 +59,8 @@ class Wanted:
     cost_centre: str | None
     on_text: OnText | None
     tokenise: Tokenise | None
+    said: Callable[[], Said] | None = None
+    """Makes a reader of an answer's text, where the client has the tokenizer."""
 
     @property
     def input_bound(self) -> int:
@@ -168,6 +177,7 @@ class Attempt:
             )
         return Completion(
             text=response.text,
+            text_verified=response.text_is_whole is not None,
             token_ids=response.tokens,
             logprobs=response.logprobs,
             choice=self._wanted.body.choice,
@@ -232,7 +242,8 @@ class Attempt:
             raise CounterfoilError(Code.MALFORMED, "the stream does not begin with the acceptance")
         accepted = message.accepted
         arrived.node_nonce, arrived.signature = accepted.node_nonce, accepted.signature
-        return StreamReader(self._sent, accepted.node_nonce, accepted.signature)
+        said = None if self._wanted.said is None else self._wanted.said()
+        return StreamReader(self._sent, accepted.node_nonce, accepted.signature, said)
 
     def _frame(self, reader: StreamReader, frame: execution_pb2.Frame, arrived: _Arrived) -> None:
         arrived.frames.append((frame.ciphertext, frame.signature))
@@ -326,7 +337,7 @@ def _state_of(error: CounterfoilError, arrived: _Arrived) -> State:
     """Tell a refusal from a stream that broke, and both from one that cannot be believed."""
     if arrived.node_nonce is None:
         return State.REFUSED
-    lying = {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED}
+    lying = {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
     return State.DISBELIEVED if error.code in lying else State.BROKEN
 
 

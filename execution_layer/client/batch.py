@@ -30,6 +30,7 @@ def summary(completion: Completion) -> dict[str, Any]:
         "total_ms": round(timings.total_ms, 1),
         "tokens_per_s": round(timings.tokens_per_s(usage.output), 1),
         "checked": True,
+        "text_verified": completion.text_verified,
     }
 
 

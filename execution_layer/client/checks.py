@@ -7,7 +7,7 @@ command line runs the same code over the archive.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 
@@ -37,6 +37,17 @@ SKEW_MS: Final = 300_000
 LONGEST_TOKEN: Final = 1024
 """Bytes of UTF-8 that one token can add to the text; no tokenizer in use comes near."""
 Tokenise = Callable[[], Sequence[int]]
+LIE: Final = "The node's answer is not to be believed; the archive keeps it as evidence."
+
+
+class Said(Protocol):
+    """Holds what frames say against their tokens (`shared.text.stream.SaidText`)."""
+
+    def take(self, tokens: Sequence[int], text: str) -> bool:
+        """Take the next frame; False when it does not say what its tokens say."""
+
+    def whole(self) -> bool:
+        """Tell whether nothing is left to be said."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,10 +77,13 @@ class StreamReader:
     """Step 1: opens and verifies frames in order. UNREADABLE, BAD_SIGNATURE or MALFORMED ends it.
 
     What it takes is bounded by what was asked for: so many tokens, a frame for each and one more, and the text that
-    these can say. So a node that never ends costs a client one frame too many.
+    these can say. So a node that never ends costs a client one frame too many. Where the client has the tokenizer,
+    `said` reads every frame before its text is handed out; COMMITMENT_MISMATCH when a frame says something else.
     """
 
-    def __init__(self, sent: Sent, node_nonce: bytes, signature: bytes) -> None:
+    def __init__(
+        self, sent: Sent, node_nonce: bytes, signature: bytes, said: Said | None = None
+    ) -> None:
         if len(node_nonce) != 32:
             raise CounterfoilError(Code.MALFORMED, "the node's nonce has not 32 bytes")
         self.context = sent.context(node_nonce)
@@ -79,6 +93,7 @@ class StreamReader:
         self._alternatives = sent.opened.body.settings.logprobs
         self._budget = sent.opened.body.settings.max_tokens
         self._text_bytes = 0
+        self.said = said
         self.tokens: list[int] = []
         self.text = ""
         self.logprobs: list[TokenLogprobs] = []
@@ -101,6 +116,12 @@ class StreamReader:
                 Code.MALFORMED, f"frame {index} has not the log-probabilities that were asked for"
             )
         self._bound(index, frame)
+        if self.said is not None and not self.said.take(frame.tokens, frame.text):
+            raise CounterfoilError(
+                Code.COMMITMENT_MISMATCH,
+                f"frame {index} says another text than its tokens",
+                remedy=LIE,
+            )
         self.tokens.extend(frame.tokens)
         self.text += frame.text
         self.logprobs.extend(frame.logprobs or ())
@@ -155,6 +176,8 @@ class Response:
     final: FinalRecord
     logprobs: tuple[TokenLogprobs, ...]
     """One for each token where they were asked for; in the frames alone, so under `h_final`."""
+    text_is_whole: bool | None = None
+    """Whether the text is all that the tokens say; None where the client has no tokenizer and takes the node's word."""
 
     @classmethod
     def of(cls, sent: Sent, reader: StreamReader, final: FinalRecord) -> "Response":
@@ -167,6 +190,7 @@ class Response:
             reader.text,
             final,
             tuple(reader.logprobs),
+            None if reader.said is None else reader.said.whole(),
         )
 
 
@@ -246,9 +270,11 @@ def _check_stream(response: Response, receipt: Receipt) -> None:
 
 
 def _check_tokens(response: Response) -> None:
-    """Check (5): the final record's tokens and text are the frames'."""
+    """Check (5): the final record's tokens and text are the frames', and say all that there is to say."""
     _agree("tokens", response.final.tokens, response.tokens)
     _agree("text", response.final.text, response.text)
+    if response.final.finish in {Finish.STOP, Finish.LENGTH}:
+        _require(response.text_is_whole is not False, "text", "is not all that its tokens say")
 
 
 def _check_commitments(
@@ -319,5 +345,5 @@ def _require(condition: bool, name: str, problem: str) -> None:
         raise CounterfoilError(
             Code.COMMITMENT_MISMATCH,
             f"the receipt's {name} {problem}",
-            remedy="The node's answer is not to be believed; the archive keeps it as evidence.",
+            remedy=LIE,
         )

@@ -8,20 +8,20 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Self, Unpack, overload
 
 import grpc
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.attempt import Attempt, Terms, Wanted
-from execution_layer.client.checks import Tokenise
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
+from execution_layer.client.reading import Texts
 from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, Policy
@@ -29,7 +29,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.journal import Unwritable
 from shared.runtime.keys import load_ed25519
-from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.request import SamplingSettings
 
 ELSEWHERE: Final = frozenset(
     {
@@ -65,7 +65,7 @@ class AsyncCounterfoilClient:
             expiry_ms=1000 * policy.expiry_s,
         )
         self._log = policy.log.policy()
-        self._tokenise = _tokeniser(policy)
+        self._texts = Texts(policy)
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._standing = Standing()
@@ -151,12 +151,15 @@ class AsyncCounterfoilClient:
         options: Options,
     ) -> Wanted:
         body = request_body(messages, settings, options)
+        model_root = self._model_root(options.get("model"))
+        text = self._texts.of(model_root)
         return Wanted(
             body=body,
-            model_root=self._model_root(options.get("model")),
+            model_root=model_root,
             cost_centre=options.get("cost_centre"),
             on_text=options.get("on_text"),
-            tokenise=None if self._tokenise is None else self._tokenise(body),
+            tokenise=None if text is None else text.tokenise(body),
+            said=None if text is None else text.said(body),
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
@@ -302,14 +305,3 @@ def _named(nodes: Sequence[NodeEntry], name: str | None) -> Sequence[NodeEntry]:
         known = ", ".join(node.name for node in nodes)
         raise CounterfoilError(Code.NOT_FOUND, f"no node is named {name}; there are: {known}")
     return found
-
-
-def _tokeniser(policy: ClientPolicy) -> Callable[[RequestBody], Tokenise] | None:
-    """Return what tokenises a body, where the policy names a tokenizer."""
-    if policy.tokenizer is None:
-        return None
-    from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages of the extra `node`
-    from shared.text.tokenizer import Tokenizer  # noqa: PLC0415
-
-    tokenizer = Tokenizer.from_folder(policy.tokenizer)
-    return lambda body: lambda: prompt_ids(tokenizer, body)

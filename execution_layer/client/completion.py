@@ -44,6 +44,8 @@ class Completion:
     attempt: int
     node: str
     """operator/node"""
+    text_verified: bool = False
+    """Whether the client itself found that the tokens say this text; otherwise it is the node's word until an audit."""
     choice: int = 0
     """Which of several answers to one request this is."""
     logprobs: tuple[TokenLogprobs, ...] = ()

@@ -15,6 +15,11 @@ from shared.runtime.errors import CounterfoilError
 from shared.runtime.output import emit, emit_line, table
 from shared.runtime.text import for_terminal
 
+UNVERIFIED = (
+    "  The text is the node's word until an audit: this client has no tokenizer to read its tokens with"
+    " (`counterfoil client tokenizer fetch`)."
+)
+
 
 def infer_one(
     policy: ClientPolicy, line: PromptLine, node: str | None, n: int | None, as_json: bool
@@ -62,6 +67,8 @@ def _tell(facts: dict[str, Any]) -> None:
         fg="green",
         err=True,
     )
+    if not facts["text_verified"]:
+        click.secho(UNVERIFIED, fg="yellow", err=True)
 
 
 def _logprobs_table(tokens: list[dict[str, Any]]) -> Any:

@@ -89,7 +89,9 @@ class ClientPolicy(Settings):
     """A node that has not accepted a request within these seconds is left for another."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     tokenizer: Path | None = None
-    """Folder of the checkpoint's tokenizer, where the client checks the prompt's tokens itself (extra `node`)."""
+    """Folder of the checkpoint's tokenizer, where the client reads prompts and answers itself (extra `text`).
+
+    Without it, what `counterfoil client tokenizer fetch` has fetched is used."""
     operators: dict[Name, Hex32]
     """Identity keys of the operators that are trusted to name their nodes' keys."""
     rate_cards: dict[Name, tuple[Hex32, ...]]

@@ -6,6 +6,7 @@ from pathlib import Path
 from execution_layer.client.archive import Archive, Transcript
 from execution_layer.client.checks import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.reading import Texts
 from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
 from shared.envelope.header import envelope_hash
@@ -89,7 +90,7 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
     )
     response = run.step(
         "every frame opens in order under its AAD, and is signed",
-        lambda: _response(transcript, sent),
+        lambda: _response(transcript, sent, Texts(policy)),
     )
     if response is not None:
         checks = run_steps(response, transcript.finished or transcript.created)
@@ -108,12 +109,14 @@ def _sent(transcript: Transcript, bundle: KeyBundle, entry: bytes, policy: Clien
     return Sent(order, statement.entry, opened, bundle, entry)
 
 
-def _response(transcript: Transcript, sent: Sent) -> Response:
+def _response(transcript: Transcript, sent: Sent, texts: Texts) -> Response:
     if transcript.node_nonce is None or transcript.final_record is None:
         raise CounterfoilError(
             Code.NOT_FOUND, f"the archive has no whole response: the attempt is {transcript.state}"
         )
-    reader = StreamReader(sent, transcript.node_nonce, transcript.accepted_signature or b"")
+    text = texts.of(sent.opened.header.model_root)
+    said = None if text is None else text.said(sent.opened.body)()
+    reader = StreamReader(sent, transcript.node_nonce, transcript.accepted_signature or b"", said)
     for index, (ciphertext, signature) in enumerate(
         zip(transcript.frames, transcript.signatures, strict=True), start=1
     ):

@@ -12,7 +12,7 @@ from typing import Any, Self
 from shared.model.families import Family, family_of, malformed, unsupported
 from shared.model.rope import Rope
 from shared.text.files import read_json, read_json_if_there
-from shared.text.generation import check_generation
+from shared.text.generation import check_generation, token_ids
 
 DTYPES = ("bfloat16", "float16", "float32")
 MOST_HEADS = 1024
@@ -70,7 +70,7 @@ class ModelConfig:
         config = cls.from_json(read_json(folder / "config.json"))
         generation = read_json_if_there(folder / "generation_config.json")
         check_generation(generation)
-        stops = _token_ids(generation.get("eos_token_id"), "generation_config.json")
+        stops = token_ids(generation.get("eos_token_id"), "generation_config.json")
         found = config.stopping_at({*config.eos_token_ids, *stops})
         found.check("generation_config.json")
         return found
@@ -99,7 +99,7 @@ class ModelConfig:
             tie_word_embeddings=_flag(data, "tie_word_embeddings"),
             max_positions=_whole(data, "max_position_embeddings", most=MOST_POSITIONS),
             dtype=_dtype(data),
-            eos_token_ids=_token_ids(data.get("eos_token_id"), "config.json"),
+            eos_token_ids=token_ids(data.get("eos_token_id"), "config.json"),
             qkv_bias=family.qkv_bias,
             qk_norm=family.qk_norm,
             layer_windows=_windows(data, family, layers),
@@ -233,10 +233,3 @@ def _number(
     if not (type(value) is int or type(value) is float) or not least <= value <= most:
         raise malformed(f"{name} is not a number from {least:g} to {most:g}")
     return float(value)
-
-
-def _token_ids(value: object, file: str) -> tuple[int, ...]:
-    items = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(type(item) is int and item >= 0 for item in items):
-        raise malformed("eos_token_id is not a token or a list of tokens", file)
-    return tuple(sorted(set(items)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.text.files import read_json_if_there, shown
+from shared.text.files import read_json, read_json_if_there, shown
 
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 RECOMMENDED: Final = frozenset(
@@ -110,6 +110,27 @@ def check_generation(data: dict[str, Any]) -> None:
                 Code.UNSUPPORTED,
                 f"generation_config.json: {shown(name)} = {reprlib.repr(value)} is not supported",
             )
+
+
+def stop_tokens(folder: Path) -> tuple[int, ...]:
+    """Return the tokens that end an answer: the end-of-sequence tokens of `config.json` and `generation_config.json`."""
+    config = read_json(folder / "config.json")
+    generation = read_json_if_there(folder / "generation_config.json")
+    found = {
+        *token_ids(config.get("eos_token_id"), "config.json"),
+        *token_ids(generation.get("eos_token_id"), "generation_config.json"),
+    }
+    return tuple(sorted(found))
+
+
+def token_ids(value: object, file: str) -> tuple[int, ...]:
+    """Read `eos_token_id` of a file: a token, several, or none."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(item) is int and item >= 0 for item in items):
+        raise CounterfoilError(
+            Code.MALFORMED, f"{file}: eos_token_id is not a token or a list of tokens"
+        )
+    return tuple(sorted(set(items)))
 
 
 def _senseless(name: str) -> CounterfoilError:

@@ -26,13 +26,13 @@ class Answer:
     node_key: Ed25519PrivateKey
     issuer: str
 
-    def reader(self):
+    def reader(self, said=None):
         """Return a reader that has accepted the stream's beginning."""
-        return StreamReader(self.sent, self.accepted.node_nonce, self.accepted.signature)
+        return StreamReader(self.sent, self.accepted.node_nonce, self.accepted.signature, said)
 
-    def response(self):
+    def response(self, said=None):
         """Read the whole stream."""
-        reader = self.reader()
+        reader = self.reader(said)
         for frame in self.frames:
             reader.frame(frame.index, frame.ciphertext, frame.signature)
         return Response.of(self.sent, reader, reader.final(self.final, self.final_signature))

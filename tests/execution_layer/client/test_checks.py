@@ -317,9 +317,9 @@ async def test_the_final_record_cannot_come_before_the_last_frame(answer):
 class Endless:
     """A node that signs whatever frames it is told to send."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, said=None):
         self._answer = answer
-        self.reader = answer.reader()
+        self.reader = answer.reader(said)
         self._sealer = FrameSealer(answer.sent.opened.keys, self.reader.context)
 
     def send(self, tokens, text):
@@ -360,3 +360,35 @@ async def test_text_is_no_longer_than_its_tokens_can_say(answer):
     assert error.code is Code.MALFORMED
     assert "more text than 2 tokens can say" in error.detail
     assert len(node.reader.text) == LONGEST_TOKEN
+
+
+class Words:
+    """A double of a tokenizer's reader: a token says `w<token> `, as the double of the engine has it."""
+
+    def __init__(self):
+        self.due = ""
+
+    def take(self, tokens, text):
+        self.due += "".join(f"w{token} " for token in tokens)
+        fits = self.due.startswith(text)
+        self.due = self.due[len(text) :] if fits else self.due
+        return fits
+
+    def whole(self):
+        return not self.due
+
+
+async def test_a_client_with_a_tokenizer_does_not_take_the_nodes_word_for_the_text(answer):
+    assert answer.response().text_is_whole is None
+    true = answer.response(Words())
+    assert true.text_is_whole is True
+    assert check_response(true, now_ms())
+    passed, error = refusal(replace(true, text_is_whole=False))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the tokens"))
+    assert "not all that its tokens say" in error.detail
+    node = Endless(answer, Words())
+    assert node.send((1, 2), "w1 ") is None
+    error = node.send((3,), "another text")
+    assert error.code is Code.COMMITMENT_MISMATCH
+    assert "frame 2 says another text" in error.detail
+    assert node.reader.text == "w1 "

@@ -1,0 +1,75 @@
+"""What a client reads itself, where it has a model's tokenizer: the prompt's tokens, and what an answer's tokens say.
+
+Without one, both are the node's word until an audit. The tokenizer needs packages that a client may lack (extra `text`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from execution_layer.client.checks import Said, Tokenise
+from execution_layer.client.policy import ClientPolicy
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import RequestBody
+
+if TYPE_CHECKING:
+    from shared.text.tokenizer import Tokenizer
+
+FETCHED: Final = "tokenizers"
+"""Folder beside the archive: a folder for each model root whose files were fetched with proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """One model's tokenizer."""
+
+    tokenizer: "Tokenizer"
+
+    def tokenise(self, body: RequestBody) -> Tokenise:
+        """Return what gives the tokens of a request's prompt."""
+        from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages that a client may lack
+
+        return lambda: prompt_ids(self.tokenizer, body)
+
+    def said(self, body: RequestBody) -> Callable[[], Said]:
+        """Return what makes a reader of one answer's frames."""
+        from shared.text.stream import SaidText  # noqa: PLC0415  # likewise
+
+        settings = body.settings
+        return lambda: SaidText(self.tokenizer, settings.stop, settings.stop_token_ids)
+
+
+class Texts:
+    """The tokenizers that a client has, each read once."""
+
+    def __init__(self, policy: ClientPolicy) -> None:
+        self._policy = policy
+        self._read: dict[Path, ModelText] = {}
+
+    def of(self, model_root: bytes) -> ModelText | None:
+        """Return a model's tokenizer: the policy's, else the one that was fetched for this root; None without."""
+        folder = self._policy.tokenizer or fetched_folder(self._policy, model_root)
+        if self._policy.tokenizer is None and not folder.is_dir():
+            return None
+        if folder not in self._read:
+            self._read[folder] = ModelText(_tokenizer(folder))
+        return self._read[folder]
+
+
+def fetched_folder(policy: ClientPolicy, model_root: bytes) -> Path:
+    """Return where the files of a model are kept that were fetched with proof."""
+    return policy.archive.parent / FETCHED / model_root.hex()
+
+
+def _tokenizer(folder: Path) -> "Tokenizer":
+    try:
+        from shared.text.generation import stop_tokens  # noqa: PLC0415  # packages that a client may lack
+        from shared.text.tokenizer import Tokenizer  # noqa: PLC0415  # likewise
+    except ImportError as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{folder} cannot be read without the package {error.name}",
+            remedy="pip install 'counterfoil[text]'",
+        ) from error
+    return Tokenizer.from_folder(folder, stop_tokens(folder))
