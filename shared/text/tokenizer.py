@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Backend
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message
 from shared.text.control import ControlTokens, check_unspelled, unknown_token
+from shared.text.declared import NAMES, check_declared
 from shared.text.files import read_file, read_json_if_there
 from shared.text.marked import Marked
 from shared.text.template import ChatTemplate
@@ -29,8 +30,6 @@ from shared.text.template import ChatTemplate
 MAX_TEXT = 4 << 20
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """A token that stands for one byte, where the vocabulary has no better one (byte fallback)."""
-NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Special tokens that a template may name."""
 
 
 class Tokenizer:
@@ -75,6 +74,7 @@ class Tokenizer:
         except Exception as error:  # the tokenizers package raises bare Exception
             raise CounterfoilError(Code.MALFORMED, f"{path} is not a tokenizer") from error
         template, names = _chat_settings(folder)
+        check_declared(folder, backend.get_added_tokens_decoder(), template)
         return cls(backend, template, stops, names)
 
     @property

@@ -1,0 +1,91 @@
+"""Tokens that tokenizer_config.json declares beside tokenizer.json, which transformers adds to the tokenizer.
+
+Here tokenizer.json alone says which tokens there are. Where the other file would make another tokenizer of it, the folder
+is refused.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import AddedToken
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.text.files import read_json_if_there
+
+NAMES: Final = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+"""Special tokens that a template may name."""
+LISTS: Final = ("additional_special_tokens", "extra_special_tokens")
+FLAGS: Final = ("lstrip", "rstrip", "single_word", "normalized")
+"""What changes the tokens that a text has. Whether a token is special changes only what it may come from, and a special token
+that is `normalized` is taken only where that changes nothing (`control`)."""
+
+
+def check_declared(folder: Path, added: Mapping[int, AddedToken], template: str | None) -> None:
+    """Raise UNSUPPORTED, by name, for a declared token that tokenizer.json lacks, has by another number or reads otherwise.
+
+    A special token that has a name, such as `pad_token`, counts only where the template uses it: no message can.
+    """
+    path = folder / "tokenizer_config.json"
+    data = read_json_if_there(path)
+    try:
+        found = _wrong(data, added, template or "")
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise CounterfoilError(Code.MALFORMED, f"{path}: its added tokens make no sense") from error
+    if found is not None:
+        spelling, why = found
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"{path} declares the token {json.dumps(spelling[:80])}, which tokenizer.json {why}",
+            remedy="Save the tokenizer once with transformers (save_pretrained): then both files say the same.",
+        )
+
+
+def _wrong(
+    data: Mapping[str, Any], added: Mapping[int, AddedToken], template: str
+) -> tuple[str, str] | None:
+    known = {entry.content: (number, entry) for number, entry in added.items()}
+    for number, entry in _decoder(data):
+        if entry.content not in known:
+            return entry.content, "does not have as an added token"
+        at, there = known[entry.content]
+        if at != number:
+            return entry.content, f"has as number {at}"
+        both = entry.special and there.special
+        for flag in FLAGS[:-1] if both else FLAGS:
+            if getattr(entry, flag) != getattr(there, flag):
+                return entry.content, f"has with another {flag}"
+    for name, spelling in _special(data):
+        used = name is None or name in template or spelling in template
+        if used and spelling not in known:
+            return spelling, "does not have as an added token"
+    return None
+
+
+def _decoder(data: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
+    for number, fields in (data.get("added_tokens_decoder") or {}).items():
+        kept = {name: fields[name] for name in (*FLAGS, "special") if name in fields}
+        yield int(number), AddedToken(fields["content"], **kept)
+
+
+def _special(data: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
+    """Yield special tokens with their names; those of lists have none."""
+    for name in NAMES:
+        if data.get(name):
+            yield name, _spelling(data[name])
+    for name in LISTS:
+        listed = data.get(name) or ()
+        if isinstance(listed, dict):
+            yield from ((inner, _spelling(value)) for inner, value in listed.items())
+        else:
+            yield from ((None, _spelling(value)) for value in listed)
+
+
+def _spelling(value: Any) -> str:
+    spelling = value["content"] if isinstance(value, dict) else value
+    if not isinstance(spelling, str):
+        raise TypeError("a token has a spelling")
+    return spelling
