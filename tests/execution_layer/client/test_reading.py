@@ -72,7 +72,7 @@ async def test_without_a_tokenizer_the_text_is_the_nodes_word_and_is_found_out_w
         assert "frame 1 says another text than its tokens" in failed.detail
 
 
-def test_a_client_without_the_packages_is_told_which(world, monkeypatch):
+async def test_a_client_without_the_packages_is_told_which(world, monkeypatch):
     import builtins
 
     true = builtins.__import__
