@@ -421,8 +421,13 @@ async def test_a_node_that_never_accepts_is_left_for_another(world, monkeypatch)
         world.client(accept_timeout_s=0.3) as client,
     ):
         await client.nodes()
-        never = asyncio.Event()
-        monkeypatch.setattr(silent.store, "accept", lambda *_, **__: never.wait())
+        released, true = asyncio.Event(), silent.store.accept
+
+        async def accept(*what, **how):
+            await released.wait()
+            return await true(*what, **how)
+
+        monkeypatch.setattr(silent.store, "accept", accept)
         told = []
         answer = await client.generate(
             prompt=PROMPT, max_tokens=2, on_retry=lambda *facts: told.append(facts)
@@ -431,6 +436,7 @@ async def test_a_node_that_never_accepts_is_left_for_another(world, monkeypatch)
         ((name, error),) = told
         assert (name, error.code) == ("honest/node-1", Code.UNAVAILABLE)
         assert "not accepted within 0.3 s" in error.detail
+        released.set()
 
 
 async def test_a_full_disk_of_our_own_is_not_blamed_on_a_node(world):
