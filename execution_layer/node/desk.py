@@ -17,6 +17,8 @@ from shared.runtime.journal import Unwritable
 
 LARGE: Final = 16 * 2**10
 """Envelopes above this are parsed, opened and tokenised off the event loop."""
+OPENING_S: Final = 2.0
+"""How long a stop waits for requests that are just being accepted."""
 MARGIN: Final = 0.05
 SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
 
@@ -72,7 +74,11 @@ class Desk:
         """Refuse new work, let sessions end for `grace_s` seconds, then cut them off with receipts."""
         self.load.drain()
         if self._opening:  # what has a place already becomes a session, or is refused
-            await asyncio.wait(set(self._opening))
+            _, stuck = await asyncio.wait(set(self._opening), timeout=OPENING_S)
+            for (
+                opening
+            ) in stuck:  # if it is on disk nevertheless, the next start gives it its receipt
+                opening.cancel()
         tasks = list(self._sessions.values())
         if not tasks:
             return
