@@ -19,8 +19,8 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.readiness import run_service, write_ready
-from shared.text.prompt import prompt_ids
-from shared.text.tokenizer import Tokenizer
+from shared.text.opening import open_tokenizer
+from shared.text.prompt import most_bytes, prompt_ids
 
 MIB = 2**20
 LoadDecoder = Callable[..., Decoder]
@@ -33,7 +33,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     """Load the model, find out its root and numeric profile, and put a node around it."""
     decoder = load_decoder(settings.model, threads=settings.threads)
     config = decoder.config
-    tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
+    tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
     profile = dict(numeric_profile(config.dtype))
     limits = engine_limits(settings, config)
     served = ServedModel(
@@ -41,6 +41,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
         numeric_profile=profile_id(profile),
         max_positions=limits.context,
         tokenise=lambda body: prompt_ids(tokenizer, body),
+        most_bytes=most_bytes(tokenizer, limits.context),
     )
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
     return Node(

@@ -23,9 +23,9 @@ from shared.statements.audits import Reason
 from shared.statements.cose import read_as
 from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
 from shared.text.stream import frames_say, stop_length
-from shared.text.tokenizer import Tokenizer
 
 
 class ModelArithmetic:
@@ -33,7 +33,8 @@ class ModelArithmetic:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._decoder: Decoder = load_decoder(folder, threads=threads)
-        self._tokenizer = Tokenizer.from_folder(folder, self._decoder.config.eos_token_ids)
+        config = self._decoder.config
+        self._tokenizer = open_tokenizer(folder, rows=config.vocab_size, stops=config.eos_token_ids)
 
     @cached_property
     def profile(self) -> bytes:

@@ -12,6 +12,7 @@ from typing import Protocol
 from execution_layer.node import order_times
 from execution_layer.node.identity import BundleKeys, KeyRing
 from execution_layer.node.settings import Quotas
+from shared.envelope.body import MAX_BODY
 from shared.envelope.header import MAX_ENVELOPE, Envelope, Header, envelope_hash
 from shared.envelope.sealing import OpenedRequest, open_request
 from shared.runtime.errors import Code, CounterfoilError
@@ -30,6 +31,8 @@ class ServedModel:
     max_positions: int
     """Longest sequence, prompt and output together, in tokens."""
     tokenise: Callable[[RequestBody], tuple[int, ...]]
+    most_bytes: int = MAX_BODY
+    """Most bytes of the contents of a prompt; what has more is not tokenised."""
 
 
 class TenantKeys(Protocol):
@@ -122,7 +125,15 @@ class Admission:
             hpke_private=checked.keys.hpke,
             now_ms=now_ms,
         )
-        prompt_ids = self._model.tokenise(opened.body)  # (9)
+        size = opened.body.size  # (9)
+        if size > self._model.most_bytes:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"the prompt has {size} bytes; this node's context of {self._model.max_positions}"
+                f" tokens has room for {self._model.most_bytes} at most",
+                remedy="Shorten the prompt.",
+            )
+        prompt_ids = self._model.tokenise(opened.body)
         most = checked.order.max_input_tokens
         if len(prompt_ids) > most:
             raise CounterfoilError(

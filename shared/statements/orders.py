@@ -50,9 +50,7 @@ class Order(Statement):
 
 def input_bound(body: RequestBody) -> int:
     """Return a `max_input_tokens` for a client that has no tokenizer: a token for each byte of UTF-8, and the template's."""
-    texts = [body.prompt or "", *(message.content for message in body.messages)]
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    return min(MAX_TOKENS, size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages))
+    return min(MAX_TOKENS, body.size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages))
 
 
 def within_order(order: Order, usage: Usage) -> str | None:

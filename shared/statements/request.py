@@ -115,3 +115,9 @@ class RequestBody:
         _require(len(self.messages) <= MAX_MESSAGES, f"at most {MAX_MESSAGES} messages")
         _require(self.seed is None or len(self.seed) == 32, "a seed has 32 bytes")
         _require(0 <= self.choice <= MAX_CHOICE, "a choice is from 0 to 2^32 - 1")
+
+    @property
+    def size(self) -> int:
+        """Bytes of UTF-8 of the prompt, or of all messages' contents."""
+        texts = [self.prompt or "", *(message.content for message in self.messages)]
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)

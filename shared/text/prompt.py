@@ -18,3 +18,8 @@ def prompt_ids(tokenizer: Tokenizer, body: RequestBody) -> tuple[int, ...]:
     if not tokens:
         raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt is empty")
     return tokens
+
+
+def most_bytes(tokenizer: Tokenizer, context: int) -> int:
+    """Return the most bytes that contents may have: a context full of the longest token (protocol §7.4)."""
+    return context * tokenizer.longest_token

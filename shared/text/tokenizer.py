@@ -13,6 +13,7 @@ Mistral the beginning-of-sequence token; for most others none).
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,12 +25,16 @@ from shared.statements.request import Message
 from shared.text.control import ControlTokens, check_unspelled, unknown_token
 from shared.text.declared import NAMES, check_declared
 from shared.text.files import read_file, read_json_if_there
+from shared.text.library import told_as
 from shared.text.marked import Marked
 from shared.text.template import ChatTemplate
 
 MAX_TEXT = 4 << 20
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """A token that stands for one byte, where the vocabulary has no better one (byte fallback)."""
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What a folder's tokenizer and template are made of."""
+FAILS = "the tokenizer fails on this text"
 
 
 class Tokenizer:
@@ -69,18 +74,32 @@ class Tokenizer:
         data = read_file(path)
         if data is None:
             raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing")
-        try:
-            backend = Backend.from_str(data.decode("utf-8"))
-        except Exception as error:  # the tokenizers package raises bare Exception
-            raise CounterfoilError(Code.MALFORMED, f"{path} is not a tokenizer") from error
         template, names = _chat_settings(folder)
-        check_declared(folder, backend.get_added_tokens_decoder(), template)
-        return cls(backend, template, stops, names)
+        with told_as(Code.MALFORMED, f"{path} is not a tokenizer"):
+            backend = Backend.from_str(data.decode("utf-8"))
+            check_declared(folder, backend.get_added_tokens_decoder(), template)
+            return cls(backend, template, stops, names)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows that the embedding must have: one more than the largest token."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of UTF-8 of the longest token's spelling."""
+        spellings = self._backend.get_vocab(with_added_tokens=True)
+        return max((len(spelling.encode("utf-8")) for spelling in spellings), default=1)
+
+    @property
+    def has_template(self) -> bool:
+        """Say whether it takes messages."""
+        return self._template is not None
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Encode text alone; special tokens are never produced. MALFORMED for text that is not Unicode."""
@@ -93,7 +112,8 @@ class Tokenizer:
         encoding = self._text(text)
         if not encoding.ids:
             return ()
-        return tuple(self._backend.post_process(encoding, add_special_tokens=True).ids)
+        with told_as(Code.INVALID_ARGUMENT, FAILS):
+            return tuple(self._backend.post_process(encoding, add_special_tokens=True).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode a conversation under the chat template, ready for the assistant's answer."""
@@ -108,9 +128,10 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens have none."""
-        if self._bytes.keys().isdisjoint(tokens):
-            return str(self._backend.decode(list(tokens), skip_special_tokens=True))
-        return str(self._backend.decoder.decode(list(self._pieces(tokens))))
+        with told_as(Code.INVALID_ARGUMENT, FAILS):
+            if self._bytes.keys().isdisjoint(tokens):
+                return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+            return str(self._backend.decoder.decode(list(self._pieces(tokens))))
 
     def is_silent(self, token: int) -> bool:
         """Say whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
@@ -118,7 +139,9 @@ class Tokenizer:
 
     def _text(self, text: str, *, first: bool = True) -> Encoding:
         """Encode text without control tokens; `first` unless one precedes it."""
-        encoding = (self._backend if first else self._later).encode(text, add_special_tokens=False)
+        backend = self._backend if first else self._later
+        with told_as(Code.INVALID_ARGUMENT, FAILS):
+            encoding = backend.encode(text, add_special_tokens=False)
         if not self._never.isdisjoint(encoding.ids):
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a control token"

@@ -27,6 +27,7 @@ MODEL_ROOT = bytes(range(32))
 PROFILE = {"device": "fake", "threads": 1}
 PROFILE_ID = b"\x07" * 32
 MAX_POSITIONS = 512
+MOST_BYTES = 4 * MAX_POSITIONS
 
 
 def fake_tokenise(body):
@@ -39,7 +40,7 @@ def fake_tokenise(body):
 
 def fake_model(engine):
     """Return a served model over a FakeEngine."""
-    served = ServedModel(MODEL_ROOT, PROFILE_ID, MAX_POSITIONS, fake_tokenise)
+    served = ServedModel(MODEL_ROOT, PROFILE_ID, MAX_POSITIONS, fake_tokenise, MOST_BYTES)
     return NodeModel(served, PROFILE, engine)
 
 

@@ -21,7 +21,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
 from shared.statements.cose import entry_of, sign_statement
-from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.request import Message, RequestBody, SamplingSettings
 from tests.execution_layer.asking import (
     ask,
     make_request,
@@ -31,7 +31,7 @@ from tests.execution_layer.asking import (
     seal_by_hand,
 )
 from tests.execution_layer.fakes import FakeEngine
-from tests.execution_layer.world import MAX_POSITIONS, small_world
+from tests.execution_layer.world import MAX_POSITIONS, MOST_BYTES, small_world
 
 SETTINGS = SamplingSettings(6)
 
@@ -343,6 +343,19 @@ async def test_a_prompt_of_some_length_is_tokenised_beside_the_event_loop(world,
     await refusal_of(world, node, prompt="x" * 20_000)
     await refusal_of(world, node, prompt="x" * 1000)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
+async def test_a_prompt_with_more_bytes_than_the_context_can_hold_is_not_even_tokenised(
+    world, node
+):
+    for body in (
+        RequestBody(SETTINGS, prompt="x" * MOST_BYTES + "é"),
+        RequestBody(SETTINGS, messages=(Message("user", "é" * (MOST_BYTES // 2)),) * 2),
+    ):
+        refusal = await refusal_of(world, node, body=body)
+        assert refusal.code is Code.INVALID_ARGUMENT
+        assert f"has {body.size} bytes" in str(refusal)
+        assert f"room for {MOST_BYTES}" in str(refusal)
 
 
 async def test_invalid_utf8_in_an_order_is_malformed(world, node):
