@@ -36,7 +36,11 @@ def tenant_add(name: str, key: bytes, config: Path, as_json: bool) -> None:
 def tenant_list(config: Path, as_json: bool) -> None:
     """Show all tenants, disabled ones too."""
     rows = parties(config, "tenant")
-    emit(rows, as_json, rendered("Tenants", ("name", "key", "disabled_at"), rows))
+    emit(
+        rows,
+        as_json,
+        rendered("Tenants", ("name", "key", "disabled_at"), rows, times=("disabled_at",)),
+    )
 
 
 @tenant.command("disable")
@@ -92,7 +96,7 @@ def token_list(config: Path, as_json: bool) -> None:
     with core_of(config) as core:
         rows = [_token(row) for row in core.tokens.list()]
     columns = ("id", "name", "role", "scope", "created", "revoked")
-    emit(rows, as_json, rendered("Tokens", columns, rows))
+    emit(rows, as_json, rendered("Tokens", columns, rows, times=("created", "revoked")))
 
 
 @token.command("revoke")

@@ -205,7 +205,8 @@ def party_import(file: Path, config: Path, as_json: bool) -> None:
 def party_list(role: str | None, config: Path, as_json: bool) -> None:
     """Show all parties, disabled ones too."""
     rows = parties(config, role)
-    emit(rows, as_json, rendered("Parties", ("name", "role", "key", "disabled_at"), rows))
+    columns = ("name", "role", "key", "disabled_at")
+    emit(rows, as_json, rendered("Parties", columns, rows, times=("disabled_at",)))
 
 
 @party.command("disable")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from audit_layer.api.options import FILE, core_of, rendered, settings_of
+from audit_layer.api.options import FILE, core_of, rendered, settings_of, utc
 from shared.runtime.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _rows(document: "Document") -> list[dict[str, Any]]:
             "index": line.index,
             "number": line.number,
             "attempt": line.attempt,
-            "started": _utc(line.started),
+            "started": utc(line.started),
             "seal": seal,
             "entry": line.entry,
         }
@@ -157,14 +157,14 @@ def _rows(document: "Document") -> list[dict[str, Any]]:
 
 
 def _sentences(answer: "Answer", whose: str) -> list[str]:
-    period = f"{answer.tenant}, {_utc(answer.start)} to {_utc(answer.end)}"
+    period = f"{answer.tenant}, {utc(answer.start)} to {utc(answer.end)}"
     verdict = "complete" if answer.complete else "not complete because"
     lines = [f"{period}: {answer.inferences} inferences, {verdict}"]
     lines += [f"  {reason}" for reason in answer.because]
     if answer.late:
         lines.append(f"{answer.late} of them came after the seal of their period.")
     if answer.as_of is not None:
-        lines.append(f"As of {_utc(answer.as_of)}, log size {answer.as_of_size}; under {whose}.")
+        lines.append(f"As of {utc(answer.as_of)}, log size {answer.as_of_size}; under {whose}.")
     return lines
 
 
@@ -172,12 +172,6 @@ def _ms(value: datetime) -> int:
     from datetime import UTC  # noqa: PLC0415  # beside its only use
 
     return int(value.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _utc(milliseconds: int) -> str:
-    from shared.codec.moment import MAX_MS, to_rfc3339  # noqa: PLC0415  # --help stays light
-
-    return to_rfc3339(min(milliseconds, MAX_MS))[:19] + "Z"
 
 
 @click.command("gaps")
@@ -208,7 +202,7 @@ def gaps(config: Path, as_json: bool) -> int:
                 "issuer": row.issuer,
                 "first": row.first,
                 "last": row.last,
-                "since": _utc(row.since),
+                "since": utc(row.since),
                 "finding": row.finding,
             }
             for row in watch.open_gaps()

@@ -1,7 +1,7 @@
 """Options and openings that the audit server's commands share; imports nothing heavy until a command runs."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,19 +58,38 @@ def settings_of(config: Path) -> "AuditSettings":
 def core_of(config: Path) -> Iterator["Core"]:
     """Open database and trail for one command."""
     from audit_layer.bootstrap import open_core  # noqa: PLC0415  # --help stays light
+    from audit_layer.storage.engine import role_named  # noqa: PLC0415  # likewise
 
-    with open_core(settings_of(config), application_name="counterfoil-cli") as core:
+    with (
+        role_named("server"),
+        open_core(settings_of(config), application_name="counterfoil-cli") as core,
+    ):
         yield core
 
 
+def utc(milliseconds: int) -> str:
+    """Return a time to the second, for people; what lies after the year 9999 as its end."""
+    from shared.codec.moment import MAX_MS, to_rfc3339  # noqa: PLC0415  # --help stays light
+
+    return to_rfc3339(min(milliseconds, MAX_MS))[:19] + "Z"
+
+
 def rendered(
-    title: str, columns: tuple[str, ...], rows: list[dict[str, Any]]
+    title: str,
+    columns: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    *,
+    times: Collection[str] = (),
 ) -> Callable[[], object]:
-    """Return a renderer of some columns of rows as a table for people."""
+    """Return a renderer of some columns of rows as a table for people; `times` are columns of milliseconds."""
+
+    def shown(row: dict[str, Any], column: str) -> object:
+        value = row.get(column)
+        return utc(value) if column in times and value is not None else value
 
     def render() -> object:
         from shared.runtime.output import table  # noqa: PLC0415  # --json need not wait for it
 
-        return table(title, columns, [[row.get(column) for column in columns] for row in rows])
+        return table(title, columns, [[shown(row, column) for column in columns] for row in rows])
 
     return render

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from audit_layer.api.options import FILE, entry_argument, rendered
+from audit_layer.api.options import FILE, entry_argument, rendered, utc
 from shared.runtime.output import emit, json_option, to_json
 from shared.runtime.text import for_terminal
 
@@ -104,12 +104,6 @@ def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | 
     return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
 
 
-def _utc(milliseconds: int) -> str:
-    from shared.codec.moment import to_rfc3339  # noqa: PLC0415  # --help stays light
-
-    return to_rfc3339(milliseconds)[:19] + "Z"
-
-
 _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 
 
@@ -129,7 +123,7 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
     for row in [] if as_json else page["items"]:
         row["node"] = f"{row['operator']}/{row['node']}"
         row["tokens"] = f"{row['input_tokens']} + {row['output_tokens']}"
-        row["started"] = _utc(row["started"])
+        row["started"] = utc(row["started"])
     _show_page("Receipts", columns, page, as_json)
 
 
@@ -187,7 +181,7 @@ def epochs(
     page = ask(url, token_file, ca, "/v1/epochs", **query)
     columns = ("log_index", "type", "subject", "recorded_at", "entry")
     for row in [] if as_json else page["items"]:
-        row["recorded_at"] = _utc(row["recorded_at"])
+        row["recorded_at"] = utc(row["recorded_at"])
     _show_page("Epochs", columns, page, as_json)
     return 0
 

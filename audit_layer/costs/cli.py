@@ -25,11 +25,12 @@ def _costs(dsn_file: Path) -> Iterator["Costs"]:
     """Open the books for one command."""
     from audit_layer.costs.service import Costs  # noqa: PLC0415  # --help imports no SQLAlchemy
     from audit_layer.storage.dsn import read_dsn_file  # noqa: PLC0415
-    from audit_layer.storage.engine import make_engine  # noqa: PLC0415
+    from audit_layer.storage.engine import make_engine, role_named  # noqa: PLC0415
 
     engine = make_engine(read_dsn_file(dsn_file), application_name="counterfoil-cost")
     try:
-        yield Costs(engine)
+        with role_named("server"):
+            yield Costs(engine)
     finally:
         engine.dispose()
 

@@ -2,8 +2,8 @@
 
 What the database cannot do right now (down, restarting, a timeout, a deadlock) becomes
 `CounterfoilError(UNAVAILABLE)`, which is retryable; text that it cannot hold becomes MALFORMED.
-Everything else (a constraint, a missing
-privilege) is left as SQLAlchemy raised it: the caller knows what it means, or it is a defect.
+Everything else (a constraint, a missing privilege) is left as SQLAlchemy raised it: the caller
+knows what it means (`role_named`, for a person's command), or it is a defect.
 """
 
 import logging
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Engine, create_engine, func, select
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,9 @@ _INTERRUPTED: Final = {
     "53": "The database server lacks room, memory or connections.",
 }
 """By SQLSTATE, or its class: what the database could not do."""
+
+_NOT_THIS_ROLES: Final = frozenset({"42501", "42P01"})
+"""By SQLSTATE: a privilege is missing, or the tables are (in this database)."""
 
 _log = logging.getLogger(__name__)
 NUL_REFUSED: Final = "cannot contain NUL"
@@ -97,6 +100,21 @@ def unavailable_when_down() -> Iterator[None]:
             Code.UNAVAILABLE,
             _INTERRUPTED.get(state) or _INTERRUPTED.get(state[:2]) or "The database went away.",
             retry_after_s=1.0,
+        ) from error
+
+
+@contextmanager
+def role_named(role: str) -> Iterator[None]:
+    """Tell whoever chose a DSN that its role may not do this: CONFIGURATION names the `role` whose DSN it takes."""
+    try:
+        yield
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NOT_THIS_ROLES:
+            raise
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"this DSN is not the one for this: {str(error.orig).splitlines()[0]}",
+            remedy=f"Use {role}.dsn, which `counterfoil db init` wrote; after `counterfoil db upgrade`.",
         ) from error
 
 

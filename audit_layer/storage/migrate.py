@@ -7,6 +7,7 @@ as `counterfoil_owner`.
 """
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,9 @@ from sqlalchemy.pool import NullPool
 from audit_layer.storage import grants, objects, registry
 from audit_layer.storage.connecting import connect, session_parameters
 from audit_layer.storage.dsn import SEARCH_PATH, find_dsn
-from audit_layer.storage.engine import unavailable_when_down
+from audit_layer.storage.engine import role_named, unavailable_when_down
 from audit_layer.storage.roles import ROLES, SERVICES
-from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.errors import Code, CounterfoilError, sentences
 
 LOCK_KEY: Final = 0x6D69677261746573
 """Advisory lock that every migration of this database holds."""
@@ -44,6 +45,14 @@ PLUGINS: Final = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"
 
 for _module in (grants, objects):
     Plugin.setup_plugin_from_module(_module, _module.PLUGIN)
+
+
+def _is_a_step(record: logging.LogRecord) -> bool:
+    """Say whether Alembic tells of a revision: that it has begun to look is no news to an operator."""
+    return str(record.msg).startswith("Running")
+
+
+logging.getLogger("alembic.runtime.migration").addFilter(_is_a_step)
 
 
 def ini_path() -> Path:
@@ -59,8 +68,20 @@ def ini_path() -> Path:
 
 
 def run_online(config: Config) -> None:
-    """Run the present Alembic command against the database (called by env.py)."""
-    dsn = config.attributes.get("dsn") or find_dsn(_dsn_file_argument())
+    """Run the present Alembic command against the database (called by env.py).
+
+    What goes wrong is told as each caller tells it: to Alembic's own command line as CommandError, which it prints.
+    """
+    dsn: str | None = config.attributes.get("dsn")
+    try:
+        _run(dsn or find_dsn(_dsn_file_argument()))
+    except CounterfoilError as error:
+        if dsn is not None:
+            raise
+        raise CommandError(" ".join(sentences(error.detail, error.remedy))) from error
+
+
+def _run(dsn: str) -> None:
     with _connected(dsn) as connection, _alone(connection):
         _configure(connection=connection)
         with context.begin_transaction():
@@ -111,9 +132,9 @@ def current(dsn: str) -> str | None:
     """Return the revision that the database is at, or None before the first.
 
     Raises:
-        CounterfoilError: UNAVAILABLE when Postgres does not answer.
+        CounterfoilError: CONFIGURATION for a role that may not see it; UNAVAILABLE when Postgres does not answer.
     """
-    with _connected(dsn) as connection:
+    with role_named("owner"), _connected(dsn) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -236,7 +257,7 @@ def _become_owner(connection: Connection) -> None:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"Migrations run as {ROLES['owner']}; this DSN belongs to another role.",
-            remedy="Use owner.dsn, which `counterfoil db init` wrote.",
+            remedy="Use owner.dsn, which `counterfoil db init` wrote beside it.",
         )
     connection.execute(text(f'SET ROLE "{ROLES["owner"]}"'))
     _check_schema(connection)

@@ -70,6 +70,10 @@ EPILOG: Final = (
     " permitted; 5 unavailable, try again; 6 conflict with the present state; 130 interrupted."
 )
 
+EXPORTED: Final = (
+    "`counterfoil up` prints the `export` lines that set this variable and its like, to copy."
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -272,6 +276,8 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         )
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.MissingParameter) and _is_exported(error.param):
+            click.echo(EXPORTED, err=True)
         return error.exit_code
     except click.Abort as error:
         return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 1
@@ -293,6 +299,12 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)
         return EXIT_CODES[Code.INTERNAL]
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _is_exported(parameter: click.Parameter | None) -> bool:
+    """Say whether a variable of ours can give this option."""
+    variable = None if parameter is None else parameter.envvar
+    return isinstance(variable, str) and variable.startswith("COUNTERFOIL_")
 
 
 def _check_text(arguments: Sequence[str]) -> None:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 WIDEST: Final = 10_000
 """Columns within which a table's own needs are measured."""
-_ENTRY: Final = re.compile(r"[0-9a-f]{64}")
+TITLE_WIDTH: Final = 76
+"""Columns that a table takes for its title's sake at most."""
+_WHOLE: Final = re.compile(r"[0-9a-f]{64}|\d{4}-\d\d-\d\dT[0-9:.]+Z", re.ASCII)
+"""Entries and keys, and times: what is copied, or read as one."""
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text."
 )
@@ -58,17 +61,17 @@ def emit_line(data: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
-    """Return a table in which numbers are aligned to the right, None is an empty cell, and entries stay in one piece.
+    """Return a table: numbers aligned to the right, None as an empty cell; entries, times and the title stay in one piece.
 
     A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole.
     """
     from rich.table import Table  # noqa: PLC0415  # likewise
 
     filled = [list(row) for row in rows]
-    built = Table(title=title, title_justify="left")
+    built = Table(title=title, title_justify="left", min_width=min(len(title), TITLE_WIDTH))
     for at, column in enumerate(columns):
         numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
-        whole = any(_ENTRY.fullmatch(str(row[at])) for row in filled)
+        whole = any(_WHOLE.fullmatch(str(row[at])) for row in filled)
         justify: Literal["left", "right"] = "right" if numeric else "left"
         built.add_column(column, justify=justify, overflow="fold", no_wrap=whole)
     for row in filled:

@@ -140,6 +140,18 @@ def test_alembic_itself_upgrades_from_the_repository_root(run, empty_database):
     assert migrate.check(empty_database.owner_dsn) == []
 
 
+def test_alembic_itself_tells_what_is_wrong_in_a_sentence(operator, database, tmp_path):
+    wrong = {database.dsn_file("server"): "Use owner.dsn", tmp_path / "no.dsn": "cannot be read"}
+    for given, words in wrong.items():
+        options = ["-x", f"dsn-file={given}", "upgrade", "head"]
+        with operator("alembic", *options, database=database, cwd=REPOSITORY) as process:
+            output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "FAILED: " in output
+        assert words in output
+        assert "Traceback" not in output
+
+
 def test_an_installed_wheel_upgrades_from_an_empty_folder(run, wheel, empty_database, tmp_path):
     here = {"database": empty_database, "cwd": tmp_path / "empty", "packages": wheel}
     here["cwd"].mkdir()

@@ -1,6 +1,7 @@
 """The commands: set-up that can be repeated, administration, queries, checks; and a light `--help`."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,10 @@ def test_parties_tenants_and_tokens_are_administered(database: Database, tmp_pat
         ("auditor", None),
         ("tenant", "acme"),
     ]
+    shown = CliRunner().invoke(token, ["list", *at[:2]], env={"COLUMNS": "200"}).output
+    assert (
+        len(re.findall(r" 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ ", shown)) == 3
+    )  # made, made and revoked
     assert run(token, ["revoke", "999", *at]) == 4
     assert run(token, ["create", "--role", "auditor", "--scope", "acme", *at]) == 2
     assert run(audit, ["party", "add", "x", "--role", "worker", "--key", "00", *at]) == 2

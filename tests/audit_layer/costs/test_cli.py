@@ -57,6 +57,17 @@ def test_receipts_are_rated_and_reported_by_operator_and_node(books: Books, comm
     assert command.json("report", "--tenant", "bolt") == []
 
 
+def test_a_dsn_of_another_role_is_refused_without_sql(
+    books: Books, capsys: pytest.CaptureFixture[str]
+):
+    dsn = str(books.world.database.dsn_file("broker"))
+    for command in (["report"], ["check"], ["unpaid"]):
+        assert run(cost, [*command, "--dsn-file", dsn]) == 2
+        told = capsys.readouterr().err
+        assert "server.dsn" in told
+        assert "SELECT" not in told
+
+
 def test_what_is_not_paid_is_listed_with_whole_entries(books: Books, command: Command):
     assert "payable" in command.text("unpaid")
     entry = books.receipt(finish=Finish.FAILED)

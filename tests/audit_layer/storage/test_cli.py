@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from audit_layer.storage import embedded, migrate
 from audit_layer.storage.cli import db
 from audit_layer.storage.dsn import read_dsn_file, write_dsn_file
+from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 
 REPOSITORY = Path(embedded.__file__).parents[2]
@@ -60,6 +61,26 @@ def test_init_takes_any_administrators_dsn_and_prints_the_files(postgres, tmp_pa
 )
 def test_wrong_usage_is_exit_code_2(arguments):
     assert invoke(*arguments).exit_code == 2
+
+
+def test_the_database_is_told_to_its_owner_only_and_others_are_told_whose_dsn_it_takes(
+    database, capsys
+):
+    for role in ("server", "worker"):
+        for command in ("current", "check", "upgrade"):
+            dsn = ["--dsn-file", str(database.dsn_file(role))]
+            assert run(db, [command, *dsn]) == 2
+            told = capsys.readouterr().err
+            assert "owner.dsn" in told
+            assert "SELECT" not in told
+
+
+def test_alembics_greetings_are_not_logged(empty_database, caplog):
+    caplog.set_level("INFO")
+    invoke("upgrade", "--dsn-file", empty_database.dsn_file("owner"))
+    told = [r.getMessage() for r in caplog.records if r.name == "alembic.runtime.migration"]
+    assert told
+    assert all(line.startswith("Running upgrade") for line in told)
 
 
 def test_upgrade_current_check_and_downgrade(empty_database):

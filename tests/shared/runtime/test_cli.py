@@ -315,6 +315,26 @@ def test_a_whole_entry_leaves_room_for_the_other_columns(monkeypatch, capsys, co
     assert line.replace("│", " ").split() == row
 
 
+@pytest.mark.parametrize("columns", ["20", "80", "200"])
+def test_times_and_the_title_of_a_table_are_not_broken(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    row = ["9", "2026-11-27T19:55:27Z", "operator-a/node-a", "ab" * 32]
+    title = "Invoice operator-a-2026-11"
+    emit([], False, lambda: table(title, ["index", "at", "node", "entry"], [row]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == title
+    assert [line.replace("│", " ").split() for line in lines if "ab" * 32 in line] == [row]
+    emit([], False, lambda: table(title, ["EUR"], [["1"]]))
+    assert capsys.readouterr().out.splitlines()[0].strip() == title or columns == "20"
+
+
+def test_an_option_that_up_exports_is_told_with_where_its_variable_comes_from(capsys):
+    for variable, told in (("COUNTERFOIL_AUDIT_URL", True), (None, False)):
+        wanted = click.Command("x", params=[click.Option(["--x"], required=True, envvar=variable)])
+        assert cli.run(wanted, []) == 2
+        assert ("counterfoil up" in capsys.readouterr().err) == told
+
+
 def test_json_refuses_what_it_does_not_know():
     @dataclass
     class Row:
