@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Draw, EpochOpen, EpochSeal, Outcome, Reason, Verdict
+from shared.statements.audits import Blame, Draw, EpochOpen, EpochSeal, Outcome, Reason, Verdict
 from shared.statements.cose import (
     MAX_ITEMS,
     MAX_LONG_STATEMENT,
@@ -210,13 +210,22 @@ def test_lists_have_bounds_and_no_duplicates():
 
 
 def test_a_verdicts_reason_is_one_of_its_outcome():
-    verdict = VALUES["verdict"]
+    verdict = replace(VALUES["verdict"], confirms=None)
     for reason in Reason:
         made = replace(verdict, outcome=reason.outcome, reason=reason)
         assert Verdict.from_payload(made.to_payload()) == made
         for other in set(Outcome) - {reason.outcome}:
             refused(lambda r=reason, o=other: replace(verdict, outcome=o, reason=r))
     refused(lambda: replace(verdict, reason="made-up"))
+
+
+def test_only_a_verdict_that_blames_the_node_confirms_another():
+    for reason in Reason:
+        make = lambda r=reason: replace(VALUES["verdict"], outcome=r.outcome, reason=r)  # noqa: E731
+        if reason.blame is Blame.NODE:
+            assert make().confirms is not None
+        else:
+            refused(make)
 
 
 @pytest.mark.parametrize(
