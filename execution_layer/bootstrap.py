@@ -10,13 +10,14 @@ from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.scheduler import Limits
 from execution_layer.node.admission import ServedModel
 from execution_layer.node.energy import Unmetered, nvml_meter
+from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.kv import BLOCK, block_bytes, blocks_for
 from shared.model.profile import numeric_profile, profile_id
-from shared.model.root import model_root
+from shared.model.root import model_leaves, root_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.opening import open_tokenizer
@@ -36,17 +37,18 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
     profile = dict(numeric_profile(config.dtype))
     limits = engine_limits(settings, config)
+    leaves = model_leaves(settings.model)
     served = ServedModel(
-        root=model_root(settings.model),
+        root=root_of(leaves),
         numeric_profile=profile_id(profile),
         max_positions=limits.context,
         tokenise=lambda body: prompt_ids(tokenizer, body),
         most_bytes=most_bytes(tokenizer, limits.context),
     )
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
-    return Node(
-        settings, NodeModel(served, profile, LocalEngine(decoder, tokenizer, limits)), energy
-    )
+    engine = LocalEngine(decoder, tokenizer, limits)
+    files = ModelFiles.of(settings.model, leaves)
+    return Node(settings, NodeModel(served, profile, engine, files), energy)
 
 
 def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:

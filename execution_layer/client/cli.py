@@ -301,6 +301,34 @@ def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int
     return 5 if facts["missing"] else 0
 
 
+@client.group("tokenizer")
+def tokenizer() -> None:
+    """What the client reads prompts and answers with."""
+
+
+@tokenizer.command("fetch")
+@config_option
+@click.option("--model", help="Model root in hex [default: the policy's].")
+@click.option("--node", help="Ask this node (NAME or OPERATOR/NAME).")
+@json_option
+def tokenizer_fetch(config: Path, model: str | None, node: str | None, as_json: bool) -> None:
+    """Fetch a model's tokenizer from a node, checked against the model root; it is used from then on.
+
+    The client then takes no node's word for a prompt's tokens or an answer's text. Reading needs the packages of the
+    extra `text`.
+    """
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+
+    async def main() -> Path:
+        async with AsyncCounterfoilClient(ClientPolicy.load(config)) as opened:
+            return await opened.fetch_tokenizer(model, node)
+
+    folder = asyncio.run(main())
+    files = sorted(path.name for path in folder.iterdir())
+    emit({"folder": folder, "files": files}, as_json, lambda: f"{', '.join(files)} in {folder}")
+
+
 @client.group("archive")
 def archive() -> None:
     """Look into the client's own records."""

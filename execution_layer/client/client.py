@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Self, Unpack, overload
 
 import grpc
@@ -17,11 +18,12 @@ from execution_layer.client.archive import Archive
 from execution_layer.client.attempt import Attempt, Terms, Wanted
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
-from execution_layer.client.reading import Texts
+from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, Policy
@@ -165,6 +167,25 @@ class AsyncCounterfoilClient:
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
         """Return the nodes that may be asked for a model, by the directory and the policy."""
         return await self._nodes(self._model_root(model), refresh=False)
+
+    async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
+        """Fetch the files of a model's tokenizer from a node, check them against the model root, and use them from now on.
+
+        Returns their folder. The error of the last node asked when none has them.
+        """
+        root = self._model_root(model)
+        failed: CounterfoilError | None = None
+        for found in _named(await self._nodes(root, refresh=False), node):
+            try:
+                files = await fetch_files(self._channel(found.bundle.endpoint), root)
+            except CounterfoilError as error:
+                failed = _told_by(found, error)
+                continue
+            folder = fetched_folder(self._policy, root)
+            await asyncio.to_thread(keep_files, folder, files)
+            return folder
+        assert failed is not None
+        raise failed
 
     async def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
         """Fetch and verify a witnessed proof for every receipt that has none; try for `timeout_s` seconds."""

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from execution_layer.client.archive import Archive
@@ -79,6 +80,10 @@ class CounterfoilClient:
         if n is None:
             return self._await(self._client.generate(messages, settings, **options))
         return self._await(self._client.generate(messages, settings, n=n, **options))
+
+    def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
+        """Fetch a model's tokenizer as `AsyncCounterfoilClient.fetch_tokenizer` does."""
+        return self._await(self._client.fetch_tokenizer(model, node))
 
     def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
         """Fetch and verify missing proofs."""

@@ -20,6 +20,7 @@ from execution_layer.node.health import Health, Watch
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
+from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.recovery import finish_interrupted
 from execution_layer.node.registration import Registration
 from execution_layer.node.service import InferenceService
@@ -56,6 +57,8 @@ class NodeModel:
     profile: dict[str, str | int]
     """What the numeric profile is made of."""
     engine: Engine
+    files: ModelFiles | None = None
+    """What clients read texts with; None where there is no folder."""
 
 
 class Node:
@@ -173,7 +176,7 @@ class Node:
                 Service(
                     f"{package}.Inference",
                     execution_pb2_grpc.add_InferenceServicer_to_server,
-                    InferenceService(desk, self.ring),
+                    InferenceService(desk, self.ring, self._model.served.root, self._model.files),
                 ),
                 Service(
                     f"{package}.Evidence",

@@ -1,26 +1,36 @@
 """gRPC: `counterfoil.execution.v1.Inference`. Translates; decides nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
 from execution_layer.engine.protocol import FinishReason
 from execution_layer.node.desk import Desk
 from execution_layer.node.identity import KeyRing
+from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 
+PIECE: Final = 1 << 20
+SENDING: Final = 4
+"""Callers that get the model's files at once."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService(execution_pb2_grpc.InferenceServicer):
     """Sealed requests in, sealed frames and a receipt out."""
 
-    def __init__(self, desk: Desk, ring: KeyRing) -> None:
+    def __init__(
+        self, desk: Desk, ring: KeyRing, model_root: bytes, files: ModelFiles | None
+    ) -> None:
         self._desk = desk
         self._ring = ring
+        self._model_root = model_root
+        self._files = files
+        self._sending = 0
 
     async def GetKeyBundle(  # noqa: N802  # the name of the method on the wire
         self,
@@ -59,6 +69,32 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
                 remedy="Retry as a new attempt.",
                 metadata={} if number is None else {"incident": number},
             )
+
+    async def GetModelFiles(  # noqa: N802  # likewise
+        self,
+        request: execution_pb2.GetModelFilesRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[execution_pb2.ModelFilePart]:
+        """Send the files of the tokenizer with their places under the model root; to a few callers at a time."""
+        if self._files is None or request.model_root != self._model_root:
+            raise CounterfoilError(Code.UNKNOWN_MODEL, "this node does not serve that model")
+        if self._sending >= SENDING:
+            raise CounterfoilError(
+                Code.OVERLOADED, "the model's files are being sent to others", retry_after_s=1.0
+            )
+        self._sending += 1
+        try:
+            files = self._files.read()
+            while (found := await asyncio.to_thread(next, files, None)) is not None:
+                place, data = found
+                head = execution_pb2.ModelFileHead(
+                    name=place.name, index=place.index, leaves=self._files.size, path=place.path
+                )
+                yield execution_pb2.ModelFilePart(head=head)
+                for at in range(0, len(data), PIECE):
+                    yield execution_pb2.ModelFilePart(data=data[at : at + PIECE])
+        finally:
+            self._sending -= 1
 
 
 def _message(event: Event) -> execution_pb2.GenerateResponse:

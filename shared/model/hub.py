@@ -13,10 +13,11 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.model.root import FILES, MAX_CHECKPOINT, REQUIRED, model_root
+from shared.model.root import MAX_CHECKPOINT, REQUIRED, model_root
 from shared.model.shards import INDEX, WHOLE, weight_files
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import LARGEST
+from shared.text.model_files import FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -7,6 +7,7 @@ H("model-file", name, SHA-256 of its bytes), in this order. Tensors sort before 
 
 import mmap
 import struct
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,15 +16,9 @@ from shared.model.shards import Entry, read_headers
 from shared.runtime.config import open_regular
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import read_file
+from shared.text.model_files import FILES, file_leaf
 from shared.translog.tree import leaf_hash, root
 
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
 REQUIRED = frozenset({"config.json", "tokenizer.json"})
 MAX_CHECKPOINT = 1 << 40
 """Bytes that are hashed at most: a file of holes can pretend to any size."""
@@ -31,6 +26,16 @@ MAX_CHECKPOINT = 1 << 40
 
 def model_root(folder: Path) -> bytes:
     """Return the root, 32 bytes. Reads every byte of the checkpoint; CORRUPT names a file that is damaged."""
+    return root_of(model_leaves(folder))
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over leaf entries."""
+    return root([leaf_hash(leaf) for leaf in leaves])
+
+
+def model_leaves(folder: Path) -> list[bytes]:
+    """Return the leaf entries in their order, those of the files last; as `model_root` else."""
     files = [_file_leaf(folder / name) for name in FILES]
     shards = read_headers(folder)
     size = sum(entry.stop - entry.start for found in shards.values() for entry in found.values())
@@ -45,13 +50,13 @@ def model_root(folder: Path) -> bytes:
         tensors |= _tensor_leaves(path, found)
     leaves = [tensors[name] for name in sorted(tensors)]
     leaves += [leaf for leaf in files if leaf is not None]
-    return root([leaf_hash(leaf) for leaf in leaves])
+    return leaves
 
 
 def _file_leaf(path: Path) -> bytes | None:
     data = read_file(path)
     if data is not None:
-        return labelled_hash("model-file", path.name.encode(), sha256(data).digest())
+        return file_leaf(path.name, data)
     if path.name in REQUIRED:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing")
     return None

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from shared.codec.hashing import labelled_hash
 from shared.model.config import ModelConfig
 from shared.model.decoder import load_decoder
-from shared.model.root import FILES, model_root
+from shared.model.root import model_root
 from shared.model.weights import load_weights
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.model_files import FILES
 from tests.shared.model import tiny
 
 WEIGHTS = "model.safetensors"

@@ -45,6 +45,11 @@ class InferenceStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GetModelFiles = channel.unary_stream(
+                '/counterfoil.execution.v1.Inference/GetModelFiles',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetModelFilesRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ModelFilePart.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -66,6 +71,13 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelFiles(self, request, context):
+        """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +90,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GetModelFiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetModelFiles,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetModelFilesRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ModelFilePart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class Inference:
             '/counterfoil.execution.v1.Inference/Generate',
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/counterfoil.execution.v1.Inference/GetModelFiles',
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetModelFilesRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ModelFilePart.FromString,
             options,
             channel_credentials,
             insecure,

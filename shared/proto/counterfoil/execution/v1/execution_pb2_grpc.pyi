@@ -39,6 +39,8 @@ class InferenceStub:
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
     Cancelling the call frees the sequence; a receipt is made and delivered all the same.
     """
+    GetModelFiles: _grpc.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]
+    """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -51,6 +53,8 @@ class InferenceAsyncStub(InferenceStub):
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
     Cancelling the call frees the sequence; a receipt is made and delivered all the same.
     """
+    GetModelFiles: _aio.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]  # type: ignore[assignment]
+    """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     """Inference on one node. Every call needs a deadline."""
@@ -72,6 +76,14 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
         Cancelling the call frees the sequence; a receipt is made and delivered all the same.
         """
+
+    @_abc_1.abstractmethod
+    def GetModelFiles(
+        self,
+        request: _execution_pb2.GetModelFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_execution_pb2.ModelFilePart], _abc.AsyncIterator[_execution_pb2.ModelFilePart]]:
+        """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
