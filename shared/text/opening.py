@@ -45,8 +45,14 @@ def _try(folder: Path, content: bytes, rows: int, stops: tuple[int, ...]) -> Non
         )
     except subprocess.TimeoutExpired as error:
         raise _beyond(folder) from error
-    if done.returncode != 0:
+    if done.returncode < 0:  # a limit's signal
         raise _beyond(folder)
+    if done.returncode > 0:
+        raise CounterfoilError(
+            Code.INTERNAL,
+            f"the process that tries out {folder} ended with code {done.returncode}",
+            remedy=f"`python -m shared.text.trial {folder} {rows}` shows why.",
+        )
     if done.stdout:
         found = json.loads(done.stdout)
         code = Code[found["code"]]
