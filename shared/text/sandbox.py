@@ -1,37 +1,37 @@
 """The Jinja of chat templates: Hugging Face's environment without clock and chance, bounded, with strings that bear marks.
 
 Every string that a template meets is `Marked`: its own text and constants as written by it. It takes a bounded number of steps
-(each turn of a loop and each call of a macro is one) and makes strings, lists and numbers of bounded size. What is not
+(each turn of a loop and each call of a macro is one), goes over a bounded amount of text and lists in all (`work`), and makes
+strings, lists and numbers of bounded size. What is not
 here (a filter, a method, an operator, other files) is refused by name when the template is compiled.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
+from functools import wraps
 from itertools import chain
 from typing import Any
 
-from jinja2 import Environment, TemplateError, nodes, pass_environment
+from jinja2 import Environment, TemplateError, Undefined, nodes, pass_environment
 from jinja2.ext import Extension
 from jinja2.filters import do_indent, make_attrgetter
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 from shared.text.marked import Marked, concat
+from shared.text.work import LISTED, TooMuchError, made, spend, step, touched, weighed, within
 
 
 def _names(names: str) -> list[str]:
     return names.split()
 
 
-MAX_STEPS = 100_000
 MAX_PRODUCT = 1 << 20
 """Largest product that a template may compute, and length of a list that it may make."""
-MAX_ITEMS = 100_000
-"""Items, nested ones included, of a list or mapping that is written out."""
 MAX_INDENT = 100
 CLOCK = "strftime_now"
 """Hugging Face's only way to the clock. It is not defined here; a template may ask whether it is."""
@@ -51,18 +51,15 @@ METHODS = frozenset(
     )
 )
 """Methods of strings of which the same holds."""
+DEEP = frozenset(_names("dictsort groupby join max min sort string tojson unique"))
+"""Filters that go over the characters of what is in a list."""
+PRINTED = (str, int, float, type(None), Undefined, range, *LISTED)
+"""What has the same text in every process."""
 NOT_OF_STRINGS = frozenset(name for name in dir(str) if name not in METHODS)
 
 
 class NotPermittedError(TemplateError):
     """The template asks for what templates may not do here; the text says what."""
-
-
-class TooMuchError(TemplateError):
-    """The template takes more than a template may take; the text says of what."""
-
-
-_steps: ContextVar[list[int]] = ContextVar("steps left of the rendering")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -81,6 +78,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         self.filters = {name: self.filters[name] for name in FILTERS}
         self.filters |= {"tojson": _tojson, "join": _join, "indent": _indent}
+        self.filters = {name: _charged(self.filters[name], name in DEEP) for name in self.filters}
+        tests: Any = {name: _charged(test, True) for name, test in self.tests.items()}
+        self.tests = tests
         del self.globals["lipsum"]
         self.globals["raise_exception"] = _raise_exception
         self.globals["namespace"] = _Namespace
@@ -101,6 +101,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Get an item, or an attribute, likewise."""
         return super().getitem(_string(obj), argument)
 
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call what the template may call; a string's method goes over the string and its arguments."""
+        if isinstance(owner := getattr(obj, "__self__", None), str):
+            for value in (owner, *args, *kwargs.values()):
+                weighed(value)
+        return made(super().call(context, obj, *args, **kwargs))
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Permit strings' methods by name."""
         if isinstance(obj, str) and attr not in METHODS:
@@ -112,13 +119,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and not isinstance(left, str):
             return left % right
         if operator == "+":
-            return _sum(left, right)
+            return made(_sum(left, right))
         if operator == "*":
             sizes = [
                 value if isinstance(value, int | float) else len(value) for value in (left, right)
             ]
             if abs(sizes[0] * sizes[1]) <= MAX_PRODUCT:
-                return left * right
+                return made(left * right)
             raise TooMuchError("multiplies beyond all bounds")
         raise NotPermittedError(f"uses the operator {operator} on strings")
 
@@ -143,26 +150,22 @@ class Own(Extension):
         """Return what stands between the marks."""
         return caller()
 
-    def step(self) -> str:
+    def step(self, size: int) -> str:
         """Take one step; called for each turn of a loop, each item that its condition is asked about, each call of a macro."""
-        left = _steps.get()
-        left[0] -= 1
-        if left[0] < 0:
-            raise TooMuchError("takes too many steps")
+        step(size)
         return ""
+
+    def made(self, value: Any) -> Any:
+        """Count what was made."""
+        return made(value)
+
+    def weighed(self, value: Any) -> Any:
+        """Count what is compared."""
+        return weighed(value)
 
     def tilde(self, *parts: Any) -> Marked:
         """Join what `~` joins."""
         return concat(_text(part) for part in parts)
-
-
-def with_steps(render: Callable[[], str]) -> str:
-    """Render with all steps left."""
-    budget = _steps.set([MAX_STEPS])
-    try:
-        return render()
-    finally:
-        _steps.reset(budget)
 
 
 class _Rewriter(NodeTransformer):
@@ -190,7 +193,37 @@ class _Rewriter(NodeTransformer):
         """Count turns, and what the condition is asked about."""
         self._enter(node)
         if node.test is not None:
-            node.test = nodes.And(nodes.Not(self._own.call_method("step")), node.test)
+            node.test = nodes.And(nodes.Not(self._step(node.test)), node.test)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        """Count slices."""
+        self.generic_visit(node)
+        return self._counted("made", node) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        """Count lists."""
+        self.generic_visit(node)
+        return self._counted("made", node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        """Count tuples, but not those that are assigned to."""
+        self.generic_visit(node)
+        return self._counted("made", node) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        """Count mappings, and their keys before they are hashed."""
+        self.generic_visit(node)
+        for pair in node.items:
+            pair.key = self._counted("weighed", pair.key)
+        return self._counted("made", node)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        """Count what is compared."""
+        self.generic_visit(node)
+        node.expr = self._counted("weighed", node.expr)
+        for side in node.ops:
+            side.expr = self._counted("weighed", side.expr)
         return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
@@ -203,8 +236,15 @@ class _Rewriter(NodeTransformer):
 
     def _enter(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(self._own.call_method("step")))
+        node.body.insert(0, nodes.ExprStmt(self._step(node)))
         return node
+
+    def _step(self, node: nodes.Node) -> nodes.Expr:
+        size = nodes.Const(sum(1 for _ in node.find_all(nodes.Node)) + 1)
+        return self._own.call_method("step", [size])
+
+    def _counted(self, how: str, node: nodes.Expr) -> nodes.Expr:
+        return self._own.call_method(how, [node], lineno=node.lineno)
 
     def _written(self, node: nodes.Node, text: str) -> nodes.Node:
         self._own.strings.append(Marked.written(text))
@@ -243,38 +283,30 @@ def _string(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return what is written for a value."""
-    if not isinstance(value, str):
-        _bounded(value)
+    """Return what is written for a value; NotPermittedError for what has no text, or another one in every process."""
+    if isinstance(value, str):
+        spend(len(value))
+    elif not all(isinstance(item, PRINTED) for item in within(weighed(value))):
+        raise NotPermittedError("writes something that has no text of its own")
     return str(value)
 
 
-def _bounded(value: Any) -> None:
-    """Raise NotPermittedError for a list or mapping whose written form could be of any size."""
-    left: list[Iterator[Any]] = [iter((value,))]
-    for _ in range(MAX_ITEMS):
-        while left:
-            item = next(left[-1], left)
-            if item is not left:
-                break
-            left.pop()
-        else:
-            return
-        if isinstance(item, dict):
-            left.append(chain(item.keys(), item.values()))
-        elif isinstance(item, list | tuple | set | frozenset):
-            left.append(iter(item))
-        elif isinstance(item, str) and len(item) > MAX_PRODUCT and len(left) > 2:
-            break
-    raise TooMuchError("writes a list beyond all bounds")
+def _charged(function: Any, deep: bool) -> Callable[..., Any]:
+    """Return a filter or test that takes the work that it does."""
+
+    @wraps(function)
+    def charged(*args: Any, **kwargs: Any) -> Any:
+        for value in chain(args, kwargs.values()):
+            (weighed if deep else touched)(value)
+        return made(function(*args, **kwargs))
+
+    return charged
 
 
 def _sum(left: Any, right: Any) -> Any:
     if isinstance(left, str) and isinstance(right, str):
         plain = not isinstance(left, Markup) and not isinstance(right, Markup)
         return concat((left, right)) if plain else left + right
-    if isinstance(left, list | tuple) and len(left) + len(right) > MAX_PRODUCT:
-        raise TooMuchError("makes a list beyond all bounds")
     return left + right
 
 
@@ -286,7 +318,6 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Write plain JSON: Jinja's own filter escapes what HTML would take for markup."""
-    _bounded(value)
     if isinstance(indent, int) and indent > MAX_INDENT:
         raise TooMuchError("indents beyond all bounds")
     return json.dumps(

@@ -11,7 +11,8 @@ from jinja2 import TemplateError, UndefinedError
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.marked import Marked
-from shared.text.sandbox import CLOCK, NotPermittedError, Sandbox, TooMuchError, with_steps
+from shared.text.sandbox import CLOCK, NotPermittedError, Sandbox
+from shared.text.work import TooMuchError, with_budget
 
 REMEDY: Final = "A template of one's own can be put into the model folder as chat_template.jinja."
 
@@ -55,7 +56,7 @@ class ChatTemplate:
             for message in messages
         ]
         try:
-            text = with_steps(
+            text = with_budget(
                 lambda: self._template.render(
                     **self._names,
                     messages=given,

@@ -16,11 +16,8 @@ from tests.shared.model import tiny
 from tests.shared.text.backends import SHIPPED
 
 ROWS = 2048
-NESTED = (
-    "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(64) %}{% set n.a = [n.a, n.a] %}"
-    "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}"
-)
-"""A comparison of 2^64 items, which no count of steps sees."""
+SLOW = {"type": "Split", "pattern": {"Regex": "a+(?=c)"}, "behavior": "Isolated", "invert": False}
+"""Looks, from each of many letters, for the end of all of them."""
 
 
 @pytest.fixture
@@ -135,7 +132,7 @@ def test_a_template_may_refuse_some_conversations(folder, template):
 
 def test_a_folder_that_would_take_for_ever_is_refused(folder, monkeypatch):
     monkeypatch.setattr(opening, "WALL_S", 2.0)
-    (folder / "chat_template.jinja").write_text(NESTED)
+    changed(folder, pre_tokenizer={"type": "Sequence", "pretokenizers": [SLOW] * 100})
     said = refused(Code.UNSUPPORTED, open_tokenizer, folder, rows=ROWS, stops=())
     assert "time or memory" in said
 

@@ -1,0 +1,100 @@
+"""What a rendering may do in all: a bounded number of steps, and a bounded number of characters and items that it goes over.
+
+A template of a stranger is stopped by these and not by a clock, so node and auditor stop it at the same place.
+"""
+
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from itertools import chain
+from typing import Any, Final, TypeVar
+
+from jinja2 import TemplateError
+
+MAX_STEPS: Final = 100_000
+MAX_WORK: Final = 1 << 27
+"""Characters that operations go over; `ITEM` for an item of a list, `NODE` for a node of the template in a loop's body."""
+ITEM: Final = 8
+NODE: Final = 32
+MAX_ITEMS: Final = 1 << 18
+"""Items, nested ones included, of one list or mapping."""
+T = TypeVar("T")
+SERIES: Any = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
+LISTED: Any = (dict, *SERIES)
+SIZED: Any = (range, *LISTED)
+
+_left: ContextVar[list[int]] = ContextVar("steps and work left of the rendering")
+
+
+class TooMuchError(TemplateError):
+    """The template takes more than a template may take; the text says of what."""
+
+
+def with_budget(render: Callable[[], T]) -> T:
+    """Render with all steps and all work left."""
+    budget = _left.set([MAX_STEPS, MAX_WORK])
+    try:
+        return render()
+    finally:
+        _left.reset(budget)
+
+
+def step(size: int) -> None:
+    """Take one step, through a body of that many nodes."""
+    left = _left.get()
+    left[0] -= 1
+    if left[0] < 0:
+        raise TooMuchError("takes too many steps")
+    spend(NODE * size)
+
+
+def spend(amount: int) -> None:
+    """Take work off the budget."""
+    left = _left.get()
+    left[1] -= amount
+    if left[1] < 0:
+        raise TooMuchError("goes over too much text")
+
+
+def made(value: Any) -> Any:
+    """Return a value that an operation made, after taking what that cost; no list has more than `MAX_ITEMS` items."""
+    if isinstance(value, str):
+        spend(len(value))
+    elif isinstance(value, LISTED):
+        spend(ITEM * sum(1 for _ in within(value)))
+    return value
+
+
+def weighed(value: Any) -> Any:
+    """Return a value that is gone through to the last character, after taking what that costs."""
+    if isinstance(value, str):
+        spend(len(value))
+    elif isinstance(value, LISTED):
+        for item in within(value):
+            spend(ITEM + len(item) if isinstance(item, str) else ITEM)
+    return value
+
+
+def touched(value: Any) -> None:
+    """Take what it costs to go over a value's items, or a text's characters."""
+    if isinstance(value, str):
+        spend(len(value))
+    elif isinstance(value, SIZED):
+        spend(ITEM * len(value))
+
+
+def within(value: Any) -> Iterator[Any]:
+    """Yield a value and everything in it, as often as it is there; TooMuchError for more than `MAX_ITEMS`."""
+    left, count = [iter((value,))], 0
+    while left:
+        item = next(left[-1], left)
+        if item is left:
+            left.pop()
+            continue
+        count += 1
+        if count > MAX_ITEMS:
+            raise TooMuchError("makes a list beyond all bounds")
+        yield item
+        if isinstance(item, dict):
+            left.append(chain(item.keys(), item.values()))
+        elif isinstance(item, SERIES):
+            left.append(iter(item))
