@@ -65,11 +65,12 @@ class Nested:
 
     def load(self, value: Value, where: str) -> "Record":
         """Load the record."""
-        return (
-            self.record.from_payload(value)
-            if isinstance(value, dict)
-            else refuse(where, "is not a map")
-        )
+        if not isinstance(value, dict):
+            refuse(where, "is not a map")
+        try:
+            return self.record.from_payload(value)
+        except CounterfoilError as error:
+            raise CounterfoilError(error.code, f"{where}: {error.detail}") from error
 
     def dump(self, value: "Record") -> Value:
         """Dump the record."""
