@@ -133,8 +133,8 @@ def rollback(held: Verified, shown: Witnessed) -> Finding:
 def staleness(held: Verified | None, since: int, now_s: int, limit_s: int) -> Finding | None:
     """Return a finding when witnesses have vouched for nothing new in `limit_s` seconds (0: never).
 
-    An idle log is stale too, since it cannot be told from one that hides its entries. Before the first
-    checkpoint the time counts from `since`, when the monitor began.
+    A log at rest has its newest checkpoint cosigned again; one that does not cannot be told from one that hides its
+    entries. Before the first checkpoint the time counts from `since`, when the monitor began.
     """
     fresh_at = held.fresh_at if held else since
     age_s = now_s - fresh_at
