@@ -2,8 +2,8 @@
 
 Every string that a template meets is `Marked`: its own text and constants as written by it. It takes a bounded number of steps
 (each turn of a loop and each call of a macro is one), goes over a bounded amount of text and lists in all (`work`), and makes
-strings, lists and numbers of bounded size. What is not
-here (a filter, a method, an operator, other files) is refused by name when the template is compiled.
+strings, lists and numbers of bounded size. What is not here (a filter, a method, an operator, other files) is refused by name
+when the template is compiled.
 """
 
 import json
