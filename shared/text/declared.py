@@ -5,7 +5,7 @@ is refused.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from shared.text.files import read_json_if_there
 NAMES: Final = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
-"""Special tokens that a template may name."""
+"""Special tokens that every tokenizer may have."""
+ENDING: Final = "_token"
 LISTS: Final = ("additional_special_tokens", "extra_special_tokens")
 FLAGS: Final = ("lstrip", "rstrip", "single_word", "normalized")
 """What changes the tokens that a text has. Whether a token is special changes only what it may come from, and a special token
@@ -42,6 +43,20 @@ def check_declared(folder: Path, added: Mapping[int, AddedToken], template: str 
             f"{path} declares the token {json.dumps(spelling[:80])}, which tokenizer.json {why}",
             remedy="Save the tokenizer once with transformers (save_pretrained): then both files say the same.",
         )
+
+
+def named(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tokens that a template may name, from tokenizer_config.json: all fields called `…_token` that are one, and the
+    mapping `extra_special_tokens`.
+    """
+    extra = data.get("extra_special_tokens")
+    fields = {name: value for name, value in data.items() if name.endswith(ENDING)}
+    fields |= extra if isinstance(extra, dict) else {}
+    found = {
+        name: value.get("content") if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    return {name: spelling for name, spelling in found.items() if isinstance(spelling, str)}
 
 
 def _wrong(
@@ -73,15 +88,18 @@ def _decoder(data: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
 
 def _special(data: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     """Yield special tokens with their names; those of lists have none."""
-    for name in NAMES:
-        if data.get(name):
-            yield name, _spelling(data[name])
+    for value in (data[name] for name in NAMES if data.get(name)):
+        _spelling(value)
+    yield from ((name, spelling) for name, spelling in named(data).items() if spelling)
     for name in LISTS:
         listed = data.get(name) or ()
-        if isinstance(listed, dict):
-            yield from ((inner, _spelling(value)) for inner, value in listed.items())
-        else:
-            yield from ((None, _spelling(value)) for value in listed)
+        spellings = [_spelling(value) for value in _values(listed)]
+        if not isinstance(listed, dict):  # else they have names
+            yield from ((None, spelling) for spelling in spellings)
+
+
+def _values(listed: Any) -> Iterable[Any]:
+    return listed.values() if isinstance(listed, dict) else listed
 
 
 def _spelling(value: Any) -> str:

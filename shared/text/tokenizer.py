@@ -23,7 +23,7 @@ from tokenizers import Tokenizer as Backend
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message
 from shared.text.control import ControlTokens, check_unspelled, unknown_token
-from shared.text.declared import NAMES, check_declared
+from shared.text.declared import check_declared, named
 from shared.text.files import read_file, read_json_if_there
 from shared.text.library import told_as
 from shared.text.marked import Marked
@@ -256,12 +256,7 @@ def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
     """
     path = folder / "tokenizer_config.json"
     data = read_json_if_there(path)
-    names = {}
-    for name in NAMES:
-        value = data.get(name)
-        spelling = value.get("content") if isinstance(value, dict) else value
-        if isinstance(spelling, str):
-            names[name] = spelling
+    names = named(data)
     file = folder / "chat_template.jinja"
     content = read_file(file)
     if content is None:

@@ -58,6 +58,19 @@ SAME = {
             )
         }
     },
+    "a name of its own": {
+        "think_token": "<think>",
+        "chat_template": "{{ bos_token }}{{ think_token }}{{ messages[0].content }}",
+    },
+    "names in a mapping": {
+        "extra_special_tokens": {"close_token": "</think>"},
+        "chat_template": "{{ close_token }}{{ messages[0].content }}",
+    },
+    "settings that are no tokens": {
+        "add_bos_token": False,
+        "some_token": None,
+        "a_token": {"b": 1},
+    },
     "no lists": {"additional_special_tokens": None, "extra_special_tokens": []},
 }
 OTHER = {
