@@ -91,7 +91,9 @@ def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> A
             answer: httpx.Response = client.get(path, params=given, headers=header)
     except httpx.HTTPError as error:
         raise CounterfoilError(
-            Code.UNAVAILABLE, f"{url} does not answer ({how_it_failed(error)})"
+            Code.UNAVAILABLE,
+            f"{url} does not answer ({how_it_failed(error)})",
+            remedy="Check that it runs (`counterfoil doctor`), and the address.",
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise from_problem(answer.status_code, answer.content, url)

@@ -17,7 +17,7 @@ from typing import Final
 import grpc
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.log_memory import LogMemory, check_age
+from execution_layer.client.log_memory import AUDIT_SERVER, LogMemory, check_age
 from execution_layer.client.policy import ClientPolicy
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
@@ -155,7 +155,7 @@ class Directory:
         try:
             answer = await self._stub.ListKeyBundles(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+            raise error_from_rpc(error, AUDIT_SERVER) from error
         await self._learn(answer.revocations[:MAX_BUNDLES])
         nodes, refused = self._check(answer.bundles[:MAX_BUNDLES], model_root)
         if not nodes:

@@ -20,6 +20,8 @@ from shared.translog.policy import Witnessed
 from shared.translog.proofs import verify_consistency
 
 TIMEOUT_S: Final = 20.0
+AUDIT_SERVER: Final = "the audit server"
+"""How errors name it, so that nobody looks for them at a node or in a database of their own."""
 SKEW_S: Final = 300
 
 
@@ -62,7 +64,7 @@ class LogMemory:
         try:
             answer = await self._log.GetConsistency(request, timeout=TIMEOUT_S)
         except grpc.RpcError as rpc_error:
-            error = error_from_rpc(rpc_error)
+            error = error_from_rpc(rpc_error, AUDIT_SERVER)
             if error.code in {Code.UNAVAILABLE, Code.DEADLINE, Code.OVERLOADED, Code.QUOTA}:
                 raise error from rpc_error
             raise _forked(kept, seen, f"the log does not prove it: {error.detail}") from rpc_error

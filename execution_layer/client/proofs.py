@@ -10,7 +10,7 @@ from typing import Final
 import grpc
 
 from execution_layer.client.archive import Archive, Transcript
-from execution_layer.client.log_memory import LogMemory
+from execution_layer.client.log_memory import AUDIT_SERVER, LogMemory
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -92,7 +92,7 @@ class Proofs:
         try:
             await self._intake.Deposit(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+            raise error_from_rpc(error, AUDIT_SERVER) from error
 
     async def _round(self, waiting: Sequence[Transcript]) -> int:
         gate = asyncio.Semaphore(AT_ONCE)
@@ -110,7 +110,7 @@ class Proofs:
         try:
             answer = await self._log.GetProof(request, timeout=TIMEOUT_S)
         except grpc.RpcError as rpc_error:
-            error = error_from_rpc(rpc_error)
+            error = error_from_rpc(rpc_error, AUDIT_SERVER)
             if error.code in LATER:
                 return False
             raise error from rpc_error
@@ -129,7 +129,7 @@ class Proofs:
                 audit_pb2.SubmitRequest(submissions=submissions), timeout=TIMEOUT_S
             )
         except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+            raise error_from_rpc(error, AUDIT_SERVER) from error
         taken = 0
         for item, result in zip(batch, answer.results, strict=False):
             if result.WhichOneof("result") == "sequenced":

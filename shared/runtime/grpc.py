@@ -234,8 +234,8 @@ def serves(target: str, ca_file: Path, timeout_s: float = 3.0) -> bool | None:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def error_from_rpc(error: grpc.RpcError) -> CounterfoilError:
-    """Return the error that a peer raised, or what the state of the call amounts to.
+def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilError:
+    """Return the error that a peer raised, or what the state of the call amounts to, told of `who` where it is given.
 
     The text is the peer's: it is cut to a length and stripped of control characters.
     """
@@ -245,8 +245,18 @@ def error_from_rpc(error: grpc.RpcError) -> CounterfoilError:
     code = Code.__members__.get(info.reason) if info is not None else None
     if code is None:
         fallback = _FROM_STATUS.get(status, Code.INTERNAL) if status is not None else Code.INTERNAL
-        return CounterfoilError(fallback, text or "the peer gave no reason")
+        text = text or "the peer gave no reason"
+        if who is None:
+            return CounterfoilError(fallback, text)
+        if fallback not in {Code.UNAVAILABLE, Code.DEADLINE}:
+            return CounterfoilError(fallback, f"{who}: {text}")
+        return CounterfoilError(
+            fallback,
+            f"{who} does not answer: {text}",
+            remedy="Check that it runs, and the address.",
+        )
     detail = text.removeprefix(code.value.message).strip() or text
+    detail = detail if who is None else f"{who}: {detail}"
     metadata = dict(info.metadata) if info is not None else {}
     told = CounterfoilError(code, detail, metadata=metadata, retry_after_s=retry_after_s)
     return compared(told, time.time_ns() // 1_000_000)

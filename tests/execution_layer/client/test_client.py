@@ -364,7 +364,9 @@ async def test_nodes_are_asked_while_the_audit_server_is_away(world):
         assert (report.proved, report.missing) == (1, 0)
     world.audit.away = True
     async with world.client() as client:  # one that never read the directory
-        assert (await refused(client)).code is Code.UNAVAILABLE
+        error = await refused(client)
+        assert error.code is Code.UNAVAILABLE
+        assert error.detail.startswith("the audit server")
 
 
 async def test_one_node_on_a_full_disk_takes_no_request_down_with_it(world):

@@ -12,8 +12,9 @@ from fastapi import FastAPI
 
 from shared.runtime import doctor as room
 from shared.runtime.doctor import doctor, installation, machine
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import build_server
-from shared.runtime.http import serve_https
+from shared.runtime.http import problem_response, serve_https
 from shared.runtime.keys import write_private
 from shared.runtime.tls import LIFE, LocalCA
 
@@ -53,16 +54,34 @@ def test_a_missing_client_package_is_wrong_and_a_missing_part_is_a_note(tmp_path
     assert findings(tmp_path)[0] == 1
 
 
-def test_a_secret_that_others_may_read_is_wrong(tmp_path):
-    (tmp_path / "installed.json").write_text("{}")
-    (tmp_path / "ports.json").write_text("{}")
-    (tmp_path / "audit").mkdir()
-    write_private(tmp_path / "audit" / "auditor.token", b"secret")
-    assert by_name(installation(tmp_path))["secrets"].status == "ok"
-    (tmp_path / "audit" / "auditor.token").chmod(0o644)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "audit/auditor.token",
+        "audit/keys/log-ed25519",
+        "audit/tls/audit.key",
+        "ca/ca.key",
+        "client/archive.sqlite",
+        "client/tenant.pem",
+        "custodian-1/keys/hpke.key",
+        "node-a/keys/signing.pem",
+        "operators/operator-a/operator.pem",
+        "postgres/secrets/owner.dsn",
+        "witness-1/keys/beacon.secret",
+    ],
+)
+def test_a_secret_that_others_may_read_is_wrong(tmp_path, secret):
+    installed(tmp_path)
+    path = tmp_path / secret
+    path.parent.mkdir(parents=True)
+    write_private(path, b"secret")
+    write_private(public := path.parent / "entry.tlog-proof", b"not secret")
+    public.chmod(0o644)
+    assert by_name(installation(tmp_path))["secrets"].found.startswith("1 files")
+    path.chmod(0o644)
     secrets = by_name(installation(tmp_path))["secrets"]
     assert secrets.status == "wrong"
-    assert "auditor.token" in secrets.found
+    assert str(path) in secrets.found
 
 
 def test_a_service_that_is_down_is_a_note_and_another_program_on_its_port_is_wrong(tmp_path):
@@ -72,6 +91,46 @@ def test_a_service_that_is_down_is_a_note_and_another_program_on_its_port_is_wro
         address = "{}:{}".format(*server.getsockname())
         (tmp_path / "ports.json").write_text(json.dumps({"audit-http": address}))
     assert by_name(installation(tmp_path))["audit-http"].status == "note"
+
+
+async def test_a_service_that_is_down_is_wrong_where_others_are_up(tmp_path):
+    tls = LocalCA.load_or_create(tmp_path / "ca").issue("witness-1", folder=tmp_path / "w")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = "{}:{}".format(*closed.getsockname())
+    server = await serve_https(FastAPI(), tls, "127.0.0.1:0", grace_s=1.0)
+    try:
+        installed(tmp_path, **{"node-a": address, "witness-1": server.address})
+        found = by_name(await asyncio.to_thread(lambda: list(installation(tmp_path))))
+    finally:
+        await server.stop()
+    assert found["witness-1"].status == "ok"
+    assert (found["node-a"].status, found["node-a"].found) == (
+        "wrong",
+        f"{address}: nothing answers",
+    )
+    assert str(tmp_path / "logs") in found["node-a"].remedy
+
+
+async def test_a_server_that_says_it_is_unwell_is_wrong_with_its_reason(tmp_path):
+    tls = LocalCA.load_or_create(tmp_path / "ca").issue("audit", folder=tmp_path / "audit" / "tls")
+    app = FastAPI()
+
+    @app.get("/healthz")
+    def health():
+        down = CounterfoilError(
+            Code.UNAVAILABLE, "the database went\x1b[2J away", remedy="Start it."
+        )
+        return problem_response(down, http_status=503)
+
+    server = await serve_https(app, tls, "127.0.0.1:0", grace_s=1.0)
+    try:
+        installed(tmp_path, **{"audit-http": server.address})
+        found = by_name(await asyncio.to_thread(lambda: list(installation(tmp_path))))["audit-http"]
+    finally:
+        await server.stop()
+    assert found.status == "wrong"
+    assert found.found.startswith(f"{server.address}: is not well: the database went")
+    assert "Start it." in found.remedy
 
 
 @pytest.mark.parametrize("content", ["{", "\xff"])

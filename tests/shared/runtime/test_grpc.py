@@ -232,6 +232,9 @@ def test_the_core_writes_no_lines_of_its_own_whoever_imports_it_first():
 async def test_a_passed_deadline_releases_the_handler_and_is_told(channel, behaviour):
     error = await failure(channel, "Stream", b"wait", timeout=0.2)
     assert error_from_rpc(error).code is Code.DEADLINE
+    told = error_from_rpc(error, "the audit server")
+    assert told.detail.startswith("the audit server does not answer: ")
+    assert told.remedy
     await asyncio.wait_for(behaviour.released.wait(), LIMIT)
 
 
