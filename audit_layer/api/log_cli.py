@@ -48,6 +48,22 @@ def checkpoint(config: Path, as_json: bool) -> None:
     emit(data, as_json, lambda: note.rstrip("\n"))
 
 
+@log.command("policy")
+@config_option
+@click.option("--out", type=FILE, help="Write the policy to this file.")
+@json_option
+def policy(config: Path, out: Path | None, as_json: bool) -> None:
+    """Print this log's policy (C2SP tlog-policy): its keys, its witnesses and the quorum, for monitors and verifiers."""
+    from audit_layer.api.identity import log_policy  # noqa: PLC0415  # --help stays light
+    from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.translog.policy_file import PolicyFile  # noqa: PLC0415
+
+    text = PolicyFile.of(log_policy(settings_of(config))).encode()
+    if out is not None:
+        write_result(out, text.encode())
+    emit({"policy": text}, as_json, lambda: f"Written to {out}" if out else text.rstrip("\n"))
+
+
 @log.command("proof")
 @entry_argument
 @config_option

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from shared.runtime.text import export_line
+from shared.runtime.text import command_line, export_line
 from shared.runtime.up.layout import MODEL, TENANT, NodePlan, Plan
 from shared.runtime.up.platform import running
 
@@ -41,8 +41,9 @@ class Narrator:
         self._console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
 
 
-def how_to_use(settings: Mapping[str, str | Path]) -> str:
+def how_to_use(folder: Path, settings: Mapping[str, str | Path]) -> str:
     """Return what to type into another terminal: the settings as lines that a shell can evaluate, and first commands."""
+    look = command_line("counterfoil", "doctor", "--folder", folder)
     exports = "\n".join(export_line(name, value) for name, value in settings.items())
     return (
         f"In another terminal:\n\n{exports}\n\n"
@@ -50,6 +51,7 @@ def how_to_use(settings: Mapping[str, str | Path]) -> str:
         "counterfoil client proofs\n"
         "counterfoil audit receipts\n"
         "counterfoil cost report\n"
+        f"{look}\n"
     )
 
 
@@ -75,7 +77,9 @@ async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> i
             "COUNTERFOIL_DATABASE_DSN_FILE": platform.server_dsn,
         }
         console.print(f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n")
-        console.print(how_to_use(settings), markup=False, soft_wrap=True)  # lines can be copied
+        console.print(
+            how_to_use(plan.folder, settings), markup=False, soft_wrap=True
+        )  # lines can be copied
         await stop.wait()
         console.print("stopping …")
     return 0

@@ -19,6 +19,8 @@ from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import LocalCA
 from shared.translog.notes import SignatureType, Signer
+from shared.translog.policy import verify_witnessed
+from shared.translog.policy_file import read_policy_file
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.conftest import World, command, initialise, until
@@ -135,8 +137,11 @@ async def test_queries_and_checks_answer_from_the_command_line(world: World, tmp
     status = await ask("audit", "status", *at)
     assert isinstance(status, dict)
     assert status["witnessed_size"] == status["size"]
+    await ask("log", "policy", "--out", str(tmp_path / "log.policy"), *at)
+    policy = read_policy_file(tmp_path / "log.policy").policy()
     checkpoint = await ask("log", "checkpoint", *at)
     assert isinstance(checkpoint, dict)
+    assert verify_witnessed(checkpoint["note"], policy).checkpoint.size == checkpoint["size"]
     assert checkpoint["size"] == status["size"]
     missing = ["statement", "0" * 64, *asked]
     assert await asyncio.to_thread(run, audit, missing) == 4
