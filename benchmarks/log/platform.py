@@ -16,6 +16,7 @@ import benchmarks
 from audit_layer.storage import migrate, roles
 from audit_layer.storage.dsn import on_database, read_dsn_file
 from audit_layer.storage.embedded import EmbeddedPostgres
+from benchmarks.log.statements import PROFILE
 from shared.runtime.keys import write_atomic
 from shared.runtime.supervisor import ProcessSpec, Supervisor
 from shared.runtime.tls import LocalCA
@@ -154,6 +155,7 @@ async def platform(
             *("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
             *("--cert", audit_tls.cert, "--key", audit_tls.key, "--ca", audit_tls.ca),
             *("--publish-interval-ms", str(PUBLISH_INTERVAL_MS)),
+            *("--numeric-profile", PROFILE.hex()),
         ),
     )
     config, vkeys = Path(known["config"]), identity["vkeys"]

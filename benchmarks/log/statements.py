@@ -150,8 +150,7 @@ class Source:
             output=self._bytes("output", self.number),
             evidence=self._bytes("evidence", self.number),
         )
-        issuer = f"{self.operator}/{self.node}"
-        raw = sign(value, key=self.key(self.node), issuer=issuer)
+        raw = sign(value, key=self.key(self.node), issuer=self.node)
         self.number, self.previous = self.number + 1, sha256(raw).digest()
         return raw, order
 
