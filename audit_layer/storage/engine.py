@@ -29,7 +29,10 @@ _INTERRUPTED: Final = {
 }
 """By SQLSTATE, or its class: what the database could not do."""
 
-_NOT_THIS_ROLES: Final = frozenset({"42501", "42P01"})
+_NOT_THIS_ROLES: Final = {
+    "42501": " beside it.",
+    "42P01": " beside it; if it is that one, run `counterfoil db upgrade` first.",
+}
 """By SQLSTATE: a privilege is missing, or the tables are (in this database)."""
 
 _log = logging.getLogger(__name__)
@@ -109,12 +112,13 @@ def role_named(role: str) -> Iterator[None]:
     try:
         yield
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) not in _NOT_THIS_ROLES:
+        remedy = _NOT_THIS_ROLES.get(getattr(error.orig, "sqlstate", None) or "")
+        if remedy is None:
             raise
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"this DSN is not the one for this: {str(error.orig).splitlines()[0]}",
-            remedy=f"Use {role}.dsn, which `counterfoil db init` wrote; after `counterfoil db upgrade`.",
+            remedy=f"Use {role}.dsn, which `counterfoil db init` wrote{remedy}",
         ) from error
 
 

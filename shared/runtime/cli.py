@@ -8,6 +8,7 @@ Failures end here: one paragraph on standard error, and an exit code that script
 A command may also return its exit code.
 """
 
+import errno
 import io
 import logging
 import os
@@ -321,7 +322,7 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 
 def _of_the_input(error: Exception) -> CounterfoilError | None:
-    """Return the error of whoever called us: input that is no text, a file that cannot be used."""
+    """Return the error of whoever called us: input that is no text, a file that cannot be used, a full disk."""
     if isinstance(error, UnicodeError):
         why = (
             f"{error.reason} at place {error.start}"
@@ -332,6 +333,12 @@ def _of_the_input(error: Exception) -> CounterfoilError | None:
             Code.INVALID_ARGUMENT,
             f"what was given is not UTF-8 text ({why})",
             remedy="Write it in UTF-8.",
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CounterfoilError(
+            Code.UNAVAILABLE,
+            f"there is no space left {f'for {error.filename}' if error.filename else 'on the disk'}",
+            remedy="Make room, and run it again.",
         )
     if isinstance(error, OSError) and error.filename is not None:
         return CounterfoilError(

@@ -42,6 +42,7 @@ SECRETS = (
 )
 """What only its owner may read; beside keys lie bundles and proofs that anybody may."""
 ENOUGH_BYTES = 2 * 1024**3
+TRIED_BYTES = 65_536
 HEALTH_TIMEOUT_S = 10.0
 """A server that waits for its database says so within this."""
 OUT_OF_DATE = frozenset({9, 10})
@@ -129,11 +130,12 @@ def _no_sealing(why: str) -> Finding:
 def _disk(folder: Path) -> Finding:
     place = folder if folder.is_dir() else folder.absolute().parent
     try:
-        with tempfile.NamedTemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=place, buffering=0) as tried:
+            os.write(tried.fileno(), bytes(TRIED_BYTES))  # an empty file fits on a full disk
             free = shutil.disk_usage(place).free
     except OSError as error:
         return Finding("disk", "wrong", f"{place} cannot be written: {error.strerror}",
-                       "Choose another --folder.")  # fmt: skip
+                       "Make room there, or choose another --folder.")  # fmt: skip
     return Finding(
         "disk",
         "ok" if free >= ENOUGH_BYTES else "note",
@@ -180,7 +182,7 @@ def installation(folder: Path) -> Iterator[Finding]:
     ca_file = folder / "ca" / "ca.pem"
     found = [_answers(name, address, ca_file, now) for name, address in sorted(addresses.items())]
     running = any(finding.remedy not in {START, OTHER_PROGRAM} for finding in found)
-    log = f"The others run: see its log in {folder / 'logs'}."
+    log = f"Others of this installation answer: see its log in {folder / 'logs'}."
     for finding in found:
         silent = running and finding.remedy == START
         yield replace(finding, status="wrong", remedy=log) if silent else finding

@@ -21,6 +21,7 @@ WIDEST: Final = 10_000
 """Columns within which a table's own needs are measured."""
 TITLE_WIDTH: Final = 76
 """Columns that a table takes for its title's sake at most."""
+SHORT: Final = 24
 _WHOLE: Final = re.compile(r"[0-9a-f]{64}|\d{4}-\d\d-\d\dT[0-9:.]+Z", re.ASCII)
 """Entries and keys, and times: what is copied, or read as one."""
 json_option: Final = click.option(
@@ -63,17 +64,19 @@ def emit_line(data: Any) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
     """Return a table: numbers aligned to the right, None as an empty cell; entries, times and the title stay in one piece.
 
-    A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole.
+    A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole;
+    nothing is gained then by breaking what is short.
     """
     from rich.table import Table  # noqa: PLC0415  # likewise
 
     filled = [list(row) for row in rows]
+    whole = [any(_WHOLE.fullmatch(str(row[at])) for row in filled) for at in range(len(columns))]
     built = Table(title=title, title_justify="left", min_width=min(len(title), TITLE_WIDTH))
     for at, column in enumerate(columns):
         numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
-        whole = any(_WHOLE.fullmatch(str(row[at])) for row in filled)
+        short = any(whole) and all(len(str(row[at])) <= SHORT for row in filled)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        built.add_column(column, justify=justify, overflow="fold", no_wrap=whole)
+        built.add_column(column, justify=justify, overflow="fold", no_wrap=whole[at] or short)
     for row in filled:
         built.add_row(*("" if cell is None else _cell(cell) for cell in row))
     return built

@@ -47,6 +47,7 @@ def how_to_use(folder: Path, settings: Mapping[str, str | Path]) -> str:
     exports = "\n".join(export_line(name, value) for name, value in settings.items())
     return (
         f"In another terminal:\n\n{exports}\n\n"
+        "counterfoil client tokenizer fetch\n"
         'counterfoil infer --temperature 0 "Where does the fox live?"\n'
         "counterfoil client proofs\n"
         "counterfoil audit receipts\n"

@@ -1,5 +1,6 @@
 """The command line's root: lazy commands, messages and exit codes."""
 
+import errno
 import io
 import json
 import os
@@ -54,6 +55,8 @@ def odd(kind: str) -> int:
         raise RuntimeError("unforeseen")
     if kind == "abort":
         raise click.Abort
+    if kind == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
     if kind == "lacking":
         raise ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
     return int(kind)
@@ -324,6 +327,9 @@ def test_times_and_the_title_of_a_table_are_not_broken(monkeypatch, capsys, colu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == title
     assert [line.replace("│", " ").split() for line in lines if "ab" * 32 in line] == [row]
+    loose = ["11", "12 + 16", *row[1:]]
+    emit([], False, lambda: table(title, ["index", "tokens", "at", "node", "entry"], [loose]))
+    assert "operator-a/node-a" in capsys.readouterr().out
     emit([], False, lambda: table(title, ["EUR"], [["1"]]))
     assert capsys.readouterr().out.splitlines()[0].strip() == title or columns == "20"
 
@@ -333,6 +339,15 @@ def test_an_option_that_up_exports_is_told_with_where_its_variable_comes_from(ca
         wanted = click.Command("x", params=[click.Option(["--x"], required=True, envvar=variable)])
         assert cli.run(wanted, []) == 2
         assert ("counterfoil up" in capsys.readouterr().err) == told
+
+
+def test_a_full_disk_is_told_as_one(register, capsys):
+    register(odd=here("odd"))
+    assert run("odd", "full") == 5
+    told = capsys.readouterr().err
+    assert "no space left" in told
+    assert "Make room" in told
+    assert "OSError" not in told
 
 
 def test_json_refuses_what_it_does_not_know():

@@ -1,6 +1,7 @@
 """`counterfoil doctor`: what is wrong is said, with a remedy, and the exit code follows."""
 
 import asyncio
+import errno
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,17 @@ def test_a_service_that_is_down_is_a_note_and_another_program_on_its_port_is_wro
         address = "{}:{}".format(*server.getsockname())
         (tmp_path / "ports.json").write_text(json.dumps({"audit-http": address}))
     assert by_name(installation(tmp_path))["audit-http"].status == "note"
+
+
+def test_a_disk_without_room_is_wrong(tmp_path, monkeypatch):
+    def full(_descriptor, _data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(room.os, "write", full)
+    disk = by_name(machine(tmp_path))["disk"]
+    assert disk.status == "wrong"
+    assert "No space left" in disk.found
+    assert "Make room" in disk.remedy
 
 
 async def test_a_service_that_is_down_is_wrong_where_others_are_up(tmp_path):
