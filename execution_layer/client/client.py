@@ -175,7 +175,7 @@ class AsyncCounterfoilClient:
         """
         root = self._model_root(model)
         failed: CounterfoilError | None = None
-        for found in _named(await self._nodes(root, refresh=False), node):
+        for found in _named(await self._nodes(root, refresh=False), node, self._refused()):
             try:
                 files = await fetch_files(self._channel(found.bundle.endpoint), root)
             except CounterfoilError as error:
@@ -223,7 +223,8 @@ class AsyncCounterfoilClient:
         tried: list[str] = []
         pause_s, refresh = FIRST_PAUSE_S, False
         for left in reversed(range(self._policy.max_attempts)):
-            nodes = _named(await self._nodes(wanted.model_root, refresh=refresh), name)
+            usable = await self._nodes(wanted.model_root, refresh=refresh)
+            nodes = _named(usable, name, self._refused())
             node = self._choose(nodes, tried)
             remaining = until - time.monotonic()
             if remaining <= 0:
@@ -285,6 +286,9 @@ class AsyncCounterfoilClient:
         channel = self._channel(self._policy.audit_target)
         return Proofs(self.archive, self._memory(), channel, self._log)
 
+    def _refused(self) -> Sequence[str]:
+        return () if self._directory is None else self._directory.refused
+
     def _memory(self) -> LogMemory:
         if self._seen is None:
             self._seen = LogMemory(self.archive, self._channel(self._policy.audit_target))
@@ -317,12 +321,21 @@ def _told_by(node: NodeEntry, error: CounterfoilError) -> CounterfoilError:
     )
 
 
-def _named(nodes: Sequence[NodeEntry], name: str | None) -> Sequence[NodeEntry]:
-    """Return the nodes with a name; NOT_FOUND if there is none."""
+def _named(
+    nodes: Sequence[NodeEntry], name: str | None, refused: Sequence[str]
+) -> Sequence[NodeEntry]:
+    """Return the nodes with a name; NOT_FOUND if there is none, with what was `refused` of that name."""
     if name is None:
         return nodes
     found = [node for node in nodes if name in {node.bundle.node, node.name}]
     if not found:
         known = ", ".join(node.name for node in nodes)
-        raise CounterfoilError(Code.NOT_FOUND, f"no node is named {name}; there are: {known}")
+        why = [
+            f"; {reason}"
+            for reason in refused
+            if name in {*reason.split(), *reason.replace("/", " ").split()}
+        ]
+        raise CounterfoilError(
+            Code.NOT_FOUND, f"no node is named {name}; there are: {known}{''.join(why[-1:])}"
+        )
     return found

@@ -129,6 +129,8 @@ class Directory:
         self._memory = memory
         self._stub = audit_pb2_grpc.DirectoryStub(channel)
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
+        self.refused: list[str] = []
+        """Why bundles of the last listing are not believed."""
 
     async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
         """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none, and
@@ -158,6 +160,7 @@ class Directory:
             raise error_from_rpc(error, AUDIT_SERVER) from error
         await self._learn(answer.revocations[:MAX_BUNDLES])
         nodes, refused = self._check(answer.bundles[:MAX_BUNDLES], model_root)
+        self.refused = [error.detail for error in refused]
         if not nodes:
             reasons = "; ".join(error.detail for error in refused[:5])
             soon = any(error.code is Code.NOT_WITNESSED for error in refused)

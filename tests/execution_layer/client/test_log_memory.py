@@ -132,6 +132,16 @@ async def test_a_witness_whose_clock_is_ahead_is_named(world):
 # -- revocations ------------------------------------------------------------------------------------------------------
 
 
+async def test_who_names_a_node_that_is_refused_is_told_why(world):
+    async with world.node() as node, world.node(name="node-2"), world.client() as client:
+        revoke(world, node.ring.current().entry)
+        error = await refused(client, node="node-1")
+        assert error.code is Code.NOT_FOUND
+        assert "there are: honest/node-2" in error.detail
+        assert "the key bundle of honest/node-1 is revoked" in error.detail
+        assert "revoked" not in (await refused(client, node="node-9")).detail
+
+
 async def test_what_nobody_signed_ends_no_bundle(world):
     async with world.node() as node, world.client() as client:
         world.audit.flagged.add(node.ring.current().entry)
