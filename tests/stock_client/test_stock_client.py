@@ -71,7 +71,7 @@ async def test_a_stock_client_lists_the_api_by_reflection_and_calls_it_over_tls(
     assert told["methods"] == {
         "counterfoil.audit.v1.Directory": ["ListKeyBundles"],
         "counterfoil.audit.v1.Intake": ["Deposit", "Submit"],
-        "counterfoil.audit.v1.Log": ["GetCheckpoint", "GetProof"],
+        "counterfoil.audit.v1.Log": ["GetCheckpoint", "GetConsistency", "GetProof"],
     }
     assert told["health"] == {"status": "SERVING"}
     assert told["health_of_nothing"]["error"]["status"] == "NOT_FOUND"

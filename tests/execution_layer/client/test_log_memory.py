@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from execution_layer.client import directory
 from execution_layer.client.log_memory import check_age
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -107,7 +108,10 @@ async def test_a_directory_at_an_older_state_than_was_seen_is_not_believed(world
 # -- age ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_checkpoint_that_was_witnessed_too_long_ago_proves_no_nodes_keys(world):
+async def test_a_checkpoint_that_was_witnessed_too_long_ago_proves_no_nodes_keys(
+    world, monkeypatch
+):
+    monkeypatch.setattr(directory, "PATIENCE_S", 0.0)
     async with world.node(), world.client() as client:
         world.audit.clock = lambda: time.time() - 1000
         error = await refused(client)
