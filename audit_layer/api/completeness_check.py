@@ -243,7 +243,7 @@ def _because(
     document: Document, opened: Sequence[_Opened], missing: Sequence[Range]
 ) -> Iterator[str]:
     if not opened:
-        yield "no seal has been made for this tenant yet"
+        yield "no seal has been made for this tenant yet: the authority makes one when a day, or month, is over"
         return
     first, last = opened[0].seal, opened[-1].seal
     if first.number > 0 and first.start > document.start:
