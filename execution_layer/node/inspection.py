@@ -9,17 +9,19 @@ from typing import Any
 
 import grpc
 
+from execution_layer.node.revoking import revoked_from
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.spool import spool_counts, unfinished_requests
 from shared.codec.moment import now_ms, to_rfc3339
 from shared.model.config import ModelConfig
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.certificates import life_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
 from shared.runtime.journal import connect, lock_holder
 from shared.runtime.keys import load_ed25519, public_bytes
-from shared.statements.cose import open_as
+from shared.statements.cose import entry_of, open_as, read_as
 from shared.statements.keys import KeyBundle
 
 _TIMEOUT_S = 5.0
@@ -33,13 +35,15 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
     facts["max_model_len"] = _context(settings)
     facts.update(_spool_facts(settings))
     facts.update(_certificate_facts(settings.tls.cert))
-    newest = _newest_bundle(settings)
-    if newest is not None:
+    bundles = _newest_first(settings)
+    if bundles:
+        newest = read_as(KeyBundle, bundles[0])
         facts["endpoint"] = newest.endpoint
         facts["bundle_ends"] = to_rfc3339(newest.not_after)
         facts["bundle_live"] = newest.is_live(now_ms())
         if pid is not None:
             facts.update(_service_facts(settings, newest.endpoint))
+            facts.update(_revocation_facts(settings, entry_of(bundles[0])))
     return facts
 
 
@@ -96,11 +100,26 @@ def _certificate_facts(path: Path) -> dict[str, str]:
     return {"certificate": said or f"holds until {life.end:%Y-%m-%d}"}
 
 
-def _newest_bundle(settings: NodeSettings) -> KeyBundle | None:
+def _newest_first(settings: NodeSettings) -> list[bytes]:
+    """Return the node's key bundles, as its operator signed them."""
     trusted = public_bytes(load_ed25519(settings.operator_key_file))
-    paths = settings.keys.glob("*.bundle")
-    bundles = [open_as(KeyBundle, path.read_bytes(), trusted)[0] for path in paths]
-    return max(bundles, key=lambda bundle: bundle.not_before, default=None)
+    found = [path.read_bytes() for path in settings.keys.glob("*.bundle")]
+    opened = [(open_as(KeyBundle, raw, trusted)[0].not_before, raw) for raw in found]
+    return [raw for _, raw in sorted(opened, reverse=True)]
+
+
+def _revocation_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
+    """Say whether the operator has ended the bundle; nothing where the audit server cannot be asked."""
+    operator_key = public_bytes(load_ed25519(settings.operator_key_file))
+    with secure_channel(settings.audit.target, settings.audit.ca_file) as channel:
+        stub = audit_pb2_grpc.DirectoryStub(channel)
+        try:
+            answer = stub.ListKeyBundles(audit_pb2.ListKeyBundlesRequest(), timeout=_TIMEOUT_S)
+        except grpc.RpcError:
+            return {}
+    listed = [item.statement for item in answer.revocations]
+    at = revoked_from(listed, bundle, operator_key)
+    return {} if at is None else {"bundle_revoked_from": to_rfc3339(at)}
 
 
 def _service_facts(settings: NodeSettings, endpoint: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from execution_layer.node.cli import revoke as command
+from execution_layer.node.cli import status as status_command
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import open_as
+from shared.statements.cose import open_as, sign
 from shared.statements.keys import Revocation
 
 
@@ -36,6 +37,22 @@ async def test_the_command_revokes_a_bundle_and_clients_seal_nothing_for_it_any_
         client._directory._known.clear()
         with pytest.raises(CounterfoilError, match="is revoked"):
             await client.generate(prompt="hello", max_tokens=3)
+
+
+async def test_status_tells_the_operator_that_the_bundle_is_revoked(world, capsys):
+    async with world.node() as node:
+        status = ["--config", str(world.settings().spool.parent / "node.toml"), "--json"]
+
+        async def told():
+            assert await asyncio.to_thread(run, status_command, status) == 0
+            return json.loads(capsys.readouterr().out)
+
+        foreign = Revocation(bundle=node.ring.current().entry, reason="of another", at=1)
+        world.audit.append(sign(foreign, key=world.operator("other")[0].key, issuer="honest"))
+        assert "bundle_revoked_from" not in await told()
+        await revoke(world, node.ring.current().entry.hex())
+        facts = json.loads(capsys.readouterr().out)
+        assert (await told())["bundle_revoked_from"] == facts["revoked_from"]
 
 
 async def test_a_refusal_of_the_log_is_told(world, capsys):
