@@ -7,6 +7,7 @@ back on the other side.
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,20 +190,44 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     Each handshake uses what the files hold at its time. CONFIGURATION when they do not fit each other.
     """
 
-    def make() -> grpc.ServerCertificateConfiguration:
+    def make() -> tuple[bytes, bytes]:
         loaded_context(
             files
         )  # the core would take a pair that does not fit, and fail at every handshake
         try:
-            pair = (files.key.read_bytes(), files.cert.read_bytes())
+            return files.key.read_bytes(), files.cert.read_bytes()
         except OSError as error:
             raise CounterfoilError(
                 Code.CONFIGURATION, f"{error.filename} cannot be read: {error.strerror}"
             ) from error
-        return grpc.ssl_server_certificate_configuration([pair])
 
     current = served(files, make)
-    return grpc.dynamic_ssl_server_credentials(current(), current)
+    replaced = Replaced(current)
+    return grpc.dynamic_ssl_server_credentials(
+        grpc.ssl_server_certificate_configuration([replaced.first]),
+        replaced,  # type: ignore[arg-type]  # None is "no change", says its documentation
+    )
+
+
+class Replaced:
+    """What the core asks at every handshake: a configuration when the pair was replaced, None when it is what is served.
+
+    The core owns the memory of what it is given and frees it, so nothing may be given to it twice.
+    """
+
+    def __init__(self, current: Callable[[], tuple[bytes, bytes]]) -> None:
+        self._current = current
+        self.first = self._given = current()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what to serve from now on, or None."""
+        pair = self._current()
+        with self._lock:
+            if pair == self._given:
+                return None
+            self._given = pair
+        return grpc.ssl_server_certificate_configuration([pair])
 
 
 def secure_channel(

@@ -20,6 +20,7 @@ from shared.runtime.certificates import WARN_BEFORE, Followed, Life, Teller, how
 from shared.runtime.cli import EXIT_CODES, run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import (
+    Replaced,
     RpcServer,
     build_server,
     error_from_rpc,
@@ -109,6 +110,15 @@ async def test_a_running_server_shows_the_certificate_that_replaced_its_own(auth
         assert await shown_serial(server.address, files.ca) == serial(files)
         authority.issue("server", ["127.0.0.1"])
         assert await shown_serial(server.address, files.ca) == serial(files)
+
+
+def test_the_core_is_given_a_pair_once_since_it_frees_what_it_is_given():
+    pairs = iter([(b"k1", b"c1")] * 3 + [(b"k2", b"c2")] * 3 + [(b"k1", b"c1")] * 2)
+    replaced = Replaced(lambda: next(pairs))
+    assert replaced.first == (b"k1", b"c1")
+    given = [replaced() for _ in range(7)]
+    assert [item is None for item in given] == [True, True, False, True, True, False, True]
+    assert given[2] is not given[5]
 
 
 @pytest.mark.parametrize("kind", SERVERS)
