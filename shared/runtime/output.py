@@ -67,7 +67,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole;
     nothing is gained then by breaking what is short.
     """
-    from rich.table import Table  # noqa: PLC0415  # likewise
+    from rich.cells import cell_len  # noqa: PLC0415  # likewise
+    from rich.table import Table  # noqa: PLC0415
 
     filled = [list(row) for row in rows]
     whole = [any(_WHOLE.fullmatch(str(row[at])) for row in filled) for at in range(len(columns))]
@@ -76,7 +77,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         numeric = bool(filled) and all(isinstance(row[at], int | float | Decimal) for row in filled)
         short = any(whole) and all(len(str(row[at])) <= SHORT for row in filled)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        built.add_column(column, justify=justify, overflow="fold", no_wrap=whole[at] or short)
+        unbroken = whole[at] or short
+        # Rich takes the longest word of a column for what it needs at least, also where the column is not to be broken.
+        texts = [column, *("" if row[at] is None else str(row[at]) for row in filled)]
+        needs = max(map(cell_len, texts)) if unbroken else None
+        built.add_column(
+            column, justify=justify, overflow="fold", no_wrap=unbroken, min_width=needs
+        )
     for row in filled:
         built.add_row(*("" if cell is None else _cell(cell) for cell in row))
     return built
