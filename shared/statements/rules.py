@@ -39,20 +39,26 @@ class Rule(Protocol):
         """Turn a checked Python value into a CBOR value."""
 
 
-class Plain:
-    """Base of rules whose value is the same in CBOR and in Python."""
+class Single:
+    """Base of rules whose value is a single CBOR item: neither an array nor a map."""
 
     __slots__ = ()
 
     @property
     def items(self) -> int:
-        """One: no rule of this kind permits arrays or maps."""
+        """One."""
         return 1
 
     @property
     def nested(self) -> int:
         """None."""
         return 0
+
+
+class Plain(Single):
+    """Base of rules whose value is the same in CBOR and in Python."""
+
+    __slots__ = ()
 
     def load(self, value: Value, where: str) -> Any:  # noqa: ARG002  # part of the Rule interface
         """Return the value as it is."""
@@ -148,20 +154,10 @@ class Either(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Single):
     """One of an enumeration's texts."""
 
     options: type[StrEnum]
-
-    @property
-    def items(self) -> int:
-        """A text."""
-        return 1
-
-    @property
-    def nested(self) -> int:
-        """None."""
-        return 0
 
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not a member."""

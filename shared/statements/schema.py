@@ -35,6 +35,7 @@ from shared.statements.rules import (
     Many,
     Octets,
     Rule,
+    Single,
     Table,
     Text,
     Whole,
@@ -78,21 +79,14 @@ class Nested:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """A record as a byte string that holds its encoding, so that the bytes can be hashed as they are."""
+class Embedded(Single):
+    """A record as a byte string that holds its encoding, so that the bytes can be hashed as they are.
+
+    What it holds is decoded by itself, with a budget of its own.
+    """
 
     record: "type[Record]"
     most: int
-
-    @property
-    def items(self) -> int:
-        """One byte string: what it holds is decoded by itself, with a budget of its own."""
-        return 1
-
-    @property
-    def nested(self) -> int:
-        """None."""
-        return 0
 
     def check(self, value: Any, where: str) -> None:
         """Refuse what is not that record; its own fields were checked when it was made."""
