@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography.x509 import Certificate
 from sqlalchemy import Engine
@@ -225,6 +225,19 @@ async def _answering(
 
 
 @contextlib.asynccontextmanager
+async def _in_background(
+    work: Coroutine[Any, Any, None], name: str
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` as a task while the block runs; then cancel it and wait for its end, whatever that is."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
 async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIterator[None]:
     """Have gRPC's health service say what `/healthz` says while the block runs; log what changes."""
 
@@ -241,12 +254,8 @@ async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIte
                 )
             await asyncio.sleep(HEALTH_S)
 
-    task = asyncio.create_task(run(), name="health")
-    try:
+    async with _in_background(run(), "health"):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _problem(check: Callable[[], None]) -> str | None:
@@ -278,12 +287,10 @@ async def _publishing(
         interval_s=settings.publish_interval_ms / 1000,
         refresh_s=settings.refresh_seconds,
     )
-    task = asyncio.create_task(publisher.run(), name="publication")
     try:
-        yield task
+        async with _in_background(publisher.run(), "publication") as task:
+            yield task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         for witness in witnesses:
             await witness.aclose()
 
@@ -306,12 +313,10 @@ async def _timestamping(settings: AuditSettings, engine: Engine) -> AsyncIterato
         anchors=anchors,
         interval_s=chosen.interval_minutes * 60,
     )
-    task = asyncio.create_task(timestamper.run(), name="timestamps")
     try:
-        yield
+        async with _in_background(timestamper.run(), "timestamps"):
+            yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         await authority.aclose()
 
 
@@ -330,12 +335,8 @@ async def _looking_for_gaps(engine: Engine, settings: AuditSettings) -> AsyncIte
                 _log.warning("missing numbers could not be looked for: %s", error)
             await asyncio.sleep(settings.gap_look_seconds)
 
-    task = asyncio.create_task(run(), name="gaps")
-    try:
+    async with _in_background(run(), "gaps"):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _until(stop: asyncio.Event, publication: asyncio.Task[None]) -> None:
