@@ -8,6 +8,8 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from shared.runtime.text import printable
+
 SYNONYMS: Final = {
     "amount_due": "total",
     "date": "day",
@@ -66,4 +68,4 @@ def _meant(name: str, fields: Sequence[str]) -> str | None:
 
 def _shown(part: int | str) -> str:
     """Return a name as a terminal may see it: it comes from the file."""
-    return "".join(c if c.isprintable() else "?" for c in str(part)[:60])
+    return printable(str(part), 60)

@@ -21,6 +21,7 @@ from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import printable
 from shared.statements.audits import Blame, Reason, Verdict
 from shared.statements.cose import entry_of, sign
 
@@ -141,7 +142,9 @@ class Worker:
         if disclosed.missing is not None:
             late = disclosed.missing is Reason.WITHHELD and row.asked_at is None
             reason = Reason.UNAVAILABLE if late and now > row.deadline else disclosed.missing
-            return Judgement(reason, {"why": printable(disclosed.why)} if disclosed.why else {})
+            return Judgement(
+                reason, {"why": printable(disclosed.why, MAX_WHY, " ")} if disclosed.why else {}
+            )
         assert disclosed.ciphertexts is not None
         assert disclosed.secret is not None
         sent = disclosed.ciphertexts.sent
@@ -155,8 +158,3 @@ class Worker:
             ),
             tokens=case.receipt.usage.input + case.receipt.usage.output,
         )
-
-
-def printable(text: str) -> str:
-    """Return strangers' words without what moves a terminal's cursor, cut to `MAX_WHY` characters."""
-    return "".join(char if char.isprintable() else " " for char in text)[:MAX_WHY]

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from shared.codec.cbor import MAX_INT, Value
 from shared.codec.ids import NAME
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import printable
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -244,4 +245,4 @@ def _refuse(label: str, reason: str) -> NoReturn:
 def _shown(key: Key) -> str:
     """Return a key for a message: a stranger's may be long or hold control characters."""
     text = key.hex() if isinstance(key, bytes) else str(key)
-    return "".join(c if c.isprintable() else "?" for c in text[:40])
+    return printable(text, 40)

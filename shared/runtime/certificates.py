@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from cryptography import x509
 
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.text import printable
 
 WARN_BEFORE: Final = timedelta(days=14)
 """How long before its end a certificate is told; for one that lives less than four times that, a quarter of its life."""
@@ -281,9 +282,7 @@ def _names(certificate: x509.Certificate | None) -> list[str]:
         return []
     names = [*found.get_values_for_type(x509.DNSName)]
     names += [str(address) for address in found.get_values_for_type(x509.IPAddress)]
-    return [
-        "".join(c if c.isprintable() else "?" for c in name[:100]) for name in names[:NAMES_SHOWN]
-    ]
+    return [printable(name, 100) for name in names[:NAMES_SHOWN]]
 
 
 def _shown(moment: datetime) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import printable
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_TEXT: Final = 1000
@@ -62,4 +63,4 @@ def _text(value: object) -> str | None:
     """Return a stranger's text cut to a length and without control characters."""
     if not isinstance(value, str) or not value:
         return None
-    return "".join(c if c.isprintable() else " " for c in value[:MAX_TEXT])
+    return printable(value, MAX_TEXT, " ")

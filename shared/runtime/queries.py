@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import printable
 
 MAX_SHOWN: Final = 64
 
@@ -61,7 +62,7 @@ def _check_printable(name: str, value: str) -> None:
 
 
 def _shown(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name[:MAX_SHOWN])
+    return printable(name, MAX_SHOWN)
 
 
 def _refusal(problem: str, remedy: str) -> CounterfoilError:

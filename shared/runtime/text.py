@@ -19,6 +19,11 @@ def for_terminal(text: str) -> str:
     return "".join(map(_spelled, text)) if _steers(text) else text
 
 
+def printable(text: str, most: int, instead: str = "?") -> str:
+    """Return the first `most` characters of a stranger's text on one line, with `instead` for what cannot be printed."""
+    return "".join(c if c.isprintable() else instead for c in text[:most])
+
+
 def json_for_terminal(encoded: str) -> str:
     """Return JSON that means the same, in which what would steer a terminal is escaped."""
     return "".join(map(_escaped, encoded)) if _steers(encoded) else encoded

@@ -10,12 +10,13 @@ from audit_layer.replay import work
 from audit_layer.replay import worker as worker_module
 from audit_layer.replay.case import Judgement
 from audit_layer.replay.models import WorkRow
-from audit_layer.replay.worker import MAX_FAILURES, printable
+from audit_layer.replay.worker import MAX_FAILURES, MAX_WHY
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
 from shared.codec import cbor
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.text import printable
 from shared.statements.audits import Blame, Outcome, Reason, Verdict
 from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.receipts import Receipt
@@ -168,7 +169,7 @@ def test_a_node_is_blamed_only_when_it_was_asked_in_time(world: World, monkeypat
 
 
 def test_strangers_words_move_no_cursor():
-    assert printable("a\x1b[2Jb\r\n\u202ec") == "a [2Jb   c"
+    assert printable("a\x1b[2Jb\r\n\u202ec", MAX_WHY, " ") == "a [2Jb   c"
 
 
 # -- leases -----------------------------------------------------------------------------------------------------------
