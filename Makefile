@@ -53,7 +53,7 @@ generate: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find shared/proto -name '*.proto' | sort)
 	$(BIN)/python -m tests.vectors.generate
-	$(BIN)/python -m audit_layer.api.openapi > docs/openapi.json
+	$(BIN)/python -m audit_layer.wiring.openapi > docs/openapi.json
 	$(BIN)/python -m tests.command_reference > docs/commands.md
 
 bench: $(VENV)/.dev

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from audit_layer.api.schemas import StatusView
 from audit_layer.api.tokens import Tokens
 from audit_layer.costs.service import Costs
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.proof_service import ProofService
+from audit_layer.log.tile_table import log_size
 from audit_layer.storage.engine import transaction
 from audit_layer.trail.service import Trail
 from shared.runtime.errors import Code, CounterfoilError
@@ -33,23 +34,6 @@ class Parts:
     """Raises what keeps the log from going on."""
 
 
-def log_size(engine: Engine) -> int:
-    """Return how many entries are sequenced."""
-    with transaction(engine) as connection:
-        size = connection.execute(text("SELECT size FROM log_state")).scalar_one_or_none()
-    return int(size or 0)
-
-
-def proof_or_none(proofs: ProofService, entry: bytes) -> str | None:
-    """Return the tlog-proof of an entry, None until a witnessed checkpoint covers it."""
-    try:
-        return proofs.tlog_proof(entry)
-    except CounterfoilError as error:
-        if error.code is not Code.NOT_WITNESSED:
-            raise
-        return None
-
-
 def status_of(origin: str, engine: Engine, trail: Trail, proofs: ProofService | None) -> StatusView:
     """Return the log and the trail in numbers; without `proofs` nothing counts as witnessed."""
     try:
@@ -58,11 +42,13 @@ def status_of(origin: str, engine: Engine, trail: Trail, proofs: ProofService | 
         if error.code is not Code.NOT_WITNESSED:
             raise
         checkpoint = None
+    with transaction(engine) as connection:
+        size = log_size(connection)
     counts = trail.status()
     findings = counts.pop("findings", 0)
     return StatusView(
         origin=origin,
-        size=log_size(engine),
+        size=size,
         witnessed_size=checkpoint.size if checkpoint else None,
         witnessed_root=checkpoint.root.hex() if checkpoint else None,
         statements=dict(sorted(counts.items())),

@@ -5,8 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from audit_layer.api.completeness import Document, build
-from audit_layer.api.parts import EPOCH_TYPES, Parts, proof_or_none, status_of
+from audit_layer.api.parts import EPOCH_TYPES, Parts, status_of
 from audit_layer.api.permissions import may_see, own_operator, own_tenant, requiring
 from audit_layer.api.schemas import (
     FindingView,
@@ -18,12 +17,14 @@ from audit_layer.api.schemas import (
     VerdictView,
 )
 from audit_layer.api.tokens import Access, Role
+from audit_layer.trail.completeness_document import build
 from audit_layer.trail.models import StatementRow
 from audit_layer.trail.pages import MAX_PAGE, Span, find_entry
 from audit_layer.trail.service import ReceiptQuery
 from shared.codec.ids import MIN_PREFIX, NAME, parse_hex32
 from shared.codec.moment import MAX_MS, Period
 from shared.runtime.errors import Code, CounterfoilError
+from shared.verification.completeness import Document
 
 MAX_ANSWERED = 50_000
 """Receipts in one answer about completeness; the command lists more."""
@@ -127,7 +128,7 @@ def _add_statements(router: APIRouter, parts: Parts) -> None:
         row = parts.trail.statement(find_entry(parts.engine, entry))
         if row is None or not may_see(access, row, parts.trail):
             raise CounterfoilError(Code.NOT_FOUND, "there is no such statement")
-        return StatementView.with_proof(row, proof_or_none(parts.proofs, row.entry))
+        return StatementView.with_proof(row, parts.proofs.tlog_proof_or_none(row.entry))
 
 
 def _add_verdicts(router: APIRouter, parts: Parts) -> None:

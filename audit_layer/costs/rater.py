@@ -15,7 +15,7 @@ from audit_layer.costs.models import (
 )
 from audit_layer.costs.payable import ANSWERED, COMPLETE
 from audit_layer.costs.rating import RatedLine, rated
-from audit_layer.trail.erasure import unseal
+from audit_layer.trail.at_rest import unseal
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import day_of, now_ms
 from shared.runtime.errors import Code, CounterfoilError

@@ -19,8 +19,9 @@ from audit_layer.costs.models import InvoiceRow, RatedReceiptRow, Reconciliation
 from audit_layer.costs.reading import Contract, contract
 from audit_layer.costs.reconcile import Reconciliation, reconcile
 from audit_layer.costs.reporting import as_json
+from audit_layer.log.tile_table import log_size
 from audit_layer.storage.engine import session
-from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
+from audit_layer.trail.models import PartyRow, ReceiptRow
 from shared.codec.moment import Period, now_ms
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -110,7 +111,7 @@ class Costs:
             db.add(
                 ReconciliationRow(
                     invoice=row.id,
-                    log_size=(db.scalar(select(func.max(StatementRow.log_index))) or 0) + 1,
+                    log_size=log_size(db),
                     result=json.dumps(as_json(result)),
                     computed_at=now_ms(),
                 )

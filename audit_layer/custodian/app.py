@@ -7,11 +7,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.store import Report
+from shared.parties.beacon_http import CBOR, beacon_router
+from shared.parties.beacon_service import BeaconService
 from shared.runtime.http import install_problem_handlers, limited_body
-from shared.selection.checks import MAX_CASE
-from shared.selection.http import CBOR, beacon_router
-from shared.selection.service import BeaconService
 from shared.statements.beacons import BeaconReveal
+from shared.verification.release_check import MAX_CASE
 
 
 def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:

@@ -13,13 +13,14 @@ from shared.envelope.body import Audit
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, seal_release
 from shared.envelope.sealing import open_escrow
+from shared.parties.reveal_memory import Kept, RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.selection.checks import MAX_CASE, Permitted, ReleaseCase, Trust, check_release
-from shared.selection.limits import InsistenceError
-from shared.selection.memory import Kept, RevealMemory
 from shared.statements.audits import DisclosureRelease, DisclosureRequest, EpochSeal
-from shared.statements.cose import entry_of, open_as, read_as, sign
+from shared.statements.cose import entry_of, open_as, parse_statement, read_as, sign
+from shared.verification.limits import InsistenceError, Terms
+from shared.verification.release_check import MAX_CASE, Permitted, ReleaseCase, check_release
+from shared.verification.trust import Role, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,13 @@ class Custodian:
     signing_key: Ed25519PrivateKey
     hpke_key: HpkePrivateKey
     trust: Trust
+    terms: Terms
     store: ReleaseStore
     memory: RevealMemory
+
+    def __post_init__(self) -> None:
+        if not self.trust.named(Role.PARTY, self.terms.own):
+            raise CounterfoilError(Code.CONFIGURATION, "a custodian pins its own key")
 
     def release(self, message: bytes) -> bytes:
         """Check a release case and answer `{release, share}`; the same request gets the same answer for ever.
@@ -43,7 +49,8 @@ class Custodian:
         """
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
         # Strangers get no further: nothing else is parsed before the authority's signature over the request.
-        open_as(DisclosureRequest, case.request, self.trust.authority)
+        kid = parse_statement(case.request, expected=DisclosureRequest.TYPE).kid
+        open_as(DisclosureRequest, case.request, self.trust.authority_key(kid, "the request"))
         known = self.store.find(entry_of(case.request))
         if known is None:
             epoch = read_as(EpochSeal, case.seal).epoch
@@ -52,7 +59,7 @@ class Custodian:
                 with self.memory.lock:
                     own = self.memory.find(epoch)
                     revealed = None if own is None else own.revealed
-                    permitted = check_release(case, self.trust, revealed=revealed)
+                    permitted = check_release(case, self.trust, self.terms, revealed=revealed)
                     if permitted.without_own:  # seals are public: nobody may have it reveal now
                         self.memory.pass_over(epoch)
                 known = self._make(case, permitted)
@@ -89,7 +96,7 @@ class Custodian:
             Release(statement, share),
             drawn_by=permitted.drawn_by,
             now=now_ms(),
-            decide=lambda released: self.trust.limits.check_day(permitted.drawn_by, released),
+            decide=lambda released: self.terms.limits.check_day(permitted.drawn_by, released),
         )
         fault_point("custodian.release.after-keep")
         return kept

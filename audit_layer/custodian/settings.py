@@ -6,11 +6,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
-from shared.selection.limits import Limits
-from shared.selection.settings import LogSettings, WorkerSettings
+from shared.verification.limits import Limits
 
 _DEFAULT = Limits()
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from shared.codec import cbor
 from shared.runtime.journal import Journal, connect
-from shared.selection.limits import DAY_MS, Rule
 from shared.statements.audits import DrawReason
+from shared.verification.limits import DAY_MS, Rule
 
 VERSION: Final = 1
 MAX_REPORTS: Final = 32

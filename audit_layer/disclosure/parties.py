@@ -4,7 +4,7 @@
 |---|---|---|
 | `POST /beacon/commitment` | `{epoch}` | a beacon-commitment statement |
 | `POST /beacon/reveal` | `{epoch, open, open_proof, seal, seal_proof}` | a beacon-reveal statement |
-| `POST /release` (custodians) | the release case of `shared.selection.checks` | `{release, share}` |
+| `POST /release` (custodians) | the release case of `shared.verification.release_check` | `{release, share}` |
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ import httpx
 
 from shared.codec import cbor
 from shared.codec.fields import Reader
+from shared.parties.beacon_service import CommitmentRequest, RevealRequest
 from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
-from shared.selection.service import CommitmentRequest, RevealRequest
 
 CBOR = "application/cbor"
 MAX_ANSWER = 1 << 20

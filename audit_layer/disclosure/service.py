@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_layer.disclosure.audit_server import AuditServer
+from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
@@ -22,10 +22,10 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
-from shared.selection.checks import ReleaseCase
 from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as
 from shared.statements.receipts import Receipt
+from shared.verification.release_check import ReleaseCase
 
 logger = logging.getLogger(__name__)
 

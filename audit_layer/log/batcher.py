@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from audit_layer.log.receipts import Receipts
+from audit_layer.log.cose_receipts import Receipts
 from audit_layer.log.sequencer import Hook, Result, Sequenced, Sequencer, Submission
 from shared.runtime.errors import Code, CounterfoilError
 

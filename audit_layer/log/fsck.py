@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from sqlalchemy import Connection, Engine, text
 
 from audit_layer.log.files import PublishedFiles
-from audit_layer.log.findings import Finding, SavedCheckpoint
 from audit_layer.log.fsck_outside import (
     Outside,
     check_checkpoint_file,
     check_files,
     check_second_place,
 )
+from audit_layer.log.fsck_report import Finding, SavedCheckpoint
 from audit_layer.log.fsck_times import (
     CheckpointTimes,
     Window,
@@ -29,7 +29,7 @@ from audit_layer.log.fsck_times import (
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.storage.engine import unavailable_when_down
 from shared.runtime.errors import CounterfoilError
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 from shared.translog.signed_checkpoint import parse_and_verify, signature_time
 from shared.translog.tiles import (
     TILE_WIDTH,
@@ -49,7 +49,7 @@ Identify = Callable[[int, bytes], tuple[bytes, int | None] | None]
 def fsck(
     engine: Engine,
     *,
-    policy: Policy,
+    policy: LogPolicy,
     files: PublishedFiles | None = None,
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
@@ -77,7 +77,7 @@ def fsck(
 def check(
     connection: Connection,
     *,
-    policy: Policy,
+    policy: LogPolicy,
     files: PublishedFiles | None = None,
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
@@ -256,7 +256,7 @@ def _checkpoint_rows(connection: Connection) -> list[SavedCheckpoint]:
     return [SavedCheckpoint(size, bytes(root), *rest) for size, root, *rest in rows]
 
 
-def _times(row: SavedCheckpoint, policy: Policy) -> CheckpointTimes:
+def _times(row: SavedCheckpoint, policy: LogPolicy) -> CheckpointTimes:
     """Return a checkpoint's times; a note that does not verify, which is reported elsewhere, tells none."""
     signed_at = witnessed_at = None
     with contextlib.suppress(CounterfoilError):
@@ -276,7 +276,7 @@ def _times(row: SavedCheckpoint, policy: Policy) -> CheckpointTimes:
 
 
 def _check_checkpoint(
-    row: SavedCheckpoint, tree: _Tree, policy: Policy, *, newest: bool
+    row: SavedCheckpoint, tree: _Tree, policy: LogPolicy, *, newest: bool
 ) -> Iterator[Finding]:
     expected = tree.roots.get(row.size)
     if expected is None:

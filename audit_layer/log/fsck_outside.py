@@ -7,12 +7,12 @@ from typing import Self
 from sqlalchemy import Connection
 
 from audit_layer.log.files import CHECKPOINT, PublishedFiles
-from audit_layer.log.findings import Finding, SavedCheckpoint
+from audit_layer.log.fsck_report import Finding, SavedCheckpoint
 from audit_layer.log.republish import files_of
 from audit_layer.log.second_place import Kept, SecondPlace
 from audit_layer.log.tile_table import read_file
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 from shared.translog.tiles import Tile, parse_tile_path, width_at
 
 
@@ -63,7 +63,7 @@ def check_files(
 
 
 def check_checkpoint_file(
-    files: PublishedFiles, rows: Sequence[SavedCheckpoint], before: Outside, policy: Policy
+    files: PublishedFiles, rows: Sequence[SavedCheckpoint], before: Outside, policy: LogPolicy
 ) -> Iterator[Finding]:
     """Compare the checkpoint file with the newest checkpoint of the tables."""
     published = [row for row in rows if row.published_at is not None]
@@ -78,7 +78,7 @@ def check_checkpoint_file(
         yield Finding(CHECKPOINT, "is not the newest published checkpoint")
 
 
-def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: Policy) -> bool:
+def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: LogPolicy) -> bool:
     """Tell whether a note is the same tree's, cosigned later: a log at rest is cosigned again from time to time."""
     try:
         checkpoint = verify_witnessed(note or "", policy).checkpoint
@@ -87,7 +87,7 @@ def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: Policy) -
     return (checkpoint.size, checkpoint.root) == (row.size, row.root)
 
 
-def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: Policy) -> bool:
+def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: LogPolicy) -> bool:
     """Tell whether a note is a witnessed checkpoint that can have come after the snapshot."""
     try:
         checkpoint = verify_witnessed(note, policy).checkpoint

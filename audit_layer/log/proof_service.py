@@ -10,7 +10,7 @@ from audit_layer.log.files import PublishedFiles
 from audit_layer.log.tile_cache import TileCache
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.policy import Policy, Witnessed, verify_witnessed
+from shared.translog.policy import LogPolicy, Witnessed, verify_witnessed
 from shared.translog.proofs import consistency_proof, inclusion_proof, root_from_inclusion
 from shared.translog.tiles import NodeReader
 from shared.translog.tlog_proof import TlogProof
@@ -21,7 +21,12 @@ class ProofService:
     """Serves proofs under the newest witnessed checkpoint."""
 
     def __init__(
-        self, engine: Engine, files: PublishedFiles, policy: Policy, *, retry_after_s: float = 1.0
+        self,
+        engine: Engine,
+        files: PublishedFiles,
+        policy: LogPolicy,
+        *,
+        retry_after_s: float = 1.0,
     ) -> None:
         self._engine = engine
         self._files = files
@@ -31,7 +36,7 @@ class ProofService:
         self._verified: tuple[str, Witnessed] | None = None
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> LogPolicy:
         """The rule for a witnessed checkpoint."""
         return self._policy
 
@@ -102,6 +107,15 @@ class ProofService:
     def tlog_proof(self, index_or_entry: int | bytes) -> str:
         """Return `prove(…)` as the text of a `.tlog-proof` file."""
         return self.prove(index_or_entry).encode()
+
+    def tlog_proof_or_none(self, entry: bytes) -> str | None:
+        """Return `tlog_proof(entry)`, None until a witnessed checkpoint covers it."""
+        try:
+            return self.tlog_proof(entry)
+        except CounterfoilError as error:
+            if error.code is not Code.NOT_WITNESSED:
+                raise
+            return None
 
     def _not_yet(self, reason: str) -> CounterfoilError:
         return CounterfoilError(

@@ -28,7 +28,7 @@ from sqlalchemy import Engine
 
 from audit_layer.log import checkpoint_table as table
 from audit_layer.log.files import PublishedFiles
-from audit_layer.log.guard import check_history
+from audit_layer.log.fork_check import check_history
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.tile_table import read_file
 from audit_layer.log.witnesses import WitnessClient, WitnessHoldsError
@@ -37,7 +37,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Note, Signer, parse_note
-from shared.translog.policy import Policy, Witnessed, verify_witnessed, witness_time
+from shared.translog.policy import LogPolicy, Witnessed, verify_witnessed, witness_time
 from shared.translog.proofs import consistency_proof
 from shared.translog.signed_checkpoint import parse_and_verify, sign
 from shared.translog.tiles import TileReader, files_grown
@@ -58,7 +58,7 @@ class Publisher:
         engine: Engine,
         *,
         signers: Sequence[Signer],
-        policy: Policy,
+        policy: LogPolicy,
         witnesses: Sequence[WitnessClient],
         files: PublishedFiles,
         second_place: SecondPlace,

@@ -7,10 +7,17 @@ each. So a tile is one short row, written once, and the only bulk that the log k
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.tiles import TILE_WIDTH, Tile, encode_bundle
 from shared.translog.tree import EMPTY_ROOT, leaf_hash
+
+
+def log_size(session: Connection | Session) -> int:
+    """Return the log's size: how many entries are sequenced."""
+    size = session.execute(text("SELECT size FROM log_state WHERE id = 1")).scalar_one_or_none()
+    return int(size or 0)
 
 
 def read_state(connection: Connection) -> tuple[int, bytes]:

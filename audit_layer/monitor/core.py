@@ -9,7 +9,7 @@ from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.codec.moment import to_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
-from shared.translog.policy import Policy, Witnessed, verify_witnessed
+from shared.translog.policy import LogPolicy, Witnessed, verify_witnessed
 
 _KINDS: Mapping[Code, Kind] = {
     Code.BAD_SIGNATURE: Kind.SIGNATURE,
@@ -42,7 +42,7 @@ class Relation(Enum):
     FORKED = auto()
 
 
-def read_checkpoint(data: bytes, policy: Policy, held: Verified | None) -> Witnessed:
+def read_checkpoint(data: bytes, policy: LogPolicy, held: Verified | None) -> Witnessed:
     """Return the checkpoint of a note that meets the policy; else raise what is wrong as a finding."""
     try:
         return verify_witnessed(data, policy)

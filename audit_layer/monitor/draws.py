@@ -18,12 +18,13 @@ from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.walk import damaged
 from shared.runtime.errors import CounterfoilError
 from shared.selection.draw import Logged
-from shared.selection.draw_check import Fault, Keys, Known, Wrong, check_draw
-from shared.selection.record import EpochRecord, gather
 from shared.statements.audits import Draw, EpochOpen, EpochSeal
 from shared.statements.cose import parse_statement
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.tiles import TILE_WIDTH, Tile, decode_bundle, width_at
+from shared.verification.draw_check import Fault, Known, Wrong, check_draw
+from shared.verification.epoch_record import EpochRecord, gather
+from shared.verification.trust import Trust
 
 _ONE_EACH: Final = frozenset({EpochOpen.TYPE, EpochSeal.TYPE, Draw.TYPE})
 
@@ -36,7 +37,7 @@ class Draws:
         origin: str,
         tile: FetchTile,
         store: MonitorStore,
-        keys: Keys,
+        trust: Trust,
         tenant: ApiClient | None = None,
         *,
         found: Callable[[Finding], Awaitable[None]],
@@ -45,7 +46,7 @@ class Draws:
         self._origin = origin
         self._tile = tile
         self._store = store
-        self._keys = keys
+        self._trust = trust
         self._tenant = tenant
         self._found = found
         self._clock = clock
@@ -86,7 +87,9 @@ class Draws:
             receipts=await self._receipts(record, checkpoint),
         )
         now = int(self._clock() * 1000)
-        return check_draw(record, origin=self._origin, now=now, keys=self._keys, known=known).faults
+        return check_draw(
+            record, origin=self._origin, now=now, trust=self._trust, known=known
+        ).faults
 
     async def _late(self, kept: Sequence[Selected], checked: set[int], sealed: set[int]) -> None:
         """Find a second opening, seal or draw of an epoch that was checked; drop whatever came after its check."""

@@ -13,7 +13,7 @@ from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.walk import Walk, damaged, missing, roots_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
-from shared.translog.policy import Policy, Witnessed
+from shared.translog.policy import LogPolicy, Witnessed
 from shared.translog.tiles import Tile, TileReader, right_edge
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Follower:
         self,
         client: LogClient,
         store: MonitorStore,
-        policy: Policy,
+        policy: LogPolicy,
         *,
         from_now: bool = False,
         progress: Progress = lambda _done, _target: None,

@@ -17,7 +17,7 @@ from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.streams import Streams
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 
 MAX_PAUSE_S: Final = 300.0
 Stream = Callable[[Verified, int], Awaitable[int]]
@@ -50,7 +50,7 @@ class Monitor:
     def __init__(
         self,
         store: MonitorStore,
-        policy: Policy,
+        policy: LogPolicy,
         log: LogClient,
         api: ApiClient,
         tenant_api: ApiClient | None,
@@ -75,7 +75,7 @@ class Monitor:
             policy.logs[0].name,
             self._follower.tile,
             store,
-            rules.watch.selection,
+            rules.watch.trust,
             tenant_api,
             found=self._found,
             clock=clock,
@@ -144,7 +144,7 @@ class Monitor:
             await self._public.public(held, start)
         except CounterfoilError as error:
             watch = self._rules.watch
-            if error.code is not Code.NOT_FOUND or watch.operators or watch.models or watch.keys:
+            if error.code is not Code.NOT_FOUND or watch.operators or watch.models or watch.pinned:
                 raise
             if not self._without_public:
                 self._without_public = True

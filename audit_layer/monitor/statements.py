@@ -6,12 +6,12 @@ from typing import Final, TypeVar
 
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.runtime.errors import Code, CounterfoilError
-from shared.selection.draw_check import Keys
-from shared.selection.record import TYPES, epoch_of
 from shared.statements.audits import EpochSeal
 from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.ratecards import RateCard
+from shared.verification.epoch_record import TYPES, epoch_of
+from shared.verification.trust import Pins, Role, Trust
 
 P = TypeVar("P", bound=Payload)
 OPERATOR_TYPES: Final = frozenset({KeyBundle.TYPE, Revocation.TYPE, RateCard.TYPE})
@@ -24,10 +24,14 @@ class Watch:
 
     operators: frozenset[str] = frozenset()
     models: frozenset[bytes] = frozenset()
-    keys: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
-    """Operator → the raw public keys that may sign in its name; a pinned operator is watched too."""
-    selection: Keys = field(default_factory=Keys)
-    """Keys of the audit authority and of beacon parties, with which draws are checked."""
+    trust: Trust = field(default_factory=Trust)
+    """Keys that may sign in the name of operators, which then are watched too; those of the audit authority and of
+    beacon parties, with which draws are checked."""
+
+    @property
+    def pinned(self) -> Pins:
+        """Operators' keys by name."""
+        return self.trust.pins.get(Role.OPERATOR, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +128,18 @@ def understand(statement: SignedStatement, known: Mapping[bytes, KnownBundle]) -
 
 def concerns(seen: Seen, watch: Watch) -> bool:
     """Whether somebody asked to be told of it."""
-    watched = watch.operators | watch.keys.keys()
+    watched = watch.operators | watch.pinned.keys()
     return bool(seen.operators & watched or seen.models & watch.models)
 
 
 def check_key(seen: Seen, watch: Watch) -> Finding | None:
     """Return a finding when a pinned operator's statement is not signed by a key pinned for it."""
     statement = seen.statement
-    pinned = [name for name in sorted(seen.operators) if name in watch.keys]
+    pinned = [name for name in sorted(seen.operators) if name in watch.pinned]
     if statement.type not in OPERATOR_TYPES or not pinned:
         return None
     name = pinned[0]
-    for key in watch.keys[name]:
+    for key in watch.pinned[name]:
         try:
             verify_signature(statement, key)
         except CounterfoilError as error:

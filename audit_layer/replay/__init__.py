@@ -1,1 +1,1 @@
-"""Selection, re-execution and verdicts: epochs, the beacon's draw, the work list, the judge."""
+"""Re-execution and verdicts: the work list, the worker, the judge and its process."""

@@ -1,74 +1,14 @@
-"""Tables of the replay room: epochs, beacon values and the work list.
+"""Table of the replay room: the work list.
 
 Statements are stored in the row before they are sent to the log, so that a crash between the two sends the same bytes
 again; the log answers those with the index that they already have.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Text,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from audit_layer.storage.base import READ, WRITE, Base, Hash32, RowId, access
-
-KEPT_BY_WORKER = access(worker=WRITE, server=READ)
-
-
-class EpochRow(Base):
-    """One epoch. `state` goes open → sealed → drawn; an epoch without a timely beacon is drawn whole."""
-
-    __tablename__ = "replay_epochs"
-    __table_args__ = (KEPT_BY_WORKER,)
-
-    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    state: Mapped[str] = mapped_column(Text)
-    opened_at: Mapped[int] = mapped_column(BigInteger)
-    """When its term began: a term that ends without a receipt is followed by another."""
-    open_index: Mapped[int | None] = mapped_column(BigInteger)
-    """Log index of the open statement; absent until the log has acknowledged it."""
-    first: Mapped[int | None] = mapped_column(BigInteger)
-    size: Mapped[int | None] = mapped_column(BigInteger)
-    sealed_at: Mapped[int | None] = mapped_column(BigInteger)
-    whole: Mapped[bool | None] = mapped_column(Boolean)
-    open_statement: Mapped[bytes] = mapped_column(LargeBinary)
-    seal_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
-    draw_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
-
-
-class SealRow(Base):
-    """One seal of one tenant, stored before it is sent. `log_index` is absent until the log has acknowledged it."""
-
-    __tablename__ = "replay_seals"
-    __table_args__ = (
-        Index(None, "tenant", postgresql_where=text("log_index IS NULL")),
-        KEPT_BY_WORKER,
-    )
-
-    tenant: Mapped[str] = mapped_column(Text, primary_key=True)
-    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    statement: Mapped[bytes] = mapped_column(LargeBinary)
-    log_index: Mapped[int | None] = mapped_column(BigInteger)
-
-
-class BeaconRow(Base):
-    """One party's commitment for one epoch, and its reveal once it came."""
-
-    __tablename__ = "replay_beacons"
-    __table_args__ = (KEPT_BY_WORKER,)
-
-    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    party: Mapped[str] = mapped_column(Text, primary_key=True)
-    position: Mapped[int] = mapped_column(Integer)
-    commitment_statement: Mapped[bytes] = mapped_column(LargeBinary)
-    reveal_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+from audit_layer.selection.models import KEPT_BY_WORKER, EpochRow
+from audit_layer.storage.base import Base, Hash32, RowId
 
 
 class WorkRow(Base):
@@ -88,7 +28,7 @@ class WorkRow(Base):
     receipt: Mapped[Hash32]
     kind: Mapped[str] = mapped_column(Text)
     """`primary`, or `confirm` for the second opinion on a FAIL."""
-    epoch: Mapped[int] = mapped_column(ForeignKey("replay_epochs.epoch"))
+    epoch: Mapped[int] = mapped_column(ForeignKey(EpochRow.epoch))
     worker: Mapped[str] = mapped_column(Text)
     request_statement: Mapped[bytes] = mapped_column(LargeBinary)
     deadline: Mapped[int] = mapped_column(BigInteger)

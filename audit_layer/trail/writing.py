@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from audit_layer.log.sequencer import Sequenced, Submission
 from audit_layer.storage.copying import copy_rows
-from audit_layer.trail import erasure
+from audit_layer.trail import at_rest
 from audit_layer.trail.admission import Admitted
 from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.rows import (
@@ -97,16 +97,16 @@ def _answered_twice(
 
 def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[bytes, bytes]:
     """Return what is to be stored of receipts and their orders, by entry."""
-    items: list[erasure.Item] = []
+    items: list[at_rest.Item] = []
     for item in receipts:
         assert isinstance(item.value, Receipt)
         assert item.order is not None
         items += [
-            erasure.Item(part.entry, item.value.tenant, item.value.started, part.raw)
+            at_rest.Item(part.entry, item.value.tenant, item.value.started, part.raw)
             for part in (item.statement, item.order)
         ]
     return {
-        item.entry: raw for item, raw in zip(items, erasure.seal(connection, items), strict=True)
+        item.entry: raw for item, raw in zip(items, at_rest.seal(connection, items), strict=True)
     }
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from shared.parties.settings import LogSettings
 from shared.runtime.config import Settings
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
-from shared.selection.settings import LogSettings
 
 
 class WitnessSettings(Settings):

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.common.checkpoints import save_random
-from shared.runtime.up.layout import MODEL
+from shared.installation.layout import MODEL
 
 COMMON: Mapping[str, Any] = MappingProxyType(
     {

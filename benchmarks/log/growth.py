@@ -13,14 +13,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from audit_layer.api.identity import load_signers
-from audit_layer.api.settings import load_settings
-from audit_layer.bootstrap import published, second_place
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer, Submission
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.engine import make_engine
+from audit_layer.wiring.audit_server import published, second_place
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import load_signers
 from benchmarks.common.figures import spread
 from benchmarks.log.bulk import bare, bare_entry, copies, hook_of
 from benchmarks.log.disk import bytes_on_disk, of_room, table_bytes

@@ -17,12 +17,12 @@ from audit_layer.storage import migrate, roles
 from audit_layer.storage.dsn import on_database, read_dsn_file
 from audit_layer.storage.embedded import EmbeddedPostgres
 from benchmarks.log.statements import PROFILE
+from shared.installation.commands import CLI, Commands, environment
+from shared.installation.layout import free_ports
 from shared.runtime.keys import write_atomic
 from shared.runtime.supervisor import ProcessSpec, Supervisor
 from shared.runtime.tls import LocalCA
-from shared.runtime.up.commands import CLI, Commands, environment
-from shared.runtime.up.layout import free_ports
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 
 ROOT = Path(benchmarks.__file__).parent.parent
 ORIGIN = "log.example/benchmark"
@@ -119,8 +119,8 @@ class Platform:
         return bytes.fromhex(self.known["cose_key"])
 
     @property
-    def policy(self) -> Policy:
-        return Policy.from_vkeys(logs=self.known["log_vkeys"], witnesses=self.vkeys, threshold=1)
+    def policy(self) -> LogPolicy:
+        return LogPolicy.from_vkeys(logs=self.known["log_vkeys"], witnesses=self.vkeys, threshold=1)
 
     @property
     def tiles(self) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.checkpoints import TEXT, save_random
+from shared.installation.layout import MODEL
 from shared.model.config import ModelConfig
 from shared.model.weights import dtype_of, expected_shapes
-from shared.runtime.up.layout import MODEL
 
 Checkpoint = Callable[[Path], Path]
 """Given an empty folder, returns the folder of a checkpoint."""

@@ -23,8 +23,8 @@ from benchmarks.stack.sides import (
     stack_side,
 )
 from execution_layer.client.prompts import read_prompts
+from shared.installation import layout
 from shared.model.config import ModelConfig
-from shared.runtime.up import layout
 from shared.statements.request import RequestBody, SamplingSettings
 
 PROMPTS = Path(layout.__file__).with_name("prompts.jsonl")

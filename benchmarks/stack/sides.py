@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from execution_layer.bootstrap import engine_limits
 from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.node.settings import NodeSettings
+from execution_layer.wiring.node import engine_limits
+from shared.installation import processes
+from shared.installation.commands import Commands
+from shared.installation.install import Installer
+from shared.installation.layout import WITNESS, NodePlan, Plan
+from shared.installation.query import Query
 from shared.model.decoder import load_decoder
 from shared.runtime.config import load
 from shared.runtime.supervisor import Supervisor
-from shared.runtime.up import processes
-from shared.runtime.up.commands import Commands
-from shared.runtime.up.install import Installer
-from shared.runtime.up.layout import WITNESS, NodePlan, Plan
-from shared.runtime.up.query import Query
 from shared.statements.request import RequestBody
 from shared.text.prompt import prompt_ids
 from shared.text.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ class StackSide:
 
 @contextlib.asynccontextmanager
 async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
-    """Run the engine that `execution_layer.bootstrap` would build from a node's configuration."""
+    """Run the engine that `execution_layer.wiring.node` would build from a node's configuration."""
     decoder = load_decoder(settings.model, threads=settings.threads)
     config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)

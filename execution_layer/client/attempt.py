@@ -11,7 +11,9 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
-from execution_layer.client.checks import (
+from execution_layer.client.completion import CheckedReceipt, Completion, Timings
+from execution_layer.client.directory import NodeEntry
+from execution_layer.client.response_check import (
     Response,
     Said,
     Sent,
@@ -19,8 +21,6 @@ from execution_layer.client.checks import (
     Tokenise,
     check_response,
 )
-from execution_layer.client.completion import CheckedReceipt, Completion, Timings
-from execution_layer.client.directory import NodeEntry
 from shared.codec.moment import now_ms
 from shared.envelope.blinded import blinded_cost_centre
 from shared.envelope.body import Policy

@@ -25,8 +25,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
 from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.keys import KeyBundle, Revocation, stale_bundle
-from shared.translog.policy import Policy as LogPolicy
-from shared.translog.policy import Witnessed
+from shared.translog.policy import LogPolicy, Witnessed
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from shared.codec.ids import NAME
 from shared.envelope.hpke import PUBLIC_BYTES, check_hpke_public_key
 from shared.runtime.config import Settings, load
 from shared.runtime.errors import Code, CounterfoilError
-from shared.translog.policy import Policy as LogPolicy
+from shared.translog.policy import LogPolicy
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

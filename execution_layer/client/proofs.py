@@ -15,7 +15,7 @@ from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
-from shared.translog.policy import Policy as LogPolicy
+from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
 TIMEOUT_S: Final = 20.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from execution_layer.client.checks import Said, Tokenise
 from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.response_check import Said, Tokenise
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import RequestBody
 

@@ -4,42 +4,45 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from execution_layer.client.archive import Archive, Transcript
-from execution_layer.client.checks import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
+from execution_layer.client.response_check import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
 from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_ed25519, public_bytes
-from shared.runtime.steps import Step, Verification
-from shared.statements.bundle import Bundle, ReceiptContext
-from shared.statements.bundle_check import Trust, included, key_bundle_steps
 from shared.statements.cose import entry_of, open_as
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
-from shared.translog.policy import Policy as LogPolicy
+from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
 from shared.translog.tlog_proof import parse_tlog_proof
+from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.bundle_check import included, key_bundle_steps
+from shared.verification.steps import Step, Verification
+from shared.verification.trust import Trust
 
 
 def trust_of(policy: ClientPolicy) -> Trust:
     """Return what a client's policy pins: the log's quorum, the operators, and the tenant's own key."""
-    signers = {name: {bytes.fromhex(key)} for name, key in policy.operators.items()}
-    signers.setdefault(policy.tenant, set()).add(_own_key(policy))
-    return Trust(policy.log.policy(), signers, operators_only=True)
+    return Trust.of(
+        policy.log.policy(),
+        operators={name: bytes.fromhex(key) for name, key in policy.operators.items()},
+        tenants={policy.tenant: _own_key(policy)},
+    )
 
 
 def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence[str]) -> Trust:
     """Return the trust of `verify`'s options; `signers` are NAME=KEY (hex) and add to the configuration's pins."""
     configured = Trust() if config is None else trust_of(ClientPolicy.load(config))
-    pins = {name: set(keys) for name, keys in (configured.signers or {}).items()}
+    named: dict[str, set[bytes]] = {}
     for signer in signers:
         for name, key in pairs([signer], "--signer").items():
-            pins.setdefault(name, set()).add(parse_hex32(key, "a signer's key"))
-    log = configured.policy if policy_file is None else read_policy_file(policy_file).policy()
-    return Trust(log, pins or None, operators_only=configured.operators_only and not signers)
+            named.setdefault(name, set()).add(parse_hex32(key, "a signer's key"))
+    log = configured.log if policy_file is None else read_policy_file(policy_file).policy()
+    return Trust(log, configured.with_signers(named).pins)
 
 
 def is_of_its_log(config: Path, bundle: Bundle) -> bool:

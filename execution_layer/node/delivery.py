@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from execution_layer.node.audit_link import Submitted
-from execution_layer.node.records import PendingReceipt
+from execution_layer.node.request_records import PendingReceipt
 from execution_layer.node.spool import Spool
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.node.records import AcceptedRecord
+from execution_layer.node.request_records import AcceptedRecord
 from shared.codec.moment import now_ms
 from shared.envelope.blinded import activation_root, token_bytes
 from shared.envelope.secrets import TranscriptKeys

@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 from cryptography.exceptions import InvalidSignature
 
-from execution_layer.node.records import StoredEvidence
+from execution_layer.node.request_records import StoredEvidence
 from execution_layer.node.settings import AuditServer
 from execution_layer.node.store import NodeStore
 from shared.codec.moment import now_ms, to_rfc3339
@@ -28,7 +28,7 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
 SKEW_MS: Final = 300_000
@@ -46,7 +46,7 @@ class EvidenceRules:
     """Public keys by key id."""
     workers: dict[bytes, tuple[str, bytes]]
     """Name and signing key by the key id of the HPKE key to which custodians release."""
-    log: Policy
+    log: LogPolicy
 
     @classmethod
     def of(cls, settings: AuditServer) -> "EvidenceRules":

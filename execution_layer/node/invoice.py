@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from execution_layer.node.records import MeterRow
+from execution_layer.node.request_records import MeterRow
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.store import meter_rows, rate_card_statements
 from shared.codec.moment import Period, day_of, to_rfc3339

@@ -3,7 +3,7 @@
 import logging
 
 from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
-from execution_layer.node.records import UnfinishedRecord
+from execution_layer.node.request_records import UnfinishedRecord
 from execution_layer.node.store import NodeStore
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.stream import FrameOpener

@@ -21,7 +21,7 @@ from execution_layer.engine.protocol import (
 from execution_layer.node.admission import Admitted
 from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
 from execution_layer.node.energy import EnergyMeter
-from execution_layer.node.records import AcceptedRecord
+from execution_layer.node.request_records import AcceptedRecord
 from execution_layer.node.store import NodeStore
 from shared.codec.moment import now_ms
 from shared.envelope.blinded import token_bytes

@@ -6,11 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.codec.ids import NAME
+from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
-from shared.selection.settings import LogSettings, WorkerSettings
 
 HEX32 = r"^[0-9a-f]{64}$"
 

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from execution_layer.node.records import PendingReceipt, SpoolCounts
+from execution_layer.node.request_records import PendingReceipt, SpoolCounts
 from shared.codec.moment import now_ms
 from shared.runtime.journal import Journal
 

@@ -15,7 +15,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from execution_layer.node.records import (
+from execution_layer.node.request_records import (
     AcceptedRecord,
     MeterRow,
     SignedReceipt,

@@ -1,6 +1,6 @@
 """Start a set of processes, keep them up, and leave nothing behind.
 
-Every process runs under a guard (`shared.runtime.guard`), which ends it when this process ends,
+Every process runs under a guard (`shared.runtime.process_guard`), which ends it when this process ends,
 however it ends. The supervisor holds the writing end of each guard's lifeline; closing it is how a
 process is stopped.
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-from shared.runtime import guard
+from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
 
 POLL_S: Final = 0.02
@@ -268,7 +268,7 @@ class Supervisor:
         spec = running.spec
         for stale in filter(None, (spec.ready_file, spec.pid_file)):
             stale.unlink(missing_ok=True)
-        command = guard.command_line(
+        command = process_guard.command_line(
             spec.command,
             stop_signal=spec.stop_signal,
             kill_after_s=spec.kill_after_s,
@@ -316,7 +316,7 @@ class Supervisor:
 async def start_guarded(
     command: Sequence[str], **options: Any
 ) -> tuple[asyncio.subprocess.Process, int]:
-    """Start `guard.command_line(…)` with `options` of asyncio's subprocesses.
+    """Start `process_guard.command_line(…)` with `options` of asyncio's subprocesses.
 
     Returns the guard and the writing end of its lifeline: closing it ends the command.
     """

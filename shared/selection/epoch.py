@@ -6,7 +6,7 @@ from typing import TypeVar
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.audits import EpochOpen, EpochSeal
 from shared.statements.cose import Payload, SignedStatement, open_as
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
 P = TypeVar("P", bound=Payload)
@@ -29,7 +29,7 @@ def require(condition: bool, problem: str) -> None:
 
 
 def open_witnessed(
-    cls: type[P], raw: bytes, proof: str, key: bytes | None, *, log: Policy, origin: str
+    cls: type[P], raw: bytes, proof: str, key: bytes | None, *, log: LogPolicy, origin: str
 ) -> tuple[P, SignedStatement, int]:
     """Open a statement that must be witnessed in the log `origin`; return it with its log index."""
     value, statement = open_as(cls, raw, key)
@@ -44,7 +44,7 @@ def open_epoch(
     seal: bytes,
     seal_proof: str,
     *,
-    log: Policy,
+    log: LogPolicy,
     origin: str,
     authority: bytes,
 ) -> Epoch:

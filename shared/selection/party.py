@@ -13,7 +13,7 @@ from shared.selection import beacon
 from shared.selection.epoch import open_epoch, require
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 
 SECRET_BYTES = 32
 
@@ -63,7 +63,7 @@ class BeaconParty:
         open_proof: str,
         seal: bytes,
         seal_proof: str,
-        log: Policy,
+        log: LogPolicy,
         authority: bytes,
         revealed: Iterable[Revealed],
     ) -> tuple[bytes, Revealed]:

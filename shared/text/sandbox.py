@@ -22,8 +22,8 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
+from shared.text.budget import LISTED, TooMuchError, made, spend, step, touched, weighed, within
 from shared.text.marked import Marked, concat
-from shared.text.work import LISTED, TooMuchError, made, spend, step, touched, weighed, within
 
 
 def _names(names: str) -> list[str]:

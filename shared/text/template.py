@@ -10,9 +10,9 @@ from typing import Final
 from jinja2 import TemplateError, UndefinedError
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.budget import TooMuchError, with_budget
 from shared.text.marked import Marked
 from shared.text.sandbox import CLOCK, NotPermittedError, Sandbox
-from shared.text.work import TooMuchError, with_budget
 
 REMEDY: Final = "A template of one's own can be put into the model folder as chat_template.jinja."
 

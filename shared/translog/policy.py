@@ -62,7 +62,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class LogPolicy:
     """Log keys, witness keys, and what makes a quorum; CONFIGURATION if impossible."""
 
     logs: tuple[Verifier, ...]
@@ -91,7 +91,7 @@ class Policy:
     @classmethod
     def from_vkeys(
         cls, *, logs: Sequence[str], witnesses: Sequence[str], threshold: int
-    ) -> "Policy":
+    ) -> "LogPolicy":
         """Build a policy from vkey strings."""
         return cls(
             tuple(parse_vkey(vkey) for vkey in logs),
@@ -128,7 +128,7 @@ def witness_time(checkpoint: Checkpoint, note: Note, keys: Sequence[Verifier]) -
     return min(known) if known and len(known) == len(times) else None
 
 
-def verify_witnessed(data: bytes | str, policy: Policy) -> Witnessed:
+def verify_witnessed(data: bytes | str, policy: LogPolicy) -> Witnessed:
     """Check the log's signatures and the quorum of cosignatures.
 
     Errors: those of `parse_and_verify`, and NOT_WITNESSED when the quorum is missing.

@@ -22,7 +22,7 @@ from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import parse_decimal
 from shared.translog.notes import SignatureType, Verifier, parse_vkey
-from shared.translog.policy import Group, Policy
+from shared.translog.policy import Group, LogPolicy
 
 MAX_POLICY_BYTES: Final = 256 * 1024
 MAX_DEFINED: Final = 64
@@ -69,7 +69,7 @@ class PolicyFile:
     quorum: str
 
     @classmethod
-    def of(cls, policy: Policy) -> "PolicyFile":
+    def of(cls, policy: LogPolicy) -> "PolicyFile":
         """Return the file that says what a policy says.
 
         A witness line is named by the head of its vkey, so that one name may have several keys.
@@ -99,7 +99,7 @@ class PolicyFile:
             lines.append(_line("group", group.name, threshold, *group.members))
         return "".join([*lines, _line("quorum", self.quorum)])
 
-    def policy(self) -> Policy:
+    def policy(self) -> LogPolicy:
         """Return the rule; CONFIGURATION for a file without a log or with `quorum none`."""
         if self.quorum == NONE:
             raise CounterfoilError(
@@ -113,7 +113,7 @@ class PolicyFile:
         quorum = known[self.quorum]
         rule = quorum if isinstance(quorum, Group) else Group(1, (quorum,))
         logs = tuple(item.key for item in self.logs)
-        return Policy(
+        return LogPolicy(
             logs, tuple(item.key for item in self.witnesses), rule.threshold, rule.members
         )
 

@@ -19,7 +19,7 @@ from shared.translog.notes import (
     encode_base64,
     parse_note,
 )
-from shared.translog.policy import Policy, Witnessed, verify_witnessed
+from shared.translog.policy import LogPolicy, Witnessed, verify_witnessed
 from shared.translog.proofs import verify_inclusion
 from shared.translog.tree import HASH_BYTES, leaf_hash
 
@@ -91,7 +91,7 @@ class VerifiedInclusion:
         return self.witnessed.checkpoint
 
 
-def verify_tlog_proof(data: bytes | str, entry: bytes, policy: Policy) -> VerifiedInclusion:
+def verify_tlog_proof(data: bytes | str, entry: bytes, policy: LogPolicy) -> VerifiedInclusion:
     """Check, with nothing but the policy at hand, that `entry` is in a witnessed log.
 
     Errors: MALFORMED, UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF.

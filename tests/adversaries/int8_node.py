@@ -14,10 +14,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from execution_layer import bootstrap
 from execution_layer.node.billing import invoice_nodes, write_invoice
 from execution_layer.node.invoice import Invoice, InvoiceLine, amount_of, total_up
 from execution_layer.node.settings import NodeSettings
+from execution_layer.wiring import node
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.weights import Weights, load_weights
@@ -65,9 +65,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.command == "serve":
         settings = load(NodeSettings, options.config, env_prefix="COUNTERFOIL_NODE")
-        return bootstrap.serve(
-            settings, ready_file=options.ready_file, load_decoder=load_cheap_decoder
-        )
+        return node.serve(settings, ready_file=options.ready_file, load_decoder=load_cheap_decoder)
     write_invoice(inflated(invoice_nodes((options.config,), None, None)), options.out)
     return 0
 

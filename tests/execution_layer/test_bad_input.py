@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from execution_layer.client import directory
+from execution_layer.commands.node import node as node_group
 from execution_layer.node import delivery
-from execution_layer.node.cli import node as node_group
 from shared.model.root import model_root
 from shared.runtime.cli import run
 from shared.runtime.tls import LocalCA

@@ -22,8 +22,8 @@ MODEL = ROOT / "shared/model/checkpoints/counterfoil-mini"
 PLACES = (
     "README.md",
     "execution_layer/client/__init__.py",
-    "shared/runtime/up/serve.py",
-    "shared/runtime/up/report.py",
+    "shared/installation/serve.py",
+    "shared/installation/report.py",
 )
 """Where examples are shown."""
 ANSWERS = {

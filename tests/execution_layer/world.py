@@ -15,12 +15,12 @@ from execution_layer.node.operators import Operator, price, rate_card
 from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
 from execution_layer.node.setup import add_tenant, write_node
 from shared.envelope.hpke import generate_hpke_key
+from shared.parties.settings import LogSettings, WorkerSettings
 from shared.proto.counterfoil.audit.v1 import audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_or_create_ed25519, public_bytes, write_atomic
 from shared.runtime.tls import LocalCA
-from shared.selection.settings import LogSettings, WorkerSettings
 from tests.execution_layer.fakes import ORIGIN, FakeAudit, FakeEngine
 
 MODEL_ROOT = bytes(range(32))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from audit_layer.api.identity import load_signers
+from audit_layer.wiring.log_keys import load_signers
 from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.tls import LocalCA
 from shared.translog.checkpoint import Checkpoint
@@ -26,8 +26,8 @@ from shared.translog.signed_checkpoint import sign
 from shared.translog.tiles import ENTRY_RECORD_BYTES, tiles_grown
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.translog.tree import HASH_BYTES
-from tests.audit_layer.api.conftest import ORIGIN, call
 from tests.audit_layer.api.published import PublishedLog
+from tests.audit_layer.served import ORIGIN, call
 from tests.independent.tools import need, run
 
 SOURCE = Path(__file__).parent / "sumdb"

@@ -32,7 +32,7 @@ def operator(tmp_path: Path) -> Operator:
     ) -> subprocess.Popen[str]:
         code = {
             "alembic": "from alembic.config import main; main(prog='alembic')",
-            "db": "from audit_layer.storage.cli import db; db()",
+            "db": "from audit_layer.commands.database import db; db()",
         }[program]
         environment = {
             **os.environ,

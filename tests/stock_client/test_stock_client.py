@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from audit_layer.api.identity import log_policy
-from audit_layer.api.settings import load_settings
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
 from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.errors import Code
 from shared.runtime.tls import LocalCA
@@ -21,7 +21,7 @@ from shared.statements.cose import entry_of
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import World, call, until, world
+from tests.audit_layer.served import World, call, until, world
 
 __all__ = ["world"]
 

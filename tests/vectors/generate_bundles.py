@@ -16,19 +16,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.codec import cbor
 from shared.runtime.keys import public_bytes
-from shared.statements.bundle import Bundle, ReceiptContext
 from shared.statements.cose import attach, entry_of, sign
 from shared.statements.schema import Statement
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer, decode_base64, encode_base64, parse_note
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile
 from shared.translog.proofs import inclusion_proof, lookup_in, root_at
 from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tlog_proof import TlogProof, parse_tlog_proof
 from shared.translog.tree import leaf_hash
+from shared.verification.bundle import Bundle, ReceiptContext
 from tests.vectors import samples
 from tests.vectors.files import splice
 from tests.vectors.generate_translog import (
@@ -296,11 +296,11 @@ _LOOKUP = lookup_in([leaf_hash(value) for value in ENTRIES])
 HEAD = Checkpoint(ORIGIN, len(ENTRIES), root_at(len(ENTRIES), _LOOKUP))
 
 
-def policy_of(threshold: int) -> Policy:
+def policy_of(threshold: int) -> LogPolicy:
     """Return the policy of the vectors' log with another threshold."""
     witnesses = [signer.verifier.vkey() for signer in WITNESSES]
     logs = [BUNDLE_LOG.verifier.vkey()]
-    return Policy.from_vkeys(logs=logs, witnesses=witnesses, threshold=threshold)
+    return LogPolicy.from_vkeys(logs=logs, witnesses=witnesses, threshold=threshold)
 
 
 def _policy_text(threshold: int) -> str:

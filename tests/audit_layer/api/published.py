@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from audit_layer.api.settings import AuditSettings, load_settings
-from audit_layer.bootstrap import published
 from audit_layer.log.sequencer import MAX_BATCH, Sequencer
+from audit_layer.wiring.audit_server import published
+from audit_layer.wiring.audit_settings import AuditSettings, load_settings
 from shared.runtime.errors import CounterfoilError
 from shared.translog.checkpoint import parse_checkpoint
 from shared.translog.notes import parse_note
-from tests.audit_layer.api.conftest import (
+from tests.audit_layer.log.world import entry, numbered
+from tests.audit_layer.served import (
     Filled,
     World,
     configured,
     serving,
 )
-from tests.audit_layer.log.world import entry, numbered
 from tests.postgres import Database
 
 EMPTY = Filled({}, {}, {}, {}, {}, b"", {})

@@ -9,19 +9,29 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from audit_layer.api.complete_cli import complete, gaps
-from audit_layer.api.completeness import Document, Trust, build, parse_document, parse_trust
-from audit_layer.api.completeness_check import Answer, judge
+from audit_layer.commands.completeness import complete, gaps
+from audit_layer.trail.completeness_document import build
 from audit_layer.trail.service import Submission
 from shared.codec.moment import Period
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as, sign
 from shared.statements.seals import Missing, OrderNumbers, TenantSeal, entries_digest
+from shared.verification.completeness import Document, TrustPart, parse_document, parse_trust
+from shared.verification.completeness_check import Answer, judge
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import World as Server
-from tests.audit_layer.api.conftest import world as server
-from tests.audit_layer.replay.sealing_court import BEGAN, DAY, END, GRACE, Court, court, make, world
+from tests.audit_layer.selection.sealing_court import (
+    BEGAN,
+    DAY,
+    END,
+    GRACE,
+    Court,
+    court,
+    make,
+    world,
+)
+from tests.audit_layer.served import World as Server
+from tests.audit_layer.served import world as server
 
 __all__ = ["court", "make", "server", "world"]
 
@@ -38,7 +48,7 @@ def document(court: Court, period: Period = TODAY, **options: Any) -> Document:
 
 def answer(court: Court, period: Period = TODAY, **options: Any) -> Answer:
     found = document(court, period, **options)
-    return judge(found, found.trust)
+    return judge(found, found.trust.trust())
 
 
 def altered(found: Document, change: dict[str, Any], *path: str | int) -> Document:
@@ -60,7 +70,7 @@ def test_a_sealed_day_is_complete_and_the_proof_needs_no_database(court: Court):
     court.tick(END + GRACE)
     found = document(court)
     court.world.database.allow(connections=False)
-    said = judge(found, found.trust)
+    said = judge(found, found.trust.trust())
     court.world.database.allow(connections=True)
     assert (said.complete, said.because) == (True, ())
     assert (said.inferences, said.orders, said.late, said.unsealed) == (3, 3, 0, 0)
@@ -93,7 +103,7 @@ def test_a_seal_that_no_witness_has_seen_proves_nothing_yet(court: Court):
     court.tick(END + GRACE)
     engine = court.world.database.engine("server")
     found = build(engine, court.log.proofs(), "acme", TODAY)
-    said = judge(found, found.trust)
+    said = judge(found, found.trust.trust())
     assert said.because == ("no witnessed checkpoint covers seal 0 yet",)
 
 
@@ -146,10 +156,10 @@ def test_the_signed_receipts_can_be_shown_and_are_held_against_their_lines(court
     court.put(BEGAN)
     court.tick(END + GRACE)
     found = document(court, statements=True)
-    assert judge(found, found.trust).receipts_shown
+    assert judge(found, found.trust.trust()).receipts_shown
     forged = altered(found, {"attempt": 5}, "seals", 0, "receipts", 0)
     with pytest.raises(CounterfoilError) as refused:
-        judge(forged, forged.trust)
+        judge(forged, forged.trust.trust())
     assert "as its line says" in refused.value.detail
 
 
@@ -173,14 +183,14 @@ def genuine(court: Court) -> Document:
     court.put(BEGAN)
     court.tick(END + 2 * DAY + GRACE)
     found = document(court, Period(END - DAY, END + DAY))
-    said = judge(found, found.trust)
+    said = judge(found, found.trust.trust())
     assert (said.complete, said.inferences, said.late) == (True, 3, 1)
     return found
 
 
 def refusal(forged: Document) -> CounterfoilError:
     with pytest.raises(CounterfoilError) as refused:
-        judge(forged, forged.trust)
+        judge(forged, forged.trust.trust())
     return refused.value
 
 
@@ -212,7 +222,7 @@ def test_a_document_that_hides_or_changes_something_does_not_verify_as_complete(
 ):
     forged = altered(genuine, change, *path)
     try:
-        said = judge(forged, forged.trust)
+        said = judge(forged, forged.trust.trust())
     except CounterfoilError as error:
         assert error.code in {Code.BAD_PROOF, Code.MALFORMED}  # noqa: PT017
     else:
@@ -228,9 +238,12 @@ def test_a_seal_left_out_of_the_chain_shows(genuine: Document, at: int):
 def test_the_newest_seal_left_out_leaves_an_answer_as_of_the_one_before(genuine: Document):
     """Nobody can prove that there is no later seal; the answer says how far it reaches."""
     older = genuine.model_copy(update={"seals": genuine.seals[:2]})
-    assert judge(older, older.trust).as_of_size == judge(genuine, genuine.trust).as_of_size
+    assert (
+        judge(older, older.trust.trust()).as_of_size
+        == judge(genuine, genuine.trust.trust()).as_of_size
+    )
     assert not judge(
-        genuine.model_copy(update={"seals": genuine.seals[:1]}), genuine.trust
+        genuine.model_copy(update={"seals": genuine.seals[:1]}), genuine.trust.trust()
     ).complete
 
 
@@ -253,7 +266,7 @@ def test_the_checkers_own_keys_decide_and_not_those_that_the_document_brings(gen
         ({"witnesses": trust.logs[1:]}, Code.CONFIGURATION),
     ):
         with pytest.raises(CounterfoilError) as refused:
-            judge(genuine, trust.model_copy(update=other))
+            judge(genuine, trust.model_copy(update=other).trust())
         assert refused.value.code is code, other
 
 
@@ -315,7 +328,7 @@ def test_a_document_is_checked_on_the_command_line_and_says_whose_keys_were_trus
     assert run(complete, ["--check", str(tmp_path / "none")]) == 2
     assert run(complete, ["--check", str(file), "--tenant", "acme"]) == 2
     assert run(complete, ["--tenant", "acme"]) == 2
-    assert Trust.model_validate_json(policy.read_text()) == stranger
+    assert TrustPart.model_validate_json(policy.read_text()) == stranger
 
 
 async def test_the_route_answers_the_tenant_itself_and_auditors_with_what_the_check_reads(
@@ -333,7 +346,7 @@ async def test_the_route_answers_the_tenant_itself_and_auditors_with_what_the_ch
     ):
         assert (await server.get(path, role, scope, **span)).status_code == status, role
     found = parse_document((await server.get(path, **span)).content)
-    said = judge(found, found.trust)
+    said = judge(found, found.trust.trust())
     assert (said.complete, said.inferences) == (False, len(server.filled.receipts["acme"]))
     assert (await server.get(path, **{**span, "to": 0})).status_code == 400
     assert (await server.get(path)).status_code == 400
@@ -347,7 +360,9 @@ async def test_the_commands_ask_the_database_of_a_running_server(server: Server,
     assert asked.return_value == 1
     assert "3 inferences, not complete because" in " ".join(asked.stdout.split())
     assert out.stat().st_mode & 0o077 == 0
-    assert judge(parse_document(out.read_bytes()), parse_document(out.read_bytes()).trust).unsealed
+    assert judge(
+        parse_document(out.read_bytes()), parse_document(out.read_bytes()).trust.trust()
+    ).unsealed
     looked = CliRunner().invoke(gaps, [*at, "--json"], standalone_mode=False)
     found = json.loads(looked.stdout)
     # `beta` numbers its orders from 1000, within the grace period

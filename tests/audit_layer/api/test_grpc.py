@@ -5,8 +5,8 @@ from typing import Any
 import grpc
 import pytest
 
-from audit_layer.api.identity import load_cose_key, log_policy
-from audit_layer.api.settings import load_settings
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import load_cose_key, log_policy
 from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
@@ -16,7 +16,7 @@ from shared.translog.cose_receipt import verify_receipt
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import World, call, until
+from tests.audit_layer.served import World, call, until
 from tests.postgres import Database
 
 

@@ -12,17 +12,17 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from audit_layer import bootstrap
-from audit_layer.api.identity import log_policy
-from audit_layer.api.openapi import schema_text
-from audit_layer.api.settings import load_settings
 from audit_layer.costs.service import Costs
+from audit_layer.wiring import audit_server
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
+from audit_layer.wiring.openapi import schema_text
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.statements.cose import entry_of
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
-from tests.audit_layer.api.conftest import World, until
+from tests.audit_layer.served import World, until
 from tests.postgres import Database
 
 ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance", None))
@@ -295,7 +295,7 @@ async def test_health_metrics_and_status_count_what_is_there(world: World):
 
 @pytest.fixture
 def quick_health(monkeypatch):
-    monkeypatch.setattr(bootstrap, "HEALTH_S", 0.05)
+    monkeypatch.setattr(audit_server, "HEALTH_S", 0.05)
 
 
 async def grpc_health_becomes(world: World, status: int) -> None:
@@ -339,7 +339,7 @@ async def test_health_notices_a_database_that_is_behind_what_was_signed_or_publi
 def test_the_schema_in_the_docs_is_the_one_that_is_served():
     path = Path(__file__).parents[3] / "docs" / "openapi.json"
     assert path.read_text(encoding="utf-8") == schema_text(), (
-        "run: python -m audit_layer.api.openapi > docs/openapi.json"
+        "run: python -m audit_layer.wiring.openapi > docs/openapi.json"
     )
     assert "/v1/receipts" in json.loads(schema_text())["paths"]
 

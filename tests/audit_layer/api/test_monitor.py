@@ -4,20 +4,25 @@ from pathlib import Path
 
 import httpx
 
-from audit_layer.api.identity import log_policy
-from audit_layer.api.settings import load_settings
 from audit_layer.monitor.client import ApiClient, Https, LogClient
 from audit_layer.monitor.monitor import Monitor, Round, Rules
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
 from audit_layer.trail.service import Submission
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
 from shared.runtime.errors import Code, CounterfoilError
+from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import ORIGIN, World, until
 from tests.audit_layer.monitor.doubles import Heard
+from tests.audit_layer.served import ORIGIN, World, until
 
-PINNED = Watch(keys={"alpha": (made.public("alpha"),), "beta": (made.public("beta"),)})
+PINNED = Watch(
+    trust=Trust(
+        pins={Role.OPERATOR: {"alpha": (made.public("alpha"),), "beta": (made.public("beta"),)}}
+    )
+)
 
 
 async def look(world: World, state: Path, heard: Heard, token: str) -> Round:

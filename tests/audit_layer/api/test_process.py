@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from audit_layer.api.settings import load_settings
-from audit_layer.bootstrap import serve_audit
+from audit_layer.wiring.audit_server import serve_audit
+from audit_layer.wiring.audit_settings import load_settings
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.net import bind
 from shared.runtime.tls import LocalCA
 from shared.translog.notes import SignatureType, Signer
-from tests.audit_layer.api.conftest import command, initialise, witness
+from tests.audit_layer.served import command, initialise, witness
 from tests.postgres import Database
 
 SERVE = (
-    "import sys; from shared.runtime.cli import run; from audit_layer.api.cli import audit;"
+    "import sys; from shared.runtime.cli import run; from audit_layer.commands.audit import audit;"
     " sys.exit(run(audit, sys.argv[1:]))"
 )
 

@@ -9,7 +9,7 @@ from audit_layer.trail.pages import Span
 from audit_layer.trail.service import Accepted, Submission
 from shared.statements.cose import parse_statement
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import World
+from tests.audit_layer.served import World
 
 PATH = "/v1/public/statements"
 

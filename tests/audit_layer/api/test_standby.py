@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from audit_layer.api.checking import check_all
-from audit_layer.api.identity import log_policy
-from audit_layer.api.settings import load_settings
-from audit_layer.bootstrap import open_core, published, second_place
+from audit_layer.trail.fsck_whole import check_all
+from audit_layer.wiring.audit_server import open_core, published, second_place
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.statements.cose import entry_of
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import call, configured, until
 from tests.audit_layer.api.test_process import SERVE
+from tests.audit_layer.served import call, configured, until
 from tests.postgres import Database
 
 TAKEOVER_S = 5.0
@@ -93,7 +93,7 @@ class Submitter:
                     await asyncio.sleep(0.02)
 
 
-async def witnessed(stub: Any, entry: bytes, policy: Policy) -> None:
+async def witnessed(stub: Any, entry: bytes, policy: LogPolicy) -> None:
     request = audit_pb2.GetProofRequest(entry=entry)
     proof = await until(lambda: call(stub.GetProof, request), Code.NOT_WITNESSED, TAKEOVER_S)
     verify_tlog_proof(proof.tlog_proof, entry, policy)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from audit_layer.api.identity import log_policy
+from audit_layer.wiring.log_keys import log_policy
 from shared.runtime.tls import client_context
 from shared.translog.policy import verify_witnessed
 from shared.translog.tiles import Tile, files_grown, width_at

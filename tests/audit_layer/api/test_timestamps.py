@@ -8,12 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from audit_layer.api.settings import load_as_written, load_settings, save
-from audit_layer.bootstrap import open_core, published, timestamp_anchors
 from audit_layer.log.files import CHECKPOINT
+from audit_layer.wiring.audit_server import open_core, published, timestamp_anchors
+from audit_layer.wiring.audit_settings import load_as_written, load_settings, save
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import LocalCA, client_context, server_context
-from tests.audit_layer.api.conftest import command, fill, initialise, serving, witness
 from tests.audit_layer.log.object_store import (
     BUCKET,
     CREDENTIALS,
@@ -23,6 +22,7 @@ from tests.audit_layer.log.object_store import (
     s3_server,
 )
 from tests.audit_layer.log.test_timestamps import AuthorityServer
+from tests.audit_layer.served import command, fill, initialise, serving, witness
 from tests.postgres import Database
 from tests.shared.translog.authority import make_authority
 

@@ -14,17 +14,19 @@ from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.envelope.shares import split
+from shared.parties.beacon_service import BeaconService
+from shared.parties.reveal_memory import RevealMemory
 from shared.runtime.keys import public_bytes
-from shared.selection.checks import Trust
-from shared.selection.memory import RevealMemory
-from shared.selection.service import BeaconService
 from shared.statements.cose import entry_of
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.verification.limits import Terms
+from shared.verification.trust import Trust
 from tests.shared.selection.world import (
     AUTHORITY,
     BUNDLE_RAW,
     LOG_POLICY,
     PARTIES,
+    TERMS,
     TRUST,
 )
 from tests.vectors.samples import BUNDLE, NOW, hpke_key, octets
@@ -42,12 +44,16 @@ WRAP = 1392
 
 @contextmanager
 def custodian(
-    folder: Path, *, trust: Trust = TRUST, hpke: HpkePrivateKey = KEY
+    folder: Path,
+    *,
+    trust: Trust = TRUST,
+    terms: Terms = TERMS,
+    hpke: HpkePrivateKey = KEY,
 ) -> Iterator[Custodian]:
     """Open a custodian on what it has kept in a folder."""
     store, memory = ReleaseStore(folder / RELEASES), RevealMemory(folder / "reveals.sqlite")
     try:
-        yield Custodian(NAME, SIGNING, hpke, trust, store, memory)
+        yield Custodian(NAME, SIGNING, hpke, trust, terms, store, memory)
     finally:
         store.close()
         memory.close()

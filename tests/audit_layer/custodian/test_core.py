@@ -1,6 +1,6 @@
 """A custodian's share leaves for one worker, once a witnessed draw demands it, and for nothing else.
 
-`tests/shared/selection/test_checks.py` goes through every single check; here the custodian as a whole is asked,
+`tests/shared/verification/test_release_check.py` goes through every single check; here the custodian as a whole is asked,
 with its keys and its memory: what it answers, and that a refusal leaves no trace.
 """
 
@@ -17,17 +17,18 @@ from shared.codec.moment import now_ms
 from shared.envelope.body import Audit
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import split
+from shared.parties.beacon_service import RevealRequest
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
-from shared.selection.service import RevealRequest
 from shared.statements.audits import DisclosureRelease, DisclosureRequest, Draw, DrawReason
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
 from shared.translog.notes import parse_note
 from shared.translog.tlog_proof import parse_tlog_proof
+from shared.verification.trust import Role
 from tests.audit_layer.custodian import custody
 from tests.shared.selection import world as worlds
 from tests.shared.selection.world import (
@@ -36,11 +37,12 @@ from tests.shared.selection.world import (
     OPERATOR,
     RECEIPTS,
     TENANT,
-    TRUST,
+    TERMS,
     WORKERS,
     World,
     not_by_rate,
     sealed,
+    trusting,
 )
 from tests.vectors.samples import BUNDLE, NOW, hpke_key, octets, signing_key
 
@@ -323,9 +325,10 @@ def test_what_was_revealed_is_remembered_across_restarts(holder, tmp_path):
 
 def test_a_draw_in_which_this_custodian_took_no_part_is_refused(tmp_path):
     """A custodian pins itself: an authority with parties of its own making cannot draw what it likes."""
-    alone = replace(TRUST, own="custodian-9", parties={"custodian-9": custody.PUBLIC})
+    alone = trusting(Role.PARTY, {"custodian-9": (custody.PUBLIC,)})
+    terms = replace(TERMS, own="custodian-9")
     with (
-        custody.custodian(tmp_path, trust=alone) as outsider,
+        custody.custodian(tmp_path, trust=alone, terms=terms) as outsider,
         pytest.raises(CounterfoilError) as caught,
     ):
         answer(outsider)
@@ -422,7 +425,17 @@ def test_an_order_of_another_tenant_does_not_unlock_the_receipt(holder, tmp_path
 def test_a_worker_is_known_by_the_key_that_the_configuration_pins(holder):
     """The authority cannot bring a worker of its own, whatever it calls it."""
     impostor = replace(WORKERS[0], hpke_key=hpke_key("impostor").public_bytes)
-    world = World(request=lambda r: replace(r, recipient=impostor.recipient))
+    world = World(request=lambda r: replace(r, recipient=impostor.key_id))
     with pytest.raises(CounterfoilError) as caught:
         answer(holder, world)
     assert caught.value.code is Code.UNTRUSTED_KEY
+
+
+def test_a_custodian_pins_itself(tmp_path):
+    terms = replace(TERMS, own="custodian-9")
+    with (
+        pytest.raises(CounterfoilError) as caught,
+        custody.custodian(tmp_path, terms=terms),
+    ):
+        pytest.fail("it began")
+    assert caught.value.code is Code.CONFIGURATION

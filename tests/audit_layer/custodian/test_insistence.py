@@ -18,22 +18,23 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from audit_layer.commands.parties import custodian as commands
 from audit_layer.custodian import core, store
 from audit_layer.custodian.app import create_app
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.settings import CustodianSettings
 from audit_layer.custodian.store import ReleaseStore
-from audit_layer.party_cli import custodian as commands
+from shared.parties.beacon_service import RevealRequest
 from shared.runtime import faults
 from shared.runtime.config import checked, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
-from shared.selection.limits import DAY_MS, InsistenceError, Limits, Rule
-from shared.selection.service import RevealRequest
+from shared.runtime.keys import public_bytes
 from shared.statements.audits import Draw, DrawReason, EpochOpen
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as
+from shared.verification.limits import DAY_MS, InsistenceError, Limits, Rule
 from tests.audit_layer.custodian import custody
-from tests.shared.selection.world import LOG, TRUST, WITNESS, World
+from tests.shared.selection.world import AUTHORITY, LOG, TERMS, TRUST, WITNESS, World
 
 GOOD = World()
 DRAWN = [
@@ -44,12 +45,12 @@ WHOLE = World(reason=DrawReason.WHOLE, missing=1)
 WHOLE_AGAIN = World(
     reason=DrawReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
 )
-FEW = replace(TRUST.limits, max_releases_per_day=3, max_floor_per_day=1, max_whole_per_day=1)
+FEW = replace(TERMS.limits, max_releases_per_day=3, max_floor_per_day=1, max_whole_per_day=1)
 
 
 @contextmanager
 def limited(folder: Path, limits: Limits = FEW) -> Iterator[Custodian]:
-    with custody.custodian(folder, trust=replace(TRUST, limits=limits)) as holder:
+    with custody.custodian(folder, terms=replace(TERMS, limits=limits)) as holder:
         yield holder
 
 
@@ -183,7 +184,7 @@ def test_a_draw_without_its_own_reveal_is_reported_with_what_proves_it(tmp_path,
             assert release(holder, WHOLE) is Rule.OWN_REVEAL
         (report,) = holder.store.reports()
     assert (report.rule, report.epoch, report.about) == (Rule.OWN_REVEAL, 3, entry_of(WHOLE.draw))
-    draw, _ = open_as(Draw, report.shown["draw"], TRUST.authority)
+    draw, _ = open_as(Draw, report.shown["draw"], public_bytes(AUTHORITY))
     own, signed = open_as(BeaconReveal, report.shown["own_reveal"], custody.PUBLIC)
     assert report.shown["own_reveal"] == made
     assert own.seal == draw.seal
@@ -212,7 +213,11 @@ def test_an_epoch_that_asks_for_too_much_is_reported_once_however_many_requests(
         (report,) = holder.store.reports()
         assert custody.kept(tmp_path) == 0
     assert report.rule is rule
-    assert open_as(EpochOpen, report.shown[name], TRUST.authority)[0].epoch == report.epoch == 3
+    assert (
+        open_as(EpochOpen, report.shown[name], public_bytes(AUTHORITY))[0].epoch
+        == report.epoch
+        == 3
+    )
 
 
 def test_a_second_seal_is_reported_with_both(tmp_path):
@@ -310,7 +315,7 @@ def test_the_command_prints_what_was_refused_and_how_much_of_a_day_is_used(tmp_p
     told = json.loads(run.stdout)
     (report,) = told["reports"]
     assert report["rule"] == "rate"
-    assert open_as(EpochOpen, bytes.fromhex(report["shown"]["open"]), TRUST.authority)
+    assert open_as(EpochOpen, bytes.fromhex(report["shown"]["open"]), public_bytes(AUTHORITY))
     assert told["released"] == {"draw": 1}
     text = CliRunner().invoke(commands, ["reports", "--config", str(path)]).stdout
     assert "1 of 10000 releases" in text

@@ -104,10 +104,13 @@ def nursery() -> Iterator[Nursery]:
 
 def _serve() -> None:
     """Answer questions until the asker is gone."""
-    from audit_layer import bootstrap, party_bootstrap  # noqa: F401  # imported ahead
-    from audit_layer.api.cli import audit
-    from audit_layer.party_cli import witness
-    from audit_layer.storage.cli import db
+    from audit_layer.commands.audit import audit
+    from audit_layer.commands.database import db
+    from audit_layer.commands.parties import witness
+    from audit_layer.wiring import (
+        audit_server,  # noqa: F401  # imported ahead
+        parties,  # noqa: F401  # imported ahead
+    )
 
     audit.add_command(witness)
     counterfoil = click.Group("counterfoil", commands=[audit, db])

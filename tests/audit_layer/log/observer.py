@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
 from shared.translog.checkpoint import Checkpoint
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 from shared.translog.signed_checkpoint import parse_and_verify
 from shared.translog.tree import leaf_hash, root
 
@@ -27,7 +27,7 @@ class Observer:
     files: PublishedFiles
     folder: Path
     """Where they are."""
-    policy: Policy
+    policy: LogPolicy
     journal: Path
     """Acknowledgements, a line each, written before the client goes on."""
     sent: set[bytes] = field(default_factory=set)

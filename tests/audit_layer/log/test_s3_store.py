@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from audit_layer.api.settings import ObjectStoreSettings
 from audit_layer.log import s3_store
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.publication import Publisher
 from audit_layer.log.s3_store import S3Store
 from audit_layer.log.store import MAX_BYTES
+from audit_layer.wiring.audit_settings import ObjectStoreSettings
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import LocalCA, server_context
 from shared.translog.notes import encode_base64

@@ -16,13 +16,13 @@ from typing import Final
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from audit_layer import bootstrap
-from audit_layer.api.checking import check_all
-from audit_layer.api.identity import log_policy
-from audit_layer.api.settings import load_settings
+from audit_layer.commands.parties import witness
 from audit_layer.log.fsck import fsck
-from audit_layer.party_cli import witness
+from audit_layer.trail.fsck_whole import check_all
 from audit_layer.trail.service import Accepted, Submission
+from audit_layer.wiring import audit_server
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
 from audit_layer.witness.store import WitnessStore
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -30,9 +30,9 @@ from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.tls import LocalCA, TlsFiles
 from shared.statements.cose import entry_of
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.api.conftest import ORIGIN, DsnFiles, call, command, initialise
 from tests.audit_layer.log.nursery import Child, Nursery
 from tests.audit_layer.log.observer import Observer
+from tests.audit_layer.served import ORIGIN, DsnFiles, call, command, initialise
 
 BEFORE_LOAD: Final = 4
 """Entries that are put in before the first server runs."""
@@ -208,8 +208,8 @@ class Round:
     def __init__(self, stage: Stage, engine: Engine, seed: int, tolerated: frozenset[Code]) -> None:
         self.stage = stage
         self.engine = engine
-        self._files = bootstrap.published(stage.settings)
-        self._second_place = bootstrap.second_place(stage.settings, stage.policy)
+        self._files = audit_server.published(stage.settings)
+        self._second_place = audit_server.second_place(stage.settings, stage.policy)
         self.observer = Observer(
             engine,
             self._files,
@@ -225,7 +225,7 @@ class Round:
     def _begin(self) -> list[Iterator[Submission]]:
         """Put in what clients' statements build on; return the clients' sources."""
         sources: list[Iterator[Submission]] = []
-        with bootstrap.open_core(self.stage.settings, application_name="test") as core:
+        with audit_server.open_core(self.stage.settings, application_name="test") as core:
             made.register(core.trail)
             for operator, tenant in (("alpha", "acme"), ("beta", "bolt")):
                 first = [

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
-from audit_layer.log.findings import Finding
 from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fsck import fsck
+from audit_layer.log.fsck_report import Finding
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace
@@ -23,7 +23,7 @@ from audit_layer.witness.core import Witness
 from audit_layer.witness.store import WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.notes import SignatureLine, SignatureType, Signer
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from shared.translog.witness_protocol import AddCheckpoint, parse_cosignatures, parse_size
 
 ORIGIN = "log.example/test"
@@ -42,9 +42,9 @@ def witness_signers(name: str) -> tuple[Signer, ...]:
     )
 
 
-def policy_of(names: Sequence[str], threshold: int) -> Policy:
+def policy_of(names: Sequence[str], threshold: int) -> LogPolicy:
     keys = tuple(signer.verifier for name in names for signer in witness_signers(name))
-    return Policy(LOG_KEYS, keys, threshold)
+    return LogPolicy(LOG_KEYS, keys, threshold)
 
 
 def entry(name: object) -> bytes:
@@ -96,7 +96,7 @@ class World:
     engine: Engine
     folder: Path
     witnesses: list[LocalWitness]
-    policy: Policy
+    policy: LogPolicy
     files: PublishedFiles
     second_place: SecondPlace
 

@@ -12,7 +12,7 @@ from audit_layer.monitor.client import ApiClient, Https, LogClient
 from audit_layer.monitor.monitor import Monitor, Round, Rules
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.store import MonitorStore
-from shared.translog.policy import Policy
+from shared.translog.policy import LogPolicy
 from tests.audit_layer.log.world import ORIGIN
 from tests.audit_layer.monitor.doubles import POLICY, TIME, Heard, TamperingServer
 
@@ -28,7 +28,7 @@ class Scene:
     heard: Heard = field(default_factory=Heard)
     now_s: float = TIME + 60
     timeout_s: float = 5.0
-    policy: Policy = POLICY
+    policy: LogPolicy = POLICY
     origin: str = ORIGIN
     processes: list[Process] = field(default_factory=list)
     """Ended with the scene, whatever became of the test."""

@@ -13,18 +13,19 @@ from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
 from shared.runtime import faults
 from shared.runtime.keys import public_bytes
-from shared.selection.draw_check import HOUR_MS, Keys
-from shared.selection.record import gather
 from shared.statements.audits import Draw, DrawReason
 from shared.statements.cose import open_as
+from shared.verification.draw_check import HOUR_MS
+from shared.verification.epoch_record import gather
+from shared.verification.trust import Trust
 from tests.audit_layer.log.world import ORIGIN
 from tests.audit_layer.monitor.conftest import Scene
 from tests.audit_layer.monitor.doubles import LyingLog, kept
-from tests.shared.selection.epochs import AUTHORITY, KEYS, Book, Spec
+from tests.shared.verification.epochs import AUTHORITY, KEYS, Book, Spec
 from tests.vectors.samples import NOW, octets, signing_key
 
 PUBLIC = "v1/public/statements"
-WATCH = Watch(selection=KEYS)
+WATCH = Watch(trust=KEYS)
 
 
 def book(*specs: Spec) -> Book:
@@ -183,7 +184,7 @@ def receipts(scene: Scene, made: Book, indexes: Sequence[int]) -> None:
 
 async def test_without_keys_the_rule_is_checked_all_the_same(scene: Scene):
     show(scene, middle(draw=lambda d: replace(d, seed=octets("chosen"))))
-    await scene.look(watch=Watch(selection=Keys()))
+    await scene.look(watch=Watch(trust=Trust()))
     assert ["step (6), seed" in detail for detail in found(scene)] == [True]
 
 

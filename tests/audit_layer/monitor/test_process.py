@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from audit_layer.monitor.cli import monitor
+from audit_layer.commands.monitor import monitor
 from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.walk import CHUNK_BUNDLES
 from shared.runtime.errors import Code, CounterfoilError
@@ -28,7 +28,7 @@ from tests.audit_layer.monitor.conftest import Scene
 from tests.audit_layer.monitor.doubles import POLICY, LyingLog, kept, some_entries
 
 PROGRAM = (
-    "import sys; from shared.runtime.cli import run; from audit_layer.monitor.cli import monitor;"
+    "import sys; from shared.runtime.cli import run; from audit_layer.commands.monitor import monitor;"
     " sys.exit(run(monitor, sys.argv[1:]))"
 )
 ROOT = Path(__file__).parents[3]

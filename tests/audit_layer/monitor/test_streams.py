@@ -13,6 +13,7 @@ from shared.runtime.keys import public_bytes
 from shared.statements.audits import EpochSeal
 from shared.statements.cose import entry_of, sign
 from shared.statements.keys import Revocation
+from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.monitor.conftest import Scene
 from tests.audit_layer.monitor.doubles import LyingLog, kept, some_entries
@@ -73,7 +74,7 @@ async def test_a_revocation_by_a_name_of_its_own_choice_is_told_to_the_bundles_o
     value = Revocation(bundle=entry_of(BUNDLE), reason="not theirs", at=made.NOW)
     raw = sign(value, key=made.key("beta"), issuer="beta")
     show(scene, [(3, BUNDLE), (4, raw)])
-    pinned = Watch(keys={"alpha": (made.public("alpha"),)})
+    pinned = Watch(trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("alpha"),)}}))
     await scene.look(watch=pinned)
     assert told(scene) == [("key-bundle", 3), ("revocation", 4)]
     assert scene.heard.kinds() == ["key"]
@@ -137,7 +138,9 @@ async def test_a_statement_that_is_not_what_its_label_says_is_a_finding(
 async def test_a_wrong_signature_in_a_pinned_operators_name_is_a_finding(scene: Scene):
     raw = BUNDLE[:-1] + bytes([BUNDLE[-1] ^ 1])
     show(scene, [(3, raw)])
-    await scene.look(watch=Watch(keys={"alpha": (made.public("alpha"),)}))
+    await scene.look(
+        watch=Watch(trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("alpha"),)}}))
+    )
     assert scene.heard.kinds() == ["signature"]
 
 
@@ -146,11 +149,15 @@ async def test_a_statement_of_a_pinned_operator_by_another_key_is_a_finding(
     scene: Scene, raw: bytes
 ):
     show(scene, [(3, raw)])
-    good = Watch(keys={"alpha": (made.public("older"), made.public("alpha"))})
+    good = Watch(
+        trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("older"), made.public("alpha"))}})
+    )
     await scene.look(watch=good)
     assert scene.heard.kinds() == []
     scene.state = scene.state.with_name("second.db")
-    await scene.look(watch=Watch(keys={"alpha": (made.public("older"),)}))
+    await scene.look(
+        watch=Watch(trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("older"),)}}))
+    )
     assert scene.heard.kinds() == ["key"]
     proof = kept(scene.heard.of("finding")[0]["evidence"])
     assert bytes.fromhex(proof["statement"]) == raw

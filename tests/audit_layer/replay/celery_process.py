@@ -1,6 +1,6 @@
 """A real Celery worker process: `python celery_process.py BROKER_URL_FILE WORKER_DSN_FILE SERVER_DSN_FILE MARK READY`.
 
-Wired as `audit_layer.worker_bootstrap` does it, with a double where the disclosure would be, and a replay process that
+Wired as `audit_layer.wiring.worker` does it, with a double where the disclosure would be, and a replay process that
 hangs on the first case of a MARK.
 """
 
@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from audit_layer.replay.broker import make_app
 from audit_layer.replay.tasks import register_worker
 from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.engine import make_engine
-from audit_layer.worker_bootstrap import WorkerProcess
+from audit_layer.wiring.broker import make_app
+from audit_layer.wiring.worker import WorkerProcess
 from shared.runtime.config import read_secret
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.court import FakeAuditServer, worker

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from audit_layer.disclosure.audit_server import Logged, Proof
+from audit_layer.disclosure.audit_client import Logged, Proof
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import Disclosed
-from audit_layer.replay.models import EpochRow, WorkRow
+from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.worker import Worker
+from audit_layer.selection.models import EpochRow
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from shared.envelope.delivered import Delivered

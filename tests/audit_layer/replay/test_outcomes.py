@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from audit_layer.disclosure.service import Disclosed
-from audit_layer.replay import work
+from audit_layer.replay import work_list
 from audit_layer.replay import worker as worker_module
 from audit_layer.replay.case import Judgement
 from audit_layer.replay.models import WorkRow
@@ -89,12 +89,12 @@ def test_pauses_grow_and_end(world: World):
     pauses = []
     for _ in range(12):
         with session(engine) as db:
-            work.fail(db, number, "it failed", now=0)
+            work_list.fail(db, number, "it failed", now=0)
         row = row_of(engine, number)
         assert row.leased_until is not None
         pauses.append(row.leased_until)
     assert pauses[:4] == [1_000, 2_000, 4_000, 8_000]
-    assert pauses[-1] == work.LONGEST_PAUSE_MS
+    assert pauses[-1] == work_list.LONGEST_PAUSE_MS
 
 
 # -- one order, two receipts ------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_lease_is_kept_while_its_replay_runs(world: World):
     with worker(engine, server, fake_child.command("pass"), lease_ms=300) as made_worker:
         number = assign(engine, receipt.entry)
         with session(engine) as db:
-            row = work.claim(db, number, "worker", now=now_ms(), lease_ms=300)
+            row = work_list.claim(db, number, "worker", now=now_ms(), lease_ms=300)
         assert row is not None
         first = row.leased_until
         assert first is not None

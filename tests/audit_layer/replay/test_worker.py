@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Engine
 
-from audit_layer.replay import work
-from audit_layer.replay.cases import TrailDeposits, load_case
+from audit_layer.replay import work_list
+from audit_layer.replay.drawn_case import TrailDeposits, load_case
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
@@ -197,7 +197,7 @@ def test_another_workers_row_is_not_taken(bench: Bench):
 def test_a_lease_is_one_workers_until_it_runs_out(bench: Bench):
     def claim(now: int):
         with session(bench.engine) as db:
-            return work.claim(db, bench.number, "worker", now=now, lease_ms=100)
+            return work_list.claim(db, bench.number, "worker", now=now, lease_ms=100)
 
     first = claim(1000)
     assert first is not None
@@ -212,25 +212,25 @@ def test_a_lease_is_one_workers_until_it_runs_out(bench: Bench):
 def test_waiting_work_is_offered_again_and_again_but_not_all_the_time(bench: Bench):
     def due(now: int) -> list[tuple[int, str]]:
         with session(bench.engine) as db:
-            return work.due(db, now=now, hint_ms=100)
+            return work_list.due(db, now=now, hint_ms=100)
 
     mine = [(bench.number, "worker")]
     assert due(1000) == mine
     assert due(1050) == []
     assert due(1101) == mine
     with session(bench.engine) as db:
-        work.claim(db, bench.number, "worker", now=1200, lease_ms=1000)
+        work_list.claim(db, bench.number, "worker", now=1200, lease_ms=1000)
     assert due(2100) == []
     assert due(2300) == mine  # its worker died
     with session(bench.engine) as db:
-        work.finish(db, bench.number, now=2400)
+        work_list.finish(db, bench.number, now=2400)
     assert due(9000) == []
 
 
 def test_the_first_stored_verdict_counts(bench: Bench):
     def store(statement: bytes) -> bytes:
         with session(bench.engine) as db:
-            return work.store_verdict(
+            return work_list.store_verdict(
                 db,
                 bench.number,
                 statement=statement,
@@ -245,10 +245,10 @@ def test_the_first_stored_verdict_counts(bench: Bench):
 
 def test_open_work_is_counted_and_finished_work_is_not(bench: Bench):
     with session(bench.engine) as db:
-        assert work.open_count(db) == 1
+        assert work_list.open_count(db) == 1
     bench.worker.run(bench.number)
     with session(bench.engine) as db:
-        assert work.open_count(db) == 0
+        assert work_list.open_count(db) == 0
 
 
 # -- cases ------------------------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_an_unreachable_place_is_explained(tmp_path, monkeypatch):
 
 
 def test_serve_runs_in_the_foreground_and_ends_when_told_to(used):
-    program = "import sys; from audit_layer.storage.cli import db; db()"
+    program = "import sys; from audit_layer.commands.database import db; db()"
     ready = used / "ready"
     command = [
         sys.executable,

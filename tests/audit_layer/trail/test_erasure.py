@@ -9,10 +9,10 @@ from sqlalchemy import Engine
 
 from audit_layer.costs.service import Costs
 from audit_layer.storage.engine import session
-from audit_layer.trail import erasure
+from audit_layer.trail import at_rest
+from audit_layer.trail.at_rest import DAY_MS, Keeper, create_key_file, keeper_of, with_keeper
 from audit_layer.trail.completeness import holdings
-from audit_layer.trail.erasing import ERASE_LOCK, Eraser
-from audit_layer.trail.erasure import DAY_MS, Keeper, create_key_file, keeper_of, with_keeper
+from audit_layer.trail.erasure import ERASE_LOCK, Eraser
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.gap_watch import GapWatch
 from audit_layer.trail.models import StatementRow
@@ -60,7 +60,7 @@ class Vault:
 
     def read(self, entry: bytes) -> bytes:
         with session(self.elsewhere()) as db:
-            return erasure.unseal(db, db.get_one(StatementRow, entry).raw)
+            return at_rest.unseal(db, db.get_one(StatementRow, entry).raw)
 
     def fsck(self) -> list[str]:
         return check_trail(self.elsewhere(), now=LATER)

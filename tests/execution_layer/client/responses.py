@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.client.checks import Response, Sent, StreamReader
+from execution_layer.client.response_check import Response, Sent, StreamReader
 from shared.envelope.sealing import OpenedRequest
 from shared.proto.counterfoil.execution.v1 import execution_pb2
 from shared.statements.cose import entry_of, open_as, sign

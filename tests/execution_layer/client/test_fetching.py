@@ -18,8 +18,8 @@ from shared.text.prompt import prompt_ids
 from shared.text.tokenizer import Tokenizer
 from shared.translog.tree import leaf_hash, root
 from tests.execution_layer import world as world_module
-from tests.execution_layer.client.test_cli import Shell
 from tests.execution_layer.client.test_reading import MODEL, Speaker
+from tests.execution_layer.commands.test_client import Shell
 
 TENSORS = [labelled_hash("model-tensor", bytes([n])) for n in range(5)]
 NAMES = tuple(path.name for path in map(MODEL.joinpath, FILES) if path.exists())

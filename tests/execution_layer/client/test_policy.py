@@ -4,10 +4,10 @@ import stat
 
 import pytest
 
-from execution_layer.client.cli import client as client_group
-from execution_layer.client.cli import infer
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.setup import CONFIG, write_client
+from execution_layer.commands.client import client as client_group
+from execution_layer.commands.client import infer
 from shared.envelope.hpke import generate_hpke_key
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError

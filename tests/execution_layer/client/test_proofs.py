@@ -6,7 +6,7 @@ import time
 import pytest
 
 from execution_layer.client.archive import State
-from execution_layer.client.cli import proofs as proofs_command
+from execution_layer.commands.client import proofs as proofs_command
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of

@@ -11,19 +11,20 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.cli import client as client_group
-from execution_layer.client.cli import verify
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.verify import export, trust_of, verify_transcript
+from execution_layer.commands.client import client as client_group
+from execution_layer.commands.client import verify
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.bundle import Bundle, read_bundle
-from shared.statements.bundle_check import Trust, verify_bundle
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.receipts import Receipt
 from shared.translog.policy_file import PolicyFile
 from shared.translog.tlog_proof import TlogProof, parse_tlog_proof
+from shared.verification.bundle import Bundle, read_bundle
+from shared.verification.bundle_check import verify_bundle
+from shared.verification.trust import Trust
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.world import small_world
 from tests.vectors.generate_translog import FOLDER

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
+from execution_layer.commands.node import node as node_group
 from execution_layer.node.billing import invoice_nodes, write_invoice
-from execution_layer.node.cli import node as node_group
 from execution_layer.node.invoice import (
     MeteredNode,
     amount_of,
@@ -15,7 +15,7 @@ from execution_layer.node.invoice import (
     read_meter,
 )
 from execution_layer.node.operators import Operator, price, rate_card
-from execution_layer.node.records import MeterRow
+from execution_layer.node.request_records import MeterRow
 from shared.codec.moment import parse_month
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError

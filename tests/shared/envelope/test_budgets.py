@@ -7,8 +7,8 @@ from shared.envelope.evidence import MAX_EVIDENCE, Evidence
 from shared.envelope.header import MAX_ENVELOPE, Envelope, Header
 from shared.envelope.stream import MAX_FINAL, MAX_FRAME, FinalRecord, Frame
 from shared.runtime.errors import Code, CounterfoilError
-from shared.selection.checks import MAX_CASE, ReleaseCase
 from shared.statements.logprobs import TokenLogprobs
+from shared.verification.release_check import MAX_CASE, ReleaseCase
 
 BOMBS = {
     Frame: ({"text": "", "tokens": [[]] * 200_000}, MAX_FRAME),

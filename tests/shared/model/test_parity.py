@@ -12,11 +12,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.training.llama import Llama, LlamaShape
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, Span
 from shared.model.kv import KVCache, blocks_for
 from shared.model.rope import Rope
-from shared.model.training.llama import Llama, LlamaShape
 from shared.model.weights import load_weights
 from tests.shared.text.backends import SAMPLES, SHIPPED, tokenizer
 

@@ -13,9 +13,9 @@ from audit_layer.monitor.store import MonitorStore
 from audit_layer.witness.store import WitnessStore
 from execution_layer.client.archive import Archive
 from execution_layer.node.store import NodeStore
+from shared.parties.reveal_memory import RevealMemory
 from shared.runtime import journal
 from shared.runtime.errors import Code, CounterfoilError
-from shared.selection.memory import RevealMemory
 from tests.full_disk import FullDisk
 
 STORES: dict[str, Callable[[Path], object]] = {

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from fastapi import FastAPI
 
-from audit_layer.api.cli import audit
+from audit_layer.commands.audit import audit
 from shared.runtime.certificates import WARN_BEFORE, Followed, Life, Teller, how_it_failed
 from shared.runtime.cli import EXIT_CODES, run
 from shared.runtime.errors import Code, CounterfoilError

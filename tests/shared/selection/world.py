@@ -15,9 +15,7 @@ from shared.envelope.body import Audit, Policy
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon
-from shared.selection.checks import Permitted, ReleaseCase, Trust, Worker, check_release
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
-from shared.selection.limits import Limits
 from shared.selection.party import BeaconParty, Revealed
 from shared.statements.audits import (
     DisclosureRequest,
@@ -42,6 +40,9 @@ from shared.translog.proofs import inclusion_proof, lookup_in, root_at
 from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
+from shared.verification.limits import Limits, Recipient, Terms
+from shared.verification.release_check import Permitted, ReleaseCase, check_release
+from shared.verification.trust import Pins, Role, Trust
 from tests.vectors.samples import BUNDLE, NOW, ORDER, ORIGIN, RECEIPT, hpke_key, octets, signing_key
 
 AUTHORITY, NODE, TENANT, OPERATOR = (
@@ -49,26 +50,21 @@ AUTHORITY, NODE, TENANT, OPERATOR = (
 )
 LOG = Signer(ORIGIN, SignatureType.ED25519, octets("log"))
 WITNESS = Signer("witness.example/w1", SignatureType.COSIGNATURE_ED25519, octets("witness"))
-LOG_POLICY = translog.Policy((LOG.verifier,), (WITNESS.verifier,), 1)
-WORKERS = tuple(
-    Worker(name, public_bytes(signing_key(name)), hpke_key(name).public_bytes)
-    for name in ("worker-1", "worker-2")
-)
+LOG_POLICY = translog.LogPolicy((LOG.verifier,), (WITNESS.verifier,), 1)
+WORKERS = tuple(Recipient(name, hpke_key(name).public_bytes) for name in ("worker-1", "worker-2"))
 PARTIES = tuple(
     BeaconParty(name, ORIGIN, octets(f"beacon of {name}"), signing_key(name))
     for name in ("witness-1", "custodian-1")
 )
-TRUST = Trust(
-    log=LOG_POLICY,
-    origin=ORIGIN,
+TRUST = Trust.of(
+    LOG_POLICY,
     authority=public_bytes(AUTHORITY),
-    workers=WORKERS,
-    own="custodian-1",
+    workers={worker.name: public_bytes(signing_key(worker.name)) for worker in WORKERS},
     parties={party.name: public_bytes(party.key) for party in PARTIES},
-    limits=Limits(max_rate_ppm=500_000, max_floor=2),
     operators={"gpu-farm": public_bytes(OPERATOR)},
     tenants={"acme": public_bytes(TENANT)},
 )
+TERMS = Terms("custodian-1", WORKERS, Limits(max_rate_ppm=500_000, max_floor=2))
 RECEIPTS = 12
 BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm")
 Edit = Callable[[Any], Any]
@@ -221,7 +217,7 @@ class World:
             index=self.chosen,
             draw=entry_of(self.draw),
             reason=reason,
-            recipient=WORKERS[0].recipient,
+            recipient=WORKERS[0].key_id,
             deadline=NOW + 1000,
         )
         self.request = self._put("request", request, AUTHORITY)
@@ -291,10 +287,14 @@ class World:
         )
 
     def check(
-        self, trust: Trust = TRUST, revealed: Revealed | None = None, **changes: Any
+        self,
+        trust: Trust = TRUST,
+        revealed: Revealed | None = None,
+        terms: Terms = TERMS,
+        **changes: Any,
     ) -> Permitted:
         """Check the case."""
-        return check_release(self.case(**changes), trust, revealed=revealed)
+        return check_release(self.case(**changes), trust, terms, revealed=revealed)
 
     @property
     def receipt(self) -> Receipt:
@@ -307,3 +307,9 @@ class World:
 def not_by_rate(world: World) -> int:
     """Choose a receipt that the rate does not draw."""
     return next(index for index in world.receipts if index not in world.drawn)
+
+
+def trusting(role: Role, pins: Pins | None) -> Trust:
+    """Return the world's trust with other keys for a role; with none known for None."""
+    others = {known: keys for known, keys in TRUST.pins.items() if known is not role}
+    return Trust(TRUST.log, others if pins is None else {**others, role: pins})

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.text.budget import MAX_STEPS
 from shared.text.template import ChatTemplate
 from shared.text.tokenizer import Tokenizer
-from shared.text.work import MAX_STEPS
 from tests.shared.model import tiny
 
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]

@@ -22,7 +22,7 @@ from shared.translog.notes import (
     parse_secret,
     parse_vkey,
 )
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 from shared.translog.signed_checkpoint import parse_and_verify, sign
 from shared.translog.tree import EMPTY_ROOT
 from shared.translog.witness_protocol import (
@@ -133,7 +133,7 @@ def test_a_cosignature_without_a_time_is_neither_made_nor_believed():
     raw = W1.sign_raw(ed25519_message(HEAD, 0))
     line = SignatureLine(W1.verifier.name, W1.verifier.key_id, b"\x00" * 8 + raw)
     note = sign(HEAD, [ED], time_s=1).with_signatures((line,)).encode()
-    policy = Policy((ED.verifier,), (W1.verifier,), 1)
+    policy = LogPolicy((ED.verifier,), (W1.verifier,), 1)
     assert code_of(verify_witnessed, note, policy) is Code.BAD_SIGNATURE
 
 
@@ -143,18 +143,18 @@ def cosigned(*witnesses: Signer) -> str:
 
 
 def test_witnessed_means_the_quorum_has_signed():
-    policy = Policy((ED.verifier,), (W1.verifier, W2.verifier), 2)
+    policy = LogPolicy((ED.verifier,), (W1.verifier, W2.verifier), 2)
     assert verify_witnessed(cosigned(W1, W2), policy).times == {
         "w1.example": 100,
         "w2.example": 101,
     }
     for note in (cosigned(), cosigned(W1), cosigned(W1, W1), cosigned(W1, witness("w3.example"))):
         assert code_of(verify_witnessed, note, policy) is Code.NOT_WITNESSED
-    assert verify_witnessed(cosigned(W2), Policy(policy.logs, policy.witnesses, 1)).times
+    assert verify_witnessed(cosigned(W2), LogPolicy(policy.logs, policy.witnesses, 1)).times
 
 
 def test_a_witness_with_two_keys_counts_once_and_only_with_both():
-    policy = Policy((ED.verifier,), (W1.verifier, W1_PQ.verifier, W2.verifier), 2)
+    policy = LogPolicy((ED.verifier,), (W1.verifier, W1_PQ.verifier, W2.verifier), 2)
     assert policy.witness_names == ("w1.example", "w2.example")
     for note in (cosigned(W1, W1_PQ), cosigned(W1, W2), cosigned(W1_PQ, W2)):
         assert code_of(verify_witnessed, note, policy) is Code.NOT_WITNESSED
@@ -176,11 +176,11 @@ def test_policies_that_could_not_fail_closed_are_refused():
         (log, (W1.verifier, W1_PQ.verifier), 2),
         (log, one, -1),
     ):
-        assert code_of(Policy, logs, witnesses, threshold) is Code.CONFIGURATION
-    vkeys = Policy.from_vkeys(
+        assert code_of(LogPolicy, logs, witnesses, threshold) is Code.CONFIGURATION
+    vkeys = LogPolicy.from_vkeys(
         logs=[ED.verifier.vkey()], witnesses=[W1.verifier.vkey()], threshold=1
     )
-    assert vkeys == Policy(log, one, 1)
+    assert vkeys == LogPolicy(log, one, 1)
 
 
 VKEY = ED.verifier.vkey()

@@ -1,4 +1,4 @@
-"""Policy files: what is written is read again, and groups count as C2SP tlog-policy says."""
+"""LogPolicy files: what is written is read again, and groups count as C2SP tlog-policy says."""
 
 import contextlib
 from hashlib import sha256
@@ -11,7 +11,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer
-from shared.translog.policy import Group, Policy, verify_witnessed
+from shared.translog.policy import Group, LogPolicy, verify_witnessed
 from shared.translog.policy_file import (
     MAX_DEFINED,
     MAX_POLICY_BYTES,
@@ -93,9 +93,9 @@ def test_groups_are_met_as_their_lines_say(file: PolicyFile, signed: set[int]):
     assert set(counting) <= keys
 
 
-def flat(count: int, threshold: int, kinds: tuple[SignatureType, ...]) -> Policy:
+def flat(count: int, threshold: int, kinds: tuple[SignatureType, ...]) -> LogPolicy:
     witnesses = [signer(f"w{n}.example", kind).verifier for n in range(count) for kind in kinds]
-    return Policy((LOG.verifier,), tuple(witnesses), threshold)
+    return LogPolicy((LOG.verifier,), tuple(witnesses), threshold)
 
 
 @pytest.mark.parametrize("kinds", [(CO,), (CO, PQ)])
@@ -144,7 +144,7 @@ def test_signatures_outside_the_groups_that_were_met_do_not_count():
 def test_a_quorum_of_other_keys_or_of_one_key_twice_is_refused():
     a, b = KEYS[:2]
     for members in ((b,), (a, a), (Group(1, (a,)), a)):
-        assert code_of(Policy, (LOG.verifier,), (a,), 1, members) is Code.CONFIGURATION
+        assert code_of(LogPolicy, (LOG.verifier,), (a,), 1, members) is Code.CONFIGURATION
 
 
 def test_limits_are_those_that_are_documented(tmp_path):

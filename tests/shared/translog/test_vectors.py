@@ -10,7 +10,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import parse_checkpoint
 from shared.translog.cose_receipt import verify_receipt
 from shared.translog.notes import parse_signature_line, parse_vkey
-from shared.translog.policy import Policy, verify_witnessed
+from shared.translog.policy import LogPolicy, verify_witnessed
 from shared.translog.policy_file import parse_policy_file
 from shared.translog.proofs import verify_consistency, verify_inclusion
 from shared.translog.signed_checkpoint import signature_time
@@ -28,7 +28,7 @@ def load(name: str) -> Json:
     return value
 
 
-def check_inclusion(case: Json, _policy: Policy | None) -> None:
+def check_inclusion(case: Json, _policy: LogPolicy | None) -> None:
     verify_inclusion(
         bytes.fromhex(case["leaf"]),
         case["index"],
@@ -38,7 +38,7 @@ def check_inclusion(case: Json, _policy: Policy | None) -> None:
     )
 
 
-def check_consistency(case: Json, _policy: Policy | None) -> None:
+def check_consistency(case: Json, _policy: LogPolicy | None) -> None:
     verify_consistency(
         case["old_size"],
         bytes.fromhex(case["old_root"]),
@@ -48,22 +48,22 @@ def check_consistency(case: Json, _policy: Policy | None) -> None:
     )
 
 
-def check_checkpoint(case: Json, policy: Policy | None) -> None:
+def check_checkpoint(case: Json, policy: LogPolicy | None) -> None:
     assert policy is not None
     assert verify_witnessed(case["note"], policy).note.encode() == case["note"]
 
 
-def check_tlog_proof(case: Json, policy: Policy | None) -> None:
+def check_tlog_proof(case: Json, policy: LogPolicy | None) -> None:
     assert policy is not None
     verify_tlog_proof(case["note"], bytes.fromhex(case["entry"]), policy)
     assert parse_tlog_proof(case["note"]).encode() == case["note"]
 
 
-def check_cose_receipt(case: Json, _policy: Policy | None) -> None:
+def check_cose_receipt(case: Json, _policy: LogPolicy | None) -> None:
     verify_receipt(*(bytes.fromhex(case[name]) for name in ("receipt", "entry", "key")))
 
 
-def check_cosignature(case: Json, _policy: Policy | None) -> None:
+def check_cosignature(case: Json, _policy: LogPolicy | None) -> None:
     checkpoint = parse_checkpoint(case["checkpoint"])
     line, key = parse_signature_line(case["line"]), parse_vkey(case["vkey"])
     time_s = signature_time(checkpoint, [line], key)
@@ -73,7 +73,7 @@ def check_cosignature(case: Json, _policy: Policy | None) -> None:
     assert line.encode() == case["line"] + "\n"
 
 
-def check_policy_file(case: Json, _policy: Policy | None) -> None:
+def check_policy_file(case: Json, _policy: LogPolicy | None) -> None:
     file = parse_policy_file(case["text"])
     policy = file.policy()
     assert parse_policy_file(file.encode()) == file
@@ -83,7 +83,7 @@ def check_policy_file(case: Json, _policy: Policy | None) -> None:
             assert bool(policy.quorum.met_by({keys[name] for name in names})) is met, names
 
 
-CHECKS: dict[str, Callable[[Json, Policy | None], None]] = {
+CHECKS: dict[str, Callable[[Json, LogPolicy | None], None]] = {
     "inclusion.json": check_inclusion,
     "consistency.json": check_consistency,
     "checkpoint.json": check_checkpoint,
@@ -102,7 +102,7 @@ def cases(kind: str) -> list[Any]:
 def _cases(kind: str) -> Iterator[Any]:
     for name, check in CHECKS.items():
         data = load(name)
-        policy = Policy.from_vkeys(**data["policy"]) if "policy" in data else None
+        policy = LogPolicy.from_vkeys(**data["policy"]) if "policy" in data else None
         for number, case in enumerate(data.get(kind, [])):
             yield pytest.param(check, case, policy, id=f"{name}-{case.get('name', number)}")
 
@@ -114,14 +114,14 @@ def test_the_files_are_what_the_generator_writes():
 
 @pytest.mark.parametrize(("check", "case", "policy"), cases("valid"))
 def test_valid_vectors_are_accepted(
-    check: Callable[[Json, Policy | None], None], case: Json, policy: Policy | None
+    check: Callable[[Json, LogPolicy | None], None], case: Json, policy: LogPolicy | None
 ):
     check(case, policy)
 
 
 @pytest.mark.parametrize(("check", "case", "policy"), cases("spoiled"))
 def test_spoiled_vectors_are_refused_with_their_code(
-    check: Callable[[Json, Policy | None], None], case: Json, policy: Policy | None
+    check: Callable[[Json, LogPolicy | None], None], case: Json, policy: LogPolicy | None
 ):
     with pytest.raises(CounterfoilError) as caught:
         check(case, policy)

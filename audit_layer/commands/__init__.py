@@ -1,0 +1,1 @@
+"""The commands of the audit layer: `counterfoil audit`, `log`, `tenant`, `token`, `cost` and `db`."""

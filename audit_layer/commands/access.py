@@ -1,0 +1,121 @@
+"""`counterfoil tenant` and `counterfoil token`: who may order, and who may ask."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from audit_layer.commands.audit import parties
+from audit_layer.commands.options import FILE, config_option, core_of, key_option, rendered
+from shared.runtime.output import emit, json_option
+
+if TYPE_CHECKING:
+    from audit_layer.api.models import ApiTokenRow
+
+
+@click.group("tenant")
+def tenant() -> None:
+    """Tenants, whose signed orders the log accepts."""
+
+
+@tenant.command("add")
+@click.argument("name")
+@key_option
+@config_option
+@json_option
+def tenant_add(name: str, key: bytes, config: Path, as_json: bool) -> None:
+    """Register the ordering key of tenant NAME; adding it again enables it again."""
+    with core_of(config) as core:
+        core.trail.add_party(name, "tenant", key)
+    emit({"name": name, "key": key}, as_json, lambda: f"Tenant {name} may order.")
+
+
+@tenant.command("list")
+@config_option
+@json_option
+def tenant_list(config: Path, as_json: bool) -> None:
+    """Show all tenants, disabled ones too."""
+    rows = parties(config, "tenant")
+    emit(
+        rows,
+        as_json,
+        rendered("Tenants", ("name", "key", "disabled_at"), rows, times=("disabled_at",)),
+    )
+
+
+@tenant.command("disable")
+@click.argument("name")
+@config_option
+@json_option
+def tenant_disable(name: str, config: Path, as_json: bool) -> None:
+    """Accept no more orders of tenant NAME; what it ordered before stays in the log."""
+    with core_of(config) as core:
+        core.trail.disable_party(name, "tenant")
+    emit({"name": name}, as_json, lambda: f"Tenant {name} is disabled.")
+
+
+@click.group("token")
+def token() -> None:
+    """Bearer tokens of the query API."""
+
+
+@token.command("create")
+@click.option(
+    "--role", type=click.Choice(("tenant", "auditor", "finance", "operator")), required=True
+)
+@click.option("--scope", help="The tenant or operator that it speaks for.")
+@click.option("--name", help="What people call it. Default: role and scope.")
+@click.option(
+    "--out", type=FILE, help="Write the token to this file (0600) instead of printing it."
+)
+@config_option
+@json_option
+def token_create(
+    role: str, scope: str | None, name: str | None, out: Path | None, config: Path, as_json: bool
+) -> None:
+    """Make a token. It is shown or written once; only its hash is kept."""
+    from audit_layer.api.tokens import Role  # noqa: PLC0415  # --help stays light
+    from shared.runtime.keys import write_private  # noqa: PLC0415
+
+    with core_of(config) as core:
+        row, secret = core.tokens.create(Role(role), scope, name=name)
+    data = _token(row)
+    if out is not None:
+        write_private(out, (secret + "\n").encode())
+        data["file"] = str(out.absolute())
+    else:
+        data["token"] = secret
+    emit(data, as_json, lambda: f"Written to {out}" if out else secret)
+
+
+@token.command("list")
+@config_option
+@json_option
+def token_list(config: Path, as_json: bool) -> None:
+    """Show all tokens, revoked ones too; the tokens themselves are not kept."""
+    with core_of(config) as core:
+        rows = [_token(row) for row in core.tokens.list()]
+    columns = ("id", "name", "role", "scope", "created", "revoked")
+    emit(rows, as_json, rendered("Tokens", columns, rows, times=("created", "revoked")))
+
+
+@token.command("revoke")
+@click.argument("token_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@config_option
+@json_option
+def token_revoke(token_id: int, config: Path, as_json: bool) -> None:
+    """End the token with this ID."""
+    with core_of(config) as core:
+        data = _token(core.tokens.revoke(token_id))
+    emit(data, as_json, lambda: f"Token {token_id} is revoked.")
+
+
+def _token(row: "ApiTokenRow") -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "role": row.role,
+        "scope": row.scope,
+        "created": row.created,
+        "revoked": row.revoked,
+    }

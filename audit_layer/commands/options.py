@@ -1,0 +1,95 @@
+"""Options and openings that the audit server's commands share; imports nothing heavy until a command runs."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from audit_layer.wiring.audit_server import Core
+    from audit_layer.wiring.audit_settings import AuditSettings
+
+FILE: Final = click.Path(dir_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config",
+    "config",
+    type=FILE,
+    required=True,
+    envvar="COUNTERFOIL_AUDIT_CONFIG",
+    show_envvar=True,
+    help="The audit server's audit.toml.",
+)
+entry_argument = click.argument("entry", callback=lambda _ctx, _param, value: _prefix(value))
+"""An entry by its 64 hexadecimal digits or at least its first 12, as tables show it."""
+key_option = click.option(
+    "--key",
+    "key",
+    required=True,
+    callback=lambda _ctx, _param, value: _hex32(value),
+    help="Ed25519 public key, 64 hexadecimal digits.",
+)
+
+
+def _prefix(value: str) -> str:
+    from shared.codec.ids import parse_hex_prefix  # noqa: PLC0415  # --help stays light
+
+    text = value.removesuffix("…").lower()
+    parse_hex_prefix(text, "an entry")
+    return text
+
+
+def _hex32(value: str) -> bytes:
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+
+    return parse_hex32(value.lower(), "a key")
+
+
+def settings_of(config: Path) -> "AuditSettings":
+    """Return the settings of a configuration file."""
+    from audit_layer.wiring.audit_settings import load_settings  # noqa: PLC0415  # --help stays light
+
+    return load_settings(config)
+
+
+@contextlib.contextmanager
+def core_of(config: Path) -> Iterator["Core"]:
+    """Open database and trail for one command."""
+    from audit_layer.storage.engine import role_named  # noqa: PLC0415  # likewise
+    from audit_layer.wiring.audit_server import open_core  # noqa: PLC0415  # --help stays light
+
+    with (
+        role_named("server"),
+        open_core(settings_of(config), application_name="counterfoil-cli") as core,
+    ):
+        yield core
+
+
+def utc(milliseconds: int) -> str:
+    """Return a time to the second, for people; what lies after the year 9999 as its end."""
+    from shared.codec.moment import MAX_MS, to_rfc3339  # noqa: PLC0415  # --help stays light
+
+    return to_rfc3339(min(milliseconds, MAX_MS))[:19] + "Z"
+
+
+def rendered(
+    title: str,
+    columns: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    *,
+    times: Collection[str] = (),
+) -> Callable[[], object]:
+    """Return a renderer of some columns of rows as a table for people; `times` are columns of milliseconds."""
+
+    def shown(row: dict[str, Any], column: str) -> object:
+        value = row.get(column)
+        return utc(value) if column in times and value is not None else value
+
+    def render() -> object:
+        from shared.runtime.output import table  # noqa: PLC0415  # --json need not wait for it
+
+        return table(title, columns, [[shown(row, column) for column in columns] for row in rows])
+
+    return render

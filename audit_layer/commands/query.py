@@ -1,0 +1,303 @@
+"""Commands that ask the query API over HTTPS with a token, from anywhere."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from audit_layer.commands.options import FILE, entry_argument, rendered, utc
+from shared.runtime.output import emit, json_option, to_json
+from shared.runtime.text import for_terminal
+
+if TYPE_CHECKING:
+    from shared.verification.trust import Trust
+
+F = TypeVar("F", bound=Callable[..., Any])
+TIMEOUT_S: Final = 30.0
+
+
+def asking(command: F) -> F:
+    """Give a command the options --url, --token-file, --ca and --json."""
+    options = (
+        click.option(
+            "--url",
+            required=True,
+            envvar="COUNTERFOIL_AUDIT_URL",
+            show_envvar=True,
+            help="https://host:port of the query API.",
+        ),
+        click.option(
+            "--token-file",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_AUDIT_TOKEN_FILE",
+            show_envvar=True,
+            help="File with the bearer token.",
+        ),
+        click.option(
+            "--ca",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_CA",
+            show_envvar=True,
+            help="Authority of its certificate (PEM).",
+        ),
+        json_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def paged(command: F) -> F:
+    """Give a command the options --after, --limit and --oldest-first."""
+    after = click.option(
+        "--after",
+        type=click.IntRange(-1),
+        default=-1,
+        help="Log index that the page follows in its order.",
+    )
+    limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+    order = click.option(
+        "--oldest-first",
+        "order",
+        flag_value="asc",
+        default="desc",
+        help="Begin with the oldest, not with the newest.",
+    )
+    return after(limit(order(command)))
+
+
+def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> Any:
+    """Return the JSON answer to GET `path`; raise what the server answers with, or UNAVAILABLE."""
+    import httpx  # noqa: PLC0415  # --help stays light
+
+    from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
+    from shared.runtime.config import read_secret  # noqa: PLC0415
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+    from shared.runtime.problems import from_problem  # noqa: PLC0415
+    from shared.runtime.tls import client_context  # noqa: PLC0415
+
+    if not url.startswith("https://"):
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{url!r} is not https://")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    header = {"authorization": f"Bearer {read_secret(token_file).strip()}"}
+    try:
+        with httpx.Client(
+            base_url=url, verify=client_context(ca), timeout=TIMEOUT_S, trust_env=False
+        ) as client:
+            answer: httpx.Response = client.get(path, params=given, headers=header)
+    except httpx.HTTPError as error:
+        raise CounterfoilError(
+            Code.UNAVAILABLE,
+            f"{url} does not answer ({how_it_failed(error)})",
+            remedy="Check that it runs (`counterfoil doctor`), and the address.",
+        ) from error
+    if answer.status_code != httpx.codes.OK:
+        raise from_problem(answer.status_code, answer.content, url)
+    return answer.json()
+
+
+def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | None) -> int | None:
+    from datetime import UTC  # noqa: PLC0415  # beside its only use
+
+    return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+_moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
+
+
+@click.command("receipts")
+@click.option("--tenant")
+@click.option("--operator")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
+@click.option("--model", "model_root", help="Model root, hexadecimal.")
+@click.option("--from", "started_from", type=_moment, callback=_ms, help="Started then or later.")
+@click.option("--to", "started_to", type=_moment, callback=_ms, help="Started before (UTC).")
+@paged
+@asking
+def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show receipts by tenant, operator, node, model and time."""
+    page = ask(url, token_file, ca, "/v1/receipts", **query)
+    columns = ("log_index", "tenant", "node", "tokens", "finish", "started", "entry")
+    for row in [] if as_json else page["items"]:
+        row["node"] = f"{row['operator']}/{row['node']}"
+        row["tokens"] = f"{row['input_tokens']} + {row['output_tokens']}"
+        row["started"] = utc(row["started"])
+    _show_page("Receipts", columns, page, as_json)
+
+
+@click.command("verdicts")
+@click.option("--tenant")
+@click.option("--operator")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
+@paged
+@asking
+def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show verdicts by whom they concern."""
+    columns = ("log_index", "operator", "node", "outcome", "reason", "worker", "receipt")
+    _show_page("Verdicts", columns, ask(url, token_file, ca, "/v1/verdicts", **query), as_json)
+
+
+@click.command("epochs")
+@click.option(
+    "--check", is_flag=True, help="Check every draw instead; exit code 1 if one is wrong."
+)
+@click.option("--origin", help="With --check: name of the log, if the server's word is not enough.")
+@click.option(
+    "--authority-key", metavar="HEX", help="With --check: key that must have signed the epochs."
+)
+@click.option(
+    "--party-key", "party_keys", multiple=True, metavar="NAME=HEX",
+    help="With --check: key of a beacon party, that must have signed in its name; repeatable.",
+)  # fmt: skip
+@paged
+@asking
+def epochs(
+    url: str,
+    token_file: Path,
+    ca: Path,
+    as_json: bool,
+    check: bool,
+    origin: str | None,
+    authority_key: str | None,
+    party_keys: tuple[str, ...],
+    **query: Any,
+) -> int:
+    """Show how selection was made: openings, seals and draws.
+
+    With --check every epoch after the log index --after is checked by the steps of docs/protocol.md, 6.1.1: that its draw
+    lists everything that was due and nothing else, and that requests and verdicts followed. An auditor's token takes all
+    steps, others those for what they may see.
+    """
+    if check:
+        keys = _trust(authority_key, party_keys)
+        at = (url, token_file, ca)
+        return _check(
+            lambda path, **given: ask(*at, path, **given), query["after"], origin, keys, as_json
+        )
+    if origin or authority_key or party_keys:
+        raise click.UsageError("--origin, --authority-key and --party-key go with --check")
+    page = ask(url, token_file, ca, "/v1/epochs", **query)
+    columns = ("log_index", "type", "subject", "recorded_at", "entry")
+    for row in [] if as_json else page["items"]:
+        row["recorded_at"] = utc(row["recorded_at"])
+    _show_page("Epochs", columns, page, as_json)
+    return 0
+
+
+def _trust(authority: str | None, parties: tuple[str, ...]) -> "Trust":
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.verification.trust import Trust  # noqa: PLC0415
+
+    named = (text.partition("=") for text in parties)
+    return Trust.of(
+        authority=parse_hex32(authority.lower(), "the authority's key") if authority else None,
+        parties={
+            name: parse_hex32(key.lower(), f"the key of {name[:63]}") for name, _, key in named
+        },
+    )
+
+
+def _check(
+    asking: Callable[..., Any], after: int, origin: str | None, trust: "Trust", as_json: bool
+) -> int:
+    """Check the draws, show what came of it, and return the exit code."""
+    from audit_layer.commands.epochs import check_epochs  # noqa: PLC0415  # --help stays light
+    from shared.codec.moment import now_ms  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = []
+    for found in check_epochs(asking, after=after, origin=origin, trust=trust, now=now_ms()):
+        seal, draw = found.record.seal.value, found.record.draw
+        rows.append(
+            {
+                "epoch": seal.epoch,
+                "first": seal.first,
+                "size": seal.size,
+                "receipts": found.receipts,
+                "drawn": None if draw is None else len(draw.value.drawn),
+                "whole": None if draw is None else draw.value.whole,
+                "steps": list(found.checked.steps),
+                "faults": found.checked.faults,
+            }
+        )
+    wrong = sum(bool(row["faults"]) for row in rows)
+
+    def shown() -> Any:
+        columns = ("epoch", "first", "size", "receipts", "drawn", "whole", "steps", "result")
+        for row in rows:
+            row["steps"] = " ".join(map(str, row["steps"]))
+            found = [f"({fault.step}) {fault.wrong}: {fault.detail}" for fault in row["faults"]]
+            row["result"] = "\n".join(found) or "as the rule has it"
+        return rendered(f"Draws: {wrong} of {len(rows)} epochs wrong", columns, rows)()
+
+    emit({"epochs": rows, "wrong": wrong}, as_json, shown)
+    return 1 if wrong else 0
+
+
+@click.command("disclosures")
+@click.option("--tenant")
+@paged
+@asking
+def disclosures(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show whose requests were opened to the audit layer."""
+    columns = ("log_index", "type", "issuer", "subject", "entry")
+    page = ask(url, token_file, ca, "/v1/disclosures", **query)
+    _show_page("Disclosures", columns, page, as_json)
+
+
+@click.command("statement")
+@entry_argument
+@click.option("--proof", type=FILE, help="Write the tlog-proof to this file.")
+@click.option("--raw", type=FILE, help="Write the signed bytes to this file.")
+@asking
+def statement(
+    entry: str,
+    url: str,
+    token_file: Path,
+    ca: Path,
+    as_json: bool,
+    proof: Path | None,
+    raw: Path | None,
+) -> None:
+    """Show one signed statement by its log ENTRY (its first 12 digits are enough), with its proof of inclusion."""
+    found = ask(url, token_file, ca, f"/v1/statements/{entry}")
+    _write_parts(found, proof, raw)
+    emit(
+        found,
+        as_json,
+        lambda: "\n".join(
+            (
+                f"{found['type']} at log index {found['log_index']}, signed by {found['issuer']}",
+                "witnessed" if found["tlog_proof"] else "not witnessed yet",
+                to_json(found["payload"]),
+            )
+        ),
+    )
+
+
+def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) -> None:
+    from base64 import b64decode  # noqa: PLC0415  # beside its only use
+
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # --help stays light
+    from shared.runtime.keys import write_result  # noqa: PLC0415
+
+    if raw is not None:
+        write_result(raw, b64decode(found["raw"]))
+    if proof is not None:
+        if found["tlog_proof"] is None:
+            raise CounterfoilError(
+                Code.NOT_WITNESSED, "no witnessed checkpoint covers the statement yet"
+            )
+        write_result(proof, found["tlog_proof"].encode())
+
+
+def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:
+    emit(page, as_json, rendered(title, columns, page["items"]))
+    if page["next"] is not None and not as_json:
+        click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
+
+
+QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures)

@@ -1,0 +1,104 @@
+"""`counterfoil audit worker` and `counterfoil audit beat`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.runtime.output import emit
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_out = click.Path(dir_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group("worker")
+def worker() -> None:
+    """Replay drawn receipts and log verdicts; one worker also is the selection authority."""
+
+
+@worker.command("keys")
+@click.option("--folder", type=_folder, required=True, help="Keys, state and configuration.")
+@click.option("--name", required=True)
+@click.option("--authority", is_flag=True, help="Create the selection authority's key too.")
+def keys(folder: Path, name: str, authority: bool) -> None:
+    """Create a worker's keys and print what others must know of it as JSON."""
+    from audit_layer.wiring.worker import worker_identity  # noqa: PLC0415  # --help stays light
+
+    emit(worker_identity(folder / "keys", name, authority=authority), True, str)
+
+
+@worker.command("init")
+@click.option("--folder", type=_folder, required=True)
+@click.option("--name", required=True)
+@click.option("--origin", required=True, help="Origin line of the log.")
+@click.option("--dsn-file", type=_file, required=True, help="DSN of role `worker`.")
+@click.option(
+    "--broker-url-file", type=_file, required=True, help="Redis, RabbitMQ or Postgres URL."
+)
+@click.option("--audit-server", required=True, help="host:port of the audit server's gRPC API.")
+@click.option("--ca", type=_file, required=True)
+@click.option(
+    "--model", "models", type=_folder, multiple=True, required=True, help="A checkpoint folder."
+)
+@click.option(
+    "--trust", type=_file, required=True, help="JSON: custodians, witnesses, peers, authority."
+)
+def init(**options: Any) -> None:
+    """Write worker.toml. `--trust` is a file because it names keys of a kilobyte each."""
+    from audit_layer.wiring.worker_settings import WorkerSettings  # noqa: PLC0415
+    from shared.runtime.config import checked, read_json, to_toml  # noqa: PLC0415
+    from shared.runtime.keys import write_atomic  # noqa: PLC0415
+
+    folder: Path = options["folder"].absolute()
+    settings = checked(
+        WorkerSettings,
+        {
+            "name": options["name"],
+            "origin": options["origin"],
+            "database_dsn_file": options["dsn_file"].absolute(),
+            "broker_url_file": options["broker_url_file"].absolute(),
+            "audit_server": options["audit_server"],
+            "ca_file": options["ca"].absolute(),
+            "keys_folder": folder / "keys",
+            "models": [path.absolute() for path in options["models"]],
+            **read_json(options["trust"]),
+        },
+        str(options["trust"]),
+    )
+    path = folder / "worker.toml"
+    write_atomic(path, to_toml(settings).encode())
+    emit({"config": str(path)}, True, str)
+
+
+@worker.command("serve")
+@click.option("--config", type=_file, required=True)
+@click.option("--ready-file", type=_out)
+@click.option("--log-level", default="info", show_default=True)
+def serve(config: Path, ready_file: Path | None, log_level: str) -> None:
+    """Work until told to stop."""
+    from audit_layer.wiring.worker import build_worker  # noqa: PLC0415
+    from audit_layer.wiring.worker_settings import WorkerSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    settings = load(WorkerSettings, config)
+    build_worker(settings).run(settings.name, ready_file, log_level)
+
+
+@click.group("beat")
+def beat() -> None:
+    """Send the scheduled hints: the epoch clock, the sweep, rating."""
+
+
+@beat.command("serve")
+@click.option("--config", type=_file, required=True, help="The authority's worker.toml.")
+@click.option("--ready-file", type=_out)
+@click.option("--log-level", default="info", show_default=True)
+def beat_serve(config: Path, ready_file: Path | None, log_level: str) -> None:
+    """Run beat until told to stop."""
+    from audit_layer.wiring.worker import run_beat  # noqa: PLC0415
+    from audit_layer.wiring.worker_settings import WorkerSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    schedule = config.absolute().with_name("beat-schedule")
+    run_beat(load(WorkerSettings, config), schedule, ready_file, log_level)

@@ -1,0 +1,142 @@
+"""Assembles what a worker needs to know of a drawn receipt, from the trail and the replay tables."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from audit_layer.disclosure.evidence import Ciphertexts
+from audit_layer.disclosure.service import DrawnCase
+from audit_layer.replay.models import WorkRow
+from audit_layer.selection.models import BeaconRow, EpochRow
+from audit_layer.storage.engine import session
+from audit_layer.trail.at_rest import unseal
+from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
+from shared.envelope.delivered import Delivered
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.audits import DisclosureRequest, DrawReason
+from shared.statements.cose import entry_of, read_as
+from shared.statements.keys import KeyBundle
+from shared.statements.receipts import Receipt
+
+
+def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
+    """Return the case of one work row. CORRUPT when a statement that the log must hold is not there."""
+    with session(engine) as db:
+        epoch = db.get_one(EpochRow, row.epoch)
+        beacons = db.scalars(
+            select(BeaconRow).where(BeaconRow.epoch == row.epoch).order_by(BeaconRow.position)
+        ).all()
+        receipt_raw = _statement(db, row.receipt)
+        receipt = read_as(Receipt, receipt_raw)
+        bundle_raw = _statement(db, receipt.bundle)
+        bundle = read_as(KeyBundle, bundle_raw)
+        request = read_as(DisclosureRequest, row.request_statement)
+        assert epoch.seal_statement is not None
+        assert epoch.draw_statement is not None
+        return DrawnCase(
+            request=row.request_statement,
+            receipt_statement=receipt_raw,
+            receipt=receipt,
+            bundle=bundle_raw,
+            endpoint=bundle.endpoint,
+            signing_key=bundle.signing_key,
+            opened=epoch.open_statement,
+            seal=epoch.seal_statement,
+            draw=epoch.draw_statement,
+            commitments=tuple(beacon.commitment_statement for beacon in beacons),
+            reveals=tuple(b.reveal_statement for b in beacons if b.reveal_statement is not None),
+            floor_entries=_floor_entries(db, epoch, receipt, request.reason),
+            first_verdict=_first_verdict(db, row),
+        )
+
+
+def answered_before(engine: Engine, receipt: bytes) -> bytes | None:
+    """Return the entry of the receipt that answered the same order at a lower index; None for an order's first."""
+    with session(engine) as db:
+        row = db.scalars(select(ReceiptRow).where(ReceiptRow.entry == receipt)).one_or_none()
+        if row is None:
+            return None
+        return db.scalar(
+            select(ReceiptRow.entry)
+            .where(ReceiptRow.order_entry == row.order_entry, ReceiptRow.log_index < row.log_index)
+            .order_by(ReceiptRow.log_index)
+            .limit(1)
+        )
+
+
+def first_verdict_entry(case: DrawnCase) -> bytes | None:
+    """Return the entry of the verdict that this work is to confirm."""
+    return None if case.first_verdict is None else entry_of(case.first_verdict)
+
+
+class TrailDeposits:
+    """Deposited ciphertexts, as the trail keeps them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def find(self, receipt_entry: bytes) -> Sequence[Ciphertexts]:
+        """Return all deposits for one receipt, oldest first."""
+        with session(self._engine) as db:
+            receipt = db.get(ReceiptRow, receipt_entry)
+            rows = db.scalars(
+                select(EvidenceRow)
+                .where(EvidenceRow.receipt == receipt_entry)
+                .order_by(EvidenceRow.id)
+            ).all()
+            order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
+            # Without its order nothing counts as delivered.
+            raw = b"" if order is None else unseal(db, order.raw)
+        return [
+            Ciphertexts(
+                raw,
+                Delivered(
+                    row.envelope,
+                    row.node_nonce,
+                    tuple(row.frames),
+                    row.final_record,
+                    row.final_signature,
+                ),
+            )
+            for row in rows
+        ]
+
+
+def _statement(db: Session, entry: bytes) -> bytes:
+    row = db.get(StatementRow, entry)
+    if row is None:
+        raise CounterfoilError(
+            Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log and not in the trail"
+        )
+    return unseal(db, row.raw)
+
+
+def _floor_entries(
+    db: Session, epoch: EpochRow, receipt: Receipt, reason: DrawReason
+) -> tuple[bytes, ...]:
+    if reason not in {DrawReason.FLOOR, DrawReason.CONFIRM}:
+        return ()
+    assert epoch.first is not None
+    assert epoch.size is not None
+    return tuple(
+        db.scalars(
+            select(ReceiptRow.entry)
+            .where(
+                ReceiptRow.bundle == receipt.bundle,
+                ReceiptRow.log_index >= epoch.first,
+                ReceiptRow.log_index < epoch.size,
+            )
+            .order_by(ReceiptRow.log_index)
+        )
+    )
+
+
+def _first_verdict(db: Session, row: WorkRow) -> bytes | None:
+    if row.kind != "confirm":
+        return None
+    return db.scalars(
+        select(WorkRow.verdict_statement).where(
+            WorkRow.receipt == row.receipt, WorkRow.kind == "primary"
+        )
+    ).one()

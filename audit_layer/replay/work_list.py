@@ -1,0 +1,155 @@
+"""The work list: claim by lease, record, find what is due. Every function runs in the caller's transaction."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from audit_layer.replay.models import WorkRow
+from audit_layer.selection.work import Assignment
+from shared.statements.audits import Blame, Reason
+
+FIRST_PAUSE_MS: Final = 1_000
+LONGEST_PAUSE_MS: Final = 300_000
+
+
+def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) -> WorkRow | None:
+    """Lease one row to `worker`; None when it is done, another's, or leased and not yet due."""
+    return session.scalars(
+        update(WorkRow)
+        .where(
+            WorkRow.id == work,
+            WorkRow.worker == worker,
+            WorkRow.done_at.is_(None),
+            or_(WorkRow.leased_until.is_(None), WorkRow.leased_until < now),
+        )
+        .values(leased_until=now + lease_ms, attempts=WorkRow.attempts + 1)
+        .returning(WorkRow)
+    ).one_or_none()
+
+
+def release(session: Session, work: int, error: str) -> None:
+    """Give a lease back so that the next sweep offers the row again."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.done_at.is_(None))
+        .values(leased_until=None, last_error=error)
+    )
+
+
+def extend(session: Session, work: int, *, until: int) -> None:
+    """Let a lease that is still in use run until then."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.done_at.is_(None), WorkRow.leased_until.is_not(None))
+        .values(leased_until=until)
+    )
+
+
+def fail(session: Session, work: int, error: str, *, now: int) -> None:
+    """Count a failure of the auditor's own side; the row is offered again after a pause that doubles each time."""
+    row = session.get_one(WorkRow, work)
+    row.failures += 1
+    row.leased_until = now + min(FIRST_PAUSE_MS * 2 ** (row.failures - 1), LONGEST_PAUSE_MS)
+    row.last_error = error
+
+
+def note_asked(session: Session, work: int, *, now: int) -> None:
+    """Note that the node is being asked for its evidence, before its deadline."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.asked_at.is_(None), WorkRow.deadline >= now)
+        .values(asked_at=now)
+    )
+
+
+def store_verdict(
+    session: Session, work: int, *, statement: bytes, judgement: bytes, outcome: str, reason: str
+) -> bytes:
+    """Store a signed verdict unless one is stored already; return the one that counts."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work, WorkRow.verdict_statement.is_(None))
+        .values(verdict_statement=statement, judgement=judgement, outcome=outcome, reason=reason)
+    )
+    stored = session.scalars(select(WorkRow.verdict_statement).where(WorkRow.id == work)).one()
+    assert stored is not None
+    return stored
+
+
+def finish(session: Session, work: int, *, now: int) -> None:
+    """Mark a row done: its verdict is in the log."""
+    session.execute(
+        update(WorkRow)
+        .where(WorkRow.id == work)
+        .values(done_at=now, leased_until=None, last_error=None)
+    )
+
+
+def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[tuple[int, str]]:
+    """Return (id, worker) of rows that wait for a worker, and note that they are being hinted at."""
+    waiting = (
+        select(WorkRow.id)
+        .where(
+            WorkRow.done_at.is_(None),
+            or_(WorkRow.leased_until.is_(None), WorkRow.leased_until < now),
+            WorkRow.hinted_at < now - hint_ms,
+        )
+        .order_by(WorkRow.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(
+        update(WorkRow)
+        .where(WorkRow.id.in_(waiting))
+        .values(hinted_at=now)
+        .returning(WorkRow.id, WorkRow.worker)
+    )
+    return sorted((row.id, row.worker) for row in rows)
+
+
+def assign(session: Session, assignments: Iterable[Assignment]) -> None:
+    """Put work on the list; a receipt is on it at most once, and once more to confirm."""
+    session.add_all(
+        WorkRow(
+            receipt=item.receipt,
+            kind="confirm" if item.confirms else "primary",
+            epoch=item.epoch,
+            worker=item.worker,
+            request_statement=item.request_statement,
+            deadline=item.deadline,
+        )
+        for item in assignments
+    )
+
+
+def requests(session: Session, epoch: int) -> Sequence[bytes]:
+    """Return the request statements of an epoch's drawn receipts, in the order in which they were assigned."""
+    return session.scalars(
+        select(WorkRow.request_statement)
+        .where(WorkRow.epoch == epoch, WorkRow.kind == "primary")
+        .order_by(WorkRow.id)
+    ).all()
+
+
+def unconfirmed(session: Session) -> Sequence[Assignment]:
+    """Return finished primary work that blames the node and about which no second worker has been asked yet."""
+    confirmed = select(WorkRow.receipt).where(WorkRow.kind == "confirm")
+    rows = session.scalars(
+        select(WorkRow).where(
+            WorkRow.kind == "primary",
+            WorkRow.reason.in_([reason for reason in Reason if reason.blame is Blame.NODE]),
+            WorkRow.done_at.is_not(None),
+            WorkRow.receipt.not_in(confirmed),
+        )
+    )
+    return [
+        Assignment(row.receipt, row.epoch, row.worker, row.request_statement, row.deadline)
+        for row in rows
+    ]
+
+
+def open_count(session: Session) -> int:
+    """Return how many rows still wait for a verdict."""
+    return session.scalar(select(func.count()).where(WorkRow.done_at.is_(None))) or 0

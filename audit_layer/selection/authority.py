@@ -1,0 +1,339 @@
+"""The selection authority: opens epochs, seals them on schedule, draws the sample, and hands out the work_list.
+
+One `tick` does whatever is due and is safe to repeat or to lose: each statement is stored before it is sent, and the
+log answers a second copy with the index of the first. Protocol §6.1 numbers the steps.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from audit_layer.disclosure.audit_client import AuditServer
+from audit_layer.disclosure.parties import BeaconClient
+from audit_layer.log.tile_table import log_size
+from audit_layer.selection.models import BeaconRow, EpochRow
+from audit_layer.selection.settings import AuthoritySettings, PeerSettings
+from audit_layer.selection.work import Assignment, WorkList
+from audit_layer.storage.engine import alone, session
+from audit_layer.trail.models import ReceiptRow
+from shared.runtime.errors import CounterfoilError
+from shared.selection.beacon import combine
+from shared.selection.draw import (
+    DrawnReceipt,
+    Logged,
+    by_bundle,
+    node_hash,
+    sample,
+    selection_seed,
+)
+from shared.selection.party import read_commitment, read_reveal
+from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
+from shared.statements.beacons import BeaconReveal
+from shared.statements.cose import Payload, entry_of, read_as, sign
+from shared.translog.tlog_proof import parse_tlog_proof
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 500
+"""Statements in one call to the log, which takes 1,024."""
+TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time in the whole installation
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Runs the epoch clock. All methods may be called again after a crash at any point."""
+
+    name: str
+    engine: Engine
+    server: AuditServer
+    parties: Sequence[BeaconClient]
+    key: Ed25519PrivateKey
+    origin: str
+    settings: AuthoritySettings
+    peers: Sequence[PeerSettings]
+    work: WorkList
+
+    def tick(self, now: int) -> None:
+        """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick runs."""
+        with alone(self.engine, TICK_LOCK) as ours:
+            if ours:
+                self._advance(now)
+
+    def _advance(self, now: int) -> None:
+        with session(self.engine) as db:
+            epochs = db.scalars(
+                select(EpochRow).where(EpochRow.state != "drawn").order_by(EpochRow.epoch)
+            ).all()
+            last = db.scalar(select(func.max(EpochRow.epoch)))
+        for row in epochs:
+            self._advance_epoch(row, now)
+        if not any(row.state == "open" for row in epochs):
+            self._open(0 if last is None else last + 1, now)
+        self._escalate(now)
+
+    def _advance_epoch(self, row: EpochRow, now: int) -> None:
+        if row.open_index is None:
+            self._log_open(row.epoch)
+        elif row.state == "open" and now >= row.opened_at + self.settings.epoch_seconds * 1000:
+            if self._has_receipts(row):
+                self._seal(row.epoch, now)
+            else:
+                self._extend(row.epoch, now)
+        elif row.state == "sealed":
+            self._draw(row.epoch, now)
+
+    # -- step 1: open ------------------------------------------------------------------------------
+
+    def _open(self, epoch: int, now: int) -> None:
+        """Collect the parties' commitments and log them with the statement that names them."""
+        commitments: list[tuple[str, bytes]] = []
+        for party in self.parties:
+            try:
+                raw = party.commitment(epoch)
+                read_commitment(raw, party.name, self.origin, epoch)
+            except CounterfoilError as error:
+                logger.warning("beacon party %s gave no commitment: %s", party.name, error)
+                continue
+            if self._taken_in(party.name, raw):
+                commitments.append((party.name, raw))
+        with session(self.engine) as db:
+            size = log_size(db)
+        statement = self._sign(
+            EpochOpen(
+                epoch=epoch,
+                at=now,
+                first=size,
+                commitments=tuple(entry_of(raw) for _, raw in commitments),
+                rate_ppm=self.settings.rate_ppm,
+                floor=self.settings.floor,
+            )
+        )
+        with session(self.engine) as db:
+            db.add(EpochRow(epoch=epoch, state="open", opened_at=now, open_statement=statement))
+            db.flush()
+            db.add_all(
+                BeaconRow(epoch=epoch, party=name, position=position, commitment_statement=raw)
+                for position, (name, raw) in enumerate(commitments)
+            )
+        self._log_open(epoch)
+
+    def _log_open(self, epoch: int) -> None:
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            beacons = _beacons(db, epoch)
+            logged = self.server.submit(
+                [*(beacon.commitment_statement for beacon in beacons), row.open_statement]
+            )
+            row.open_index = logged[-1].index
+
+    # -- step 2: seal ------------------------------------------------------------------------------
+
+    def _has_receipts(self, row: EpochRow) -> bool:
+        """Tell whether the log has a receipt for an open epoch; it has one for good once it has."""
+        with session(self.engine) as db:
+            previous = db.get(EpochRow, row.epoch - 1)
+            first = row.open_index if previous is None else previous.size
+            newest = db.scalar(select(func.max(ReceiptRow.log_index)))
+        return newest is not None and first is not None and newest >= first
+
+    def _extend(self, epoch: int, now: int) -> None:
+        """Let an epoch without receipts go on for another term: there is nothing to draw, and nothing to log."""
+        with session(self.engine) as db:
+            db.get_one(EpochRow, epoch).opened_at = now
+
+    def _seal(self, epoch: int, now: int) -> None:
+        """Seal `epoch` at a witnessed size that the next epoch's open statement precedes."""
+        with session(self.engine) as db:
+            following = db.get(EpochRow, epoch + 1)
+        if following is None:
+            self._open(epoch + 1, now)
+            return  # the next tick finds it witnessed
+        proof = self.server.proof(entry_of(following.open_statement))
+        if proof is None:
+            return
+        checkpoint = parse_tlog_proof(proof.text).claimed
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            previous = db.get(EpochRow, epoch - 1)
+            assert row.open_index is not None
+            row.first = row.open_index + 1 if previous is None else previous.size
+            row.size, row.sealed_at, row.state = checkpoint.size, now, "sealed"
+            assert row.first is not None
+            nodes = by_bundle(_logged(db, row.first, checkpoint.size))
+            seal = EpochSeal(
+                epoch=epoch,
+                at=now,
+                open=entry_of(row.open_statement),
+                first=row.first,
+                size=checkpoint.size,
+                root=checkpoint.root,
+                nodes={bundle: node_hash(entries) for bundle, entries in nodes.items()},
+            )
+            row.seal_statement = self._sign(seal)
+        self.server.submit([row.seal_statement])
+
+    # -- steps 3 to 6: reveal and draw ---------------------------------------------------------------
+
+    def _draw(self, epoch: int, now: int) -> None:
+        """Gather reveals under the witnessed seal; draw when all are in, or the whole epoch when time is up."""
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            beacons = _beacons(db, epoch)
+        if row.draw_statement is not None:
+            self._log_draw(epoch)
+            return
+        assert row.seal_statement is not None
+        assert row.sealed_at is not None
+        self.server.submit([row.seal_statement])
+        seal_proof = self.server.proof(entry_of(row.seal_statement))
+        open_proof = self.server.proof(entry_of(row.open_statement))
+        if seal_proof is None or open_proof is None:
+            return
+        for beacon in beacons:
+            if beacon.reveal_statement is None:
+                shown = (row.open_statement, open_proof.text, row.seal_statement, seal_proof.text)
+                self._reveal(beacon, shown)
+        complete = bool(beacons) and all(beacon.reveal_statement for beacon in beacons)
+        if not complete and now < row.sealed_at + self.settings.reveal_seconds * 1000:
+            return
+        reveals = [b.reveal_statement for b in beacons if b.reveal_statement is not None]
+        self.server.submit(reveals)
+        self._store_draw(epoch, reveals, whole=not complete, now=now)
+
+    def _reveal(self, beacon: BeaconRow, shown: tuple[bytes, str, bytes, str]) -> None:
+        party = next((party for party in self.parties if party.name == beacon.party), None)
+        if party is None:
+            return
+        try:
+            reveal = party.reveal(beacon.epoch, *shown)
+            read_reveal(reveal, beacon.commitment_statement, entry_of(shown[2]))
+        except CounterfoilError as error:
+            logger.warning("beacon party %s did not reveal: %s", beacon.party, error)
+            return
+        if not self._taken_in(beacon.party, reveal):
+            return
+        with session(self.engine) as db:
+            stored = db.get_one(BeaconRow, (beacon.epoch, beacon.party))
+            stored.reveal_statement = beacon.reveal_statement = reveal
+
+    def _taken_in(self, party: str, statement: bytes) -> bool:
+        """Log what a party answered; one that the log refuses, by its signature, must not stop what comes after it."""
+        try:
+            self.server.submit([statement])
+        except CounterfoilError as error:
+            if error.code.value.retryable:
+                raise
+            logger.warning("the log refuses what beacon party %s signed: %s", party, error)
+            return False
+        return True
+
+    def _store_draw(self, epoch: int, reveals: Sequence[bytes], *, whole: bool, now: int) -> None:
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            assert row.first is not None
+            assert row.size is not None
+            assert row.seal_statement is not None
+            seal = read_as(EpochSeal, row.seal_statement)
+            opened = read_as(EpochOpen, row.open_statement)
+            receipts = _logged(db, row.first, row.size)
+            values = [read_as(BeaconReveal, r).reveal for r in reveals]
+            seed = selection_seed(self.origin, seal.size, seal.root, combine(values))
+            drawn = sample(
+                seed, receipts, rate_ppm=opened.rate_ppm, floor=opened.floor, whole=whole
+            )
+            draw = Draw(
+                epoch=epoch,
+                seal=entry_of(row.seal_statement),
+                reveals=tuple(entry_of(raw) for raw in reveals),
+                whole=whole,
+                seed=seed,
+                drawn=tuple(item.index for item in drawn),
+            )
+            row.draw_statement = self._sign(draw)
+            row.whole = whole
+            self.work.assign(db, [self._assigned(item, row, now) for item in drawn])
+        self._log_draw(epoch)
+        logger.info("epoch %d: %d of %d receipts drawn", epoch, len(drawn), len(receipts))
+
+    def _log_draw(self, epoch: int) -> None:
+        """Send the stored draw and its requests; the epoch is done once the log has them all."""
+        with session(self.engine) as db:
+            row = db.get_one(EpochRow, epoch)
+            assert row.draw_statement is not None
+            requests = self.work.requests(db, epoch)
+        for batch in batched([row.draw_statement, *requests]):
+            self.server.submit(batch)
+        with session(self.engine) as db:
+            db.get_one(EpochRow, epoch).state = "drawn"
+
+    # -- work ----------------------------------------------------------------------------------------
+
+    def _assigned(self, drawn: DrawnReceipt, row: EpochRow, now: int) -> Assignment:
+        peer = self.peers[int.from_bytes(drawn.entry[:4], "big") % len(self.peers)]
+        return self._request(drawn, row, peer, drawn.reason, now)
+
+    def _request(
+        self, drawn: DrawnReceipt, row: EpochRow, peer: PeerSettings, reason: DrawReason, now: int
+    ) -> Assignment:
+        assert row.draw_statement is not None
+        deadline = now + int(self.settings.disclosure_seconds * 1000)
+        request = DisclosureRequest(
+            receipt=drawn.entry,
+            index=drawn.index,
+            draw=entry_of(row.draw_statement),
+            reason=reason,
+            recipient=peer.hpke_key_id,
+            deadline=deadline,
+        )
+        return Assignment(
+            receipt=drawn.entry,
+            epoch=row.epoch,
+            worker=peer.name,
+            request_statement=self._sign(request),
+            deadline=deadline,
+            confirms=reason is DrawReason.CONFIRM,
+        )
+
+    def _escalate(self, now: int) -> None:
+        """Ask a second worker, with other keys, about every verdict that blames a node."""
+        with session(self.engine) as db:
+            asked: list[Assignment] = []
+            for failed in self.work.unconfirmed(db):
+                others = [peer for peer in self.peers if peer.name != failed.worker]
+                if not others:
+                    continue
+                request = read_as(DisclosureRequest, failed.request_statement)
+                drawn = DrawnReceipt(failed.receipt, request.index, DrawReason.CONFIRM)
+                row = db.get_one(EpochRow, failed.epoch)
+                asked.append(self._request(drawn, row, others[0], DrawReason.CONFIRM, now))
+            self.work.assign(db, asked)
+        for batch in batched([item.request_statement for item in asked]):
+            self.server.submit(batch)
+
+    def _sign(self, value: Payload) -> bytes:
+        return sign(value, key=self.key, issuer=self.name)
+
+
+def batched(statements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut statements into what one call takes; no batch is empty."""
+    for start in range(0, len(statements), MAX_BATCH):
+        yield statements[start : start + MAX_BATCH]
+
+
+def _beacons(db: Session, epoch: int) -> Sequence[BeaconRow]:
+    return db.scalars(
+        select(BeaconRow).where(BeaconRow.epoch == epoch).order_by(BeaconRow.position)
+    ).all()
+
+
+def _logged(db: Session, first: int, size: int) -> list[Logged]:
+    rows = db.execute(
+        select(ReceiptRow.entry, ReceiptRow.log_index, ReceiptRow.bundle)
+        .where(ReceiptRow.log_index >= first, ReceiptRow.log_index < size)
+        .order_by(ReceiptRow.log_index)
+    ).all()
+    return [Logged(*row) for row in rows]

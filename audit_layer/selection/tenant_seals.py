@@ -1,0 +1,182 @@
+"""Tenant seals (protocol §5.1): the audit authority counts every tenant's receipts, one period after the other.
+
+A seal is stored before it is sent, as everything that the authority signs: a crash between the two sends the same bytes.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from audit_layer.disclosure.audit_client import AuditServer
+from audit_layer.selection.models import SealRow
+from audit_layer.selection.settings import AuthoritySettings, SealPeriod
+from audit_layer.storage.engine import alone, session
+from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
+from shared.codec.moment import Period, day_of, day_period, month_period
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of, read_as, sign
+from shared.statements.seals import NO_SEAL, TenantSeal, entries_digest, order_numbers
+from shared.translog.checkpoint import Checkpoint, parse_checkpoint
+from shared.translog.notes import parse_note
+
+logger = logging.getLogger(__name__)
+
+SEAL_LOCK: Final = 0x63665F7365616C  # "cf_seal": one tick at a time in the whole installation
+MAX_BATCH: Final = 500
+"""Seals in one call to the log; a tick makes no more of them."""
+
+
+def period_at(kind: SealPeriod, at: int) -> Period:
+    """Return the UTC day or month in which a time (ms) falls."""
+    day = day_of(at)
+    return day_period(day) if kind == "day" else month_period(day.year, day.month)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """Makes the seals that are due. `tick` may be called again after a crash at any point."""
+
+    name: str
+    engine: Engine
+    server: AuditServer
+    key: Ed25519PrivateKey
+    settings: AuthoritySettings
+
+    def tick(self, now: int) -> int:
+        """Send what was stored, then seal what is due at `now` (ms); return how many seals were made.
+
+        Returns at once if another tick runs, or before the log's first witnessed checkpoint.
+        """
+        with alone(self.engine, SEAL_LOCK) as ours:
+            return self._advance(now) if ours else 0
+
+    def _advance(self, now: int) -> int:
+        self._send()
+        checkpoint = self._checkpoint()
+        if checkpoint is None:
+            return 0
+        with session(self.engine) as db:
+            tenants = db.scalars(
+                select(PartyRow.name).where(PartyRow.role == "tenant").distinct()
+            ).all()
+        made = 0
+        for tenant in sorted(tenants):
+            while made < MAX_BATCH and self._seal_next(tenant, checkpoint, now):
+                made += 1
+        self._send()
+        return made
+
+    def _checkpoint(self) -> Checkpoint | None:
+        try:
+            note = self.server.checkpoint()
+        except CounterfoilError as error:
+            if error.code is not Code.NOT_WITNESSED:
+                raise
+            return None
+        return parse_checkpoint(parse_note(note).text)
+
+    def _seal_next(self, tenant: str, checkpoint: Checkpoint, now: int) -> bool:
+        """Make and store the tenant's next seal if it is due; say whether it was."""
+        with session(self.engine, isolation="REPEATABLE READ") as db:
+            row = db.scalar(
+                select(SealRow)
+                .where(SealRow.tenant == tenant)
+                .order_by(SealRow.number.desc())
+                .limit(1)
+            )
+            previous = None if row is None else row.statement
+            start = _start(db, tenant, previous, self.settings.seal_period)
+            if start is None:
+                return False
+            end = period_at(self.settings.seal_period, start).end
+            closing = end + int(self.settings.seal_grace_seconds * 1000)
+            if now < closing or not _covers(db, tenant, checkpoint.size, closing):
+                return False
+            seal = make_seal(db, tenant, previous, Period(start, end), checkpoint, now)
+            statement = sign(seal, key=self.key, issuer=self.name)
+            db.add(SealRow(tenant=tenant, number=seal.number, statement=statement))
+        logger.info("sealed %d receipts of %s, %d of them late", seal.receipts, tenant, seal.late)
+        return True
+
+    def _send(self) -> None:
+        """Send what the log has not acknowledged."""
+        with session(self.engine) as db:
+            rows = db.scalars(
+                select(SealRow)
+                .where(SealRow.log_index.is_(None))
+                .order_by(SealRow.tenant, SealRow.number)
+                .limit(MAX_BATCH)
+            ).all()
+            if not rows:
+                return
+            logged = self.server.submit([row.statement for row in rows])
+            for row, place in zip(rows, logged, strict=True):
+                row.log_index = place.index
+
+
+def make_seal(
+    db: Session,
+    tenant: str,
+    previous: bytes | None,
+    period: Period,
+    checkpoint: Checkpoint,
+    now: int,
+) -> TenantSeal:
+    """Return the seal of a period that follows the previous seal's, from the receipts that the trail has."""
+    before = None if previous is None else read_as(TenantSeal, previous)
+    sealed = 0 if before is None else before.size
+    receipts = select(ReceiptRow.entry, ReceiptRow.number).where(
+        ReceiptRow.tenant == tenant, ReceiptRow.log_index < checkpoint.size
+    )
+    receipts = receipts.order_by(ReceiptRow.log_index)
+    began_within = (ReceiptRow.started >= period.start, ReceiptRow.started < period.end)
+    began_before = (ReceiptRow.started < period.start, ReceiptRow.log_index >= sealed)
+    on_time = db.execute(receipts.where(*began_within)).all()
+    late = db.execute(receipts.where(*began_before)).all()
+    return TenantSeal(
+        tenant=tenant,
+        number=0 if before is None else before.number + 1,
+        start=period.start,
+        end=period.end,
+        at=now,
+        previous=NO_SEAL if previous is None else entry_of(previous),
+        size=checkpoint.size,
+        root=checkpoint.root,
+        receipts=len(on_time),
+        entries=entries_digest(entry for entry, _ in on_time),
+        late=len(late),
+        late_entries=entries_digest(entry for entry, _ in late),
+        orders=order_numbers(
+            None if before is None else before.orders,
+            (number for _, number in (*on_time, *late)),
+        ),
+    )
+
+
+def _start(db: Session, tenant: str, previous: bytes | None, kind: SealPeriod) -> int | None:
+    """Return where the tenant's next seal begins; None before its first receipt."""
+    if previous is not None:
+        return read_as(TenantSeal, previous).end
+    began = db.scalar(
+        select(ReceiptRow.started)
+        .where(ReceiptRow.tenant == tenant)
+        .order_by(ReceiptRow.log_index)
+        .limit(1)
+    )
+    return None if began is None else period_at(kind, began).start
+
+
+def _covers(db: Session, tenant: str, size: int, closing: int) -> bool:
+    """Whether all of the tenant's receipts that were recorded before `closing` (ms) are below `size`."""
+    recorded_at = db.scalar(
+        select(StatementRow.recorded_at)
+        .join(ReceiptRow, ReceiptRow.log_index == StatementRow.log_index)
+        .where(ReceiptRow.tenant == tenant, ReceiptRow.log_index >= size)
+        .order_by(ReceiptRow.log_index)
+        .limit(1)
+    )
+    return recorded_at is None or recorded_at >= closing

@@ -1,0 +1,86 @@
+"""Bundles of statements in the log, for auditors who check them offline (`docs/bundle.md`)."""
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, select
+
+from audit_layer.log.proof_service import ProofService
+from audit_layer.storage.engine import session
+from audit_layer.trail.models import OrderRow, PartyRow, StatementRow
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id, public_bytes
+from shared.statements.cose import attach, parse_statement
+from shared.statements.receipts import Receipt
+from shared.translog.cose_receipt import issue_receipt
+from shared.translog.policy import LogPolicy
+from shared.translog.policy_file import PolicyFile
+from shared.translog.tlog_proof import TlogProof
+from shared.verification.bundle import Bundle, ReceiptContext
+
+
+class Bundles:
+    """Makes bundles; all of a bundle's proofs lead to the newest witnessed checkpoint."""
+
+    def __init__(
+        self, engine: Engine, proofs: ProofService, policy: LogPolicy, cose_key: Ed25519PrivateKey
+    ) -> None:
+        self._engine = engine
+        self._proofs = proofs
+        self._policy = policy
+        self._cose_key = cose_key
+
+    def make(self, entry: bytes) -> Bundle:
+        """Return the bundle of a statement, with a COSE Receipt for the checkpoint's root attached.
+
+        Errors: NOT_FOUND for an entry that the trail does not have, those of `ProofService.prove`.
+        """
+        raw = self._statement(entry)
+        statement = parse_statement(raw)
+        signers = [statement.kid]
+        context = None
+        if statement.type == Receipt.TYPE:
+            receipt = statement.read(Receipt)
+            context = ReceiptContext(
+                order=self._order(receipt.order),
+                key_bundle=self._statement(receipt.bundle),
+                key_bundle_proof=self._proofs.prove(receipt.bundle).encode(),
+            )
+            signers = [parse_statement(part).kid for part in (context.key_bundle, context.order)]
+        proof = self._proofs.prove(entry)
+        return Bundle(
+            statement=attach(raw, [self._cose_receipt(entry, proof)]),
+            tlog_proof=proof.encode(),
+            policy=PolicyFile.of(self._policy).encode(),
+            keys=(*self._keys(signers), public_bytes(self._cose_key)),
+            receipt=context,
+        )
+
+    def _cose_receipt(self, entry: bytes, proof: TlogProof) -> bytes:
+        head = proof.claimed
+        return issue_receipt(
+            entry, proof.index, head.size, proof.path, head.root, key=self._cose_key
+        )
+
+    def _statement(self, entry: bytes) -> bytes:
+        with session(self._engine) as db:
+            raw = db.scalar(select(StatementRow.raw).where(StatementRow.entry == entry))
+        if raw is None:
+            raise CounterfoilError(Code.NOT_FOUND, f"there is no statement {entry.hex()}")
+        return raw
+
+    def _order(self, entry: bytes) -> bytes:
+        with session(self._engine) as db:
+            raw = db.scalar(select(OrderRow.raw).where(OrderRow.entry == entry))
+        if raw is None:
+            raise CounterfoilError(
+                Code.CORRUPT,
+                f"the order {entry.hex()} of a receipt in the log is not here",
+                remedy="Run `counterfoil log fsck`.",
+            )
+        return raw
+
+    def _keys(self, kids: list[bytes]) -> list[bytes]:
+        """Return the parties' keys with these ids, also of those that are believed no longer."""
+        with session(self._engine) as db:
+            known = db.scalars(select(PartyRow.public_key).distinct()).all()
+        by_id = {key_id(key): key for key in known}
+        return [by_id[kid] for kid in dict.fromkeys(kids) if kid in by_id]

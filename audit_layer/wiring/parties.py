@@ -1,0 +1,133 @@
+"""Wires the two parties: keys from files, stores, applications, servers."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from audit_layer.custodian.app import create_app as custodian_app
+from audit_layer.custodian.core import Custodian
+from audit_layer.custodian.settings import CustodianSettings
+from audit_layer.custodian.store import ReleaseStore
+from audit_layer.witness.app import create_app as witness_app
+from audit_layer.witness.core import Witness
+from audit_layer.witness.settings import WitnessSettings
+from audit_layer.witness.store import WitnessStore
+from shared.envelope.hpke import generate_hpke_key, load_hpke_key, save_hpke_key
+from shared.parties.beacon_http import beacon_router
+from shared.parties.beacon_service import BeaconService
+from shared.parties.reveal_memory import RevealMemory
+from shared.parties.settings import LogSettings, key_bytes
+from shared.runtime.config import check_private, read_secret
+from shared.runtime.http import serve_https
+from shared.runtime.keys import create_private, load_or_create_ed25519, private_folder, public_bytes
+from shared.runtime.readiness import write_ready
+from shared.selection.party import BeaconParty
+from shared.translog.notes import SignatureType, Signer, parse_secret
+from shared.verification.limits import Recipient, Terms
+from shared.verification.trust import Trust
+
+COSIGNATURES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_MLDSA44)
+
+
+def cosigners(keys: Path, name: str) -> list[Signer]:
+    """Return the witness's cosigning keys, making them at first use."""
+    private_folder(keys)
+    signers = []
+    for kind in COSIGNATURES:
+        path = keys / f"{kind.name.lower().replace('_', '-')}.key"
+        create_private(path, Signer.generate(name, kind).secret_text().encode() + b"\n")
+        signers.append(parse_secret(read_secret(path)))
+    return signers
+
+
+def witness_identity(keys: Path, name: str) -> dict[str, object]:
+    """Return what others must know of a witness; creates its keys."""
+    vkeys = [signer.verifier.vkey() for signer in cosigners(keys, name)]
+    signing = load_or_create_ed25519(keys / "sign.pem")
+    return {"name": name, "vkeys": vkeys, "signing_key": public_bytes(signing)}
+
+
+def custodian_identity(keys: Path, name: str) -> dict[str, object]:
+    """Return what others must know of a custodian; creates its keys."""
+    private_folder(keys)
+    path = keys / "hpke.key"
+    if not path.exists():
+        save_hpke_key(path, generate_hpke_key())
+    hpke, signing = load_hpke_key(path), load_or_create_ed25519(keys / "sign.pem")
+    return {
+        "name": name,
+        "hpke_key": hpke.public_bytes,
+        "hpke_key_id": hpke.key_id,
+        "signing_key": public_bytes(signing),
+    }
+
+
+def _beacon(
+    name: str, keys: Path, memory: RevealMemory, log: LogSettings, authority: bytes
+) -> BeaconService:
+    path = keys / "beacon.secret"
+    create_private(path, secrets.token_bytes(32))
+    check_private(path)
+    key = load_or_create_ed25519(keys / "sign.pem")
+    party = BeaconParty(name, log.origin, path.read_bytes(), key)
+    return BeaconService(party, memory, log.policy(), authority)
+
+
+def _keys(pinned: Mapping[str, str], role: str) -> dict[str, bytes]:
+    return {name: key_bytes(key, f"the key of {role} {name}") for name, key in pinned.items()}
+
+
+async def serve_witness(
+    settings: WitnessSettings, ready_file: Path | None, stop: asyncio.Event
+) -> None:
+    """Serve until `stop` is set."""
+    authority = key_bytes(settings.authority, "authority")
+    memory = RevealMemory(settings.state_file.with_name("reveals.sqlite"))
+    beacon = _beacon(settings.name, settings.keys_folder, memory, settings.log, authority)
+    with WitnessStore(settings.state_file) as store:
+        known = {settings.log.origin: settings.log.policy().logs}
+        witness = Witness(store, cosigners(settings.keys_folder, settings.name), known)
+        app = witness_app(witness, extra_routers=[beacon_router(beacon)])
+        server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
+        if ready_file is not None:
+            write_ready(ready_file, {"https": server.address})
+        await stop.wait()
+        await server.stop()
+    memory.close()
+
+
+async def serve_custodian(
+    settings: CustodianSettings, ready_file: Path | None, stop: asyncio.Event
+) -> None:
+    """Serve until `stop` is set."""
+    authority = key_bytes(settings.authority, "authority")
+    keys = settings.keys_folder
+    signing, hpke = load_or_create_ed25519(keys / "sign.pem"), load_hpke_key(keys / "hpke.key")
+    memory = RevealMemory(settings.state_file.with_name("reveals.sqlite"))
+    store = ReleaseStore(settings.state_file)
+    parties = {**_keys(settings.parties, "beacon party"), settings.name: public_bytes(signing)}
+    workers = {item.name: item.keys() for item in settings.workers}
+    trust = Trust.of(
+        settings.log.policy(),
+        authority=authority,
+        parties=parties,
+        workers={name: signing_key for name, (signing_key, _) in workers.items()},
+        operators=_keys(settings.operators, "operator") or None,
+        tenants=_keys(settings.tenants, "tenant") or None,
+    )
+    terms = Terms(
+        settings.name,
+        tuple(Recipient(name, hpke_key) for name, (_, hpke_key) in workers.items()),
+        settings.limits.limits(),
+    )
+    custodian = Custodian(settings.name, signing, hpke, trust, terms, store, memory)
+    beacon = _beacon(settings.name, keys, memory, settings.log, authority)
+    app = custodian_app(custodian, beacon)
+    server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
+    if ready_file is not None:
+        write_ready(ready_file, {"https": server.address})
+    await stop.wait()
+    await server.stop()
+    store.close()
+    memory.close()

@@ -1,0 +1,163 @@
+"""Wires audit workers and beat: Celery application, authority, worker, rating."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from celery import Celery
+from celery.signals import worker_ready
+from sqlalchemy import Engine
+
+from audit_layer.costs.service import Costs
+from audit_layer.costs.tasks import register as register_costs
+from audit_layer.disclosure.audit_client import AuditServer
+from audit_layer.disclosure.parties import BeaconClient, CustodianClient
+from audit_layer.disclosure.service import Disclosure
+from audit_layer.replay import work_list
+from audit_layer.replay.drawn_case import TrailDeposits
+from audit_layer.replay.replayer import Replayer
+from audit_layer.replay.tasks import offer_work, register_worker
+from audit_layer.replay.worker import Worker
+from audit_layer.selection.authority import Authority
+from audit_layer.selection.tasks import register_authority, register_sealing
+from audit_layer.selection.tenant_seals import Sealing
+from audit_layer.storage.dsn import read_dsn_file
+from audit_layer.storage.engine import check_usable, make_engine
+from audit_layer.trail.at_rest import with_keeper
+from audit_layer.wiring.broker import make_app
+from audit_layer.wiring.worker_settings import WorkerSettings
+from shared.envelope.hpke import generate_hpke_key, hpke_key_id, load_hpke_key, save_hpke_key
+from shared.parties.settings import key_bytes
+from shared.runtime.config import read_secret
+from shared.runtime.keys import load_ed25519, load_or_create_ed25519, private_folder, public_bytes
+from shared.runtime.readiness import write_ready
+
+logger = logging.getLogger(__name__)
+
+
+def worker_identity(keys: Path, name: str, *, authority: bool) -> dict[str, object]:
+    """Return what others must know of a worker; creates its keys."""
+    private_folder(keys)
+    path = keys / "hpke.key"
+    if not path.exists():
+        save_hpke_key(path, generate_hpke_key())
+    identity: dict[str, object] = {
+        "name": name,
+        "hpke_key": load_hpke_key(path).public_bytes,
+        "signing_key": public_bytes(load_or_create_ed25519(keys / "sign.pem")),
+    }
+    if authority:
+        identity["authority_key"] = public_bytes(load_or_create_ed25519(keys / "authority.pem"))
+    return identity
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """One worker's parts, closed together."""
+
+    app: Celery
+    engine: Engine
+    server: AuditServer
+    replayer: Replayer
+    parties: list[BeaconClient]
+
+    def run(self, name: str, ready_file: Path | None, loglevel: str) -> None:
+        """Work until told to stop. One task at a time: replay has a process of its own."""
+
+        def ready(**_: object) -> None:
+            if ready_file is not None:
+                write_ready(ready_file, {"worker": name})
+
+        worker_ready.connect(ready, weak=False)
+        arguments = ["worker", "--pool=solo", "--without-gossip", "--without-mingle"]
+        try:
+            self.app.worker_main([*arguments, f"--hostname={name}@%h", f"--loglevel={loglevel}"])
+        finally:
+            self.replayer.close()
+            self.server.close()
+            for party in self.parties:
+                party.close()
+            self.engine.dispose()
+
+
+def build_worker(settings: WorkerSettings) -> WorkerProcess:
+    """Build a worker from its settings."""
+    engine = with_keeper(
+        make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
+        settings.erasure_key_file,
+    )
+    check_usable(engine)
+    server = AuditServer(settings.audit_server, settings.ca_file)
+    custodians = {
+        hpke_key_id(key_bytes(item.hpke_key or "", item.name)): CustodianClient(
+            item.name, item.url, settings.ca_file
+        )
+        for item in settings.custodians
+    }
+    witnesses = [BeaconClient(item.name, item.url, settings.ca_file) for item in settings.witnesses]
+    parties: list[BeaconClient] = [*witnesses, *custodians.values()]
+    replayer = Replayer(
+        settings.models,
+        threads=settings.replay_threads,
+        timeout_s=settings.replay_seconds,
+        per_token_s=settings.replay_seconds_per_token,
+    )
+    app = make_app(
+        read_secret(settings.broker_url_file),
+        worker=settings.name,
+        authority=settings.authority is not None,
+        tick_s=settings.tick_seconds,
+    )
+    signing_key = load_ed25519(settings.keys_folder / "sign.pem")
+    worker = Worker(
+        name=settings.name,
+        engine=engine,
+        server=server,
+        disclosure=Disclosure(
+            server=server,
+            custodians=custodians,
+            deposits=TrailDeposits(engine),
+            private_key=load_hpke_key(settings.keys_folder / "hpke.key"),
+            signing_key=signing_key,
+            ca_file=settings.ca_file,
+            evidence_timeout_s=settings.evidence_timeout_seconds,
+        ),
+        replayer=replayer,
+        key=signing_key,
+        lease_ms=int(settings.lease_seconds * 1000),
+    )
+    register_worker(app, worker)
+    if settings.authority is not None:
+        authority = Authority(
+            name="authority",
+            engine=engine,
+            server=server,
+            parties=parties,
+            key=load_ed25519(settings.authority.key_file),
+            origin=settings.origin,
+            settings=settings.authority,
+            peers=settings.peers,
+            work=work_list,
+        )
+        hint_ms = int(settings.hint_seconds * 1000)
+        register_authority(app, authority, partial(offer_work, app, engine, hint_ms=hint_ms))
+        sealing = Sealing("authority", engine, server, authority.key, settings.authority)
+        register_sealing(app, sealing)
+        register_costs(app, Costs(engine))
+    return WorkerProcess(app, engine, server, replayer, parties)
+
+
+def run_beat(
+    settings: WorkerSettings, schedule: Path, ready_file: Path | None, loglevel: str
+) -> None:
+    """Send the scheduled hints until told to stop."""
+    app = make_app(
+        read_secret(settings.broker_url_file),
+        worker=settings.name,
+        authority=True,
+        tick_s=settings.tick_seconds,
+    )
+    if ready_file is not None:
+        write_ready(ready_file, {"beat": settings.name})
+    app.Beat(loglevel=loglevel, schedule=str(schedule)).run()

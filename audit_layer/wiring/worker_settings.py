@@ -1,0 +1,50 @@
+"""Configuration of an audit worker (`worker.toml`)."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from audit_layer.selection.settings import AuthoritySettings, PeerSettings
+from shared.runtime.config import Settings
+
+
+class PartySettings(Settings):
+    """A witness or custodian as the worker reaches it."""
+
+    name: str
+    url: str
+    hpke_key: str | None = None
+    """Hex of a custodian's HPKE public key; witnesses have none."""
+
+
+class WorkerSettings(Settings):
+    """`worker.toml`."""
+
+    name: str
+    origin: str
+    """Origin line of the log."""
+    database_dsn_file: Path
+    broker_url_file: Path
+    audit_server: str
+    """host:port of the audit server's gRPC API."""
+    ca_file: Path
+    keys_folder: Path
+    erasure_key_file: Path | None = None
+    """The audit server's, where it has one: the worker reads what is stored under it."""
+    models: tuple[Path, ...]
+    """The auditor's own checkpoints."""
+    replay_threads: int = Field(default=1, ge=1)
+    lease_seconds: float = Field(default=120, gt=0)
+    """After so long without a sign of life of its worker, work is begun by another attempt."""
+    replay_seconds: float = Field(default=120, gt=0)
+    """What a replay may take, and for each token of prompt and output:"""
+    replay_seconds_per_token: float = Field(default=0.05, ge=0)
+    custodians: tuple[PartySettings, ...] = ()
+    witnesses: tuple[PartySettings, ...] = ()
+    peers: tuple[PeerSettings, ...] = ()
+    authority: AuthoritySettings | None = None
+    tick_seconds: float = Field(default=1.0, gt=0)
+    """How often beat has the epoch clock looked at."""
+    hint_seconds: float = Field(default=30.0, gt=0)
+    """How long waiting work is left before it is offered again."""
+    evidence_timeout_seconds: float = Field(default=20, gt=0)

@@ -1,0 +1,1 @@
+"""The commands of the execution layer: `counterfoil infer`, `verify`, `client` and `node`."""

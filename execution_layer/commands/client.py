@@ -1,0 +1,384 @@
+"""`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, nothing of a node."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from shared.runtime.output import emit, json_option, table
+
+_folder = click.Path(file_okay=False, path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config",
+    type=_file,
+    required=True,
+    envvar="COUNTERFOIL_CLIENT_CONFIG",
+    show_envvar=True,
+    help="The client's policy (client.toml).",
+)
+
+
+@click.command("infer")
+@config_option
+@click.argument("prompt", required=False)
+@click.option("--file", "file", type=_file, help="JSON Lines of requests, instead of PROMPT.")
+@click.option("--system", help="System prompt.")
+@click.option("--raw", is_flag=True, help="Send PROMPT as it is, not as a user's message.")
+@click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True)
+@click.option("--temperature", default="1", show_default=True)
+@click.option("--top-p", default="1", show_default=True)
+@click.option("--top-k", type=click.IntRange(0, 2**20), default=0, help="0: off.")
+@click.option(
+    "--min-p", default="0", help="Least share of the likeliest token's probability. 0: off."
+)
+@click.option("--repetition-penalty", default="1", help="On tokens of prompt and answer. 1: off.")
+@click.option("--presence-penalty", default="0", help="On tokens of the answer. 0: off.")
+@click.option("--frequency-penalty", default="0", help="For each time in the answer. 0: off.")
+@click.option("--stop", multiple=True, help="Stop string; may be repeated.")
+@click.option("--stop-token-id", multiple=True, type=int, help="Stop token; may be repeated.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 20),
+    help="Show each token's log-probability beside that many of the most likely tokens.",
+)
+@click.option(
+    "--n", type=click.IntRange(1, 128), help="Ask for so many answers, each with a receipt."
+)
+@click.option("--seed", type=int, help="Sampling seed [default: from the transcript secret].")
+@click.option("--cost-centre", help="Tag; blinded in the log, yours in the exports.")
+@click.option("--node", help="Insist on a node (NAME or OPERATOR/NAME).")
+@click.option("--spread", is_flag=True, help="With --file: give each node the same share.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
+@json_option
+def infer(
+    config: Path,
+    prompt: str | None,
+    file: Path | None,
+    system: str | None,
+    raw: bool,
+    max_tokens: int,
+    temperature: str,
+    top_p: str,
+    top_k: int,
+    min_p: str,
+    repetition_penalty: str,
+    presence_penalty: str,
+    frequency_penalty: str,
+    stop: tuple[str, ...],
+    stop_token_id: tuple[int, ...],
+    logprobs: int | None,
+    n: int | None,
+    seed: int | None,
+    cost_centre: str | None,
+    node: str | None,
+    spread: bool,
+    concurrency: int,
+    as_json: bool,
+) -> int:
+    """Order and run sealed requests; every answer is believed only after its receipt was checked.
+
+    With --json, one line of JSON per request.
+    """
+    from execution_layer.client.options import sampling_settings, seed_bytes  # noqa: PLC0415
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.prompts import PromptLine, read_prompts  # noqa: PLC0415
+    from execution_layer.commands.infer import infer_file, infer_one  # noqa: PLC0415  # --help stays light
+    from shared.statements.request import Message  # noqa: PLC0415
+
+    if (prompt is None) == (file is None):
+        raise click.UsageError("give either PROMPT or --file FILE")
+    policy = ClientPolicy.load(config)
+    if file is not None:
+        if n is not None:
+            raise click.UsageError("--n is for one PROMPT")
+        return infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
+    assert prompt is not None
+    settings = sampling_settings(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        stop=stop,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        stop_token_ids=stop_token_id,
+        logprobs=logprobs,
+    )
+    if raw and system is not None:
+        raise click.UsageError("--raw sends PROMPT alone, without --system")
+    turns = [Message("system", system)] if system is not None else []
+    messages = () if raw else (*turns, Message("user", prompt))
+    line = PromptLine(
+        messages, None if messages else prompt, settings, seed_bytes(seed), cost_centre
+    )
+    return infer_one(policy, line, node, n, as_json)
+
+
+@click.command("verify")
+@click.argument("what", metavar="BUNDLE|ENTRY")
+@click.option(
+    "--policy", "policy_file", type=_file, help="Your own log policy (C2SP tlog-policy text)."
+)
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    help="NAME=KEY (hex): the key that you trust for an operator, party, tenant, or the log's origin; repeatable.",
+)
+@click.option(
+    "--config",
+    type=_file,
+    envvar="COUNTERFOIL_CLIENT_CONFIG",
+    show_envvar=True,
+    help="The client's policy (client.toml); its pins are trusted, and its archive holds ENTRY.",
+)
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    what: str,
+    policy_file: Path | None,
+    signers: tuple[str, ...],
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    """Verify a bundle offline: no network, no database, no configuration.
+
+    BUNDLE is a file made by `log bundle` or `client archive show --export`. What you give by --policy, --signer or
+    --config is trusted instead of what the bundle says of itself. A configuration that the environment names is
+    left aside where the bundle is of another log. ENTRY, with --config, is a receipt in the
+    archive (or `latest`), whose whole stream is then checked again. Exit code 3 when a step fails.
+    """
+    from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
+        is_of_its_log,
+        trust_given,
+        verify_entry,
+    )
+    from shared.verification.bundle import read_bundle  # noqa: PLC0415
+    from shared.verification.bundle_check import verify_bundle  # noqa: PLC0415
+    from shared.verification.steps import as_text  # noqa: PLC0415
+
+    if not Path(what).is_file():
+        if config is None:
+            raise click.UsageError(f"{what} is no file, and an ENTRY needs --config")
+        steps = verify_entry(config, what)
+        holds = all(step.holds for step in steps)
+        emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
+        return 0 if holds else 3
+    bundle = read_bundle(Path(what))
+    remarks = []
+    implied = context.get_parameter_source("config") is ParameterSource.ENVIRONMENT
+    if config is not None and implied and not is_of_its_log(config, bundle):
+        remarks = [f"The policy in {config} is for another log, so it was left aside."]
+        config = None
+    report = verify_bundle(bundle, trust_given(config, policy_file, signers))
+    report = replace(report, rests_on=[*remarks, *report.rests_on])
+    emit(
+        {
+            "verified": report.verified,
+            "steps": report.steps,
+            "rests_on": report.rests_on,
+            "facts": report.facts,
+        },
+        as_json,
+        report.as_text,
+    )
+    return 0 if report.verified else 3
+
+
+@click.group("client")
+def client() -> None:
+    """Set up a tenant's client; proofs; the archive."""
+
+
+@client.command("init")
+@click.option("--folder", type=_folder, required=True, help="Where key, policy and archive go.")
+@click.option("--tenant", required=True, help="The tenant's name.")
+@click.option("--facts", type=_file, help="JSON file of public facts; flags add to it.")
+@click.option("--audit-target", help="host:port of the audit server's gRPC.")
+@click.option("--ca", "ca_file", type=_file, help="Authority of all certificates.")
+@click.option("--model-root", help="Model that is asked for by default, in hex.")
+@click.option("--operator", "operators", multiple=True, help="NAME=KEY (hex) to pin; repeatable.")
+@click.option("--rate-card", "rate_cards", multiple=True, help="OPERATOR=ENTRY (hex); repeatable.")
+@click.option("--custodian", "custodians", multiple=True, help="NAME=HPKE key in hex; repeatable.")
+@click.option("--threshold", type=click.IntRange(1, 16), help="Custodians needed to open.")
+@click.option("--log-key", "log_keys", multiple=True, help="vkey of the log; repeatable.")
+@click.option("--witness", "witnesses", multiple=True, help="vkey of a witness; repeatable.")
+@click.option("--quorum", type=click.IntRange(1, 64), help="Witnesses needed.")
+@json_option
+def init(
+    folder: Path,
+    tenant: str,
+    facts: Path | None,
+    audit_target: str | None,
+    ca_file: Path | None,
+    model_root: str | None,
+    operators: tuple[str, ...],
+    rate_cards: tuple[str, ...],
+    custodians: tuple[str, ...],
+    threshold: int | None,
+    log_keys: tuple[str, ...],
+    witnesses: tuple[str, ...],
+    quorum: int | None,
+    as_json: bool,
+) -> None:
+    """Make a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
+
+    Run again, it keeps key and archive and writes the policy anew.
+    """
+    from execution_layer.client.setup import pairs, read_facts, write_client  # noqa: PLC0415
+
+    known = read_facts(facts) if facts is not None else {}
+    cards = {name: [entry] for name, entry in pairs(rate_cards, "--rate-card").items()}
+    holders = [
+        {"name": name, "hpke_key": key} for name, key in pairs(custodians, "--custodian").items()
+    ]
+    given: dict[str, Any] = {
+        "audit_target": audit_target,
+        "ca_file": None if ca_file is None else ca_file.absolute(),
+        "model_root": model_root,
+        "operators": {**known.get("operators", {}), **pairs(operators, "--operator")},
+        "rate_cards": {**known.get("rate_cards", {}), **cards},
+        "custodians": [*known.get("custodians", ()), *holders],
+        "threshold": threshold,
+        "log_keys": [*known.get("log_keys", ()), *log_keys],
+        "witnesses": [*known.get("witnesses", ()), *witnesses],
+        "quorum": quorum,
+    }
+    merged = {**known, **{name: value for name, value in given.items() if value is not None}}
+    printed = write_client(folder, tenant, merged)
+    emit(printed, as_json, lambda: f"tenant {tenant}: public key {printed['tenant_key']}")
+
+
+@client.command("proofs")
+@config_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for witnesses.",
+)
+@click.option(
+    "--hand-in-after",
+    "after_s",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Age in seconds from which a missing receipt is handed in by the client itself.",
+)
+@json_option
+def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int:
+    """Fetch and verify the log's proof of every receipt; hand in those that the log still lacks."""
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+
+    async def main() -> dict[str, int]:
+        async with AsyncCounterfoilClient(ClientPolicy.load(config)) as opened:
+            report = await opened.upgrade_proofs(timeout_s)
+            handed_in = await opened.hand_in_missing(after_s) if report.missing else 0
+            return {
+                "proved": report.proved,
+                "missing": report.missing,
+                "handed_in": handed_in,
+                **opened.archive.counts(),
+            }
+
+    facts = asyncio.run(main())
+    emit(
+        facts,
+        as_json,
+        lambda: f"{facts['proofs']} of {facts['receipts']} receipts are in the witnessed log",
+    )
+    return 5 if facts["missing"] else 0
+
+
+@client.group("tokenizer")
+def tokenizer() -> None:
+    """What the client reads prompts and answers with."""
+
+
+@tokenizer.command("fetch")
+@config_option
+@click.option("--model", help="Model root in hex [default: the policy's].")
+@click.option("--node", help="Ask this node (NAME or OPERATOR/NAME).")
+@json_option
+def tokenizer_fetch(config: Path, model: str | None, node: str | None, as_json: bool) -> None:
+    """Fetch a model's tokenizer from a node, checked against the model root; it is used from then on.
+
+    The client then takes no node's word for a prompt's tokens or an answer's text. Reading needs the packages of the
+    extra `text`.
+    """
+    from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+
+    async def main() -> Path:
+        async with AsyncCounterfoilClient(ClientPolicy.load(config)) as opened:
+            return await opened.fetch_tokenizer(model, node)
+
+    folder = asyncio.run(main())
+    files = sorted(path.name for path in folder.iterdir())
+    emit({"folder": folder, "files": files}, as_json, lambda: f"{', '.join(files)} in {folder}")
+
+
+@client.group("archive")
+def archive() -> None:
+    """Look into the client's own records."""
+
+
+@archive.command("list")
+@config_option
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
+@json_option
+def archive_list(config: Path, limit: int, as_json: bool) -> None:
+    """List the newest attempts, the newest first."""
+    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.show import brief  # noqa: PLC0415
+
+    opened = Archive(ClientPolicy.load(config).archive)
+    try:
+        rows = [brief(item) for item in opened.latest(limit)]
+    finally:
+        opened.close()
+    columns = ("number", "attempt", "node", "state", "receipt", "log_index")
+    emit(
+        rows,
+        as_json,
+        lambda: table("Archive", columns, [[row[column] for column in columns] for row in rows]),
+    )
+
+
+@archive.command("show")
+@config_option
+@click.argument("entry")
+@click.option(
+    "--export", "export_to", type=_file, help="Write a bundle that `verify` checks to a file."
+)
+@json_option
+def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
+    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""
+    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
+    from execution_layer.client.show import full  # noqa: PLC0415
+    from execution_layer.client.verify import export  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
+
+    policy = ClientPolicy.load(config)
+    opened = Archive(policy.archive)
+    try:
+        found = opened.find(entry)
+        facts = full(found)
+        if export_to is not None:
+            write_result(export_to, export(opened, found, policy).encode().encode())
+    finally:
+        opened.close()
+    emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))

@@ -1,0 +1,383 @@
+"""`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports wait for their command."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from shared.runtime.output import emit, json_option
+
+_folder = click.Path(file_okay=False, path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config", type=_file, required=True, help="The node's configuration (node.toml)."
+)
+
+
+@click.group("node")
+def node() -> None:
+    """Run a node: identity, rate card, configuration, service, invoice."""
+
+
+@node.command("operator-init")
+@click.option("--folder", type=_folder, required=True, help="Where the identity key goes.")
+@click.option("--operator", "name", required=True, help="The operator's name.")
+@json_option
+def operator_init(folder: Path, name: str, as_json: bool) -> None:
+    """Make an operator's identity key, which clients and the audit layer pin.
+
+    Run again, it prints the same.
+    """
+    from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
+
+    operator = Operator.create(folder.absolute(), name)
+    facts = {
+        "operator": operator.name,
+        "operator_key": operator.public_hex,
+        "operator_key_file": operator.key_file,
+    }
+    emit(facts, as_json, lambda: f"operator {operator.name}: public key {operator.public_hex}")
+
+
+@node.command("rate-card")
+@click.option("--operator-folder", type=_folder, required=True)
+@click.option("--name", default="standard", show_default=True, help="The card's name.")
+@click.option("--model", type=_folder, help="Checkpoint that the prices are for.")
+@click.option("--model-root", help="Or: its model root in hex.")
+@click.option("--price-input", required=True, help="Price of input tokens, e.g. 0.30.")
+@click.option("--price-cached", help="Price of cached input tokens [default: as input].")
+@click.option("--price-output", required=True, help="Price of output tokens.")
+@click.option(
+    "--per",
+    type=click.Choice(["1", "1000", "1000000"]),
+    default="1000000",
+    show_default=True,
+    help="Tokens that a price is for.",
+)
+@click.option("--currency", required=True, help="ISO 4217 code.")
+@click.option("--valid-from", help="RFC 3339 time [default: now].")
+@click.option("--out", type=_file, required=True, help="File of the signed statement.")
+@json_option
+def rate_card(
+    operator_folder: Path,
+    name: str,
+    model: Path | None,
+    model_root: str | None,
+    price_input: str,
+    price_cached: str | None,
+    price_output: str,
+    per: str,
+    currency: str,
+    valid_from: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Sign the prices of one model. Nodes publish the card in the log when they start."""
+    from execution_layer.node.operators import (  # noqa: PLC0415  # --help stays light
+        Operator,
+        price,
+    )
+    from execution_layer.node.operators import rate_card as make_card  # noqa: PLC0415
+    from shared.codec.moment import now_ms, parse_rfc3339  # noqa: PLC0415
+    from shared.runtime.keys import write_result  # noqa: PLC0415
+
+    root = _model_root(model, model_root)
+    prices = price(
+        root,
+        fresh=price_input,
+        cached=price_cached or price_input,
+        output=price_output,
+        per=int(per),
+    )
+    operator = Operator.load(operator_folder.absolute())
+    start = now_ms() if valid_from is None else parse_rfc3339(valid_from, "--valid-from")
+    statement, entry = operator.sign_rate_card(
+        make_card(operator, name, currency, (prices,), start)
+    )
+    write_result(out, statement)
+    facts = {"rate_card": entry, "file": out.absolute(), "model_root": root, "currency": currency}
+    emit(facts, as_json, lambda: f"rate card {entry.hex()} in {out}")
+
+
+@node.command("init")
+@click.option("--folder", type=_folder, required=True, help="Where everything of the node goes.")
+@click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
+@click.option("--name", required=True, help="The node's name.")
+@click.option("--model", type=_folder, required=True, help="Folder of the checkpoint.")
+@click.option("--rate-card", type=_file, required=True, help="See rate-card.")
+@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
+@click.option("--audit-ca", type=_file, help="Authority of its certificate [default: the node's].")
+@click.option(
+    "--trust",
+    type=_file,
+    required=True,
+    help="JSON: the log, the audit authority's key and the audit workers that the node believes, as custodians get it.",
+)
+@click.option("--tenants", type=_file, help="File of tenants [default: FOLDER/tenants.toml].")
+@click.option("--address", default="127.0.0.1:0", show_default=True, help="Where to listen.")
+@click.option("--endpoint", help="host:port that clients are told [default: what was bound].")
+@click.option("--local-ca", type=_folder, help="Local authority that issues the certificate.")
+@click.option("--host", "hosts", multiple=True, help="Name or address in that certificate.")
+@click.option("--tls-cert", type=_file)
+@click.option("--tls-key", type=_file)
+@click.option("--tls-ca", type=_file)
+@click.option("--threads", type=click.IntRange(1, 512), default=1, show_default=True)
+@click.option("--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True)
+@click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=256, show_default=True)
+@click.option(
+    "--kv-memory-mib",
+    type=click.IntRange(1, 2**22),
+    default=512,
+    show_default=True,
+    help="Memory for keys and values.",
+)
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(1, 2**22),
+    help="Longest sequence, prompt and answer together [default: the model's context].",
+)
+@click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
+@click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
+@click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")
+@click.option("--reflection/--no-reflection", default=False, help="Offer gRPC reflection.")
+@json_option
+def init(
+    folder: Path,
+    operator_folder: Path,
+    name: str,
+    model: Path,
+    rate_card: Path,
+    audit_target: str,
+    audit_ca: Path | None,
+    trust: Path,
+    tenants: Path | None,
+    address: str,
+    endpoint: str | None,
+    local_ca: Path | None,
+    hosts: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    threads: int,
+    max_batch: int,
+    prefill_rows: int,
+    kv_memory_mib: int,
+    max_model_len: int | None,
+    max_output_tokens: int,
+    in_flight_per_tenant: int,
+    gpu_energy: bool,
+    reflection: bool,
+    as_json: bool,
+) -> None:
+    """Write FOLDER/node.toml and the node's keys; print what others must know.
+
+    Run again, it keeps the keys and writes the configuration anew. The file lists every setting, also those without an
+    option here: queues, retention, frames.
+    """
+    from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.settings import (  # noqa: PLC0415
+        AuditServer,
+        NodeSettings,
+        Quotas,
+    )
+    from execution_layer.node.setup import (  # noqa: PLC0415
+        audit_trust,
+        settled,
+        tls_files,
+        write_node,
+    )
+
+    folder = folder.absolute()
+    operator = Operator.load(operator_folder.absolute())
+    tls = tls_files(
+        name, folder, local_ca=local_ca, cert=tls_cert, key=tls_key, ca=tls_ca, hosts=hosts
+    )
+    audit = settled(
+        AuditServer,
+        target=audit_target,
+        ca_file=(audit_ca or tls.ca).absolute(),
+        **audit_trust(trust),
+    )
+    settings = settled(
+        NodeSettings,
+        operator=operator.name,
+        node=name,
+        model=model.absolute(),
+        address=address,
+        endpoint=endpoint,
+        keys=folder / "keys",
+        operator_key_file=operator.key_file,
+        tenants_file=(tenants or folder / "tenants.toml").absolute(),
+        rate_card_file=rate_card.absolute(),
+        spool=folder / "node.sqlite",
+        threads=threads,
+        max_batch=max_batch,
+        prefill_rows=prefill_rows,
+        kv_memory_mib=kv_memory_mib,
+        max_model_len=max_model_len,
+        gpu_energy=gpu_energy,
+        reflection=reflection,
+        tls=tls,
+        audit=audit,
+        quotas=Quotas(
+            max_output_tokens=max_output_tokens, in_flight_per_tenant=in_flight_per_tenant
+        ),
+    )
+    facts = write_node(folder, operator, settings)
+    emit(facts, as_json, lambda: f"node {settings.issuer}: configuration in {facts['config']}")
+
+
+@node.command("add-tenant")
+@config_option
+@click.option("--tenant", required=True, help="The tenant's name.")
+@click.option("--key", required=True, help="Its public key in hex (`counterfoil client init`).")
+@json_option
+def add_tenant(config: Path, tenant: str, key: str, as_json: bool) -> None:
+    """Let a tenant order from this node. A running node notices at once."""
+    from execution_layer.node.settings import NodeSettings  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.setup import add_tenant as add  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    path = load(NodeSettings, config).tenants_file
+    count = add(path, tenant, key)
+    facts = {"tenant": tenant, "tenants_file": path, "tenants": count}
+    emit(facts, as_json, lambda: f"{path} lists {count} tenants")
+
+
+@node.command("serve")
+@config_option
+@click.option("--ready-file", type=_file, help="Written when the node answers.")
+def serve(config: Path, ready_file: Path | None) -> int:
+    """Serve until SIGTERM or SIGINT. SIGUSR1 (or `node drain`) refuses new requests."""
+    from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
+    from execution_layer.wiring.node import serve as serve_node  # noqa: PLC0415  # --help stays light
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    settings = load(NodeSettings, config, env_prefix="COUNTERFOIL_NODE")
+    return serve_node(settings, ready_file=ready_file)
+
+
+@node.command("revoke")
+@click.argument("bundle")
+@click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
+@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
+@click.option("--audit-ca", type=_file, required=True, help="Authority of its certificate.")
+@click.option("--reason", required=True, help="Why; everybody can read it.")
+@json_option
+def revoke(
+    bundle: str,
+    operator_folder: Path,
+    audit_target: str,
+    audit_ca: Path,
+    reason: str,
+    as_json: bool,
+) -> None:
+    """End the key bundle with the entry BUNDLE (64 hexadecimal digits) now.
+
+    The log takes in no receipt for work that begins later under it, and clients seal nothing for it once they have seen
+    the revocation with its proof. Give the node new keys before it goes on.
+    """
+    from execution_layer.node.audit_link import AuditLink  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.operators import Operator  # noqa: PLC0415
+    from execution_layer.node.revoking import Revoked  # noqa: PLC0415
+    from execution_layer.node.revoking import revoke as revoke_bundle  # noqa: PLC0415
+    from execution_layer.node.settings import AuditTarget  # noqa: PLC0415
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415
+    from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
+
+    operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a bundle's entry")
+
+    async def main() -> Revoked:
+        async with AuditLink(AuditTarget(target=audit_target, ca_file=audit_ca)) as link:
+            return await revoke_bundle(operator, entry, link, reason=reason, at=now_ms())
+
+    done = asyncio.run(main())
+    facts = {
+        "bundle": done.bundle.hex(),
+        "revoked_from": to_rfc3339(done.at),
+        "revocation": done.entry.hex(),
+        "log_index": done.index,
+    }
+    emit(facts, as_json, lambda: "\n".join(f"{name:<14}{value}" for name, value in facts.items()))
+
+
+@node.command("drain")
+@config_option
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True
+)
+@json_option
+def drain(config: Path, timeout_s: float, as_json: bool) -> None:
+    """Make a running node refuse new requests, and wait until none is in flight."""
+    from execution_layer.node.inspection import drain_node  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    settings = load(NodeSettings, config)
+    drain_node(settings, timeout_s=timeout_s)
+    emit(
+        {"node": settings.issuer, "drained": True},
+        as_json,
+        lambda: f"{settings.issuer} is drained: it takes no new requests, and none is in flight",
+    )
+
+
+@node.command("status")
+@config_option
+@json_option
+def status(config: Path, as_json: bool) -> None:
+    """Show what a node is doing: key bundle, spool, requests in flight, and the longest sequence that it takes."""
+    from execution_layer.node.inspection import node_status  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    facts = node_status(load(NodeSettings, config))
+    emit(facts, as_json, lambda: "\n".join(f"{name:<18} {value}" for name, value in facts.items()))
+
+
+@node.command("invoice")
+@click.option(
+    "--config",
+    "configs",
+    type=_file,
+    required=True,
+    multiple=True,
+    help="Configuration of a node of the operator; may be repeated.",
+)
+@click.option("--period", help="Month as YYYY-MM, in UTC [default: the present one].")
+@click.option("--invoice-id", help="[default: made from operator, period and chance]")
+@click.option("--out", type=_file, required=True, help="The invoice, as JSON.")
+@json_option
+def invoice(
+    configs: tuple[Path, ...], period: str | None, invoice_id: str | None, out: Path, as_json: bool
+) -> None:
+    """Write the operator's invoice for a month, from the nodes' own meters."""
+    from execution_layer.node.billing import invoice_nodes, write_invoice  # noqa: PLC0415
+
+    made = invoice_nodes(configs, period, invoice_id)
+    write_invoice(made, out)
+    facts = {
+        "invoice_id": made.invoice_id,
+        "operator": made.operator,
+        "file": out.absolute(),
+        "lines": len(made.lines),
+        "total": made.total,
+        "currency": made.currency,
+    }
+    emit(facts, as_json, lambda: f"{out}: {made.total} {made.currency} in {len(made.lines)} lines")
+
+
+def _model_root(model: Path | None, root_hex: str | None) -> bytes:
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.model.root import model_root  # noqa: PLC0415
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+
+    if (model is None) == (root_hex is None):
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "give either --model or --model-root, and not both"
+        )
+    if model is not None:
+        return model_root(model)
+    assert root_hex is not None
+    return parse_hex32(root_hex, "--model-root")

@@ -1,0 +1,1 @@
+"""The one place where the execution layer is put together."""

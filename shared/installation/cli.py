@@ -1,0 +1,69 @@
+"""`counterfoil up`: the whole platform on one machine."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+DEFAULT_FOLDER = Path(".counterfoil")
+
+
+@click.command("up")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Where everything is kept.",
+)
+@click.option("--demo", is_flag=True, help="Run the demonstration, report, and stop.")
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON Lines file of requests for the demonstration.",
+)
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder to serve instead of the shipped model (at first start).",
+)
+@click.option(
+    "--dishonest-node",
+    "wrapper",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Demonstration: program that stands in for the third node (default: the repository's, if it is there).",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the demonstration's report here.",
+)
+def up(
+    folder: Path,
+    demo: bool,
+    prompts: Path | None,
+    model: Path | None,
+    wrapper: Path | None,
+    json_file: Path | None,
+) -> int:
+    """Start Postgres, audit server, workers, witness, custodian and nodes, and keep them up.
+
+    Use the platform from another terminal; Ctrl-C puts everything away. With --demo it runs the whole job on real input,
+    prints what was found, and exits with 0 only if every fact of its summary holds.
+    """
+    from shared.installation.demo import run as demonstrate  # noqa: PLC0415
+    from shared.installation.serve import keep_up  # noqa: PLC0415
+    from shared.runtime.readiness import run_service  # noqa: PLC0415  # --help stays light
+
+    options: dict[str, Any] = {"folder": folder.absolute(), "model": model}
+
+    async def main(stop: asyncio.Event) -> int:
+        if demo:
+            return await demonstrate(
+                **options, prompts=prompts, wrapper=wrapper, json_file=json_file, stop=stop
+            )
+        return await keep_up(**options, stop=stop)
+
+    return run_service(main)

@@ -1,0 +1,269 @@
+"""The demonstration: the whole job once, on real input, through the public commands and APIs only."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from shared.installation.audit_view import AuditView
+from shared.installation.commands import CLI, last_words, started
+from shared.installation.layout import MODEL, NodePlan, Plan
+from shared.installation.platform import Platform, running
+from shared.installation.query import Query
+from shared.installation.report import Report, facts_of, render, what_to_try
+from shared.installation.serve import Narrator, console_of
+from shared.runtime.cli import EXIT_CODES, INTERRUPTED
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import private_folder, write_atomic, write_result
+
+PROMPTS = Path(__file__).with_name("prompts.jsonl")
+WRAPPER = Path(__file__).parents[3] / "tests" / "adversaries" / "int8_node.py"
+"""Where the repository keeps the dishonest node; it is no part of the product."""
+CONCURRENCY = 16
+SENDINGS = 4
+"""How often a request that got no answer is sent."""
+AUDIT_TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demonstration while it runs."""
+
+    platform: Platform
+    console: Console
+    query: Query
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the platform."""
+        return self.platform.plan
+
+    @property
+    def client(self) -> Path:
+        """The client's configuration."""
+        return self.plan.path("client", "client.toml")
+
+    async def infer(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
+        """Order, seal and send every prompt, spread over all nodes; return one answer each.
+
+        What has no answer because a process died is sent again; what a client refuses to believe is not.
+        """
+        answers: dict[int, dict[str, Any]] = {}
+        with self._progress() as progress:
+            task = progress.add_task("sealed requests answered and checked", total=len(prompts))
+            for attempt in range(SENDINGS):
+                left = [place for place in range(len(prompts)) if _unsettled(answers.get(place))]
+                if not left:
+                    break
+                if attempt:
+                    self.platform.commands.say("client", f"{len(left)} requests are sent again")
+                async for answer in self._send([prompts[place] for place in left]):
+                    answers[left[answer["line"]]] = answer
+                    progress.update(task, completed=sum(a["checked"] for a in answers.values()))
+        return [answers[place] for place in sorted(answers)]
+
+    async def _send(self, prompts: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+        """Run the client once; UNAVAILABLE repeats its message when it failed by itself."""
+        file = self.plan.path("client", "requests.jsonl")
+        write_atomic(file, "\n".join(prompts).encode())
+        command = (*CLI, "infer", "--config", str(self.client), "--file", str(file))
+        options = ("--spread", "--concurrency", str(CONCURRENCY), "--json")
+        async with started((*command, *options)) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            complaint = asyncio.ensure_future(process.stderr.read())
+            async for line in process.stdout:
+                yield json.loads(line)
+            said, code = last_words(await complaint), await process.wait()
+        if code < 0:
+            self.platform.commands.say("client", f"`counterfoil infer` died by signal {-code}")
+        elif code in {EXIT_CODES[Code.UNAVAILABLE], 1}:
+            if said:
+                self.platform.commands.say("client", said)
+            await asyncio.sleep(1.0)
+        elif code:
+            raise CounterfoilError(Code.UNAVAILABLE, f"`counterfoil infer` failed: {said}")
+
+    async def proofs(self) -> dict[str, Any]:
+        """Wait until the client has a witnessed proof of every receipt."""
+        with self._progress() as progress:
+            progress.add_task("receipts witnessed, proofs upgraded", total=None)
+            told: dict[str, Any] = await self.platform.commands.json(
+                "client", "proofs", "--config", self.client, "--timeout", "60", "--json"
+            )
+        return told
+
+    async def audit(self, after: int, expected: int) -> AuditView:
+        """Wait until every receipt of this run has been through selection, replay and confirmation."""
+        deadline = time.monotonic() + AUDIT_TIMEOUT_S
+        with self._progress() as progress:
+            task = progress.add_task("drawn requests disclosed, replayed, judged", total=None)
+            while True:
+                receipts = await self.query.all("/v1/receipts", after=after)
+                epochs = await self.query.all("/v1/epochs")
+                verdicts = await self.query.all("/v1/verdicts", after=after)
+                view = AuditView.of(receipts, epochs, verdicts)
+                progress.update(task, total=len(view.drawn) or None, completed=len(view.judged))
+                if (view.complete and len(receipts) >= expected) or time.monotonic() > deadline:
+                    return view
+                await asyncio.sleep(0.5)
+
+    async def costs(self) -> dict[str, Any]:
+        """Have each operator write its invoice from its own meters, then rate, reconcile and export."""
+        plan, dsn = self.plan, ("--dsn-file", self.platform.server_dsn)
+        commands = self.platform.commands
+        folder = plan.path("invoices")
+        private_folder(folder)
+        invoices, meters = {}, {}
+        for node in plan.nodes:
+            config = ("--config", plan.path(node.name, "node.toml"))
+            program = (sys.executable, *node.wrapper) if node.wrapper else (*CLI, "node")
+            stamp = f"{int(time.time())}"
+            invoices[node.operator] = folder / f"{node.operator}-{stamp}.json"
+            meters[node.operator] = folder / f"{node.operator}-{stamp}.meter.json"
+            await commands.run(
+                "invoice", *config, "--out", invoices[node.operator], program=program
+            )
+            await commands.run("node", "invoice", *config, "--out", meters[node.operator])
+        await commands.run("cost", "rate", *dsn)
+        reconciled = {
+            operator: await commands.json("cost", "reconcile", path, *dsn, "--json")
+            for operator, path in invoices.items()
+        }
+        focus = plan.path("focus.csv")
+        exported = await commands.json("cost", "export", "--out", focus, *dsn, "--json")
+        return {
+            "invoices": {name: str(path) for name, path in invoices.items()},
+            "meters": {name: json.loads(path.read_text("utf-8")) for name, path in meters.items()},
+            "claims": {
+                name: json.loads(path.read_text("utf-8")) for name, path in invoices.items()
+            },
+            "reconciled": reconciled,
+            "focus": exported,
+        }
+
+    async def check_log(self) -> dict[str, Any]:
+        """Recompute everything with `fsck`, and read the checkpoint's numbers."""
+        config = ("--config", self.platform.audit_config, "--json")
+        try:
+            fsck = await self.platform.commands.json("log", "fsck", *config)
+        except CounterfoilError as error:
+            fsck = {"error": str(error)}
+        return {"fsck": fsck, "status": await self.query.get("/v1/status")}
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("         [bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+
+
+async def run(
+    *,
+    folder: Path,
+    model: Path | None,
+    prompts: Path | None,
+    wrapper: Path | None,
+    json_file: Path | None,
+    stop: asyncio.Event,
+) -> int:
+    """Run the demonstration; return 0 when every fact holds."""
+    console = console_of()
+    wrapper = (wrapper or WRAPPER).absolute()
+    if not wrapper.exists():
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"there is no dishonest node at {wrapper}",
+            remedy="Run the demonstration from the repository, or give --dishonest-node.",
+        )
+    nodes = (
+        NodePlan("node-a", "operator-a"),
+        NodePlan("node-b", "operator-b"),
+        NodePlan("node-c", "operator-c", wrapper=(str(wrapper),)),
+    )
+    plan = Plan(
+        folder,
+        nodes,
+        model or MODEL,
+        epoch_seconds=8.0,
+        rate_ppm=500_000,
+        reflection=True,
+    )
+    chosen = prompts or PROMPTS
+    lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
+    work = asyncio.ensure_future(_demonstrate(plan, lines, console, json_file))
+    ended = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    if work.done():
+        return await work
+    console.print("stopping …")
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    return INTERRUPTED
+
+
+async def _demonstrate(
+    plan: Plan, prompts: Sequence[str], console: Console, json_file: Path | None
+) -> int:
+    narrator = Narrator(console)
+    console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
+    begun = time.monotonic()
+    async with running(plan, narrator) as platform:
+        up = time.monotonic()
+        query = Query(
+            platform.ports["audit-http"],
+            plan.path("ca", "ca.pem"),
+            plan.path("audit", "auditor.token"),
+        )
+        demo = Demo(platform, console, query)
+        before = (await query.get("/v1/status"))["size"] - 1
+        console.rule("Sealed requests to three nodes")
+        answers = await demo.infer(prompts)
+        answered = time.monotonic()
+        proofs = await demo.proofs()
+        console.rule("Audit: an unforeseeable sample is disclosed and replayed")
+        view = await demo.audit(before, len(answers))
+        console.rule("Costs: three invoices against receipts")
+        costs = await demo.costs()
+        log = await demo.check_log()
+        report = Report(
+            plan=plan,
+            answers=answers,
+            prompts=len(prompts),
+            proofs=proofs,
+            view=view,
+            costs=costs,
+            log=log,
+            deaths=list(narrator.deaths),
+            seconds={
+                "start": up - begun,
+                "answers": answered - up,
+                "all": time.monotonic() - begun,
+            },
+            addresses=dict(platform.ports.addresses),
+        )
+        console.print(render(report))
+        console.print(what_to_try(report), markup=False, soft_wrap=True)  # lines can be copied
+    facts = facts_of(report)
+    if json_file is not None:
+        write_result(json_file, json.dumps(report.to_json(facts), indent=1).encode())
+    return 0 if all(fact.holds for fact in facts) else 1
+
+
+def _unsettled(answer: Mapping[str, Any] | None) -> bool:
+    """Tell whether a request is to be sent again: it has no answer, or one that says to try later."""
+    if answer is None:
+        return True
+    return not answer["checked"] and Code[answer["error"]].value.retryable

@@ -1,0 +1,314 @@
+"""First start: certificates, keys, databases, configurations and registrations, through the public commands."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from shared.installation.commands import Commands
+from shared.installation.layout import (
+    CUSTODIAN,
+    ORIGIN,
+    SERVICES,
+    TENANT,
+    WITNESS,
+    WORKERS,
+    NodePlan,
+    Plan,
+    Ports,
+    free_ports,
+)
+from shared.runtime.certificates import life_of
+from shared.runtime.keys import private_folder, write_atomic
+from shared.runtime.tls import LocalCA, TlsFiles
+
+HOSTS = ("localhost", "127.0.0.1", "::1")
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Identities:
+    """What `keys` commands told of each party."""
+
+    witness: Json
+    custodian: Json
+    workers: list[Json]
+    operators: dict[str, Json]
+
+
+class Installer:
+    """Installs a plan into its folder. The database must be running and empty, or left by an interrupted try."""
+
+    def __init__(self, plan: Plan, commands: Commands) -> None:
+        self._plan = plan
+        self._run = commands.run
+        self._json = commands.json
+        self._commands = commands
+        self.ports = _ports(plan)
+
+    def certificates(self, now: datetime | None = None) -> dict[str, TlsFiles]:
+        """Issue what is missing or near its end; run at every start and then again and again, so they renew themselves."""
+        authority = LocalCA.load_or_create(self._plan.path("ca"), now=now)
+        return {
+            name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"), now=now)
+            for name in self._servers
+        }
+
+    def renew(self, now: datetime | None = None) -> None:
+        """Renew certificates that are near their end, and say which; servers that run take them up by themselves."""
+        before = {
+            name: life_of(self._plan.path(name, "tls", f"{name}.pem")) for name in self._servers
+        }
+        for name, files in self.certificates(now).items():
+            if (life := life_of(files.cert)) is not None and life != before[name]:
+                self._commands.say(name, f"certificate renewed until {life.end:%Y-%m-%d}")
+
+    @property
+    def _servers(self) -> tuple[str, ...]:
+        return ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
+
+    async def install(self) -> None:
+        """Do everything that a first start needs, then note that it is done."""
+        plan, tls = self._plan, self.certificates()
+        self._say("creating roles and databases")
+        keys = asyncio.create_task(self._identities())
+        probe = asyncio.create_task(self._json("model", "profile", plan.model, "--json"))
+        await self._run("db", "init", "--folder", plan.path("postgres"))
+        await self._run("db", "upgrade", "--dsn-file", self.dsn("owner"))
+        self._say("creating keys and configurations")
+        parties = await keys
+        log = await self._audit(tls["audit"], parties, (await probe)["numeric_profile"])
+        self._say("registering parties; setting up workers, operators and nodes")
+        *cards, _, _, _ = await asyncio.gather(
+            *(self._node(node, tls[node.name], log, parties) for node in plan.nodes),
+            self._party("witness", WITNESS, tls, log, parties),
+            self._party("custodian", CUSTODIAN, tls, log, parties),
+            self._register(log, parties),
+        )
+        self._say("setting up the client")
+        await self._client(
+            log,
+            parties,
+            {node.operator: card for node, card in zip(plan.nodes, cards, strict=True) if card},
+        )
+        write_atomic(plan.installed, json.dumps({"version": 1}).encode())
+
+    def _say(self, text: str) -> None:
+        self._commands.say("setup", text)
+
+    def dsn(self, role: str) -> Path:
+        """Return the file with a role's DSN."""
+        return self._plan.path("postgres", "secrets", f"{role}.dsn")
+
+    @property
+    def audit_config(self) -> Path:
+        """The audit server's configuration."""
+        return self._plan.path("audit", "audit.toml")
+
+    async def _identities(self) -> Identities:
+        plan, audit = self._plan, ("audit",)
+        operators = [node.operator for node in plan.nodes]
+        witness, custodian, first, second, *told = await asyncio.gather(
+            self._json(
+                *audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS
+            ),
+            self._json(
+                *audit, "custodian", "keys", "--folder", plan.path(CUSTODIAN), "--name", CUSTODIAN
+            ),
+            self._json(
+                *(*audit, "worker", "keys", "--folder", plan.path(WORKERS[0])),
+                *("--name", WORKERS[0], "--authority"),
+            ),
+            self._json(
+                *audit, "worker", "keys", "--folder", plan.path(WORKERS[1]), "--name", WORKERS[1]
+            ),
+            *(
+                self._json(
+                    *("node", "operator-init", "--folder", plan.path("operators", name)),
+                    *("--operator", name, "--json"),
+                )
+                for name in operators
+            ),
+        )
+        return Identities(
+            witness, custodian, [first, second], dict(zip(operators, told, strict=True))
+        )
+
+    async def _audit(self, tls: TlsFiles, parties: Identities, profile: str) -> Json:
+        """Write the audit server's configuration; return the log's part of everybody's trust."""
+        plan, ports = self._plan, self.ports
+        told = await self._json(
+            *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
+            *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
+            *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
+            *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
+            *("--numeric-profile", profile),
+        )
+        vkeys = parties.witness["vkeys"]
+        await self._run(
+            *("audit", "trust", "--config", self.audit_config, "--name", WITNESS),
+            *("--url", f"https://{ports[WITNESS]}", "--quorum", "1"),
+            *(part for vkey in vkeys for part in ("--vkey", vkey)),
+        )
+        return {"origin": ORIGIN, "vkeys": told["log_vkeys"], "witnesses": vkeys, "quorum": 1}
+
+    async def _party(
+        self, group: str, name: str, tls: dict[str, TlsFiles], log: Json, parties: Identities
+    ) -> None:
+        plan = self._plan
+        trust = {
+            **_believed(log, parties),
+            "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.floor},
+            "parties": {WITNESS: parties.witness["signing_key"]},
+            "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
+        }
+        files = tls[name]
+        await self._run(
+            *("audit", group, "init", "--config-folder", plan.path(name), "--name", name),
+            *("--address", self.ports[name], "--cert", files.cert, "--key", files.key),
+            *("--ca", files.ca, "--trust", self._trust(name, trust)),
+        )
+
+    async def _worker(self, name: str, log: Json, parties: Identities) -> None:
+        plan, ports = self._plan, self.ports
+        trust: Json = {
+            "custodians": [
+                {
+                    "name": CUSTODIAN,
+                    "url": f"https://{ports[CUSTODIAN]}",
+                    "hpke_key": parties.custodian["hpke_key"],
+                }
+            ],
+            "witnesses": [{"name": WITNESS, "url": f"https://{ports[WITNESS]}"}],
+            "peers": [
+                {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
+                for worker in parties.workers
+            ],
+            "tick_seconds": 0.5,
+            "hint_seconds": 2.0,
+            "lease_seconds": 30.0,
+        }
+        if name == WORKERS[0]:
+            trust["authority"] = {
+                "key_file": str(plan.path(name, "keys", "authority.pem").absolute()),
+                "epoch_seconds": plan.epoch_seconds,
+                "reveal_seconds": plan.reveal_seconds,
+                "rate_ppm": plan.rate_ppm,
+                "floor": plan.floor,
+            }
+        await self._run(
+            *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),
+            *("--origin", log["origin"], "--dsn-file", self.dsn("worker")),
+            *("--broker-url-file", self.dsn("broker"), "--audit-server", ports["audit-grpc"]),
+            *("--ca", plan.path("ca", "ca.pem"), "--model", plan.model),
+            *("--trust", self._trust(name, trust)),
+        )
+
+    async def _register(self, log: Json, parties: Identities) -> None:
+        """Tell the audit layer whose keys to believe, then set up its workers and the auditors' tokens."""
+        authority = parties.workers[0]["authority_key"]
+        members = [
+            ("authority", "authority", authority),
+            (WITNESS, "witness", parties.witness["signing_key"]),
+            (CUSTODIAN, "custodian", parties.custodian["signing_key"]),
+            *((worker["name"], "worker", worker["signing_key"]) for worker in parties.workers),
+            *((name, "operator", told["operator_key"]) for name, told in parties.operators.items()),
+        ]
+        listed = [{"name": name, "role": role, "key": key} for name, role, key in members]
+        config = ("--config", self.audit_config)
+        await self._run("audit", "party", "import", self._trust("parties", listed), *config)
+        for name in WORKERS:
+            await self._worker(name, log, parties)
+        for role in ("auditor", "finance"):
+            out = self._plan.path("audit", f"{role}.token")
+            await self._run("token", "create", "--role", role, "--out", out, *config)
+
+    async def _node(self, node: NodePlan, tls: TlsFiles, log: Json, parties: Identities) -> Json:
+        """Sign the operator's rate card and write the node's configuration; return the card's facts."""
+        plan = self._plan
+        operator = plan.path("operators", node.operator)
+        card = plan.path("operators", node.operator, "rate-card.cose")
+        facts: Json = await self._json(
+            *("node", "rate-card", "--operator-folder", operator, "--model", plan.model),
+            *("--price-input", "0.30", "--price-cached", "0.03", "--price-output", "0.60"),
+            *("--per", "1000", "--currency", "EUR", "--out", card, "--json"),
+        )
+        await self._run(
+            *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
+            *("--name", node.name, "--model", plan.model, "--rate-card", card),
+            *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
+            *("--trust", self._trust(node.name, _believed(log, parties))),
+            *(
+                "--tls-cert",
+                tls.cert,
+                "--tls-key",
+                tls.key,
+                "--tls-ca",
+                tls.ca,
+                "--max-batch",
+                "16",
+            ),
+            *("--reflection" if plan.reflection else "--no-reflection",),
+        )
+        return facts
+
+    async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
+        """Create the tenant's key and policy, and register the tenant with audit layer and nodes."""
+        plan = self._plan
+        first = next(iter(cards.values()))
+        facts = {
+            "audit_target": self.ports["audit-grpc"],
+            "ca_file": str(plan.path("ca", "ca.pem").absolute()),
+            "model_root": first["model_root"],
+            "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
+            "rate_cards": {name: [card["rate_card"]] for name, card in cards.items()},
+            "custodians": [{"name": CUSTODIAN, "hpke_key": parties.custodian["hpke_key"]}],
+            "threshold": 1,
+            "log_keys": log["vkeys"],
+            "witnesses": log["witnesses"],
+            "quorum": log["quorum"],
+        }
+        told = await self._json(
+            *("client", "init", "--folder", plan.path("client"), "--tenant", TENANT),
+            *("--facts", self._trust("client", facts), "--json"),
+        )
+        key = told["tenant_key"]
+        await self._run("tenant", "add", TENANT, "--key", key, "--config", self.audit_config)
+        for node in plan.nodes:
+            await self._run(
+                *("node", "add-tenant", "--config", plan.path(node.name, "node.toml")),
+                *("--tenant", TENANT, "--key", key),
+            )
+
+    def _trust(self, name: str, trust: Any) -> Path:
+        path = self._plan.path("trust", f"{name}.json")
+        private_folder(path.parent)
+        write_atomic(path, json.dumps(trust, indent=1).encode())
+        return path
+
+
+def _believed(log: Json, parties: Identities) -> Json:
+    """Return whom those believe who release or hand out something for an audit."""
+    return {
+        "log": log,
+        "authority": parties.workers[0]["authority_key"],
+        "workers": [
+            {key: worker[key] for key in ("name", "signing_key", "hpke_key")}
+            for worker in parties.workers
+        ],
+    }
+
+
+def _ports(plan: Plan) -> Ports:
+    """Return the installation's addresses, choosing them at first start."""
+    path = plan.path("ports.json")
+    services = (*SERVICES, *(node.name for node in plan.nodes))
+    if path.exists():
+        known = Ports(json.loads(path.read_text(encoding="utf-8")))
+        if set(services) <= set(known.addresses):
+            return known
+    ports = free_ports(services)
+    write_atomic(path, json.dumps(ports.addresses, indent=1).encode())
+    return ports

@@ -1,0 +1,151 @@
+"""The running platform: installs at first start, supervises, and puts everything away again."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+from shared.installation import processes
+from shared.installation.commands import Commands, Say
+from shared.installation.install import Installer
+from shared.installation.layout import Plan
+from shared.installation.logwatch import watch
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.supervisor import Supervisor
+from shared.runtime.text import is_text
+
+LAST_RUN_S = 40.0
+"""How long what an earlier run left may take to end: longer than any guard waits before it kills."""
+
+RENEW_S = 600.0
+"""How often certificates are looked at: they are renewed weeks before their end."""
+
+
+class Platform:
+    """One machine's platform while it is up."""
+
+    def __init__(
+        self, plan: Plan, installer: Installer, supervisor: Supervisor, commands: Commands
+    ) -> None:
+        self.plan = plan
+        self.commands = commands
+        self.ports = installer.ports
+        self.supervisor = supervisor
+        self.audit_config = installer.audit_config
+        self.server_dsn = installer.dsn("server")
+
+
+@contextlib.asynccontextmanager
+async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
+    """Bring the platform up; on every way out nothing is left running.
+
+    CONFLICT when another `up` runs on the folder. An installation that was interrupted is done again.
+    """
+    _open_folder(plan.folder)
+    async with _only_one(plan.folder, say) as lock:
+        commands = Commands(say)
+        installer = Installer(plan, commands)
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            Supervisor(say, inherited=(lock.fileno(),)) as supervisor,
+        ):
+            specs = [processes.postgres(plan), *processes.services(plan)]
+            logs = {spec.name: spec.log_file for spec in specs}
+            watcher = asyncio.create_task(watch({**logs, "database": plan.database_log}, say))
+            stack.callback(watcher.cancel)
+            renewal = asyncio.create_task(_renew(installer, say))
+            stack.callback(renewal.cancel)
+            await supervisor.start(specs[:1])
+            if plan.installed.exists():
+                installer.certificates()
+            else:
+                say("setup", "first start: installing into " + str(plan.folder))
+                await installer.install()
+            await supervisor.start(specs[1:])
+            yield Platform(plan, installer, supervisor, commands)
+
+
+async def _renew(installer: Installer, say: Say) -> None:
+    """Renew certificates while everything runs, until cancelled; the first time when the start has done it."""
+    while True:
+        await asyncio.sleep(RENEW_S)
+        try:
+            await asyncio.to_thread(installer.renew)
+        except (CounterfoilError, OSError) as error:
+            say("setup", f"certificates cannot be renewed: {error}")
+
+
+def _open_folder(folder: Path) -> None:
+    """Create the folder so that the database's own user can pass through it; what is secret has modes of its own."""
+    if not is_text(folder):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"the folder's name {os.fsencode(folder)!r} is not UTF-8 text, so no configuration can name it",
+            remedy="Choose another --folder.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+
+
+@contextlib.asynccontextmanager
+async def _only_one(folder: Path, say: Say) -> AsyncIterator[IO[str]]:
+    """Hold the folder's lock. Guards hold it too, so it is free only when nothing of an earlier run is left."""
+    with (folder / "up.lock").open("a+", encoding="ascii") as lock:
+        await _take(lock, folder, say)
+        if last := _holder(lock):
+            say(
+                "setup", f"the last run (process {last}) died without stopping; going on from there"
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        try:
+            yield lock
+        finally:
+            lock.truncate(0)  # on every way out that is one; a process that dies leaves its number
+
+
+async def _take(lock: IO[str], folder: Path, say: Say) -> None:
+    """Take the lock; wait while only the remains of a run that died hold it."""
+    deadline = time.monotonic() + LAST_RUN_S
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _alive(_holder(lock)) or time.monotonic() > deadline:
+                raise CounterfoilError(
+                    Code.CONFLICT,
+                    f"another `counterfoil up` is running on {folder}",
+                    remedy="Stop it first, or choose another --folder.",
+                ) from None
+            if not told:
+                say("setup", "waiting for the processes of the last run to end")
+                told = True
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def _holder(lock: IO[str]) -> int | None:
+    """Return the process that wrote itself into the lock and did not take itself out."""
+    lock.seek(0)
+    written = lock.read().strip()
+    return int(written) if written.isdigit() else None
+
+
+def _alive(process: int | None) -> bool:
+    """Tell whether a process runs; one that has not written itself in yet does."""
+    if process is None:
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

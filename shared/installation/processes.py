@@ -1,0 +1,73 @@
+"""The processes of one machine, as the supervisor starts them."""
+
+import sys
+from pathlib import Path
+
+from shared.installation.commands import CLI, environment
+from shared.installation.layout import CUSTODIAN, WITNESS, WORKERS, NodePlan, Plan
+from shared.runtime.supervisor import ProcessSpec
+
+POSTGRES, AUDIT, BEAT = "postgres", "audit", "beat"
+
+
+def postgres(plan: Plan) -> ProcessSpec:
+    """Return the embedded database."""
+    arguments = ("db", "serve", "--folder", str(plan.path("postgres")))
+    return _spec(plan, POSTGRES, (*CLI, *arguments), kill_after_s=20.0)
+
+
+def services(plan: Plan) -> list[ProcessSpec]:
+    """Return everything else, in an order that dependencies allow."""
+    audit = ("audit", "serve", "--config", str(plan.path("audit", "audit.toml")))
+    parties = [
+        _spec(
+            plan,
+            name,
+            (*CLI, "audit", group, "serve", "--config", str(plan.path(name, f"{group}.toml"))),
+        )
+        for group, name in (("witness", WITNESS), ("custodian", CUSTODIAN))
+    ]
+    workers = [
+        _spec(
+            plan,
+            name,
+            (*CLI, "audit", "worker", "serve", "--config", str(plan.path(name, "worker.toml"))),
+            after=(AUDIT,),
+        )
+        for name in WORKERS
+    ]
+    beat = ("audit", "beat", "serve", "--config", str(plan.path(WORKERS[0], "worker.toml")))
+    return [
+        *parties,
+        _spec(plan, AUDIT, (*CLI, *audit), after=(POSTGRES, WITNESS)),
+        *(_node(plan, node) for node in plan.nodes),
+        *workers,
+        _spec(plan, BEAT, (*CLI, *beat), after=(WORKERS[0],)),
+    ]
+
+
+def _node(plan: Plan, node: NodePlan) -> ProcessSpec:
+    program = (sys.executable, *node.wrapper) if node.wrapper else (*CLI, "node")
+    command = (*program, "serve", "--config", str(plan.path(node.name, "node.toml")))
+    return _spec(plan, node.name, command, after=(AUDIT,))
+
+
+def _spec(
+    plan: Plan,
+    name: str,
+    command: tuple[str, ...],
+    *,
+    after: tuple[str, ...] = (),
+    kill_after_s: float = 10.0,
+) -> ProcessSpec:
+    ready: Path = plan.path("run", f"{name}.ready.json")
+    ready.parent.mkdir(parents=True, exist_ok=True)
+    return ProcessSpec(
+        name=name,
+        command=(*command, "--ready-file", str(ready)),
+        log_file=plan.path("logs", f"{name}.log"),
+        env={**environment(), "COUNTERFOIL_LOG_NAME": name},
+        after=after,
+        ready_file=ready,
+        kill_after_s=kill_after_s,
+    )

@@ -1,0 +1,155 @@
+"""Bundles: one JSON file from which a statement and its place in a witnessed log can be checked offline.
+
+The format and the steps of a verification are in `docs/bundle.md`; `shared.verification.bundle_check` takes them. Nothing
+here has been verified: a bundle is whatever somebody handed over.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from shared.runtime.config import read_bounded
+from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.notes import decode_base64, encode_base64
+
+FORMAT: Final = "counterfoil-bundle/v1"
+MAX_BUNDLE: Final = 4 * 2**20
+"""Bytes. The longest statements have 2^20, which base64 makes a third longer."""
+MAX_KEYS: Final = 16
+MAX_TIMESTAMPS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptContext:
+    """What a receipt is checked against: its order, and its key bundle with the proof that it is in the log."""
+
+    order: bytes
+    key_bundle: bytes
+    key_bundle_proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A parsed bundle."""
+
+    statement: bytes
+    """COSE_Sign1, with any COSE Receipts in its unprotected header (RFC 9943 transparent statement)."""
+    tlog_proof: str
+    policy: str
+    """C2SP tlog-policy: the exporter's rule for *witnessed*."""
+    keys: tuple[bytes, ...] = ()
+    """Ed25519 public keys, found by their key id: signers of statements and of COSE Receipts."""
+    receipt: ReceiptContext | None = None
+    """There exactly when the statement is a receipt."""
+    timestamps: tuple[bytes, ...] = ()
+    """RFC 3161 timestamp tokens, DER."""
+
+    def encode(self) -> str:
+        """Return the file's text."""
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "statement": encode_base64(self.statement),
+            "tlog_proof": self.tlog_proof,
+            "policy": self.policy,
+            "keys": [encode_base64(key) for key in self.keys],
+        }
+        if self.receipt is not None:
+            values["order"] = encode_base64(self.receipt.order)
+            values["key_bundle"] = encode_base64(self.receipt.key_bundle)
+            values["key_bundle_proof"] = self.receipt.key_bundle_proof
+        if self.timestamps:
+            values["timestamps"] = [encode_base64(token) for token in self.timestamps]
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+_REQUIRED: Final = frozenset({"format", "statement", "tlog_proof", "policy", "keys"})
+_OF_RECEIPTS: Final = frozenset({"order", "key_bundle", "key_bundle_proof"})
+_OPTIONAL: Final = frozenset({"timestamps"})
+
+
+def parse_bundle(data: bytes) -> Bundle:
+    """Parse a file's bytes strictly: UTF-8, the members of the format and no others, each once; else MALFORMED."""
+    if len(data) > MAX_BUNDLE:
+        raise _malformed(f"is larger than {MAX_BUNDLE} bytes")
+    try:
+        values = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise _malformed("is not JSON in UTF-8") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise _malformed(f"is not of format {FORMAT}")
+    names = set(values) - _OPTIONAL
+    of_receipt = not names.isdisjoint(_OF_RECEIPTS)
+    wrong = names ^ (_REQUIRED | _OF_RECEIPTS if of_receipt else _REQUIRED)
+    if wrong:
+        listed = ", ".join(sorted(wrong))
+        raise _malformed(f"lacks members or has others than the format's: {listed[:200]!a}")
+    receipt = None
+    if of_receipt:
+        receipt = ReceiptContext(
+            _octets(values, "order"),
+            _octets(values, "key_bundle"),
+            _text(values, "key_bundle_proof"),
+        )
+    keys = _list(values, "keys", MAX_KEYS)
+    if any(len(key) != 32 for key in keys):
+        raise _malformed("has a key that is not 32 bytes long")
+    return Bundle(
+        statement=_octets(values, "statement"),
+        tlog_proof=_text(values, "tlog_proof"),
+        policy=_text(values, "policy"),
+        keys=keys,
+        receipt=receipt,
+        timestamps=_list(values, "timestamps", MAX_TIMESTAMPS) if "timestamps" in values else (),
+    )
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and parse a file; NOT_FOUND when it cannot be read."""
+    return parse_bundle(read_bounded(path, MAX_BUNDLE, code=Code.NOT_FOUND))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a member is there twice")
+    return values
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    value = values[name]
+    if not isinstance(value, str):
+        raise _malformed(f"has a {name} that is not text")
+    return value
+
+
+def _octets(values: dict[str, Any], name: str) -> bytes:
+    return _decoded(values[name], name)
+
+
+def _list(values: dict[str, Any], name: str, most: int) -> tuple[bytes, ...]:
+    items = values[name]
+    if not isinstance(items, list) or len(items) > most:
+        raise _malformed(f"has a {name} that is not a list of at most {most}")
+    return tuple(_decoded(item, name) for item in items)
+
+
+def _decoded(value: object, name: str) -> bytes:
+    if not isinstance(value, str):
+        raise _malformed(f"has a {name} that is not text")
+    try:
+        return decode_base64(value)
+    except CounterfoilError as error:
+        raise _malformed(f"has a {name} that is {error.detail}") from error
+
+
+def _malformed(problem: str) -> CounterfoilError:
+    return CounterfoilError(
+        Code.MALFORMED,
+        f"the bundle {problem}",
+        remedy="Make one with `counterfoil log bundle` or `counterfoil client archive show --export`.",
+    )

@@ -1,0 +1,266 @@
+"""Checking a bundle offline (`docs/bundle.md`): numbered steps, and whose word the result rests on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shared.codec.cbor import Value
+from shared.codec.moment import to_rfc3339
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import (
+    SignedStatement,
+    check_signing_key,
+    detach,
+    open_as,
+    parse_statement,
+    verify_signature,
+)
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order, within_order
+from shared.statements.receipts import Receipt
+from shared.translog.cose_receipt import parse_receipt, verify_receipt
+from shared.translog.notes import Verifier
+from shared.translog.policy import Group, LogPolicy
+from shared.translog.policy_file import parse_policy_file
+from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
+from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.steps import Step, Verification, as_text
+from shared.verification.trust import SIGNED_BY, Role, Trust
+
+SHARED_WITH_ORDER: Final = (
+    *("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt", "rate_card"),
+)
+"""Fields on which a receipt and the order that it answers agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a verification found."""
+
+    steps: list[Step]
+    rests_on: list[str]
+    """Sentences that say whose word the result is."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was verified; empty unless every step holds."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether every step holds."""
+        return bool(self.facts)
+
+    def as_text(self) -> str:
+        """Return steps, whose word they rest on, and the result for people."""
+        *steps, result = as_text(self.steps).split("\n")
+        return "\n".join([*steps, *(f"! {sentence}" for sentence in self.rests_on), result])
+
+
+def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
+    """Check everything that a bundle claims, with nothing else at hand."""
+    run = Verification()
+    policy: LogPolicy = run.step(
+        "the policy names a log and a quorum of witnesses", lambda: _policy(bundle, trust)
+    )
+    statement: SignedStatement
+    if bundle.receipt is None:
+        statement = run.step(
+            "the statement is signed by its issuer", lambda: _signed(bundle, trust)
+        )
+    else:
+        statement = _receipt_steps(run, bundle, bundle.receipt, policy, trust)
+    kind = "statement" if bundle.receipt is None else "receipt"
+    found: VerifiedInclusion = run.step(
+        f"the {kind} is in the witnessed log",
+        lambda: included(bundle.tlog_proof, statement.entry, policy),
+    )
+    _, receipts = detach(bundle.statement) if run.holds else (b"", ())
+    if receipts:
+        run.step(
+            "every COSE Receipt on it signs a tree that has it at that index",
+            lambda: _cose_receipts(receipts, statement.entry, found, bundle, trust),
+        )
+    facts = _facts(statement, found, len(receipts)) if run.holds else {}
+    return Report(run.steps, _rests_on(bundle, trust), facts)
+
+
+def key_bundle_steps(
+    run: Verification,
+    raw: bytes,
+    proof: str,
+    policy: LogPolicy,
+    trust: Trust,
+    offered: Sequence[bytes] = (),
+) -> tuple[KeyBundle, bytes]:
+    """Take the two steps about a key bundle; return it and its entry (None once a step has failed)."""
+    found: tuple[KeyBundle, bytes] = run.step(
+        "the key bundle is signed by its operator", lambda: _key_bundle(raw, trust, offered)
+    )
+    run.step("the key bundle is in the witnessed log", lambda: included(proof, found[1], policy))
+    return found
+
+
+def included(proof: str, entry: bytes, policy: LogPolicy) -> tuple[VerifiedInclusion, str]:
+    """Check a tlog-proof; return what it shows, also in words."""
+    found = verify_tlog_proof(proof, entry, policy)
+    times = ", ".join(
+        f"{name} {to_rfc3339(1000 * seconds)}" for name, seconds in found.witnessed.times.items()
+    )
+    at = f"index {found.index} of {found.checkpoint.size} in {found.checkpoint.origin}"
+    return found, f"{at}; witnessed by {times}"
+
+
+def order_of(raw: bytes, receipt: Receipt) -> tuple[Order, SignedStatement]:
+    """Return the order that a receipt answers; COMMITMENT_MISMATCH when it is another. Its signature is not checked."""
+    order, statement = open_as(Order, raw, None)
+    if statement.entry != receipt.order or any(
+        getattr(order, name) != getattr(receipt, name) for name in SHARED_WITH_ORDER
+    ):
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt answers another order")
+    if (excess := within_order(order, receipt.usage)) is not None:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, excess)
+    return order, statement
+
+
+def in_words(member: Verifier | Group) -> str:
+    """Return a quorum for people; a witness with several keys that must all sign is one name."""
+    if isinstance(member, Verifier):
+        return member.name
+    names = {key.name for key in member.leaves()}
+    if len(names) == 1 and member.threshold == len(member.members):
+        return names.pop()
+    return f"{member.threshold} of ({', '.join(in_words(inner) for inner in member.members)})"
+
+
+def _policy(bundle: Bundle, trust: Trust) -> tuple[LogPolicy, str]:
+    policy = trust.log or parse_policy_file(bundle.policy).policy()
+    whose = "the bundle's own" if trust.log is None else "yours"
+    logs = ", ".join(sorted({key.name for key in policy.logs}))
+    return policy, f"{whose}: log {logs}; witnessed by {in_words(policy.quorum)}"
+
+
+def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
+    statement = parse_statement(detach(bundle.statement)[0])
+    if statement.type == Receipt.TYPE:
+        raise CounterfoilError(
+            Code.MALFORMED, "the bundle of a receipt lacks its order and key bundle"
+        )
+    role = SIGNED_BY.get(statement.type)
+    if role is None:
+        raise CounterfoilError(
+            Code.UNSUPPORTED, f"this version knows no statements of type {statement.type!r}"
+        )
+    key, whose = trust.key(role, statement.kid, statement.issuer, bundle.keys)
+    verify_signature(statement, key)
+    return statement, f"{statement.type} {statement.entry.hex()} of {whose}"
+
+
+def _receipt_steps(
+    run: Verification, bundle: Bundle, context: ReceiptContext, policy: LogPolicy, trust: Trust
+) -> SignedStatement:
+    keys = key_bundle_steps(
+        run, context.key_bundle, context.key_bundle_proof, policy, trust, bundle.keys
+    )
+    receipt: SignedStatement = run.step(
+        "the receipt is a valid statement of the bundle's signing key and names the bundle",
+        lambda: _receipt(bundle.statement, *keys),
+    )
+    run.step(
+        "the order that it answers is shown, and its tenant signed it",
+        lambda: _order(context.order, receipt.read(Receipt), trust, bundle.keys),
+    )
+    return receipt
+
+
+def _key_bundle(
+    raw: bytes, trust: Trust, offered: Sequence[bytes]
+) -> tuple[tuple[KeyBundle, bytes], str]:
+    claimed, statement = open_as(KeyBundle, raw, None)
+    key, whose = trust.key(Role.OPERATOR, statement.kid, claimed.operator, offered)
+    verify_signature(statement, key)
+    return (claimed, statement.entry), whose
+
+
+def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement, str]:
+    receipt, statement = open_as(Receipt, detach(raw)[0], keys.signing_key)
+    if receipt.bundle != entry or statement.issuer != keys.issuer:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt is of another key bundle")
+    if not keys.is_live(receipt.started):
+        raise CounterfoilError(Code.STALE_KEY, "the key bundle was not valid when the work began")
+    if (
+        receipt.model_root not in keys.model_roots
+        or receipt.numeric_profile != keys.numeric_profile
+    ):
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, "the key bundle is for another model or numeric profile"
+        )
+    return statement, f"{statement.issuer}, number {receipt.node_sequence}: {statement.entry.hex()}"
+
+
+def _order(raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]) -> str:
+    order, statement = order_of(raw, receipt)
+    key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
+    verify_signature(statement, key)
+    return f"{whose}, number {order.number}"
+
+
+def _cose_receipts(
+    receipts: Sequence[bytes], entry: bytes, found: VerifiedInclusion, bundle: Bundle, trust: Trust
+) -> str:
+    words = set()
+    for raw in receipts:
+        kid = parse_receipt(raw).kid
+        key, whose = trust.key(Role.LOG, kid, found.checkpoint.origin, bundle.keys, pinned=False)
+        check_signing_key(key)
+        if verify_receipt(raw, entry, key).index != found.index:
+            raise CounterfoilError(Code.BAD_PROOF, "a COSE Receipt gives the entry another index")
+        words.add(whose)
+    return f"{len(receipts)} of {'; '.join(sorted(words))}"
+
+
+def _rests_on(bundle: Bundle, trust: Trust) -> list[str]:
+    policy = (
+        "Log and witnesses are those of the policy in the bundle: that they exist and are independent is"
+        " the word of whoever made it. Give your own with --policy FILE."
+        if trust.log is None
+        else "Log and witnesses are those of your own policy."
+    )
+    signers = (
+        "Which key belongs to which name is the word of whoever made the bundle. Pin your own with"
+        " --signer NAME=KEY."
+        if not trust.pins
+        else "Who signed is known by keys that you trust, except where a step says otherwise."
+    )
+    unchecked = ["The timestamp tokens in it were not checked."] if bundle.timestamps else []
+    return [policy, signers, *unchecked]
+
+
+def _facts(statement: SignedStatement, found: VerifiedInclusion, receipts: int) -> dict[str, Any]:
+    return {
+        "type": statement.type,
+        "entry": statement.entry,
+        "issuer": statement.issuer,
+        "subject": statement.subject,
+        "signer": statement.kid,
+        "origin": found.checkpoint.origin,
+        "index": found.index,
+        "size": found.checkpoint.size,
+        "root": found.checkpoint.root,
+        "witnesses": found.witnessed.times,
+        "cose_receipts": receipts,
+        "payload": _shown(dict(statement.payload)),
+    }
+
+
+def _shown(value: Value) -> Any:
+    """Return a payload's value with bytes in hexadecimal, also as keys."""
+    match value:
+        case bytes():
+            return value.hex()
+        case list():
+            return [_shown(item) for item in value]
+        case dict():
+            return {
+                key.hex() if isinstance(key, bytes) else str(key): _shown(item)
+                for key, item in value.items()
+            }
+        case _:
+            return value

@@ -1,0 +1,368 @@
+"""What a custodian verifies before it releases a share: steps (1) to (6) of protocol §6.2, numbered as there.
+
+Pure: everything is in the case that it is shown and in the trust that it was configured with. Steps (7)
+and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, TypeVar
+
+from shared.envelope.header import MAX_ENVELOPE, Envelope, envelope_hash
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id
+from shared.selection import beacon
+from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
+from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
+from shared.selection.party import Revealed
+from shared.statements.audits import (
+    MAX_PARTIES,
+    Blame,
+    DisclosureRequest,
+    Draw,
+    DrawReason,
+    Verdict,
+)
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import (
+    MAX_LONG_STATEMENT,
+    MAX_STATEMENT,
+    Payload,
+    SignedStatement,
+    open_as,
+    parse_statement,
+    verify_signature,
+)
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
+from shared.statements.receipts import Receipt
+from shared.statements.rules import Count, Octets, Text
+from shared.statements.schema import Bytes32, Record
+from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
+from shared.verification.trust import Role, Trust
+
+P = TypeVar("P", bound=Payload)
+
+MAX_CASE = 8 * 2**20
+_Statement = Annotated[bytes, Octets(MAX_STATEMENT, 1)]
+_Long = Annotated[bytes, Octets(MAX_LONG_STATEMENT, 1)]
+_Proof = Annotated[str, Text(2**18, 1)]
+_Statements = Annotated[tuple[_Statement, ...], Count(0, MAX_PARTIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseCase(Record):
+    """What a custodian is shown, as it travels: statements, and a tlog-proof for each that must be witnessed."""
+
+    request: _Statement
+    request_proof: _Proof
+    receipt: _Statement
+    receipt_proof: _Proof
+    bundle: _Statement
+    """The key bundle that the receipt names."""
+    open: _Statement
+    open_proof: _Proof
+    seal: _Long
+    seal_proof: _Proof
+    draw: _Long
+    draw_proof: _Proof
+    commitments: _Statements
+    """All that the open statement names, in its order."""
+    reveals: _Statements
+    """In the order of the commitments."""
+    order: _Statement
+    envelope: Annotated[bytes, Octets(MAX_ENVELOPE, 1)]
+    floor_entries: Annotated[tuple[Bytes32, ...], Count(1, 2**16)] | None = None
+    """Entries of the bundle's receipts in the epoch, in order of index; needed when the floor drew it."""
+    verdict: _Statement | None = None
+    """The FAIL to be confirmed."""
+    verdict_proof: _Proof | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """A release that all of steps (1) to (6) permit."""
+
+    request: DisclosureRequest
+    request_entry: bytes
+    receipt: Receipt
+    recipient: Recipient
+    epoch: int
+    drawn_by: DrawReason
+    """The rule that draws the receipt, also for a confirmation: DRAW, FLOOR or WHOLE."""
+    without_own: bool
+    """Whether the draw was made without the custodian's reveal, which it has not given."""
+
+
+def check_release(
+    case: ReleaseCase, trust: Trust, terms: Terms, *, revealed: Revealed | None = None
+) -> Permitted:
+    """Check a case under the custodian's terms; `revealed` is what this custodian itself revealed for the epoch, if it did.
+
+    Errors: MALFORMED, BAD_SIGNATURE, UNTRUSTED_KEY, NOT_WITNESSED and BAD_PROOF for statements and proofs
+    that do not hold; COMMITMENT_MISMATCH for openings; `InsistenceError` for what the custodian's own rules
+    refuse (protocol §6.2.1).
+    """
+    request, request_entry, recipient = _check_request(case, trust, terms)  # (1)
+    receipt, receipt_entry = _check_receipt(case, trust, request)  # (2)
+    epoch = _check_epoch(case, trust, terms, request, revealed)  # (3)
+    reveals = _check_reveals(case, trust, terms, epoch)  # (4)
+    draw = _check_draw(case, trust, request, epoch, reveals)  # (5)
+    without_own = terms.own not in reveals
+    if revealed is not None and without_own:
+        raise InsistenceError(
+            Rule.OWN_REVEAL, f"the draw of epoch {draw.epoch} lacks the reveal of this custodian"
+        )
+    drawn_by = _check_drawn(case, trust, request, recipient, receipt_entry, receipt, epoch, draw)
+    _check_agreement(case, trust, receipt)  # (6)
+    return Permitted(request, request_entry, receipt, recipient, draw.epoch, drawn_by, without_own)
+
+
+def _check_request(
+    case: ReleaseCase, trust: Trust, terms: Terms
+) -> tuple[DisclosureRequest, bytes, Recipient]:
+    """(1) The request is the authority's, witnessed, and for a recipient that the configuration pins."""
+    request, statement, _ = _witnessed(
+        DisclosureRequest, case.request, case.request_proof, trust, _authority(case.request, trust)
+    )
+    for recipient in terms.recipients:
+        if recipient.key_id == request.recipient:
+            return request, statement.entry, recipient
+    raise CounterfoilError(Code.UNTRUSTED_KEY, "the recipient is not a worker of the configuration")
+
+
+def _check_receipt(
+    case: ReleaseCase, trust: Trust, request: DisclosureRequest
+) -> tuple[Receipt, bytes]:
+    """(2) The receipt is witnessed at the request's index and signed with the key of the bundle it names."""
+    receipt, statement, index = _witnessed(Receipt, case.receipt, case.receipt_proof, trust, None)
+    require(request.receipt == statement.entry, "the request is about another receipt")
+    require(request.index == index, "the receipt is at another index than the request says")
+    bundle, bundle_statement = open_as(KeyBundle, case.bundle, None)
+    require(receipt.bundle == bundle_statement.entry, "the receipt names another key bundle")
+    _check_pinned(bundle_statement, bundle.operator, trust, Role.OPERATOR)
+    verify_signature(statement, bundle.signing_key)
+    return receipt, statement.entry
+
+
+def _check_epoch(
+    case: ReleaseCase,
+    trust: Trust,
+    terms: Terms,
+    request: DisclosureRequest,
+    revealed: Revealed | None,
+) -> Epoch:
+    """(3) Seal and open statement are the authority's, witnessed, belong together and cover the receipt."""
+    epoch = open_epoch(
+        case.open,
+        case.open_proof,
+        case.seal,
+        case.seal_proof,
+        log=trust.required_log(),
+        origin=trust.origin,
+        authority=_authority(case.open, trust),
+    )
+    require(
+        epoch.seal.first <= request.index < epoch.seal.size, "the epoch does not cover the receipt"
+    )
+    if revealed is not None and (revealed.epoch, revealed.seal) != (
+        epoch.seal.epoch,
+        epoch.seal_entry,
+    ):
+        raise InsistenceError(Rule.SECOND_SEAL, "this custodian revealed under another seal")
+    terms.limits.check_epoch(epoch)
+    return epoch
+
+
+def _check_reveals(case: ReleaseCase, trust: Trust, terms: Terms, epoch: Epoch) -> dict[str, bytes]:
+    """(4) The reveals open the commitments that the open statement names; return them by party, in order."""
+    expected: dict[str, BeaconCommitment] = {}
+    entries = []
+    for raw in case.commitments:
+        value, statement = open_as(BeaconCommitment, raw, None)
+        _check_party(statement, value.party, trust)
+        require(value.party not in expected, "a party has two commitments")
+        _same_place(value, trust, epoch)
+        expected[value.party] = value
+        entries.append(statement.entry)
+    require(
+        tuple(entries) == epoch.opened.commitments, "the open statement names other commitments"
+    )
+    if terms.own not in expected:
+        raise InsistenceError(
+            Rule.OWN_COMMITMENT,
+            f"epoch {epoch.opened.epoch} was opened without this custodian's commitment",
+        )
+    order = list(expected)
+    places, values = [], {}
+    for raw in case.reveals:
+        reveal, statement = open_as(BeaconReveal, raw, None)
+        _check_party(statement, reveal.party, trust)
+        require(reveal.party in expected, "a reveal has no commitment")
+        _same_place(reveal, trust, epoch)
+        require(reveal.seal == epoch.seal_entry, "a reveal was made under another seal")
+        opening = beacon.commitment(reveal.party, reveal.origin, reveal.epoch, reveal.reveal)
+        if opening != expected[reveal.party].commitment:
+            raise CounterfoilError(
+                Code.COMMITMENT_MISMATCH, "a reveal does not open its commitment"
+            )
+        places.append(order.index(reveal.party))
+        values[reveal.party] = reveal.reveal
+    require(all(a < b for a, b in pairwise(places)), "reveals are out of order")
+    return values
+
+
+def _same_place(value: BeaconCommitment | BeaconReveal, trust: Trust, epoch: Epoch) -> None:
+    require(
+        (value.origin, value.epoch) == (trust.origin, epoch.opened.epoch),
+        "a commitment or reveal is for another log or epoch",
+    )
+
+
+def _check_draw(
+    case: ReleaseCase,
+    trust: Trust,
+    request: DisclosureRequest,
+    epoch: Epoch,
+    reveals: Mapping[str, bytes],
+) -> Draw:
+    """(5) The draw is the authority's, witnessed, and follows from the seal and the reveals."""
+    draw, statement, index = _witnessed(
+        Draw, case.draw, case.draw_proof, trust, _authority(case.draw, trust)
+    )
+    require(request.draw == statement.entry, "the request names another draw")
+    require(
+        (draw.epoch, draw.seal) == (epoch.seal.epoch, epoch.seal_entry)
+        and index > epoch.seal_index,
+        "the draw is not of this seal",
+    )
+    shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in case.reveals)
+    require(draw.reveals == shown, "the draw names other reveals")
+    complete = len(reveals) == len(case.commitments)
+    require(draw.whole is not complete, "the draw is whole exactly when a reveal is missing")
+    seal = epoch.seal
+    seed = selection_seed(
+        trust.origin, seal.size, seal.root, beacon.combine(list(reveals.values()))
+    )
+    require(draw.seed == seed, "the draw's seed is not that of the reveals")
+    require(request.index in draw.drawn, "the draw does not list the receipt")
+    return draw
+
+
+def _check_drawn(
+    case: ReleaseCase,
+    trust: Trust,
+    request: DisclosureRequest,
+    recipient: Recipient,
+    receipt_entry: bytes,
+    receipt: Receipt,
+    epoch: Epoch,
+    draw: Draw,
+) -> DrawReason:
+    """(5) The receipt is in the sample, by the rule that the request names; return the one that draws it."""
+    by_rate = drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
+    drawn_by = DrawReason.WHOLE if draw.whole else DrawReason.DRAW if by_rate else DrawReason.FLOOR
+    match request.reason:
+        case DrawReason.DRAW:
+            require(drawn_by is DrawReason.DRAW, "the rate does not draw the receipt")
+        case DrawReason.WHOLE:
+            require(draw.whole, "the epoch is not audited whole")
+        case DrawReason.FLOOR:
+            require(not draw.whole, "an epoch that is audited whole has no floor")
+            drawn_by = DrawReason.FLOOR
+        case DrawReason.CONFIRM:
+            _check_verdict(case, trust, recipient, receipt_entry)
+    if drawn_by is DrawReason.FLOOR:
+        _check_floor(case, receipt, receipt_entry, epoch, draw)
+    return drawn_by
+
+
+def _check_floor(
+    case: ReleaseCase, receipt: Receipt, receipt_entry: bytes, epoch: Epoch, draw: Draw
+) -> None:
+    entries = case.floor_entries or ()
+    if node_hash(entries) != epoch.seal.nodes.get(receipt.bundle):
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, "the node's entries do not hash to the seal's value"
+        )
+    smallest = floor_of(draw.seed, entries, epoch.opened.floor)
+    require(receipt_entry in smallest, "the floor does not draw the receipt")
+
+
+def _check_verdict(
+    case: ReleaseCase, trust: Trust, recipient: Recipient, receipt_entry: bytes
+) -> None:
+    """Another worker's verdict that blames the node for this receipt is witnessed."""
+    if case.verdict is None or case.verdict_proof is None:
+        raise CounterfoilError(Code.BAD_PROOF, "there is no verdict to confirm")
+    claimed, statement = open_as(Verdict, case.verdict, None)
+    keys = trust.named(Role.WORKER, claimed.worker)
+    if not keys:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, "the verdict is of a worker outside the configuration"
+        )
+    verdict, _, _ = _witnessed(
+        Verdict, case.verdict, case.verdict_proof, trust, _of(statement, keys)
+    )
+    require(verdict.reason.blame is Blame.NODE, "the verdict to confirm does not blame the node")
+    require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
+    require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
+
+
+def _witnessed(
+    cls: type[P], raw: bytes, proof: str, trust: Trust, key: bytes | None
+) -> tuple[P, SignedStatement, int]:
+    return open_witnessed(cls, raw, proof, key, log=trust.required_log(), origin=trust.origin)
+
+
+def _authority(raw: bytes, trust: Trust) -> bytes:
+    """Return the audit authority's key for a statement of its."""
+    statement = parse_statement(raw)
+    return trust.authority_key(statement.kid, f"the {statement.type}")
+
+
+def _of(statement: SignedStatement, keys: Collection[bytes]) -> bytes:
+    """Return that of somebody's keys (one or more) which a statement names, or any, whose signature it then is not."""
+    return next((key for key in keys if key_id(key) == statement.kid), min(keys))
+
+
+def _check_party(statement: SignedStatement, name: str, trust: Trust) -> None:
+    """Verify the signature of a beacon party that the configuration pins."""
+    keys = trust.named(Role.PARTY, name)
+    if keys:
+        verify_signature(statement, _of(statement, keys))
+
+
+def _check_pinned(statement: SignedStatement, name: str, trust: Trust, role: Role) -> None:
+    """Verify a signature in somebody's name where the configuration pins keys of such; UNTRUSTED_KEY without one."""
+    if role not in trust.pins:
+        return
+    keys = trust.named(role, name)
+    if not keys:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"no key of {name} is pinned, in whose name the {statement.type} is"
+        )
+    verify_signature(statement, _of(statement, keys))
+
+
+def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
+    """(6) Order, receipt and envelope speak of one request, sealed for the node that signed the receipt."""
+    order, statement = open_as(Order, case.order, None)
+    require(receipt.order == statement.entry, "the receipt answers another order")
+    _check_pinned(statement, order.tenant, trust, Role.TENANT)
+    for name in ("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt"):
+        require(
+            getattr(order, name) == getattr(receipt, name),
+            f"order and receipt disagree about {name}",
+        )
+    require(envelope_hash(case.envelope) == receipt.envelope, "the envelope is another one")
+    envelope = Envelope.from_bytes(case.envelope)
+    require(
+        (envelope.header.ctx, envelope.kc) == (receipt.ctx, receipt.kc),
+        "the envelope has another ctx or key commitment",
+    )
+    require(
+        receipt.bundle in envelope.header.candidates,
+        "the envelope was not sealed for the node that signed the receipt",
+    )

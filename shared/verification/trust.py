@@ -1,0 +1,160 @@
+"""Whom a verifier believes: one record of pinned keys by role, for every check of this room."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Self
+
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id
+from shared.statements.audits import (
+    DisclosureRelease,
+    DisclosureRequest,
+    Draw,
+    EpochOpen,
+    EpochSeal,
+    Verdict,
+)
+from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.erasures import Erasure
+from shared.statements.keys import KeyBundle, Revocation
+from shared.statements.orders import Order
+from shared.statements.ratecards import RateCard
+from shared.statements.seals import TenantSeal
+from shared.translog.policy import LogPolicy
+
+Pins = Mapping[str, Collection[bytes]]
+"""Ed25519 public keys (32 bytes) by the name that they sign under."""
+AUTHORITY: Final = "authority"
+"""The audit authority's name where a configuration gives its keys without one."""
+
+
+class Role(StrEnum):
+    """The capacity in which somebody signs."""
+
+    OPERATOR = "operator"
+    TENANT = "tenant"
+    AUTHORITY = "authority"
+    WORKER = "worker"
+    PARTY = "party"
+    """A witness or custodian: what it signs for the beacon and, if it is a custodian, its disclosure releases."""
+    LOG = "log"
+    """The log itself, under its origin: COSE Receipts."""
+
+
+SIGNED_BY: Final[Mapping[str, Role]] = {
+    KeyBundle.TYPE: Role.OPERATOR,
+    Revocation.TYPE: Role.OPERATOR,
+    RateCard.TYPE: Role.OPERATOR,
+    Order.TYPE: Role.TENANT,
+    EpochOpen.TYPE: Role.AUTHORITY,
+    EpochSeal.TYPE: Role.AUTHORITY,
+    Draw.TYPE: Role.AUTHORITY,
+    TenantSeal.TYPE: Role.AUTHORITY,
+    Erasure.TYPE: Role.AUTHORITY,
+    DisclosureRequest.TYPE: Role.AUTHORITY,
+    BeaconCommitment.TYPE: Role.PARTY,
+    BeaconReveal.TYPE: Role.PARTY,
+    DisclosureRelease.TYPE: Role.PARTY,
+    Verdict.TYPE: Role.WORKER,
+}
+"""Who signs which type of statement. A receipt is signed with the key of the key bundle that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a verifier brings of its own; nothing in it comes from what is checked."""
+
+    log: LogPolicy | None = None
+    """The log's keys and the quorum of witnesses. None: those that come with what is checked are believed."""
+    pins: Mapping[Role, Pins] = field(default_factory=dict)
+    """Keys by role and name. Of a role that is absent nothing is known: its keys are believed on the word of whoever
+    shows them."""
+
+    @classmethod
+    def of(
+        cls,
+        log: LogPolicy | None = None,
+        *,
+        authority: bytes | None = None,
+        parties: Mapping[str, bytes] | None = None,
+        workers: Mapping[str, bytes] | None = None,
+        operators: Mapping[str, bytes] | None = None,
+        tenants: Mapping[str, bytes] | None = None,
+    ) -> Self:
+        """Return the trust in these keys, one for each name. Of a role that is None nothing is known; of one that is
+        empty nobody is believed."""
+        named = {
+            Role.AUTHORITY: None if authority is None else {AUTHORITY: authority},
+            Role.PARTY: parties,
+            Role.WORKER: workers,
+            Role.OPERATOR: operators,
+            Role.TENANT: tenants,
+        }
+        pins = {
+            role: {name: (key,) for name, key in keys.items()}
+            for role, keys in named.items()
+            if keys is not None
+        }
+        return cls(log, pins)
+
+    @property
+    def origin(self) -> str:
+        """The origin line of the log; CONFIGURATION without a log."""
+        return self.required_log().logs[0].name
+
+    def required_log(self) -> LogPolicy:
+        """Return the log's policy; CONFIGURATION without one, for checks that cannot take a stranger's."""
+        if self.log is None:
+            raise CounterfoilError(Code.CONFIGURATION, "no log is trusted")
+        return self.log
+
+    def keys(self, role: Role) -> frozenset[bytes]:
+        """Return all keys that are pinned for a role, under any name."""
+        return frozenset(key for keys in self.pins.get(role, {}).values() for key in keys)
+
+    def named(self, role: Role, name: str) -> frozenset[bytes]:
+        """Return the keys that are pinned for a name in a role."""
+        return frozenset(self.pins.get(role, {}).get(name, ()))
+
+    def authority_key(self, kid: bytes, what: str) -> bytes:
+        """Return the audit authority's key with this key id; UNTRUSTED_KEY says that `what` is not signed with one."""
+        for key in self.keys(Role.AUTHORITY):
+            if key_id(key) == kid:
+                return key
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"{what} is not signed with a key of the audit authority"
+        )
+
+    def key(
+        self, role: Role, kid: bytes, name: str, offered: Sequence[bytes], *, pinned: bool = True
+    ) -> tuple[bytes, str]:
+        """Return the key with this key id for a name in a role, and whose word it is, in words; else UNTRUSTED_KEY.
+
+        A name that has pinned keys has no others. One that has none is refused where the role's keys are known, unless
+        `pinned` is false; otherwise a key that is `offered` with what is checked counts.
+        """
+        own = self.named(role, name)
+        for key in own:
+            if key_id(key) == kid:
+                return key, f"{name}, by a key that you trust"
+        if own or (pinned and role in self.pins):
+            raise CounterfoilError(
+                Code.UNTRUSTED_KEY, f"the key with id {kid.hex()} is none that you trust for {name}"
+            )
+        for key in offered:
+            if key_id(key) == kid:
+                return key, f"{name}, by the key {key.hex()} on the bundle's word"
+        raise CounterfoilError(Code.UNTRUSTED_KEY, f"the bundle has no key with id {kid.hex()}")
+
+    def with_signers(self, signers: Pins) -> "Trust":
+        """Return this trust with the keys of names whose role nobody said: each counts in every role, and no name beside them."""
+        if not signers:
+            return self
+        return Trust(self.log, {role: _joined(self.pins.get(role, {}), signers) for role in Role})
+
+
+def _joined(one: Pins, other: Pins) -> Pins:
+    return {
+        name: frozenset((*one.get(name, ()), *other.get(name, ()))) for name in {**one, **other}
+    }

@@ -1,0 +1,86 @@
+"""`counterfoil log bundle`: what it writes verifies with nothing else at hand, for every type of statement."""
+
+import asyncio
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from audit_layer.commands.bundle import bundle
+from audit_layer.wiring.audit_settings import load_settings
+from audit_layer.wiring.log_keys import log_policy
+from shared.runtime.cli import run
+from shared.runtime.errors import Code
+from shared.statements.cose import detach, entry_of
+from shared.verification.bundle import read_bundle
+from shared.verification.bundle_check import verify_bundle
+from shared.verification.trust import Trust
+from tests.audit_layer.api import statements as made
+from tests.audit_layer.served import World, until
+
+
+async def made_of(world: World, entry: bytes, out: Path) -> dict[str, object]:
+    """Run the command as soon as a witnessed checkpoint covers the entry; return what it prints."""
+
+    def attempt() -> dict[str, object]:
+        arguments = [entry.hex(), "--out", str(out), "--config", str(world.config), "--json"]
+        result = CliRunner().invoke(bundle, arguments, catch_exceptions=False)
+        printed: dict[str, object] = json.loads(result.stdout)
+        return printed
+
+    found: dict[str, object] = await until(lambda: asyncio.to_thread(attempt), Code.NOT_WITNESSED)
+    return found
+
+
+async def test_a_bundle_of_every_type_verifies_alone_and_by_the_auditors_own_pins(
+    world: World, tmp_path: Path
+):
+    filled = world.filled
+    pins = {name: {made.public(name)} for name in ("alpha", "beta", "acme", "authority", "worker")}
+    own = Trust(log_policy(load_settings(world.config))).with_signers(pins)
+    entries = {
+        "receipt": filled.receipts["acme"][0],
+        "key-bundle": filled.bundles["alpha"],
+        "verdict": filled.verdicts["acme"],
+        "disclosure-request": filled.disclosures["acme"],
+        "epoch-open": filled.epoch,
+    }
+    for kind, entry in entries.items():
+        out = tmp_path / f"{kind}.json"
+        printed = await made_of(world, entry, out)
+        assert printed["bytes"] == out.stat().st_size
+        written = read_bundle(out)
+        for trust in (Trust(), own):
+            report = verify_bundle(written, trust)
+            assert report.verified, report.steps
+            assert report.facts["type"] == kind
+            assert report.facts["entry"] == entry
+            assert report.facts["cose_receipts"] == 1
+            assert list(report.facts["witnesses"]) == ["witness"]
+        plain, (_,) = detach(written.statement)
+        assert entry_of(written.statement) == sha256(plain).digest() == entry
+        assert (written.receipt is not None) == (kind == "receipt")
+    receipt = read_bundle(tmp_path / "receipt.json")
+    strangers = verify_bundle(
+        receipt, Trust(own.log).with_signers({"alpha": {made.public("beta")}})
+    )
+    assert [step.code for step in strangers.steps] == [None, "UNTRUSTED_KEY"]
+
+
+async def test_what_the_log_does_not_have_is_not_bundled(world: World, tmp_path: Path):
+    out = tmp_path / "bundle.json"
+    at = ["--out", str(out), "--config", str(world.config)]
+    assert await asyncio.to_thread(run, bundle, ["0" * 64, *at]) == 4
+    assert await asyncio.to_thread(run, bundle, ["junk", *at]) == 2
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flag", ["--out", "--config"])
+def test_file_and_configuration_have_to_be_named(flag: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COUNTERFOIL_AUDIT_CONFIG", raising=False)
+    given = {"--out": "x", "--config": "y"}
+    del given[flag]
+    arguments = ["0" * 64, *(word for pair in given.items() for word in pair)]
+    assert run(bundle, arguments) == 2

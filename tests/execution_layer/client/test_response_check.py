@@ -1,0 +1,394 @@
+"""A receipt in which one field is altered is not believed, even when the node itself signed the alteration."""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.client.response_check import (
+    LONGEST_TOKEN,
+    SKEW_MS,
+    STEPS,
+    StreamReader,
+    check_response,
+    run_steps,
+)
+from shared.codec.moment import now_ms
+from shared.envelope.evidence import open_evidence, seal_evidence
+from shared.envelope.stream import FrameSealer, stream_signature_message
+from shared.runtime.clocks import shown
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of, sign
+from shared.statements.receipts import EnergyQuality, Finish, Usage
+from tests.execution_layer.client.responses import real_answer
+from tests.execution_layer.fakes import FakeEngine
+from tests.execution_layer.world import small_world
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OTHER = b"\x5a" * 32
+TOKENS = 12
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def answer(tmp_path_factory):
+    async with (
+        small_world(tmp_path_factory.mktemp("world")) as world,
+        world.node(FakeEngine(pause_s=0.004)) as node,
+    ):
+        return await real_answer(world, node, max_tokens=TOKENS)
+
+
+def usage(**changes):
+    values = {"input": 5, "cached": 0, "output": TOKENS, "compute_ms": 1, **changes}
+    return Usage(energy_quality=EnergyQuality.UNMEASURED, **values)
+
+
+def refusal(response, *, now=None, tokenise=None):
+    """Return (number of the step that failed, the error)."""
+    steps = run_steps(response, now or now_ms(), tokenise)
+    passed = 0
+    try:
+        for _ in steps:
+            passed += 1
+    except CounterfoilError as error:
+        return passed, error
+    raise AssertionError("the response was believed")
+
+
+def step(beginning):
+    return next(place for place, title in enumerate(STEPS) if title.startswith(beginning))
+
+
+async def test_the_true_receipt_is_believed(answer):
+    receipt, entry = check_response(answer.response(), now_ms(), tokenise=lambda: tuple(b"hello"))
+    assert receipt == answer.receipt
+    assert entry == entry_of(answer.response().final.receipt)
+    assert receipt.usage.output == TOKENS
+    assert len(answer.frames) > 1
+
+
+NAMES = {
+    "order": OTHER,
+    "bundle": OTHER,
+    "ctx": OTHER,  # what the client's own random request id is bound into
+    "kc": OTHER,
+    "envelope": OTHER,
+    "attempt": 7,
+    "number": 10**6,
+    "tenant": "another",
+    "rate_card": OTHER,
+    "model_root": OTHER,
+    "numeric_profile": OTHER,
+}
+STREAM = {"node_nonce": OTHER, "h_final": OTHER}
+COMMITMENTS = {
+    "settings": OTHER,
+    "input": OTHER,
+    "output": OTHER,
+    "activation_root": OTHER,
+    "evidence": OTHER,
+}
+
+
+@pytest.mark.parametrize(
+    ("title", "field", "value"),
+    [
+        *(("order, bundle", field, value) for field, value in NAMES.items()),
+        *(("node nonce", field, value) for field, value in STREAM.items()),
+        *(("settings, input", field, value) for field, value in COMMITMENTS.items()),
+        *(("settings, input", field, None) for field in COMMITMENTS),
+    ],
+    ids=lambda value: "absent" if value is None else value if isinstance(value, str) else "",
+)
+async def test_a_receipt_with_one_altered_field_is_not_believed(answer, title, field, value):
+    assert getattr(answer.receipt, field) != value
+    passed, error = refusal(answer.with_receipt(**{field: value}))
+    assert error.code is Code.COMMITMENT_MISMATCH
+    assert f"the receipt's {field} " in str(error)
+    assert passed == step(title)
+    assert "archive keeps it" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        usage(input=6),
+        usage(output=TOKENS + 1),
+        usage(output=TOKENS - 1),
+        usage(cached=1),
+        usage(compute_ms=2),
+        replace(usage(), energy_quality=EnergyQuality.MEASURED, energy_mj=5),
+    ],
+    ids=["input", "more output", "less output", "cached", "time", "energy"],
+)
+async def test_token_counts_that_were_not_received_are_not_believed(answer, wrong):
+    assert answer.receipt.usage == usage()
+    passed, error = refusal(answer.with_receipt(usage=wrong))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [usage(input=6), usage(input=4), usage(output=TOKENS + 1), usage(cached=5)],
+    ids=["more input", "less input", "more output", "all cached"],
+)
+async def test_token_counts_are_not_believed_when_the_final_record_tells_the_same_lie(
+    answer, wrong
+):
+    forged = answer.with_receipt(usage=wrong)
+    passed, error = refusal(replace(forged, final=replace(forged.final, usage=wrong)))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+
+
+async def test_tokens_that_never_came_are_not_paid_for_whatever_the_reason_for_the_end(answer):
+    lie = usage(output=TOKENS - 1)
+    forged = answer.with_receipt(usage=lie, finish=Finish.STOP)
+    final = replace(forged.final, usage=lie, finish=Finish.STOP)
+    _, error = refusal(replace(forged, final=final))
+    assert "usage.output is not what was sent and received" in error.detail
+
+
+@pytest.mark.parametrize("finish", [Finish.STOP, Finish.CANCELLED, Finish.DEADLINE])
+async def test_another_reason_for_the_end_than_the_streams_is_not_believed(answer, finish):
+    passed, error = refusal(answer.with_receipt(finish=finish))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+
+
+async def test_an_answer_cannot_say_that_it_failed_and_keep_its_evidence_back(answer):
+    forged = answer.with_receipt(finish=Finish.FAILED, evidence=None)
+    passed, error = refusal(replace(forged, final=replace(forged.final, evidence=None)))
+    assert "activation_root" in error.detail
+    forged = answer.with_receipt(evidence=None, activation_root=None)
+    passed, error = refusal(replace(forged, final=replace(forged.final, evidence=None)))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("settings, input"))
+    assert "evidence is missing" in error.detail
+
+
+async def test_an_answer_of_another_length_than_it_says_is_not_believed(answer):
+    settings = replace(answer.request.body.settings, max_tokens=TOKENS + 1)
+    body = replace(answer.request.body, settings=settings)
+    sent = replace(answer.sent, opened=replace(answer.sent.opened, body=body))
+    blind = sent.opened.keys.blind
+    from shared.codec import cbor
+    from shared.envelope.body import settings_map
+
+    wanted = blind("settings", cbor.encode(settings_map(settings) | {"seed": sent.seed}))
+    response = replace(answer.with_receipt(settings=wanted), sent=sent)
+    _, error = refusal(response)
+    assert "says length before" in error.detail
+
+
+async def test_tokens_and_text_of_the_final_record_are_those_of_the_frames(answer):
+    response = answer.response()
+    for change in ({"tokens": response.tokens[:-1]}, {"text": response.text + "!"}):
+        passed, error = refusal(replace(response, final=replace(response.final, **change)))
+        assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the tokens"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_tokens": tuple(b"hellp")},
+        {"output_tokens": (1,) * TOKENS},
+        {"text": "something else"},
+        {"prompt_blocks": (OTHER,)},
+        {"output_blocks": (OTHER,)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_evidence_of_something_else_is_not_believed_though_the_receipt_names_it(
+    answer, change
+):
+    response = answer.response()
+    keys = answer.sent.opened.keys
+    true = open_evidence(response.final.evidence, keys, response.context)
+    sealed = seal_evidence(replace(true, **change), keys, response.context)
+    forged = answer.with_receipt(evidence=sha256(sealed).digest())
+    passed, error = refusal(replace(forged, final=replace(forged.final, evidence=sealed)))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("settings, input"))
+
+
+async def test_a_client_with_a_tokenizer_does_not_take_the_nodes_word_for_the_prompt(answer):
+    passed, error = refusal(answer.response(), tokenise=lambda: tuple(b"hellp"))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("settings, input"))
+    assert "input" in error.detail
+
+
+async def test_times_before_the_order_or_in_the_future_are_not_believed(answer):
+    now = now_ms()
+    early = answer.sent.order.created - SKEW_MS - 1
+    passed, error = refusal(answer.with_receipt(started=early), now=now)
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the times"))
+    assert f"the node's clock said {shown(early)}, and this machine's" in error.detail
+    _, error = refusal(answer.with_receipt(ended=now + SKEW_MS + 1), now=now)
+    assert "ended is in the future" in error.detail
+    assert f"this machine's says {shown(now)}, 5 min earlier" in error.detail
+    skewed = answer.with_receipt(started=early + 1, ended=now + SKEW_MS)
+    assert check_response(skewed, now)
+
+
+async def test_a_foreign_signature_is_not_believed(answer):
+    stranger = Ed25519PrivateKey.generate()
+    assert refusal(answer.with_receipt(key=stranger))[1].code is Code.UNTRUSTED_KEY
+    response = answer.response()
+    for place in (-1, -64):
+        spoiled = bytearray(response.final.receipt)
+        spoiled[place] ^= 1
+        forged = replace(response, final=replace(response.final, receipt=bytes(spoiled)))
+        passed, error = refusal(forged)
+        assert (error.code, passed) == (Code.BAD_SIGNATURE, 0)
+
+
+async def test_a_receipt_under_the_name_of_another_node_is_not_believed(answer):
+    passed, error = refusal(answer.with_receipt(issuer="honest/node-2"))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, 0)
+
+
+async def test_the_receipt_of_another_request_of_ours_is_not_believed(answer, tmp_path):
+    async with small_world(tmp_path) as world, world.node() as node:
+        first, second = [await real_answer(world, node) for _ in range(2)]
+        response = first.response()
+        swapped = replace(response.final, receipt=second.response().final.receipt)
+        passed, error = refusal(replace(response, final=swapped))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("order, bundle"))
+    assert "order" in error.detail
+
+
+async def test_another_statement_of_the_node_is_no_receipt(answer):
+    order = sign(answer.request.value, key=answer.node_key, issuer=answer.issuer)
+    response = answer.response()
+    forged = replace(response, final=replace(response.final, receipt=order))
+    assert refusal(forged)[1].code is Code.MALFORMED
+
+
+def read(answer, frames):
+    reader = answer.reader()
+    for frame in frames:
+        reader.frame(frame.index, frame.ciphertext, frame.signature)
+    return reader
+
+
+async def test_frames_that_are_missing_repeated_or_exchanged_are_refused(answer):
+    first, second, *rest = answer.frames
+    for frames in ([second], [first, first], [first, *rest], [second, first]):
+        with pytest.raises(CounterfoilError) as caught:
+            read(answer, frames)
+        assert caught.value.code is Code.MALFORMED
+
+
+async def test_a_frame_in_anothers_place_does_not_open(answer):
+    first, second = answer.frames[:2]
+    reader = answer.reader()
+    with pytest.raises(CounterfoilError) as caught:
+        reader.frame(1, second.ciphertext, second.signature)
+    assert caught.value.code is Code.UNREADABLE
+    assert reader.text == ""
+    assert reader.frame(1, first.ciphertext, first.signature).tokens
+
+
+async def test_a_frame_is_handed_out_only_under_the_nodes_signature(answer):
+    first, second = answer.frames[:2]
+    foreign = Ed25519PrivateKey.generate().sign(b"anything")
+    for signature in (b"", foreign, second.signature, answer.accepted.signature):
+        reader = answer.reader()
+        with pytest.raises(CounterfoilError) as caught:
+            reader.frame(1, first.ciphertext, signature)
+        assert caught.value.code is Code.BAD_SIGNATURE
+        assert (reader.text, reader.tokens) == ("", [])
+
+
+async def test_the_acceptance_is_signed_over_its_nonce(answer):
+    for nonce, code in ((OTHER, Code.BAD_SIGNATURE), (b"short", Code.MALFORMED)):
+        with pytest.raises(CounterfoilError) as caught:
+            StreamReader(answer.sent, nonce, answer.accepted.signature)
+        assert caught.value.code is code
+
+
+async def test_the_final_record_cannot_come_before_the_last_frame(answer):
+    reader = read(answer, answer.frames[:-1])
+    with pytest.raises(CounterfoilError) as caught:
+        reader.final(answer.final, answer.final_signature)
+    assert caught.value.code is Code.UNREADABLE
+
+
+class Endless:
+    """A node that signs whatever frames it is told to send."""
+
+    def __init__(self, answer, said=None):
+        self._answer = answer
+        self.reader = answer.reader(said)
+        self._sealer = FrameSealer(answer.sent.opened.keys, self.reader.context)
+
+    def send(self, tokens, text):
+        """Send a frame; return what is wrong with it, None if it is taken."""
+        ciphertext, h = self._sealer.seal(tokens, text)
+        index = self._sealer.frames
+        message = stream_signature_message(self.reader.context, index, h)
+        try:
+            self.reader.frame(index, ciphertext, self._answer.node_key.sign(message))
+        except CounterfoilError as error:
+            return error
+        return None
+
+
+async def test_an_answer_ends_at_its_budget_whatever_the_node_sends(answer):
+    node = Endless(answer)
+    assert node.send((1,) * (TOKENS - 1), "x" * 100) is None
+    error = node.send((1, 2), "y")
+    assert error.code is Code.MALFORMED
+    assert f"{TOKENS + 1} tokens; {TOKENS} were asked for" in error.detail
+    assert (len(node.reader.tokens), node.reader.text) == (TOKENS - 1, "x" * 100)
+
+
+async def test_frames_of_nothing_do_not_go_on_for_ever(answer):
+    error = Endless(answer).send((), "")
+    assert error.code is Code.MALFORMED
+    assert "frame 1 holds nothing" in error.detail
+    node = Endless(answer)
+    problems = [node.send((), "x") if at else node.send((1,), "") for at in range(TOKENS + 2)]
+    assert problems[: TOKENS + 1] == [None] * (TOKENS + 1)
+    assert f"more than {TOKENS + 1} frames" in problems[-1].detail
+
+
+async def test_text_is_no_longer_than_its_tokens_can_say(answer):
+    node = Endless(answer)
+    assert node.send((1,), "x" * LONGEST_TOKEN) is None
+    error = node.send((1,), "é" * LONGEST_TOKEN)
+    assert error.code is Code.MALFORMED
+    assert "more text than 2 tokens can say" in error.detail
+    assert len(node.reader.text) == LONGEST_TOKEN
+
+
+class Words:
+    """A double of a tokenizer's reader: a token says `w<token> `, as the double of the engine has it."""
+
+    def __init__(self):
+        self.due = ""
+
+    def take(self, tokens, text):
+        self.due += "".join(f"w{token} " for token in tokens)
+        fits = self.due.startswith(text)
+        self.due = self.due[len(text) :] if fits else self.due
+        return fits
+
+    def whole(self):
+        return not self.due
+
+
+async def test_a_client_with_a_tokenizer_does_not_take_the_nodes_word_for_the_text(answer):
+    assert answer.response().text_is_whole is None
+    true = answer.response(Words())
+    assert true.text_is_whole is True
+    assert check_response(true, now_ms())
+    passed, error = refusal(replace(true, text_is_whole=False))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the tokens"))
+    assert "not all that its tokens say" in error.detail
+    node = Endless(answer, Words())
+    assert node.send((1, 2), "w1 ") is None
+    error = node.send((3,), "another text")
+    assert error.code is Code.COMMITMENT_MISMATCH
+    assert "frame 2 says another text" in error.detail
+    assert node.reader.text == "w1 "

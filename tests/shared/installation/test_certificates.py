@@ -1,0 +1,63 @@
+"""Certificates of `up`: renewed while everything runs, and told."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shared.installation import platform
+from shared.installation.commands import Commands
+from shared.installation.install import Installer
+from shared.installation.layout import NodePlan, Plan
+from shared.runtime.certificates import life_of
+from shared.runtime.tls import LIFE
+
+
+@pytest.fixture
+def said() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def installer(tmp_path, said) -> Installer:
+    commands = Commands(lambda who, what: said.append((who, what)))
+    return Installer(Plan(tmp_path, (NodePlan("node-a", "operator-a"),)), commands)
+
+
+def test_what_is_near_its_end_is_renewed_and_told_and_nothing_else_is(installer, said):
+    now = datetime.now(UTC)
+    files = installer.certificates(now)
+    first = {name: life_of(its.cert) for name, its in files.items()}
+    assert set(files) == {"audit", "witness-1", "custodian-1", "node-a"}
+    installer.renew(now + LIFE / 2)
+    assert said == []
+    installer.renew(now + LIFE - timedelta(days=20))
+    assert {who for who, _ in said} == set(files)
+    for name, its in installer.certificates(now + LIFE - timedelta(days=20)).items():
+        before, after = first[name], life_of(its.cert)
+        assert before is not None
+        assert after is not None
+        assert after.end > before.end
+        assert (name, f"certificate renewed until {after.end:%Y-%m-%d}") in said
+
+
+async def test_a_renewal_that_fails_is_told_and_tried_again(monkeypatch):
+    """Two rounds: the first fails, the second ends the loop."""
+    monkeypatch.setattr(platform, "RENEW_S", 0)
+    told: list[str] = []
+
+    class Ended(Exception):  # noqa: N818  # it is no error
+        pass
+
+    class Failing:
+        rounds = 0
+
+        def renew(self) -> None:
+            self.rounds += 1
+            if self.rounds > 1:
+                raise Ended
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(Ended):
+        await platform._renew(Failing(), lambda _who, what: told.append(what))  # type: ignore[arg-type]  # a double
+    assert len(told) == 1
+    assert "No space left" in told[0]

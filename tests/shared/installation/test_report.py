@@ -1,0 +1,286 @@
+"""The demonstration's facts: each holds for what an honest run finds, and falls when its own subject changes."""
+
+import copy
+import dataclasses
+import io
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shared.installation.audit_view import AuditView
+from shared.installation.demo import PROMPTS
+from shared.installation.layout import NodePlan, Plan
+from shared.installation.report import Report, facts_of, render, what_to_try
+
+NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-c", "operator-c", wrapper=("cheat.py",)))
+CAUGHT = (10, "0.006")
+"""Output tokens of the one receipt with a confirmed FAIL, and what they cost."""
+SEAL, EMPTY = "5e", {"missing": 0}
+
+
+def receipts() -> list[dict]:
+    return [
+        {"log_index": i, "entry": f"r{i}", "node": NODES[i % 2].name, "output_tokens": 10}
+        for i in range(4)
+    ]
+
+
+def epochs() -> list[dict]:
+    return [
+        {"type": "epoch-seal", "entry": SEAL, "payload": {"size": 4}},
+        {"type": "draw", "entry": "d", "payload": {"seal": SEAL, "drawn": [0, 1]}},
+    ]
+
+
+def verdicts() -> list[dict]:
+    return [
+        {"receipt": "r0", "node": "node-a", "outcome": "PASS", "confirms": None},
+        {"receipt": "r1", "node": "node-c", "outcome": "FAIL", "confirms": None},
+        {"receipt": "r1", "node": "node-c", "outcome": "FAIL", "confirms": "v1"},
+    ]
+
+
+def invoice(output: int) -> dict:
+    prices = {"input": "0.30", "cached": "0.03", "output": "0.60"}
+    quantities = {"input": 100, "cached": 0, "output": output}
+    return {
+        "lines": [
+            {"kind": kind, "quantity": quantities[kind], "unit_price": prices[kind], "per": 1000}
+            for kind in prices
+        ]
+    }
+
+
+def reconciled(over: int, value: str, refused: int = 0, unproven: str = "0") -> dict:
+    key = {"tokens": {"output": over + refused}, "refused": {"output": refused}}
+    return {
+        "currency": "EUR",
+        "keys": [key] if over or refused else [],
+        "parts": {
+            "unproven": unproven,
+            "quantity": value,
+            "price": "0",
+            "missing": "0",
+            "rounding": "0.001",
+        },
+        "proven": "0.04",
+        "held": "0",
+        "billed": "0.05",
+        "gap": "0.01",
+    }
+
+
+def costs() -> dict:
+    return {
+        "meters": {"operator-a": invoice(20), "operator-c": invoice(20)},
+        "claims": {"operator-a": invoice(20), "operator-c": invoice(23)},
+        "reconciled": {
+            "operator-a": reconciled(0, "0"),
+            "operator-c": reconciled(3, "0.0018", *CAUGHT),
+        },
+        "focus": {"rows": 8, "file": "focus.csv"},
+        "invoices": {"operator-a": "a.json", "operator-c": "c.json"},
+    }
+
+
+def answer() -> dict:
+    return {"checked": True, "usage": {"output": 10}, "ttft_ms": 20.0, "total_ms": 90.0}
+
+
+def found() -> dict:
+    return {
+        "answers": [answer() for _ in range(4)],
+        "receipts": receipts(),
+        "epochs": epochs(),
+        "verdicts": verdicts(),
+        "proofs": {"missing": 0},
+        "costs": costs(),
+        "fsck": {"findings": []},
+    }
+
+
+def report(facts: dict) -> Report:
+    status = {"size": 9, "witnessed_size": 9, "witnessed_root": "ab" * 32, "findings": 0}
+    return Report(
+        plan=Plan(Path("data"), NODES),
+        answers=facts["answers"],
+        prompts=4,
+        proofs=facts["proofs"],
+        view=AuditView.of(facts["receipts"], facts["epochs"], facts["verdicts"]),
+        costs=facts["costs"],
+        log={"fsck": facts["fsck"], "status": status},
+        deaths=[],
+        seconds={"start": 1.0, "answers": 2.0, "all": 4.0},
+        addresses={},
+    )
+
+
+def test_the_commands_at_the_end_are_for_the_folder_and_can_be_copied():
+    odd = Path("/data/it's 100%, [new]")
+    made = dataclasses.replace(report(found()), plan=Plan(odd, NODES))
+    commands = [
+        shlex.split(line) for line in what_to_try(made).splitlines() if "counterfoil" in line
+    ]
+    assert commands[0] == ["counterfoil", "up", "--folder", str(odd)]
+    assert commands[1][:4] == ["counterfoil", "infer", "--config", f"{odd}/client/client.toml"]
+    assert commands[2][-1] == f"{odd}/postgres/secrets/server.dsn"
+
+
+def fallen(facts: dict) -> list[str]:
+    return [fact.promise for fact in facts_of(report(facts)) if not fact.holds]
+
+
+def test_every_fact_holds_for_a_run_that_did_its_job():
+    assert fallen(found()) == []
+
+
+def unchecked(facts):
+    facts["answers"][0]["checked"] = False
+
+
+def unanswered(facts):
+    facts["answers"].pop()
+
+
+def unproved(facts):
+    facts["proofs"]["missing"] = 1
+
+
+def lost_receipt(facts):
+    facts["receipts"].pop()
+
+
+def uncovered(facts):
+    facts["epochs"][0]["payload"]["size"] = 3
+
+
+def unjudged(facts):
+    facts["verdicts"].pop(0)
+
+
+def honest_failed(facts):
+    facts["verdicts"][0]["outcome"] = "FAIL"
+
+
+def honest_named(facts):
+    confirming = {"receipt": "r0", "node": "node-a", "outcome": "FAIL", "confirms": "v"}
+    facts["verdicts"].append(confirming)
+
+
+def cheater_unnamed(facts):
+    facts["verdicts"] = [facts["verdicts"][0], {**verdicts()[1], "outcome": "PASS"}]
+
+
+def unconfirmed(facts):
+    facts["verdicts"].pop()
+
+
+def overclaim_missed(facts):
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(0, "0", *CAUGHT)
+
+
+def overclaim_by_one_token(facts):
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(2, "0.0012", *CAUGHT)
+
+
+def overclaim_by_a_hundredth_cent(facts):
+    facts["costs"]["reconciled"]["operator-c"]["parts"]["quantity"] = "0.0017"
+
+
+def honest_overclaims(facts):
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(3, "0.0018")
+
+
+def caught_is_paid(facts):
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(3, "0.0018")
+
+
+def refused_at_another_price(facts):
+    facts["costs"]["reconciled"]["operator-c"]["parts"]["unproven"] = "0.007"
+
+
+def honest_refused(facts):
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(0, "0", *CAUGHT)
+
+
+def other_variance(facts):
+    facts["costs"]["reconciled"]["operator-a"]["parts"]["price"] = "0.01"
+
+
+def no_export(facts):
+    facts["costs"]["focus"]["rows"] = 0
+
+
+def fsck_finds(facts):
+    facts["fsck"]["findings"] = ["tile 0 differs"]
+
+
+def fsck_failed(facts):
+    facts["fsck"] = {"error": "the database is away"}
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (unchecked, "every prompt was answered"),
+        (unanswered, "every prompt was answered"),
+        (unproved, "every receipt is in the log"),
+        (lost_receipt, "every receipt is in the log"),
+        (uncovered, "every drawn receipt was judged"),
+        (unjudged, "every drawn receipt was judged"),
+        (honest_failed, "no honest node has a FAIL"),
+        (honest_named, "is named"),
+        (cheater_unnamed, "is named"),
+        (unconfirmed, "is named"),
+        (overclaim_missed, "operator-c's invoice"),
+        (overclaim_by_one_token, "operator-c's invoice"),
+        (overclaim_by_a_hundredth_cent, "operator-c's invoice"),
+        (honest_overclaims, "operator-a's invoice"),
+        (other_variance, "operator-a's invoice"),
+        (caught_is_paid, "nothing is payable of what node-c was caught at"),
+        (refused_at_another_price, "operator-c's invoice"),
+        (honest_refused, "operator-a's invoice"),
+        (no_export, "FOCUS"),
+        (fsck_finds, "the log is whole"),
+        (fsck_failed, "the log is whole"),
+    ],
+)
+def test_a_fact_falls_when_its_subject_changes(change, promise):
+    facts = copy.deepcopy(found())
+    change(facts)
+    assert any(promise in fact for fact in fallen(facts))
+
+
+def shown(facts: dict, width: int) -> str:
+    written = io.StringIO()
+    Console(width=width, file=written).print(render(report(facts)))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_summary_reads_at_usual_widths_and_says_how_it_ended(width):
+    text = shown(found(), width)
+    assert "Every fact holds." in text
+    assert "node-c" in text
+    assert "operator-c" in text
+    assert max(map(len, text.splitlines())) <= width
+    bad = found()
+    no_export(bad)
+    assert "NOT every fact holds" in shown(bad, width)
+
+
+def test_the_shipped_prompts_are_what_the_demonstration_promises():
+    lines = [json.loads(line) for line in PROMPTS.read_text("utf-8").splitlines()]
+    texts = [
+        " ".join(m["content"] for m in line.get("messages", [])) or line["prompt"] for line in lines
+    ]
+    turns = [[m["role"] for m in line.get("messages", [])] for line in lines]
+    assert len(lines) >= 64
+    assert min(map(len, texts)) < 30
+    assert max(map(len, texts)) > 300
+    assert any("system" in roles for roles in turns)
+    assert any(roles.count("user") > 1 for roles in turns)
+    assert any(ord(letter) > 0x1F300 for text in texts for letter in text)
