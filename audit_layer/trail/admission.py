@@ -83,7 +83,7 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
         )
     cls, role, check = kind
     name = _verified(statement, role, lookups)
-    value = statement.read(cls)
+    value = statement.read(cls, new=True)
     _check_issuer(statement, name)
     admitted = Admitted(statement, value, issuer=statement.kid, number=None)
     return check(admitted, name, lookups, now)
@@ -119,7 +119,7 @@ def _check_issuer(statement: SignedStatement, name: str) -> None:
 def _admit_receipt(
     statement: SignedStatement, order_raw: bytes | None, lookups: Lookups, now: int
 ) -> Admitted:
-    receipt = statement.read(Receipt)
+    receipt = statement.read(Receipt, new=True)
     bundle = lookups.bundle(receipt.bundle)
     if bundle is None:
         raise CounterfoilError(Code.STALE_KEY, "the receipt's key bundle is not in the log")
@@ -132,7 +132,7 @@ def _admit_receipt(
     if order_statement.entry != receipt.order:
         raise CounterfoilError(Code.NO_ORDER, "the order handed in is not the receipt's")
     tenant = _verified(order_statement, "tenant", lookups)
-    order = order_statement.read(Order)
+    order = order_statement.read(Order, new=True)
     if tenant != order.tenant:
         raise CounterfoilError(Code.NO_ORDER, "the order's tenant has another key")
     _check_issuer(order_statement, tenant)

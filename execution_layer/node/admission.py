@@ -135,6 +135,7 @@ class Admission:
             )
         prompt_ids = self._model.tokenise(opened.body)
         most = checked.order.max_input_tokens
+        assert most is not None  # needed in every new order (1)
         if len(prompt_ids) > most:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
@@ -164,7 +165,7 @@ class Admission:
         """Check that a known tenant signed the order."""
         if not raw:
             raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
-        order, statement = open_as(Order, raw, None)
+        order, statement = open_as(Order, raw, None, new=True)
         key = self._tenants.key_of(order.tenant)
         if key is None:
             raise CounterfoilError(

@@ -73,8 +73,8 @@ class Payload(Protocol):
         """Return the payload map."""
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Value]) -> Self:
-        """Read a payload map strictly."""
+    def from_payload(cls, payload: Mapping[str, Value], *, new: bool = False) -> Self:
+        """Read a payload map by the rule under which statements grow (protocol §2.2)."""
 
 
 P = TypeVar("P", bound=Payload)
@@ -118,11 +118,15 @@ class SignedStatement:
             raise _malformed("has a payload that is not a map with text keys")
         return MappingProxyType(fields)
 
-    def read(self, cls: builtins.type[P]) -> P:
-        """Return the payload as its class (steps 6 and 7 of protocol §2); MALFORMED on any deviation."""
+    def read(self, cls: builtins.type[P], *, new: bool = False) -> P:
+        """Return the payload as its class (steps 6 and 7 of protocol §2); MALFORMED on any deviation.
+
+        `new` is for whoever takes statements in: it admits no field that this version does not know, and misses those
+        that are needed now. Otherwise unknown fields are ignored, or UNSUPPORTED where they are critical (§2.2).
+        """
         if self.type != cls.TYPE:
             raise _malformed(f"is of type {self.type!r} where {cls.TYPE!r} is expected")
-        value = cls.from_payload(self.payload)  # (6)
+        value = cls.from_payload(self.payload, new=new)  # (6)
         if self.subject != value.subject:  # (7)
             raise _malformed(
                 f"is about {value.subject[:80]!r}, its header says {self.subject[:80]!r}"
@@ -220,12 +224,17 @@ def sign(
     )
 
 
-def open_as(cls: type[P], raw: bytes, public_key: bytes | None) -> tuple[P, SignedStatement]:
-    """Parse a statement of this class, and verify it where a key is given (protocol §2, all steps)."""
+def open_as(
+    cls: type[P], raw: bytes, public_key: bytes | None, *, new: bool = False
+) -> tuple[P, SignedStatement]:
+    """Parse a statement of this class, and verify it where a key is given (protocol §2, all steps).
+
+    `new`: see `SignedStatement.read`.
+    """
     statement = parse_statement(raw, expected=cls.TYPE)
     if public_key is not None:
         verify_signature(statement, public_key)
-    return statement.read(cls), statement
+    return statement.read(cls, new=new), statement
 
 
 def read_as(cls: type[P], raw: bytes) -> P:

@@ -18,6 +18,7 @@ class Order(Statement):
     """One attempt at one request. A retry keeps `number` and counts `attempt` up from 0."""
 
     TYPE: ClassVar[str] = "order"
+    NEEDED: ClassVar[frozenset[str]] = frozenset({"max_input_tokens"})
 
     tenant: Name
     number: Uint
@@ -30,13 +31,14 @@ class Order(Statement):
     """Entry of the node's key bundle."""
     created: Ms
     expiry: Ms
-    max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)]
-    """The most prompt tokens that the tenant pays for; a node refuses a longer prompt."""
     max_output_tokens: Annotated[int, Whole(MAX_TOKENS, 1)]
     rate_card: Bytes32
     """Entry of the rate card under which the work is rated."""
     cost_centre: Bytes32 | None = None
     """Blinded (protocol §4.5)."""
+    max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)] | None = None
+    """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders from before it was defined
+    lack it, and bound the prompt by the node's context only."""
 
     @property
     def subject(self) -> str:
@@ -59,6 +61,6 @@ def within_order(order: Order, usage: Usage) -> str | None:
         ("input", usage.input, order.max_input_tokens),
         ("output", usage.output, order.max_output_tokens),
     ):
-        if counted > most:
+        if most is not None and counted > most:
             return f"the receipt counts {counted} {side} tokens, {most} at most were ordered"
     return None

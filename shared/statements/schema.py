@@ -3,19 +3,23 @@
 A `Record` is a CBOR map. Its fields are annotated with the aliases below (`Bytes32`, `Name`, …), which
 say both the Python type and what the wire permits. Construction checks every field, so a value that
 exists is valid, whether it was made here or read from a stranger; what is not permitted is MALFORMED.
-Reading a map asks for exactly the record's fields: none missing, none unknown (a field reserved for
-later is unknown until it is defined).
+Reading a map asks for exactly the record's fields: none missing, none unknown. Only a statement's payload
+may have more, by the rule of protocol §2.2 under which statements grow.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from itertools import pairwise
 from types import MappingProxyType, UnionType
 from typing import (
     Annotated,
     Any,
     ClassVar,
+    Final,
     Self,
     Union,
     get_args,
@@ -27,7 +31,7 @@ from shared.codec import cbor
 from shared.codec.cbor import Value
 from shared.codec.ids import NAME
 from shared.codec.moment import MAX_MS
-from shared.runtime.errors import CounterfoilError
+from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.rules import (
     Choice,
     Count,
@@ -208,17 +212,90 @@ class Record:
         return cls.from_payload(value)
 
 
+CRIT: Final = "crit"
+"""The field that names the critical ones (as `crit` in RFC 9052 §3.1)."""
+MAX_UNKNOWN: Final = 16
+_FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
 class Statement(Record):
-    """The payload of a signed statement; `TYPE` is the last part of its content type."""
+    """The payload of a signed statement; `TYPE` is the last part of its content type.
+
+    Fields that are defined after the first version are optional, and those on which an older verifier must not be
+    silent are critical (protocol §2.2).
+    """
 
     __slots__ = ()
     TYPE: ClassVar[str]
     CONSTANTS: ClassVar[Mapping[str, int]] = MappingProxyType({"v": 1})
+    CRITICAL: ClassVar[frozenset[str]] = frozenset()
+    """Later fields that no verifier may ignore: a payload that has one names it in `crit`."""
+    NEEDED: ClassVar[frozenset[str]] = frozenset()
+    """Later fields without which nothing new is taken in; what was signed before they were defined lacks them."""
+
+    def to_payload(self) -> dict[str, Value]:
+        """Return the map; fields that are not filled are absent, and critical ones are named."""
+        payload = super().to_payload()
+        critical: list[Value] = [*sorted(self.CRITICAL & payload.keys())]
+        return {**payload, CRIT: critical} if critical else payload
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[Any, Value], *, new: bool = False) -> Self:
+        """Read a payload by the rule under which statements grow (protocol §2.2).
+
+        Fields that this version does not know are ignored, unless they are critical (UNSUPPORTED). A `new` statement,
+        one that is being taken in, has no such fields and lacks none that is needed now (MALFORMED).
+        """
+        known = {field.name for field in _fields(cls)} | cls.CONSTANTS.keys()
+        unknown = payload.keys() - known - {CRIT}
+        if new:
+            for name in sorted(cls.NEEDED - payload.keys()):
+                refuse(f"{label(cls)}.{name}", "is missing")
+        elif unknown:
+            _check_names(cls, unknown)
+        _check_critical(cls, payload, known)
+        ignored = {CRIT} if new else unknown | {CRIT}
+        return super().from_payload({k: v for k, v in payload.items() if k not in ignored})
 
     @property
     @abstractmethod
     def subject(self) -> str:
         """What the statement is about, derived from its fields (protocol §2.1)."""
+
+
+def _check_names(cls: type[Statement], unknown: AbstractSet[Any]) -> None:
+    """Refuse unknown fields that no later version would have."""
+    if not all(type(name) is str and _FIELD_NAME.fullmatch(name) for name in unknown):
+        shown = sorted(repr(name)[:40] for name in unknown)
+        refuse(label(cls), f"has unknown fields: {', '.join(shown[:4])}")
+    if len(unknown) > MAX_UNKNOWN:
+        refuse(label(cls), f"has {len(unknown)} unknown fields, more than {MAX_UNKNOWN}")
+
+
+def _check_critical(
+    cls: type[Statement], payload: Mapping[Any, Value], known: AbstractSet[str]
+) -> None:
+    """Refuse a critical field that this version does not know, and a list of them that is not the payload's."""
+    present = sorted(cls.CRITICAL & payload.keys())
+    if CRIT not in payload:
+        if present:
+            refuse(f"{label(cls)}.{CRIT}", f"does not name {present[0]}")
+        return
+    listed = payload[CRIT]
+    names = [n for n in listed if isinstance(n, str)] if isinstance(listed, list) else []
+    in_order = all(one < other for one, other in pairwise(names))
+    there = payload.keys() - {CRIT} >= set(names)
+    if not names or names != listed or not in_order or not there:
+        refuse(f"{label(cls)}.{CRIT}", "is not a rising list of fields that are there")
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"the {label(cls)} has a field {strange[0][:63]!r} that must be understood and is not known here",
+            remedy="Use a newer version of Counterfoil.",
+        )
+    if names != present:
+        refuse(f"{label(cls)}.{CRIT}", "names fields that are not critical")
 
 
 def label(cls: type[Record]) -> str:

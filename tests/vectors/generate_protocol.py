@@ -31,11 +31,12 @@ from shared.envelope.shares import share_commitments, split
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stream_signature_message
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon, draw
-from shared.statements.cose import entry_of, sign
+from shared.statements.cose import entry_of, sign, sign_statement
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings
 from tests.vectors.files import FOLDER, Json, load, splice
+from tests.vectors.growth import grown
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
 from tests.vectors.spoil import spoiled_receipt
 from tests.vectors.spoil_envelope import BODY, CUSTODIANS, FULL_BODY, TS, spoiled_envelopes
@@ -86,7 +87,24 @@ def statements() -> Json:
         {"name": name, "error": error, **splice(raw, data)}
         for name, data, error in spoiled_receipt(raw, key, issuer, value.subject)
     ]
-    return {"valid": valid, "spoiled_receipt": spoiled}
+    return {"valid": valid, "spoiled_receipt": spoiled, "growth": growth()}
+
+
+def growth() -> list[Json]:
+    """Orders as other versions would sign them, and what a verifier and an intake of this one make of each (§2.2)."""
+    value, signer, issuer = SAMPLES["order"]
+    key = signing_key(signer)
+    return [
+        {
+            "name": name,
+            "statement": sign_statement(
+                value.TYPE, payload, key=key, issuer=issuer, subject=value.subject
+            ).hex(),
+            "verifier": verifier,
+            "intake": intake,
+        }
+        for name, payload, verifier, intake in grown(value.to_payload())
+    ]
 
 
 def shares() -> Json:

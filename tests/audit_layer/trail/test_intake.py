@@ -6,16 +6,26 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from audit_layer.costs.service import Costs
 from audit_layer.trail.admission import KINDS
 from audit_layer.trail.service import Accepted, Refused, Submission
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.statements.audits import Outcome, Reason, Verdict
-from shared.statements.cose import Payload, entry_of, open_as, parse_statement, read_as, sign
+from shared.statements.cose import (
+    Payload,
+    entry_of,
+    open_as,
+    parse_statement,
+    read_as,
+    sign,
+    sign_statement,
+)
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
+from shared.statements.schema import Statement
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.trail.conftest import World, opened
 
@@ -464,6 +474,61 @@ def test_no_receipt_counts_more_than_the_tenant_ordered(world: World, usage, tak
         world.put(Submission(raw, signed.order))
     else:
         assert world.code(raw, signed.order) is Code.INVALID_ARGUMENT
+
+
+# -- statements of other versions (protocol §2.2) --------------------------------------------------------------------
+
+
+def _of_an_earlier_version(submission: Submission) -> Submission:
+    """The same work under an order from before the prompt was bounded by it."""
+    return reordered(submission, max_input_tokens=None)
+
+
+def _of_a_later_version(submission: Submission) -> Submission:
+    """The same work, with a field in its receipt that this version does not know."""
+    receipt = parse_statement(submission.statement)
+    payload = {**receipt.payload, "region": "eu"}
+    later = sign_statement(
+        Receipt.TYPE,
+        payload,
+        key=made.key("alpha/one"),
+        issuer="alpha/one",
+        subject=receipt.subject,
+    )
+    return Submission(later, submission.order)
+
+
+OTHER_VERSIONS = pytest.mark.parametrize("other", [_of_an_earlier_version, _of_a_later_version])
+
+
+@OTHER_VERSIONS
+def test_a_statement_of_another_version_is_not_taken_in(world: World, other):
+    submission = other(world.node.receipt("acme"))
+    assert world.code(submission.statement, submission.order) is Code.MALFORMED
+
+
+@OTHER_VERSIONS
+def test_a_statement_of_another_version_that_is_in_the_log_is_read_checked_and_paid(
+    world: World, monkeypatch, other
+):
+    strict = Statement.from_payload
+
+    def lenient(cls, payload, *, new=False):
+        return strict.__func__(cls, payload)
+
+    submission = other(world.node.receipt("acme"))
+    with monkeypatch.context() as patch:  # a log of that version took it in
+        patch.setattr(Statement, "from_payload", classmethod(lenient))
+        (accepted,) = world.put(submission)
+    assert world.fsck() == []
+    with opened(world.database.engine("server")) as trail:
+        row = trail.statement(accepted.entry)
+    assert row is not None
+    assert read_as(Receipt, row.raw).tenant == "acme"
+    costs = Costs(world.database.engine("worker"))
+    assert costs.rate_new() == 1
+    assert [total["receipts"] for total in costs.totals()] == [1]
+    assert costs.check() == []
 
 
 # -- issuer, subject, profile ----------------------------------------------------------------------------------------

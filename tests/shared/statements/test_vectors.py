@@ -1,10 +1,13 @@
 """The published statement vectors: each valid one opens, each spoiled one meets its error."""
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import entry_of, open_as, parse_statement, sign_statement
+from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from tests.vectors.files import apply, load
 from tests.vectors.samples import SAMPLES
@@ -47,6 +50,21 @@ def test_a_spoiled_receipt_meets_its_error(change):
     with pytest.raises(CounterfoilError) as caught:
         open_as(Receipt, raw, bytes.fromhex(GOOD["public_key"]))
     assert caught.value.code.name == change["error"]
+
+
+@pytest.mark.parametrize("case", VECTORS["growth"], ids=lambda case: case["name"])
+@pytest.mark.parametrize("who", ["verifier", "intake"])
+def test_statements_of_other_versions_meet_what_the_rule_of_growth_says(case, who):
+    raw = bytes.fromhex(case["statement"])
+    key = bytes.fromhex(VECTORS["valid"]["order"]["public_key"])
+    if case[who] is None:
+        order, statement = open_as(Order, raw, key, new=who == "intake")
+        assert statement.entry == entry_of(raw)
+        assert order == replace(SAMPLES["order"][0], max_input_tokens=order.max_input_tokens)
+        return
+    with pytest.raises(CounterfoilError) as caught:
+        open_as(Order, raw, key, new=who == "intake")
+    assert caught.value.code.name == case[who]
 
 
 def test_the_spoiled_receipts_are_all_different_from_the_good_one_and_from_each_other():
