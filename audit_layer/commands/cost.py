@@ -13,7 +13,7 @@ from shared.codec.ids import check_name
 from shared.codec.moment import Period, day_of, days_period, now_ms, parse_day
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.output import emit, json_option
-from shared.runtime.text import for_terminal
+from shared.runtime.printable import for_terminal
 
 if TYPE_CHECKING:
     from audit_layer.costs.reading import Unpaid

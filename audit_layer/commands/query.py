@@ -9,7 +9,7 @@ import click
 
 from audit_layer.commands.options import FILE, entry_argument, rendered, utc
 from shared.runtime.output import emit, json_option, to_json
-from shared.runtime.text import for_terminal
+from shared.runtime.printable import for_terminal
 
 if TYPE_CHECKING:
     from shared.verification.trust import Trust

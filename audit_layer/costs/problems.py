@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 
 SYNONYMS: Final = {
     "amount_due": "total",

@@ -15,7 +15,7 @@ from audit_layer.costs.models import (
 )
 from audit_layer.costs.payable import ANSWERED, COMPLETE
 from audit_layer.costs.rating import RatedLine, rated
-from audit_layer.trail.at_rest import unseal
+from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import day_of, now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -161,7 +161,10 @@ def _rate(
     if order_raw is None:  # `log fsck` reports it
         return NO_ORDER, []
     try:
-        receipt, order = read_as(Receipt, unseal(db, raw)), read_as(Order, unseal(db, order_raw))
+        receipt, order = (
+            read_as(Receipt, decrypted(db, raw)),
+            read_as(Order, decrypted(db, order_raw)),
+        )
     except CounterfoilError as error:
         if error.code is not Code.ERASED:
             raise

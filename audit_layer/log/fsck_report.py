@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Difference:
     """One thing that is not as it must be."""
 
     place: str
@@ -28,5 +28,5 @@ class SavedCheckpoint:
 
     @property
     def place(self) -> str:
-        """How a finding names the row."""
+        """How a difference names the row."""
         return f"log_checkpoints[size={self.size}]"

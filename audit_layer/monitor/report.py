@@ -13,7 +13,7 @@ from audit_layer.monitor.core import Verified
 from audit_layer.monitor.store import Recorded
 from audit_layer.monitor.streams import News
 from shared.codec.moment import now_ms, to_rfc3339
-from shared.runtime.text import for_terminal
+from shared.runtime.printable import for_terminal
 
 PROGRESS_S: Final = 1.0
 """How often catching up is told of."""

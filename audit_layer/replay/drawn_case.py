@@ -10,7 +10,7 @@ from audit_layer.disclosure.service import DrawnCase
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import BeaconRow, EpochRow
 from audit_layer.storage.engine import session
-from audit_layer.trail.at_rest import unseal
+from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
 from shared.envelope.delivered import Delivered
 from shared.runtime.errors import Code, CounterfoilError
@@ -87,7 +87,7 @@ class TrailDeposits:
             ).all()
             order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
             # Without its order nothing counts as delivered.
-            raw = b"" if order is None else unseal(db, order.raw)
+            raw = b"" if order is None else decrypted(db, order.raw)
         return [
             Ciphertexts(
                 raw,
@@ -109,7 +109,7 @@ def _statement(db: Session, entry: bytes) -> bytes:
         raise CounterfoilError(
             Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log and not in the trail"
         )
-    return unseal(db, row.raw)
+    return decrypted(db, row.raw)
 
 
 def _floor_entries(

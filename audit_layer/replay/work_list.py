@@ -29,7 +29,7 @@ def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) 
     ).one_or_none()
 
 
-def release(session: Session, work: int, error: str) -> None:
+def give_back(session: Session, work: int, error: str) -> None:
     """Give a lease back so that the next sweep offers the row again."""
     session.execute(
         update(WorkRow)

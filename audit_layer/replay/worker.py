@@ -21,7 +21,7 @@ from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 from shared.statements.audits import Blame, Reason, Verdict
 from shared.statements.cose import entry_of, sign
 
@@ -75,7 +75,7 @@ class Worker:
         failed = isinstance(error, ReplayFailedError)
         with session(self.engine) as db:
             if waits and not failed:
-                work_list.release(db, row.id, str(error))
+                work_list.give_back(db, row.id, str(error))
             else:
                 work_list.fail(db, row.id, str(error), now=now_ms())
         if not (waits or failed):

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, LargeBinary, SmallIntege
 from audit_layer.storage.base import Base
 from audit_layer.storage.engine import unstorable
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import is_text
+from shared.runtime.printable import is_text
 
 _TYPES: Final[Mapping[type, str]] = {
     BigInteger: "int8",

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import write_private
-from shared.runtime.text import is_text
+from shared.runtime.printable import is_text
 
 ENV_FILE: Final = "COUNTERFOIL_DATABASE_DSN_FILE"
 ENV_URL: Final = "COUNTERFOIL_DATABASE_URL"

@@ -32,7 +32,7 @@ from audit_layer.storage.unprivileged import Account, reachable_place, reachable
 from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import PRIVATE_FILE, write_atomic
-from shared.runtime.text import is_text
+from shared.runtime.printable import is_text
 
 ADMIN: Final = "counterfoil_admin"
 PORT: Final = 5432

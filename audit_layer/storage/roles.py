@@ -39,7 +39,7 @@ from audit_layer.storage.dsn import (
     write_dsn_file,
 )
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import is_text
+from shared.runtime.printable import is_text
 
 DATABASE: Final = "counterfoil"
 BROKER_DATABASE: Final = "counterfoil_broker"

@@ -1,14 +1,14 @@
-"""Crypto-shredding: receipts and orders are stored sealed, so that a day of a tenant can be made unreadable for good.
+"""Crypto-shredding: receipts and orders are stored encrypted, so that a day of a tenant can be made unreadable for good.
 
 The log keeps hashes only, so no proof changes. Each tenant has one data key a day (UTC, by when receipts began); a statement is
-sealed with AES-256-GCM under a key of its own, derived from the data key and the statement's entry, which makes the
-sealing deterministic and a nonce unnecessary. Data keys are in the database, wrapped by a key-encryption key in a file that
+encrypted with AES-256-GCM under a key of its own, derived from the data key and the statement's entry, which makes the
+encryption deterministic and a nonce unnecessary. Data keys are in the database, wrapped by a key-encryption key in a file that
 must not be where the database's backups are. To erase is to forget the data key (`audit_layer.trail.erasure`).
 
-`seal` and `unseal` are all that the code that writes and reads statements calls; without a keeper at the engine, statements
+`encrypted` and `decrypted` are all that the code that writes and reads statements calls; without a keeper at the engine, statements
 are stored as they were signed.
 
-    sealed = 0x01 || u64 data key || entry (32 bytes) || ciphertext and tag      (a statement begins with 0xd2)
+    encrypted = 0x01 || u64 data key || entry (32 bytes) || ciphertext and tag      (a statement begins with 0xd2)
     wrapped = key id (8 bytes) || nonce (12 bytes) || ciphertext and tag          (AAD: tenant, day)
 """
 
@@ -33,8 +33,8 @@ from shared.runtime.config import read_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private, write_private
 
-SEALED: Final = 0x01
-"""First byte of a sealed statement."""
+ENCRYPTED: Final = 0x01
+"""First byte of an encrypted statement."""
 DAY_MS: Final = 86_400_000
 KEY_BYTES: Final = 32
 MEMORY_S: Final = 60.0
@@ -57,8 +57,8 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """The parts of a sealed statement."""
+class Encrypted:
+    """The parts of an encrypted statement."""
 
     key: int
     entry: bytes
@@ -148,7 +148,7 @@ def create_key_file(path: Path) -> None:
 
 
 def with_keeper(engine: Engine, key_file: Path | None) -> Engine:
-    """Return the engine through which statements are stored sealed; the same engine without a key file."""
+    """Return the engine through which statements are stored encrypted; the same engine without a key file."""
     if key_file is None:
         return engine
     return engine.execution_options(**{_OPTION: Keeper(key_file)})
@@ -161,53 +161,53 @@ def keeper_of(db: Connection | Session) -> Keeper | None:
     return keeper if isinstance(keeper, Keeper) else None
 
 
-def seal(db: Connection | Session, items: Sequence[Item]) -> list[bytes]:
+def encrypted(db: Connection | Session, items: Sequence[Item]) -> list[bytes]:
     """Return what is to be stored for statements, in their order, within the transaction that stores them."""
     keeper = keeper_of(db)
     if keeper is None or not items:
         return [item.raw for item in items]
     days = {(item.tenant, item.started // DAY_MS * DAY_MS) for item in items}
     keys = _keys_for(db, keeper, days)
-    return [_seal(*keys[item.tenant, item.started // DAY_MS * DAY_MS], item) for item in items]
+    return [_encrypt(*keys[item.tenant, item.started // DAY_MS * DAY_MS], item) for item in items]
 
 
-def unseal(db: Connection | Session, stored: bytes) -> bytes:
+def decrypted(db: Connection | Session, stored: bytes) -> bytes:
     """Return a statement as it was signed, from what is stored of it.
 
     Errors: ERASED with the erasure's number in `metadata`; CONFIGURATION without the key file; CORRUPT.
     """
-    sealed = parse_sealed(stored)
-    if sealed is None:
+    parts = parse_encrypted(stored)
+    if parts is None:
         return stored
     keeper = keeper_of(db)
     if keeper is None:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "statements are stored sealed, and the configuration names no erasure_key_file",
+            "statements are stored encrypted, and the configuration names no erasure_key_file",
         )
-    secret = keeper.remembered(sealed.key)
+    secret = keeper.remembered(parts.key)
     if secret is None:
-        secret = keeper.remember(sealed.key, _lookup(db, keeper, sealed.key))
+        secret = keeper.remember(parts.key, _lookup(db, keeper, parts.key))
     try:
-        return _cipher(secret, sealed.entry).decrypt(_NO_NONCE, sealed.ciphertext, sealed.entry)
+        return _cipher(secret, parts.entry).decrypt(_NO_NONCE, parts.ciphertext, parts.entry)
     except InvalidTag as error:
         raise CounterfoilError(
-            Code.CORRUPT, f"the stored statement {sealed.entry.hex()[:16]}… was changed"
+            Code.CORRUPT, f"the stored statement {parts.entry.hex()[:16]}… was changed"
         ) from error
 
 
-def parse_sealed(stored: bytes) -> Sealed | None:
-    """Return the parts of a sealed statement, None for one that is stored as it was signed."""
-    if stored[:1] != bytes([SEALED]):
+def parse_encrypted(stored: bytes) -> Encrypted | None:
+    """Return the parts of an encrypted statement, None for one that is stored as it was signed."""
+    if stored[:1] != bytes([ENCRYPTED]):
         return None
     if len(stored) < _HEAD + 16:
-        raise CounterfoilError(Code.CORRUPT, "a sealed statement is cut off")
-    return Sealed(int.from_bytes(stored[1:9], "big"), stored[9:_HEAD], stored[_HEAD:])
+        raise CounterfoilError(Code.CORRUPT, "an encrypted statement is cut off")
+    return Encrypted(int.from_bytes(stored[1:9], "big"), stored[9:_HEAD], stored[_HEAD:])
 
 
-def _seal(key: int, secret: bytes, item: Item) -> bytes:
+def _encrypt(key: int, secret: bytes, item: Item) -> bytes:
     ciphertext = _cipher(secret, item.entry).encrypt(_NO_NONCE, item.raw, item.entry)
-    return bytes([SEALED]) + key.to_bytes(8, "big") + item.entry + ciphertext
+    return bytes([ENCRYPTED]) + key.to_bytes(8, "big") + item.entry + ciphertext
 
 
 def _cipher(secret: bytes, entry: bytes) -> AESGCM:

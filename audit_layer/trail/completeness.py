@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Engine, null, select
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
-from audit_layer.trail.at_rest import unseal
+from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
@@ -155,7 +155,7 @@ class _Reader:
     def _readable(self, stored: bytes | None) -> tuple[bytes | None, bool]:
         """Return a statement as it was signed, if it was asked for and is not erased, and whether it is."""
         try:
-            return (None if stored is None else unseal(self._db, stored)), False
+            return (None if stored is None else decrypted(self._db, stored)), False
         except CounterfoilError as error:
             if error.code is not Code.ERASED:
                 raise

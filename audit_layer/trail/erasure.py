@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import alone, session
-from audit_layer.trail.at_rest import DAY_MS, KEY_LOCK, SEALED, Keeper, keeper_of
+from audit_layer.trail.at_rest import DAY_MS, ENCRYPTED, KEY_LOCK, Keeper, keeper_of
 from audit_layer.trail.models import (
     DataKeyRow,
     ErasureRow,
@@ -120,7 +120,7 @@ class Eraser:
         if not entries:
             raise CounterfoilError(
                 Code.NOT_FOUND,
-                f"no readable receipt of {tenant!r} is stored sealed for this period",
+                f"no readable receipt of {tenant!r} is stored encrypted for this period",
             )
         value = Erasure(
             tenant=tenant,
@@ -183,7 +183,7 @@ class Eraser:
 
 def receipts_under(keys: Sequence[int], tenant: str, period: Period) -> Select[bytes]:
     """Return the query for the entries of receipts that are stored under some data keys."""
-    heads = [bytes([SEALED]) + key.to_bytes(8, "big") for key in keys]
+    heads = [bytes([ENCRYPTED]) + key.to_bytes(8, "big") for key in keys]
     return (
         select(ReceiptRow.entry)
         .join(StatementRow, StatementRow.entry == ReceiptRow.entry)
@@ -201,7 +201,7 @@ def _keeper(db: Session) -> Keeper:
     if keeper is None:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "statements are not stored sealed, so they cannot be erased",
+            "statements are not stored encrypted, so they cannot be erased",
             remedy="Name an erasure_key_file in the configuration; what is stored from then on can be.",
         )
     return keeper

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from audit_layer.trail.at_rest import keeper_of, parse_sealed
+from audit_layer.trail.at_rest import keeper_of, parse_encrypted
 from audit_layer.trail.erasure import receipts_under
 from audit_layer.trail.fsck_parties import between
 from audit_layer.trail.models import (
@@ -77,9 +77,9 @@ def _missing(db: Session, known: set[int]) -> Iterator[str]:
         query = select(kind.raw).execution_options(yield_per=1000)
         for stored in db.scalars(query):
             try:
-                sealed = parse_sealed(stored)
+                encrypted = parse_encrypted(stored)
             except CounterfoilError:
                 continue  # told where statements are read
-            if sealed is not None and sealed.key not in known | named:
-                named.add(sealed.key)
-                yield f"trail_data_keys.id: none is {sealed.key}, under which statements are stored"
+            if encrypted is not None and encrypted.key not in known | named:
+                named.add(encrypted.key)
+                yield f"trail_data_keys.id: none is {encrypted.key}, under which statements are stored"

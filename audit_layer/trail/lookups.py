@@ -97,7 +97,7 @@ class DatabaseLookups:
     def _raw(self, entry: bytes, kind: str) -> bytes | None:
         with session(self._engine) as db:
             row = db.get(StatementRow, entry)
-            return None if row is None or row.type != kind else at_rest.unseal(db, row.raw)
+            return None if row is None or row.type != kind else at_rest.decrypted(db, row.raw)
 
     def _reload(self) -> None:
         asked = time.monotonic()

@@ -396,7 +396,7 @@ def _detach_readable(db: Session, rows: Sequence[StatementRow]) -> None:
 def _readable(db: Session, stored: bytes) -> bytes:
     """Return a statement as it was signed, or nothing when it was erased."""
     try:
-        return at_rest.unseal(db, stored)
+        return at_rest.decrypted(db, stored)
     except CounterfoilError as error:
         if error.code is not Code.ERASED:
             raise

@@ -106,7 +106,8 @@ def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[b
             for part in (item.statement, item.order)
         ]
     return {
-        item.entry: raw for item, raw in zip(items, at_rest.seal(connection, items), strict=True)
+        item.entry: raw
+        for item, raw in zip(items, at_rest.encrypted(connection, items), strict=True)
     }
 
 

@@ -55,7 +55,7 @@ class Witness:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`known_logs` maps an origin to its keys; every one of them must sign (see `Policy`).
+        """`known_logs` maps an origin to its keys; every one of them must sign (see `LogPolicy`).
 
         CONFIGURATION for a key that cannot cosign, for keys under several names, and for a log
         key that is not named by its origin.

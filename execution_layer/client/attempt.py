@@ -23,7 +23,7 @@ from execution_layer.client.response_check import (
 )
 from shared.codec.moment import now_ms
 from shared.envelope.blinded import blinded_cost_centre
-from shared.envelope.body import Policy
+from shared.envelope.body import AuditPolicy
 from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -46,7 +46,7 @@ class Terms:
     custodians: tuple[bytes, ...]
     """Raw HPKE keys, in the order of the shares."""
     threshold: int
-    policy: Policy
+    policy: AuditPolicy
     expiry_ms: int
 
 

@@ -26,7 +26,7 @@ from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.journal import Unwritable
@@ -63,7 +63,7 @@ class AsyncCounterfoilClient:
             key=load_ed25519(policy.tenant_key_file),
             custodians=tuple(custodian.public_key() for custodian in policy.custodians),
             threshold=policy.threshold,
-            policy=Policy(Audit(policy.audit)),
+            policy=AuditPolicy(Audit(policy.audit)),
             expiry_ms=1000 * policy.expiry_s,
         )
         self._log = policy.log.policy()

@@ -13,7 +13,7 @@ from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prompts import PromptLine
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.output import emit, emit_line, table
-from shared.runtime.text import for_terminal
+from shared.runtime.printable import for_terminal
 
 UNVERIFIED = (
     "  The text is the node's word until an audit: this client has no tokenizer to read its tokens with"

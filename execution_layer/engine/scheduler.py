@@ -11,11 +11,11 @@ from execution_layer.engine.fairness import Service, fair_shares
 from execution_layer.engine.pace import Pace
 from execution_layer.engine.prefix import CachedBlock, PrefixCache
 from execution_layer.engine.sequence import SequenceState
-from shared.commitments.exact import BLOCK as HASHED
+from shared.commitments.exact import COMMITMENT_BLOCK
 from shared.model.kv import BLOCK, blocks_for
 from shared.runtime.errors import Code, CounterfoilError
 
-HASHES = BLOCK // HASHED
+HASHES = BLOCK // COMMITMENT_BLOCK
 """Block hashes of the exact commitments in one KV block."""
 Plan = list[tuple[SequenceState, int]]
 """Sequences and how many positions to compute of each."""
@@ -272,7 +272,9 @@ class Scheduler:
         for hit in self._hits(sequence):
             self._pool.hold(hit.block)
             sequence.blocks.append(hit.block)
-            sequence.cached += sequence.hasher.resume(sequence.computed // HASHED, hit.hashes)
+            sequence.cached += sequence.hasher.resume(
+                sequence.computed // COMMITMENT_BLOCK, hit.hashes
+            )
             sequence.computed += BLOCK
             self.prefix_hits += BLOCK
         sequence.offered = max(sequence.offered, sequence.computed // BLOCK)

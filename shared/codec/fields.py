@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from shared.codec.cbor import MAX_INT, Value
 from shared.codec.ids import NAME
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 
 T = TypeVar("T")
 K = TypeVar("K")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-BLOCK = 32
+COMMITMENT_BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Blocks:
 
     def __init__(self, row_bytes: int, hashes: Sequence[bytes] = ()) -> None:
         self.hashes = list(hashes)
-        self._block_bytes = BLOCK * row_bytes
+        self._block_bytes = COMMITMENT_BLOCK * row_bytes
         self._running = sha256()
         self._filled = 0
 
@@ -92,11 +92,11 @@ class ActivationHasher:
         The blocks are counted from position 0, begin where rows are known already and end in front of the last prompt
         position. Returns how many rows need not be appended any more.
         """
-        end = (first + len(hashes)) * BLOCK
+        end = (first + len(hashes)) * COMMITMENT_BLOCK
         saved = end - self.position
         if saved <= 0:
             return 0
-        assert first * BLOCK <= self.position
+        assert first * COMMITMENT_BLOCK <= self.position
         assert end <= self._last
         self._aligned = _Blocks(self._row_bytes, (*self._aligned.hashes[:first], *hashes))
         self.position = end

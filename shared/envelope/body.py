@@ -34,7 +34,7 @@ class Audit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy(Record):
+class AuditPolicy(Record):
     """The tenant's audit policy for one request."""
 
     audit: Audit = Audit.SAMPLED
@@ -44,7 +44,7 @@ class Policy(Record):
         return self.to_cbor()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Policy":
+    def from_bytes(cls, data: bytes) -> "AuditPolicy":
         """Decode; MALFORMED unless it is one."""
         return cls.from_cbor(data, max_bytes=256)
 

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.codec.hashing import framing
-from shared.envelope.body import SMALLEST_BODY, Policy, decode_body, encode_body
+from shared.envelope.body import SMALLEST_BODY, AuditPolicy, decode_body, encode_body
 from shared.envelope.header import SMALLEST_ESCROW, Envelope, Header, envelope_hash
 from shared.envelope.hpke import HpkePrivateKey, hpke_key_id, open_sealed, seal
 from shared.envelope.opaque import opening, unreadable
@@ -85,7 +85,7 @@ class EscrowShare:
 
     index: int
     share: bytes
-    policy: Policy
+    policy: AuditPolicy
     header: Header
     ctx: bytes
     kc: bytes
@@ -112,7 +112,7 @@ def seal_request(
     threshold: int,
     model_root: bytes,
     max_output_tokens: int,
-    policy: Policy,
+    policy: AuditPolicy,
     expiry_ms: int,
     request_id: bytes | None = None,
     ts: bytes | None = None,
@@ -207,7 +207,7 @@ def open_escrow(
     opened = open_sealed(hpke_private, info, envelope.escrow[place])
     with opening():
         escrow = _Escrow.from_cbor(unpad(opened, SMALLEST_ESCROW), max_bytes=SMALLEST_ESCROW)
-        policy = Policy.from_bytes(escrow.policy)
+        policy = AuditPolicy.from_bytes(escrow.policy)
     commitment = share_commitment(place + 1, header.threshold, len(header.shares), escrow.share)
     if (
         escrow.i != place + 1

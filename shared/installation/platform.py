@@ -15,8 +15,8 @@ from shared.installation.install import Installer
 from shared.installation.layout import Plan
 from shared.installation.logwatch import watch
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.printable import is_text
 from shared.runtime.supervisor import Supervisor
-from shared.runtime.text import is_text
 
 LAST_RUN_S = 40.0
 """How long what an earlier run left may take to end: longer than any guard waits before it kills."""

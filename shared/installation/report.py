@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shared.installation.audit_view import AuditView
 from shared.installation.layout import Plan
-from shared.runtime.text import command_line
+from shared.runtime.printable import command_line
 
 KINDS = ("input", "cached", "output")
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from shared.installation.layout import MODEL, TENANT, NodePlan, Plan
 from shared.installation.platform import running
-from shared.runtime.text import command_line, export_line
+from shared.runtime.printable import command_line, export_line
 
 NODES = (
     NodePlan("node-a", "operator-a"),

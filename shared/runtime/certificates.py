@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from cryptography import x509
 
 from shared.runtime.errors import CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 
 WARN_BEFORE: Final = timedelta(days=14)
 """How long before its end a certificate is told; for one that lives less than four times that, a quarter of its life."""

@@ -21,7 +21,7 @@ import click
 
 from shared.runtime import logs
 from shared.runtime.errors import Code, CounterfoilError, sentences
-from shared.runtime.text import for_terminal, is_text
+from shared.runtime.printable import for_terminal, is_text
 
 ENTRY_POINTS: Final = "counterfoil.commands"
 INTERRUPTED: Final = 130

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic_core import ErrorDetails
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import command_line, is_text
+from shared.runtime.printable import command_line, is_text
 
 MAX_BYTES: Final = 1 << 20
 _OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO

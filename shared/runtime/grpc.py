@@ -24,7 +24,7 @@ from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.interceptor import DETAILS_KEY, DOMAIN, MAX_DETAIL, ErrorInterceptor
 from shared.runtime.net import is_loopback, join_address, split_address
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 from shared.runtime.tls import TlsFiles, loaded_context, served
 from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic
 

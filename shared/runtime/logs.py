@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Literal, TextIO
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import for_terminal, json_for_terminal
+from shared.runtime.printable import for_terminal, json_for_terminal
 
 MAX_TEXT: Final = 500
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from shared.runtime.text import for_terminal, json_for_terminal
+from shared.runtime.printable import for_terminal, json_for_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table

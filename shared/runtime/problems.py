@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_TEXT: Final = 1000

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 
 MAX_SHOWN: Final = 64
 

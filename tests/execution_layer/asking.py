@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.codec.hashing import framing
 from shared.codec.moment import now_ms
-from shared.envelope.body import Audit, Policy, encode_body
+from shared.envelope.body import Audit, AuditPolicy, encode_body
 from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.hpke import seal
 from shared.envelope.padding import pad
@@ -65,7 +65,7 @@ def make_request(
         threshold=1,
         model_root=model_root,
         max_output_tokens=budget or body.settings.max_tokens,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=now + expires_in_ms,
     )
     raw = sealed.envelope_bytes if envelope is None else envelope(sealed)

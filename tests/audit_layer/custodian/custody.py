@@ -9,7 +9,7 @@ from pathlib import Path
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.store import ReleaseStore
 from shared.envelope import sealing
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
@@ -82,7 +82,7 @@ def request(audit: Audit = Audit.SAMPLED) -> SealedRequest:
         threshold=1,
         model_root=octets("model"),
         max_output_tokens=4,
-        policy=Policy(audit),
+        policy=AuditPolicy(audit),
         expiry_ms=NOW + 1000,
         policy_nonce=POLICY_NONCE,
     )
@@ -97,7 +97,7 @@ def with_wrap(good: SealedRequest, wrap: bytes) -> SealedRequest:
 def rewrapped(good: SealedRequest, **changes) -> SealedRequest:
     """Wrap other contents than the header commits to: what a lying client could do."""
     escrow = sealing._Escrow(
-        1, split(good.ts, 1, 1)[0], Policy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
+        1, split(good.ts, 1, 1)[0], AuditPolicy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
     )
     wrap = sealing._seal_share(KEY.public_bytes, replace(escrow, **changes), good.ctx, good.kc)
     return with_wrap(good, wrap)

@@ -6,7 +6,7 @@ from typing import Any
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.trail.service import Submission
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
 from shared.envelope.stream import FrameSealer, StreamContext
@@ -43,7 +43,7 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         threshold=THRESHOLD,
         model_root=made.MODEL,
         max_output_tokens=4,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=made.NOW + made.HOUR,
     )
     context = StreamContext(sealed.ctx, sealed.kc, world.bundle, made.some("nonce"), 0)

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fsck import fsck
-from audit_layer.log.fsck_report import Finding
+from audit_layer.log.fsck_report import Difference
 from audit_layer.log.proof_service import ProofService
 from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace
@@ -118,7 +118,7 @@ class World:
     def proofs(self) -> ProofService:
         return ProofService(self.engine, self.files, self.policy)
 
-    def fsck(self) -> list[Finding]:
+    def fsck(self) -> list[Difference]:
         return fsck(
             self.engine, policy=self.policy, files=self.files, second_place=self.second_place
         )

@@ -16,7 +16,7 @@ from audit_layer.trail.service import Submission
 from shared.codec import cbor
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
+from shared.runtime.printable import printable
 from shared.statements.audits import Blame, Outcome, Reason, Verdict
 from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.receipts import Receipt

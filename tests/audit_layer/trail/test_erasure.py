@@ -60,7 +60,7 @@ class Vault:
 
     def read(self, entry: bytes) -> bytes:
         with session(self.elsewhere()) as db:
-            return at_rest.unseal(db, db.get_one(StatementRow, entry).raw)
+            return at_rest.decrypted(db, db.get_one(StatementRow, entry).raw)
 
     def fsck(self) -> list[str]:
         return check_trail(self.elsewhere(), now=LATER)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.codec.hashing import framing
-from shared.envelope.body import Audit, Policy, decode_body, encode_body
+from shared.envelope.body import Audit, AuditPolicy, decode_body, encode_body
 from shared.envelope.header import ESCROW_BYTES, Envelope, envelope_hash
 from shared.envelope.hpke import seal
 from shared.envelope.opaque import unreadable
@@ -101,7 +101,7 @@ def test_the_envelope_says_nothing_about_length_within_a_class_or_about_the_poli
         for n in (0, 1, 60)
     }
     assert len(sizes) == 1
-    sizes = {len(sealed_request(policy=Policy(audit)).envelope_bytes) for audit in Audit}
+    sizes = {len(sealed_request(policy=AuditPolicy(audit)).envelope_bytes) for audit in Audit}
     assert len(sizes) == 1, "the node could tell what will never be audited"
     assert {len(wrap) for wrap in GOOD.escrow} == {ESCROW_BYTES}
 
@@ -485,7 +485,7 @@ def forged_escrow(**changes) -> bytes:
         {"i": 2},
         {"i": 0},
         {"share": octets("share")},
-        {"policy": Policy(Audit.NEVER).to_bytes()},
+        {"policy": AuditPolicy(Audit.NEVER).to_bytes()},
         {"policy": b"\xa0"},
         {"policy_nonce": octets("nonce")},
         {"extra": 1},
@@ -502,10 +502,10 @@ def test_a_custodian_refuses_a_share_or_policy_that_the_header_does_not_commit_t
 
 def test_a_custodian_learns_the_policy_and_no_node_does():
     for audit in Audit:
-        sealed = sealed_request(policy=Policy(audit))
+        sealed = sealed_request(policy=AuditPolicy(audit))
         key = CUSTODIANS[2]
         share = open_escrow(sealed.envelope_bytes, custodian_key_id=key.key_id, hpke_private=key)
-        assert (share.index, share.policy) == (3, Policy(audit))
+        assert (share.index, share.policy) == (3, AuditPolicy(audit))
         assert not hasattr(open_as_node(sealed.envelope_bytes), "policy")
 
 

@@ -27,7 +27,7 @@ def findings(folder, *options: str) -> tuple[int, list[dict]]:
     return result.return_value, json.loads(result.stdout)
 
 
-def by_name(found) -> dict[str, room.Finding]:
+def by_name(found) -> dict[str, room.Diagnosis]:
     return {finding.what: finding for finding in found}
 
 

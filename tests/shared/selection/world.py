@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon
@@ -81,7 +81,7 @@ def sealed() -> SealedRequest:
         threshold=1,
         model_root=octets("model"),
         max_output_tokens=4,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=NOW + 1000,
     )
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from shared.runtime.text import (
+from shared.runtime.printable import (
     command_line,
     export_line,
     for_terminal,
