@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from audit_layer.replay.models import WorkRow
@@ -148,8 +148,3 @@ def unconfirmed(session: Session) -> Sequence[Assignment]:
         Assignment(row.receipt, row.epoch, row.worker, row.request_statement, row.deadline)
         for row in rows
     ]
-
-
-def open_count(session: Session) -> int:
-    """Return how many rows still wait for a verdict."""
-    return session.scalar(select(func.count()).where(WorkRow.done_at.is_(None))) or 0

@@ -243,14 +243,6 @@ def test_the_first_stored_verdict_counts(bench: Bench):
     assert store(b"second") == b"first"
 
 
-def test_open_work_is_counted_and_finished_work_is_not(bench: Bench):
-    with session(bench.engine) as db:
-        assert work_list.open_count(db) == 1
-    bench.worker.run(bench.number)
-    with session(bench.engine) as db:
-        assert work_list.open_count(db) == 0
-
-
 # -- cases ------------------------------------------------------------------------------------------------------
 
 
