@@ -1,6 +1,6 @@
 """The numeric profile: everything that fixes the bits of a forward pass, with a probe that is run, not declared.
 
-The kernels define every operation (native/tile.h, native/vector.h), so neither the instruction set nor the number of threads nor
+The kernels define every operation (native/), so neither the instruction set nor the number of threads nor
 the version of a library is part of the profile. The probe holds the process to that: one pass of a small decoder over weights
 made from SHA-256, which depends on no random generator, file or served model, with tables and functions at many places. A
 processor or a compiler that computes anything else has another probe, hence another profile.

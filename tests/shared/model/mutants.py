@@ -34,7 +34,7 @@ MUTANTS = {
 def _compiled(name: str, folder: Path) -> Kernels:
     copytree(SOURCES, folder, ignore=lambda *_: ["__pycache__"], dirs_exist_ok=True)
     line, changed = MUTANTS[name]
-    source = folder / "tile.h"
+    source = next(part for part in folder.glob("*.h") if line in part.read_text(encoding="utf-8"))
     text = source.read_text(encoding="utf-8")
     assert text.count(line) == 1, "the mutant's line is no longer in the kernels"
     source.write_text(text.replace(line, changed), encoding="utf-8")

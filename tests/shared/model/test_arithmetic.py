@@ -35,7 +35,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def chain(row: Tensor, weight: Tensor) -> float:
-    """One element of a product as native/tile.h defines it."""
+    """One element of a product as native/product.h defines it."""
     order = list(range(len(row)))
     if row.dtype == torch.bfloat16:  # pairs, the odd one first
         order = [place ^ 1 for place in order]
