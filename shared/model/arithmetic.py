@@ -1,7 +1,7 @@
 """The decoder's operations over torch tensors, each the native kernel's (native/kernels.h).
 
-Every result element is one chain of multiply-adds in a fixed order (native/product.h), so it depends on its own row and weights and on
-nothing else: not on other rows, their number, the threads, or the instruction set.
+Every result element is one chain of multiply-adds in a fixed order (native/product.h), so it depends on its own row and
+weights and on nothing else: not on other rows, their number, the threads, or the instruction set.
 
 Inputs of products are in the compute dtype: bfloat16 for bfloat16 checkpoints, else float32. The states between layers
 are float32 throughout.
@@ -16,7 +16,7 @@ from torch.nn import functional
 from shared.model.native.library import LANES, Matrix, kernels
 
 KERNELS: Final = "chain-1"
-"""Names the order of every sum (native/product.h, native/layers.h) and every function's definition (native/vector.h) in the numeric profile."""
+"""Names the order of every sum and the definition of every function (protocol §7.2) in the numeric profile."""
 
 
 def pairs_of(dtype: torch.dtype) -> int:
