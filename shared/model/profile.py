@@ -6,7 +6,6 @@ made from SHA-256, which depends on no random generator, file or served model, w
 processor or a compiler that computes anything else has another probe, hence another profile.
 """
 
-import platform
 from collections.abc import Mapping
 from hashlib import sha256
 
@@ -16,10 +15,9 @@ import torch
 from shared.codec import cbor
 from shared.codec.cbor import Value
 from shared.model import functions
-from shared.model.arithmetic import KERNELS, Rotary
+from shared.model.backend import Backend, Span, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Span, state_bytes
-from shared.model.kv import KVCache, blocks_for
+from shared.model.decoder import Decoder
 from shared.model.sampler import Sampler
 from shared.model.weights import dtype_of, expected_shapes
 from shared.statements.request import SamplingSettings
@@ -31,14 +29,14 @@ PROBE_POINTS = 4096
 Profile = Mapping[str, str | int]
 
 
-def numeric_profile(dtype: str) -> dict[str, str | int]:
-    """Return this process's profile for a dtype (`bfloat16` or `float32`). Runs the probe."""
+def numeric_profile(dtype: str, backend: Backend) -> dict[str, str | int]:
+    """Return this process's profile for a checkpoint's dtype on a backend. Runs the probe; errors are the backend's."""
     return {
-        "device": "cpu",
-        "architecture": platform.machine(),
+        "device": backend.device,
+        "architecture": backend.architecture,
         "dtype": dtype,
-        "kernels": KERNELS,
-        "probe": probe(dtype),
+        "kernels": backend.arithmetic,
+        "probe": probe(dtype, backend),
     }
 
 
@@ -48,7 +46,7 @@ def profile_id(profile: Profile) -> bytes:
     return sha256(cbor.encode(value)).digest()
 
 
-def probe(dtype: str) -> str:
+def probe(dtype: str, backend: Backend) -> str:
     """Run the fixed pass and return the hash of its states and sampled tokens, in hex."""
     config = ModelConfig(
         vocab_size=256,
@@ -64,25 +62,24 @@ def probe(dtype: str) -> str:
         dtype=dtype,
         eos_token_ids=(),
     )
-    decoder = Decoder(
-        config, {n: _tensor(n, s, config) for n, s in expected_shapes(config).items()}
-    )
-    blocks = range(1, blocks_for(PROBE_TOKENS) + 1)
+    weights = {n: _tensor(n, s, config) for n, s in expected_shapes(config).items()}
+    decoder = Decoder(config, weights, backend)
+    blocks = range(1, blocks_for(PROBE_TOKENS, backend.block) + 1)
     tokens = [7 * place % 256 for place in range(PROBE_TOKENS)]
-    hidden = decoder.forward([Span(tokens, 0, blocks)], KVCache(config, len(blocks)))
+    hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
     sampler = Sampler(SamplingSettings(1, top_p_ppm=900_000), bytes(32))
     logits = decoder.logits(hidden).numpy()
     chosen = [sampler.choose(row, place) for place, row in enumerate(logits)]
-    return sha256(state_bytes(hidden) + bytes(chosen) + _functions()).hexdigest()
+    return sha256(backend.to_host(hidden) + bytes(chosen) + _functions()).hexdigest()
 
 
 def _functions() -> bytes:
     """Return what the tables and functions give at places spread over their range."""
     spread = np.arange(1, PROBE_POINTS + 1, dtype=np.uint64) * np.uint64(2654435761) % 2**32
     points = spread.astype(np.float64) / 2.0**32
-    table = Rotary(torch.from_numpy(points[:8] * 40.0), PROBE_POINTS)
+    cosines, sines = functions.angles(points[:8] * 40.0, PROBE_POINTS)
     values = functions.ln(points).tobytes() + functions.exp(-40.0 * points).tobytes()
-    return values + state_bytes(table.cosines) + state_bytes(table.sines)
+    return values + cosines.tobytes() + sines.tobytes()
 
 
 def _tensor(name: str, shape: tuple[int, ...], config: ModelConfig) -> torch.Tensor:

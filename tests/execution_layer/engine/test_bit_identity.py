@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from execution_layer.engine.prefix import PrefixCache
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
-from shared.model import arithmetic
-from shared.model import decoder as decoder_module
+from shared.model import arithmetic, cpu
 from shared.statements.request import PPM, SamplingSettings
 from tests.execution_layer.engine.traffic import (
     Arrival,
@@ -155,7 +154,7 @@ def test_the_property_notices_one_reduction_order_that_depends_on_company(
     mix = Mix((lonely, replace(lonely, prompt=lonely.prompt * 4, at=3)), prefill_rows=40)
     check(tiny.decoder(dtype), mix)
     kernels = mutated(mutant, tmp_path_factory)
-    for module in (arithmetic, decoder_module):
+    for module in (arithmetic, cpu):
         monkeypatch.setattr(module, "kernels", lambda: kernels)
     with pytest.raises(AssertionError):
         check(tiny.decoder(dtype), mix)

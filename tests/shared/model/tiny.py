@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder
+from shared.model.cpu import CpuBackend
+from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import _tensor
 from shared.model.weights import Weights, expected_shapes
 
@@ -20,6 +21,7 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+BACKEND = CpuBackend()
 VOCABULARY = 256 + len(MERGES) + len(SPECIALS)
 END = VOCABULARY - 1
 
@@ -68,7 +70,11 @@ def weights(of: ModelConfig) -> Weights:
 def decoder(dtype: str, *, tied: bool = False) -> Decoder:
     """One shared decoder for each dtype; it keeps no state but its counter of passes."""
     of = config(dtype=dtype, tie_word_embeddings=tied)
-    return Decoder(of, weights(of))
+    return Decoder(of, weights(of), BACKEND)
+
+
+def load(folder: Path) -> Decoder:
+    return load_decoder(folder, backend=BACKEND)
 
 
 def endless(dtype: str) -> Decoder:
