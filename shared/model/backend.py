@@ -75,7 +75,7 @@ class Cache(Protocol):
 class Layers(Protocol):
     """A contiguous range of layers with their weights. Not for use by two threads at once."""
 
-    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
+    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, /) -> Tensor:
         """Return the states after the layers, whose keys and values go to the cache's layers 0, 1, …
 
         The states that are given may be overwritten. A row's result depends on its own sequence alone. ValueError, before

@@ -3,17 +3,20 @@
 import json
 from dataclasses import replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder, load_decoder
-from shared.model.profile import _tensor
-from shared.model.weights import Weights, expected_shapes
+from shared.model.weights import Weights, dtype_of, expected_shapes
 
 SPECIALS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n"), ("Ġ", "a"), ("S", "T"))
@@ -64,6 +67,19 @@ def config(**changes: Any) -> ModelConfig:
 
 def weights(of: ModelConfig) -> Weights:
     return {name: _tensor(name, shape, of) for name, shape in expected_shapes(of).items()}
+
+
+def _tensor(name: str, shape: tuple[int, ...], of: ModelConfig) -> Tensor:
+    """Make a weight whose entries are uniform in [-1, 1) over sqrt(fan-in); norms and biases are near one."""
+    count = int(np.prod(shape))
+    chunks = [sha256(f"{name}:{index}".encode()).digest() for index in range(-(-count * 2 // 32))]
+    raw = np.frombuffer(b"".join(chunks)[: 2 * count], dtype="<u2").astype(np.float32)
+    values = raw / np.float32(32768.0) - np.float32(1.0)
+    if len(shape) == 1:
+        values = np.float32(1.0) + values / np.float32(8.0)
+    else:
+        values = values / np.float32(shape[1] ** 0.5)
+    return torch.from_numpy(values.reshape(shape)).to(dtype_of(of))
 
 
 @cache
