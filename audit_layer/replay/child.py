@@ -14,6 +14,8 @@ from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.judge import Replayed, judge
 from shared.codec import cbor
+from shared.model.backend import Backend
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
@@ -31,15 +33,15 @@ from shared.text.stream import frames_say, stop_length
 class ModelArithmetic:
     """The auditor's own copy of one checkpoint, as the judge needs it."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._decoder: Decoder = load_decoder(folder, threads=threads)
+    def __init__(self, folder: Path, backend: Backend) -> None:
+        self._decoder: Decoder = load_decoder(folder, backend=backend)
         config = self._decoder.config
         self._tokenizer = open_tokenizer(folder, rows=config.vocab_size, stops=config.eos_token_ids)
 
     @cached_property
     def profile(self) -> bytes:
         """Hash of this process's numeric profile; the probe pass runs once."""
-        return profile_id(numeric_profile(self._decoder.config.dtype))
+        return profile_id(numeric_profile(self._decoder.config.dtype, self._decoder.backend))
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens."""
@@ -83,6 +85,11 @@ class Bench:
         self._loaded: dict[bytes, ModelArithmetic] = {}
 
     @cached_property
+    def _backend(self) -> Backend:
+        """What all of them run on. Where it cannot be had, that is an error of every case too."""
+        return CpuBackend(self._threads)
+
+    @cached_property
     def _folders(self) -> dict[bytes, Path]:
         """The folders by model root. One that cannot be read is an error of every case, so that its worker says why."""
         return {model_root(folder): folder for folder in self._given}
@@ -94,7 +101,7 @@ class Bench:
         if folder is None:
             return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
         if root not in self._loaded:
-            self._loaded[root] = ModelArithmetic(folder, self._threads)
+            self._loaded[root] = ModelArithmetic(folder, self._backend)
         return judge(case, self._loaded[root])
 
 

@@ -19,6 +19,7 @@ from shared.installation.commands import Commands
 from shared.installation.install import Installer
 from shared.installation.layout import WITNESS, NodePlan, Plan
 from shared.installation.query import Query
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import load_decoder
 from shared.runtime.config import load
 from shared.runtime.supervisor import Supervisor
@@ -115,10 +116,11 @@ class StackSide:
 @contextlib.asynccontextmanager
 async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
     """Run the engine that `execution_layer.wiring.node` would build from a node's configuration."""
-    decoder = load_decoder(settings.model, threads=settings.threads)
+    backend = CpuBackend(settings.threads)
+    decoder = load_decoder(settings.model, backend=backend)
     config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
-    engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config))
+    engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config, backend))
     await engine.start()
     try:
         yield EngineSide(engine, tokenizer)

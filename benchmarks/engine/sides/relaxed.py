@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from benchmarks.engine.sides.ours import OursSide
 from benchmarks.engine.sides.wire import serve
+from shared.model.backend import Cache, Span
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Span
-from shared.model.kv import KVCache
+from shared.model.cpu import CpuBackend
+from shared.model.decoder import Decoder
 from shared.model.rope import inverse_frequencies
 from shared.model.weights import Weights, load_weights
 
@@ -40,6 +41,7 @@ class RelaxedDecoder(Decoder):
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
+        self.backend = CpuBackend()
         self.dtype = torch.bfloat16
         self.forward_passes = 0
         self._weights = weights
@@ -52,7 +54,7 @@ class RelaxedDecoder(Decoder):
         self._cos, self._sin = angles.cos().bfloat16(), angles.sin().bfloat16()
 
     @torch.inference_mode()
-    def forward(self, spans: Sequence[Span], cache: KVCache) -> Tensor:
+    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
         """Return the final states; of the cache only the number of blocks is used."""
         rows = [
             Row(token, place, span.blocks)

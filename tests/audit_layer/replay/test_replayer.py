@@ -27,7 +27,7 @@ from shared.text.stream import TextStream
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case
 from tests.audit_layer.replay.waiting import until
-from tests.shared.model.tiny import END, write_folder
+from tests.shared.model.tiny import BACKEND, END, write_folder
 
 CASE = make_case()
 PASSED = Judgement(Reason.EXACT, {"blocks": 1})
@@ -205,7 +205,7 @@ class TinyArithmetic(ModelArithmetic):
 
 def honest_case(folder: Path) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
-    arithmetic = TinyArithmetic(folder, 1)
+    arithmetic = TinyArithmetic(folder, BACKEND)
     changes = {"model_root": model_root(folder)}
     story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
     for _ in range(50):
