@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from audit_layer.wiring.audit_server import Core
 
 DAMAGED = 3
-"""Exit code when fsck finds something: verification failed."""
+"""Exit code when fsck finds a difference: verification failed."""
 
 
 @click.group("log")
@@ -119,7 +119,7 @@ def fsck(config: Path, as_json: bool) -> int:
 @config_option
 @json_option
 def republish(config: Path, as_json: bool) -> None:
-    """Write what is missing of the published log from the database, the checkpoint last. No server may run meanwhile."""
+    """Restore missing files of the published log from the database, the checkpoint last. No server may be running."""
     from rich.console import Console  # noqa: PLC0415  # --help stays light
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -137,6 +137,4 @@ def republish(config: Path, as_json: bool) -> None:
             place,
             lambda done, of: progress.update(task, completed=done, total=of),
         )
-    emit(
-        {"written": written}, as_json, lambda: f"{written} files were missing and are there again."
-    )
+    emit({"written": written}, as_json, lambda: f"{written} missing files were restored.")

@@ -320,8 +320,8 @@ def test_a_document_is_checked_on_the_command_line_and_says_whose_keys_were_trus
     assert brought.return_value == 0
     shown = " ".join(brought.stdout.split())
     assert "3 inferences, complete" in shown
-    assert "nobody you chose" in shown
-    assert "1 of them came after the seal" in shown
+    assert "not with anyone you chose" in shown
+    assert "1 of them came after their period's tenant seal" in shown
     stranger = genuine.trust.model_copy(update={"authority": (made.public("worker").hex(),)})
     policy.write_text(stranger.model_dump_json())
     assert run(complete, ["--check", str(file), "--policy", str(policy)]) == 3

@@ -203,4 +203,4 @@ def test_a_list_of_parties_that_cannot_be_read_is_wrong_usage(tmp_path, capsys, 
     file = tmp_path / "parties.json"
     file.write_bytes(content)
     assert run(audit, ["party", "import", str(file), "--config", str(file)]) == 2
-    assert f"{file} is no JSON list" in capsys.readouterr().err
+    assert f"{file} is not a UTF-8 JSON list" in capsys.readouterr().err

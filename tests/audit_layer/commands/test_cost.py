@@ -162,7 +162,7 @@ def test_an_export_of_nothing_writes_nothing_and_says_so(
     command.json("rate")
     code, _, told = command.run(capsys, "export", *days, "--tenant", "bolt")
     assert code == 4
-    assert "of tenant bolt" in told
+    assert "for tenant bolt" in told
     assert path.read_text() == "last month"
     assert command.json("export", *days, "--tenant", "bolt", "--allow-empty")["rows"] == 0
     assert path.read_text() == ",".join(COLUMNS) + "\n"
