@@ -53,7 +53,7 @@ def checkpoint(config: Path, as_json: bool) -> None:
 @click.option("--out", type=FILE, help="Write the policy to this file.")
 @json_option
 def policy(config: Path, out: Path | None, as_json: bool) -> None:
-    """Print this log's policy (C2SP tlog-policy): its keys, its witnesses and the quorum, for monitors and verifiers."""
+    """Print the log policy (C2SP tlog-policy): the log's keys, its witnesses and the quorum, for monitors and verifiers."""
     from audit_layer.wiring.log_keys import log_policy  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415
     from shared.translog.policy_file import PolicyFile  # noqa: PLC0415

@@ -91,22 +91,22 @@ def check(
     now = time.time_ns() // 1_000_000
     times = [_times(row, policy) for row in rows]
     windows = recording_windows(times, now)
-    findings = list(_check_entries(connection, tree, identify, windows))
-    findings += _check_keys(connection)
-    findings += _check_tile_rows(connection, tree)
-    findings += _check_state(connection, tree, rows)
+    differences = list(_check_entries(connection, tree, identify, windows))
+    differences += _check_keys(connection)
+    differences += _check_tile_rows(connection, tree)
+    differences += _check_state(connection, tree, rows)
     for row in rows:
-        findings += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
-    findings += [
+        differences += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
+    differences += [
         Difference(f"log_checkpoints[size={size}].{column}", problem)
         for size, column, problem in check_checkpoint_times(times, now)
     ]
     if files is not None:
-        findings += check_files(connection, files, rows, before)
-        findings += check_checkpoint_file(files, rows, before, policy)
+        differences += check_files(connection, files, rows, before)
+        differences += check_checkpoint_file(files, rows, before, policy)
     if second_place is not None:
-        findings += check_second_place(second_place, rows, before, tree.roots)
-    return findings
+        differences += check_second_place(second_place, rows, before, tree.roots)
+    return differences
 
 
 class _Tree:

@@ -259,7 +259,7 @@ class Publisher:
         )
 
     async def _ask(self, witness: WitnessClient, checkpoint: Checkpoint, note: Note) -> Note:
-        """Return the note with one witness's cosignatures, verified under the policy's keys."""
+        """Return the note with one witness's cosignatures, verified under the log policy's keys."""
         reader = TileReader(checkpoint.size, self._files.read)
         old = min(self._witness_sizes.get(witness.name, 0), checkpoint.size)
         for _ in range(3):

@@ -28,7 +28,7 @@ from shared.statements.request import RequestBody, SamplingSettings
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The result of one teacher-forced pass: block hashes, and the token that the sampler chooses at every output position.
+    """The result of one teacher-forced pass: commitment blocks, and the token that the sampler chooses at every output position.
 
     `logprobs` has one entry per output position if the settings ask for it, and is empty otherwise.
     """
@@ -180,7 +180,7 @@ def _check_evidence(
     tokens: tuple[int, ...],
     final: FinalRecord | None,
 ) -> BlindedFields:
-    """Check that evidence and blinded fields are about the same tokens and blocks."""
+    """Check that evidence and blinded fields are about the same tokens and commitment blocks."""
     evidence = _evidence(receipt, opened, final)
     if evidence is not None:
         assert final is not None

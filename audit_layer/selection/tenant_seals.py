@@ -99,7 +99,12 @@ class Sealing:
             seal = make_seal(db, tenant, previous, Period(start, end), checkpoint, now)
             statement = sign(seal, key=self.key, issuer=self.name)
             db.add(SealRow(tenant=tenant, number=seal.number, statement=statement))
-        logger.info("sealed %d receipts of %s, %d of them late", seal.receipts, tenant, seal.late)
+        logger.info(
+            "tenant seal made over %d receipts of %s, %d of them late",
+            seal.receipts,
+            tenant,
+            seal.late,
+        )
         return True
 
     def _send(self) -> None:

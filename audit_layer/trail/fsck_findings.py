@@ -55,7 +55,7 @@ def check_findings(db: Session) -> Iterator[str]:
 
 
 def check_answers(db: Session) -> Iterator[str]:
-    """Check that every receipt whose order was answered before it stands in a finding."""
+    """Check that every receipt whose order was already answered has a finding."""
     rows = db.execute(
         text(
             "SELECT r.log_index, s.raw FROM (SELECT entry, log_index, row_number()"

@@ -276,7 +276,7 @@ class DataKeyRow(Base):
     id: Mapped[RowId]
     tenant: Mapped[Name]
     day: Mapped[UnixMs]
-    """Its beginning."""
+    """When the day begins."""
     wrapped: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The data key under the key-encryption key; null once it is destroyed."""
     erasure: Mapped[int | None] = mapped_column(ForeignKey("trail_erasures.id"))

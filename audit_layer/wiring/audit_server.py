@@ -250,7 +250,7 @@ async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIte
                 _log.log(
                     logging.ERROR if problem else logging.INFO,
                     "health: %s",
-                    problem or "well again",
+                    problem or "healthy again",
                 )
             await asyncio.sleep(HEALTH_S)
 

@@ -1,4 +1,4 @@
-"""The log's own keys on disk, and the policy that a configuration amounts to."""
+"""The log's own keys on disk, and the log policy that a configuration amounts to."""
 
 from pathlib import Path
 from typing import Final

@@ -149,7 +149,7 @@ async def test_queries_and_checks_answer_from_the_command_line(world: World, tmp
     assert await asyncio.to_thread(run, audit, missing) == 4
 
 
-async def test_fsck_is_content_until_a_column_is_not_what_was_signed(
+async def test_fsck_finds_no_difference_until_a_column_is_not_what_was_signed(
     world: World, database: Database
 ):
     at = ["fsck", "--config", str(world.config), "--json"]
