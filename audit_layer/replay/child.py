@@ -40,7 +40,7 @@ class ModelArithmetic:
 
     @cached_property
     def profile(self) -> bytes:
-        """Hash of this process's numeric profile; the probe pass runs once."""
+        """Hash of this process's numeric profile; the probe pass runs only once."""
         return profile_id(numeric_profile(self._decoder.config.dtype, self._decoder.backend))
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class ModelArithmetic:
         seed: bytes,
         choice: int,
     ) -> Replayed:
-        """Re-execute in one teacher-forced pass."""
+        """Replay in one teacher-forced pass."""
         result = replay(self._decoder, prompt, output, settings, seed, choice=choice)
         return Replayed(result.activations, result.chosen, result.logprobs)
 
@@ -66,18 +66,18 @@ class ModelArithmetic:
         *,
         ended: bool,
     ) -> bool:
-        """Tell whether frames say what their tokens say."""
+        """Return whether the frames' text is that of their tokens."""
         return frames_say(
             self._tokenizer, frames, settings.stop, settings.stop_token_ids, ended=ended
         )
 
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
-        """Return the length up to and including the first stop, or None."""
+        """Return the length up to and including the first stop; None without one."""
         return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids)
 
 
 class Bench:
-    """All checkpoints of this process, loaded when they are first needed."""
+    """All of this process's checkpoints, loaded on first use."""
 
     def __init__(self, folders: Sequence[Path], threads: int) -> None:
         self._given = folders
@@ -91,7 +91,7 @@ class Bench:
 
     @cached_property
     def _folders(self) -> dict[bytes, Path]:
-        """The folders by model root. One that cannot be read is an error of every case, so that its worker says why."""
+        """The folders by model root. One that cannot be read is an error in every case, so that the worker reports why."""
         return {model_root(folder): folder for folder in self._given}
 
     def judge(self, case: Case) -> Judgement:
