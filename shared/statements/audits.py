@@ -23,15 +23,15 @@ class DrawReason(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a replay found."""
+    """The outcome of a replay."""
 
-    PASS = "PASS"  # noqa: S105  # no password
+    PASS = "PASS"  # noqa: S105  # not a password
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
 class Blame(StrEnum):
-    """Whose doing a reason is; what is not the node's costs it nothing."""
+    """Who is responsible for a reason; if it is not the node, the node loses nothing."""
 
     NOBODY = "nobody"
     NODE = "node"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
 
     @property
     def blame(self) -> Blame:
-        """Whose doing it is."""
+        """Who is responsible."""
         return _MEANING[self][1]
 
 
@@ -158,7 +158,7 @@ class Draw(Statement):
     whole: Boolean
     seed: Bytes32
     drawn: Annotated[tuple[Uint, ...], Count(0, 2**18)]
-    """Log indexes of the drawn receipts, rising; all of the epoch's receipts when `whole`."""
+    """Log indexes of the drawn receipts, ascending; all of the epoch's receipts if `whole`."""
 
     @property
     def subject(self) -> str:
@@ -168,7 +168,7 @@ class Draw(Statement):
     def check(self) -> None:
         """Check the order of the indexes."""
         rising = all(a < b for a, b in pairwise(self.drawn))
-        self.require(rising, "does not list its indexes in rising order")
+        self.require(rising, "does not list its indexes in ascending order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ class DisclosureRelease(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Statement):
-    """What one worker found about one receipt."""
+    """One worker's result for one receipt."""
 
     TYPE: ClassVar[str] = "verdict"
 
@@ -225,7 +225,7 @@ class Verdict(Statement):
     numeric_profile: Bytes32
     at: Ms
     confirms: Bytes32 | None = None
-    """Entry of another worker's verdict that blames the node, where this one blames it too."""
+    """Entry of another worker's verdict that blames the node, if this one confirms it."""
 
     @property
     def subject(self) -> str:
@@ -233,10 +233,10 @@ class Verdict(Statement):
         return self.receipt.hex()
 
     def check(self) -> None:
-        """Check that the reason is one of the outcome's."""
+        """Check that the reason belongs to the outcome."""
         self.require(
             self.reason.outcome is self.outcome,
-            f"gives {self.reason.value!r} as reason for {self.outcome}",
+            f"gives {self.reason.value!r} as the reason for {self.outcome}",
         )
         self.require(
             self.confirms is None or self.reason.blame is Blame.NODE,

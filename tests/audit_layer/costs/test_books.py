@@ -305,7 +305,7 @@ def test_more_tokens_than_the_order_allows_are_not_paid(scene: Scene):
     assert rated(value, None, "alpha", order)[1] == "rate card not in the log before it"
     small = Order(**{**_fields(order), "max_output_tokens": 6})
     assert rated(value, None, "alpha", small)[1] == (
-        "the receipt counts 7 output tokens, 6 at most were ordered"
+        "the receipt counts 7 output tokens, but at most 6 were ordered"
     )
 
 

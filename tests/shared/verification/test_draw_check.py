@@ -61,7 +61,7 @@ def test_what_the_rule_makes_passes_every_step(epochs, late):
     assert {checked.steps for checked in made.check()} == {tuple(range(1, 13))}
 
 
-def test_what_is_not_known_is_left_out_and_said():
+def test_unknown_parts_are_skipped_and_the_steps_say_so():
     made = book()
     some = made.receipts[:3]
     for known, steps in (
@@ -126,7 +126,7 @@ def test_more_than_all_floors_is_seen_from_the_entries_alone():
     assert kinds(made, known=Known(entries=dict(enumerate(made.entries)))) == {Wrong.EXTRA}
 
 
-def test_a_receipt_from_outside_the_epoch_is_extra_for_everybody():
+def test_a_receipt_from_outside_the_epoch_is_extra_foreverybody():
     made = book(draw=lambda d: replace(d, drawn=(4, *d.drawn)))
     assert kinds(made, known=PUBLIC) == {Wrong.EXTRA}
 
@@ -158,7 +158,7 @@ def test_a_reveal_called_missing_that_the_log_has_is_whole_without_cause():
     assert "custodian-2" in fault.detail
 
 
-def test_a_reveal_that_came_after_the_draw_is_no_fault():
+def test_a_reveal_that_came_after_the_draw_is_not_a_fault():
     made = book(silent=1)
     record = gather(made.statements)[1]
     made.put(reveal(PARTIES[2], 1, record.seal.statement.raw))

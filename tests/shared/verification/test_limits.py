@@ -18,7 +18,7 @@ D, F, W = DrawReason.DRAW, DrawReason.FLOOR, DrawReason.WHOLE
 
 
 def revealed(world: World) -> Revealed:
-    """What this custodian remembers after it revealed under the world's seal."""
+    """What this custodian remembers after revealing under the world's seal."""
     return Revealed(3, entry_of(world.seal), world.seal_value.first, world.seal_value.size)
 
 
@@ -32,7 +32,7 @@ def insisted(world: World, **arguments) -> Rule:
 
 
 @pytest.mark.parametrize("missing", [1, 2])
-def test_whole_is_no_licence_when_the_reveal_called_missing_was_made(missing):
+def test_whole_is_not_a_licence_when_the_reveal_called_missing_was_made(missing):
     world = World(reason=W, missing=missing)
     assert insisted(world, revealed=revealed(world)) is Rule.OWN_REVEAL
     assert world.check().drawn_by is W
