@@ -308,7 +308,7 @@ def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
     late = desk.open(past_deadline=True)
     assert late.missing is Reason.WITHHELD
     assert late.why.count("the order is") == 2
-    assert "the final record is not under the node's signature" in late.why
+    assert "the final record is not signed by the node" in late.why
     desk.deposits.kept.append(good)
     assert desk.secret() == desk.subject.sealed.ts
 
