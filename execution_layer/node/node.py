@@ -1,4 +1,4 @@
-"""A running node: its parts in the order in which they start, run and stop."""
+"""A running node: its parts, in the order in which they start, run and stop."""
 
 import asyncio
 import contextlib
@@ -42,9 +42,9 @@ LAST_DELIVERY_S: Final = 3.0
 RESTART_S, LONGEST_RESTART_S = 0.5, 60.0
 DAY_MS: Final = 86_400_000
 FORGET_AFTER_MS: Final = DAY_MS
-"""How long what has expired is remembered: a clock that is set back must not let it in again."""
+"""How long expired orders are remembered: a clock that is set back must not let them in again."""
 MAX_REQUEST_BYTES: Final = MAX_ENVELOPE + 2 * MAX_STATEMENT
-"""An envelope, its order, and what the message adds."""
+"""An envelope, its order, and the message's overhead."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +55,14 @@ class NodeModel:
 
     served: ServedModel
     profile: dict[str, str | int]
-    """What the numeric profile is made of."""
+    """The components of the numeric profile."""
     engine: Engine
     files: ModelFiles | None = None
-    """What clients read texts with; None where there is no folder."""
+    """The tokenizer's files for clients; None if there is no folder."""
 
 
 class Node:
-    """One node. `running()` serves until it is left; everything acknowledged survives a kill at any point."""
+    """One node. `running()` serves until the context exits; everything acknowledged survives a kill at any point."""
 
     def __init__(self, settings: NodeSettings, model: NodeModel, energy: EnergyMeter) -> None:
         self._settings = settings
@@ -98,11 +98,11 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[RpcServer]:
-        """Recover, bind, register and serve; on leaving, finish what is in flight and deliver once more."""
+        """Recover, bind, register and serve; on exit, finish what is in flight and deliver once more."""
         await self.store.remember_rate_card(self._card_entry, self._card_statement)
         await finish_interrupted(self.store, self._signer)
         if refused := await self.spool.retry_rejected():
-            _log.warning("receipts that were refused are tried again", extra={"receipts": refused})
+            _log.warning("refused receipts are retried", extra={"receipts": refused})
         async with AuditLink(self._settings.audit) as link:
             delivery = Delivery(self.spool, link)
             desk = Desk(
@@ -149,7 +149,7 @@ class Node:
                     await asyncio.wait_for(delivery.deliver(), LAST_DELIVERY_S)
 
     async def _set_serving(self, serving: bool) -> None:
-        """Tell health checks whether requests are taken; a node that is drained takes none however well it is."""
+        """Set what health checks report; a draining node accepts no requests, however healthy it is."""
         if self._server is not None:
             await self._server.set_serving(serving and not self.load.draining)
 
@@ -200,7 +200,7 @@ class Node:
         )
 
     async def _purge(self) -> None:
-        """Remove evidence that nobody can ask for any more, and the memory of what has expired, from time to time."""
+        """From time to time, remove evidence that nobody can request any more, and the memory of expired orders."""
         retention = self._settings.retention
         while True:
             gone = await self.store.purge_evidence(
@@ -213,13 +213,13 @@ class Node:
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:
-    """Run background work; whatever nobody foresaw is logged, and the work begins again, later each time."""
+    """Run background work; an unexpected error is logged, and the work is restarted with growing delays."""
     pause_s = RESTART_S
     while True:
         began = time.monotonic()
         try:
             await work()
-        except Exception as error:  # noqa: BLE001  # a node must not stop delivering because of one bug
+        except Exception as error:  # noqa: BLE001  # one bug must not stop a node from delivering
             incident(_log, error, getattr(work, "__qualname__", "background work"))
         pause_s = RESTART_S if time.monotonic() - began > LONGEST_RESTART_S else 2 * pause_s
         await asyncio.sleep(min(pause_s, LONGEST_RESTART_S))

@@ -71,7 +71,7 @@ def test_where_all_rest_the_first_to_wake_that_was_not_just_tried_is_asked():
     assert standing.choose(NODES, (), 3.0) == "b"
     assert standing.choose(NODES, ("b",), 3.0) == "c"
     assert standing.choose(NODES, ("c", "a", "b"), 3.0) == "c"
-    assert standing.choose(("a",), ("a", "a"), 3.0) == "a"  # one that is insisted on
+    assert standing.choose(("a",), ("a", "a"), 3.0) == "a"  # one that is required
 
 
 @pytest.mark.parametrize("code", [Code.QUOTA, Code.OVERLOADED])

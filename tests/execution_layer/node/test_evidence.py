@@ -1,4 +1,4 @@
-"""Evidence leaves the node for the worker of a logged disclosure only, as ciphertexts only, and not for ever."""
+"""Evidence leaves the node only for the worker in a logged disclosure request, only as ciphertexts, and not forever."""
 
 import asyncio
 from dataclasses import replace
@@ -67,7 +67,7 @@ def wanted(world, entry, key=None, *, logged=True, **changes):
 
 
 def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None):
-    """Return the call of the worker that the request names, with what a test alters."""
+    """Return the call of the worker that the request names, with a test's alterations."""
     at = now_ms() + skew_ms
     entry = sha256(statement).digest()
     index = world.audit.index.get(entry)
@@ -214,7 +214,7 @@ async def test_a_node_without_authorities_hands_out_nothing(world):
         assert await refused(world, node, wanted(world, entry)) is Code.UNTRUSTED_KEY
 
 
-async def test_transcript_secrets_are_encrypted_on_disk_and_the_key_lies_elsewhere(world):
+async def test_transcript_secrets_are_encrypted_on_disk_and_the_key_is_elsewhere(world):
     async with world.node(name="careful") as node:
         request, _, _ = await served(world, node)
     folder = world.folder / "careful"

@@ -1,4 +1,4 @@
-"""From acceptance to receipt: also for what was cancelled, ran out of time or failed."""
+"""From acceptance to receipt, even for requests that were cancelled, ran out of time or failed."""
 
 import asyncio
 from hashlib import sha256
