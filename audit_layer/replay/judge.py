@@ -19,11 +19,11 @@ from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.sealing import OpenedRequest, open_with_secret
 from shared.envelope.stream import FinalRecord, Frame, FrameOpener
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Reason
 from shared.statements.cose import read_as
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.verdicts import Reason
 
 
 @dataclass(frozen=True, slots=True)

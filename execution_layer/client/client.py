@@ -19,11 +19,11 @@ from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.log_memory import LogMemory
+from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
-from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
@@ -69,7 +69,7 @@ class AsyncCounterfoilClient:
         self._texts = Texts(policy)
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._standing = Standing()
+        self._node_choice = NodeChoice()
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
 
@@ -254,7 +254,7 @@ class AsyncCounterfoilClient:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
-        self._standing.begin(node.name)
+        self._node_choice.begin(node.name)
         try:
             completion = await attempt.run(
                 self._channel(node.bundle.endpoint), timeout_s, self._policy.accept_timeout_s
@@ -263,16 +263,16 @@ class AsyncCounterfoilClient:
             raise  # our own archive
         except CounterfoilError as error:
             if error.code in (ELSEWHERE | DISBELIEVED) - {Code.STALE_KEY}:
-                self._standing.failed(node.name, error, time.monotonic())
+                self._node_choice.failed(node.name, error, time.monotonic())
             raise
         finally:
-            self._standing.end(node.name)
-        self._standing.answered(node.name)
+            self._node_choice.end(node.name)
+        self._node_choice.answered(node.name)
         return completion
 
     def _choose(self, nodes: Sequence[NodeEntry], tried: Sequence[str]) -> NodeEntry:
         by_name = {node.name: node for node in nodes}
-        return by_name[self._standing.choose(list(by_name), tried, time.monotonic())]
+        return by_name[self._node_choice.choose(list(by_name), tried, time.monotonic())]
 
     async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
         if self._directory is None:

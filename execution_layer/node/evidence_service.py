@@ -20,13 +20,13 @@ from shared.envelope.hpke import hpke_key_id
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id, public_key
-from shared.statements.audits import DisclosureRequest
 from shared.statements.cose import (
     MAX_STATEMENT,
     SignedStatement,
     parse_statement,
     verify_signature,
 )
+from shared.statements.disclosures import DisclosureRequest
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 

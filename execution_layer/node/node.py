@@ -12,12 +12,12 @@ from execution_layer.engine.protocol import Engine
 from execution_layer.node.admission import Admission, ServedModel
 from execution_layer.node.audit_link import AuditLink
 from execution_layer.node.delivery import Delivery
-from execution_layer.node.desk import Desk
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.health import Health, Watch
 from execution_layer.node.identity import KeyRing, NodeFacts
+from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
 from execution_layer.node.model_files import ModelFiles
@@ -105,7 +105,7 @@ class Node:
             _log.warning("refused receipts are retried", extra={"receipts": refused})
         async with AuditLink(self._settings.audit) as link:
             delivery = Delivery(self.spool, link)
-            desk = Desk(
+            intake = Intake(
                 admission=self._admission,
                 engine=self._model.engine,
                 load=self.load,
@@ -113,7 +113,7 @@ class Node:
                 health=self._health,
                 parts=self._parts,
             )
-            server = self._build_server(desk)
+            server = self._build_server(intake)
             registration = Registration(
                 self.ring, self._facts(server.address), link, rate_card=self._card_statement
             )
@@ -124,7 +124,7 @@ class Node:
                 self._health,
                 self.store,
                 self._signer,
-                owed=desk.owed,
+                owed=intake.owed,
                 wake=delivery.wake,
                 set_serving=self._set_serving,
             )
@@ -140,7 +140,7 @@ class Node:
                 yield server
             finally:
                 await server.set_serving(False)
-                await desk.close(self._settings.grace_s)
+                await intake.close(self._settings.grace_s)
                 await server.stop()
                 await self._model.engine.stop()
                 _log.info("the engine has stopped", extra=asdict(self._model.engine.stats))
@@ -167,7 +167,7 @@ class Node:
         await self.load.wait_idle()
         _log.info("drained: nothing is in flight")
 
-    def _build_server(self, desk: Desk) -> RpcServer:
+    def _build_server(self, intake: Intake) -> RpcServer:
         package = "counterfoil.execution.v1"
         return build_server(
             tls=self._settings.tls,
@@ -176,7 +176,7 @@ class Node:
                 Service(
                     f"{package}.Inference",
                     execution_pb2_grpc.add_InferenceServicer_to_server,
-                    InferenceService(desk, self.ring, self._model.served.root, self._model.files),
+                    InferenceService(intake, self.ring, self._model.served.root, self._model.files),
                 ),
                 Service(
                     f"{package}.Evidence",

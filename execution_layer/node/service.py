@@ -7,8 +7,8 @@ from typing import Any, Final
 import grpc
 
 from execution_layer.engine.protocol import FinishReason
-from execution_layer.node.desk import Desk
 from execution_layer.node.identity import KeyRing
+from execution_layer.node.intake import Intake
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
@@ -24,9 +24,9 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     """Sealed requests in, sealed frames and a receipt out."""
 
     def __init__(
-        self, desk: Desk, ring: KeyRing, model_root: bytes, files: ModelFiles | None
+        self, intake: Intake, ring: KeyRing, model_root: bytes, files: ModelFiles | None
     ) -> None:
-        self._desk = desk
+        self._intake = intake
         self._ring = ring
         self._model_root = model_root
         self._files = files
@@ -39,7 +39,7 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     ) -> execution_pb2.GetKeyBundleResponse:
         """Return the newest key bundle and its proof, and whether requests are accepted."""
         keys = self._ring.current()
-        refused = self._desk.refusal()
+        refused = self._intake.refusal()
         return execution_pb2.GetKeyBundleResponse(
             statement=keys.statement,
             tlog_proof=keys.proof,
@@ -51,7 +51,7 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[execution_pb2.GenerateResponse]:
         """Run one request. If the caller is gone before the end, the sequence is freed."""
         remaining_s = float(context.time_remaining() or 0.0)
-        session = await self._desk.take(request.order, request.envelope, remaining_s)
+        session = await self._intake.take(request.order, request.envelope, remaining_s)
         ended = False
         try:
             async for event in session.events():

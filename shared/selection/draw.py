@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from shared.codec.hashing import labelled_hash, labelled_mac
-from shared.statements.audits import DrawReason
+from shared.statements.disclosures import DisclosureReason
 from shared.statements.request import PPM
 
 
@@ -24,7 +24,7 @@ class DrawnReceipt:
 
     entry: bytes
     index: int
-    reason: DrawReason
+    reason: DisclosureReason
 
 
 def selection_seed(origin: str, size: int, root: bytes, r: bytes) -> bytes:
@@ -72,9 +72,9 @@ def sample(
     drawn = []
     for receipt in sorted(receipts, key=lambda receipt: receipt.index):
         if whole:
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.WHOLE))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.WHOLE))
         elif drawn_by_rate(seed, receipt.entry, rate_ppm):
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.DRAW))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.DRAW))
         elif receipt.entry in smallest:
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.FLOOR))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.FLOOR))
     return drawn

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import EpochOpen, EpochSeal
 from shared.statements.cose import Payload, SignedStatement, open_as
+from shared.statements.epochs import EpochOpen, EpochSeal
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 

@@ -20,9 +20,10 @@ from shared.selection.draw import (
     sample,
     selection_seed,
 )
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import SignedStatement, verify_signature
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw
 from shared.verification.epoch_record import EpochRecord, Placed
 from shared.verification.trust import Role, Trust
 
@@ -311,8 +312,8 @@ class _Check:
         listed = frozenset(draw.drawn)
         left_out = [item for item in rule if item.index not in listed]
         for wrong, chosen in (
-            (Wrong.MISSING, [i.index for i in left_out if i.reason is not DrawReason.FLOOR]),
-            (Wrong.FLOOR, [i.index for i in left_out if i.reason is DrawReason.FLOOR]),
+            (Wrong.MISSING, [i.index for i in left_out if i.reason is not DisclosureReason.FLOOR]),
+            (Wrong.FLOOR, [i.index for i in left_out if i.reason is DisclosureReason.FLOOR]),
         ):
             if chosen:
                 yield wrong, f"{_listed(chosen)} not drawn although due"
@@ -348,10 +349,10 @@ class _Check:
             and request.reason is self._reason(request.receipt)
         }
 
-    def _reason(self, entry: bytes) -> DrawReason:
+    def _reason(self, entry: bytes) -> DisclosureReason:
         if self._draw.value.whole:
-            return DrawReason.WHOLE
-        return DrawReason.DRAW if self._by_rate(entry) else DrawReason.FLOOR
+            return DisclosureReason.WHOLE
+        return DisclosureReason.DRAW if self._by_rate(entry) else DisclosureReason.FLOOR
 
     def _requests(self) -> Found:
         """(11) Every drawn receipt has its request within an hour of the seal."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from shared.statements.audits import Draw, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import Payload, SignedStatement, open_as, parse_statement
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 
 P = TypeVar("P", bound=Payload)
 AnyOf = EpochOpen | EpochSeal | Draw | BeaconCommitment | BeaconReveal

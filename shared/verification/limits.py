@@ -11,7 +11,7 @@ from enum import StrEnum
 from shared.envelope.hpke import hpke_key_id
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.epoch import Epoch
-from shared.statements.audits import DrawReason
+from shared.statements.disclosures import DisclosureReason
 
 DAY_MS = 86_400_000
 
@@ -88,17 +88,22 @@ class Limits:
                 f" this custodian accepts at most {self.max_floor}",
             )
 
-    def check_day(self, drawn_by: DrawReason, released: Mapping[DrawReason, int]) -> None:
+    def check_day(
+        self, drawn_by: DisclosureReason, released: Mapping[DisclosureReason, int]
+    ) -> None:
         """Refuse one more release of this kind, given those of the last 24 hours, counted by kind.
 
         A kind is the rule by which the receipt is drawn: DRAW, FLOOR or WHOLE.
         """
         for rule, most, count in (
             (Rule.RELEASES_A_DAY, self.max_releases_per_day, sum(released.values())),
-            (Rule.FLOOR_A_DAY, self.max_floor_per_day, released.get(DrawReason.FLOOR, 0)),
-            (Rule.WHOLE_A_DAY, self.max_whole_per_day, released.get(DrawReason.WHOLE, 0)),
+            (Rule.FLOOR_A_DAY, self.max_floor_per_day, released.get(DisclosureReason.FLOOR, 0)),
+            (Rule.WHOLE_A_DAY, self.max_whole_per_day, released.get(DisclosureReason.WHOLE, 0)),
         ):
-            of_this_rule = {Rule.FLOOR_A_DAY: DrawReason.FLOOR, Rule.WHOLE_A_DAY: DrawReason.WHOLE}
+            of_this_rule = {
+                Rule.FLOOR_A_DAY: DisclosureReason.FLOOR,
+                Rule.WHOLE_A_DAY: DisclosureReason.WHOLE,
+            }
             if of_this_rule.get(rule, drawn_by) is drawn_by and count >= most:
                 raise InsistenceError(
                     rule,

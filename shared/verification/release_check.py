@@ -16,14 +16,6 @@ from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
 from shared.selection.party import Revealed
-from shared.statements.audits import (
-    MAX_PARTIES,
-    Blame,
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
     MAX_LONG_STATEMENT,
@@ -34,11 +26,14 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import MAX_PARTIES, Draw
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import Bytes32, Record
+from shared.statements.verdicts import Blame, Verdict
 from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
 from shared.verification.trust import Role, Trust
 
@@ -89,7 +84,7 @@ class Permitted:
     receipt: Receipt
     recipient: Recipient
     epoch: int
-    drawn_by: DrawReason
+    drawn_by: DisclosureReason
     """The rule that draws the receipt, even for a confirmation: DRAW, FLOOR or WHOLE."""
     without_own: bool
     """Whether the draw was made without the custodian's reveal, which it has not given."""
@@ -259,21 +254,27 @@ def _check_drawn(
     receipt: Receipt,
     epoch: Epoch,
     draw: Draw,
-) -> DrawReason:
+) -> DisclosureReason:
     """(5) The receipt is in the sample, by the rule that the request names; return the rule that draws it."""
     by_rate = drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
-    drawn_by = DrawReason.WHOLE if draw.whole else DrawReason.DRAW if by_rate else DrawReason.FLOOR
+    drawn_by = (
+        DisclosureReason.WHOLE
+        if draw.whole
+        else DisclosureReason.DRAW
+        if by_rate
+        else DisclosureReason.FLOOR
+    )
     match request.reason:
-        case DrawReason.DRAW:
-            require(drawn_by is DrawReason.DRAW, "the rate does not draw the receipt")
-        case DrawReason.WHOLE:
+        case DisclosureReason.DRAW:
+            require(drawn_by is DisclosureReason.DRAW, "the rate does not draw the receipt")
+        case DisclosureReason.WHOLE:
             require(draw.whole, "the epoch is not audited whole")
-        case DrawReason.FLOOR:
+        case DisclosureReason.FLOOR:
             require(not draw.whole, "an epoch that is audited whole has no floor")
-            drawn_by = DrawReason.FLOOR
-        case DrawReason.CONFIRM:
+            drawn_by = DisclosureReason.FLOOR
+        case DisclosureReason.CONFIRM:
             _check_verdict(case, trust, recipient, receipt_entry)
-    if drawn_by is DrawReason.FLOOR:
+    if drawn_by is DisclosureReason.FLOOR:
         _check_floor(case, receipt, receipt_entry, epoch, draw)
     return drawn_by
 

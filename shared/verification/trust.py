@@ -7,20 +7,15 @@ from typing import Final, Self
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
-from shared.statements.audits import (
-    DisclosureRelease,
-    DisclosureRequest,
-    Draw,
-    EpochOpen,
-    EpochSeal,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.seals import TenantSeal
+from shared.statements.verdicts import Verdict
 from shared.translog.policy import LogPolicy
 
 Pins = Mapping[str, Collection[bytes]]

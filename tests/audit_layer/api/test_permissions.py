@@ -4,7 +4,10 @@ import re
 from typing import Any
 
 import httpx
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
+from audit_layer.wiring.openapi import described_app
 from shared.runtime.tls import client_context
 from tests.audit_layer.served import World
 
@@ -67,3 +70,15 @@ async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
         for (role, scope), status in zip(ROLES, expected, strict=True):
             answer = await world.get(filled(path), role, scope, **QUERIES.get(path, {}))
             assert answer.status_code == status, (path, role, answer.text)
+
+
+def test_no_route_is_hidden_from_the_list():
+    """What the tests above iterate over is the schema: a route that is left out of it would not be noticed."""
+    with described_app() as app:
+        routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert routes
+    assert [route.path for route in routes if not route.include_in_schema] == []
+    others = {route.path for route in app.routes if isinstance(route, Route)} - {
+        route.path for route in routes
+    }
+    assert others == {"/openapi.json"}

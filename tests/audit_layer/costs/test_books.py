@@ -19,10 +19,10 @@ from audit_layer.costs.rating import rated
 from audit_layer.storage import migrate
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS, Period
-from shared.statements.audits import Blame, Outcome, Reason, Verdict
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.costs.test_service import EACH, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world

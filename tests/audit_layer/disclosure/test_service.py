@@ -13,8 +13,9 @@ from shared.codec.hashing import sha256
 from shared.envelope.release import ReleaseContext, open_release, seal_release
 from shared.envelope.sealing import open_escrow
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureRelease
+from shared.statements.verdicts import Reason
 from shared.verification.release_check import MAX_CASE, ReleaseCase
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.disclosure.sealed_receipt import (

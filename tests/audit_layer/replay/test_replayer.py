@@ -21,8 +21,8 @@ from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Reason
 from shared.statements.request import SamplingSettings
+from shared.statements.verdicts import Reason
 from shared.text.stream import TextStream
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case

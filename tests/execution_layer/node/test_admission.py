@@ -287,7 +287,7 @@ async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
         expires_in_ms=end + 60_000 - now_ms(),
         order_changes={"created": end - 1000, "expiry": end + 60_000},
     )
-    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    monkeypatch.setattr("execution_layer.node.intake.now_ms", lambda: end)
     error = await refused(world, node, request.order, request.envelope)
     assert error.code is Code.STALE_KEY
     assert f"expired at {shown(end)}; the clock here says {shown(end)}" in error.detail
@@ -397,7 +397,7 @@ async def test_a_replayed_request_is_refused_also_when_its_order_has_been_forgot
     await node.store.forget_expired(before_ms=end)
     assert node.store.was_seen(entry, random32())
     assert node.store.was_seen(random32(), request.value.ctx)
-    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    monkeypatch.setattr("execution_layer.node.intake.now_ms", lambda: end)
     assert (await refused(world, node, request.order, request.envelope)).code is Code.EXPIRED
     assert await node.store.forget_expired(before_ms=end + 1) >= 2
     assert not node.store.was_seen(entry, request.value.ctx)

@@ -17,8 +17,8 @@ from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_g
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import entry_of, parse_statement, read_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request, random32
 from tests.execution_layer.waiting import until
@@ -56,7 +56,7 @@ def wanted(world, entry, key=None, *, logged=True, **changes):
         receipt=entry,
         index=1,
         draw=random32(),
-        reason=DrawReason.DRAW,
+        reason=DisclosureReason.DRAW,
         recipient=world.worker_hpke.key_id,
         deadline=now_ms() + 60_000,
     )

@@ -244,7 +244,7 @@ async def test_stopping_waits_for_a_request_that_is_just_being_accepted(world, m
         await closing.wait()
         return await open_session(*arguments)
 
-    monkeypatch.setattr("execution_layer.node.desk.open_session", when_closing)
+    monkeypatch.setattr("execution_layer.node.intake.open_session", when_closing)
     async with world.node(FakeEngine(holds_after=1), name="l", grace_s=0.5) as node:
         request = make_request(world, node, max_tokens=40)
         running = asyncio.create_task(ask(world, node, request.order, request.envelope))

@@ -14,9 +14,10 @@ from shared.runtime.keys import public_bytes
 from shared.selection import beacon
 from shared.selection.draw import DrawnReceipt, Logged, by_bundle, node_hash, sample, selection_seed
 from shared.selection.party import BeaconParty
-from shared.statements.audits import DisclosureRequest, Draw, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.verification.draw_check import DrawChecked, Known, Wrong, check_draw
 from shared.verification.epoch_record import gather
 from shared.verification.trust import Trust

@@ -16,7 +16,7 @@ BUSY: Final = frozenset({Code.QUOTA, Code.OVERLOADED})
 """The node is healthy but has no room: it rests as long as it says, and that does not count as a failure."""
 
 
-class Standing:
+class NodeChoice:
     """One client's record of its nodes. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:

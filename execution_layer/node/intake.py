@@ -1,4 +1,4 @@
-"""The desk: accepts requests, and keeps track of every session until its receipt is written."""
+"""The intake: accepts requests, and keeps track of every session until its receipt is written."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
 _log = logging.getLogger(__name__)
 
 
-class Desk:
+class Intake:
     """Admission, engine and sessions in one place. Belongs to one event loop."""
 
     def __init__(
