@@ -1,5 +1,5 @@
 """The checks that a response must pass before it is believed: the steps of protocol §4.3, numbered as there. Pure.
-`StreamReader` is step 1, frame by frame as they arrive; `check_final` is the rest. The command
+`StreamReader` is step 1, frame by frame as they arrive; `check_response` is the rest. The command
 `counterfoil verify` runs the same code over the archive.
 """
 

@@ -261,7 +261,8 @@ def _because(
     if erased:
         yield f"{erased} receipts were erased, and nothing signed shows when they began"
     if document.unsealed:
-        yield f"{len(document.unsealed)} receipts are not yet counted by any seal"
+        waiting = len(document.unsealed)
+        yield f"{waiting} {'receipt is' if waiting == 1 else 'receipts are'} not yet counted by any seal"
 
 
 def _counted(opened: Iterable[_Opened]) -> Iterator[ReceiptLine]:

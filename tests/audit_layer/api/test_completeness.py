@@ -89,7 +89,7 @@ def test_what_is_not_sealed_yet_is_reported(court: Court):
     court.put(BEGAN)  # late
     said = answer(court)
     assert (said.complete, said.inferences, said.unsealed) == (False, 2, 1)
-    assert said.because == ("1 receipts are not yet counted by any seal",)
+    assert said.because == ("1 receipt is not yet counted by any seal",)
     court.tick(END + DAY + GRACE)
     said = answer(court)
     assert (said.complete, said.inferences, said.late, said.unsealed) == (True, 2, 1, 0)
