@@ -47,7 +47,7 @@ class Costs:
             return rater.heed_new(db, limit)
 
     def settle_all(self) -> int:
-        """Apply the rule of what is payable (protocol §8) to every request with several receipts; return how many receipts changed."""
+        """Apply the rule of what is payable (protocol §8) to requests with several receipts; return how many receipts changed."""
         with session(self._engine) as db:
             return rater.settle_all(db)
 
