@@ -1,8 +1,8 @@
 """`fsck`: recompute everything that can be recomputed from the entries, and name what differs.
 
-Checked are the entries (dense, unique, each as long as it must be), every tile, the state row,
-every checkpoint with its signatures, the published files byte by byte, the second place, and times
-as far as signed ones bound them. A caller who holds the signed statements passes `identify`, so
+It checks the entries (dense, unique, of the right length), every tile, the state row, every
+checkpoint with its signatures, the published files byte by byte, the second place, and times as
+far as signed ones bound them. A caller who holds the signed statements passes `identify`, so
 that the columns that come from them are compared too.
 """
 
@@ -19,7 +19,7 @@ from audit_layer.log.fsck_outside import (
     check_files,
     check_second_place,
 )
-from audit_layer.log.fsck_report import Finding, SavedCheckpoint
+from audit_layer.log.fsck_report import Difference, SavedCheckpoint
 from audit_layer.log.fsck_times import (
     CheckpointTimes,
     Window,
@@ -43,7 +43,7 @@ from shared.translog.tree import EMPTY_ROOT, complete_root, leaf_hash
 _CHUNK = 4096
 
 Identify = Callable[[int, bytes], tuple[bytes, int | None] | None]
-"""(index, entry) -> the (issuer, number) that the signed statement says; None when it is erased."""
+"""(index, entry) -> the (issuer, number) in the signed statement; None when it is erased."""
 
 
 def fsck(
@@ -53,8 +53,8 @@ def fsck(
     files: PublishedFiles | None = None,
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
-) -> list[Finding]:
-    """Check a whole log in one snapshot of the database; return the findings, none when it is clean.
+) -> list[Difference]:
+    """Check a whole log in one snapshot of the database; return the differences, none when it is clean.
 
     Entries are read once, in order, in bounded memory. A publisher may run meanwhile: what lies outside
     the database is read before the snapshot, when it must not be ahead of it, and again afterwards, when
@@ -82,7 +82,7 @@ def check(
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
     before: Outside | None = None,
-) -> list[Finding]:
+) -> list[Difference]:
     """Run `fsck` on an open connection that sees one snapshot throughout; `before` was read ahead of it."""
     before = before or Outside.look(files, second_place)
     rows = _checkpoint_rows(connection)
@@ -91,22 +91,22 @@ def check(
     now = time.time_ns() // 1_000_000
     times = [_times(row, policy) for row in rows]
     windows = recording_windows(times, now)
-    findings = list(_check_entries(connection, tree, identify, windows))
-    findings += _check_keys(connection)
-    findings += _check_tile_rows(connection, tree)
-    findings += _check_state(connection, tree, rows)
+    differences = list(_check_entries(connection, tree, identify, windows))
+    differences += _check_keys(connection)
+    differences += _check_tile_rows(connection, tree)
+    differences += _check_state(connection, tree, rows)
     for row in rows:
-        findings += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
-    findings += [
-        Finding(f"log_checkpoints[size={size}].{column}", problem)
+        differences += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
+    differences += [
+        Difference(f"log_checkpoints[size={size}].{column}", problem)
         for size, column, problem in check_checkpoint_times(times, now)
     ]
     if files is not None:
-        findings += check_files(connection, files, rows, before)
-        findings += check_checkpoint_file(files, rows, before, policy)
+        differences += check_files(connection, files, rows, before)
+        differences += check_checkpoint_file(files, rows, before, policy)
     if second_place is not None:
-        findings += check_second_place(second_place, rows, before, tree.roots)
-    return findings
+        differences += check_second_place(second_place, rows, before, tree.roots)
+    return differences
 
 
 class _Tree:
@@ -137,23 +137,23 @@ class _Tree:
 
 def _check_entries(
     connection: Connection, tree: _Tree, identify: Identify | None, windows: Sequence[Window]
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Walk the entries in order and compare every tile that they complete."""
     waiting = list(reversed(windows))
     for expected, (index, entry, issuer, number, recorded_at) in enumerate(_entries(connection)):
         place = f"log_entries[index={index}]"
         if index != expected:
-            yield Finding(place, f"log_entries.index is not dense: {expected} should stand here")
+            yield Difference(place, f"log_entries.index is not dense: {expected} should be here")
             break
         while waiting[-1].end is not None and index >= waiting[-1].end:
             waiting.pop()
         if not waiting[-1].holds(recorded_at):
-            yield Finding(f"{place}.recorded_at", "is not between the signed times around it")
+            yield Difference(f"{place}.recorded_at", "is not between the signed times around it")
         said = identify(index, entry) if identify else None
         if said is not None and said[0] != issuer:
-            yield Finding(f"{place}.issuer", "is not the statement's")
+            yield Difference(f"{place}.issuer", "is not the statement's")
         if said is not None and said[1] != number:
-            yield Finding(f"{place}.issuer_seq", "is not the statement's")
+            yield Difference(f"{place}.issuer_seq", "is not the statement's")
         for tile, data in tree.add(entry):
             yield from _compare_tile(connection, tile, data)
     for tile, data in tree.flush():
@@ -178,15 +178,15 @@ def _entries(connection: Connection) -> Iterator[tuple[int, bytes, bytes, int | 
         after = page[-1][0]
 
 
-def _check_keys(connection: Connection) -> Iterator[Finding]:
-    """Check that every key is there once, and that the issuers' counts are those of the entries."""
+def _check_keys(connection: Connection) -> Iterator[Difference]:
+    """Check that every key occurs once, and that the issuers' counts are those of the entries."""
     twice = text(
         "SELECT min(index), max(index) FROM log_entries GROUP BY entry HAVING count(*) > 1"
         " UNION SELECT min(index), max(index) FROM log_entries WHERE issuer_seq IS NOT NULL"
         " GROUP BY issuer, issuer_seq HAVING count(*) > 1 ORDER BY 1"
     )
     for first, second in connection.execute(twice):
-        yield Finding(f"log_entries[index={second}]", f"has the entry or the number of {first}")
+        yield Difference(f"log_entries[index={second}]", f"has the entry or the number of {first}")
     counts = text(
         "SELECT coalesce(i.issuer, e.issuer), i.issuer IS NULL OR e.issuer IS NULL, i.highest, e.highest, i.held, e.held"
         " FROM log_issuers i FULL JOIN"
@@ -197,15 +197,15 @@ def _check_keys(connection: Connection) -> Iterator[Finding]:
     for issuer, alone, highest, real_highest, held, real_held in connection.execute(counts):
         place = f"log_issuers[issuer={bytes(issuer).hex()}]"
         if alone:
-            yield Finding(f"{place}.issuer", "is not there, or is that of no numbered entry")
+            yield Difference(f"{place}.issuer", "is missing, or is that of no numbered entry")
             continue
         if highest != real_highest:
-            yield Finding(f"{place}.highest", f"is {highest}, the entries say {real_highest}")
+            yield Difference(f"{place}.highest", f"is {highest}, the entries say {real_highest}")
         if held != real_held:
-            yield Finding(f"{place}.held", f"is {held}, the entries say {real_held}")
+            yield Difference(f"{place}.held", f"is {held}, the entries say {real_held}")
 
 
-def _compare_tile(connection: Connection, tile: Tile, data: bytes) -> Iterator[Finding]:
+def _compare_tile(connection: Connection, tile: Tile, data: bytes) -> Iterator[Difference]:
     """Compare a full tile's row."""
     place = f"log_tiles[level={tile.level}, index={tile.index}]"
     root = connection.execute(
@@ -213,16 +213,16 @@ def _compare_tile(connection: Connection, tile: Tile, data: bytes) -> Iterator[F
         {"level": tile.level, "index": tile.index},
     ).scalar_one_or_none()
     if root is None:
-        yield Finding(place, "missing")
+        yield Difference(place, "missing")
     elif bytes(root) != complete_root(split_hashes(data)):
-        yield Finding(f"{place}.root", "is not the root of the entries below it")
+        yield Difference(f"{place}.root", "is not the root of the entries below it")
 
 
-def _check_tile_rows(connection: Connection, tree: _Tree) -> Iterator[Finding]:
+def _check_tile_rows(connection: Connection, tree: _Tree) -> Iterator[Difference]:
     """Find tiles beyond the tree."""
     for level, index in connection.execute(text("SELECT level, index FROM log_tiles")):
         if width_at(level, index, tree.edge.size) < TILE_WIDTH:
-            yield Finding(
+            yield Difference(
                 f"log_tiles[level={level}, index={index}]",
                 "no full tile of the tree has this log_tiles.level and log_tiles.index",
             )
@@ -230,20 +230,20 @@ def _check_tile_rows(connection: Connection, tree: _Tree) -> Iterator[Finding]:
 
 def _check_state(
     connection: Connection, tree: _Tree, rows: Sequence[SavedCheckpoint]
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     states = connection.execute(text("SELECT id, size, root FROM log_state")).all()
     state = next((row for row in states if row[0] == 1), None)
     if len(states) > (state is not None):
-        yield Finding("log_state.id", "is another than 1")
+        yield Difference("log_state.id", "is not 1")
     if state is None:
         if tree.edge.size or rows:
-            yield Finding("log_state", "the row is missing")
+            yield Difference("log_state", "the row is missing")
         return
     _, size, root = state
     if size != tree.edge.size:
-        yield Finding("log_state.size", f"is {size}, but there are {tree.edge.size} entries")
+        yield Difference("log_state.size", f"is {size}, but there are {tree.edge.size} entries")
     if bytes(root) != tree.edge.root():
-        yield Finding("log_state.root", "is not the root of the entries")
+        yield Difference("log_state.root", "is not the root of the entries")
 
 
 def _checkpoint_rows(connection: Connection) -> list[SavedCheckpoint]:
@@ -257,7 +257,7 @@ def _checkpoint_rows(connection: Connection) -> list[SavedCheckpoint]:
 
 
 def _times(row: SavedCheckpoint, policy: LogPolicy) -> CheckpointTimes:
-    """Return a checkpoint's times; a note that does not verify, which is reported elsewhere, tells none."""
+    """Return a checkpoint's times; a note that does not verify, which is reported elsewhere, gives none."""
     signed_at = witnessed_at = None
     with contextlib.suppress(CounterfoilError):
         if row.note is not None:
@@ -277,14 +277,14 @@ def _times(row: SavedCheckpoint, policy: LogPolicy) -> CheckpointTimes:
 
 def _check_checkpoint(
     row: SavedCheckpoint, tree: _Tree, policy: LogPolicy, *, newest: bool
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     expected = tree.roots.get(row.size)
     if expected is None:
-        yield Finding(row.place, "is larger than the tree")
+        yield Difference(row.place, "is larger than the tree")
     elif row.root != expected:
-        yield Finding(f"{row.place}.root", "is not the root of the entries at its size")
+        yield Difference(f"{row.place}.root", "is not the root of the entries at its size")
     if row.published_at is None and not newest:
-        yield Finding(f"{row.place}.published_at", "is missing, though a larger one follows")
+        yield Difference(f"{row.place}.published_at", "is missing, though a larger one follows")
     for column, note in (("note", row.note), ("cosigned_note", row.cosigned)):
         if note is None:
             continue
@@ -294,11 +294,13 @@ def _check_checkpoint(
             else:
                 checkpoint = verify_witnessed(note, policy).checkpoint
         except CounterfoilError as e:
-            yield Finding(f"{row.place}.{column}", e.detail)
+            yield Difference(f"{row.place}.{column}", e.detail)
             continue
         if checkpoint.size != row.size:
-            yield Finding(f"{row.place}.size", f"is not that of {row.place}.{column}")
+            yield Difference(f"{row.place}.size", f"is not that of {row.place}.{column}")
         if checkpoint.root != row.root:
-            yield Finding(f"{row.place}.root", f"is not that of {row.place}.{column}")
+            yield Difference(f"{row.place}.root", f"is not that of {row.place}.{column}")
     if row.note and row.cosigned and not row.cosigned.startswith(row.note):
-        yield Finding(f"{row.place}.cosigned_note", "does not begin with the note that was signed")
+        yield Difference(
+            f"{row.place}.cosigned_note", "does not begin with the note that was signed"
+        )

@@ -7,7 +7,7 @@ from typing import Self
 from sqlalchemy import Connection
 
 from audit_layer.log.files import CHECKPOINT, PublishedFiles
-from audit_layer.log.fsck_report import Finding, SavedCheckpoint
+from audit_layer.log.fsck_report import Difference, SavedCheckpoint
 from audit_layer.log.republish import files_of
 from audit_layer.log.second_place import Kept, SecondPlace
 from audit_layer.log.tile_table import read_file
@@ -18,7 +18,7 @@ from shared.translog.tiles import Tile, parse_tile_path, width_at
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What lay outside the database before the snapshot was taken."""
+    """What was outside the database before the snapshot was taken."""
 
     names: tuple[str, ...] = ()
     """Published files below `tile/`."""
@@ -46,7 +46,7 @@ def _kept(second_place: SecondPlace) -> Kept | CounterfoilError | None:
 
 def check_files(
     connection: Connection, files: PublishedFiles, rows: Sequence[SavedCheckpoint], before: Outside
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Compare every published file with the tables."""
     sizes = [row.size for row in rows if row.published_at is not None]
     size = max(sizes, default=0)
@@ -56,15 +56,15 @@ def check_files(
         try:
             tile = parse_tile_path(name)
         except CounterfoilError:
-            yield Finding(name, "is no file of this log")
+            yield Difference(name, "is not a file of this log")
             continue
-        if tile.width != width_at(tile.level, tile.index, size):  # else it was compared above
+        if tile.width != width_at(tile.level, tile.index, size):  # otherwise it was compared above
             yield from _compare_file(connection, files, tile, stray=True)
 
 
 def check_checkpoint_file(
     files: PublishedFiles, rows: Sequence[SavedCheckpoint], before: Outside, policy: LogPolicy
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Compare the checkpoint file with the newest checkpoint of the tables."""
     published = [row for row in rows if row.published_at is not None]
     # A crash between the checkpoint file and the mark leaves the file one step ahead of the table.
@@ -75,11 +75,11 @@ def check_checkpoint_file(
         return
     known = before.checkpoint is None or before.checkpoint in {row.cosigned for row in rows}
     if now == before.checkpoint or not known or now is None or not _is_newer(now, rows, policy):
-        yield Finding(CHECKPOINT, "is not the newest published checkpoint")
+        yield Difference(CHECKPOINT, "is not the newest published checkpoint")
 
 
 def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: LogPolicy) -> bool:
-    """Tell whether a note is the same tree's, cosigned later: a log at rest is cosigned again from time to time."""
+    """Return whether a note is the same tree's, cosigned later: a log at rest is cosigned again from time to time."""
     try:
         checkpoint = verify_witnessed(note or "", policy).checkpoint
     except CounterfoilError:
@@ -88,7 +88,7 @@ def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: LogPolicy
 
 
 def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: LogPolicy) -> bool:
-    """Tell whether a note is a witnessed checkpoint that can have come after the snapshot."""
+    """Return whether a note is a witnessed checkpoint that may be newer than the snapshot."""
     try:
         checkpoint = verify_witnessed(note, policy).checkpoint
     except CounterfoilError:
@@ -104,24 +104,24 @@ def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: LogPolicy) -> 
 
 def _compare_file(
     connection: Connection, files: PublishedFiles, tile: Tile, *, stray: bool = False
-) -> Iterator[Finding]:
-    """Compare one file with the tables. `stray`: it was found in its place, under its own name."""
+) -> Iterator[Difference]:
+    """Compare one file with the tables. `stray`: it was found in its folder, under its own name."""
     try:
         data = files.stored(tile) if stray else files.read(tile)
     except CounterfoilError as e:
         if e.code is Code.UNAVAILABLE:
             raise
-        yield Finding(tile.path, "missing" if e.code is Code.NOT_FOUND else e.detail)
+        yield Difference(tile.path, "missing" if e.code is Code.NOT_FOUND else e.detail)
         return
     if data is None:
         return  # a partial file that has become full and was dropped since it was listed
     try:
         expected = read_file(connection, tile)
     except CounterfoilError as e:
-        yield Finding(tile.path, f"cannot be compared: {e.detail}")
+        yield Difference(tile.path, f"cannot be compared: {e.detail}")
         return
     if data != expected:
-        yield Finding(tile.path, "differs from the tables")
+        yield Difference(tile.path, "differs from the tables")
 
 
 def check_second_place(
@@ -129,18 +129,18 @@ def check_second_place(
     rows: Sequence[SavedCheckpoint],
     before: Outside,
     roots: Mapping[int, bytes],
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Compare the second place with the entries and the tables; `roots` are those of the entries by size."""
     place = "second place"
     signed = [row for row in rows if row.note is not None]
     now = _kept(second_place)
     for kept in (before.kept, now):
         if isinstance(kept, CounterfoilError):
-            yield Finding(place, kept.detail)
+            yield Difference(place, kept.detail)
             return
     if now is None or isinstance(now, CounterfoilError):
         if signed:
-            yield Finding(place, "is empty, though checkpoints were signed")
+            yield Difference(place, "is empty, though checkpoints were signed")
         return
     by_size = {row.size: row for row in rows}
     for kept in (before.kept, now):
@@ -152,10 +152,10 @@ def check_second_place(
         if roots.get(kept[0].size) != kept[0].root:
             problem = f"holds a checkpoint at {kept[0].size} that the database lacks"
         elif row is not None and row.note is not None and row.note != kept[1]:
-            problem = "holds another note than the database"
+            problem = "holds a different note from the database's"
         else:
             continue
-        yield Finding(place, problem)
+        yield Difference(place, problem)
         return
     if signed and signed[-1].size > now[0].size:
-        yield Finding(place, "is older than the newest signed checkpoint")
+        yield Difference(place, "is older than the newest signed checkpoint")

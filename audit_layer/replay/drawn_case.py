@@ -1,4 +1,4 @@
-"""Assembles what a worker needs to know of a drawn receipt, from the trail and the replay tables."""
+"""Assembles what a worker needs to know about a drawn receipt, from the trail and the replay tables."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ from audit_layer.disclosure.service import DrawnCase
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import BeaconRow, EpochRow
 from audit_layer.storage.engine import session
-from audit_layer.trail.at_rest import unseal
+from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
 from shared.envelope.delivered import Delivered
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import entry_of, read_as
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
 
 
 def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
-    """Return the case of one work row. CORRUPT when a statement that the log must hold is not there."""
+    """Return the case of one work row. CORRUPT when a statement that the log must hold is missing."""
     with session(engine) as db:
         epoch = db.get_one(EpochRow, row.epoch)
         beacons = db.scalars(
@@ -87,7 +87,7 @@ class TrailDeposits:
             ).all()
             order = None if receipt is None else db.get(OrderRow, receipt.order_entry)
             # Without its order nothing counts as delivered.
-            raw = b"" if order is None else unseal(db, order.raw)
+            raw = b"" if order is None else decrypted(db, order.raw)
         return [
             Ciphertexts(
                 raw,
@@ -107,15 +107,15 @@ def _statement(db: Session, entry: bytes) -> bytes:
     row = db.get(StatementRow, entry)
     if row is None:
         raise CounterfoilError(
-            Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log and not in the trail"
+            Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log but not in the trail"
         )
-    return unseal(db, row.raw)
+    return decrypted(db, row.raw)
 
 
 def _floor_entries(
-    db: Session, epoch: EpochRow, receipt: Receipt, reason: DrawReason
+    db: Session, epoch: EpochRow, receipt: Receipt, reason: DisclosureReason
 ) -> tuple[bytes, ...]:
-    if reason not in {DrawReason.FLOOR, DrawReason.CONFIRM}:
+    if reason not in {DisclosureReason.FLOOR, DisclosureReason.CONFIRM}:
         return ()
     assert epoch.first is not None
     assert epoch.size is not None

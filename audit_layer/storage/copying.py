@@ -1,4 +1,4 @@
-"""Binary COPY into a table, within a transaction of SQLAlchemy's: the quickest way in that Postgres has."""
+"""Binary COPY into a table, within an SQLAlchemy transaction: the fastest way to load rows into Postgres."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, LargeBinary, SmallIntege
 from audit_layer.storage.base import Base
 from audit_layer.storage.engine import unstorable
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import is_text
+from shared.runtime.printable import is_text
 
 _TYPES: Final[Mapping[type, str]] = {
     BigInteger: "int8",

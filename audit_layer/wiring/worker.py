@@ -1,6 +1,7 @@
 """Wires audit workers and beat: Celery application, authority, worker, rating."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.tasks import offer_work, register_worker
 from audit_layer.replay.worker import Worker
 from audit_layer.selection.authority import Authority
+from audit_layer.selection.settings import AuthoritySettings
 from audit_layer.selection.tasks import register_authority, register_sealing
 from audit_layer.selection.tenant_seals import Sealing
 from audit_layer.storage.dsn import read_dsn_file
@@ -32,12 +34,13 @@ from shared.parties.settings import key_bytes
 from shared.runtime.config import read_secret
 from shared.runtime.keys import load_ed25519, load_or_create_ed25519, private_folder, public_bytes
 from shared.runtime.readiness import write_ready
+from shared.verification.trust import AUTHORITY
 
 logger = logging.getLogger(__name__)
 
 
 def worker_identity(keys: Path, name: str, *, authority: bool) -> dict[str, object]:
-    """Return what others must know of a worker; creates its keys."""
+    """Return what others must know about a worker; creates its keys."""
     private_folder(keys)
     path = keys / "hpke.key"
     if not path.exists():
@@ -63,7 +66,7 @@ class WorkerProcess:
     parties: list[BeaconClient]
 
     def run(self, name: str, ready_file: Path | None, loglevel: str) -> None:
-        """Work until told to stop. One task at a time: replay has a process of its own."""
+        """Work until told to stop. One task at a time: replay runs in its own process."""
 
         def ready(**_: object) -> None:
             if ready_file is not None:
@@ -129,23 +132,34 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
     )
     register_worker(app, worker)
     if settings.authority is not None:
-        authority = Authority(
-            name="authority",
-            engine=engine,
-            server=server,
-            parties=parties,
-            key=load_ed25519(settings.authority.key_file),
-            origin=settings.origin,
-            settings=settings.authority,
-            peers=settings.peers,
-            work=work_list,
-        )
-        hint_ms = int(settings.hint_seconds * 1000)
-        register_authority(app, authority, partial(offer_work, app, engine, hint_ms=hint_ms))
-        sealing = Sealing("authority", engine, server, authority.key, settings.authority)
-        register_sealing(app, sealing)
-        register_costs(app, Costs(engine))
+        _add_authority(app, settings, settings.authority, engine, server, parties)
     return WorkerProcess(app, engine, server, replayer, parties)
+
+
+def _add_authority(
+    app: Celery,
+    settings: WorkerSettings,
+    chosen: AuthoritySettings,
+    engine: Engine,
+    server: AuditServer,
+    parties: Sequence[BeaconClient],
+) -> None:
+    """Let this worker be the selection authority too: epochs and draws, tenant seals, and rating on the same clock."""
+    authority = Authority(
+        name=AUTHORITY,
+        engine=engine,
+        server=server,
+        parties=parties,
+        key=load_ed25519(chosen.key_file),
+        origin=settings.origin,
+        settings=chosen,
+        peers=settings.peers,
+        work=work_list,
+    )
+    hint_ms = int(settings.hint_seconds * 1000)
+    register_authority(app, authority, partial(offer_work, app, engine, hint_ms=hint_ms))
+    register_sealing(app, Sealing(AUTHORITY, engine, server, authority.key, chosen))
+    register_costs(app, Costs(engine))
 
 
 def run_beat(

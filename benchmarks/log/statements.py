@@ -1,4 +1,4 @@
-"""Valid statements in number, signed before any clock starts: nodes' receipts with their tenants' orders."""
+"""Many valid statements, signed before any clock starts: nodes' receipts with their tenants' orders."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.trail.admission import Admitted, admit
 from shared.codec.moment import now_ms
 from shared.runtime.keys import key_id, public_bytes
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import open_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
@@ -22,7 +22,7 @@ AUTHORITY = "authority"
 MODEL_ROOT = sha256(b"benchmarks.log: model").digest()
 PROFILE = sha256(b"benchmarks.log: profile").digest()
 Signed = tuple[bytes, bytes]
-"""A statement and the order that comes with it; empty where none does."""
+"""A statement and the order that comes with it; empty if none does."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Source:
         return self._keys[name]
 
     def parties(self) -> list[dict[str, str]]:
-        """Return whom the audit layer must know, as `counterfoil audit party import` reads it."""
+        """Return the parties that the audit layer must know, as `counterfoil audit party import` reads them."""
         return [
             {"name": name, "role": role, "key": public_bytes(self.key(name)).hex()}
             for name, role in (
@@ -155,14 +155,14 @@ class Source:
         return raw, order
 
     def singles(self, count: int) -> list[Signed]:
-        """Sign further statements that carry one signature and come alone: disclosure requests."""
+        """Sign further statements that carry one signature and come without an order: disclosure requests."""
         signed = []
         for number in range(self.singles_made, self.singles_made + count):
             value = DisclosureRequest(
                 receipt=self._bytes("single", number),
                 index=number,
                 draw=self._bytes("draw"),
-                reason=DrawReason.DRAW,
+                reason=DisclosureReason.DRAW,
                 recipient=self._bytes("recipient"),
                 deadline=now_ms() + HOUR_MS,
             )
@@ -182,7 +182,7 @@ class Source:
 
 
 class _Known:
-    """Admission's lookups where one source is all there is."""
+    """Admission's lookups for a single source."""
 
     def __init__(self, source: Source) -> None:
         self._parties = {

@@ -11,12 +11,10 @@ from execution_layer.engine.fairness import Service, fair_shares
 from execution_layer.engine.pace import Pace
 from execution_layer.engine.prefix import CachedBlock, PrefixCache
 from execution_layer.engine.sequence import SequenceState
-from shared.commitments.exact import BLOCK as HASHED
-from shared.model.kv import BLOCK, blocks_for
+from shared.commitments.exact import COMMITMENT_BLOCK
+from shared.model.backend import blocks_for
 from shared.runtime.errors import Code, CounterfoilError
 
-HASHES = BLOCK // HASHED
-"""Block hashes of the exact commitments in one KV block."""
 Plan = list[tuple[SequenceState, int]]
 """Sequences and how many positions to compute of each."""
 
@@ -33,7 +31,9 @@ class Limits:
     prefill_rows: int = 256
     """Prompt positions computed in one step, beside the decoding sequences' one each."""
     blocks: int = 512
-    """KV blocks of 64 positions."""
+    """KV blocks."""
+    block: int = 64
+    """Positions of a KV block: the backend's own number."""
     context: int = 2048
     """Positions of one sequence at most."""
 
@@ -53,7 +53,7 @@ class Scheduler:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.running: list[SequenceState] = []
-        """The first admitted first."""
+        """Oldest first."""
         self.cache = PrefixCache()
         self.preemptions = 0
         self.prefix_hits = 0
@@ -61,6 +61,10 @@ class Scheduler:
         self.prefix_misses = 0
         """Prompt positions that were computed."""
         self._clock = clock
+        assert limits.block % COMMITMENT_BLOCK == 0, "a KV block must hold whole commitment blocks"
+        self._block = limits.block
+        self._hashes = limits.block // COMMITMENT_BLOCK
+        """Commitment blocks in one KV block."""
         self._waiting: dict[str, deque[SequenceState]] = {}
         self._preempted: list[SequenceState] = []
         self._pool = BlockPool(limits.blocks, self.cache)
@@ -88,7 +92,7 @@ class Scheduler:
     def check(self, prompt: int, budget: int) -> None:
         """Raise INVALID_ARGUMENT for a sequence that can never run."""
         positions = prompt + budget - 1
-        most = min(self.limits.context, self.limits.blocks * BLOCK)
+        most = min(self.limits.context, self.limits.blocks * self._block)
         if positions > most:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
@@ -127,10 +131,10 @@ class Scheduler:
             insort(self.running, sequence, key=_age)
 
     def plan(self) -> Plan:
-        """Give blocks to all that advance in this step, preempting where there are none left.
+        """Give blocks to all sequences that advance in this step, preempting others when no block is free.
 
-        One position for each sequence that decodes; prompts share the rest, tenants first. The sequence that was
-        admitted first is always among them.
+        A decoding sequence advances by one position; prompts share the remaining rows, first among tenants, then among
+        each tenant's sequences. The sequence that was admitted first always advances.
         """
         counts = {sequence: 1 for sequence in self.running if sequence.left == 1}
         counts |= self._prefill_shares([item for item in self.running if item.left > 1])
@@ -177,7 +181,7 @@ class Scheduler:
         return None if tenant is None else self._waiting[tenant][0]
 
     def _dequeue(self, sequence: SequenceState) -> None:
-        """Take a sequence out of its queue; among equals its tenant comes last now."""
+        """Take a sequence out of its queue; its tenant goes behind all tenants of equal rank."""
         tenant = sequence.request.tenant
         queue = self._waiting.pop(tenant)
         queue.remove(sequence)
@@ -185,11 +189,15 @@ class Scheduler:
             self._waiting[tenant] = queue
 
     def _fits(self, sequence: SequenceState) -> bool:
-        """Say whether there is memory for all known tokens, beside what those who run lack for theirs."""
-        promised = sum(blocks_for(item.length) - len(item.blocks) for item in self.running)
+        """Return whether there is memory for all of its known tokens, and for what running sequences still need for theirs."""
+        promised = sum(
+            blocks_for(item.length, self._block) - len(item.blocks) for item in self.running
+        )
         hits = self._hits(sequence)
         woken = sum(self._pool.is_idle(hit.block) for hit in hits)
-        return self._pool.can_allocate(promised + blocks_for(sequence.length) - len(hits) + woken)
+        return self._pool.can_allocate(
+            promised + blocks_for(sequence.length, self._block) - len(hits) + woken
+        )
 
     def _prefill_shares(self, prompts: Sequence[SequenceState]) -> dict[SequenceState, int]:
         """Divide a step's prefill rows equally between tenants, and a tenant's between its prompts.
@@ -199,9 +207,9 @@ class Scheduler:
         by_tenant: dict[str, list[SequenceState]] = {}
         computing: set[bytes] = set()
         for sequence in prompts:
-            if at_border := sequence.computed == len(sequence.blocks) * BLOCK:
+            if at_border := sequence.computed == len(sequence.blocks) * self._block:
                 self._adopt(sequence)
-            key = self._key(sequence, sequence.computed // BLOCK)
+            key = self._key(sequence, sequence.computed // self._block)
             if not (at_border and key in computing):
                 by_tenant.setdefault(sequence.request.tenant, []).append(sequence)
             if key is not None:
@@ -215,7 +223,7 @@ class Scheduler:
 
     def _grow(self, sequence: SequenceState, count: int) -> None:
         """Give a sequence the blocks for its next positions; it may have to give way itself."""
-        while len(sequence.blocks) * BLOCK < sequence.computed + count:
+        while len(sequence.blocks) * self._block < sequence.computed + count:
             if self._pool.can_allocate(1):
                 sequence.blocks.append(self._pool.allocate())
                 continue
@@ -248,18 +256,18 @@ class Scheduler:
     def _key(self, sequence: SequenceState, index: int) -> bytes | None:
         """Return the cache's key of a sequence's block; None unless known tokens fill it."""
         while len(sequence.keys) <= index:
-            first = len(sequence.keys) * BLOCK
-            if first + BLOCK > sequence.length:
+            first = len(sequence.keys) * self._block
+            if first + self._block > sequence.length:
                 return None
             parent = sequence.keys[-1] if first else self.cache.root(sequence.request.tenant)
-            tokens = sequence.tokens(first, first + BLOCK)
+            tokens = sequence.tokens(first, first + self._block)
             sequence.keys.append(self.cache.child(parent, tokens))
         return sequence.keys[index]
 
     def _hits(self, sequence: SequenceState) -> list[CachedBlock]:
         """Return cached blocks that follow a sequence's own; its last known token is always computed."""
         hits: list[CachedBlock] = []
-        for index in range(len(sequence.blocks), (sequence.length - 1) // BLOCK):
+        for index in range(len(sequence.blocks), (sequence.length - 1) // self._block):
             key = self._key(sequence, index)
             hit = None if key is None else self.cache.get(key)
             if hit is None:
@@ -268,21 +276,23 @@ class Scheduler:
         return hits
 
     def _adopt(self, sequence: SequenceState) -> None:
-        """Let a sequence that stands at the border of its blocks go on behind what the cache has for it."""
+        """Give a sequence whose blocks are full the blocks that the prefix cache has for what follows."""
         for hit in self._hits(sequence):
             self._pool.hold(hit.block)
             sequence.blocks.append(hit.block)
-            sequence.cached += sequence.hasher.resume(sequence.computed // HASHED, hit.hashes)
-            sequence.computed += BLOCK
-            self.prefix_hits += BLOCK
-        sequence.offered = max(sequence.offered, sequence.computed // BLOCK)
+            sequence.cached += sequence.hasher.resume(
+                sequence.computed // COMMITMENT_BLOCK, hit.hashes
+            )
+            sequence.computed += self._block
+            self.prefix_hits += self._block
+        sequence.offered = max(sequence.offered, sequence.computed // self._block)
 
     def _offer(self, sequence: SequenceState) -> None:
         """Tell the prefix cache of the blocks that have become full."""
-        while (sequence.offered + 1) * BLOCK <= sequence.computed:
+        while (sequence.offered + 1) * self._block <= sequence.computed:
             index = sequence.offered
             key = self._key(sequence, index)
             assert key is not None
-            hashes = sequence.hasher.aligned(index * HASHES, HASHES)
+            hashes = sequence.hasher.aligned(index * self._hashes, self._hashes)
             self.cache.put(key, sequence.blocks[index], hashes)
             sequence.offered += 1

@@ -15,8 +15,8 @@ from shared.model.functions import ln
 NOISE_LABEL: Final = b"counterfoil/v1/sampling-noise"
 WORDS: Final = 4
 """u32 words in a block of AES."""
-BLOCK: Final = 2**14
-ZEROS: Final = memoryview(bytes(4 * BLOCK))
+CHUNK: Final = 2**14
+ZEROS: Final = memoryview(bytes(4 * CHUNK))
 
 
 class Noise:
@@ -29,8 +29,8 @@ class Noise:
     def blocks(self, position: int, count: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
         """Yield x_0 … x_{count-1} for one output position in parts that a cache holds, each after its first index."""
         stream = Cipher(self._key, CTR(self._prefix(position) + bytes(4))).encryptor()
-        for first in range(0, count, BLOCK):
-            yield first, _integers(stream.update(ZEROS[: 4 * min(BLOCK, count - first)]))
+        for first in range(0, count, CHUNK):
+            yield first, _integers(stream.update(ZEROS[: 4 * min(CHUNK, count - first)]))
 
     def words(self, position: int, count: int) -> NDArray[np.uint32]:
         """Return x_0 … x_{count-1} for one output position."""

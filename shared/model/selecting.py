@@ -12,7 +12,7 @@ Floats = NDArray[np.floating]
 Indexes = NDArray[np.int64]
 
 LARGEST: Final = float(np.finfo(np.float32).max)
-BLOCK: Final = 2**14
+CHUNK: Final = 2**14
 BEGINNING, GROWTH = 64, 8
 """How many of the largest a nucleus is looked for in, and by how much that grows."""
 
@@ -70,8 +70,8 @@ def nucleus(values: Floats, kept: Indexes | None, scale: float, part: float) -> 
 def weights(values: Floats, scale: float = 1.0) -> Iterator[NDArray[np.float64]]:
     """Yield exp(y − max y) with y = scale · value as float64, in parts that a cache holds."""
     top = float(values.max()) * scale
-    for first in range(0, len(values), BLOCK):
-        yield exp(values[first : first + BLOCK].astype(np.float64) * scale - top)
+    for first in range(0, len(values), CHUNK):
+        yield exp(values[first : first + CHUNK].astype(np.float64) * scale - top)
 
 
 def weight_sum(values: Floats, scale: float = 1.0) -> float:

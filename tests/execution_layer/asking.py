@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.codec.hashing import framing
 from shared.codec.moment import now_ms
-from shared.envelope.body import Audit, Policy, encode_body
+from shared.envelope.body import Audit, AuditPolicy, encode_body
 from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.hpke import seal
 from shared.envelope.padding import pad
@@ -52,7 +52,7 @@ def make_request(
     expires_in_ms=60_000,
     order_changes=None,
 ):
-    """Seal and order a request for a node; every argument is a way to do it wrong."""
+    """Seal and order a request for a node; every argument is a way to get it wrong."""
     keys = node.ring.current()
     now = now_ms()
     number = next(world.numbers) if number is None else number
@@ -65,7 +65,7 @@ def make_request(
         threshold=1,
         model_root=model_root,
         max_output_tokens=budget or body.settings.max_tokens,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=now + expires_in_ms,
     )
     raw = sealed.envelope_bytes if envelope is None else envelope(sealed)
@@ -101,7 +101,7 @@ def seal_by_hand(
     wrap_kc=None,
     body=None,
 ):
-    """Return an envelope sealed anew around changed parts, so that only they are wrong."""
+    """Return an envelope resealed around changed parts, so that only they are wrong."""
     keys_of_node = node.ring.current()
     original = Envelope.from_bytes(sealed.envelope_bytes)
     header = header or original.header

@@ -1,4 +1,4 @@
-"""The examples that people try first: the shipped model answers each of them rightly, and greedily, so always."""
+"""The examples that people try first: the shipped model answers each of them correctly and, being greedy, always."""
 
 import asyncio
 import re
@@ -11,6 +11,7 @@ import pytest
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.engine.scheduler import Limits
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import load_decoder
 from shared.statements.request import Message, RequestBody, SamplingSettings
 from shared.text.prompt import prompt_ids
@@ -36,7 +37,7 @@ GREEDY = re.compile(r'--temperature 0\b|"--temperature", "0"|temperature=0\b')
 
 
 def examples():
-    """Yield (place, line and the next, question) of every question in a place."""
+    """Yield (place, line and the next, question) for every question in a place."""
     for place in PLACES:
         lines = (ROOT / place).read_text("utf-8").splitlines()
         for line, following in pairwise([*lines, ""]):
@@ -55,7 +56,7 @@ def test_every_place_has_an_example_and_every_example_is_greedy():
 @pytest.fixture(scope="module")
 def answer():
     tokenizer = Tokenizer.from_folder(MODEL)
-    decoder = load_decoder(MODEL, threads=1)
+    decoder = load_decoder(MODEL, backend=CpuBackend(1))
     limits = Limits(
         sequences=4, queue=4, queue_per_tenant=4, prefill_rows=64, blocks=64, context=256
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.codec.hashing import framing, hkdf_expand, hkdf_extract, labelled_hash, labelled_mac
 from shared.envelope.blinded import blinded_cost_centre, blinded_fields
-from shared.envelope.body import SMALLEST_BODY, Audit, Policy, encode_body, settings_bytes
+from shared.envelope.body import SMALLEST_BODY, Audit, AuditPolicy, encode_body, settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.header import Envelope
 from shared.envelope.hpke import seal
@@ -169,7 +169,8 @@ def secrets() -> Json:
         ).hex(),
         "body_padded": pad(encode_body(BODY), SMALLEST_BODY).hex(),
         "policies": {
-            audit.value: Policy(audit).commitment(octets("policy nonce")).hex() for audit in Audit
+            audit.value: AuditPolicy(audit).commitment(octets("policy nonce")).hex()
+            for audit in Audit
         },
     }
 
@@ -343,7 +344,7 @@ def _sealed() -> SealedRequest:
         threshold=2,
         model_root=octets("model"),
         max_output_tokens=64,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=NOW + 60_000,
         request_id=octets("request id")[:16],
         ts=TS,

@@ -2,7 +2,8 @@
 #define UNITS pairs
 #define PAIRS 1
 #include "vector.h"
-#include "tile.h"
+#include "product.h"
+#include "layers.h"
 #undef UNITS
 #undef PAIRS
 #undef V16
@@ -12,7 +13,8 @@
 #define UNITS singles
 #define PAIRS 0
 #include "vector.h"
-#include "tile.h"
+#include "product.h"
+#include "layers.h"
 #undef UNITS
 #undef PAIRS
 #undef V16

@@ -9,7 +9,7 @@ from pathlib import Path
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.store import ReleaseStore
 from shared.envelope import sealing
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
@@ -50,7 +50,7 @@ def custodian(
     terms: Terms = TERMS,
     hpke: HpkePrivateKey = KEY,
 ) -> Iterator[Custodian]:
-    """Open a custodian on what it has kept in a folder."""
+    """Open a custodian on its state in a folder."""
     store, memory = ReleaseStore(folder / RELEASES), RevealMemory(folder / "reveals.sqlite")
     try:
         yield Custodian(NAME, SIGNING, hpke, trust, terms, store, memory)
@@ -65,7 +65,7 @@ def beacon(holder: Custodian) -> BeaconService:
 
 
 def kept(folder: Path) -> int:
-    """Count the releases on disk, seen by a reader of its own."""
+    """Count the releases on disk, as a separate reader sees them."""
     with sqlite3.connect(folder / RELEASES) as db:
         (count,) = db.execute("SELECT count(*) FROM releases").fetchone()
     db.close()
@@ -73,7 +73,7 @@ def kept(folder: Path) -> int:
 
 
 def request(audit: Audit = Audit.SAMPLED) -> SealedRequest:
-    """Seal the world's request with a policy of choice."""
+    """Seal the world's request with a chosen audit policy."""
     return seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",
@@ -82,7 +82,7 @@ def request(audit: Audit = Audit.SAMPLED) -> SealedRequest:
         threshold=1,
         model_root=octets("model"),
         max_output_tokens=4,
-        policy=Policy(audit),
+        policy=AuditPolicy(audit),
         expiry_ms=NOW + 1000,
         policy_nonce=POLICY_NONCE,
     )
@@ -95,9 +95,9 @@ def with_wrap(good: SealedRequest, wrap: bytes) -> SealedRequest:
 
 
 def rewrapped(good: SealedRequest, **changes) -> SealedRequest:
-    """Wrap other contents than the header commits to: what a lying client could do."""
+    """Wrap contents other than those that the header commits to, as a lying client could."""
     escrow = sealing._Escrow(
-        1, split(good.ts, 1, 1)[0], Policy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
+        1, split(good.ts, 1, 1)[0], AuditPolicy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
     )
     wrap = sealing._seal_share(KEY.public_bytes, replace(escrow, **changes), good.ctx, good.kc)
     return with_wrap(good, wrap)

@@ -1,4 +1,4 @@
-"""The custodian over HTTPS: the audit layer's own client is answered, and refusals say no more than they may."""
+"""The custodian over HTTPS: the audit layer's own client is answered, and refusals reveal no more than they may."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,9 +15,9 @@ from shared.envelope.release import ReleaseContext, open_release
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import serve_https
 from shared.runtime.tls import LocalCA, client_context
-from shared.statements.audits import DisclosureRelease
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureRelease
 from shared.verification.release_check import MAX_CASE
 from tests.audit_layer.custodian import custody
 from tests.audit_layer.custodian.test_core import GOOD, LIES
@@ -88,7 +88,7 @@ async def test_a_custodian_commits_and_reveals_as_a_party_of_the_beacon(served: 
 async def test_whatever_is_wrong_with_a_wrap_looks_the_same_from_outside(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    """Else a custodian would tell strangers what it can and cannot open."""
+    """Otherwise a custodian would tell strangers what it can and cannot open."""
     answers = []
     for lie in LIES.values():
         monkeypatch.setattr(worlds, "sealed", lambda lie=lie: lie)

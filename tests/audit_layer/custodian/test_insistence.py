@@ -1,4 +1,4 @@
-"""What a custodian keeps and tells of its own rules: releases are counted for good, refusals are reported."""
+"""What a custodian keeps and reports under its own rules: releases stay counted, refusals are reported."""
 
 import json
 import logging
@@ -29,9 +29,10 @@ from shared.runtime import faults
 from shared.runtime.config import checked, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import Draw, DrawReason, EpochOpen
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureReason
+from shared.statements.epochs import Draw, EpochOpen
 from shared.verification.limits import DAY_MS, InsistenceError, Limits, Rule
 from tests.audit_layer.custodian import custody
 from tests.shared.selection.world import AUTHORITY, LOG, TERMS, TRUST, WITNESS, World
@@ -41,9 +42,9 @@ DRAWN = [
     World(request=partial(lambda late, r: replace(r, deadline=r.deadline + late), late))
     for late in range(4)
 ]
-WHOLE = World(reason=DrawReason.WHOLE, missing=1)
+WHOLE = World(reason=DisclosureReason.WHOLE, missing=1)
 WHOLE_AGAIN = World(
-    reason=DrawReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
+    reason=DisclosureReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
 )
 FEW = replace(TERMS.limits, max_releases_per_day=3, max_floor_per_day=1, max_whole_per_day=1)
 
@@ -73,7 +74,7 @@ def reveal(holder: Custodian, world: World) -> bytes:
 # -- counting -----------------------------------------------------------------------------------------
 
 
-def test_releases_of_24_hours_are_counted_over_restarts_and_the_same_request_once(
+def test_releases_of_24_hours_are_counted_across_restarts_and_the_same_request_once(
     tmp_path, monkeypatch
 ):
     now = 1_800_000_000_000
@@ -108,7 +109,7 @@ def test_a_clock_that_is_set_back_forgets_no_release(tmp_path, monkeypatch):
 
 def test_a_whole_epoch_uses_up_its_own_share_of_a_day_and_no_more(tmp_path):
     whole = [
-        World(reason=DrawReason.WHOLE, missing=1, subject=lambda w, at=at: w.drawn[at])
+        World(reason=DisclosureReason.WHOLE, missing=1, subject=lambda w, at=at: w.drawn[at])
         for at in range(2)
     ]
     with limited(tmp_path) as holder:
@@ -123,7 +124,7 @@ def test_what_is_refused_for_another_reason_does_not_count(tmp_path):
         assert release(holder, GOOD) is None
 
 
-def test_a_release_counts_although_the_process_was_killed_before_its_share_left(tmp_path):
+def test_a_release_counts_even_if_the_process_was_killed_before_its_share_left(tmp_path):
     fault = {faults.VARIABLE: "custodian.release.after-keep:kill"}
     ended = subprocess.run(
         [sys.executable, "-m", "tests.audit_layer.custodian.doomed", str(tmp_path)],
@@ -135,7 +136,7 @@ def test_a_release_counts_although_the_process_was_killed_before_its_share_left(
     assert custody.kept(tmp_path) == 1
 
 
-def test_a_file_of_a_custodian_that_did_not_count_yet_goes_on(tmp_path):
+def test_a_file_of_a_custodian_that_did_not_count_yet_stays_usable(tmp_path):
     old = sqlite3.connect(tmp_path / custody.RELEASES)
     old.execute(store._SCHEMA.split(";")[0])
     old.execute("INSERT INTO releases VALUES (?, ?, ?, ?)", (bytes(32), b"statement", b"share", 1))
@@ -154,8 +155,8 @@ def test_the_file_is_its_owners_alone(tmp_path):
 # -- an epoch that was drawn without it -----------------------------------------------------------------
 
 
-def test_who_makes_it_reveal_late_cannot_turn_it_against_a_draw_that_it_went_along_with(tmp_path):
-    """Seals are public: anyone could have it reveal after it was away, and so stop an honest audit midway."""
+def test_making_it_reveal_late_cannot_turn_it_against_a_draw_in_which_it_took_part(tmp_path):
+    """Epoch seals are public: anyone could make it reveal after an absence, and so stop an honest audit midway."""
     generous = replace(FEW, max_whole_per_day=3)
     with limited(tmp_path, generous) as holder:
         assert release(holder, WHOLE) is None
@@ -199,8 +200,8 @@ def test_a_draw_without_its_own_reveal_is_reported_with_what_proves_it(tmp_path,
     ("world", "rule", "name"),
     [
         (World(rate_ppm=1_000_000), Rule.RATE, "open"),
-        (World(reason=DrawReason.FLOOR, rate_ppm=0, floor=1_000_000), Rule.FLOOR, "open"),
-        (World(reason=DrawReason.WHOLE, no_parties=True), Rule.OWN_COMMITMENT, "open"),
+        (World(reason=DisclosureReason.FLOOR, rate_ppm=0, floor=1_000_000), Rule.FLOOR, "open"),
+        (World(reason=DisclosureReason.WHOLE, no_parties=True), Rule.OWN_COMMITMENT, "open"),
     ],
     ids=lambda value: value.value if isinstance(value, Rule) else "",
 )
@@ -231,7 +232,7 @@ def test_a_second_seal_is_reported_with_both(tmp_path):
     assert own.seal == entry_of(GOOD.seal) != report.about
 
 
-def test_what_the_authority_did_not_sign_or_no_witness_saw_is_no_report(tmp_path):
+def test_what_the_authority_did_not_sign_or_no_witness_saw_is_not_reported(tmp_path):
     greedy = World(rate_ppm=1_000_000)
     forged = World(rate_ppm=1_000_000, signer={"open": custody.SIGNING})
     with limited(tmp_path) as holder:

@@ -6,12 +6,13 @@ from typing import Any
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.trail.service import Submission
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
 from shared.envelope.stream import FrameSealer, StreamContext
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochSeal
 from shared.statements.cose import entry_of, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochSeal
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
 from shared.statements.request import RequestBody, SamplingSettings
@@ -34,7 +35,7 @@ class SealedReceipt:
 
 
 def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
-    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead."""
+    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead of the real one."""
     sealed = seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",
@@ -43,7 +44,7 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         threshold=THRESHOLD,
         model_root=made.MODEL,
         max_output_tokens=4,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=made.NOW + made.HOUR,
     )
     context = StreamContext(sealed.ctx, sealed.kc, world.bundle, made.some("nonce"), 0)
@@ -94,7 +95,7 @@ def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
     )  # fmt: skip
     request = sign(
         DisclosureRequest(
-            receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DrawReason.WHOLE,
+            receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DisclosureReason.WHOLE,
             recipient=WORKER.key_id, deadline=made.NOW + made.HOUR,
         ),
         key=key, issuer="authority",

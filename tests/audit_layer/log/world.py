@@ -12,11 +12,11 @@ from sqlalchemy import Engine, text
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fsck import fsck
-from audit_layer.log.fsck_report import Finding
+from audit_layer.log.fsck_report import Difference
 from audit_layer.log.proof_service import ProofService
-from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer, Submission
+from audit_layer.log.sign_and_publish import Publisher
 from audit_layer.log.store import Store
 from audit_layer.log.witnesses import WitnessHoldsError
 from audit_layer.witness.core import Witness
@@ -91,7 +91,7 @@ class LocalWitness:
 
 @dataclass
 class World:
-    """Everything of one log. A new `publisher()` is a new process as far as its state goes."""
+    """Everything about one log. A new `publisher()` is a new process as far as its state goes."""
 
     engine: Engine
     folder: Path
@@ -118,7 +118,7 @@ class World:
     def proofs(self) -> ProofService:
         return ProofService(self.engine, self.files, self.policy)
 
-    def fsck(self) -> list[Finding]:
+    def fsck(self) -> list[Difference]:
         return fsck(
             self.engine, policy=self.policy, files=self.files, second_place=self.second_place
         )

@@ -1,7 +1,7 @@
 """A double of the replay process, without torch: `python fake_child.py ANSWER [MARK]`.
 
 ANSWER `pass` judges every case as PASS. `hang` writes MARK once it has a case, and then answers nothing until its
-input ends; while MARK exists already, it judges as `pass` does: only the first case hangs. Every other ANSWER is hex
+input ends; if MARK already exists, it judges as `pass` does: only the first case hangs. Every other ANSWER is hex
 that is written as it is, whatever the case.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from audit_layer.replay.case import Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
-from shared.statements.audits import Reason
+from shared.statements.verdicts import Reason
 
 PASS = cbor.encode({"judgement": Judgement(Reason.EXACT, {"blocks": 1}).to_bytes()})
 

@@ -1,4 +1,4 @@
-"""One sealed inference made by hand, for tests of whoever must judge it. No node, no model."""
+"""One sealed inference made by hand, for tests of those who must judge it. No node, no model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from audit_layer.replay.case import Case
 from audit_layer.replay.judge import Replayed
 from shared.commitments.exact import Activations
 from shared.envelope.blinded import blinded_fields
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, open_with_secret, seal_request
@@ -97,7 +97,7 @@ class SamplingArithmetic(FakeArithmetic):
         return min(ends, default=None)
 
     def serve(self, prompt, settings, seed, choice=0):
-        """Return what a node hands out under some settings: (tokens, logprobs)."""
+        """Return what a node delivers under some settings: (tokens, logprobs)."""
         output = []
         sampler = Sampler(settings, seed, choice, prompt)
         told = []
@@ -148,7 +148,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         threshold=1,
         model_root=H,
         max_output_tokens=64,
-        policy=Policy(Audit.SAMPLED),
+        policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=10**12,
     )
     opened = open_with_secret(sealed.envelope_bytes, sealed.ts)

@@ -1,4 +1,4 @@
-"""Every reason that a verdict can have gets from where it arises into the log; nothing circles for ever."""
+"""Every reason that a verdict can have gets from where it arises into the log; nothing loops forever."""
 
 import time
 from dataclasses import replace
@@ -16,10 +16,10 @@ from audit_layer.trail.service import Submission
 from shared.codec import cbor
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.text import printable
-from shared.statements.audits import Blame, Outcome, Reason, Verdict
+from shared.runtime.printable import printable
 from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.court import FakeAuditServer, assign, row_of, worker
@@ -122,7 +122,7 @@ def test_a_second_receipt_for_an_order_fails_without_any_disclosure(world: World
 
 
 class Recorder:
-    """A double of a disclosure that only notes that it was asked."""
+    """A double of a disclosure that only records that it was asked."""
 
     def __init__(self, opened: list[object]) -> None:
         self.opened = opened

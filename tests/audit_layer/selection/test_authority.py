@@ -1,4 +1,4 @@
-"""The epoch clock: opens, seals, waits for the beacon, draws, and hands work out; whatever it stumbles over, once."""
+"""The epoch clock: opens, seals, waits for the beacon, draws, and assigns work; exactly once, whatever it stumbles over."""
 
 import contextlib
 import itertools
@@ -25,16 +25,11 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.draw import Logged, drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.party import BeaconParty
-from shared.statements.audits import (
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    EpochOpen,
-    EpochSeal,
-    Reason,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
+from shared.statements.verdicts import Reason
 from shared.verification.draw_check import HOUR_MS, Known, check_draw
 from shared.verification.epoch_record import TYPES, gather
 from tests.audit_layer.api import statements as made
@@ -65,7 +60,7 @@ class FakeBeaconClient:
         self.service = service
         self.down = False
         self.lie: Callable[[bytes], bytes] = bytes
-        """What becomes of its answers."""
+        """What happens to its answers."""
 
     def commitment(self, epoch: int) -> bytes:
         self._check()
@@ -97,7 +92,7 @@ class Clock:
     memories: list[RevealMemory] = field(default_factory=list)
 
     def step(self, passed_ms: int = 0) -> None:
-        """Let time pass, look once at what is due, and have the log witnessed."""
+        """Let time pass, do once what is due, and have the log witnessed."""
         self.now += passed_ms
         self.authority.tick(self.now)
         self.server.publish()
@@ -125,7 +120,7 @@ class Clock:
             return list(db.scalars(select(WorkRow).order_by(WorkRow.id)))
 
     def logged(self, cls: type[Payload]) -> list:
-        """All statements of one type that the log has, in its order, signed by whom they must be."""
+        """All statements of one type in the log, in log order, signed by whoever must sign them."""
         key = None if cls is BeaconReveal else made.public("authority")
         rows = self.world.rows(
             "SELECT raw FROM trail_statements WHERE type = %s ORDER BY log_index", cls.TYPE
@@ -219,7 +214,7 @@ def test_every_drawn_receipt_is_requested_in_the_log_for_one_worker_with_its_rea
     for row, request, index in zip(rows, requests, draw.drawn, strict=True):
         assert (row.receipt, index) == (request.receipt, request.index)
         assert keys[request.recipient] == row.worker
-        assert request.reason in {DrawReason.DRAW, DrawReason.FLOOR}
+        assert request.reason in {DisclosureReason.DRAW, DisclosureReason.FLOOR}
         assert request.deadline == row.deadline > clock.now
         assert (row.kind, row.done_at) == ("primary", None)
 
@@ -266,7 +261,7 @@ def test_epochs_follow_each_other_without_gap_or_overlap(make):
     assert [row.receipt for row in clock.work()] == expected
 
 
-def test_an_epoch_without_receipts_goes_on_and_the_log_does_not_grow(make):
+def test_an_epoch_without_receipts_is_extended_and_the_log_does_not_grow(make):
     clock = make(rate_ppm=1_000_000)
     clock.step()
     size = clock.world.rows("SELECT count(*) FROM trail_statements")
@@ -284,7 +279,7 @@ def test_an_epoch_without_receipts_goes_on_and_the_log_does_not_grow(make):
     assert clock.world.fsck() == []
 
 
-def test_nothing_happens_before_it_is_due_however_often_one_looks(make):
+def test_nothing_happens_before_it_is_due_however_often_it_ticks(make):
     clock = make()
     clock.step()
     clock.receipts(3)
@@ -312,7 +307,7 @@ def test_a_seal_waits_until_what_it_seals_is_witnessed(make):
 # -- the beacon -------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_reveal_is_waited_for_and_then_the_epoch_is_audited_whole(make):
+def test_a_missing_reveal_delays_the_draw_and_then_the_whole_epoch_is_audited(make):
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     entries = clock.receipts(5)
@@ -333,7 +328,9 @@ def test_a_missing_reveal_is_waited_for_and_then_the_epoch_is_audited_whole(make
         ORIGIN, seal.size, seal.root, beacon.combine([reveal.reveal])
     )
     assert [row.receipt for row in clock.work()] == entries
-    assert {request.reason for request in clock.logged(DisclosureRequest)} == {DrawReason.WHOLE}
+    assert {request.reason for request in clock.logged(DisclosureRequest)} == {
+        DisclosureReason.WHOLE
+    }
 
 
 def test_a_reveal_that_comes_late_but_in_time_makes_an_ordinary_draw(make):
@@ -417,7 +414,7 @@ def test_a_party_that_answers_with_something_else_gives_nothing_and_stops_nothin
     ]
 
 
-def test_a_reveal_that_opens_another_commitment_is_none(make):
+def test_a_reveal_that_opens_another_commitment_does_not_count(make):
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     clock.receipts(2)
@@ -449,7 +446,7 @@ def test_the_reveals_are_kept_and_asked_for_once(make):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_log_that_is_away_at_any_step_costs_nothing_but_time(make, when):
+def test_a_log_that_is_down_at_any_step_costs_nothing_but_time(make, when):
     """Each call to the log fails once, before or after it has acted: nothing is lost and nothing is there twice."""
     clock = make(rate_ppm=1_000_000)
     failed: set[tuple[str, ...]] = set()
@@ -483,7 +480,7 @@ def test_a_log_that_is_away_at_any_step_costs_nothing_but_time(make, when):
 
 
 def test_a_draw_of_nothing_is_in_the_log_too(make):
-    """Else nobody could tell an epoch without a sample from one whose draw is kept back."""
+    """Otherwise nobody could tell an epoch without a sample from one whose draw is withheld."""
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     clock.receipts(2)
@@ -505,7 +502,7 @@ def test_a_draw_of_nothing_is_in_the_log_too(make):
     assert draw.drawn == ()
 
 
-def test_one_tick_at_a_time_in_the_whole_installation(make):
+def test_one_tick_at_a_time_per_installation(make):
     clock = make()
     with clock.engine.connect() as other:
         other.exec_driver_sql(f"SELECT pg_advisory_lock({TICK_LOCK})")
@@ -559,7 +556,9 @@ def test_what_blames_a_node_is_put_before_another_worker_once_and_nothing_else_i
     assert (confirm.receipt, confirm.epoch) == (failed.receipt, failed.epoch)
     assert {confirm.worker, failed.worker} == {"worker", "worker-2"}
     (request,) = [
-        value for value in clock.logged(DisclosureRequest) if value.reason is DrawReason.CONFIRM
+        value
+        for value in clock.logged(DisclosureRequest)
+        if value.reason is DisclosureReason.CONFIRM
     ]
     assert request.receipt == failed.receipt
     assert request.recipient == hpke_key_id(hpke_key(confirm.worker).public_bytes)

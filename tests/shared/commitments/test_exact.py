@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.commitments.exact import BLOCK, ActivationHasher, Activations
+from shared.commitments.exact import COMMITMENT_BLOCK, ActivationHasher, Activations
 
 ROW = 6
 
@@ -22,7 +22,9 @@ def defined(prompt: int, output: int) -> Activations:
     before = list(range(prompt - 1))
 
     def hashes(positions: list[int]) -> tuple[bytes, ...]:
-        blocks = [positions[i : i + BLOCK] for i in range(0, len(positions), BLOCK)]
+        blocks = [
+            positions[i : i + COMMITMENT_BLOCK] for i in range(0, len(positions), COMMITMENT_BLOCK)
+        ]
         return tuple(sha256(b"".join(map(row, block))).digest() for block in blocks)
 
     return Activations(hashes(before), hashes(chosen_by))
@@ -82,7 +84,7 @@ def resumed(prompt: int, output: int, known: int, at: int) -> tuple[Activations,
     other.append(b"".join(rows))
     hasher = ActivationHasher(prompt, ROW)
     hasher.append(b"".join(rows[:at]))
-    first = min(at // BLOCK, known)
+    first = min(at // COMMITMENT_BLOCK, known)
     saved = hasher.resume(first, other.aligned(first, known - first))
     hasher.append(b"".join(rows[hasher.position :]))
     return hasher.finish(), saved
@@ -91,11 +93,11 @@ def resumed(prompt: int, output: int, known: int, at: int) -> tuple[Activations,
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 200), st.integers(0, 70), st.data())
 def test_resuming_behind_known_blocks_changes_no_hash(prompt, output, data):
-    known = data.draw(st.integers(0, (prompt - 1) // BLOCK))
+    known = data.draw(st.integers(0, (prompt - 1) // COMMITMENT_BLOCK))
     at = data.draw(st.integers(0, prompt - 1))
     assert resumed(prompt, output, known, at) == (
         defined(prompt, output),
-        max(0, known * BLOCK - at),
+        max(0, known * COMMITMENT_BLOCK - at),
     )
 
 
@@ -105,14 +107,14 @@ def test_blocks_counted_from_position_0_do_not_depend_on_where_the_prompt_ends(p
     positions = prompt - 1 + output
     hasher = ActivationHasher(prompt, ROW)
     hasher.append(b"".join(map(row, range(positions))))
-    whole = positions // BLOCK
+    whole = positions // COMMITMENT_BLOCK
     assert hasher.aligned(0, whole) == defined(positions + 1, 0).prompt_blocks[:whole]
 
 
 def test_resuming_never_skips_a_row_that_chose_a_token():
     for prompt in (1, 32, 64):
         with pytest.raises(AssertionError):
-            ActivationHasher(prompt, ROW).resume(0, [bytes(32)] * (prompt // BLOCK or 1))
+            ActivationHasher(prompt, ROW).resume(0, [bytes(32)] * (prompt // COMMITMENT_BLOCK or 1))
 
 
 def test_resuming_leaves_no_gap():

@@ -1,6 +1,6 @@
 """One sealed request and its keys, for the tests of this package."""
 
-from shared.envelope.body import Audit, Policy
+from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.statements.request import Message, RequestBody, SamplingSettings
 from tests.vectors.samples import NOW, hpke_key, octets
@@ -22,7 +22,7 @@ def sealed_request(body: RequestBody = BODY, **changes) -> SealedRequest:
         "threshold": 2,
         "model_root": octets("model"),
         "max_output_tokens": 16,
-        "policy": Policy(Audit.SAMPLED),
+        "policy": AuditPolicy(Audit.SAMPLED),
         "expiry_ms": NOW + 1000,
     }
     return seal_request(body, **{**arguments, **changes})

@@ -1,4 +1,4 @@
-"""Sealed requests: who can open them, and that every failure inside looks the same."""
+"""Sealed requests: who can open them, and why every failure inside looks the same."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.codec.hashing import framing
-from shared.envelope.body import Audit, Policy, decode_body, encode_body
+from shared.envelope.body import Audit, AuditPolicy, decode_body, encode_body
 from shared.envelope.header import ESCROW_BYTES, Envelope, envelope_hash
 from shared.envelope.hpke import seal
 from shared.envelope.opaque import unreadable
@@ -101,7 +101,7 @@ def test_the_envelope_says_nothing_about_length_within_a_class_or_about_the_poli
         for n in (0, 1, 60)
     }
     assert len(sizes) == 1
-    sizes = {len(sealed_request(policy=Policy(audit)).envelope_bytes) for audit in Audit}
+    sizes = {len(sealed_request(policy=AuditPolicy(audit)).envelope_bytes) for audit in Audit}
     assert len(sizes) == 1, "the node could tell what will never be audited"
     assert {len(wrap) for wrap in GOOD.escrow} == {ESCROW_BYTES}
 
@@ -240,23 +240,23 @@ def test_a_body_that_the_protocol_does_not_permit_is_malformed_and_does_not_open
         ("max_tokens", 0, "max_tokens must be"),
         ("max_tokens", 2**31, "max_tokens must be"),
         ("top_p_ppm", 0, "top_p must be"),
-        ("stop", [""], "a stop string has"),
+        ("stop", [""], "a stop string must be"),
         ("min_p_ppm", 0, "min_p must be"),
         ("min_p_ppm", PPM + 1, "min_p must be"),
         ("min_p_ppm", -1, "min_p must be"),
         ("repetition_penalty_ppm", 9_999, "repetition_penalty must be"),
         ("repetition_penalty_ppm", 100 * PPM + 1, "repetition_penalty must be"),
-        ("presence_penalty_ppm", 0, "a presence_penalty of 0 is left out"),
+        ("presence_penalty_ppm", 0, "a presence_penalty of 0 must be omitted"),
         ("presence_penalty_ppm", 2 * PPM + 1, "presence_penalty must be"),
-        ("frequency_penalty_ppm", 0, "a frequency_penalty of 0 is left out"),
+        ("frequency_penalty_ppm", 0, "a frequency_penalty of 0 must be omitted"),
         ("frequency_penalty_ppm", -2 * PPM - 1, "frequency_penalty must be"),
-        ("stop_token_ids", [2, 1], "stop token ids rise"),
-        ("stop_token_ids", [1, 1], "stop token ids rise"),
+        ("stop_token_ids", [2, 1], "stop token ids must be ascending and unique"),
+        ("stop_token_ids", [1, 1], "stop token ids must be ascending and unique"),
         ("logprobs", 21, "logprobs must be"),
         ("logprobs", -1, "logprobs must be"),
     ],
 )
-def test_settings_out_of_range_are_told_to_their_author_and_nothing_opens(name, value, told):
+def test_settings_out_of_range_are_reported_to_their_author_and_nothing_opens(name, value, told):
     decoded = cbor.decode(encode_body(BODY))
     data = cbor.encode({**decoded, "settings": {**decoded["settings"], name: value}})
     for attempt in (lambda: decode_body(data), lambda: _open_with_body(data)):
@@ -370,7 +370,7 @@ def test_a_prompt_beyond_2_mib_is_refused_with_a_clear_error():
 
 
 def test_no_client_shows_two_nodes_two_secrets():
-    """The second candidate's wrap holds another secret: its key commitment does not recompute."""
+    """The second candidate's wrap holds another secret: its key commitment does not match."""
     sealed = sealed_request(
         candidates=[
             Candidate(BUNDLE, NODE.public_bytes),
@@ -485,7 +485,7 @@ def forged_escrow(**changes) -> bytes:
         {"i": 2},
         {"i": 0},
         {"share": octets("share")},
-        {"policy": Policy(Audit.NEVER).to_bytes()},
+        {"policy": AuditPolicy(Audit.NEVER).to_bytes()},
         {"policy": b"\xa0"},
         {"policy_nonce": octets("nonce")},
         {"extra": 1},
@@ -502,10 +502,10 @@ def test_a_custodian_refuses_a_share_or_policy_that_the_header_does_not_commit_t
 
 def test_a_custodian_learns_the_policy_and_no_node_does():
     for audit in Audit:
-        sealed = sealed_request(policy=Policy(audit))
+        sealed = sealed_request(policy=AuditPolicy(audit))
         key = CUSTODIANS[2]
         share = open_escrow(sealed.envelope_bytes, custodian_key_id=key.key_id, hpke_private=key)
-        assert (share.index, share.policy) == (3, Policy(audit))
+        assert (share.index, share.policy) == (3, AuditPolicy(audit))
         assert not hasattr(open_as_node(sealed.envelope_bytes), "policy")
 
 

@@ -1,0 +1,151 @@
+/* Matrix products, in tiles. Included once for each variant and kind of unit, with NAME and PAIRS defined.
+ *
+ * Every element of a product is one chain over the units in order, acc = madd(acc, w, x) from +0 (protocol §7.2; the order within a
+ * unit of two bfloat16 is that of `madd_pairs` in vector.h). Neither the rows that share a tile nor the thread can change it.
+ */
+
+/* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued where `add`. */
+FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
+                   int64_t w_panel, int64_t units, float *acc, const int add)
+{
+    V16 sum[8][8];
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < NR; n++)
+            sum[m][n] = add ? NAME(load)(acc + (m * NR + n) * LANES) : NAME(set1)(0.0f);
+    for (int64_t u = 0; u < units; u++) {
+        U16 column[8];
+#pragma GCC unroll 8
+        for (int n = 0; n < NR; n++) column[n] = NAME(loadu)(w + u * w_unit + n * w_panel);
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; m++) {
+            const U16 row = NAME(set1u)(x[m * x_stride + u]);
+#pragma GCC unroll 8
+            for (int n = 0; n < NR; n++) sum[m][n] = NAME(madd)(sum[m][n], column[n], row, PAIRS);
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < NR; n++) NAME(store)(acc + (m * NR + n) * LANES, sum[m][n]);
+}
+
+/* Panels that fit the registers beside so many rows. */
+FN int NAME(width)(int rows)
+{
+#if defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+    static const int widths[9] = {0, 8, 8, 6, 6, 4, 4, 3, 3};
+    return widths[rows];
+#else
+    return rows == 1 ? 4 : 1;
+#endif
+}
+
+#if defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+#define TALL 8
+#else
+#define TALL 4
+#endif
+
+/* As `tile`, for 1 to TALL rows and 1 to width(rows) panels; `acc` is (rows, 16·panels). */
+static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
+                                  int64_t w_panel, int64_t units, float *acc, int add)
+{
+#define WITH(M, N) NAME(tile)(M, N, x, x_stride, w, w_unit, w_panel, units, acc, add)
+#define CASE(M, N) case (M) * 16 + (N): WITH(M, N); return;
+    switch (rows * 16 + panels) {
+        CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+#if TALL == 8
+        CASE(5, 1) CASE(6, 1) CASE(7, 1) CASE(8, 1)
+        CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
+        CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6) CASE(2, 7) CASE(2, 8)
+        CASE(3, 2) CASE(3, 3) CASE(3, 4) CASE(3, 5) CASE(3, 6)
+        CASE(4, 2) CASE(4, 3) CASE(4, 4) CASE(4, 5) CASE(4, 6)
+        CASE(5, 2) CASE(5, 3) CASE(5, 4) CASE(6, 2) CASE(6, 3) CASE(6, 4)
+        CASE(7, 2) CASE(7, 3) CASE(8, 2) CASE(8, 3)
+#endif
+    default: __builtin_trap();
+    }
+#undef CASE
+#undef WITH
+}
+
+/* ---- matrix products ------------------------------------------------------------------------------------------------ */
+
+/* silu(g) · u, as g · (1 or e) / (1 + e) with e = exp(−|g|). */
+FN V16 NAME(silu_times)(V16 g, V16 u)
+{
+    const V16 e = NAME(exp_negative)(NAME(floats)(NAME(oru)(NAME(bits)(g), NAME(set1u)(0x80000000u))));
+    const U16 negative = NAME(right)(NAME(bits)(g), 31);
+    const V16 top = NAME(floats)(NAME(select_above)(negative, NAME(set1u)(0), NAME(bits)(e), NAME(bits)(NAME(set1)(1.0f))));
+    return NAME(mul)(NAME(divide)(NAME(mul)(g, top), NAME(add)(NAME(set1)(1.0f), e)), u);
+}
+
+/* Store sixteen floats as elements column … column+15 of a row of units. */
+FN void NAME(store_units)(uint32_t *row, int64_t column, V16 a)
+{
+#if PAIRS
+    NAME(store_lower)((uint16_t *)row + column, NAME(to_bf16)(a));
+#else
+    const U16 magnitude = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x7fffffffu));
+    NAME(storeu)(row + column, NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0x7fc00000u), NAME(bits)(a)));
+#endif
+}
+
+FN V16 NAME(biased)(const Matrix *matrix, int64_t panel, V16 a)
+{
+    if (!matrix->bias) return a;
+    return NAME(add)(a, NAME(load)(matrix->bias + panel * LANES));
+}
+
+FN void NAME(finish)(const Product *job, int64_t row, int64_t panel, V16 a, V16 b)
+{
+    const int64_t columns = job->matrix->rows, column = panel * LANES;
+    if (job->kind == GATED) {
+        NAME(store_units)((uint32_t *)job->out + row * (columns / (PAIRS + 1)), column, NAME(silu_times)(a, b));
+        return;
+    }
+    float *out = (float *)job->out + row * columns + column;
+    a = NAME(biased)(job->matrix, panel, a);
+    if (column + LANES <= columns) {
+        NAME(store)(out, job->kind == ADD_TO ? NAME(add)(NAME(load)(out), a) : a);
+        return;
+    }
+    float last[LANES];
+    NAME(store)(last, a);
+    for (int64_t i = 0; i < columns - column; i++) out[i] = job->kind == ADD_TO ? out[i] + last[i] : last[i];
+}
+
+static TARGET void NAME(product)(Worker *me, const Product *job)
+{
+    const int64_t panels = (job->matrix->rows + LANES - 1) / LANES, units = job->matrix->units;
+    const int tallest = job->rows < TALL ? (int)job->rows : TALL;
+    const int width = NAME(width)(tallest);
+    /* Pieces of a few columns: small enough to share fairly, large enough to stream. */
+    int64_t chunk = panels / (me->count * 4) / width * width;
+    const int64_t most = (1 << 17) / (units * 64) / width * width;
+    chunk = chunk > most ? most : chunk;
+    chunk = chunk < width ? width : chunk;
+    float a[8 * 8 * LANES], b[8 * 8 * LANES];
+    for (int64_t first; (first = deal(me) * chunk) < panels; done(me)) {
+        const int64_t last = first + chunk < panels ? first + chunk : panels;
+        for (int64_t row = 0; row < job->rows; row += TALL) {
+            const int tall = job->rows - row < TALL ? (int)(job->rows - row) : TALL;
+            const int64_t step = NAME(width)(tall);
+            for (int64_t panel = first; panel < last; panel += step) {
+                const int wide = last - panel < step ? (int)(last - panel) : (int)step;
+                const uint32_t *x = job->x + row * units;
+                NAME(any_tile)(tall, wide, x, units, job->matrix->data + panel * units * LANES, LANES, units * LANES, units, a, 0);
+                if (job->kind == GATED)
+                    NAME(any_tile)(tall, wide, x, units, job->other->data + panel * units * LANES, LANES, units * LANES, units, b, 0);
+                for (int m = 0; m < tall; m++)
+                    for (int n = 0; n < wide; n++) {
+                        const int64_t at = (m * wide + n) * LANES;
+                        NAME(finish)(job, row + m, panel + n, NAME(load)(a + at), job->kind == GATED ? NAME(load)(b + at) : NAME(load)(a + at));
+                    }
+            }
+        }
+    }
+    meet(me, (panels + chunk - 1) / chunk);
+}

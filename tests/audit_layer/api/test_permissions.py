@@ -1,0 +1,87 @@
+"""Every route has a permission: a row in the matrix of roles, or a place in the list of what is public."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpx
+
+from audit_layer.wiring.openapi import described_app
+from shared.runtime.tls import client_context
+from tests.audit_layer.served import World
+
+ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance", None))
+MATRIX = {
+    "/v1/receipts": (200, 200, 200, 200),
+    "/v1/statements/{entry}": (404, 404, 404, 403),
+    "/v1/verdicts": (200, 200, 200, 403),
+    "/v1/tenants/{tenant}/completeness": (200, 403, 200, 403),
+    "/v1/epochs": (200, 200, 200, 403),
+    "/v1/disclosures": (200, 403, 200, 403),
+    "/v1/findings": (403, 403, 200, 403),
+    "/v1/status": (403, 403, 200, 403),
+    "/v1/costs/totals": (200, 403, 200, 200),
+    "/v1/costs/focus.csv": (200, 403, 200, 200),
+}
+"""What each role gets. No statement has the entry 00…0, so whoever may ask at all gets 404."""
+PUBLIC = {
+    "/checkpoint",
+    "/tile/{path}",
+    "/healthz",
+    "/metrics",
+    "/timestamps",
+    "/timestamp/{size}",
+    "/v1/public/statements",
+    "/openapi.json",
+}
+VALUES = {"entry": "0" * 64, "tenant": "acme", "path": "0/000", "size": "1"}
+QUERIES: dict[str, dict[str, Any]] = {
+    "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},
+    "/v1/costs/focus.csv": {"start": "2026-01-01", "end": "2026-02-01"},
+}
+
+
+def filled(path: str) -> str:
+    """Return a path with values in the places of its parameters."""
+    return re.sub(r"{(\w+)}", lambda found: VALUES[found[1]], path)
+
+
+async def served(world: World) -> set[str]:
+    """Return the paths of every route, as the server itself lists them."""
+    schema = (await world.get("/openapi.json", None)).json()
+    return {*schema["paths"], "/openapi.json"}
+
+
+async def test_every_route_is_in_the_matrix_or_public_by_name(world: World):
+    paths = await served(world)
+    assert paths == MATRIX.keys() | PUBLIC
+    async with httpx.AsyncClient(
+        base_url=world.url, verify=client_context(world.ca), trust_env=False
+    ) as client:
+        for path in paths - PUBLIC:
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+                answer = await client.request(method, filled(path))
+                assert answer.status_code == (401 if method == "GET" else 405), (method, path)
+
+
+async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
+    for path, expected in MATRIX.items():
+        for (role, scope), status in zip(ROLES, expected, strict=True):
+            answer = await world.get(filled(path), role, scope, **QUERIES.get(path, {}))
+            assert answer.status_code == status, (path, role, answer.text)
+
+
+def every(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield routes, and those of the routers among them."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        yield from [route] if router is None else every(router.routes)
+
+
+def test_no_route_is_hidden_from_the_list():
+    """What the tests above iterate over is the schema: a route that is left out of it would not be noticed."""
+    with described_app() as app:
+        routes = list(every(app.routes))
+    listed = {route.path for route in routes if route.include_in_schema}
+    assert {route.path for route in routes} - listed == {"/openapi.json"}
+    assert len(listed) == len(MATRIX) + len(PUBLIC) - 1
