@@ -102,11 +102,16 @@ def test_a_child_killed_in_mid_case_is_an_error_of_the_worker_and_the_case_is_ju
 
 def test_a_child_that_takes_too_long_is_killed_and_replaced(tmp_path):
     mark = tmp_path / "has the case"
-    with replayer(fake_child.command("hang", mark), timeout_s=0.5) as made:
-        made._timeout_s = 0.5
+    mark.touch()
+    with replayer(fake_child.command("hang", mark)) as made:
+        assert made.judge(CASE) == PASSED  # it runs, and needs none of the time for its start
+        slow = child_of(made)
+        mark.unlink()
+        made._timeout_s = 1
         assert refusal(made).code is Code.UNAVAILABLE
         made._timeout_s = 60
         assert mark.exists()
+        assert slow.returncode == -signal.SIGKILL
         assert made.judge(CASE) == PASSED
 
 

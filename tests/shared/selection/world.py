@@ -58,7 +58,8 @@ TRUST = Trust.of(
     tenants={"acme": public_bytes(TENANT)},
 )
 TERMS = Terms("custodian-1", WORKERS, Limits(max_rate_ppm=500_000, max_floor=2))
-RECEIPTS = 12
+RECEIPTS = 32
+"""Half of them are drawn, by a seed that is another one in each process: enough that neither none nor all can be."""
 BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm")
 Edit = Callable[[Any], Any]
 
