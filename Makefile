@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
 
+# Tests and the demonstration start hundreds of Python processes; none should compile what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test check format generate bench soak clean
+.PHONY: help run install install-dev test test-slow test-all check format generate bench soak clean
 
 help:
 	@echo "make run    install what is needed into $(VENV) and run the demonstration"
-	@echo "make test   run the test suite"
+	@echo "make test   run the test suite              make test-slow  the slow tests that it leaves out"
 	@echo "make check  lint, types, import contracts, generated files"
 	@echo "make bench  benchmarks          make soak  the long loops"
 
@@ -33,8 +36,17 @@ install-dev: $(VENV)/.dev
 run: $(VENV)/.base
 	@$(BIN)/counterfoil up --demo $(DEMO_FLAGS)
 
+# As many processes as there are cores; PYTEST_FLAGS=-n0 runs everything in one, PYTEST_FLAGS=tests/shared a part.
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow $(PYTEST_FLAGS)
+
+test-all: $(VENV)/.dev
+	$(PYTEST) $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
-"""One embedded Postgres per test session, and a fresh migrated database per test.
+"""One embedded Postgres for each process that runs tests, and a fresh migrated database per test.
 
 The fixtures are in `tests/conftest.py`; see `Database` for what a test gets.
 """
 
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from sqlalchemy import Connection, Engine, MetaData
 
 from audit_layer.storage import migrate, roles
 from audit_layer.storage.dsn import on_database, read_dsn_file, write_dsn_file
-from audit_layer.storage.embedded import EmbeddedPostgres, temporary_postgres
+from audit_layer.storage.embedded import EmbeddedPostgres
 from audit_layer.storage.engine import make_engine
+from tests.leftovers import place_of_databases
 
 Role = Literal["owner", "server", "worker"]
 TEMPLATE = "counterfoil_template"
@@ -87,7 +89,7 @@ class Database:
 
 
 class PostgresServer:
-    """The session's server: roles made, and a template database migrated once."""
+    """The process's server: roles made, and a template database migrated once."""
 
     def __init__(self, embedded: EmbeddedPostgres) -> None:
         self.embedded = embedded
@@ -181,7 +183,11 @@ def run_operations(connection: Connection, operations: Sequence[MigrateOperation
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    with temporary_postgres() as embedded:
+    place = place_of_databases()
+    with (
+        tempfile.TemporaryDirectory(prefix="cf-pg-", dir=place, ignore_cleanup_errors=True) as made,
+        EmbeddedPostgres(Path(made), durable=False) as embedded,
+    ):
         server = PostgresServer(embedded)
         try:
             yield server

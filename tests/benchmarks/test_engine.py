@@ -36,6 +36,7 @@ def _threads_kept():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_quick_run_measures_ours_and_transformers_and_says_why_vllm_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,6 +70,7 @@ def test_a_quick_run_measures_ours_and_transformers_and_says_why_vllm_is_missing
     assert Path("found.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_threads_kept")
 def test_a_soak_reports_ten_points_with_nothing_left_open(tmp_path: Path):
     file = tmp_path / "found.json"

@@ -56,6 +56,7 @@ TINY = dataclasses.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_every_workload_runs_against_the_real_server_and_leaves_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

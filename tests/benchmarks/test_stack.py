@@ -29,6 +29,7 @@ def _threads_kept() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_threads_kept")
 @pytest.mark.timeout(180)
 def test_a_quick_run_gives_every_figure_and_the_same_tokens_on_both_sides(tmp_path: Path):

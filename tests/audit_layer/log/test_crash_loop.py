@@ -2,8 +2,8 @@
 
 Each turn kills one of the two with SIGKILL: at a fault point (before or after a write to the database, a tile, the
 checkpoint file, the second place, the witness's store), or from outside at a random time. While it is dead, and again
-when it is back, an observer that trusts nothing compares the log with what clients were promised. The suite kills 25
-times; `make soak` does it for 20 more seeds.
+when it is back, an observer that trusts nothing compares the log with what clients were promised. `make test-slow`
+kills 25 times; `make soak` does it for 20 more seeds.
 """
 
 import asyncio
@@ -141,6 +141,8 @@ async def play(forks: Nursery, folder: Path, database: Database, seed: int, kill
         stage.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_server_killed_at_any_step_under_load_keeps_what_it_acknowledged(
     forks: Nursery, database: Database, tmp_path: Path
 ):
