@@ -24,7 +24,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, write_atomic, write_result
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
-WRAPPER = Path(__file__).parents[3] / "tests" / "adversaries" / "int8_node.py"
+WRAPPER = Path(__file__).parents[2] / "tests" / "adversaries" / "int8_node.py"
 """Where the repository keeps the dishonest node; it is no part of the product."""
 CONCURRENCY = 16
 SENDINGS = 4

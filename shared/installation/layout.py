@@ -10,7 +10,7 @@ WITNESS, CUSTODIAN = "witness-1", "custodian-1"
 WORKERS = ("worker-a", "worker-b")
 """The first one holds the selection authority's key."""
 SERVICES = ("audit-grpc", "audit-http", WITNESS, CUSTODIAN)
-MODEL = Path(__file__).parents[2] / "model" / "checkpoints" / "counterfoil-mini"
+MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
 
 

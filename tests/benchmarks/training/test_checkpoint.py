@@ -19,7 +19,7 @@ from benchmarks.training.grammar import END, Grammar, documents
 from benchmarks.training.llama import Llama, LlamaShape
 from benchmarks.training.tokenizer import control_id, encode_document
 
-FOLDER = Path(__file__).parents[4] / "shared/model/checkpoints/counterfoil-mini"
+FOLDER = Path(__file__).parents[3] / "shared/model/checkpoints/counterfoil-mini"
 CONFIG = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
 
 

@@ -13,7 +13,7 @@ from benchmarks.training.grammar import SPECIALS, documents
 from benchmarks.training.tokenizer import control_id, encode_document, load_tokenizer
 from shared.runtime.errors import Code, CounterfoilError
 
-FOLDER = Path(__file__).parents[4] / "shared/model/checkpoints/counterfoil-mini"
+FOLDER = Path(__file__).parents[3] / "shared/model/checkpoints/counterfoil-mini"
 TOKENIZER = load_tokenizer(FOLDER)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

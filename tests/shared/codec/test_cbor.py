@@ -308,7 +308,7 @@ def test_size_limit_is_checked_before_anything_is_read():
         {True: 0},
         {(1,): 0},
         {1, 2},
-        object(),
+        pytest.param(object(), id="object"),
         "\ud800",
         bytearray(b"x"),
         Tag(-1, 0),
