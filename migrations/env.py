@@ -1,4 +1,4 @@
-"""Alembic runs this file for every command; what it does is in `audit_layer.storage.migrate`."""
+"""Alembic runs this file for every command; the work is done in `audit_layer.storage.migrate`."""
 
 from alembic import context
 

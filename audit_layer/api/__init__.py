@@ -1,1 +1,1 @@
-"""The audit server's faces: gRPC for machines, HTTPS for auditors. No decisions are made here."""
+"""The audit server's interfaces: gRPC for machines, HTTPS for auditors. No decisions are made here."""

@@ -32,10 +32,10 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
     async def Submit(  # noqa: N802  # the generated name
         self, request: audit_pb2.SubmitRequest, _context: Context
     ) -> audit_pb2.SubmitResponse:
-        """Answer each submission on its own; UNAVAILABLE for the call when nothing is known."""
+        """Answer each submission separately; UNAVAILABLE for the whole call when no outcome is known."""
         if len(request.submissions) > MAX_SUBMISSIONS:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, f"at most {MAX_SUBMISSIONS} statements go into one call"
+                Code.INVALID_ARGUMENT, f"a call takes at most {MAX_SUBMISSIONS} statements"
             )
         submissions = [
             Submission(item.statement, item.order or None) for item in request.submissions
@@ -46,10 +46,10 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
     async def Deposit(  # noqa: N802  # the generated name
         self, request: audit_pb2.DepositRequest, _context: Context
     ) -> audit_pb2.DepositResponse:
-        """Keep ciphertexts for a receipt; COMMITMENT_MISMATCH when they are not what it names."""
+        """Keep ciphertexts for a receipt; COMMITMENT_MISMATCH unless they are those it names."""
         _check_entry(request.receipt)
         if len(request.node_nonce) != 32:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "a node's nonce has 32 bytes")
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "a node's nonce is 32 bytes long")
         found = Delivered(
             request.envelope,
             request.node_nonce,
@@ -62,7 +62,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
 
 
 class LogServicer(audit_pb2_grpc.LogServicer):
-    """Gives checkpoints and proofs out."""
+    """Serves checkpoints and proofs."""
 
     def __init__(self, proofs: ProofService) -> None:
         self._proofs = proofs
@@ -77,7 +77,7 @@ class LogServicer(audit_pb2_grpc.LogServicer):
     async def GetProof(  # noqa: N802  # the generated name
         self, request: audit_pb2.GetProofRequest, _context: Context
     ) -> audit_pb2.GetProofResponse:
-        """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint when to ask again."""
+        """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint of when to retry."""
         _check_entry(request.entry)
         proof = await asyncio.to_thread(self._proofs.prove, request.entry)
         return audit_pb2.GetProofResponse(tlog_proof=proof.encode(), index=proof.index)
@@ -85,7 +85,7 @@ class LogServicer(audit_pb2_grpc.LogServicer):
     async def GetConsistency(  # noqa: N802  # the generated name
         self, request: audit_pb2.GetConsistencyRequest, _context: Context
     ) -> audit_pb2.GetConsistencyResponse:
-        """Return a consistency proof; NOT_WITNESSED while the larger size is not published."""
+        """Return a consistency proof; NOT_WITNESSED until the larger size is published."""
         proof = await asyncio.to_thread(
             self._proofs.consistency, request.old_size, request.new_size
         )
@@ -101,7 +101,7 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
     async def ListKeyBundles(  # noqa: N802  # the generated name
         self, request: audit_pb2.ListKeyBundlesRequest, _context: Context
     ) -> audit_pb2.ListKeyBundlesResponse:
-        """Return unexpired bundles, with proofs where they are witnessed."""
+        """Return unexpired key bundles, with proofs of those that are witnessed."""
         found, revocations = await asyncio.to_thread(
             self._directory.listing, request.model_root or None
         )
@@ -134,7 +134,7 @@ def audit_services(trail: Trail, proofs: ProofService, directory: Directory) -> 
 
 def _check_entry(entry: bytes) -> None:
     if len(entry) != 32:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, "an entry has 32 bytes")
+        raise CounterfoilError(Code.INVALID_ARGUMENT, "an entry is 32 bytes long")
 
 
 def _result(result: Accepted | Refused) -> audit_pb2.SubmitResult:

@@ -1,4 +1,4 @@
-"""The HTTPS face: the query API for auditors, tenants, operators and finance, and the published log."""
+"""The HTTPS interface: the query API for auditors, tenants, operators and finance, and the published log."""
 
 from importlib import metadata
 from typing import Annotated
@@ -40,7 +40,7 @@ def create_app(parts: Parts) -> FastAPI:
     strict = [STRICT]
     app.include_router(query_router(parts), dependencies=strict)
     app.include_router(cost_router(parts.costs, tenant_scope), dependencies=strict)
-    app.include_router(public_router(parts))  # files are the same whatever is asked of them
+    app.include_router(public_router(parts))  # unknown parameters change no file
     app.include_router(timestamp_router(parts), dependencies=strict)
     app.include_router(public_statements_router(parts), dependencies=strict)
     return app

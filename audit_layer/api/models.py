@@ -1,4 +1,4 @@
-"""Tables of the query API: who may ask."""
+"""Tables of the query API: who may call it."""
 
 from sqlalchemy import CheckConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,10 +28,10 @@ class ApiTokenRow(Base):
 
     id: Mapped[RowId]
     name: Mapped[Name]
-    """What people call it."""
+    """A label for people."""
     role: Mapped[Name]
     scope: Mapped[Name | None]
-    """The tenant or operator that it speaks for."""
+    """The tenant or operator for which it speaks."""
     hash: Mapped[Hash32] = mapped_column(unique=True)
     """SHA-256 of the token."""
     created: Mapped[UnixMs]

@@ -1,4 +1,4 @@
-"""What the HTTP routes work with, and questions that several faces ask."""
+"""What the HTTP routes work with, and queries that several interfaces share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class Parts:
     costs: Costs
     tokens: Tokens
     check_health: Callable[[], None]
-    """Raises what keeps the log from going on."""
+    """Raises whatever keeps the log from continuing."""
 
 
 def status_of(origin: str, engine: Engine, trail: Trail, proofs: ProofService | None) -> StatusView:
-    """Return the log and the trail in numbers; without `proofs` nothing counts as witnessed."""
+    """Return the figures of the log and the trail; without `proofs` nothing counts as witnessed."""
     try:
         checkpoint = proofs.witnessed().checkpoint if proofs is not None else None
     except CounterfoilError as error:

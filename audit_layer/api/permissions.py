@@ -53,18 +53,18 @@ def requiring(
 
 
 def own_tenant(access: Access, asked: str | None) -> str | None:
-    """Return the tenant to search for; another tenant than one's own is NOT_FOUND."""
+    """Return the tenant to search for; any tenant other than the caller's own is NOT_FOUND."""
     return _own(access.tenant, asked)
 
 
 def own_operator(access: Access, asked: str | None) -> str | None:
-    """Return the operator to search for; another operator than one's own is NOT_FOUND."""
+    """Return the operator to search for; any operator other than the caller's own is NOT_FOUND."""
     return _own(access.operator, asked)
 
 
 def _own(limit: str | None, asked: str | None) -> str | None:
     if limit is not None and asked is not None and asked != limit:
-        raise CounterfoilError(Code.NOT_FOUND, f"there is nothing of {asked[:64]!r} for this token")
+        raise CounterfoilError(Code.NOT_FOUND, f"this token sees nothing of {asked[:64]!r}")
     return limit or asked
 
 
@@ -72,7 +72,7 @@ def may_see(access: Access, row: StatementRow, trail: Trail) -> bool:
     """Whether a statement exists for this access."""
     if access.role is Role.AUDITOR or row.type in PUBLIC_TYPES:
         return True
-    if row.type in {"tenant-seal", "erasure"}:  # they show a volume of business
+    if row.type in {"tenant-seal", "erasure"}:  # they reveal business volume
         return access.role is Role.TENANT and row.subject == access.scope
     receipt = _receipt_of(row, trail)
     if receipt is None:

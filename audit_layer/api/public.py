@@ -15,10 +15,10 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import problem_response
 
 METRICS_AGE_S: Final = 5.0
-"""How old numbers may be: strangers may ask as often as they like, and counting costs."""
+"""How old metrics may be: strangers may ask as often as they like, and counting is costly."""
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _ANY_ORIGIN: Final = {"access-control-allow-origin": "*"}
-"""Verifiers in browsers may read the log from any page; it is public, and no cookie opens more."""
+"""Verifiers in browsers may read the log from any page; it is public, and no cookie grants more."""
 
 
 def public_router(parts: Parts) -> APIRouter:
@@ -49,21 +49,21 @@ def public_router(parts: Parts) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
-        """Numbers in Prometheus' text format."""
+        """Metrics in the Prometheus text format."""
         return Response(metrics_text.render(), headers={"content-type": METRICS_TYPE})
 
     return router
 
 
 def _file(parts: Parts, path: str, request: Request) -> Response:
-    whole = request.scope["path"].endswith(path)  # the router's patterns drop a last newline
+    whole = request.scope["path"].endswith(path)  # the router's patterns drop a trailing newline
     try:
-        served = parts.files.serve(path if whole else "")  # knows exact names: none leads elsewhere
+        served = parts.files.serve(path if whole else "")  # knows exact names only
     except CounterfoilError as error:
         if error.code is not Code.NOT_FOUND:
             raise
         missing = problem_response(error)
-        missing.headers.update({**_ANY_ORIGIN, "cache-control": "no-store"})  # it may come yet
+        missing.headers.update({**_ANY_ORIGIN, "cache-control": "no-store"})  # it may still appear
         return missing
     tag = f'"{sha256(served.body).hexdigest()}"'
     headers = {**_ANY_ORIGIN, "cache-control": served.headers.cache_control, "etag": tag}
@@ -79,7 +79,7 @@ def _known(conditions: list[str], tag: str) -> bool:
 
 
 class _Metrics:
-    """The numbers, counted at most once in `METRICS_AGE_S`."""
+    """The metrics, counted at most once per `METRICS_AGE_S`."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

@@ -1,7 +1,7 @@
-"""Public statements without a token: what anybody who monitors the log may read, as it was signed.
+"""Public statements, without a token: what anyone who monitors the log may read, as it was signed.
 
 The tree shows hashes only; these routes show the statements behind those hashes that concern
-everybody (`permissions.PUBLIC_TYPES`). Whoever reads them checks each against the tree.
+everybody (`permissions.PUBLIC_TYPES`). Readers check each against the tree.
 """
 
 import base64
@@ -19,9 +19,9 @@ from shared.runtime.errors import Code, CounterfoilError
 
 MAX_LIMIT: Final = 256
 MAX_PAGE_BYTES: Final = 2 * 2**20
-"""Signed bytes in one page, apart from its first statement: strangers may ask as often as they like."""
+"""Signed bytes on one page, not counting its first statement: strangers may ask as often as they like."""
 
-# A lookup by (type, log_index) for each type: public statements lie thinly among receipts.
+# A lookup by (type, log_index) for each type: public statements are sparse among receipts.
 _PAGE: Final = text(
     """
     SELECT found.log_index, found.bytes
@@ -36,7 +36,7 @@ _PAGE: Final = text(
 
 
 class PublicStatement(View):
-    """A public statement as it was signed, and where the log has it."""
+    """A public statement as it was signed, and its place in the log."""
 
     entry: str
     """SHA-256 of the statement: the leaf at that index."""
@@ -59,7 +59,7 @@ def public_statements_router(parts: Parts) -> APIRouter:
     @router.get("/statements")
     def statements(
         after: Annotated[
-            int, Query(ge=-1, le=2**63 - 1, description="Log index that the page follows.")
+            int, Query(ge=-1, le=2**63 - 1, description="Log index after which the page begins.")
         ] = -1,
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
         kinds: Annotated[
@@ -67,14 +67,14 @@ def public_statements_router(parts: Parts) -> APIRouter:
             Query(alias="type", max_length=len(PUBLIC_TYPES), description="Only these types."),
         ] = None,
     ) -> Page[PublicStatement]:
-        """Key bundles, revocations, rate cards and the beacon's statements, in the order of the log."""
+        """Key bundles, revocations, rate cards and the beacon's statements, in log order."""
         return _page(parts, _types(kinds), after, limit)
 
     return router
 
 
 def _types(asked: list[str] | None) -> list[str]:
-    """Return the types to look for; anything that is not public is INVALID_ARGUMENT."""
+    """Return the types to search for; INVALID_ARGUMENT for any that is not public."""
     wanted = frozenset(asked) if asked else PUBLIC_TYPES
     if not wanted <= PUBLIC_TYPES:
         raise CounterfoilError(

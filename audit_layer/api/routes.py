@@ -33,7 +33,7 @@ NAME_PATTERN = f"^{NAME.pattern}$"
 
 
 class Order(StrEnum):
-    """From which end of the log a list begins."""
+    """The end of the log at which a list begins."""
 
     ASC = "asc"
     DESC = "desc"
@@ -45,7 +45,7 @@ def _span(
         Query(
             ge=-1,
             le=2**63 - 1,
-            description="Log index that the page follows in its order; -1 for the first page.",
+            description="Log index after which the page begins, in its order; -1 for the first page.",
         ),
     ] = -1,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
@@ -70,7 +70,7 @@ Entry = Annotated[
     str,
     Path(
         pattern=f"^[0-9a-f]{{{MIN_PREFIX},64}}$",
-        description=f"Log entry, hexadecimal, or its first {MIN_PREFIX} digits and more.",
+        description=f"Log entry, hexadecimal, or at least its first {MIN_PREFIX} digits.",
     ),
 ]
 
@@ -142,7 +142,7 @@ def _add_verdicts(router: APIRouter, parts: Parts) -> None:
         operator: NameQuery = None,
         node: NodeQuery = None,
     ) -> Page[VerdictView]:
-        """Verdicts by whom they concern."""
+        """Verdicts, by the parties that they concern."""
         operator, node = _node(operator, node)
         rows = parts.trail.verdicts(
             tenant=own_tenant(access, tenant),
@@ -164,7 +164,7 @@ def _add_completeness(router: APIRouter, parts: Parts) -> None:
         start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
         end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
     ) -> Document:
-        """What the log has of a tenant's inferences that began in [from, to), with its proof.
+        """A tenant's inferences that began in [from, to), as the log has them, with a proof.
 
         `counterfoil log complete --check` verifies the answer.
         """
@@ -180,7 +180,7 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
     def epochs(
         _access: Annotated[Access, Depends(all_but_finance)], page: Paged
     ) -> Page[StatementSummary]:
-        """How selection was made: openings, seals and draws."""
+        """How receipts were selected: epoch opens, epoch seals and draws."""
         rows = sorted(
             (row for kind in EPOCH_TYPES for row in parts.trail.statements(type=kind, page=page)),
             key=lambda row: row.log_index,
@@ -194,7 +194,7 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
         page: Paged,
         tenant: NameQuery = None,
     ) -> Page[StatementSummary]:
-        """Whose requests were opened to the audit layer: requests and releases."""
+        """Disclosures to the audit layer: disclosure requests and disclosure releases."""
         rows = parts.trail.disclosures(tenant=own_tenant(access, tenant), page=page)
         return _page(rows, page.limit)
 
@@ -206,17 +206,17 @@ def _add_overview(router: APIRouter, parts: Parts) -> None:
     def findings(
         _access: Annotated[Access, Depends(auditor)], limit: Limit = 100
     ) -> list[FindingView]:
-        """What issuers must explain, the latest first."""
+        """Findings that issuers must explain, the latest first."""
         return [FindingView.of(row, resolved) for row, resolved in parts.trail.findings(limit)]
 
     @router.get("/status")
     def status(_access: Annotated[Access, Depends(auditor)]) -> StatusView:
-        """The log and the trail in numbers."""
+        """Figures of the log and the trail."""
         return status_of(parts.origin, parts.engine, parts.trail, parts.proofs)
 
 
 def _node(operator: str | None, node: str | None) -> tuple[str | None, str | None]:
-    """Return operator and node to look for, of a node that may be written operator/node."""
+    """Return the operator and node to search for; `node` may be written operator/node."""
     if node is None or "/" not in node:
         return operator, node
     named, _, bare = node.partition("/")

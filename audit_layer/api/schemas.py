@@ -1,6 +1,6 @@
-"""What the query API answers with. Hashes and keys are lower-case hexadecimal, times are Unix milliseconds.
+"""The query API's answers. Hashes and keys are lower-case hexadecimal, times are Unix milliseconds.
 
-A field that the signed statement leaves open is null, never zero.
+A field that the signed statement omits is null, never zero.
 """
 
 import base64
@@ -21,7 +21,7 @@ class View(BaseModel):
 
 
 class Page(View, Generic[T]):
-    """A page in the order of the log, from the end that was asked for."""
+    """A page in log order, from the end that was asked for."""
 
     items: list[T]
     next: int | None
@@ -69,7 +69,7 @@ class ReceiptView(View):
 
 
 class VerdictView(View):
-    """One verdict, with whom its receipt concerns."""
+    """One verdict, with the parties that its receipt concerns."""
 
     entry: str
     log_index: int
@@ -109,7 +109,7 @@ class StatementSummary(View):
 
 
 class StatementView(StatementSummary):
-    """A statement with everything that is needed to verify it."""
+    """A statement with everything needed to verify it."""
 
     raw: str | None
     """The signed bytes, base64; null when they were erased."""
@@ -128,7 +128,7 @@ class StatementView(StatementSummary):
 class FindingView(View):
     """Something that an issuer must explain, with both signed statements (base64).
 
-    Of a gap they are its neighbours; the first is empty when the gap begins at number 0. One that was erased is empty too.
+    For a gap they are its neighbours; the first is empty when the gap begins at number 0. An erased one is empty too.
     """
 
     id: int
@@ -139,7 +139,7 @@ class FindingView(View):
     second_statement: str
     at: int
     resolved_at: int | None
-    """When the last number of a gap came; null while the finding holds."""
+    """When the last missing number of a gap arrived; null while the finding stands."""
 
     @classmethod
     def of(cls, row: FindingRow, resolved_at: int | None) -> Self:
@@ -157,7 +157,7 @@ class FindingView(View):
 
 
 class StatusView(View):
-    """The log and the trail in numbers."""
+    """Figures of the log and the trail."""
 
     origin: str
     size: int
@@ -184,7 +184,7 @@ def _summary(row: StatementRow) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: byte strings, also as keys of maps, in hexadecimal."""
+    """Return a value in JSON's types: byte strings, including map keys, in hexadecimal."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):

@@ -68,8 +68,8 @@ def timestamp_router(parts: Parts) -> APIRouter:
         if found is None:
             raise CounterfoilError(
                 Code.NOT_FOUND,
-                "no timestamp is kept of that checkpoint",
-                remedy="GET /timestamps tells which are.",
+                "that checkpoint has no timestamp",
+                remedy="GET /timestamps lists those that have one.",
             )
         caching = "no-cache, max-age=0" if size == "latest" else IMMUTABLE.cache_control
         return Response(found.reply, headers={"content-type": REPLY_TYPE, "cache-control": caching})
@@ -81,7 +81,7 @@ def _size(text: str) -> int:
     try:
         size = parse_decimal(text)
     except CounterfoilError as e:
-        raise CounterfoilError(Code.NOT_FOUND, "that is no checkpoint's size") from e
+        raise CounterfoilError(Code.NOT_FOUND, "that is not a checkpoint's size") from e
     if size >= 1 << 63:
-        raise CounterfoilError(Code.NOT_FOUND, "that is no checkpoint's size")
+        raise CounterfoilError(Code.NOT_FOUND, "that is not a checkpoint's size")
     return size

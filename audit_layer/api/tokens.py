@@ -60,12 +60,12 @@ class Tokens:
     def create(
         self, role: Role, scope: str | None = None, *, name: str | None = None
     ) -> tuple[ApiTokenRow, str]:
-        """Make a token; it is returned once and kept nowhere. INVALID_ARGUMENT for a wrong scope."""
+        """Create a token; it is returned once and stored nowhere. INVALID_ARGUMENT for a wrong scope."""
         if role.scoped != (scope is not None):
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
-                f"a token for {role} {'needs' if role.scoped else 'has no'} scope",
-                remedy="The scope is the name of the tenant or operator that the token speaks for.",
+                f"a token for {role} {'needs a' if role.scoped else 'has no'} scope",
+                remedy="The scope is the name of the tenant or operator for which the token speaks.",
             )
         if scope is not None:
             check_name(scope, "a scope")
@@ -79,7 +79,7 @@ class Tokens:
         return row, token
 
     def authenticate(self, token: str) -> Access:
-        """Return what a token permits; UNAUTHENTICATED when it is unknown or revoked, alike."""
+        """Return what a token permits; UNAUTHENTICATED whether it is unknown or revoked."""
         if _TOKEN.fullmatch(token):
             with session(self._engine) as db:
                 row = db.scalar(
@@ -97,7 +97,7 @@ class Tokens:
             return list(db.scalars(select(ApiTokenRow).order_by(ApiTokenRow.id)))
 
     def revoke(self, token_id: int) -> ApiTokenRow:
-        """End a token; again is welcome. NOT_FOUND when there is none with this id."""
+        """Revoke a token; idempotent. NOT_FOUND when no token has this id."""
         with session(self._engine) as db:
             row = db.get(ApiTokenRow, token_id)
             if row is None:

@@ -24,7 +24,7 @@ def tenant() -> None:
 @config_option
 @json_option
 def tenant_add(name: str, key: bytes, config: Path, as_json: bool) -> None:
-    """Register the ordering key of tenant NAME; adding it again enables it again."""
+    """Register the ordering key of tenant NAME; adding it again re-enables it."""
     with core_of(config) as core:
         core.trail.add_party(name, "tenant", key)
     emit({"name": name, "key": key}, as_json, lambda: f"Tenant {name} may order.")
@@ -34,7 +34,7 @@ def tenant_add(name: str, key: bytes, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def tenant_list(config: Path, as_json: bool) -> None:
-    """Show all tenants, disabled ones too."""
+    """Show all tenants, including disabled ones."""
     rows = parties(config, "tenant")
     emit(
         rows,
@@ -48,7 +48,7 @@ def tenant_list(config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def tenant_disable(name: str, config: Path, as_json: bool) -> None:
-    """Accept no more orders of tenant NAME; what it ordered before stays in the log."""
+    """Accept no more orders from tenant NAME; its earlier orders stay in the log."""
     with core_of(config) as core:
         core.trail.disable_party(name, "tenant")
     emit({"name": name}, as_json, lambda: f"Tenant {name} is disabled.")
@@ -63,8 +63,8 @@ def token() -> None:
 @click.option(
     "--role", type=click.Choice(("tenant", "auditor", "finance", "operator")), required=True
 )
-@click.option("--scope", help="The tenant or operator that it speaks for.")
-@click.option("--name", help="What people call it. Default: role and scope.")
+@click.option("--scope", help="The tenant or operator for which it speaks.")
+@click.option("--name", help="A label for people. Default: role and scope.")
 @click.option(
     "--out", type=FILE, help="Write the token to this file (0600) instead of printing it."
 )
@@ -73,7 +73,7 @@ def token() -> None:
 def token_create(
     role: str, scope: str | None, name: str | None, out: Path | None, config: Path, as_json: bool
 ) -> None:
-    """Make a token. It is shown or written once; only its hash is kept."""
+    """Create a token. It is shown or written once; only its hash is kept."""
     from audit_layer.api.tokens import Role  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_private  # noqa: PLC0415
 
@@ -92,7 +92,7 @@ def token_create(
 @config_option
 @json_option
 def token_list(config: Path, as_json: bool) -> None:
-    """Show all tokens, revoked ones too; the tokens themselves are not kept."""
+    """Show all tokens, including revoked ones; the tokens themselves are not kept."""
     with core_of(config) as core:
         rows = [_token(row) for row in core.tokens.list()]
     columns = ("id", "name", "role", "scope", "created", "revoked")
@@ -104,7 +104,7 @@ def token_list(config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def token_revoke(token_id: int, config: Path, as_json: bool) -> None:
-    """End the token with this ID."""
+    """Revoke the token with this ID."""
     with core_of(config) as core:
         data = _token(core.tokens.revoke(token_id))
     emit(data, as_json, lambda: f"Token {token_id} is revoked.")

@@ -32,13 +32,15 @@ def audit() -> None:
     required=True,
     help="Where audit.toml, keys, the published log and the second place go.",
 )
-@click.option("--origin", required=True, help="The log's name for life, such as example.org/log.")
+@click.option("--origin", required=True, help="The log's permanent name, such as example.org/log.")
 @click.option("--dsn-file", type=FILE, required=True, help="DSN file of the service role `server`.")
 @click.option("--grpc", "grpc_address", required=True, help="host:port for nodes and clients.")
 @click.option("--http", "http_address", required=True, help="host:port for auditors.")
 @click.option("--cert", type=FILE, required=True, help="TLS certificate chain (PEM).")
 @click.option("--key", type=FILE, required=True, help="Its private key (PEM).")
-@click.option("--ca", type=FILE, required=True, help="Authority that clients trust (PEM).")
+@click.option(
+    "--ca", type=FILE, required=True, help="Certificate authority that clients trust (PEM)."
+)
 @click.option("--publish-interval-ms", type=click.IntRange(10, 3_600_000))
 @click.option(
     "--numeric-profile",
@@ -46,13 +48,13 @@ def audit() -> None:
     multiple=True,
     metavar="HEX",
     help="A numeric profile that this log's auditors compute, as `counterfoil model profile` prints it on their"
-    " machines. Nodes with another one are not taken in. May be given again.",
+    " machines. Nodes with any other profile are refused. May be repeated.",
 )
 @click.option("--reflection/--no-reflection", default=None, help="gRPC reflection, for tools.")
 def init(folder: Path, **given: Any) -> None:
-    """Create keys and a configuration, and print as JSON what others must know of this log.
+    """Create keys and a configuration, and print as JSON what others must know about this log.
 
-    Run again, it keeps keys and witnesses and writes the addresses anew.
+    When run again, it keeps the keys and witnesses and rewrites the addresses.
     """
     from audit_layer.wiring import audit_settings as files  # noqa: PLC0415
     from audit_layer.wiring import log_keys  # noqa: PLC0415  # --help stays light
@@ -94,7 +96,11 @@ def init(folder: Path, **given: Any) -> None:
 @click.option("--name", required=True, help="The name that the witness's keys carry.")
 @click.option("--url", required=True, help="https://host:port of the witness.")
 @click.option("--vkey", "vkeys", multiple=True, required=True, help="One for each of its keys.")
-@click.option("--ca", type=FILE, help="Authority of its certificate. Default: the server's own.")
+@click.option(
+    "--ca",
+    type=FILE,
+    help="Certificate authority that issued its certificate. Default: the server's own.",
+)
 @click.option("--quorum", type=click.IntRange(1, 64), help="How many witnesses must cosign.")
 @json_option
 def trust(
@@ -106,7 +112,7 @@ def trust(
     quorum: int | None,
     as_json: bool,
 ) -> None:
-    """Ask a witness for cosignatures from the next start on; the same name again replaces it."""
+    """Ask a witness for cosignatures from the next start on; one of the same name is replaced."""
     from audit_layer.wiring import audit_settings as files  # noqa: PLC0415  # --help stays light
     from shared.runtime.config import checked  # noqa: PLC0415
     from shared.translog.notes import parse_vkey  # noqa: PLC0415
@@ -133,7 +139,7 @@ def trust(
 
 @audit.command("serve")
 @config_option
-@click.option("--ready-file", type=FILE, help="Written when calls are answered.")
+@click.option("--ready-file", type=FILE, help="Written once calls are answered.")
 def serve(config: Path, ready_file: Path | None) -> int:
     """Run the audit server: gRPC intake, log and directory; HTTPS query API and published log."""
     from audit_layer.wiring.audit_server import serve_audit  # noqa: PLC0415  # --help stays light
@@ -147,7 +153,7 @@ def serve(config: Path, ready_file: Path | None) -> int:
 @config_option
 @json_option
 def status(config: Path, as_json: bool) -> None:
-    """Show the log and the trail in numbers, from the database and the published files."""
+    """Show the figures of the log and the trail, from the database and the published files."""
     from audit_layer.api.parts import status_of  # noqa: PLC0415
     from audit_layer.log.proof_service import ProofService  # noqa: PLC0415
     from audit_layer.wiring.audit_server import published  # noqa: PLC0415
@@ -182,7 +188,7 @@ def party() -> None:
 @config_option
 @json_option
 def party_add(name: str, role: str, key: bytes, config: Path, as_json: bool) -> None:
-    """Believe the key of NAME in a role; adding it again enables it again."""
+    """Believe the key of NAME in a role; adding it again re-enables it."""
     with core_of(config) as core:
         core.trail.add_party(name, role, key)
     emit(
@@ -210,7 +216,7 @@ def party_import(file: Path, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def party_list(role: str | None, config: Path, as_json: bool) -> None:
-    """Show all parties, disabled ones too."""
+    """Show all parties, including disabled ones."""
     rows = parties(config, role)
     columns = ("name", "role", "key", "disabled_at")
     emit(rows, as_json, rendered("Parties", columns, rows, times=("disabled_at",)))
@@ -222,10 +228,12 @@ def party_list(role: str | None, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def party_disable(name: str, role: str, config: Path, as_json: bool) -> None:
-    """Believe the keys of NAME in a role no longer; what it signed before stays in the log."""
+    """Stop believing the keys of NAME in a role; what it signed before stays in the log."""
     with core_of(config) as core:
         core.trail.disable_party(name, role)
-    emit({"name": name, "role": role}, as_json, lambda: f"{name} is no {role} any more.")
+    emit(
+        {"name": name, "role": role}, as_json, lambda: f"{name} is no longer registered as {role}."
+    )
 
 
 def _members(file: Path) -> list[tuple[str, str, bytes]]:
@@ -236,7 +244,7 @@ def _members(file: Path) -> list[tuple[str, str, bytes]]:
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(listed, list):
-            raise TypeError("not a list")  # noqa: TRY301  # told with the others below
+            raise TypeError("not a list")  # noqa: TRY301  # reported with the others below
         return [
             (str(item["name"]), str(item["role"]), parse_hex32(str(item["key"]), "a key"))
             for item in listed
@@ -244,13 +252,13 @@ def _members(file: Path) -> list[tuple[str, str, bytes]]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
-            f"{file} is no JSON list, in UTF-8, of objects with name, role and key",
+            f"{file} is not a UTF-8 JSON list of objects with name, role and key",
             remedy="Write one object for each party, as `audit party list --json` prints them.",
         ) from error
 
 
 def parties(config: Path, role: str | None) -> list[dict[str, Any]]:
-    """Return the parties of a role, of all roles for None."""
+    """Return the parties of a role, or of all roles for None."""
     with core_of(config) as core:
         found = core.trail.parties()
     return [

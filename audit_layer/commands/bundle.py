@@ -14,7 +14,7 @@ from shared.runtime.output import emit, json_option
 @config_option
 @json_option
 def bundle(entry: str, out: Path, config: Path, as_json: bool) -> None:
-    """Bundle the statement ENTRY (its 64 hexadecimal digits or the first 12) with its proofs and this server's policy.
+    """Bundle the statement ENTRY (its 64 hexadecimal digits or the first 12) with its proofs and the log policy.
 
     Check it anywhere with `counterfoil verify FILE`: it needs no network and no configuration.
     """

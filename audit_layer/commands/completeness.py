@@ -31,10 +31,12 @@ _config = click.option(
 
 @click.command("complete")
 @click.option("--tenant", help="Whose inferences.")
-@click.option("--from", "start", type=_day, help="Begun then or later (UTC).")
-@click.option("--to", "end", type=_day, help="Begun before (UTC).")
-@click.option("--statements", is_flag=True, help="Put the signed receipts into the document too.")
-@click.option("--out", type=FILE, help="Write the document, which `--check` verifies anywhere.")
+@click.option("--from", "start", type=_day, help="Begun at or after this time (UTC).")
+@click.option("--to", "end", type=_day, help="Begun before this time (UTC).")
+@click.option("--statements", is_flag=True, help="Include the signed receipts in the document.")
+@click.option(
+    "--out", type=FILE, help="Write the document to this file; `--check` verifies it anywhere."
+)
 @click.option("--check", "document", type=FILE, help="Verify a document offline.")
 @click.option(
     "--policy",
@@ -54,13 +56,13 @@ def complete(
     config: Path | None,
     as_json: bool,
 ) -> int:
-    """Say how many inferences a tenant had in a period, and prove that these are all.
+    """Say how many inferences a tenant had in a period, and prove that none is missing.
 
-    Exit code 1 when they are not, or not yet; the reasons are told.
+    Exit code 1 when that cannot be proved, or not yet; the reasons are shown.
     """
     if document is not None:
         if tenant or start or end or statements or out:
-            raise click.UsageError("--check goes with --policy and --json only")
+            raise click.UsageError("--check can be combined with --policy and --json only")
         return _check(document, policy, as_json)
     if config is None or tenant is None or start is None or end is None or policy is not None:
         raise click.UsageError(
@@ -92,7 +94,7 @@ def _check(path: Path, policy: Path | None, as_json: bool) -> int:
 
     document = parse_document(_read(path, MAX_DOCUMENT))
     if policy is None:
-        whose = "the keys that the document itself brings: it agrees with itself, and with nobody you chose"
+        whose = "the document's own keys: it agrees with itself, but not with anyone you chose"
         return _show(document, document.trust.trust(), whose, as_json)
     trust = parse_trust(_read(policy, MAX_POLICY)).trust()
     return _show(document, trust, str(policy), as_json)
@@ -104,7 +106,7 @@ def _read(path: Path, most: int) -> bytes:
 
     data = read_bounded(path, most)
     if len(data) > most:
-        raise CounterfoilError(Code.MALFORMED, f"{path} has more than {most} bytes")
+        raise CounterfoilError(Code.MALFORMED, f"{path} is larger than {most} bytes")
     return data
 
 
@@ -134,7 +136,7 @@ def _rendered(document: "Document", answer: "Answer", whose: str) -> object:
 
 
 def _rows(document: "Document") -> list[dict[str, Any]]:
-    """Return the period's receipts in the order of the log, each with the seal that counts it."""
+    """Return the period's receipts in log order, each with the tenant seal that counts it."""
     from shared.verification.completeness_check import seal_number  # noqa: PLC0415  # --help stays light
 
     counted = [
@@ -164,14 +166,14 @@ def _sentences(answer: "Answer", whose: str) -> list[str]:
     lines = [f"{period}: {answer.inferences} inferences, {verdict}"]
     lines += [f"  {reason}" for reason in answer.because]
     if answer.late:
-        lines.append(f"{answer.late} of them came after the seal of their period.")
+        lines.append(f"{answer.late} of them came after their period's tenant seal.")
     if answer.as_of is not None:
         lines.append(f"As of {utc(answer.as_of)}, log size {answer.as_of_size}; under {whose}.")
     return lines
 
 
 def _ms(value: datetime) -> int:
-    from datetime import UTC  # noqa: PLC0415  # beside its only use
+    from datetime import UTC  # noqa: PLC0415  # next to its only use
 
     return int(value.replace(tzinfo=UTC).timestamp() * 1000)
 
@@ -187,7 +189,7 @@ def _ms(value: datetime) -> int:
 )
 @json_option
 def gaps(config: Path, as_json: bool) -> int:
-    """Look for numbers that nodes and tenants passed over, now; report those that are too old.
+    """Look now for numbers that nodes and tenants skipped; report those missing for too long.
 
     Exit code 1 when a reported gap is still open.
     """

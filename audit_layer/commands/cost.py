@@ -54,24 +54,30 @@ def _name(_context: click.Context, parameter: click.Parameter, value: str | None
 
 
 from_option = click.option(
-    "--from", "start", callback=_day, help="First day, YYYY-MM-DD [default: of this month]."
+    "--from",
+    "start",
+    callback=_day,
+    help="First day, YYYY-MM-DD [default: the first of this month].",
 )
 to_option = click.option(
-    "--to", "end", callback=_day, help="Day after the last, YYYY-MM-DD [default: of that month]."
+    "--to",
+    "end",
+    callback=_day,
+    help="Day after the last, YYYY-MM-DD [default: the end of that month].",
 )
 zone_option = click.option(
     "--time-zone",
     "zone_name",
     default="UTC",
     show_default=True,
-    help="Whose days, as Europe/Berlin.",
+    help="Time zone of the days, such as Europe/Berlin.",
 )
 tenant_option = click.option("--tenant", callback=_name, help="Only this tenant.")
 operator_option = click.option("--operator", callback=_name, help="Only this operator.")
 
 
 def _days(start: date | None, end: date | None, zone_name: str) -> tuple[date, date]:
-    """Return the days [start, end): this month by default, and to the end of its month from a start without an end."""
+    """Return the days [start, end): this month by default; a start without an end runs to the end of its month."""
     first = start or day_of(now_ms(), zone_name).replace(day=1)
     last = first.replace(day=monthrange(first.year, first.month)[1])
     if end is None and last < date.max:
@@ -94,7 +100,7 @@ def cost() -> None:
 @dsn_option
 @json_option
 def rate(dsn_file: Path, as_json: bool) -> None:
-    """Rate and post every receipt that the books have not dealt with, and take every verdict into account."""
+    """Rate and post every receipt that the books have not processed, and take every verdict into account."""
     done = 0
     with _costs(dsn_file) as costs:
         while count := costs.rate_new():
@@ -115,7 +121,7 @@ def check(dsn_file: Path, as_json: bool) -> int:
     emit(
         {"findings": findings},
         as_json,
-        lambda: "\n".join(findings) or "The books are what receipts and verdicts make them.",
+        lambda: "\n".join(findings) or "The books agree with receipts and verdicts.",
     )
     return 3 if findings else 0
 
@@ -139,7 +145,7 @@ def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
 )
 @json_option
 def unpaid(dsn_file: Path, tenant: str | None, limit: int, as_json: bool) -> None:
-    """List the latest receipts that are not to be paid, or not yet, each with the statement that says so."""
+    """List the latest receipts that are not payable, or not yet, each with the statement that says so."""
     with _costs(dsn_file) as costs:
         rows = costs.unpaid(tenant=tenant, limit=limit)
 
@@ -207,7 +213,7 @@ def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
 @to_option
 @zone_option
 @click.option(
-    "--allow-empty", is_flag=True, help="Write the header alone where nothing was charged."
+    "--allow-empty", is_flag=True, help="Write just the header where nothing was charged."
 )
 @json_option
 def export(
@@ -223,7 +229,7 @@ def export(
 ) -> None:
     """Write a FOCUS 1.2 CSV of the period's charges (default: this month).
 
-    A file that is there is replaced whole. Where nothing was charged, nothing is written and the exit code is 4,
+    An existing file is replaced as a whole. Where nothing was charged, nothing is written and the exit code is 4,
     unless --allow-empty is given.
     """
     from audit_layer.costs.focus import to_csv  # noqa: PLC0415
@@ -243,18 +249,18 @@ def export(
 def _nothing(
     period: Period, tenant: str | None, operator: str | None, pending: int
 ) -> CounterfoilError:
-    """Say that nothing is booked, and what may be the reason."""
+    """Return the error that nothing is booked, with the likely reason."""
     scope = "".join(
-        f" of {what} {name}" for what, name in (("tenant", tenant), ("operator", operator)) if name
+        f" for {what} {name}" for what, name in (("tenant", tenant), ("operator", operator)) if name
     )
     remedy = (
-        f"{pending} receipts of the log are not in the books yet: run `counterfoil cost rate`."
+        f"{pending} receipts in the log are not in the books yet: run `counterfoil cost rate`."
         if pending
-        else "`counterfoil cost report` shows what is booked; --allow-empty writes the header alone."
+        else "`counterfoil cost report` shows what is booked; --allow-empty writes just the header."
     )
     return CounterfoilError(
         Code.NOT_FOUND,
-        f"nothing{scope} was charged in {period}; no file was written",
+        f"nothing was charged{scope} in {period}; no file was written",
         remedy=remedy,
     )
 

@@ -25,21 +25,21 @@ def db() -> None:
 
 
 @db.command("serve")
-@click.option("--folder", type=_folder, required=True, help="Data, secrets and log of the server.")
-@click.option("--ready-file", type=_file, help="Written when connections are accepted.")
+@click.option("--folder", type=_folder, required=True, help="The server's data, secrets and log.")
+@click.option("--ready-file", type=_file, help="Written once connections are accepted.")
 @click.option(
     "--wait",
     "wait_s",
     type=click.FloatRange(min=0),
     default=20.0,
     show_default=True,
-    help="Seconds to wait while a previous server on the folder shuts down.",
+    help="Seconds to wait for a previous server on the folder to shut down.",
 )
 def serve(folder: Path, ready_file: Path | None, wait_s: float) -> None:
     """Run the embedded Postgres 18 in the foreground, on a Unix socket.
 
-    The first start creates it; `counterfoil db init` then creates roles and databases. Ends when it
-    is told to, or with an error when the server dies.
+    The first start creates it; `counterfoil db init` then creates roles and databases. Ends when
+    told to, or with an error when the server dies.
     """
     from audit_layer.storage.embedded import EmbeddedPostgres  # noqa: PLC0415  # --help stays light
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
@@ -79,7 +79,7 @@ def serve(folder: Path, ready_file: Path | None, wait_s: float) -> None:
 @click.option(
     "--reset-passwords",
     is_flag=True,
-    help="Give roles that exist already the passwords of --secrets. Whoever uses the old ones is"
+    help="Give existing roles the passwords in --secrets. Clients that use the old ones are"
     " locked out.",
 )
 @json_option
@@ -92,7 +92,7 @@ def init(
     reset_passwords: bool,
     as_json: bool,
 ) -> None:
-    """Create roles, databases and one DSN file for each role. Run it again at any time."""
+    """Create roles, databases and one DSN file for each role. Safe to repeat."""
     from audit_layer.storage import roles  # noqa: PLC0415  # --help stays light
     from audit_layer.storage.dsn import read_dsn_file  # noqa: PLC0415
 
@@ -133,7 +133,9 @@ def upgrade(revision: str, sql: bool, dsn_file: Path | None) -> None:
 
 @db.command("downgrade")
 @click.argument("revision")
-@click.option("--yes", is_flag=True, help="Do not ask. Tables and their rows are removed.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation. Tables and their rows are removed."
+)
 @dsn_option
 def downgrade(revision: str, yes: bool, dsn_file: Path | None) -> None:
     """Migrate down to REVISION (`base`: remove everything)."""
@@ -142,7 +144,7 @@ def downgrade(revision: str, yes: bool, dsn_file: Path | None) -> None:
 
     dsn = find_dsn(dsn_file)
     if not yes:
-        click.confirm("This removes tables and all that is in them. Go on?", abort=True)
+        click.confirm("This removes tables and everything in them. Continue?", abort=True)
     migrate.downgrade(dsn, revision)
     click.echo(f"The database is at revision {migrate.current(dsn) or 'base'}.")
 
@@ -177,7 +179,7 @@ def check(dsn_file: Path | None, as_json: bool) -> None:
     emit(
         {"differences": differences},
         as_json,
-        lambda: "\n".join(differences) or "The database is what the code declares.",
+        lambda: "\n".join(differences) or "The database matches what the code declares.",
     )
     if differences:
         click.get_current_context().exit(1)

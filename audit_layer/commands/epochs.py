@@ -1,7 +1,7 @@
 """Every draw of the log checked over the query API: `counterfoil audit epochs --check` (protocol §6.1.1).
 
 Statements are opened here and their signatures verified where keys are given; that the log has them at their
-indexes is the server's word. `counterfoil log monitor` takes nobody's word for that.
+indexes is taken on the server's word. `counterfoil log monitor` takes nobody's word for that.
 """
 
 import base64
@@ -20,18 +20,18 @@ from shared.verification.trust import Trust
 Ask = Callable[..., Any]
 """`ask(path, **parameters)` returns the query API's JSON answer, or raises its error."""
 PAGE: Final = 1000
-"""Items asked for at a time, as many as the server gives."""
+"""Items per request, as many as the server gives."""
 PUBLIC_PAGE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class EpochChecked:
-    """One epoch, and what came of its check."""
+    """One epoch, and the outcome of its check."""
 
     record: EpochRecord
     checked: DrawChecked
     receipts: int
-    """How many receipts of it the token shows."""
+    """How many of its receipts the token may see."""
 
 
 def check_epochs(
@@ -39,8 +39,8 @@ def check_epochs(
 ) -> list[EpochChecked]:
     """Check all sealed epochs whose statements follow the log index `after`.
 
-    An auditor's token checks everything; with a tenant's or operator's the steps for what it may see. Without
-    `origin` the log's name is the server's word. MALFORMED for answers that are not the query API's.
+    An auditor's token checks everything; a tenant's or operator's, the steps over what it may see. Without
+    `origin` the log's name is taken on the server's word. MALFORMED for answers that are not the query API's.
     """
     try:
         statements = [
@@ -61,7 +61,7 @@ def check_epochs(
 
 
 class _View:
-    """What one token shows beside the public statements."""
+    """What one token shows besides the public statements."""
 
     def __init__(self, ask: Ask, *, everything: bool, first: int) -> None:
         self._ask, self._everything = ask, everything
@@ -74,7 +74,7 @@ class _View:
         )
 
     def check(self, record: EpochRecord, *, origin: str, trust: Trust, now: int) -> EpochChecked:
-        """Check one epoch; what is asked for, not judged and erased needs no verdict."""
+        """Check one epoch; a receipt that was requested and then erased unjudged needs no verdict."""
         receipts = self._receipts(record)
         entries = {receipt.index: receipt.entry for receipt in receipts}
         known = Known(
@@ -133,19 +133,19 @@ def _requests(ask: Ask, after: int) -> list[DisclosureRequest] | None:
 
 
 def _origin(status: Any, records: list[EpochRecord]) -> str:
-    """Return the log's name as the server says it, or as the beacon's statements do."""
+    """Return the log's name as the server states it, or as the beacon's statements do."""
     if status is not None:
         return str(status["origin"])
     for record in records:
         for commitment in record.commitments:
             return commitment.value.origin
     raise CounterfoilError(
-        Code.CONFIGURATION, "the log's name is not known", remedy="Give it with --origin."
+        Code.CONFIGURATION, "the log's name is not known", remedy="Pass it with --origin."
     )
 
 
 def _permitted(ask: Ask, path: str, **parameters: Any) -> Any:
-    """Return an answer, None when the token does not permit the question."""
+    """Return an answer; None when the token does not permit the request."""
     try:
         return ask(path, **parameters)
     except CounterfoilError as error:
@@ -155,7 +155,7 @@ def _permitted(ask: Ask, path: str, **parameters: Any) -> Any:
 
 
 def _permitted_pages(ask: Ask, path: str, after: int) -> Iterator[Any] | None:
-    """Return the items of a list that follow an index, None when the token does not permit it."""
+    """Return the items of a list that follow an index; None when the token does not permit it."""
     if _permitted(ask, path, after=after, limit=1) is None:
         return None
     return _pages(ask, path, after, PAGE)
@@ -168,5 +168,5 @@ def _pages(ask: Ask, path: str, after: int, limit: int, **parameters: Any) -> It
         yield from page["items"]
         following = page["next"]
         if following is not None and following <= at:
-            raise ValueError(f"{path} does not go on")
+            raise ValueError(f"{path} does not advance")
         at = following

@@ -1,4 +1,4 @@
-"""`counterfoil audit erasure`: store what can be erased, and erase it."""
+"""`counterfoil audit erasure`: store statements so that they can be erased, and erase them."""
 
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +39,7 @@ def init(config: Path, as_json: bool) -> None:
     emit(
         {"erasure_key_file": str(path)},
         as_json,
-        lambda: f"{path} must never lie where the database's backups are.",
+        lambda: f"{path} must never be kept where the database's backups are.",
     )
 
 
@@ -49,11 +49,11 @@ def init(config: Path, as_json: bool) -> None:
     "--from", "start", type=_day, required=True, help="First UTC day on which they began."
 )
 @click.option("--to", "end", type=_day, required=True, help="The day after the last.")
-@click.option("--reason", required=True, help="Why; it stands in the log for ever.")
-@click.option("--requested-by", required=True, help="By whom; it stands in the log for ever.")
+@click.option("--reason", required=True, help="Why; this stays in the log forever.")
+@click.option("--requested-by", required=True, help="By whom; this stays in the log forever.")
 @click.option("--authority-key", type=FILE, required=True, help="The audit authority's key (PEM).")
 @click.option("--authority", default="authority", show_default=True, help="Its name.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @config_option
 @json_option
 def run(
@@ -68,18 +68,20 @@ def run(
     config: Path,
     as_json: bool,
 ) -> None:
-    """Erase whole days of a tenant for good, and log that it was done.
+    """Erase whole days of a tenant permanently, and log the erasure.
 
-    The command may be repeated after a crash. Other processes can read what was erased for a minute longer.
+    The command may be repeated after a crash. Other processes can read what was erased for up to a minute longer.
     """
-    from datetime import UTC  # noqa: PLC0415  # beside its only use
+    from datetime import UTC  # noqa: PLC0415  # next to its only use
 
     from audit_layer.trail.erasure import Eraser  # noqa: PLC0415  # --help stays light
     from shared.codec.moment import Period, now_ms  # noqa: PLC0415
     from shared.runtime.keys import load_ed25519  # noqa: PLC0415
 
     if not yes:
-        click.confirm(f"Erase {tenant} from {start.date()} to {end.date()} for good?", abort=True)
+        click.confirm(
+            f"Erase {tenant} from {start.date()} to {end.date()} permanently?", abort=True
+        )
     days = Period(*(int(day.replace(tzinfo=UTC).timestamp() * 1000) for day in (start, end)))
     with core_of(config) as core:
         eraser = Eraser(core.engine, core.trail, load_ed25519(authority_key), name=authority)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from audit_layer.wiring.audit_server import Core
 
 DAMAGED = 3
-"""Exit code when fsck finds something: verification failed."""
+"""Exit code when fsck finds a difference: verification failed."""
 
 
 @click.group("log")
@@ -53,7 +53,7 @@ def checkpoint(config: Path, as_json: bool) -> None:
 @click.option("--out", type=FILE, help="Write the policy to this file.")
 @json_option
 def policy(config: Path, out: Path | None, as_json: bool) -> None:
-    """Print this log's policy (C2SP tlog-policy): its keys, its witnesses and the quorum, for monitors and verifiers."""
+    """Print the log policy (C2SP tlog-policy): the log's keys, its witnesses and the quorum, for monitors and verifiers."""
     from audit_layer.wiring.log_keys import log_policy  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415
     from shared.translog.policy_file import PolicyFile  # noqa: PLC0415
@@ -119,7 +119,7 @@ def fsck(config: Path, as_json: bool) -> int:
 @config_option
 @json_option
 def republish(config: Path, as_json: bool) -> None:
-    """Write what is missing of the published log from the database, the checkpoint last. No server may run meanwhile."""
+    """Restore missing files of the published log from the database, the checkpoint last. No server may be running."""
     from rich.console import Console  # noqa: PLC0415  # --help stays light
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -137,6 +137,4 @@ def republish(config: Path, as_json: bool) -> None:
             place,
             lambda done, of: progress.update(task, completed=done, total=of),
         )
-    emit(
-        {"written": written}, as_json, lambda: f"{written} files were missing and are there again."
-    )
+    emit({"written": written}, as_json, lambda: f"{written} missing files were restored.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FOUND: Final = 3
 """Exit code when something is wrong: verification failed."""
 TROUBLE: Final = 5
-"""Exit code when the log could not be asked: unavailable, try again."""
+"""Exit code when the log could not be reached: unavailable, try again."""
 _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -40,23 +40,23 @@ _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 )  # fmt: skip
 @click.option(
     "--state", type=click.Path(dir_okay=False, path_type=Path), required=True,
-    help="File for what was verified and found; evidence lies in a folder beside it.",
+    help="File for what was verified and found; evidence goes into a folder next to it.",
 )  # fmt: skip
 @click.option(
     "--ca", type=_READ, envvar="COUNTERFOIL_CA", show_envvar=True,
-    help="Authority of the server's certificate (PEM), instead of the system's.",
+    help="Certificate authority of the server (PEM), instead of the system's.",
 )  # fmt: skip
-@click.option("--api-url", help="Address of the query API, where it is not the log's.")
+@click.option("--api-url", help="Address of the query API, if it is not the log's.")
 @click.option(
     "--token-file", type=_READ, help="A tenant's token: also follow its receipts and disclosures."
 )
 @click.option(
     "--watch-operator", "operators", multiple=True, metavar="NAME",
-    help="Tell of this operator's key bundles, revocations, rate cards, and seals over its receipts.",
+    help="Report this operator's key bundles, revocations, rate cards, and epoch seals over its receipts.",
 )  # fmt: skip
 @click.option(
     "--watch-model", "models", multiple=True, metavar="HEX",
-    help="Tell of the same for this model root.",
+    help="Report the same for this model root.",
 )  # fmt: skip
 @click.option(
     "--operator-key", "operator_keys", multiple=True, metavar="NAME=HEX",
@@ -73,29 +73,29 @@ _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--from-now",
     is_flag=True,
-    help="Begin at the present size; what lies before is not recomputed.",
+    help="Begin at the current size; what came before is not recomputed.",
 )
 @click.option(
     "--stale-after", "stale_after_s", type=click.IntRange(0), default=86_400, show_default=True,
-    help="Seconds without a newer witnessed checkpoint that make the log stale; 0 never does.",
+    help="Seconds without a newer witnessed checkpoint after which the log is stale; 0: never.",
 )  # fmt: skip
 @click.option(
     "--grace", "grace_s", type=click.IntRange(0), default=3_600, show_default=True,
-    help="Seconds that a missing order number, or a statement without a checkpoint, may last.",
+    help="Seconds that an order number may be missing, or a statement lack a checkpoint.",
 )  # fmt: skip
 @click.option(
     "--interval", "interval_s", type=click.FloatRange(0.05), default=10.0, show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between looks.",
 )  # fmt: skip
-@click.option("--once", is_flag=True, help="Look once and end, for cron.")
+@click.option("--once", is_flag=True, help="Look once and exit, for cron.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def monitor(url: str, **options: Any) -> int:
     """Follow the log at URL: recompute every new entry, and keep proof of what is wrong.
 
-    Findings are kept and told once: a fork, a rollback, staleness, missing or damaged files, missing
+    Findings are kept and reported once: a fork, a rollback, staleness, missing or damaged files, missing
     signatures, statements that the log does not hold, draws that are not the outcome of the rule. With
-    --once the exit code is 3 when something is wrong (new, or still so; a fork for ever), 5 when the log
-    could not be asked, else 0.
+    --once the exit code is 3 when something is wrong (new, or still so; a fork forever), 5 when the log
+    could not be reached, else 0.
     """
     from shared.runtime.readiness import run_service  # noqa: PLC0415  # --help stays light
 
@@ -187,7 +187,7 @@ def _policy(
     if len({key.name for key in policy.logs}) > 1:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "the log keys are of several logs",
+            "the log keys belong to several logs",
             remedy="Run one monitor per log, each with the keys of one.",
         )
     return policy

@@ -1,4 +1,4 @@
-"""Options and openings that the audit server's commands share; imports nothing heavy until a command runs."""
+"""Options and helpers that the audit server's commands share; imports nothing heavy until a command runs."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -68,7 +68,7 @@ def core_of(config: Path) -> Iterator["Core"]:
 
 
 def utc(milliseconds: int) -> str:
-    """Return a time to the second, for people; what lies after the year 9999 as its end."""
+    """Return a time to the second, for people; any time after the year 9999 becomes the end of it."""
     from shared.codec.moment import MAX_MS, to_rfc3339  # noqa: PLC0415  # --help stays light
 
     return to_rfc3339(min(milliseconds, MAX_MS))[:19] + "Z"

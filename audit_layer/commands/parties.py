@@ -1,4 +1,4 @@
-"""`counterfoil audit witness` and `counterfoil audit custodian`: parties of their own, each with `init` and `serve`."""
+"""`counterfoil audit witness` and `counterfoil audit custodian`: separate parties, each with `init` and `serve`."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def witness() -> None:
 @witness.command("keys")
 @_common
 def witness_keys(folder: Path, name: str) -> None:
-    """Create the witness's keys and print what others must know of it as JSON."""
+    """Create the witness's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.parties import witness_identity  # noqa: PLC0415
 
     emit(witness_identity(folder / "keys", name), True, str)
@@ -106,7 +106,7 @@ def custodian() -> None:
 @custodian.command("keys")
 @_common
 def custodian_keys(folder: Path, name: str) -> None:
-    """Create the custodian's keys and print what others must know of it as JSON."""
+    """Create the custodian's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.parties import custodian_identity  # noqa: PLC0415
 
     emit(custodian_identity(folder / "keys", name), True, str)
@@ -140,9 +140,9 @@ def custodian_serve(config: Path, ready_file: Path | None) -> int:
 @click.option("--config", type=_file, required=True)
 @json_option
 def custodian_reports(config: Path, as_json: bool) -> None:
-    """Show what was refused by the custodian's own rules, and how much of its limits of a day is used.
+    """Show what was refused by the custodian's own rules, and how much of its daily limits is used.
 
-    JSON has the statements that show each refusal, with their proofs, in hexadecimal.
+    JSON has the statements behind each refusal, with their proofs, in hexadecimal.
     """
     from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
     from audit_layer.custodian.store import read_reports  # noqa: PLC0415

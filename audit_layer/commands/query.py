@@ -57,7 +57,7 @@ def paged(command: F) -> F:
         "--after",
         type=click.IntRange(-1),
         default=-1,
-        help="Log index that the page follows in its order.",
+        help="Log index after which the page begins, in its order.",
     )
     limit = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
     order = click.option(
@@ -65,13 +65,13 @@ def paged(command: F) -> F:
         "order",
         flag_value="asc",
         default="desc",
-        help="Begin with the oldest, not with the newest.",
+        help="Begin with the oldest instead of the newest.",
     )
     return after(limit(order(command)))
 
 
 def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> Any:
-    """Return the JSON answer to GET `path`; raise what the server answers with, or UNAVAILABLE."""
+    """Return the JSON answer to GET `path`; raise the server's error, or UNAVAILABLE."""
     import httpx  # noqa: PLC0415  # --help stays light
 
     from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
@@ -93,7 +93,7 @@ def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> A
         raise CounterfoilError(
             Code.UNAVAILABLE,
             f"{url} does not answer ({how_it_failed(error)})",
-            remedy="Check that it runs (`counterfoil doctor`), and the address.",
+            remedy="Check the address, and that the server is running (`counterfoil doctor`).",
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise from_problem(answer.status_code, answer.content, url)
@@ -101,7 +101,7 @@ def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> A
 
 
 def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | None) -> int | None:
-    from datetime import UTC  # noqa: PLC0415  # beside its only use
+    from datetime import UTC  # noqa: PLC0415  # next to its only use
 
     return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
 
@@ -114,8 +114,16 @@ _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 @click.option("--operator")
 @click.option("--node", help="Its name, or operator/node as tables show it.")
 @click.option("--model", "model_root", help="Model root, hexadecimal.")
-@click.option("--from", "started_from", type=_moment, callback=_ms, help="Started then or later.")
-@click.option("--to", "started_to", type=_moment, callback=_ms, help="Started before (UTC).")
+@click.option(
+    "--from",
+    "started_from",
+    type=_moment,
+    callback=_ms,
+    help="Started at or after this time (UTC).",
+)
+@click.option(
+    "--to", "started_to", type=_moment, callback=_ms, help="Started before this time (UTC)."
+)
 @paged
 @asking
 def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
@@ -136,7 +144,7 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 @paged
 @asking
 def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
-    """Show verdicts by whom they concern."""
+    """Show verdicts by the parties that they concern."""
     columns = ("log_index", "operator", "node", "outcome", "reason", "worker", "receipt")
     _show_page("Verdicts", columns, ask(url, token_file, ca, "/v1/verdicts", **query), as_json)
 
@@ -151,7 +159,7 @@ def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 )
 @click.option(
     "--party-key", "party_keys", multiple=True, metavar="NAME=HEX",
-    help="With --check: key of a beacon party, that must have signed in its name; repeatable.",
+    help="With --check: key that must have signed for a beacon party; repeatable.",
 )  # fmt: skip
 @paged
 @asking
@@ -166,11 +174,11 @@ def epochs(
     party_keys: tuple[str, ...],
     **query: Any,
 ) -> int:
-    """Show how selection was made: openings, seals and draws.
+    """Show how receipts were selected: epoch opens, epoch seals and draws.
 
     With --check every epoch after the log index --after is checked by the steps of docs/protocol.md, 6.1.1: that its draw
     lists everything that was due and nothing else, and that requests and verdicts followed. An auditor's token takes all
-    steps, others those for what they may see.
+    steps, others only those over what they may see.
     """
     if check:
         keys = _trust(authority_key, party_keys)
@@ -179,7 +187,7 @@ def epochs(
             lambda path, **given: ask(*at, path, **given), query["after"], origin, keys, as_json
         )
     if origin or authority_key or party_keys:
-        raise click.UsageError("--origin, --authority-key and --party-key go with --check")
+        raise click.UsageError("--origin, --authority-key and --party-key need --check")
     page = ask(url, token_file, ca, "/v1/epochs", **query)
     columns = ("log_index", "type", "subject", "recorded_at", "entry")
     for row in [] if as_json else page["items"]:
@@ -230,7 +238,7 @@ def _check(
         for row in rows:
             row["steps"] = " ".join(map(str, row["steps"]))
             found = [f"({fault.step}) {fault.wrong}: {fault.detail}" for fault in row["faults"]]
-            row["result"] = "\n".join(found) or "as the rule has it"
+            row["result"] = "\n".join(found) or "as the rule requires"
         return rendered(f"Draws: {wrong} of {len(rows)} epochs wrong", columns, rows)()
 
     emit({"epochs": rows, "wrong": wrong}, as_json, shown)
@@ -242,7 +250,7 @@ def _check(
 @paged
 @asking
 def disclosures(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
-    """Show whose requests were opened to the audit layer."""
+    """Show disclosures to the audit layer."""
     columns = ("log_index", "type", "issuer", "subject", "entry")
     page = ask(url, token_file, ca, "/v1/disclosures", **query)
     _show_page("Disclosures", columns, page, as_json)
@@ -279,7 +287,7 @@ def statement(
 
 
 def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) -> None:
-    from base64 import b64decode  # noqa: PLC0415  # beside its only use
+    from base64 import b64decode  # noqa: PLC0415  # next to its only use
 
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415

@@ -14,7 +14,7 @@ _folder = click.Path(file_okay=False, path_type=Path)
 
 @click.group("worker")
 def worker() -> None:
-    """Replay drawn receipts and log verdicts; one worker also is the selection authority."""
+    """Replay drawn receipts and log verdicts; one worker is also the selection authority."""
 
 
 @worker.command("keys")
@@ -22,7 +22,7 @@ def worker() -> None:
 @click.option("--name", required=True)
 @click.option("--authority", is_flag=True, help="Create the selection authority's key too.")
 def keys(folder: Path, name: str, authority: bool) -> None:
-    """Create a worker's keys and print what others must know of it as JSON."""
+    """Create a worker's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.worker import worker_identity  # noqa: PLC0415  # --help stays light
 
     emit(worker_identity(folder / "keys", name, authority=authority), True, str)

@@ -25,7 +25,7 @@ from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
 
 CHUNK = 500
-"""Requests that are settled by one query."""
+"""Requests settled per query."""
 Request = tuple[str, int]
 """(tenant, number)"""
 
@@ -38,11 +38,11 @@ class Posting:
         self._lines: dict[tuple[str, str, date, str], list[RatedLineRow]] = defaultdict(list)
 
     def add(self, line: RatedLineRow) -> None:
-        """Gather one line; its journal comes with `post`."""
+        """Gather one line; `post` makes its journal."""
         self._lines[line.tenant, line.operator, line.day, line.currency].append(line)
 
     def post(self) -> None:
-        """Debit the tenant's expense, credit what is owed to the operator."""
+        """Debit the tenant's expense and credit the operator's payable."""
         for lines in self._lines.values():
             journal = _journal(self._db, lines, day=lines[0].day, sign=1)
             for line in lines:
@@ -52,7 +52,7 @@ class Posting:
 
 
 def settle(db: Session, requests: Collection[Request]) -> int:
-    """Bring the books' standing of these requests to what the rule says; return how many receipts changed."""
+    """Bring these requests' standing in the books in line with the rule; return how many receipts changed."""
     changed = 0
     ordered = sorted(requests)
     for at in range(0, len(ordered), CHUNK):
@@ -72,12 +72,12 @@ def settle(db: Session, requests: Collection[Request]) -> int:
 
 
 def card_of(row: RateCardRow) -> RateCard:
-    """Return what a kept rate card says."""
+    """Return the contents of a stored rate card."""
     return read_as(RateCard, row.statement)
 
 
 def claim_of(row: RatedReceiptRow) -> Claim:
-    """Return a rated receipt as the rule wants it."""
+    """Return a rated receipt in the rule's terms."""
     return Claim(
         receipt=row.receipt,
         log_index=row.log_index,
@@ -91,7 +91,7 @@ def claim_of(row: RatedReceiptRow) -> Claim:
 
 
 def opinion_of(row: VerdictRow) -> Opinion:
-    """Return a verdict as the rule wants it."""
+    """Return a verdict in the rule's terms."""
     return Opinion(
         row.entry, row.log_index, row.receipt, row.worker, row.outcome, row.reason, row.confirms
     )
@@ -107,7 +107,7 @@ def last_corrections() -> Subquery:
 
 
 def held(db: Session) -> dict[bytes, Standing]:
-    """Return the receipts that are posted and wait for another worker's word."""
+    """Return the receipts that are posted and await another worker's verdict."""
     failed = select(VerdictRow.receipt).where(VerdictRow.outcome == Outcome.FAIL.value)
     last = last_corrections()
     rows = db.scalars(
@@ -126,7 +126,7 @@ def held(db: Session) -> dict[bytes, Standing]:
 
 
 def _corrections() -> Select[CorrectionRow]:
-    """Return all corrections of a set of receipts, the last of each at its end."""
+    """Return all corrections of a set of receipts, each receipt's latest last."""
     return (
         select(CorrectionRow)
         .join(RatedReceiptRow, RatedReceiptRow.receipt == CorrectionRow.receipt)
@@ -135,7 +135,7 @@ def _corrections() -> Select[CorrectionRow]:
 
 
 def _correct(db: Session, receipt: bytes, wanted: Standing, last: CorrectionRow | None) -> bool:
-    """Append a correction where what is written down is not what the rule says; tell whether it was."""
+    """Append a correction where the books differ from the rule; return whether they did."""
     payable = wanted.state is not State.REFUSED  # what is held stays posted
     reason, because = (None, None) if payable else (wanted.reason, wanted.because)
     before = (True, None, None) if last is None else (last.payable, last.reason, last.because)

@@ -1,4 +1,4 @@
-"""Recompute the books from what the log has: every line, every standing, every balance. Finds, and mends nothing."""
+"""Recompute the books from what the log has: every line, every standing, every balance. Reports, and repairs nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ Facts = tuple[str, int, Decimal, int, Decimal]
 
 
 def check_books(db: Session) -> Iterator[str]:
-    """Yield what differs from what receipts, rate cards and verdicts make of it."""
+    """Yield what in the books differs from what receipts, rate cards and verdicts imply."""
     cards = {row.entry: card_of(row) for row in db.scalars(select(RateCardRow))}
     written: dict[bytes, set[Facts]] = defaultdict(set)
     for line in db.scalars(select(RatedLineRow)):
@@ -52,7 +52,7 @@ def _receipt(
     """Compare one rated receipt with the trail's, and its lines with its usage at the prices of its card."""
     name = f"receipt {row.receipt.hex()}"
     if receipt is None:
-        yield f"{name} is in the books and not in the log"
+        yield f"{name} is in the books but not in the log"
         return
     columns = ("log_index", "order_entry", "tenant", "number", "attempt")
     yield from (
@@ -74,16 +74,16 @@ def _receipt(
             (line.kind.value, line.quantity, line.unit_price, line.per, line.amount)
             for line in rate_usage(usage, price)
         }
-    except (CounterfoilError, KeyError):  # no price: then there is no line either
+    except (CounterfoilError, KeyError):  # no price, hence no line
         expected = set()
     if row.billable and written != expected:
-        yield f"{name}: its lines are not its usage at the prices of its rate card"
+        yield f"{name}: its lines are not its usage at its rate card's prices"
     if not row.billable and written and row.reason != ANSWERED:
-        yield f"{name} is not billable and has lines"
+        yield f"{name} is not billable but has lines"
 
 
 def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> Iterator[str]:
-    """Compare what the books pay with the rule, applied to all receipts and verdicts at once."""
+    """Compare what the books pay with the rule applied to all receipts and verdicts at once."""
     verdicts = db.scalars(select(VerdictRow).where(VerdictRow.outcome != Outcome.PASS.value))
     claims = [
         Claim(
@@ -112,8 +112,8 @@ def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> 
         rule = (False, standing.reason, standing.because) if refused else (True, None, None)
         if found != rule:
             yield (
-                f"receipt {row.receipt.hex()} is booked as {_told(found)}, "
-                f"by the rule it is {_told(rule)}"
+                f"receipt {row.receipt.hex()} is booked as {_told(found)}, but "
+                f"is {_told(rule)} by the rule"
             )
 
 
@@ -123,7 +123,7 @@ def _told(standing: tuple[Any, ...]) -> str:
 
 
 def _balances(db: Session) -> Iterator[str]:
-    """Compare every account with the lines that are posted and not taken back."""
+    """Compare every account with the lines that are posted and not reversed."""
     last = last_corrections()
     expected: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
     lines = db.scalars(
@@ -144,6 +144,6 @@ def _balances(db: Session) -> Iterator[str]:
         should = exact_sum(expected.get(account, ()))
         if found.get(account, Decimal(0)) != should:
             yield (
-                f"account {account[0]} holds {found.get(account, 0):f} {account[1]}, "
-                f"its lines make {should:f}"
+                f"account {account[0]} holds {found.get(account, 0):f} {account[1]}, but "
+                f"its lines add up to {should:f}"
             )

@@ -1,8 +1,8 @@
 """FOCUS 1.2 export: rated lines as cost and usage rows (FinOps Open Cost and Usage Specification).
 
 One row per rated line that is payable or held, and one per line of an earlier period that ceased to be payable, or became
-so again, in this one (`ChargeClass` Correction). Amounts are exact decimals, times are UTC with `Z`, periods are half-open,
-columns of our own begin with `x_`. Text cells that a spreadsheet would take for a formula are neutralised with a leading
+so again, in this period (`ChargeClass` Correction). Amounts are exact decimals, times are UTC with `Z`, periods are half-open,
+custom columns begin with `x_`. Text cells that a spreadsheet would take for a formula are neutralised with a leading
 apostrophe.
 """
 
@@ -61,12 +61,12 @@ NUMERIC: Final = frozenset(
     name for name in COLUMNS if name.endswith(("Cost", "UnitPrice", "Quantity"))
 )
 FORMULAS: Final = tuple("=+-@\t\r\n＝＋－＠")
-"""What makes a cell a formula at its beginning; Excel takes the full-width forms as well."""
+"""First characters that make a cell a formula; Excel accepts the full-width forms as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One rated line with what FOCUS asks for around it. Times in ms; periods half-open."""
+    """One rated line with the context that FOCUS requires. Times in ms; periods half-open."""
 
     tenant: str
     operator: str
@@ -87,16 +87,16 @@ class Charge:
     rate_card: bytes
     cost_centre: bytes | None = None
     correction: bool = False
-    """Whether it takes back (negative) or gives back what an earlier period was charged."""
+    """Whether it reverses (negative) or restores a charge of an earlier period."""
     held: bool = False
-    """Whether a FAIL waits for a second worker: not to be paid yet."""
+    """Whether a FAIL awaits a second worker: not payable yet."""
     reason: str | None = None
     because: bytes | None = None
     """Why it is held or corrected, and the entry of the statement that says so."""
 
 
 def decimal_text(value: Decimal | int) -> str:
-    """Write a number as FOCUS wants it: no exponent, whole numbers with `.0`."""
+    """Write a number as FOCUS requires: no exponent, whole numbers with `.0`."""
     text = format(Decimal(value), "f")
     if "." not in text:
         return f"{text}.0"
@@ -110,7 +110,7 @@ def neutral(text: str) -> str:
 
 
 def row_of(charge: Charge) -> dict[str, str]:
-    """Return one FOCUS row; every column is present, an empty text is FOCUS's null."""
+    """Return one FOCUS row; every column is present, an empty string is FOCUS's null."""
     amount, unit = decimal_text(charge.amount), decimal_text(charge.unit_price)
     priced_in = "Tokens" if charge.per == 1 else f"{charge.per} Tokens"
     values = {

@@ -10,7 +10,7 @@ from audit_layer.costs.service import Costs
 from shared.codec.moment import days_period, parse_day
 
 Day = Annotated[str, Query(max_length=10, json_schema_extra={"format": "date"})]
-"""YYYY-MM-DD: a number would be taken for a time, too, if this were a date."""
+"""YYYY-MM-DD: if this were a date, a number would also be accepted, as a time."""
 
 
 def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRouter:
@@ -21,7 +21,7 @@ def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRou
     def totals(
         tenant: str | None = Depends(tenant_scope),
     ) -> list[dict[str, str | int]]:  # FastAPI's way
-        """What is booked by operator and node; amounts are exact decimals as text."""
+        """What is booked, by operator and node; amounts are exact decimals as text."""
         return costs.totals(tenant=tenant)
 
     @router.get(
@@ -33,7 +33,7 @@ def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRou
         time_zone: Annotated[str, Query(max_length=64)] = "UTC",
         tenant: str | None = Depends(tenant_scope),
     ) -> Response:
-        """FOCUS 1.2 rows for the days [start, end) of a time zone; none but the header where nothing was charged."""
+        """FOCUS 1.2 rows for the days [start, end) of a time zone; only the header where nothing was charged."""
         period = days_period(parse_day(start, "start"), parse_day(end, "end"), time_zone)
         return Response(to_csv(costs.charges(period, tenant=tenant)), media_type="text/csv")
 

@@ -1,4 +1,4 @@
-"""An operator's invoice as a file: parsed strictly, believed in nothing.
+"""An operator's invoice as a file: parsed strictly, none of it trusted.
 
 ```json
 {"invoice_id": "…", "operator": "…", "currency": "EUR",
@@ -8,9 +8,9 @@
  "rounding": "0.00928", "total": "0.01"}
 ```
 
-The period is half-open and made of whole days, those of `time_zone` (UTC unless it is named). A bound is a day, or an
+The period is half-open and made of whole days, those of `time_zone` (UTC by default). A bound is a day, or an
 RFC 3339 time at which a day begins: in `time_zone`, or without one in the offset that the time itself states.
-Amounts that round, each and in all, do so by less than the currency's minor unit.
+Rounding, of each amount and in total, is by less than the currency's minor unit.
 """
 
 import json
@@ -103,7 +103,7 @@ class InvoiceLine(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """The days [first, end) of an invoice, and when exactly they are."""
+    """The days [first, end) of an invoice, and their exact times."""
 
     first: date
     end: date
@@ -129,9 +129,9 @@ class Invoice(_Strict):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Parse an invoice file; MALFORMED names the first few fields that are wrong."""
+        """Parse an invoice file; MALFORMED names the first few wrong fields."""
         if len(data) > MAX_BYTES:
-            raise _malformed(f"is over {MAX_BYTES} bytes")
+            raise _malformed(f"is larger than {MAX_BYTES} bytes")
         try:
             return cls.model_validate(_json(data))
         except ValidationError as error:
@@ -144,7 +144,7 @@ class Invoice(_Strict):
         bounds = (self.period_start, self.period_end)
         if self.time_zone is None and len({"T" in bound.upper() for bound in bounds}) == 2:
             raise ValueError(
-                "period_start and period_end are a day and a time; write both alike, or name the time_zone"
+                "period_start and period_end are a day and a time; write both the same way, or name the time_zone"
             )
         first, start = _begin("period_start", self.period_start, self.time_zone)
         end, stop = _begin("period_end", self.period_end, self.time_zone)
@@ -156,10 +156,10 @@ class Invoice(_Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        """Check what no field can be wrong in alone: the period, and that the amounts add up."""
+        """Check what involves several fields: the period, and that the amounts add up."""
         try:
             _ = self.days
-        except CounterfoilError as error:  # a day of the year 9999 that ends in the next
+        except CounterfoilError as error:  # a day of the year 9999 that ends in the year after
             raise ValueError(error.detail) from error
         for line_id, count in Counter(line.line_id for line in self.lines).items():
             if count > 1:
@@ -169,20 +169,20 @@ class Invoice(_Strict):
             if abs(Fraction(line.amount) - line.exact) >= unit:
                 raise ValueError(
                     f"line {line.line_id}: amount is {line.amount:f}, but {line.quantity} × "
-                    f"{line.unit_price:f} / {line.per} is another"
+                    f"{line.unit_price:f} / {line.per} is not"
                 )
         if abs(Fraction(self.rounding)) >= unit:
-            raise ValueError(f"rounding {self.rounding:f} is more than rounding to a total takes")
+            raise ValueError(f"rounding {self.rounding:f} is more than rounding a total requires")
         lines = exact_sum(line.amount for line in self.lines)
         if (found := exact_sum((lines, self.rounding))) != self.total:
             raise ValueError(
-                f"total is {self.total:f}, but the lines add up to {lines:f} and with the rounding to {found:f}"
+                f"total is {self.total:f}, but the lines add up to {lines:f} and, with the rounding, to {found:f}"
             )
         return self
 
 
 def _begin(name: str, bound: str, zone_name: str | None) -> tuple[date, int]:
-    """Return the day that begins at a bound, and when that is."""
+    """Return the day that begins at a bound, and its time."""
     if "T" not in bound.upper():
         day = parse_day(bound)
         return day, day_period(day, zone_name or "UTC").start
@@ -212,12 +212,12 @@ def _json(data: bytes) -> object:
         raise _malformed(
             f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, deep nesting
         raise _malformed("is not JSON of a sensible size") from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; of two values for one key nobody knows which counts."""
+    """Build an object; refuse two values for one key, since either might be meant."""
     for key, count in Counter(key for key, _ in pairs).items():
         if count > 1:
             raise _malformed(f"has the field {ascii(key)[:60]} {count} times in one object")
@@ -232,5 +232,5 @@ def _malformed(problem: str) -> CounterfoilError:
     return CounterfoilError(
         Code.MALFORMED,
         f"the invoice {problem}",
-        remedy="Nothing was taken in. Have the operator correct the file; docs/invoices.md has every field.",
+        remedy="Nothing was stored. Have the operator correct the file; docs/invoices.md lists every field.",
     )

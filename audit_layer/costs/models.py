@@ -1,7 +1,7 @@
 """Tables of the cost room: rate cards, rated lines, journals, postings, invoices, reconciliations. All append-only.
 
-The sum of a journal's postings is zero per currency, and of a request (tenant, number) no two attempts are payable;
-constraint triggers refuse a commit that breaks either.
+The sum of a journal's postings is zero per currency, and no two attempts of a request (tenant, number) are payable;
+constraint triggers refuse a commit that breaks either rule.
 """
 
 from datetime import date
@@ -109,7 +109,7 @@ class RatedLineRow(Base):
 
 
 class RatedReceiptRow(Base):
-    """A receipt that the books have dealt with, also where it is not billable: nothing is rated twice."""
+    """A receipt that the books have processed, billable or not: nothing is rated twice."""
 
     __tablename__ = "costs_rated_receipts"
     __table_args__ = (
@@ -134,13 +134,13 @@ class RatedReceiptRow(Base):
     complete: Mapped[bool] = mapped_column(Boolean)
     """Whether the answer ended by its own rules."""
     billable: Mapped[bool] = mapped_column(Boolean)
-    """Whether its lines were posted; what became of them since is in its corrections."""
+    """Whether its lines were posted; its corrections say what became of them."""
     reason: Mapped[str | None] = mapped_column(Text)
     """Why it is not billable."""
 
 
 class CorrectionRow(Base):
-    """What became of a billable receipt after it was posted, one row for each change; the last one (by `turn`) holds.
+    """What became of a billable receipt after it was posted, one row per change; the last one (by `turn`) applies.
 
     Where a row makes it cease to be payable, or payable again, its journal mirrors what was posted before it: once.
     """
@@ -191,7 +191,7 @@ class PostingRow(Base):
 
 
 class InvoiceRow(Base):
-    """An invoice as it was handed in."""
+    """An invoice as it was submitted."""
 
     __tablename__ = "costs_invoices"
     __table_args__ = (

@@ -1,6 +1,6 @@
 """What is payable: protocol §8 as one function of receipts and verdicts. Pure.
 
-The order in which anything arrived makes no difference, only where the log has it.
+The order of arrival makes no difference; only log indexes do.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ class State(StrEnum):
 
     PAYABLE = "payable"
     HELD = "held"
-    """Neither paid nor refused until another worker has spoken."""
+    """Neither paid nor refused until another worker's verdict."""
     REFUSED = "refused"
 
 
@@ -46,11 +46,11 @@ class Claim:
     complete: bool = True
     """Whether the answer ended by its own rules (`stop`, `length`), as far as the receipt says."""
     unbillable: str | None = None
-    """Why it is not payable by itself, whatever others say: it failed, it has no price, it exceeds its order."""
+    """Why it is not payable in itself, whatever others say: it failed, it has no price, it exceeds its order."""
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """Of the attempts of one request, those of the highest rank supersede the others."""
+        """Among the attempts of one request, those of the highest rank supersede the others."""
         return self.complete, self.attempt
 
 
@@ -69,7 +69,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the rule says about one receipt, why, and the statement that makes it so."""
+    """What the rule says about one receipt, why, and the statement behind it."""
 
     state: State
     reason: str | None = None
@@ -116,7 +116,7 @@ def _of_request(
 def _by_itself(
     claim: Claim, first: dict[bytes, bytes], opinions: Sequence[Opinion]
 ) -> Standing | None:
-    """Return why a claim is not payable by itself; None when it is."""
+    """Return why a claim is not payable in itself; None when it is."""
     answer = first.setdefault(claim.order, claim.receipt)
     if answer != claim.receipt:  # (1)
         return Standing(State.REFUSED, ANSWERED, answer)
@@ -141,7 +141,7 @@ def _confirmation(opinions: Sequence[Opinion]) -> Opinion | None:
 
 
 def _agree(first: Opinion, second: Opinion) -> bool:
-    """Tell whether two verdicts hold the same against the node."""
+    """Return whether two verdicts make the same charge against the node."""
     if first.outcome != second.outcome:
         return False
     if first.outcome == Outcome.FAIL:
@@ -150,7 +150,7 @@ def _agree(first: Opinion, second: Opinion) -> bool:
 
 
 def _disputed(opinions: Sequence[Opinion]) -> Standing | None:
-    """Return that a FAIL holds the claim up: one that no other worker has contradicted by a PASS."""
+    """Return a hold if a FAIL holds the claim up: one that no other worker has contradicted with a PASS."""
     cleared = {opinion.worker for opinion in opinions if opinion.outcome == Outcome.PASS}
     for opinion in sorted(opinions, key=lambda opinion: opinion.log_index):
         if opinion.outcome == Outcome.FAIL and not cleared - {opinion.worker}:

@@ -1,4 +1,4 @@
-"""What is wrong with a file that a person wrote, in words: each field by its name, with the name that was meant. Pure."""
+"""What is wrong with a file that a person wrote, in words: each field by name, with the name that was probably meant. Pure."""
 
 import difflib
 import re
@@ -36,7 +36,7 @@ SYNONYMS: Final = {
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 Known = Mapping[tuple[str, ...], Sequence[str]]
-"""The fields of each object, by where it is (list positions left out)."""
+"""The fields of each object, by its place (list positions omitted)."""
 
 
 def told(error: ValidationError, known: Known, most: int) -> str:
@@ -67,5 +67,5 @@ def _meant(name: str, fields: Sequence[str]) -> str | None:
 
 
 def _shown(part: int | str) -> str:
-    """Return a name as a terminal may see it: it comes from the file."""
+    """Return a name safe for a terminal: it comes from the file."""
     return printable(str(part), 60)

@@ -1,4 +1,4 @@
-"""From the log to the books: rate receipts, heed verdicts. Every function runs in the caller's transaction, one at a time."""
+"""From the log to the books: rate receipts, apply verdicts. Every function runs in the caller's transaction, one at a time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class _Card(NamedTuple):
 
 
 def rate_new(db: Session, limit: int) -> int:
-    """Rate and post receipts that the books have not dealt with, oldest first; return how many."""
+    """Rate and post receipts that the books have not processed, oldest first; return how many."""
     _alone(db)
     _learn_cards(db)
     receipts = db.execute(
@@ -102,12 +102,12 @@ def settle_all(db: Session) -> int:
 
 
 def _alone(db: Session) -> None:
-    """Wait until no other process rates: each would post what the other does."""
+    """Wait until no other process is rating: each would post what the other does."""
     db.execute(select(func.pg_advisory_xact_lock(RATE_LOCK)))
 
 
 def _answered(db: Session, receipts: Sequence[ReceiptRow]) -> set[bytes]:
-    """Return those of the receipts' orders that a receipt before them in the log has answered."""
+    """Return those of the receipts' orders that an earlier receipt in the log has answered."""
     orders = {row.order_entry for row in receipts}
     return set(
         db.scalars(
@@ -127,7 +127,7 @@ def _cards(db: Session, receipts: Sequence[ReceiptRow]) -> dict[bytes, _Card]:
 
 
 def _learn_cards(db: Session) -> None:
-    """Record rate cards that have entered the log since."""
+    """Record rate cards that have entered the log since the last time."""
     known = select(RateCardRow.entry)
     new = db.scalars(
         select(StatementRow).where(
@@ -156,7 +156,7 @@ def _rate(
 ) -> tuple[str | None, list[RatedLineRow]]:
     """Return why a receipt is not billable, or its lines.
 
-    Its rate card must be before it in the log: when the books are done makes no difference.
+    Its rate card must precede it in the log: when the books are made up makes no difference.
     """
     if order_raw is None:  # `log fsck` reports it
         return NO_ORDER, []

@@ -16,7 +16,7 @@ from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Finish, Receipt, Usage
 
 MAX_AMOUNT = Decimal(10) ** 18
-"""Of one receipt: what the books' columns hold with room for sums."""
+"""The most for one receipt: what the books' columns hold with room for sums."""
 
 
 class TokenKind(StrEnum):
@@ -63,17 +63,17 @@ def price_for(card: RateCard, model_root: bytes) -> Price:
 
 
 def is_billable(receipt: Receipt) -> bool:
-    """A request that the node failed is never paid; one that its client cut off is, for what was delivered."""
+    """A request that the node failed is never paid; one that its client cut off is paid for what was delivered."""
     return receipt.finish is not Finish.FAILED
 
 
 def rate(receipt: Receipt, card: RateCard) -> tuple[RatedLine, ...]:
-    """Rate one billable receipt; kinds without tokens give no line."""
+    """Rate one billable receipt; kinds without tokens yield no line."""
     return rate_usage(receipt.usage, price_for(card, receipt.model_root))
 
 
 def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
-    """Return the lines of a usage record at one price; of compute time and energy, which are claims, there is none."""
+    """Return the lines of a usage record at one price; compute time and energy, which are claims, yield none."""
     lines = []
     for kind, quantity in quantities(usage).items():
         if quantity:
@@ -86,7 +86,7 @@ def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
 def rated(
     receipt: Receipt, card: RateCard | None, operator: str, order: Order
 ) -> tuple[tuple[RatedLine, ...], str | None]:
-    """Return a receipt's lines, or why it is not billable by itself. One bad card or receipt stops no other."""
+    """Return a receipt's lines, or why it is not billable in itself. One bad card or receipt stops no other."""
     reason = _unbillable(receipt, card, operator, order)
     if reason is not None or card is None:
         return (), reason

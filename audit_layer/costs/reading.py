@@ -1,4 +1,4 @@
-"""What the books say: charges of a period, totals, what an invoice is compared with. In the caller's transaction."""
+"""What the books say: a period's charges, totals, and what an invoice is compared with. In the caller's transaction."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,8 +44,8 @@ def charges(
 ) -> Iterator[Charge]:
     """Yield what a period adds to the bill, in order of log index: the exports of all periods sum to the books.
 
-    A receipt that ended in the period and ceased to be payable in it as well adds nothing. What changed later is a
-    correction in the period in which the books took note.
+    A receipt that both ended and ceased to be payable in the period adds nothing. What changed later is a
+    correction in the period in which the books recorded the change.
     """
     flips = _flips(db, period)
     waiting = held(db)
@@ -66,7 +66,7 @@ def charges(
 
 
 def totals(db: Session, tenant: str | None) -> list[Total]:
-    """Return by operator and node what is payable, what is held up by a verdict, and what is refused."""
+    """Return, by operator and node, what is payable, what is held up by a verdict, and what is refused."""
     last = last_corrections()
     amount, quantity = RatedLineRow.amount, RatedLineRow.quantity
     refused = last.c.payable.is_(False)
@@ -108,13 +108,13 @@ def totals(db: Session, tenant: str | None) -> list[Total]:
 
 
 def _sum(column: Any, part: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Return the sum over a part of the lines; of none it is zero."""
+    """Return the sum over some of the lines; zero for none."""
     return func.coalesce(func.sum(column).filter(part), 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Unpaid:
-    """A receipt that is not to be paid, or not yet, and why."""
+    """A receipt that is not payable, or not yet, and why."""
 
     receipt: bytes
     log_index: int
@@ -128,7 +128,7 @@ class Unpaid:
     because: bytes | None
     """Entry of the statement that makes it so: a verdict or another receipt."""
     amount: str | None
-    """What it would come to, exactly; None where it was never rated."""
+    """The exact amount it would come to; None where it was never rated."""
     currency: str | None
 
 
@@ -205,17 +205,17 @@ def _first_answers(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _among(column: Any, values: Iterable[bytes]) -> ColumnElement[bool]:
-    """Return that a column has one of these values, however many they are."""
+    """Return the condition that a column has one of these values, however many."""
     return cast("ColumnElement[bool]", column == any_(literal(list(values), ARRAY(LargeBinary))))
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What the books have of one operator and period, in one currency."""
+    """What the books hold about one operator and period, in one currency."""
 
     proven: Mapping[Key, Proven]
     held: Fraction
-    """Of what is proven, what waits for another worker's verdict."""
+    """The part of what is proven that awaits another worker's verdict."""
 
 
 def contract(db: Session, operator: str, period: Period) -> dict[str, Contract]:
@@ -247,7 +247,7 @@ def contract(db: Session, operator: str, period: Period) -> dict[str, Contract]:
 
 
 def _ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
-    """Return what rated lines of a period fulfil; the day is what the index has."""
+    """Return the condition for rated lines of a period; the day is what the index covers."""
     return (
         RatedLineRow.day >= day_of(period.start),
         RatedLineRow.day <= day_of(period.end - 1),
@@ -263,7 +263,7 @@ def _changed_in(period: Period) -> Select[bytes]:
 
 
 def _flips(db: Session, period: Period) -> Mapping[bytes, Sequence[CorrectionRow]]:
-    """Return the corrections of a period that posted something, by receipt, in their order."""
+    """Return a period's corrections that posted something, by receipt, in order."""
     found: dict[bytes, list[CorrectionRow]] = defaultdict(list)
     rows = db.scalars(
         select(CorrectionRow)
@@ -284,7 +284,7 @@ def _proven(
 ) -> dict[Key, Proven]:
     """Add lines up per key. Prices that changed within the period are averaged exactly, by quantity.
 
-    The price of a kind of which there is no token is the rate card's.
+    The price of a kind without tokens is the rate card's.
     """
     sums: dict[tuple[Key, bool], _Sum] = defaultdict(_Sum)
     listed: dict[Key, Mapping[TokenKind, Fraction]] = {}
@@ -315,7 +315,7 @@ class _Sum:
         self._values[kind] += Fraction(line.amount)
 
     def price(self, kind: TokenKind, otherwise: Fraction) -> Fraction:
-        """Return the price of one token, or another where there was none."""
+        """Return the price of one token, or `otherwise` where there was none."""
         count = self.quantities[kind]
         return self._values[kind] / count if count else otherwise
 

@@ -3,7 +3,7 @@
 Both sides are added up per (tenant, node, model). The gap of a key is walked by substituting one factor after another,
 in this fixed order, with exact rationals:
 
-1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof; of other keys, what is
+1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof; for other keys, what is
    billed beyond the proven for receipts that are not payable (protocol §8), kind by kind;
 2. *timing*: lines for days outside the invoice's own period;
 3. *quantity*: the billed totals of prompt and output tokens replace the proven ones, at proven prices;
@@ -11,8 +11,8 @@ in this fixed order, with exact rationals:
 5. *price*: billed unit prices replace the contract's;
 6. *rounding*: what the stated amounts and total add to exact quantity × price.
 
-There is no exchange-rate part while invoice and contract have one currency: another currency is refused. An invoice
-that leaves out proven work shows a negative quantity.
+There is no exchange-rate part, because invoice and contract must have one currency: any other is refused. An invoice
+that omits proven work shows a negative quantity.
 """
 
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class Reconciliation:
     parts: Mapping[str, Fraction]
     keys: tuple[KeyVariance, ...]
     held: Fraction = Fraction(0)
-    """Of what is proven, what waits for a second worker's verdict: not to be paid yet."""
+    """The part of what is proven that awaits a second worker's verdict: not payable yet."""
 
     @property
     def gap(self) -> Fraction:
@@ -88,12 +88,12 @@ def reconcile(
     currency: str,
     held: Fraction = Fraction(0),
 ) -> Reconciliation:
-    """Compare an invoice with what receipts prove. CONFLICT when the contract has another currency."""
+    """Compare an invoice with what receipts prove. CONFLICT when the contract has a different currency."""
     if invoice.currency != currency:
         raise CounterfoilError(
             Code.CONFLICT,
-            f"the invoice is in {invoice.currency}, the contract in {currency}",
-            remedy="Convert it under a rate that both parties signed, and reconcile that.",
+            f"the invoice is in {invoice.currency}, but the contract is in {currency}",
+            remedy="Convert it at a rate that both parties signed, and reconcile the result.",
         )
     inside = [line for line in invoice.lines if line.day in invoice.days]
     outside = [line for line in invoice.lines if line.day not in invoice.days]

@@ -1,4 +1,4 @@
-"""How a reconciliation is written down: exact numbers as text, and rounded ones for people."""
+"""How a reconciliation is written: exact numbers as text, and rounded ones for people."""
 
 from fractions import Fraction
 
@@ -8,7 +8,7 @@ JSON = dict[str, "str | int | dict[str, str] | list[dict[str, object]]"]
 
 
 def exact(value: Fraction) -> str:
-    """Write a rational exactly: as a decimal where it is one, else as `numerator/denominator`."""
+    """Write a rational exactly: as a decimal if it has a finite one, else as `numerator/denominator`."""
     rest = value.denominator
     powers = {2: 0, 5: 0}
     for prime in powers:

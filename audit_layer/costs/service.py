@@ -1,6 +1,6 @@
 """The books: rate what is in the log, post it, take invoices, reconcile, export.
 
-Every use case is one transaction and may be repeated: a receipt is rated once, an invoice is taken once.
+Every use case is one transaction and may be repeated: a receipt is rated once, and an invoice is stored once.
 """
 
 import json
@@ -37,17 +37,17 @@ class Costs:
     # -- rating --------------------------------------------------------------------------------------
 
     def rate_new(self, *, limit: int = BATCH) -> int:
-        """Rate and post receipts that the books have not dealt with, oldest first; return how many."""
+        """Rate and post receipts that the books have not processed, oldest first; return how many."""
         with session(self._engine) as db:
             return rater.rate_new(db, limit)
 
     def heed_new(self, *, limit: int = BATCH) -> int:
-        """Take verdicts into account that the books have not, oldest first; return how many."""
+        """Take into account verdicts that the books have not, oldest first; return how many."""
         with session(self._engine) as db:
             return rater.heed_new(db, limit)
 
     def settle_all(self) -> int:
-        """Bring every request of which there are several receipts to what the rule says; return how many changed."""
+        """Bring every request with several receipts in line with the rule; return how many receipts changed."""
         with session(self._engine) as db:
             return rater.settle_all(db)
 
@@ -59,9 +59,9 @@ class Costs:
     # -- invoices ------------------------------------------------------------------------------------
 
     def take_invoice(self, content: bytes) -> int:
-        """Store an invoice as handed in; the same bytes again are the same invoice.
+        """Store an invoice as submitted; the same bytes again are the same invoice.
 
-        Errors: MALFORMED; NOT_FOUND when its operator is none of this log's; CONFLICT when other bytes have its number.
+        Errors: MALFORMED; NOT_FOUND when this log does not know its operator; CONFLICT when other bytes have its number.
         """
         invoice = Invoice.parse(content)
         digest = sha256(content).digest()
@@ -87,8 +87,8 @@ class Costs:
             if known.digest != digest:
                 raise CounterfoilError(
                     Code.CONFLICT,
-                    f"invoice {invoice.invoice_id!r} of {invoice.operator} was handed in before "
-                    "with another content",
+                    f"invoice {invoice.invoice_id!r} of {invoice.operator} was submitted before "
+                    "with different content",
                     remedy="A corrected invoice needs a number of its own.",
                 )
             return known.id
@@ -96,7 +96,7 @@ class Costs:
     def reconcile(self, invoice_row: int) -> Reconciliation:
         """Compare a stored invoice with the rated lines of its period and currency, and keep the result.
 
-        Errors: NOT_FOUND; CONFLICT when the contract has another currency only.
+        Errors: NOT_FOUND; CONFLICT when the contract has only another currency.
         """
         with session(self._engine) as db:
             row = db.get(InvoiceRow, invoice_row)
@@ -123,12 +123,12 @@ class Costs:
     def charges(
         self, period: Period, *, tenant: str | None = None, operator: str | None = None
     ) -> list[Charge]:
-        """Return what the period adds to the bill, in order of log index (`reading.charges`)."""
+        """Return what the period adds to the bill, in log order (`reading.charges`)."""
         with session(self._engine) as db:
             return list(reading.charges(db, period, tenant=tenant, operator=operator))
 
     def totals(self, *, tenant: str | None = None) -> list[reading.Total]:
-        """Return by operator and node what is payable (receipts, tokens, exact amount), held and refused."""
+        """Return, by operator and node, what is payable (receipts, tokens, exact amount), held and refused."""
         with session(self._engine) as db:
             return reading.totals(db, tenant)
 
@@ -138,7 +138,7 @@ class Costs:
             return reading.unpaid(db, tenant, limit)
 
     def pending(self) -> int:
-        """Return how many receipts are in the log and not in the books."""
+        """Return how many receipts are in the log but not in the books."""
         with session(self._engine) as db:
             return (
                 db.scalar(
@@ -152,7 +152,7 @@ class Costs:
 
 
 def _check_operator(db: Session, name: str) -> None:
-    """Refuse an operator that this log does not know, with those that it does."""
+    """Refuse an operator that this log does not know, naming those that it does."""
     known = sorted(set(db.scalars(select(PartyRow.name).where(PartyRow.role == "operator"))))
     if name not in known:
         raise CounterfoilError(

@@ -1,4 +1,4 @@
-"""Celery shell of the cost room: one call."""
+"""Celery task of the cost room: one call."""
 
 from celery import Celery
 

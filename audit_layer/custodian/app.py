@@ -37,9 +37,9 @@ def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:
 
 
 def public_report(report: Report) -> dict[str, Any]:
-    """Return what anyone may know of a report: the statement by its entry only, since not all are public.
+    """Return what anyone may know about a report: the statement by its entry only, since not all are public.
 
-    The custodian's own reveal is shown whole: who misses it in the log sees here that it was made.
+    The custodian's own reveal is shown in full: anyone who does not find it in the log sees here that it was made.
     """
     own = report.shown.get("own_reveal")
     return {

@@ -42,13 +42,13 @@ class Custodian:
             raise CounterfoilError(Code.CONFIGURATION, "a custodian pins its own key")
 
     def release(self, message: bytes) -> bytes:
-        """Check a release case and answer `{release, share}`; the same request gets the same answer for ever.
+        """Check a release case and answer `{release, share}`; the same request always gets the same answer.
 
         Errors: those of `check_release`; UNREADABLE for a wrap that does not open, FORBIDDEN by the tenant's policy,
-        QUOTA when the limits of a day are reached. A refusal by the custodian's own rules is kept as a report.
+        QUOTA when a daily limit is reached. A refusal by the custodian's own rules is kept as a report.
         """
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
-        # Strangers get no further: nothing else is parsed before the authority's signature over the request.
+        # Strangers get no further: nothing else is parsed before the authority's signature over the request verifies.
         kid = parse_statement(case.request, expected=DisclosureRequest.TYPE).kid
         open_as(DisclosureRequest, case.request, self.trust.authority_key(kid, "the request"))
         known = self.store.find(entry_of(case.request))
@@ -60,7 +60,9 @@ class Custodian:
                     own = self.memory.find(epoch)
                     revealed = None if own is None else own.revealed
                     permitted = check_release(case, self.trust, self.terms, revealed=revealed)
-                    if permitted.without_own:  # seals are public: nobody may have it reveal now
+                    if (
+                        permitted.without_own
+                    ):  # epoch seals are public: nobody may make it reveal now
                         self.memory.pass_over(epoch)
                 known = self._make(case, permitted)
             except InsistenceError as refused:
@@ -104,7 +106,7 @@ class Custodian:
     def _report(
         self, case: ReleaseCase, refused: InsistenceError, epoch: int, own: Kept | None
     ) -> None:
-        """Keep and tell a refusal once. What shows it was verified: nobody but the authority can cause a report."""
+        """Keep and log a refusal once. Its evidence was verified: only the authority can cause a report."""
         statement: bytes = getattr(case, refused.shown)
         proof: str = getattr(case, f"{refused.shown}_proof")
         shown = {refused.shown: statement, f"{refused.shown}_proof": proof.encode()}

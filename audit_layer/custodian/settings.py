@@ -16,22 +16,22 @@ _DEFAULT = Limits()
 
 
 class LimitSettings(Settings):
-    """The most that this custodian goes along with, whatever the authority says (protocol §6.2.1)."""
+    """The most that this custodian agrees to, whatever the authority says (protocol §6.2.1)."""
 
     max_rate_ppm: int = Field(default=_DEFAULT.max_rate_ppm, ge=0, le=1_000_000)
-    """Highest rate of an epoch, in a million: the authority's `rate_ppm`, with room for what you agree to."""
+    """Highest rate of an epoch, per million: the authority's `rate_ppm`, with room for what you agree to."""
     max_floor: int = Field(default=_DEFAULT.max_floor, ge=0)
-    """Highest floor of an epoch: receipts of each key bundle that are drawn in any case."""
+    """Highest floor of an epoch: receipts per key bundle that are drawn in any case."""
     max_releases_per_day: int = Field(default=_DEFAULT.max_releases_per_day, ge=0)
     """Releases in any 24 hours, whatever the reason."""
     max_floor_per_day: int = Field(default=_DEFAULT.max_floor_per_day, ge=0)
-    """Of these, releases of receipts that only the floor draws."""
+    """Of these, releases for receipts that only the floor draws."""
     max_whole_per_day: int = Field(default=_DEFAULT.max_whole_per_day, ge=0)
-    """Of these, releases of epochs that are audited whole."""
+    """Of these, releases for epochs that are audited whole."""
 
     @model_validator(mode="after")
     def _leave_room(self) -> Self:
-        """Neither a missing reveal nor short epochs may use up what draws by the rate need."""
+        """Neither a missing reveal nor short epochs may use up what draws by rate need."""
         if self.max_floor_per_day + self.max_whole_per_day > self.max_releases_per_day:
             raise ValueError(
                 "max_floor_per_day and max_whole_per_day together are more than max_releases_per_day"
@@ -39,7 +39,7 @@ class LimitSettings(Settings):
         return self
 
     def limits(self) -> Limits:
-        """Return the limits as the checks take them."""
+        """Return the limits in the form that the checks take."""
         return Limits(**self.model_dump())
 
 
@@ -59,7 +59,7 @@ class CustodianSettings(Settings):
     workers: tuple[WorkerSettings, ...] = ()
     limits: LimitSettings = Field(default_factory=LimitSettings)
     parties: Mapping[str, str] = Field(default_factory=dict)
-    """Other parties of the beacon and their keys (hex): what is in their name must be signed by them."""
+    """Other parties of the beacon and their keys (hex): what is in their name must be signed with these."""
     operators: Mapping[str, str] = Field(default_factory=dict)
     """Node operators and their identity keys (hex); if any are given, key bundles of others are refused."""
     tenants: Mapping[str, str] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a custodian must not forget: each release that it signed, counted, and each refusal by its own rules.
+"""What a custodian must not forget: each disclosure release that it signed, counted, and each refusal by its own rules.
 
 sqlite, durable before an answer leaves.
 """
@@ -16,7 +16,7 @@ from shared.verification.limits import DAY_MS, Rule
 
 VERSION: Final = 1
 MAX_REPORTS: Final = 32
-"""Reports kept of each rule, the last ones: whoever breaks a rule on and on does not fill the disk."""
+"""Latest reports kept per rule: whoever keeps breaking a rule cannot fill the disk."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS releases (
   request BLOB PRIMARY KEY CHECK (length(request) = 32),
@@ -45,7 +45,7 @@ CREATE TABLE reports (
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A signed release and the sealed share that it speaks of."""
+    """A signed disclosure release and the sealed share that it is about."""
 
     statement: bytes
     share: bytes
@@ -59,18 +59,18 @@ class Report:
     epoch: int
     detail: str
     about: bytes
-    """Entry of the statement that asked for too much: the same one is reported once."""
+    """Entry of the statement that asked for too much: each is reported once."""
     shown: Mapping[str, bytes]
-    """What shows it: statements by name, and their tlog-proofs."""
+    """The evidence: statements by name, and their tlog-proofs."""
     at: int
-    """When it was refused first, ms."""
+    """When it was first refused, ms."""
 
 
 Decide = Callable[[Mapping[DrawReason, int]], None]
 
 
 class ReleaseStore:
-    """One release per request, for ever: asking again gives the same bytes. Safe for several threads."""
+    """One release per request, forever: asking again gives the same bytes. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path, schema=_SCHEMA, version=VERSION)
@@ -89,7 +89,7 @@ class ReleaseStore:
         """Store and count a release unless there is one; return the one that counts. Durable on return.
 
         `decide` gets the releases of the last 24 hours by the rule that drew them, in the transaction that adds
-        this one; what it raises leaves everything as it was. A clock that was set back forgets nothing.
+        this one; if it raises, nothing changes. A clock that is set back forgets nothing.
         """
 
         def write(db: Connection) -> Release:
@@ -107,7 +107,7 @@ class ReleaseStore:
         return self._journal.write_now(write)
 
     def report(self, report: Report) -> bool:
-        """Keep a report once, and of each rule the last `MAX_REPORTS`; tell whether it is new."""
+        """Keep a report once, and the last `MAX_REPORTS` per rule; return whether it is new."""
         key = (report.rule.value, report.about)
         if self._journal.read(lambda db: _reported(db, key)):
             return False
@@ -120,7 +120,7 @@ class ReleaseStore:
                 "INSERT INTO reports (rule, about, epoch, detail, shown, at) VALUES (?, ?, ?, ?, ?, ?)",
                 values,
             )
-            # The oldest go: each is in the log as well, and it takes as many misdeeds of the same kind.
+            # The oldest go: each is in the log as well, and it takes that many offences of the same kind.
             db.execute(
                 "DELETE FROM reports WHERE rule = ? AND id NOT IN"
                 " (SELECT id FROM reports WHERE rule = ? ORDER BY id DESC LIMIT ?)",
@@ -136,7 +136,7 @@ class ReleaseStore:
 
 
 def read_reports(path: Path, now: int) -> tuple[list[Report], Mapping[DrawReason, int]]:
-    """Return the reports of a custodian's file, and its releases of 24 hours; it may be running. NOT_FOUND without a file."""
+    """Return the reports in a custodian's file, and its releases of 24 hours; it may be running. NOT_FOUND without a file."""
     db = connect(path, read_only=True)
     try:
         return _reports(db), _count(db, now)

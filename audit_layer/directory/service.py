@@ -17,7 +17,7 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ListedBundle:
-    """A key bundle as clients get it. They check signature, proof and revocation themselves."""
+    """A key bundle as clients receive it. They check signature, proof and revocation themselves."""
 
     entry: bytes
     statement: bytes
@@ -35,7 +35,7 @@ class _Known:
 
 
 class Directory:
-    """Remembers live bundles, so that a listing reads only what is new in the log. Safe across threads."""
+    """Caches unexpired key bundles, so that a listing reads only what is new in the log. Thread-safe."""
 
     def __init__(self, trail: Trail, proofs: ProofService) -> None:
         self._trail = trail
@@ -47,7 +47,7 @@ class Directory:
     def key_bundles(
         self, model_root: bytes | None = None, *, now: int | None = None
     ) -> list[ListedBundle]:
-        """Return unexpired bundles in the order of the log, those that serve `model_root` if one is given."""
+        """Return unexpired key bundles in log order, only those that serve `model_root` if one is given."""
         return self.listing(model_root, now=now)[0]
 
     def numeric_profiles(self) -> frozenset[bytes]:
@@ -59,7 +59,7 @@ class Directory:
     ) -> tuple[list[ListedBundle], list[tuple[bytes, str]]]:
         """Return what `key_bundles` does, and (statement, tlog-proof) of each revocation of one of them that is witnessed."""
         if model_root is not None and len(model_root) != 32:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "a model root has 32 bytes")
+            raise CounterfoilError(Code.INVALID_ARGUMENT, "a model root is 32 bytes long")
         moment = now_ms() if now is None else now
         wanted = [
             known

@@ -1,1 +1,1 @@
-"""Disclosure: asking for one request's ciphertexts and shares, in the log's full view."""
+"""Disclosure: asking for one request's ciphertexts and shares, in full view of the log."""

@@ -51,7 +51,7 @@ class AuditServer:
         self._channel.close()
 
     def submit(self, statements: Sequence[bytes]) -> list[Logged]:
-        """Hand in statements; all must be accepted. Handing the same bytes in again gives the same answer."""
+        """Submit statements; all must be accepted. Submitting the same bytes again gives the same answer."""
         if not statements:
             return []
         request = audit_pb2.SubmitRequest(

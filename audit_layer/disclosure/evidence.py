@@ -1,7 +1,7 @@
 """The ciphertexts of one request: from its node, or from whoever deposited them.
 
-What is not the receipt's was not delivered (`shared.envelope.delivered`): nobody can frame a node by handing in other
-bytes, and a node cannot answer with bytes of its choice.
+Bytes other than the receipt's were not delivered (`shared.envelope.delivered`): nobody can frame a node by depositing
+other bytes, and a node cannot answer with bytes of its choice.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Ciphertexts:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A logged disclosure request, and who asks for what it discloses."""
+    """A logged disclosure request, and who asks for its evidence."""
 
     request: bytes
     proof: str
@@ -62,7 +62,7 @@ def fetch_from_node(
 ) -> Ciphertexts:
     """Ask a node for the ciphertexts of the receipt that a logged disclosure request names.
 
-    Raises what the node answered, UNAVAILABLE, or COMMITMENT_MISMATCH for more than a response can be.
+    Raises the node's error, UNAVAILABLE, or COMMITMENT_MISMATCH for more than a response can hold.
     """
     with secure_channel(endpoint, ca_file) as channel:
         stub = execution_pb2_grpc.EvidenceStub(channel)
@@ -73,7 +73,7 @@ def fetch_from_node(
 
 
 def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
-    """Put the parts together; what has too many bytes or another order is not read to its end."""
+    """Assemble the parts; reading stops when they are too large or out of order."""
     head: execution_pb2.EvidenceHead | None = None
     frames: list[bytes] = []
     final = bytearray()
@@ -82,9 +82,11 @@ def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
         kind = part.WhichOneof("part")
         size += part.ByteSize()
         if size > MAX_DELIVERED + 2**20 or len(frames) > MAX_FRAMES:
-            raise CounterfoilError(Code.COMMITMENT_MISMATCH, "there is more than a response can be")
+            raise CounterfoilError(
+                Code.COMMITMENT_MISMATCH, "the evidence is larger than any response"
+            )
         if (kind == "head") != (head is None) or (kind == "frame" and final):
-            raise CounterfoilError(Code.MALFORMED, "the parts come in another order than agreed")
+            raise CounterfoilError(Code.MALFORMED, "the parts are out of order")
         if kind == "head":
             head = part.head
         elif kind == "frame":
@@ -92,7 +94,7 @@ def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
         else:
             final += part.final_record
     if head is None:
-        raise CounterfoilError(Code.MALFORMED, "the node answered with nothing")
+        raise CounterfoilError(Code.MALFORMED, "the node's answer is empty")
     sent = Delivered(
         head.envelope, head.node_nonce, tuple(frames), bytes(final), head.final_signature
     )
@@ -100,11 +102,11 @@ def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
 
 
 def check_evidence(found: Ciphertexts, receipt: Receipt, signing_key: bytes) -> None:
-    """Raise COMMITMENT_MISMATCH unless the bytes are those that the receipt's and the node's signature cover."""
+    """Raise COMMITMENT_MISMATCH unless the bytes are those that the receipt and the node's signature cover."""
     try:
         order = entry_of(found.order)
     except CounterfoilError as error:
-        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is no statement") from error
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is not a statement") from error
     if order != receipt.order:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is not the receipt's")
     check_delivered(found.sent, receipt, signing_key)

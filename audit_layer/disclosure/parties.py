@@ -24,7 +24,7 @@ MAX_ANSWER = 1 << 20
 
 
 class PartyClient:
-    """One party's HTTPS endpoint. Its answers are hostile until their signatures are checked by whoever uses them."""
+    """One party's HTTPS endpoint. Its answers are untrusted until the caller has checked their signatures."""
 
     def __init__(self, name: str, url: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class PartyClient:
         if response.status_code != httpx.codes.OK:
             raise from_problem(response.status_code, response.content, self.name)
         if len(response.content) > MAX_ANSWER:
-            raise CounterfoilError(Code.MALFORMED, f"{self.name} answered with too many bytes")
+            raise CounterfoilError(Code.MALFORMED, f"{self.name}'s answer is too long")
         return response.content
 
 

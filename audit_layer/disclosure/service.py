@@ -1,7 +1,7 @@
 """One disclosure, from the logged request to the transcript secret.
 
 Order matters: the request must be witnessed before anyone is asked; ciphertexts are checked against the receipt before
-a custodian sees them; a release is logged before its share is used.
+a custodian sees them; a disclosure release is logged before its share is used.
 """
 
 import logging
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrawnCase:
-    """What is known of a drawn receipt before anything is disclosed: statements as they are in the log."""
+    """What is known about a drawn receipt before anything is disclosed: statements as they are in the log."""
 
     request: bytes
     receipt_statement: bytes
@@ -42,7 +42,7 @@ class DrawnCase:
     endpoint: str
     """The node's address, from its key bundle."""
     signing_key: bytes
-    """The node's, from its key bundle."""
+    """The node's signing key, from its key bundle."""
     opened: bytes
     seal: bytes
     draw: bytes
@@ -61,7 +61,7 @@ class DrawnCase:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Disclosed:
-    """What a disclosure gave: the ciphertexts and the secret, or why it gave none."""
+    """The result of a disclosure: the ciphertexts and the secret, or why there is no secret."""
 
     ciphertexts: Ciphertexts | None
     secret: bytes | None
@@ -72,14 +72,14 @@ class Disclosed:
 
 
 class Deposits(Protocol):
-    """Ciphertexts that somebody other than the node handed in."""
+    """Ciphertexts that somebody other than the node deposited."""
 
     def find(self, receipt_entry: bytes) -> Sequence[Ciphertexts]:
         """Return all deposits for one receipt; none of them is believed."""
 
 
 class _LogAwayError(Exception):
-    """The log did not take a release: no custodian's fault, and its share must not be used yet."""
+    """The log did not admit a disclosure release: not the custodian's fault, but the share must not be used yet."""
 
     def __init__(self, error: CounterfoilError) -> None:
         super().__init__(str(error))
@@ -96,14 +96,14 @@ class Disclosure:
     deposits: Deposits
     private_key: HpkePrivateKey
     signing_key: Ed25519PrivateKey
-    """The worker's, by which nodes know who asks."""
+    """The worker's signing key, by which nodes know who asks."""
     ca_file: Path
     evidence_timeout_s: float
 
     def open(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
         """Disclose one case.
 
-        Raises NOT_WITNESSED while the log has not caught up, and UNAVAILABLE while evidence or shares may still come;
+        Raises NOT_WITNESSED while the log has not caught up, and UNAVAILABLE while evidence or shares may still arrive;
         after the deadline the same is an answer: `withheld` (evidence) or `unavailable` (custodians).
         """
         self.server.submit([case.draw, case.request])
@@ -112,7 +112,7 @@ class Disclosure:
         if ciphertexts is None:
             if not past_deadline:
                 raise CounterfoilError(
-                    Code.UNAVAILABLE, f"the node has not handed in its evidence yet: {why}"
+                    Code.UNAVAILABLE, f"the node has not delivered its evidence yet: {why}"
                 )
             return Disclosed(None, None, Reason.WITHHELD, why)
         try:
@@ -121,7 +121,7 @@ class Disclosure:
             if error.code in {
                 Code.UNREADABLE,
                 Code.MALFORMED,
-            }:  # the envelope is none, or is closed
+            }:  # the envelope is malformed, or does not open
                 return Disclosed(ciphertexts, None, Reason.ESCROW)
             if error.code.value.retryable and past_deadline:
                 return Disclosed(ciphertexts, None, Reason.UNAVAILABLE)
@@ -148,7 +148,7 @@ class Disclosure:
         return shown
 
     def _ciphertexts(self, case: DrawnCase, proof: str) -> tuple[Ciphertexts | None, str]:
-        """Return the first ciphertexts that are the receipt's, a deposit's or the node's; else why none are."""
+        """Return the first ciphertexts, a deposit's or the node's, that are the receipt's; else why there are none."""
         reasons: list[str] = []
         for source, fetch in self._sources(case, proof):
             try:
@@ -166,7 +166,7 @@ class Disclosure:
     def _sources(
         self, case: DrawnCase, proof: str
     ) -> Iterator[tuple[str, Callable[[], Ciphertexts]]]:
-        """Yield everybody who may have the ciphertexts, with what asks them."""
+        """Yield each source that may have the ciphertexts, with a function that asks it."""
         for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
             yield f"deposit {number}", partial(_kept, deposit)
         yield case.endpoint, partial(self._from_node, case, proof)
@@ -199,7 +199,9 @@ class Disclosure:
                 shares[index] = share
             except _LogAwayError as away:
                 raise away.error from away
-            except CounterfoilError as error:  # one bad custodian of several stops no audit
+            except (
+                CounterfoilError
+            ) as error:  # one bad custodian among several must not stop an audit
                 refusals.append(error)
         if len(shares) < header.threshold:
             raise _too_few(len(shares), header, refusals)
@@ -213,7 +215,7 @@ class Disclosure:
         header: Header,
         case: DrawnCase,
     ) -> tuple[int, bytes]:
-        """Have one custodian release, log that it did, and open its share; what it does wrong is raised."""
+        """Have one custodian release, log its release, and open its share; raises on any fault of its."""
         statement, sealed = custodian.release(release_case)
         _check_release(statement, sealed, case)
         try:
@@ -231,7 +233,7 @@ def _kept(deposit: Ciphertexts) -> Ciphertexts:
 
 
 def _check_release(statement: bytes, sealed: bytes, case: DrawnCase) -> None:
-    """Check that a release speaks of this request, receipt and share; whose signature it bears, the log checks."""
+    """Check that a disclosure release is about this request, receipt and share; the log checks its signature."""
     release, _ = open_as(DisclosureRelease, statement, None)
     about = (entry_of(case.request), entry_of(case.receipt_statement), sha256(sealed))
     if (release.request, release.receipt, release.share) != about:
@@ -239,7 +241,7 @@ def _check_release(statement: bytes, sealed: bytes, case: DrawnCase) -> None:
 
 
 def _too_few(count: int, header: Header, refusals: Sequence[CounterfoilError]) -> CounterfoilError:
-    """UNREADABLE when so many wraps or shares do not open that waiting is of no use, else UNAVAILABLE."""
+    """UNREADABLE when too many wraps or shares fail to open for waiting to help, else UNAVAILABLE."""
     reasons = "; ".join(map(str, refusals))
     problem = f"{count} of {header.threshold} shares were released: {reasons}"
     closed = sum(error.code is Code.UNREADABLE for error in refusals)

@@ -1,4 +1,4 @@
-"""The log: sequencer, tiles, publication, fsck. It knows hashes only.
+"""The log: sequencer, tiles, publication, fsck. It knows only hashes.
 
-Postgres is the source of truth; what the world reads are immutable files that `publication` writes.
+Postgres is the source of truth; the world reads immutable files that `publication` writes.
 """

@@ -1,7 +1,7 @@
-"""Group commit: many callers, one appending thread, as few transactions as the load asks for.
+"""Group commit: many callers, one appending thread, as few transactions as the load allows.
 
 There is no timer. While one batch commits, submissions queue up; the next batch takes all of
-them, up to the limit. Alone, a submitter waits for its own commit and nothing else.
+them, up to the limit. A lone submitter waits for its own commit and nothing else.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from shared.runtime.errors import Code, CounterfoilError
 DEFAULT_BATCH = 1024
 DEFAULT_QUEUE = 32_768
 _CONCERNS_ALL = frozenset({Code.FORK, Code.CORRUPT})
-"""Failures that are no single submission's fault, beside the retryable ones."""
+"""Failures that are no single submission's fault, besides the retryable ones."""
 
 
 @dataclass(slots=True)
@@ -59,16 +59,16 @@ class Batcher:
     ) -> Future[list[Result]]:
         """Queue submissions that belong together; the future holds one result each, once durable.
 
-        With `receipts`, what is sequenced comes with its COSE Receipt. Errors, at once:
+        With `receipts`, what is sequenced comes with its COSE Receipt. Immediate errors:
         INVALID_ARGUMENT above the batch limit, UNSUPPORTED where no receipts are issued, OVERLOADED
         when the queue is full, DRAINING after `close`. The future raises what `Sequencer.append`
         and `Receipts.issue` raise.
         """
         if receipts and self._receipts is None:
-            raise CounterfoilError(Code.UNSUPPORTED, "this process issues no receipts")
+            raise CounterfoilError(Code.UNSUPPORTED, "this process issues no COSE Receipts")
         if len(items) > self._max_batch:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, f"at most {self._max_batch} statements go into one call"
+                Code.INVALID_ARGUMENT, f"a call takes at most {self._max_batch} statements"
             )
         group = _Group(list(items), receipts)
         with self._changed:
@@ -114,7 +114,7 @@ class Batcher:
                 self._append(wanted)
 
     def _append(self, groups: Sequence[_Group]) -> None:
-        """Append groups together; if that fails for a reason of one of them, find it by halving."""
+        """Append groups together; if that fails because of one of them, find it by bisection."""
         try:
             results = self._sequencer.append(
                 [item for group in groups for item in group.items], in_transaction=self._hook
@@ -134,7 +134,7 @@ class Batcher:
         self._answer(groups, results)
 
     def _answer(self, groups: Sequence[_Group], results: Sequence[Result]) -> None:
-        """Give each group its results, with receipts where they were asked for."""
+        """Give each group its results, with COSE Receipts where they were asked for."""
         at = 0
         own: list[list[Result]] = []
         for group in groups:
@@ -151,7 +151,7 @@ class Batcher:
                 group.future.set_result(found)
 
     def _add_receipts(self, groups: Sequence[list[Result]]) -> None:
-        """Put receipts into what was sequenced, all under one head and one signature."""
+        """Attach COSE Receipts to what was sequenced, all under one tree head and one signature."""
         placed = [result for found in groups for result in found if isinstance(result, Sequenced)]
         if not placed:
             return

@@ -1,4 +1,4 @@
-"""The checkpoints' way through the database: intent → signed → cosigned → published."""
+"""A checkpoint's path through the database: intent → signed → cosigned → published."""
 
 import time
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def published_size(connection: Connection) -> int:
 
 
 class History:
-    """The tree as the tables hold it now, for one transaction: any earlier root can be asked for."""
+    """The tree as the tables hold it now, for one transaction; it can give any earlier root."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -73,10 +73,10 @@ class History:
 
 
 def record_intent(history: History) -> CheckpointRow | None:
-    """Decide to publish the present size, if it is larger than any before; return the new row.
+    """Decide to publish the current size, if it is larger than any before; return the new row.
 
     Refuses (FORK) when the tree does not extend the last checkpoint, and (CORRUPT) when the tables
-    do not lead to the recorded root. The row's key makes sure that no size is decided twice.
+    do not lead to the recorded root. The row's key ensures that no size is decided twice.
     """
     size, root = history.size, history.root
     last = newest(history.connection)
@@ -110,7 +110,7 @@ def store_note(connection: Connection, size: int, note: str) -> str:
 def store_cosigned(connection: Connection, size: int, note: str) -> str:
     """Store the note with the quorum's cosignatures unless one is stored; return the one that is.
 
-    Another may be: a commit whose answer was lost can still come through.
+    Another may be: a commit whose answer was lost can still take effect.
     """
     connection.execute(
         text(
@@ -126,7 +126,7 @@ def store_cosigned(connection: Connection, size: int, note: str) -> str:
 
 
 def mark_published(connection: Connection, size: int) -> None:
-    """Record that the files of a checkpoint are out."""
+    """Record that a checkpoint's files are published."""
     connection.execute(
         text(
             "UPDATE log_checkpoints SET published_at = :now"

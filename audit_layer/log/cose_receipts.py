@@ -1,6 +1,6 @@
 """Transparency receipts of grade *sequenced*: COSE Receipts for entries that have just been committed.
 
-A receipt signs a root, so the same rules hold as for a checkpoint: the root is committed first, the
+A COSE Receipt signs a root, so the same rules hold as for a checkpoint: the root is committed first, the
 signed checkpoint is in the second place before anyone sees a signature over its root, and the log's
 history is checked against the second place before anything is appended to it (see `guard`).
 """
@@ -20,7 +20,7 @@ from shared.translog.signed_checkpoint import sign
 
 
 class Receipts:
-    """Issues receipts under the sequencer's head."""
+    """Issues COSE Receipts under the sequencer's tree head."""
 
     def __init__(
         self, signers: Sequence[Signer], key: Ed25519PrivateKey, second_place: SecondPlace
@@ -32,7 +32,7 @@ class Receipts:
         self._second_place = second_place
 
     def issue(self, head: Head, placed: Sequence[Sequenced]) -> list[Sequenced]:
-        """Return the entries' places with their receipts.
+        """Return the entries' places with their COSE Receipts.
 
         Errors: FORK when the log has stopped; UNAVAILABLE when the second place cannot be written.
         """

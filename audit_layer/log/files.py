@@ -1,7 +1,7 @@
-"""The published log: immutable files in one place, and the checkpoint beside them.
+"""The published log: immutable files in one place, and the checkpoint next to them.
 
-Layout and names are C2SP tlog-tiles', so the place (see `store`) can be served as it is. A partial
-tile is a prefix of the full one, so it may go once the full tile is there and is still served from it.
+Layout and names are those of C2SP tlog-tiles, so the place (see `store`) can be served as it is. A partial
+tile is a prefix of the full one, so it may be removed once the full tile, which still serves it, is there.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Served:
 class PublishedFiles:
     """The files of a log in their place. Reading is safe from any process; one publisher writes.
 
-    What the place cannot do right now is UNAVAILABLE, from every method.
+    Every method raises UNAVAILABLE for what the place cannot do right now.
     """
 
     def __init__(self, store: Store) -> None:
@@ -52,28 +52,30 @@ class PublishedFiles:
         fault_point("log.publish.after-checkpoint-file")
 
     def read(self, tile: Tile) -> bytes:
-        """Return a tile's or bundle's exact bytes; NOT_FOUND when it is not published."""
+        """Return a tile's or entry bundle's exact bytes; NOT_FOUND when it is not published."""
         for candidate in dict.fromkeys((tile, tile.full())):
             data = self.stored(candidate)
             if data is None:
                 continue
             if len(data) != candidate.byte_length:
                 raise CounterfoilError(
-                    Code.CORRUPT, f"{candidate.path} has {len(data)} bytes", remedy="Run log fsck."
+                    Code.CORRUPT,
+                    f"{candidate.path} is {len(data)} bytes long",
+                    remedy="Run log fsck.",
                 )
             return data[: tile.byte_length]
         raise CounterfoilError(Code.NOT_FOUND, f"{tile.path} is not published")
 
     def stored(self, tile: Tile) -> bytes | None:
-        """Return what lies under this very name, whatever it is; None when nothing does."""
+        """Return what is stored under this exact name, whatever it is; None when nothing is."""
         return self._store.read(tile.path)
 
     def names(self) -> Iterator[str]:
-        """Yield the path of every file below `tile/`, also of those that do not belong there."""
+        """Yield the path of every file below `tile/`, including those that do not belong there."""
         return self._store.names("tile")
 
     def write(self, tile: Tile, data: bytes) -> None:
-        """Publish a file; repeating it is welcome. Other bytes are CORRUPT: files never change."""
+        """Publish a file; idempotent. CORRUPT for other bytes under its name: files never change."""
         fault_point("log.publish.before-tile")
         if not self._store.create(tile.path, data) and self.stored(tile) != data:
             raise CounterfoilError(
@@ -84,7 +86,7 @@ class PublishedFiles:
         fault_point("log.publish.after-tile")
 
     def write_all(self, files: Iterable[tuple[Tile, bytes]]) -> None:
-        """Publish files, several at once where their place gains by it; all are there on return."""
+        """Publish files, several at once where that helps their place; all are there on return."""
         with ThreadPoolExecutor(self._store.writers) as pool:
             waiting: deque[Future[None]] = deque()
             for tile, data in files:
@@ -97,14 +99,14 @@ class PublishedFiles:
     def drop_partials(self, tiles: Iterable[Tile]) -> None:
         """Remove the partial files of tiles that are now full and published.
 
-        They do no harm where they stay, so a place that does not answer is not asked again.
+        They do no harm if they stay, so a place that does not answer is not asked again.
         """
         try:
             for tile in tiles:
                 if not tile.is_partial:
                     self._store.drop(f"{tile.path}.p")
         except CounterfoilError as e:
-            _log.warning("partial tiles stay beside full ones: %s", e)
+            _log.warning("partial tiles stay next to full ones: %s", e)
 
     def serve(self, path: str) -> Served:
         """Answer `GET <prefix>/<path>` for `checkpoint` and tile paths; NOT_FOUND for the rest."""

@@ -16,7 +16,7 @@ from shared.runtime.keys import write_atomic
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole, on disk with its name and its folders when this returns."""
+    """Put all of `data` at `path`; on return it is on disk, with its name and its folders."""
     _make_folder(path.parent)
     write_atomic(path, data)
 
@@ -52,7 +52,7 @@ class FolderStore:
         except OSError as e:
             raise _unavailable(path, "read", e) from e
         if len(data) > MAX_BYTES:
-            raise CounterfoilError(Code.CORRUPT, f"{path} has more than {MAX_BYTES} bytes")
+            raise CounterfoilError(Code.CORRUPT, f"{path} is larger than {MAX_BYTES} bytes")
         return data
 
     def create(self, path: str, data: bytes) -> bool:
@@ -74,7 +74,7 @@ class FolderStore:
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def names(self, folder: str) -> Iterator[str]:
-        """See `Store.names`. Names with a dot in front are writes that a crash cut short."""
+        """See `Store.names`. Names with a leading dot are writes that a crash cut short."""
         for path in sorted((self.root / folder).glob("**/*")):
             if not path.is_dir() and not path.name.startswith("."):
                 yield path.relative_to(self.root).as_posix()
@@ -84,6 +84,6 @@ def _unavailable(path: str, what: str, error: OSError) -> CounterfoilError:
     return CounterfoilError(
         Code.UNAVAILABLE,
         f"{path} of the published log cannot be {what}: {error.strerror}",
-        remedy="Look at the space and the permissions of the folder; publication goes on by itself.",
+        remedy="Check the folder's free space and permissions; publication resumes on its own.",
         retry_after_s=1.0,
     )

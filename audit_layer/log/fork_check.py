@@ -11,9 +11,9 @@ from shared.translog.checkpoint import Checkpoint
 
 
 def check_history(history: History, second_place: SecondPlace) -> None:
-    """Refuse (FORK) a database that is not the one that signed the kept checkpoint.
+    """Refuse (FORK) a database other than the one that signed the kept checkpoint.
 
-    For whoever appends or publishes: nothing may be appended between `history` and this.
+    For appenders and publishers: nothing may be appended between `history` and this.
     """
     second_place.check_running()
     last = newest(history.connection)  # before the second place, which is written before it
@@ -26,7 +26,7 @@ def check_history(history: History, second_place: SecondPlace) -> None:
 def check_served(engine: Engine, second_place: SecondPlace, proofs: ProofService) -> None:
     """Refuse (FORK) a database that is behind what was signed or published, or holds another history.
 
-    For onlookers, beside those who append and publish: what must be in the database is read before
+    For observers, alongside appenders and publishers: what must be in the database is read before
     it. UNAVAILABLE when the database or the second place does not answer.
     """
     second_place.check_running()
@@ -43,7 +43,7 @@ def check_served(engine: Engine, second_place: SecondPlace, proofs: ProofService
 
 
 def _published(proofs: ProofService) -> Checkpoint | None:
-    """Return the published checkpoint, None before the first one, or while its place does not answer."""
+    """Return the published checkpoint; None before the first one, or while its place does not answer."""
     try:
         return proofs.witnessed().checkpoint
     except CounterfoilError as error:
@@ -61,7 +61,7 @@ def _check_holds(history: History, checkpoint: Checkpoint, done: str) -> None:
         )
     if history.root_at(checkpoint.size) != checkpoint.root:
         raise CounterfoilError(
-            Code.FORK, f"the database holds another history than was {done} at {checkpoint.size}"
+            Code.FORK, f"the database's history is not the one that was {done} at {checkpoint.size}"
         )
 
 
@@ -73,7 +73,7 @@ def _check_not_older(kept: Kept | None, last: CheckpointRow | None) -> None:
         raise CounterfoilError(
             Code.FORK,
             "the database holds signed checkpoints but the second place holds none",
-            remedy="Bring the second place's file back from where this log last ran.",
+            remedy="Restore the second place's file from where this log last ran.",
         )
     if last.size > kept[0].size:
         raise CounterfoilError(

@@ -1,8 +1,8 @@
 """`fsck`: recompute everything that can be recomputed from the entries, and name what differs.
 
-Checked are the entries (dense, unique, each as long as it must be), every tile, the state row,
-every checkpoint with its signatures, the published files byte by byte, the second place, and times
-as far as signed ones bound them. A caller who holds the signed statements passes `identify`, so
+It checks the entries (dense, unique, of the right length), every tile, the state row, every
+checkpoint with its signatures, the published files byte by byte, the second place, and times as
+far as signed ones bound them. A caller who holds the signed statements passes `identify`, so
 that the columns that come from them are compared too.
 """
 
@@ -43,7 +43,7 @@ from shared.translog.tree import EMPTY_ROOT, complete_root, leaf_hash
 _CHUNK = 4096
 
 Identify = Callable[[int, bytes], tuple[bytes, int | None] | None]
-"""(index, entry) -> the (issuer, number) that the signed statement says; None when it is erased."""
+"""(index, entry) -> the (issuer, number) in the signed statement; None when it is erased."""
 
 
 def fsck(
@@ -54,7 +54,7 @@ def fsck(
     second_place: SecondPlace | None = None,
     identify: Identify | None = None,
 ) -> list[Difference]:
-    """Check a whole log in one snapshot of the database; return the findings, none when it is clean.
+    """Check a whole log in one snapshot of the database; return the differences, none when it is clean.
 
     Entries are read once, in order, in bounded memory. A publisher may run meanwhile: what lies outside
     the database is read before the snapshot, when it must not be ahead of it, and again afterwards, when
@@ -91,22 +91,22 @@ def check(
     now = time.time_ns() // 1_000_000
     times = [_times(row, policy) for row in rows]
     windows = recording_windows(times, now)
-    findings = list(_check_entries(connection, tree, identify, windows))
-    findings += _check_keys(connection)
-    findings += _check_tile_rows(connection, tree)
-    findings += _check_state(connection, tree, rows)
+    differences = list(_check_entries(connection, tree, identify, windows))
+    differences += _check_keys(connection)
+    differences += _check_tile_rows(connection, tree)
+    differences += _check_state(connection, tree, rows)
     for row in rows:
-        findings += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
-    findings += [
+        differences += _check_checkpoint(row, tree, policy, newest=row is rows[-1])
+    differences += [
         Difference(f"log_checkpoints[size={size}].{column}", problem)
         for size, column, problem in check_checkpoint_times(times, now)
     ]
     if files is not None:
-        findings += check_files(connection, files, rows, before)
-        findings += check_checkpoint_file(files, rows, before, policy)
+        differences += check_files(connection, files, rows, before)
+        differences += check_checkpoint_file(files, rows, before, policy)
     if second_place is not None:
-        findings += check_second_place(second_place, rows, before, tree.roots)
-    return findings
+        differences += check_second_place(second_place, rows, before, tree.roots)
+    return differences
 
 
 class _Tree:
@@ -143,7 +143,7 @@ def _check_entries(
     for expected, (index, entry, issuer, number, recorded_at) in enumerate(_entries(connection)):
         place = f"log_entries[index={index}]"
         if index != expected:
-            yield Difference(place, f"log_entries.index is not dense: {expected} should stand here")
+            yield Difference(place, f"log_entries.index is not dense: {expected} should be here")
             break
         while waiting[-1].end is not None and index >= waiting[-1].end:
             waiting.pop()
@@ -179,7 +179,7 @@ def _entries(connection: Connection) -> Iterator[tuple[int, bytes, bytes, int | 
 
 
 def _check_keys(connection: Connection) -> Iterator[Difference]:
-    """Check that every key is there once, and that the issuers' counts are those of the entries."""
+    """Check that every key occurs once, and that the issuers' counts are those of the entries."""
     twice = text(
         "SELECT min(index), max(index) FROM log_entries GROUP BY entry HAVING count(*) > 1"
         " UNION SELECT min(index), max(index) FROM log_entries WHERE issuer_seq IS NOT NULL"
@@ -197,7 +197,7 @@ def _check_keys(connection: Connection) -> Iterator[Difference]:
     for issuer, alone, highest, real_highest, held, real_held in connection.execute(counts):
         place = f"log_issuers[issuer={bytes(issuer).hex()}]"
         if alone:
-            yield Difference(f"{place}.issuer", "is not there, or is that of no numbered entry")
+            yield Difference(f"{place}.issuer", "is missing, or is that of no numbered entry")
             continue
         if highest != real_highest:
             yield Difference(f"{place}.highest", f"is {highest}, the entries say {real_highest}")
@@ -234,7 +234,7 @@ def _check_state(
     states = connection.execute(text("SELECT id, size, root FROM log_state")).all()
     state = next((row for row in states if row[0] == 1), None)
     if len(states) > (state is not None):
-        yield Difference("log_state.id", "is another than 1")
+        yield Difference("log_state.id", "is not 1")
     if state is None:
         if tree.edge.size or rows:
             yield Difference("log_state", "the row is missing")
@@ -257,7 +257,7 @@ def _checkpoint_rows(connection: Connection) -> list[SavedCheckpoint]:
 
 
 def _times(row: SavedCheckpoint, policy: LogPolicy) -> CheckpointTimes:
-    """Return a checkpoint's times; a note that does not verify, which is reported elsewhere, tells none."""
+    """Return a checkpoint's times; a note that does not verify, which is reported elsewhere, gives none."""
     signed_at = witnessed_at = None
     with contextlib.suppress(CounterfoilError):
         if row.note is not None:

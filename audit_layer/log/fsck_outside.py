@@ -18,7 +18,7 @@ from shared.translog.tiles import Tile, parse_tile_path, width_at
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What lay outside the database before the snapshot was taken."""
+    """What was outside the database before the snapshot was taken."""
 
     names: tuple[str, ...] = ()
     """Published files below `tile/`."""
@@ -56,9 +56,9 @@ def check_files(
         try:
             tile = parse_tile_path(name)
         except CounterfoilError:
-            yield Difference(name, "is no file of this log")
+            yield Difference(name, "is not a file of this log")
             continue
-        if tile.width != width_at(tile.level, tile.index, size):  # else it was compared above
+        if tile.width != width_at(tile.level, tile.index, size):  # otherwise it was compared above
             yield from _compare_file(connection, files, tile, stray=True)
 
 
@@ -79,7 +79,7 @@ def check_checkpoint_file(
 
 
 def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: LogPolicy) -> bool:
-    """Tell whether a note is the same tree's, cosigned later: a log at rest is cosigned again from time to time."""
+    """Return whether a note is the same tree's, cosigned later: a log at rest is cosigned again from time to time."""
     try:
         checkpoint = verify_witnessed(note or "", policy).checkpoint
     except CounterfoilError:
@@ -88,7 +88,7 @@ def _is_cosigned_again(note: str | None, row: SavedCheckpoint, policy: LogPolicy
 
 
 def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: LogPolicy) -> bool:
-    """Tell whether a note is a witnessed checkpoint that can have come after the snapshot."""
+    """Return whether a note is a witnessed checkpoint that may be newer than the snapshot."""
     try:
         checkpoint = verify_witnessed(note, policy).checkpoint
     except CounterfoilError:
@@ -105,7 +105,7 @@ def _is_newer(note: str, rows: Sequence[SavedCheckpoint], policy: LogPolicy) -> 
 def _compare_file(
     connection: Connection, files: PublishedFiles, tile: Tile, *, stray: bool = False
 ) -> Iterator[Difference]:
-    """Compare one file with the tables. `stray`: it was found in its place, under its own name."""
+    """Compare one file with the tables. `stray`: it was found in its folder, under its own name."""
     try:
         data = files.stored(tile) if stray else files.read(tile)
     except CounterfoilError as e:
@@ -152,7 +152,7 @@ def check_second_place(
         if roots.get(kept[0].size) != kept[0].root:
             problem = f"holds a checkpoint at {kept[0].size} that the database lacks"
         elif row is not None and row.note is not None and row.note != kept[1]:
-            problem = "holds another note than the database"
+            problem = "holds a different note from the database's"
         else:
             continue
         yield Difference(place, problem)

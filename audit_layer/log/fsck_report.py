@@ -1,11 +1,11 @@
-"""What `fsck` says, and the form in which its parts hand checkpoints to each other."""
+"""What `fsck` reports, and the form in which its parts pass checkpoints to each other."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it must be."""
+    """One thing that is not as it should be."""
 
     place: str
     """Where: a table with its key, or a file."""
@@ -28,5 +28,5 @@ class SavedCheckpoint:
 
     @property
     def place(self) -> str:
-        """How a difference names the row."""
+        """The row's name in a difference."""
         return f"log_checkpoints[size={self.size}]"

@@ -1,9 +1,9 @@
-"""Times in the log's tables, held against the times that were signed.
+"""Times in the log's tables, compared with the times that were signed.
 
 Nobody signs when an entry was recorded or a checkpoint intended. But checkpoints carry times under
 signatures of the log and of its witnesses, and everything else happened between two of them. What
-differs by more than `CLOCK_SLACK_MS` was changed, or the server's clock was wrong; less cannot be
-told. Pure.
+differs by more than `CLOCK_SLACK_MS` was changed, or the server's clock was wrong; smaller changes
+cannot be detected. Pure.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,15 +37,15 @@ class Window:
     latest: int
 
     def holds(self, moment: int) -> bool:
-        """Tell whether a time lies in the window, as far as clocks can be believed."""
+        """Return whether a time lies in the window, within clock error."""
         return self.earliest - CLOCK_SLACK_MS <= moment <= self.latest + CLOCK_SLACK_MS
 
 
 def recording_windows(rows: Sequence[CheckpointTimes], now: int) -> list[Window]:
-    """Return the windows of all entries, by rising index; `rows` are in order of their size.
+    """Return the windows of all entries, by ascending index; `rows` are in order of size.
 
-    An entry that the checkpoint at its index does not cover was recorded after that one was intended,
-    which was after the one before was signed; and before the first that covers it was signed.
+    An entry that the checkpoint at its index does not cover was recorded after that checkpoint was intended,
+    which was after the previous one was signed; and before the first that covers it was signed.
     """
     windows: list[Window] = []
     earliest = before = 0
@@ -59,7 +59,7 @@ def recording_windows(rows: Sequence[CheckpointTimes], now: int) -> list[Window]
 def check_checkpoint_times(
     rows: Sequence[CheckpointTimes], now: int
 ) -> Iterator[tuple[int, str, str]]:
-    """Yield (size, column, problem) for each time that cannot be; `rows` are in order of their size."""
+    """Yield (size, column, problem) for each impossible time; `rows` are in order of size."""
     for row in rows:
         signed_at = now if row.signed_at is None else row.signed_at
         if row.intent_at > signed_at + CLOCK_SLACK_MS:

@@ -20,7 +20,7 @@ from audit_layer.storage.base import (
 )
 
 PARTITION_BITS: Final = 20
-"""A partition of `log_entries` holds 2^20 indexes: what is written to stays small enough for memory."""
+"""A partition of `log_entries` holds 2^20 indexes: the one being written stays small enough for memory."""
 
 
 class LogState(Base):
@@ -46,7 +46,7 @@ class LogState(Base):
 class LogEntry(Base):
     """One leaf. `issuer` and `issuer_seq` are the idempotency key of numbered statements.
 
-    Statements without a number of their own have no `issuer_seq` and are known by their entry. No
+    Statements without a number of their own have no `issuer_seq` and are identified by their entry. No
     constraint can make keys unique across partitions; the sequencer does, by looking them up in the
     transaction that compares and sets the state, and `fsck` counts them.
     """
@@ -70,9 +70,9 @@ class LogEntry(Base):
 
 
 class LogIssuer(Base):
-    """How far an issuer's numbers have come: what is above `highest` cannot be in the log yet.
+    """How far an issuer's numbers go: none above `highest` is in the log yet.
 
-    This spares the lookup of keys that are new, and shows gaps: with numbers from 0, an issuer
+    This saves looking up new keys, and shows gaps: with numbers from 0, an issuer
     without a gap has `held` = `highest` + 1.
     """
 
@@ -92,8 +92,8 @@ class LogIssuer(Base):
 class LogTile(Base):
     """The root of a full tile, which is a hash of the tile above it.
 
-    What is inside a tile follows from the entries, or from the roots of the tiles below. Rows are
-    written once, when the tile's last hash is.
+    A tile's contents follow from the entries, or from the roots of the tiles below. Rows are
+    written once, together with the tile's last hash.
     """
 
     __tablename__ = "log_tiles"
@@ -152,8 +152,8 @@ class LogTimestamp(Base):
     """The whole TimeStampResp, as verified before it was stored."""
 
 
-# Makes the partitions up to the one after that which is written to, and returns the index that is out of reach.
-# It runs with the owner's rights, because services may not create tables; attaching locks out no reader.
+# Creates partitions up to the one after the current one, and returns the first index beyond them.
+# Runs with the owner's rights, because services may not create tables; attaching locks out no reader.
 declare_function(
     "log_extend",
     """

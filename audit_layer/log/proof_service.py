@@ -1,6 +1,6 @@
 """Proofs of inclusion, from published files only.
 
-The database answers one question here, where an entry is; every hash in a proof comes from the
+The database answers only where an entry is; every hash in a proof comes from the
 files, and every proof is checked before it is handed out.
 """
 
@@ -75,13 +75,15 @@ class ProofService:
         witnessed = self.witnessed()
         checkpoint = witnessed.checkpoint
         if index >= checkpoint.size:
-            raise self._not_yet(f"index {index} is not covered; witnessed are {checkpoint.size}")
+            raise self._not_yet(
+                f"index {index} is not covered; {checkpoint.size} entries are witnessed"
+            )
         reader = NodeReader(checkpoint.size, self._tiles)
         leaf = reader(0, index)
         path = inclusion_proof(index, checkpoint.size, reader)
         leads_there = root_from_inclusion(leaf, index, checkpoint.size, path) == checkpoint.root
         if not leads_there or (entry is not None and leaf_hash(entry) != leaf):
-            self._tiles.clear()  # so that files made good are seen without a restart
+            self._tiles.clear()  # so that repaired files are seen without a restart
             raise CounterfoilError(
                 Code.CORRUPT,
                 f"the published files do not lead from index {index} to the checkpoint",
@@ -92,7 +94,7 @@ class ProofService:
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """Prove that the tree of `new_size`, which is published, extends that of `old_size` (RFC 9162 §2.1.4.1).
 
-        Errors: INVALID_ARGUMENT for sizes that cannot be, NOT_WITNESSED when the larger one is not published yet.
+        Errors: INVALID_ARGUMENT for impossible sizes, NOT_WITNESSED when the larger one is not published yet.
         """
         if not 0 < old_size <= new_size:
             raise CounterfoilError(
@@ -101,7 +103,9 @@ class ProofService:
             )
         published = self.witnessed().checkpoint.size
         if new_size > published:
-            raise self._not_yet(f"size {new_size} is not published; witnessed are {published}")
+            raise self._not_yet(
+                f"size {new_size} is not published; {published} entries are witnessed"
+            )
         return consistency_proof(old_size, new_size, NodeReader(new_size, self._tiles))
 
     def tlog_proof(self, index_or_entry: int | bytes) -> str:
@@ -109,7 +113,7 @@ class ProofService:
         return self.prove(index_or_entry).encode()
 
     def tlog_proof_or_none(self, entry: bytes) -> str | None:
-        """Return `tlog_proof(entry)`, None until a witnessed checkpoint covers it."""
+        """Return `tlog_proof(entry)`; None until a witnessed checkpoint covers it."""
         try:
             return self.tlog_proof(entry)
         except CounterfoilError as error:
@@ -121,6 +125,6 @@ class ProofService:
         return CounterfoilError(
             Code.NOT_WITNESSED,
             reason,
-            remedy="The witnesses sign a new checkpoint shortly; ask again.",
+            remedy="The witnesses will sign a new checkpoint shortly; retry.",
             retry_after_s=self._retry_after_s,
         )

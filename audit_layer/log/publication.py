@@ -1,4 +1,4 @@
-"""Publication: sign after commit, once; have it cosigned; put files where the world reads them.
+"""Publication: sign once, after commit; get it cosigned; put files where the world reads them.
 
 The steps of one checkpoint, each durable before the next begins:
 
@@ -8,13 +8,13 @@ The steps of one checkpoint, each durable before the next begins:
 4. cosignatures of the quorum, into the database;
 5. the checkpoint file, replaced last.
 
-While nothing new arrives, the newest checkpoint is cosigned again from time to time, so that its readers can tell a log
-at rest from one that hides what is new: the file then holds the same tree under later cosignatures than the database.
+While nothing new arrives, the newest checkpoint is cosigned again from time to time, so that readers can tell a log at
+rest from one that hides what is new: the file then holds the same tree as the database under later cosignatures.
 
-Recovery is the normal path: every tick looks at what is unfinished and goes on from there. There
+Recovery is the normal path: every tick looks at what is unfinished and continues from there. There
 is at most one signed checkpoint without a quorum; while it waits, nothing larger is signed. The
-log stops for good (FORK) when its database is behind the second place, or when anyone shows a
-checkpoint by its key that its tree does not extend. A witness that merely claims to be ahead only
+log stops permanently (FORK) when its database is behind the second place, or when anyone shows a
+checkpoint signed by its key that its tree does not extend. A witness that merely claims to be ahead only
 withholds its cosignature.
 """
 
@@ -69,7 +69,7 @@ class Publisher:
         origins = {signer.verifier.name for signer in signers}
         if len(origins) != 1 or {s.verifier for s in signers} != set(policy.logs):
             raise CounterfoilError(
-                Code.CONFIGURATION, "the log's signing keys are not the ones that its policy names"
+                Code.CONFIGURATION, "the log's signing keys are not those in its log policy"
             )
         (self.origin,) = origins
         self._engine = engine
@@ -92,7 +92,7 @@ class Publisher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Tick for ever, until cancelled. Failures are logged and tried again, more slowly."""
+        """Tick until cancelled. Failures are logged and retried, more slowly."""
         failures = 0
         while True:
             try:
@@ -122,7 +122,7 @@ class Publisher:
         return await self.tick() or witnessed
 
     async def tick(self) -> Witnessed | None:
-        """Take the next unfinished checkpoint to its end; None when there is nothing to do.
+        """Complete the next unfinished checkpoint; None when there is nothing to do.
 
         Errors: FORK (stopped), CONFLICT or NOT_WITNESSED (no quorum now), UNAVAILABLE, CORRUPT.
         """
@@ -139,7 +139,7 @@ class Publisher:
                 return await asyncio.to_thread(self._finish, row, cosigned)
 
     def observe(self, note: str) -> None:
-        """Look at a checkpoint that someone shows; FORK, for good, if ours and our tree lacks it.
+        """Examine a checkpoint that someone shows; FORK, permanently, if it is ours and not in our tree.
 
         A note that is not signed by this log's keys proves nothing and raises what verification
         raises.
@@ -153,7 +153,7 @@ class Publisher:
             self._second_place.check_running()
 
     async def _ask_witnesses_once(self) -> None:
-        """Before the first signature of this process, see what a quorum of witnesses holds.
+        """Before this process first signs, see what a quorum of witnesses holds.
 
         A database and a second place that were both restored from a backup are caught here,
         before they can sign anything.
@@ -191,7 +191,7 @@ class Publisher:
             _log.warning("witness %s shows a checkpoint that is not ours: %s", witness, e)
 
     def _prepare(self) -> table.CheckpointRow | None:
-        """Steps 1 to 3: return the unfinished checkpoint, signed and its tiles out, or None."""
+        """Steps 1 to 3: return the unfinished checkpoint, signed and its tiles published, or None."""
         with transaction(self._engine) as connection:
             history = table.History(connection)
             check_history(history, self._second_place)
@@ -218,12 +218,12 @@ class Publisher:
         if kept is not None and kept[0] == checkpoint:
             return kept[1]
         note = sign(checkpoint, self._signers, time_s=int(time.time())).encode()
-        parse_and_verify(note, self._policy.logs)  # a faulty signature must not leave the house
+        parse_and_verify(note, self._policy.logs)  # a faulty signature must not get out
         kept = self._second_place.write(checkpoint, note)
         return kept[1] if kept[0] == checkpoint else note
 
     def _publish_tiles(self, size: int) -> None:
-        """Write every file that this size has and the last published one had not."""
+        """Write every file that this size has and the last published one lacked."""
         with transaction(self._engine) as connection:
             grown = files_grown(table.published_size(connection), size)
             self._files.write_all((tile, read_file(connection, tile)) for tile in grown)
@@ -259,7 +259,7 @@ class Publisher:
         )
 
     async def _ask(self, witness: WitnessClient, checkpoint: Checkpoint, note: Note) -> Note:
-        """Return the note with one witness's cosignatures, verified under the policy's keys."""
+        """Return the note with one witness's cosignatures, verified under the log policy's keys."""
         reader = TileReader(checkpoint.size, self._files.read)
         old = min(self._witness_sizes.get(witness.name, 0), checkpoint.size)
         for _ in range(3):
@@ -289,7 +289,7 @@ class Publisher:
         )
 
     async def _freshen(self) -> Witnessed | None:
-        """Have the published checkpoint cosigned again where its cosignatures are old; None while they are not."""
+        """Have the published checkpoint cosigned again if its cosignatures are old; None if they are not."""
         if self._clock() < self._fresh_until:
             return None
         published = await asyncio.to_thread(self._published)
@@ -305,7 +305,7 @@ class Publisher:
         return again
 
     def _published(self) -> tuple[table.CheckpointRow, Witnessed] | None:
-        """Return the newest checkpoint as the database holds it and as it is published."""
+        """Return the newest checkpoint, as stored in the database and as published."""
         with transaction(self._engine) as connection:
             row = table.newest(connection)
         note = self._files.checkpoint()
@@ -313,7 +313,7 @@ class Publisher:
             return None
         witnessed = verify_witnessed(note, self._policy)
         held = (witnessed.checkpoint.size, witnessed.checkpoint.root) == (row.size, row.root)
-        return (row, witnessed) if held else None  # else fsck has a finding
+        return (row, witnessed) if held else None  # otherwise fsck reports a difference
 
     def _still_fresh(self, witnessed: Witnessed) -> bool:
         self._fresh_until = min(witnessed.times.values()) + self._refresh_s

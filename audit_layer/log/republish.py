@@ -1,4 +1,4 @@
-"""Making published files again from the database, when their folder or bucket was lost in whole or in part."""
+"""Restores published files from the database when their folder or bucket was lost in whole or in part."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -14,9 +14,9 @@ from shared.translog.tiles import TILE_WIDTH, Tile, files_grown, width_at
 
 
 def files_of(sizes: Sequence[int]) -> Iterator[Tile]:
-    """Yield every tile and bundle that a log has which published these sizes, in rising order.
+    """Yield every tile and entry bundle of a log that published these sizes, in ascending order.
 
-    Partial files of earlier checkpoints are among them as long as no full one serves them.
+    Partial files of earlier checkpoints are included unless a full one serves them.
     """
     if not sizes:
         return
@@ -33,9 +33,9 @@ def republish(
     second_place: SecondPlace,
     tick: Callable[[int, int], None],
 ) -> int:
-    """Write what is missing of the published log, the checkpoint last; return how many tiles and bundles it wrote.
+    """Write the published log's missing files, the checkpoint last; return how many tiles and entry bundles were written.
 
-    Files that are there are compared, not replaced. `tick(done, of)` is called for each. Errors:
+    Existing files are compared, not replaced. `tick(done, of)` is called for each. Errors:
     CONFLICT while a server publishes, NOT_FOUND before the first checkpoint, CORRUPT for a file with
     other bytes than the tables hold (nothing further is written then), UNAVAILABLE.
     """

@@ -1,10 +1,10 @@
 """The published log as objects of an S3-compatible store, which can serve the bucket as it is.
 
 Immutable objects are written on condition that nothing is there (`If-None-Match: *`), and the checkpoint on
-condition that the one it follows still is (`If-Match`), so that a write which was given up and arrives late
-changes nothing. A store that does not know conditions is looked at before each write instead. Every object
-carries its SHA-256, which the store compares before it keeps anything. The store must show what was written
-to whoever reads next, as S3 and its usual relatives do.
+condition that its predecessor is still there (`If-Match`), so that an abandoned write that arrives late
+changes nothing. A store without conditional writes is read before each write instead. Every object carries
+its SHA-256, which the store checks before it keeps anything. The store must be read-after-write consistent,
+as S3 and compatible stores usually are.
 
 Needs boto3, the extra `s3`. Credentials come from boto3's usual places (environment, profile, instance
 role) or from a file.
@@ -25,17 +25,17 @@ from shared.translog.notes import encode_base64
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 6
 ATTEMPTS: Final = 3
-"""Of each request, with growing pauses; after that the publisher's own, slower repetition takes over."""
+"""Attempts per request, with growing pauses; after that the publisher's own, slower retry takes over."""
 CONNECTIONS: Final = 32
 _MAX_DELETE: Final = 1000
-"""Objects that one DeleteObjects may name."""
+"""Objects per DeleteObjects request."""
 _ABSENT: Final = frozenset({"NoSuchKey", "404"})
 _PASSING: Final = frozenset({"RequestTimeout", "ConditionalRequestConflict", "OperationAborted"})
 """Refusals with a status below 500 that mean nothing but "again"."""
 
 
 class S3Store:
-    """A `Store` in a bucket, below a prefix. May be used by many threads.
+    """A `Store` in a bucket, below a prefix. Thread-safe.
 
     Errors besides those of `Store`: CONFIGURATION when the bucket or the credentials do not permit it.
     """
@@ -52,14 +52,14 @@ class S3Store:
         ca: Path | None = None,
         credentials: Path | None = None,
     ) -> None:
-        """Connect to nothing yet. `endpoint` None is AWS; `ca` is the authority of its certificate (PEM);
-        `credentials` has the form of `~/.aws/credentials`. CONFIGURATION when boto3 is missing.
+        """Make no connection yet. `endpoint` None is AWS; `ca` is the authority of its certificate (PEM);
+        `credentials` has the format of `~/.aws/credentials`. CONFIGURATION when boto3 is missing.
         """
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = _client(region, endpoint, ca, credentials)
         self._conditional: bool | None = None
-        """Whether the store heeds conditions; None until the first write has shown it."""
+        """Whether the store honours conditions; None until the first write shows it."""
 
     def read(self, path: str) -> bytes | None:
         """See `Store.read`."""
@@ -73,7 +73,7 @@ class S3Store:
             with closing(answer["Body"]) as body:
                 data: bytes = body.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise CounterfoilError(Code.CORRUPT, f"{path} has more than {MAX_BYTES} bytes")
+            raise CounterfoilError(Code.CORRUPT, f"{path} is larger than {MAX_BYTES} bytes")
         if len(data) != answer.get("ContentLength", len(data)):
             raise _unavailable(f"read {path}", "the answer ended early")
         return data
@@ -84,15 +84,15 @@ class S3Store:
             return False
         created = self._put(path, data, IMMUTABLE, {"IfNoneMatch": "*"})
         if created and self._conditional is None:
-            # The same bytes once more, which harms nobody: a store that heeds conditions refuses.
+            # The same bytes once more, which is harmless: a store that honours conditions refuses.
             self._conditional = not self._put(path, data, IMMUTABLE, {"IfNoneMatch": "*"})
         return created
 
     def replace(self, path: str, data: bytes) -> None:
-        """See `Store.replace`. UNAVAILABLE when another write came between."""
+        """See `Store.replace`. UNAVAILABLE when another write intervened."""
         condition = self._follows(path) if self._conditional is not False else {}
         if not self._put(path, data, NEWEST, condition) and self.read(path) != data:
-            raise _unavailable(f"replace {path}", "it changed meanwhile")
+            raise _unavailable(f"replace {path}", "it has changed meanwhile")
 
     def drop(self, folder: str) -> None:
         """See `Store.drop`."""
@@ -124,7 +124,7 @@ class S3Store:
         self._client.close()
 
     def _follows(self, path: str) -> dict[str, str]:
-        """Return the condition that what is at `path` now is still there, be it nothing."""
+        """Return the condition that `path` still holds what it holds now, even if nothing."""
         with _asking(f"look at {path}"):
             try:
                 answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
@@ -186,7 +186,7 @@ def _client(region: str, endpoint: str | None, ca: Path | None, credentials: Pat
                 read_timeout=READ_TIMEOUT_S,
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
                 max_pool_connections=CONNECTIONS,
-                # What boto3 would add by itself, some stores do not understand.
+                # Some stores do not understand what boto3 adds by default.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 s3={"addressing_style": "auto" if endpoint is None else "path"},

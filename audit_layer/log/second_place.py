@@ -1,12 +1,12 @@
 """The second place: the last checkpoint this log signed, kept outside the database.
 
-A database restored from an old backup would let the log sign a second history. The file beside it
-remembers what was signed; keep it on other storage than the database. A second file holds the
-evidence that stopped the log, as long as an operator leaves it there.
+A database restored from an old backup would let the log sign a second history. This file
+remembers what was signed; keep it on storage other than the database's. A second file holds the
+evidence that stopped the log, for as long as an operator leaves it there.
 
-The file has two slots of `SLOT_BYTES`, each with a signed note and zeros after it. A write goes to
-the slot that does not hold the newest one and is synced in place; if it is cut off, the note in it
-does not verify, and the other slot still holds what was signed before.
+The file has two slots of `SLOT_BYTES`, each a signed note followed by zeros. A write goes to the slot
+that does not hold the newest note and is synced in place; if it is cut off, the note in that slot does
+not verify, and the other slot still holds what was signed before.
 """
 
 import fcntl
@@ -32,9 +32,9 @@ Kept = tuple[Checkpoint, str]
 
 
 class SecondPlace:
-    """One file with the last signed checkpoint; `<file>.stopped` and `<file>.lock` beside it.
+    """One file with the last signed checkpoint; `<file>.stopped` and `<file>.lock` next to it.
 
-    Several processes may use it at once; what is kept never gets smaller.
+    Several processes may use it at once; the kept size never decreases.
     """
 
     def __init__(self, path: Path, verifiers: Sequence[Verifier]) -> None:
@@ -59,12 +59,12 @@ class SecondPlace:
     def write(self, checkpoint: Checkpoint, note: str) -> Kept:
         """Keep a newly signed checkpoint durably, before anyone else sees it; return what is kept.
 
-        A larger checkpoint, or one of the same size, that is kept already stays. FORK when that
-        one has the same size and another root; UNAVAILABLE when the file cannot be written.
+        A checkpoint already kept stays if it is larger or of the same size. FORK when it has the
+        same size and another root; UNAVAILABLE when the file cannot be written.
         """
         data = note.encode()
         if len(data) > SLOT_BYTES:
-            raise CounterfoilError(Code.INTERNAL, f"a signed checkpoint has {len(data)} bytes")
+            raise CounterfoilError(Code.INTERNAL, f"a signed checkpoint is {len(data)} bytes long")
         fault_point("log.sign.before-second-place")
         try:
             kept = self._write(checkpoint, note, data.ljust(SLOT_BYTES, b"\x00"))
@@ -91,7 +91,7 @@ class SecondPlace:
 
     @contextmanager
     def _open(self) -> Iterator[int]:
-        """Open the file for one writer at a time, making it, with its full length, at first use."""
+        """Open the file for one writer at a time, creating it at full length on first use."""
         if not self._path.exists():
             with self._lock_file("made") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,7 +105,7 @@ class SecondPlace:
             os.close(handle)
 
     def _slots(self, handle: int) -> list[Kept | None]:
-        """Return what the slots hold; CORRUPT when there is something and none of it verifies."""
+        """Return what the slots hold; CORRUPT when they hold something and none of it verifies."""
         raw = os.pread(handle, _SLOTS * SLOT_BYTES, 0)
         pieces = [raw[at * SLOT_BYTES : (at + 1) * SLOT_BYTES] for at in range(_SLOTS)]
         found = [self._verified(piece) for piece in pieces]
@@ -116,7 +116,7 @@ class SecondPlace:
             raise CounterfoilError(
                 Code.CORRUPT,
                 "the second place holds no checkpoint that verifies",
-                remedy="Bring its file back from where it is kept safe; without it a restored"
+                remedy="Restore its file from a safe copy; without it a restored"
                 " database could not be told from the newest.",
             )
         return found
@@ -142,7 +142,7 @@ class SecondPlace:
         write_durably(self._stopped, note.encode())
 
     def check_running(self) -> None:
-        """Raise FORK while evidence against this log lies beside the file."""
+        """Raise FORK while evidence against this log lies next to the file."""
         if self._stopped.exists():
             raise CounterfoilError(
                 Code.FORK,
@@ -183,6 +183,6 @@ def _unavailable(what: str, error: OSError) -> CounterfoilError:
     return CounterfoilError(
         Code.UNAVAILABLE,
         f"the second place cannot be {what}: {error.strerror}",
-        remedy="Look at the space and the permissions of its folder; the log goes on by itself.",
+        remedy="Check its folder's free space and permissions; the log resumes on its own.",
         retry_after_s=1.0,
     )

@@ -1,8 +1,8 @@
-"""The sequencer: gives entries their indexes, one batch per transaction.
+"""The sequencer assigns indexes to entries, one batch per transaction.
 
-An advisory lock keeps sequencers out of each other's way (speed); what makes a fork impossible is
-the compare-and-set on (size, root) in the same transaction, together with the primary key on the
-index (safety). A crash at any point rolls the whole batch back.
+An advisory lock keeps sequencers out of each other's way (speed); the compare-and-set on (size,
+root) in the same transaction, together with the primary key on the index, makes a fork impossible
+(safety). A crash at any point rolls the whole batch back.
 """
 
 import logging
@@ -40,9 +40,9 @@ class Submission:
     """An entry to be sequenced, under its idempotency key.
 
     `issuer` is the 32-byte name of the number domain; a statement without a number of its own has
-    `issuer_seq` None and is known by its entry. The key must be a function of the entry (it is what
-    the statement's bytes say), so that one entry never comes under two. `attachment` is carried to
-    the `in_transaction` hook and never looked at here.
+    `issuer_seq` None and is identified by its entry. The key must be a function of the entry (the
+    statement's bytes determine it), so that one entry never has two. `attachment` is passed to the
+    `in_transaction` hook and never looked at here.
     """
 
     entry: bytes
@@ -52,9 +52,11 @@ class Submission:
 
     def __post_init__(self) -> None:
         if len(self.entry) != HASH_BYTES or len(self.issuer) != HASH_BYTES:
-            raise CounterfoilError(Code.MALFORMED, "an entry and an issuer have 32 bytes each")
+            raise CounterfoilError(Code.MALFORMED, "an entry and an issuer are 32 bytes long each")
         if self.issuer_seq is not None and not 0 <= self.issuer_seq <= MAX_SIZE:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "an issuer's number is 0 … 2^63-1")
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "an issuer's number is between 0 and 2^63-1"
+            )
 
     @property
     def key(self) -> "Key":
@@ -68,13 +70,13 @@ Key = bytes | tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """An entry's place, for ever. `duplicate`: it had it before this submission."""
+    """An entry's permanent place. `duplicate`: it had it before this submission."""
 
     entry: bytes
     index: int
     duplicate: bool
     receipt: bytes | None = None
-    """A COSE Receipt (RFC 9942) of grade *sequenced*, where one was asked for."""
+    """A COSE Receipt (RFC 9942) of grade *sequenced*, if one was asked for."""
 
 
 Result = Sequenced | CounterfoilError
@@ -82,7 +84,7 @@ Result = Sequenced | CounterfoilError
 Hook = Callable[[Connection, Sequence[tuple[Submission, Sequenced]]], None]
 """Runs in the appending transaction; what it raises rolls the batch back."""
 Guard = Callable[[Connection], None]
-"""Looks at a tree that this process did not leave so itself; what it raises stops the append."""
+"""Examines a tree that another process may have changed; what it raises stops the append."""
 
 
 class _LostRaceError(Exception):
@@ -104,7 +106,7 @@ class Sequencer:
     def __init__(
         self, engine: Engine, *, advisory_lock: bool = True, guard: Guard | None = None
     ) -> None:
-        """Take the engine. `advisory_lock=False` leaves only the safety net, for drills."""
+        """`advisory_lock=False` leaves only the safety net, for drills."""
         self._engine = engine
         self._advisory_lock = advisory_lock
         self._guard = guard
@@ -117,11 +119,11 @@ class Sequencer:
     ) -> list[Result]:
         """Sequence a batch durably; one result per submission, in its order.
 
-        The same key with the same entry is answered with the same index, for ever; with another
-        entry it is EQUIVOCATION for that submission alone (`metadata["index"]` and `["entry"]`
+        The same key with the same entry always gets the same index; with another entry it is
+        EQUIVOCATION for that submission alone (`metadata["index"]` and `["entry"]`
         name what is held). The hook sees the submissions that have an index, duplicates included.
-        Raises UNAVAILABLE when the database is away; nothing may be assumed then, and repeating
-        is safe.
+        Raises UNAVAILABLE when the database cannot be reached; the outcome is then unknown, and
+        repeating is safe.
         """
         if len(batch) > MAX_BATCH:
             raise CounterfoilError(
@@ -143,15 +145,15 @@ class Sequencer:
                 self._tree = tree
                 return results
         raise CounterfoilError(
-            Code.UNAVAILABLE, "other sequencers were faster each time", retry_after_s=0.5
+            Code.UNAVAILABLE, "other sequencers won every attempt", retry_after_s=0.5
         )
 
     def head(self) -> Head:
-        """Return the tree as the last `append` left it. UNAVAILABLE when that one failed."""
+        """Return the tree as the last `append` left it. UNAVAILABLE when that append failed."""
         with self._mutex:
             if self._tree is None:
                 raise CounterfoilError(
-                    Code.UNAVAILABLE, "nothing was appended last", retry_after_s=0.1
+                    Code.UNAVAILABLE, "the last append left no tree", retry_after_s=0.1
                 )
             return self._tree.head(self._fetch)
 
@@ -160,7 +162,7 @@ class Sequencer:
             return fetch_from(connection)(tile)
 
     def _extend(self, tree: "_Tree | None") -> None:
-        """See that there are partitions for a long while; what is in reach can do without."""
+        """Create partitions well ahead; failing to is harmless while the next indexes have theirs."""
         size = 0 if tree is None else tree.edge.size
         if size + (1 << PARTITION_BITS) < self._reach:
             return
@@ -221,7 +223,7 @@ class _Tree:
         return cls(edge, root)
 
     def extend(self, entries: Iterable[bytes]) -> list[tuple[Tile, bytes]]:
-        """Append entries; return the tiles that have become full, with their roots."""
+        """Append entries; return the tiles that they complete, with their roots."""
         touched = self.edge.extend([leaf_hash(entry) for entry in entries])
         self.root = self.edge.root()
         self._recent = {(tile.level, tile.index): data for tile, data in touched}
@@ -248,7 +250,7 @@ class _Tree:
 def _held(connection: Connection, batch: Sequence[Submission]) -> dict[Key, tuple[bytes, int]]:
     """Return (entry, index) of what the log holds under the batch's keys.
 
-    A number above its issuer's highest is new, so the usual batch costs one look at the issuers.
+    A number above its issuer's highest is new, so the usual batch costs one query of the issuers.
     """
     issuers = {item.issuer for item in batch if item.issuer_seq is not None}
     highest: dict[bytes, int] = {}
@@ -293,7 +295,7 @@ def _held(connection: Connection, batch: Sequence[Submission]) -> dict[Key, tupl
 def _assign(
     batch: Sequence[Submission], held: dict[Key, tuple[bytes, int]], size: int
 ) -> tuple[list[Result], list[Submission]]:
-    """Decide each submission's outcome; return also the new ones, whose indexes begin at `size`."""
+    """Decide each submission's outcome; also return the new ones, whose indexes begin at `size`."""
     results: list[Result] = []
     fresh: list[Submission] = []
     for item in batch:
@@ -313,7 +315,7 @@ def _assign(
 def _equivocation(item: Submission, entry: bytes, index: int) -> CounterfoilError:
     return CounterfoilError(
         Code.EQUIVOCATION,
-        f"number {item.issuer_seq} of this issuer is another entry, at index {index}",
+        f"number {item.issuer_seq} of this issuer belongs to another entry, at index {index}",
         metadata={"index": str(index), "entry": entry.hex()},
     )
 
@@ -350,7 +352,7 @@ def _write(
 
 
 def _count_numbers(connection: Connection, fresh: Sequence[Submission]) -> None:
-    """Move the issuers' highest numbers."""
+    """Update the issuers' highest numbers."""
     numbers: dict[bytes, list[int]] = {}
     for item in fresh:
         if item.issuer_seq is not None:

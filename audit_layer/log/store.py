@@ -1,8 +1,7 @@
 """Where the published log lives: what `PublishedFiles` asks of a folder or of an object store.
 
-A store knows paths and bytes, nothing of tiles. Reading is safe from any process; one publisher writes.
-Whatever a store cannot do right now is UNAVAILABLE and may be tried again; it has then either done the
-whole of it or nothing.
+A store knows paths and bytes, not tiles. Reading is safe from any process; one publisher writes. What a
+store cannot do right now is UNAVAILABLE and may be retried; it has then done either all of it or none.
 """
 
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from typing import Final, Protocol
 from shared.translog.notes import MAX_NOTE_BYTES
 
 MAX_BYTES: Final = MAX_NOTE_BYTES
-"""Largest file that a log has: a checkpoint with many cosignatures. Tiles are far smaller."""
+"""A log's largest file: a checkpoint with many cosignatures. Tiles are far smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What HTTP says about a file beside its bytes (C2SP tlog-tiles, "Parameters" to "Tiles")."""
+    """HTTP headers of a file (C2SP tlog-tiles, "Parameters" to "Tiles")."""
 
     content_type: str
     cache_control: str
@@ -34,16 +33,16 @@ class Store(Protocol):
 
     @property
     def writers(self) -> int:
-        """How many files it pays to write at once."""
+        """How many files are worth writing at once."""
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, None when there is none; CORRUPT above `MAX_BYTES`."""
+        """Return a file's bytes; None when there is no such file; CORRUPT above `MAX_BYTES`."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put an immutable file there, whole and durably; False, and no change, if one is there."""
+        """Create an immutable file, atomically and durably; False, and no change, if one exists."""
 
     def replace(self, path: str, data: bytes) -> None:
-        """Put a file there, whole and durably, in place of the one that may be there."""
+        """Write a file, atomically and durably, replacing any that exists."""
 
     def drop(self, folder: str) -> None:
         """Remove every file below a folder."""

@@ -1,7 +1,7 @@
-"""Tiles in memory, for whoever proves: under its name, which says its width, a tile never changes.
+"""Tiles in memory, for making proofs: under its name, which includes its width, a tile never changes.
 
-Most proofs of one checkpoint end in the same few tiles, the partial ones of the tree's right edge among them. Kept are the
-nodes inside, since hashing them costs more than reading the file.
+Most proofs of one checkpoint end in the same few tiles, including the partial ones of the tree's right edge. The inner
+nodes are kept, since hashing them costs more than reading the file.
 """
 
 import threading
@@ -16,7 +16,7 @@ DEFAULT_TILES: Final = 1024
 
 
 class TileCache:
-    """Remembers the tiles that were used last, up to `max_tiles`. May be used by many threads."""
+    """Keeps the most recently used tiles, up to `max_tiles`. Thread-safe."""
 
     def __init__(self, fetch: Callable[[Tile], bytes], *, max_tiles: int = DEFAULT_TILES) -> None:
         self._fetch = fetch
@@ -39,6 +39,6 @@ class TileCache:
         return nodes
 
     def clear(self) -> None:
-        """Forget everything: what was fetched turned out to be wrong."""
+        """Forget everything: what was fetched proved wrong."""
         with self._mutex:
             self._held.clear()

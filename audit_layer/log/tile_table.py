@@ -1,7 +1,7 @@
 """Reading and writing the tree's tables: the state row, and the roots of full tiles.
 
 A tile's hashes are derived: at level 0 from the entries, above from the roots of the 256 tiles below
-each. So a tile is one short row, written once, and the only bulk that the log keeps is entries.
+each. So a tile is one short row, written once, and the only bulk that the log keeps is its entries.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from shared.translog.tree import EMPTY_ROOT, leaf_hash
 
 
 def log_size(session: Connection | Session) -> int:
-    """Return the log's size: how many entries are sequenced."""
+    """Return the log's size: the number of sequenced entries."""
     size = session.execute(text("SELECT size FROM log_state WHERE id = 1")).scalar_one_or_none()
     return int(size or 0)
 
 
 def read_state(connection: Connection) -> tuple[int, bytes]:
-    """Return (size, root), making the row of an empty log on first use."""
+    """Return (size, root), creating the row of an empty log on first use."""
     query = text("SELECT size, root FROM log_state WHERE id = 1")
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -37,12 +37,12 @@ def read_state(connection: Connection) -> tuple[int, bytes]:
 
 
 def fetch_from(connection: Connection) -> Callable[[Tile], bytes]:
-    """Return a tile source over the tables; CORRUPT if they lack a part of what is asked for."""
+    """Return a tile source over the tables; CORRUPT if they lack part of what is asked for."""
     return lambda tile: read_file(connection, tile)
 
 
 def add_tiles(connection: Connection, roots: Sequence[tuple[Tile, bytes]]) -> None:
-    """Record the roots of tiles that have become full."""
+    """Record the roots of newly full tiles."""
     if roots:
         connection.execute(
             text(
@@ -77,14 +77,14 @@ def read_file(connection: Connection, tile: Tile) -> bytes:
     if len(data) != tile.byte_length:
         raise CounterfoilError(
             Code.CORRUPT,
-            f"the database has only a part of {tile.path}",
+            f"the database has only part of {tile.path}",
             remedy="Run `counterfoil log fsck`.",
         )
     return data
 
 
 def read_entries(connection: Connection, first: int, count: int) -> list[bytes]:
-    """Return the entries [first, first + count), as far as they are there, in order."""
+    """Return those of the entries [first, first + count) that exist, in order."""
     rows = connection.execute(
         text("SELECT entry FROM log_entries WHERE index >= :first AND index < :end ORDER BY index"),
         {"first": first, "end": first + count},

@@ -18,7 +18,7 @@ _FROM = "FROM log_timestamps stamp LEFT JOIN log_checkpoints checkpoint USING (s
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    """One stored timestamp; `time` in ms as its authority states it."""
+    """One stored timestamp; `time` in ms, as its authority states it."""
 
     size: int
     time: int
@@ -84,13 +84,13 @@ def page(connection: Connection, before: int | None, limit: int) -> list[Timesta
 def check_timestamps(
     connection: Connection, origin: str, anchors: Sequence[Certificate]
 ) -> Iterator[str]:
-    """Verify every stored timestamp against its checkpoint; yield what is wrong, a line each, with its column."""
+    """Verify every stored timestamp against its checkpoint; yield what is wrong, one line each, with its column."""
     before: int | None = None
     while stamps := page(connection, before, 256):
         for stamp in stamps:
             if not anchors:
                 yield (
-                    "log_timestamps: nothing is configured to verify them by; keep the authority's"
+                    "log_timestamps: nothing is configured to verify them with; keep the authority's"
                     " certificate as `ca` of [timestamps]"
                 )
                 return

@@ -1,6 +1,6 @@
 """Asking a timestamp authority (RFC 3161) about published checkpoints.
 
-A loop of its own beside the publisher: after publication, at most once per interval, the newest witnessed
+A loop of its own, separate from the publisher: after publication, at most once per interval, the newest witnessed
 checkpoint is stamped. Whatever the authority does, nothing else waits for it, and only what verifies under
 the configured anchors is kept.
 """
@@ -32,7 +32,7 @@ from shared.translog.timestamp import (
 TIMEOUT_S: Final = 15.0
 """For a whole exchange."""
 MAX_SKEW_MS: Final = 5 * 60_000
-"""How far the authority's clock may be from ours; one of the two is of no use otherwise."""
+"""How far the authority's clock may be from ours; beyond that, one of the two is wrong."""
 PAUSE_S: Final = 5.0
 """Between looks at what has been published."""
 _MAX_PAUSE_S: Final = 600.0
@@ -46,21 +46,21 @@ class Authority(Protocol):
     async def stamp(self, query: bytes) -> bytes:
         """Return the reply to a query, unverified and of at most `MAX_REPLY_BYTES`.
 
-        Errors: UNAVAILABLE when there is none, MALFORMED when it cannot be one.
+        Errors: UNAVAILABLE when there is no reply, MALFORMED when it is not one.
         """
 
 
 class HttpAuthority:
     """An authority reached over HTTP (RFC 3161 §3.4).
 
-    Plain HTTP will do, and many authorities offer nothing else: only a hash of a public text is sent, and
+    Plain HTTP suffices, and many authorities offer nothing else: only a hash of a public text is sent, and
     the answer is signed and bound to the query.
     """
 
     def __init__(
         self, url: str, tls: ssl.SSLContext | None = None, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        """`tls` says which authority an https:// address is certified by; None means the system's."""
+        """`tls` holds the certificate authority of an https:// address; None means the system's."""
         self._url = url
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
@@ -95,20 +95,20 @@ class HttpAuthority:
             said = answer.headers.get("content-type", "").partition(";")[0].strip()
             if said.lower() != REPLY_TYPE:
                 raise CounterfoilError(
-                    Code.MALFORMED, "the timestamp authority answers with something else"
+                    Code.MALFORMED, "the timestamp authority's answer is not a timestamp reply"
                 )
             data = b""
             async for chunk in answer.aiter_raw():
                 data += chunk
                 if len(data) > MAX_REPLY_BYTES:
                     raise CounterfoilError(
-                        Code.MALFORMED, "the timestamp authority answers without end"
+                        Code.MALFORMED, "the timestamp authority's answer is too long"
                     )
         return data
 
 
 class Timestamper:
-    """Has the published checkpoints of one log stamped."""
+    """Gets one log's published checkpoints stamped."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Timestamper:
         self._interval_ms = int(interval_s * 1000)
 
     async def run(self) -> None:
-        """Tick for ever, until cancelled. Failures are logged and tried again, more slowly."""
+        """Tick until cancelled. Failures are logged and retried, more slowly."""
         failures = 0
         while True:
             try:

@@ -29,7 +29,7 @@ class WitnessHoldsError(Exception):
 
 
 class WitnessClient(Protocol):
-    """One witness, by the name that the policy knows it by."""
+    """One witness, by its name in the log policy."""
 
     @property
     def name(self) -> str:
@@ -45,11 +45,11 @@ class WitnessClient(Protocol):
         """
 
     async def latest(self, origin: str) -> str | None:
-        """Return the note of the latest checkpoint it holds of this log, None for none."""
+        """Return the note of the latest checkpoint it holds of this log; None if it holds none."""
 
 
 class HttpWitness:
-    """A witness reached over HTTPS. `tls` says which authority its certificate comes from."""
+    """A witness reached over HTTPS. `tls` holds its certificate authority."""
 
     def __init__(
         self, name: str, url: str, tls: ssl.SSLContext, *, timeout_s: float = TIMEOUT_S
@@ -100,7 +100,7 @@ class HttpWitness:
                     data += chunk
                     if len(data) > MAX_NOTE_BYTES:
                         raise CounterfoilError(
-                            Code.MALFORMED, f"witness {self._name!r} answers without end"
+                            Code.MALFORMED, f"witness {self._name!r}'s answer is too long"
                         )
         except httpx.HTTPError as e:
             raise CounterfoilError(

@@ -1,4 +1,4 @@
-"""Reading the audit server's JSON answers: strict, and none believed. Pure."""
+"""Reads the audit server's JSON answers: strictly, believing none of them. Pure."""
 
 import base64
 import binascii
@@ -14,40 +14,40 @@ from shared.runtime.errors import CounterfoilError
 
 T = TypeVar("T")
 PAGE: Final = 100
-"""Items asked for at a time."""
+"""Items per request."""
 _MAX_INDEX: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A statement that the server lists, and where it says the log has it."""
+    """A statement that the server lists, and its claimed place in the log."""
 
     entry: bytes
     index: int
     type: str | None = None
     raw: bytes | None = None
-    """The statement itself where the list carries it."""
+    """The statement itself, if the list carries it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Items in rising order of index, and whether more may follow."""
+    """Items by ascending index, and whether more may follow."""
 
     items: tuple[Listed, ...]
     more: bool
 
 
 def read_page(body: bytes, after: int, path: str, *, raw: bool) -> Page:
-    """Read a page of statements that follows `after`; FoundError when it is not one.
+    """Read the page of statements after `after`; FoundError when it is not one.
 
-    With `raw` each item must carry its type and its bytes.
+    With `raw`, each item must carry its type and its bytes.
     """
 
     def page(data: Any) -> Page:
         items = tuple(_listed(item, raw=raw) for item in _bounded(data["items"]))
         indexes = [after, *(item.index for item in items)]
         if any(later <= earlier for earlier, later in pairwise(indexes)):
-            raise ValueError("indexes do not rise")
+            raise ValueError("indexes do not ascend")
         return Page(items, more=data["next"] is not None and bool(items))
 
     return _read(body, path, page)
@@ -91,8 +91,8 @@ def _listed(item: Any, *, raw: bool) -> Listed:
 
 def _base64(text: Any) -> bytes:
     if not isinstance(text, str):
-        raise ValueError("bytes are not given as base64")  # noqa: TRY004  # one error for all of it
+        raise ValueError("bytes are not base64")  # noqa: TRY004  # one error for all of it
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ValueError("bytes are not given as base64") from error
+        raise ValueError("bytes are not base64") from error

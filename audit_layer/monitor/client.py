@@ -1,7 +1,7 @@
-"""The monitor's requests: HTTPS only, whole or not at all, bounded in size and time, never redirected.
+"""The monitor's requests: HTTPS only, all or nothing, bounded in size and time, never redirected.
 
-Errors: UNAVAILABLE when there is no answer now (also for a redirect, which is not followed); NOT_FOUND;
-MALFORMED for a body of another length than it must have; what the query API refuses keeps its code.
+Errors: UNAVAILABLE when there is no answer now (or a redirect, which is not followed); NOT_FOUND;
+MALFORMED for a body of the wrong length; what the query API refuses keeps its code.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ class Https:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`ca` is the authority of its certificate; without one those of the system. CONFIGURATION."""
+        """`ca` is its certificate authority; the system's by default. Raises CONFIGURATION."""
         if not url.startswith("https://"):
             raise CounterfoilError(
                 Code.CONFIGURATION,
                 f"{url[:200]!r} is not https://",
-                remedy="Name the address at which the log serves `checkpoint`, beginning with https://.",
+                remedy="Give the address at which the log serves `checkpoint`, beginning with https://.",
             )
         self._timeout_s = timeout_s
         try:
@@ -61,7 +61,9 @@ class Https:
                 headers={"accept-encoding": "identity", **(headers or {})},
             )
         except httpx.InvalidURL as error:
-            raise CounterfoilError(Code.CONFIGURATION, f"{url[:200]!r} is no address") from error
+            raise CounterfoilError(
+                Code.CONFIGURATION, f"{url[:200]!r} is not an address"
+            ) from error
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -94,9 +96,9 @@ class LogClient:
         return await self._https.get("checkpoint", MAX_NOTE_BYTES)
 
     async def tile(self, tile: Tile) -> bytes:
-        """Return exactly the bytes that a tile or bundle must have in number.
+        """Return a tile's or entry bundle's bytes, exactly as many as it must have.
 
-        A partial one may have gone once the full one is there, which begins with it.
+        A partial one may be gone once the full one, which begins with it, is there.
         """
         try:
             return await self._exactly(tile)
@@ -109,13 +111,13 @@ class LogClient:
         data = await self._https.get(tile.path, tile.byte_length)
         if len(data) != tile.byte_length:
             raise CounterfoilError(
-                Code.MALFORMED, f"it has {len(data)} bytes instead of {tile.byte_length}"
+                Code.MALFORMED, f"it is {len(data)} bytes long instead of {tile.byte_length}"
             )
         return data
 
 
 class ApiClient:
-    """The audit server's query API, as far as a monitor asks it."""
+    """The part of the audit server's query API that a monitor uses."""
 
     def __init__(self, https: Https) -> None:
         self._https = https
@@ -143,14 +145,14 @@ class ApiClient:
 
 
 class OnDemand:
-    """Runs pure functions over tiles that are fetched when they ask for them."""
+    """Runs pure functions over tiles that are fetched on demand."""
 
     def __init__(self, fetch: FetchTile) -> None:
         self._fetch = fetch
         self._held: dict[Tile, bytes] = {}
 
     async def compute(self, function: Callable[[Callable[[Tile], bytes]], T]) -> T:
-        """Return `function(fetch)`; it is begun anew for each tile that it misses, so it is small."""
+        """Return `function(fetch)`; it restarts for each tile that it lacks, so it must be small."""
         while True:
             try:
                 return function(self._have)
@@ -180,7 +182,7 @@ async def _body(answer: httpx.Response, path: str, limit: int) -> bytes:
     if status != httpx.codes.OK:
         raise from_problem(status, await _bounded(answer, path, _MAX_PROBLEM), path)
     if answer.headers.get("content-encoding", "identity") != "identity":
-        raise _unavailable(f"{path} is answered in an encoding that was not asked for")
+        raise _unavailable(f"{path} is answered in an encoding that was not requested")
     return await _bounded(answer, path, limit)
 
 

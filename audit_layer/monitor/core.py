@@ -20,7 +20,7 @@ _KINDS: Mapping[Code, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The largest checkpoint whose every entry was recomputed, and when witnesses vouched for it."""
+    """The largest checkpoint all of whose entries were recomputed, and when witnesses vouched for it."""
 
     checkpoint: Checkpoint
     note: str
@@ -30,11 +30,11 @@ class Verified:
     quorum_time: int
     """POSIX seconds since which a quorum has signed it, by the witnesses' clocks."""
     fresh_at: int
-    """The same by our clock: a time in the future counts as the moment at which we saw it."""
+    """The same by our clock: a time in the future counts as the time at which we saw it."""
 
 
 class Relation(Enum):
-    """How a shown checkpoint stands to the verified one."""
+    """How a shown checkpoint relates to the verified one."""
 
     GROWN = auto()
     SAME = auto()
@@ -43,7 +43,7 @@ class Relation(Enum):
 
 
 def read_checkpoint(data: bytes, policy: LogPolicy, held: Verified | None) -> Witnessed:
-    """Return the checkpoint of a note that meets the policy; else raise what is wrong as a finding."""
+    """Return the checkpoint of a note that meets the log policy; otherwise raise what is wrong as a finding."""
     try:
         return verify_witnessed(data, policy)
     except CounterfoilError as error:
@@ -59,7 +59,7 @@ def read_checkpoint(data: bytes, policy: LogPolicy, held: Verified | None) -> Wi
 
 
 def no_checkpoint(held: Verified | None, reason: str) -> Finding:
-    """Return the finding of a checkpoint that is served no longer, or without end."""
+    """Return the finding of a checkpoint that is no longer served, or is served without end."""
     return Finding(
         Kind.MALFORMED if held is None else Kind.MISSING,
         f"checkpoint after {size_of(held)}",
@@ -89,7 +89,7 @@ def verified(
     now_s: int,
     held: Verified | None,
 ) -> Verified:
-    """Return the state after a checkpoint was recomputed, or shown again with later cosignatures."""
+    """Return the state after a checkpoint is recomputed, or shown again with later cosignatures."""
     times = sorted(witnessed.times.values(), reverse=True)
     time_s = times[min(threshold, len(times)) - 1]  # one name may count for several members
     fresh = Verified(
@@ -101,10 +101,10 @@ def verified(
 
 
 def fork(held: Verified, shown: Witnessed, nodes: Mapping[str, str] | None = None) -> Finding:
-    """Return the finding of two checkpoints that exclude each other.
+    """Return the finding of two checkpoints that contradict each other.
 
     `nodes` ("level/index" → hash) are subtrees that lead to the later root and to another root at the
-    earlier size; without them the two notes are the proof by themselves.
+    earlier size; without them, the two notes alone are the proof.
     """
     first, second = sorted((held.checkpoint, shown.checkpoint), key=lambda item: item.size)
     notes = {held.checkpoint: held.note, shown.checkpoint: shown.note.encode()}
@@ -134,7 +134,7 @@ def staleness(held: Verified | None, since: int, now_s: int, limit_s: int) -> Fi
     """Return a finding when witnesses have vouched for nothing new in `limit_s` seconds (0: never).
 
     A log at rest has its newest checkpoint cosigned again; one that does not cannot be told from one that hides its
-    entries. Before the first checkpoint the time counts from `since`, when the monitor began.
+    entries. Before the first checkpoint, time counts from `since`, when the monitor began.
     """
     fresh_at = held.fresh_at if held else since
     age_s = now_s - fresh_at
@@ -155,14 +155,14 @@ def root_mismatch(held: Verified | None, shown: Witnessed) -> Finding:
     return Finding(
         Kind.DAMAGE,
         f"root at {size}:{shown.checkpoint.root.hex()}",
-        f"the entries served up to {size} do not lead to the root that is signed for that size:"
+        f"the entries served up to {size} do not lead to the root signed for that size:"
         f" the log is damaged, or it forked after {before} and does not serve the tree it signs",
         {"first": held.note if held else "", "second": shown.note.encode()},
     )
 
 
 def utc(seconds: int) -> str:
-    """Return POSIX seconds as people and programs read them; far futures as the last known year."""
+    """Return POSIX seconds as people and programs read them; the far future as the last known year."""
     return to_rfc3339(min(seconds, 253_402_300_799) * 1000)
 
 

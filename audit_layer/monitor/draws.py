@@ -1,6 +1,6 @@
-"""Checks every draw that the log has, as far as strangers can: steps (1) to (8) of protocol §6.1.1.
+"""Checks every draw in the log, as far as strangers can: steps (1) to (8) of protocol §6.1.1.
 
-With a tenant's token also (10) for its own receipts: that none is missing which the rate draws.
+With a tenant's token, also (10) for its own receipts: that none that the rate draws is missing.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _ONE_EACH: Final = frozenset({EpochOpen.TYPE, EpochSeal.TYPE, Draw.TYPE})
 
 
 class Draws:
-    """Epochs whose statements the public list has brought; each is checked once, when its draw is there."""
+    """Epochs whose statements the public list has shown; each is checked once, when its draw is there."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Draws:
         self._clock = clock
 
     async def check(self, verified: Verified, *, from_start: bool, ended: bool) -> None:
-        """Check the epochs that are drawn; once the list has `ended` also whether one should be.
+        """Check the epochs that are drawn; once the list has `ended`, also whether one should be.
 
-        Unless the log is followed `from_start` the first epochs met are left out: the commitments for an epoch come
-        after the opening of the one before, so without that they may not have been met.
-        What is wrong is found before an epoch counts as checked.
+        Unless the log is followed `from_start`, the first epochs met are skipped: the commitments for an epoch come
+        after the opening of the previous one, so unless that was met they may not have been.
+        Findings are kept before an epoch counts as checked.
         """
         if self._store.selection_is_full():
             await self._found(
-                Finding(Kind.DRAW, "too much", "more epochs wait for a draw than can be kept")
+                Finding(Kind.DRAW, "too much", "more epochs await a draw than can be kept")
             )
         kept = self._store.selection()
         checked = {item.epoch for item in kept if item.checked}
@@ -76,7 +76,7 @@ class Draws:
                 await self._found(_finding(record, fault))
             if record.draw is None:
                 continue
-            if not checked and not from_start:  # of the epochs before this one only parts were met
+            if not checked and not from_start:  # only parts of the epochs before this one were met
                 await self._store.forget([i.index for i in kept if i.epoch < record.epoch])
             await self._store.settle(record.epoch)
             checked.add(record.epoch)
@@ -92,7 +92,7 @@ class Draws:
         ).faults
 
     async def _late(self, kept: Sequence[Selected], checked: set[int], sealed: set[int]) -> None:
-        """Find a second opening, seal or draw of an epoch that was checked; drop whatever came after its check."""
+        """Find a second opening, seal or draw of a checked epoch; drop whatever came after its check."""
         latest = max(checked, default=-1)
         late = [
             item
@@ -132,7 +132,7 @@ class Draws:
         return entries
 
     async def _receipts(self, record: EpochRecord, checkpoint: Checkpoint) -> list[Logged] | None:
-        """Return the tenant's receipts of an epoch, those that the tree holds; None without a token."""
+        """Return those of the tenant's receipts of an epoch that the tree holds; None without a token."""
         if self._tenant is None or record.draw is None:
             return None
         after, end = record.seal.value.first - 1, min(record.seal.value.size, checkpoint.size)
@@ -143,7 +143,7 @@ class Draws:
                 if item.index >= end:
                     return own
                 after = item.index
-                with contextlib.suppress(FoundError):  # the list of receipts is checked by itself
+                with contextlib.suppress(FoundError):  # the list of receipts is checked separately
                     await prove(item, checkpoint, tiles)
                     own.append(Logged(item.entry, item.index, b""))
             if not page.more:

@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 class Follower:
-    """One log, its policy, and how far it is verified. One step at a time."""
+    """One log, its log policy, and how far it is verified. One step at a time."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Follower:
         progress: Progress = lambda _done, _target: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """With `from_now` the entries before the first checkpoint are taken as they are."""
+        """With `from_now`, the entries before the first checkpoint are accepted as they are."""
         self._client = client
         self._store = store
         self._policy = policy
@@ -74,7 +74,7 @@ class Follower:
         return held
 
     async def tile(self, tile: Tile) -> bytes:
-        """Return a file's bytes; a finding when it is not there or cannot be what it must be."""
+        """Return a file's bytes; a finding when it is missing or cannot be right."""
         try:
             return await self._client.tile(tile)
         except CounterfoilError as error:
@@ -98,7 +98,7 @@ class Follower:
             raise
 
     async def _refuse_smaller(self, held: Verified, shown: Witnessed) -> NoReturn:
-        """Tell a rollback from a fork: is the smaller tree one that the verified tree grew from?"""
+        """Tell a rollback from a fork: did the verified tree grow from the smaller tree?"""
         nodes = await self._parting(shown.checkpoint, held.checkpoint)
         raise FoundError(
             core.rollback(held, shown) if nodes is None else core.fork(held, shown, nodes)
@@ -119,7 +119,7 @@ class Follower:
         except FoundError:
             await self._store.drop_progress()
             if held is not None and held.checkpoint.size:
-                # What looks like damage is a fork if the log serves the other tree whole.
+                # What looks like damage is a fork if the log serves all of the other tree.
                 nodes = await self._parting(held.checkpoint, shown.checkpoint)
                 if nodes is not None:
                     raise FoundError(core.fork(held, shown, nodes)) from None
@@ -164,7 +164,7 @@ class Follower:
                 raise FoundError(damaged(tile, reason, core.size_of(held)))
 
     async def _parting(self, earlier: Checkpoint, later: Checkpoint) -> dict[str, str] | None:
-        """Return subtrees which prove that the later checkpoint's tree does not grow from the earlier one.
+        """Return subtrees that prove that the later checkpoint's tree does not grow from the earlier one.
 
         None when what is served proves no such thing: it does grow, or the tiles are not that tree.
         """
@@ -178,7 +178,7 @@ class Follower:
 
 
 async def _all(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """Return all results; of several failures the first in order is raised, when all have ended."""
+    """Return all results; once all have ended, raise the first failure in order."""
     results: list[T] = []
     for result in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(result, BaseException):

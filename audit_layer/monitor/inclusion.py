@@ -1,4 +1,4 @@
-"""Whether the verified tree holds an entry where it is said to."""
+"""Whether the verified tree holds an entry at its claimed index."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from shared.translog.tree import leaf_hash
 
 
 async def prove(item: Listed, checkpoint: Checkpoint, tiles: OnDemand) -> None:
-    """Check that the tree holds an entry at its index; FoundError when it holds another, or cannot be read."""
+    """Check that the tree holds an entry at its index; FoundError when it holds another or cannot be read."""
 
     def proof(fetch: Callable[..., bytes]) -> tuple[bytes, list[bytes]]:
         reader = TileReader(checkpoint.size, fetch)
@@ -35,6 +35,6 @@ async def prove(item: Listed, checkpoint: Checkpoint, tiles: OnDemand) -> None:
             Finding(
                 Kind.STATEMENT,
                 f"{item.entry.hex()} at {item.index}",
-                f"the log holds another entry at index {item.index} than {item.entry.hex()}",
+                f"the log's entry at index {item.index} is not {item.entry.hex()}",
             )
         )

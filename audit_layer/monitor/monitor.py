@@ -1,4 +1,4 @@
-"""The monitor's rounds: the checkpoint, the statements, the clock; again and again, or once."""
+"""The monitor's rounds: the checkpoint, the statements, the clock; repeatedly, or once."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ Stream = Callable[[Verified, int], Awaitable[int]]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the monitor is asked to do, apart from addresses and keys."""
+    """The monitor's settings, apart from addresses and keys."""
 
     from_now: bool = False
     stale_after_s: int = 86_400
@@ -40,7 +40,7 @@ class Round:
     """What one round met."""
 
     findings: int = 0
-    """New ones, and old ones that are still so."""
+    """New ones, and old ones that persist."""
     troubles: list[str] = field(default_factory=list)
 
 
@@ -84,7 +84,7 @@ class Monitor:
         self._tenant = self._streams(tenant_api) if tenant_api else None
 
     async def once(self) -> Round:
-        """Look once, tell where the log stands also if nothing is new, and return what was met."""
+        """Look once, report where the log stands even if nothing is new, and return what was met."""
         met = await self._look()
         held = self._store.verified()
         if held is not None and not self._followed_now:
@@ -94,7 +94,7 @@ class Monitor:
         return met
 
     async def follow(self) -> None:
-        """Look again and again, until cancelled; after trouble more slowly."""
+        """Look repeatedly until cancelled; more slowly after trouble."""
         while True:
             met = await self._look()
             pause_s = self._rules.interval_s
@@ -105,7 +105,7 @@ class Monitor:
                     self._reporter.trouble(reason, self._in_a_row, pause_s)
             elif self._in_a_row:
                 self._reporter.notice(
-                    f"all is answered again, after {self._in_a_row} failed rounds"
+                    f"everything is answered again, after {self._in_a_row} failed rounds"
                 )
                 self._in_a_row = 0
             await asyncio.sleep(pause_s)
@@ -139,7 +139,7 @@ class Monitor:
             await self._attempt(stream(held, start))
 
     async def _public_or_none(self, held: Verified, start: int) -> None:
-        """Follow public statements; a log that stands by itself has none, which is told once."""
+        """Follow public statements; a log without an audit server has none, which is reported once."""
         try:
             await self._public.public(held, start)
         except CounterfoilError as error:
@@ -151,7 +151,7 @@ class Monitor:
                 self._reporter.notice("no public statements are served at this address")
 
     async def _attempt(self, work: Awaitable[object]) -> None:
-        """Do a part of the round; what it finds is kept, what it cannot do now is counted."""
+        """Do part of the round; what it finds is kept, and what it cannot do now is counted."""
         try:
             await work
         except FoundError as error:

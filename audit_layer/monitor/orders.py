@@ -1,6 +1,6 @@
-"""A tenant's order numbers, 0, 1, 2, …: which have no receipt yet, as ranges. Pure.
+"""Which of a tenant's order numbers 0, 1, 2, … have no receipt yet, as ranges. Pure.
 
-A number counts as there when any attempt of it has a receipt: a retry keeps the number.
+A number counts as present when any attempt at it has a receipt: a retry keeps the number.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is known of one tenant's numbers: all below `end` are there but those in `gaps`."""
+    """What is known about one tenant's numbers: all below `end` are present except those in `gaps`."""
 
     end: int = 0
     gaps: tuple[Gap, ...] = ()

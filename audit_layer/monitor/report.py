@@ -1,4 +1,4 @@
-"""What a monitor says: lines for people, or one JSON object per line, from the same facts."""
+"""A monitor's output: lines for people, or one JSON object per line, from the same facts."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from shared.codec.moment import now_ms, to_rfc3339
 from shared.runtime.printable import for_terminal
 
 PROGRESS_S: Final = 1.0
-"""How often catching up is told of."""
+"""How often progress in catching up is reported."""
 _STYLES: Final = {"finding": "bold red", "trouble": "yellow", "progress": "dim", "notice": "yellow"}
 
 
@@ -24,7 +24,7 @@ class Sink(Protocol):
     """Where lines go."""
 
     def write(self, event: str, text: str, facts: dict[str, Any]) -> None:
-        """Write one event, at once."""
+        """Write one event, immediately."""
 
 
 class JsonLines:
@@ -43,7 +43,7 @@ class TextLines:
         self._console = Console(highlight=False, soft_wrap=True)
 
     def write(self, event: str, text: str, _facts: dict[str, Any]) -> None:
-        """Write the sentence; what strangers put into it controls no terminal."""
+        """Write the sentence; nothing that strangers put into it controls the terminal."""
         printable = for_terminal(" ".join(text.split("\n")))
         head = f"FINDING {printable}" if event == "finding" else printable
         moment = to_rfc3339(now_ms())[:19]
@@ -58,7 +58,7 @@ class Reporter:
         self._progress_at = time.monotonic()
 
     def followed(self, new: Verified, before: Verified | None, witnesses: list[str]) -> None:
-        """Tell of a verified checkpoint."""
+        """Report a verified checkpoint."""
         checkpoint, added = new.checkpoint, new.checkpoint.size - core.size_of(before)
         self._sink.write(
             "followed",
@@ -74,7 +74,7 @@ class Reporter:
         )
 
     def progress(self, done: int, target: int) -> None:
-        """Tell how far catching up has come, now and then."""
+        """Report now and then how far catching up has come."""
         if time.monotonic() - self._progress_at < PROGRESS_S or done == target:
             return
         self._progress_at = time.monotonic()
@@ -86,7 +86,7 @@ class Reporter:
         )
 
     def finding(self, found: Recorded) -> None:
-        """Tell of something that is wrong."""
+        """Report something that is wrong."""
         proof = f" (evidence: {found.evidence})" if found.evidence else ""
         self._sink.write(
             "finding",
@@ -100,7 +100,7 @@ class Reporter:
         )
 
     def news(self, item: News) -> None:
-        """Tell of a statement that somebody asked to be told of."""
+        """Report a statement that somebody watches for."""
         self._sink.write(
             "statement",
             f"{item.summary} at index {item.index}, entry {item.entry.hex()}",
@@ -114,11 +114,11 @@ class Reporter:
         )
 
     def trouble(self, reason: str, count: int, pause_s: float | None) -> None:
-        """Tell that an answer did not come; `count` says how often in a row."""
+        """Report that no answer came; `count` says how often in a row."""
         then = f"; next try in {pause_s:.0f} s" if pause_s is not None else ""
         facts: dict[str, Any] = {"reason": reason, "count": count, "next_try_s": pause_s}
         self._sink.write("trouble", f"trouble, {count} in a row: {reason}{then}", facts)
 
     def notice(self, text: str) -> None:
-        """Tell something that is neither wrong nor new in the log."""
+        """Report something that is neither wrong nor new in the log."""
         self._sink.write("notice", text, {})

@@ -1,4 +1,4 @@
-"""Statements of the selection that a monitor keeps until their epoch is checked; in its file, one table."""
+"""Statements of the selection that a monitor keeps until their epoch is checked: one table in its file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from sqlite3 import Connection
 from typing import Final
 
 MAX_BYTES: Final = 64 * 2**20
-"""Kept for one log: a hostile log, whose epochs are never drawn, must not fill the disk."""
+"""Bytes kept per log: a hostile log, whose epochs are never drawn, must not fill the disk."""
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS selection (
     origin TEXT NOT NULL, place INTEGER NOT NULL, epoch INTEGER NOT NULL, raw BLOB NOT NULL,
     checked INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (origin, place)
 ) STRICT
 """
-"""Run at every start: files of monitors that did not check draws yet go on."""
+"""Run at every start: files of monitors that did not check draws yet stay usable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def is_full(db: Connection, origin: str) -> bool:
 
 
 def read(db: Connection, origin: str) -> list[Selected]:
-    """Return what is kept, in the order of the log."""
+    """Return what is kept, in log order."""
     rows = db.execute(
         "SELECT epoch, place, raw, checked FROM selection WHERE origin = ? ORDER BY place",
         (origin,),

@@ -1,4 +1,4 @@
-"""What a monitor makes of a public statement: whom it concerns, and whether pinned keys signed it. Pure."""
+"""What a monitor learns from a public statement: whom it concerns, and whether pinned keys signed it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ OPERATOR_TYPES: Final = frozenset({KeyBundle.TYPE, Revocation.TYPE, RateCard.TYP
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Whose statements are told, and which keys may sign for whom."""
+    """Whose statements are reported, and which keys may sign for whom."""
 
     operators: frozenset[str] = frozenset()
     models: frozenset[bytes] = frozenset()
     trust: Trust = field(default_factory=Trust)
-    """Keys that may sign in the name of operators, which then are watched too; those of the audit authority and of
+    """Keys that may sign in the name of operators, which are then watched too; and those of the audit authority and of
     beacon parties, with which draws are checked."""
 
     @property
@@ -36,7 +36,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class KnownBundle:
-    """A key bundle met before: later statements name it by its entry."""
+    """A key bundle met earlier: later statements name it by its entry."""
 
     operator: str
     models: tuple[bytes, ...]
@@ -52,11 +52,11 @@ class Seen:
     models: frozenset[bytes]
     summary: str
     bundle: KnownBundle | None = None
-    """What is to be remembered under the statement's entry."""
+    """What to remember under the statement's entry."""
 
 
 def open_raw(raw: bytes, entry: bytes, kind: str | None) -> SignedStatement:
-    """Parse a statement that is shown as the one behind `entry`; FoundError when it cannot be that."""
+    """Parse a statement that is shown as the one behind `entry`; FoundError when it cannot be."""
     try:
         statement = parse_statement(raw, expected=kind)
         statement.payload  # noqa: B018  # what cannot be decoded is not a statement either
@@ -76,7 +76,7 @@ def read_payload(cls: type[P], statement: SignedStatement) -> P:
 
 
 def read_epoch(statement: SignedStatement) -> int | None:
-    """Return the epoch that a statement of the selection is of, None for others; FoundError when it cannot be read."""
+    """Return the epoch of a statement of the selection, None for others; FoundError when it cannot be read."""
     if statement.type not in TYPES:
         return None
     try:
@@ -121,13 +121,13 @@ def understand(statement: SignedStatement, known: Mapping[bytes, KnownBundle]) -
             statement,
             frozenset(item.operator for item in bundles),
             frozenset(model for item in bundles for model in item.models),
-            f"seal of epoch {seal.epoch} over [{seal.first}, {seal.size})",
+            f"epoch seal {seal.epoch} over [{seal.first}, {seal.size})",
         )
     return Seen(statement, frozenset(), frozenset(), f"{statement.type} of {statement.issuer}")
 
 
 def concerns(seen: Seen, watch: Watch) -> bool:
-    """Whether somebody asked to be told of it."""
+    """Whether somebody watches for it."""
     watched = watch.operators | watch.pinned.keys()
     return bool(seen.operators & watched or seen.models & watch.models)
 

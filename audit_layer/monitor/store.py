@@ -22,7 +22,7 @@ from shared.translog.checkpoint import Checkpoint
 
 VERSION: Final = 1
 MAX_FINDINGS: Final = 1000
-"""Findings of one kind kept for one log: a hostile log must not fill the disk."""
+"""Findings of one kind kept per log: a hostile log must not fill the disk."""
 _SCHEMA: Final = """
 CREATE TABLE logs (
     origin TEXT PRIMARY KEY, since INTEGER NOT NULL, start INTEGER
@@ -55,7 +55,7 @@ CREATE TABLE numbers (
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far one list of statements was checked; `waiting` is an entry that no checkpoint covers yet."""
+    """How far one list of statements has been checked; `waiting` is an entry that no checkpoint covers yet."""
 
     after: int
     waiting: bytes | None = None
@@ -76,7 +76,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What a page of statements adds, kept together with the cursor behind it."""
+    """What a page of statements adds, kept together with the cursor after it."""
 
     bundles: Mapping[bytes, KnownBundle] = field(default_factory=dict)
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
@@ -84,9 +84,9 @@ class Learnt:
 
 
 class MonitorStore:
-    """One file and one folder of evidence beside it; one monitor at a time (CONFLICT for a second).
+    """One file, with a folder of evidence next to it; one monitor at a time (CONFLICT for a second).
 
-    Every write is on disk when it returns, and stands or falls as a whole.
+    Every write is on disk when it returns, and is atomic.
     """
 
     def __init__(self, path: Path, origin: str) -> None:
@@ -107,7 +107,7 @@ class MonitorStore:
     # -- the tree ------------------------------------------------------------------------------------
 
     async def since(self, now_s: int) -> int:
-        """Return when this log was first watched: now, at the first call."""
+        """Return when this log was first watched: now at the first call."""
 
         def first(db: Connection) -> int:
             db.execute(
@@ -119,7 +119,7 @@ class MonitorStore:
         return await self._journal.write(first)
 
     async def start(self, index: int) -> int:
-        """Return the index from which statements are followed: `index`, at the first call."""
+        """Return the index from which statements are followed: `index` at the first call."""
 
         def first(db: Connection) -> int:
             db.execute(
@@ -172,7 +172,7 @@ class MonitorStore:
         return None if row is None else (row["size"], _edge(row["edge"]))
 
     async def keep_progress(self, size: int, edge: Mapping[int, bytes]) -> None:
-        """Keep how far recomputing has come, so that a crash costs a step and not the way."""
+        """Keep how far recomputing has come, so that a crash costs one step and not all of them."""
         values = (self._origin, size, cbor.encode(dict(edge)))
         fault_point("monitor.before-progress")
         await self._journal.write(
@@ -181,7 +181,7 @@ class MonitorStore:
         fault_point("monitor.after-progress")
 
     async def drop_progress(self) -> None:
-        """Begin again at the verified checkpoint."""
+        """Restart from the verified checkpoint."""
         await self._journal.write(
             lambda db: db.execute("DELETE FROM progress WHERE origin = ?", (self._origin,))
         )
@@ -189,7 +189,7 @@ class MonitorStore:
     # -- findings ------------------------------------------------------------------------------------
 
     async def record(self, finding: Finding, now_s: int) -> bool:
-        """Keep a finding once, its evidence first; tell whether it is new."""
+        """Keep a finding once, its evidence first; return whether it is new."""
         if self._known(finding):
             return False
         path = self._keep_evidence(finding) if finding.evidence else None
@@ -206,7 +206,7 @@ class MonitorStore:
         return True
 
     def untold(self) -> list[Recorded]:
-        """Return findings that nobody has been told of, also those of a process that died before it could."""
+        """Return findings not yet reported, including those of a process that died before it could report them."""
         rows = self._journal.read(
             lambda db: db.execute(
                 "SELECT id, kind, detail, evidence, found_at FROM findings"
@@ -217,7 +217,7 @@ class MonitorStore:
         return [Recorded(*row) for row in rows]
 
     async def told(self, ids: Sequence[int]) -> None:
-        """Remember that these were told."""
+        """Remember that these were reported."""
         await self._journal.write(
             lambda db: db.executemany(
                 "UPDATE findings SET told = 1 WHERE id = ?", [(i,) for i in ids]
@@ -225,7 +225,7 @@ class MonitorStore:
         )
 
     def forked(self) -> bool:
-        """Whether there is proof that the log forked; that is for ever."""
+        """Whether there is proof that the log forked; that is permanent."""
         return bool(
             self._journal.read(
                 lambda db: db.execute(
@@ -235,7 +235,7 @@ class MonitorStore:
         )
 
     def _known(self, finding: Finding) -> bool:
-        """Whether it is kept already, or its kind has come up too often to keep more."""
+        """Whether it is already kept, or its kind has come up too often to keep more."""
         count, same = self._journal.read(
             lambda db: db.execute(
                 "SELECT count(*), coalesce(sum(key = ?), 0) FROM findings WHERE origin = ? AND kind = ?",
@@ -245,7 +245,7 @@ class MonitorStore:
         return bool(same) or count >= MAX_FINDINGS
 
     def _keep_evidence(self, finding: Finding) -> str:
-        """Write the proof into a file of its own; one that is there is never touched."""
+        """Write the proof into a file of its own; an existing file is never touched."""
         name = digest(f"{self._origin}\n{finding.kind}\n{finding.key}".encode())
         path = private_folder(self._evidence) / f"{finding.kind}-{name}.json"
         members = {"origin": self._origin, "kind": finding.kind, "detail": finding.detail}
@@ -258,7 +258,7 @@ class MonitorStore:
     # -- statements ----------------------------------------------------------------------------------
 
     def cursor(self, name: str) -> Cursor | None:
-        """Return how far a list was checked, None before the first time."""
+        """Return how far a list has been checked; None before the first time."""
         row = self._journal.read(
             lambda db: db.execute(
                 "SELECT after, waiting, waiting_since FROM streams WHERE origin = ? AND name = ?",
@@ -268,7 +268,7 @@ class MonitorStore:
         return None if row is None else Cursor(row[0], row[1], row[2] or 0)
 
     async def move(self, name: str, cursor: Cursor, learnt: Learnt) -> None:
-        """Move on behind a page, with what it taught."""
+        """Move past a page, keeping what it added."""
         at = (self._origin, name, cursor.after, cursor.waiting, cursor.waiting_since)
         bundles = [
             (self._origin, entry, bundle.operator, cbor.encode(list(bundle.models)))
@@ -299,7 +299,7 @@ class MonitorStore:
         return {entry: KnownBundle(operator, _models(models)) for entry, operator, models in rows}
 
     def numbers(self) -> dict[str, Numbers]:
-        """Return what is known of order numbers, by tenant."""
+        """Return what is known about order numbers, by tenant."""
         rows = self._journal.read(
             lambda db: db.execute(
                 "SELECT tenant, until, gaps FROM numbers WHERE origin = ?", (self._origin,)
@@ -311,11 +311,11 @@ class MonitorStore:
         }
 
     def selection(self) -> list[Selected]:
-        """Return the statements of the selection that are kept, in the order of the log."""
+        """Return the kept statements of the selection, in log order."""
         return self._journal.read(lambda db: selected.read(db, self._origin))
 
     def selection_is_full(self) -> bool:
-        """Whether statements of the selection are no longer kept, because so many wait for a draw."""
+        """Whether statements of the selection are no longer kept, because too many await a draw."""
         return self._journal.read(lambda db: selected.is_full(db, self._origin))
 
     async def forget(self, indexes: Sequence[int]) -> None:
@@ -323,7 +323,7 @@ class MonitorStore:
         await self._journal.write(lambda db: selected.forget(db, self._origin, indexes))
 
     async def settle(self, epoch: int) -> None:
-        """Note that an epoch was checked, and drop the checked ones before it: the next one begins where it ends."""
+        """Record that an epoch was checked, and drop the checked ones before it: the next one begins where it ends."""
         fault_point("monitor.before-settle")
         await self._journal.write(lambda db: selected.settle(db, self._origin, epoch))
         fault_point("monitor.after-settle")
@@ -332,7 +332,7 @@ class MonitorStore:
 def _edge(data: bytes) -> dict[int, bytes]:
     found = cbor.decode(data)
     if not isinstance(found, dict):
-        raise CounterfoilError(Code.CORRUPT, "the monitor's state holds no edge of a tree")
+        raise CounterfoilError(Code.CORRUPT, "the monitor's state holds no valid tree edge")
     return {
         level: hashes
         for level, hashes in found.items()

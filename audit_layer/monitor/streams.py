@@ -38,7 +38,7 @@ _DISCLOSURE_TYPES: Final = frozenset({DisclosureRequest.TYPE, DisclosureRelease.
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A statement to be told of, checked to be in the tree at its index."""
+    """A statement to report, checked to be in the tree at its index."""
 
     stream: str
     type: str
@@ -49,7 +49,7 @@ class News:
 
 @dataclass(slots=True)
 class _Round:
-    """What one page has brought so far."""
+    """What one page has added so far."""
 
     bundles: dict[bytes, KnownBundle]
     numbers: dict[str, Numbers]
@@ -58,9 +58,9 @@ class _Round:
 
 
 class Streams:
-    """Public statements, and with a tenant's token its receipts and disclosures.
+    """Public statements and, with a tenant's token, its receipts and disclosures.
 
-    `found` and `tell` are awaited before a list moves on, so a crash repeats them rather than losing any.
+    `found` and `tell` are awaited before a list moves on, so that a crash repeats reports rather than losing any.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Streams:
         return await self._follow(DISCLOSURES, self._api.disclosures, check, verified, start)
 
     async def _shown(self, item: Listed, types: frozenset[str]) -> SignedStatement:
-        """Return the statement behind an entry that a list names, as the server shows it."""
+        """Return the statement behind a listed entry, as the server shows it."""
         try:
             raw = await self._api.statement(item.entry)
         except CounterfoilError as error:
@@ -152,7 +152,7 @@ class Streams:
                 Finding(
                     Kind.STATEMENT,
                     item.entry.hex(),
-                    f"the statement {item.entry.hex()} is listed and not shown",
+                    f"the statement {item.entry.hex()} is listed but not shown",
                 )
             ) from error
         statement = open_raw(raw, item.entry, None)
@@ -162,7 +162,7 @@ class Streams:
                     Kind.STATEMENT,
                     item.entry.hex(),
                     f"the entry {item.entry.hex()} is listed among"
-                    f" {' and '.join(sorted(types))} and is of type {statement.type}",
+                    f" {' and '.join(sorted(types))} but is of type {statement.type}",
                 )
             )
         return statement
@@ -189,7 +189,7 @@ class Streams:
             if after != cursor:
                 kept = Learnt(learnt.bundles, learnt.numbers, learnt.selection)
                 await self._store.move(name, after, kept)
-            if learnt.selection:  # what is checked need not be kept, and a long log has many epochs
+            if learnt.selection:  # checked ones need not be kept, and a long log has many epochs
                 await self._draws.check(verified, from_start=start == 0, ended=False)
             cursor = after
             if waiting or not page.more:
@@ -203,7 +203,7 @@ class Streams:
         learnt: _Round,
         cursor: Cursor,
     ) -> tuple[Cursor, bool]:
-        """Check items in order; return the cursor behind them, and whether one has no checkpoint yet."""
+        """Check items in order; return the cursor after them, and whether one has no checkpoint yet."""
         tiles, after = OnDemand(self._tile), cursor.after
         for item in page.items:
             if item.index >= checkpoint.size:
@@ -219,7 +219,7 @@ class Streams:
         return Cursor(after), False
 
     async def _wait(self, item: Listed, after: int, cursor: Cursor) -> Cursor:
-        """Wait for a checkpoint that covers an item; a finding when none comes in the grace period."""
+        """Wait for a checkpoint that covers an item; a finding when none comes within the grace period."""
         now_s = int(self._clock())
         since = cursor.waiting_since if cursor.waiting == item.entry else now_s
         if now_s - since > self._grace_s:

@@ -1,4 +1,4 @@
-"""Recomputing a tree from its entries, and showing where two trees part. Pure."""
+"""Recomputes a tree from its entries, and shows where two trees diverge. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,7 +19,7 @@ from shared.translog.tiles import (
 from shared.translog.tree import EMPTY_ROOT, fold_right, leaf_hash, node_hash
 
 CHUNK_BUNDLES: Final = 16
-"""Bundles in one step: 4,096 entries."""
+"""Entry bundles per step: 4,096 entries."""
 
 
 class Walk:
@@ -32,23 +32,23 @@ class Walk:
 
     @property
     def size(self) -> int:
-        """Number of entries taken in."""
+        """Number of entries appended."""
         return self._tree.size
 
     def root(self) -> bytes:
-        """Return the root at the present size."""
+        """Return the root at the current size."""
         return self._tree.root()
 
     def bundles(self, target: int) -> list[Tile]:
-        """Return the next bundles on the way to `target`, each as wide as it is there."""
+        """Return the next entry bundles on the way to `target`, each as wide as it is at that size."""
         first, end = self.size // TILE_WIDTH, -(-target // TILE_WIDTH)
         wanted = (Tile(-1, at, width_at(0, at, target)) for at in range(first, end))
         return list(islice(wanted, CHUNK_BUNDLES)) if self.size < target else []
 
     def take(self, served: Sequence[tuple[Tile, bytes]]) -> list[tuple[Tile, bytes]]:
-        """Append what bundles hold; return the tiles that this fills, as they must be served.
+        """Append what entry bundles hold; return the tiles that this fills, as they must be served.
 
-        Raises FoundError for a bundle that cannot be one, or that changes entries taken in before.
+        Raises FoundError for an entry bundle that cannot be one, or that changes entries appended earlier.
         """
         leaves: list[bytes] = []
         for tile, data in served:
@@ -58,7 +58,9 @@ class Walk:
                 raise FoundError(damaged(tile, error.detail, self.size)) from error
             known = self.size + len(leaves) - tile.index * TILE_WIDTH
             if known and hashes[:known] != split_hashes(self.edge[0]):
-                raise FoundError(damaged(tile, "other entries than were served before", self.size))
+                raise FoundError(
+                    damaged(tile, "its entries differ from those served before", self.size)
+                )
             leaves += hashes[known:]
         touched = self._tree.extend(leaves)
         for tile, data in touched:
@@ -69,7 +71,7 @@ class Walk:
         return [(tile, data) for tile, data in touched if not tile.is_partial]
 
     def partials(self) -> list[tuple[Tile, bytes]]:
-        """Return the partial tiles at the present size, as they must be served."""
+        """Return the partial tiles at the current size, as they must be served."""
         return [(tile, self.edge[tile.level]) for tile in right_edge(self.size)]
 
 
@@ -81,19 +83,19 @@ def damaged(tile: Tile, reason: str, verified_size: int) -> Finding:
 
 
 def missing(tile: Tile, verified_size: int) -> Finding:
-    """Return the finding about a file that is not there."""
+    """Return the finding about a missing file."""
     return Finding(
         Kind.MISSING,
         f"{tile.path} after {verified_size}",
-        f"{tile.path} belongs to the checkpoint and is not served",
+        f"{tile.path} belongs to the checkpoint but is not served",
     )
 
 
 def roots_of(earlier: int, later: int, lookup: NodeLookup) -> tuple[bytes, bytes, dict[str, str]]:
-    """Return the roots at two sizes out of one set of complete subtrees, and these subtrees.
+    """Return the roots at two sizes computed from one set of complete subtrees, and these subtrees.
 
     When the second root is the one that a checkpoint signs, the subtrees are those of its tree, so the
-    first root is the only one that it has at the earlier size.
+    first root is the only one that the tree has at the earlier size.
     """
     nodes: dict[str, str] = {}
     stack: list[tuple[int, bytes]] = []
@@ -112,7 +114,7 @@ def roots_of(earlier: int, later: int, lookup: NodeLookup) -> tuple[bytes, bytes
 
 
 def _subtrees(earlier: int, later: int) -> Iterator[tuple[int, int]]:
-    """Yield the largest complete subtrees, left to right, none of which spans the earlier size."""
+    """Yield, left to right, the largest complete subtrees that do not span the earlier size."""
     at = 0
     for end in (earlier, later):
         while at < end:

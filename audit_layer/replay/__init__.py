@@ -1,1 +1,1 @@
-"""Re-execution and verdicts: the work list, the worker, the judge and its process."""
+"""Replay and verdicts: the work list, the worker, the judge and its process."""

@@ -1,4 +1,4 @@
-"""What a judge is given: one disclosed request, as a message between the worker and its replay process."""
+"""What the judge receives: one disclosed request, as a message between the worker and its replay process."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,14 +11,14 @@ from shared.statements.audits import Outcome, Reason
 from shared.statements.orders import MAX_TOKENS
 
 MAX_CASE_BYTES = MAX_DELIVERED + 2**20
-"""All that can be delivered for one request, and its receipt."""
+"""The most that can be delivered for one request, with its receipt."""
 MAX_CASE_ITEMS = MAX_TOKENS + 64
 """A frame has at least one token."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Case:
-    """One disclosed request. `secret` is the transcript secret (32 bytes); all else is as it was signed."""
+    """One disclosed request. `secret` is the transcript secret (32 bytes); everything else is as it was signed."""
 
     receipt: bytes
     """The receipt statement; its signature was verified when it entered the trail and again by the worker."""
@@ -56,14 +56,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the judge found: outcome and reason code of protocol §6.3, and facts that hold no prompt text."""
+    """What the judge found: outcome and reason code of protocol §6.3, and facts that contain no prompt text."""
 
     reason: Reason
     facts: dict[str, int | str]
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome that the reason stands for."""
+        """The outcome that the reason implies."""
         return self.reason.outcome
 
     def to_bytes(self) -> bytes:
@@ -83,12 +83,14 @@ class Judgement:
         facts: dict[str, int | str] = {}
         for key, value in read.map("facts").items():
             if not isinstance(key, str) or not isinstance(value, int | str):
-                raise CounterfoilError(Code.MALFORMED, "a judgement's facts are numbers and texts")
+                raise CounterfoilError(
+                    Code.MALFORMED, "a judgement's facts are numbers and strings"
+                )
             facts[key] = value
         outcome, reason = read.text("outcome", 16), read.text("reason", 32)
         read.done()
         if reason not in set(Reason) or Reason(reason).outcome != outcome:
             raise CounterfoilError(
-                Code.MALFORMED, "a judgement has outcome and reason of the protocol"
+                Code.MALFORMED, "a judgement has an outcome and a reason of the protocol"
             )
         return cls(Reason(reason), facts)

@@ -14,6 +14,8 @@ from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.judge import Replayed, judge
 from shared.codec import cbor
+from shared.model.backend import Backend
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
@@ -31,15 +33,15 @@ from shared.text.stream import frames_say, stop_length
 class ModelArithmetic:
     """The auditor's own copy of one checkpoint, as the judge needs it."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._decoder: Decoder = load_decoder(folder, threads=threads)
+    def __init__(self, folder: Path, backend: Backend) -> None:
+        self._decoder: Decoder = load_decoder(folder, backend=backend)
         config = self._decoder.config
         self._tokenizer = open_tokenizer(folder, rows=config.vocab_size, stops=config.eos_token_ids)
 
     @cached_property
     def profile(self) -> bytes:
-        """Hash of this process's numeric profile; the probe pass runs once."""
-        return profile_id(numeric_profile(self._decoder.config.dtype))
+        """Hash of this process's numeric profile; the probe pass runs only once."""
+        return profile_id(numeric_profile(self._decoder.config.dtype, self._decoder.backend))
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens."""
@@ -53,7 +55,7 @@ class ModelArithmetic:
         seed: bytes,
         choice: int,
     ) -> Replayed:
-        """Re-execute in one teacher-forced pass."""
+        """Replay in one teacher-forced pass."""
         result = replay(self._decoder, prompt, output, settings, seed, choice=choice)
         return Replayed(result.activations, result.chosen, result.logprobs)
 
@@ -64,18 +66,18 @@ class ModelArithmetic:
         *,
         ended: bool,
     ) -> bool:
-        """Tell whether frames say what their tokens say."""
+        """Return whether the frames' text is that of their tokens."""
         return frames_say(
             self._tokenizer, frames, settings.stop, settings.stop_token_ids, ended=ended
         )
 
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
-        """Return the length up to and including the first stop, or None."""
+        """Return the length up to and including the first stop; None without one."""
         return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids)
 
 
 class Bench:
-    """All checkpoints of this process, loaded when they are first needed."""
+    """All of this process's checkpoints, loaded on first use."""
 
     def __init__(self, folders: Sequence[Path], threads: int) -> None:
         self._given = folders
@@ -83,8 +85,13 @@ class Bench:
         self._loaded: dict[bytes, ModelArithmetic] = {}
 
     @cached_property
+    def _backend(self) -> Backend:
+        """What all of them run on. Where it cannot be had, that is an error of every case too."""
+        return CpuBackend(self._threads)
+
+    @cached_property
     def _folders(self) -> dict[bytes, Path]:
-        """The folders by model root. One that cannot be read is an error of every case, so that its worker says why."""
+        """The folders by model root. One that cannot be read is an error in every case, so that the worker reports why."""
         return {model_root(folder): folder for folder in self._given}
 
     def judge(self, case: Case) -> Judgement:
@@ -94,7 +101,7 @@ class Bench:
         if folder is None:
             return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
         if root not in self._loaded:
-            self._loaded[root] = ModelArithmetic(folder, self._threads)
+            self._loaded[root] = ModelArithmetic(folder, self._backend)
         return judge(case, self._loaded[root])
 
 

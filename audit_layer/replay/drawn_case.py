@@ -1,4 +1,4 @@
-"""Assembles what a worker needs to know of a drawn receipt, from the trail and the replay tables."""
+"""Assembles what a worker needs to know about a drawn receipt, from the trail and the replay tables."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ from shared.statements.receipts import Receipt
 
 
 def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
-    """Return the case of one work row. CORRUPT when a statement that the log must hold is not there."""
+    """Return the case of one work row. CORRUPT when a statement that the log must hold is missing."""
     with session(engine) as db:
         epoch = db.get_one(EpochRow, row.epoch)
         beacons = db.scalars(
@@ -107,7 +107,7 @@ def _statement(db: Session, entry: bytes) -> bytes:
     row = db.get(StatementRow, entry)
     if row is None:
         raise CounterfoilError(
-            Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log and not in the trail"
+            Code.CORRUPT, f"statement {entry.hex()[:16]}… is in the log but not in the trail"
         )
     return decrypted(db, row.raw)
 

@@ -9,7 +9,7 @@ HEADER = struct.Struct(">I")
 
 
 def read_message(stream: IO[bytes], limit: int = MAX_CASE_BYTES) -> bytes | None:
-    """Read one message; None when the stream ended or the message is over `limit` bytes."""
+    """Read one message; None when the stream has ended or the message is longer than `limit` bytes."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None

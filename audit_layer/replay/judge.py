@@ -1,8 +1,8 @@
 """The judge, exact regime: opens one disclosed request and replays it (protocol §6.3).
 
-Pure but for the arithmetic that it is handed. The numbered steps are those of the protocol; the first that fails gives
-the reason code. What the caller has checked before: the receipt's signature, that the ciphertexts hash to the receipt's
-`envelope` and `h_final`, that the final record is under the node's signature, and that the shares recombined to a secret
+Pure except for the arithmetic passed in. The numbered steps are those of the protocol; the first that fails gives
+the reason code. The caller has already checked: the receipt's signature, that the ciphertexts hash to the receipt's
+`envelope` and `h_final`, that the final record is under the node's signature, and that the shares recombine to a secret
 whose commitments hold.
 """
 
@@ -28,9 +28,9 @@ from shared.statements.request import RequestBody, SamplingSettings
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one teacher-forced pass gave: block hashes, and the token the sampler chooses at every output position.
+    """The result of one teacher-forced pass: commitment blocks, and the token that the sampler chooses at every output position.
 
-    `logprobs` has one entry for each of them where the settings ask for it, and is empty otherwise.
+    `logprobs` has one entry per output position if the settings ask for it, and is empty otherwise.
     """
 
     activations: Activations
@@ -56,7 +56,7 @@ class Arithmetic(Protocol):
         seed: bytes,
         choice: int,
     ) -> Replayed:
-        """Re-execute prompt and output in one pass."""
+        """Replay prompt and output in one pass."""
 
     def says(
         self,
@@ -65,10 +65,10 @@ class Arithmetic(Protocol):
         *,
         ended: bool,
     ) -> bool:
-        """Tell whether frames of (tokens, text) say what their tokens say; all of it where the sequence `ended`."""
+        """Return whether the text of frames (tokens, text) is that of their tokens; all of it if the sequence `ended`."""
 
     def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
-        """Return how many tokens of `output` there are up to and including the first stop, or None."""
+        """Return the number of tokens of `output` up to and including the first stop; None without one."""
 
 
 class _Finding(Exception):  # noqa: N818  # a verdict is not an error; it ends the steps early
@@ -83,7 +83,7 @@ def _fail_unless(condition: bool, reason: Reason) -> None:
 
 
 def judge(case: Case, arithmetic: Arithmetic) -> Judgement:
-    """Return the verdict's content for one case. Never raises for anything that the case may hold."""
+    """Return the verdict's content for one case. Never raises, whatever the case holds."""
     facts: dict[str, int | str] = {}
     try:
         _steps(case, arithmetic, facts)
@@ -127,7 +127,7 @@ def _prompt(arithmetic: Arithmetic, body: RequestBody) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the frames say, in order."""
+    """What the frames hold, in order."""
 
     frames: tuple[Frame, ...]
 
@@ -180,7 +180,7 @@ def _check_evidence(
     tokens: tuple[int, ...],
     final: FinalRecord | None,
 ) -> BlindedFields:
-    """Check that evidence and blinded fields speak of the same tokens and blocks."""
+    """Check that evidence and blinded fields are about the same tokens and commitment blocks."""
     evidence = _evidence(receipt, opened, final)
     if evidence is not None:
         assert final is not None
@@ -207,7 +207,7 @@ def _check_evidence(
 def _evidence(
     receipt: Receipt, opened: OpenedRequest, final: FinalRecord | None
 ) -> Evidence | None:
-    """Return the opened evidence; only a receipt for a failed request may come without."""
+    """Return the opened evidence; only a receipt for a failed request may lack it."""
     if receipt.evidence is None:
         _fail_unless(
             receipt.finish is Finish.FAILED and receipt.activation_root is None, Reason.EVIDENCE
@@ -238,7 +238,7 @@ def _check_replay(
     try:
         replayed = arithmetic.replay(prompt, tokens, body.settings, seed, body.choice)
     except CounterfoilError as error:
-        # Tokens outside the vocabulary, or more than the context holds, cannot come from this model.
+        # Tokens outside the vocabulary, or more of them than the context holds, cannot come from this model.
         if error.code in {Code.INVALID_ARGUMENT, Code.MALFORMED}:
             raise _Finding(Reason.TOKENS) from error
         raise
@@ -263,7 +263,7 @@ def _check_replay(
 def _check_text(
     arithmetic: Arithmetic, receipt: Receipt, settings: SamplingSettings, answer: _Answer
 ) -> None:
-    """Check that every frame's text is what the tokens say: the client was shown it as it came."""
+    """Check that every frame's text is that of its tokens: the client was shown it as it arrived."""
     ended = receipt.finish in {Finish.STOP, Finish.LENGTH}
     frames = [(frame.tokens, frame.text) for frame in answer.frames]
     _fail_unless(arithmetic.says(frames, settings, ended=ended), Reason.TEXT)
@@ -272,7 +272,7 @@ def _check_text(
 def _check_finish(
     arithmetic: Arithmetic, receipt: Receipt, settings: SamplingSettings, tokens: tuple[int, ...]
 ) -> None:
-    """Check that the sequence ended where its rules say, and that the receipt names the rule."""
+    """Check that the sequence ended where its rules require, and that the receipt names the rule."""
     stop = arithmetic.stops_at(tokens, settings)
     _fail_unless(stop is None or stop == len(tokens), Reason.FINISH)
     _fail_unless(len(tokens) <= settings.max_tokens, Reason.FINISH)

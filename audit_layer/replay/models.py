@@ -1,7 +1,7 @@
 """Table of the replay room: the work list.
 
-Statements are stored in the row before they are sent to the log, so that a crash between the two sends the same bytes
-again; the log answers those with the index that they already have.
+Statements are stored in the row before they are sent to the log, so that after a crash between the two the same bytes
+are sent again; the log answers those with the index that they already have.
 """
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, Text, UniqueConstraint, text
@@ -12,9 +12,9 @@ from audit_layer.storage.base import Base, Hash32, RowId
 
 
 class WorkRow(Base):
-    """One re-execution that one worker owes.
+    """One replay that one worker owes.
 
-    A row is claimed by a lease; a lease that ran out is claimed again. `verdict_statement` is stored before it is sent,
+    A row is claimed by a lease; one whose lease has expired is claimed again. `verdict_statement` is stored before it is sent,
     and `done_at` is set once the log has acknowledged it: a worker killed anywhere resumes without a second verdict.
     """
 
@@ -36,9 +36,9 @@ class WorkRow(Base):
     leased_until: Mapped[int | None] = mapped_column(BigInteger)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     failures: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
-    """How often the auditor's own side failed: waiting for others is none."""
+    """How often the auditor's own side failed; waiting for others does not count."""
     asked_at: Mapped[int | None] = mapped_column(BigInteger)
-    """When the node was first asked for its evidence, within the deadline; absent when it was not."""
+    """When the node was first asked for its evidence before the deadline; absent if it was not."""
     last_error: Mapped[str | None] = mapped_column(Text)
     judgement: Mapped[bytes | None] = mapped_column(LargeBinary)
     verdict_statement: Mapped[bytes | None] = mapped_column(LargeBinary)

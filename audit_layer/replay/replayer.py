@@ -25,8 +25,8 @@ class ReplayFailedError(CounterfoilError):
 class Replayer:
     """Judges cases in a child process. Safe to call from several threads; calls queue.
 
-    A child that dies, answers nonsense or takes too long is ended and replaced at the next call, and the call raises
-    ReplayFailedError: the case is not judged. A case may take `timeout_s` and `per_token_s` for each of its tokens.
+    A child that dies, answers nonsense or takes too long is killed and replaced at the next call, and the call raises
+    ReplayFailedError: the case is not judged. A case may take `timeout_s` plus `per_token_s` for each of its tokens.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Replayer:
         self.close()
 
     def judge(self, case: Case, *, tokens: int = 0) -> Judgement:
-        """Judge one case of so many tokens; ReplayFailedError."""
+        """Judge one case of `tokens` tokens; raises ReplayFailedError."""
         message = case.to_bytes()
         if len(message) > MAX_CASE_BYTES:
             raise ReplayFailedError(
-                Code.INTERNAL, f"a case of {len(message)} bytes is larger than a receipt's can be"
+                Code.INTERNAL, f"a case of {len(message)} bytes is larger than any receipt's case"
             )
         with self._lock:
             child = self._running()
@@ -74,12 +74,12 @@ class Replayer:
                 timer.cancel()
             judgement = None if answer is None else _parse(answer)
             if judgement is None:
-                if answer is None:  # its output ended a moment before it did
+                if answer is None:  # its output ended a moment before the process did
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         child.wait(timeout=1)
                 self._end(child)
                 raise ReplayFailedError(
-                    Code.UNAVAILABLE, "the replay process ended before it had judged the case"
+                    Code.UNAVAILABLE, "the replay process ended before it judged the case"
                 )
         return judgement
 
@@ -100,7 +100,7 @@ class Replayer:
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         if (code := child.poll()) is not None:
-            how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             logger.warning("the replay process %s", how)
         child.kill()
         for stream in (child.stdin, child.stdout):
@@ -114,7 +114,7 @@ class Replayer:
 
 
 def _parse(answer: bytes) -> Judgement | None:
-    """Return the judgement, or None for what is none; INTERNAL for an error that the child reports."""
+    """Return the judgement; None if the answer is not one; INTERNAL for an error that the child reports."""
     try:
         message = cbor.decode(answer)
         if not isinstance(message, dict) or len(message) != 1:

@@ -1,4 +1,4 @@
-"""Celery shells of the replay room. A message is a hint that carries an id; the row it names is the work."""
+"""Celery tasks of the replay room. A message is a hint that carries an id; the row it names is the work."""
 
 from celery import Celery
 from sqlalchemy import Engine
@@ -17,7 +17,7 @@ def worker_queue(name: str) -> str:
 
 
 def offer_work(app: Celery, engine: Engine, *, hint_ms: int) -> None:
-    """Send a hint for every row that waits for its worker and was not hinted at for `hint_ms`."""
+    """Send a hint for every row that waits for its worker and has had none for `hint_ms`."""
     with session(engine) as db:
         waiting = work_list.due(db, now=now_ms(), hint_ms=hint_ms)
     for row, worker in waiting:
@@ -25,7 +25,7 @@ def offer_work(app: Celery, engine: Engine, *, hint_ms: int) -> None:
 
 
 def register_worker(app: Celery, worker: Worker) -> None:
-    """Register re-execution."""
+    """Register replay."""
 
     @app.task(name=RUN, ignore_result=True, shared=False)
     def run(row: int) -> str:

@@ -15,7 +15,7 @@ LONGEST_PAUSE_MS: Final = 300_000
 
 
 def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) -> WorkRow | None:
-    """Lease one row to `worker`; None when it is done, another's, or leased and not yet due."""
+    """Lease one row to `worker`; None when it is done, another worker's, or leased and not yet due."""
     return session.scalars(
         update(WorkRow)
         .where(
@@ -39,7 +39,7 @@ def give_back(session: Session, work: int, error: str) -> None:
 
 
 def extend(session: Session, work: int, *, until: int) -> None:
-    """Let a lease that is still in use run until then."""
+    """Extend a lease that is still in use until then."""
     session.execute(
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.done_at.is_(None), WorkRow.leased_until.is_not(None))
@@ -56,7 +56,7 @@ def fail(session: Session, work: int, error: str, *, now: int) -> None:
 
 
 def note_asked(session: Session, work: int, *, now: int) -> None:
-    """Note that the node is being asked for its evidence, before its deadline."""
+    """Record that the node is being asked for its evidence, before the deadline."""
     session.execute(
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.asked_at.is_(None), WorkRow.deadline >= now)
@@ -88,7 +88,7 @@ def finish(session: Session, work: int, *, now: int) -> None:
 
 
 def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[tuple[int, str]]:
-    """Return (id, worker) of rows that wait for a worker, and note that they are being hinted at."""
+    """Return (id, worker) of rows that wait for a worker, and record that hints are being sent for them."""
     waiting = (
         select(WorkRow.id)
         .where(
@@ -110,7 +110,7 @@ def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[t
 
 
 def assign(session: Session, assignments: Iterable[Assignment]) -> None:
-    """Put work on the list; a receipt is on it at most once, and once more to confirm."""
+    """Put work on the list; a receipt is on it at most once, plus once to confirm."""
     session.add_all(
         WorkRow(
             receipt=item.receipt,
@@ -134,7 +134,7 @@ def requests(session: Session, epoch: int) -> Sequence[bytes]:
 
 
 def unconfirmed(session: Session) -> Sequence[Assignment]:
-    """Return finished primary work that blames the node and about which no second worker has been asked yet."""
+    """Return finished primary work that blames the node and that no second worker has been asked to confirm yet."""
     confirmed = select(WorkRow.receipt).where(WorkRow.kind == "confirm")
     rows = session.scalars(
         select(WorkRow).where(

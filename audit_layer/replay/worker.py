@@ -1,4 +1,4 @@
-"""One piece of work, from disclosure to verdict. Safe to be killed anywhere and run again."""
+"""One piece of work, from disclosure to verdict. May be killed anywhere and run again."""
 
 import contextlib
 import logging
@@ -26,16 +26,16 @@ from shared.statements.audits import Blame, Reason, Verdict
 from shared.statements.cose import entry_of, sign
 
 MAX_FAILURES: Final = 5
-"""So often a replay may fail on the auditor's own side; then the verdict says that, and the work is done."""
+"""Replay failures on the auditor's own side after which the verdict says so, and the work is done."""
 MAX_WHY: Final = 1000
-"""Characters of what sources answered that a judgement keeps: some of them are a node's own words."""
+"""Characters of the sources' answers that a judgement keeps: some are a node's own words."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Re-executes what the authority assigned to it and signs what it found."""
+    """Replays what the authority assigned to it and signs what it finds."""
 
     name: str
     engine: Engine
@@ -48,7 +48,7 @@ class Worker:
     def run(self, work_id: int) -> str:
         """Do one row of the work list; return what became of it, for the log.
 
-        What cannot be done yet gives its lease back. What fails on our own side is tried again after a growing pause, and
+        Work that cannot be done yet gives its lease back. What fails on our own side is retried after a growing pause, and
         a replay that fails `MAX_FAILURES` times ends in a verdict that says so.
         """
         with session(self.engine) as db:
@@ -66,7 +66,7 @@ class Worker:
         return "done"
 
     def _undecided(self, row: WorkRow, error: CounterfoilError) -> str:
-        """Note why a row could not be done now; return it for the log, or raise what somebody must look at."""
+        """Record why a row could not be done now; return the reason for the log, or raise what needs a person's attention."""
         if error.code is Code.ERASED:  # nothing is left to judge, and nobody is to blame
             with session(self.engine) as db:
                 work_list.finish(db, row.id, now=now_ms())
@@ -84,7 +84,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _lease_kept(self, work_id: int) -> Iterator[None]:
-        """Extend the lease while the block runs, so that nobody else begins what takes long."""
+        """Extend the lease while the block runs, so that nobody else begins the same long work."""
         done = threading.Event()
 
         def extend() -> None:
@@ -132,7 +132,7 @@ class Worker:
             return Judgement(Reason.ORDER, {"answered_by": first.hex()})
         if row.failures >= MAX_FAILURES:
             logger.error(
-                "a replay failed %d times and is given up: %s", row.failures, row.last_error
+                "a replay failed %d times and was given up: %s", row.failures, row.last_error
             )
             return Judgement(Reason.UNREPLAYABLE, {"failures": row.failures})
         now = now_ms()

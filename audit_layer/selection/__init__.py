@@ -1,1 +1,1 @@
-"""What is audited: the authority's epochs, the beacon's draw, and the tenants' seals."""
+"""What is audited: the authority's epochs, the beacon's draw, and the tenant seals."""

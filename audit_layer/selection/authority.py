@@ -1,7 +1,7 @@
-"""The selection authority: opens epochs, seals them on schedule, draws the sample, and hands out the work_list.
+"""The selection authority: opens epochs, seals them on schedule, draws the sample, and assigns the work.
 
-One `tick` does whatever is due and is safe to repeat or to lose: each statement is stored before it is sent, and the
-log answers a second copy with the index of the first. Protocol §6.1 numbers the steps.
+One `tick` does whatever is due and may safely be repeated or lost: each statement is stored before it is sent, and the
+log answers a second copy with the first one's index. Protocol §6.1 numbers the steps.
 """
 
 import logging
@@ -39,13 +39,13 @@ from shared.translog.tlog_proof import parse_tlog_proof
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 500
-"""Statements in one call to the log, which takes 1,024."""
-TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time in the whole installation
+"""Statements per call to the log, which takes 1,024."""
+TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time per installation
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Runs the epoch clock. All methods may be called again after a crash at any point."""
+    """Runs the epoch clock. All methods may be repeated after a crash at any point."""
 
     name: str
     engine: Engine
@@ -58,7 +58,7 @@ class Authority:
     work: WorkList
 
     def tick(self, now: int) -> None:
-        """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick runs."""
+        """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick is running."""
         with alone(self.engine, TICK_LOCK) as ours:
             if ours:
                 self._advance(now)
@@ -133,7 +133,7 @@ class Authority:
     # -- step 2: seal ------------------------------------------------------------------------------
 
     def _has_receipts(self, row: EpochRow) -> bool:
-        """Tell whether the log has a receipt for an open epoch; it has one for good once it has."""
+        """Return whether the log has a receipt for an open epoch; once it has one, it keeps it."""
         with session(self.engine) as db:
             previous = db.get(EpochRow, row.epoch - 1)
             first = row.open_index if previous is None else previous.size
@@ -141,12 +141,12 @@ class Authority:
         return newest is not None and first is not None and newest >= first
 
     def _extend(self, epoch: int, now: int) -> None:
-        """Let an epoch without receipts go on for another term: there is nothing to draw, and nothing to log."""
+        """Extend an epoch without receipts by another term: there is nothing to draw, and nothing to log."""
         with session(self.engine) as db:
             db.get_one(EpochRow, epoch).opened_at = now
 
     def _seal(self, epoch: int, now: int) -> None:
-        """Seal `epoch` at a witnessed size that the next epoch's open statement precedes."""
+        """Seal `epoch` at a witnessed size that covers the next epoch's open statement."""
         with session(self.engine) as db:
             following = db.get(EpochRow, epoch + 1)
         if following is None:
@@ -221,13 +221,15 @@ class Authority:
             stored.reveal_statement = beacon.reveal_statement = reveal
 
     def _taken_in(self, party: str, statement: bytes) -> bool:
-        """Log what a party answered; one that the log refuses, by its signature, must not stop what comes after it."""
+        """Log a party's answer; one whose signature the log refuses must not stop what follows."""
         try:
             self.server.submit([statement])
         except CounterfoilError as error:
             if error.code.value.retryable:
                 raise
-            logger.warning("the log refuses what beacon party %s signed: %s", party, error)
+            logger.warning(
+                "the log refuses a statement signed by beacon party %s: %s", party, error
+            )
             return False
         return True
 
@@ -299,7 +301,7 @@ class Authority:
         )
 
     def _escalate(self, now: int) -> None:
-        """Ask a second worker, with other keys, about every verdict that blames a node."""
+        """Ask a second worker, with its own keys, about every verdict that blames a node."""
         with session(self.engine) as db:
             asked: list[Assignment] = []
             for failed in self.work.unconfirmed(db):
@@ -319,7 +321,7 @@ class Authority:
 
 
 def batched(statements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut statements into what one call takes; no batch is empty."""
+    """Split statements into batches that one call takes; none is empty."""
     for start in range(0, len(statements), MAX_BATCH):
         yield statements[start : start + MAX_BATCH]
 

@@ -1,7 +1,7 @@
 """Tables of the selection room: epochs, beacon values and tenant seals.
 
-Statements are stored in the row before they are sent to the log, so that a crash between the two sends the same bytes
-again; the log answers those with the index that they already have.
+Statements are stored in the row before they are sent to the log, so that after a crash between the two the same bytes
+are sent again; the log answers those with the index that they already have.
 """
 
 from sqlalchemy import BigInteger, Boolean, Index, Integer, LargeBinary, Text, text
@@ -21,7 +21,7 @@ class EpochRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     state: Mapped[str] = mapped_column(Text)
     opened_at: Mapped[int] = mapped_column(BigInteger)
-    """When its term began: a term that ends without a receipt is followed by another."""
+    """When its term began; a term that ends without a receipt is followed by another."""
     open_index: Mapped[int | None] = mapped_column(BigInteger)
     """Log index of the open statement; absent until the log has acknowledged it."""
     first: Mapped[int | None] = mapped_column(BigInteger)
@@ -34,7 +34,7 @@ class EpochRow(Base):
 
 
 class BeaconRow(Base):
-    """One party's commitment for one epoch, and its reveal once it came."""
+    """One party's commitment for one epoch, and its reveal once it has arrived."""
 
     __tablename__ = "replay_beacons"
     __table_args__ = (KEPT_BY_WORKER,)
@@ -47,7 +47,7 @@ class BeaconRow(Base):
 
 
 class SealRow(Base):
-    """One seal of one tenant, stored before it is sent. `log_index` is absent until the log has acknowledged it."""
+    """One tenant seal, stored before it is sent. `log_index` is absent until the log has acknowledged it."""
 
     __tablename__ = "replay_seals"
     __table_args__ = (

@@ -11,7 +11,7 @@ from shared.runtime.config import Settings
 
 
 class PeerSettings(Settings):
-    """A worker to whom the authority may disclose."""
+    """A worker to which the authority may disclose."""
 
     name: str
     hpke_key: str
@@ -34,12 +34,12 @@ class AuthoritySettings(Settings):
     key_file: Path
     epoch_seconds: float = Field(default=600, gt=0)
     reveal_seconds: float = Field(default=60, gt=0, le=1800)
-    """How long a missing reveal is waited for; after that the epoch is audited whole. A draw is due in an hour."""
+    """How long to wait for a missing reveal; after that the whole epoch is audited. A draw is due within an hour."""
     rate_ppm: int = Field(default=10_000, ge=0, le=1_000_000)
     floor: int = Field(default=1, ge=0)
     disclosure_seconds: float = Field(default=86_400, gt=0)
-    """From a draw to the deadline after which missing evidence counts against whoever withheld it."""
+    """Time from a draw to the deadline, after which missing evidence counts against whoever withheld it."""
     seal_period: SealPeriod = "day"
-    """What one tenant seal covers, in UTC."""
+    """The period that one tenant seal covers, in UTC."""
     seal_grace_seconds: float = Field(default=3600, ge=0)
-    """How long after its period a tenant's seal waits for receipts; what comes later is late in the next."""
+    """How long after its period a tenant seal waits for receipts; later ones are counted as late in the next."""

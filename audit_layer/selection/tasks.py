@@ -1,4 +1,4 @@
-"""Celery shells of the selection room. A message is a hint; what is due is read from the database."""
+"""Celery tasks of the selection room. A message is a hint; what is due is read from the database."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ AUTHORITY_QUEUE = "authority"
 
 
 def register_authority(app: Celery, authority: Authority, offer_work: Callable[[], None]) -> None:
-    """Register the epoch clock; after each look at it, waiting work is offered to the workers again."""
+    """Register the epoch clock; after each tick, waiting work is offered to the workers again."""
 
     @app.task(name=TICK, ignore_result=True, shared=False)
     def tick() -> None:
@@ -23,7 +23,7 @@ def register_authority(app: Celery, authority: Authority, offer_work: Callable[[
 
 
 def register_sealing(app: Celery, sealing: Sealing) -> None:
-    """Register the tenants' seals."""
+    """Register the tenant seals."""
 
     @app.task(name=SEAL, ignore_result=True, shared=False)
     def seal() -> None:

@@ -1,6 +1,6 @@
-"""Tenant seals (protocol §5.1): the audit authority counts every tenant's receipts, one period after the other.
+"""Tenant seals (protocol §5.1): the audit authority counts every tenant's receipts, period by period.
 
-A seal is stored before it is sent, as everything that the authority signs: a crash between the two sends the same bytes.
+A seal is stored before it is sent, like everything that the authority signs: after a crash, the same bytes are sent.
 """
 
 import logging
@@ -25,9 +25,9 @@ from shared.translog.notes import parse_note
 
 logger = logging.getLogger(__name__)
 
-SEAL_LOCK: Final = 0x63665F7365616C  # "cf_seal": one tick at a time in the whole installation
+SEAL_LOCK: Final = 0x63665F7365616C  # "cf_seal": one tick at a time per installation
 MAX_BATCH: Final = 500
-"""Seals in one call to the log; a tick makes no more of them."""
+"""Seals per call to the log; a tick makes no more."""
 
 
 def period_at(kind: SealPeriod, at: int) -> Period:
@@ -38,7 +38,7 @@ def period_at(kind: SealPeriod, at: int) -> Period:
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """Makes the seals that are due. `tick` may be called again after a crash at any point."""
+    """Makes the seals that are due. `tick` may be repeated after a crash at any point."""
 
     name: str
     engine: Engine
@@ -49,7 +49,7 @@ class Sealing:
     def tick(self, now: int) -> int:
         """Send what was stored, then seal what is due at `now` (ms); return how many seals were made.
 
-        Returns at once if another tick runs, or before the log's first witnessed checkpoint.
+        Returns at once if another tick is running, or before the log's first witnessed checkpoint.
         """
         with alone(self.engine, SEAL_LOCK) as ours:
             return self._advance(now) if ours else 0
@@ -80,7 +80,7 @@ class Sealing:
         return parse_checkpoint(parse_note(note).text)
 
     def _seal_next(self, tenant: str, checkpoint: Checkpoint, now: int) -> bool:
-        """Make and store the tenant's next seal if it is due; say whether it was."""
+        """Make and store the tenant's next seal if it is due; return whether it was."""
         with session(self.engine, isolation="REPEATABLE READ") as db:
             row = db.scalar(
                 select(SealRow)
@@ -99,7 +99,12 @@ class Sealing:
             seal = make_seal(db, tenant, previous, Period(start, end), checkpoint, now)
             statement = sign(seal, key=self.key, issuer=self.name)
             db.add(SealRow(tenant=tenant, number=seal.number, statement=statement))
-        logger.info("sealed %d receipts of %s, %d of them late", seal.receipts, tenant, seal.late)
+        logger.info(
+            "tenant seal made over %d receipts of %s, %d of them late",
+            seal.receipts,
+            tenant,
+            seal.late,
+        )
         return True
 
     def _send(self) -> None:
@@ -126,7 +131,7 @@ def make_seal(
     checkpoint: Checkpoint,
     now: int,
 ) -> TenantSeal:
-    """Return the seal of a period that follows the previous seal's, from the receipts that the trail has."""
+    """Return the seal of the period after the previous seal's, from the trail's receipts."""
     before = None if previous is None else read_as(TenantSeal, previous)
     sealed = 0 if before is None else before.size
     receipts = select(ReceiptRow.entry, ReceiptRow.number).where(

@@ -1,4 +1,4 @@
-"""What the selection authority asks of the list of work: the seam to the replay room, which keeps it."""
+"""What the selection authority asks of the work list: the seam to the replay room, which keeps it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One re-execution that one worker owes, by the authority's disclosure request."""
+    """One replay that one worker owes, by the authority's disclosure request."""
 
     receipt: bytes
     """Log entry of the receipt."""
@@ -17,16 +17,16 @@ class Assignment:
     worker: str
     request_statement: bytes
     deadline: int
-    """After it, evidence that is missing counts against whoever withheld it; ms."""
+    """Unix ms after which missing evidence counts against whoever withheld it."""
     confirms: bool = False
     """Whether it is a second opinion on a verdict that blames the node."""
 
 
 class WorkList(Protocol):
-    """The list of work. Every function runs in the caller's transaction."""
+    """The work list. Every function runs in the caller's transaction."""
 
     def assign(self, session: Session, assignments: Iterable[Assignment]) -> None:
-        """Put work on the list; a receipt is on it at most once, and once more to confirm."""
+        """Put work on the list; a receipt is on it at most once, plus once to confirm."""
 
     def requests(self, session: Session, epoch: int) -> Sequence[bytes]:
         """Return the request statements of an epoch's drawn receipts, in the order in which they were assigned."""

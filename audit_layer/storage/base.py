@@ -1,4 +1,4 @@
-"""The declarative base of every audit table, and the column types that all rooms share.
+"""The declarative base of all audit tables, and the column types that all rooms share.
 
 A table says who may do what with it in `info["access"]`, with the short names of the service
 roles and the SQL privileges in lower case; migrations turn that into GRANTs (see
@@ -8,7 +8,7 @@ roles and the SQL privileges in lower case; migrations turn that into GRANTs (se
         __tablename__ = "log_entries"
         __table_args__ = (bytes_check("leaf_hash", 32), access(server=APPEND, worker=READ))
 
-`APPEND` holds no UPDATE and no DELETE: a table whose roles have READ or APPEND at most is
+`APPEND` includes neither UPDATE nor DELETE: a table whose roles have at most READ or APPEND is
 append-only for every service. A test compares the migrated database with the declarations.
 """
 
@@ -35,13 +35,13 @@ EVERYTHING = frozenset({"select", "insert", "update", "delete"})
 
 
 class Base(DeclarativeBase):
-    """The one declarative base; its metadata is what Alembic compares the database with."""
+    """The single declarative base; Alembic compares the database with its metadata."""
 
     metadata = MetaData(naming_convention=NAMING)
 
 
 Hash32 = Annotated[bytes, mapped_column(LargeBinary(32))]
-"""A 32-byte hash or key. Add `bytes_check(column, 32)` to the table: `bytea` has no length."""
+"""A 32-byte hash or key. Add `bytes_check(column, 32)` to the table: `bytea` has no fixed length."""
 UnixMs = Annotated[int, mapped_column(BigInteger)]
 """Milliseconds since 1970-01-01T00:00:00Z."""
 Count = Annotated[int, mapped_column(BigInteger)]
@@ -82,7 +82,7 @@ class DatabaseObject:
 
     @property
     def reference(self) -> str:
-        """How DROP and COMMENT name it. Functions take no arguments: triggers call them."""
+        """Its name in DROP and COMMENT. Functions take no arguments: triggers call them."""
         if self.table is None:
             return f'FUNCTION "{self.name}"()'
         return f'TRIGGER "{self.name}" ON "{self.table}"'

@@ -1,8 +1,8 @@
-"""One way to connect: the settings of every session, what its database must be, and why it failed.
+"""The one way to connect: every session's settings, what its database must be, and why connecting failed.
 
-Settings go with the connection's first packet, so every new connection has them, also one that
-replaces a lost one. A database whose text is not UTF-8, and a pooler that hands sessions around,
-are refused by name.
+Settings go with the connection's first packet, so every new connection has them, including one that
+replaces a lost one. A database whose text is not UTF-8, and a pooler that shares sessions, are
+refused with an error that says so.
 """
 
 import re
@@ -20,13 +20,13 @@ ENCODING: Final = "UTF8"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why no connection was made: what the driver's message shows, and what a person is told."""
+    """Why no connection was made: what the driver's message contains, and what the user sees."""
 
     pattern: str
     detail: str
     remedy: str
     about: str = ""
-    """What it is about, with `{host}`, `{user}` and `{database}`: for those who may know."""
+    """What it is about, with `{host}`, `{user}` and `{database}`: for those who may know them."""
 
 
 _POOLER: Final = (
@@ -34,30 +34,30 @@ _POOLER: Final = (
     " itself, not to PgBouncer or another pooler."
 )
 POOLER: Final = Reason(
-    r"unsupported startup parameter", "a connection pooler stands before the database", _POOLER
+    r"unsupported startup parameter", "a connection pooler is in front of the database", _POOLER
 )
 PASSWORD: Final = Reason(
     r"password authentication failed|no password supplied",
     "the database server refuses the password",
-    "Correct the DSN; `counterfoil db init` writes those of the services.",
+    "Correct the DSN; `counterfoil db init` writes the services' DSNs.",
     "role {user}",
 )
 NO_ROLE: Final = Reason(
     r'role "" (?:does not exist|is not permitted to log in)',
-    "the database server knows no such role that may log in",
-    "Correct the DSN's user; `counterfoil db init` makes the services' roles.",
+    "the database server has no such role that may log in",
+    "Correct the DSN's user; `counterfoil db init` creates the services' roles.",
     "{user}",
 )
 NO_DATABASE: Final = Reason(
     r'database "" does not exist',
     "the database server has no such database",
-    "Correct the DSN's database; `counterfoil db init` makes the services' own.",
+    "Correct the DSN's database; `counterfoil db init` creates the services' databases.",
     "{database}",
 )
 NOT_ADMITTED: Final = Reason(
     r"permission denied for database|no pg_hba\.conf entry|\w+ authentication failed for user",
     "the database server does not admit this login",
-    "Look at pg_hba.conf and at the database's privileges.",
+    "Check pg_hba.conf and the database's privileges.",
     "role {user}, database {database}",
 )
 REASONS: Final = (
@@ -68,46 +68,46 @@ REASONS: Final = (
     NOT_ADMITTED,
     Reason(
         r"failed to resolve host|could not translate host name|Name or service not known",
-        "the name of the database's host is not known",
-        "Correct the host in the DSN, or the machine's name service.",
+        "the database's host name cannot be resolved",
+        "Correct the host in the DSN, or the machine's name resolution.",
         "{host}",
     ),
     Reason(
         r"certificate|SSL|TLS",
         "no TLS connection to the database server is possible",
-        "Look at sslmode and sslrootcert in the DSN, and at the server's certificate.",
+        "Check sslmode and sslrootcert in the DSN, and the server's certificate.",
         "{host}",
     ),
     Reason(
         r"starting up|shutting down|recovery mode|not yet accepting|not accepting",
-        "the database server starts or stops",
-        "Nothing is to be done unless it lasts.",
+        "the database server is starting or stopping",
+        "Nothing to do unless it persists.",
     ),
     Reason(
         r"too many clients|too many connections|connection slots",
-        "the database server has no connection free",
-        "Raise its max_connections, or stop what uses it beside this.",
+        "the database server has no free connection",
+        "Raise its max_connections, or stop other programs that use it.",
     ),
     Reason(
         r"timeout expired|timed out",
         "the database server does not answer in time",
-        "Look at the network and at firewalls between here and there.",
+        "Check the network, and firewalls on the way.",
         "{host}",
     ),
     Reason(
         r"Connection refused|No such file or directory|No route to host|unreachable",
-        "no database server listens there",
+        "no database server is listening there",
         "Start Postgres, or correct host and port in the DSN.",
         "{host}",
     ),
 )
 UNKNOWN: Final = Reason(
-    "", "the database does not answer", "Check that Postgres runs and that the DSN is right."
+    "", "the database does not answer", "Check that Postgres is running and that the DSN is right."
 )
 
 
 def reason_of(error: psycopg.Error) -> Reason:
-    """Return why a connection was not made, by the driver's message; names in it say nothing."""
+    """Return why a connection was not made, from the driver's message; names in it are ignored."""
     message = re.sub(r'"[^"]*"', '""', str(error))
     return next((one for one in REASONS if re.search(one.pattern, message)), UNKNOWN)
 
@@ -115,7 +115,7 @@ def reason_of(error: psycopg.Error) -> Reason:
 def explained(error: psycopg.Error, parameters: Parameters, *, names: bool) -> CounterfoilError:
     """Return UNAVAILABLE with one clear sentence for each cause.
 
-    With `names` it tells host, role and database: for the operator, not for callers of a service.
+    With `names` it includes host, role and database: for the operator, not for callers of a service.
     """
     reason = reason_of(error)
     about = reason.about.format(
@@ -140,9 +140,9 @@ def _host(parameters: Parameters) -> str:
 def session_parameters(
     dsn: str, application_name: str, settings: dict[str, int | str] | None = None
 ) -> Parameters:
-    """Return what to connect with: the DSN, and the settings that every session of ours has.
+    """Return what to connect with: the DSN, and the settings of all our sessions.
 
-    What the DSN's own `options` say goes before `settings`, but never before the search path.
+    The DSN's own `options` take precedence over `settings`, but never over the search path.
 
     Raises:
         CounterfoilError: CONFIGURATION when the DSN cannot be read.
@@ -167,12 +167,12 @@ def connect(
     any_encoding: bool = False,
     autocommit: bool = False,
 ) -> psycopg.Connection:
-    """Open a session and look at it: one connection, which the caller closes.
+    """Open a session and check it: one connection, which the caller closes.
 
     `any_encoding` is for the administrative database, which need not be UTF-8.
 
     Raises:
-        CounterfoilError: UNAVAILABLE as `explained`; CONFIGURATION when a pooler stands between or
+        CounterfoilError: UNAVAILABLE as `explained`; CONFIGURATION when a pooler is in between or
             the database's text is not UTF-8.
     """
     try:
@@ -196,12 +196,12 @@ def connect(
 
 
 def _check_session(connection: psycopg.Connection) -> None:
-    """Refuse a session that is not the one that was asked for: its settings were dropped."""
+    """Refuse a session other than the one requested: its settings were dropped."""
     found = connection.execute("SELECT current_setting('search_path')").fetchone()
     if found != (SEARCH_PATH,):
         raise CounterfoilError(
             Code.CONFIGURATION,
-            "the settings of a session do not reach the database: a connection pooler drops them",
+            "session settings do not reach the database: a connection pooler drops them",
             remedy=_POOLER,
         )
 
@@ -211,6 +211,6 @@ def _check_encoding(connection: psycopg.Connection) -> None:
     if found != ENCODING:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"database {connection.info.dbname} keeps text as {found}, not as {ENCODING}",
-            remedy="Make another: `counterfoil db init --database NAME` creates one in UTF-8.",
+            f"database {connection.info.dbname} stores text as {found}, not as {ENCODING}",
+            remedy="Create another: `counterfoil db init --database NAME` makes one in UTF-8.",
         )

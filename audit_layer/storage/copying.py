@@ -1,4 +1,4 @@
-"""Binary COPY into a table, within a transaction of SQLAlchemy's: the quickest way in that Postgres has."""
+"""Binary COPY into a table, within an SQLAlchemy transaction: the fastest way to load rows into Postgres."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final

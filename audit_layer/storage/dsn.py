@@ -1,8 +1,8 @@
-"""Connection strings and the files that keep them.
+"""Connection strings and the files that hold them.
 
 A DSN holds a password, so it travels in a 0600 file (`--dsn-file`) rather than on a command line,
-and no error message repeats it. `parse_dsn` is the one reader of every spelling; what it returns
-is what every connection of the audit layer is made of.
+and no error message repeats it. `parse_dsn` alone reads every spelling; every connection of the
+audit layer is made from what it returns.
 """
 
 import os
@@ -24,20 +24,20 @@ ENV_FILE: Final = "COUNTERFOIL_DATABASE_DSN_FILE"
 ENV_URL: Final = "COUNTERFOIL_DATABASE_URL"
 LONGEST_DSN: Final = 4096
 SEARCH_PATH: Final = "public,pg_temp"
-"""Where every session finds and makes tables, whatever a database, a role or a DSN says."""
+"""Where every session finds and creates tables, whatever a database, role or DSN says."""
 _SCHEME: Final = re.compile(r"(?:sqla\+)?postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)
 _PLACE: Final = re.compile(r"/.*|[^\s/@?#]*", re.DOTALL)
-"""A folder of a socket, or a host: what a password that is not encoded leaves behind is none."""
+"""A socket's folder, or a host; what an unencoded password leaves behind is neither."""
 _ENCODING: Final = (
-    "Use postgresql://USER:PASSWORD@HOST:PORT/DATABASE. In a password each character that is not"
-    " a letter or a digit is written as % and its two hexadecimal digits: @ as %40, / as %2F."
+    "Use postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Percent-encode every character of a"
+    " password that is not a letter or a digit: @ as %40, / as %2F."
 )
 Parameters = dict[str, str]
-"""libpq's parameters by its names for them."""
+"""libpq's parameters, by libpq's names."""
 
 
 def is_postgres(text: str) -> bool:
-    """Tell whether a URL is a DSN of Postgres in any spelling; key=value pairs are."""
+    """Return whether a URL is a Postgres DSN in any spelling; key=value pairs are."""
     text = text.strip()
     return bool(_SCHEME.match(text)) or ("://" not in text and "=" in text)
 
@@ -46,7 +46,7 @@ def parse_dsn(dsn: str) -> Parameters:
     """Return the libpq parameters of a DSN: `postgres[ql][+driver]://…` or key=value pairs.
 
     Raises:
-        CounterfoilError: CONFIGURATION when it cannot be read. The DSN itself is not repeated.
+        CounterfoilError: CONFIGURATION when it cannot be read. The error does not repeat the DSN.
     """
     text = _SCHEME.sub("postgresql://", dsn.strip(), count=1)
     if "\0" in text or not is_text(text):
@@ -58,9 +58,9 @@ def parse_dsn(dsn: str) -> Parameters:
     parameters = {name: str(value) for name, value in found.items() if value is not None}
     hosts, ports = (parameters.get(name, "").split(",") for name in ("host", "port"))
     if not all(map(_PLACE.fullmatch, hosts)):
-        raise _unreadable("names a host that can be none")
+        raise _unreadable("names a host that is not valid")
     if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
-        raise _unreadable("names a port that is no number")
+        raise _unreadable("names a port that is not a valid number")
     if len(ports) not in {1, len(hosts)}:
         raise _unreadable("names more or fewer ports than hosts")
     return parameters
@@ -121,7 +121,7 @@ def password_of(dsn: str) -> str:
 
 
 def read_dsn_file(path: Path) -> str:
-    """Return the connection string that a file holds.
+    """Return the connection string in a file.
 
     Raises:
         CounterfoilError: CONFIGURATION when it is missing, unreadable, empty, or open to other
@@ -141,12 +141,12 @@ def read_dsn_file(path: Path) -> str:
 
 
 def write_dsn_file(path: Path, dsn: str) -> None:
-    """Write a DSN file that only this user can read, in one step that a crash cannot halve."""
+    """Write a DSN file that only this user can read, atomically."""
     write_private(path, (dsn + "\n").encode())
 
 
 def find_dsn(dsn_file: Path | None = None) -> str:
-    """Return the DSN: from the given file, or from the file or the DSN that the environment names.
+    """Return the DSN: from the given file, or from the file or DSN that the environment names.
 
     Raises:
         CounterfoilError: CONFIGURATION when there is none, or it is not readable.

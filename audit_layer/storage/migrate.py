@@ -2,7 +2,7 @@
 
 Two operators at once are safe: an advisory lock makes the second wait, and it then finds nothing
 left to do. Each revision has a transaction of its own, with limits on how long it may wait for a
-lock and run, so that a migration never queues the whole service up behind itself. Migrations run
+lock and run, so that a migration never blocks the whole service behind it. Migrations run
 as `counterfoil_owner`.
 """
 
@@ -35,7 +35,7 @@ from audit_layer.storage.roles import ROLES, SERVICES
 from shared.runtime.errors import Code, CounterfoilError, sentences
 
 LOCK_KEY: Final = 0x6D69677261746573
-"""Advisory lock that every migration of this database holds."""
+"""Advisory lock held by every migration of this database."""
 WAIT_FOR_OTHERS_MS: Final = 120_000
 LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 300_000
@@ -48,7 +48,7 @@ for _module in (grants, objects):
 
 
 def _is_a_step(record: logging.LogRecord) -> bool:
-    """Say whether Alembic tells of a revision: that it has begun to look is no news to an operator."""
+    """Return whether Alembic reports a revision: that it has begun to look does not interest an operator."""
     return str(record.msg).startswith("Running")
 
 
@@ -68,9 +68,9 @@ def ini_path() -> Path:
 
 
 def run_online(config: Config) -> None:
-    """Run the present Alembic command against the database (called by env.py).
+    """Run the current Alembic command against the database (called by env.py).
 
-    What goes wrong is told as each caller tells it: to Alembic's own command line as CommandError, which it prints.
+    Errors are raised as each caller reports them: to Alembic's own command line as CommandError, which it prints.
     """
     dsn: str | None = config.attributes.get("dsn")
     try:
@@ -89,7 +89,7 @@ def _run(dsn: str) -> None:
 
 
 def run_offline() -> None:
-    """Write the SQL of the present Alembic command instead of running it (called by env.py)."""
+    """Write the SQL of the current Alembic command instead of running it (called by env.py)."""
     _configure(
         dialect_name="postgresql",
         literal_binds=True,
@@ -119,7 +119,7 @@ def upgrade(dsn: str | None, revision: str = "head", *, sql: bool = False) -> st
 
 
 def downgrade(dsn: str | None, revision: str) -> None:
-    """Migrate down to `revision` (`base` removes every table and all that is in them).
+    """Migrate down to `revision` (`base` removes every table and everything in them).
 
     Raises:
         CounterfoilError: as `upgrade`.
@@ -144,12 +144,12 @@ def head() -> str | None:
 
 
 def check(dsn: str) -> list[str]:
-    """Return how the database differs from what the code declares; empty when it does not.
+    """Return how the database differs from what the code declares; empty when it matches.
 
     Compared are tables, columns, types, constraints, indexes, privileges, functions and triggers.
 
     Raises:
-        CounterfoilError: CONFLICT when the database is not at the newest revision; else as
+        CounterfoilError: CONFLICT when the database is not at the newest revision; otherwise as
         `upgrade`.
     """
     with _errors_translated():
@@ -181,7 +181,7 @@ def _configure(**options: Any) -> None:
 
 
 def include_name(name: str | None, kind: str, _parents: object) -> bool:
-    """Leave partitions out of comparisons: they are made as the data grows, not declared."""
+    """Exclude partitions from comparisons: they are created as the data grows, not declared."""
     return kind != "table" or name is None or PARTITION.fullmatch(name) is None
 
 
@@ -192,7 +192,7 @@ _TIDY: Final = Rewriter()
 def _without_info(
     _context: MigrationContext, _revision: object, operation: CreateTableOp
 ) -> CreateTableOp:
-    """Leave the declaration of access out of a new revision: `set_access` carries it."""
+    """Omit the declaration of access from a new revision: `set_access` carries it."""
     operation.info = {}
     return operation
 
@@ -220,7 +220,7 @@ def _connected(dsn: str) -> Iterator[Connection]:
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Act as the owner role, holding the migration lock. The lock goes with the connection."""
+    """Act as the owner role, holding the migration lock. The lock ends with the connection."""
     connection.execute(text(f"SET lock_timeout = {WAIT_FOR_OTHERS_MS}"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
     connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
@@ -236,7 +236,7 @@ def _alone(connection: Connection) -> Iterator[None]:
 
 
 def _become_owner(connection: Connection) -> None:
-    """Check that the roles exist, and let a superuser's tables belong to the owner all the same."""
+    """Check that the roles exist, and make a superuser's tables belong to the owner all the same."""
     needed = {ROLES[short] for short in ("owner", *SERVICES)}
     present = set(
         connection.scalars(
@@ -257,14 +257,14 @@ def _become_owner(connection: Connection) -> None:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"Migrations run as {ROLES['owner']}; this DSN belongs to another role.",
-            remedy="Use owner.dsn, which `counterfoil db init` wrote beside it.",
+            remedy="Use owner.dsn, which `counterfoil db init` wrote next to it.",
         )
     connection.execute(text(f'SET ROLE "{ROLES["owner"]}"'))
     _check_schema(connection)
 
 
 def _check_schema(connection: Connection) -> None:
-    """Refuse a database whose log lies in another schema, where an earlier search path had put it."""
+    """Refuse a database whose log is in another schema, where an earlier search path put it."""
     found = connection.scalar(
         text(
             "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
@@ -277,7 +277,7 @@ def _check_schema(connection: Connection) -> None:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"this log's tables lie in schema {found}, not in public",
-            remedy="Move all of them, alembic_version too: ALTER TABLE … SET SCHEMA public.",
+            remedy="Move all of them, including alembic_version: ALTER TABLE … SET SCHEMA public.",
         )
 
 

@@ -1,10 +1,10 @@
 """Functions and triggers as part of the schema, for rules that no constraint can state.
 
-A room declares them beside its tables (`base.declare_function`, `base.declare_trigger`);
+A room declares them next to its tables (`base.declare_function`, `base.declare_trigger`);
 importing this module gives Alembic the operations `op.create_object` and `op.drop_object`, and a
 comparison that proposes what is missing, changed or left over. Functions come before triggers,
-both after the tables. The database keeps the hash of each definition as the object's comment;
-that is how a change is seen.
+both after the tables. The database keeps the hash of each definition as the object's comment,
+which is how a change is detected.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def mark_of(item: DatabaseObject) -> str:
 def found_objects(connection: Connection) -> list[tuple[DatabaseObject, str]]:
     """Return the functions and triggers in the schema, each with its comment; triggers first.
 
-    Definitions are as Postgres prints them, which is good enough to create an object again.
+    Definitions are as Postgres prints them, which is good enough to recreate an object.
     """
     found = [
         (DatabaseObject(name, definition.strip(), table), comment or "")
@@ -68,7 +68,7 @@ class CreateObject(MigrateOperation):
         operations.invoke(cls(DatabaseObject(name, definition, table)))
 
     def reverse(self) -> "DropObject":
-        """Return the operation that drops it again."""
+        """Return the operation that drops it."""
         return DropObject(self.item)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -78,7 +78,7 @@ class CreateObject(MigrateOperation):
 
 @Operations.register_operation("drop_object")
 class DropObject(MigrateOperation):
-    """Drop a function, or a trigger on a table; the definition allows to bring it back."""
+    """Drop a function, or a trigger on a table; the definition allows it to be restored."""
 
     def __init__(self, item: DatabaseObject) -> None:
         self.item = item
@@ -89,7 +89,7 @@ class DropObject(MigrateOperation):
         operations.invoke(cls(DatabaseObject(name, "", table)))
 
     def reverse(self) -> CreateObject:
-        """Return the operation that creates it again."""
+        """Return the operation that recreates it."""
         return CreateObject(self.item)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -110,7 +110,7 @@ def _drop(operations: Operations, operation: DropObject) -> None:
 
 
 def _escaped(definition: str) -> str:
-    """Keep SQLAlchemy from reading `:name` in a definition as a parameter."""
+    """Keep SQLAlchemy from taking `:name` in a definition for a parameter."""
     return definition.replace(":", r"\:")
 
 
@@ -135,7 +135,7 @@ def _ending(item: DatabaseObject) -> str:
 def _compare(
     context: AutogenContext, upgrade: UpgradeOps, _schemas: object
 ) -> PriorityDispatchResult:
-    """Propose what brings the database's functions and triggers to what the rooms declare."""
+    """Propose what makes the database's functions and triggers match the rooms' declarations."""
     metadata = context.metadata
     if context.connection is None or not isinstance(metadata, MetaData):
         return PriorityDispatchResult.CONTINUE

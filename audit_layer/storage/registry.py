@@ -1,6 +1,6 @@
-"""Every table of the audit layer, in one metadata: what migrations are compared with.
+"""Every table of the audit layer, in one metadata with which migrations are compared.
 
-Each room's `models` module is found by its name, so a new room cannot be forgotten. This module
+Each room's `models` module is found by name, so a new room cannot be forgotten. This module
 is for migrations and tests; no room imports it.
 """
 

@@ -1,16 +1,16 @@
 """Roles and databases: who may connect to what, with which password.
 
-    counterfoil_owner    owns database `counterfoil` and its tables; migrations run as it, nothing
-    else counterfoil_server   the audit server        counterfoil_worker   the audit workers
-    counterfoil_broker   owns database `counterfoil_broker`, which holds Celery's messages and
-    nothing else
+    counterfoil_owner    owns database `counterfoil` and its tables; only migrations run as it
+    counterfoil_server   the audit server
+    counterfoil_worker   the audit workers
+    counterfoil_broker   owns database `counterfoil_broker`, which holds only Celery's messages
 
 Each role has a random password of its own, kept in `SECRETS/owner.dsn`, `server.dsn`,
 `worker.dsn` and `broker.dsn` (0600, a whole connection string). Passwords go to the server as
-SCRAM verifiers, so they are not in its log. Run it again at any time: roles, databases and files
-that exist are kept. Roles belong to the whole server: those for which the folder holds no password
-that works are another installation's, and stay as they are unless it is told to reset them.
-Databases keep text in UTF-8 and sort it by its bytes, whatever the server's own are like.
+SCRAM verifiers, so they are not in its log. `initialise` may be repeated at any time: roles, databases and
+files that exist are kept. Roles belong to the whole server: those for which the folder holds no
+working password are another installation's, and stay unchanged unless it is told to reset them.
+Databases store text in UTF-8 and sort it by bytes, whatever the server's defaults.
 """
 
 import secrets
@@ -50,11 +50,11 @@ ROLES: Final[Mapping[str, str]] = {
     "broker": "counterfoil_broker",
 }
 SERVICES: Final = ("server", "worker")
-"""Roles that tables grant something to; migrations never grant to any other."""
+"""Roles to which tables grant privileges; migrations never grant to any other."""
 LOCK_KEY: Final = 0x636F756E7465726A
 """Advisory lock of `initialise`, in the administrative database."""
 LONGEST_NAME: Final = 63
-"""Bytes of a name that Postgres keeps; it cuts off what is longer."""
+"""Bytes of a name that Postgres keeps; it truncates longer ones."""
 _NOT_OURS: Final = frozenset({"postgres", "template0", "template1"})
 _PROGRAM: Final = "counterfoil-db-init"
 
@@ -71,14 +71,14 @@ def initialise(
     name.
 
     `admin_dsn` may belong to a superuser or to a role with CREATEROLE and CREATEDB. Idempotent,
-    and safe to run twice at once. With `reset_passwords`, roles that exist get the passwords of
-    this folder, new ones where it has none.
+    and safe to run twice at once. With `reset_passwords`, existing roles get the passwords in
+    this folder, or new ones where it has none.
 
     Raises:
         CounterfoilError: UNAVAILABLE when the server does not answer; FORBIDDEN when the admin
         role may
-            not create roles or databases; CONFIGURATION for a DSN, a secrets file or a name that is
-            unusable; CONFLICT for roles or databases that exist and are not ours.
+            not create roles or databases; CONFIGURATION for an unusable DSN, secrets file or
+            name; CONFLICT for roles or databases that exist and are not ours.
     """
     _check_names(database, broker_database)
     admin = session_parameters(admin_dsn, _PROGRAM)
@@ -123,12 +123,12 @@ def initialise(
 
 
 def _check_names(*databases: str) -> None:
-    """Refuse names that Postgres would cut off, or whose databases are the server's own."""
+    """Refuse names that Postgres would truncate, or whose databases are the server's own."""
     for name in databases:
         if not name or "\0" in name or not is_text(name) or len(name.encode()) > LONGEST_NAME:
             raise CounterfoilError(
                 Code.CONFIGURATION,
-                f"{name[:80]!r} cannot name a database",
+                f"{name[:80]!r} cannot be a database's name",
                 remedy=f"Use 1 to {LONGEST_NAME} bytes of text.",
             )
         if name in _NOT_OURS:
@@ -138,7 +138,7 @@ def _check_names(*databases: str) -> None:
     if len(set(databases)) != len(databases):
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"{databases[0]!r} cannot be the log's database and the broker's",
+            f"{databases[0]!r} cannot be both the log's database and the broker's",
             remedy="Give the broker a database of its own: --broker-database.",
         )
 
@@ -153,7 +153,7 @@ def _present(connection: psycopg.Connection) -> set[str]:
 
 
 def _opens(dsn: str) -> bool:
-    """Tell whether the server takes the password of a role's DSN; its database need not exist yet."""
+    """Return whether the server accepts the password of a role's DSN; its database need not exist yet."""
     parameters = session_parameters(dsn, _PROGRAM)
     try:
         psycopg.connect(**parameters).close()  # type: ignore[arg-type]
@@ -165,15 +165,15 @@ def _opens(dsn: str) -> bool:
 def _another_installation(roles: list[str], folder: Path) -> CounterfoilError:
     return CounterfoilError(
         Code.CONFLICT,
-        f"the database server has {', '.join(roles)} already, with passwords that {folder} does not hold:"
+        f"the database server already has {', '.join(roles)}, with passwords that {folder} does not hold:"
         " another installation may use them",
-        remedy="Give the folder with its files as --secrets. With --reset-passwords they get new"
-        " passwords, and whoever uses the old ones is locked out.",
+        remedy="Pass the folder with its files as --secrets. With --reset-passwords they get new"
+        " passwords, and clients that use the old ones are locked out.",
     )
 
 
 def _role_dsn(admin: Parameters, role: str, password: str, database: str) -> str:
-    """Return the admin's way to the server (host, port, TLS settings) under the role's name."""
+    """Return the admin's connection settings (host, port, TLS) under the role's name."""
     own = {"user", "password", "passfile", "dbname", "host", "port", "service", "options"}
     return make_dsn(
         role,
@@ -202,7 +202,7 @@ def _set_role(connection: psycopg.Connection, role: str, password: str, *, new: 
 
 
 def _check_databases(connection: psycopg.Connection, homes: Mapping[str, str]) -> None:
-    """Refuse databases that exist already and could not hold what is ours."""
+    """Refuse existing databases that could not hold our data."""
     for short in ("owner", "broker"):
         found = connection.execute(
             "SELECT pg_encoding_to_char(encoding), pg_get_userbyid(datdba) FROM pg_database"
@@ -212,7 +212,7 @@ def _check_databases(connection: psycopg.Connection, homes: Mapping[str, str]) -
         if found is not None and found != (ENCODING, ROLES[short]):
             raise CounterfoilError(
                 Code.CONFLICT,
-                f"database {homes[short]} exists: it keeps text as {found[0]} and belongs to {found[1]},"
+                f"database {homes[short]} exists: it stores text as {found[0]} and belongs to {found[1]},"
                 f" not as {ENCODING} and to {ROLES[short]}",
                 remedy="Name another with --database and --broker-database; it is created.",
             )
@@ -225,7 +225,7 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
             "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
         ).fetchone()
         if superuser is None or not superuser[0]:
-            _run(connection, "GRANT {} TO CURRENT_USER", owner)  # else OWNER is refused
+            _run(connection, "GRANT {} TO CURRENT_USER", owner)  # otherwise OWNER is refused
         _run(
             connection,
             "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
@@ -236,7 +236,7 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
 
 
 def open_schema(owner_dsn: str) -> None:
-    """Let the services see the schema, and nobody but the owner create anything in it."""
+    """Let the services see the schema, and only the owner create anything in it."""
     parameters = session_parameters(owner_dsn, _PROGRAM)
     with connect(parameters, names=True, autocommit=True) as connection:
         _run(connection, "CREATE SCHEMA IF NOT EXISTS public")

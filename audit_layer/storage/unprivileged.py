@@ -1,8 +1,8 @@
 """Where and as whom the embedded Postgres runs.
 
 Postgres refuses to run as root. Started by root (a container, a CI machine), it therefore runs as
-the account `postgres`, or else `nobody`, and its data and programs must lie where that account
-can reach them: in place when every parent folder can be passed, else below
+the account `postgres`, or else `nobody`, and its data and programs must be where that account
+can reach them: in place when every parent folder can be traversed, otherwise below
 `/var/lib/counterfoil`.
 """
 
@@ -63,10 +63,10 @@ class Account:
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def make_folder(self, path: Path) -> None:
-        """Create a folder that only this account (and root) can enter; keep one that is so already.
+        """Create a folder that only this account (and root) can enter; keep an existing one like that.
 
         Raises:
-            CounterfoilError: CONFLICT when something else is there: a link, a file, a foreign
+            CounterfoilError: CONFLICT when something else is there: a link, a file, someone else's
             folder.
         """
         try:
@@ -76,7 +76,7 @@ class Account:
             if not path.is_dir() or path.is_symlink() or found.st_uid not in {self.uid, 0}:
                 raise CounterfoilError(
                     Code.CONFLICT,
-                    f"{path} exists and is not a folder of {self.name}.",
+                    f"{path} exists but is not a folder of {self.name}.",
                     remedy="Remove it, or choose another folder.",
                 ) from None
         if self.other:
@@ -84,7 +84,7 @@ class Account:
         path.chmod(0o700)
 
     def can_reach(self, path: Path, *, execute: bool = False) -> bool:
-        """Tell whether this account can enter (or run) `path`, by trying it."""
+        """Return whether this account can enter (or run) `path`, by trying."""
         if not self.other:
             return True
         test = "-x" if not path.is_dir() or execute else "-d"
@@ -107,7 +107,7 @@ def reachable_place(folder: Path, account: Account) -> Path:
         CounterfoilError: CONFIGURATION when neither can be reached.
     """
     if account.other:
-        folder.chmod(0o711)  # passable; what lies in it is closed
+        folder.chmod(0o711)  # traversable; what is in it is closed
     if account.can_reach(folder):
         return folder
     place = FALLBACK / secrets.token_hex(8)
@@ -150,7 +150,7 @@ def reachable_programs(account: Account) -> Path:
 
 
 def _copy_programs(package: Path, copy: Path) -> None:
-    """Copy Postgres and the libraries that lie beside its package, in one visible step."""
+    """Copy Postgres and the libraries next to its package, atomically."""
     if copy.exists():
         return
     _make_passable(FALLBACK)
@@ -167,12 +167,12 @@ def _copy_programs(package: Path, copy: Path) -> None:
         fresh.rename(copy)
     except OSError:
         shutil.rmtree(fresh, ignore_errors=True)
-        if not copy.exists():  # else another process made it meanwhile
+        if not copy.exists():  # otherwise another process made it meanwhile
             raise
 
 
 def _make_passable(folder: Path) -> None:
-    """Make a folder, under any umask, that others can pass and cannot list."""
+    """Create a folder, under any umask, that others can traverse but not list."""
     folder.mkdir(mode=0o711, exist_ok=True)
     folder.chmod(0o711)
 
@@ -181,5 +181,5 @@ def _unreachable(path: Path, account: Account) -> CounterfoilError:
     return CounterfoilError(
         Code.CONFIGURATION,
         f"Postgres cannot run as root, and the account {account.name} cannot reach {path}.",
-        remedy="Use a folder whose parents others may pass (not below /root), or an ordinary user.",
+        remedy="Use a folder whose parents others may traverse (not below /root), or an ordinary user.",
     )

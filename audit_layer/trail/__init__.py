@@ -1,1 +1,1 @@
-"""The trail: statements and their index, on top of the log, which knows their hashes only."""
+"""The trail: statements and their index, on top of the log, which knows only their hashes."""

@@ -1,4 +1,4 @@
-"""What each type of statement needs to be taken into the log. Pure, given the lookups."""
+"""What each type of statement needs to be admitted to the log. Pure, given the lookups."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ CLOCK_SKEW_MS = 5 * 60_000
 
 
 class Lookups(Protocol):
-    """What admission asks of the trail."""
+    """What admission asks the trail."""
 
     def party_key(self, role: str, kid: bytes) -> tuple[str, bytes] | None:
         """Return (name, public key) of an enabled party with this key id."""
@@ -70,7 +70,7 @@ class Admitted:
 
 
 def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitted:
-    """Check one statement; raise what is wrong with it."""
+    """Check one statement; raise an error for what is wrong with it."""
     statement = parse_statement(raw)
     if statement.type == Receipt.TYPE:
         return _admit_receipt(statement, order, lookups, now)
@@ -79,7 +79,7 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
     kind = KINDS.get(statement.type)
     if kind is None:
         raise CounterfoilError(
-            Code.UNSUPPORTED, f"statements of type {statement.type!r} are not taken in"
+            Code.UNSUPPORTED, f"statements of type {statement.type!r} are not admitted"
         )
     cls, role, check = kind
     name = _verified(statement, role, lookups)
@@ -90,7 +90,7 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
 
 
 def receipt_domain(operator: str, node: str) -> bytes:
-    """Return the number domain of a node's receipts; it goes on across key bundles."""
+    """Return the number domain of a node's receipts; it spans key bundles."""
     return labelled_hash("receipt-domain", operator.encode(), node.encode())
 
 
@@ -108,11 +108,11 @@ def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> str:
 
 
 def _check_issuer(statement: SignedStatement, name: str) -> None:
-    """The issuer is the name under which the signer is known: nobody signs in another's."""
+    """The issuer is the name under which the signer is known: nobody signs in another's name."""
     if statement.issuer != name:
         raise CounterfoilError(
             Code.UNTRUSTED_KEY,
-            f"the {statement.type} names {statement.issuer[:80]!r} as its issuer, its signer is {name!r}",
+            f"the {statement.type} names {statement.issuer[:80]!r} as its issuer, but its signer is {name!r}",
         )
 
 
@@ -130,11 +130,11 @@ def _admit_receipt(
         raise CounterfoilError(Code.NO_ORDER, "the receipt comes without its order")
     order_statement = parse_statement(order_raw, expected=Order.TYPE)
     if order_statement.entry != receipt.order:
-        raise CounterfoilError(Code.NO_ORDER, "the order handed in is not the receipt's")
+        raise CounterfoilError(Code.NO_ORDER, "the order submitted is not the receipt's")
     tenant = _verified(order_statement, "tenant", lookups)
     order = order_statement.read(Order, new=True)
     if tenant != order.tenant:
-        raise CounterfoilError(Code.NO_ORDER, "the order's tenant has another key")
+        raise CounterfoilError(Code.NO_ORDER, "the order's tenant has a different key")
     _check_issuer(order_statement, tenant)
     for name in ("tenant", "number", "attempt", "ctx", "kc", "envelope", "bundle", "rate_card"):
         if getattr(receipt, name) != getattr(order, name):
@@ -165,7 +165,7 @@ def _check_bundle_use(
         )
     if receipt.numeric_profile != bundle.numeric_profile:
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, "receipt and key bundle have unlike numeric profiles"
+            Code.INVALID_ARGUMENT, "receipt and key bundle have different numeric profiles"
         )
     if receipt.ended > now + CLOCK_SKEW_MS:
         raise untimely(
@@ -191,7 +191,7 @@ def _same_name(field: str) -> Check:
         if getattr(admitted.value, field) != name:
             raise CounterfoilError(
                 Code.UNTRUSTED_KEY,
-                f"the {admitted.statement.type} names {getattr(admitted.value, field)!r}, its signer is {name!r}",
+                f"the {admitted.statement.type} names {getattr(admitted.value, field)!r}, but its signer is {name!r}",
             )
         return admitted
 
@@ -228,7 +228,7 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
 
 
 def _bundle(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
-    """Take in only what an auditor of this log can recompute: an odd profile would never be judged."""
+    """Admit only what an auditor of this log can recompute: any other profile would never be judged."""
     value = admitted.value
     assert isinstance(value, KeyBundle)
     _same_name("operator")(admitted, name, lookups, now)
@@ -246,7 +246,7 @@ def _bundle(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitt
 
 
 def _seal(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admitted:
-    """Number a tenant's seals in a domain of their own, so that the log never has two for one number."""
+    """Number each tenant's seals in a domain of their own, so that the log never has two with one number."""
     value = admitted.value
     assert isinstance(value, TenantSeal)
     return replace(admitted, issuer=seal_domain(value.tenant), number=value.number)

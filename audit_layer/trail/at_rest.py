@@ -3,10 +3,10 @@
 The log keeps hashes only, so no proof changes. Each tenant has one data key a day (UTC, by when receipts began); a statement is
 encrypted with AES-256-GCM under a key of its own, derived from the data key and the statement's entry, which makes the
 encryption deterministic and a nonce unnecessary. Data keys are in the database, wrapped by a key-encryption key in a file that
-must not be where the database's backups are. To erase is to forget the data key (`audit_layer.trail.erasure`).
+must not be kept with the database's backups. To erase is to destroy the data key (`audit_layer.trail.erasure`).
 
-`encrypted` and `decrypted` are all that the code that writes and reads statements calls; without a keeper at the engine, statements
-are stored as they were signed.
+Code that writes and reads statements calls only `encrypted` and `decrypted`; without a keeper on the engine, statements are
+stored as they were signed.
 
     encrypted = 0x01 || u64 data key || entry (32 bytes) || ciphertext and tag      (a statement begins with 0xd2)
     wrapped = key id (8 bytes) || nonce (12 bytes) || ciphertext and tag          (AAD: tenant, day)
@@ -38,9 +38,9 @@ ENCRYPTED: Final = 0x01
 DAY_MS: Final = 86_400_000
 KEY_BYTES: Final = 32
 MEMORY_S: Final = 60.0
-"""How long a process may still open what another one has erased."""
+"""How long a process may still open what another has erased."""
 MAX_REMEMBERED: Final = 4096
-KEY_LOCK: Final = 0x63665F6B656B  # "cf_kek": shared while a data key is made, alone while the key above is replaced
+KEY_LOCK: Final = 0x63665F6B656B  # "cf_kek": shared while a data key is made, exclusive while the key-encryption key is replaced
 _HEAD: Final = 1 + 8 + 32
 _OPTION: Final = "counterfoil_keeper"
 _NO_NONCE: Final = bytes(12)  # each key encrypts one statement, always the same
@@ -66,7 +66,7 @@ class Encrypted:
 
 
 class Keeper:
-    """Wraps and remembers data keys. Safe to use from several threads; one for each process."""
+    """Wraps and remembers data keys. Safe to use from several threads; one per process."""
 
     def __init__(self, key_file: Path) -> None:
         self._file = key_file
@@ -76,7 +76,7 @@ class Keeper:
 
     @property
     def newest(self) -> bytes:
-        """Id of the key-encryption key that wraps from now on."""
+        """Id of the key-encryption key that wraps new data keys."""
         return next(iter(self._wrapping))
 
     def wrap(self, key: bytes, tenant: str, day: int) -> bytes:
@@ -108,7 +108,7 @@ class Keeper:
         self._wrapping = _read(self._file)
 
     def remembered(self, key: int) -> bytes | None:
-        """Return a data key that was looked up a short while ago."""
+        """Return a data key that was looked up recently."""
         with self._mutex:
             found = self._known.get(key)
             return None if found is None or found[0] < time.monotonic() else found[1]
@@ -127,12 +127,12 @@ class Keeper:
             self._known.clear()
 
     def begin_rotation(self) -> None:
-        """Put a new key-encryption key into the file, beside those that wrap what there is."""
+        """Add a new key-encryption key to the file, next to those that wrap existing data keys."""
         self._wrapping = {**_named(os.urandom(KEY_BYTES)), **_read(self._file)}
         _write(self._file, self._wrapping)
 
     def end_rotation(self) -> None:
-        """Destroy all key-encryption keys but the newest: overwrite the file, then replace it."""
+        """Destroy all key-encryption keys except the newest: overwrite the file, then replace it."""
         name, secret = next(iter(self._wrapping.items()))
         with self._file.open("r+b") as file:
             file.write(bytes(self._file.stat().st_size))
@@ -143,7 +143,7 @@ class Keeper:
 
 
 def create_key_file(path: Path) -> None:
-    """Create a key file with one key-encryption key, unless there is one."""
+    """Create a key file with one key-encryption key, unless the file exists."""
     create_private(path, (os.urandom(KEY_BYTES).hex() + "\n").encode())
 
 
@@ -162,7 +162,7 @@ def keeper_of(db: Connection | Session) -> Keeper | None:
 
 
 def encrypted(db: Connection | Session, items: Sequence[Item]) -> list[bytes]:
-    """Return what is to be stored for statements, in their order, within the transaction that stores them."""
+    """Return the stored form of statements, in their order, within the transaction that stores them."""
     keeper = keeper_of(db)
     if keeper is None or not items:
         return [item.raw for item in items]
@@ -172,7 +172,7 @@ def encrypted(db: Connection | Session, items: Sequence[Item]) -> list[bytes]:
 
 
 def decrypted(db: Connection | Session, stored: bytes) -> bytes:
-    """Return a statement as it was signed, from what is stored of it.
+    """Return a statement as it was signed, from its stored form.
 
     Errors: ERASED with the erasure's number in `metadata`; CONFIGURATION without the key file; CORRUPT.
     """
@@ -197,7 +197,7 @@ def decrypted(db: Connection | Session, stored: bytes) -> bytes:
 
 
 def parse_encrypted(stored: bytes) -> Encrypted | None:
-    """Return the parts of an encrypted statement, None for one that is stored as it was signed."""
+    """Return the parts of an encrypted statement, or None for one stored as it was signed."""
     if stored[:1] != bytes([ENCRYPTED]):
         return None
     if len(stored) < _HEAD + 16:
@@ -221,7 +221,7 @@ def _binding(tenant: str, day: int) -> bytes:
 def _keys_for(
     db: Connection | Session, keeper: Keeper, days: Iterable[tuple[str, int]]
 ) -> Mapping[tuple[str, int], tuple[int, bytes]]:
-    """Return (number, data key) of each tenant's day; make what is missing.
+    """Return (number, data key) of each tenant's day; create missing keys.
 
     The rows stay locked until the transaction ends, so that an erasure waits for what is being written under its key.
     """
@@ -261,7 +261,7 @@ def _locked(
     for number, tenant, day, wrapped in rows:
         secret = keeper.remembered(number)
         if secret is None:
-            assert wrapped is not None  # a constraint: only an erasure takes it away
+            assert wrapped is not None  # a constraint: only an erasure removes it
             secret = keeper.remember(number, keeper.unwrap(wrapped, tenant, day))
         result[tenant, day] = (number, secret)
     return result
@@ -290,7 +290,7 @@ def _named(secret: bytes) -> dict[bytes, bytes]:
 
 
 def _read(path: Path) -> dict[bytes, bytes]:
-    """Return the file's keys by their ids, the newest first; CONFIGURATION when it is no key file."""
+    """Return the file's keys by their ids, the newest first; CONFIGURATION when it is not a key file."""
     keys: dict[bytes, bytes] = {}
     try:
         for line in read_secret(path).split("\n"):
@@ -299,7 +299,7 @@ def _read(path: Path) -> dict[bytes, bytes]:
         keys = {}
     if not keys or any(len(secret) != KEY_BYTES for secret in keys.values()):
         raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} does not hold keys of 64 hexadecimal digits, one a line"
+            Code.CONFIGURATION, f"{path} does not hold keys of 64 hexadecimal digits, one per line"
         )
     return keys
 

@@ -31,7 +31,7 @@ class Bundles:
     def make(self, entry: bytes) -> Bundle:
         """Return the bundle of a statement, with a COSE Receipt for the checkpoint's root attached.
 
-        Errors: NOT_FOUND for an entry that the trail does not have, those of `ProofService.prove`.
+        Errors: NOT_FOUND for an entry that the trail does not have, and those of `ProofService.prove`.
         """
         raw = self._statement(entry)
         statement = parse_statement(raw)
@@ -73,13 +73,13 @@ class Bundles:
         if raw is None:
             raise CounterfoilError(
                 Code.CORRUPT,
-                f"the order {entry.hex()} of a receipt in the log is not here",
+                f"the order {entry.hex()} of a receipt in the log is missing from the trail",
                 remedy="Run `counterfoil log fsck`.",
             )
         return raw
 
     def _keys(self, kids: list[bytes]) -> list[bytes]:
-        """Return the parties' keys with these ids, also of those that are believed no longer."""
+        """Return the parties' keys with these ids, including those no longer believed."""
         with session(self._engine) as db:
             known = db.scalars(select(PartyRow.public_key).distinct()).all()
         by_id = {key_id(key): key for key in known}

@@ -16,7 +16,7 @@ from shared.statements.seals import TenantSeal
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A receipt as a list of receipts shows it."""
+    """A receipt as lists of receipts show it."""
 
     index: int
     entry: bytes
@@ -24,14 +24,14 @@ class Listed:
     attempt: int
     started: int
     statement: bytes | None
-    """The signed receipt, where it was asked for or where only it shows that the receipt is of the period."""
+    """The signed receipt, if it was asked for or if only it shows that the receipt belongs to the period."""
     erased: bool
-    """Whether it would be there, but was erased."""
+    """Whether it would be present but was erased."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealWithReceipts:
-    """A seal, and the receipts that its digests are over; None where the question does not need them."""
+    """A tenant seal, and the receipts that its digests cover; None if the question does not need them."""
 
     entry: bytes
     raw: bytes
@@ -42,12 +42,12 @@ class SealWithReceipts:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Everything of one period, read in one snapshot."""
+    """Everything about one period, read in one snapshot."""
 
     seals: tuple[SealWithReceipts, ...]
-    """In order: one before the period where there is one, those that cover it, and all later ones for their late receipts."""
+    """In order: the one before the period if there is one, those that cover it, and all later ones for their late receipts."""
     unsealed: tuple[Listed, ...]
-    """Receipts of the period that no seal counts yet."""
+    """Receipts of the period that no tenant seal counts yet."""
 
 
 def holdings(
@@ -77,7 +77,7 @@ def holdings(
 
 
 def authority_keys(engine: Engine) -> list[bytes]:
-    """Return the public keys that have been believed as the audit authority's, also those that are disabled now."""
+    """Return the public keys that have been believed as the audit authority's, including those now disabled."""
     with session(engine) as db:
         return list(
             db.scalars(
@@ -89,7 +89,7 @@ def authority_keys(engine: Engine) -> list[bytes]:
 
 
 def _seals(db: Session, tenant: str) -> list[tuple[bytes, bytes, TenantSeal]]:
-    """Return (entry, signed bytes, seal) of all seals of a tenant, in order of their numbers."""
+    """Return (entry, signed bytes, seal) of all of a tenant's seals, in order of their numbers."""
     rows = db.execute(
         select(StatementRow.entry, StatementRow.raw).where(
             StatementRow.type == TenantSeal.TYPE, StatementRow.subject == tenant
@@ -100,7 +100,7 @@ def _seals(db: Session, tenant: str) -> list[tuple[bytes, bytes, TenantSeal]]:
 
 
 class _Reader:
-    """Lists receipts of one tenant, up to a limit in all."""
+    """Lists receipts of one tenant, up to a total limit."""
 
     def __init__(self, db: Session, tenant: str, limit: int) -> None:
         self._db = db
@@ -153,7 +153,7 @@ class _Reader:
         return tuple(Listed(*row[:-1], *self._readable(row[-1])) for row in rows)
 
     def _readable(self, stored: bytes | None) -> tuple[bytes | None, bool]:
-        """Return a statement as it was signed, if it was asked for and is not erased, and whether it is."""
+        """Return a statement as it was signed, if asked for and not erased, and whether it is erased."""
         try:
             return (None if stored is None else decrypted(self._db, stored)), False
         except CounterfoilError as error:

@@ -1,4 +1,4 @@
-"""Makes the document that answers "is that all?" for one tenant and period, with everything that its check needs."""
+"""Makes the document that answers "is that all?" for one tenant and period, with everything needed to check it."""
 
 import base64
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Erases a tenant's receipts and orders by destroying the data keys under which they are stored.
 
-The order is: choose (no more is stored under these keys), log the erasure statement, destroy. Each step is stored before
-the next, and `resume` goes on wherever a crash left off. Then the key-encryption key is replaced, so that neither an old
+The order is: choose (nothing more is stored under these keys), log the erasure statement, destroy. Each step is stored before
+the next, and `resume` continues wherever a crash left off. Then the key-encryption key is replaced, so that neither an old
 row version nor a backup of the database opens what was erased.
 """
 
@@ -30,9 +30,7 @@ from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.erasures import Erasure
 from shared.statements.seals import entries_digest
 
-ERASE_LOCK: Final = (
-    0x63665F6572617365  # "cf_erase": one erasure at a time in the whole installation
-)
+ERASE_LOCK: Final = 0x63665F6572617365  # "cf_erase": one erasure at a time per installation
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,14 @@ class Eraser:
     def erase(
         self, tenant: str, period: Period, *, reason: str, requested_by: str, now: int
     ) -> Erased:
-        """Erase what began in a period of whole UTC days that are over; finish what was begun before.
+        """Erase what began in a period of whole, past UTC days; finish earlier erasures first.
 
-        Errors: INVALID_ARGUMENT for other periods, NOT_FOUND when nothing readable is stored of them, CONFIGURATION
+        Errors: INVALID_ARGUMENT for other periods, NOT_FOUND when nothing of theirs is readable, CONFIGURATION
         without a key file.
         """
         if period.start % DAY_MS or period.end % DAY_MS or period.end > now:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "whole UTC days are erased, and only when they are over"
+                Code.INVALID_ARGUMENT, "only whole UTC days that are over can be erased"
             )
         with self._alone():
             self._resume(now)
@@ -74,17 +72,17 @@ class Eraser:
         return Erased(entry_of(statement), read_as(Erasure, statement))
 
     def resume(self, now: int) -> int:
-        """Finish erasures that a crash interrupted, the replacement of the key too; return how many there were."""
+        """Finish erasures that a crash interrupted, including the key's replacement; return how many there were."""
         with self._alone():
             return self._resume(now)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep others out: two that replace the key at once could destroy each other's. CONFLICT while one runs."""
+        """Keep other erasures out: two that replace the key at once could destroy each other's. CONFLICT while one runs."""
         with alone(self._engine, ERASE_LOCK) as ours:
             if not ours:
                 raise CounterfoilError(
-                    Code.CONFLICT, "another erasure runs", remedy="Repeat the command later."
+                    Code.CONFLICT, "another erasure is running", remedy="Repeat the command later."
                 )
             yield
 
@@ -102,7 +100,7 @@ class Eraser:
     def _choose(
         self, db: Session, tenant: str, period: Period, reason: str, requested_by: str, now: int
     ) -> tuple[int, bytes]:
-        """Close the keys of the period, and store the statement about everything that lies under them."""
+        """Close the keys of the period, and store the statement about everything stored under them."""
         keys = db.scalars(
             select(DataKeyRow)
             .where(
@@ -160,7 +158,7 @@ class Eraser:
         """Wrap what is left under a new key-encryption key, and destroy the old one."""
         keeper.begin_rotation()
         with session(self._engine) as db:
-            # Whoever makes a data key has it wrapped under the new key, or is waited for (`erasure._keys_for`).
+            # A process that makes a data key either wraps it under the new key or is waited for (`erasure._keys_for`).
             db.execute(select(func.pg_advisory_xact_lock(KEY_LOCK)))
             rows = db.scalars(
                 select(DataKeyRow).where(DataKeyRow.wrapped.is_not(None)).order_by(DataKeyRow.id)
@@ -202,6 +200,6 @@ def _keeper(db: Session) -> Keeper:
         raise CounterfoilError(
             Code.CONFIGURATION,
             "statements are not stored encrypted, so they cannot be erased",
-            remedy="Name an erasure_key_file in the configuration; what is stored from then on can be.",
+            remedy="Name an erasure_key_file in the configuration; statements stored from then on can be erased.",
         )
     return keeper

@@ -1,6 +1,6 @@
 """Compares every column of the trail with the signed bytes, the trail with the log, and the keys with what they signed.
 
-A finding begins with what is wrong, as `table[row].column`. What nobody signed is held against what was: a party's key
+A difference begins with what is wrong, as `table[row].column`. What nobody signed is compared with what was: a party's key
 and name against its signatures, times against each other, within `CLOCK_SLACK_MS`.
 """
 
@@ -41,7 +41,7 @@ _PAGE: Final = 1000
 
 
 def check_trail(engine: Engine, *, now: int | None = None) -> list[str]:
-    """Return what is wrong, a line each; an empty list means that all is as it was signed.
+    """Return what is wrong, one line each; an empty list means that all is as it was signed.
 
     `now` (ms) is the clock's time unless it is given.
     """
@@ -79,9 +79,9 @@ def _unlike_log(db: Session) -> Iterator[str]:
     for index, not_logged, not_kept, entries in rows:
         ours, theirs = f"trail_statements[log_index={index}]", f"log_entries[index={index}]"
         if not_logged:
-            yield f"{ours}.log_index: {unlike}: the log has none here"
+            yield f"{ours}.log_index: {unlike}: the log has no entry here"
         elif not_kept:
-            yield f"{theirs}.index: {unlike}: the trail has none here"
+            yield f"{theirs}.index: {unlike}: the trail has no entry here"
         elif entries:
             yield f"{theirs}.entry, {ours}.entry: {unlike}"
         else:
@@ -103,7 +103,7 @@ def _statements(db: Session, parties: Parties) -> Iterator[str]:
                 yield from _receipt(db, where, row, statement)
                 continue
             if statement.type not in KINDS:
-                yield f"{where}.raw: statements of type {statement.type!r} are not taken in"
+                yield f"{where}.raw: statements of type {statement.type!r} are not admitted"
                 continue
             kind, role, _ = KINDS[statement.type]
             value = statement.read(kind)
@@ -149,11 +149,11 @@ def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> It
         yield f"{where}.entry: no row has it as trail_verdicts.entry"
     raw = None if about is None else signed_bytes(db, about)
     if about is not None and raw is None:
-        return  # whom it concerned is no longer to be read
+        return  # whom it concerned can no longer be read
     receipt = None if raw is None else read_as(Receipt, raw)
     bundle = None if receipt is None else bundle_of(db, receipt.bundle)
     if receipt is None or bundle is None:
-        yield f"{where}.raw: its receipt or that one's key bundle is missing"
+        yield f"{where}.raw: its receipt or that receipt's key bundle is missing"
     elif indexed is not None:
         expected = verdict_columns(row.entry, row.log_index, verdict, receipt, bundle)
         yield from _differences(_of("trail_verdicts", row), indexed, expected)
@@ -216,7 +216,7 @@ def _chains(db: Session) -> Iterator[str]:
     for operator, node, sequence, raw, entry in rows:
         number, previous = last.get((operator, node), (-1, NO_RECEIPT))
         if sequence == number + 1 and _previous(db, raw) not in {previous, None}:
-            yield f"{operator}/{node}: receipt {sequence} names another predecessor than receipt {number}"
+            yield f"{operator}/{node}: receipt {sequence} names a predecessor other than receipt {number}"
         last[operator, node] = (sequence, entry)
 
 

@@ -1,4 +1,4 @@
-"""What was erased, held against the logged statements about it."""
+"""What was erased, compared with the logged statements about it."""
 
 from collections.abc import Iterator
 
@@ -42,13 +42,13 @@ def check_erasures(db: Session, now: int) -> Iterator[str]:
         if row.done_at is None and keys and all(key.wrapped is None for key in keys):
             yield f"{where}.done_at: is absent, though its keys are destroyed"
         if row.done_at is not None and any(key.wrapped is not None for key in keys):
-            yield f"{where}.done_at: a key that it destroyed is there again"
+            yield f"{where}.done_at: a key that it destroyed exists again"
         under = receipts_under(
             [key.id for key in keys], value.tenant, Period(value.start, value.end)
         )
         entries = db.scalars(under.order_by(ReceiptRow.log_index)).all()
         if (len(entries), entries_digest(entries)) != (value.statements, value.entries):
-            yield f"{where}.statement: other receipts were erased than it says"
+            yield f"{where}.statement: the erased receipts are not those that it names"
 
 
 def check_data_keys(db: Session) -> Iterator[str]:
@@ -71,7 +71,7 @@ def check_data_keys(db: Session) -> Iterator[str]:
 
 
 def _missing(db: Session, known: set[int]) -> Iterator[str]:
-    """Name data keys under which statements are stored and that are not there."""
+    """Name missing data keys under which statements are stored."""
     named: set[int] = set()
     for kind in (StatementRow, OrderRow):
         query = select(kind.raw).execution_options(yield_per=1000)
@@ -79,7 +79,7 @@ def _missing(db: Session, known: set[int]) -> Iterator[str]:
             try:
                 encrypted = parse_encrypted(stored)
             except CounterfoilError:
-                continue  # told where statements are read
+                continue  # reported where statements are read
             if encrypted is not None and encrypted.key not in known | named:
                 named.add(encrypted.key)
-                yield f"trail_data_keys.id: none is {encrypted.key}, under which statements are stored"
+                yield f"trail_data_keys.id: no row has {encrypted.key}, under which statements are stored"

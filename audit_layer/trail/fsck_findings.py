@@ -1,4 +1,4 @@
-"""Findings, gaps and deposits, held against the receipts that they are about."""
+"""Findings, gaps and deposits, compared with the receipts that they are about."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ _KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE})
 
 
 def check_findings(db: Session) -> Iterator[str]:
-    """Check that each finding is about statements that are what it says they are."""
+    """Check that each finding's statements are what it says they are."""
     for row in db.scalars(select(FindingRow).order_by(FindingRow.id)):
         where = f"trail_findings[id={row.id}]"
         statements = (row.first_statement, row.second_statement)
@@ -55,7 +55,7 @@ def check_findings(db: Session) -> Iterator[str]:
 
 
 def check_answers(db: Session) -> Iterator[str]:
-    """Check that every receipt whose order was answered before it stands in a finding."""
+    """Check that every receipt whose order was already answered has a finding."""
     rows = db.execute(
         text(
             "SELECT r.log_index, s.raw FROM (SELECT entry, log_index, row_number()"
@@ -111,7 +111,7 @@ def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:
 
 
 def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
-    """Check that a gap's neighbours are of the numbering that it is in."""
+    """Check that a gap's neighbours belong to its numbering."""
     for column, stored in (
         ("first_statement", row.first_statement),
         ("second_statement", row.second_statement),
@@ -156,7 +156,7 @@ def check_gaps(db: Session) -> Iterator[str]:
         if gap.finding is not None and (
             told is None or (told.kind, told.issuer) != ("gap", gap.issuer)
         ):
-            yield f"{where}.finding: is no finding about this gap"
+            yield f"{where}.finding: is not a finding about this gap"
     for kind, issuer, number in (
         (NODE, "operator || '/' || node", "node_sequence"),
         (TENANT, "tenant", "number"),
@@ -175,7 +175,7 @@ def check_gaps(db: Session) -> Iterator[str]:
 
 
 Runs = dict[tuple[str, str], tuple[int, list[tuple[int, int]]]]
-"""Numbering → one more than its highest number, and what is missing below."""
+"""Numbering → one more than its highest number, and the numbers missing below it."""
 
 
 def _runs(db: Session, kind: str, issuer: str, number: str, looked_at: int) -> Runs:

@@ -1,4 +1,4 @@
-"""The believed keys, held against the signatures that were taken in on their word."""
+"""The believed keys, compared with the signatures that were accepted under them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class _Seen:
 
 
 class Parties:
-    """All parties; `check` after everything was shown to `signed`."""
+    """All parties; call `check` once `signed` has seen everything."""
 
     def __init__(self, db: Session) -> None:
         rows = db.scalars(select(PartyRow).order_by(PartyRow.id)).all()
@@ -79,10 +79,10 @@ class Parties:
                 f" a {statement.type}, as {role}"
             )
         if not others:
-            yield f"{where}: its signer is no {role} by any trail_parties.public_key"
+            yield f"{where}: no {role}'s trail_parties.public_key is its signer's"
 
     def check(self) -> Iterator[str]:
-        """Check the times of belief, once everything that the keys signed was seen."""
+        """Check the times of belief, once everything that the keys signed has been seen."""
         for seen in self._parties:
             place = f"trail_parties[id={seen.row.id}]"
             if not between(0, seen.row.added_at, seen.first or now_ms()):
@@ -93,5 +93,5 @@ class Parties:
 
 
 def between(first: int, moment: int, last: int) -> bool:
-    """Tell whether a time lies between two others, as far as clocks can be believed."""
+    """Return whether a time lies between two others, within clock error."""
     return first - CLOCK_SLACK_MS <= moment <= last + CLOCK_SLACK_MS

@@ -1,4 +1,4 @@
-"""`log fsck` whole: the log against itself, its files, the second place and timestamps; the trail against the signed bytes."""
+"""All of `log fsck`: the log against itself, its files, the second place and timestamps; the trail against the signed bytes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -30,7 +30,7 @@ def check_all(
     second_place: SecondPlace,
     anchors: Sequence[Certificate] = (),
 ) -> list[str]:
-    """Return what is wrong, a line each; an empty list means that everything is as it was signed."""
+    """Return what is wrong, one line each; an empty list means that everything is as it was signed."""
     found = fsck(
         engine, policy=policy, files=files, second_place=second_place, identify=_Identify(engine)
     )
@@ -40,7 +40,7 @@ def check_all(
 
 
 class _Identify:
-    """Tells under which key the trail's statement belongs into the log; reads ahead, since fsck walks in order."""
+    """Gives the key under which the trail's statement belongs in the log; reads ahead, since fsck walks in order."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

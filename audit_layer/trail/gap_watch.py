@@ -1,6 +1,6 @@
-"""Watches the numberings of nodes and tenants: what is missing for too long becomes a finding.
+"""Watches the numberings of nodes and tenants: a number missing for too long becomes a finding.
 
-Every receipt is looked at once, in the order of the log, so the cost is that of what is new; the tables hold the open
+Every receipt is looked at once, in log order, so the cost is that of what is new; the tables hold the open
 gaps and one counter for each numbering. Indexes are committed in their order: none can appear below the mark later.
 """
 
@@ -29,8 +29,8 @@ from audit_layer.trail.rows import finding_values
 BATCH: Final = 20_000
 """Receipts of one transaction."""
 MAX_REPORTED: Final = 1_000
-"""Findings of one look; the rest follows at the next."""
-LOCK: Final = 0x63665F67617073  # "cf_gaps": one look at a time in the whole installation
+"""Findings per look; the rest follow at the next."""
+LOCK: Final = 0x63665F67617073  # "cf_gaps": one look at a time per installation
 _MARK: Final = ("log", "")
 
 Numbering = tuple[str, str]
@@ -46,9 +46,9 @@ class Look:
     reported: int
     """Gaps that became findings."""
     resolved: int
-    """Findings whose numbers have all come."""
+    """Findings whose numbers have all arrived."""
     open: int
-    """Gaps that there are now, within the grace period or reported."""
+    """Gaps open now, within the grace period or reported."""
 
 
 class GapWatch:
@@ -59,7 +59,7 @@ class GapWatch:
         self._grace_ms = grace_ms
 
     def look(self, now: int) -> Look:
-        """Take in the receipts that are new, and report the gaps that have become too old at `now` (ms)."""
+        """Process new receipts, and report gaps that are too old at `now` (ms)."""
         receipts = resolved = 0
         while True:
             with session(self._engine) as db:
@@ -75,7 +75,7 @@ class GapWatch:
         return Look(receipts, reported, resolved, remaining)
 
     def open_gaps(self, limit: int = 1_000) -> list[GapRow]:
-        """Return gaps that there were at the last look, the oldest first."""
+        """Return the gaps open at the last look, the oldest first."""
         with session(self._engine) as db:
             return list(db.scalars(select(GapRow).order_by(GapRow.since, GapRow.id).limit(limit)))
 
@@ -125,7 +125,7 @@ def _counters(db: Session, numberings: Iterable[Numbering]) -> dict[Numbering, i
 def _count(
     db: Session, numbering: Numbering, following: int, numbers: dict[int, int]
 ) -> tuple[int, set[int]]:
-    """Bring one numbering's gaps up to date; return its next number, and the findings of gaps that shrank."""
+    """Update one numbering's gaps; return its next number, and the findings of gaps that shrank."""
     kind, issuer = numbering
     rows = db.scalars(
         select(GapRow)
@@ -178,7 +178,7 @@ def _store(db: Session, counters: dict[Numbering, int]) -> None:
 
 
 def _resolve(db: Session, findings: set[int], now: int) -> int:
-    """Record that these findings hold no longer, where nothing of their gaps is left."""
+    """Record that these findings no longer hold, where nothing of their gaps is left."""
     if not findings:
         return 0
     left = set(db.scalars(select(GapRow.finding).where(GapRow.finding.in_(findings))))
@@ -191,7 +191,7 @@ def _resolve(db: Session, findings: set[int], now: int) -> int:
 
 
 def _report(db: Session, now: int, grace_ms: int) -> int:
-    """Make findings of the gaps that have become too old."""
+    """Turn gaps that have become too old into findings."""
     gaps = db.scalars(
         select(GapRow)
         .where(GapRow.finding.is_(None), GapRow.since <= now - grace_ms)

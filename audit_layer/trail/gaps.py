@@ -1,7 +1,7 @@
 """Which numbers of a numbering are missing, and since when. Pure.
 
-Statements arrive out of order, so a gap is ordinary for a while; one that is older than the grace period is a finding.
-What has not been numbered beyond cannot be missed: nobody but the issuer knows its highest number.
+Statements arrive out of order, so a gap is ordinary for a while; one older than the grace period is a finding.
+Numbers above the highest seen cannot be missed: only the issuer knows its highest number.
 """
 
 from bisect import bisect_right
@@ -34,8 +34,8 @@ def advance(
 ) -> tuple[int, list[Gap]]:
     """Return the next number and the gaps once some numbers have arrived.
 
-    `following` is one more than the highest number so far, `gaps` are those that `arrived` may fill (rising; others may be
-    left out), `arrived` maps numbers to when each was recorded. What is left of a gap keeps its age and its finding.
+    `following` is one more than the highest number so far, `gaps` are those that `arrived` may fill (ascending; others may
+    be omitted), `arrived` maps numbers to when each was recorded. What is left of a gap keeps its age and its finding.
     """
     before = Numbers(following, tuple((gap.first, gap.last) for gap in gaps))
     after = before.with_seen(arrived)
@@ -54,7 +54,7 @@ def advance(
 
 
 def describe(kind: str, issuer: str, first: int, last: int) -> str:
-    """Return the sentence of a finding."""
+    """Return a finding's sentence."""
     what = "receipts" if kind == NODE else "orders"
     which = f"number {first}" if first == last else f"numbers {first} to {last}"
     return f"{issuer} went on numbering its {what}, but the log has no receipt for {which}"

@@ -1,8 +1,8 @@
-"""Taking statements in for many callers at once, without a thread for each.
+"""Intake of statements for many callers at once, without a thread for each.
 
-Admission (parsing, two signatures) is work for a processor, so calls that come in together are admitted
-together: one job in a thread takes all that is waiting, up to a bound, and meanwhile the next ones gather.
-Alone, a caller waits for its own admission and nothing else.
+Admission (parsing, two signatures) is CPU work, so calls that arrive together are admitted together: one
+job in a thread takes all that are waiting, up to a bound, and meanwhile the next ones gather. A lone
+caller waits for its own admission and nothing else.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from audit_layer.trail.service import Accepted, Pending, Refused, Submission, Tr
 from shared.runtime.errors import CounterfoilError
 
 JOBS: Final = 2
-"""Verifying signatures leaves the interpreter to others, so a second job makes use of a second core."""
+"""Verifying signatures releases the interpreter lock, so a second job can use a second core."""
 STATEMENTS_AT_ONCE: Final = 64
-"""A job takes no further call beyond this, so that one large call does not hold up small ones."""
+"""A job takes no further calls beyond this, so that one large call does not hold up small ones."""
 
 
 @dataclass(frozen=True, slots=True)

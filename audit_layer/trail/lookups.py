@@ -1,8 +1,8 @@
 """Admission's questions, answered from the database and remembered for a moment.
 
-A key that is believed may be disabled, and a bundle revoked, by another process: what is remembered
-about those is `FRESH_S` old at most. What is *not* known is always looked up, so that whoever has
-just been registered is not refused. Bundles and receipts never change.
+Another process may disable a believed key or revoke a key bundle: what is remembered about those is
+at most `FRESH_S` old. What is *not* known is always looked up, so that a party that has just been
+registered is not refused. Key bundles and receipts never change.
 """
 
 import time
@@ -23,7 +23,7 @@ from shared.statements.receipts import Receipt
 
 FRESH_S: Final = 1.0
 AT_MOST_EVERY_S: Final = 0.02
-"""Strangers' keys must not make the database answer one question for each."""
+"""Strangers' keys must not cost one database query each."""
 MAX_BUNDLES: Final = 4096
 
 Party = tuple[str, bytes]
@@ -43,7 +43,7 @@ class DatabaseLookups:
         self._bundles: OrderedDict[bytes, KeyBundle] = OrderedDict()
 
     def forget(self) -> None:
-        """Ask the database again at the next question."""
+        """Ask the database again at the next lookup."""
         self._until = 0.0
 
     def party_key(self, role: str, kid: bytes) -> Party | None:

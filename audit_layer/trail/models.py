@@ -54,7 +54,7 @@ class PartyRow(Base):
 
 
 class StatementRow(Base):
-    """One statement as it was signed, and where the log has it."""
+    """One statement as it was signed, and its place in the log."""
 
     __tablename__ = "trail_statements"
     __table_args__ = (
@@ -82,11 +82,11 @@ class StatementRow(Base):
 
 
 class OrderRow(Base):
-    """An order that came with its receipt; the receipt's hash binds it, so it is no log entry of its own."""
+    """An order that came with its receipt; the receipt's hash binds it, so it has no log entry of its own."""
 
     __tablename__ = "trail_orders"
     __table_args__ = (
-        # Not unique: a tenant that signs one number for two nodes must not cost either its receipt.
+        # Not unique: a tenant that signs one number for two nodes must cost neither its receipt.
         Index(None, "tenant", "number", "attempt"),
         bytes_check("entry", 32),
         KEPT_BY_SERVER,
@@ -100,7 +100,7 @@ class OrderRow(Base):
 
 
 class ReceiptRow(Base):
-    """A receipt's fields, for queries. What the receipt leaves open is null."""
+    """A receipt's fields, for queries. What the receipt omits is null."""
 
     __tablename__ = "trail_receipts"
     __table_args__ = (
@@ -111,7 +111,7 @@ class ReceiptRow(Base):
         Index(None, "started"),
         Index(
             None, "order_entry"
-        ),  # not unique: a second receipt for an order is kept, as a conviction
+        ),  # not unique: a second receipt for an order is kept, as evidence
         UniqueConstraint("operator", "node", "node_sequence"),
         KEPT_BY_SERVER,
     )
@@ -141,7 +141,7 @@ class ReceiptRow(Base):
 
 
 class VerdictRow(Base):
-    """A verdict, with whom its receipt concerns."""
+    """A verdict, with the parties that its receipt concerns."""
 
     __tablename__ = "trail_verdicts"
     __table_args__ = (
@@ -186,9 +186,9 @@ class EvidenceRow(Base):
 
 class FindingRow(Base):
     """Something that an issuer must explain: two statements under one number, two receipts for one order, numbers that
-    never came.
+    never arrived.
 
-    Of a gap the statements are its neighbours: those with the number before it (empty when it begins at 0) and after it.
+    For a gap the statements are its neighbours: those with the number before it (empty when it begins at 0) and after it.
     """
 
     __tablename__ = "trail_findings"
@@ -203,14 +203,14 @@ class FindingRow(Base):
     issuer: Mapped[Name]
     detail: Mapped[str] = mapped_column(Text)
     digest: Mapped[Hash32]
-    """Of kind and statements (`rows.finding_values`), since an index cannot hold the statements themselves."""
+    """Digest of kind and statements (`rows.finding_values`), since an index cannot hold the statements themselves."""
     first_statement: Mapped[bytes] = mapped_column(LargeBinary)
     second_statement: Mapped[bytes] = mapped_column(LargeBinary)
     at: Mapped[UnixMs]
 
 
 class ResolutionRow(Base):
-    """A finding that no longer holds: all numbers of a gap have come. The finding itself stays as it was made."""
+    """A finding that no longer holds: all numbers of a gap have arrived. The finding itself stays unchanged."""
 
     __tablename__ = "trail_resolutions"
     __table_args__ = (KEPT_BY_SERVER,)
@@ -231,7 +231,7 @@ class CounterRow(Base):
 
 
 class GapRow(Base):
-    """A run of numbers that are missing now; gone once they have come."""
+    """A run of numbers now missing; gone once they have arrived."""
 
     __tablename__ = "trail_gaps"
     __table_args__ = (
@@ -276,7 +276,7 @@ class DataKeyRow(Base):
     id: Mapped[RowId]
     tenant: Mapped[Name]
     day: Mapped[UnixMs]
-    """Its beginning."""
+    """When the day begins."""
     wrapped: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The data key under the key-encryption key; null once it is destroyed."""
     erasure: Mapped[int | None] = mapped_column(ForeignKey("trail_erasures.id"))

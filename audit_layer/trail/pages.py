@@ -1,4 +1,4 @@
-"""Pages of a list in the order of the log, from either end, and entries found by how they begin."""
+"""Pages of a list in log order, from either end, and entries found by prefix."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,8 +18,8 @@ MAX_PAGE: Final = 1000
 class Span:
     """One page: at most `limit` items (never more than MAX_PAGE) that follow the log index `after`.
 
-    Oldest first these have higher indexes, newest first lower ones; -1 is before the first item of either order. What the
-    log takes in meanwhile changes no later page, only where the newest begin.
+    Oldest first, these have higher indexes; newest first, lower ones. -1 is before the first item in either order. What
+    the log admits meanwhile changes no later page, only where the newest begin.
     """
 
     after: int = -1
@@ -37,7 +37,7 @@ class Span:
 
 
 def find_entry(engine: Engine, text: str) -> bytes:
-    """Return the entry that begins with these 12 to 64 hexadecimal digits; with all 64 it need not be in the log.
+    """Return the entry that begins with these 12 to 64 hexadecimal digits; given all 64, it need not be in the log.
 
     NOT_FOUND when there is none, INVALID_ARGUMENT when there are several.
     """

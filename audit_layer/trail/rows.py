@@ -16,7 +16,7 @@ ANSWERED_TWICE = "order-answered-twice"
 
 
 def statement_values(item: Admitted, index: int, now: int, raw: bytes) -> Values:
-    """Return the columns of `trail_statements`; `raw` is what is stored of the signed bytes."""
+    """Return the columns of `trail_statements`; `raw` is the stored form of the signed bytes."""
     return {
         **signed_columns(item.statement),
         "log_index": index,
@@ -26,7 +26,7 @@ def statement_values(item: Admitted, index: int, now: int, raw: bytes) -> Values
 
 
 def signed_columns(statement: SignedStatement) -> Values:
-    """Return the columns of `trail_statements` that its bytes fix."""
+    """Return the columns of `trail_statements` that its bytes determine."""
     return {
         "entry": statement.entry,
         "type": statement.type,
@@ -37,7 +37,7 @@ def signed_columns(statement: SignedStatement) -> Values:
 
 
 def order_values(item: Admitted, raw: bytes) -> Values:
-    """Return the columns of `trail_orders`; `raw` is what is stored of the signed bytes."""
+    """Return the columns of `trail_orders`; `raw` is the stored form of the signed bytes."""
     assert item.order is not None
     assert item.order_value is not None
     order = item.order_value
@@ -58,7 +58,7 @@ def receipt_values(item: Admitted, index: int) -> Values:
 
 
 def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundle) -> Values:
-    """Return the columns of `trail_receipts` for a receipt under its bundle."""
+    """Return the columns of `trail_receipts` for a receipt under its key bundle."""
     usage = receipt.usage
     return {
         "entry": entry,
@@ -123,7 +123,7 @@ def evidence_digest(row: EvidenceRow) -> bytes:
 def finding_values(
     kind: str, issuer: str, detail: str, statements: tuple[bytes, bytes], at: int
 ) -> Values:
-    """Return the columns of `trail_findings`; its digest is one for each kind and pair of statements."""
+    """Return the columns of `trail_findings`; its digest is unique to the kind and pair of statements."""
     first, second = statements
     return {
         "kind": kind,

@@ -1,7 +1,7 @@
-"""The trail's use cases: take statements in, find them again.
+"""The trail's use cases: take statements in, and find them again.
 
-A statement's row is written in the transaction that gives it its index: there is no entry without a statement, and none the
-other way round.
+A statement's row is written in the transaction that gives it its index: there is no entry without a statement, and no
+statement without an entry.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,13 +54,13 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Where the log has the statement, for ever."""
+    """Where the log has the statement, forever."""
 
     entry: bytes
     index: int
     duplicate: bool
     receipt: bytes | None = None
-    """A COSE Receipt of grade *sequenced*, where one was asked for."""
+    """A COSE Receipt of grade *sequenced*, if one was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Submissions that have been admitted, or refused, and wait for the log."""
+    """Submissions that have been admitted or refused, and wait for the log."""
 
     results: Sequence["Accepted | Refused | None"]
-    """What is decided already."""
+    """What is already decided."""
     admitted: Sequence[tuple[int, Admitted]]
     """Place among the submissions, and what was admitted."""
     outcomes: Future[list[Result]]
-    """One for each that was admitted."""
+    """One per admitted submission."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """From when a bundle is revoked (ms), and the statement that says so."""
+    """When a key bundle's revocation takes effect (ms), and the statement that says so."""
 
     at: int
     entry: bytes
@@ -118,17 +118,17 @@ class Trail:
     def submit(
         self, submissions: Sequence[Submission], *, receipts: bool = False
     ) -> list[Accepted | Refused]:
-        """Take statements in, durably; one result each, in their order. With `receipts`, prove it at once.
+        """Take statements in, durably; one result each, in their order. With `receipts`, prove each at once.
 
-        What the log holds already is answered with its index, also when its signer is believed no longer.
+        What the log already holds is answered with its index, even when its signer is no longer believed.
         UNAVAILABLE (raised) means that nothing is known to have happened; sending the same again is safe. Statements of one
-        call may build on each other only if they are in the log already: hand a bundle in before its receipts.
+        call may build only on those already in the log: submit a key bundle before its receipts.
         """
         pending = self.begin(submissions, receipts=receipts)
         return self.finish(pending, pending.outcomes.result())
 
     def begin(self, submissions: Sequence[Submission], *, receipts: bool = False) -> "Pending":
-        """Admit statements and queue them for the log; `finish` turns what comes of it into results."""
+        """Admit statements and queue them for the log; `finish` turns the outcome into results."""
         results: list[Accepted | Refused | None] = [None] * len(submissions)
         admitted: list[tuple[int, Admitted]] = []
         now = now_ms()
@@ -187,14 +187,14 @@ class Trail:
             db.execute(upsert(FindingRow).values(finding).on_conflict_do_nothing())
 
     def deposit(self, receipt: bytes, found: Delivered) -> None:
-        """Keep ciphertexts that somebody hands in for a receipt in the log.
+        """Keep ciphertexts that somebody deposits for a receipt in the log.
 
-        NOT_FOUND without the receipt, COMMITMENT_MISMATCH when they are not what receipt and node signed: so nobody but
-        the node can fill the places, and what is kept can be judged. INVALID_ARGUMENT, QUOTA for too much.
+        NOT_FOUND without the receipt, COMMITMENT_MISMATCH when they are not what receipt and node signed: so only the
+        node can fill the places, and what is kept can be judged. INVALID_ARGUMENT, QUOTA for too much.
         """
         if found.size > MAX_EVIDENCE:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, f"evidence has at most {MAX_EVIDENCE} bytes"
+                Code.INVALID_ARGUMENT, f"evidence is at most {MAX_EVIDENCE} bytes long"
             )
         signed = self._lookups.receipt(receipt)
         bundle = None if signed is None else self._lookups.bundle(signed.bundle)
@@ -219,13 +219,15 @@ class Trail:
             if row.digest in kept:
                 return
             if len(kept) >= MAX_DEPOSITS:
-                raise CounterfoilError(Code.QUOTA, "enough evidence was deposited for this receipt")
+                raise CounterfoilError(
+                    Code.QUOTA, "enough evidence has been deposited for this receipt"
+                )
             db.add(row)
 
     # -- parties -----------------------------------------------------------------------------------------
 
     def add_party(self, name: str, role: str, public_key: bytes) -> None:
-        """Believe a key for a role. Adding it again enables it again; CONFLICT when it has another name."""
+        """Believe a key for a role. Adding it again re-enables it; CONFLICT when it has a different name."""
         check_name(name, "a party")
         if role not in ROLES:
             raise CounterfoilError(
@@ -247,7 +249,7 @@ class Trail:
         self._lookups.forget()
 
     def disable_party(self, name: str, role: str) -> None:
-        """Believe a party's keys no longer. NOT_FOUND when there is none."""
+        """Stop believing a party's keys. NOT_FOUND when it has none enabled."""
         with session(self._engine) as db:
             found = db.scalars(
                 update(PartyRow)
@@ -270,7 +272,7 @@ class Trail:
     # -- finding -----------------------------------------------------------------------------------------
 
     def statement(self, entry: bytes) -> StatementRow | None:
-        """Return one statement; of one that was erased `raw` is empty."""
+        """Return one statement; `raw` is empty if it was erased."""
         with session(self._engine) as db:
             row = db.get(StatementRow, entry)
             if row is not None:
@@ -285,10 +287,10 @@ class Trail:
     def statements(
         self,
         *,
-        type: str | None = None,  # noqa: A002  # the field is called so
+        type: str | None = None,  # noqa: A002  # the field's name
         page: Span = Span(),  # noqa: B008  # it cannot be changed
     ) -> list[StatementRow]:
-        """Return a page of statements; of those that were erased `raw` is empty."""
+        """Return a page of statements; `raw` is empty for those that were erased."""
         query = select(StatementRow)
         if type is not None:
             query = query.where(StatementRow.type == type)
@@ -334,7 +336,7 @@ class Trail:
         return self._all(page.of(found, VerdictRow.log_index))
 
     def disclosures(self, *, tenant: str | None = None, page: Span) -> list[StatementRow]:
-        """Return a page of disclosure requests and releases; a tenant's are those about its receipts."""
+        """Return a page of disclosure requests and disclosure releases; a tenant's are those about its receipts."""
         found = select(StatementRow).where(
             StatementRow.type.in_(("disclosure-request", "disclosure-release"))
         )
@@ -346,7 +348,7 @@ class Trail:
     def findings(self, limit: int = 100) -> list[tuple[FindingRow, int | None]]:
         """Return the latest findings, each with the time at which it ceased to hold.
 
-        A statement in one that was erased is empty.
+        An erased statement in one is empty.
         """
         query = (
             select(FindingRow, ResolutionRow.at)
@@ -364,7 +366,7 @@ class Trail:
         return found
 
     def revocations(self) -> Mapping[bytes, Revoked]:
-        """Return revoked bundles, each with its earliest revocation."""
+        """Return revoked key bundles, each with its earliest revocation."""
         revoked: dict[bytes, Revoked] = {}
         for row in self._all(select(StatementRow).where(StatementRow.type == Revocation.TYPE)):
             value = read_as(Revocation, row.raw)
@@ -387,14 +389,14 @@ class Trail:
 
 
 def _detach_readable(db: Session, rows: Sequence[StatementRow]) -> None:
-    """Give rows their statements as they were signed; what is stored stays as it is."""
+    """Give rows their statements as they were signed; stored rows stay unchanged."""
     for row in rows:
         db.expunge(row)
         row.raw = _readable(db, row.raw)
 
 
 def _readable(db: Session, stored: bytes) -> bytes:
-    """Return a statement as it was signed, or nothing when it was erased."""
+    """Return a statement as it was signed, or empty bytes when it was erased."""
     try:
         return at_rest.decrypted(db, stored)
     except CounterfoilError as error:

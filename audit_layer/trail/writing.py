@@ -63,7 +63,7 @@ def _answered_twice(
     stored: Mapping[bytes, bytes],
     now: int,
 ) -> list[Values]:
-    """Return a finding for each receipt whose order another receipt, at a lower index, has answered before.
+    """Return a finding for each receipt whose order another receipt, at a lower index, has already answered.
 
     Both are signed, so they convict the node; the books rate the first alone.
     """
@@ -87,7 +87,7 @@ def _answered_twice(
                 finding_values(
                     ANSWERED_TWICE,
                     item.statement.issuer,
-                    f"receipt {entry.hex()} answers an order that {before.hex()} had answered",
+                    f"receipt {entry.hex()} answers an order that {before.hex()} had already answered",
                     (its_raw, raw),
                     now,
                 )
@@ -96,7 +96,7 @@ def _answered_twice(
 
 
 def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[bytes, bytes]:
-    """Return what is to be stored of receipts and their orders, by entry."""
+    """Return the stored form of receipts and their orders, by entry."""
     items: list[at_rest.Item] = []
     for item in receipts:
         assert isinstance(item.value, Receipt)
@@ -112,7 +112,7 @@ def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[b
 
 
 def _copy_orders(connection: Connection, orders: Sequence[Values]) -> None:
-    """Write the orders that are not there yet; no other appender can be at it, see the sequencer."""
+    """Write the orders that are not there yet; no other appender can be doing so, see the sequencer."""
     fresh = {order["entry"]: order for order in orders}
     known = connection.scalars(
         text("SELECT entry FROM trail_orders WHERE entry = ANY(:entries)"),

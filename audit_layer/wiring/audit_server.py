@@ -53,7 +53,7 @@ from shared.translog.timestamp import parse_anchors
 THREADS: Final = 32
 """For use cases that block."""
 HEALTH_S: Final = 5.0
-"""How often gRPC's health service is told how the log is."""
+"""How often gRPC's health service learns the log's health."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Core:
 
 @contextlib.contextmanager
 def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Core]:
-    """Open the core; on leaving, what was accepted is sequenced and connections are closed."""
+    """Open the core; on exit, what was accepted is sequenced and connections are closed."""
     engine = with_keeper(
         make_engine(
             read_dsn_file(settings.database_dsn_file),
@@ -116,7 +116,7 @@ def second_place(settings: AuditSettings, policy: LogPolicy) -> SecondPlace:
 
 
 def timestamp_anchors(settings: AuditSettings) -> tuple[Certificate, ...]:
-    """Return the certificates that timestamps must lead to, none without [timestamps]; CONFIGURATION."""
+    """Return the certificates to which timestamps must chain, none without [timestamps]; CONFIGURATION."""
     if settings.timestamps is None:
         return ()
     path = settings.timestamps.ca
@@ -136,7 +136,7 @@ async def serve_audit(
 ) -> None:
     """Serve until `stop` is set. CONFIGURATION when the settings, keys, addresses or tables are not usable.
 
-    The ready file tells what was bound: `{"grpc": "host:port", "http": "host:port"}`.
+    The ready file states what was bound: `{"grpc": "host:port", "http": "host:port"}`.
     """
     policy = log_policy(settings)
     with open_core(settings, application_name="counterfoil-audit") as core, _threads():
@@ -171,7 +171,7 @@ async def serve_audit(
         ):
             addresses = {"grpc": rpc.address, "http": https.address}
             gc.collect()
-            gc.freeze()  # what is loaded by now stays; looking it through would stop all callers for 0.1 s
+            gc.freeze()  # what is loaded by now stays; collecting it would stop all callers for 0.1 s
             _log.info("the audit server answers: %s", addresses)
             if ready_file is not None:
                 write_ready(ready_file, addresses)
@@ -180,7 +180,7 @@ async def serve_audit(
 
 @contextlib.contextmanager
 def _threads() -> Iterator[None]:
-    """Give the loop threads for what blocks; on leaving, wait until none of them works on anything.
+    """Give the loop threads for blocking calls; on exit, wait until all of them are idle.
 
     Cancelling a task does not end its thread, and connections must outlive their users.
     """
@@ -228,7 +228,7 @@ async def _answering(
 async def _in_background(
     work: Coroutine[Any, Any, None], name: str
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` as a task while the block runs; then cancel it and wait for its end, whatever that is."""
+    """Run `work` as a task while the block runs; then cancel it and wait for its end, however it ends."""
     task = asyncio.create_task(work, name=name)
     try:
         yield task
@@ -239,7 +239,7 @@ async def _in_background(
 
 @contextlib.asynccontextmanager
 async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIterator[None]:
-    """Have gRPC's health service say what `/healthz` says while the block runs; log what changes."""
+    """Have gRPC's health service say what `/healthz` says while the block runs; log changes."""
 
     async def run() -> None:
         problem: str | None = None
@@ -250,7 +250,7 @@ async def _telling_health(rpc: RpcServer, check: Callable[[], None]) -> AsyncIte
                 _log.log(
                     logging.ERROR if problem else logging.INFO,
                     "health: %s",
-                    problem or "well again",
+                    problem or "healthy again",
                 )
             await asyncio.sleep(HEALTH_S)
 
@@ -322,7 +322,7 @@ async def _timestamping(settings: AuditSettings, engine: Engine) -> AsyncIterato
 
 @contextlib.asynccontextmanager
 async def _looking_for_gaps(engine: Engine, settings: AuditSettings) -> AsyncIterator[None]:
-    """Look for missing numbers in the background while the block runs; a look that fails is made again."""
+    """Look for missing numbers in the background while the block runs; a failed look is repeated."""
     watch = GapWatch(engine, grace_ms=settings.gap_grace_seconds * 1000)
 
     async def run() -> None:
@@ -332,7 +332,7 @@ async def _looking_for_gaps(engine: Engine, settings: AuditSettings) -> AsyncIte
                 if found.reported:
                     _log.warning("%d gaps in numberings are too old: see findings", found.reported)
             except (CounterfoilError, SQLAlchemyError) as error:
-                _log.warning("missing numbers could not be looked for: %s", error)
+                _log.warning("the search for missing numbers failed: %s", error)
             await asyncio.sleep(settings.gap_look_seconds)
 
     async with _in_background(run(), "gaps"):
@@ -340,12 +340,12 @@ async def _looking_for_gaps(engine: Engine, settings: AuditSettings) -> AsyncIte
 
 
 async def _until(stop: asyncio.Event, publication: asyncio.Task[None]) -> None:
-    """Wait for the end; publication that ends by itself is a failure of the server."""
+    """Wait for the end; publication that ends on its own is a failure of the server."""
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({stopping, publication}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await publication
-            raise CounterfoilError(Code.INTERNAL, "publication ended by itself")
+            raise CounterfoilError(Code.INTERNAL, "publication ended on its own")
     finally:
         stopping.cancel()

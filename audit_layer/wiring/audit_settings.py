@@ -40,27 +40,27 @@ class ObjectStoreSettings(Settings):
     prefix: Annotated[
         str, Field(pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$", max_length=512)
     ] = ""
-    """Of every object's key, without a slash at its end."""
+    """Prefix of every object's key, without a trailing slash."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")] = "us-east-1"
     endpoint: Annotated[str, Field(pattern=r"^https://[^\s]+$")] | None = None
     """Address of the store; AWS when absent."""
     ca: Path | None = None
     """Authority of its certificate (PEM); the usual ones when absent."""
     credentials_file: Path | None = None
-    """File of the form of `~/.aws/credentials`; the usual places of boto3 are searched when absent."""
+    """File in the format of `~/.aws/credentials`; when absent, boto3's usual places are searched."""
 
 
 class TimestampSettings(Settings):
     """A timestamp authority (RFC 3161) that stamps published checkpoints."""
 
     ca: Path
-    """Certificates that its replies must lead to (PEM); keep those of earlier authorities in it as well."""
+    """Certificates to which its replies must chain (PEM); keep those of earlier authorities in it as well."""
     url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
-    """Where it answers; when absent, no more is asked for, and what is kept can still be verified."""
+    """Its address; when absent, no more timestamps are requested, and those kept can still be verified."""
     tls_ca: Path | None = None
     """Authority of the certificate of an https:// address (PEM); the system's when absent."""
     interval_minutes: Annotated[int, Field(ge=1, le=525_600)] = 60
-    """At most one checkpoint is stamped in this time."""
+    """At most one checkpoint is stamped per interval."""
 
 
 class AuditSettings(Settings):
@@ -79,23 +79,23 @@ class AuditSettings(Settings):
     tiles_folder: Path = Path("log")
     """The published log: checkpoint, tiles and entry bundles. Not used with an `object_store`."""
     second_place: Path = Path("second-place/checkpoint")
-    """The last checkpoint signed; keep it on other storage than the database."""
+    """The last checkpoint signed; keep it on storage other than the database's."""
     publish_interval_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 500
     """Milliseconds between checkpoints while entries arrive."""
     refresh_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120
     """Age of its cosignatures at which the newest checkpoint is cosigned again, so that clients can bound its age."""
     numeric_profiles: Annotated[tuple[ProfileHash, ...], Field(max_length=64)] = ()
     """Hashes (hex) of the numeric profiles that this log's auditors compute, as `counterfoil model profile` prints them. A
-    node with another one is not taken in: nobody could judge it."""
+    node with any other is refused: nobody could judge it."""
     quorum: Annotated[int, Field(ge=1, le=64)] = 1
     """How many witnesses must cosign a checkpoint before it is published."""
     erasure_key_file: Path | None = None
     """The key under which receipts and orders are stored so that they can be erased (docs/erasure.md); absent, they cannot.
     Never keep it where the database's backups are."""
     gap_grace_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)] = 3600
-    """How long a number may be missing before that is a finding."""
+    """How long a number may be missing before it becomes a finding."""
     gap_look_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
-    """How often missing numbers are looked for."""
+    """How often to look for missing numbers."""
     reflection: bool = False
     """Whether gRPC reflection tells strangers what can be called."""
     tls: TlsFiles
@@ -112,7 +112,7 @@ class AuditSettings(Settings):
     def _names_once(self) -> Self:
         names = [witness.name for witness in self.witnesses]
         if len(set(names)) != len(names):
-            raise ValueError("two witnesses have one name")
+            raise ValueError("two witnesses have the same name")
         return self
 
 
@@ -123,7 +123,7 @@ def load_settings(path: Path) -> AuditSettings:
 
 def load_as_written(path: Path) -> AuditSettings:
     """Return the settings with paths as the file has them, so that writing them back moves nothing."""
-    load(AuditSettings, path)  # tells everything that is wrong
+    load(AuditSettings, path)  # reports everything that is wrong
     return AuditSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 

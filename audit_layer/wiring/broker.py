@@ -23,21 +23,21 @@ from shared.runtime.errors import Code, CounterfoilError
 PURGE = "broker.purge"
 PREPARE_LOCK = 0x63665F62726B  # "cf_brk"
 POLL_S = 0.1
-"""How often Kombu's SQLAlchemy transport looks for messages; its default of one second is one task a second."""
+"""How often Kombu's SQLAlchemy transport polls; its default of one second means one task a second."""
 SEAL_S = 10.0
-"""How often the tenants' seals are looked at."""
+"""How often tenant seals are checked for being due."""
 
 CONNECTION_ERRORS = (*Transport.connection_errors, RecoverableConnectionError, CounterfoilError)
-"""A channel that was lost while Postgres restarted raises the second, a connection that cannot be made the third;
-unless they count, a sender never connects again."""
+"""A channel lost while Postgres restarted raises the second, a connection that cannot be made the third;
+unless both are listed, a sender never reconnects."""
 SCHEMES = frozenset({"redis", "rediss", "amqp", "amqps", "pyamqp"})
 
 
 def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0.5) -> Celery:
     """Return a Celery application for one worker (or beat) process.
 
-    `broker_url` is a Redis or RabbitMQ URL, or a Postgres DSN in any spelling, which then is used through Kombu's
-    SQLAlchemy transport. CONFIGURATION when it is none of these; it is not repeated.
+    `broker_url` is a Redis or RabbitMQ URL, or a Postgres DSN in any spelling, which is then used through Kombu's
+    SQLAlchemy transport. CONFIGURATION when it is none of these; the error does not repeat it.
     """
     queues = [Queue(worker_queue(worker))]
     if authority:
@@ -80,8 +80,8 @@ def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0
 def kombu_address(broker_url: str) -> tuple[str, dict[str, Any]]:
     """Return the URL under which Kombu knows the broker, and its transport's options.
 
-    Kombu logs its URL and keeps engines by it: a Postgres database gets a label there, and is connected to as every
-    other (`storage.connecting`). CONFIGURATION when the URL cannot be used; it is not repeated.
+    Kombu logs its URL and keeps engines by it: a Postgres database gets a label there, and is connected to like any
+    other (`storage.connecting`). CONFIGURATION when the URL cannot be used; the error does not repeat it.
     """
     if is_postgres(broker_url):
         parameters = session_parameters(broker_url, "counterfoil-broker")
@@ -93,7 +93,7 @@ def kombu_address(broker_url: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_url(url: str) -> None:
-    """Refuse what Kombu would take for something else, or repeat: a `/`, `#` or `?` in a password ends the host."""
+    """Refuse what Kombu would misread or repeat: a `/`, `#` or `?` in a password ends the host."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0
@@ -104,7 +104,7 @@ def _check_url(url: str) -> None:
             Code.CONFIGURATION,
             "the broker's URL cannot be used",
             remedy="Use redis://:PASSWORD@HOST:PORT/0, amqp://USER:PASSWORD@HOST:PORT/VHOST, or the DSN of a Postgres"
-            " database. In a password each character that is not a letter or a digit is written as % and two digits.",
+            " database. Percent-encode every character of a password that is not a letter or a digit.",
         ) from None
     if parts.scheme in {"redis", "rediss"} and find_spec("redis") is None:
         raise CounterfoilError(

@@ -1,4 +1,4 @@
-"""The log's own keys on disk, and the policy that a configuration amounts to."""
+"""The log's own keys on disk, and the log policy that a configuration amounts to."""
 
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ COSE_KEY: Final = "cose-ed25519.pem"
 
 
 def create_keys(folder: Path, origin: str) -> tuple[Signer, ...]:
-    """Return the log's signers, making keys that are missing; CONFLICT when there are keys of another log."""
+    """Return the log's signers, creating missing keys; CONFLICT when there are keys of another log."""
     private_folder(folder)
     for name, kind in LOG_KEYS:
         path = folder / name

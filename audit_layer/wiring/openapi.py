@@ -21,7 +21,7 @@ from shared.translog.policy import LogPolicy
 
 
 def schema() -> dict[str, Any]:
-    """Return the schema; nothing is connected to, since a schema depends on no data."""
+    """Return the schema; no connection is made, since a schema depends on no data."""
     engine = make_engine("postgresql://localhost/nothing")
     batcher = Batcher(Sequencer(engine))
     try:

@@ -31,7 +31,7 @@ COSIGNATURES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_MLD
 
 
 def cosigners(keys: Path, name: str) -> list[Signer]:
-    """Return the witness's cosigning keys, making them at first use."""
+    """Return the witness's cosigning keys, creating them at first use."""
     private_folder(keys)
     signers = []
     for kind in COSIGNATURES:
@@ -42,14 +42,14 @@ def cosigners(keys: Path, name: str) -> list[Signer]:
 
 
 def witness_identity(keys: Path, name: str) -> dict[str, object]:
-    """Return what others must know of a witness; creates its keys."""
+    """Return what others must know about a witness; creates its keys."""
     vkeys = [signer.verifier.vkey() for signer in cosigners(keys, name)]
     signing = load_or_create_ed25519(keys / "sign.pem")
     return {"name": name, "vkeys": vkeys, "signing_key": public_bytes(signing)}
 
 
 def custodian_identity(keys: Path, name: str) -> dict[str, object]:
-    """Return what others must know of a custodian; creates its keys."""
+    """Return what others must know about a custodian; creates its keys."""
     private_folder(keys)
     path = keys / "hpke.key"
     if not path.exists():

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def worker_identity(keys: Path, name: str, *, authority: bool) -> dict[str, object]:
-    """Return what others must know of a worker; creates its keys."""
+    """Return what others must know about a worker; creates its keys."""
     private_folder(keys)
     path = keys / "hpke.key"
     if not path.exists():
@@ -66,7 +66,7 @@ class WorkerProcess:
     parties: list[BeaconClient]
 
     def run(self, name: str, ready_file: Path | None, loglevel: str) -> None:
-        """Work until told to stop. One task at a time: replay has a process of its own."""
+        """Work until told to stop. One task at a time: replay runs in its own process."""
 
         def ready(**_: object) -> None:
             if ready_file is not None:

@@ -35,16 +35,16 @@ class WorkerSettings(Settings):
     """The auditor's own checkpoints."""
     replay_threads: int = Field(default=1, ge=1)
     lease_seconds: float = Field(default=120, gt=0)
-    """After so long without a sign of life of its worker, work is begun by another attempt."""
+    """After this long without a sign of life from its worker, work is attempted again."""
     replay_seconds: float = Field(default=120, gt=0)
-    """What a replay may take, and for each token of prompt and output:"""
+    """How long a replay may take, plus, for each token of prompt and output:"""
     replay_seconds_per_token: float = Field(default=0.05, ge=0)
     custodians: tuple[PartySettings, ...] = ()
     witnesses: tuple[PartySettings, ...] = ()
     peers: tuple[PeerSettings, ...] = ()
     authority: AuthoritySettings | None = None
     tick_seconds: float = Field(default=1.0, gt=0)
-    """How often beat has the epoch clock looked at."""
+    """How often beat triggers the epoch clock."""
     hint_seconds: float = Field(default=30.0, gt=0)
-    """How long waiting work is left before it is offered again."""
+    """How long waiting work is left alone before it is offered again."""
     evidence_timeout_seconds: float = Field(default=20, gt=0)

@@ -13,7 +13,7 @@ from shared.translog.witness_protocol import MAX_REQUEST_BYTES
 def create_app(witness: Witness, *, extra_routers: Sequence[APIRouter] = ()) -> FastAPI:
     """Return the application: `POST /add-checkpoint`, `GET /checkpoint/{hash}`, `GET /health`.
 
-    `extra_routers` are mounted beside these (the beacon's, for instance); what they raise is
+    `extra_routers` are mounted alongside these (the beacon's, for instance); what they raise is
     answered as a problem document.
     """
     app = FastAPI(title=f"Counterfoil witness {witness.name}", openapi_url=None)

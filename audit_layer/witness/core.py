@@ -55,10 +55,10 @@ class Witness:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`known_logs` maps an origin to its keys; every one of them must sign (see `LogPolicy`).
+        """`known_logs` maps an origin to its keys; all of them must sign (see `LogPolicy`).
 
         CONFIGURATION for a key that cannot cosign, for keys under several names, and for a log
-        key that is not named by its origin.
+        key that is not named after its origin.
         """
         names = {signer.verifier.name for signer in signers}
         if len(names) != 1 or any(s.verifier.kind is SignatureType.ED25519 for s in signers):
@@ -68,7 +68,7 @@ class Witness:
         for origin, verifiers in known_logs.items():
             if not verifiers or any(verifier.name != origin for verifier in verifiers):
                 raise CounterfoilError(
-                    Code.CONFIGURATION, f"the keys of log {origin!r} are not named by its origin"
+                    Code.CONFIGURATION, f"the keys of log {origin!r} are not named after its origin"
                 )
         (self.name,) = names
         self._store = store
@@ -82,7 +82,7 @@ class Witness:
             request = parse_add_checkpoint(body)
             note = parse_note(request.note)
             verifiers = self._known_logs.get(note.text.partition("\n")[0])
-            if verifiers is None:  # whatever form that log's checkpoints have
+            if verifiers is None:  # whatever that log's checkpoints look like
                 return _text(404, "this witness does not know the log")
             checkpoint = parse_checkpoint(note.text)
         except CounterfoilError as e:
@@ -92,7 +92,7 @@ class Witness:
         except CounterfoilError as e:
             return _text(403, e.detail)
         if request.old_size > checkpoint.size:
-            return _text(400, f"the old size {request.old_size} is above the checkpoint's")
+            return _text(400, f"the old size {request.old_size} is larger than the checkpoint's")
         return self._extend(request, checkpoint, note)
 
     def latest(self, origin: str) -> Held | None:
@@ -123,7 +123,7 @@ class Witness:
         return Answer(200, encode_cosignatures(lines))
 
     def _keep_evidence(self, checkpoint: Checkpoint, note: str, now_s: int) -> None:
-        """Keep the second of two roots that the log has signed for one size."""
+        """Keep the second of two roots that the log signed for one size."""
         held = self._store.latest(checkpoint.origin)
         if (
             held is not None
@@ -148,7 +148,7 @@ class Witness:
 
 
 def _log_signed(note: Note, verifiers: Sequence[Verifier]) -> str:
-    """Return the note with the log's own signatures only: strangers' lines are not worth keeping."""
+    """Return the note with only the log's own signatures: strangers' lines are not worth keeping."""
     known = {(verifier.name, verifier.key_id) for verifier in verifiers}
     lines = tuple(line for line in note.signatures if (line.name, line.key_id) in known)
     return Note(note.text, lines).encode()

@@ -83,11 +83,11 @@ class WitnessStore:
         clock: Callable[[], float],
         decide: Callable[[Held | None], None],
     ) -> int:
-        """Make a checkpoint the latest, durably, if `decide` lets the one held so far be followed by it.
+        """Durably make a checkpoint the latest, if `decide` lets it follow the one held so far.
 
         `decide` runs inside the write transaction, so no other request can move the state between
-        the decision and the write; what it raises leaves everything as it was. Returns the POSIX
-        seconds of the change, read in there as well: at that time this checkpoint was the latest.
+        the decision and the write; if it raises, nothing changes. Returns the POSIX
+        seconds of the change, read in the same transaction: at that time this checkpoint was the latest.
         """
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")

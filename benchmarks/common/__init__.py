@@ -1,1 +1,1 @@
-"""What the benchmarks share: the machine's facts, random checkpoints, medians with their spread, marks in tables."""
+"""What the benchmarks share: facts about the machine, random checkpoints, medians with their spread, marks in tables."""

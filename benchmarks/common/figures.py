@@ -17,6 +17,6 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the smallest value that at least so many per cent of the values do not exceed."""
+    """Return the smallest value that at least the given percentage of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

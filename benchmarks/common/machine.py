@@ -1,4 +1,4 @@
-"""What the figures were taken on."""
+"""The machine on which the figures were taken."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine's facts, its load before the run included: other work makes figures rougher."""
+    """Return facts about the machine, including its load before the run: other work makes figures noisier."""
     return {
         "processor": _processor(),
         "architecture": platform.machine(),

@@ -26,13 +26,13 @@ from benchmarks.engine.workloads import FULL, QUICK, WORKLOADS, Size
 
 MEASURED = ("shipped", "wide", "qwen06")
 WIDTH = 132
-"""Columns where no terminal says how many it has."""
+"""Columns when there is no terminal to ask."""
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What one run does."""
+    """The plan of one run."""
 
     models: Sequence[str]
     sides: Sequence[str]
@@ -81,7 +81,7 @@ def main(
     plot_file: Path | None,
     quick: bool,
 ) -> None:
-    """Measure our engine beside vLLM, transformers and itself without determinism, alternating."""
+    """Measure our engine against vLLM, transformers and itself without determinism, alternating."""
     settings = Settings(
         models=model or (("tiny",) if quick else ("shipped",) if requests else MEASURED),
         sides=side or SIDES,
@@ -95,7 +95,7 @@ def main(
         for found in run(settings, folder, Console(stderr=True)):
             if (
                 json_file is not None
-            ):  # after each model: a long run that ends early leaves something
+            ):  # after each model, so that a long run that ends early leaves something
                 json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     Console(width=None if sys.stdout.isatty() else WIDTH).print(render(found))
     if plot_file is not None:

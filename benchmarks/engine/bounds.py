@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes read and bf16 products, with as many threads as the sides have."""
+"""The most that the machine can do: bytes read and bf16 products, with as many threads as the sides have."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def bounds(threads: int) -> dict[str, float]:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Return the shortest time of several, after one that does not count."""
+    """Return the shortest of several times, after a warm-up."""
     times = []
     for _ in range(TRIES + 1):
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The checkpoints that are measured. None has an end-of-sequence token, so every side generates what was asked for."""
+"""The checkpoints that are measured. None has an end-of-sequence token, so every side generates as many tokens as requested."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ STOPS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
 def make(name: str, work: Path) -> Path:
-    """Return the folder of a model, which is made unless `work` has it from an earlier run."""
+    """Return a model's folder, which is made unless `work` has it from an earlier run."""
     folder = work / name
     done = folder / "model.safetensors"
     if not done.exists():

@@ -1,4 +1,4 @@
-"""A side's process: started, asked, ended."""
+"""A side's process: starting, asking, ending it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ OPENMP = "libiomp5.so"
 
 
 class SideError(Exception):
-    """A side that cannot do what it is asked; the text says why."""
+    """A side cannot do what it is asked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Command:
 
 
 def commands(names: Sequence[str], vllm_python: Path | None) -> dict[str, Command | str]:
-    """Return how each side is started, or why it cannot be. Ours runs with what a node runs with, others at their best."""
+    """Return how each side is started, or why it cannot be. Ours runs with a node's settings, others with their best."""
     here, found = Path(sys.executable), vllm_python or DEFAULT_VLLM
     known: dict[str, Command | str] = {
         "ours": Command(here, "ours", {}),
@@ -77,7 +77,7 @@ class SideProcess:
             raise
 
     def run(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        """Return `tokens` and `times` of each job, and `memory`; SideError when there is no answer."""
+        """Return each job's `tokens` and `times`, and `memory`; SideError when there is no answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(command(jobs) + "\n")
@@ -87,7 +87,7 @@ class SideProcess:
         return self._answer()
 
     def close(self) -> None:
-        """End the process: it stops where there are no more commands."""
+        """End the process, which stops when there are no more commands."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -125,7 +125,7 @@ class SideProcess:
 
 
 def _preloaded(*names: str, near: Path | None = None) -> dict[str, str]:
-    """Return LD_PRELOAD with the libraries that are there: beside an interpreter's environment, or the system's."""
+    """Return LD_PRELOAD with the libraries that exist: next to an interpreter's environment, or the system's."""
     folders = [Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu")]
     if near is not None:
         folders.insert(0, near.absolute().parent.parent / "lib")

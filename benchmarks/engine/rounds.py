@@ -12,7 +12,7 @@ from benchmarks.engine.sides.wire import Job
 from benchmarks.engine.workloads import Size, jobs, warming
 
 Tick = Callable[[str, int], None]
-"""Told (what goes on, passes done)."""
+"""Called with (what is going on, passes done)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Measured:
     passes: dict[tuple[str, str], list[Pass]] = field(default_factory=dict)
     """For (workload, side), one of each round."""
     agreed: dict[str, float] = field(default_factory=dict)
-    """Share of ours whose greedy tokens a side has too; bf16 rounds differently, so less than 1 is no fault."""
+    """Share of our greedy tokens that a side has too; bf16 may round differently, so less than 1 is not a fault."""
 
 
 def measure(
@@ -48,7 +48,7 @@ def measure(
     work: Path,
     tick: Tick,
 ) -> Measured:
-    """Run all rounds of one model; a side that fails says why and is left out."""
+    """Run all rounds of one model; a side that fails is omitted, with the reason."""
     tick(f"{name}: making the model", 0)
     folder = make(name, work)
     found = Measured(facts(folder))
@@ -103,7 +103,7 @@ class _Running:
         self._found.versions[side] = process.versions
 
     def in_turn(self, number: int) -> Iterator[str]:
-        """Yield the sides that still work, another one first each time."""
+        """Yield the sides that still work, a different one first each time."""
         names = list(self._alive)
         for place in range(len(names)):
             name = names[(place + number) % len(names)]

@@ -12,11 +12,11 @@ from benchmarks.engine.sides.wire import Job
 POINTS = 10
 WAVE = 64
 SLACK = {"rss_mib": 8.0, "open_blocks": 0.0, "sequences": 0.0, "containers": 200.0}
-"""What a figure may vary by between the second point (all is warm then) and the last."""
+"""How much a figure may vary between the second point (when everything is warm) and the last."""
 
 
 def soak(folder: Path, requests: int, threads: int, tick: Callable[[int], None]) -> dict[str, Any]:
-    """Run requests in waves; return what was there at ten points, with nothing under way, and what grew."""
+    """Run requests in waves; return the figures at ten points, with nothing under way, and what grew."""
     side = OursSide(folder, threads)
     draw = random.Random("soak")
     points: list[dict[str, float]] = []
@@ -40,7 +40,7 @@ def soak(folder: Path, requests: int, threads: int, tick: Callable[[int], None])
 
 
 def grown(points: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the names of the figures that are larger at the end than when all was warm."""
+    """Return the names of the figures that are larger at the end than when everything was warm."""
     return [name for name, slack in SLACK.items() if points[-1][name] > points[1][name] + slack]
 
 

@@ -83,7 +83,7 @@ def _spread(value: Figures) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number with as many places as say something."""
+    """Return a number with as many decimal places as are meaningful."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 

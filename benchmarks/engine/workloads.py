@@ -1,4 +1,4 @@
-"""What is asked: batches of equal length, mixed lengths that arrive over time, one long prompt. The same for all sides."""
+"""The requests: batches of equal length, mixed lengths that arrive over time, one long prompt. The same for all sides."""
 
 import dataclasses
 import random
@@ -24,7 +24,7 @@ class Size:
     mixed_prompt: tuple[int, int]
     mixed_new: tuple[int, int]
     gap_s: float
-    """Mean time between two arrivals; exponential, so they come as from many independent users."""
+    """Mean time between arrivals; exponential, as if from many independent users."""
     prefill: int
 
     def with_rounds(self, rounds: int | None) -> Self:
@@ -59,6 +59,6 @@ def jobs(name: str, size: Size, vocabulary: int, number: int) -> list[Job]:
 
 
 def warming(name: str, size: Size, vocabulary: int) -> list[Job]:
-    """Return a short form of a workload, all at once: every shape once, no prompt of a later round."""
+    """Return a short form of a workload, all at once: every shape once, and no prompt of a later round."""
 
     return [Job(0.0, job.prompt, min(job.new, 8)) for job in jobs(name, size, vocabulary, 0)]

@@ -27,7 +27,7 @@ from benchmarks.log.table import render
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 WIDTH = 132
-"""Columns where no terminal says how many it has."""
+"""Columns when there is no terminal to ask."""
 SERIES = ("log", "trail")
 """Growth of entries alone, and with the trail's rows."""
 SERVED = frozenset({"closed", "batches", "proofs", "bytes"})
@@ -82,7 +82,7 @@ def main(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What one run does."""
+    """The plan of one run."""
 
     workloads: Sequence[str]
     size: Size
@@ -93,7 +93,7 @@ class Settings:
 async def run(
     settings: Settings, tick: Tick, keep: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
-    """Run workloads one after another; return what `--json` writes, and hand it to `keep` as it grows."""
+    """Run workloads one after another; return what `--json` writes, and pass it to `keep` as it grows."""
     seed, size = new_seed(), settings.size
     sources = [Source(seed, place) for place in range(size.connections)]
     found: dict[str, Any] = {
@@ -165,7 +165,7 @@ async def _served(
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """Return a folder that the database's own user passes: else its data would lie, and stay, elsewhere."""
+    """Return a folder that the database's own user can traverse: otherwise its data would go, and stay, elsewhere."""
     with tempfile.TemporaryDirectory(prefix="cf-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)

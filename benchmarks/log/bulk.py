@@ -14,11 +14,11 @@ from benchmarks.log.statements import Source
 from shared.statements.receipts import NO_RECEIPT, Receipt
 
 ISSUERS = 8
-"""Number domains that bare entries are spread over."""
+"""Number domains over which bare entries are spread."""
 
 
 def bare(seed: bytes, first: int, count: int) -> list[Submission]:
-    """Return entries that no statement stands behind, numbered without gaps in a few domains."""
+    """Return entries without statements behind them, numbered without gaps in a few domains."""
     issuers = [sha256(seed + b"issuer %d" % place).digest() for place in range(ISSUERS)]
     return [
         Submission(bare_entry(seed, index), issuers[index % ISSUERS], index // ISSUERS)
@@ -27,12 +27,12 @@ def bare(seed: bytes, first: int, count: int) -> list[Submission]:
 
 
 def bare_entry(seed: bytes, index: int) -> bytes:
-    """Return the entry that `bare` puts at a place."""
+    """Return the entry that `bare` puts at an index."""
     return sha256(seed + b"entry %d" % index).digest()
 
 
 def admitted(source: Source, count: int) -> list[Submission]:
-    """Return really signed and really admitted receipts as the trail hands them to the sequencer."""
+    """Return genuinely signed and admitted receipts, as the trail passes them to the sequencer."""
     return [
         Submission(item.statement.entry, item.issuer, item.number, attachment=item)
         for item in source.admitted(source.receipts(count))
@@ -40,10 +40,10 @@ def admitted(source: Source, count: int) -> list[Submission]:
 
 
 def copies(source: Source) -> Callable[[int, int], list[Submission]]:
-    """Return a maker of numbered copies of one admitted receipt, quicker than signing each.
+    """Return a maker of numbered copies of one admitted receipt, faster than signing each.
 
-    A copy has the rows of a receipt of its number, under an entry and an order's entry of its own; its bytes are the model's,
-    so nothing that reads the trail back would believe it.
+    A copy has the rows of a receipt of its number, under its own entry and order's entry; its bytes are the original's,
+    so nothing that reads the trail back would accept it.
     """
     (model,) = admitted(source, 1)
     item = model.attachment
@@ -84,7 +84,7 @@ def measure(store: Store, items: Sequence[Submission], batch: int) -> float:
     engine = make_engine(store.dsn("server", database))
     try:
         sequencer = Sequencer(engine)
-        engine.connect().close()  # connecting is no part of appending
+        engine.connect().close()  # connecting is not part of appending
         began = time.perf_counter()
         for part in cut(items, batch):
             results = sequencer.append(part, in_transaction=hook_of(part))

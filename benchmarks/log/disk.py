@@ -27,7 +27,7 @@ class Occupied:
 
 
 def table_bytes(engine: Engine) -> dict[str, int]:
-    """Return the bytes of each table with its indexes and long values; the parts of a divided table are added up."""
+    """Return the bytes of each table with its indexes and long values; a partitioned table's parts are added up."""
     with transaction(engine) as connection:
         rows = connection.execute(
             text(

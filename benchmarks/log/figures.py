@@ -1,4 +1,4 @@
-"""From what was seen to figures, ratios and aims. Pure."""
+"""From observations to figures, ratios and aims. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +23,9 @@ CONTEXT = (
         "source": "github.com/transparency-dev/tessera, docs/performance.md at 1029108, MySQL (means)",
     },
 )
-"""What others report of themselves, on other machines and with no signature to verify in an entry."""
+"""What others report about themselves, on other machines and without a signature to verify in each entry."""
 WITHIN = 0.2
-"""By how much a grown log may be slower than a small one."""
+"""How much slower a grown log may be than a small one."""
 Rates = Mapping[tuple[int, str], Sequence[float]]
 """(batch, side) → rate of each round."""
 
@@ -72,7 +72,7 @@ def one_by_one(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def medians(row: Figures) -> dict[str, float]:
-    """Return the figures of a grown log that must last."""
+    """Return the figures of a grown log that must hold up."""
     return {
         "entries_per_s": row["entries_per_s"]["median"],
         "tick_ms": row["tick_ms"]["median"],
@@ -91,7 +91,7 @@ def ratios(row: Figures, first: Figures) -> dict[str, float]:
 
 
 def kept_up(name: str, ratio: float) -> bool:
-    """Whether a ratio to the first size is within a fifth: not slower by more than that."""
+    """Whether a ratio to the first size is no more than a fifth slower."""
     return ratio >= 1 - WITHIN if name.endswith("_per_s") else ratio <= 1 + WITHIN
 
 

@@ -55,7 +55,7 @@ class Grown:
     """Entries in the log, all of them ours."""
 
     def append(self, count: int, batch: int) -> list[float]:
-        """Append entries; return the seconds that each batch took, the making of entries left out."""
+        """Append entries; return the seconds that each batch took, excluding the making of entries."""
         times = []
         for at in range(self.size, self.size + count, batch):
             items = self.make(at, min(batch, self.size + count - at))
@@ -66,7 +66,7 @@ class Grown:
         return times
 
     async def publish(self) -> float:
-        """Take everything appended to a witnessed checkpoint; return how long the first tick took."""
+        """Bring everything appended under a witnessed checkpoint; return how long the first tick took."""
         began = time.perf_counter()
         await self.publisher.tick()
         seconds = time.perf_counter() - began
@@ -75,7 +75,7 @@ class Grown:
         return seconds
 
     async def grow(self, to: int, tick: Tick) -> None:
-        """Append by the same way, in larger batches, and publish now and then."""
+        """Append in the same way, in larger batches, and publish now and then."""
         while self.size < to:
             part = min(PUBLISHED_EVERY, to - self.size)
             await asyncio.to_thread(self.append, part, GROWING)

@@ -1,7 +1,7 @@
 """The load: processes of their own, so that no caller shares an interpreter with the server or with its clock.
 
 Each process is one connection, one node and one tenant. A job is prepared (statements signed, requests encoded), then all
-processes begin at one word. Times are those of the system's monotonic clock, which processes share.
+processes begin on one signal. Times are those of the system's monotonic clock, which processes share.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Submit:
     receipts: bool = False
     """Ask for the transparency receipt of each."""
     keep: int = 0
-    """Bring back so many transparency receipts, if there are any."""
+    """Bring back this many transparency receipts, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Answer:
 
 
 class LoadError(Exception):
-    """A statement was refused or a process failed; the text says why."""
+    """A statement was refused or a process failed; the message says why."""
 
 
 class Loads:
@@ -142,7 +142,7 @@ def _answer(pipe: "Connection[Any, Any]") -> Any:
     try:
         answer = pipe.recv()
     except EOFError:
-        raise LoadError("a load process ended by itself") from None
+        raise LoadError("a load process ended unexpectedly") from None
     if isinstance(answer, LoadError):
         raise answer
     return answer
@@ -158,7 +158,7 @@ def _main(
         asyncio.run(_serve(pipe, addresses, ca, Source(seed, place)))
     except (EOFError, KeyboardInterrupt):
         pass  # the benchmark is over
-    except Exception as error:  # noqa: BLE001  # told to the benchmark, which ends with it
+    except Exception as error:  # noqa: BLE001  # reported to the benchmark, which ends with it
         told: BaseException = error
         while isinstance(told, BaseExceptionGroup):  # the first of the calls that failed
             told = told.exceptions[0]
@@ -179,7 +179,7 @@ async def _serve(
         load = _Load(channel, web, source)
         await load.introduce()
         pipe.send(None)
-        while True:  # between jobs nothing else is to be done, so the loop may wait in the pipe
+        while True:  # between jobs there is nothing else to do, so the loop may wait in the pipe
             work = load.prepare(pipe.recv())
             pipe.send(None)
             pipe.recv()
@@ -196,12 +196,12 @@ class _Load:
         self._source = source
 
     async def introduce(self) -> None:
-        """Bring in what receipts refer to."""
+        """Submit what receipts refer to."""
         for raw in (self._source.bundle(), self._source.rate_card()):
             await self._submit(_request([(raw, b"")], receipts=False))
 
     def prepare(self, job: Job) -> Callable[[], Awaitable[Answer]]:
-        """Do everything that is not to be measured; return the rest."""
+        """Do everything that must not be measured; return the rest."""
         match job:
             case Submit():
                 count = job.calls * job.per_call

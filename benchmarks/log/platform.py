@@ -1,4 +1,4 @@
-"""The parts under load, set up and started by the product's own commands: Postgres that syncs, witness, audit server."""
+"""The parts under load, set up and started by the product's own commands: a Postgres that syncs, witness, audit server."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ TEMPLATE = "counterfoil_empty"
 
 
 class Store:
-    """A Postgres with our roles, and as many migrated databases as are asked for."""
+    """A Postgres with our roles, and as many migrated databases as requested."""
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self._admin_dsn = server.admin_dsn
@@ -47,7 +47,7 @@ class Store:
         return on_database(read_dsn_file(self.files[role]), database)
 
     def settings(self) -> dict[str, str]:
-        """Return what decides whether a commit is on the disk, as the running server says it."""
+        """Return what decides whether a commit is on disk, as the running server states it."""
         with psycopg.connect(self._admin_dsn, autocommit=True) as admin:
             found = {}
             for name in SHOWN:
@@ -64,7 +64,7 @@ class Store:
             return int(row[0])
 
     def fresh_database(self) -> str:
-        """Create an empty, migrated database, leave nothing for the disk to do, and return its name."""
+        """Create an empty, migrated database, flush everything to disk, and return its name."""
         with psycopg.connect(self._admin_dsn, autocommit=True) as admin:
             if not self._databases:
                 self._create(admin, TEMPLATE, "template0")
@@ -105,7 +105,7 @@ class Platform:
     store: Store
     ca: Path
     known: Mapping[str, Any]
-    """What `audit init` told."""
+    """What `audit init` printed."""
     vkeys: tuple[str, ...]
     """The witness's."""
     supervisor: Supervisor

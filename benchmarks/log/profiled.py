@@ -3,8 +3,8 @@
     python -m benchmarks.log.profiled FILE audit serve --config audit.toml --ready-file ready.json
 
 A thread looks at all others every few milliseconds, from the moment the ready file is there. Frames are Python's: time in the
-database's driver or in a cipher is counted to the function that called it. What only waits for work is left out of the shares.
-FILE receives CPU time by thread, shares by function, and folded stacks (one `a;b;c count` a line, as flame graphs take them).
+database's driver or in a cipher is counted to the function that called it. What only waits for work is excluded from the shares.
+FILE receives CPU time by thread, shares by function, and folded stacks (`a;b;c count` lines, as flame graphs take them).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from shared.runtime.cli import main as counterfoil
 
 EVERY_S = 0.005
 SWITCH_S = 0.0005
-"""Python's default would let a thread run on for 5 ms before it is looked at, most often until it waits by itself."""
+"""Python's default would let a thread run for 5 ms before it is sampled, usually until it waits of its own accord."""
 CPU_EVERY = 100
 """Looks between two readings of CPU time."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -55,10 +55,10 @@ class Sampler(threading.Thread):
             pass
         self._before = {task: seconds for task, (_, seconds) in cpu_by_task().items()}
         while not self._over.wait(EVERY_S):
-            if self.looks % CPU_EVERY == 0:  # a thread that has ended by the end is not forgotten
+            if self.looks % CPU_EVERY == 0:  # so that threads that end early still count
                 self._spent |= cpu_by_task()
             names = {thread.ident: thread.name for thread in threading.enumerate()}
-            for ident, frame in sys._current_frames().items():  # what it is for
+            for ident, frame in sys._current_frames().items():  # meant for this
                 if ident != self.ident:
                     self.stacks[group(names.get(ident, "?")), *_frames(frame)] += 1
             self.looks += 1
@@ -71,7 +71,7 @@ class Sampler(threading.Thread):
         return dict(spent)
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._over.set()
         self.join()
 
@@ -122,7 +122,7 @@ def _functions(busy: Stacks, total: int) -> Iterator[str]:
 
 
 def cpu_by_task() -> dict[int, tuple[str, float]]:
-    """Return (thread's group, CPU seconds so far) of each thread; those that are not Python's go by their system name.
+    """Return (thread's group, CPU seconds so far) of each thread; those that are not Python's are named as the system names them.
 
     Linux only; empty elsewhere.
     """
@@ -132,7 +132,7 @@ def cpu_by_task() -> dict[int, tuple[str, float]]:
     names = {thread.native_id: group(thread.name) for thread in threading.enumerate()}
     found = {}
     for task in tasks.iterdir():
-        with contextlib.suppress(OSError):  # it ended just now
+        with contextlib.suppress(OSError):  # it has just ended
             comm, _, rest = (task / "stat").read_text(encoding="utf-8").rpartition(") ")
             user, system = rest.split()[11:13]
             name = names.get(int(task.name), f"({comm.partition('(')[2]})")

@@ -1,4 +1,4 @@
-"""The order of events in each workload: sides in turn, in another order every round."""
+"""The order of events in each workload: sides in turn, in a different order every round."""
 
 import asyncio
 import random
@@ -116,7 +116,7 @@ async def run_batches(loads: Loads, size: Size, tick: Tick) -> list[dict[str, An
 
 
 async def run_bytes(platform: Platform, loads: Loads, size: Size, tick: Tick) -> dict[str, Any]:
-    """Take receipts in and return what each occupies, in tables and in published files."""
+    """Submit receipts and return how much space each occupies, in tables and in published files."""
     engine = make_engine(platform.store.dsn("server"))
     proofs = ProofService(engine, PublishedFiles(FolderStore(platform.tiles)), platform.policy)
     try:
@@ -199,7 +199,7 @@ def _prove(proofs: ProofService, asked: Sequence[int | bytes]) -> list[float]:
 
 
 def _paths(size: int, count: int) -> tuple[str, ...]:
-    """Return paths of random full tiles and bundles."""
+    """Return paths of random full tiles and entry bundles."""
     full = range(max(1, size // TILE_WIDTH))
     return tuple(
         "/" + Tile(random.choice((-1, 0)), random.choice(full), min(size, TILE_WIDTH)).path

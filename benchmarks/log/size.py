@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Self
 
 Tick = Callable[[str, int], None]
-"""Told (what goes on, steps done)."""
+"""Called with (what is going on, steps done)."""
 WORKLOADS = ("closed", "batches", "bytes", "proofs", "bulk", "growth")
 """In the order in which they run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Every workload is a fixed amount of work, so a run ends by itself."""
+    """Every workload is a fixed amount of work, so a run always ends."""
 
     rounds: int
     connections: int
@@ -35,11 +35,11 @@ class Size:
     admitted: int
     """The same with the trail's rows."""
     proven: int
-    """Entries in the log that proofs are asked of."""
+    """Entries in the log from which proofs are requested."""
     proofs: int
     """Proofs of each kind, and tiles, for each round."""
     growth: tuple[int, ...]
-    """Sizes of the log; the first is what the others are compared with."""
+    """Sizes of the log; the others are compared with the first."""
     growth_trail: tuple[int, ...]
     """The same with the trail's rows."""
     growth_batches: int

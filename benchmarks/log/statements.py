@@ -1,4 +1,4 @@
-"""Valid statements in number, signed before any clock starts: nodes' receipts with their tenants' orders."""
+"""Many valid statements, signed before any clock starts: nodes' receipts with their tenants' orders."""
 
 import secrets
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ AUTHORITY = "authority"
 MODEL_ROOT = sha256(b"benchmarks.log: model").digest()
 PROFILE = sha256(b"benchmarks.log: profile").digest()
 Signed = tuple[bytes, bytes]
-"""A statement and the order that comes with it; empty where none does."""
+"""A statement and the order that comes with it; empty if none does."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Source:
         return self._keys[name]
 
     def parties(self) -> list[dict[str, str]]:
-        """Return whom the audit layer must know, as `counterfoil audit party import` reads it."""
+        """Return the parties that the audit layer must know, as `counterfoil audit party import` reads them."""
         return [
             {"name": name, "role": role, "key": public_bytes(self.key(name)).hex()}
             for name, role in (
@@ -155,7 +155,7 @@ class Source:
         return raw, order
 
     def singles(self, count: int) -> list[Signed]:
-        """Sign further statements that carry one signature and come alone: disclosure requests."""
+        """Sign further statements that carry one signature and come without an order: disclosure requests."""
         signed = []
         for number in range(self.singles_made, self.singles_made + count):
             value = DisclosureRequest(
@@ -182,7 +182,7 @@ class Source:
 
 
 class _Known:
-    """Admission's lookups where one source is all there is."""
+    """Admission's lookups for a single source."""
 
     def __init__(self, source: Source) -> None:
         self._parties = {

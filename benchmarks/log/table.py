@@ -21,7 +21,7 @@ GROWN = {
 
 
 def render(found: Figures) -> RenderableType:
-    """Return a table for each workload that was run, what others report, and the aims."""
+    """Return a table for each workload that ran, what others report, and the aims."""
     disk = ", ".join(f"{name} {value}" for name, value in found["postgres"].items())
     parts: list[RenderableType] = [
         head(found["machine"]),

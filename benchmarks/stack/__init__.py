@@ -1,4 +1,4 @@
-"""What the proof machinery costs: the bare engine against the whole way of a sealed request.
+"""What the proof machinery costs: the bare engine against the whole path of a sealed request.
 
     python -m benchmarks.stack [--model shipped|wide|both] [--rounds N] [--json FILE] [--quick]
 
@@ -15,15 +15,15 @@ Why the comparison is fair:
   sampler, activation hashing) from the node's own `node.toml`: same checkpoint, threads, `max_batch`, queue.
 - Same work. Every prompt has a fixed seed, so both sides must produce the same tokens in the same number of
   steps; the run compares them and fails where they differ.
-- Same moment. The sides alternate within a run, so a machine that grows slower slows both; ratios and differences
+- Same moment. The sides alternate within a run, so a machine that becomes slower slows both; ratios and differences
   are formed within one round (for single requests: within one pair, whose order changes every time), then
   the median over rounds is reported with its lowest and highest.
 - Same load. Both are driven by the same loop with the same number of requests under way. While one side
-  works the other has nothing to do: the next engine pass begins when the last receipt is in the log.
-- What is left is counted against the stack: prompts are tokenised beforehand for the bare engine and within the
+  works, the other is idle: the next engine pass begins when the last receipt is in the log.
+- What differs is counted against the stack: prompts are tokenised beforehand for the bare engine and within the
   time for the stack, and client, node, audit server and database share the machine's cores with the model.
 
-Workers, beat and custodian are not started: re-execution is another figure. The audit server, its witness and
-Postgres run as in `counterfoil up`. Receipts per second are measured apart, by requests of one token each, from
-the first call until the log has the last receipt, since otherwise the model would be what is measured.
+Workers, beat and custodian are not started: replay is a separate figure. The audit server, its witness and
+Postgres run as in `counterfoil up`. Receipts per second are measured separately, with requests of one token each,
+from the first call until the log has the last receipt, since otherwise the model would be measured.
 """

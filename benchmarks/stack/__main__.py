@@ -27,7 +27,7 @@ CHOICES = {"shipped": ("shipped",), "wide": ("wide",), "both": ("shipped", "wide
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quick", is_flag=True, help="A tiny model and a few prompts: does it run at all?")
 def main(*, model: str, rounds: int | None, json_file: Path | None, quick: bool) -> None:
-    """Measure the full stack against the bare engine, alternating, on the same prompts."""
+    """Measure the full stack against the bare engine, alternately, on the same prompts."""
     names = ("tiny",) if quick else CHOICES[model]
     size = (QUICK if quick else FULL).with_rounds(rounds)
     found = asyncio.run(run(names, size, Console(stderr=True)))

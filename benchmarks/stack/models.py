@@ -18,7 +18,7 @@ Checkpoint = Callable[[Path], Path]
 def random_llama(
     *, width: int, layers: int, heads: int, kv_heads: int, inner: int, seed: int = 0
 ) -> Checkpoint:
-    """Return what writes a random bf16 Llama that has the shipped model's vocabulary and tokenizer."""
+    """Return a function that writes a random bf16 Llama with the shipped model's vocabulary and tokenizer."""
 
     def write(folder: Path) -> Path:
         raw: dict[str, Any] = json.loads((MODEL / "config.json").read_text(encoding="utf-8")) | {

@@ -29,7 +29,7 @@ from shared.statements.request import RequestBody, SamplingSettings
 
 PROMPTS = Path(layout.__file__).with_name("prompts.jsonl")
 Tick = Callable[[str, int], None]
-"""Told (what goes on, requests done)."""
+"""Called with (what is going on, requests done)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Size:
     rounds: int
     prompts: int
     most_tokens: int
-    """Budgets of the file of prompts are cut to this."""
+    """Budgets in the file of prompts are cut to this."""
     singles: int
-    """Prompts that are asked one at a time, on both sides, with a budget of eight tokens at most."""
+    """Prompts asked one at a time, on both sides, with a budget of at most eight tokens."""
     burst: int
     """Requests of one token, for the receipts' rate."""
     concurrency: int = 8
@@ -94,7 +94,7 @@ class Round:
 async def measure(
     checkpoint: Checkpoint, size: Size, tick: Tick
 ) -> tuple[dict[str, Any], list[Round]]:
-    """Bring both sides up on a model and run all rounds; return the model's facts and the rounds."""
+    """Start both sides on a model and run all rounds; return facts about the model and the rounds."""
     tick("making the model", 0)
     with _folders() as (made, installed):
         plan = plan_for(installed, checkpoint(made))
@@ -118,7 +118,7 @@ async def measure(
 
 @contextlib.contextmanager
 def _folders() -> Iterator[tuple[Path, Path]]:
-    """Return folders for a model and for an installation, whose database's own user passes through both."""
+    """Return folders for a model and for an installation; the database's own user can traverse both."""
     with tempfile.TemporaryDirectory(prefix="counterfoil-bench-") as name:
         base = Path(name)
         base.chmod(0o711)

@@ -1,4 +1,4 @@
-"""The two sides: each answers one prompt and says when the first token and the end were there."""
+"""The two sides: each answers one prompt and reports when the first token and the end arrived."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,7 @@ from shared.installation.commands import Commands
 from shared.installation.install import Installer
 from shared.installation.layout import WITNESS, NodePlan, Plan
 from shared.installation.query import Query
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import load_decoder
 from shared.runtime.config import load
 from shared.runtime.supervisor import Supervisor
@@ -62,7 +63,7 @@ class EngineSide:
         self._prompts: dict[RequestBody, tuple[int, ...]] = {}
 
     def prepare(self, body: RequestBody) -> None:
-        """Tokenise a prompt, so that this is not in the engine's time."""
+        """Tokenise a prompt, so that this does not count in the engine's time."""
         self._prompts[body] = prompt_ids(self._tokenizer, body)
 
     async def ask(self, body: RequestBody) -> Answer:
@@ -103,7 +104,7 @@ class StackSide:
         return Answer(done.token_ids, sealed_s + timings.first_token_ms / 1000, total)
 
     async def logged(self) -> None:
-        """Wait until the log has the receipt of everything that was asked; TimeoutError if it never has."""
+        """Wait until the log has the receipts of all requests; TimeoutError if it never does."""
         async with asyncio.timeout(LOGGED_WITHIN_S):
             while True:
                 status = await self._query.get("/v1/status")
@@ -115,10 +116,11 @@ class StackSide:
 @contextlib.asynccontextmanager
 async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
     """Run the engine that `execution_layer.wiring.node` would build from a node's configuration."""
-    decoder = load_decoder(settings.model, threads=settings.threads)
+    backend = CpuBackend(settings.threads)
+    decoder = load_decoder(settings.model, backend=backend)
     config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
-    engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config))
+    engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config, backend))
     await engine.start()
     try:
         yield EngineSide(engine, tokenizer)
@@ -128,9 +130,9 @@ async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
 
 @contextlib.asynccontextmanager
 async def stack_side(plan: Plan) -> AsyncIterator[StackSide]:
-    """Install a platform of one node into the plan's folder and run what a receipt passes on its way to the log.
+    """Install a platform of one node into the plan's folder and run what a receipt passes through on its way to the log.
 
-    The folder must let the database's own user pass.
+    The database's own user must be able to traverse the folder.
     """
     installer = Installer(plan, Commands(_silent))
     async with Supervisor(_silent) as supervisor:

@@ -7,7 +7,7 @@ from benchmarks.common.table import Figures, figure, head, mark
 
 
 def render(found: Figures) -> RenderableType:
-    """Return one table for each model under a line about the machine."""
+    """Return one table per model under a line about the machine."""
     about, size = found["machine"], found["settings"]
     settings = (
         f"{size['rounds']} rounds, sides in turn; {size['prompts']} prompts of at most "

@@ -2,7 +2,7 @@
 
 Every choice has a known probability, so every derivation has an exact log-probability (in nats). Where
 no two derivations write the same text, that is the log-probability of the text itself, and its mean
-is the entropy which no model can beat on average.
+is the entropy, which no model can beat on average.
 """
 
 import math
@@ -31,7 +31,7 @@ class Derivation:
 
 
 class Tape:
-    """What a grammar writes to: picks by `select(weights, position)` and accumulates log-probability.
+    """A grammar's output: picks by `select(weights, position)` and accumulates log-probability.
 
     `target` restricts the text: writing anything else raises `DeadEnd`.
     """
@@ -57,7 +57,7 @@ class Tape:
         return index
 
     def pick(self, options: Sequence[T]) -> T:
-        """Return one of the options, all equally likely; a single one is no choice."""
+        """Return one of the options, all equally likely; a single one is not a choice."""
         return options[0] if len(options) == 1 else options[self.choose([1.0] * len(options))]
 
     def maybe(self, probability: float) -> bool:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name by which every torch program knows it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,7 +44,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Nats per token over all tokens and over the assistant's, beside the grammar's own."""
+    """Nats per token over all tokens and over the assistant's, next to the grammar's own."""
 
     documents: int
     tokens: int
@@ -77,7 +77,7 @@ def load_model(folder: Path) -> tuple[Llama, Tokenizer]:
 
 
 def _assistant_mask(ids: Sequence[int], start: int, end: int) -> list[bool]:
-    """Return for each target ids[1:] whether the assistant writes it, its end included."""
+    """Return for each target ids[1:] whether the assistant writes it, including its end."""
     mask, inside = [], False
     for before, now in itertools.pairwise(ids):
         inside = inside or before == start
@@ -130,7 +130,7 @@ def generate(
     limit: int,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """Return the continuation of every prompt, its end token included where it was reached."""
+    """Return the continuation of every prompt, including its end token if that was reached."""
     rows = [list(prompt) for prompt in prompts]
     live = list(range(len(rows)))
     for _ in range(limit):
@@ -148,13 +148,13 @@ def generate(
 
 
 def prompts_of(text: str) -> Iterator[str]:
-    """Yield the document's beginnings that an assistant would be asked to continue."""
+    """Yield the prefixes of the document that an assistant would be asked to continue."""
     for match in re.finditer(re.escape(ASSISTANT), text):
         yield text[: match.end()]
 
 
 def seen_in_training(recipe: Recipe, tokenizer: Tokenizer) -> set[str]:
-    """Return every prompt in the documents that training read."""
+    """Return every prompt in the training documents."""
     wanted = recipe.steps * recipe.batch * (recipe.length + 1)
     seen: set[str] = set()
     for document in documents(recipe.seed):
@@ -191,7 +191,7 @@ def guess_language(text: str) -> str:
 
 
 def mentions(answer: str, subject: Subject) -> bool:
-    """Tell whether an answer names its subject, or one of the subject's facts."""
+    """Return whether an answer names its subject, or one of the subject's facts."""
     low = answer.lower()
     return any(
         re.search(rf"(?<!\w){re.escape(value.lower())}(?!\w)", low) is not None

@@ -1,10 +1,10 @@
 """The grammar: conversations and plain prose about a small world, in four languages.
 
 A conversation has an optional system prompt, which fixes the style, and one to three turns. A turn asks
-about an entity; a follow-up leaves the entity out, so that the answer has to look it up in an earlier
+about an entity; a follow-up omits the entity, so that the answer has to look it up in an earlier
 turn. Answers are made of sentences that use the entity's facts from `world/*.toml`.
 
-Choices are booked to the part of the document whose text shows them ("system", "user", "assistant",
+Choices are assigned to the part of the document whose text shows them ("system", "user", "assistant",
 "frame", "prose"), so the log-probability of the assistant's text given all before it is known exactly.
 """
 
@@ -162,7 +162,7 @@ class Conversation:
             if subject.topic == "talk":
                 count = 0
             else:
-                # No more than there are: two counts that write the same would make texts ambiguous.
+                # No more than exist: two counts that write the same would make texts ambiguous.
                 count = tape.choose([3.0, 2.0, 1.0][: len([x for x in rest if x != first]) + 1])
         self._say_intent(first, subject)
         for _ in range(count):
@@ -184,7 +184,7 @@ class Conversation:
         return [name for name, table in self._world[topic].items() if "say" in table]
 
     def _tellable(self, topic: str) -> list[str]:
-        # A total needs the quantity that only its own question names.
+        # A total needs the quantity, which only its own question names.
         return [name for name in self._intents(topic) if name != "total"]
 
     def _table(self, subject: Subject) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Train the shipped model from nothing: `python -m benchmarks.training.train --out FOLDER`.
+"""Train the shipped model from scratch: `python -m benchmarks.training.train --out FOLDER`.
 
 Grammar, tokenizer, order of documents, initial weights and schedule depend on the seed alone, and torch
 runs deterministic kernels on a fixed number of threads: the same machine makes the same file again.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name by which every torch program knows it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -70,7 +70,7 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
 
 
 def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[Tensor]:
-    """Yield ids [batch, length + 1]: documents end to end, cut without regard to their borders."""
+    """Yield ids [batch, length + 1]: documents end to end, cut without regard to their boundaries."""
     size = recipe.batch * (recipe.length + 1)
     buffer: list[int] = []
     for document in documents(recipe.seed):
@@ -154,7 +154,7 @@ def save_checkpoint(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
 @click.option("--seed", type=int, default=Recipe.seed, show_default=True)
 @click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True)
 def main(out: Path, steps: int, seed: int, save_every: int) -> None:
-    """Train the small model and write its checkpoint, also every few steps on the way."""
+    """Train the small model and write its checkpoint, and intermediate ones every few steps."""
     recipe = Recipe(seed=seed, steps=steps)
     tokenizer = make_tokenizer(recipe)
     trainer = Trainer(recipe, LlamaShape(vocab_size=tokenizer.get_vocab_size()), compiled=True)

@@ -19,7 +19,6 @@ from execution_layer.engine.scheduler import Limits, Plan, Scheduler
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
 from shared.model.decoder import Decoder
-from shared.model.kv import KVCache
 from shared.model.sampler import Sampled, Sampler
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.stream import TextStream
@@ -74,14 +73,18 @@ class LocalEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or Limits(context=decoder.config.max_positions)
-        self.limits = replace(limits, context=min(limits.context, decoder.config.max_positions))
+        self.limits = replace(
+            limits,
+            context=min(limits.context, decoder.config.max_positions),
+            block=decoder.backend.block,
+        )
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._row_bytes = decoder.config.hidden_size * decoder.dtype.itemsize
         self._clock = clock
         self._scheduler = Scheduler(self.limits, clock)
         self._steps = 0
-        self._runner = Runner(decoder, KVCache(decoder.config, self.limits.blocks))
+        self._runner = Runner(decoder, decoder.cache(self.limits.blocks))
         self._generations: dict[int, LocalGeneration] = {}
         self._outbox: list[tuple[LocalGeneration, Event]] = []
         """What a step has for the event loops, which are woken once for it."""

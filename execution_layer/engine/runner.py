@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from execution_layer.engine.sequence import SequenceState
-from shared.model.decoder import Decoder, Span, state_bytes
-from shared.model.kv import KVCache
+from shared.model.backend import Cache, Span
+from shared.model.decoder import Decoder
 from shared.model.sampler import Sampled
 
 
 class Runner:
     """Owns the decoder and the cache."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(self, decoder: Decoder, cache: Cache) -> None:
         self._decoder = decoder
         self._cache = cache
 
@@ -36,7 +36,7 @@ class Runner:
             if item.computed + last - first == item.length
         ]
         sampled = self._sample(hidden[[row for _, row in ready]], [item for item, _ in ready])
-        states = memoryview(state_bytes(hidden))
+        states = memoryview(self._decoder.backend.to_host(hidden))
         size = len(states) // rows
         for sequence, first, last in spans:  # after sampling: states are hashed with their token
             fresh = first + sequence.hashed_of(last - first)

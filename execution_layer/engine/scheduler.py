@@ -12,11 +12,9 @@ from execution_layer.engine.pace import Pace
 from execution_layer.engine.prefix import CachedBlock, PrefixCache
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import COMMITMENT_BLOCK
-from shared.model.kv import BLOCK, blocks_for
+from shared.model.backend import blocks_for
 from shared.runtime.errors import Code, CounterfoilError
 
-HASHES = BLOCK // COMMITMENT_BLOCK
-"""Block hashes of the exact commitments in one KV block."""
 Plan = list[tuple[SequenceState, int]]
 """Sequences and how many positions to compute of each."""
 
@@ -33,7 +31,9 @@ class Limits:
     prefill_rows: int = 256
     """Prompt positions computed in one step, beside the decoding sequences' one each."""
     blocks: int = 512
-    """KV blocks of 64 positions."""
+    """KV blocks."""
+    block: int = 64
+    """Positions of a KV block: the backend's own number."""
     context: int = 2048
     """Positions of one sequence at most."""
 
@@ -61,6 +61,12 @@ class Scheduler:
         self.prefix_misses = 0
         """Prompt positions that were computed."""
         self._clock = clock
+        assert limits.block % COMMITMENT_BLOCK == 0, (
+            "a KV block is of whole blocks of the commitments"
+        )
+        self._block = limits.block
+        self._hashes = limits.block // COMMITMENT_BLOCK
+        """Block hashes of the exact commitments in one KV block."""
         self._waiting: dict[str, deque[SequenceState]] = {}
         self._preempted: list[SequenceState] = []
         self._pool = BlockPool(limits.blocks, self.cache)
@@ -88,7 +94,7 @@ class Scheduler:
     def check(self, prompt: int, budget: int) -> None:
         """Raise INVALID_ARGUMENT for a sequence that can never run."""
         positions = prompt + budget - 1
-        most = min(self.limits.context, self.limits.blocks * BLOCK)
+        most = min(self.limits.context, self.limits.blocks * self._block)
         if positions > most:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
@@ -186,10 +192,14 @@ class Scheduler:
 
     def _fits(self, sequence: SequenceState) -> bool:
         """Say whether there is memory for all known tokens, beside what those who run lack for theirs."""
-        promised = sum(blocks_for(item.length) - len(item.blocks) for item in self.running)
+        promised = sum(
+            blocks_for(item.length, self._block) - len(item.blocks) for item in self.running
+        )
         hits = self._hits(sequence)
         woken = sum(self._pool.is_idle(hit.block) for hit in hits)
-        return self._pool.can_allocate(promised + blocks_for(sequence.length) - len(hits) + woken)
+        return self._pool.can_allocate(
+            promised + blocks_for(sequence.length, self._block) - len(hits) + woken
+        )
 
     def _prefill_shares(self, prompts: Sequence[SequenceState]) -> dict[SequenceState, int]:
         """Divide a step's prefill rows equally between tenants, and a tenant's between its prompts.
@@ -199,9 +209,9 @@ class Scheduler:
         by_tenant: dict[str, list[SequenceState]] = {}
         computing: set[bytes] = set()
         for sequence in prompts:
-            if at_border := sequence.computed == len(sequence.blocks) * BLOCK:
+            if at_border := sequence.computed == len(sequence.blocks) * self._block:
                 self._adopt(sequence)
-            key = self._key(sequence, sequence.computed // BLOCK)
+            key = self._key(sequence, sequence.computed // self._block)
             if not (at_border and key in computing):
                 by_tenant.setdefault(sequence.request.tenant, []).append(sequence)
             if key is not None:
@@ -215,7 +225,7 @@ class Scheduler:
 
     def _grow(self, sequence: SequenceState, count: int) -> None:
         """Give a sequence the blocks for its next positions; it may have to give way itself."""
-        while len(sequence.blocks) * BLOCK < sequence.computed + count:
+        while len(sequence.blocks) * self._block < sequence.computed + count:
             if self._pool.can_allocate(1):
                 sequence.blocks.append(self._pool.allocate())
                 continue
@@ -248,18 +258,18 @@ class Scheduler:
     def _key(self, sequence: SequenceState, index: int) -> bytes | None:
         """Return the cache's key of a sequence's block; None unless known tokens fill it."""
         while len(sequence.keys) <= index:
-            first = len(sequence.keys) * BLOCK
-            if first + BLOCK > sequence.length:
+            first = len(sequence.keys) * self._block
+            if first + self._block > sequence.length:
                 return None
             parent = sequence.keys[-1] if first else self.cache.root(sequence.request.tenant)
-            tokens = sequence.tokens(first, first + BLOCK)
+            tokens = sequence.tokens(first, first + self._block)
             sequence.keys.append(self.cache.child(parent, tokens))
         return sequence.keys[index]
 
     def _hits(self, sequence: SequenceState) -> list[CachedBlock]:
         """Return cached blocks that follow a sequence's own; its last known token is always computed."""
         hits: list[CachedBlock] = []
-        for index in range(len(sequence.blocks), (sequence.length - 1) // BLOCK):
+        for index in range(len(sequence.blocks), (sequence.length - 1) // self._block):
             key = self._key(sequence, index)
             hit = None if key is None else self.cache.get(key)
             if hit is None:
@@ -275,16 +285,16 @@ class Scheduler:
             sequence.cached += sequence.hasher.resume(
                 sequence.computed // COMMITMENT_BLOCK, hit.hashes
             )
-            sequence.computed += BLOCK
-            self.prefix_hits += BLOCK
-        sequence.offered = max(sequence.offered, sequence.computed // BLOCK)
+            sequence.computed += self._block
+            self.prefix_hits += self._block
+        sequence.offered = max(sequence.offered, sequence.computed // self._block)
 
     def _offer(self, sequence: SequenceState) -> None:
         """Tell the prefix cache of the blocks that have become full."""
-        while (sequence.offered + 1) * BLOCK <= sequence.computed:
+        while (sequence.offered + 1) * self._block <= sequence.computed:
             index = sequence.offered
             key = self._key(sequence, index)
             assert key is not None
-            hashes = sequence.hasher.aligned(index * HASHES, HASHES)
+            hashes = sequence.hasher.aligned(index * self._hashes, self._hashes)
             self.cache.put(key, sequence.blocks[index], hashes)
             sequence.offered += 1

@@ -13,9 +13,10 @@ from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
+from shared.model.backend import Backend, blocks_for
 from shared.model.config import ModelConfig
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder, load_decoder
-from shared.model.kv import BLOCK, block_bytes, blocks_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
 from shared.runtime.errors import Code, CounterfoilError
@@ -25,18 +26,19 @@ from shared.text.prompt import most_bytes, prompt_ids
 
 MIB = 2**20
 LoadDecoder = Callable[..., Decoder]
-"""Called as load_decoder(folder, threads=n)."""
+"""Called as load_decoder(folder, backend=backend)."""
 
 _log = logging.getLogger(__name__)
 
 
 def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
     """Load the model, find out its root and numeric profile, and put a node around it."""
-    decoder = load_decoder(settings.model, threads=settings.threads)
+    backend = CpuBackend(settings.threads)
+    decoder = load_decoder(settings.model, backend=backend)
     config = decoder.config
     tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
-    profile = dict(numeric_profile(config.dtype))
-    limits = engine_limits(settings, config)
+    profile = dict(numeric_profile(config.dtype, backend))
+    limits = engine_limits(settings, config, backend)
     leaves = model_leaves(settings.model)
     served = ServedModel(
         root=root_of(leaves),
@@ -51,19 +53,20 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     return Node(settings, NodeModel(served, profile, engine, files), energy)
 
 
-def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
+def engine_limits(settings: NodeSettings, config: ModelConfig, backend: Backend) -> Limits:
     """Return what the engine may use; CONFIGURATION when its memory cannot hold one sequence of full length."""
     context = settings.context(config.max_positions)
-    needed = blocks_for(context) + 1  # the null block takes memory too
-    memory = settings.kv_memory_mib * MIB
-    blocks = memory // block_bytes(config)
+    needed = blocks_for(context, backend.block) + 1  # the null block takes memory too
+    size = backend.block_bytes(config)
+    blocks = settings.kv_memory_mib * MIB // size
     if blocks < needed:
+        shorter = f", or max_model_len to {(blocks - 1) * backend.block} or less."
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"kv_memory_mib = {settings.kv_memory_mib} does not hold one sequence of {context} "
             "positions",
-            remedy=f"Set kv_memory_mib to {-(-needed * block_bytes(config) // MIB)} or more"
-            + (f", or max_model_len to {(blocks - 1) * BLOCK} or less." if blocks > 1 else "."),
+            remedy=f"Set kv_memory_mib to {-(-needed * size // MIB)} or more"
+            + (shorter if blocks > 1 else "."),
         )
     return Limits(
         sequences=settings.max_batch,
@@ -71,6 +74,7 @@ def engine_limits(settings: NodeSettings, config: ModelConfig) -> Limits:
         queue_per_tenant=settings.quotas.queue_per_tenant,
         prefill_rows=settings.prefill_rows,
         blocks=blocks - 1,
+        block=backend.block,
         context=context,
     )
 

@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.CheckConstraint("next >= 0", name=op.f("ck_trail_counters_next_not_negative")),
         sa.PrimaryKeyConstraint("kind", "issuer", name=op.f("pk_trail_counters")),
     )
-    # A finding's statements are too long for an index; their digest is one for each pair.
+    # A finding's statements are too long for an index; each pair has its own digest.
     op.add_column("trail_findings", sa.Column("digest", sa.LargeBinary(length=32), nullable=True))
     op.execute(
         "UPDATE trail_findings SET digest = sha256("

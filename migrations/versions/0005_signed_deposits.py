@@ -15,7 +15,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    # What was deposited before was checked against nothing, and cannot be now: its final records are under no signature.
+    # Earlier deposits were checked against nothing, and cannot be now: their final records are under no signature.
     op.execute("DELETE FROM trail_evidence")
     op.add_column("trail_evidence", sa.Column("final_signature", sa.LargeBinary(), nullable=False))
     op.create_index(

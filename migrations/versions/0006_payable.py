@@ -14,7 +14,7 @@ down_revision: str | Sequence[str] | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# An order that was billed more than once: what the later receipts brought is mirrored, and they are billable no longer.
+# An order that was billed more than once: what the later receipts posted is mirrored, and they are no longer billable.
 UNDO_DOUBLES = """DO $undo$
 DECLARE
   doubled record;

@@ -1,4 +1,4 @@
-"""The decoder's operations over torch tensors, each the native kernel's (native/kernels.h).
+"""What the CPU backend does to torch tensors, each operation the native kernel's (native/kernels.h).
 
 Every result element is one chain of multiply-adds in a fixed order (native/product.h), so it depends on its own row and
 weights and on nothing else: not on other rows, their number, the threads, or the instruction set.
@@ -7,16 +7,11 @@ Inputs of products are in the compute dtype: bfloat16 for bfloat16 checkpoints, 
 are float32 throughout.
 """
 
-from typing import Final
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from shared.model.native.library import LANES, Matrix, kernels
-
-KERNELS: Final = "chain-1"
-"""Names the order of every sum and the definition of every function (protocol §7.2) in the numeric profile."""
 
 
 def pairs_of(dtype: torch.dtype) -> int:
@@ -73,7 +68,7 @@ class Packed:
     def embed(self, tokens_R: Tensor) -> Tensor:
         """Return rows of the weight as float32 (R, in); tokens are int64 and in the vocabulary."""
         assert tokens_R.dtype == torch.int64
-        assert 0 <= int(tokens_R.min()) <= int(tokens_R.max()) < self.rows
+        assert not len(tokens_R) or 0 <= int(tokens_R.min()) <= int(tokens_R.max()) < self.rows
         out = torch.empty(len(tokens_R), filled(self.columns))
         kernels().embed(
             self.matrix, pointer(tokens_R), len(tokens_R), pairs_of(self.dtype), pointer(out)
@@ -88,25 +83,3 @@ class Packed:
         out = torch.empty(len(x_RD), self.rows)
         kernels().linear(self.matrix, pointer(x_RD), len(x_RD), pairs_of(self.dtype), pointer(out))
         return out
-
-
-class Rotary:
-    """Rotary position embedding (rotate-half form): tables (positions, head width / 2) in float32.
-
-    Angles are exact products of a position and a float32 frequency; sine and cosine are computed with plain
-    operations of float64, so the table does not depend on a mathematical library.
-    """
-
-    def __init__(self, frequencies: Tensor, positions: int, magnitude: float = 1.0) -> None:
-        frequencies = frequencies.float().contiguous()
-        self.positions = positions
-        self.cosines = torch.empty(positions, len(frequencies))
-        self.sines = torch.empty(positions, len(frequencies))
-        kernels().rotary(
-            pointer(frequencies),
-            len(frequencies),
-            positions,
-            magnitude,
-            pointer(self.cosines),
-            pointer(self.sines),
-        )

@@ -82,9 +82,10 @@ def profile(folder: Path, as_json: bool) -> None:
     the folder's dtype alone; no weight is read.
     """
     from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
+    from shared.model.cpu import CpuBackend  # noqa: PLC0415
     from shared.model.profile import numeric_profile, profile_id  # noqa: PLC0415
 
-    members = numeric_profile(ModelConfig.from_folder(folder).dtype)
+    members = numeric_profile(ModelConfig.from_folder(folder).dtype, CpuBackend())
     identity = profile_id(members)
     width = max(len("numeric profile"), *map(len, members))
 

@@ -1,4 +1,7 @@
-"""Logarithm and exponential in float64 with the same bits on every processor; numpy's differ with the instruction set."""
+"""Functions that the host computes for every backend, with the same bits on every processor; numpy's differ with instructions.
+
+Logarithm and exponential are the sampler's; tables of angles are what a backend rotates queries and keys by.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +9,7 @@ from numpy.typing import NDArray
 from shared.model.native.library import kernels
 
 Floats = NDArray[np.float64]
+Table = NDArray[np.float32]
 
 
 def ln(x: Floats) -> Floats:
@@ -22,3 +26,16 @@ def exp(x: Floats) -> Floats:
     out = np.empty_like(x)
     kernels().exp(x.ctypes.data, x.size, out.ctypes.data)
     return out
+
+
+def angles(frequencies: Floats, positions: int) -> tuple[Table, Table]:
+    """Return cosines and sines of position × frequency, each (positions, frequencies), for positions from 0.
+
+    A frequency is rounded to float32, its products with positions are exact in float64, and cosine and sine are computed by plain
+    operations there.
+    """
+    rounded = np.ascontiguousarray(frequencies, dtype=np.float32)
+    cosines, sines = (np.empty((positions, rounded.size), dtype=np.float32) for _ in range(2))
+    pointers = (rounded.ctypes.data, cosines.ctypes.data, sines.ctypes.data)
+    kernels().rotary(pointers[0], rounded.size, positions, 1.0, *pointers[1:])
+    return cosines, sines

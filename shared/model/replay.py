@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.commitments.exact import ActivationHasher, Activations
-from shared.model.decoder import Decoder, Span, state_bytes
-from shared.model.kv import KVCache, blocks_for
+from shared.model.backend import Span, blocks_for
+from shared.model.decoder import Decoder
 from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
@@ -47,11 +47,11 @@ def replay(
     """
     tokens = [*prompt, *output[:-1]]
     _check(decoder, tokens)
-    blocks = range(1, blocks_for(len(tokens)) + 1)
-    cache = KVCache(decoder.config, len(blocks))
-    hidden = decoder.forward([Span(tokens, 0, blocks)], cache)
+    backend = decoder.backend
+    blocks = range(1, blocks_for(len(tokens), backend.block) + 1)
+    hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
     hasher = ActivationHasher(len(prompt), hidden.shape[1] * hidden.element_size())
-    hasher.append(state_bytes(hidden if output else hidden[:-1]))
+    hasher.append(backend.to_host(hidden if output else hidden[:-1]))
     if not output:
         return ReplayResult(hasher.finish(), ())
     sampler = Sampler(settings, seed, choice, prompt)

@@ -20,7 +20,7 @@ WeightsLoader = Callable[[Path, ModelConfig], Weights]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """As safetensors has them."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 PIECE = 1 << 24
 """Values looked at together: what is only checked is not copied whole."""
 
@@ -41,7 +41,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     attention = config.heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
         EMBEDDING: (config.vocab_size, width),
-        "model.norm.weight": (width,),
+        NORM: (width,),
     }
     if not config.tie_word_embeddings:
         shapes[HEAD] = (config.vocab_size, width)

@@ -18,6 +18,7 @@ from execution_layer.node.billing import invoice_nodes, write_invoice
 from execution_layer.node.invoice import Invoice, InvoiceLine, amount_of, total_up
 from execution_layer.node.settings import NodeSettings
 from execution_layer.wiring import node
+from shared.model.backend import Backend
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.weights import Weights, load_weights
@@ -37,9 +38,9 @@ def load_rounded(folder: Path, config: ModelConfig) -> Weights:
     return {name: rounded_to_int8(weight) for name, weight in load_weights(folder, config).items()}
 
 
-def load_cheap_decoder(folder: Path, *, threads: int | None = None) -> Decoder:
+def load_cheap_decoder(folder: Path, *, backend: Backend) -> Decoder:
     """Load the decoder that is served instead of the one that is claimed."""
-    return load_decoder(folder, weights_loader=load_rounded, threads=threads)
+    return load_decoder(folder, weights_loader=load_rounded, backend=backend)
 
 
 def inflated(invoice: Invoice) -> Invoice:

@@ -39,7 +39,7 @@ COMMANDS = {"audit": audit, "log": log, "tenant": tenant, "token": token}
 
 
 def command(*arguments: str) -> Any:
-    """Run a command of this room; return what it prints, read as JSON where it is."""
+    """Run a command of this room; return its output, parsed if it is JSON."""
     result = CliRunner().invoke(COMMANDS[arguments[0]], arguments[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout) if result.stdout[:1] in {"{", "["} else result.stdout
@@ -47,7 +47,7 @@ def command(*arguments: str) -> Any:
 
 @dataclass
 class Filled:
-    """Entries of the statements that the world begins with."""
+    """Entries of the statements with which the world begins."""
 
     bundles: dict[str, bytes]
     receipts: dict[str, list[bytes]]
@@ -58,7 +58,7 @@ class Filled:
     disclosures: dict[str, bytes]
     epoch: bytes
     signed: dict[bytes, Submission]
-    """What was handed in for each receipt."""
+    """What was submitted for each receipt."""
 
 
 def fill(core: Core) -> Filled:
@@ -140,7 +140,7 @@ async def call(method: Any, request: Any, timeout_s: float = 10.0) -> Any:
 
 
 async def until(attempt: Callable[[], Awaitable[Any]], code: Code, limit_s: float = 15.0) -> Any:
-    """Repeat while `code` is the answer, as a client does that is told to ask again."""
+    """Repeat while `code` is the answer, as a client does when told to retry."""
     async with asyncio.timeout(limit_s):
         while True:
             try:
@@ -213,7 +213,7 @@ async def serving(config: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def configured(
     database: Database, folder: Path
 ) -> AsyncIterator[tuple[Path, Path, dict[str, Any]]]:
-    """Set a server up that trusts a witness, which runs; yield its configuration, its authority's file, what `init` said."""
+    """Set up a server that trusts a running witness; yield its configuration, its authority's file, and `init`'s output."""
     authority = LocalCA.load_or_create(folder / "ca")
     tls = authority.issue("server")
     known = initialise(folder / "audit", database, tls)

@@ -164,7 +164,7 @@ def test_a_side_that_cannot_run_a_model_says_why(tmp_path: Path):
         SideProcess(ours, tmp_path, 1, tmp_path / "log")
 
 
-def test_a_side_that_ends_without_an_answer_is_told_by_its_last_words(tmp_path: Path):
+def test_a_side_that_ends_without_an_answer_is_reported_with_its_last_words(tmp_path: Path):
     nothing = Command(Path(sys.executable), "nothing", {})
 
     with pytest.raises(SideError, match="No module named"):

@@ -137,7 +137,7 @@ def test_a_source_made_in_another_process_has_the_same_keys():
     assert Source(seed, 1).parties()[2] == Source(seed, 2).parties()[2]
 
 
-def test_bare_entries_go_on_where_they_ended_and_are_numbered_within_their_domains():
+def test_bare_entries_continue_where_they_ended_and_are_numbered_within_their_domains():
     seed = new_seed()
     together = bulk.bare(seed, 0, 40)
     assert [*bulk.bare(seed, 0, 17), *bulk.bare(seed, 17, 23)] == together
@@ -281,7 +281,7 @@ def test_bytes_of_a_folder_and_of_a_room(tmp_path: Path):
     assert of_room({"log_a": 1, "log_b": 2, "trail_a": 4}, "log") == 3
 
 
-def test_a_profile_counts_threads_of_a_pool_together_and_leaves_waiting_out():
+def test_a_profile_counts_threads_of_a_pool_together_and_excludes_waiting():
     assert [group(name) for name in ("use-case_3", "sequencer", "Thread-7 (run)")] == [
         "use-case",
         "sequencer",

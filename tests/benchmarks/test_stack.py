@@ -73,7 +73,7 @@ def test_figures_are_paired_within_a_round_and_then_the_median_over_rounds():
     assert found["same_tokens"] is True
 
 
-def test_different_tokens_are_told():
+def test_different_tokens_are_reported():
     one, other = Answer((1, 2), 0.1, 0.2), Answer((1, 3), 0.1, 0.2)
     same, differs = Pass([one], 1.0), Pass([other], 1.0)
 

@@ -11,6 +11,7 @@ import pytest
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.engine.scheduler import Limits
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import load_decoder
 from shared.statements.request import Message, RequestBody, SamplingSettings
 from shared.text.prompt import prompt_ids
@@ -55,7 +56,7 @@ def test_every_place_has_an_example_and_every_example_is_greedy():
 @pytest.fixture(scope="module")
 def answer():
     tokenizer = Tokenizer.from_folder(MODEL)
-    decoder = load_decoder(MODEL, threads=1)
+    decoder = load_decoder(MODEL, backend=CpuBackend(1))
     limits = Limits(
         sequences=4, queue=4, queue_per_tenant=4, prefill_rows=64, blocks=64, context=256
     )

@@ -1,4 +1,4 @@
-"""Running Alembic and `counterfoil db` as an operator does: as processes of their own."""
+"""Runs Alembic and `counterfoil db` as an operator does: as separate processes."""
 
 import os
 import shutil

@@ -14,7 +14,7 @@ from tests.shared.runtime.processes import wait_until
 
 
 def leftovers(database: Database) -> list[str]:
-    """Return what is in the schema, but for Alembic's own table."""
+    """Return what is in the schema, except Alembic's own table."""
     with transaction(database.engine()) as connection:
         found = connection.scalars(
             text(
@@ -140,7 +140,7 @@ def test_alembic_itself_upgrades_from_the_repository_root(run, empty_database):
     assert migrate.check(empty_database.owner_dsn) == []
 
 
-def test_alembic_itself_tells_what_is_wrong_in_a_sentence(operator, database, tmp_path):
+def test_alembic_itself_says_what_is_wrong_in_a_sentence(operator, database, tmp_path):
     wrong = {database.dsn_file("server"): "Use owner.dsn", tmp_path / "no.dsn": "cannot be read"}
     for given, words in wrong.items():
         options = ["-x", f"dsn-file={given}", "upgrade", "head"]

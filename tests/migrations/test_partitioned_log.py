@@ -1,4 +1,4 @@
-"""Revision 0002 carries a log over whole, and refuses to lose a row of it."""
+"""Revision 0002 carries over a whole log, and refuses to lose a row of it."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -24,7 +24,7 @@ def entries(count: int) -> list[bytes]:
 
 
 def fill(connection: Connection, found: Sequence[bytes]) -> None:
-    """Write a log as revision 0001 kept it: tiles with their hashes, partial ones too."""
+    """Write a log as revision 0001 kept it: tiles with their hashes, including partial ones."""
     leaves = [leaf_hash(entry) for entry in found]
     edge = TreeEdge()
     tiles = edge.extend(leaves)
@@ -52,7 +52,7 @@ def rows(connection: Connection, table: str) -> list[tuple[object, ...]]:
     return connection.execute(query).fetchall()
 
 
-def test_a_log_goes_on_after_the_migration_and_can_come_back(empty_database: Database):
+def test_a_log_continues_after_the_migration_and_can_be_migrated_back(empty_database: Database):
     with old_log(empty_database) as connection:
         before = {table: rows(connection, table) for table in ("log_entries", "log_tiles")}
         migrate.upgrade(empty_database.owner_dsn, "0002")

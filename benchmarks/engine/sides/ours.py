@@ -13,6 +13,7 @@ from benchmarks.engine.sides.wire import Job, Result, peak_memory, serve
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.engine.scheduler import Limits
+from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder, load_decoder
 from shared.statements.request import SamplingSettings
 from shared.text.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ class OursSide:
     """`LocalEngine` on an event loop of its own."""
 
     def __init__(self, folder: Path, threads: int, decoder: Decoder | None = None) -> None:
-        decoder = decoder or load_decoder(folder, threads=threads)
+        decoder = decoder or load_decoder(folder, backend=CpuBackend(threads))
         tokenizer = Tokenizer.from_folder(folder, decoder.config.eos_token_ids)
         limits = Limits(sequences=SEQUENCES, context=decoder.config.max_positions)
         self.engine = LocalEngine(decoder, tokenizer, limits)

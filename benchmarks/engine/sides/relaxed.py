@@ -1,7 +1,7 @@
-"""Our engine with determinism switched off, only here: the price of batch invariance is what ours lacks against it.
+"""Our engine with determinism switched off, only here: the price of batch invariance is how far ours falls short of it.
 
-`RelaxedDecoder` stands in for the decoder: one product over all rows at once, whose order of sums may change with their
-number, and torch's fused attention. All that is not arithmetic (scheduler, sampler, hashes, text) stays.
+`RelaxedDecoder` stands in for the decoder: one product over all rows at once, whose order of summation may change with their
+number, and torch's fused attention. Everything but arithmetic (scheduler, sampler, hashes, text) stays.
 """
 
 import sys
@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from benchmarks.engine.sides.ours import OursSide
 from benchmarks.engine.sides.wire import serve
+from shared.model.backend import Cache, Span
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Span
-from shared.model.kv import KVCache
+from shared.model.cpu import CpuBackend
+from shared.model.decoder import Decoder
 from shared.model.rope import inverse_frequencies
 from shared.model.weights import Weights, load_weights
 
@@ -36,10 +37,11 @@ class Row:
 
 
 class RelaxedDecoder(Decoder):
-    """The Llama and Qwen3 families with torch's own operations over whole batches."""
+    """The Llama and Qwen3 families, using torch's own operations on whole batches."""
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
+        self.backend = CpuBackend()
         self.dtype = torch.bfloat16
         self.forward_passes = 0
         self._weights = weights
@@ -52,8 +54,8 @@ class RelaxedDecoder(Decoder):
         self._cos, self._sin = angles.cos().bfloat16(), angles.sin().bfloat16()
 
     @torch.inference_mode()
-    def forward(self, spans: Sequence[Span], cache: KVCache) -> Tensor:
-        """Return the final states; of the cache only the number of blocks is used."""
+    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
+        """Return the final states; only the cache's number of blocks is used."""
         rows = [
             Row(token, place, span.blocks)
             for span in spans
@@ -123,7 +125,7 @@ class RelaxedDecoder(Decoder):
 
 
 def _groups(rows: Sequence[Row]) -> list[Group]:
-    """Return one group of all sequences that have one row, and one for each sequence with more."""
+    """Return one group of all sequences with one row, and one for each sequence with more."""
     sequences: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         sequences.setdefault(id(row.blocks), []).append(place)
@@ -144,7 +146,7 @@ def _group(rows: Sequence[Row], members: list[list[int]]) -> Group:
 
 
 def _slots(row: Row) -> Tensor:
-    """Return where a row's sequence has its keys, up to the row's own."""
+    """Return where a row's sequence keeps its keys, up to the row's own."""
     blocks = torch.as_tensor(row.blocks[: row.position // BLOCK + 1])
     every = blocks.unsqueeze(1) * BLOCK + torch.arange(BLOCK)
     return every.flatten()[: row.position + 1]

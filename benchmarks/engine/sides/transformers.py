@@ -74,7 +74,7 @@ class TransformersSide:
 
 
 class _Clock(StoppingCriteria):
-    """Notes when each token was there; stops nothing."""
+    """Records when each token was ready; never stops generation."""
 
     def __init__(self, begun: float) -> None:
         self._begun = begun

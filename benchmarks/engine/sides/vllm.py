@@ -1,7 +1,7 @@
 """vLLM's CPU engine, run by its own interpreter: its scheduler stepped in this process, its model in its worker's.
 
-Chunked prefill and prefix caching are vLLM's defaults and stay on. The prompt's numbers go in and tokens come out, so that
-neither tokenizer nor HTTP is in its time. docs/benchmarks-engine.md says which settings were tried.
+Chunked prefill and prefix caching are vLLM's defaults and stay on. Token numbers go in and come out, so that
+neither tokenizer nor HTTP counts in its time. docs/benchmarks-engine.md says which settings were tried.
 """
 
 import os
@@ -26,7 +26,7 @@ class VllmSide:
         )
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{threads - 1}")
-        # They read the environment, so they come after it is set; and ours has no vLLM.
+        # They read the environment, so they come after it is set; and our own environment has no vLLM.
         vllm, torch = import_module("vllm"), import_module("torch")
         kind = import_module("vllm.sampling_params").RequestOutputKind.DELTA
         engine = import_module("vllm.v1.engine.llm_engine").LLMEngine

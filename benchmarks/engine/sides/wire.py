@@ -21,7 +21,7 @@ class Job:
 
 @dataclass(slots=True)
 class Result:
-    """What came of a job: tokens, and for each of them the seconds from the beginning until it was there."""
+    """A job's result: tokens, and for each the seconds from the beginning until it was ready."""
 
     tokens: list[int]
     times: list[float]
@@ -31,10 +31,10 @@ class Side(Protocol):
     """Generates greedily, in bf16."""
 
     versions: dict[str, str]
-    """Of what matters for the figures, and the settings that were chosen."""
+    """Versions that matter for the figures, and the settings that were chosen."""
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        """Answer all jobs; one is not known before its time. Results are in the order of the jobs."""
+        """Answer all jobs; none is known before its time. Results are in the order of the jobs."""
 
     def memory(self) -> int:
         """Return the most memory that the side has used so far, in bytes."""
@@ -58,7 +58,7 @@ def serve(make: Make, arguments: Sequence[str]) -> None:
     _say(answers, {"versions": side.versions})
     for line in commands:
         jobs = [Job(at, tuple(prompt), new) for at, prompt, new in json.loads(line)]
-        gc.collect()  # of what an earlier pass left behind, not within the time of this one
+        gc.collect()  # an earlier pass's garbage, outside the time of this one
         try:
             results = side.run(jobs)
         except BaseException as error:
@@ -88,7 +88,7 @@ def peak_memory(process: str = "self") -> int:
 
 
 def _own_output() -> TextIO:
-    """Keep standard output for answers; whatever else prints there goes to standard error."""
+    """Reserve standard output for answers; whatever else prints there goes to standard error."""
     kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return kept

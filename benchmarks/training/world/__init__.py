@@ -1,1 +1,1 @@
-"""The grammar's vocabulary and templates, one file for each language."""
+"""The grammar's vocabulary and templates, one file per language."""

@@ -1,6 +1,6 @@
 """The compiled kernels (kernels.h) as Python sees them: structures, one function each, and nothing of torch.
 
-Whoever calls answers for pointers and bounds: `shared.model.arithmetic` and `shared.model.decoder` are the only callers.
+Whoever calls answers for pointers and bounds: `shared.model.arithmetic`, `.cpu` and `.functions` are the only callers.
 """
 
 import ctypes

@@ -28,7 +28,7 @@ EMPTY = Filled({}, {}, {}, {}, {}, b"", {})
 
 @dataclass(frozen=True)
 class PublishedLog:
-    """`world` is the server; entries are appended to its database beside it."""
+    """`world` is the server; entries are appended to its database behind its back."""
 
     world: World
     settings: AuditSettings

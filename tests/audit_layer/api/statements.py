@@ -31,7 +31,7 @@ HOUR = 3_600_000
 MODEL = sha256(b"model").digest()
 PROFILE = sha256(b"profile").digest()
 ENVELOPE, FRAMES = b"envelope", (b"one", b"two")
-"""What was sent for every receipt; none of it opens."""
+"""What was sent for every receipt; none of it decrypts."""
 
 
 def key(name: str) -> Ed25519PrivateKey:

@@ -80,7 +80,7 @@ def test_a_sealed_day_is_complete_and_the_proof_needs_no_database(court: Court):
     assert not said.receipts_shown
 
 
-def test_what_is_not_sealed_yet_is_said(court: Court):
+def test_what_is_not_sealed_yet_is_reported(court: Court):
     court.put(BEGAN)
     said = answer(court)
     assert (said.complete, said.inferences, said.unsealed) == (False, 1, 1)
@@ -107,7 +107,7 @@ def test_a_seal_that_no_witness_has_seen_proves_nothing_yet(court: Court):
     assert said.because == ("no witnessed checkpoint covers seal 0 yet",)
 
 
-def test_a_passed_over_order_number_makes_its_day_and_the_next_incomplete(court: Court):
+def test_a_skipped_order_number_makes_its_day_and_the_next_incomplete(court: Court):
     held = [court.world.node.receipt("acme", started=BEGAN) for _ in range(4)]
     court.world.put(held[0], held[3])
     court.tick(END + GRACE)
@@ -121,7 +121,7 @@ def test_a_passed_over_order_number_makes_its_day_and_the_next_incomplete(court:
 
 
 def test_a_number_that_is_missing_at_a_days_edge_counts_against_both_days(court: Court):
-    """Nobody but the tenant knows on which day it was ordered."""
+    """Only the tenant knows on which day it was ordered."""
     began = made.NOW // DAY * DAY
     (accepted,) = court.world.put(Submission(made.bundle("alpha", not_after=began + DAY // 2)))
     court.world.node.bundle = accepted.entry
@@ -152,7 +152,7 @@ def test_a_period_before_the_first_seal_or_between_days_is_answered_too(court: C
     assert (none.complete, none.inferences) == (True, 0)
 
 
-def test_the_signed_receipts_can_be_shown_and_are_held_against_their_lines(court: Court):
+def test_the_signed_receipts_can_be_shown_and_are_compared_with_their_lines(court: Court):
     court.put(BEGAN)
     court.tick(END + GRACE)
     found = document(court, statements=True)
@@ -230,12 +230,12 @@ def test_a_document_that_hides_or_changes_something_does_not_verify_as_complete(
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_seal_left_out_of_the_chain_shows(genuine: Document, at: int):
+def test_a_seal_omitted_from_the_chain_shows(genuine: Document, at: int):
     forged = genuine.model_copy(update={"seals": (*genuine.seals[:at], *genuine.seals[at + 1 :])})
     assert refusal(forged).code is Code.BAD_PROOF
 
 
-def test_the_newest_seal_left_out_leaves_an_answer_as_of_the_one_before(genuine: Document):
+def test_omitting_the_newest_seal_leaves_an_answer_as_of_the_one_before(genuine: Document):
     """Nobody can prove that there is no later seal; the answer says how far it reaches."""
     older = genuine.model_copy(update={"seals": genuine.seals[:2]})
     assert (
@@ -247,7 +247,7 @@ def test_the_newest_seal_left_out_leaves_an_answer_as_of_the_one_before(genuine:
     ).complete
 
 
-def test_proofs_of_two_seals_cannot_change_places(genuine: Document):
+def test_proofs_of_two_seals_cannot_be_swapped(genuine: Document):
     one, two, *rest = genuine.seals
     swapped = (
         one.model_copy(update={"tlog_proof": two.tlog_proof}),
@@ -293,7 +293,7 @@ def test_an_authority_that_miscounts_is_convicted_by_the_receipts(court: Court, 
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b"\xff", b'{"format": "other"}', b"[" * 100_000]
 )
-def test_what_is_no_document_is_refused_with_a_reason(data: bytes):
+def test_what_is_not_a_document_is_refused_with_a_reason(data: bytes):
     for parse in (parse_document, parse_trust):
         with pytest.raises(CounterfoilError) as refused:
             parse(data)
@@ -320,8 +320,8 @@ def test_a_document_is_checked_on_the_command_line_and_says_whose_keys_were_trus
     assert brought.return_value == 0
     shown = " ".join(brought.stdout.split())
     assert "3 inferences, complete" in shown
-    assert "nobody you chose" in shown
-    assert "1 of them came after the seal" in shown
+    assert "not with anyone you chose" in shown
+    assert "1 of them came after their period's tenant seal" in shown
     stranger = genuine.trust.model_copy(update={"authority": (made.public("worker").hex(),)})
     policy.write_text(stranger.model_dump_json())
     assert run(complete, ["--check", str(file), "--policy", str(policy)]) == 3

@@ -165,7 +165,7 @@ async def test_unknown_entries_and_calls_without_deadline_are_refused(world: Wor
         assert error_from_rpc(endless.value).code is Code.DEADLINE_REQUIRED
 
 
-async def test_while_the_database_is_down_calls_say_so_and_afterwards_all_goes_on(
+async def test_while_the_database_is_down_calls_say_so_and_afterwards_all_continues(
     world: World, database: Database
 ):
     raw = made.bundle("alpha", not_after=made.NOW + made.HOUR)

@@ -289,7 +289,7 @@ async def grpc_health_becomes(world: World, status: int) -> None:
 async def test_health_notices_a_database_that_is_behind_what_was_signed_or_published(
     quick_health, world: World, database: Database
 ):
-    """What a restored older dump looks like: the same log, shorter than the world knows it."""
+    """What a restored older dump looks like: the same log, shorter than the world knows it to be."""
 
     async def all_is_witnessed() -> None:
         status = (await world.get("/v1/status")).json()
@@ -325,7 +325,7 @@ def test_the_schema_in_the_docs_is_the_one_that_is_served():
 
 
 @pytest.mark.parametrize(("role", "scope"), [("tenant", None), ("auditor", "acme")])
-def test_a_scope_is_asked_of_those_roles_that_have_one(database, role, scope):
+def test_a_scope_is_required_of_those_roles_that_have_one(database, role, scope):
     from audit_layer.api.tokens import Role, Tokens
 
     with pytest.raises(CounterfoilError) as refused:

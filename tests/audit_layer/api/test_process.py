@@ -39,7 +39,7 @@ def trusting(
 
 
 def start(arguments: list[str], ready: Path) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Start the server; return it with what its ready file says."""
+    """Start the server; return it with the contents of its ready file."""
     process = subprocess.Popen([sys.executable, "-c", SERVE, *arguments])
     limit = time.monotonic() + 60
     while not ready.exists() and process.poll() is None and time.monotonic() < limit:

@@ -100,7 +100,7 @@ async def witnessed(stub: Any, entry: bytes, policy: LogPolicy) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-async def test_a_killed_server_costs_nothing_that_was_acknowledged_and_the_other_goes_on_in_seconds(
+async def test_a_killed_server_loses_nothing_acknowledged_and_the_other_takes_over_in_seconds(
     database: Database, tmp_path: Path, victim: int
 ):
     async with AsyncExitStack() as stack:

@@ -31,7 +31,7 @@ async def browsing(log: PublishedLog) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def raw_status(log: PublishedLog, target: str) -> int:
-    """Ask for a target exactly as it is written: HTTP libraries tidy paths up."""
+    """Request a target exactly as written: HTTP libraries normalise paths."""
     where = urlsplit(log.world.url)
     reader, writer = await asyncio.open_connection(
         where.hostname, where.port, ssl=client_context(log.world.ca), server_hostname=where.hostname
@@ -74,7 +74,7 @@ async def test_every_partial_of_a_published_size_is_served_then_and_after_it_bec
     assert served["tile/0/000"].startswith(served["tile/0/000.p/200"])
 
 
-async def test_what_no_checkpoint_has_and_what_is_no_path_is_not_found(log: PublishedLog):
+async def test_what_no_checkpoint_has_and_what_is_not_a_path_is_not_found(log: PublishedLog):
     await log.grow(0, 700)
     assert width_at(0, 2, 700) == 188
     beyond = ("tile/0/002.p/189", "tile/0/002.p/187", "tile/0/002", "tile/0/003.p/1", "tile/0/003",

@@ -149,7 +149,7 @@ async def test_queries_and_checks_answer_from_the_command_line(world: World, tmp
     assert await asyncio.to_thread(run, audit, missing) == 4
 
 
-async def test_fsck_is_content_until_a_column_is_not_what_was_signed(
+async def test_fsck_finds_no_difference_until_a_column_is_not_what_was_signed(
     world: World, database: Database
 ):
     at = ["fsck", "--config", str(world.config), "--json"]
@@ -203,4 +203,4 @@ def test_a_list_of_parties_that_cannot_be_read_is_wrong_usage(tmp_path, capsys, 
     file = tmp_path / "parties.json"
     file.write_bytes(content)
     assert run(audit, ["party", "import", str(file), "--config", str(file)]) == 2
-    assert f"{file} is no JSON list" in capsys.readouterr().err
+    assert f"{file} is not a UTF-8 JSON list" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`counterfoil log bundle`: what it writes verifies with nothing else at hand, for every type of statement."""
+"""`counterfoil log bundle`: its output verifies with nothing else at hand, for every type of statement."""
 
 import asyncio
 import json

@@ -136,7 +136,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments", MISTAKES, ids=ascii)
-def test_a_mistake_in_the_period_or_a_name_is_told_before_anything_is_written(
+def test_a_mistake_in_the_period_or_a_name_is_reported_before_anything_is_written(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ):
     path = tmp_path / "x.csv"
@@ -149,7 +149,7 @@ def test_a_mistake_in_the_period_or_a_name_is_told_before_anything_is_written(
 def test_an_export_of_nothing_writes_nothing_and_says_so(
     books: Books, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit code 4, unless an empty file is asked for; receipts that wait to be rated are named as the reason."""
+    """Exit code 4, unless an empty file is requested; unrated receipts are named as the reason."""
     path = tmp_path / "focus.csv"
     path.write_text("last month")
     days = ("--out", str(path), "--from", str(FIRST), "--to", str(AFTER))
@@ -162,7 +162,7 @@ def test_an_export_of_nothing_writes_nothing_and_says_so(
     command.json("rate")
     code, _, told = command.run(capsys, "export", *days, "--tenant", "bolt")
     assert code == 4
-    assert "of tenant bolt" in told
+    assert "for tenant bolt" in told
     assert path.read_text() == "last month"
     assert command.json("export", *days, "--tenant", "bolt", "--allow-empty")["rows"] == 0
     assert path.read_text() == ",".join(COLUMNS) + "\n"
@@ -185,7 +185,7 @@ def test_an_export_replaces_a_file_whole_and_names_one_that_it_cannot_write(
     assert f"{away} cannot be written: No such file" in told
 
 
-def test_an_invoice_that_is_refused_is_told_in_printable_lines(
+def test_a_refused_invoice_is_reported_in_printable_lines(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "invoice.json"

@@ -63,9 +63,7 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert invoke(*arguments).exit_code == 2
 
 
-def test_the_database_is_told_to_its_owner_only_and_others_are_told_whose_dsn_it_takes(
-    database, capsys
-):
+def test_only_the_owner_sees_the_database_and_others_learn_whose_dsn_is_needed(database, capsys):
     for role in ("server", "worker"):
         for command in ("current", "check", "upgrade"):
             dsn = ["--dsn-file", str(database.dsn_file(role))]

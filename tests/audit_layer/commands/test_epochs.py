@@ -1,4 +1,4 @@
-"""Draws checked over the query API: what each token can tell, and what is wrong is named."""
+"""Draws checked over the query API: what each token can show, and that faults are named."""
 
 import base64
 import json
@@ -31,10 +31,10 @@ class FakeApi:
         self.allowed = dict(allowed or {})
         self.erased: set[bytes] = set()
         self.hidden: set[bytes] = set()
-        """Receipts that the token does not show."""
+        """Receipts that the token may not see."""
         self.unjudged: set[bytes] = set()
         self.page = 7
-        """Most items in an answer."""
+        """Maximum number of items in an answer."""
 
     def __call__(self, path: str, **given: Any) -> Any:
         if not self.allowed.get(path, True):
@@ -151,13 +151,13 @@ def test_a_tenant_checks_what_is_public_and_its_own_receipts():
     assert wrong(api) == []
 
 
-def test_a_token_without_disclosures_leaves_their_steps_out():
+def test_a_token_without_disclosures_skips_their_steps():
     api = FakeApi(book(), allowed={"/v1/status": False, "/v1/disclosures": False})
     found = check_epochs(api, after=-1, origin=ORIGIN, trust=KEYS, now=LATE)
     assert {item.checked.steps for item in found} == {(*range(1, 8), 10)}
 
 
-def test_a_key_that_did_not_sign_and_a_log_of_another_name_are_told():
+def test_a_key_that_did_not_sign_and_a_log_of_another_name_are_reported():
     assert {k for _, k in wrong(FakeApi(book()), trust=Trust.of(authority=octets("other")))} == {
         Wrong.ORDER
     }
@@ -165,13 +165,13 @@ def test_a_key_that_did_not_sign_and_a_log_of_another_name_are_told():
 
 
 @pytest.mark.parametrize("answer", [{}, {"items": [{}], "next": None}, {"items": 7, "next": None}])
-def test_an_answer_that_is_none_is_malformed(answer):
+def test_an_answer_that_is_not_one_is_malformed(answer):
     with pytest.raises(CounterfoilError) as caught:
         check_epochs(lambda _path, **_: answer, after=-1, origin=None, trust=Trust(), now=LATE)
     assert caught.value.code is Code.MALFORMED
 
 
-def test_a_list_that_does_not_go_on_is_refused():
+def test_a_list_that_does_not_advance_is_refused():
     with pytest.raises(CounterfoilError) as caught:
         check_epochs(
             lambda _path, **_: {"items": [], "next": 5},
@@ -211,7 +211,7 @@ def arguments(tmp_path, monkeypatch):
     return given
 
 
-def test_the_command_ends_with_0_when_all_is_as_the_rule_has_it_and_with_1_when_not(arguments):
+def test_the_command_ends_with_0_when_all_follows_the_rule_and_with_1_when_not(arguments):
     (signer,) = KEYS.keys(Role.AUTHORITY)
     key = signer.hex()
     good = arguments(book(), "--check", "--authority-key", key, "--json")

@@ -1,4 +1,4 @@
-"""Erasing from the command line, and what the query API says of what is gone."""
+"""Erasing from the command line, and what the query API says about what is gone."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.audit_layer.api import statements as made
 from tests.audit_layer.served import World, serving
 
 YESTERDAY = made.NOW // DAY_MS * DAY_MS - 1000
-"""The last second of the day before: only days that are over can be erased."""
+"""The last second of the previous day: only days that are over can be erased."""
 
 
 def initialised(config: Path) -> str:
@@ -34,7 +34,7 @@ def initialised(config: Path) -> str:
 
 
 def stored_yesterday(config: Path, world: World) -> bytes:
-    """Hand in a receipt that began yesterday; return its entry."""
+    """Submit a receipt that began yesterday; return its entry."""
     with open_core(load_settings(config), application_name="test") as core:
         bundle = made.bundle("alpha", not_after=YESTERDAY + DAY_MS // 2)
         (accepted,) = core.trail.submit([Submission(bundle)])

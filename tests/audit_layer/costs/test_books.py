@@ -44,7 +44,7 @@ class Scene:
     def receipt(
         self, number: int = 0, attempt: int = 0, *, order: int = 0, node: int = 0, card: bytes = b"", **changes: Any
     ) -> bytes:  # fmt: skip
-        """Have a receipt logged; `order` tells orders for one attempt apart. Return its entry."""
+        """Log a receipt; `order` distinguishes orders for one attempt. Return its entry."""
         maker = self.nodes[node]
         maker.card = card or maker.card
         raw, value = self.made(maker, number, attempt, order, **changes)
@@ -75,7 +75,7 @@ class Scene:
     def verdict(
         self, receipt: bytes, outcome: str, worker: str = "worker", confirms: bytes | None = None, reason: str | None = None
     ) -> bytes:  # fmt: skip
-        """Have a verdict logged; return its entry."""
+        """Log a verdict; return its entry."""
         raw = verdict(receipt, outcome, worker, confirms, reason)
         return self.books.world.put(Submission(raw))[0].entry
 
@@ -94,7 +94,7 @@ class Scene:
         return tuple(rows[0]) if rows else (self.books.reason(receipt) is None, self.books.reason(receipt), None)  # type: ignore[return-value]  # fmt: skip
 
     def paid(self) -> Decimal:
-        """What is owed; both sides of the books agree about it."""
+        """What is owed; both sides of the books agree on it."""
         owed = -self.books.total("payable:alpha") - self.books.total("payable:beta")
         assert self.books.total("expense:acme") == owed
         rows = self.books.costs.totals()
@@ -143,7 +143,7 @@ def test_an_order_that_is_answered_five_times_is_paid_once(scene: Scene):
     assert scene.books.world.rows("SELECT count(*) FROM costs_rated_lines") == [(2,)]
 
 
-def test_an_order_is_paid_once_also_when_its_answers_come_one_by_one(scene: Scene):
+def test_an_order_is_paid_once_even_when_its_answers_come_one_by_one(scene: Scene):
     scene.receipt(finish=Finish.FAILED)
     scene.catch_up()
     scene.receipt()
@@ -172,7 +172,7 @@ def test_a_retry_that_fails_or_never_comes_supersedes_nothing(scene: Scene):
     assert -scene.books.total("payable:alpha") == EACH == scene.paid()
 
 
-def test_a_retry_that_is_convicted_gives_the_attempt_before_its_pay_back(scene: Scene):
+def test_a_convicted_retry_restores_the_pay_of_the_attempt_before_it(scene: Scene):
     first = scene.receipt(attempt=0, node=0)
     retry = scene.receipt(attempt=1, node=1)
     scene.catch_up()
@@ -184,7 +184,7 @@ def test_a_retry_that_is_convicted_gives_the_attempt_before_its_pay_back(scene: 
     assert scene.books.world.rows("SELECT count(*) FROM costs_corrections") == [(3,)]
 
 
-def test_a_fail_is_held_and_shown_as_held_until_another_worker_speaks(scene: Scene):
+def test_a_fail_is_held_and_shown_as_held_until_another_workers_verdict(scene: Scene):
     failed, fine = scene.receipt(0), scene.receipt(1)
     doubted = scene.verdict(failed, "FAIL")
     scene.catch_up()
@@ -277,7 +277,7 @@ def test_a_conviction_of_everything_leaves_the_overclaim_apart(scene: Scene):
 
 
 def test_what_changes_after_a_period_is_a_correction_in_the_next(scene: Scene):
-    """The sum of the exports is what the books say; an export that was made stays as it is."""
+    """The sum of the exports is what the books say; an export once made stays unchanged."""
     receipt = scene.receipt()
     scene.catch_up()
     scene.convict(receipt)
@@ -310,7 +310,7 @@ def test_more_tokens_than_the_order_allows_are_not_paid(scene: Scene):
 
 
 def test_a_rate_card_that_comes_after_the_receipt_prices_nothing(scene: Scene):
-    """Whether the books are done between the two or after both makes no difference."""
+    """Whether the books are made up between the two or after both makes no difference."""
     late = made.rate_card("alpha", name="late")
     for number, early in enumerate((True, False)):
         receipt = scene.receipt(number, card=entry_of(late))
@@ -359,8 +359,8 @@ DAMAGE = {
     "UPDATE costs_rated_lines SET quantity = quantity + 1": "its lines are not",
     "UPDATE costs_rated_lines SET amount = amount + 1": "its lines are not",
     "DELETE FROM costs_rated_lines WHERE kind = 'input'": "its lines are not",
-    "DELETE FROM costs_corrections": "by the rule it is not payable",
-    "UPDATE costs_corrections SET because = sha256('x')": "by the rule it is not payable",
+    "DELETE FROM costs_corrections": "is not payable",
+    "UPDATE costs_corrections SET because = sha256('x')": "is not payable",
     "UPDATE costs_rated_receipts SET attempt = attempt + 1": "attempt is not the receipt's",
     "DELETE FROM costs_postings": "account expense:acme holds 0",
     "UPDATE costs_postings SET amount = 2 * amount": "account payable:alpha holds",
@@ -378,8 +378,8 @@ def test_the_check_finds_what_was_changed(scene: Scene, damage: str):
     assert any(DAMAGE[damage] in finding for finding in found), found
 
 
-def test_books_from_before_the_rule_are_brought_to_it(scene: Scene):
-    """What an earlier version posted for a superseded attempt is found, and taken back by `cost rate`."""
+def test_books_from_before_the_rule_are_brought_in_line_with_it(scene: Scene):
+    """What an earlier version posted for a superseded attempt is found, and reversed by `cost rate`."""
     scene.receipt(attempt=0)
     scene.receipt(attempt=1)
     scene.catch_up()
@@ -412,7 +412,7 @@ WITH journal AS (
 """What the books looked like when every answer to an order was billed."""
 
 
-def test_an_order_that_was_billed_several_times_is_put_right_by_the_migration(scene: Scene):
+def test_an_order_that_was_billed_several_times_is_corrected_by_the_migration(scene: Scene):
     owner = scene.books.world.database.owner_dsn
     first, *others = (scene.receipt(h_final=made.some(n)) for n in range(3))
     scene.catch_up()
@@ -434,7 +434,7 @@ def test_an_order_that_was_billed_several_times_is_put_right_by_the_migration(sc
 )
 @given(seed=st.integers(0, 2**32))
 def test_the_books_end_in_the_same_state_whatever_arrives_first(scene: Scene, seed: int):
-    """`check` applies the rule to everything at once; the books came there step by step."""
+    """`check` applies the rule to everything at once; the books got there step by step."""
     chance = Random(seed)
     number = 1 + max((key[0] for key in scene.orders), default=0)
     logged: list[bytes] = []

@@ -1,4 +1,4 @@
-"""An invoice file is read as it was meant, or refused by the name of what is wrong."""
+"""An invoice file is read as it was meant, or refused with the name of the wrong field."""
 
 import json
 from datetime import date
@@ -181,7 +181,7 @@ def test_the_invoice_in_the_docs_is_one():
     assert Invoice.parse(sample.encode()).time_zone == "Europe/Berlin"
 
 
-def test_a_byte_order_mark_is_no_mistake():
+def test_a_byte_order_mark_is_not_a_mistake():
     assert Invoice.parse(b"\xef\xbb\xbf" + text().encode()) == parse()
 
 

@@ -62,7 +62,7 @@ def test_a_second_receipt_is_not_paid_either_when_the_first_failed():
 
 
 def test_an_attempt_that_was_cut_off_replaces_none_that_was_not():
-    """Else a tenant could have a whole answer, cancel the next attempt at once, and pay that alone."""
+    """Otherwise a tenant could have a whole answer, cancel the next attempt at once, and pay that alone."""
     whole, cut = claim(1), claim(2, attempt=1, complete=False)
     assert states([whole, cut]) == [P, R]
     assert states([whole, cut, claim(3, attempt=2)]) == [R, R, P]

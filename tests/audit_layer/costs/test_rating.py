@@ -32,14 +32,14 @@ def receipt(finish=Finish.STOP, model=MODEL, **tokens):
     )  # fmt: skip
 
 
-def test_cached_tokens_are_taken_off_the_input_and_billed_at_their_own_price():
+def test_cached_tokens_are_subtracted_from_the_input_and_billed_at_their_own_price():
     lines = {line.kind: line for line in rate(receipt(input=100, cached=40, output=7), card())}
     assert lines[TokenKind.INPUT].amount == Decimal("0.000018")
     assert lines[TokenKind.CACHED].amount == Decimal("0.0000012")
     assert lines[TokenKind.OUTPUT].amount == Decimal("0.0000042")
 
 
-def test_kinds_without_tokens_give_no_line():
+def test_kinds_without_tokens_yield_no_line():
     assert [line.kind for line in rate(receipt(output=5), card())] == [TokenKind.OUTPUT]
 
 

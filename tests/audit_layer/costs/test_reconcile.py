@@ -158,7 +158,7 @@ def test_an_invoice_with_a_bad_field_is_refused_by_its_name(change, field):
 
 
 @pytest.mark.parametrize("data", [b"", b"[", b"\xff", b"[" * 100_000, b"3"])
-def test_what_is_no_invoice_at_all_is_malformed(data):
+def test_what_is_not_an_invoice_at_all_is_malformed(data):
     with pytest.raises(CounterfoilError) as caught:
         Invoice.parse(data)
     assert caught.value.code is Code.MALFORMED

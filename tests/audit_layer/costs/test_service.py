@@ -32,7 +32,7 @@ DAY = datetime.fromtimestamp((made.NOW - 990) / 1000, tz=UTC).date()
 FIRST, AFTER = DAY.replace(day=1), DAY + timedelta(days=1)
 MONTH = days_period(FIRST, AFTER)
 EACH = Decimal("0.019")
-"""5 prompt tokens at 1 and 7 output tokens at 2 for a thousand."""
+"""5 prompt tokens at 1 and 7 output tokens at 2 per thousand."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Books:
     costs: Costs
 
     def receipt(self, tenant: str = "acme", node: made.Node | None = None, **changes) -> bytes:
-        """Have one receipt logged, with changes that its node signs; return its entry."""
+        """Log one receipt, with changes that its node signs; return its entry."""
         node = node or self.world.node
         submission = node.receipt(tenant, tokens=changes.pop("tokens", 7))
         if changes:
@@ -54,7 +54,7 @@ class Books:
         return self.world.put(submission)[0].entry
 
     def card(self, operator: str = "alpha", **changes) -> bytes:
-        """Have a rate card logged; return its entry."""
+        """Log a rate card; return its entry."""
         value, _ = open_as(RateCard, made.rate_card(operator), None)
         raw = sign(replace(value, **changes), key=made.key(operator), issuer=operator)
         return self.world.put(Submission(raw))[0].entry
@@ -119,7 +119,7 @@ def test_receipts_are_rated_and_posted_to_the_last_digit(books: Books):
     }  # fmt: skip
 
 
-def test_a_receipt_is_rated_once_however_often_the_books_are_done(books: Books):
+def test_a_receipt_is_rated_once_however_often_the_books_are_made_up(books: Books):
     books.receipt()
     books.receipt("bolt")
     assert [books.costs.rate_new() for _ in range(3)] == [2, 0, 0]
@@ -174,7 +174,7 @@ def test_a_failed_request_is_not_paid_and_one_that_was_cut_off_is(books: Books):
 
 
 def test_one_bad_card_stops_no_other_receipt(books: Books):
-    """Each is in the books with its reason, and the good one is paid."""
+    """Each bad one is in the books with its reason, and the good one is paid."""
     price = Price(model_root=made.MODEL, input="1", cached="1", output="1", per=1000)
     cards = {
         "rate card not in the log before it": made.some("no card"),
@@ -354,7 +354,7 @@ def test_only_the_invoices_own_days_count(books: Books):
 
 
 def test_a_period_is_honoured_to_the_millisecond(books: Books):
-    """A receipt is in the invoice's days by when it ended, whatever day that is in UTC."""
+    """When a receipt ended decides its day in the invoice, whatever day that is in UTC."""
     late = made.NOW - 1000 - (made.NOW - 1000) % HOUR  # a full hour, so a day's beginning somewhere
     hours = (late // HOUR) % 24
     zone = f"Etc/GMT{hours if hours <= 12 else hours - 24:+d}"
@@ -445,7 +445,7 @@ def test_while_the_database_is_down_every_use_case_says_so_and_nothing_is_half_d
     assert books.total("expense:acme") == EACH
 
 
-def test_an_invoice_that_nobody_handed_in_is_not_found(books: Books):
+def test_an_invoice_that_nobody_submitted_is_not_found(books: Books):
     with pytest.raises(CounterfoilError) as caught:
         books.costs.reconcile(77)
     assert caught.value.code is Code.NOT_FOUND

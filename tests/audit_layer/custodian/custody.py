@@ -50,7 +50,7 @@ def custodian(
     terms: Terms = TERMS,
     hpke: HpkePrivateKey = KEY,
 ) -> Iterator[Custodian]:
-    """Open a custodian on what it has kept in a folder."""
+    """Open a custodian on its state in a folder."""
     store, memory = ReleaseStore(folder / RELEASES), RevealMemory(folder / "reveals.sqlite")
     try:
         yield Custodian(NAME, SIGNING, hpke, trust, terms, store, memory)
@@ -65,7 +65,7 @@ def beacon(holder: Custodian) -> BeaconService:
 
 
 def kept(folder: Path) -> int:
-    """Count the releases on disk, seen by a reader of its own."""
+    """Count the releases on disk, as a separate reader sees them."""
     with sqlite3.connect(folder / RELEASES) as db:
         (count,) = db.execute("SELECT count(*) FROM releases").fetchone()
     db.close()
@@ -73,7 +73,7 @@ def kept(folder: Path) -> int:
 
 
 def request(audit: Audit = Audit.SAMPLED) -> SealedRequest:
-    """Seal the world's request with a policy of choice."""
+    """Seal the world's request with a chosen audit policy."""
     return seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",
@@ -95,7 +95,7 @@ def with_wrap(good: SealedRequest, wrap: bytes) -> SealedRequest:
 
 
 def rewrapped(good: SealedRequest, **changes) -> SealedRequest:
-    """Wrap other contents than the header commits to: what a lying client could do."""
+    """Wrap contents other than those that the header commits to, as a lying client could."""
     escrow = sealing._Escrow(
         1, split(good.ts, 1, 1)[0], AuditPolicy(Audit.SAMPLED).to_bytes(), POLICY_NONCE
     )

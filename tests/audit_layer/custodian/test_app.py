@@ -1,4 +1,4 @@
-"""The custodian over HTTPS: the audit layer's own client is answered, and refusals say no more than they may."""
+"""The custodian over HTTPS: the audit layer's own client is answered, and refusals reveal no more than they may."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -88,7 +88,7 @@ async def test_a_custodian_commits_and_reveals_as_a_party_of_the_beacon(served: 
 async def test_whatever_is_wrong_with_a_wrap_looks_the_same_from_outside(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    """Else a custodian would tell strangers what it can and cannot open."""
+    """Otherwise a custodian would tell strangers what it can and cannot open."""
     answers = []
     for lie in LIES.values():
         monkeypatch.setattr(worlds, "sealed", lambda lie=lie: lie)

@@ -1,6 +1,6 @@
 """A custodian's share leaves for one worker, once a witnessed draw demands it, and for nothing else.
 
-`tests/shared/verification/test_release_check.py` goes through every single check; here the custodian as a whole is asked,
+`tests/shared/verification/test_release_check.py` goes through every single check; here the custodian as a whole is tested,
 with its keys and its memory: what it answers, and that a refusal leaves no trace.
 """
 
@@ -101,7 +101,7 @@ def test_nobody_but_that_worker_opens_the_share_and_it_fits_no_other_request(hol
 
 
 def test_a_key_bundle_that_expired_after_the_work_does_not_shield_its_receipt(holder):
-    """Draws come after the day for which a bundle is valid; else a node could wait its audit out."""
+    """Draws come after the day for which a key bundle is valid; otherwise a node could wait out its audit."""
     assert now_ms() > BUNDLE.not_after
     assert answer(holder)
 
@@ -121,7 +121,7 @@ def test_every_reason_of_the_protocol_opens_its_own_receipts(holder, options):
     assert open_release(hpke_key("worker-1"), context(world), sealed().header, share)[0] == 1
 
 
-def test_a_custodian_releases_under_the_seal_for_which_it_revealed(holder):
+def test_a_custodian_releases_under_the_epoch_seal_for_which_it_revealed(holder):
     shown = RevealRequest(3, GOOD.open, GOOD.proof(GOOD.open), GOOD.seal, GOOD.proof(GOOD.seal))
     reveal, _ = open_as(
         BeaconReveal, custody.beacon(holder).reveal(shown.to_cbor()), custody.PUBLIC
@@ -142,7 +142,7 @@ def test_a_stranger_s_case_is_refused_before_the_rest_of_it_is_parsed(holder):
 # -- once and for ever --------------------------------------------------------------------------------
 
 
-def test_a_repeated_request_is_answered_with_the_same_bytes_also_after_a_restart(holder, tmp_path):
+def test_a_repeated_request_is_answered_with_the_same_bytes_even_after_a_restart(holder, tmp_path):
     first = answer(holder)
     assert answer(holder) == first
     with custody.custodian(tmp_path) as again:
@@ -158,7 +158,7 @@ def test_requests_that_come_at_once_get_one_answer(holder, tmp_path):
 
 
 def test_a_repeat_needs_no_second_look_at_the_chain(holder):
-    """What a request is answered with is on disk; a bad case for it gets no other bytes, and so no oracle."""
+    """A request's answer is on disk; a bad case for it gets no other bytes, and so no oracle."""
     first = answer(holder)
     assert answer(holder, draw_proof="junk", envelope=b"x") == first
 
@@ -294,7 +294,7 @@ def test_a_case_that_does_not_hold_is_refused_and_leaves_nothing(holder, tmp_pat
 
 
 def test_the_same_statements_are_released_once_their_proofs_are_honest(holder):
-    """The refusals above are for what was spoiled, not for how the world is built."""
+    """The refusals above are due to what was spoiled, not to how the world is built."""
     assert answer(holder, FORKED)
     assert answer(holder, World(subject=lambda world: world.drawn[0]))
 
@@ -354,7 +354,7 @@ def test_an_accomplices_node_cannot_have_somebody_elses_envelope_drawn(holder, t
 
 
 def lying_requests():
-    """Envelopes that a client sealed against its own commitments, each wrong at another place."""
+    """Envelopes that a client sealed in conflict with its own commitments, each wrong in a different place."""
     good = custody.request()
     return {
         "a wrap for nobody": custody.with_wrap(good, bytes(custody.WRAP)),
@@ -407,7 +407,7 @@ def test_the_tenants_never_is_kept_even_for_a_valid_draw(holder, tmp_path, monke
 
 
 @pytest.mark.parametrize("message", [b"", b"\xa0", b"junk", bytes(100), b"\xa1\x61x\x01"])
-def test_a_message_that_is_no_case_is_malformed(holder, message):
+def test_a_message_that_is_not_a_case_is_malformed(holder, message):
     with pytest.raises(CounterfoilError) as caught:
         holder.release(message)
     assert caught.value.code is Code.MALFORMED
@@ -423,7 +423,7 @@ def test_an_order_of_another_tenant_does_not_unlock_the_receipt(holder, tmp_path
 
 
 def test_a_worker_is_known_by_the_key_that_the_configuration_pins(holder):
-    """The authority cannot bring a worker of its own, whatever it calls it."""
+    """The authority cannot bring in a worker of its own, whatever it is called."""
     impostor = replace(WORKERS[0], hpke_key=hpke_key("impostor").public_bytes)
     world = World(request=lambda r: replace(r, recipient=impostor.key_id))
     with pytest.raises(CounterfoilError) as caught:

@@ -1,4 +1,4 @@
-"""What a custodian keeps and tells of its own rules: releases are counted for good, refusals are reported."""
+"""What a custodian keeps and reports under its own rules: releases stay counted, refusals are reported."""
 
 import json
 import logging
@@ -73,7 +73,7 @@ def reveal(holder: Custodian, world: World) -> bytes:
 # -- counting -----------------------------------------------------------------------------------------
 
 
-def test_releases_of_24_hours_are_counted_over_restarts_and_the_same_request_once(
+def test_releases_of_24_hours_are_counted_across_restarts_and_the_same_request_once(
     tmp_path, monkeypatch
 ):
     now = 1_800_000_000_000
@@ -123,7 +123,7 @@ def test_what_is_refused_for_another_reason_does_not_count(tmp_path):
         assert release(holder, GOOD) is None
 
 
-def test_a_release_counts_although_the_process_was_killed_before_its_share_left(tmp_path):
+def test_a_release_counts_even_if_the_process_was_killed_before_its_share_left(tmp_path):
     fault = {faults.VARIABLE: "custodian.release.after-keep:kill"}
     ended = subprocess.run(
         [sys.executable, "-m", "tests.audit_layer.custodian.doomed", str(tmp_path)],
@@ -135,7 +135,7 @@ def test_a_release_counts_although_the_process_was_killed_before_its_share_left(
     assert custody.kept(tmp_path) == 1
 
 
-def test_a_file_of_a_custodian_that_did_not_count_yet_goes_on(tmp_path):
+def test_a_file_of_a_custodian_that_did_not_count_yet_stays_usable(tmp_path):
     old = sqlite3.connect(tmp_path / custody.RELEASES)
     old.execute(store._SCHEMA.split(";")[0])
     old.execute("INSERT INTO releases VALUES (?, ?, ?, ?)", (bytes(32), b"statement", b"share", 1))
@@ -154,8 +154,8 @@ def test_the_file_is_its_owners_alone(tmp_path):
 # -- an epoch that was drawn without it -----------------------------------------------------------------
 
 
-def test_who_makes_it_reveal_late_cannot_turn_it_against_a_draw_that_it_went_along_with(tmp_path):
-    """Seals are public: anyone could have it reveal after it was away, and so stop an honest audit midway."""
+def test_making_it_reveal_late_cannot_turn_it_against_a_draw_in_which_it_took_part(tmp_path):
+    """Epoch seals are public: anyone could make it reveal after an absence, and so stop an honest audit midway."""
     generous = replace(FEW, max_whole_per_day=3)
     with limited(tmp_path, generous) as holder:
         assert release(holder, WHOLE) is None
@@ -231,7 +231,7 @@ def test_a_second_seal_is_reported_with_both(tmp_path):
     assert own.seal == entry_of(GOOD.seal) != report.about
 
 
-def test_what_the_authority_did_not_sign_or_no_witness_saw_is_no_report(tmp_path):
+def test_what_the_authority_did_not_sign_or_no_witness_saw_is_not_reported(tmp_path):
     greedy = World(rate_ppm=1_000_000)
     forged = World(rate_ppm=1_000_000, signer={"open": custody.SIGNING})
     with limited(tmp_path) as holder:

@@ -34,7 +34,7 @@ class SealedReceipt:
 
 
 def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
-    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead."""
+    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead of the real one."""
     sealed = seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",

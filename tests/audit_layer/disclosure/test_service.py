@@ -1,4 +1,4 @@
-"""A disclosure gives the secret once enough custodians released their shares, in the log's sight, and blames nobody else."""
+"""A disclosure yields the secret once enough custodians have released their shares, visibly in the log, and blames nobody else."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ class FakeCustodian:
 
 
 class FakeDeposits:
-    """A double of the trail's deposits: what somebody handed in for a receipt."""
+    """A double of the trail's deposits: what somebody deposited for a receipt."""
 
     def __init__(self) -> None:
         self.kept: list[Ciphertexts] = []
@@ -193,7 +193,7 @@ LIES = {
 
 
 def test_one_hostile_custodian_of_three_stops_no_audit(desk: Desk):
-    """Else one of them could shield a node for ever."""
+    """Otherwise one of them could shield a node forever."""
     for name, lie in LIES.items():
         desk.custodians[0].lie = lie
         for custodian in desk.custodians:
@@ -202,7 +202,7 @@ def test_one_hostile_custodian_of_three_stops_no_audit(desk: Desk):
         assert [item.asked for item in desk.custodians] == [1, 1, 1], name
 
 
-def test_too_few_shares_are_waited_for_until_the_deadline(desk: Desk):
+def test_too_few_shares_mean_waiting_until_the_deadline(desk: Desk):
     for code in (Code.UNAVAILABLE, Code.FORBIDDEN, Code.FORK, Code.NOT_WITNESSED):
         desk.custodians[0].refuse = desk.custodians[2].refuse = code
         with pytest.raises(CounterfoilError) as caught:
@@ -260,7 +260,7 @@ def test_nobody_is_asked_before_the_request_is_witnessed(desk: Desk):
     assert [item.asked for item in desk.custodians] == [0, 0, 0]
 
 
-def test_draw_and_request_are_handed_in_again_by_the_worker(desk: Desk):
+def test_draw_and_request_are_resubmitted_by_the_worker(desk: Desk):
     """An authority that died in between left them in its table."""
     with pytest.raises(CounterfoilError):
         desk.open(witnessed=False)
@@ -271,7 +271,7 @@ def test_draw_and_request_are_handed_in_again_by_the_worker(desk: Desk):
 # -- evidence -------------------------------------------------------------------------------------------------------
 
 
-def test_without_evidence_it_is_waited_until_the_deadline_and_then_withheld(desk: Desk):
+def test_without_evidence_it_waits_until_the_deadline_and_then_reports_it_withheld(desk: Desk):
     desk.deposits.kept.clear()
     with pytest.raises(CounterfoilError) as caught:
         desk.open()
@@ -281,7 +281,9 @@ def test_without_evidence_it_is_waited_until_the_deadline_and_then_withheld(desk
     assert [item.asked for item in desk.custodians] == [0, 0, 0]
 
 
-def test_what_does_not_hash_to_the_receipt_was_not_delivered_by_whomever(desk: Desk, monkeypatch):
+def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
+    desk: Desk, monkeypatch
+):
     good = desk.subject.ciphertexts
     forged = [
         replace(good, order=made.bundle("alpha")),
@@ -325,10 +327,10 @@ def test_the_nodes_own_answer_is_as_good_as_a_deposit(desk: Desk, monkeypatch):
 
 
 @pytest.mark.parametrize("envelope", [b"", b"junk", b"\xa0"])
-def test_an_envelope_that_is_none_ends_in_an_answer_and_not_in_an_endless_case(
+def test_a_malformed_envelope_ends_in_an_answer_and_not_in_an_endless_case(
     world: World, tmp_path, envelope
 ):
-    """Tenant and node signed for it together; nobody can open it, and the worker must not try for ever."""
+    """Tenant and node signed for it together; nobody can open it, and the worker must not try forever."""
     subject = make(world, envelope)
     log = make_world(
         world.database.engine("server"), tmp_path / "log", names=["w1.example"], threshold=1

@@ -1,4 +1,4 @@
-"""The log's tests run with the server's own role; what tampers or repairs does so as the owner."""
+"""The log's tests run with the server's own role; those that tamper or repair do so as the owner."""
 
 import pytest
 from sqlalchemy import Engine

@@ -1,4 +1,4 @@
-"""What a child does between its birth and the fault that kills it."""
+"""What a child does between its start and the fault that kills it."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ NAMES = ["w1.example"]
 
 
 def append_and_publish(dsn: str, folder: str, first: int, end: int, fault: str) -> None:
-    """Append [first, end), note what was acknowledged, publish; die at `fault` on the way."""
+    """Append [first, end), record what was acknowledged, publish; die at `fault` on the way."""
     os.environ[VARIABLE] = fault
     engine = make_engine(dsn)
     Sequencer(engine).append([numbered(i) for i in range(first, end)])

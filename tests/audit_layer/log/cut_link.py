@@ -63,7 +63,7 @@ class CutLink:
 
     @contextlib.contextmanager
     def losing_answers(self) -> Iterator[None]:
-        """During the block, what clients ask reaches the server, but each answer ends its connection instead."""
+        """During the block, clients' requests reach the server, but each answer ends its connection instead."""
         self._mute = True
         try:
             yield
@@ -73,7 +73,7 @@ class CutLink:
 
 @contextlib.asynccontextmanager
 async def cut_link(dsn: str) -> AsyncIterator[CutLink]:
-    """Listen in a folder of a short name, as socket paths must be short."""
+    """Listen in a folder with a short name, since socket paths must be short."""
     with tempfile.TemporaryDirectory(prefix="cut-", dir="/tmp") as folder:
         link = CutLink(dsn, Path(folder))
         server = await asyncio.start_unix_server(link._serve, link._path)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def fault_points(package: ModuleType) -> list[str]:
-    """Return the names given to `fault_point` anywhere in the package's folder, in order of the alphabet."""
+    """Return the names given to `fault_point` anywhere in the package's folder, in alphabetical order."""
     (folder,) = package.__path__
     return sorted({name for file in Path(folder).rglob("*.py") for name in _named(file)})
 

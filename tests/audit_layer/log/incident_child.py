@@ -13,7 +13,7 @@ OWN = 50
 
 
 def append_all(dsn: str, told: str, which: int, advisory_lock: bool) -> None:
-    """Append what both have and what only this one has, in an order of its own; write down each (entry, index)."""
+    """Append what both have and what only this one has, in its own order; write down each (entry, index)."""
     rng = random.Random(which)
     items = [numbered(number) for number in range(COMMON)]
     items += [numbered(number, entry(which)) for number in range(OWN)]

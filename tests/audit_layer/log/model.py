@@ -33,7 +33,7 @@ class Model:
     """Idempotency key → index."""
 
     def append(self, batch: Sequence[Submission]) -> list[Told]:
-        """Append a batch that was committed; return what its submitters must be told."""
+        """Append a committed batch; return the answers that its submitters must get."""
         return [self._append(item) for item in batch]
 
     def _append(self, item: Submission) -> Told:
@@ -58,7 +58,7 @@ def told(results: Sequence[Result]) -> list[Told]:
 
 
 def stored(engine: Engine) -> tuple[list[bytes], int, bytes]:
-    """Return the log's entries by rising index, which must be dense, and its recorded size and root."""
+    """Return the log's entries by ascending index, which must be dense, and its recorded size and root."""
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT index, entry FROM log_entries ORDER BY index")).all()
         state = _state(connection)
@@ -72,7 +72,7 @@ def _state(connection: Connection) -> tuple[int, bytes]:
 
 
 def empty(owner: Engine) -> None:
-    """Make a used database that of a log before its first entry."""
+    """Reset a used database to that of a log before its first entry."""
     with owner.begin() as connection:
         connection.execute(
             text("TRUNCATE log_state, log_entries, log_issuers, log_tiles, log_checkpoints")

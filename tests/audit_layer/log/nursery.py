@@ -1,8 +1,8 @@
 """Servers that start at once: a process that has everything imported, and forks a command on request.
 
 What runs in the fork is the installed command itself (`counterfoil audit …`, `counterfoil db …`), with a
-`COUNTERFOIL_FAULT` of its own; only the interpreter's start and the imports were done ahead. The nursery ends, and takes
-its children along, when whoever started it is gone.
+`COUNTERFOIL_FAULT` of its own; only the interpreter's start and the imports were done ahead. The nursery ends, together
+with its children, when whoever started it is gone.
 """
 
 import contextlib
@@ -134,7 +134,7 @@ def _serve() -> None:
 
 
 def _become(command: click.Command, question: dict[str, Any]) -> None:
-    """Be the command, in a fork; never returns."""
+    """Become the command, in a fork; never returns."""
     from shared.runtime.cli import run
 
     code = 70

@@ -92,7 +92,7 @@ class UnreliableStore:
     """Called when a request has been done and before it is answered."""
     seen: list[Request] = field(default_factory=list)
     turn: threading.Lock = field(default_factory=threading.Lock)
-    """The server behind is made for tests and not for requests that arrive at once."""
+    """The server behind it is made for tests, not for concurrent requests."""
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     address: str = ""
 

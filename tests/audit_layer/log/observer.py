@@ -1,4 +1,4 @@
-"""What a client and a bystander know of a log, kept outside of it, and what must be true whatever the log's server did.
+"""What a client and a bystander know about a log, kept outside it, and what must be true whatever the log's server did.
 
 The bystander believes nothing: it recomputes every root from the entries that it saw itself.
 """
@@ -29,7 +29,7 @@ class Observer:
     """Where they are."""
     policy: LogPolicy
     journal: Path
-    """Acknowledgements, a line each, written before the client goes on."""
+    """Acknowledgements, one per line, written before the client continues."""
     sent: set[bytes] = field(default_factory=set)
     entries: list[bytes] = field(default_factory=list)
     notes: dict[str, Checkpoint] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Observer:
     """Path of each file → SHA-256."""
 
     def acknowledge(self, entry: bytes, index: int) -> None:
-        """Note what a server has promised."""
+        """Record what a server has promised."""
         with self.journal.open("a", encoding="ascii") as file:
             file.write(json.dumps([entry.hex(), index]) + "\n")
 
@@ -62,7 +62,7 @@ class Observer:
         self.notes[note] = parse_and_verify(note, self.policy.logs)[0]
 
     def check(self) -> None:
-        """Look at everything; raise AssertionError for whatever must never be.
+        """Look at everything; raise AssertionError for anything that must never happen.
 
         The server may be at work meanwhile: what was promised is read before what must hold it.
         """

@@ -1,4 +1,4 @@
-"""Group commit: few transactions under load, none waited for when alone, every caller answered."""
+"""Group commit: few transactions under load, no waiting when alone, every caller answered."""
 
 import asyncio
 import threading

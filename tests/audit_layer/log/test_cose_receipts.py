@@ -65,7 +65,7 @@ def test_what_is_in_the_log_already_gets_a_receipt_too(engine: Engine, place: Se
     batcher.close()
 
 
-def test_nobody_gets_a_receipt_who_did_not_ask_and_none_is_issued_without_keys(
+def test_nobody_who_did_not_ask_gets_a_receipt_and_none_is_issued_without_keys(
     engine: Engine, place: SecondPlace
 ):
     batcher = batcher_of(engine, place)
@@ -80,7 +80,7 @@ def test_nobody_gets_a_receipt_who_did_not_ask_and_none_is_issued_without_keys(
     without.close()
 
 
-def test_a_database_behind_the_second_place_takes_nothing_in(
+def test_a_database_behind_the_second_place_accepts_nothing(
     engine: Engine, owner: Engine, place: SecondPlace
 ):
     batcher = batcher_of(engine, place)

@@ -1,7 +1,7 @@
 """The real server and its real witness under load, killed again and again: nothing acknowledged is lost or doubled.
 
 Each turn kills one of the two with SIGKILL: at a fault point (before or after a write to the database, a tile, the
-checkpoint file, the second place, the witness's store), or from outside at a random time. While it lies dead, and again
+checkpoint file, the second place, the witness's store), or from outside at a random time. While it is dead, and again
 when it is back, an observer that trusts nothing compares the log with what clients were promised. The suite kills 25
 times; `make soak` does it for 20 more seeds.
 """
@@ -32,7 +32,7 @@ SOAK_ROUNDS = 20
 OF_SERVER = fault_points(audit_layer.log)
 OF_WITNESS = fault_points(audit_layer.witness)
 TOLERATED: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE, Code.CANCELLED})
-"""What a client may hear from a server that dies in the middle of its call."""
+"""The answers that a client may get from a server that dies in the middle of its call."""
 PATIENCE_S = 5.0
 """How long a fault point may take to be reached; then the process is killed from outside."""
 

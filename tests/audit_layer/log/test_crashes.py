@@ -68,7 +68,7 @@ async def _recover(world: World, size: int, end: int, point: str) -> None:
 
 
 @pytest.mark.parametrize("end", [4])
-async def test_a_signature_made_before_the_crash_is_sent_again_and_not_made_anew(
+async def test_a_signature_made_before_the_crash_is_resent_and_not_remade(
     engine: Engine, dsn: str, tmp_path: Path, end: int
 ):
     child = _children.Process(

@@ -40,7 +40,7 @@ class FullDisk:
         self._fsync(descriptor)
 
 
-async def test_a_disk_that_is_full_in_mid_batch_leaves_no_torn_file_and_publication_goes_on_later(
+async def test_a_disk_that_fills_in_mid_batch_leaves_no_torn_file_and_publication_resumes_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
     publisher = world.publisher()

@@ -55,7 +55,7 @@ def test_an_unfinished_checkpoint_bounds_nothing_but_by_the_present():
         (CheckpointTimes(20, 2 * HOUR, 2 * HOUR, 2 * HOUR, NOW + HOUR), 20, "published_at"),
     ],
 )
-def test_a_time_that_cannot_be_is_named(changed: CheckpointTimes, size: int, column: str):
+def test_an_impossible_time_is_named(changed: CheckpointTimes, size: int, column: str):
     assert list(check_checkpoint_times(THREE, NOW)) == []
     found = {
         (at, name) for at, name, _ in check_checkpoint_times([THREE[0], changed, THREE[2]], NOW)

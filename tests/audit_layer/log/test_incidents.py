@@ -1,4 +1,4 @@
-"""What has befallen logs elsewhere, done to this one: it stops or goes on, but never loses, doubles or forks anything."""
+"""What has befallen logs elsewhere, done to this one: it stops or continues, but never loses, duplicates or forks anything."""
 
 import asyncio
 import multiprocessing
@@ -162,7 +162,7 @@ async def test_a_disk_that_is_really_full_takes_nothing_of_the_batch(
 
 
 def _fill_up(world: World, admin: psycopg.Connection, folder: Path, data: Path) -> None:
-    """Put the table that every append writes to on the disk; append until it is full, and after it has grown."""
+    """Move the table that every append writes to onto the disk; append until it is full, and after it has grown."""
     place, owner = folder / "space", data.stat()
     place.mkdir()
     os.chown(place, owner.st_uid, owner.st_gid)
@@ -230,7 +230,7 @@ def backup(database: Database, postgres: PostgresServer, source: World) -> Itera
 async def test_a_restored_backup_behind_its_witness_never_signs_again(
     world: World, database: Database, postgres: PostgresServer, grown: int, old_second_place: bool
 ):
-    """Whether the second place was kept or came out of the same backup, and whatever was appended meanwhile."""
+    """Whether the second place was kept or came from the same backup, and whatever was appended meanwhile."""
     world.append(0, 10)
     await world.publisher().publish()
     second = world.folder / "second"
@@ -308,7 +308,7 @@ async def test_two_sequencers_in_two_processes_give_each_entry_one_index(
 async def test_two_publishers_with_a_second_place_each_sign_one_history(
     world: World, tmp_path: Path
 ):
-    """Two servers on one database, neither seeing the other's lock: one root for each size, whoever comes first."""
+    """Two servers on one database, neither seeing the other's lock: one root per size, whichever comes first."""
     other = make_world(world.engine, tmp_path, names=NAMES, threshold=1)
     other.second_place = SecondPlace(tmp_path / "elsewhere" / "signed.note", LOG_KEYS)
     publishers = [world.publisher(), other.publisher()]
@@ -345,7 +345,7 @@ async def test_two_publishers_with_a_second_place_each_sign_one_history(
         ("UPDATE log_entries SET entry = sha256(entry) WHERE index = 299", "log_state.root"),
     ],
 )
-async def test_rows_that_a_migration_lost_are_missed_by_fsck_and_by_the_next_append(
+async def test_rows_that_a_migration_lost_are_noticed_by_fsck_and_by_the_next_append(
     world: World, owner: Engine, loss: str, named: str
 ):
     world.append(0, 260)
@@ -371,7 +371,7 @@ async def test_rows_that_a_migration_lost_are_missed_by_fsck_and_by_the_next_app
         ("DELETE FROM log_checkpoints WHERE size = 260", "checkpoint"),
     ],
 )
-async def test_rows_lost_from_the_past_are_missed_by_fsck(
+async def test_rows_lost_from_the_past_are_noticed_by_fsck(
     world: World, owner: Engine, loss: str, named: str
 ):
     """An append looks at the tree's edge only, so what is gone from full tiles is for `fsck` to find."""
@@ -423,10 +423,10 @@ async def test_a_checkpoint_row_with_another_root_stops_the_log(world: World, ow
 # -- entries missing under overload ---------------------------------------------------------------------------
 
 
-async def test_under_overload_what_is_refused_is_told_so_and_what_is_accepted_is_there(
+async def test_under_overload_refusals_are_reported_and_what_is_accepted_is_there(
     world: World,
 ):
-    """Eight threads, a queue of 32: every submission is either in the log at the index told, or OVERLOADED and not in it."""
+    """Eight threads, a queue of 32: each submission is in the log at the index it was given, or OVERLOADED and not in it."""
     batcher = Batcher(Sequencer(world.engine), max_batch=16, max_queue=32)
     accepted: list[tuple[Submission, Future[list[Result]]]] = []
     turned_away: list[tuple[Submission, CounterfoilError]] = []

@@ -1,6 +1,6 @@
-"""Postgres dies, or the way to it is cut, while the real server is under load: clients are told to try again, no more.
+"""Postgres dies, or the connection to it is cut, while the real server is under load: clients need only retry.
 
-The server lives through all of it. Nothing acknowledged is lost, nothing is there twice, and publication goes on.
+The server lives through all of it. Nothing acknowledged is lost, nothing is there twice, and publication continues.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tests.audit_layer.log.under_load import Round, Stage
 from tests.postgres import Database
 
 TOLERATED = frozenset({Code.UNAVAILABLE, Code.OVERLOADED})
-"""What a client may hear while the database is away; both say to try again."""
+"""The answers that a client may get while the database is down; both say to retry."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ async def round_of(
 
 
 async def settled(round_: Round) -> None:
-    """Wait until every client was answered again; the server must be the same process all along."""
+    """Wait until every client is answered again; the server must be the same process throughout."""
     before = [client.answers for client in round_.clients]
     async with asyncio.timeout(30):
         while any(c.answers == n for c, n in zip(round_.clients, before, strict=True)):  # noqa: ASYNC110

@@ -169,7 +169,7 @@ async def test_a_lost_second_place_stops_the_log(world: World):
     assert any("second place" in str(finding) for finding in world.fsck())
 
 
-async def test_a_larger_checkpoint_by_our_key_stops_the_log_for_good(world: World):
+async def test_a_larger_checkpoint_by_our_key_stops_the_log_permanently(world: World):
     world.append(0, 10)
     publisher = world.publisher()
     await publisher.publish()
@@ -259,7 +259,7 @@ async def test_partial_tiles_are_served_from_the_full_one_after_it_exists(world:
         "log.publish.before-cosigned",
     ],
 )
-async def test_a_transient_storage_failure_is_made_good_by_the_next_tick(
+async def test_a_transient_storage_failure_is_repaired_by_the_next_tick(
     world: World, point: str, monkeypatch: pytest.MonkeyPatch
 ):
     world.append(0, 300)
@@ -425,7 +425,7 @@ async def test_fsck_finds_nothing_amiss_while_a_publisher_is_one_or_more_steps_a
     assert world.fsck() == []
 
 
-async def test_fsck_is_not_taken_in_by_a_checkpoint_file_that_only_looks_newer(world: World):
+async def test_fsck_is_not_fooled_by_a_checkpoint_file_that_only_looks_newer(world: World):
     publisher = world.publisher()
     for first, end in ((0, 7), (7, 30)):
         world.append(first, end)

@@ -42,7 +42,7 @@ def run(world: World) -> tuple[int, list[tuple[int, int]]]:
     return written, ticks
 
 
-async def test_a_lost_folder_comes_back_whole_and_publication_goes_on(world: World):
+async def test_a_lost_folder_is_restored_whole_and_publication_continues(world: World):
     before = contents(world)
     shutil.rmtree(world.folder / "public")
     written, ticks = run(world)
@@ -64,7 +64,7 @@ async def test_only_what_is_missing_is_written(world: World):
     assert run(world)[0] == 0
 
 
-async def test_other_bytes_are_not_replaced_but_named(world: World):
+async def test_differing_bytes_are_reported_and_not_replaced(world: World):
     spoiled = world.folder / "public" / "tile" / "entries" / "000"
     spoiled.write_bytes(bytes(len(spoiled.read_bytes())))
     with pytest.raises(CounterfoilError, match="tile/entries/000") as caught:
@@ -72,7 +72,7 @@ async def test_other_bytes_are_not_replaced_but_named(world: World):
     assert caught.value.code is Code.CORRUPT
 
 
-async def test_it_does_not_run_beside_a_publisher_nor_before_the_first_checkpoint(
+async def test_it_runs_neither_alongside_a_publisher_nor_before_the_first_checkpoint(
     world: World, engine: Engine, tmp_path: Path
 ):
     with world.second_place.exclusively(), pytest.raises(CounterfoilError) as caught:

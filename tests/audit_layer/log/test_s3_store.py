@@ -420,7 +420,7 @@ def test_credentials_that_others_can_read_are_refused(
         S3Store(BUCKET, region=REGION, credentials=credentials)
 
 
-def test_without_boto3_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_without_boto3_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(CounterfoilError) as caught:
         S3Store(BUCKET, region=REGION)

@@ -1,4 +1,4 @@
-"""The second place: what was signed last survives a write that was cut off, and never gets smaller."""
+"""The second place: what was signed last survives a write that was cut off, and its size never decreases."""
 
 import os
 from hashlib import sha256
@@ -27,7 +27,7 @@ def test_nothing_is_kept_before_the_first_write(path: Path):
     assert SecondPlace(path, LOG_KEYS).read() is None
 
 
-def test_the_last_write_is_what_is_read_also_by_others(path: Path):
+def test_the_last_write_is_what_everyone_reads(path: Path):
     place, other = SecondPlace(path, LOG_KEYS), SecondPlace(path, LOG_KEYS)
     for size in (1, 2, 3, 900):
         assert place.write(*signed(size)) == signed(size)[:1] + (place.read() or ("", ""))[1:]
@@ -36,7 +36,7 @@ def test_the_last_write_is_what_is_read_also_by_others(path: Path):
         assert held[0] == signed(size)[0]
 
 
-def test_what_is_kept_never_gets_smaller_and_is_not_signed_twice(path: Path):
+def test_the_kept_size_never_decreases_and_is_not_signed_twice(path: Path):
     place = SecondPlace(path, LOG_KEYS)
     first = signed(5)
     place.write(*first)

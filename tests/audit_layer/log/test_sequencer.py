@@ -1,4 +1,4 @@
-"""What the sequencer promises: dense indexes, idempotency for ever, no fork, nothing half-done."""
+"""What the sequencer promises: dense indexes, permanent idempotency, no fork, nothing half-done."""
 
 import threading
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def test_an_empty_log_has_the_empty_root_and_an_empty_batch_changes_nothing(engi
         assert read_state(connection) == (0, EMPTY_ROOT)
 
 
-def test_the_same_statement_keeps_its_index_for_ever_and_across_processes(engine: Engine):
+def test_the_same_statement_keeps_its_index_forever_and_across_processes(engine: Engine):
     Sequencer(engine).append([numbered(i) for i in range(5)])
     again = Sequencer(engine).append([numbered(9), numbered(3), numbered(9), numbered(0)])
     assert again == [
@@ -165,7 +165,7 @@ def test_submissions_outside_their_bounds_are_refused(value: bytes, issuer: byte
         Submission(value, issuer, number)
 
 
-def test_a_database_that_is_away_is_unavailable_and_retryable(tmp_path: Path):
+def test_a_database_that_is_down_is_unavailable_and_retryable(tmp_path: Path):
     away = make_engine(f"postgresql://nobody@/nowhere?host={tmp_path}")
     with pytest.raises(CounterfoilError) as caught:
         Sequencer(away).append([numbered(0)])

@@ -1,4 +1,4 @@
-"""The real sequencer under simulated clients, servers and a network that misbehave, one seed after the other.
+"""The real sequencer under simulated clients, servers and a network that misbehave, seed after seed.
 
 Time is a number and everything that happens comes from one queue, driven by one random generator: a seed that fails
 fails again. Clients retry, repeat, reorder and lose answers; servers die before the commit or between commit and
@@ -25,7 +25,7 @@ CLIENTS = 4
 SERVERS = 2
 PER_CLIENT = 12
 TIMEOUT = 12.0
-"""A client sends again when no answer came for so long."""
+"""A client resends when no answer has come for this long."""
 
 
 class _DeathError(Exception):
@@ -51,7 +51,7 @@ class Simulation:
         self._events: list[_Event] = []
         self._scheduled = 0
         self.calm = False
-        """Nothing goes wrong any more, so that everything comes to its end."""
+        """Nothing goes wrong any more, so that everything completes."""
         self.servers = [_Server(self) for _ in range(SERVERS)]
         self.clients = [_Client(self, which) for which in range(CLIENTS)]
 
@@ -122,7 +122,7 @@ class _Server:
 
 
 class _Client:
-    """Hands its statements in, some of them under a number that it used before."""
+    """Submits its statements, some of them under a number that it used before."""
 
     def __init__(self, world: Simulation, which: int) -> None:
         self._world = world
@@ -144,7 +144,7 @@ class _Client:
         return Submission(entry((issuer, place, version)), issuer, place)
 
     def send(self) -> None:
-        """Send some of what is not answered, again and again."""
+        """Send some of what is unanswered, repeatedly."""
         if not self._waiting:
             return
         world = self._world

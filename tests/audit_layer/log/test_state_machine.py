@@ -105,7 +105,7 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.entries)
     @rule(data=st.data())
     def ask_again(self, data: st.DataObject) -> None:
-        """What was acknowledged once has its index for ever, whoever answers."""
+        """What was acknowledged once keeps its index forever, whoever answers."""
         key, index = data.draw(st.sampled_from(sorted(self.model.keys.items(), key=repr)))
         value = self.model.entries[index]
         issuer, number = key if isinstance(key, tuple) else (entry("signer"), None)
@@ -148,7 +148,7 @@ class LogMachine(RuleBasedStateMachine):
             assert any(one.down for one in self.world.witnesses)
 
     def _with_fault(self, point: str, act: Callable[[], object]) -> bool:
-        """Act with a fault armed; tell whether it was reached."""
+        """Act with a fault armed; return whether it was reached."""
         faults._reached.clear()
         os.environ[faults.VARIABLE] = f"{point}:raise"
         try:

@@ -1,4 +1,4 @@
-"""The cache of tiles: bounded, oldest use first to go, and never older than the files for long."""
+"""The cache of tiles: bounded, least recently used first to go, and never older than the files for long."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from shared.translog.tiles import Tile
 from tests.audit_layer.log.world import make_world
 
 
-def test_it_holds_so_many_tiles_and_forgets_the_one_used_longest_ago():
+def test_it_holds_a_limited_number_of_tiles_and_forgets_the_least_recently_used():
     fetched: list[Tile] = []
 
     def fetch(tile: Tile) -> bytes:
@@ -51,9 +51,7 @@ def test_what_cannot_be_fetched_is_asked_for_again():
     assert cache(Tile(0, 0))[0] == [b"\x01" * 32] * 256
 
 
-async def test_a_damaged_file_that_was_made_good_is_proved_from_without_a_restart(
-    engine: Engine, tmp_path: Path
-):
+async def test_a_repaired_file_serves_proofs_without_a_restart(engine: Engine, tmp_path: Path):
     world = make_world(engine, tmp_path, names=["w1.example"], threshold=1)
     world.append(0, 300)
     await world.publisher().publish()

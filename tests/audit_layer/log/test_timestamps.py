@@ -1,4 +1,4 @@
-"""Timestamping beside publication: what is stamped when, what is kept, and what a hostile authority achieves."""
+"""Timestamping alongside publication: what is stamped when, what is kept, and what a hostile authority achieves."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ SWAPPED = (
 
 
 class AuthorityServer:
-    """`openssl ts` behind HTTP. `answer`, when set, is a DOUBLE of an authority that answers otherwise."""
+    """`openssl ts` behind HTTP. `answer`, when set, is a DOUBLE of an authority that answers differently."""
 
     def __init__(self, authority: OpensslAuthority) -> None:
         self.authority = authority

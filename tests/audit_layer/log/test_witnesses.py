@@ -1,4 +1,4 @@
-"""The log's client of witnesses, against answers that C2SP tlog-witness allows and those that it does not."""
+"""The log's client of witnesses, against answers that C2SP tlog-witness allows and answers that it does not."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ LINES = (
 
 @dataclass
 class ScriptedWitness:
-    """A double: answers whatever the test says, below a prefix, and keeps what it was asked."""
+    """A double: answers whatever the test says, below a prefix, and records what it was asked."""
 
     answer: Response = field(default_factory=Response)
     asked: list[tuple[str, bytes]] = field(default_factory=list)
@@ -68,7 +68,7 @@ async def refusal(call: Callable[[], Awaitable[object]]) -> Code:
     return caught.value.code
 
 
-async def test_a_request_is_posted_below_the_prefix_and_every_line_is_handed_back(tmp_path: Path):
+async def test_a_request_is_posted_below_the_prefix_and_every_line_is_returned(tmp_path: Path):
     async with scripted(tmp_path) as (double, client):
         body = "".join(line.encode() for line in LINES).encode()
         double.answer = answering(200, body, "application/whatever")
@@ -80,7 +80,7 @@ async def test_a_request_is_posted_below_the_prefix_and_every_line_is_handed_bac
         assert request.startswith(b"old 4\n" + b"AQEB")
 
 
-async def test_only_a_409_of_the_sizes_type_tells_a_size(tmp_path: Path):
+async def test_only_a_409_of_the_sizes_type_carries_a_size(tmp_path: Path):
     async with scripted(tmp_path) as (double, client):
         for content_type in ("text/x.tlog.size", "TEXT/X.tlog.size; charset=utf-8"):
             double.answer = answering(409, b"20852163\n", content_type)

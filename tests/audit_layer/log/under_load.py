@@ -1,7 +1,7 @@
-"""The real server and witness as processes, clients that load them, and an observer that checks what comes of it.
+"""The real server and witness as processes, clients that load them, and an observer that checks the outcome.
 
-The server is `counterfoil audit serve`, the witness `counterfoil audit witness serve`, both over TLS; clients hand
-signed statements in over gRPC, and a monitor polls the published checkpoint.
+The server is `counterfoil audit serve`, the witness `counterfoil audit witness serve`, both over TLS; clients submit
+signed statements over gRPC, and a monitor polls the published checkpoint.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from tests.audit_layer.log.observer import Observer
 from tests.audit_layer.served import ORIGIN, DsnFiles, call, command, initialise
 
 BEFORE_LOAD: Final = 4
-"""Entries that are put in before the first server runs."""
+"""Entries that are appended before the first server runs."""
 
 
 class Stage:
@@ -83,7 +83,7 @@ class Stage:
         )
 
     def status(self, name: str) -> int | None:
-        """Return None while it runs; what does not start (a port that is still taken) is told by its log."""
+        """Return None while it runs; its log says what failed to start (a port that is still taken)."""
         return self.running[name].status()
 
     def grpc_address(self) -> str | None:
@@ -111,14 +111,14 @@ def _party(*arguments: str) -> dict[str, list[str]]:
 
 
 def _free_port() -> int:
-    """Return a port for the witness, whose address must survive its death."""
+    """Return a port for the witness, whose address must outlive it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Client:
-    """Hands statements in until each is acknowledged: resends, reorders, and asks again for what it has."""
+    """Submits statements until each is acknowledged: resends, reorders, and asks again for what it has."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ def receipts(node: made.Node, tenant: str) -> Iterator[Submission]:
 
 
 def rate_cards(operator: str) -> Iterator[Submission]:
-    """Statements without a number, each another."""
+    """Statements without a number, all different."""
     number = 0
     while True:
         number += 1
@@ -223,7 +223,7 @@ class Round:
         ]
 
     def _begin(self) -> list[Iterator[Submission]]:
-        """Put in what clients' statements build on; return the clients' sources."""
+        """Append what clients' statements build on; return the clients' sources."""
         sources: list[Iterator[Submission]] = []
         with audit_server.open_core(self.stage.settings, application_name="test") as core:
             made.register(core.trail)
@@ -301,7 +301,7 @@ class Round:
 
     @contextlib.asynccontextmanager
     async def _watching(self) -> AsyncIterator[None]:
-        """Look at the published checkpoint all the time, as monitors do."""
+        """Watch the published checkpoint constantly, as monitors do."""
 
         async def watch() -> None:
             while True:

@@ -91,7 +91,7 @@ class LocalWitness:
 
 @dataclass
 class World:
-    """Everything of one log. A new `publisher()` is a new process as far as its state goes."""
+    """Everything about one log. A new `publisher()` is a new process as far as its state goes."""
 
     engine: Engine
     folder: Path

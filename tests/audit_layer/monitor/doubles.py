@@ -35,7 +35,7 @@ def some_entries(count: int, salt: str = "honest") -> list[bytes]:
 
 
 class LyingLog:
-    """A double that signs, and has cosigned, whatever a test asks for, under the test log's keys."""
+    """A double that signs, and gets cosigned, whatever a test asks for, under the test log's keys."""
 
     def __init__(self, entries: Sequence[bytes]) -> None:
         self.entries = list(entries)
@@ -57,7 +57,7 @@ class LyingLog:
         return note.with_signatures(tuple(lines)).encode().encode()
 
     def files(self, size: int | None = None) -> dict[str, bytes]:
-        """Every tile and bundle of one size."""
+        """Every tile and entry bundle of one size."""
         entries = self.entries[:size]
         held = dict(TreeEdge().extend([leaf_hash(e) for e in entries]))
         for tile in list(held):
@@ -80,7 +80,7 @@ class TamperingServer:
         self.files: dict[str, bytes] = {}
         self.folder: PublishedFiles | None = None
         self.answers: dict[str, Answer] = {}
-        """Path → what is answered instead."""
+        """Path → the answer to give instead."""
         self.asked: list[str] = []
 
     def show(self, log: LyingLog, size: int | None = None, **options: Any) -> None:
@@ -151,7 +151,7 @@ def kept(path: str) -> dict[str, Any]:
 
 
 class Heard:
-    """Keeps what a monitor says."""
+    """Keeps a monitor's output."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []

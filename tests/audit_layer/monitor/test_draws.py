@@ -1,4 +1,4 @@
-"""Draws as strangers can check them: an honest selection passes, what is wrong is found once and kept with its proof."""
+"""Draws as strangers can check them: an honest selection passes, and what is wrong is found once and kept with its proof."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,7 +149,7 @@ async def test_a_sealed_epoch_without_a_draw_is_found_once_it_is_due_and_checked
     assert waiting(scene) == {0, 1, 2}
 
 
-async def test_a_tenant_finds_that_its_own_receipt_was_left_out(scene: Scene):
+async def test_a_tenant_finds_that_its_own_receipt_was_omitted(scene: Scene):
     honest = middle()
     due = next(item for item in honest.rules[1] if item.reason is DrawReason.DRAW)
     left_out = middle(
@@ -188,7 +188,9 @@ async def test_without_keys_the_rule_is_checked_all_the_same(scene: Scene):
     assert ["step (6), seed" in detail for detail in found(scene)] == [True]
 
 
-async def test_who_begins_in_the_middle_checks_from_the_first_whole_epoch_on(scene: Scene):
+async def test_a_monitor_that_begins_in_the_middle_checks_from_the_first_whole_epoch_on(
+    scene: Scene,
+):
     made = book(Spec(), Spec(), Spec(draw=lambda d: replace(d, seed=octets("chosen"))))
     seals = [record.seal.index for record in gather(made.statements)]
     show(scene, made, seals[0] - 1)  # between the next opening and the seal
@@ -227,7 +229,7 @@ async def test_a_log_whose_epochs_are_never_drawn_does_not_fill_the_disk(
     for size in steps:
         show(scene, made, size)
         await scene.look(watch=WATCH)
-    assert "more epochs wait for a draw than can be kept" in found(scene)
+    assert "more epochs await a draw than can be kept" in found(scene)
     store = MonitorStore(scene.state, ORIGIN)
     assert sum(len(item.raw) for item in store.selection()) < 4_000 + 20_000
     store.close()

@@ -86,7 +86,7 @@ async def test_a_narrow_tile_that_has_gone_is_read_from_the_full_one(scene: Scen
     assert scene.verified_size == 100
 
 
-async def test_a_log_without_public_statements_is_told_of_once_and_is_no_finding(
+async def test_a_log_without_public_statements_is_reported_once_and_is_not_a_finding(
     world: World, scene: Scene
 ):
     await grow(world, scene, 0, 3)

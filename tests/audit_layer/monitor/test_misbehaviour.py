@@ -114,7 +114,7 @@ async def test_a_smaller_checkpoint_of_another_tree_is_a_fork(scene: Scene):
     assert evidence(scene)["nodes"]
 
 
-async def test_a_finding_is_told_once_and_evidence_is_never_overwritten(scene: Scene):
+async def test_a_finding_is_reported_once_and_evidence_is_never_overwritten(scene: Scene):
     await following(scene)
     scene.server.files["checkpoint"] = OTHER.note(300)
     for _ in range(3):
@@ -129,7 +129,7 @@ async def test_a_finding_is_told_once_and_evidence_is_never_overwritten(scene: S
     assert evidence(scene, 1)["second"] != before["second"]
 
 
-async def test_after_a_fork_the_branch_that_was_verified_is_followed_on(scene: Scene):
+async def test_after_a_fork_the_verified_branch_is_still_followed(scene: Scene):
     await following(scene)
     scene.server.files["checkpoint"] = OTHER.note(300)
     await scene.look()
@@ -236,7 +236,7 @@ async def test_a_witness_of_another_name_counts_for_nothing(scene: Scene):
     assert scene.heard.kinds() == ["quorum"]
 
 
-async def test_a_page_that_is_no_checkpoint_is_a_finding(scene: Scene):
+async def test_a_page_that_is_not_a_checkpoint_is_a_finding(scene: Scene):
     scene.server.files["checkpoint"] = b"<html>\x1b[31mwelcome</html>"
     await scene.look()
     assert scene.heard.kinds() == ["malformed"]
@@ -340,7 +340,7 @@ async def test_a_compressed_body_is_refused_unopened(scene: Scene):
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 503])
-async def test_an_answer_that_says_later_is_trouble_and_no_finding(scene: Scene, status: int):
+async def test_an_answer_that_says_later_is_trouble_and_not_a_finding(scene: Scene, status: int):
     await following(scene)
     scene.server.answers["checkpoint"] = Response(status_code=status)
     met = await scene.look()

@@ -28,7 +28,7 @@ def test_a_number_of_any_size_costs_one_range():
     assert ranges(after(2**62)) == [(0, 2**62 - 1)]
 
 
-def test_a_gap_is_told_once_it_is_older_than_the_grace_period_and_not_before():
+def test_a_gap_is_reported_once_it_is_older_than_the_grace_period_and_not_before():
     known = after(0, 3)  # seen missing at second 1
     assert known.overdue("acme", 11, 10) == []
     (finding,) = known.overdue("acme", 12, 10)

@@ -1,4 +1,4 @@
-"""The command as a process: its output and exit codes, signals, and kill -9 at every step that is kept."""
+"""The command as a process: its output and exit codes, signals, and kill -9 at every persistent step."""
 
 import asyncio
 import contextlib
@@ -151,7 +151,7 @@ POINTS = [
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_killed_anywhere_it_goes_on_and_tells_everything_at_least_once(
+async def test_killed_anywhere_it_resumes_and_reports_everything_at_least_once(
     scene: Scene, point: str
 ):
     log = large()
@@ -179,7 +179,7 @@ async def test_killed_anywhere_it_goes_on_and_tells_everything_at_least_once(
 
 @pytest.mark.parametrize("what", ["evidence", "finding"])
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_killed_while_it_keeps_a_finding_the_finding_is_told_with_whole_evidence(
+async def test_killed_while_it_keeps_a_finding_it_reports_the_finding_with_whole_evidence(
     scene: Scene, what: str, when: str
 ):
     scene.server.show(large(), 300)
@@ -210,7 +210,7 @@ async def test_trouble_is_counted_and_slows_it_down_until_all_is_answered_again(
     async with asyncio.timeout(30):
         while (line := json.loads(await process.stdout.readline()))["event"] != "notice":
             pass
-    assert line["text"].startswith("all is answered again")
+    assert line["text"].startswith("everything is answered again")
     process.terminate()
     assert (await end(process))[0] == 0
 

@@ -1,4 +1,4 @@
-"""Statements beside the tree: what is told of, and what a server can do wrong."""
+"""Statements alongside the tree: what is reported, and what a server can do wrong."""
 
 import base64
 import json
@@ -42,20 +42,22 @@ def told(scene: Scene) -> list[tuple[str, int]]:
     return [(fact["type"], fact["index"]) for fact in scene.heard.of("statement")]
 
 
-async def test_what_concerns_a_watched_operator_is_told_once(scene: Scene):
+async def test_what_concerns_a_watched_operator_is_reported_once(scene: Scene):
     show(scene, STATEMENTS)
     for _ in range(2):
         assert (await scene.look(watch=ALPHA)).findings == 0
     assert told(scene) == [("key-bundle", 3), ("rate-card", 5), ("revocation", 261)]
 
 
-async def test_what_concerns_a_watched_model_is_told(scene: Scene):
+async def test_what_concerns_a_watched_model_is_reported(scene: Scene):
     show(scene, STATEMENTS)
     await scene.look(watch=Watch(models=frozenset({made.some("another model")})))
     assert told(scene) == [("key-bundle", 260)]
 
 
-async def test_a_seal_over_a_watched_operators_receipts_is_told_and_no_other(scene: Scene):
+async def test_an_epoch_seal_over_a_watched_operators_receipts_is_reported_and_no_other(
+    scene: Scene,
+):
     def seal(epoch: int, bundle: bytes) -> bytes:
         value = EpochSeal(
             epoch=epoch, at=made.NOW, open=made.some("open"), first=0, size=9,
@@ -68,7 +70,7 @@ async def test_a_seal_over_a_watched_operators_receipts_is_told_and_no_other(sce
     assert told(scene) == [("key-bundle", 3), ("epoch-seal", 20)]
 
 
-async def test_a_revocation_by_a_name_of_its_own_choice_is_told_to_the_bundles_operator(
+async def test_a_revocation_under_a_name_of_its_own_choice_is_reported_for_the_bundles_operator(
     scene: Scene,
 ):
     value = Revocation(bundle=entry_of(BUNDLE), reason="not theirs", at=made.NOW)
@@ -80,7 +82,7 @@ async def test_a_revocation_by_a_name_of_its_own_choice_is_told_to_the_bundles_o
     assert scene.heard.kinds() == ["key"]
 
 
-async def test_without_a_watch_statements_are_checked_and_not_told(scene: Scene):
+async def test_without_a_watch_statements_are_checked_but_not_reported(scene: Scene):
     show(scene, STATEMENTS)
     assert (await scene.look()).findings == 0
     assert told(scene) == []
@@ -187,7 +189,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
-async def test_an_answer_that_is_no_page_is_a_finding_or_trouble_and_never_a_crash(
+async def test_an_answer_that_is_not_a_page_is_a_finding_or_trouble_and_never_a_crash(
     scene: Scene, body: bytes
 ):
     show(scene, STATEMENTS)
@@ -214,7 +216,7 @@ def show_tenant(scene: Scene, items: list[tuple[int, bytes]], size: int = 300) -
     scene.server.statements("v1/disclosures", disclosed)
 
 
-async def test_a_tenants_new_receipts_and_disclosures_are_told_once(scene: Scene):
+async def test_a_tenants_new_receipts_and_disclosures_are_reported_once(scene: Scene):
     show_tenant(scene, receipts([0, 1, 2]))
     for _ in range(2):
         assert (await scene.look(token="acme's")).findings == 0
@@ -237,7 +239,7 @@ async def test_a_missing_order_number_is_a_finding_after_the_grace_and_once(scen
     assert "order 1 of tenant acme" in scene.heard.of("finding")[0]["detail"]
 
 
-async def test_a_number_that_comes_within_the_grace_is_no_finding(scene: Scene):
+async def test_a_number_that_arrives_within_the_grace_period_is_not_a_finding(scene: Scene):
     first, second, third = receipts([0, 1, 2])
     show_tenant(scene, [first, third], 299)
     await scene.look(token="t", grace_s=100)

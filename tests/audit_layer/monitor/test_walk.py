@@ -1,4 +1,4 @@
-"""Recomputing a tree, and showing where two trees part."""
+"""Recomputing a tree, and showing where two trees diverge."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_a_walk_comes_to_the_trees_root_and_tiles_whatever_its_steps_and_restart
         walk = Walk(walk.size, walk.edge)
 
 
-def test_a_bundle_that_changes_what_was_taken_in_before_is_damage():
+def test_an_entry_bundle_that_changes_earlier_entries_is_damage():
     entries = some_entries(300)
     walk = Walk()
     walk.take(served(entries, walk.bundles(100)))

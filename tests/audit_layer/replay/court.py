@@ -1,4 +1,4 @@
-"""Who a worker deals with, in one database: a real trail, and doubles where other processes would be."""
+"""Whom a worker deals with, in one database: a real trail, and doubles where other processes would be."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ LEASE_MS = 600_000
 
 @dataclass
 class FakeAuditServer:
-    """A double of the gRPC client: hands statements to a real trail. `before(types)` may fail or kill a call."""
+    """A double of the gRPC client: submits statements to a real trail. `before(types)` may fail or kill a call."""
 
     trail: Trail
     log: LogWorld | None = None
@@ -50,7 +50,7 @@ class FakeAuditServer:
         return [Logged(item.entry, item.index) for item in results if isinstance(item, Accepted)]
 
     def close(self) -> None:
-        """The trail is its owner's to close."""
+        """The trail's owner closes it."""
 
     def publish(self) -> None:
         """Have everything witnessed."""
@@ -73,7 +73,7 @@ class FakeAuditServer:
 
 
 class FakeDisclosure:
-    """A double of a disclosure that always succeeds; nothing but the replay process looks at what it gives."""
+    """A double of a disclosure that always succeeds; only the replay process looks at what it yields."""
 
     def open(self, case, *, past_deadline):
         given = make_case()

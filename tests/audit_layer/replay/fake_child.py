@@ -1,7 +1,7 @@
 """A double of the replay process, without torch: `python fake_child.py ANSWER [MARK]`.
 
 ANSWER `pass` judges every case as PASS. `hang` writes MARK once it has a case, and then answers nothing until its
-input ends; while MARK exists already, it judges as `pass` does: only the first case hangs. Every other ANSWER is hex
+input ends; if MARK already exists, it judges as `pass` does: only the first case hangs. Every other ANSWER is hex
 that is written as it is, whatever the case.
 """
 

@@ -1,4 +1,4 @@
-"""One sealed inference made by hand, for tests of whoever must judge it. No node, no model."""
+"""One sealed inference made by hand, for tests of those who must judge it. No node, no model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -97,7 +97,7 @@ class SamplingArithmetic(FakeArithmetic):
         return min(ends, default=None)
 
     def serve(self, prompt, settings, seed, choice=0):
-        """Return what a node hands out under some settings: (tokens, logprobs)."""
+        """Return what a node delivers under some settings: (tokens, logprobs)."""
         output = []
         sampler = Sampler(settings, seed, choice, prompt)
         told = []

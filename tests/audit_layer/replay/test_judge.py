@@ -87,7 +87,7 @@ PROMPT = "hello"
 
 
 def judged(asked, *, served=None, choice=0, served_choice=None, spoil=lambda told: told):
-    """Have a node serve a request, perhaps under settings of its own, and judge it by those that were asked for."""
+    """Have a node serve a request, perhaps under settings of its own, and judge it by those that were requested."""
     arithmetic = SamplingArithmetic()
     prompt = arithmetic.tokenise(RequestBody(asked, prompt=PROMPT))
     used = choice if served_choice is None else served_choice
@@ -127,7 +127,7 @@ def test_a_node_that_answers_under_another_choice_fails():
     assert judged(ASKED, choice=0, served_choice=1) == "FAIL tokens"
 
 
-def test_a_node_that_goes_on_after_a_stop_token_of_the_request_fails():
+def test_a_node_that_continues_after_a_stop_token_of_the_request_fails():
     free = SamplingSettings(64, temperature_ppm=1_500_000)
     asked = replace(free, stop_token_ids=(3, 5, 7, 2**32 - 1))
     assert judged(asked) == "PASS exact"
@@ -162,7 +162,7 @@ def test_log_probabilities_that_nobody_asked_for_fail():
     assert judged(replace(ASKED, logprobs=None), served=ASKED) == "FAIL logprobs"
 
 
-def test_wrong_tokens_are_told_before_wrong_log_probabilities():
+def test_wrong_tokens_are_reported_before_wrong_log_probabilities():
     other = replace(ASKED, min_p_ppm=None, presence_penalty_ppm=None)
     assert judged(ASKED, served=other, spoil=lambda told: told[::-1]) == "FAIL tokens"
 

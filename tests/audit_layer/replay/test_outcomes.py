@@ -1,4 +1,4 @@
-"""Every reason that a verdict can have gets from where it arises into the log; nothing circles for ever."""
+"""Every reason that a verdict can have gets from where it arises into the log; nothing loops forever."""
 
 import time
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_a_second_receipt_for_an_order_fails_without_any_disclosure(world: World
 
 
 class Recorder:
-    """A double of a disclosure that only notes that it was asked."""
+    """A double of a disclosure that only records that it was asked."""
 
     def __init__(self, opened: list[object]) -> None:
         self.opened = opened

@@ -1,4 +1,4 @@
-"""The replay process may die, hang or babble at any moment: its worker learns of an error, and never of a verdict."""
+"""The replay process may die, hang or babble at any moment: its worker sees an error, and never a verdict."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from shared.text.stream import TextStream
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case
 from tests.audit_layer.replay.waiting import until
-from tests.shared.model.tiny import END, write_folder
+from tests.shared.model.tiny import BACKEND, END, write_folder
 
 CASE = make_case()
 PASSED = Judgement(Reason.EXACT, {"blocks": 1})
@@ -46,7 +46,7 @@ def test_a_case_of_very_many_frames_reaches_the_child_and_one_of_more_than_can_b
         Case.from_bytes(replace(CASE, frames=(b"",) * (MAX_CASE_ITEMS + 1)).to_bytes())
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told_for_every_case(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_is_reported_for_every_case(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "config.json")
     asked, answered = BytesIO(), BytesIO()
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_a_child_killed_in_mid_case_is_an_error_of_the_worker_and_the_case_is_ju
         assert child_of(made).pid != killed
 
 
-def test_a_child_that_takes_longer_than_it_may_is_ended_and_replaced(tmp_path):
+def test_a_child_that_takes_too_long_is_killed_and_replaced(tmp_path):
     mark = tmp_path / "has the case"
     with replayer(fake_child.command("hang", mark), timeout_s=0.5) as made:
         made._timeout_s = 0.5
@@ -136,7 +136,7 @@ BABBLE = {
 
 
 @pytest.mark.parametrize("name", BABBLE)
-def test_a_child_that_answers_nonsense_is_ended_and_nothing_is_judged(name):
+def test_a_child_that_answers_nonsense_is_killed_and_nothing_is_judged(name):
     with replayer(fake_child.command(BABBLE[name])) as made:
         assert refusal(made).code is Code.UNAVAILABLE
         assert made._child is None
@@ -144,7 +144,7 @@ def test_a_child_that_answers_nonsense_is_ended_and_nothing_is_judged(name):
         assert made.judge(CASE) == PASSED
 
 
-def test_an_error_that_the_child_reports_is_no_verdict():
+def test_an_error_that_the_child_reports_is_not_a_verdict():
     told = cbor.encode({"error": "the model does not load"})
     with replayer(fake_child.command(f"{len(told):08x}{told.hex()}")) as made:
         error = refusal(made)
@@ -205,7 +205,7 @@ class TinyArithmetic(ModelArithmetic):
 
 def honest_case(folder: Path) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
-    arithmetic = TinyArithmetic(folder, 1)
+    arithmetic = TinyArithmetic(folder, BACKEND)
     changes = {"model_root": model_root(folder)}
     story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
     for _ in range(50):

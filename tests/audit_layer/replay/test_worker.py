@@ -38,7 +38,7 @@ _processes.set_forkserver_preload(["tests.audit_layer.replay.doomed_worker"])
 
 @dataclass
 class Bench:
-    """One piece of work, and a worker who could do it."""
+    """One piece of work, and a worker that could do it."""
 
     world: World
     engine: Engine
@@ -126,7 +126,7 @@ def test_of_workers_that_take_one_case_at_once_one_gets_it(bench: Bench):
     assert len(bench.verdicts()) == 1
 
 
-def test_a_replay_process_that_dies_is_no_verdict_and_the_case_rests_before_it_is_tried_again(
+def test_a_replay_process_that_dies_gives_no_verdict_and_the_case_rests_before_a_retry(
     bench: Bench, tmp_path
 ):
     mark = tmp_path / "has the case"
@@ -164,7 +164,7 @@ def test_what_cannot_be_done_yet_is_tried_again_with_the_same_verdict(bench: Ben
 
 
 def test_what_went_wrong_unexpectedly_rests_and_is_counted(bench: Bench):
-    """Else a case that breaks its worker would be taken again at once, for ever."""
+    """Otherwise a case that breaks its worker would be taken again at once, forever."""
     told = b"\xa1\x65error\x64oops"
     bench.worker.replayer._command = fake_child.command(f"{len(told):08x}{told.hex()}")
     assert bench.worker.run(bench.number) == "later: INTERNAL: the replay process failed: oops"
@@ -175,7 +175,7 @@ def test_what_went_wrong_unexpectedly_rests_and_is_counted(bench: Bench):
     assert bench.verdicts() == []
 
 
-def test_what_an_operator_must_mend_is_raised_and_rests_too(bench: Bench):
+def test_what_an_operator_must_repair_is_raised_and_rests_too(bench: Bench):
     def refuse(_types: list[str]) -> None:
         raise CounterfoilError(Code.UNTRUSTED_KEY, "this worker is not registered")
 
@@ -254,7 +254,7 @@ def test_a_case_holds_the_statements_as_the_log_has_them(bench: Bench):
     assert (case.commitments, case.reveals, case.floor_entries) == ((), (), ())
 
 
-def test_a_statement_that_is_gone_is_corruption_and_not_a_verdict(bench: Bench):
+def test_a_missing_statement_is_corruption_and_not_a_verdict(bench: Bench):
     bench.world.rows("DELETE FROM trail_statements WHERE entry = %s", bench.world.bundle)
     with pytest.raises(CounterfoilError) as caught:
         bench.worker.run(bench.number)

@@ -1,4 +1,4 @@
-"""The epoch clock: opens, seals, waits for the beacon, draws, and hands work out; whatever it stumbles over, once."""
+"""The epoch clock: opens, seals, waits for the beacon, draws, and assigns work; exactly once, whatever it stumbles over."""
 
 import contextlib
 import itertools
@@ -65,7 +65,7 @@ class FakeBeaconClient:
         self.service = service
         self.down = False
         self.lie: Callable[[bytes], bytes] = bytes
-        """What becomes of its answers."""
+        """What happens to its answers."""
 
     def commitment(self, epoch: int) -> bytes:
         self._check()
@@ -97,7 +97,7 @@ class Clock:
     memories: list[RevealMemory] = field(default_factory=list)
 
     def step(self, passed_ms: int = 0) -> None:
-        """Let time pass, look once at what is due, and have the log witnessed."""
+        """Let time pass, do once what is due, and have the log witnessed."""
         self.now += passed_ms
         self.authority.tick(self.now)
         self.server.publish()
@@ -125,7 +125,7 @@ class Clock:
             return list(db.scalars(select(WorkRow).order_by(WorkRow.id)))
 
     def logged(self, cls: type[Payload]) -> list:
-        """All statements of one type that the log has, in its order, signed by whom they must be."""
+        """All statements of one type in the log, in log order, signed by whoever must sign them."""
         key = None if cls is BeaconReveal else made.public("authority")
         rows = self.world.rows(
             "SELECT raw FROM trail_statements WHERE type = %s ORDER BY log_index", cls.TYPE
@@ -266,7 +266,7 @@ def test_epochs_follow_each_other_without_gap_or_overlap(make):
     assert [row.receipt for row in clock.work()] == expected
 
 
-def test_an_epoch_without_receipts_goes_on_and_the_log_does_not_grow(make):
+def test_an_epoch_without_receipts_is_extended_and_the_log_does_not_grow(make):
     clock = make(rate_ppm=1_000_000)
     clock.step()
     size = clock.world.rows("SELECT count(*) FROM trail_statements")
@@ -284,7 +284,7 @@ def test_an_epoch_without_receipts_goes_on_and_the_log_does_not_grow(make):
     assert clock.world.fsck() == []
 
 
-def test_nothing_happens_before_it_is_due_however_often_one_looks(make):
+def test_nothing_happens_before_it_is_due_however_often_it_ticks(make):
     clock = make()
     clock.step()
     clock.receipts(3)
@@ -312,7 +312,7 @@ def test_a_seal_waits_until_what_it_seals_is_witnessed(make):
 # -- the beacon -------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_reveal_is_waited_for_and_then_the_epoch_is_audited_whole(make):
+def test_a_missing_reveal_delays_the_draw_and_then_the_whole_epoch_is_audited(make):
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     entries = clock.receipts(5)
@@ -417,7 +417,7 @@ def test_a_party_that_answers_with_something_else_gives_nothing_and_stops_nothin
     ]
 
 
-def test_a_reveal_that_opens_another_commitment_is_none(make):
+def test_a_reveal_that_opens_another_commitment_does_not_count(make):
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     clock.receipts(2)
@@ -449,7 +449,7 @@ def test_the_reveals_are_kept_and_asked_for_once(make):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_log_that_is_away_at_any_step_costs_nothing_but_time(make, when):
+def test_a_log_that_is_down_at_any_step_costs_nothing_but_time(make, when):
     """Each call to the log fails once, before or after it has acted: nothing is lost and nothing is there twice."""
     clock = make(rate_ppm=1_000_000)
     failed: set[tuple[str, ...]] = set()
@@ -483,7 +483,7 @@ def test_a_log_that_is_away_at_any_step_costs_nothing_but_time(make, when):
 
 
 def test_a_draw_of_nothing_is_in_the_log_too(make):
-    """Else nobody could tell an epoch without a sample from one whose draw is kept back."""
+    """Otherwise nobody could tell an epoch without a sample from one whose draw is withheld."""
     clock = make(rate_ppm=0, floor=0)
     clock.step()
     clock.receipts(2)
@@ -505,7 +505,7 @@ def test_a_draw_of_nothing_is_in_the_log_too(make):
     assert draw.drawn == ()
 
 
-def test_one_tick_at_a_time_in_the_whole_installation(make):
+def test_one_tick_at_a_time_per_installation(make):
     clock = make()
     with clock.engine.connect() as other:
         other.exec_driver_sql(f"SELECT pg_advisory_lock({TICK_LOCK})")

@@ -90,7 +90,7 @@ def test_numbers_that_are_missing_are_stated_until_they_come(court: Court):
     assert one.orders.next == two.orders.next == 4
 
 
-def test_days_without_receipts_are_sealed_too_and_missed_days_are_made_up_for(court: Court):
+def test_days_without_receipts_are_sealed_too_and_missed_days_are_caught_up(court: Court):
     court.put(BEGAN)
     assert court.tick(END + 6 * DAY + GRACE) == 7
     seals = court.seals()

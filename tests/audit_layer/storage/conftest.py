@@ -1,4 +1,4 @@
-"""A folder for an embedded server: short, and passable for an unprivileged account."""
+"""A folder for an embedded server: short, and traversable by an unprivileged account."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before a database, as operators put it."""
+"""PgBouncer in transaction mode in front of a database, as operators place it."""
 
 import os
 import shutil

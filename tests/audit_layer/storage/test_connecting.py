@@ -18,7 +18,7 @@ SECRET = "hunter2"
 
 
 def told(dsn, *, names=True) -> str:
-    """Return what a person reads when a connection fails, after looking for the password in all of it."""
+    """Return what the user sees when a connection fails, after looking for the password in all of it."""
     with pytest.raises(CounterfoilError) as caught:
         connect(session_parameters(dsn, "test"), names=names)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -52,9 +52,9 @@ def test_each_cause_has_a_sentence_of_its_own(empty_database, tmp_path, monkeypa
     ]
     assert found == [
         "the database server refuses the password: role counterfoil_server",
-        f"no database server listens there: 127.0.0.1, port {port}",
-        "the name of the database's host is not known: no-such-host.invalid, port 5432",
-        f"no database server listens there: {tmp_path}, port 5432",
+        f"no database server is listening there: 127.0.0.1, port {port}",
+        "the database's host name cannot be resolved: no-such-host.invalid, port 5432",
+        f"no database server is listening there: {tmp_path}, port 5432",
         "the database server has no such database: acme 100%",
         "the database server does not admit this login: role counterfoil_server, database counterfoil_broker",
     ]
@@ -77,7 +77,7 @@ def test_migrations_and_engines_say_the_same(empty_database):
 
 def test_a_database_that_is_down_may_come_up_later(tmp_path, caplog):
     check_usable(make_engine(f"postgresql://u:{SECRET}@/d?host={tmp_path}"))
-    assert "no database server listens there" in caplog.text
+    assert "no database server is listening there" in caplog.text
     assert SECRET not in caplog.text
 
 
@@ -103,8 +103,8 @@ def test_the_search_path_is_ours_whatever_the_database_and_the_dsn_say(empty_dat
     engine.dispose()
 
 
-def test_a_log_in_another_schema_is_named_and_not_begun_anew(database, postgres):
-    """What an earlier search path had made."""
+def test_a_log_in_another_schema_is_named_and_not_started_afresh(database, postgres):
+    """What an earlier search path created."""
     with psycopg.connect(postgres.admin_dsn(database.name), autocommit=True) as admin:
         admin.execute("CREATE SCHEMA audit AUTHORIZATION counterfoil_owner")
         for table in ("alembic_version", "log_state"):
@@ -119,12 +119,15 @@ def test_a_log_in_another_schema_is_named_and_not_begun_anew(database, postgres)
     [
         (
             'connection to server at "certificate.example" (10.0.0.1), port 5432 failed: Connection refused',
-            "no database server listens there",
+            "no database server is listening there",
         ),
-        ("FATAL:  the database system is starting up", "the database server starts or stops"),
+        (
+            "FATAL:  the database system is starting up",
+            "the database server is starting or stopping",
+        ),
         (
             "FATAL:  sorry, too many clients already",
-            "the database server has no connection free",
+            "the database server has no free connection",
         ),
         (
             "connection timeout expired",
@@ -140,12 +143,12 @@ def test_a_log_in_another_schema_is_named_and_not_begun_anew(database, postgres)
         ),
         (
             'FATAL:  role "u" does not exist',
-            "the database server knows no such role that may log in",
+            "the database server has no such role that may log in",
         ),
         ("FATAL:  something new", "the database does not answer"),
     ],
 )
-def test_what_servers_say_is_told_in_a_sentence(message, detail):
+def test_what_servers_say_becomes_one_sentence(message, detail):
     error = psycopg.OperationalError(message)
     assert explained(error, {}, names=False).detail == detail
 
@@ -173,7 +176,7 @@ def test_a_database_that_is_not_utf8_is_refused_by_name(empty_database, postgres
             " ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'".encode()
         )
     try:
-        with pytest.raises(CounterfoilError, match=f"{name} keeps text as SQL_ASCII") as caught:
+        with pytest.raises(CounterfoilError, match=f"{name} stores text as SQL_ASCII") as caught:
             migrate.upgrade(on_database(empty_database.owner_dsn, name))
         assert caught.value.code is Code.CONFIGURATION
     finally:
@@ -206,7 +209,7 @@ def test_one_holds_a_lock_at_a_time_however_long_its_work_takes(empty_database):
     engine.dispose()
 
 
-def test_whose_lock_was_lost_is_told_so(empty_database):
+def test_a_holder_whose_lock_was_lost_gets_an_error(empty_database):
     engine = make_engine(empty_database.owner_dsn)
     with (
         pytest.raises(CounterfoilError) as caught,

@@ -140,15 +140,15 @@ def test_a_killed_guard_takes_the_server_with_it(used):
 
 def test_a_second_start_on_the_folder_is_refused_and_harms_nothing(used):
     with EmbeddedPostgres(used, durable=False) as server:
-        with pytest.raises(CounterfoilError, match="already runs") as caught:
+        with pytest.raises(CounterfoilError, match="already running") as caught:
             EmbeddedPostgres(used, durable=False).start()
         assert caught.value.code is Code.CONFLICT
         keep_one_row(server)
         assert rows(server) == 1
 
 
-def test_a_half_made_server_is_made_anew_and_its_password_stays(used):
-    """The fixture's folder held what an initdb leaves that was killed."""
+def test_a_half_made_server_is_recreated_and_its_password_stays(used):
+    """The fixture's folder held what a killed initdb leaves."""
     with EmbeddedPostgres(used, durable=False) as server:
         first = password_of(server.admin_dsn)
         assert not (used / "data.new").exists()
@@ -156,7 +156,7 @@ def test_a_half_made_server_is_made_anew_and_its_password_stays(used):
         assert password_of(server.admin_dsn) == first
 
 
-def test_a_lost_password_file_is_said(used):
+def test_a_lost_password_file_is_reported(used):
     server = EmbeddedPostgres(used, durable=False)
     with server:
         pass
@@ -233,7 +233,7 @@ def test_a_link_in_the_place_of_the_socket_folder_is_refused(folder, tmp_path):
     assert caught.value.code is Code.CONFLICT
 
 
-def test_a_missing_wheel_is_said(monkeypatch):
+def test_a_missing_wheel_is_reported(monkeypatch):
     monkeypatch.setattr(unprivileged, "WHEEL", "no_such_wheel")
     with pytest.raises(CounterfoilError, match="not installed") as caught:
         reachable_programs(Account.choose())
@@ -249,7 +249,7 @@ def umask() -> Iterator[None]:
 
 @as_root
 def test_data_and_programs_move_to_where_the_account_can_reach_them(tmp_path, monkeypatch, umask):
-    """As below /root, and installed under the umask 077: `tmp_path` lies in a folder that only root can pass."""
+    """As below /root, and installed under umask 077: `tmp_path` is in a folder that only root can traverse."""
     assert not Account.choose().can_reach(tmp_path)
     with tempfile.TemporaryDirectory(prefix="cf-fb-", dir="/tmp") as fallback:
         Path(fallback).chmod(0o711)

@@ -66,7 +66,7 @@ def test_what_was_applied_needs_no_second_time(empty_database):
     assert apply_difference(empty_database.owner_dsn, metadata) == []
 
 
-def test_a_narrower_declaration_takes_privileges_back_and_the_reverse_returns_them(empty_database):
+def test_a_narrower_declaration_revokes_privileges_and_the_reverse_restores_them(empty_database):
     apply_difference(empty_database.owner_dsn, trail(server=EVERYTHING, worker=APPEND))
     narrowing = apply_difference(empty_database.owner_dsn, trail(server=READ))
     assert not may(empty_database, "server", "DELETE FROM trail")

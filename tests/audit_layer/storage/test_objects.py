@@ -45,7 +45,7 @@ def diffs(operations: Sequence[MigrateOperation]) -> list[object]:
     return [tuple(diff) for diff in UpgradeOps(ops=list(operations)).as_diffs()]
 
 
-def test_a_declared_trigger_works_and_is_no_difference_afterwards(empty_database):
+def test_a_declared_trigger_works_and_is_not_a_difference_afterwards(empty_database):
     apply_difference(empty_database.owner_dsn, numbers())
     insert(empty_database, 2)
     with pytest.raises(DBAPIError, match="odd: 3"):
@@ -60,7 +60,7 @@ def test_a_changed_definition_is_replaced(empty_database):
     assert diffs(found) == [("drop_object", "refuse_odd"), ("create_object", "refuse_odd")]
 
 
-def test_what_is_no_longer_declared_is_dropped_trigger_first_and_can_be_brought_back(
+def test_what_is_no_longer_declared_is_dropped_trigger_first_and_can_be_restored(
     empty_database,
 ):
     apply_difference(empty_database.owner_dsn, numbers())

@@ -1,4 +1,4 @@
-"""Roles and databases: made once, kept apart, made again without harm."""
+"""Roles and databases: created once, kept apart, created again without harm."""
 
 import secrets
 import shutil
@@ -31,7 +31,7 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 def admin_dsn(server: EmbeddedPostgres) -> str:
-    """An administrator who is no superuser, as managed services give it."""
+    """An administrator who is not a superuser, as managed services provide."""
     return limited_admin(server, "CREATEROLE CREATEDB")
 
 
@@ -81,7 +81,7 @@ def test_a_second_time_changes_no_password(admin_dsn, files):
 def test_a_lost_file_gets_a_new_password_only_when_that_is_asked_for(admin_dsn, files):
     old = read_dsn_file(files["worker"])
     files["worker"].unlink()
-    with pytest.raises(CounterfoilError, match="counterfoil_worker already") as caught:
+    with pytest.raises(CounterfoilError, match="already has counterfoil_worker") as caught:
         roles.initialise(admin_dsn, files["owner"].parent)
     assert caught.value.code is Code.CONFLICT
     assert works(old)
@@ -106,7 +106,7 @@ def test_files_with_other_passwords_are_another_installations(admin_dsn, files, 
     shutil.copytree(files["owner"].parent, path.parent)
     ours = read_dsn_file(files["server"])
     write_dsn_file(path, ours.replace(f":{password_of(ours)}@", ":guess@"))
-    with pytest.raises(CounterfoilError, match="has counterfoil_server already"):
+    with pytest.raises(CounterfoilError, match="already has counterfoil_server"):
         roles.initialise(admin_dsn, path.parent)
     assert works(ours)
 
@@ -136,7 +136,7 @@ def test_any_name_can_be_a_databases(server, admin_dsn, files, name):
 @pytest.mark.parametrize(
     "name", ["", "x" * 64, "a\0b", "template1", "postgres", roles.BROKER_DATABASE]
 )
-def test_names_that_cannot_be_are_refused(admin_dsn, tmp_path, name):
+def test_impossible_names_are_refused(admin_dsn, tmp_path, name):
     with pytest.raises(CounterfoilError) as caught:
         roles.initialise(admin_dsn, tmp_path / "s", database=name)
     assert caught.value.code is Code.CONFIGURATION
@@ -185,7 +185,7 @@ def limited_admin(server: EmbeddedPostgres, rights: str) -> str:
     return make_dsn(name, "pw", "postgres", host=host, port=5432)
 
 
-def test_a_role_that_may_create_nothing_is_told_so(server, tmp_path):
+def test_a_role_that_may_create_nothing_is_refused_by_name(server, tmp_path):
     with pytest.raises(CounterfoilError) as caught:
         roles.initialise(limited_admin(server, ""), tmp_path, reset_passwords=True)
     assert caught.value.code is Code.FORBIDDEN

@@ -48,14 +48,14 @@ class World:
     node: made.Node
 
     def put(self, *submissions: Submission) -> list[Accepted]:
-        """Submit; all must be taken in."""
+        """Submit; all must be accepted."""
         results = self.trail.submit(submissions)
         accepted = [result for result in results if isinstance(result, Accepted)]
         assert len(accepted) == len(submissions), results
         return accepted
 
     def refusal(self, statement: bytes, order: bytes | None = None) -> CounterfoilError:
-        """Submit one statement that must be refused, and say why it was."""
+        """Submit one statement that must be refused, and return why it was."""
         before = self.rows("SELECT count(*) FROM log_entries")
         (result,) = self.trail.submit([Submission(statement, order)])
         assert isinstance(result, Refused), result

@@ -1,4 +1,4 @@
-"""What is erased is unreadable for good, what is not stays readable, and no proof changes."""
+"""What is erased is permanently unreadable, what is not stays readable, and no proof changes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ LATER = TODAY.end + 1
 
 @dataclass
 class Vault:
-    """A trail that stores receipts sealed, and an eraser for it."""
+    """A trail that stores receipts encrypted, and an eraser for it."""
 
     world: World
     engine: Engine
@@ -122,7 +122,7 @@ def test_statements_stored_before_there_was_a_key_file_stay_readable(vault: Vaul
 
 
 @pytest.mark.parametrize("table", ["trail_statements", "trail_orders"])
-def test_a_changed_byte_of_a_sealed_statement_is_found_wherever_it_is(vault: Vault, table: str):
+def test_a_changed_byte_of_an_encrypted_statement_is_found_wherever_it_is(vault: Vault, table: str):
     vault.put(vault.world.node.receipt("acme"))
     where = "WHERE get_byte(raw, 0) = 1"
     ((raw, entry),) = vault.world.rows(f"SELECT raw, entry FROM {table} {where}")  # noqa: S608
@@ -147,7 +147,7 @@ def test_one_statement_cannot_be_stored_in_anothers_place(vault: Vault):
     assert any("another statement" in line for line in vault.fsck())
 
 
-def test_without_the_key_file_a_sealed_statement_is_refused_with_what_to_do(vault: Vault):
+def test_without_the_key_file_an_encrypted_statement_is_refused_with_a_remedy(vault: Vault):
     (entry,) = vault.put(vault.world.node.receipt("acme"))
     error = refused(lambda: vault.world.trail.statement(entry))
     assert error.code is Code.CONFIGURATION
@@ -196,7 +196,7 @@ def test_an_old_copy_of_the_database_opens_nothing_once_the_key_file_was_replace
     for number, wrapped in backup:
         vault.world.rows("UPDATE trail_data_keys SET wrapped = %s WHERE id = %s", wrapped, number)
     assert refused(lambda: vault.read(entry)).code is Code.CONFIGURATION
-    assert any("there again" in line for line in vault.fsck())
+    assert any("exists again" in line for line in vault.fsck())
 
 
 def test_what_comes_for_an_erased_day_later_is_stored_under_a_new_key_and_can_be_erased_too(
@@ -213,7 +213,7 @@ def test_what_comes_for_an_erased_day_later_is_stored_under_a_new_key_and_can_be
     assert vault.fsck() == []
 
 
-def test_a_server_that_runs_while_the_key_is_replaced_goes_on_writing_and_reading(vault: Vault):
+def test_a_server_that_runs_while_the_key_is_replaced_keeps_writing_and_reading(vault: Vault):
     with opened(vault.elsewhere()) as running:
         running.submit([vault.world.node.receipt("bolt")])
         vault.put(vault.world.node.receipt("acme"))
@@ -267,7 +267,7 @@ def test_only_whole_days_that_are_over_are_erased_and_only_with_a_key_file(vault
     )
 
 
-def test_fsck_misses_an_erasure_statement_and_finds_one_that_says_something_else(vault: Vault):
+def test_fsck_notices_a_missing_erasure_statement_and_one_that_says_something_else(vault: Vault):
     vault.put(vault.world.node.receipt("acme"))
     vault.erase()
     ((raw,),) = vault.world.rows("SELECT statement FROM trail_erasures")
@@ -276,7 +276,7 @@ def test_fsck_misses_an_erasure_statement_and_finds_one_that_says_something_else
     vault.world.rows("UPDATE trail_erasures SET statement = %s", other)
     assert any("not in the log" in line for line in vault.fsck())
     vault.put(Submission(other))
-    assert any("other receipts" in line for line in vault.fsck())
+    assert any("not those that it names" in line for line in vault.fsck())
     vault.world.rows("UPDATE trail_erasures SET statement = %s", raw)
     vault.world.rows("UPDATE trail_data_keys SET erasure = NULL, wrapped = 'x' WHERE true")
     assert vault.fsck()
@@ -309,7 +309,7 @@ def test_findings_lose_their_copies_of_what_is_erased_and_keep_what_they_say(vau
         assert row.detail
 
 
-def test_the_books_rate_what_is_sealed_and_go_on_past_what_was_erased(vault: Vault):
+def test_the_books_rate_what_is_encrypted_and_skip_what_was_erased(vault: Vault):
     vault.put(vault.world.node.receipt("acme"))
     assert Costs(vault.elsewhere()).rate_new() == 1
     vault.put(vault.world.node.receipt("acme"), vault.world.node.receipt("bolt"))

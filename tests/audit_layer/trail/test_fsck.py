@@ -1,4 +1,4 @@
-"""The trail's own check finds whatever was changed behind the server's back, and keeps quiet about what was not."""
+"""The trail's own check finds whatever was changed behind the server's back, and stays silent about what was not."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_a_missing_row_is_found(filled: World, table, order):
     assert filled.fsck()
 
 
-def test_a_key_bundle_that_is_gone_is_missed_by_its_receipts(filled: World):
+def test_a_missing_key_bundle_is_noticed_by_its_receipts(filled: World):
     filled.rows("DELETE FROM trail_statements WHERE entry = %s", filled.bundle)
     found = filled.fsck()
     assert any("bundle is missing" in line for line in found)
@@ -134,7 +134,7 @@ def test_a_receipt_rewritten_in_all_its_rows_is_not_what_the_log_has(filled: Wor
     assert any("different entries" in line for line in found)
 
 
-def test_statements_that_changed_places_are_found(filled: World):
+def test_statements_that_were_swapped_are_found(filled: World):
     (first, second) = filled.rows(
         "SELECT log_index FROM trail_statements ORDER BY log_index LIMIT 2"
     )

@@ -47,7 +47,7 @@ BELIEVED = {
     ("trail_gaps", "id"): "a surrogate key that nothing refers to",
     ("trail_findings", "detail"): "a sentence for people: the two statements are the proof",
 }
-"""Columns that nothing signed bears on. Times are bounded by signed ones to within minutes, not exactly."""
+"""Columns on which nothing signed bears. Times are bounded by signed ones to within minutes, not exactly."""
 TEN_YEARS_MS = 315_360_000_000
 
 
@@ -87,7 +87,7 @@ def put(trail: Trail, *submissions: Submission) -> list[bytes]:
 
 
 def leave_gaps(engine: Engine, trail: Trail, node: made.Node) -> None:
-    """One gap in a node's and a tenant's numbers that was told and has closed, and one that was told and is open."""
+    """One gap in a node's and a tenant's numbers that was reported and has closed, and one that was reported and is open."""
     skipped, following, later = (node.receipt("acme", started=OLD) for _ in range(3))
     put(trail, following)
     watch = GapWatch(engine, grace_ms=0)
@@ -170,9 +170,9 @@ async def world(database: Database, tmp_path: Path) -> Any:
 def changed(
     owner: psycopg.Connection, table: Table, column: Column[Any], erased: set[bytes]
 ) -> Iterator[None]:
-    """Change a column in one row in the middle, past whatever constraint; put everything back afterwards.
+    """Change a column in one row in the middle, bypassing any constraint; restore everything afterwards.
 
-    Rows whose entry is in `erased` stay: the bytes that would speak against a change are gone.
+    Rows whose entry is in `erased` stay: the bytes that would contradict a change are gone.
     """
     keys = [key.name for key in table.primary_key]
     name = column.name
@@ -202,7 +202,7 @@ def changed(
 def _update(
     owner: psycopg.Connection, table: str, column: str, value: Any, key: dict[str, Any]
 ) -> list[sql.Composed]:
-    """Set one value; return what undoes the removal of the constraints that were in the way."""
+    """Set one value; return the SQL that restores the constraints that were in the way."""
     undo: list[sql.Composed] = []
     statement = sql.SQL("UPDATE {} SET {} = %s WHERE {}").format(
         sql.Identifier(table),
@@ -234,7 +234,7 @@ def _drop(owner: psycopg.Connection, table: str, constraint: str) -> sql.Compose
 
 
 def _other(column: Column[Any], old: Any) -> Any:
-    """Return another value of the column's type: one bit, or as far off as nobody's clock is."""
+    """Return another value of the column's type: one bit, or further off than any clock."""
     if isinstance(column.type, ARRAY):
         return [_flip(old[0], 0), *old[1:]]
     if isinstance(column.type, LargeBinary):
@@ -251,7 +251,7 @@ def _flip(data: bytes, at: int) -> bytes:
 
 
 def names(line: str, table: str, column: str) -> bool:
-    """Tell whether a finding names a column, as `table.column` or `table[row].column`."""
+    """Return whether a difference names a column, as `table.column` or `table[row].column`."""
     head = line
     while table in head:
         _, _, head = head.partition(table)

@@ -1,4 +1,4 @@
-"""A number that does not come is reported once, after the grace period, and the report says when it came after all."""
+"""A number that does not arrive is reported once, after the grace period, and the report says if it arrives after all."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,7 +30,7 @@ def gaps(world: World) -> list[tuple]:
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=8), max_size=6))
-def test_batches_in_any_cut_leave_the_gaps_of_the_whole(batches):
+def test_batches_of_any_size_leave_the_same_gaps_as_the_whole(batches):
     following, known = 0, []
     seen: dict[int, int] = {}
     for at, batch in enumerate(batches):

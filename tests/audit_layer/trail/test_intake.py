@@ -1,4 +1,4 @@
-"""What the trail takes in is there once and for ever; what it refuses has its code and leaves nothing."""
+"""What the trail takes in is there once and forever; what it refuses has its code and leaves nothing behind."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -163,7 +163,7 @@ def test_a_receipt_of_an_unknown_tenant_is_refused(world: World):
     world.put(unknown)
 
 
-def test_a_tenant_whose_key_was_disabled_orders_no_more(world: World):
+def test_a_tenant_whose_key_was_disabled_can_order_no_more(world: World):
     submission = world.node.receipt("acme")
     world.trail.disable_party("acme", "tenant")
     assert world.code(*_pair(submission)) is Code.UNTRUSTED_KEY
@@ -171,7 +171,7 @@ def test_a_tenant_whose_key_was_disabled_orders_no_more(world: World):
     world.put(submission)
 
 
-def test_what_is_in_the_log_stays_there_whoever_is_believed_no_longer(world: World):
+def test_what_is_in_the_log_stays_there_even_when_its_signer_is_no_longer_believed(world: World):
     """A node whose acknowledgement was lost asks again, and must not conclude that its receipt was refused."""
     submission = world.node.receipt("acme")
     (first,) = world.put(submission)
@@ -212,7 +212,7 @@ def _bundle_value():
 
 
 def test_a_key_serves_only_the_role_for_which_it_is_registered(world: World):
-    """A tenant is no worker, even with a valid signature."""
+    """A tenant is not a worker, even with a valid signature."""
     (receipt,) = world.put(world.node.receipt("acme"))
     verdict = Verdict(
         receipt=receipt.entry, request=made.some("r"), worker="acme", outcome=Outcome.PASS,
@@ -269,7 +269,7 @@ def _flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def test_types_that_are_no_log_entries_are_not_taken_in(world: World):
+def test_types_that_are_not_log_entries_are_refused(world: World):
     submission = world.node.receipt("acme")
     assert world.code(submission.order or b"") is Code.UNSUPPORTED
     assert world.code(made.bundle("beta"), submission.order) is Code.INVALID_ARGUMENT
@@ -400,7 +400,7 @@ def test_deposits_are_kept_once_and_bounded(world: World):
     ids=repr,
 )
 def test_what_receipt_and_node_did_not_sign_is_not_kept(world: World, change):
-    """Else strangers could fill the places, or spoil what an honest node would be judged by."""
+    """Otherwise strangers could fill the places, or spoil what an honest node would be judged by."""
     signed = world.node.receipt("acme")
     (receipt,) = world.put(signed)
     with pytest.raises(CounterfoilError) as caught:
@@ -441,7 +441,7 @@ def test_a_second_receipt_for_an_order_is_kept_as_a_conviction_of_its_node(world
     assert world.fsck() == []
 
 
-def test_fsck_misses_a_conviction_that_was_removed(world: World):
+def test_fsck_notices_a_conviction_that_was_removed(world: World):
     signed = world.node.receipt("acme")
     world.put(signed, _again(world, signed))
     world.rows("DELETE FROM trail_findings RETURNING id")
@@ -485,7 +485,7 @@ def _of_an_earlier_version(submission: Submission) -> Submission:
 
 
 def _of_a_later_version(submission: Submission) -> Submission:
-    """The same work, with a field in its receipt that this version does not know."""
+    """The same work, with a field in its receipt unknown to this version."""
     receipt = parse_statement(submission.statement)
     payload = {**receipt.payload, "region": "eu"}
     later = sign_statement(
@@ -502,7 +502,7 @@ OTHER_VERSIONS = pytest.mark.parametrize("other", [_of_an_earlier_version, _of_a
 
 
 @OTHER_VERSIONS
-def test_a_statement_of_another_version_is_not_taken_in(world: World, other):
+def test_a_statement_of_another_version_is_refused(world: World, other):
     submission = other(world.node.receipt("acme"))
     assert world.code(submission.statement, submission.order) is Code.MALFORMED
 
@@ -535,7 +535,7 @@ def test_a_statement_of_another_version_that_is_in_the_log_is_read_checked_and_p
 
 
 def _one_of_each(world: World) -> dict[str, tuple[Payload, str]]:
-    """Return a statement of every type that can be handed in alone here, and who signs it."""
+    """Return a statement of every type that can be submitted alone here, and who signs it."""
     (receipt,) = world.put(world.node.receipt("acme"))
     raws = {
         "alpha": [
@@ -558,7 +558,7 @@ def _one_of_each(world: World) -> dict[str, tuple[Payload, str]]:
 
 
 def test_a_statement_whose_header_says_another_subject_is_refused(world: World):
-    """Lists and watches go by the subject; with another one a disclosure would be hidden from its tenant."""
+    """Lists and watches go by the subject; with a wrong one, a disclosure would be hidden from its tenant."""
     for kind, (value, signer) in _one_of_each(world).items():
         raw = sign(value, key=made.key(signer), issuer=signer, subject="weekly-maintenance")
         assert world.code(raw) is Code.MALFORMED, kind

@@ -107,7 +107,7 @@ class Processes:
         self.mark = folder / "in mid-task"
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start one, and return when it consumes."""
+        """Start one, and return once it consumes."""
         ready = self._folder / f"ready-{len(self._running)}.json"
         command = [sys.executable, celery_process.__file__, str(self._broker), *self._dsns]
         process = subprocess.Popen(
@@ -122,7 +122,7 @@ class Processes:
         return process
 
     def finished_by(self) -> list[int]:
-        """Return the processes that handed a verdict in."""
+        """Return the processes that submitted a verdict."""
         return [int(path.suffix[1:]) for path in self._folder.glob(f"{self.mark.name}.*")]
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ def test_a_broker_url_that_cannot_be_used_is_not_repeated(url):
 
 
 def test_beat_sends_again_after_postgres_has_recovered_from_a_killed_process():
-    """Postgres then cuts off everybody; a sender whose channel is gone must connect anew by itself."""
+    """Postgres then disconnects everybody; a sender whose channel is gone must reconnect on its own."""
     with temporary_postgres() as server:
         files = roles.initialise(server.admin_dsn, server.secrets_folder, database="audit")
         app = make_app(read_dsn_file(files["broker"]), worker="w", authority=True)

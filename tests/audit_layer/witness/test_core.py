@@ -89,7 +89,7 @@ def test_it_accepts_the_empty_tree_and_what_follows_it(store: WitnessStore):
     assert_cosigned(witness.add_checkpoint(HONEST.request(0, 5)), 5)
 
 
-def test_another_old_size_than_it_holds_is_answered_with_that_size(store: WitnessStore):
+def test_an_old_size_other_than_the_one_it_holds_is_answered_with_that_size(store: WitnessStore):
     witness = make(store)
     witness.add_checkpoint(HONEST.request(0, 8))
     for old, size in ((0, 20), (4, 20), (9, 20), (0, 8), (0, 3)):
@@ -263,7 +263,7 @@ def test_growth_from_many_threads_never_goes_back(store: WitnessStore):
 
 
 def test_a_larger_tree_is_never_cosigned_with_an_earlier_time(store: WitnessStore):
-    """A cosignature says that at its time this was the largest tree: another request may come in between."""
+    """A cosignature says that at its time this was the largest tree: another request may intervene."""
     seconds = itertools.count(1_700_000_000)
     smaller: list[Answer] = []
     entered = False

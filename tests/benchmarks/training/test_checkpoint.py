@@ -75,7 +75,7 @@ MARGIN = 0.1
 
 
 def test_the_likeliest_answers_are_in_their_language_and_mostly_the_grammars_own():
-    """The card tells how often the strict check fails; a checkpoint that is not trained fails it always."""
+    """The card says how often the strict check fails; an untrained checkpoint always fails it."""
     questions = {
         "en": "What is a receipt?",
         "de": "Wo lebt der Fuchs?",

@@ -8,13 +8,14 @@ from execution_layer.engine.protocol import GenerationRequest
 from execution_layer.engine.scheduler import Limits, Plan, Scheduler
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher, Activations
-from shared.model.kv import BLOCK, NULL_BLOCK
+from shared.model.backend import NULL_BLOCK
 from shared.model.sampler import Sampler
 from shared.statements.request import SamplingSettings
 from shared.text.stream import TextStream
 from tests.execution_layer.engine.traffic import common, tokenizer
 
 ROW = 8
+BLOCK = Limits().block
 
 
 def sequence(
@@ -40,24 +41,25 @@ def distinct(seed: int, size: int) -> tuple[int, ...]:
 class FakeMemory:
     """KV blocks whose cells are states. A state depends on every block before it, as attention does."""
 
+    block: int = BLOCK
     cells: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
     def compute(self, item: SequenceState, count: int) -> None:
         rows = []
         for position, token in enumerate(item.next_tokens(count), item.computed):
-            block = item.blocks[position // BLOCK]
-            seen = [self.cells[one, BLOCK - 1] for one in item.blocks[: position // BLOCK]]
-            if position % BLOCK:
-                seen.append(self.cells[block, position % BLOCK - 1])
+            index, place = divmod(position, self.block)
+            seen = [self.cells[one, self.block - 1] for one in item.blocks[:index]]
+            if place:
+                seen.append(self.cells[item.blocks[index], place - 1])
             rows.append(state(seen, token))
-            self.cells[block, position % BLOCK] = rows[-1]
+            self.cells[item.blocks[index], place] = rows[-1]
         assert len(rows) == count
         item.hasher.append(b"".join(rows[item.hashed_of(count) :]))
         item.computed += count
 
     def next_token(self, item: SequenceState) -> int:
-        last = item.computed - 1
-        return self.cells[item.blocks[last // BLOCK], last % BLOCK][0]
+        index, place = divmod(item.computed - 1, self.block)
+        return self.cells[item.blocks[index], place][0]
 
 
 def state(seen: list[bytes], token: int) -> bytes:
@@ -82,14 +84,16 @@ def advance(scheduler: Scheduler, memory: FakeMemory | None = None) -> Plan:
     return plan
 
 
-def expected(prompt: tuple[int, ...], budget: int) -> tuple[tuple[int, ...], Activations]:
+def expected(
+    prompt: tuple[int, ...], budget: int, block: int = BLOCK
+) -> tuple[tuple[int, ...], Activations]:
     """Return the output and hashes of a sequence that has everything for itself."""
     tokens = list(prompt)
     states: list[bytes] = []
     hasher = ActivationHasher(len(prompt), ROW)
     for position in range(len(prompt) + budget - 1):
-        seen = [states[place] for place in range(BLOCK - 1, position, BLOCK)]
-        if position % BLOCK:
+        seen = [states[place] for place in range(block - 1, position, block)]
+        if position % block:
             seen.append(states[position - 1])
         states.append(state(seen, tokens[position]))
         hasher.append(states[-1])
@@ -113,7 +117,7 @@ def check_books(scheduler: Scheduler) -> None:
     assert all(count == 1 or block in cache for block, count in held.items())
     for item in scheduler.running:
         assert len(set(item.blocks)) == len(item.blocks)
-        assert item.computed <= len(item.blocks) * BLOCK
+        assert item.computed <= len(item.blocks) * limits.block
         assert item.computed <= min(item.longest, item.hasher.position)
     for item in scheduler.everyone():
         assert item.ended is None
@@ -128,7 +132,7 @@ def run_all(limits: Limits, items: list[SequenceState], *, at_once: bool = True)
 
     No more steps are needed than positions: in each the sequence that was admitted first advances.
     """
-    scheduler, memory = Scheduler(limits), FakeMemory()
+    scheduler, memory = Scheduler(limits), FakeMemory(limits.block)
     coming = list(items)
     steps = 0
     while coming or scheduler.waiting or scheduler.running:
@@ -142,7 +146,7 @@ def run_all(limits: Limits, items: list[SequenceState], *, at_once: bool = True)
         assert steps <= sum(item.longest for item in items) + len(items)
     for item in items:
         prompt = item.request.prompt_ids
-        output, activations = expected(prompt, item.request.settings.max_tokens)
+        output, activations = expected(prompt, item.request.settings.max_tokens, limits.block)
         assert tuple(item.output) == output
         assert item.hasher.finish() == activations
         assert 0 <= item.cached <= len(prompt) - 1

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from execution_layer.engine.prefix import PrefixCache
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
-from shared.model import arithmetic
-from shared.model import decoder as decoder_module
+from shared.model import arithmetic, cpu
+from shared.model.decoder import Decoder
 from shared.statements.request import PPM, SamplingSettings
 from tests.execution_layer.engine.traffic import (
     Arrival,
@@ -28,6 +28,7 @@ from tests.execution_layer.engine.traffic import (
 )
 from tests.shared.model import tiny
 from tests.shared.model.mutants import MUTANTS, mutated
+from tests.shared.model.paged import Paged
 
 DTYPES = ("bfloat16", "float32")
 few = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -68,6 +69,26 @@ def test_hits_in_the_prefix_cache_and_preemptions_change_nothing(dtype):
     check(tiny.endless(dtype), under_pressure(), seen)
     assert seen["hits"] >= 128
     assert seen["preemptions"] >= 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_backend_with_larger_blocks_serves_the_same(dtype):
+    """The engine counts memory, and keeps beginnings, in the blocks of the backend that its decoder carries."""
+    config = tiny.config(dtype=dtype)
+    paged, seen = Decoder(config, tiny.weights(config), Paged()), Counter[str]()
+    how = SamplingSettings(40)
+    base, *others = (
+        tokens_of(bytes([n]) * 32, size) for n, size in enumerate((150, 110, 115, 120))
+    )
+    arrivals = [Arrival(base, how, bytes(32)), Arrival(base, how, b"\1" * 32, at=9)]
+    arrivals += [Arrival(prompt, how, bytes(32), at=12) for prompt in others]
+    mix = Mix(tuple(arrivals), prefill_rows=40, blocks=4)
+    check(paged, mix, seen)
+    assert seen["hits"] >= Paged.block
+    assert seen["preemptions"]
+    usual = asyncio.run(serve(tiny.decoder(dtype), mix))
+    for ours, theirs in zip(asyncio.run(serve(paged, mix)), usual, strict=True):
+        assert ours.end.activations == theirs.end.activations
 
 
 def root_without_tenant(self: PrefixCache, tenant: str) -> bytes:
@@ -155,7 +176,7 @@ def test_the_property_notices_one_reduction_order_that_depends_on_company(
     mix = Mix((lonely, replace(lonely, prompt=lonely.prompt * 4, at=3)), prefill_rows=40)
     check(tiny.decoder(dtype), mix)
     kernels = mutated(mutant, tmp_path_factory)
-    for module in (arithmetic, decoder_module):
+    for module in (arithmetic, cpu):
         monkeypatch.setattr(module, "kernels", lambda: kernels)
     with pytest.raises(AssertionError):
         check(tiny.decoder(dtype), mix)

@@ -15,8 +15,8 @@ from torch import Tensor
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
 from execution_layer.engine.scheduler import Limits
-from shared.model.decoder import Decoder, Span
-from shared.model.kv import KVCache
+from shared.model.backend import Cache, Span
+from shared.model.decoder import Decoder
 from shared.model.replay import replay
 from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
@@ -44,7 +44,7 @@ class FakeDecoder(Decoder):
     broken: bool
     gate: threading.Event
 
-    def forward(self, spans: Sequence[Span], cache: KVCache) -> Tensor:
+    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
         self.gate.wait(60)
         self.calls.append(list(spans))
         if self.broken:

@@ -9,7 +9,7 @@ from execution_layer.engine.prefix import PrefixCache
 from execution_layer.engine.protocol import FinishReason
 from execution_layer.engine.scheduler import Limits, Scheduler
 from execution_layer.engine.sequence import SequenceState
-from shared.model.kv import blocks_for
+from shared.model.backend import blocks_for
 from tests.execution_layer.engine.steps import (
     FakeMemory,
     advance,
@@ -80,7 +80,9 @@ def test_a_sequence_holds_what_it_has_computed_and_not_what_it_may_come_to_need(
     while item.ended is None:
         advance(scheduler)
         held.append((item.computed, len(item.blocks)))
-    assert all(blocks == blocks_for(computed) for computed, blocks in held[:-1])
+    assert all(
+        blocks == blocks_for(computed, scheduler.limits.block) for computed, blocks in held[:-1]
+    )
     assert held[0] == (100, 2)
     assert scheduler.free_blocks == 32
 
@@ -165,7 +167,7 @@ def test_a_preempted_sequence_is_hashed_once_and_finds_its_own_blocks_again():
 
 @st.composite
 def crowds(draw: st.DrawFn) -> tuple[Limits, list[SequenceState]]:
-    """Sequences with beginnings in common, and any memory that holds each of them alone."""
+    """Sequences with beginnings in common, and any memory, in any backend's blocks, that holds each of them alone."""
     items = []
     for _ in range(draw(st.integers(1, 9))):
         base = draw(st.integers(0, 2))
@@ -175,11 +177,13 @@ def crowds(draw: st.DrawFn) -> tuple[Limits, list[SequenceState]]:
         items.append(
             sequence(tuple(prompt), draw(st.integers(1, 150)), draw(st.sampled_from("aab")))
         )
-    least = max(blocks_for(item.longest) for item in items)
+    block = draw(st.sampled_from([32, 64, 128]))
+    least = max(blocks_for(item.longest, block) for item in items)
     limits = Limits(
         sequences=draw(st.integers(1, 9)),
         prefill_rows=draw(st.integers(1, 300)),
         blocks=draw(st.integers(least, least + 6)),
+        block=block,
         context=512,
     )
     return limits, items

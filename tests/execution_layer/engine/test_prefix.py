@@ -10,7 +10,6 @@ from execution_layer.engine.protocol import FinishReason
 from execution_layer.engine.scheduler import Limits, Scheduler
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
-from shared.model.kv import BLOCK
 from tests.execution_layer.engine.steps import (
     FakeMemory,
     advance,
@@ -72,7 +71,7 @@ def test_one_other_token_ends_the_common_beginning_at_its_block(place):
     prompt = distinct(1, 193)
     serve(scheduler, memory, prompt)
     changed = (*prompt[:place], 255, *prompt[place + 1 :])
-    assert serve(scheduler, memory, changed).cached == place // BLOCK * BLOCK
+    assert serve(scheduler, memory, changed).cached == place // LIMITS.block * LIMITS.block
 
 
 def test_the_next_turn_of_a_chat_finds_the_answer_of_the_last_one():

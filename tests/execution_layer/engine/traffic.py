@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as Backend
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
 from execution_layer.engine.scheduler import Limits
+from shared.model.backend import blocks_for
 from shared.model.decoder import Decoder
-from shared.model.kv import blocks_for
 from shared.model.replay import replay
 from shared.statements.request import PPM, SamplingSettings
 from shared.text.tokenizer import Tokenizer
@@ -237,7 +237,7 @@ def mixes(draw: st.DrawFn, least: int = 1) -> Mix:
         tuple(chosen),
         sequences=draw(st.integers(1, 16)),
         prefill_rows=draw(st.integers(1, 80)),
-        blocks=draw(st.sampled_from([blocks_for(CONTEXT), 5, 7, 64])),
+        blocks=draw(st.sampled_from([blocks_for(CONTEXT, tiny.BACKEND.block), 5, 7, 64])),
     )
 
 

@@ -7,11 +7,12 @@ import pytest
 from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
 from execution_layer.wiring import node
 from execution_layer.wiring.node import MIB, engine_limits
-from shared.model.kv import BLOCK, KVCache, block_bytes
+from shared.model.cpu import KVCache
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from tests.shared.model import tiny
 
+BACKEND = tiny.BACKEND
 HERE = Path()
 
 
@@ -30,9 +31,10 @@ def node_settings(**changes):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_bytes_of_a_block_are_those_that_the_cache_takes(dtype):
     config = tiny.config(dtype=dtype)
-    cache = KVCache(config, 3)
+    cache = BACKEND.cache(config, 3)
+    assert isinstance(cache, KVCache)
     taken = sum(each.numel() * each.element_size() for each in (*cache.keys, *cache.values))
-    assert taken == 4 * block_bytes(config)  # the null block beside three
+    assert taken == 4 * BACKEND.block_bytes(config)  # the null block beside three
 
 
 def test_memory_becomes_blocks_and_the_settings_become_limits():
@@ -43,45 +45,45 @@ def test_memory_becomes_blocks_and_the_settings_become_limits():
         prefill_rows=33,
         quotas=Quotas(queue=20, queue_per_tenant=5),
     )
-    limits = engine_limits(settings, config)
-    assert (limits.blocks + 1) * block_bytes(config) <= 4 * MIB
-    assert (limits.blocks + 2) * block_bytes(config) > 4 * MIB
+    limits = engine_limits(settings, config, BACKEND)
+    assert (limits.blocks + 1) * BACKEND.block_bytes(config) <= 4 * MIB
+    assert (limits.blocks + 2) * BACKEND.block_bytes(config) > 4 * MIB
     assert (limits.sequences, limits.prefill_rows, limits.context) == (7, 33, 256)
     assert (limits.queue, limits.queue_per_tenant) == (20, 5)
 
 
 @pytest.mark.parametrize(("blocks", "held"), [(128, True), (127, False)])
 def test_memory_that_cannot_hold_one_sequence_is_refused_with_what_would_do(blocks, held):
-    config = tiny.config(dtype="float32", max_position_embeddings=127 * BLOCK)
-    mib = blocks * block_bytes(config) // MIB
+    config = tiny.config(dtype="float32", max_position_embeddings=127 * BACKEND.block)
+    mib = blocks * BACKEND.block_bytes(config) // MIB
     settings = node_settings(kv_memory_mib=mib)
     if held:
-        assert engine_limits(settings, config).blocks == 127
+        assert engine_limits(settings, config, BACKEND).blocks == 127
         return
     with pytest.raises(CounterfoilError, match=f"kv_memory_mib = {mib} does not hold") as caught:
-        engine_limits(settings, config)
+        engine_limits(settings, config, BACKEND)
     assert caught.value.code is Code.CONFIGURATION
-    most = (mib * MIB // block_bytes(config) - 1) * BLOCK
+    most = (mib * MIB // BACKEND.block_bytes(config) - 1) * BACKEND.block
     assert caught.value.remedy == (
         f"Set kv_memory_mib to {mib + 1} or more, or max_model_len to {most} or less."
     )
     shorter = node_settings(kv_memory_mib=mib, max_model_len=most)
-    limits = engine_limits(shorter, config)
-    assert (limits.context, limits.blocks * BLOCK) == (most, most)
+    limits = engine_limits(shorter, config, BACKEND)
+    assert (limits.context, limits.blocks * BACKEND.block) == (most, most)
 
 
 def test_memory_for_no_block_at_all_is_not_mended_by_a_shorter_context():
     config = tiny.config(hidden_size=4096, head_dim=4096, dtype="float32")
     with pytest.raises(CounterfoilError) as caught:
-        engine_limits(node_settings(kv_memory_mib=1), config)
+        engine_limits(node_settings(kv_memory_mib=1), config, BACKEND)
     assert "max_model_len" not in (caught.value.remedy or "")
 
 
 def test_a_context_longer_than_the_models_is_refused():
     config = tiny.config()
-    assert engine_limits(node_settings(max_model_len=256), config).context == 256
+    assert engine_limits(node_settings(max_model_len=256), config, BACKEND).context == 256
     with pytest.raises(CounterfoilError, match="max_model_len = 257") as caught:
-        engine_limits(node_settings(max_model_len=257), config)
+        engine_limits(node_settings(max_model_len=257), config, BACKEND)
     assert caught.value.code is Code.CONFIGURATION
 
 

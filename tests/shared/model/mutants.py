@@ -27,19 +27,35 @@ MUTANTS = {
         "NAME(scores)(shape, q, rows, keys, values, blocks, needed, scores); if (task.rows > 1) scores[0] += 1e-3f;",
     ),
 }
-"""What is wrong → (the line, what it becomes)."""
+"""What is wrong → (the line, what it becomes). All depend on which rows share a tile or a task."""
+OTHERS = {
+    "denormals are kept": (
+        "team.region(&me, team.argument);",
+        "restore_denormals(control); team.region(&me, team.argument);",
+    ),
+    "exponentials far below one are zero": (
+        "NAME(set1u)(0x42ac0000u)",  # 86
+        "NAME(set1u)(0x41200000u)",  # 10
+    ),
+    "a window begins with whole lanes": (
+        "softmax)(scores + row * places, from - first * BLOCK,",
+        "softmax)(scores + row * places, (from - first * BLOCK) / LANES * LANES,",
+    ),
+}
+"""The same in any company, but something else."""
+UNCHANGED = "nothing"
 
 
 @cache
 def _compiled(name: str, folder: Path) -> Kernels:
     copytree(SOURCES, folder, ignore=lambda *_: ["__pycache__"], dirs_exist_ok=True)
-    line, changed = MUTANTS[name]
-    source = next(part for part in folder.glob("*.h") if line in part.read_text(encoding="utf-8"))
-    text = source.read_text(encoding="utf-8")
+    line, changed = (MUTANTS | OTHERS | {UNCHANGED: (UNITS, UNITS)})[name]
+    texts = {source: source.read_text(encoding="utf-8") for source in folder.glob("*.[ch]")}
+    [(source, text)] = [each for each in texts.items() if line in each[1]]
     assert text.count(line) == 1, "the mutant's line is no longer in the kernels"
     source.write_text(text.replace(line, changed), encoding="utf-8")
     built = folder / "mutant.so"
-    command = ["cc", "-std=gnu11", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
+    command = ["cc", "-std=gnu11", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
     subprocess.run(
         [*command, "kernels.c", "-o", str(built), "-lm"], cwd=folder, check=True, timeout=100
     )

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shared.model import functions
-from shared.model.arithmetic import Packed, Rotary
+from shared.model.arithmetic import Packed
+from shared.model.backend import Span, blocks_for
 from shared.model.config import MOST_POSITIONS
-from shared.model.decoder import Span
-from shared.model.kv import KVCache, blocks_for
 from shared.model.native.library import kernels
 from tests.shared.model import tiny
 
@@ -79,12 +78,12 @@ def test_variants_threads_and_company_give_the_same_bits(dtype, rows, outs, unit
 def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype):
     decoder = tiny.decoder(dtype)
     tokens = [(5 * place) % 256 for place in range(150)]
-    blocks = range(1, blocks_for(len(tokens)) + 1)
+    blocks = range(1, blocks_for(len(tokens), decoder.backend.block) + 1)
     seen = []
     for variant, threads in product(range(kernels().best + 1), (1, 2)):
         kernels().use(variant)
         kernels().threads(threads)
-        hidden = decoder.forward([Span(tokens, 0, blocks)], KVCache(decoder.config, len(blocks)))
+        hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
         seen.append((hidden, decoder.logits(hidden)))
     for hidden, logits in seen[1:]:
         assert torch.equal(hidden, seen[0][0])
@@ -94,7 +93,7 @@ def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype):
 def test_threads_that_join_after_the_workspace_was_measured_stay_out_of_it(monkeypatch):
     decoder = tiny.decoder("bfloat16")
     span = Span([3] * 100, 0, (1, 2))
-    expected = decoder.forward([span], KVCache(decoder.config, 2))
+    expected = decoder.forward([span], decoder.cache(2))
     measure = kernels().workspace
 
     def then_grow(*arguments):
@@ -104,7 +103,7 @@ def test_threads_that_join_after_the_workspace_was_measured_stay_out_of_it(monke
 
     kernels().threads(1)
     monkeypatch.setattr(kernels(), "workspace", then_grow)
-    assert torch.equal(decoder.forward([span], KVCache(decoder.config, 2)), expected)
+    assert torch.equal(decoder.forward([span], decoder.cache(2)), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,21 +127,21 @@ def test_an_embedding_is_the_weights_row():
         assert torch.equal(Packed(weight).embed(tokens), weight[tokens].float())
 
 
-def test_rotary_tables_are_sine_and_cosine_of_the_exact_angle():
-    frequencies = torch.tensor([1.0, 0.1, 1e-4, 3.14159])
-    table = Rotary(frequencies, 40_000)
-    angle = torch.outer(torch.arange(40_000, dtype=torch.float64), frequencies.double())
-    assert (table.cosines.double() - angle.cos()).abs().max() < 6e-8
-    assert (table.sines.double() - angle.sin()).abs().max() < 6e-8
+def test_tables_of_angles_are_sine_and_cosine_of_the_exact_angle():
+    frequencies = np.array([1.0, 0.1, 1e-4, 3.14159])
+    cosines, sines = functions.angles(frequencies, 40_000)
+    angle = np.outer(np.arange(40_000), frequencies.astype(np.float32).astype(np.float64))
+    assert np.abs(cosines - np.cos(angle)).max() < 6e-8
+    assert np.abs(sines - np.sin(angle)).max() < 6e-8
 
 
 def test_the_angles_of_the_longest_context_are_exact_too():
     frequency = np.float32(0.98765432)
-    table = Rotary(torch.tensor([float(frequency)]), MOST_POSITIONS)
+    cosines, sines = functions.angles(np.array([float(frequency)]), MOST_POSITIONS)
     places = np.arange(MOST_POSITIONS - 50_000, MOST_POSITIONS, dtype=np.longdouble)
     angle = places * np.longdouble(frequency)
-    assert np.array_equal(table.cosines[-50_000:, 0].numpy(), np.cos(angle).astype(np.float32))
-    assert np.array_equal(table.sines[-50_000:, 0].numpy(), np.sin(angle).astype(np.float32))
+    assert np.array_equal(cosines[-50_000:, 0], np.cos(angle).astype(np.float32))
+    assert np.array_equal(sines[-50_000:, 0], np.sin(angle).astype(np.float32))
 
 
 def test_logarithm_and_exponential_err_by_less_than_an_ulp():

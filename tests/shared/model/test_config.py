@@ -12,7 +12,6 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shared.model.config import ROPE_FIELDS, ModelConfig
-from shared.model.decoder import load_decoder
 from shared.model.families import FAMILIES, KNOWN_VALUES, WITHOUT_EFFECT
 from shared.model.rope import Rope, inverse_frequencies
 from shared.runtime.errors import Code, CounterfoilError
@@ -140,7 +139,7 @@ def test_a_configuration_that_makes_no_sense_is_refused_before_any_weight_is_rea
 ):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(CounterfoilError, match=r"config\.json") as caught:
-        load_decoder(folder)
+        tiny.load(folder)
     assert caught.value.code is code
 
 
@@ -255,7 +254,7 @@ def test_a_generation_config_that_changes_what_is_generated_is_refused_when_the_
 ):
     (folder / "generation_config.json").write_text('{"suppress_tokens": [5]}')
     with pytest.raises(CounterfoilError, match=r"generation_config\.json: suppress_tokens"):
-        load_decoder(folder)
+        tiny.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from shared.model.backend import Rows, Span, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.decoder import Batch, Decoder, Span, Stage, load_decoder, state_bytes
-from shared.model.kv import BLOCK, KVCache, blocks_for
+from shared.model.cpu import KVCache
+from shared.model.decoder import Decoder, Stage
 from shared.model.replay import replay
 from shared.model.weights import Weights
 from shared.runtime.errors import Code, CounterfoilError
@@ -20,6 +21,7 @@ from shared.statements.request import SamplingSettings
 from tests.shared.model import tiny
 
 DTYPES = ("bfloat16", "float32")
+state_bytes = tiny.BACKEND.to_host
 TOKENS = [(7 * place + place * place) % 256 for place in range(90)]
 
 
@@ -65,8 +67,8 @@ def reference(config: ModelConfig, weights: Weights, tokens: list[int]) -> tuple
 
 
 def one_pass(decoder: Decoder, tokens: list[int]) -> Tensor:
-    blocks = range(1, blocks_for(len(tokens)) + 1)
-    return decoder.forward([Span(tokens, 0, blocks)], KVCache(decoder.config, len(blocks)))
+    blocks = range(1, blocks_for(len(tokens), decoder.backend.block) + 1)
+    return decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def one_pass(decoder: Decoder, tokens: list[int]) -> Tensor:
 def test_states_and_logits_are_the_references_within_1e_4(changes):
     config = tiny.config(**changes)
     weights = tiny.weights(config)
-    decoder = Decoder(config, weights)
+    decoder = Decoder(config, weights, tiny.BACKEND)
     hidden = one_pass(decoder, TOKENS)
     expected, logits = reference(config, weights, TOKENS)
     assert (hidden - expected).abs().max() < 1e-4
@@ -93,7 +95,7 @@ def test_bfloat16_stays_near_the_reference():
     config = tiny.config(dtype="bfloat16")
     weights = tiny.weights(config)
     expected, _ = reference(config, weights, TOKENS)
-    hidden = one_pass(Decoder(config, weights), TOKENS).float()
+    hidden = one_pass(Decoder(config, weights, tiny.BACKEND), TOKENS).float()
     assert (hidden - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
@@ -103,7 +105,7 @@ def test_bfloat16_stays_near_the_reference():
 def test_any_cut_into_passes_and_any_blocks_give_the_same_bits(dtype, cuts, shift):
     decoder = tiny.decoder(dtype)
     whole = state_bytes(one_pass(decoder, TOKENS))
-    cache = KVCache(decoder.config, 8)
+    cache = decoder.cache(8)
     blocks = (3 + shift % 3, 1 + shift // 3)
     parts = []
     edges = [0, *sorted(cuts), len(TOKENS)]
@@ -115,7 +117,8 @@ def test_any_cut_into_passes_and_any_blocks_give_the_same_bits(dtype, cuts, shif
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_an_earlier_owner_left_in_a_block_changes_nothing(dtype):
     decoder = tiny.decoder(dtype)
-    cache = KVCache(decoder.config, 2)
+    cache = decoder.cache(2)
+    assert isinstance(cache, KVCache)
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(-3e38)
     assert torch.equal(decoder.forward([Span(TOKENS, 0, (1, 2))], cache), one_pass(decoder, TOKENS))
@@ -126,11 +129,11 @@ def test_a_neighbours_overflow_stays_its_own():
     weights = dict(tiny.weights(config))
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
     weights["model.embed_tokens.weight"][200] = float("nan")
-    decoder = Decoder(config, weights)
+    decoder = Decoder(config, weights, tiny.BACKEND)
     clean = one_pass(decoder, TOKENS[:5])
     spoilt = Span([*TOKENS[:5], 200], 0, (1,))
-    assert torch.equal(decoder.forward([spoilt], KVCache(config, 1))[:5], clean)
-    cache = KVCache(config, 2)
+    assert torch.equal(decoder.forward([spoilt], decoder.cache(1))[:5], clean)
+    cache = decoder.cache(2)
     decoder.forward([Span([200] * 30, 0, (2,))], cache)
     again = decoder.forward([Span(TOKENS[:5], 0, (2,))], cache)
     assert torch.equal(again, clean)
@@ -151,9 +154,8 @@ def test_a_stage_of_some_layers_continues_where_another_ended():
     weights = tiny.weights(config)
 
     def run(states: Tensor, first: int, last: int) -> Tensor:
-        cache = KVCache(config, 1, layers=last - first)
-        batch = Batch.of([Span(TOKENS[:16], 0, (1,))], cache, config.max_positions)
-        return Stage(weights, config, first, last)(states.clone(), batch, cache)
+        stage = Stage(config, weights, tiny.BACKEND, first, last)
+        return stage(states.clone(), [Rows(16, 0, (1,))], stage.cache(1))
 
     states = weights["model.embed_tokens.weight"][torch.tensor(TOKENS[:16])]
     assert torch.equal(run(states, 0, 2), run(run(states, 0, 1), 1, 2))
@@ -176,11 +178,19 @@ def test_a_stage_of_some_layers_continues_where_another_ended():
 def test_nothing_outside_cache_positions_or_vocabulary_is_read(span):
     decoder = tiny.decoder("float32")
     with pytest.raises(ValueError, match="outside"):
-        decoder.forward([span], KVCache(decoder.config, 2))
+        decoder.forward([span], decoder.cache(2))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_pass_of_nothing_is_refused_as_what_lies_outside(tied):
+    decoder = tiny.decoder("float32", tied=tied)
+    for spans in ([], [Span([], 0, (1,))]):
+        with pytest.raises(ValueError, match="positions"):
+            decoder.forward(spans, decoder.cache(2))
 
 
 def test_blocks_for_counts_whole_blocks():
-    assert [blocks_for(n) for n in (0, 1, BLOCK, BLOCK + 1)] == [0, 1, 1, 2]
+    assert [blocks_for(n, 64) for n in (0, 1, 64, 65)] == [0, 1, 1, 2]
 
 
 def test_replay_refuses_what_the_model_cannot_have_seen():
@@ -206,5 +216,5 @@ def test_replay_of_no_output_hashes_the_prompt_but_its_last_position():
 
 
 def test_a_folder_is_served_as_it_lies(tmp_path):
-    decoder = load_decoder(tiny.write_folder(tmp_path, dtype="bfloat16"))
+    decoder = tiny.load(tiny.write_folder(tmp_path, dtype="bfloat16"))
     assert torch.equal(one_pass(decoder, TOKENS), one_pass(tiny.decoder("bfloat16"), TOKENS))

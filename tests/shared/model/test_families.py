@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from shared.model.decoder import Decoder, Span, load_decoder
-from shared.model.kv import KVCache, blocks_for
+from shared.model.backend import Span, blocks_for
+from shared.model.decoder import Decoder
+from tests.shared.model import tiny
 from tests.shared.text.backends import SHIPPED
 
 TOLERANCE = 1e-4
@@ -104,8 +105,8 @@ class Ours:
 
     def __init__(self, decoder: Decoder, positions: int) -> None:
         self._decoder = decoder
-        self._blocks = range(1, blocks_for(positions) + 1)
-        self._cache = KVCache(decoder.config, len(self._blocks))
+        self._blocks = range(1, blocks_for(positions, decoder.backend.block) + 1)
+        self._cache = decoder.cache(len(self._blocks))
         self._length = 0
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
@@ -153,7 +154,7 @@ def pair(request, tmp_path_factory) -> tuple[PreTrainedModel, Decoder]:
     model = made(**CASES[request.param])
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
-    return model, load_decoder(folder)
+    return model, tiny.load(folder)
 
 
 def test_logits_are_those_of_transformers(pair):
@@ -189,7 +190,7 @@ def test_the_tolerance_is_narrow_enough_to_see_a_wrong_setting(case, changes, tm
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
-    wrong = Ours.all_logits(load_decoder(tmp_path), prompt())
+    wrong = Ours.all_logits(tiny.load(tmp_path), prompt())
     assert (wrong - theirs(model, prompt())).abs().max() > 10 * TOLERANCE
 
 
@@ -201,7 +202,7 @@ def test_the_tolerance_is_narrow_enough_to_see_a_bias_or_norm_left_out(name, tmp
     neutral = torch.zeros_like if "bias" in name else torch.ones_like
     tensors = {n: neutral(t) if n.endswith(name) else t.clone() for n, t in load_file(file).items()}
     save_file(tensors, file)
-    wrong = Ours.all_logits(load_decoder(tmp_path), prompt())
+    wrong = Ours.all_logits(tiny.load(tmp_path), prompt())
     assert (wrong - theirs(model, prompt())).abs().max() > 10 * TOLERANCE
 
 
@@ -209,7 +210,7 @@ def test_a_sharded_checkpoint_of_transformers_is_the_same_model(tmp_path):
     model = made(**CASES["qwen2, tied"])
     model.save_pretrained(tmp_path, max_shard_size="300KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    logits = Ours.all_logits(load_decoder(tmp_path), prompt())
+    logits = Ours.all_logits(tiny.load(tmp_path), prompt())
     assert (logits - theirs(model, prompt())).abs().max() < TOLERANCE
 
 
@@ -218,7 +219,7 @@ def test_a_half_precision_checkpoint_stays_close_to_its_weights_in_float32(tmp_p
     """Close only: rounding after each operation is not the same in two programs."""
     model = made(**CASES["mistral, window"], initializer_range=0.05).to(dtype)
     model.save_pretrained(tmp_path)
-    ours = Ours.all_logits(load_decoder(tmp_path), prompt())
+    ours = Ours.all_logits(tiny.load(tmp_path), prompt())
     expected = theirs(model.float(), prompt())
     bound = 0.01 if dtype is torch.float16 else 0.08
     assert (ours - expected).abs().max() < bound * expected.std()
@@ -233,7 +234,7 @@ def shipped() -> PreTrainedModel:
 def test_the_shipped_model_in_float32_is_that_of_transformers(shipped, tmp_path: Path):
     """Its weights are bfloat16; upcast they are exact, so both programs start from the same numbers."""
     shipped.save_pretrained(tmp_path)
-    decoder = load_decoder(tmp_path)
+    decoder = tiny.load(tmp_path)
     assert decoder.config.dtype == "float32"
     tokens = prompt(vocabulary=2000)
     assert (Ours.all_logits(decoder, tokens) - theirs(shipped, tokens)).abs().max() < TOLERANCE
@@ -242,5 +243,5 @@ def test_the_shipped_model_in_float32_is_that_of_transformers(shipped, tmp_path:
 
 def test_the_shipped_model_as_it_is_served_stays_close_to_its_weights_in_float32(shipped):
     tokens = prompt(vocabulary=2000)
-    ours, expected = Ours.all_logits(load_decoder(SHIPPED), tokens), theirs(shipped, tokens)
+    ours, expected = Ours.all_logits(tiny.load(SHIPPED), tokens), theirs(shipped, tokens)
     assert (ours - expected).abs().max() < 0.08 * expected.std()

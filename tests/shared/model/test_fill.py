@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.model.arithmetic import Packed
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, load_decoder, state_bytes
+from shared.model.decoder import Decoder
 from shared.model.native.library import kernels
 from shared.model.replay import replay
 from shared.model.rope import inverse_frequencies
@@ -56,6 +56,7 @@ SMALL: dict[str, dict[str, object]] = {
     "qwen3, head width 6": {"model_type": "qwen3", "hidden_size": 72, "head_dim": 6},
 }
 DTYPES = ("bfloat16", "float32")
+state_bytes = tiny.BACKEND.to_host
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def afterwards():
 def test_logits_are_those_of_transformers(name, tmp_path: Path):
     model = made(**{"initializer_range": 0.3, **SMALL[name]})
     model.save_pretrained(tmp_path)
-    decoder, tokens = load_decoder(tmp_path), prompt()
+    decoder, tokens = tiny.load(tmp_path), prompt()
     expected = theirs(model, tokens)
     assert expected.std() > 0.5
     for passes in (1, 3):
@@ -80,7 +81,7 @@ def small(dtype: str, **changes: Any) -> Decoder:
     config = tiny.config(
         hidden_size=21, head_dim=6, intermediate_size=19, dtype=dtype, model_type="qwen3", **changes
     )
-    return Decoder(config, tiny.weights(config))
+    return Decoder(config, tiny.weights(config), tiny.BACKEND)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -248,5 +249,5 @@ def test_another_implementation_of_the_definition_has_the_same_bits():
     tokens = [3, 1, 4, 1, 5]
     naive = Naive(config, weights)
     expected = torch.tensor([naive.step(token, place) for place, token in enumerate(tokens)])
-    ours: Tensor = one_pass(Decoder(config, weights), tokens)
+    ours: Tensor = one_pass(Decoder(config, weights, tiny.BACKEND), tokens)
     assert state_bytes(ours) == state_bytes(expected)

@@ -14,7 +14,7 @@ import pytest
 from shared.model import root as root_module
 from shared.model import weights as weights_module
 from shared.model.config import ModelConfig
-from shared.model.decoder import load_decoder
+from shared.model.cpu import CpuLayers
 from shared.model.root import model_root
 from shared.model.shards import INDEX, MAX_HEADER
 from shared.runtime.errors import Code, CounterfoilError
@@ -27,13 +27,13 @@ WEIGHTS = "model.safetensors"
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 32}
 TEXT = (model_root, Tokenizer.from_folder)
 READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
-    "config.json": (model_root, load_decoder),
-    "generation_config.json": (model_root, load_decoder, GenerationDefaults.from_folder),
+    "config.json": (model_root, tiny.load),
+    "generation_config.json": (model_root, tiny.load, GenerationDefaults.from_folder),
     "tokenizer.json": TEXT,
     "tokenizer_config.json": TEXT,
     "chat_template.jinja": TEXT,
-    INDEX: (model_root, load_decoder),
-    WEIGHTS: (model_root, load_decoder),
+    INDEX: (model_root, tiny.load),
+    WEIGHTS: (model_root, tiny.load),
 }
 """Who reads a file."""
 
@@ -94,7 +94,7 @@ def test_links_to_regular_files_are_followed_as_the_hubs_cache_needs_it(folder, 
     (folder / name).rename(tmp_path / "blob")
     (folder / name).symlink_to(tmp_path / "blob")
     assert model_root(folder) == expected
-    load_decoder(folder)
+    tiny.load(folder)
     Tokenizer.from_folder(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_file_full_of_small_objects_takes_little_memory(folder):
     (folder / "config.json").write_text("[" + "{}," * (LARGEST["config.json"] // 3 - 1) + "{}]")
     tracemalloc.start()
     try:
-        refused(load_decoder, folder, "config.json", Code.MALFORMED)
+        refused(tiny.load, folder, "config.json", Code.MALFORMED)
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
@@ -173,22 +173,24 @@ def test_a_file_full_of_small_objects_takes_little_memory(folder):
 )
 def test_a_size_that_no_model_has_is_named(folder, field, value):
     (folder / "config.json").write_text(json.dumps(tiny.config_json(**SMALL) | {field: value}))
-    refused(load_decoder, folder, field.partition("_parameters")[0], Code.MALFORMED)
+    refused(tiny.load, folder, field.partition("_parameters")[0], Code.MALFORMED)
 
 
 def test_names_from_the_file_reach_no_terminal_as_they_are(folder):
     for name in ("\x1b[2J\x1b[H", "\ud800", "x" * 100_000, "a\nb"):
         text = json.dumps(tiny.config_json(**SMALL) | {name: "\x1b[2J" + "y" * 10_000})
         (folder / "config.json").write_text(text)
-        refused(load_decoder, folder, "config.json", Code.UNSUPPORTED)
+        refused(tiny.load, folder, "config.json", Code.UNSUPPORTED)
 
 
 def test_a_long_context_takes_memory_only_where_it_is_used(folder):
     """Angles of 2^22 positions and wide heads would be gigabytes."""
     tiny.write_folder(folder, **SMALL | {"head_dim": 512, "max_position_embeddings": 1 << 22})
-    decoder = load_decoder(folder)
+    decoder = tiny.load(folder)
     assert decoder.config.max_positions == 1 << 22
-    assert decoder._stage._rotary.cosines.numel() < 1 << 22
+    layers = decoder._stage._layers
+    assert isinstance(layers, CpuLayers)
+    assert layers._angles[0].size < 1 << 22
 
 
 def spoil(folder: Path, header: Any, size: int | None = None, *, extra: int = 0) -> None:
@@ -243,13 +245,13 @@ def test_a_header_that_makes_no_sense_is_corrupt_before_a_tensor_is_read(folder,
 def test_tensors_are_compared_with_the_configuration_before_one_is_read(folder, monkeypatch):
     monkeypatch.setattr(weights_module, "safe_open", None)
     spoil(folder, tensor([1 << 36], 0, 4 << 36), extra=4 << 36)  # sparse
-    refused(load_decoder, folder, "no tensor", Code.MALFORMED)
+    refused(tiny.load, folder, "no tensor", Code.MALFORMED)
 
 
 def test_a_checkpoint_larger_than_the_machines_memory_is_refused_unread(folder, monkeypatch):
     monkeypatch.setattr(weights_module, "safe_open", None)
     monkeypatch.setattr(weights_module, "memory_bytes", lambda: 1 << 16)
-    refused(load_decoder, folder, "memory", Code.CONFIGURATION)
+    refused(tiny.load, folder, "memory", Code.CONFIGURATION)
 
 
 def test_a_checkpoint_larger_than_any_is_not_hashed(folder, monkeypatch):
@@ -268,6 +270,6 @@ def test_an_index_of_many_shards_that_are_not_there_ends_at_the_first(folder):
 def test_the_configuration_of_a_folder_is_read_once_more_after_it_was_mended(folder):
     good = (folder / "config.json").read_bytes()
     (folder / "config.json").write_text("{}")
-    refused(load_decoder, folder, "config.json")
+    refused(tiny.load, folder, "config.json")
     (folder / "config.json").write_bytes(good)
     assert ModelConfig.from_folder(folder).layers == 2

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from benchmarks.training.llama import Llama, LlamaShape
+from shared.model.backend import Span, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Span
-from shared.model.kv import KVCache, blocks_for
+from shared.model.decoder import Decoder
 from shared.model.rope import Rope
 from shared.model.weights import load_weights
+from tests.shared.model import tiny
 from tests.shared.text.backends import SAMPLES, SHIPPED, tokenizer
 
 TOLERANCE = 5e-4
@@ -36,12 +37,12 @@ def both() -> tuple[Decoder, Llama]:
     shape = LlamaShape.from_config(json.loads((SHIPPED / "config.json").read_text("utf-8")))
     model = Llama(shape)
     model.load_state_dict(weights)
-    return Decoder(CONFIG, weights), model.eval()
+    return Decoder(CONFIG, weights, tiny.BACKEND), model.eval()
 
 
 def ours(decoder: Decoder, ids: list[int], passes: int = 1) -> torch.Tensor:
-    blocks = range(1, blocks_for(len(ids)) + 1)
-    cache = KVCache(decoder.config, len(blocks))
+    blocks = range(1, blocks_for(len(ids), decoder.backend.block) + 1)
+    cache = decoder.cache(len(blocks))
     edges = [len(ids) * part // passes for part in range(passes + 1)]
     hidden = [decoder.forward([Span(ids[a:b], a, blocks)], cache) for a, b in pairwise(edges)]
     return decoder.logits(torch.cat(hidden))
@@ -70,4 +71,4 @@ def test_the_tolerance_is_narrow_enough_to_see_a_wrong_constant(both):
         replace(CONFIG, rms_norm_eps=1e-3),
         replace(CONFIG, heads=CONFIG.heads // 2, kv_heads=CONFIG.kv_heads // 2, head_dim=64),
     ):
-        assert (ours(Decoder(wrong, weights), ids) - theirs).abs().max() > TOLERANCE
+        assert (ours(Decoder(wrong, weights, tiny.BACKEND), ids) - theirs).abs().max() > TOLERANCE

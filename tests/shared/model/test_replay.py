@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shared.commitments.exact import ActivationHasher, Activations
+from shared.model.backend import Span, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder, Span, state_bytes
-from shared.model.kv import KVCache, blocks_for
+from shared.model.cpu import KVCache
+from shared.model.decoder import Decoder
 from shared.model.replay import ReplayResult, replay
 from shared.model.sampler import Sampler
 from shared.model.weights import Weights, load_weights
@@ -26,6 +27,7 @@ from tests.shared.model import tiny
 from tests.shared.text.backends import SHIPPED
 
 DTYPES = ("bfloat16", "float32")
+state_bytes = tiny.BACKEND.to_host
 SEED = bytes(range(32))
 PROMPT = tuple((11 * place + 3) % 256 for place in range(70))
 HOW = SamplingSettings(40, temperature_ppm=900_000, top_k=60, top_p_ppm=980_000)
@@ -53,8 +55,9 @@ def serve(
     touch: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> Served:
     """Generate `max_tokens` tokens, one position in each pass, whatever they say."""
-    blocks = range(1, blocks_for(len(prompt) + how.max_tokens) + 1)
-    cache = KVCache(decoder.config, len(blocks))
+    blocks = range(1, blocks_for(len(prompt) + how.max_tokens, decoder.backend.block) + 1)
+    cache = decoder.cache(len(blocks))
+    assert isinstance(cache, KVCache)
     size = decoder.config.hidden_size * (2 if decoder.config.dtype == "bfloat16" else 4)
     hasher, sampler = ActivationHasher(len(prompt), size), Sampler(how, seed)
     tokens, output = list(prompt), list[int]()
@@ -122,7 +125,7 @@ def test_any_sequence_replays_to_the_same_bits_in_one_pass(dtype, size, how, see
 def changed(config: ModelConfig, name: str, change: Callable[[Tensor], Tensor]) -> Decoder:
     weights = dict(tiny.weights(config))
     weights[name] = change(weights[name].clone())
-    return Decoder(config, weights)
+    return Decoder(config, weights, tiny.BACKEND)
 
 
 def flip(tensor: Tensor, place: int, *, lowest: bool = False) -> Tensor:
@@ -182,7 +185,7 @@ def eight_bits(weights: Weights) -> Weights:
 
 def test_weights_rounded_to_eight_bits_show(dtype, honest):
     config = tiny.config(dtype=dtype)
-    cheap = Decoder(config, eight_bits(tiny.weights(config)))
+    cheap = Decoder(config, eight_bits(tiny.weights(config)), tiny.BACKEND)
     assert not agrees(cheap, honest)
     assert not agrees(tiny.decoder(dtype), serve(cheap))
 
@@ -195,7 +198,8 @@ def test_one_matrix_rounded_to_eight_bits_shows(dtype, honest):
 def test_the_shipped_model_replays_and_its_cheap_copy_does_not():
     config = ModelConfig.from_folder(SHIPPED)
     weights = load_weights(SHIPPED, config)
-    true, cheap = Decoder(config, weights), Decoder(config, eight_bits(weights))
+    true = Decoder(config, weights, tiny.BACKEND)
+    cheap = Decoder(config, eight_bits(weights), tiny.BACKEND)
     prompt, how = tuple(range(6, 46)), SamplingSettings(12)
     assert agrees(true, serve(true, prompt, how))
     assert not agrees(true, serve(cheap, prompt, how))

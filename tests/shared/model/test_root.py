@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from shared.codec.hashing import labelled_hash
 from shared.model.config import ModelConfig
-from shared.model.decoder import load_decoder
 from shared.model.root import model_root
 from shared.model.weights import load_weights
 from shared.runtime.errors import Code, CounterfoilError
@@ -251,6 +250,6 @@ def test_a_folder_in_a_files_place_is_an_error_that_names_it(folder):
 def test_an_empty_or_missing_folder_says_what_belongs_there(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CounterfoilError, match=r"config\.json") as caught:
-            load_decoder(place)
+            tiny.load(place)
         assert caught.value.code is Code.CONFIGURATION
         assert "model.safetensors" in (caught.value.remedy or "")

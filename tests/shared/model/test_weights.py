@@ -9,7 +9,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shared.model.config import ModelConfig
-from shared.model.decoder import load_decoder
 from shared.model.root import model_root
 from shared.model.weights import EMBEDDING, HEAD, Weights, expected_shapes, load_weights
 from shared.runtime.errors import Code, CounterfoilError
@@ -75,7 +74,7 @@ def test_the_expected_tensors_are_those_of_each_family():
 def test_every_dtype_is_loaded_as_it_is(tmp_path, dtype):
     folder = tiny.write_folder(tmp_path, dtype=dtype, **SMALL)
     assert {tensor.dtype for tensor in load(folder).values()} == {getattr(torch, dtype)}
-    assert load_decoder(folder).config.dtype == dtype
+    assert tiny.load(folder).config.dtype == dtype
 
 
 @pytest.mark.parametrize("tensor", [EMBEDDING, "model.layers.0.mlp.up_proj.weight"])

@@ -3,16 +3,20 @@
 import json
 from dataclasses import replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 from shared.model.config import ModelConfig
-from shared.model.decoder import Decoder
-from shared.model.profile import _tensor
-from shared.model.weights import Weights, expected_shapes
+from shared.model.cpu import CpuBackend
+from shared.model.decoder import Decoder, load_decoder
+from shared.model.weights import Weights, dtype_of, expected_shapes
 
 SPECIALS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n"), ("Ġ", "a"), ("S", "T"))
@@ -20,6 +24,7 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+BACKEND = CpuBackend()
 VOCABULARY = 256 + len(MERGES) + len(SPECIALS)
 END = VOCABULARY - 1
 
@@ -64,11 +69,28 @@ def weights(of: ModelConfig) -> Weights:
     return {name: _tensor(name, shape, of) for name, shape in expected_shapes(of).items()}
 
 
+def _tensor(name: str, shape: tuple[int, ...], of: ModelConfig) -> Tensor:
+    """Make a weight whose entries are uniform in [-1, 1) over sqrt(fan-in); norms and biases are near one."""
+    count = int(np.prod(shape))
+    chunks = [sha256(f"{name}:{index}".encode()).digest() for index in range(-(-count * 2 // 32))]
+    raw = np.frombuffer(b"".join(chunks)[: 2 * count], dtype="<u2").astype(np.float32)
+    values = raw / np.float32(32768.0) - np.float32(1.0)
+    if len(shape) == 1:
+        values = np.float32(1.0) + values / np.float32(8.0)
+    else:
+        values = values / np.float32(shape[1] ** 0.5)
+    return torch.from_numpy(values.reshape(shape)).to(dtype_of(of))
+
+
 @cache
 def decoder(dtype: str, *, tied: bool = False) -> Decoder:
     """One shared decoder for each dtype; it keeps no state but its counter of passes."""
     of = config(dtype=dtype, tie_word_embeddings=tied)
-    return Decoder(of, weights(of))
+    return Decoder(of, weights(of), BACKEND)
+
+
+def load(folder: Path) -> Decoder:
+    return load_decoder(folder, backend=BACKEND)
 
 
 def endless(dtype: str) -> Decoder:
