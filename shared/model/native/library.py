@@ -12,8 +12,10 @@ from shared.runtime.errors import Code, CounterfoilError
 
 LANES = 16
 """Output rows of one panel of a packed weight."""
-VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16")
+VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16", "amx")
 """All variants give the same bits; the index is the kernels' number for it."""
+SINGLES, PAIRS_CHAIN, PAIRS_32 = range(3)
+"""Kinds of units and of sums: float32 by chain-1, bfloat16 by chain-1, bfloat16 by pairs-32."""
 
 
 class Matrix(Structure):
@@ -26,7 +28,7 @@ class Shape(Structure):
     """What all layers share."""
 
     _fields_ = (
-        ("pairs", c_int64),
+        ("kind", c_int64),
         ("hidden", c_int64),
         ("heads", c_int64),
         ("kv_heads", c_int64),
