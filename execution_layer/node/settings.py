@@ -84,6 +84,8 @@ class NodeSettings(Settings):
     """Requests, evidence, receipts and the meter (sqlite)."""
     threads: Annotated[int, Field(ge=1, le=512)] = 1
     """CPU threads of the model. They change its speed, not its bits."""
+    arithmetic: str = "auto"
+    """The definition of every operation (protocol §7.2), and so of the bits; `auto` is that of this machine's own matrix unit."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sequences that advance together."""
     prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 256

@@ -15,7 +15,7 @@ from shared.model.backend import Cache, Layers, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.layout import Layout
 from shared.model.native import library
-from shared.model.native.library import kernels
+from shared.model.native.library import VARIANTS, kernels
 from shared.model.weights import Weights, compute_dtype
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -25,6 +25,18 @@ CHAIN_1, PAIRS_32 = "chain-1", "pairs-32"
 ARITHMETICS = (CHAIN_1, PAIRS_32)
 SHORT = 4096
 """Positions whose angles are there from the start."""
+
+
+def arithmetics_for(dtype: str) -> tuple[str, ...]:
+    """Return the arithmetics that are defined for a checkpoint's dtype."""
+    computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return tuple(kind.arithmetic for kind in arithmetics.KINDS if kind.dtype == computed)
+
+
+def own_arithmetic(dtype: str) -> str:
+    """Return the arithmetic of this machine's own matrix unit, in which it computes a checkpoint's dtype fastest."""
+    with_tiles = VARIANTS[kernels().best] == "amx" and PAIRS_32 in arithmetics_for(dtype)
+    return PAIRS_32 if with_tiles else CHAIN_1
 
 
 class KVCache:

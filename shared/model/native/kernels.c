@@ -145,7 +145,7 @@ static const Variant variants[] = {
     VARIANT(avx512bf16, amx),
 #endif
 };
-static int chosen;
+static int chosen[KINDS];
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -179,10 +179,10 @@ int cf_variants(void)
 #endif
 }
 
-void cf_use(int variant)
+void cf_use(int kind, int variant)
 {
     const int most = cf_variants();
-    chosen = variant < 0 ? 0 : variant > most ? most : variant;
+    chosen[kind] = variant < 0 ? 0 : variant > most ? most : variant;
 }
 
 void cf_pack(const void *weight, int64_t rows, int64_t columns, int kind, uint32_t *data)
@@ -356,16 +356,16 @@ void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Bat
                 pass.tasks[pass.task_count++] = (Task){i, head, row, left < most ? left : most};
             }
     }
-    run(variants[chosen].layers[shape->kind], &pass, (Phase *)(base + at.phases), PHASES * count,
+    run(variants[chosen[shape->kind]].layers[shape->kind], &pass, (Phase *)(base + at.phases), PHASES * count,
         (bytes - 64 - at.scratch) / at.scratch_bytes); /* threads may have been added since the workspace was measured */
 }
 
 void cf_norm(const Shape *shape, const float *states, const float *weight, int64_t rows, void *out)
 {
-    run(variants[chosen].norm[shape->kind], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[shape->kind]].norm[shape->kind], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }
 
 void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int kind, float *out)
 {
-    run(variants[chosen].linear[kind], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[kind]].linear[kind], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }

@@ -48,7 +48,7 @@ typedef struct {
 } Batch;
 
 int cf_variants(void);      /* highest variant of this processor: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512-BF16, 4 AMX */
-void cf_use(int variant);   /* at most cf_variants() */
+void cf_use(int kind, int variant); /* at most cf_variants() */
 int cf_threads(int wanted); /* threads of the whole process, the caller's among them; returns how many there are */
 void cf_pack(const void *weight, int64_t rows, int64_t columns, int kind, uint32_t *data);
 void cf_embed(const Matrix *table, const int64_t *tokens, int64_t rows, int kind, float *out);
