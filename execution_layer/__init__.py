@@ -1,1 +1,1 @@
-"""The execution layer: nodes that run models on sealed requests, and the client that asks them."""
+"""The execution layer: nodes that run models on sealed requests, and the client that sends them."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from audit_layer.directory.service import Directory
 from audit_layer.log.proof_service import ProofService
-from audit_layer.trail.intake import Intake
+from audit_layer.trail.call_batching import CallBatcher
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from shared.envelope.delivered import Delivered
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
@@ -27,7 +27,7 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
-        self._intake = Intake(trail)
+        self._intake = CallBatcher(trail)
 
     async def Submit(  # noqa: N802  # the generated name
         self, request: audit_pb2.SubmitRequest, _context: Context

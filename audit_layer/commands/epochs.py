@@ -12,7 +12,7 @@ from typing import Any, Final
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.draw import Logged
-from shared.statements.audits import DisclosureRequest, DrawReason
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.verification.draw_check import DrawChecked, Known, Wrong, check_draw
 from shared.verification.epoch_record import TYPES, EpochRecord, gather
 from shared.verification.trust import Trust
@@ -123,7 +123,7 @@ def _requests(ask: Ask, after: int) -> list[DisclosureRequest] | None:
             receipt=parse_hex32(said["receipt"], "a receipt"),
             index=said["index"],
             draw=parse_hex32(said["draw"], "a draw"),
-            reason=DrawReason(said["reason"]),
+            reason=DisclosureReason(said["reason"]),
             recipient=parse_hex32(said["recipient"], "a recipient"),
             deadline=said["deadline"],
         )

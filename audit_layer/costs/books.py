@@ -20,9 +20,9 @@ from audit_layer.costs.payable import Claim, Opinion, Standing, State, standings
 from audit_layer.trail.models import VerdictRow
 from shared.codec.moment import day_of, now_ms
 from shared.codec.money import exact_sum
-from shared.statements.audits import Outcome
 from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
+from shared.statements.verdicts import Outcome
 
 CHUNK = 500
 """Requests settled per query."""

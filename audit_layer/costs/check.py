@@ -15,9 +15,9 @@ from audit_layer.costs.rating import price_for, rate_usage
 from audit_layer.trail.models import ReceiptRow, VerdictRow
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
-from shared.statements.audits import Outcome
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import EnergyQuality, Usage
+from shared.statements.verdicts import Outcome
 
 Facts = tuple[str, int, Decimal, int, Decimal]
 """Kind, quantity, unit price, per, amount."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from shared.statements.audits import Blame, Outcome, Reason
 from shared.statements.receipts import Finish
+from shared.statements.verdicts import Blame, Outcome, Reason
 
 ANSWERED: Final = "the order was answered before"
 SUPERSEDED: Final = "superseded by another attempt"

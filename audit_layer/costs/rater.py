@@ -19,11 +19,11 @@ from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import day_of, now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome
 from shared.statements.cose import read_as
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Outcome
 
 RATE_LOCK = 0x63665F72617465  # "cf_rate"
 ERASED = "erased"

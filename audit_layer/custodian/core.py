@@ -16,8 +16,9 @@ from shared.envelope.sealing import open_escrow
 from shared.parties.reveal_memory import Kept, RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.statements.audits import DisclosureRelease, DisclosureRequest, EpochSeal
 from shared.statements.cose import entry_of, open_as, parse_statement, read_as, sign
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import EpochSeal
 from shared.verification.limits import InsistenceError, Terms
 from shared.verification.release_check import MAX_CASE, Permitted, ReleaseCase, check_release
 from shared.verification.trust import Role, Trust

@@ -11,7 +11,7 @@ from typing import Final
 
 from shared.codec import cbor
 from shared.runtime.journal import Journal, connect
-from shared.statements.audits import DrawReason
+from shared.statements.disclosures import DisclosureReason
 from shared.verification.limits import DAY_MS, Rule
 
 VERSION: Final = 1
@@ -66,7 +66,7 @@ class Report:
     """When it was first refused, ms."""
 
 
-Decide = Callable[[Mapping[DrawReason, int]], None]
+Decide = Callable[[Mapping[DisclosureReason, int]], None]
 
 
 class ReleaseStore:
@@ -84,7 +84,13 @@ class ReleaseStore:
         return self._journal.read(lambda db: _find(db, request))
 
     def keep(
-        self, request: bytes, release: Release, *, drawn_by: DrawReason, now: int, decide: Decide
+        self,
+        request: bytes,
+        release: Release,
+        *,
+        drawn_by: DisclosureReason,
+        now: int,
+        decide: Decide,
     ) -> Release:
         """Store and count a release unless there is one; return the one that counts. Durable on return.
 
@@ -135,7 +141,7 @@ class ReleaseStore:
         return self._journal.read(_reports)
 
 
-def read_reports(path: Path, now: int) -> tuple[list[Report], Mapping[DrawReason, int]]:
+def read_reports(path: Path, now: int) -> tuple[list[Report], Mapping[DisclosureReason, int]]:
     """Return the reports in a custodian's file, and its releases of 24 hours; it may be running. NOT_FOUND without a file."""
     db = connect(path, read_only=True)
     try:
@@ -151,11 +157,11 @@ def _find(db: Connection, request: bytes) -> Release | None:
     return None if row is None else Release(*row)
 
 
-def _count(db: Connection, now: int) -> dict[DrawReason, int]:
+def _count(db: Connection, now: int) -> dict[DisclosureReason, int]:
     rows = db.execute(
         "SELECT drawn_by, count(*) FROM counted WHERE at > ? GROUP BY drawn_by", (now - DAY_MS,)
     ).fetchall()
-    return {DrawReason(kind): count for kind, count in rows}
+    return {DisclosureReason(kind): count for kind, count in rows}
 
 
 def _reported(db: Connection, key: tuple[str, bytes]) -> bool:

@@ -22,9 +22,10 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureRelease
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Reason
 from shared.verification.release_check import ReleaseCase
 
 logger = logging.getLogger(__name__)

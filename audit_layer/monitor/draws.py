@@ -18,8 +18,8 @@ from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.walk import damaged
 from shared.runtime.errors import CounterfoilError
 from shared.selection.draw import Logged
-from shared.statements.audits import Draw, EpochOpen, EpochSeal
 from shared.statements.cose import parse_statement
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.tiles import TILE_WIDTH, Tile, decode_bundle, width_at
 from shared.verification.draw_check import Fault, Known, Wrong, check_draw

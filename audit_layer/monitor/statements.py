@@ -6,8 +6,8 @@ from typing import Final, TypeVar
 
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import EpochSeal
 from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
+from shared.statements.epochs import EpochSeal
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.ratecards import RateCard
 from shared.verification.epoch_record import TYPES, epoch_of

@@ -25,8 +25,8 @@ from audit_layer.monitor.statements import (
 )
 from audit_layer.monitor.store import Cursor, Learnt, MonitorStore
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRelease, DisclosureRequest
 from shared.statements.cose import SignedStatement
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
 

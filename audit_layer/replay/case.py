@@ -7,8 +7,8 @@ from shared.codec import cbor
 from shared.codec.fields import Reader
 from shared.envelope.delivered import MAX_DELIVERED
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome, Reason
 from shared.statements.orders import MAX_TOKENS
+from shared.statements.verdicts import Outcome, Reason
 
 MAX_CASE_BYTES = MAX_DELIVERED + 2**20
 """The most that can be delivered for one request, with its receipt."""

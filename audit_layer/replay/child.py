@@ -22,10 +22,10 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
 from shared.model.root import model_root
 from shared.runtime.errors import CounterfoilError
-from shared.statements.audits import Reason
 from shared.statements.cose import read_as
 from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.verdicts import Reason
 from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
 from shared.text.stream import frames_say, stop_length

@@ -14,8 +14,8 @@ from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
 from shared.envelope.delivered import Delivered
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import entry_of, read_as
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
 
@@ -113,9 +113,9 @@ def _statement(db: Session, entry: bytes) -> bytes:
 
 
 def _floor_entries(
-    db: Session, epoch: EpochRow, receipt: Receipt, reason: DrawReason
+    db: Session, epoch: EpochRow, receipt: Receipt, reason: DisclosureReason
 ) -> tuple[bytes, ...]:
-    if reason not in {DrawReason.FLOOR, DrawReason.CONFIRM}:
+    if reason not in {DisclosureReason.FLOOR, DisclosureReason.CONFIRM}:
         return ()
     assert epoch.first is not None
     assert epoch.size is not None

@@ -1,9 +1,9 @@
 """The judge, exact regime: opens one disclosed request and replays it (protocol §6.3).
 
 Pure except for the arithmetic passed in. The numbered steps are those of the protocol; the first that fails gives
-the reason code. The caller has already checked: the receipt's signature, that the ciphertexts hash to the receipt's
-`envelope` and `h_final`, that the final record is under the node's signature, and that the shares recombine to a secret
-whose commitments hold.
+the reason code. Before them, a numeric profile that is not the auditor's own is PROFILE. The caller has already
+checked: the receipt's signature, that the ciphertexts hash to the receipt's `envelope` and `h_final`, that the final
+record is under the node's signature, and that the shares recombine to a secret whose commitments hold.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.sealing import OpenedRequest, open_with_secret
 from shared.envelope.stream import FinalRecord, Frame, FrameOpener
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Reason
 from shared.statements.cose import read_as
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.verdicts import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,10 @@ def _fail_unless(condition: bool, reason: Reason) -> None:
 
 
 def judge(case: Case, arithmetic: Arithmetic) -> Judgement:
-    """Return the verdict's content for one case. Never raises, whatever the case holds."""
+    """Return the verdict's content for one case, whatever the case holds.
+
+    What it raises is the auditor's own: a receipt that is not one (the caller has verified it), or an arithmetic that fails.
+    """
     facts: dict[str, int | str] = {}
     try:
         _steps(case, arithmetic, facts)

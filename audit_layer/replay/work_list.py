@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.work import Assignment
-from shared.statements.audits import Blame, Reason
+from shared.statements.verdicts import Blame, Reason
 
 FIRST_PAUSE_MS: Final = 1_000
 LONGEST_PAUSE_MS: Final = 300_000

@@ -22,8 +22,8 @@ from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
-from shared.statements.audits import Blame, Reason, Verdict
 from shared.statements.cose import entry_of, sign
+from shared.statements.verdicts import Blame, Reason, Verdict
 
 MAX_FAILURES: Final = 5
 """Replay failures on the auditor's own side after which the verdict says so, and the work is done."""

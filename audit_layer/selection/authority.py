@@ -31,9 +31,10 @@ from shared.selection.draw import (
     selection_seed,
 )
 from shared.selection.party import read_commitment, read_reveal
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import Payload, entry_of, read_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.translog.tlog_proof import parse_tlog_proof
 
 logger = logging.getLogger(__name__)
@@ -279,7 +280,12 @@ class Authority:
         return self._request(drawn, row, peer, drawn.reason, now)
 
     def _request(
-        self, drawn: DrawnReceipt, row: EpochRow, peer: PeerSettings, reason: DrawReason, now: int
+        self,
+        drawn: DrawnReceipt,
+        row: EpochRow,
+        peer: PeerSettings,
+        reason: DisclosureReason,
+        now: int,
     ) -> Assignment:
         assert row.draw_statement is not None
         deadline = now + int(self.settings.disclosure_seconds * 1000)
@@ -297,7 +303,7 @@ class Authority:
             worker=peer.name,
             request_statement=self._sign(request),
             deadline=deadline,
-            confirms=reason is DrawReason.CONFIRM,
+            confirms=reason is DisclosureReason.CONFIRM,
         )
 
     def _escalate(self, now: int) -> None:
@@ -309,9 +315,9 @@ class Authority:
                 if not others:
                     continue
                 request = read_as(DisclosureRequest, failed.request_statement)
-                drawn = DrawnReceipt(failed.receipt, request.index, DrawReason.CONFIRM)
+                drawn = DrawnReceipt(failed.receipt, request.index, DisclosureReason.CONFIRM)
                 row = db.get_one(EpochRow, failed.epoch)
-                asked.append(self._request(drawn, row, others[0], DrawReason.CONFIRM, now))
+                asked.append(self._request(drawn, row, others[0], DisclosureReason.CONFIRM, now))
             self.work.assign(db, asked)
         for batch in batched([item.request_statement for item in asked]):
             self.server.submit(batch)

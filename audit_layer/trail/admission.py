@@ -7,14 +7,6 @@ from typing import Protocol
 from shared.codec.hashing import labelled_hash
 from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import (
-    DisclosureRelease,
-    DisclosureRequest,
-    Draw,
-    EpochOpen,
-    EpochSeal,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
     Payload,
@@ -22,12 +14,15 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order, within_order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, seal_domain
+from shared.statements.verdicts import Verdict
 
 CLOCK_SKEW_MS = 5 * 60_000
 """How far an issuer's clock may be ahead of ours."""

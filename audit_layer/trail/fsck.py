@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.storage.engine import session
 from audit_layer.trail.admission import KINDS
+from audit_layer.trail.columns import receipt_columns, signed_columns, verdict_columns
 from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
 from audit_layer.trail.fsck_findings import (
     check_answers,
@@ -23,10 +24,8 @@ from audit_layer.trail.fsck_findings import (
 from audit_layer.trail.fsck_parties import Parties
 from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
-from audit_layer.trail.rows import receipt_columns, signed_columns, verdict_columns
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
-from shared.statements.audits import Verdict
 from shared.statements.cose import (
     SignedStatement,
     open_as,
@@ -36,6 +35,7 @@ from shared.statements.cose import (
 )
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Receipt
+from shared.statements.verdicts import Verdict
 
 _PAGE: Final = 1000
 

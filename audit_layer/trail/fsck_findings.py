@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from audit_layer.trail.columns import ANSWERED_TWICE, evidence_digest, finding_values
 from audit_layer.trail.fsck_parties import between
 from audit_layer.trail.fsck_stored import bundle_of, opened
 from audit_layer.trail.gaps import NODE, TENANT
@@ -16,7 +17,6 @@ from audit_layer.trail.models import (
     ResolutionRow,
     StatementRow,
 )
-from audit_layer.trail.rows import ANSWERED_TWICE, evidence_digest, finding_values
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import open_as, parse_statement, verify_signature

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
+from audit_layer.trail.columns import finding_values
 from audit_layer.trail.gaps import NODE, TENANT, Gap, advance, describe
 from audit_layer.trail.models import (
     CounterRow,
@@ -24,7 +25,6 @@ from audit_layer.trail.models import (
     ResolutionRow,
     StatementRow,
 )
-from audit_layer.trail.rows import finding_values
 
 BATCH: Final = 20_000
 """Receipts of one transaction."""

@@ -19,6 +19,7 @@ from audit_layer.log.sequencer import Submission as LogSubmission
 from audit_layer.storage.engine import session
 from audit_layer.trail import at_rest
 from audit_layer.trail.admission import ROLES, Admitted, admit
+from audit_layer.trail.columns import evidence_digest, finding_values
 from audit_layer.trail.lookups import DatabaseLookups
 from audit_layer.trail.models import (
     EvidenceRow,
@@ -30,8 +31,7 @@ from audit_layer.trail.models import (
     VerdictRow,
 )
 from audit_layer.trail.pages import Span
-from audit_layer.trail.rows import evidence_digest, finding_values
-from audit_layer.trail.writing import stored_forms
+from audit_layer.trail.write_rows import stored_forms
 from shared.codec.ids import check_name
 from shared.codec.moment import now_ms
 from shared.envelope.delivered import Delivered, check_delivered

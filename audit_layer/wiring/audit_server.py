@@ -27,10 +27,10 @@ from audit_layer.log.files import PublishedFiles
 from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fork_check import check_history, check_served
 from audit_layer.log.proof_service import ProofService
-from audit_layer.log.publication import Publisher
 from audit_layer.log.s3_store import S3Store
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.sign_and_publish import Publisher
 from audit_layer.log.timestamps import HttpAuthority, Timestamper
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.dsn import read_dsn_file
@@ -38,7 +38,7 @@ from audit_layer.storage.engine import make_engine
 from audit_layer.trail.at_rest import with_keeper
 from audit_layer.trail.gap_watch import GapWatch
 from audit_layer.trail.service import Trail
-from audit_layer.trail.writing import write_rows
+from audit_layer.trail.write_rows import write_rows
 from audit_layer.wiring.audit_settings import AuditSettings
 from audit_layer.wiring.log_keys import load_cose_key, load_signers, log_policy
 from shared.codec.moment import now_ms

@@ -1,9 +1,13 @@
 """`python -m audit_layer.wiring.openapi` prints the query API's schema; `docs/openapi.json` holds it."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fastapi import FastAPI
 
 from audit_layer.api.http import create_app
 from audit_layer.api.parts import Parts
@@ -20,28 +24,36 @@ from shared.translog.notes import SignatureType, Signer
 from shared.translog.policy import LogPolicy
 
 
-def schema() -> dict[str, Any]:
-    """Return the schema; no connection is made, since a schema depends on no data."""
+@contextlib.contextmanager
+def described_app() -> Iterator[FastAPI]:
+    """Build the query API as it is served; no connection is made, since a schema depends on no data."""
     engine = make_engine("postgresql://localhost/nothing")
     batcher = Batcher(Sequencer(engine))
     try:
         log = Signer.generate("schema", SignatureType.ED25519).verifier
         witness = Signer.generate("schema-witness", SignatureType.COSIGNATURE_ED25519).verifier
         files = PublishedFiles(FolderStore(Path("nowhere")))
-        parts = Parts(
-            origin="schema",
-            engine=engine,
-            trail=Trail(engine, batcher, frozenset()),
-            proofs=ProofService(engine, files, LogPolicy((log,), (witness,), 1)),
-            files=files,
-            costs=Costs(engine),
-            tokens=Tokens(engine),
-            check_health=lambda: None,
+        yield create_app(
+            Parts(
+                origin="schema",
+                engine=engine,
+                trail=Trail(engine, batcher, frozenset()),
+                proofs=ProofService(engine, files, LogPolicy((log,), (witness,), 1)),
+                files=files,
+                costs=Costs(engine),
+                tokens=Tokens(engine),
+                check_health=lambda: None,
+            )
         )
-        described = create_app(parts).openapi()
     finally:
         batcher.close()
         engine.dispose()
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema."""
+    with described_app() as app:
+        described = app.openapi()
     described["info"]["version"] = "1"  # of the interface, which does not change with each release
     return described
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from audit_layer.log.sequencer import Hook, Sequenced, Sequencer, Submission
 from audit_layer.storage.engine import make_engine
 from audit_layer.trail.admission import Admitted
-from audit_layer.trail.writing import write_rows
+from audit_layer.trail.write_rows import write_rows
 from benchmarks.log.platform import Store
 from benchmarks.log.statements import Source
 from shared.statements.receipts import NO_RECEIPT, Receipt

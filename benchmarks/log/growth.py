@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Engine
 
 from audit_layer.log.proof_service import ProofService
-from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer, Submission
+from audit_layer.log.sign_and_publish import Publisher
 from audit_layer.log.witnesses import HttpWitness
 from audit_layer.storage.engine import make_engine
 from audit_layer.wiring.audit_server import published, second_place

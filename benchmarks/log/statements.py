@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.trail.admission import Admitted, admit
 from shared.codec.moment import now_ms
 from shared.runtime.keys import key_id, public_bytes
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import open_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
@@ -162,7 +162,7 @@ class Source:
                 receipt=self._bytes("single", number),
                 index=number,
                 draw=self._bytes("draw"),
-                reason=DrawReason.DRAW,
+                reason=DisclosureReason.DRAW,
                 recipient=self._bytes("recipient"),
                 deadline=now_ms() + HOUR_MS,
             )

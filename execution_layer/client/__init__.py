@@ -4,7 +4,7 @@
         asked = [{"role": "user", "content": "What is a receipt?"}]
         answer = client.generate(asked, max_tokens=64, temperature=0)
 
-Names are imported when they are first used, so that the command line's help stays quick.
+Names are imported on first use, so that the command line's help stays fast.
 """
 
 from importlib import import_module

@@ -1,8 +1,8 @@
 """The client's own records: without them there is no client-held disclosure, and no proof against a node.
 
-One sqlite file that only its owner can read. A transcript is on disk before its order leaves; numbers are
-given out in the same transaction, so none is used twice at once, also by two processes; one under which nothing was
-accepted goes to the next request, so the log sees no gap.
+One sqlite file that only its owner can read. A transcript is on disk before its order is sent. Numbers are
+assigned in the same transaction, so no number is in use twice at a time, even by two processes; a number under
+which nothing was accepted goes to the next request, so the log sees no gap.
 """
 
 import sqlite3
@@ -23,18 +23,18 @@ from shared.translog.policy import Witnessed
 
 
 class State(StrEnum):
-    """How far an attempt came."""
+    """How far an attempt got."""
 
     ORDERED = "ordered"
     """The order is on disk and may have been sent."""
     ANSWERED = "answered"
-    """A checked receipt is here."""
+    """A checked receipt has been received."""
     REFUSED = "refused"
     """The node did not accept the request."""
     BROKEN = "broken"
     """The stream ended without a receipt."""
     DISBELIEVED = "disbelieved"
-    """What the node sent did not pass the checks; it is kept as evidence."""
+    """The node's response did not pass the checks; it is kept as evidence."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -51,7 +51,7 @@ class NewTranscript:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """What the archive gave an attempt."""
+    """What the archive assigned to an attempt."""
 
     id: int
     number: int
@@ -62,7 +62,7 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Received:
-    """What came back: everything, also when it is not believed."""
+    """What came back: everything, even if it is not believed."""
 
     node_nonce: bytes | None
     accepted_signature: bytes | None
@@ -108,7 +108,7 @@ SignOrder = Callable[[int, int], tuple[bytes, bytes]]
 """(number, attempt) -> (statement, entry)"""
 LATEST: Final = "latest"
 FORGOTTEN_MS: Final = 2 * 86_400_000
-"""After so long no order is good any more and no request is under way: a process that died gave its number back."""
+"""After this time no order is valid and no request is in flight any more, so the number of a dead process is free."""
 _FORGOTTEN: Final = (
     "SELECT number FROM transcripts AS one WHERE state IN ('ordered', 'refused') AND number NOT IN (SELECT number FROM"
     " free_numbers) GROUP BY number HAVING max(created) < ? AND NOT EXISTS (SELECT 1 FROM transcripts AS other WHERE"
@@ -135,10 +135,9 @@ class Archive:
     async def order(
         self, new: NewTranscript, sign: SignOrder, *, number: int | None = None
     ) -> Ordered:
-        """Give out a number (or the next attempt of `number`), sign, and write it all down.
-
-        A number that was given back goes before a new one, with its next attempt: by signing that the tenant says that
-        no attempt before it delivered, so what a node that refused kept of it is not payable (protocol §8).
+        """Assign a number (or the next attempt of `number`), sign, and record it all.
+        A number that was given back is used before a new one, with its next attempt: by signing it the tenant states that no
+        earlier attempt was delivered, so whatever a refusing node kept of them is not payable (protocol §8).
         """
 
         def write(db: sqlite3.Connection) -> Ordered:
@@ -158,7 +157,7 @@ class Archive:
         return await self._journal.write(write)
 
     async def give_back(self, number: int) -> None:
-        """Let the next request have a number, unless an attempt under it was, or may yet be, accepted."""
+        """Free a number for the next request, unless an attempt under it was, or may yet be, accepted."""
 
         def write(db: sqlite3.Connection) -> None:
             query = "SELECT count(*) FROM transcripts WHERE number = ? AND state != 'refused'"
@@ -177,7 +176,7 @@ class Archive:
         receipt: tuple[bytes, bytes] | None = None,
         problem: str | None = None,
     ) -> None:
-        """Write down how an attempt ended; `receipt` is (statement, entry) of one that passed the checks."""
+        """Record how an attempt ended; `receipt` is (statement, entry) of one that passed the checks."""
         statement, entry = receipt or (None, None)
 
         def write(db: sqlite3.Connection) -> None:
@@ -202,7 +201,7 @@ class Archive:
         await self._journal.write(write)
 
     async def remember_bundle(self, entry: bytes, statement: bytes, proof: str) -> None:
-        """Keep a key bundle that requests are sealed for."""
+        """Store a key bundle for which requests are sealed."""
         await self._journal.write(
             lambda db: db.execute(
                 "INSERT INTO bundles VALUES (?, ?, ?) ON CONFLICT (entry) DO UPDATE"
@@ -212,15 +211,14 @@ class Archive:
         )
 
     def largest_checkpoint(self, origin: str) -> Checkpoint | None:
-        """Return the largest checkpoint of a log that was accepted."""
+        """Return the largest accepted checkpoint of a log."""
         query = "SELECT size, root FROM checkpoints WHERE origin = ? ORDER BY size DESC LIMIT 1"
         row = self._journal.read(lambda db: db.execute(query, (origin,)).fetchone())
         return None if row is None else Checkpoint(origin, row["size"], row["root"])
 
     async def remember_checkpoint(self, seen: Witnessed, beside: Checkpoint) -> None:
-        """Keep a checkpoint that was found to be of one history with `beside`, the largest that was kept.
-
-        CONFLICT when another process has accepted a larger one meanwhile.
+        """Store a checkpoint that was proved consistent with `beside`, the largest one stored.
+        CONFLICT if another process has accepted a larger one meanwhile.
         """
         item = seen.checkpoint
 
@@ -229,7 +227,7 @@ class Archive:
             kept = db.execute(query, (item.origin,)).fetchone()
             if kept is not None and (kept["size"], kept["root"]) != (beside.size, beside.root):
                 raise CounterfoilError(
-                    Code.CONFLICT, "another process has seen more of the log meanwhile; ask again"
+                    Code.CONFLICT, "another process has seen more of the log meanwhile; try again"
                 )
             db.execute(
                 "INSERT INTO checkpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -239,7 +237,7 @@ class Archive:
         await self._journal.write(write)
 
     async def keep_suspect(self, seen: Witnessed, reason: str) -> None:
-        """Keep a witnessed checkpoint that contradicts those accepted: with them it is evidence."""
+        """Store a witnessed checkpoint that contradicts the accepted ones: together they are evidence."""
         item, at = seen.checkpoint, now_ms()
         await self._journal.write(
             lambda db: db.execute(
@@ -249,7 +247,7 @@ class Archive:
         )
 
     def suspects(self) -> list[tuple[int, bytes, str]]:
-        """Return (size, root, note) of the checkpoints that contradict those accepted."""
+        """Return (size, root, note) of the checkpoints that contradict the accepted ones."""
         query = "SELECT size, root, note FROM suspects ORDER BY origin, size"
         rows = self._journal.read(lambda db: db.execute(query).fetchall())
         return [(row["size"], row["root"], row["note"]) for row in rows]
@@ -257,7 +255,7 @@ class Archive:
     async def remember_revocation(
         self, value: Revocation, operator: str, statement: bytes, proof: str
     ) -> None:
-        """Keep a revocation by an operator that was proved to be in the log, for ever: no listing can take it back."""
+        """Store an operator's revocation that was proved to be in the log, forever: no listing can undo it."""
         await self._journal.write(
             lambda db: db.execute(
                 "INSERT INTO revocations VALUES (?, ?, ?, ?, ?) ON CONFLICT (bundle, operator) DO UPDATE"
@@ -268,13 +266,13 @@ class Archive:
         )
 
     def revoked_at(self) -> dict[tuple[bytes, str], int]:
-        """Return the known revocations: bundle and the operator who revoked it, and from when (ms)."""
+        """Return the known revocations: key bundle and revoking operator, and the time (ms) from which it is revoked."""
         query = "SELECT bundle, operator, at FROM revocations"
         rows = self._journal.read(lambda db: db.execute(query).fetchall())
         return {(row["bundle"], row["operator"]): row["at"] for row in rows}
 
     async def attach_proof(self, transcript: int, proof: str, index: int) -> None:
-        """Keep a receipt's verified tlog-proof."""
+        """Store a receipt's verified tlog-proof."""
         await self._journal.write(
             lambda db: db.execute(
                 "UPDATE transcripts SET proof = ?, log_index = ? WHERE id = ?",
@@ -283,7 +281,7 @@ class Archive:
         )
 
     async def note_handed_in(self, transcript: int) -> None:
-        """Note that the client itself gave the receipt to the log."""
+        """Record that the client itself submitted the receipt to the log."""
         at = now_ms()
         await self._journal.write(
             lambda db: db.execute(
@@ -301,7 +299,7 @@ class Archive:
         return self._one(query, entry)
 
     def find(self, which: str) -> Transcript:
-        """Return the transcript that people name: by the entry of its receipt or order in hexadecimal, or `latest`."""
+        """Return a transcript as people name it: by the hexadecimal entry of its receipt or order, or `latest`."""
         if which == LATEST:
             return self._one(_LATEST_FIRST, 1)
         return self.by_entry(parse_hex32(which, "an entry"))
@@ -311,7 +309,7 @@ class Archive:
         return self._many(_LATEST_FIRST, limit)
 
     def unproved(self) -> list[Transcript]:
-        """Return the transcripts whose receipt has no proof yet."""
+        """Return the transcripts whose receipts have no proof yet."""
         return self._many("SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL")
 
     def bundle(self, entry: bytes) -> tuple[bytes, str]:
@@ -323,7 +321,7 @@ class Archive:
         return row["statement"], row["proof"]
 
     def counts(self) -> dict[str, int]:
-        """Return numbers given out, receipts and proofs held."""
+        """Return how many numbers were assigned, and how many receipts and proofs are held."""
         query = "SELECT count(DISTINCT number), count(receipt), count(proof) FROM transcripts"
         numbers, receipts, proofs = self._journal.read(lambda db: db.execute(query).fetchone())
         return {"numbers": numbers, "receipts": receipts, "proofs": proofs}

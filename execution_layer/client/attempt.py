@@ -52,7 +52,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Wanted:
-    """What the application asked for."""
+    """What the application requested."""
 
     body: RequestBody
     model_root: bytes
@@ -60,11 +60,11 @@ class Wanted:
     on_text: OnText | None
     tokenise: Tokenise | None
     said: Callable[[], Said] | None = None
-    """Makes a reader of an answer's text, where the client has the tokenizer."""
+    """Creates a reader of an answer's text, if the client has the tokenizer."""
 
     @property
     def input_bound(self) -> int:
-        """The most prompt tokens to pay for: the prompt's own number, where the client can count them."""
+        """The most prompt tokens to pay for: the prompt's exact number, if the client can count them."""
         return input_bound(self.body) if self.tokenise is None else len(self.tokenise())
 
     def for_choice(self, choice: int) -> "Wanted":
@@ -123,7 +123,7 @@ class Attempt:
         rate_card: bytes,
         number: int | None,
     ) -> "Attempt":
-        """Seal afresh for one node and order it: a new number, or the next attempt of `number`."""
+        """Seal a fresh envelope for one node and order it: a new number, or the next attempt of `number`."""
         now = now_ms()
         sealed = _seal(terms, node, wanted, now)
         order_for = partial(_order, terms, node, wanted, sealed, rate_card, wanted.input_bound, now)
@@ -150,9 +150,8 @@ class Attempt:
     async def run(
         self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float = float("inf")
     ) -> Completion:
-        """Send, read, check; whatever came back is archived, also when this raises.
-
-        UNAVAILABLE when the node has not accepted within `accept_s` seconds.
+        """Send, read, check; whatever came back is archived, even if this raises.
+        UNAVAILABLE if the node has not accepted within `accept_s` seconds.
         """
         arrived = _Arrived()
         started = time.monotonic()
@@ -161,7 +160,7 @@ class Attempt:
         except CounterfoilError as error:
             await self._close(_state_of(error, arrived), arrived, problem=str(error))
             raise
-        except BaseException:  # the caller gave up; the node writes its receipt all the same
+        except BaseException:  # the caller gave up; the node still writes its receipt
             await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
             raise
         try:
@@ -334,7 +333,7 @@ def _as_opened(sealed: SealedRequest, body: RequestBody) -> OpenedRequest:
 
 
 def _state_of(error: CounterfoilError, arrived: _Arrived) -> State:
-    """Tell a refusal from a stream that broke, and both from one that cannot be believed."""
+    """Distinguish a refusal, a broken stream, and a response that cannot be believed."""
     if arrived.node_nonce is None:
         return State.REFUSED
     lying = {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}

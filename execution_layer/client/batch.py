@@ -1,4 +1,4 @@
-"""Many requests at once, and what is printed of each."""
+"""Many concurrent requests, and what is printed for each."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ OnResult = Callable[[dict[str, Any]], None]
 
 
 def summary(completion: Completion) -> dict[str, Any]:
-    """Return what scripts are told of one checked answer."""
+    """Return the facts about one checked answer for scripts."""
     usage, timings = completion.usage, completion.timings
     first = timings.first_token_ms
     return {
@@ -35,7 +35,7 @@ def summary(completion: Completion) -> dict[str, Any]:
 
 
 def _logprobs(completion: Completion) -> list[dict[str, Any]]:
-    """Return each token's log-probability and those of the most likely tokens, in micro-nats."""
+    """Return the log-probabilities of each token and of the most likely tokens, in micro-nats."""
     return [
         {
             "token": token,
@@ -60,8 +60,8 @@ async def run_batch(
 ) -> int:
     """Run all requests, at most `concurrency` at once; return how many failed.
 
-    With `spread`, request i goes to node i modulo their number. Results are told as they come, with the
-    line's place (from 0); a failure has `error` and `checked: false`.
+    With `spread`, request i goes to node i modulo their number. Results are reported as they arrive, with the
+    line's index (from 0); a failure has `error` and `checked: false`.
     """
     names = [item.name for item in await client.nodes()] if spread else []
     gate = asyncio.Semaphore(concurrency)
@@ -83,7 +83,7 @@ async def run_batch(
 
 
 def generate_line(client: AsyncCounterfoilClient, line: PromptLine, **options: Any) -> Any:
-    """Run one line of a file of prompts; awaits to what `generate` returns."""
+    """Run one line of a prompt file; returns an awaitable of `generate`'s result."""
     return client.generate(
         line.messages or None,
         line.settings,

@@ -1,7 +1,6 @@
-"""The client: chooses a node, seals, orders, streams, checks, archives; retries elsewhere when a node is away.
-
-A retry is a fresh envelope for another node and the next attempt under the same order number. What a node
-sent and the checks refused is never retried silently: it is raised, and kept.
+"""The client: chooses a node, seals, orders, streams, checks, archives; retries elsewhere if a node is unavailable.
+A retry is a fresh envelope for another node and the next attempt under the same order number. If a response
+fails the checks, there is no silent retry: the error is raised, and the response is kept.
 """
 
 import asyncio
@@ -20,11 +19,11 @@ from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.log_memory import LogMemory
+from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
-from execution_layer.client.standing import Standing
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
@@ -44,7 +43,7 @@ ELSEWHERE: Final = frozenset(
         Code.CORRUPT,
     }
 )
-"""What another node, or a later moment, may cure."""
+"""Errors that may not occur at another node, or later."""
 DISBELIEVED: Final = frozenset(
     {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
 )
@@ -54,7 +53,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 
 class AsyncCounterfoilClient:
-    """Safe for many calls at once within one event loop. Use it as a context manager."""
+    """Safe for concurrent calls within one event loop. Use it as a context manager."""
 
     def __init__(self, policy: ClientPolicy) -> None:
         self._policy = policy
@@ -70,7 +69,7 @@ class AsyncCounterfoilClient:
         self._texts = Texts(policy)
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._standing = Standing()
+        self._node_choice = NodeChoice()
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
 
@@ -115,13 +114,13 @@ class AsyncCounterfoilClient:
         n: int | None = None,
         **options: Unpack[Options],
     ) -> Completion | tuple[Completion, ...]:
-        """Run one request and return its answer once the receipt was checked.
+        """Run one request and return its answer once its receipt has been checked.
 
-        Exactly one of `messages` (each a `Message` or a mapping of role and content) and the option `prompt`; how to
-        sample is said by `settings` or by the single options of `Options`. What is unknown is refused. With `n`, ask
-        for n answers at once and return them in order: each is a request of its own (order, receipt, proof, bill)
+        Pass exactly one of `messages` (each a `Message` or a mapping of role and content) and the option `prompt`;
+        set sampling by `settings` or by individual `Options`. Unknown options are refused. With `n`, request n
+        answers concurrently and return them in order: each is a request of its own (order, receipt, proof, bill)
         with `choice` 0 … n−1, all with the caller's seed if there is one. If one of them fails, the others are
-        ended and the error is raised.
+        cancelled and the error is raised.
         """
         wanted = self._wanted(messages, settings, options)
         until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
@@ -129,10 +128,10 @@ class AsyncCounterfoilClient:
         if n is None:
             return await self._with_retries(wanted, node, until, on_retry)
         if type(n) is not int or not 1 <= n <= MAX_ANSWERS:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, f"n is from 1 to {MAX_ANSWERS}")
+            raise CounterfoilError(Code.INVALID_ARGUMENT, f"n must be between 1 and {MAX_ANSWERS}")
         if wanted.on_text is not None:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "on_text cannot tell several answers apart; leave it out"
+                Code.INVALID_ARGUMENT, "on_text cannot tell several answers apart; omit it"
             )
         try:
             async with asyncio.TaskGroup() as group:
@@ -165,13 +164,12 @@ class AsyncCounterfoilClient:
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
-        """Return the nodes that may be asked for a model, by the directory and the policy."""
+        """Return the usable nodes for a model, according to the directory and the policy."""
         return await self._nodes(self._model_root(model), refresh=False)
 
     async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
-        """Fetch the files of a model's tokenizer from a node, check them against the model root, and use them from now on.
-
-        Returns their folder. The error of the last node asked when none has them.
+        """Fetch a model's tokenizer files from a node, check them against the model root, and use them from now on.
+        Returns their folder. If no node has them, the last node's error is raised.
         """
         root = self._model_root(model)
         failed: CounterfoilError | None = None
@@ -188,15 +186,15 @@ class AsyncCounterfoilClient:
         raise failed
 
     async def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
-        """Fetch and verify a witnessed proof for every receipt that has none; try for `timeout_s` seconds."""
+        """Fetch and verify a witnessed proof for every receipt without one; try for `timeout_s` seconds."""
         return await self._proofs().upgrade(timeout_s)
 
     async def hand_in_missing(self, after_s: float = 60.0) -> int:
-        """Give the log the receipts that are older than `after_s` and that it has no proof for; return how many."""
+        """Submit to the log the receipts that are older than `after_s` and have no proof; return how many."""
         return await self._proofs().hand_in(after_s)
 
     async def deposit_evidence(self, receipt_entry: bytes) -> None:
-        """Give the audit layer the ciphertexts of one request, where its node withholds them."""
+        """Deposit the ciphertexts of one request with the audit layer, if its node withholds them."""
         await self._proofs().deposit(receipt_entry)
 
     async def _with_retries(
@@ -219,7 +217,7 @@ class AsyncCounterfoilClient:
         on_retry: OnRetry | None,
         given: list[int],
     ) -> Completion:
-        """Try until a node answers; the number that was ordered under, once there is one, is put into `given`."""
+        """Try until a node answers; the order number, once assigned, is put into `given`."""
         tried: list[str] = []
         pause_s, refresh = FIRST_PAUSE_S, False
         for left in reversed(range(self._policy.max_attempts)):
@@ -256,7 +254,7 @@ class AsyncCounterfoilClient:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
-        self._standing.begin(node.name)
+        self._node_choice.begin(node.name)
         try:
             completion = await attempt.run(
                 self._channel(node.bundle.endpoint), timeout_s, self._policy.accept_timeout_s
@@ -265,16 +263,16 @@ class AsyncCounterfoilClient:
             raise  # our own archive
         except CounterfoilError as error:
             if error.code in (ELSEWHERE | DISBELIEVED) - {Code.STALE_KEY}:
-                self._standing.failed(node.name, error, time.monotonic())
+                self._node_choice.failed(node.name, error, time.monotonic())
             raise
         finally:
-            self._standing.end(node.name)
-        self._standing.answered(node.name)
+            self._node_choice.end(node.name)
+        self._node_choice.answered(node.name)
         return completion
 
     def _choose(self, nodes: Sequence[NodeEntry], tried: Sequence[str]) -> NodeEntry:
         by_name = {node.name: node for node in nodes}
-        return by_name[self._standing.choose(list(by_name), tried, time.monotonic())]
+        return by_name[self._node_choice.choose(list(by_name), tried, time.monotonic())]
 
     async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
         if self._directory is None:
@@ -303,13 +301,13 @@ class AsyncCounterfoilClient:
         chosen = model or self._policy.model_root
         if chosen is None:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "no model is named", remedy="Set model_root in client.toml."
+                Code.INVALID_ARGUMENT, "no model is given", remedy="Set model_root in client.toml."
             )
         return parse_hex32(chosen, "the model root")
 
 
 def _told_by(node: NodeEntry, error: CounterfoilError) -> CounterfoilError:
-    """Return a node's error with the node's name, and the number of the incident in that node's log if there is one."""
+    """Return a node's error with the node's name, and the incident number in that node's log if there is one."""
     number = error.metadata.get("incident", "")
     incident = f" (incident {number})" if INCIDENT.fullmatch(number) else ""
     return CounterfoilError(
@@ -324,7 +322,7 @@ def _told_by(node: NodeEntry, error: CounterfoilError) -> CounterfoilError:
 def _named(
     nodes: Sequence[NodeEntry], name: str | None, refused: Sequence[str]
 ) -> Sequence[NodeEntry]:
-    """Return the nodes with a name; NOT_FOUND if there is none, with what was `refused` of that name."""
+    """Return the nodes with a name; NOT_FOUND if there is none, with the reason if one was `refused`."""
     if name is None:
         return nodes
     found = [node for node in nodes if name in {node.bundle.node, node.name}]

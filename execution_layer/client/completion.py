@@ -13,12 +13,12 @@ class CheckedReceipt:
     value: Receipt
     statement: bytes
     entry: bytes
-    """The log entry: what to ask the log for."""
+    """The log entry, by which to query the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """As the client saw it, in milliseconds since the request was sent."""
+    """As seen by the client, in milliseconds since the request was sent."""
 
     first_token_ms: float | None
     total_ms: float
@@ -30,7 +30,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer, believed only after its receipt was."""
+    """One answer, returned only after its receipt was checked."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -45,8 +45,8 @@ class Completion:
     node: str
     """operator/node"""
     text_verified: bool = False
-    """Whether the client itself found that the tokens say this text; otherwise it is the node's word until an audit."""
+    """Whether the client itself checked that the tokens have this text; otherwise it is the node's word until an audit."""
     choice: int = 0
-    """Which of several answers to one request this is."""
+    """Which of several answers to the same request this is."""
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each token where the settings ask for them: log-probabilities in micro-nats."""
+    """One per token if the settings ask for them: log-probabilities in micro-nats."""

@@ -1,10 +1,10 @@
-"""The key directory, believed in nothing: every bundle is checked against the policy before it is used.
+"""The key directory, which is not trusted at all: every key bundle is checked against the policy before it is used.
 
-A bundle counts when (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
-policy's quorum witnessed, not longer ago than the policy accepts, and that is of the history that was shown before, (3) it
-is live now, and (4) no revocation by its operator is known that is in the log as well. What nobody signed, such as the
-listing's own `revoked`, is believed in neither direction. A listing can leave a new revocation out: who must know it at once
-follows the public statements (`counterfoil log monitor`).
+A key bundle counts if (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
+policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent with what was shown before, (3) it
+is live now, and (4) no revocation by its operator is known that is also in the log. Unsigned claims, such as the listing's
+own `revoked`, are believed in neither direction. A listing can omit a new revocation: to learn of it at once, follow
+the public statements (`counterfoil log monitor`).
 """
 
 import asyncio
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 MAX_BUNDLES: Final = 4096
 FRESH_S: Final = 30.0
 STALE_S: Final = 600.0
-"""How long what was read may be used when the directory does not answer: a revocation could be missed."""
+"""How long a listing may be used if the directory does not answer: a revocation could be missed."""
 TIMEOUT_S: Final = 20.0
 PATIENCE_S: Final = 10.0
-"""How long a first bundle's proof is waited for."""
+"""How long to wait for a first key bundle's proof."""
 POLL_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """A node that may be asked, with the key bundle that requests are sealed for."""
+    """A usable node, with the key bundle for which requests are sealed."""
 
     bundle: KeyBundle
     entry: bytes
@@ -64,7 +64,7 @@ def check_bundle(
 ) -> NodeEntry:
     """Run the four checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
 
-    `revoked` says of which bundles a revocation was proved, by which operator, and from when (ms).
+    `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts.
     """
     claimed, _ = open_as(KeyBundle, listed.statement, None)
     key = policy.operator_key(claimed.operator)
@@ -83,7 +83,7 @@ def check_bundle(
         raise stale_bundle(bundle, now)
     if revoked.get((statement.entry, bundle.operator), now + 1) <= now:  # (4)
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
-    policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not asked
+    policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not used
     return NodeEntry(
         bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed
     )
@@ -92,7 +92,7 @@ def check_bundle(
 def check_revocation(
     listed: audit_pb2.RevocationEntry, policy: ClientPolicy, log: LogPolicy
 ) -> tuple[Revocation, VerifiedInclusion]:
-    """Return a revocation that a pinned operator signed and that is in the witnessed log; it ends that operator's bundles only."""
+    """Check a revocation: signed by a pinned operator, in the witnessed log; it ends only that operator's key bundles."""
     statement = parse_statement(listed.statement, expected=Revocation.TYPE)
     key = policy.operator_key(statement.issuer)
     if key is None:
@@ -105,7 +105,7 @@ def check_revocation(
 
 
 def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
-    """Return each node's newest bundle, in order of the nodes' names."""
+    """Return each node's newest key bundle, in order of the nodes' names."""
     found: dict[str, NodeEntry] = {}
     for node in sorted(nodes, key=lambda node: node.bundle.not_before):
         found[node.name] = node
@@ -113,7 +113,7 @@ def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
 
 
 class Directory:
-    """Nodes that serve a model, read from the audit server and kept for half a minute (more while it is away)."""
+    """Nodes that serve a model, read from the audit server and cached for half a minute (longer while it is unavailable)."""
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class Directory:
         self._stub = audit_pb2_grpc.DirectoryStub(channel)
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
         self.refused: list[str] = []
-        """Why bundles of the last listing are not believed."""
+        """Why key bundles in the last listing were refused."""
 
     async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
-        """Return the usable nodes. Raises STALE_KEY, with the reasons, when there is none, and
-        NOT_WITNESSED when all there is waits for its proof longer than `PATIENCE_S`.
+        """Return the usable nodes. Raises STALE_KEY, with the reasons, if there is none, and
+        NOT_WITNESSED if all there are have waited for their proofs longer than `PATIENCE_S`.
         """
         read_at, nodes = self._known.get(model_root, (float("-inf"), []))
         now, age_s = now_ms(), time.monotonic() - read_at
@@ -146,10 +146,10 @@ class Directory:
                 return await self._read(model_root)
             except CounterfoilError as error:
                 if live and error.code in {Code.UNAVAILABLE, Code.DEADLINE} and age_s < STALE_S:
-                    return live  # the audit server is away for a moment; nodes keep serving
+                    return live  # the audit server is briefly unavailable; nodes keep serving
                 if error.code is not Code.NOT_WITNESSED or time.monotonic() > patient_until:
                     raise
-            await asyncio.sleep(POLL_S)  # a node registered a moment ago; its proof is on the way
+            await asyncio.sleep(POLL_S)  # a node has just registered; its proof is on the way
 
     async def _read(self, model_root: bytes) -> list[NodeEntry]:
         request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
@@ -167,7 +167,7 @@ class Directory:
                 Code.NOT_WITNESSED if soon else Code.STALE_KEY,
                 "the directory has no key bundle that the policy accepts"
                 + (f": {reasons}" if reasons else ""),
-                remedy="Check that nodes are running and registered, and the policy's pins.",
+                remedy="Check that nodes are running and registered, and check the policy's pins.",
             )
         for witnessed in {node.witnessed.note.encode(): node.witnessed for node in nodes}.values():
             await self._memory.accept(witnessed)
@@ -178,7 +178,7 @@ class Directory:
         return nodes
 
     async def _learn(self, listed: Sequence[audit_pb2.RevocationEntry]) -> None:
-        """Keep the revocations that are proved; what is not is said, and ends nothing."""
+        """Store the revocations that are proved; any other is logged and ends nothing."""
         for item in listed:
             try:
                 value, included = check_revocation(item, self._policy, self._log)
@@ -192,13 +192,13 @@ class Directory:
             )
 
     def _check_newest(self, witnessed: Witnessed) -> None:
-        """Refuse a listing under an older checkpoint than one that was seen before: it may hide what came since."""
+        """Refuse a listing under an older checkpoint than one seen before: it may hide what came since."""
         kept = self._archive.largest_checkpoint(witnessed.checkpoint.origin)
         if kept is not None and witnessed.checkpoint.size < kept.size:
             raise CounterfoilError(
                 Code.NOT_WITNESSED,
                 f"the directory shows the log at size {witnessed.checkpoint.size}; it had {kept.size} before",
-                remedy="Ask again; if it stays so, the audit server was restored from an older state or hides entries.",
+                remedy="Try again; if this persists, the audit server was restored from an older state or hides entries.",
             )
 
     def _check(

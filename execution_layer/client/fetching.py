@@ -1,4 +1,4 @@
-"""The files of a model's tokenizer, fetched from any node: what does not lead to the pinned model root is not kept."""
+"""A model's tokenizer files, fetched from any node: files that do not lead to the pinned model root are discarded."""
 
 import tempfile
 from collections.abc import AsyncIterable
@@ -20,7 +20,7 @@ Files = list[tuple[Place, bytes]]
 
 
 async def fetch_files(channel: grpc.aio.Channel, model_root: bytes) -> Files:
-    """Return all files under a model root, proved. BAD_PROOF or MALFORMED when a node sends something else."""
+    """Return all files under a model root, proved. BAD_PROOF or MALFORMED if a node sends something else."""
     stub = execution_pb2_grpc.InferenceStub(channel)
     call = stub.GetModelFiles(
         execution_pb2.GetModelFilesRequest(model_root=model_root), timeout=TIMEOUT_S
@@ -36,22 +36,26 @@ async def fetch_files(channel: grpc.aio.Channel, model_root: bytes) -> Files:
 
 
 async def _collect(parts: AsyncIterable[execution_pb2.ModelFilePart]) -> tuple[Files, int]:
-    """Put the parts together; no more is taken than such files can have."""
+    """Assemble the parts; no more is accepted than such files can have."""
     heads: list[execution_pb2.ModelFileHead] = []
     contents: list[bytearray] = []
     async for part in parts:
         if part.WhichOneof("part") == "head":
             if len(heads) >= len(FILES) or part.head.name not in FILES:
-                raise CounterfoilError(Code.MALFORMED, "the node sent a file that no model has")
+                raise CounterfoilError(
+                    Code.MALFORMED, "the node sent a file that is not one of a model's"
+                )
             heads.append(part.head)
             contents.append(bytearray())
         elif not heads or len(contents[-1]) + len(part.data) > LARGEST[heads[-1].name]:
-            raise CounterfoilError(Code.MALFORMED, "the node sent more than a file of a model has")
+            raise CounterfoilError(
+                Code.MALFORMED, "the node sent more than a model's file can have"
+            )
         else:
             contents[-1] += part.data
     sizes = {head.leaves for head in heads}
     if len(sizes) != 1 or not 1 <= (size := sizes.pop()) <= MAX_SIZE:
-        raise CounterfoilError(Code.MALFORMED, "the node sent no files of one model")
+        raise CounterfoilError(Code.MALFORMED, "the node did not send the files of one model")
     files = [
         (Place(head.name, head.index, tuple(head.path)), bytes(data))
         for head, data in zip(heads, contents, strict=True)
@@ -60,14 +64,14 @@ async def _collect(parts: AsyncIterable[execution_pb2.ModelFilePart]) -> tuple[F
 
 
 def keep_files(folder: Path, files: Files) -> None:
-    """Put proved files into a folder that is there whole or not at all; one that is there is of the same root."""
+    """Put proved files into a folder, atomically; an existing one has the same root."""
     parent = private_folder(folder.parent)
     made = Path(tempfile.mkdtemp(dir=parent, prefix=".fetched-"))
     for place, data in files:
         write_private(made / place.name, data)
     try:
         made.rename(folder)
-    except OSError:  # it is there
+    except OSError:  # it exists
         for place, _ in files:
             (made / place.name).replace(folder / place.name)
         made.rmdir()

@@ -1,8 +1,8 @@
 """What the client remembers of the log, so that it can be shown neither another history nor an older one.
 
-The archive keeps every witnessed checkpoint that was accepted. A larger one must be proved to extend the largest; a
-smaller one must be proved to be a beginning of it, and is then good for what it proves, but not for what is new. What
-contradicts what is kept is FORK: both notes stay in the archive as evidence.
+The archive keeps every accepted witnessed checkpoint. A larger one must be proved to extend the largest; a
+smaller one must be proved to be a prefix of it, and is then good for what it proves, but not for what is new. A
+checkpoint that contradicts them is FORK: both notes stay in the archive as evidence.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from shared.translog.proofs import verify_consistency
 
 TIMEOUT_S: Final = 20.0
 AUDIT_SERVER: Final = "the audit server"
-"""How errors name it, so that nobody looks for them at a node or in a database of their own."""
+"""Its name in errors, so that nobody looks for their cause at a node or in a database of their own."""
 SKEW_S: Final = 300
 
 
 class LogMemory:
-    """One client's view of its log. Safe for many calls at once within one event loop."""
+    """One client's view of its log. Safe for concurrent calls within one event loop."""
 
     def __init__(self, archive: Archive, channel: grpc.aio.Channel) -> None:
         self._archive = archive
@@ -36,8 +36,8 @@ class LogMemory:
     async def accept(self, seen: Witnessed) -> None:
         """Remember a witnessed checkpoint.
 
-        FORK when it is of another history than the checkpoints kept, or is not proved to be of theirs; UNAVAILABLE when
-        the log does not answer with the proof.
+        FORK if it contradicts the stored checkpoints, or is not proved to be consistent with them; UNAVAILABLE if the log
+        does not return the proof.
         """
         async with self._turn:
             kept = self._archive.largest_checkpoint(seen.checkpoint.origin)
@@ -50,7 +50,7 @@ class LogMemory:
                         await self._archive.keep_suspect(seen, error.detail)
                     raise
                 now_kept = self._archive.largest_checkpoint(seen.checkpoint.origin)
-                if now_kept == kept:  # else another process has seen more meanwhile
+                if now_kept == kept:  # otherwise another process has seen more meanwhile
                     break
                 kept = now_kept
             await self._archive.remember_checkpoint(seen, kept or seen.checkpoint)
@@ -59,7 +59,7 @@ class LogMemory:
         """Check that one of two checkpoints extends the other."""
         older, newer = sorted((kept, seen), key=lambda item: item.size)
         if older.size == newer.size:
-            raise _forked(kept, seen, "they have one size and two roots")
+            raise _forked(kept, seen, "they have the same size but different roots")
         request = audit_pb2.GetConsistencyRequest(old_size=older.size, new_size=newer.size)
         try:
             answer = await self._log.GetConsistency(request, timeout=TIMEOUT_S)
@@ -75,9 +75,8 @@ class LogMemory:
 
 
 def check_age(seen: Witnessed, most_s: int, now_s: float | None = None) -> None:
-    """Check that a checkpoint was witnessed at most `most_s` seconds ago; NOT_WITNESSED when it was not.
-
-    The time is the earliest at which one of the witnesses that count signed: what came into the log since is unknown.
+    """Check that a checkpoint was witnessed at most `most_s` seconds ago; otherwise NOT_WITNESSED.
+    The time is the earliest at which one of the counting witnesses signed: what entered the log since is unknown.
     """
     now = time.time() if now_s is None else now_s
     witnessed_at = min(seen.times.values())
@@ -100,7 +99,7 @@ def check_age(seen: Witnessed, most_s: int, now_s: float | None = None) -> None:
 def _forked(kept: Checkpoint, seen: Checkpoint, why: str) -> CounterfoilError:
     return CounterfoilError(
         Code.FORK,
-        f"the log {seen.origin} shows size {seen.size} (root {seen.root.hex()}), which is not of the history of size"
-        f" {kept.size} (root {kept.root.hex()}) that was shown before: {why}",
+        f"the log {seen.origin} shows size {seen.size} (root {seen.root.hex()}), which is not consistent with size"
+        f" {kept.size} (root {kept.root.hex()}) that it showed before: {why}",
         remedy="Both checkpoints are in the archive: show them to the auditor and the witnesses.",
     )

@@ -1,6 +1,5 @@
-"""What a call asks for, as people and applications write it: natural types in, one request body out.
-
-Whatever is unknown or of another type is refused by name: an option that is silently without effect is worse than an error.
+"""A call's options as people and applications write them: natural types in, one request body out.
+Unknown or mistyped options are refused by name: an option that silently has no effect is worse than an error.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ OnRetry = Callable[[str, CounterfoilError], None]
 
 
 class Sampling(TypedDict, total=False):
-    """How the answer is sampled; what is left out, or None, is off or has the default of `SamplingSettings`."""
+    """How the answer is sampled; options omitted, or None, are off or have the default of `SamplingSettings`."""
 
     max_tokens: int | None
     """Token budget [256]."""
@@ -35,28 +34,28 @@ class Sampling(TypedDict, total=False):
     """A text that ends the answer, or several."""
     stop_token_ids: Sequence[int] | None
     logprobs: int | None
-    """How many most likely tokens come with each output token's log-probability."""
+    """How many of the most likely tokens are returned with each output token's log-probability."""
 
 
 class Options(Sampling, total=False):
-    """Options of `generate`; those left out, or None, have the policy's value or none."""
+    """Options of `generate`; those omitted, or None, have the policy's value or none."""
 
     prompt: str | None
-    """A prompt as it is, instead of messages."""
+    """A verbatim prompt, instead of messages."""
     seed: bytes | int | str | None
-    """32 bytes, a number from 0, or 64 hexadecimal digits; else every attempt's own transcript secret gives one."""
+    """32 bytes, a non-negative number, or 64 hexadecimal digits; by default derived from each attempt's transcript secret."""
     cost_centre: str | None
     """Tag; blinded in the log."""
     model: str | None
     """Model root in hex."""
     node: str | None
-    """A name (`node` or `operator/node`) to insist on."""
+    """The only node to use (`node` or `operator/node`)."""
     timeout_s: float | None
     """Seconds for all attempts together."""
     on_text: OnText | None
-    """Gets text as it arrives, before the receipt can be checked; a retry begins again."""
+    """Called with text as it arrives, before the receipt can be checked; a retry starts over."""
     on_retry: OnRetry | None
-    """Is told (node, error) when a retry begins."""
+    """Called with (node, error) when a retry begins."""
 
 
 DEFAULT_MAX_TOKENS: Final = 256
@@ -88,7 +87,7 @@ def sampling_settings(
     stop_token_ids: tuple[int, ...] = (),
     logprobs: int | None = None,
 ) -> SamplingSettings:
-    """Return settings from what people write; fractions become millionths, and what changes nothing is left out."""
+    """Return settings from what people write; fractions become millionths, and values that change nothing are omitted."""
     return SamplingSettings(
         max_tokens=max_tokens,
         temperature_ppm=_ppm(temperature, "temperature"),
@@ -112,25 +111,25 @@ def seed_bytes(seed: int | str | None) -> bytes | None:
         return None if seed is None else seed.to_bytes(32, "big")
     except (AttributeError, OverflowError) as error:
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, "a seed is a number from 0, or 64 hexadecimal digits"
+            Code.INVALID_ARGUMENT, "a seed must be a number below 2^256, or 64 hexadecimal digits"
         ) from error
 
 
 def request_body(
     messages: Sequence[Turn] | None, settings: SamplingSettings | None, options: Mapping[str, Any]
 ) -> RequestBody:
-    """Return the body that a call asks for; INVALID_ARGUMENT names what is unknown, mistyped or given twice."""
+    """Return a call's request body; INVALID_ARGUMENT names what is unknown, mistyped or given twice."""
     given = {name: value for name, value in _known(options).items() if value is not None}
     sampling = {name: value for name, value in given.items() if name in SAMPLING}
     if settings is not None and type(settings) is not SamplingSettings:
         raise _wrong(
-            "settings is a SamplingSettings; name single settings instead, as max_tokens=64"
+            "settings must be a SamplingSettings; or pass individual settings, such as max_tokens=64"
         )
     if settings is not None and sampling:
-        raise _wrong(f"{', '.join(sorted(sampling))} cannot be given beside settings")
+        raise _wrong(f"{', '.join(sorted(sampling))} cannot be combined with settings")
     for name in TEXTS:
         if name in given and not isinstance(given[name], str):
-            raise _wrong(f"{name} is text, not {type(given[name]).__name__}")
+            raise _wrong(f"{name} must be text, not {type(given[name]).__name__}")
     return RequestBody(
         settings=settings_of(sampling) if settings is None else settings,
         messages=messages_of(messages),
@@ -140,7 +139,7 @@ def request_body(
 
 
 def timeout_of(options: Mapping[str, Any], default: float) -> float:
-    """Return the seconds for all attempts together; INVALID_ARGUMENT for what is no time."""
+    """Return the seconds for all attempts together; INVALID_ARGUMENT if it is not a valid time."""
     given = options.get("timeout_s")
     if given is None:
         return default
@@ -149,7 +148,7 @@ def timeout_of(options: Mapping[str, Any], default: float) -> float:
         or not isinstance(given, int | float)
         or not 0 <= given < float("inf")
     ):
-        raise _wrong(f"timeout_s is a number of seconds, not {str(given)[:40]!r}")
+        raise _wrong(f"timeout_s must be a number of seconds, not {str(given)[:40]!r}")
     return float(given)
 
 
@@ -157,13 +156,15 @@ def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     unknown = sorted(set(options) - KNOWN)
     if unknown:
         near = get_close_matches(unknown[0], sorted(KNOWN), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(KNOWN))}"
+        hint = (
+            f"; did you mean {near[0]}?" if near else f"; known options: {', '.join(sorted(KNOWN))}"
+        )
         raise _wrong(f"there is no option {unknown[0]}{hint}")
     return options
 
 
 def settings_of(given: Mapping[str, Any]) -> SamplingSettings:
-    """Return settings from single options of `Sampling`."""
+    """Return settings from individual options of `Sampling`."""
     values = dict(given)
     for name in WHOLE:
         if name in values:
@@ -173,7 +174,7 @@ def settings_of(given: Mapping[str, Any]) -> SamplingSettings:
             isinstance(values[name], bool)
             or not isinstance(values[name], int | float | str | Decimal)
         ):
-            raise _wrong(f"{name} is a number, not {type(values[name]).__name__}")
+            raise _wrong(f"{name} must be a number, not {type(values[name]).__name__}")
     if "stop" in values:
         values["stop"] = _stops(values["stop"])
     if "stop_token_ids" in values:
@@ -185,16 +186,16 @@ def settings_of(given: Mapping[str, Any]) -> SamplingSettings:
 def _stops(value: Any) -> tuple[str, ...]:
     stops = (value,) if isinstance(value, str) else _sequence(value, "stop")
     if not all(isinstance(item, str) for item in stops):
-        raise _wrong("stop is a text, or several")
+        raise _wrong("stop must be a text, or several")
     return tuple(stops)
 
 
 def messages_of(messages: object) -> tuple[Message, ...]:
-    """Return the turns of a conversation, each given as a `Message` or as a mapping of role and content."""
+    """Return a conversation's turns, each given as a `Message` or as a mapping of role and content."""
     if messages is None:
         return ()
     if isinstance(messages, str):
-        raise _wrong("messages is a list of messages; give plain text as prompt=")
+        raise _wrong("messages must be a list of messages; pass plain text as prompt=")
     return tuple(_message(item) for item in _sequence(messages, "messages"))
 
 
@@ -208,24 +209,24 @@ def _message(item: Any) -> Message:
             else ""
         )
         raise _wrong(
-            f"a message has role and content, and nothing else; not {type(item).__name__}{keys[:80]}"
+            f"a message must have role and content, and nothing else; not {type(item).__name__}{keys[:80]}"
         )
     if not all(isinstance(value, str) for value in item.values()):
-        raise _wrong("role and content of a message are texts")
+        raise _wrong("a message's role and content must be text")
     return Message(item["role"], item["content"])
 
 
 def _seed(value: Any) -> bytes | None:
     if isinstance(value, bool) or not isinstance(value, bytes | int | str | None):
         raise _wrong(
-            f"a seed is 32 bytes, a number or hexadecimal digits, not {type(value).__name__}"
+            f"a seed must be 32 bytes, a number or hexadecimal digits, not {type(value).__name__}"
         )
     return value if isinstance(value, bytes) else seed_bytes(value)
 
 
 def _sequence(value: Any, name: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
-        raise _wrong(f"{name} is a list, not {type(value).__name__}")
+        raise _wrong(f"{name} must be a list, not {type(value).__name__}")
     return value
 
 
@@ -240,7 +241,7 @@ def _wrong(detail: str) -> CounterfoilError:
 
 
 def _unless(off: int, value: object, name: str) -> int | None:
-    """Return millionths, or None for the value that switches a setting off."""
+    """Return millionths, or None for the value that disables a setting."""
     ppm = _ppm(value, name)
     return None if ppm == off else ppm
 

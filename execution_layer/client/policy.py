@@ -1,4 +1,4 @@
-"""What a client trusts, and where it keeps its own (`client.toml`). Nothing else is believed."""
+"""The client policy (`client.toml`): whom a client trusts, and where it keeps its own files. Nothing else is believed."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -21,9 +21,9 @@ class Custodian(Settings):
 
     name: Name
     hpke_key: str | None = None
-    """Its public HPKE key in hex (1216 bytes), or else:"""
+    """Its public HPKE key in hex (1216 bytes), or instead:"""
     hpke_key_file: Path | None = None
-    """A file that holds it, in hex."""
+    """A file that contains it, in hex."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
@@ -32,7 +32,7 @@ class Custodian(Settings):
         return self
 
     def public_key(self) -> bytes:
-        """Return the raw key; CONFIGURATION if it is none."""
+        """Return the raw key; CONFIGURATION if it is invalid."""
         try:
             text = self.hpke_key or self.hpke_key_file.read_text("ascii")  # type: ignore[union-attr]  # one is given
             key = bytes.fromhex(text.strip())
@@ -56,7 +56,7 @@ class Log(Settings):
     """How many witnesses must have cosigned."""
 
     def policy(self) -> LogPolicy:
-        """Return the rule that proofs are checked by."""
+        """Return the log policy by which proofs are checked."""
         return LogPolicy.from_vkeys(logs=self.keys, witnesses=self.witnesses, threshold=self.quorum)
 
 
@@ -71,31 +71,30 @@ class ClientPolicy(Settings):
     audit_target: str
     """host:port of the audit server's gRPC."""
     ca_file: Path
-    """The authority that certificates of audit server and nodes must come from."""
+    """The authority that must have issued the certificates of the audit server and the nodes."""
     model_root: Hex32 | None = None
-    """The model that is asked for where a call names none."""
+    """The default model of a call."""
     audit: Literal["sampled", "always", "never"] = "sampled"
-    """What the custodians are told about audits of these requests."""
+    """The audit policy that the custodians get for these requests."""
     threshold: Annotated[int, Field(ge=1, le=MAX_CUSTODIANS)] = 1
     """How many custodians together can open a request."""
     expiry_s: Annotated[int, Field(ge=1, le=86_400)] = 600
-    """How long an order and its envelope are good."""
+    """How long an order and its envelope are valid."""
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
-    """Deadline of a request where a call names none."""
+    """The default deadline of a request."""
     max_checkpoint_age_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 900
-    """How long ago the checkpoint may have been witnessed under which a node's keys are proved: what was revoked since is
-    not known."""
+    """The maximum age of the witnessed checkpoint under which a node's keys are proved: revocations since then are
+    unknown."""
     accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
-    """A node that has not accepted a request within these seconds is left for another."""
+    """If a node has not accepted a request within these seconds, another node is tried."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     tokenizer: Path | None = None
-    """Folder of the checkpoint's tokenizer, where the client reads prompts and answers itself (extra `text`).
-
-    Without it, what `counterfoil client tokenizer fetch` has fetched is used."""
+    """Folder of the checkpoint's tokenizer, if the client is to read prompts and answers itself (extra `text`).
+    Without it, the files fetched by `counterfoil client tokenizer fetch` are used."""
     operators: dict[Name, Hex32]
-    """Identity keys of the operators that are trusted to name their nodes' keys."""
+    """Identity keys of the operators trusted to name their nodes' keys."""
     rate_cards: dict[Name, tuple[Hex32, ...]]
-    """Entries of each operator's rate cards that are accepted; orders name the first."""
+    """Entries of each operator's accepted rate cards; orders name the first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
     log: Log
 
@@ -113,12 +112,12 @@ class ClientPolicy(Settings):
         return self
 
     def operator_key(self, operator: str) -> bytes | None:
-        """Return an operator's pinned identity key, None for one that is not trusted."""
+        """Return an operator's pinned identity key; None for one that is not trusted."""
         text = self.operators.get(operator)
         return None if text is None else bytes.fromhex(text)
 
     def rate_card(self, operator: str) -> bytes:
-        """Return the entry of the rate card that orders to this operator name."""
+        """Return the entry of the rate card that orders to this operator must name."""
         cards = self.rate_cards.get(operator)
         if not cards:
             raise CounterfoilError(

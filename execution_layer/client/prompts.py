@@ -16,7 +16,7 @@ KNOWN: Final = SAMPLING | {"messages", "prompt", "seed", "cost_centre"}
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """One request of a file of prompts."""
+    """One request in a prompt file."""
 
     messages: tuple[Message, ...]
     prompt: str | None
@@ -26,7 +26,7 @@ class PromptLine:
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
-    """Read a JSON Lines file; INVALID_ARGUMENT names the line that is wrong."""
+    """Read a JSON Lines file; INVALID_ARGUMENT names the invalid line."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -37,7 +37,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"{path} is not UTF-8 text") from error
     lines = [(at, line) for at, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not 1 <= len(lines) <= MAX_LINES:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{path} has not 1 to {MAX_LINES} prompts")
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{path} must have 1 to {MAX_LINES} prompts")
     return [_parse(line, f"{path}:{at}") for at, line in lines]
 
 
@@ -54,7 +54,7 @@ def _parse(line: str, where: str) -> PromptLine:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError("a line is an object")
+        raise TypeError("a line must be an object")
     if unknown := sorted(set(value) - KNOWN):
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"unknown keys {', '.join(unknown)}")
     return value

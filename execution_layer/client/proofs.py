@@ -1,4 +1,4 @@
-"""After the answer: proofs that receipts are in the witnessed log, and what to do when they are not."""
+"""After the answer: proofs that receipts are in the witnessed log, and what to do if they are not."""
 
 import asyncio
 import logging
@@ -23,21 +23,21 @@ POLL_S: Final = 0.5
 AT_ONCE: Final = 16
 BATCH: Final = 64
 LATER: Final = frozenset({Code.NOT_FOUND, Code.NOT_WITNESSED, Code.UNAVAILABLE, Code.OVERLOADED})
-"""What waiting may cure."""
+"""Errors that may go away with time."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ProofReport:
-    """How many receipts are proved, and how many still are not."""
+    """How many receipts are proved, and how many are not yet."""
 
     proved: int
     missing: int
 
 
 class Proofs:
-    """Works on the archive's receipts that have no proof yet."""
+    """Handles the archive's receipts that have no proof yet."""
 
     def __init__(
         self,
@@ -53,9 +53,8 @@ class Proofs:
         self._intake = audit_pb2_grpc.IntakeStub(channel)
 
     async def upgrade(self, timeout_s: float) -> ProofReport:
-        """Fetch, verify and keep proofs; what is not there yet is tried again until the time is up.
-
-        Raises FORK, BAD_PROOF and their like at once: a log that proves wrongly is not waited for.
+        """Fetch, verify and store proofs; missing ones are retried until the time is up.
+        Raises FORK, BAD_PROOF and the like at once: there is no point in waiting for a log whose proofs are wrong.
         """
         until = time.monotonic() + timeout_s
         proved = 0
@@ -77,7 +76,7 @@ class Proofs:
         return taken
 
     async def deposit(self, receipt_entry: bytes) -> None:
-        """Hand in the ciphertexts of one request; what the node withholds can be audited all the same."""
+        """Deposit the ciphertexts of one request, so that it can be audited even if the node withholds them."""
         found = self._archive.by_entry(receipt_entry)
         if found.receipt_entry is None or found.node_nonce is None:
             raise CounterfoilError(Code.NOT_FOUND, "the archive has no receipt for this request")
@@ -104,7 +103,7 @@ class Proofs:
         return sum(await asyncio.gather(*(one(item) for item in waiting)))
 
     async def _prove(self, item: Transcript) -> bool:
-        """Fetch one proof; return False if it is not there yet."""
+        """Fetch one proof; return False if it is not available yet."""
         assert item.receipt_entry is not None
         request = audit_pb2.GetProofRequest(entry=item.receipt_entry)
         try:
@@ -137,7 +136,7 @@ class Proofs:
                 taken += 1
             else:
                 _log.warning(
-                    "the log does not take a receipt: %s: %s",
+                    "the log does not accept a receipt: %s: %s",
                     result.rejected.code[:64],
                     result.rejected.detail[:200],
                 )

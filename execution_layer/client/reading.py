@@ -1,5 +1,4 @@
-"""What a client reads itself, where it has a model's tokenizer: the prompt's tokens, and what an answer's tokens say.
-
+"""What a client with a model's tokenizer checks itself: the prompt's tokens, and the text of an answer's tokens.
 Without one, both are the node's word until an audit. The tokenizer needs packages that a client may lack (extra `text`).
 """
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from shared.text.tokenizer import Tokenizer
 
 FETCHED: Final = "tokenizers"
-"""Folder beside the archive: a folder for each model root whose files were fetched with proof."""
+"""Folder next to the archive, with a folder for each model root whose files were fetched with proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,13 @@ class ModelText:
     tokenizer: "Tokenizer"
 
     def tokenise(self, body: RequestBody) -> Tokenise:
-        """Return what gives the tokens of a request's prompt."""
+        """Return a function that gives the tokens of a request's prompt."""
         from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages that a client may lack
 
         return lambda: prompt_ids(self.tokenizer, body)
 
     def said(self, body: RequestBody) -> Callable[[], Said]:
-        """Return what makes a reader of one answer's frames."""
+        """Return a factory for readers of one answer's frames."""
         from shared.text.stream import SaidText  # noqa: PLC0415  # likewise
 
         settings = body.settings
@@ -41,14 +40,14 @@ class ModelText:
 
 
 class Texts:
-    """The tokenizers that a client has, each read once."""
+    """A client's tokenizers, each loaded once."""
 
     def __init__(self, policy: ClientPolicy) -> None:
         self._policy = policy
         self._read: dict[Path, ModelText] = {}
 
     def of(self, model_root: bytes) -> ModelText | None:
-        """Return a model's tokenizer: the policy's, else the one that was fetched for this root; None without."""
+        """Return a model's tokenizer: the policy's, or else the one fetched for this root; None if there is neither."""
         folder = self._policy.tokenizer or fetched_folder(self._policy, model_root)
         if self._policy.tokenizer is None and not folder.is_dir():
             return None
@@ -58,7 +57,7 @@ class Texts:
 
 
 def fetched_folder(policy: ClientPolicy, model_root: bytes) -> Path:
-    """Return where the files of a model are kept that were fetched with proof."""
+    """Return the folder for a model's files that were fetched with proof."""
     return policy.archive.parent / FETCHED / model_root.hex()
 
 

@@ -1,7 +1,6 @@
-"""What a response must pass before it is believed: the steps of protocol §4.3, numbered as there. Pure.
-
-`StreamReader` is step 1, frame by frame while they arrive; `check_final` is the rest. `verify` of the
-command line runs the same code over the archive.
+"""The checks that a response must pass before it is believed: the steps of protocol §4.3, numbered as there. Pure.
+`StreamReader` is step 1, frame by frame as they arrive; `check_response` is the rest. The command
+`counterfoil verify` runs the same code over the archive.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -33,21 +32,21 @@ from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 
 SKEW_MS: Final = 300_000
-"""How far a node's clock may be from ours."""
+"""How far a node's clock may differ from ours."""
 LONGEST_TOKEN: Final = 1024
-"""Bytes of UTF-8 that one token can add to the text; no tokenizer in use comes near."""
+"""UTF-8 bytes that one token can add to the text; no tokenizer in use comes close."""
 Tokenise = Callable[[], Sequence[int]]
-LIE: Final = "The node's answer is not to be believed; the archive keeps it as evidence."
+LIE: Final = "The node's answer cannot be believed; the archive keeps it as evidence."
 
 
 class Said(Protocol):
-    """Holds what frames say against their tokens (`shared.text.stream.SaidText`)."""
+    """Checks frames' texts against their tokens (`shared.text.stream.SaidText`)."""
 
     def take(self, tokens: Sequence[int], text: str) -> bool:
-        """Take the next frame; False when it does not say what its tokens say."""
+        """Take the next frame; False if its text does not match its tokens."""
 
     def whole(self) -> bool:
-        """Tell whether nothing is left to be said."""
+        """Return whether all text has been delivered."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,30 +61,30 @@ class Sent:
     bundle_entry: bytes
 
     def context(self, node_nonce: bytes) -> StreamContext:
-        """Return what the response is bound to."""
+        """Return the context to which the response is bound."""
         return StreamContext(
             self.order.ctx, self.order.kc, self.bundle_entry, node_nonce, self.order.attempt
         )
 
     @property
     def seed(self) -> bytes:
-        """The sampling seed in force."""
+        """The effective sampling seed."""
         return self.opened.body.seed or self.opened.keys.sampling_seed
 
 
 class StreamReader:
     """Step 1: opens and verifies frames in order. UNREADABLE, BAD_SIGNATURE or MALFORMED ends it.
 
-    What it takes is bounded by what was asked for: so many tokens, a frame for each and one more, and the text that
-    these can say. So a node that never ends costs a client one frame too many. Where the client has the tokenizer,
-    `said` reads every frame before its text is handed out; COMMITMENT_MISMATCH when a frame says something else.
+    What it accepts is bounded by the request: its token budget, one frame per token plus one, and the text that
+    the tokens can have. So a node that never ends costs a client one frame too many. If the client has the tokenizer,
+    `said` checks every frame before its text is passed on; COMMITMENT_MISMATCH if a frame's text does not match.
     """
 
     def __init__(
         self, sent: Sent, node_nonce: bytes, signature: bytes, said: Said | None = None
     ) -> None:
         if len(node_nonce) != 32:
-            raise CounterfoilError(Code.MALFORMED, "the node's nonce has not 32 bytes")
+            raise CounterfoilError(Code.MALFORMED, "the node's nonce is not 32 bytes long")
         self.context = sent.context(node_nonce)
         self._node = public_key(sent.bundle.signing_key)
         self._opener = FrameOpener(sent.opened.keys, self.context)
@@ -107,19 +106,19 @@ class StreamReader:
         """Take the next frame."""
         if index != self._opener.frames + 1:
             raise CounterfoilError(
-                Code.MALFORMED, f"frame {index} came where {self._opener.frames + 1} was due"
+                Code.MALFORMED, f"frame {index} came instead of frame {self._opener.frames + 1}"
             )
         frame = self._opener.open(ciphertext)
         self._verify(index, self._opener.h, signature)
         if not frame.answers(self._alternatives):
             raise CounterfoilError(
-                Code.MALFORMED, f"frame {index} has not the log-probabilities that were asked for"
+                Code.MALFORMED, f"frame {index} does not have the requested log-probabilities"
             )
         self._bound(index, frame)
         if self.said is not None and not self.said.take(frame.tokens, frame.text):
             raise CounterfoilError(
                 Code.COMMITMENT_MISMATCH,
-                f"frame {index} says another text than its tokens",
+                f"frame {index} has a text that does not match its tokens",
                 remedy=LIE,
             )
         self.tokens.extend(frame.tokens)
@@ -128,18 +127,18 @@ class StreamReader:
         return frame
 
     def _bound(self, index: int, frame: Frame) -> None:
-        """Check that the answer, with this frame, is within what was asked for."""
+        """Check that the answer, including this frame, is within the request's bounds."""
         tokens = len(self.tokens) + len(frame.tokens)
         size = self._text_bytes + len(frame.text.encode("utf-8"))
         problem = None
         if not frame.tokens and not frame.text:
-            problem = f"frame {index} holds nothing"
+            problem = f"frame {index} is empty"
         elif tokens > self._budget:
-            problem = f"the frames hold {tokens} tokens; {self._budget} were asked for"
+            problem = f"the frames hold {tokens} tokens; at most {self._budget} were requested"
         elif index > self._budget + 1:
             problem = f"more than {self._budget + 1} frames came for {self._budget} tokens"
         elif size > LONGEST_TOKEN * tokens:
-            problem = f"the frames hold more text than {tokens} tokens can say"
+            problem = f"the frames hold more text than {tokens} tokens can have"
         if problem is not None:
             raise CounterfoilError(Code.MALFORMED, problem)
         self._text_bytes = size
@@ -165,7 +164,7 @@ class StreamReader:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """A whole response as it was opened, before its receipt is believed."""
+    """A complete opened response, before its receipt is checked."""
 
     sent: Sent
     context: StreamContext
@@ -175,13 +174,13 @@ class Response:
     text: str
     final: FinalRecord
     logprobs: tuple[TokenLogprobs, ...]
-    """One for each token where they were asked for; in the frames alone, so under `h_final`."""
+    """One per token if requested; only in the frames, so covered by `h_final`."""
     text_is_whole: bool | None = None
-    """Whether the text is all that the tokens say; None where the client has no tokenizer and takes the node's word."""
+    """Whether the text is complete for its tokens; None if the client has no tokenizer and takes the node's word."""
 
     @classmethod
     def of(cls, sent: Sent, reader: StreamReader, final: FinalRecord) -> "Response":
-        """Collect what a reader has read."""
+        """Build it from what a reader has read."""
         return cls(
             sent,
             reader.context,
@@ -195,13 +194,13 @@ class Response:
 
 
 STEPS: Final = (
-    "the receipt is a valid statement of the bundle's signing key",
-    "order, bundle, ctx, kc, envelope, attempt and number are its own",
+    "the receipt is a valid statement signed with the key bundle's signing key",
+    "order, key bundle, ctx, kc, envelope, attempt and number are those of the request",
     "node nonce and h_final are those of the stream",
     "the tokens are the frames' tokens in order",
-    "settings, input, output and evidence recompute",
+    "settings, input, output and evidence are reproduced",
     "usage and finish agree with what was received",
-    "the times are sane",
+    "the times are plausible",
 )
 """Steps 2 to 8 of protocol §4.3, for people."""
 
@@ -209,7 +208,7 @@ STEPS: Final = (
 def run_steps(
     response: Response, now_ms: int, tokenise: Tokenise | None = None
 ) -> Generator[None, None, tuple[Receipt, bytes]]:
-    """Run steps 2 to 8, yielding after each that holds; the one that does not raises. Returns (receipt, entry)."""
+    """Run steps 2 to 8, yielding after each that holds and raising at one that does not. Returns (receipt, entry)."""
     receipt, entry = _check_statement(response)  # (2)
     yield
     _check_names(response, receipt)  # (3)
@@ -230,7 +229,7 @@ def run_steps(
 def check_response(
     response: Response, now_ms: int, tokenise: Tokenise | None = None
 ) -> tuple[Receipt, bytes]:
-    """Run steps 2 to 8 and return (receipt, entry). `tokenise` gives the prompt's tokens where the client can."""
+    """Run steps 2 to 8 and return (receipt, entry). `tokenise` gives the prompt's tokens if the client has a tokenizer."""
     steps = run_steps(response, now_ms, tokenise)
     while True:
         try:
@@ -241,14 +240,14 @@ def check_response(
 
 
 def _check_statement(response: Response) -> tuple[Receipt, bytes]:
-    """Check (2): a valid statement of this bundle's signing key."""
+    """Check (2): a valid statement signed with this key bundle's signing key."""
     receipt, statement = open_as(Receipt, response.final.receipt, response.sent.bundle.signing_key)
     _agree("issuer", statement.issuer, response.sent.bundle.issuer)
     return receipt, statement.entry
 
 
 def _check_names(response: Response, receipt: Receipt) -> None:
-    """Check (3): order, bundle, ctx, kc, envelope, attempt and number are ours; so is what was agreed."""
+    """Check (3): order, key bundle, ctx, kc, envelope, attempt and number are ours, as are the agreed terms."""
     order, sent = response.sent.order, response.sent
     _agree("order", receipt.order, sent.order_entry)
     _agree("bundle", receipt.bundle, sent.bundle_entry)
@@ -270,17 +269,19 @@ def _check_stream(response: Response, receipt: Receipt) -> None:
 
 
 def _check_tokens(response: Response) -> None:
-    """Check (5): the final record's tokens and text are the frames', and say all that there is to say."""
+    """Check (5): the final record's tokens and text are those of the frames, and the text is complete."""
     _agree("tokens", response.final.tokens, response.tokens)
     _agree("text", response.final.text, response.text)
     if response.final.finish in {Finish.STOP, Finish.LENGTH}:
-        _require(response.text_is_whole is not False, "text", "is not all that its tokens say")
+        _require(
+            response.text_is_whole is not False, "text", "is not the complete text of its tokens"
+        )
 
 
 def _check_commitments(
     response: Response, receipt: Receipt, tokenise: Tokenise | None
 ) -> Evidence | None:
-    """Check (6): the blinded fields recompute from settings, tokens and the sealed evidence."""
+    """Check (6): the blinded fields follow from settings, tokens and the sealed evidence."""
     keys, body = response.sent.opened.keys, response.sent.opened.body
     settings = settings_bytes(body.settings, response.sent.seed, body.choice)
     _agree("settings", receipt.settings, keys.blind("settings", settings))
@@ -303,7 +304,7 @@ def _check_commitments(
 
 
 def _check_usage(response: Response, receipt: Receipt, evidence: Evidence | None) -> None:
-    """Check (7): the charge is for what was received, and the finish fits max_tokens."""
+    """Check (7): the charge is for what was received, and the finish is consistent with max_tokens."""
     usage, budget = receipt.usage, response.sent.opened.body.settings.max_tokens
     _agree("usage", usage, response.final.usage)
     _agree("finish", receipt.finish, response.final.finish)
@@ -320,12 +321,12 @@ def _check_usage(response: Response, receipt: Receipt, evidence: Evidence | None
 
 
 def _check_times(response: Response, receipt: Receipt, now_ms: int) -> None:
-    """Check (8): the times are about when the request was made and answered."""
+    """Check (8): the times are close to when the request was made and answered."""
     earliest = response.sent.order.created - SKEW_MS
     _require(
         receipt.started >= earliest,
         "started",
-        f"is before the order was made: the node's clock said {shown(receipt.started)}, and this machine's"
+        f"is before the order was created: the node's clock said {shown(receipt.started)}, and this machine's"
         f" {shown(response.sent.order.created)}, {span(response.sent.order.created - receipt.started)} later",
     )
     _require(
@@ -337,7 +338,7 @@ def _check_times(response: Response, receipt: Receipt, now_ms: int) -> None:
 
 
 def _agree(name: str, claimed: object, ours: object) -> None:
-    _require(claimed == ours, name, "is not what was sent and received")
+    _require(claimed == ours, name, "does not match what was sent and received")
 
 
 def _require(condition: bool, name: str, problem: str) -> None:

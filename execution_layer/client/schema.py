@@ -73,8 +73,8 @@ CREATE TABLE free_numbers (
 ) STRICT;
 CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('ordered', 'refused')
 """
-"""`checkpoints` are of one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were ordered under,
-no attempt was accepted, and the next request takes them."""
+"""`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
+orders of which no attempt was accepted; the next requests take them."""
 
 _SINCE_2 = SCHEMA[SCHEMA.index("CREATE TABLE suspects") : SCHEMA.index("CREATE TABLE free_numbers")]
 _SINCE_3 = SCHEMA[SCHEMA.index("CREATE TABLE free_numbers") :]
@@ -83,4 +83,4 @@ UPGRADES: Final[Mapping[int, str]] = {
     1: f"ALTER TABLE transcripts ADD COLUMN final_signature BLOB; {_SINCE_2.rstrip().rstrip(';')}",
     2: _SINCE_3,
 }
-"""What an older archive lacks: it holds what nobody else has, so every release opens it."""
+"""What an older archive lacks: it holds what nobody else has, so every later version must open it."""

@@ -32,11 +32,11 @@ FACTS = frozenset(
         "quorum",
     }
 )
-"""What a file of public facts may hold."""
+"""The keys that a file of public facts may have."""
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Read a JSON file of public facts; CONFIGURATION names what it should not hold."""
+    """Read a JSON file of public facts; CONFIGURATION lists the permitted keys."""
     values = read_json(path)
     if not set(values) <= FACTS:
         raise CounterfoilError(
@@ -57,7 +57,7 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
 
 
 def write_client(folder: Path, tenant: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write key and policy; return what others must know. Run again, the key is kept."""
+    """Write the key and the policy; return what others must know. An existing key is kept."""
     check_name(tenant, "the tenant")
     folder = private_folder(folder.absolute())
     key = load_or_create_ed25519(folder / "tenant.pem")

@@ -1,4 +1,4 @@
-"""What the archive shows of an attempt."""
+"""How the archive shows an attempt."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from shared.statements.orders import Order
 
 
 def brief(item: Transcript) -> dict[str, Any]:
-    """Return what a list shows; no plaintext."""
+    """Return an attempt's facts for a list; no plaintext."""
     return {
         "number": item.number,
         "attempt": item.attempt,

@@ -1,4 +1,4 @@
-"""The blocking client: the same client, in an event loop of its own that a thread runs."""
+"""The blocking client: the same client, in an event loop of its own on a thread."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class CounterfoilClient:
-    """For applications without asyncio; safe to share between threads. Use it as a context manager."""
+    """For applications without asyncio; thread-safe. Use it as a context manager."""
 
     def __init__(self, policy: ClientPolicy) -> None:
         self._client = AsyncCounterfoilClient(policy)
@@ -90,17 +90,17 @@ class CounterfoilClient:
         return self._await(self._client.upgrade_proofs(timeout_s))
 
     def hand_in_missing(self, after_s: float = 60.0) -> int:
-        """Hand in receipts that the log lacks."""
+        """Submit receipts that the log lacks."""
         return self._await(self._client.hand_in_missing(after_s))
 
     def deposit_evidence(self, receipt_entry: bytes) -> None:
-        """Hand in one request's ciphertexts."""
+        """Deposit one request's ciphertexts."""
         self._await(self._client.deposit_evidence(receipt_entry))
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C in the caller's thread: the call on the wire ends too
+        except BaseException:  # Ctrl-C in the caller's thread: cancel the RPC too
             future.cancel()
             raise

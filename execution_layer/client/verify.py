@@ -1,4 +1,4 @@
-"""Verification after the fact, offline: numbered steps over the archive, or over an exported bundle."""
+"""Offline verification after the fact: numbered steps over the archive, or over an exported bundle."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,18 +46,17 @@ def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence
 
 
 def is_of_its_log(config: Path, bundle: Bundle) -> bool:
-    """Tell whether a bundle claims to be from the log that a client's policy is about."""
+    """Return whether a bundle claims to be from the log in a client's policy."""
     origin = parse_tlog_proof(bundle.tlog_proof).claimed.origin
     return origin in {key.name for key in ClientPolicy.load(config).log.policy().logs}
 
 
 def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bundle:
-    """Return what a third party needs to check a receipt; nothing of it opens the request.
-
-    NOT_FOUND without a receipt that was believed, NOT_WITNESSED before its proof is here.
+    """Return what a third party needs to check a receipt; nothing in it opens the request.
+    NOT_FOUND without a receipt that passed the checks, NOT_WITNESSED until its proof has been fetched.
     """
     if transcript.receipt is None:
-        raise CounterfoilError(Code.NOT_FOUND, "this attempt has no receipt that was believed")
+        raise CounterfoilError(Code.NOT_FOUND, "this attempt has no receipt that passed the checks")
     if transcript.proof is None:
         raise _no_proof()
     statement, proof = archive.bundle(transcript.bundle)
@@ -72,7 +71,7 @@ def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bu
 
 
 def verify_entry(config: Path, which: str) -> list[Step]:
-    """Check everything that a client's archive holds of a receipt or order, by its entry or as `latest`."""
+    """Check everything that a client's archive holds for a receipt or order, by its entry or as `latest`."""
     policy = ClientPolicy.load(config)
     archive = Archive(policy.archive)
     try:
@@ -82,7 +81,7 @@ def verify_entry(config: Path, which: str) -> list[Step]:
 
 
 def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> list[Step]:
-    """Check everything again that the archive holds of one attempt: stream, receipt and proof."""
+    """Recheck everything that the archive holds for one attempt: stream, receipt and proof."""
     run = Verification()
     statement, proof = archive.bundle(transcript.bundle)
     log = policy.log.policy()
@@ -92,7 +91,7 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
         lambda: _sent(transcript, bundle[0], bundle[1], policy),
     )
     response = run.step(
-        "every frame opens in order under its AAD, and is signed",
+        "every frame opens in order under its AAD and is signed",
         lambda: _response(transcript, sent, Texts(policy)),
     )
     if response is not None:
@@ -115,7 +114,8 @@ def _sent(transcript: Transcript, bundle: KeyBundle, entry: bytes, policy: Clien
 def _response(transcript: Transcript, sent: Sent, texts: Texts) -> Response:
     if transcript.node_nonce is None or transcript.final_record is None:
         raise CounterfoilError(
-            Code.NOT_FOUND, f"the archive has no whole response: the attempt is {transcript.state}"
+            Code.NOT_FOUND,
+            f"the archive has no complete response: the attempt is {transcript.state}",
         )
     text = texts.of(sent.opened.header.model_root)
     said = None if text is None else text.said(sent.opened.body)()

@@ -1,4 +1,4 @@
-"""`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, nothing of a node."""
+"""`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, no node code."""
 
 import asyncio
 from dataclasses import replace
@@ -28,31 +28,33 @@ config_option = click.option(
 @click.argument("prompt", required=False)
 @click.option("--file", "file", type=_file, help="JSON Lines of requests, instead of PROMPT.")
 @click.option("--system", help="System prompt.")
-@click.option("--raw", is_flag=True, help="Send PROMPT as it is, not as a user's message.")
+@click.option("--raw", is_flag=True, help="Send PROMPT verbatim, not as a user's message.")
 @click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True)
 @click.option("--temperature", default="1", show_default=True)
 @click.option("--top-p", default="1", show_default=True)
 @click.option("--top-k", type=click.IntRange(0, 2**20), default=0, help="0: off.")
 @click.option(
-    "--min-p", default="0", help="Least share of the likeliest token's probability. 0: off."
+    "--min-p", default="0", help="Minimum fraction of the likeliest token's probability. 0: off."
 )
-@click.option("--repetition-penalty", default="1", help="On tokens of prompt and answer. 1: off.")
-@click.option("--presence-penalty", default="0", help="On tokens of the answer. 0: off.")
-@click.option("--frequency-penalty", default="0", help="For each time in the answer. 0: off.")
+@click.option(
+    "--repetition-penalty", default="1", help="Applies to tokens of prompt and answer. 1: off."
+)
+@click.option("--presence-penalty", default="0", help="Applies to tokens of the answer. 0: off.")
+@click.option(
+    "--frequency-penalty", default="0", help="Applies per occurrence in the answer. 0: off."
+)
 @click.option("--stop", multiple=True, help="Stop string; may be repeated.")
 @click.option("--stop-token-id", multiple=True, type=int, help="Stop token; may be repeated.")
 @click.option(
     "--logprobs",
     type=click.IntRange(0, 20),
-    help="Show each token's log-probability beside that many of the most likely tokens.",
+    help="Show each token's log-probability and those of this many most likely tokens.",
 )
-@click.option(
-    "--n", type=click.IntRange(1, 128), help="Ask for so many answers, each with a receipt."
-)
+@click.option("--n", type=click.IntRange(1, 128), help="Number of answers, each with a receipt.")
 @click.option("--seed", type=int, help="Sampling seed [default: from the transcript secret].")
 @click.option("--cost-centre", help="Tag; blinded in the log, yours in the exports.")
-@click.option("--node", help="Insist on a node (NAME or OPERATOR/NAME).")
-@click.option("--spread", is_flag=True, help="With --file: give each node the same share.")
+@click.option("--node", help="Use only this node (NAME or OPERATOR/NAME).")
+@click.option("--spread", is_flag=True, help="With --file: give each node an equal share.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
 @json_option
 def infer(
@@ -80,7 +82,7 @@ def infer(
     concurrency: int,
     as_json: bool,
 ) -> int:
-    """Order and run sealed requests; every answer is believed only after its receipt was checked.
+    """Order and run sealed requests; an answer is believed only after its receipt has been checked.
 
     With --json, one line of JSON per request.
     """
@@ -91,7 +93,7 @@ def infer(
     from shared.statements.request import Message  # noqa: PLC0415
 
     if (prompt is None) == (file is None):
-        raise click.UsageError("give either PROMPT or --file FILE")
+        raise click.UsageError("pass either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
     if file is not None:
         if n is not None:
@@ -151,10 +153,10 @@ def verify(
 ) -> int:
     """Verify a bundle offline: no network, no database, no configuration.
 
-    BUNDLE is a file made by `log bundle` or `client archive show --export`. What you give by --policy, --signer or
-    --config is trusted instead of what the bundle says of itself. A configuration that the environment names is
-    left aside where the bundle is of another log. ENTRY, with --config, is a receipt in the
-    archive (or `latest`), whose whole stream is then checked again. Exit code 3 when a step fails.
+    BUNDLE is a file made by `log bundle` or `client archive show --export`. What you pass as --policy, --signer or
+    --config is trusted instead of what the bundle says about itself. A configuration named by the environment is
+    ignored if the bundle is from another log. ENTRY, with --config, is a receipt in the archive (or `latest`),
+    whose whole stream is then rechecked. Exit code 3 if a step fails.
     """
     from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
         is_of_its_log,
@@ -167,7 +169,7 @@ def verify(
 
     if not Path(what).is_file():
         if config is None:
-            raise click.UsageError(f"{what} is no file, and an ENTRY needs --config")
+            raise click.UsageError(f"{what} is not a file, and an ENTRY needs --config")
         steps = verify_entry(config, what)
         holds = all(step.holds for step in steps)
         emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
@@ -176,7 +178,7 @@ def verify(
     remarks = []
     implied = context.get_parameter_source("config") is ParameterSource.ENVIRONMENT
     if config is not None and implied and not is_of_its_log(config, bundle):
-        remarks = [f"The policy in {config} is for another log, so it was left aside."]
+        remarks = [f"The policy in {config} is for another log, so it was ignored."]
         config = None
     report = verify_bundle(bundle, trust_given(config, policy_file, signers))
     report = replace(report, rests_on=[*remarks, *report.rests_on])
@@ -195,16 +197,16 @@ def verify(
 
 @click.group("client")
 def client() -> None:
-    """Set up a tenant's client; proofs; the archive."""
+    """Set up a tenant's client; fetch proofs; inspect the archive."""
 
 
 @client.command("init")
-@click.option("--folder", type=_folder, required=True, help="Where key, policy and archive go.")
+@click.option("--folder", type=_folder, required=True, help="Folder for key, policy and archive.")
 @click.option("--tenant", required=True, help="The tenant's name.")
 @click.option("--facts", type=_file, help="JSON file of public facts; flags add to it.")
 @click.option("--audit-target", help="host:port of the audit server's gRPC.")
 @click.option("--ca", "ca_file", type=_file, help="Authority of all certificates.")
-@click.option("--model-root", help="Model that is asked for by default, in hex.")
+@click.option("--model-root", help="Default model root in hex.")
 @click.option("--operator", "operators", multiple=True, help="NAME=KEY (hex) to pin; repeatable.")
 @click.option("--rate-card", "rate_cards", multiple=True, help="OPERATOR=ENTRY (hex); repeatable.")
 @click.option("--custodian", "custodians", multiple=True, help="NAME=HPKE key in hex; repeatable.")
@@ -229,9 +231,8 @@ def init(
     quorum: int | None,
     as_json: bool,
 ) -> None:
-    """Make a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
-
-    Run again, it keeps key and archive and writes the policy anew.
+    """Create a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
+    If run again, it keeps the key and the archive and rewrites the policy.
     """
     from execution_layer.client.setup import pairs, read_facts, write_client  # noqa: PLC0415
 
@@ -273,11 +274,11 @@ def init(
     type=click.FloatRange(min=0),
     default=120.0,
     show_default=True,
-    help="Age in seconds from which a missing receipt is handed in by the client itself.",
+    help="Age in seconds at which the client itself submits a missing receipt.",
 )
 @json_option
 def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int:
-    """Fetch and verify the log's proof of every receipt; hand in those that the log still lacks."""
+    """Fetch and verify the log's proof of every receipt; submit those that the log still lacks."""
     from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
 
@@ -303,7 +304,7 @@ def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int
 
 @client.group("tokenizer")
 def tokenizer() -> None:
-    """What the client reads prompts and answers with."""
+    """The client's own tokenizer for prompts and answers."""
 
 
 @tokenizer.command("fetch")
@@ -312,9 +313,8 @@ def tokenizer() -> None:
 @click.option("--node", help="Ask this node (NAME or OPERATOR/NAME).")
 @json_option
 def tokenizer_fetch(config: Path, model: str | None, node: str | None, as_json: bool) -> None:
-    """Fetch a model's tokenizer from a node, checked against the model root; it is used from then on.
-
-    The client then takes no node's word for a prompt's tokens or an answer's text. Reading needs the packages of the
+    """Fetch a model's tokenizer from a node and check it against the model root; it is used from then on.
+    The client then takes no node's word for a prompt's tokens or an answer's text. This needs the packages of the
     extra `text`.
     """
     from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415  # --help stays light
@@ -331,7 +331,7 @@ def tokenizer_fetch(config: Path, model: str | None, node: str | None, as_json: 
 
 @client.group("archive")
 def archive() -> None:
-    """Look into the client's own records."""
+    """Inspect the client's own records."""
 
 
 @archive.command("list")
@@ -339,7 +339,7 @@ def archive() -> None:
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @json_option
 def archive_list(config: Path, limit: int, as_json: bool) -> None:
-    """List the newest attempts, the newest first."""
+    """List the latest attempts, newest first."""
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import brief  # noqa: PLC0415
@@ -360,9 +360,7 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
 @archive.command("show")
 @config_option
 @click.argument("entry")
-@click.option(
-    "--export", "export_to", type=_file, help="Write a bundle that `verify` checks to a file."
-)
+@click.option("--export", "export_to", type=_file, help="Write a bundle for `verify` to this file.")
 @json_option
 def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
     """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""

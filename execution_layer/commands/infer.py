@@ -16,7 +16,7 @@ from shared.runtime.output import emit, emit_line, table
 from shared.runtime.printable import for_terminal
 
 UNVERIFIED = (
-    "  The text is the node's word until an audit: this client has no tokenizer to read its tokens with"
+    "  The text is the node's word until an audit: this client has no tokenizer to check it with"
     " (`counterfoil client tokenizer fetch`)."
 )
 
@@ -30,7 +30,7 @@ def infer_one(
         click.echo(for_terminal(text), nl=False)
 
     def retrying(name: str, error: CounterfoilError) -> None:
-        told = for_terminal(f"{name}: {error.detail}; beginning again")
+        told = for_terminal(f"{name}: {error.detail}; starting over")
         click.secho(f"\n[{told}]", fg="yellow", err=True)
 
     async def main() -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def infer_one(
 
 
 def _tell(facts: dict[str, Any]) -> None:
-    """Say what came with a text that is on the terminal."""
+    """Print the facts about an answer whose text is already on the terminal."""
     click.echo()
     if "logprobs" in facts:
         emit(facts["logprobs"], False, lambda: _logprobs_table(facts["logprobs"]))
@@ -72,7 +72,7 @@ def _tell(facts: dict[str, Any]) -> None:
 
 
 def _logprobs_table(tokens: list[dict[str, Any]]) -> Any:
-    """Show token ids with their probabilities' logarithms in nats."""
+    """Show token ids with their log-probabilities in nats."""
     rows = [
         (
             item["token"],
@@ -92,7 +92,7 @@ def infer_file(
     spread: bool,
     as_json: bool,
 ) -> int:
-    """Run a file of requests; JSON Lines, or a bar and a table."""
+    """Run a file of requests; print JSON Lines, or a progress bar and a table."""
 
     results: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:

@@ -1,4 +1,4 @@
-"""`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports wait for their command."""
+"""`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports are deferred to their command."""
 
 import asyncio
 from pathlib import Path
@@ -21,13 +21,12 @@ def node() -> None:
 
 
 @node.command("operator-init")
-@click.option("--folder", type=_folder, required=True, help="Where the identity key goes.")
+@click.option("--folder", type=_folder, required=True, help="Folder for the identity key.")
 @click.option("--operator", "name", required=True, help="The operator's name.")
 @json_option
 def operator_init(folder: Path, name: str, as_json: bool) -> None:
-    """Make an operator's identity key, which clients and the audit layer pin.
-
-    Run again, it prints the same.
+    """Create an operator's identity key, which clients and the audit layer pin.
+    If run again, it prints the same key.
     """
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
 
@@ -43,21 +42,21 @@ def operator_init(folder: Path, name: str, as_json: bool) -> None:
 @node.command("rate-card")
 @click.option("--operator-folder", type=_folder, required=True)
 @click.option("--name", default="standard", show_default=True, help="The card's name.")
-@click.option("--model", type=_folder, help="Checkpoint that the prices are for.")
+@click.option("--model", type=_folder, help="Checkpoint to which the prices apply.")
 @click.option("--model-root", help="Or: its model root in hex.")
 @click.option("--price-input", required=True, help="Price of input tokens, e.g. 0.30.")
-@click.option("--price-cached", help="Price of cached input tokens [default: as input].")
+@click.option("--price-cached", help="Price of cached input tokens [default: the input price].")
 @click.option("--price-output", required=True, help="Price of output tokens.")
 @click.option(
     "--per",
     type=click.Choice(["1", "1000", "1000000"]),
     default="1000000",
     show_default=True,
-    help="Tokens that a price is for.",
+    help="Number of tokens to which a price applies.",
 )
 @click.option("--currency", required=True, help="ISO 4217 code.")
 @click.option("--valid-from", help="RFC 3339 time [default: now].")
-@click.option("--out", type=_file, required=True, help="File of the signed statement.")
+@click.option("--out", type=_file, required=True, help="File for the signed statement.")
 @json_option
 def rate_card(
     operator_folder: Path,
@@ -73,7 +72,7 @@ def rate_card(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Sign the prices of one model. Nodes publish the card in the log when they start."""
+    """Sign the prices for one model. Nodes publish the card in the log when they start."""
     from execution_layer.node.operators import (  # noqa: PLC0415  # --help stays light
         Operator,
         price,
@@ -101,7 +100,7 @@ def rate_card(
 
 
 @node.command("init")
-@click.option("--folder", type=_folder, required=True, help="Where everything of the node goes.")
+@click.option("--folder", type=_folder, required=True, help="Folder for all of the node's files.")
 @click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
 @click.option("--name", required=True, help="The node's name.")
 @click.option("--model", type=_folder, required=True, help="Folder of the checkpoint.")
@@ -112,11 +111,11 @@ def rate_card(
     "--trust",
     type=_file,
     required=True,
-    help="JSON: the log, the audit authority's key and the audit workers that the node believes, as custodians get it.",
+    help="JSON: the log, the audit authority's key and the audit workers that the node trusts, as for custodians.",
 )
 @click.option("--tenants", type=_file, help="File of tenants [default: FOLDER/tenants.toml].")
 @click.option("--address", default="127.0.0.1:0", show_default=True, help="Where to listen.")
-@click.option("--endpoint", help="host:port that clients are told [default: what was bound].")
+@click.option("--endpoint", help="host:port published to clients [default: the bound address].")
 @click.option("--local-ca", type=_folder, help="Local authority that issues the certificate.")
 @click.option("--host", "hosts", multiple=True, help="Name or address in that certificate.")
 @click.option("--tls-cert", type=_file)
@@ -130,12 +129,12 @@ def rate_card(
     type=click.IntRange(1, 2**22),
     default=512,
     show_default=True,
-    help="Memory for keys and values.",
+    help="Memory for KV blocks.",
 )
 @click.option(
     "--max-model-len",
     type=click.IntRange(1, 2**22),
-    help="Longest sequence, prompt and answer together [default: the model's context].",
+    help="Longest sequence, prompt plus answer [default: the model's context].",
 )
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
@@ -172,8 +171,8 @@ def init(
 ) -> None:
     """Write FOLDER/node.toml and the node's keys; print what others must know.
 
-    Run again, it keeps the keys and writes the configuration anew. The file lists every setting, also those without an
-    option here: queues, retention, frames.
+    If run again, it keeps the keys and rewrites the configuration. The file lists every setting, including those without
+    an option here: queues, retention, frames.
     """
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import (  # noqa: PLC0415
@@ -234,7 +233,7 @@ def init(
 @click.option("--key", required=True, help="Its public key in hex (`counterfoil client init`).")
 @json_option
 def add_tenant(config: Path, tenant: str, key: str, as_json: bool) -> None:
-    """Let a tenant order from this node. A running node notices at once."""
+    """Allow a tenant to order from this node. A running node notices at once."""
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415  # --help stays light
     from execution_layer.node.setup import add_tenant as add  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415
@@ -247,7 +246,7 @@ def add_tenant(config: Path, tenant: str, key: str, as_json: bool) -> None:
 
 @node.command("serve")
 @config_option
-@click.option("--ready-file", type=_file, help="Written when the node answers.")
+@click.option("--ready-file", type=_file, help="File to write once the node answers.")
 def serve(config: Path, ready_file: Path | None) -> int:
     """Serve until SIGTERM or SIGINT. SIGUSR1 (or `node drain`) refuses new requests."""
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
@@ -275,8 +274,8 @@ def revoke(
 ) -> None:
     """End the key bundle with the entry BUNDLE (64 hexadecimal digits) now.
 
-    The log takes in no receipt for work that begins later under it, and clients seal nothing for it once they have seen
-    the revocation with its proof. Give the node new keys before it goes on.
+    The log accepts no receipt for work that begins under it later, and clients seal nothing for it once they have seen
+    the revocation with its proof. Give the node new keys before it continues.
     """
     from execution_layer.node.audit_link import AuditLink  # noqa: PLC0415  # --help stays light
     from execution_layer.node.operators import Operator  # noqa: PLC0415
@@ -286,7 +285,7 @@ def revoke(
     from shared.codec.ids import parse_hex32  # noqa: PLC0415
     from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
 
-    operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a bundle's entry")
+    operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a key bundle's entry")
 
     async def main() -> Revoked:
         async with AuditLink(AuditTarget(target=audit_target, ca_file=audit_ca)) as link:
@@ -319,7 +318,7 @@ def drain(config: Path, timeout_s: float, as_json: bool) -> None:
     emit(
         {"node": settings.issuer, "drained": True},
         as_json,
-        lambda: f"{settings.issuer} is drained: it takes no new requests, and none is in flight",
+        lambda: f"{settings.issuer} is drained: it accepts no new requests, and none is in flight",
     )
 
 
@@ -327,7 +326,7 @@ def drain(config: Path, timeout_s: float, as_json: bool) -> None:
 @config_option
 @json_option
 def status(config: Path, as_json: bool) -> None:
-    """Show what a node is doing: key bundle, spool, requests in flight, and the longest sequence that it takes."""
+    """Show a node's state: key bundle, spool, requests in flight, and the longest sequence that it accepts."""
     from execution_layer.node.inspection import node_status  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415
@@ -343,10 +342,10 @@ def status(config: Path, as_json: bool) -> None:
     type=_file,
     required=True,
     multiple=True,
-    help="Configuration of a node of the operator; may be repeated.",
+    help="Configuration of one of the operator's nodes; may be repeated.",
 )
-@click.option("--period", help="Month as YYYY-MM, in UTC [default: the present one].")
-@click.option("--invoice-id", help="[default: made from operator, period and chance]")
+@click.option("--period", help="Month as YYYY-MM, in UTC [default: the current one].")
+@click.option("--invoice-id", help="[default: built from operator, period and a random part]")
 @click.option("--out", type=_file, required=True, help="The invoice, as JSON.")
 @json_option
 def invoice(
@@ -375,7 +374,7 @@ def _model_root(model: Path | None, root_hex: str | None) -> bytes:
 
     if (model is None) == (root_hex is None):
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, "give either --model or --model-root, and not both"
+            Code.INVALID_ARGUMENT, "pass either --model or --model-root, but not both"
         )
     if model is not None:
         return model_root(model)

@@ -1,8 +1,9 @@
-"""Admission: what a request has to pass before it is accepted (protocol §3), in numbered steps.
+"""Admission: the checks that a request must pass before it is accepted (protocol §3), in numbered steps.
 
-No step writes anything; what is refused here leaves no trace and may be sent again. What is too long is refused
-before anything of it is parsed. Steps up to 7 look only at what anyone can see. Steps 8 and 9 open the envelope:
-every failure of 8 looks the same from outside.
+No step writes anything: a request that is refused here leaves no trace, and may be sent again once its reason is gone
+(one that was accepted before never is). Anything too long is refused before any of it is parsed. Steps 1 to 7 open
+nothing: they compare what anyone can see with the node's tenants, its key bundles and the orders that it has accepted.
+Steps 8 and 9 open the envelope: all failures of step 8 look the same from outside.
 """
 
 from collections.abc import Callable
@@ -24,34 +25,34 @@ from shared.statements.request import RequestBody
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The one model of this node, as far as admission needs it."""
+    """What admission needs to know of this node's one model."""
 
     root: bytes
     numeric_profile: bytes
     max_positions: int
-    """Longest sequence, prompt and output together, in tokens."""
+    """Longest sequence, prompt plus output, in tokens."""
     tokenise: Callable[[RequestBody], tuple[int, ...]]
     most_bytes: int = MAX_BODY
-    """Most bytes of the contents of a prompt; what has more is not tokenised."""
+    """Maximum size of a prompt's contents in bytes; longer ones are not tokenised."""
 
 
 class TenantKeys(Protocol):
-    """Knows the tenants."""
+    """The known tenants."""
 
     def key_of(self, tenant: str) -> bytes | None:
         """Return a tenant's public key (32 bytes), None for a stranger."""
 
 
 class Seen(Protocol):
-    """Remembers what was accepted, also after a restart."""
+    """Remembers accepted orders and envelopes, even across restarts."""
 
     def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
-        """Tell whether an order or an envelope was accepted before."""
+        """Return whether an order or an envelope was accepted before."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Checked:
-    """A request whose outside is in order."""
+    """A request whose public part has passed the checks."""
 
     order: Order
     order_statement: bytes
@@ -62,7 +63,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Admitted:
-    """A request that passed, opened and tokenised."""
+    """A request that passed all steps, opened and tokenised."""
 
     order: Order
     order_statement: bytes
@@ -75,12 +76,12 @@ class Admitted:
 
     @property
     def seed(self) -> bytes:
-        """The sampling seed in force, 32 bytes; the node never chooses it."""
+        """The effective sampling seed, 32 bytes; the node never chooses it."""
         return self.opened.body.seed or self.opened.keys.sampling_seed
 
 
 class Admission:
-    """The steps, over what this node knows."""
+    """The steps, with what this node knows."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class Admission:
             raise CounterfoilError(
                 Code.REPLAYED,
                 f"order {order.number} attempt {order.attempt} was accepted before",
-                remedy="Seal the request anew and order it under the next attempt.",
+                remedy="Seal the request again and order it under the next attempt.",
             )
         return Checked(order, order_statement, entry, envelope, keys)
 
@@ -129,13 +130,13 @@ class Admission:
         if size > self._model.most_bytes:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
-                f"the prompt has {size} bytes; this node's context of {self._model.max_positions}"
-                f" tokens has room for {self._model.most_bytes} at most",
+                f"the prompt is {size} bytes long; this node's context of {self._model.max_positions}"
+                f" tokens has room for at most {self._model.most_bytes}",
                 remedy="Shorten the prompt.",
             )
         prompt_ids = self._model.tokenise(opened.body)
         most = checked.order.max_input_tokens
-        assert most is not None  # needed in every new order (1)
+        assert most is not None  # mandatory in every new order (1)
         if len(prompt_ids) > most:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
@@ -162,7 +163,7 @@ class Admission:
         )
 
     def _check_order(self, raw: bytes) -> tuple[Order, bytes]:
-        """Check that a known tenant signed the order."""
+        """Check that the order is signed by a known tenant."""
         if not raw:
             raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
         order, statement = open_as(Order, raw, None, new=True)
@@ -185,13 +186,13 @@ class Admission:
             raise CounterfoilError(
                 Code.STALE_KEY,
                 f"the order names key bundle {order.bundle.hex()[:16]}…, which is not in use here",
-                remedy="Read the key directory again and seal the request for a current bundle.",
+                remedy="Read the key directory again and seal the request for a current key bundle.",
                 metadata={"bundle": self._ring.current().entry.hex()},
             )
         return keys
 
     def _check_envelope(self, order: Order, raw: bytes, now_ms: int) -> Header:
-        """Check that the order is for this very envelope."""
+        """Check that the order is for exactly this envelope."""
         envelope = Envelope.from_bytes(raw)
         header = envelope.header
         agreed = (
@@ -214,11 +215,11 @@ class Admission:
         return header
 
     def _check_terms(self, order: Order) -> None:
-        """Check price and budget."""
+        """Check the price and the budget."""
         if order.rate_card != self._rate_card:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
-                f"the order names rate card {order.rate_card.hex()[:16]}…; this node works under another",
+                f"the order names rate card {order.rate_card.hex()[:16]}…; this node uses another",
                 remedy="Name the operator's current rate card, if your policy accepts it.",
                 metadata={"rate_card": self._rate_card.hex()},
             )
@@ -244,5 +245,5 @@ def _check_size(what: str, data: bytes, most: int) -> None:
     if len(data) > most:
         raise CounterfoilError(
             Code.MALFORMED,
-            f"the {what} has {len(data)} bytes, more than the {most} that are permitted",
+            f"the {what} is {len(data)} bytes long, more than the permitted {most}",
         )

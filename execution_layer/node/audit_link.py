@@ -1,4 +1,4 @@
-"""The node's way to the audit server: submit statements, fetch proofs. Nothing else is ever asked of it."""
+"""The node's link to the audit server: it submits statements and fetches proofs, and asks nothing else of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TIMEOUT_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The log's answer about one statement: its index, or the code and text of a refusal."""
+    """The log's answer for one statement: its index, or the code and text of a refusal."""
 
     index: int | None
     refusal: tuple[Code, str] | None = None
@@ -37,9 +37,8 @@ class AuditLink:
         await self._channel.close()
 
     async def submit(self, statements: Sequence[tuple[bytes, bytes]]) -> list[Submitted]:
-        """Hand in (statement, order or b"") pairs; one answer for each, in their order.
-
-        Raises what kept the call as a whole from being answered, UNAVAILABLE above all.
+        """Submit (statement, order or b"") pairs; return one answer per pair, in order.
+        Raises an error if the call as a whole was not answered, typically UNAVAILABLE.
         """
         request = audit_pb2.SubmitRequest(
             submissions=[
@@ -54,12 +53,12 @@ class AuditLink:
         if len(response.results) != len(statements):
             raise CounterfoilError(
                 Code.INTERNAL,
-                "the audit server answered another number of statements than it was sent",
+                "the audit server did not return one answer per statement",
             )
         return [_submitted(result) for result in response.results]
 
     async def proof(self, entry: bytes) -> str:
-        """Return the tlog-proof of an entry; raises NOT_FOUND or NOT_WITNESSED until there is one."""
+        """Return an entry's tlog-proof; raise NOT_FOUND or NOT_WITNESSED until there is one."""
         try:
             response = await self._log.GetProof(
                 audit_pb2.GetProofRequest(entry=entry), timeout=TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Invoices as files: one operator's nodes, one month, one JSON file."""
+"""Invoice files: one operator's nodes, one month, one JSON file."""
 
 import json
 from collections.abc import Sequence
@@ -16,17 +16,18 @@ from shared.runtime.keys import write_result
 def invoice_nodes(
     configs: Sequence[Path], month: str | None = None, invoice_id: str | None = None
 ) -> Invoice:
-    """Make the invoice of the nodes with these configurations for a month (YYYY-MM, UTC; else this one)."""
+    """Make the invoice for a month (YYYY-MM, UTC; default: this one) of the nodes with these configurations."""
     if invoice_id is not None:
         check_label(invoice_id, "the invoice's id")
     issued = now_ms()
     period = parse_month(month or day_of(issued).strftime("%Y-%m"))
-    day_of(period.end)  # a bound that cannot be written is refused before anything is read
+    day_of(period.end)  # refuse an unrepresentable bound before anything is read
     settings = [load(NodeSettings, path) for path in configs]
     operators = sorted({item.operator for item in settings})
     if len(operators) != 1:
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, f"one invoice is one operator's, not {' and '.join(operators)}'s"
+            Code.INVALID_ARGUMENT,
+            f"an invoice is for one operator, not for {' and '.join(operators)}",
         )
     if len({item.node for item in settings}) != len(settings):
         raise CounterfoilError(Code.INVALID_ARGUMENT, "a node is named twice")

@@ -1,6 +1,5 @@
 """Delivery: from the spool to the log, until every receipt has its index there.
-
-Submitting the same receipt again is answered the same way, so a lost answer costs nothing but a repetition.
+Submission is idempotent, so a lost answer costs only a repetition.
 """
 
 import asyncio
@@ -30,20 +29,20 @@ PERMANENT: Final = frozenset(
         Code.NO_ORDER,
     }
 )
-"""Refusals that the same bytes would meet again. Every other one is tried again later."""
+"""Refusals that the same bytes would get again. After any other, the receipt is retried later."""
 
 _log = logging.getLogger(__name__)
 
 
 class Intake(Protocol):
-    """Takes statements; idempotent."""
+    """Accepts statements; idempotent."""
 
     async def submit(self, statements: Sequence[tuple[bytes, bytes]]) -> list[Submitted]:
-        """Hand in (statement, order) pairs; one answer each."""
+        """Submit (statement, order) pairs; return one answer per pair."""
 
 
 class Delivery:
-    """Empties the spool whenever there is something in it, backing off while the server is away."""
+    """Empties the spool whenever there is something in it, backing off while the server is unavailable."""
 
     def __init__(self, spool: Spool, intake: Intake) -> None:
         self._spool = spool
@@ -53,11 +52,11 @@ class Delivery:
         self._pause_s = FIRST_PAUSE_S
 
     def wake(self) -> None:
-        """Say that there is a new receipt."""
+        """Signal that there is a new receipt."""
         self._signal.set()
 
     async def run(self) -> None:
-        """Deliver for ever; ends by cancellation only."""
+        """Deliver forever; ends only by cancellation."""
         while True:
             await self._signal.wait()
             self._signal.clear()
@@ -67,7 +66,7 @@ class Delivery:
                 self._signal.set()
 
     async def deliver(self) -> bool:
-        """Hand in all that is pending; return whether nothing is left that has to be tried again."""
+        """Submit all pending receipts; return whether nothing is left to retry."""
         while batch := self._spool.pending(BATCH):
             try:
                 answers = await self._intake.submit(
@@ -77,7 +76,7 @@ class Delivery:
                 settled = await self._settle(batch, answers)
             except (
                 CounterfoilError
-            ) as error:  # the log or our own disk; submitted again, nothing changes
+            ) as error:  # the log or our own disk; submitting again changes nothing
                 _log.warning(
                     "receipts cannot be delivered yet: %s", error, extra={"pending": len(batch)}
                 )
@@ -88,7 +87,7 @@ class Delivery:
         return True
 
     async def _settle(self, batch: Sequence[PendingReceipt], answers: Sequence[Submitted]) -> bool:
-        """Record the answers; return False when one of them asks to be tried again."""
+        """Record the answers; return False if one of them must be retried."""
         delivered: list[tuple[int, int]] = []
         rejected: list[tuple[int, str]] = []
         later = False
@@ -101,7 +100,7 @@ class Delivery:
             if code in PERMANENT:
                 rejected.append((item.sequence, f"{code.name}: {detail}"))
                 _log.error(
-                    "the audit server REFUSES a receipt for good; it is kept, and tried again at the next"
+                    "the audit server REFUSES a receipt permanently; it is kept, and retried at the next"
                     " start: %s: %s",
                     code.name,
                     detail,
@@ -109,6 +108,6 @@ class Delivery:
                 )
             else:
                 later = True
-                _log.warning("a receipt is not taken yet: %s: %s", code.name, detail)
+                _log.warning("a receipt is not accepted yet: %s: %s", code.name, detail)
         await self._spool.settle(delivered, rejected)
         return not later

@@ -1,4 +1,4 @@
-"""What a receipt says, drafted from what happened; its number and predecessor come from the store."""
+"""Drafts of receipts from what happened; number and predecessor come from the store."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,12 +29,12 @@ class Outcome:
 
 
 def stream_context(order: Order, node_nonce: bytes) -> StreamContext:
-    """Return what the response to an order is bound to."""
+    """Return the context to which the response to an order is bound."""
     return StreamContext(order.ctx, order.kc, order.bundle, node_nonce, order.attempt)
 
 
 def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome) -> Receipt:
-    """Return the receipt of an accepted request as number 0, for the store to number."""
+    """Return an accepted request's receipt with number 0, for the store to number."""
     order, statement = open_as(Order, record.order, None)
     root = activation_root(keys, outcome.prompt_blocks, outcome.output_blocks)
     return Receipt(

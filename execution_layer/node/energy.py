@@ -1,8 +1,7 @@
-"""Energy: NVIDIA's own counter where there is a GPU that runs the model; elsewhere it is unmeasured, not zero.
-
+"""Energy: NVIDIA's own counter if a GPU runs the model; otherwise it is unmeasured, not zero.
 The counter covers the whole device. Between two readings its growth is shared equally among the requests
-in flight, so the shares of all requests add up to what the device used while it had work. A share is
-*measured* when the request was alone all its life, else *estimated*.
+in flight, so all requests' shares add up to what the device used while it had work. A share is
+*measured* if the request was alone for its whole life, otherwise *estimated*.
 """
 
 import logging
@@ -18,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What one request used, in millijoules; None exactly when it is unmeasured."""
+    """One request's energy, in millijoules; None exactly when it is unmeasured."""
 
     quality: EnergyQuality
     millijoules: int | None
@@ -37,24 +36,24 @@ class Share:
 
 
 class EnergyMeter(Protocol):
-    """Accounts energy to requests. Belongs to one event loop."""
+    """Attributes energy to requests. Belongs to one event loop."""
 
     def begin(self) -> Share:
         """Open an account: the request is in flight from now on."""
 
     def end(self, share: Share) -> Energy:
-        """Close it and return what the request used."""
+        """Close it and return the request's energy."""
 
 
 class Unmetered:
     """No counter: everything is unmeasured."""
 
     def begin(self) -> Share:
-        """Open an account that nothing is booked to."""
+        """Open an account to which nothing is booked."""
         return Share()
 
     def end(self, share: Share) -> Energy:  # noqa: ARG002  # part of the EnergyMeter interface
-        """Say that nothing was measured."""
+        """Return that nothing was measured."""
         return UNMEASURED
 
 
@@ -89,7 +88,7 @@ class CountedEnergy:
         """Share the counter's growth since the last reading among the open accounts."""
         try:
             now = self._read()
-        except Exception:  # noqa: BLE001  # the library raises errors of its own for each of the driver's
+        except Exception:  # noqa: BLE001  # the library has an error class of its own for each driver error
             _log.exception("the energy counter cannot be read")
             for share in self._open:
                 share.known = False
@@ -102,9 +101,8 @@ class CountedEnergy:
 
 
 def nvml_meter(nvml: Any = None) -> EnergyMeter:
-    """Return a meter over the first GPU's counter, or one that measures nothing, with a warning.
-
-    `nvml` is the module `pynvml` (package nvidia-ml-py) unless a test gives another.
+    """Return a meter on the first GPU's counter or, with a warning, one that measures nothing.
+    `nvml` is the module `pynvml` (package nvidia-ml-py) unless a test passes another.
     """
     try:
         if nvml is None:
@@ -113,7 +111,7 @@ def nvml_meter(nvml: Any = None) -> EnergyMeter:
         device = nvml.nvmlDeviceGetHandleByIndex(0)
         meter = CountedEnergy(lambda: int(nvml.nvmlDeviceGetTotalEnergyConsumption(device)))
         nvml.nvmlDeviceGetTotalEnergyConsumption(device)
-    except Exception as error:  # noqa: BLE001  # NVML's errors have no common base that can be imported without it
+    except Exception as error:  # noqa: BLE001  # NVML's errors have no base class that can be imported without it
         _log.warning("energy is unmeasured: no usable NVIDIA counter (%s)", type(error).__name__)
         return Unmetered()
     return meter

@@ -1,6 +1,5 @@
-"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, for a disclosure that the log knows, to the worker that it names.
-
-Whether the request follows from a draw is for the custodians to check: they hold what opens the ciphertexts.
+"""gRPC: `counterfoil.execution.v1.Evidence`. Ciphertexts only, for a disclosure request in the log, to the worker it names.
+The custodians check whether the request follows from a draw: they hold what opens the ciphertexts.
 """
 
 import asyncio
@@ -21,36 +20,36 @@ from shared.envelope.hpke import hpke_key_id
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id, public_key
-from shared.statements.audits import DisclosureRequest
 from shared.statements.cose import (
     MAX_STATEMENT,
     SignedStatement,
     parse_statement,
     verify_signature,
 )
+from shared.statements.disclosures import DisclosureRequest
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
 SKEW_MS: Final = 300_000
 PIECE: Final = 1 << 20
-"""Bytes of the final record in one message."""
+"""Bytes of the final record per message."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRules:
-    """Whose requests are answered, and to whom."""
+    """Whose disclosure requests are answered, and to whom."""
 
     authorities: dict[bytes, bytes]
     """Public keys by key id."""
     workers: dict[bytes, tuple[str, bytes]]
-    """Name and signing key by the key id of the HPKE key to which custodians release."""
+    """Workers' names and signing keys, by the id of the HPKE key to which custodians release."""
     log: LogPolicy
 
     @classmethod
     def of(cls, settings: AuditServer) -> "EvidenceRules":
-        """Return the rules of a configuration; CONFIGURATION when a key in it is none."""
+        """Return a configuration's rules; CONFIGURATION if a key in it is invalid."""
         authorities = [bytes.fromhex(key) for key in settings.authority_keys]
         workers = {}
         for worker in settings.workers:
@@ -60,43 +59,43 @@ class EvidenceRules:
 
 
 class EvidenceService(execution_pb2_grpc.EvidenceServicer):
-    """Hands out what an audit of one receipt needs. The plaintext is not in it: that is the custodians'."""
+    """Hands out what an audit of one receipt needs, but no plaintext: only the custodians can release that."""
 
     def __init__(self, store: NodeStore, rules: EvidenceRules) -> None:
         self._store = store
         self._rules = rules
 
-    async def GetEvidence(  # noqa: N802  # the name of the method on the wire
+    async def GetEvidence(  # noqa: N802  # the method's wire name
         self,
         request: execution_pb2.GetEvidenceRequest,
-        context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002  # likewise its shape
+        context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002  # likewise its signature
     ) -> AsyncIterator[execution_pb2.EvidencePart]:
-        """Yield order, envelope, frames and final record of the receipt that the request names."""
+        """Yield the order, envelope, frames and final record of the receipt that the request names."""
         statement = self._authenticate(request, now_ms())
         wanted = statement.read(DisclosureRequest)
         found = await asyncio.to_thread(self._store.evidence_of, wanted.receipt)
         if found is None:
             raise CounterfoilError(
-                Code.NOT_FOUND, "the evidence of that receipt is not kept here (any more)"
+                Code.NOT_FOUND, "the evidence of that receipt is not, or no longer, kept here"
             )
         _log.info("evidence handed out", extra={"receipt": wanted.receipt.hex()})
         for part in _parts(found):
             yield part
 
     def _authenticate(self, request: execution_pb2.GetEvidenceRequest, now: int) -> SignedStatement:
-        """Check (protocol 6.2) that (1) an authority signed the request, (2) the log has it, (3) it is in time, and (4)
-        the caller is the worker that it names.
+        """Check (protocol §6.3.3) that (1) an authority signed the request, (2) the log has it, (3) its deadline has not passed,
+        and (4) the caller is the worker that it names.
         """
         if len(request.disclosure_request) > MAX_STATEMENT:
             raise CounterfoilError(
-                Code.MALFORMED, f"a disclosure request has at most {MAX_STATEMENT} bytes"
+                Code.MALFORMED, f"a disclosure request must be at most {MAX_STATEMENT} bytes long"
             )
         statement = parse_statement(request.disclosure_request, expected=DisclosureRequest.TYPE)
         key = self._rules.authorities.get(statement.kid)
         if key is None:
             raise CounterfoilError(
                 Code.UNTRUSTED_KEY,
-                "the disclosure request is not by an audit authority of this node",
+                "the disclosure request is not signed by an audit authority in this node's configuration",
             )
         verify_signature(statement, key)  # (1)
         wanted = statement.read(DisclosureRequest)
@@ -104,7 +103,7 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
         if wanted.deadline + SKEW_MS < now:  # (3)
             raise CounterfoilError(
                 Code.EXPIRED,
-                f"the disclosure request was to be answered by {to_rfc3339(wanted.deadline)}; it is {to_rfc3339(now)} here",
+                f"the disclosure request's deadline was {to_rfc3339(wanted.deadline)}; it is {to_rfc3339(now)} here",
             )
         self._check_caller(request, statement, wanted, now)  # (4)
         return statement
@@ -120,13 +119,13 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
         if worker is None:
             raise CounterfoilError(
                 Code.UNTRUSTED_KEY,
-                "the recipient is not an audit worker of this node's configuration",
+                "the recipient is not an audit worker in this node's configuration",
             )
         name, key = worker
         if abs(request.at - now) > SKEW_MS:
             raise CounterfoilError(
                 Code.EXPIRED,
-                f"{name} asks {(request.at - now) / 1000:+.0f} s from now by this node's clock",
+                f"the call of {name} is dated {(request.at - now) / 1000:+.0f} s from now by this node's clock",
                 remedy="Set the clocks.",
             )
         message = evidence_request_message(statement.entry, wanted.receipt, request.at)
@@ -134,7 +133,8 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
             public_key(key).verify(request.signature, message)
         except InvalidSignature as error:
             raise CounterfoilError(
-                Code.BAD_SIGNATURE, f"the call is not signed by {name}, to whom it was disclosed"
+                Code.BAD_SIGNATURE,
+                f"the call is not signed by {name}, to whom the request discloses",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Whether a node can keep what it accepts: a node that cannot write its store takes no requests until it can again."""
+"""Whether a node can store what it accepts: a node that cannot write its store refuses requests until it can."""
 
 import asyncio
 import logging
@@ -18,37 +18,37 @@ _log = logging.getLogger(__name__)
 
 
 class Health:
-    """Says whether the store could be written last time. Belongs to one event loop."""
+    """Knows whether the last write to the store succeeded. Belongs to one event loop."""
 
     def __init__(self, store: NodeStore) -> None:
         self._store = store
         self._incident: str | None = None
 
     def refusal(self) -> CounterfoilError | None:
-        """Return why no request can be taken, None when one can. Nothing in it tells where the node keeps its files."""
+        """Return why requests are refused; None if they are accepted. It does not reveal where the node keeps its files."""
         failure = self._store.journal.failure
         if failure is None:
             self._incident = None
             return None
-        if self._incident is None:  # the first to be told; the log has it under this number
+        if self._incident is None:  # the first caller; the log has it under this number
             self._incident = incident(_log, failure, "the node's store").metadata["incident"]
         return CounterfoilError(
             Code.UNAVAILABLE,
-            f"the node takes no requests, its store cannot be written: {failure.reason} (incident {self._incident})",
+            f"the node accepts no requests: its store cannot be written: {failure.reason} (incident {self._incident})",
             remedy="Use another node.",
             metadata={"incident": self._incident},
             retry_after_s=LOOK_EVERY_S,
         )
 
     def told(self, error: Unwritable) -> CounterfoilError:
-        """Return what a caller may know of a write that failed."""
+        """Return what a caller may know about a failed write."""
         return self.refusal() or CounterfoilError(
             Code.UNAVAILABLE, f"the node's store could not be written: {error.reason}"
         )
 
 
 class Watch:
-    """Tells health checks, tries the store until it can be written, and then writes the receipts that are owed."""
+    """Updates health checks, retries the store until it can be written, and then writes the receipts that are owed."""
 
     def __init__(
         self,
@@ -64,20 +64,20 @@ class Watch:
         self._store = store
         self._signer = signer
         self._owed = owed
-        """Requests that were accepted and whose receipt could not be written; who adds one runs no session for it."""
+        """Accepted requests whose receipt could not be written; no session may be running for one when it is added."""
         self._wake = wake
-        """Says that there is a receipt to deliver."""
+        """Signals that there is a receipt to deliver."""
         self._set_serving = set_serving
         self._sick = False
 
     async def run(self) -> None:
-        """Look from time to time; ends by cancellation only."""
+        """Check from time to time; ends only by cancellation."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             await self.look()
 
     async def look(self) -> None:
-        """Find out how the store is, and act on it once."""
+        """Check the store's state once, and act on it."""
         if self._health.refusal() is not None:
             if not self._sick:
                 self._sick = True
@@ -92,5 +92,5 @@ class Watch:
             self._wake()
         if self._sick:
             self._sick = False
-            _log.warning("the node's store can be written again; requests are taken")
+            _log.warning("the node's store can be written again; requests are accepted")
             await self._set_serving(True)

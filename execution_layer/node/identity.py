@@ -1,8 +1,8 @@
 """The node's keys and key bundles, in one folder of files that only their owner can read.
 
-The signing key stays for the life of the node; each HPKE key lives one day under a bundle that the
-operator's identity key signed. A new bundle begins an hour before the old one ends, and until then both
-open requests. A bundle is also replaced when what it says is no longer so (endpoint, model, profile).
+The signing key stays for the life of the node; each HPKE key lives one day under a key bundle signed with
+the operator's identity key. A new key bundle begins an hour before the old one ends, and until then both
+open requests. A key bundle is also replaced when its content is no longer true (endpoint, model, profile).
 """
 
 import os
@@ -29,7 +29,7 @@ from shared.statements.keys import HOUR_MS, KeyBundle
 LIFE_MS: Final = 24 * HOUR_MS
 OVERLAP_MS: Final = HOUR_MS
 SKEW_MS: Final = 60_000
-"""How far back a bundle begins, for clients whose clocks are behind."""
+"""How far a key bundle is backdated, for clients whose clocks are behind."""
 STORAGE_KEY_BYTES: Final = 32
 
 
@@ -45,7 +45,7 @@ class NodeFacts:
     profile: Mapping[str, str | int]
 
     def compute_as(self, bundle: KeyBundle) -> bool:
-        """Tell whether a bundle promises this model and numeric profile."""
+        """Return whether a key bundle promises this model and numeric profile."""
         return (
             bundle.model_roots == self.model_roots
             and bundle.numeric_profile == self.numeric_profile
@@ -53,7 +53,7 @@ class NodeFacts:
         )
 
     def are_those_of(self, bundle: KeyBundle) -> bool:
-        """Tell whether a bundle still says all of these."""
+        """Return whether a key bundle still states all of these facts."""
         names = (bundle.operator, bundle.node, bundle.endpoint)
         return names == (self.operator, self.node, self.endpoint) and self.compute_as(bundle)
 
@@ -67,11 +67,11 @@ class BundleKeys:
     entry: bytes
     hpke: HpkePrivateKey = field(repr=False)
     proof: str = ""
-    """tlog-proof, empty until the log has witnessed the bundle."""
+    """tlog-proof, empty until the key bundle is witnessed."""
 
 
 class KeyRing:
-    """The node's keys. `renew` is called at start and from time to time; the rest only looks."""
+    """The node's keys. `renew` is called at start and from time to time; the other methods mostly look up."""
 
     def __init__(self, folder: Path, operator_key: Ed25519PrivateKey) -> None:
         self._folder = private_folder(folder)
@@ -81,29 +81,28 @@ class KeyRing:
         self._bundles = self._load()
 
     def current(self) -> BundleKeys:
-        """Return the newest bundle."""
+        """Return the newest key bundle."""
         if not self._bundles:
             raise CounterfoilError(Code.STALE_KEY, "the node has no key bundle yet")
         return max(list(self._bundles.values()), key=lambda keys: keys.bundle.not_before)
 
     def find(self, entry: bytes, now_ms: int) -> BundleKeys | None:
-        """Return a bundle that may be used now, by its entry."""
+        """Return a key bundle that is valid now, by its entry."""
         keys = self._bundles.get(entry)
         return keys if keys is not None and keys.bundle.is_live(now_ms) else None
 
     def known(self, entry: bytes) -> KeyBundle | None:
-        """Return a bundle of this node by its entry, also one that may not be used now; None once it is dropped."""
+        """Return one of this node's key bundles by its entry, even if it is not valid now; None once it is dropped."""
         keys = self._bundles.get(entry)
         return None if keys is None else keys.bundle
 
     def unproved(self) -> list[BundleKeys]:
-        """Return the bundles that the log has not witnessed yet."""
+        """Return the key bundles that are not witnessed yet."""
         return [keys for keys in self._bundles.values() if not keys.proof]
 
     def renew(self, facts: NodeFacts, now_ms: int) -> BundleKeys | None:
-        """Make a new bundle if the newest is near its end or outdated.
-
-        Those that have ended, or that promise another model or numeric profile, are forgotten.
+        """Make a new key bundle if the newest is near its expiry or outdated.
+        Those that have expired, or that promise another model or numeric profile, are dropped.
         """
         for keys in list(self._bundles.values()):
             if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
@@ -119,7 +118,7 @@ class KeyRing:
         return self._create(facts, now_ms)
 
     def staple(self, keys: BundleKeys, proof: str) -> None:
-        """Keep a bundle's tlog-proof."""
+        """Store a key bundle's tlog-proof."""
         write_atomic(self._file(keys.entry, "tlog-proof"), proof.encode())
         keys.proof = proof
 
@@ -139,7 +138,7 @@ class KeyRing:
         )
         statement = sign(bundle, key=self._operator_key, issuer=facts.operator)
         _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))
-        # The key goes first: a bundle without its key must never be published.
+        # The key is written first: a key bundle without its key must never be published.
         save_hpke_key(self._file(signed.entry, "hpke"), hpke)
         write_atomic(self._file(signed.entry, "bundle"), statement)
         keys = BundleKeys(bundle, statement, signed.entry, hpke)
@@ -156,7 +155,7 @@ class KeyRing:
                 raise CounterfoilError(
                     Code.CONFIGURATION,
                     f"{path} is not a key bundle of this operator: {error.detail}",
-                    remedy="Give each node a folder of keys of its own.",
+                    remedy="Give each node a key folder of its own.",
                 ) from error
             if bundle.signing_key == own:
                 proof = self._file(signed.entry, "tlog-proof")
@@ -170,13 +169,13 @@ class KeyRing:
         return found
 
     def _forget(self, keys: BundleKeys) -> None:
-        """Delete an ended bundle's key: what was sealed for it stays closed for whoever comes later."""
+        """Delete an expired key bundle's key, so that nobody can open later what was sealed for it."""
         for suffix in ("bundle", "hpke", "tlog-proof"):
             self._file(keys.entry, suffix).unlink(missing_ok=True)
         del self._bundles[keys.entry]
 
     def _sweep(self) -> None:
-        """Delete private keys without a bundle: what a kill left of one that had ended, or was never published."""
+        """Delete private keys without a key bundle, left by a kill: of one that had expired, or was never published."""
         for path in self._folder.glob("*.hpke"):
             if not path.with_suffix(".bundle").exists():
                 path.unlink()
@@ -192,7 +191,7 @@ def _load_or_create_secret(path: Path) -> bytes:
     try:
         secret = bytes.fromhex(path.read_text("ascii").strip())
     except ValueError as error:
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} holds no key") from error
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} does not hold a key") from error
     if len(secret) != STORAGE_KEY_BYTES:
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} holds no key of 32 bytes")
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} does not hold a 32-byte key")
     return secret

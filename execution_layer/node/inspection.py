@@ -1,4 +1,4 @@
-"""Looking at a running node from outside: its database read-only, its service over gRPC."""
+"""Inspecting a running node from outside: its database read-only, its service over gRPC."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ _POLL_S = 0.1
 
 
 def node_status(settings: NodeSettings) -> dict[str, Any]:
-    """Return facts about a node for people and scripts; a node that does not run has the spool's facts only."""
+    """Return facts about a node for people and scripts; only those about the spool if the node is not running."""
     pid = lock_holder(settings.spool)
     facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
     facts["max_model_len"] = _context(settings)
@@ -66,7 +66,7 @@ def drain_node(settings: NodeSettings, *, timeout_s: float) -> None:
 
 
 def _context(settings: NodeSettings) -> int | None:
-    """Return the longest sequence that the node takes; None where its model cannot be read or served."""
+    """Return the longest sequence that the node accepts; None if its model cannot be read or served."""
     try:
         return settings.context(ModelConfig.from_folder(settings.model).max_positions)
     except CounterfoilError:
@@ -97,7 +97,7 @@ def _certificate_facts(path: Path) -> dict[str, str]:
     if life is None:
         return {"certificate": f"{path} cannot be read"}
     said = life.warning(datetime.now(UTC))
-    return {"certificate": said or f"holds until {life.end:%Y-%m-%d}"}
+    return {"certificate": said or f"valid until {life.end:%Y-%m-%d}"}
 
 
 def _newest_first(settings: NodeSettings) -> list[bytes]:
@@ -109,7 +109,7 @@ def _newest_first(settings: NodeSettings) -> list[bytes]:
 
 
 def _revocation_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
-    """Say whether the operator has ended the bundle; nothing where the audit server cannot be asked."""
+    """Return whether the operator has revoked the key bundle; empty if the audit server does not answer."""
     operator_key = public_bytes(load_ed25519(settings.operator_key_file))
     with secure_channel(settings.audit.target, settings.audit.ca_file) as channel:
         stub = audit_pb2_grpc.DirectoryStub(channel)

@@ -1,6 +1,5 @@
-"""The operator's invoice, from its nodes' own meters: never from anything the audit layer knows.
-
-Every line is exact; the sum is rounded to the currency's minor unit once, and the difference is stated.
+"""The operator's invoice, from its nodes' own meters, never from anything the audit layer knows.
+Every line is exact; the sum is rounded to the currency's minor unit once, and the rounding is stated.
 """
 
 import secrets
@@ -41,7 +40,7 @@ class InvoiceLine:
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """What an operator claims for a period [start, end)."""
+    """An operator's claim for a period [start, end)."""
 
     invoice_id: str
     operator: str
@@ -60,7 +59,7 @@ class Invoice:
 
 @dataclass(frozen=True, slots=True)
 class MeteredNode:
-    """What one node's meter says, and the rate cards that it worked under, by entry."""
+    """One node's meter readings, and the rate cards that it has used, by entry."""
 
     node: str
     rows: Sequence[MeterRow]
@@ -87,7 +86,7 @@ def make_invoice(
     issued_ms: int,
     invoice_id: str | None = None,
 ) -> Invoice:
-    """Price the meters. CONFLICT if the rate cards are of several currencies, NOT_FOUND for nothing to bill."""
+    """Price the meters. CONFLICT if the rate cards have different currencies, NOT_FOUND if there is nothing to bill."""
     lines: list[InvoiceLine] = []
     currencies: set[str] = set()
     for node in nodes:
@@ -120,7 +119,7 @@ def make_invoice(
 
 
 def total_up(invoice: Invoice) -> Invoice:
-    """Return the invoice with the total of its lines, rounded once."""
+    """Return the invoice with its lines' total, rounded once."""
     exact = Money.sum(
         (Money(Decimal(line.amount), invoice.currency) for line in invoice.lines), invoice.currency
     )
@@ -130,13 +129,13 @@ def total_up(invoice: Invoice) -> Invoice:
 
 
 def amount_of(quantity: int, unit_price: str, per: int) -> str:
-    """Return quantity × price / per as a plain decimal without zeros at its end, exactly."""
+    """Return quantity × price / per exactly, as a plain decimal without trailing zeros."""
     text = format_decimal(exact_amount(quantity, parse_decimal(unit_price), per))
     return text.rstrip("0").removesuffix(".") if "." in text else text
 
 
 def _lines(node: str, row: MeterRow, price: Price) -> Iterator[InvoiceLine]:
-    """Yield a line per kind of token; cached input has a price of its own."""
+    """Yield one line per kind of token; cached input has a price of its own."""
     kinds = (
         ("input", row.input - row.cached, price.input),
         ("cached", row.cached, price.cached),

@@ -1,4 +1,4 @@
-"""How much is in flight, for whom, and whether new work is taken."""
+"""How much is in flight, for whom, and whether new work is accepted."""
 
 import asyncio
 from collections import Counter
@@ -33,15 +33,13 @@ class Load:
         return self._draining
 
     def refusal(self) -> CounterfoilError | None:
-        """Return why nobody's requests are taken, None when they are."""
+        """Return why all requests are refused; None if they are not."""
         if not self._draining:
             return None
-        return CounterfoilError(
-            Code.DRAINING, "the node is being drained", remedy="Use another node."
-        )
+        return CounterfoilError(Code.DRAINING, "the node is draining", remedy="Use another node.")
 
     def enter(self, tenant: str) -> None:
-        """Take a place for a request; DRAINING, QUOTA or OVERLOADED when there is none, QUOTA when the tenant orders too often."""
+        """Take a place for a request; DRAINING, QUOTA or OVERLOADED if there is none, QUOTA if the tenant orders too often."""
         if (refused := self.refusal()) is not None:
             raise refused
         if wait := self._rate.take(tenant):
@@ -66,7 +64,7 @@ class Load:
         self._idle.clear()
 
     def leave(self, tenant: str) -> None:
-        """Give a place back."""
+        """Release a place."""
         assert self._by_tenant[tenant] > 0
         self._by_tenant[tenant] -= 1
         if not self._by_tenant[tenant]:

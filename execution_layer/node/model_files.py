@@ -1,4 +1,4 @@
-"""What clients read prompts and answers with: the model folder's small files, with their places under the model root."""
+"""The model folder's small files, from which clients build a tokenizer, with their places under the model root."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class ModelFiles:
 
     folder: Path
     size: int
-    """Leaves of the model root's tree."""
+    """Number of leaves in the model root's tree."""
     leaves: tuple[bytes, ...]
-    """Leaf entries of the files."""
+    """The files' leaf entries."""
     places: tuple[Place, ...]
 
     @classmethod
@@ -29,13 +29,13 @@ class ModelFiles:
         return cls(folder, len(leaves), own, tuple(places(names, leaves)))
 
     def read(self) -> Iterator[tuple[Place, bytes]]:
-        """Yield each file; CORRUPT when one has changed since the model was loaded."""
+        """Yield each file; CORRUPT if one has changed since the model was loaded."""
         for place, leaf in zip(self.places, self.leaves, strict=True):
             data = read_file(self.folder / place.name)
             if data is None or file_leaf(place.name, data) != leaf:
                 raise CounterfoilError(
                     Code.CORRUPT,
                     f"{place.name} has changed since the model was loaded",
-                    remedy="Start the node anew; clients must pin the model root that it then has.",
+                    remedy="Restart the node; clients must pin its new model root.",
                 )
             yield place, data

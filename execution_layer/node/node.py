@@ -1,4 +1,4 @@
-"""A running node: its parts in the order in which they start, run and stop."""
+"""A running node: its parts, in the order in which they start, run and stop."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from execution_layer.engine.protocol import Engine
 from execution_layer.node.admission import Admission, ServedModel
 from execution_layer.node.audit_link import AuditLink
 from execution_layer.node.delivery import Delivery
-from execution_layer.node.desk import Desk
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.health import Health, Watch
 from execution_layer.node.identity import KeyRing, NodeFacts
+from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
 from execution_layer.node.model_files import ModelFiles
@@ -42,9 +42,9 @@ LAST_DELIVERY_S: Final = 3.0
 RESTART_S, LONGEST_RESTART_S = 0.5, 60.0
 DAY_MS: Final = 86_400_000
 FORGET_AFTER_MS: Final = DAY_MS
-"""How long what has expired is remembered: a clock that is set back must not let it in again."""
+"""How long expired orders are remembered: a clock that is set back must not let them in again."""
 MAX_REQUEST_BYTES: Final = MAX_ENVELOPE + 2 * MAX_STATEMENT
-"""An envelope, its order, and what the message adds."""
+"""An envelope, its order, and the message's overhead."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +55,14 @@ class NodeModel:
 
     served: ServedModel
     profile: dict[str, str | int]
-    """What the numeric profile is made of."""
+    """The components of the numeric profile."""
     engine: Engine
     files: ModelFiles | None = None
-    """What clients read texts with; None where there is no folder."""
+    """The tokenizer's files for clients; None if there is no folder."""
 
 
 class Node:
-    """One node. `running()` serves until it is left; everything acknowledged survives a kill at any point."""
+    """One node. `running()` serves until the context exits; everything acknowledged survives a kill at any point."""
 
     def __init__(self, settings: NodeSettings, model: NodeModel, energy: EnergyMeter) -> None:
         self._settings = settings
@@ -98,14 +98,14 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[RpcServer]:
-        """Recover, bind, register and serve; on leaving, finish what is in flight and deliver once more."""
+        """Recover, bind, register and serve; on exit, finish what is in flight and deliver once more."""
         await self.store.remember_rate_card(self._card_entry, self._card_statement)
         await finish_interrupted(self.store, self._signer)
         if refused := await self.spool.retry_rejected():
-            _log.warning("receipts that were refused are tried again", extra={"receipts": refused})
+            _log.warning("refused receipts are retried", extra={"receipts": refused})
         async with AuditLink(self._settings.audit) as link:
             delivery = Delivery(self.spool, link)
-            desk = Desk(
+            intake = Intake(
                 admission=self._admission,
                 engine=self._model.engine,
                 load=self.load,
@@ -113,7 +113,7 @@ class Node:
                 health=self._health,
                 parts=self._parts,
             )
-            server = self._build_server(desk)
+            server = self._build_server(intake)
             registration = Registration(
                 self.ring, self._facts(server.address), link, rate_card=self._card_statement
             )
@@ -124,7 +124,7 @@ class Node:
                 self._health,
                 self.store,
                 self._signer,
-                owed=desk.owed,
+                owed=intake.owed,
                 wake=delivery.wake,
                 set_serving=self._set_serving,
             )
@@ -140,7 +140,7 @@ class Node:
                 yield server
             finally:
                 await server.set_serving(False)
-                await desk.close(self._settings.grace_s)
+                await intake.close(self._settings.grace_s)
                 await server.stop()
                 await self._model.engine.stop()
                 _log.info("the engine has stopped", extra=asdict(self._model.engine.stats))
@@ -149,7 +149,7 @@ class Node:
                     await asyncio.wait_for(delivery.deliver(), LAST_DELIVERY_S)
 
     async def _set_serving(self, serving: bool) -> None:
-        """Tell health checks whether requests are taken; a node that is drained takes none however well it is."""
+        """Set what health checks report; a draining node accepts no requests, however healthy it is."""
         if self._server is not None:
             await self._server.set_serving(serving and not self.load.draining)
 
@@ -167,7 +167,7 @@ class Node:
         await self.load.wait_idle()
         _log.info("drained: nothing is in flight")
 
-    def _build_server(self, desk: Desk) -> RpcServer:
+    def _build_server(self, intake: Intake) -> RpcServer:
         package = "counterfoil.execution.v1"
         return build_server(
             tls=self._settings.tls,
@@ -176,7 +176,7 @@ class Node:
                 Service(
                     f"{package}.Inference",
                     execution_pb2_grpc.add_InferenceServicer_to_server,
-                    InferenceService(desk, self.ring, self._model.served.root, self._model.files),
+                    InferenceService(intake, self.ring, self._model.served.root, self._model.files),
                 ),
                 Service(
                     f"{package}.Evidence",
@@ -200,7 +200,7 @@ class Node:
         )
 
     async def _purge(self) -> None:
-        """Remove evidence that nobody can ask for any more, and the memory of what has expired, from time to time."""
+        """From time to time, remove evidence that nobody can request any more, and the memory of expired orders."""
         retention = self._settings.retention
         while True:
             gone = await self.store.purge_evidence(
@@ -213,13 +213,13 @@ class Node:
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:
-    """Run background work; whatever nobody foresaw is logged, and the work begins again, later each time."""
+    """Run background work; an unexpected error is logged, and the work is restarted with growing delays."""
     pause_s = RESTART_S
     while True:
         began = time.monotonic()
         try:
             await work()
-        except Exception as error:  # noqa: BLE001  # a node must not stop delivering because of one bug
+        except Exception as error:  # noqa: BLE001  # one bug must not stop a node from delivering
             incident(_log, error, getattr(work, "__qualname__", "background work"))
         pause_s = RESTART_S if time.monotonic() - began > LONGEST_RESTART_S else 2 * pause_s
         await asyncio.sleep(min(pause_s, LONGEST_RESTART_S))

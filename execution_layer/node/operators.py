@@ -1,4 +1,4 @@
-"""The operator's folder: its identity key and name, and the rate cards that it signs."""
+"""The operator's folder: its identity key and name, and the rate cards it signs."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from shared.statements.cose import entry_of, sign
 from shared.statements.ratecards import Price, RateCard
 
 MAX_SCALE: Final = 12
-"""Decimal places that the amount of one token may have."""
+"""Most decimal places that the price of one token may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Operator:
 
     @classmethod
     def create(cls, folder: Path, name: str) -> "Operator":
-        """Make the folder at first use; CONFLICT if it is another operator's."""
+        """Create the folder on first use; CONFLICT if it belongs to another operator."""
         check_name(name, "the operator")
         private_folder(folder)
         card = folder / "operator.json"
@@ -68,10 +68,10 @@ class Operator:
 
 
 def price(model_root: bytes, *, fresh: str, cached: str, output: str, per: int) -> Price:
-    """Return a price whose amounts are exact in 12 decimal places for every number of tokens."""
+    """Return a price whose amounts are exact to 12 decimal places for any number of tokens."""
     for text in (fresh, cached, output):
         amount = parse_decimal(text, "price")
-        amount_of(0, amount, per)  # refuses what is no power of ten
+        amount_of(0, amount, per)  # refuses anything but a power of ten
         exponent = amount.as_tuple().exponent
         assert isinstance(exponent, int)
         if len(str(per)) - 1 - exponent > MAX_SCALE or amount < 0:
@@ -102,6 +102,6 @@ def _name_in(path: Path) -> str:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{path} does not name an operator",
-            remedy="Make the folder with `counterfoil node operator-init`.",
+            remedy="Create the folder with `counterfoil node operator-init`.",
         ) from error
     return check_name(str(name), "the operator")

@@ -1,7 +1,6 @@
-"""Which times an order and its envelope may bear when they reach a node (protocol §3).
-
-The bounds keep a node's memory of what it accepted short: what was accepted expires within a day, and is refused
-after that for its age alone.
+"""Which times an order and its envelope may have when they reach a node (protocol §3).
+The bounds keep a node's memory of accepted orders short: they expire within a day, and are refused after that for
+their age alone.
 """
 
 from typing import Final
@@ -15,17 +14,17 @@ _HOUR_MS: Final = 60 * _MINUTE_MS
 SKEW_MS: Final = 5 * _MINUTE_MS
 """How far a tenant's clock may be ahead of the node's."""
 MAX_AGE_MS: Final = 6 * _HOUR_MS
-"""How long ago an order may have been made."""
+"""The maximum age of an order."""
 MAX_LIFE_MS: Final = 24 * _HOUR_MS
-"""How long after it was made an order, and the envelope with it, may expire."""
+"""How long after its creation an order, and its envelope, may expire."""
 
 
 def check_order(order: Order, now_ms: int) -> None:
-    """Check that an order was made just now or a while ago, and is still good: EXPIRED, or INVALID_ARGUMENT."""
+    """Check that an order is neither too old, nor from the future, nor expired: EXPIRED, or INVALID_ARGUMENT."""
     if order.created > now_ms + SKEW_MS:
         raise untimely(
             Code.INVALID_ARGUMENT,
-            f"an order may be made {SKEW_MS // _MINUTE_MS} minutes ahead of this node's clock at most; this one was made at",
+            f"an order may be at most {SKEW_MS // _MINUTE_MS} minutes ahead of this node's clock; this one was created at",
             order.created,
             now_ms,
         )
@@ -33,21 +32,21 @@ def check_order(order: Order, now_ms: int) -> None:
     if order.created < now_ms - MAX_AGE_MS:
         raise untimely(
             Code.EXPIRED,
-            f"an order is good for {MAX_AGE_MS // _HOUR_MS} hours at most; this one was made at",
+            f"an order is valid for at most {MAX_AGE_MS // _HOUR_MS} hours; this one was created at",
             order.created,
             now_ms,
-            remedy="Order anew.",
+            remedy="Order again.",
         )
     check_expiry("order", order.created, order.expiry, now_ms)
 
 
 def check_expiry(what: str, created: int, expiry: int, now_ms: int) -> None:
-    """Check that something expires after now and within a day of when its order was made."""
+    """Check that something expires after now and within a day of its order's creation."""
     _check_not_past(what, expiry, now_ms)
     if expiry > created + MAX_LIFE_MS:
         raise untimely(
             Code.INVALID_ARGUMENT,
-            f"the {what} expires more than {MAX_LIFE_MS // _HOUR_MS} hours after its order was made, at",
+            f"the {what} expires more than {MAX_LIFE_MS // _HOUR_MS} hours after its order was created, at",
             expiry,
             now_ms,
             remedy="Choose a shorter expiry.",

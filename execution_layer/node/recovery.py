@@ -1,4 +1,4 @@
-"""After a crash, or a disk that was full: every request that was accepted gets the receipt that it is owed."""
+"""After a crash or a full disk: every accepted request gets the receipt that it is owed."""
 
 import logging
 
@@ -17,12 +17,11 @@ _log = logging.getLogger(__name__)
 async def finish_interrupted(
     store: NodeStore, signer: ReceiptSigner, only: frozenset[int] | None = None
 ) -> int:
-    """Write a receipt with finish `failed` for each accepted request that has none; return how many.
+    """Write a receipt with finish `failed` for each accepted request without one; return how many.
 
-    While sessions run, `only` says which requests have none.
-
-    The frames on disk are all that can have left the node, so they are what the receipt speaks of. CORRUPT
-    when they do not open: then keys and database do not belong together.
+    While sessions run, `only` says which requests to consider. The frames on disk are all that can have left the
+    node, so the receipt covers exactly those. CORRUPT if they do not open: then the keys and the database do not
+    belong together.
     """
     interrupted = [item for item in store.unfinished() if only is None or item.id in only]
     for record in interrupted:

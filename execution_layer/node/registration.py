@@ -1,4 +1,4 @@
-"""Keeping the node's key bundle in the directory: renewed in time, submitted, its proof fetched and kept."""
+"""Keeps the node's key bundle in the directory: renews it in time, submits it, fetches and stores its proof."""
 
 import asyncio
 import logging
@@ -13,23 +13,23 @@ from shared.runtime.errors import CounterfoilError
 PROOF_POLL_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 15.0
 CHECK_S: Final = 60.0
-"""How often a bundle's end is looked at."""
+"""How often a key bundle's expiry is checked."""
 
 _log = logging.getLogger(__name__)
 
 
 class Directory(Protocol):
-    """What registration needs of the audit server."""
+    """What registration needs from the audit server."""
 
     async def submit(self, statements: Sequence[tuple[bytes, bytes]]) -> list[Submitted]:
-        """Hand in (statement, b"") pairs; one answer each."""
+        """Submit (statement, b"") pairs; return one answer per pair."""
 
     async def proof(self, entry: bytes) -> str:
-        """Return an entry's tlog-proof, or raise while there is none."""
+        """Return an entry's tlog-proof; raise until there is one."""
 
 
 class Registration:
-    """One task: what is not yet witnessed is submitted until it is."""
+    """One task: submits key bundles until they are witnessed."""
 
     def __init__(
         self, ring: KeyRing, facts: NodeFacts, directory: Directory, *, rate_card: bytes
@@ -39,17 +39,17 @@ class Registration:
         self._directory = directory
         self._rate_card = rate_card
         self.witnessed = asyncio.Event()
-        """Set while the current bundle has its proof."""
+        """Set while the current key bundle has its proof."""
 
     def renew(self) -> None:
-        """Make a new bundle if it is time."""
+        """Make a new key bundle if one is due."""
         made = self._ring.renew(self._facts, now_ms())
         if made is not None:
             _log.info("new key bundle", extra={"bundle": made.entry.hex()})
         self._note()
 
     async def run(self) -> None:
-        """Renew and register for ever; ends by cancellation only."""
+        """Renew and register forever; ends only by cancellation."""
         pause_s = PROOF_POLL_S
         while True:
             self.renew()
@@ -66,7 +66,7 @@ class Registration:
                 pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
     async def _register(self) -> bool:
-        """Submit what has no proof and fetch the proofs; return whether all of them have one."""
+        """Submit key bundles without a proof and fetch the proofs; return whether all have one."""
         waiting = self._ring.unproved()
         if not waiting:
             return True

@@ -1,4 +1,4 @@
-"""What the node writes down about a request, as its store takes it and gives it back."""
+"""The node's records about a request, as its store takes and returns them."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class AcceptedRecord:
     model_root: bytes
     numeric_profile: bytes
     settings: bytes
-    """Blinded commitment to the sampler settings, as the receipt will carry it."""
+    """Blinded commitment to the sampler settings, as in the receipt."""
     input: bytes
     """Blinded commitment to the prompt's tokens."""
     prompt_tokens: int
@@ -33,7 +33,7 @@ class AcceptedRecord:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UnfinishedRecord:
-    """An accepted request that has no receipt, with the frames that may have left the node."""
+    """An accepted request without a receipt, with the frames that may have left the node."""
 
     id: int
     accepted: AcceptedRecord
@@ -42,7 +42,7 @@ class UnfinishedRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:
-    """A receipt as it was signed, once; final record and its signature are empty where nothing was sealed after it."""
+    """A signed receipt; final record and signature are empty if nothing was sealed after it."""
 
     sequence: int
     entry: bytes
@@ -53,7 +53,7 @@ class SignedReceipt:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvidence:
-    """The ciphertexts of one request, as its Evidence service hands them out."""
+    """The ciphertexts of one request, as the Evidence service hands them out."""
 
     order: bytes
     envelope: bytes
@@ -61,7 +61,7 @@ class StoredEvidence:
     frames: tuple[bytes, ...]
     final_record: bytes
     final_signature: bytes
-    """Over the final record; both are empty where nothing was sealed."""
+    """Over the final record; both are empty if nothing was sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class PendingReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SpoolCounts:
-    """How many receipts there are, by state of delivery."""
+    """How many receipts there are, by delivery state."""
 
     signed: int
     pending: int

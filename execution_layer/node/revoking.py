@@ -1,4 +1,4 @@
-"""Ending a key bundle before its time: the operator's identity key signs a revocation, and the log takes it in."""
+"""Ending a key bundle before its expiry: the operator's identity key signs a revocation, which goes into the log."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Revoked:
 
     bundle: bytes
     at: int
-    """From when (ms) the bundle counts no more."""
+    """The time (ms) from which the key bundle no longer counts."""
     entry: bytes
     index: int
     statement: bytes
@@ -25,7 +25,7 @@ class Revoked:
 async def revoke(
     operator: Operator, bundle: bytes, link: AuditLink, *, reason: str, at: int
 ) -> Revoked:
-    """Sign and hand in a revocation; raises what the log refuses it for (NOT_FOUND: no such bundle of this operator)."""
+    """Sign and submit a revocation; raise the log's refusal (NOT_FOUND: the operator has no such key bundle)."""
     statement = sign(
         Revocation(bundle=bundle, reason=reason, at=at), key=operator.key, issuer=operator.name
     )
@@ -37,13 +37,13 @@ async def revoke(
 
 
 def revoked_from(listed: Iterable[bytes], bundle: bytes, operator_key: bytes) -> int | None:
-    """Return from when (ms) the operator's own revocations end a bundle; None where none of those listed does."""
+    """Return the time (ms) at which the operator's own revocations end a key bundle; None if none of those listed does."""
     found = []
     for raw in listed:
         try:
             value, _ = open_as(Revocation, raw, operator_key)
         except CounterfoilError:
-            continue  # another operator's, or nobody's
+            continue  # another operator's, or not validly signed
         if value.bundle == bundle:
             found.append(value.at)
     return min(found, default=None)

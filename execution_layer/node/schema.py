@@ -1,4 +1,4 @@
-"""Tables of a node's one database."""
+"""Tables of a node's database."""
 
 VERSION = 3
 
@@ -62,8 +62,7 @@ CREATE TABLE rate_cards (
     statement BLOB NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-"""`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after its retention.
-
-`seen` holds the order's entry and the `ctx` of what was accepted until both have expired: that is what keeps them from
-being accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice.
+"""`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after the retention period.
+`seen` holds the order's entry and the `ctx` of an accepted request until both have expired, so that they cannot be
+accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice.
 """

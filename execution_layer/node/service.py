@@ -1,4 +1,4 @@
-"""gRPC: `counterfoil.execution.v1.Inference`. Translates; decides nothing."""
+"""gRPC: `counterfoil.execution.v1.Inference`. Translates, but decides nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ from typing import Any, Final
 import grpc
 
 from execution_layer.engine.protocol import FinishReason
-from execution_layer.node.desk import Desk
 from execution_layer.node.identity import KeyRing
+from execution_layer.node.intake import Intake
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
@@ -16,7 +16,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 PIECE: Final = 1 << 20
 SENDING: Final = 4
-"""Callers that get the model's files at once."""
+"""How many callers may get the model's files concurrently."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -24,22 +24,22 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     """Sealed requests in, sealed frames and a receipt out."""
 
     def __init__(
-        self, desk: Desk, ring: KeyRing, model_root: bytes, files: ModelFiles | None
+        self, intake: Intake, ring: KeyRing, model_root: bytes, files: ModelFiles | None
     ) -> None:
-        self._desk = desk
+        self._intake = intake
         self._ring = ring
         self._model_root = model_root
         self._files = files
         self._sending = 0
 
-    async def GetKeyBundle(  # noqa: N802  # the name of the method on the wire
+    async def GetKeyBundle(  # noqa: N802  # the method's wire name
         self,
-        request: execution_pb2.GetKeyBundleRequest,  # noqa: ARG002  # likewise its shape
+        request: execution_pb2.GetKeyBundleRequest,  # noqa: ARG002  # likewise its signature
         context: Context,  # noqa: ARG002
     ) -> execution_pb2.GetKeyBundleResponse:
-        """Return the newest key bundle and its proof, and whether requests are taken."""
+        """Return the newest key bundle and its proof, and whether requests are accepted."""
         keys = self._ring.current()
-        refused = self._desk.refusal()
+        refused = self._intake.refusal()
         return execution_pb2.GetKeyBundleResponse(
             statement=keys.statement,
             tlog_proof=keys.proof,
@@ -49,9 +49,9 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     async def Generate(  # noqa: N802  # likewise
         self, request: execution_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[execution_pb2.GenerateResponse]:
-        """Run one request. When the caller is gone before the end, the sequence is freed."""
+        """Run one request. If the caller is gone before the end, the sequence is freed."""
         remaining_s = float(context.time_remaining() or 0.0)
-        session = await self._desk.take(request.order, request.envelope, remaining_s)
+        session = await self._intake.take(request.order, request.envelope, remaining_s)
         ended = False
         try:
             async for event in session.events():
@@ -75,12 +75,14 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         request: execution_pb2.GetModelFilesRequest,
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[execution_pb2.ModelFilePart]:
-        """Send the files of the tokenizer with their places under the model root; to a few callers at a time."""
+        """Send the tokenizer's files with their places under the model root, to a few callers at a time."""
         if self._files is None or request.model_root != self._model_root:
             raise CounterfoilError(Code.UNKNOWN_MODEL, "this node does not serve that model")
         if self._sending >= SENDING:
             raise CounterfoilError(
-                Code.OVERLOADED, "the model's files are being sent to others", retry_after_s=1.0
+                Code.OVERLOADED,
+                "the model's files are being sent to other callers",
+                retry_after_s=1.0,
             )
         self._sending += 1
         try:

@@ -1,8 +1,8 @@
 """One accepted request, from its first token to its receipt.
 
-A session runs in a task of its own and outlives the call that asked for it: a client that cancels or goes
-away frees the sequence, and the receipt is written all the same. Events reach the call through a queue,
-each only after what it says is stored.
+A session runs in a task of its own and outlives the call that started it: if a client cancels or goes
+away, the sequence is freed, but the receipt is still written. Events reach the call through a queue,
+each only after its content is stored.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ from shared.statements.receipts import EnergyQuality, Finish, Usage
 _log = logging.getLogger(__name__)
 NONCE_BYTES: Final = 32
 FRAME_TOKENS: Final = 1024
-"""So many tokens are framed without waiting: with all their log-probabilities they fit a frame."""
+"""This many tokens are framed without waiting: with all their log-probabilities they fit into a frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedEvent:
-    """The request is on the node's books. `signature` covers h_0."""
+    """The request is accepted and stored. `signature` covers h_0."""
 
     node_nonce: bytes
     signature: bytes
@@ -63,7 +63,7 @@ class FrameEvent:
 
 @dataclass(frozen=True, slots=True)
 class FinalEvent:
-    """The sealed final record, receipt inside, and the node's signature over it."""
+    """The sealed final record, which contains the receipt, and the node's signature over it."""
 
     ciphertext: bytes
     signature: bytes
@@ -74,7 +74,7 @@ Event = AcceptedEvent | FrameEvent | FinalEvent
 
 @dataclass(frozen=True, slots=True)
 class SessionParts:
-    """What all sessions of a node share."""
+    """What all of a node's sessions share."""
 
     store: NodeStore
     signer: ReceiptSigner
@@ -101,7 +101,7 @@ class _Words:
 
 
 class Session:
-    """Make it with `open_session`; `run` it in a task, read `events` from the call."""
+    """Create it with `open_session`; `run` it in a task, read `events` from the call."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Session:
         self.request = request
         """Its row in the store."""
         self.incident: str | None = None
-        """Under which number the node's log has what went wrong."""
+        """The number under which the node's log has what went wrong."""
         self._parts = parts
         self._context = stream_context(admitted.order, record.node_nonce)
         self._keys = admitted.opened.keys
@@ -125,10 +125,10 @@ class Session:
         self._waiting = _Words()
         """What has not been framed yet."""
         self._stored = _Words()
-        """What is in frames on disk: all that the receipt will speak of."""
+        """What is in frames on disk: all that the receipt will cover."""
         self._stored_h = self._sealer.h0
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        """Unbounded, since what it can hold is bounded: the one answer, whose tokens the order limits, and the node's
+        """Unbounded, because its content is bounded anyway: one response, whose tokens the order limits, times the node's
         quota of requests in flight. So a client that does not read costs memory, never the engine's time."""
         self._flushed_at = float("-inf")
 
@@ -137,18 +137,18 @@ class Session:
         self._generation.cancel(reason)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what the client is told, in order, up to the final record."""
+        """Yield the events for the client, in order, up to the final record."""
         while (event := await self._events.get()) is not None:
             yield event
 
     async def run(self) -> None:
-        """Stream, then write the receipt. Whatever goes wrong on the way, the request ends with a receipt."""
+        """Stream, then write the receipt. Whatever goes wrong, the request ends with a receipt."""
         share = self._parts.energy.begin()
         try:
             self._emit(AcceptedEvent(self._record.node_nonce, self._sign(0, self._sealer.h0)))
             try:
                 finished = await self._stream()
-            except Exception as error:  # noqa: BLE001  # a node answers for what it accepted
+            except Exception as error:  # noqa: BLE001  # a node is accountable for what it accepted
                 self.incident = incident(_log, error, "a generation").metadata["incident"]
                 self._generation.cancel(FinishReason.FAILED)
                 finished = None
@@ -159,7 +159,7 @@ class Session:
             self._events.put_nowait(None)
 
     async def _stream(self) -> Finished:
-        """Frame tokens as they come: the first at once, later ones together within the frame interval."""
+        """Frame tokens as they arrive: the first immediately, later ones grouped by the frame interval."""
         loop = asyncio.get_running_loop()
         source = aiter(self._generation)
         pending: asyncio.Task[TokenChunk | Finished] | None = None
@@ -188,18 +188,18 @@ class Session:
                 pending.cancel()
 
     async def _flush_rest(self, finished: Finished) -> None:
-        """Frame what is left, so that frames and receipt speak of the same tokens."""
+        """Frame what is left, so that frames and receipt cover the same tokens."""
         known = (*self._stored.tokens, *self._waiting.tokens)
         assert finished.output_ids[: len(known)] == known
         rest = finished.output_ids[len(known) :]
         if self._admitted.opened.body.settings.logprobs is None:
             self._waiting.add(TokenChunk(rest, ""))
-        else:  # a token that a failure kept from its log-probabilities is not handed out
+        else:  # a token that lacks its log-probabilities because of a failure is not sent
             assert not rest or finished.finish_reason is FinishReason.FAILED
         await self._flush()
 
     async def _flush(self) -> None:
-        """Seal, store and send one frame of what has gathered."""
+        """Seal, store and send one frame of what has accumulated."""
         words, self._waiting = self._waiting, _Words()
         if not words:
             return
@@ -216,7 +216,7 @@ class Session:
     def _outcome(
         self, finished: Finished | None, quality: EnergyQuality, millijoules: int | None
     ) -> Outcome:
-        """Say how it ended. A failed request has usage for what was framed, and no evidence."""
+        """Return how it ended. A failed request has usage for what was framed, and no evidence."""
         failed = finished is None or finished.finish_reason is FinishReason.FAILED
         framed = tuple(self._stored.tokens)
         usage = Usage(
@@ -249,9 +249,9 @@ class Session:
         )
 
     async def _finish(self, outcome: Outcome) -> None:
-        """Number, sign and store the receipt; only then may the final record leave."""
+        """Number, sign and store the receipt; only then may the final record be sent."""
         whole = self._sealer.h == self._stored_h
-        """False when a frame was sealed and could not be stored: then nothing can follow it."""
+        """False if a frame was sealed but could not be stored: nothing can follow it then."""
 
         def seal_final(statement: bytes) -> tuple[bytes, bytes]:
             sealed = self._sealer.seal_final(
@@ -294,7 +294,7 @@ class Session:
 
 
 async def open_session(admitted: Admitted, generation: Generation, parts: SessionParts) -> Session:
-    """Write the request down as accepted and return its session; REPLAYED if another was faster."""
+    """Record the request as accepted and return its session; REPLAYED if another call with it was accepted first."""
     keys, body = admitted.opened.keys, admitted.opened.body
     settings = settings_bytes(body.settings, admitted.seed, body.choice)
     record = AcceptedRecord(

@@ -1,4 +1,4 @@
-"""The configuration of one node (`node.toml`) and of the tenants that it serves (`tenants.toml`)."""
+"""The configuration of one node (`node.toml`) and of the tenants it serves (`tenants.toml`)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,46 +19,46 @@ KeyHex = Annotated[str, Field(pattern=HEX32)]
 
 
 class AuditTarget(Settings):
-    """Where statements are handed in."""
+    """Where statements are submitted."""
 
     target: str
     """host:port of the audit server's gRPC intake."""
     ca_file: Path
-    """The authority that the audit server's certificate must come from."""
+    """The authority that must have issued the audit server's certificate."""
 
 
 class AuditServer(AuditTarget):
-    """Where receipts go, and whose disclosure requests are answered. Without all of it no receipt could ever be judged."""
+    """Where receipts go, and whose disclosure requests are answered. All of it is needed for receipts to be judged."""
 
     authority_keys: Annotated[tuple[KeyHex, ...], Field(min_length=1)]
     """Public keys (hex) of the audit authorities whose disclosure requests release ciphertexts."""
     log: LogSettings
     """The log in which such a request must be witnessed."""
     workers: Annotated[tuple[WorkerSettings, ...], Field(min_length=1)]
-    """The audit workers that may ask, each for what is disclosed to it."""
+    """The audit workers that may request evidence, each for what is disclosed to it."""
 
 
 class Quotas(Settings):
-    """What one request, one tenant and all of them together may ask for."""
+    """Limits for one request, one tenant and all tenants together."""
 
     max_output_tokens: Annotated[int, Field(ge=1, le=2**20)] = 4096
-    """The largest token budget of one order."""
+    """The largest token budget in one order."""
     in_flight_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
     in_flight: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Requests accepted and not yet finished, of all tenants; more are OVERLOADED."""
+    """Requests accepted and not yet finished, for all tenants; more are OVERLOADED."""
     queue: Annotated[int, Field(ge=1, le=4096)] = 256
     """Requests that wait for their first token; more are OVERLOADED."""
     queue_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
     requests_per_s_per_tenant: Annotated[float, Field(ge=0.001, le=2**20)] = 1000
-    """Signed orders of one tenant that are looked at, refused ones too; four times as many at once."""
+    """Signed orders per second that are examined for one tenant, including refused ones; bursts of four times as many."""
 
 
 class Retention(Settings):
-    """How long ciphertexts and transcript secrets are kept for audits. Receipts and orders stay."""
+    """How long ciphertexts and transcript secrets are kept for audits. Receipts and orders are kept forever."""
 
     days: Annotated[int, Field(ge=1, le=3650)] = 30
     max_bytes: Annotated[int, Field(ge=2**20)] = 8 * 2**30
-    """Above this the oldest evidence whose receipt was delivered goes first."""
+    """Above this, the oldest evidence whose receipt was delivered is removed."""
 
 
 class NodeSettings(Settings):
@@ -71,35 +71,35 @@ class NodeSettings(Settings):
     address: str = "127.0.0.1:0"
     """Where gRPC listens; port 0 takes any free one."""
     endpoint: str | None = None
-    """host:port that clients are told, where it is not the address that was bound."""
+    """host:port published to clients, if it is not the bound address."""
     keys: Path
     """Folder of the node's own keys and key bundles."""
     operator_key_file: Path
     """The operator's identity key: it signs key bundles."""
     tenants_file: Path
-    """Public keys of the tenants; read again when it changes."""
+    """Public keys of the tenants; reloaded when it changes."""
     rate_card_file: Path
     """The signed rate card that orders must name."""
     spool: Path
     """Requests, evidence, receipts and the meter (sqlite)."""
     threads: Annotated[int, Field(ge=1, le=512)] = 1
-    """CPU threads of the model. They change its speed, not its bits."""
+    """CPU threads for the model. They affect its speed, not its bits."""
     arithmetic: str = "auto"
-    """The definition of every operation (protocol §7.2), and so of the bits; `auto` is that of this machine's own matrix unit."""
+    """The definition of every operation (protocol §7.2), hence the bits. `auto`: the one of this machine's own matrix unit."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Sequences that advance together."""
+    """Sequences in one batch."""
     prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 256
-    """Prompt positions computed in one step, beside one for each sequence that generates."""
+    """Prompt positions computed in one step, in addition to one per generating sequence."""
     kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
-    """Memory for keys and values, those kept for prompts to come among them. It must hold one sequence of full length."""
+    """Memory for KV blocks, including those of the prefix cache. It must hold one sequence of full length."""
     max_model_len: Annotated[int, Field(ge=1, le=2**22)] | None = None
-    """Longest sequence, prompt and answer together, where it is to be shorter than the model's context."""
+    """Longest sequence, prompt plus answer, if it is to be shorter than the model's context."""
     frame_interval_ms: Annotated[int, Field(ge=0, le=1000)] = 50
     """Tokens that arrive within this time share a frame."""
     grace_s: Annotated[float, Field(ge=0, le=600)] = 10.0
-    """How long a stop waits for requests in flight before it cuts them off (with receipts)."""
+    """How long a stop waits for requests in flight before cutting them off (with receipts)."""
     gpu_energy: bool = False
-    """Read the energy counter of the first NVIDIA GPU. Only for models that run on it."""
+    """Read the first NVIDIA GPU's energy counter. Only for models that run on it."""
     reflection: bool = False
     """Offer gRPC reflection; off in production."""
     tls: TlsFiles
@@ -114,14 +114,14 @@ class NodeSettings(Settings):
         return f"{self.operator}/{self.node}"
 
     def context(self, positions: int) -> int:
-        """Return the longest sequence that this node takes of a model with so many positions; CONFIGURATION for a longer one."""
+        """Return the longest sequence that this node accepts, given the model's `positions`; CONFIGURATION if it is set higher."""
         if self.max_model_len is None:
             return positions
         if self.max_model_len > positions:
             raise CounterfoilError(
                 Code.CONFIGURATION,
                 f"max_model_len = {self.max_model_len} is more than the model's {positions} positions",
-                remedy=f"Set it to {positions} or less, or leave it out.",
+                remedy=f"Set it to {positions} or less, or omit it.",
             )
         return self.max_model_len
 
@@ -130,4 +130,4 @@ class TenantsFile(Settings):
     """`tenants.toml`."""
 
     tenants: dict[NodeName, KeyHex] = Field(default_factory=dict)
-    """Name of each tenant and its public key in hex."""
+    """Public key (hex) by tenant name."""

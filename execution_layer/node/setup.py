@@ -1,4 +1,4 @@
-"""What `counterfoil node init` writes, and the file of tenants."""
+"""What `counterfoil node init` writes, and the tenants file."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def write_node(folder: Path, operator: Operator, settings: NodeSettings) -> dict[str, Any]:
-    """Write the configuration, make keys and an empty file of tenants; return what others must know."""
+    """Write the configuration, create keys and an empty tenants file; return what others must know."""
     private_folder(folder)
     ring = KeyRing(settings.keys, operator.key)
     if not settings.tenants_file.exists():
@@ -39,7 +39,7 @@ def write_node(folder: Path, operator: Operator, settings: NodeSettings) -> dict
 
 
 def settled(kind: type[S], **values: Any) -> S:
-    """Return settings made from flags; CONFIGURATION tells all that is wrong with them."""
+    """Return settings built from flags; CONFIGURATION lists all their problems."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -52,11 +52,11 @@ def settled(kind: type[S], **values: Any) -> S:
 
 
 def audit_trust(path: Path) -> dict[str, Any]:
-    """Return whom a node believes in audits, from a JSON file `{log, authority, workers}`; CONFIGURATION for another one."""
+    """Return whom a node trusts in audits, from a JSON file `{log, authority, workers}`; CONFIGURATION for anything else."""
     values = read_json(path)
     if set(values) != {"log", "authority", "workers"}:
         raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} is to hold log, authority and workers, and nothing else"
+            Code.CONFIGURATION, f"{path} must hold log, authority and workers, and nothing else"
         )
     return {
         "authority_keys": (values["authority"],),
@@ -75,7 +75,7 @@ def tls_files(
     ca: Path | None,
     hosts: tuple[str, ...],
 ) -> TlsFiles:
-    """Return the server's certificate: given, or issued by a local authority (and renewed when due)."""
+    """Return the server's certificate: a given one, or one issued by a local authority (and renewed when due)."""
     if local_ca is not None:
         names = hosts or ("localhost", "127.0.0.1", "::1")
         return LocalCA.load_or_create(local_ca.absolute()).issue(name, names, folder=folder)
@@ -83,7 +83,7 @@ def tls_files(
         raise CounterfoilError(
             Code.CONFIGURATION,
             "a node needs a TLS certificate",
-            remedy="Give --tls-cert, --tls-key and --tls-ca, or --local-ca FOLDER.",
+            remedy="Pass --tls-cert, --tls-key and --tls-ca, or --local-ca FOLDER.",
         )
     return TlsFiles(cert=cert.absolute(), key=key.absolute(), ca=ca.absolute())
 

@@ -1,4 +1,4 @@
-"""The spool: receipts on their way to the log. Delivery always goes through it, also when nothing is wrong."""
+"""The spool: receipts on their way to the log. Delivery always goes through it, even when nothing is wrong."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -9,10 +9,9 @@ from shared.runtime.journal import Journal
 
 
 class Spool:
-    """Receipts in their order, each until the audit server has answered with an index.
-
-    Nothing is ever removed: what the server refuses for good is kept with the reason, and tried again when
-    the node starts anew.
+    """Receipts in order, each until the audit server has answered with an index.
+    Nothing is ever removed: a receipt that the server refuses permanently is kept with the reason, and retried
+    when the node restarts.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -31,7 +30,7 @@ class Spool:
     async def settle(
         self, delivered: Sequence[tuple[int, int]], rejected: Sequence[tuple[int, str]]
     ) -> None:
-        """Record (sequence, log index) of what was acknowledged and (sequence, reason) of what was refused."""
+        """Record (sequence, log index) of acknowledged receipts and (sequence, reason) of refused ones."""
         at = now_ms()
         await self._journal.write(
             lambda db: (
@@ -47,7 +46,7 @@ class Spool:
         )
 
     async def retry_rejected(self) -> int:
-        """Put what was refused back into the queue; return how many."""
+        """Put refused receipts back into the queue; return how many."""
         return await self._journal.write(
             lambda db: (
                 db.execute(
@@ -57,12 +56,12 @@ class Spool:
         )
 
     def counts(self) -> SpoolCounts:
-        """Return how many receipts are in which state."""
+        """Return the number of receipts in each state."""
         return self._journal.read(spool_counts)
 
 
 def spool_counts(db: sqlite3.Connection) -> SpoolCounts:
-    """Return how many receipts are in which state."""
+    """Return the number of receipts in each state."""
     query = (
         "SELECT count(*), count(*) FILTER (WHERE log_index IS NULL AND rejected IS NULL),"
         " count(log_index), count(rejected) FROM receipts"

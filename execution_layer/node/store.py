@@ -1,8 +1,7 @@
-"""The node's memory: accepted requests, frames, receipts in their sequence, and the meter (sqlite).
-
-What a method has returned from is on disk. The order of writes is what makes a crash harmless: a request
-is accepted before the client hears so, a frame is stored before it leaves, and the receipt, with the
-number and the predecessor that it alone has, before the final record does.
+"""The node's memory: accepted requests, frames, receipts in sequence, and the meter (sqlite).
+When a method returns, its write is on disk. The order of writes makes a crash harmless: a request is
+stored as accepted before the client hears of it, a frame before it is sent, and the receipt, with its
+unique number and predecessor, before the final record is sent.
 """
 
 import os
@@ -43,11 +42,11 @@ class NodeStore:
         self._aead = AESGCM(storage_key)
 
     def close(self) -> None:
-        """Finish the writes that are queued and close the file."""
+        """Finish queued writes and close the file."""
         self.journal.close()
 
     def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
-        """Tell whether an order or an envelope was accepted before."""
+        """Return whether an order or an envelope was accepted before."""
         query = "SELECT 1 FROM seen WHERE hash IN (?, ?)"
         return (
             self.journal.read(lambda db: db.execute(query, (order_entry, ctx)).fetchone())
@@ -55,9 +54,8 @@ class NodeStore:
         )
 
     async def accept(self, record: AcceptedRecord, *, until_ms: int) -> int:
-        """Write an accepted request down and return its id; REPLAYED if order, envelope or number was seen.
-
-        `until_ms` is when order and envelope have expired: until then, at least, both are remembered.
+        """Record an accepted request and return its id; REPLAYED if its order, envelope or number was seen before.
+        `until_ms` is when order and envelope have expired: both are remembered at least until then.
         """
         secret = self._encrypt(record.secret, record.order_entry)
 
@@ -98,7 +96,7 @@ class NodeStore:
             raise CounterfoilError(
                 Code.REPLAYED,
                 f"order {record.number} attempt {record.attempt} of {record.tenant} was used before",
-                remedy="Seal the request anew and order it under the next attempt.",
+                remedy="Seal the request again and order it under the next attempt.",
             ) from error
 
     async def forget_expired(self, *, before_ms: int) -> int:
@@ -120,8 +118,8 @@ class NodeStore:
     ) -> SignedReceipt:
         """Number, sign and store a receipt with its final record, and meter it; one transaction.
 
-        `draft` is the receipt but for its number and predecessor. `seal_final` turns the signed receipt
-        into the final record's ciphertext and the signature over it; None after a crash, when there is nobody to send it to.
+        `draft` is the receipt without its number and predecessor. `seal_final` turns the signed receipt
+        into the final record's ciphertext and the signature over it; None after a crash, when there is no client to send it to.
         """
 
         def write(db: sqlite3.Connection) -> SignedReceipt:
@@ -170,7 +168,7 @@ class NodeStore:
         )
 
     async def remember_rate_card(self, entry: bytes, statement: bytes) -> None:
-        """Keep a rate card, so that what was ordered under it can be billed later."""
+        """Store a rate card, so that what was ordered under it can be billed later."""
         await self.journal.write(
             lambda db: db.execute(
                 "INSERT OR IGNORE INTO rate_cards VALUES (?, ?)", (entry, statement)
@@ -232,12 +230,12 @@ class NodeStore:
             raise CounterfoilError(
                 Code.CORRUPT,
                 "a stored transcript secret cannot be opened with the node's storage key",
-                remedy="Restore the folder of keys that belongs to this database.",
+                remedy="Restore the key folder that belongs to this database.",
             ) from error
 
 
 def meter_rows(db: sqlite3.Connection, *, first_day: str, end_day: str) -> list[MeterRow]:
-    """Return the meter of the days first_day <= day < end_day (ISO form)."""
+    """Return the meter rows for the days first_day <= day < end_day (ISO form)."""
     rows = db.execute(
         "SELECT * FROM meter WHERE day >= ? AND day < ? ORDER BY day, tenant, model_root, rate_card",
         (first_day, end_day),
@@ -246,7 +244,7 @@ def meter_rows(db: sqlite3.Connection, *, first_day: str, end_day: str) -> list[
 
 
 def rate_card_statements(db: sqlite3.Connection) -> dict[bytes, bytes]:
-    """Return every rate card that the node has worked under, by entry."""
+    """Return every rate card that the node has used, by entry."""
     return {row["entry"]: row["statement"] for row in db.execute("SELECT * FROM rate_cards")}
 
 
@@ -260,7 +258,7 @@ def _next_in_sequence(db: sqlite3.Connection) -> tuple[int, bytes]:
 
 
 def _meter(db: sqlite3.Connection, receipt: Receipt) -> None:
-    """Count a receipt's tokens; a request that the node failed is not charged."""
+    """Count a receipt's tokens; a request that failed at the node is not charged."""
     if receipt.finish is Finish.FAILED:
         return
     usage = receipt.usage
@@ -275,7 +273,7 @@ def _meter(db: sqlite3.Connection, receipt: Receipt) -> None:
 
 
 def _purgeable(db: sqlite3.Connection, *, before_ms: int, max_bytes: int) -> list[int]:
-    """Return the requests whose evidence goes: too old, or the oldest above the limit."""
+    """Return the requests whose evidence is to be removed: too old, or the oldest above the limit."""
     rows = db.execute(
         "SELECT id, started, length(envelope) + coalesce(length(final_record), 0) + coalesce((SELECT"
         " sum(length(ciphertext)) FROM frames WHERE request = requests.id), 0) AS size,"

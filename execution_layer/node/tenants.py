@@ -1,4 +1,4 @@
-"""The tenants that a node serves: a file that is read again whenever it changes."""
+"""The tenants that a node serves: a file that is reloaded whenever it changes."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tenants:
-    """Public keys by tenant. A change that cannot be read is logged, and the last good state kept."""
+    """Public keys by tenant. A change that cannot be read is logged, and the last good state is kept."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,9 +31,9 @@ class Tenants:
         try:
             self._keys = _read(self._path)
         except CounterfoilError as error:
-            _log.error("the changed file of tenants is not used: %s", error)
+            _log.error("the changed tenants file cannot be used: %s", error)
             return
-        _log.info("tenants were read again", extra={"tenants": len(self._keys)})
+        _log.info("tenants were reloaded", extra={"tenants": len(self._keys)})
 
 
 def _read(path: Path) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes when the file does; zeros when it is gone."""
+    """Return a value that changes when the file does; zeros if it is gone."""
     try:
         found = path.stat()
     except OSError:

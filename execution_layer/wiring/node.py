@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
-    """Load the model, find out its root and numeric profile, and put a node around it."""
+    """Load the model, compute its root and numeric profile, and build a node around it."""
     backend = cpu_backend(settings)
     decoder = load_decoder(settings.model, backend=backend)
     config = decoder.config
@@ -62,16 +62,16 @@ def cpu_backend(settings: NodeSettings) -> CpuBackend:
 
 
 def engine_limits(settings: NodeSettings, config: ModelConfig, backend: Backend) -> Limits:
-    """Return what the engine may use; CONFIGURATION when its memory cannot hold one sequence of full length."""
+    """Return the engine's limits; CONFIGURATION if its memory cannot hold one sequence of full length."""
     context = settings.context(config.max_positions)
-    needed = blocks_for(context, backend.block) + 1  # the null block takes memory too
+    needed = blocks_for(context, backend.block) + 1  # the null block needs memory too
     size = backend.block_bytes(config)
     blocks = settings.kv_memory_mib * MIB // size
     if blocks < needed:
         shorter = f", or max_model_len to {(blocks - 1) * backend.block} or less."
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"kv_memory_mib = {settings.kv_memory_mib} does not hold one sequence of {context} "
+            f"kv_memory_mib = {settings.kv_memory_mib} cannot hold one sequence of {context} "
             "positions",
             remedy=f"Set kv_memory_mib to {-(-needed * size // MIB)} or more"
             + (shorter if blocks > 1 else "."),

@@ -1,14 +1,14 @@
 """Deterministic CBOR: RFC 8949 §4.2.1 core encoding, and a decoder that accepts nothing else.
 
-There is one encoding of a value and one value of an encoding, so bytes can be hashed, signed and
+Every value has one encoding and every encoding one value, so bytes can be hashed, signed and
 compared: map keys are sorted by the bytes of their encoding, integers and lengths are as short as
-can be, lengths are definite. Values are the integers from -2^63 to 2^64-1, byte strings, UTF-8
+possible, lengths are definite. Values are the integers from -2^63 to 2^64-1, byte strings, UTF-8
 text, booleans, null, arrays, maps with integer, text or byte-string keys, and tags without any
 meaning of their own. Floating-point numbers, `undefined` and other simple values do not exist here.
 
 The decoder is our own because libraries are built to be lenient: they keep one of two duplicate
-keys, take longer integers than needed, and give tags a meaning. Checking each byte once is shorter,
-and easier to believe, than undoing that and encoding again to compare. Tests hold both directions
+keys, accept integers in longer form than needed, and give tags a meaning. Checking each byte once is
+shorter, and easier to trust, than undoing that and re-encoding to compare. Tests check both directions
 against `cbor2`.
 """
 
@@ -20,9 +20,9 @@ from shared.runtime.errors import Code, CounterfoilError
 
 MAX_BYTES: Final = 16 * 2**20
 MAX_DEPTH: Final = 16
-"""Arrays, maps and tags within each other."""
+"""Nesting depth of arrays, maps and tags."""
 MAX_ITEMS: Final = 4096
-"""What `decode` makes of a stranger's bytes unless its caller's schema needs more."""
+"""The most items that `decode` creates from a stranger's bytes, unless the caller's schema needs more."""
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
 
@@ -44,9 +44,8 @@ Value: TypeAlias = "int | bytes | str | bool | Tag | Sequence[Value] | Mapping[A
 
 
 def encode(value: Value, *, max_depth: int = MAX_DEPTH) -> bytes:
-    """Return the one encoding of `value`; a tuple is written like a list.
-
-    Raises CounterfoilError(MALFORMED) for whatever the module's docstring does not list.
+    """Return the one encoding of `value`; a tuple is encoded like a list.
+    Raises CounterfoilError(MALFORMED) for any value that the module's docstring does not list.
     """
     out = bytearray()
     _write(out, value, max_depth)
@@ -63,15 +62,15 @@ def decode(
 ) -> Value:
     """Return the value of `data`; arrays become lists and maps dicts.
 
-    Succeeds exactly for what `encode` returns and the limits permit; anything else is
+    Succeeds exactly for what `encode` returns and the limits permit; anything else is a
     CounterfoilError(MALFORMED) that says why and at which byte. Every value is an item: the
-    outermost one, each member of an array, each key and each value of a map, the value in a tag. They
-    are counted where they are announced, before one is made, so bytes cost no more work and memory
+    outermost one, each member of an array, each key and each value of a map, the value in a tag. Items
+    are counted where they are announced, before any is created, so no input costs more work and memory
     than `max_items` values, of which `max_nested` (by default all) may be arrays, maps and tags, which
     cost most.
     """
     if len(data) > max_bytes:
-        _refuse(f"{len(data)} bytes are more than the {max_bytes} that are permitted")
+        _refuse(f"{len(data)} bytes exceed the limit of {max_bytes}")
     budget = _Budget(max_items, max_items if max_nested is None else max_nested)
     budget.spend(1, 0)
     found: tuple[Value, int] = _item(bytes(data), 0, max_depth, budget)
@@ -82,7 +81,7 @@ def decode(
 
 
 class _Budget:
-    """How many more items one call of `decode` may make, and how many of them nested."""
+    """How many more items one call of `decode` may create, and how many of them may be nested."""
 
     __slots__ = ("_left", "_most", "_nested")
 
@@ -91,18 +90,16 @@ class _Budget:
         self._nested = nested
 
     def spend(self, items: int, at: int) -> None:
-        """Take off what is announced before byte `at`."""
+        """Deduct the items announced before byte `at`."""
         if items > self._left:
-            _refuse(
-                f"more than the {self._most} items that are permitted are announced by byte {at}"
-            )
+            _refuse(f"more than the permitted {self._most} items are announced by byte {at}")
         self._left -= items
 
     def nest(self, at: int) -> None:
-        """Take off the array, map or tag at byte `at`."""
+        """Deduct the array, map or tag at byte `at`."""
         self._nested -= 1
         if self._nested < 0:
-            _refuse(f"more arrays, maps and tags than are permitted begin by byte {at}")
+            _refuse(f"more arrays, maps and tags than permitted begin by byte {at}")
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -154,7 +151,7 @@ def _write_text(out: bytearray, value: str) -> None:
         text = value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise CounterfoilError(
-            Code.MALFORMED, f"CBOR: text holds a lone surrogate at character {error.start}"
+            Code.MALFORMED, f"CBOR: text contains a lone surrogate at character {error.start}"
         ) from error
     _write_head(out, _TEXT, len(text))
     out += text
@@ -190,10 +187,9 @@ def _key(key: object) -> bytes:
 
 
 def _item(data: bytes, at: int, depth: int, budget: _Budget) -> tuple[Any, int]:
-    """Read the value at byte `at`, in which at most `depth` arrays, maps and tags lie within each other.
-
-    Return it and where the next one begins. `budget` has it already. Every byte that the encoder would not have written is
-    refused. Written flat, because everything that a stranger sends passes through here.
+    """Read the value at byte `at`, in which arrays, maps and tags may be nested at most `depth` deep.
+    Return it and where the next one begins. `budget` already accounts for it. Every byte that the encoder would not have
+    written is refused. Written flat, because everything that a stranger sends passes through here.
     """
     start = at
     if at >= len(data):
@@ -226,7 +222,7 @@ def _item(data: bytes, at: int, depth: int, budget: _Budget) -> tuple[Any, int]:
 
 
 def _long_argument(data: bytes, at: int, major: int, short: int) -> tuple[int, int]:
-    """Read the argument that follows a head, which must be written as short as can be."""
+    """Read the argument that follows a head, which must be as short as possible."""
     if major == _SIMPLE or short > 27:
         _refuse_head(at - 1, major)
     width = 1 << (short - 24)
@@ -260,7 +256,7 @@ def _map(
         start = at
         key, at = _item(data, at, 0, budget)
         if key is True or key is False or not isinstance(key, _KEYS):
-            _refuse(f"the map key at byte {start} is no integer, text or byte string")
+            _refuse(f"the map key at byte {start} is not an integer, text or byte string")
         encoded = data[start:at]
         if encoded <= previous:
             what = "twice in its map" if encoded == previous else "out of order"

@@ -4,7 +4,7 @@
     order = Order(number=read.int("number"), ctx=read.bytes("ctx", length=32))
     read.done()
 
-Whatever does not fit is CounterfoilError(MALFORMED, "order.ctx: …").
+Any mismatch is a CounterfoilError(MALFORMED, "order.ctx: …").
 """
 
 import builtins
@@ -28,7 +28,7 @@ _NAMES = {int: "an integer", str: "text", bytes: "a byte string", bool: "a boole
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What one value must keep to: its type first, then the bounds that its type has."""
+    """The constraints on one value: its type first, then the bounds for its type."""
 
     length: int | None = None
     max_length: int | None = None
@@ -68,7 +68,7 @@ class Reader:
         self._read: set[Key] = set()
 
     def has(self, key: Key) -> builtins.bool:
-        """Tell whether the field is there; it still has to be read."""
+        """Return whether the field is present; it still has to be read."""
         return key in self._map
 
     def version(self, expected: builtins.int = 1) -> None:
@@ -107,7 +107,7 @@ class Reader:
         return limits.check(self._label(key), self._take(key), str)
 
     def name(self, key: Key) -> str:
-        """Read a name as `shared.codec.ids.check_name` has it."""
+        """Read a name as defined by `shared.codec.ids.check_name`."""
         value = self.text(key, 63)
         if not NAME.fullmatch(value):
             self.refuse(key, "is not a name ([a-z0-9][a-z0-9-]{0,62})")
@@ -133,13 +133,13 @@ class Reader:
         low: builtins.int = 0,
         high: builtins.int = MAX_INT,
     ) -> list[T]:
-        """Read an array whose items all are `kind`: int within low … high, bytes or str so long."""
+        """Read an array whose items are all `kind`: int within low … high, or bytes or str of the given length."""
         items = self._items(key, min_items, max_items)
         label, limits = self._label(key), _Limits(length, max_length, low, high)
         return [limits.check(f"{label}[{at}]", item, kind) for at, item in enumerate(items)]
 
     def map(self, key: Key) -> dict[Any, Value]:
-        """Read a map as it is; what it holds is for the caller to check."""
+        """Read a map as it is; the caller checks its contents."""
         value = self._take(key)
         if not isinstance(value, Mapping):
             self.refuse(key, "must be a map")
@@ -156,7 +156,7 @@ class Reader:
         length: builtins.int | None = None,
         max_length: builtins.int | None = None,
     ) -> dict[K, T]:
-        """Read a map whose keys all are `key_kind`, `key_length` long, and whose values `kind`."""
+        """Read a map whose keys are all `key_kind`, `key_length` long, and whose values are all `kind`."""
         found = self.map(key)
         if max_items is not None and len(found) > max_items:
             self.refuse(key, f"has {len(found)} members, more than {max_items}")
@@ -169,7 +169,7 @@ class Reader:
         }
 
     def reader(self, key: Key) -> "Reader":
-        """Read a map through a reader of its own, whose `done` is the caller's to call."""
+        """Read a map through a reader of its own, whose `done` the caller must call."""
         return Reader(self._take(key), self._label(key))
 
     def readers(
@@ -182,7 +182,7 @@ class Reader:
     def optional_int(
         self, key: Key, low: builtins.int = 0, high: builtins.int = MAX_INT
     ) -> builtins.int | None:
-        """Read an integer as `int` does, if it is there."""
+        """Read an integer as `int` does, if it is present."""
         return self.int(key, low, high) if self.has(key) else None
 
     def optional_bytes(
@@ -192,21 +192,21 @@ class Reader:
         length: builtins.int | None = None,
         max_length: builtins.int | None = None,
     ) -> builtins.bytes | None:
-        """Read a byte string as `bytes` does, if it is there."""
+        """Read a byte string as `bytes` does, if it is present."""
         return self.bytes(key, length=length, max_length=max_length) if self.has(key) else None
 
     def optional_text(
         self, key: Key, max_length: builtins.int | None = None, *, min_length: builtins.int = 0
     ) -> str | None:
-        """Read text as `text` does, if it is there."""
+        """Read text as `text` does, if it is present."""
         return self.text(key, max_length, min_length=min_length) if self.has(key) else None
 
     def optional_reader(self, key: Key) -> "Reader | None":
-        """Read a map as `reader` does, if it is there."""
+        """Read a map as `reader` does, if it is present."""
         return self.reader(key) if self.has(key) else None
 
     def done(self) -> None:
-        """Refuse the map if it holds a field that was not read."""
+        """Refuse the map if it contains a field that was not read."""
         unknown = [key for key in self._map if key not in self._read]
         if unknown:
             names = ", ".join(_shown(key) for key in unknown[:5])
@@ -243,6 +243,6 @@ def _refuse(label: str, reason: str) -> NoReturn:
 
 
 def _shown(key: Key) -> str:
-    """Return a key for a message: a stranger's may be long or hold control characters."""
+    """Return a key for a message: a stranger's may be long or contain control characters."""
     text = key.hex() if isinstance(key, bytes) else str(key)
     return printable(text, 40)

@@ -1,6 +1,6 @@
 """SHA-256, HMAC and HKDF under labels (protocol §1).
 
-A label keeps a hash that was made for one purpose from serving another. Every part is framed by its
+A label keeps a hash made for one purpose from being used for another. Every part is framed by its
 length: two different lists of parts never give the same bytes.
 """
 
@@ -25,7 +25,7 @@ def framing(label: str, *parts: bytes) -> bytes:
 
 
 def sha256(*parts: bytes) -> bytes:
-    """Return the SHA-256 of the plain concatenation of `parts`, where a standard asks for it."""
+    """Return the SHA-256 of the plain concatenation of `parts`, where a standard requires it."""
     return hashlib.sha256(b"".join(parts)).digest()
 
 

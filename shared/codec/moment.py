@@ -42,7 +42,7 @@ class Period:
 
 
 def now_ms() -> int:
-    """Return the present time."""
+    """Return the current time."""
     return time.time_ns() // 1_000_000
 
 
@@ -53,13 +53,13 @@ def to_rfc3339(ms: int) -> str:
 
 
 def parse_rfc3339(text: str, what: str = "time") -> int:
-    """Return the milliseconds of an RFC 3339 time; nothing below a millisecond may be lost."""
+    """Return the milliseconds of an RFC 3339 time; fractions of a millisecond are refused."""
     ms = _milliseconds(text)
     if ms is None or not 0 <= ms <= MAX_MS:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
             f"{what} {text[:60]!r} is not a time in whole milliseconds",
-            remedy="Write it as RFC 3339 does, for example 2026-03-01T00:00:00Z.",
+            remedy="Write it as in RFC 3339, for example 2026-03-01T00:00:00Z.",
         )
     return ms
 
@@ -80,7 +80,7 @@ def _milliseconds(text: str) -> int | None:
 
 
 def zone(name: str) -> ZoneInfo:
-    """Return a time zone of the IANA database by its name, for example `Europe/Berlin`."""
+    """Return a time zone in the IANA database by name, for example `Europe/Berlin`."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:  # ZoneInfoNotFoundError is a KeyError
@@ -121,7 +121,7 @@ def parse_month(text: str, zone_name: str = "UTC") -> Period:
 
 
 def parse_day(text: str, what: str = "day") -> date:
-    """Return the day that `2026-03-01` writes, in 1970 … 9999; no other form, no number."""
+    """Parse a day in the form `2026-03-01`, in 1970 … 9999; no other form, no number."""
     try:
         day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
     except ValueError:  # no such day
@@ -135,7 +135,7 @@ def parse_day(text: str, what: str = "day") -> date:
 
 
 def day_of(ms: int, zone_name: str = "UTC") -> date:
-    """Return the calendar day in which a time falls in that zone."""
+    """Return the calendar day on which a time falls in that zone."""
     _check(ms)
     try:
         return (_EPOCH + ms * _MS).astimezone(zone(zone_name)).date()
@@ -151,12 +151,12 @@ def _check(ms: int) -> None:
 
 
 def _begin(first: date, zone_name: str) -> int:
-    """Return when a period's first day begins; 1970 began earlier in the east than times are counted."""
+    """Return when a period's first day begins; in the east, 1970 began before the first representable time."""
     return max(0, _midnight(first, zone_name))
 
 
 def _midnight(day: date, zone_name: str, *, after: bool = False) -> int:
-    """Return when a day begins in a zone, or the one after it: also the one after the year 9999."""
+    """Return when a day, or the day after it, begins in a zone, including the day after the year 9999."""
     where = zone(zone_name)
     rest = timedelta(0)
     if after and day == date.max:
@@ -166,7 +166,7 @@ def _midnight(day: date, zone_name: str, *, after: bool = False) -> int:
     try:
         local = datetime(day.year, day.month, day.day, tzinfo=where)
         return (local.astimezone(UTC) - _EPOCH + rest) // _MS
-    except OverflowError as error:  # the years 1 and 9999 east and west of Greenwich
+    except OverflowError as error:  # years 1 and 9999, east and west of Greenwich
         raise CounterfoilError(
             Code.INVALID_ARGUMENT, f"{day} in {zone_name} is not in 1970 … 9999"
         ) from error

@@ -21,7 +21,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 MAX_DIGITS: Final = 38
 MAX_SCALE: Final = 12
-"""Digits after the point; with `MAX_DIGITS` what the database's NUMERIC(38, 12) holds."""
+"""Digits after the point; together with `MAX_DIGITS`, what the database's NUMERIC(38, 12) can hold."""
 
 _EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
 _POWERS_OF_TEN: Final = frozenset(10**exponent for exponent in range(10))
@@ -47,7 +47,7 @@ def check_currency(code: str) -> str:
 
 
 def parse_decimal(text: str, what: str = "amount") -> Decimal:
-    """Return the number that a plain decimal string writes: no exponent, at most 12 places."""
+    """Parse a plain decimal string: no exponent, at most 12 places."""
     if not _DECIMAL.fullmatch(text):
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
@@ -66,7 +66,7 @@ def format_decimal(number: Decimal) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """An exact amount of one currency. Adding currencies of two kinds is an error."""
+    """An exact amount in one currency. Adding different currencies is an error."""
 
     amount: Decimal
     currency: str
@@ -74,7 +74,9 @@ class Money:
     def __post_init__(self) -> None:
         check_currency(self.currency)
         if not self.amount.is_finite():
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "an amount of money is a finite Decimal")
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "an amount of money must be a finite Decimal"
+            )
 
     @classmethod
     def parse(cls, text: str, currency: str) -> Self:
@@ -83,12 +85,12 @@ class Money:
 
     @classmethod
     def zero(cls, currency: str) -> Self:
-        """Return nothing, in a currency."""
+        """Return zero in a currency."""
         return cls(Decimal(0), currency)
 
     @classmethod
     def sum(cls, amounts: Iterable["Money"], currency: str) -> "Money":
-        """Return the exact sum; of no amounts it is zero."""
+        """Return the exact sum; zero if there are no amounts."""
         total: Money = cls.zero(currency)
         for amount in amounts:
             total = total + amount
@@ -131,18 +133,18 @@ class Money:
 
 
 def amount_of(quantity: int, unit: Decimal, per: int) -> Decimal:
-    """Return quantity × unit / per, exactly: `per` is a power of ten up to 10⁹, else INVALID_ARGUMENT."""
+    """Return quantity × unit / per, exactly: `per` must be a power of ten up to 10⁹, otherwise INVALID_ARGUMENT."""
     if per not in _POWERS_OF_TEN:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
-            f"a price is per a power of ten tokens, not per {per}",
+            f"a price must be per a power of ten tokens, not per {per}",
             remedy="Use 1, 1000 or 1000000, for instance.",
         )
     return _EXACT.scaleb(_EXACT.multiply(Decimal(quantity), unit), 1 - len(str(per)))
 
 
 def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
-    """Return the sum, exactly: Python's own context would round it to 28 digits."""
+    """Return the exact sum: Python's own context would round it to 28 digits."""
     total = Decimal(0)
     for amount in amounts:
         total = _EXACT.add(total, amount)
@@ -150,10 +152,10 @@ def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
 
 
 def minor_digits(currency: str) -> int:
-    """Return the digits of a currency's minor unit (ISO 4217); a token's are not known here."""
+    """Return the number of digits in a currency's minor unit (ISO 4217); for a token it is not known here."""
     if not _ISO.fullmatch(check_currency(currency)):
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, f"the token {currency} needs its number of digits stated"
+            Code.INVALID_ARGUMENT, f"the number of digits must be given for the token {currency}"
         )
     found = (digits for digits, codes in _OTHER_MINOR_DIGITS.items() if currency in codes.split())
     return next(found, 2)
@@ -166,7 +168,7 @@ def round_to_minor_unit(money: Money, *, digits: int | None = None) -> tuple[Mon
     """
     places = minor_digits(money.currency) if digits is None else digits
     if not 0 <= places <= MAX_SCALE:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{places} digits cannot be rounded to")
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"cannot round to {places} digits")
     context = Context(prec=120, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, Overflow])
     rounded = Money(context.quantize(money.amount, Decimal(1).scaleb(-places)), money.currency)
     return rounded, rounded - money

@@ -1,9 +1,9 @@
 """Exact commitments: SHA-256 over the final hidden states of every 32 positions.
 
 Positions are numbered from 0 over prompt and output. With P prompt tokens and N output tokens, the states
-of positions 0 … P-2 form the prompt blocks and those of positions P-1 … P+N-2 the output blocks: block b
-holds the positions whose logits chose output tokens 32b … 32b+31. The last token's own state is never
-needed. A row is the state's little-endian bytes in the profile's dtype, after the final norm.
+of positions 0 … P-2 form the prompt blocks and those of positions P-1 … P+N-2 the output blocks: output
+block b holds the positions whose logits chose output tokens 32b … 32b+31. The last token's own state is
+never needed. A row is the state's little-endian bytes in the profile's dtype, after the final norm.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Activations:
 
 
 class _Blocks:
-    """Hashes of every 32 rows of a list that grows, and of the rows after them."""
+    """Hashes of every 32 rows of a growing list, and of the rows after them."""
 
     def __init__(self, row_bytes: int, hashes: Sequence[bytes] = ()) -> None:
         self.hashes = list(hashes)
@@ -45,7 +45,7 @@ class _Blocks:
                 self._running, self._filled = sha256(), 0
 
     def closed(self) -> tuple[bytes, ...]:
-        """Return all hashes as if the list ended here: a short last block has one too."""
+        """Return all hashes as if the list ended here, including that of a short last block."""
         rest = (self._running.digest(),) if self._filled else ()
         return (*self.hashes, *rest)
 
@@ -53,7 +53,7 @@ class _Blocks:
 class ActivationHasher:
     """Hash a sequence's rows in order of position, in any chunking.
 
-    Beside the commitment it hashes all positions in blocks counted from position 0, so that a later sequence which
+    Besides the commitment it hashes all positions in blocks counted from position 0, so that a later sequence that
     begins with the same tokens can `resume` after them.
     """
 
@@ -65,7 +65,7 @@ class ActivationHasher:
         self._aligned = _Blocks(row_bytes)
         self._output = _Blocks(row_bytes)
         self._prompt_blocks: tuple[bytes, ...] | None = None
-        """Set once a row of the last prompt position is there."""
+        """Set once the row of the last prompt position has been appended."""
 
     def append(self, rows: bytes | memoryview) -> None:
         """Add the states of the next len(rows) / row_bytes positions."""
@@ -87,10 +87,9 @@ class ActivationHasher:
         return hashes
 
     def resume(self, first: int, hashes: Sequence[bytes]) -> int:
-        """Go on behind blocks `first`, `first` + 1, … whose hashes are known, instead of their rows.
-
-        The blocks are counted from position 0, begin where rows are known already and end in front of the last prompt
-        position. Returns how many rows need not be appended any more.
+        """Continue after blocks `first`, `first` + 1, … given their hashes instead of their rows.
+        The blocks are counted from position 0, begin at or before the known rows' end, and end before the last prompt
+        position. Returns how many rows no longer need to be appended.
         """
         end = (first + len(hashes)) * COMMITMENT_BLOCK
         saved = end - self.position

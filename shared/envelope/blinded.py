@@ -17,7 +17,7 @@ class BlindedFields:
     input: bytes
     output: bytes
     activation_root: bytes | None
-    """None when there is no block to commit to: then the receipt has no such field."""
+    """None if there is no block to commit to: the receipt lacks the field then."""
 
 
 def blinded_fields(
@@ -31,7 +31,7 @@ def blinded_fields(
     output_blocks: Sequence[bytes],
     choice: int = 0,
 ) -> BlindedFields:
-    """Compute the fields. `seed` is the sampling seed in force (the body's, or the derived one), `choice` the body's."""
+    """Compute the fields. `seed` is the effective sampling seed (the body's, or the derived one), `choice` is the body's."""
     return BlindedFields(
         settings=keys.blind("settings", settings_bytes(settings, seed, choice)),
         input=keys.blind("input", token_bytes(input_tokens)),

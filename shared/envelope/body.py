@@ -1,4 +1,4 @@
-"""What is inside: the sealed body, and the audit policy that only custodians see (protocol §3)."""
+"""An envelope's contents: the sealed body, and the audit policy that only custodians see (protocol §3)."""
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -22,7 +22,7 @@ MAX_BODY = 2 * 2**20
 SMALLEST_BODY = 256
 _Content = Annotated[str, Text(MAX_BODY)]
 _Number = Annotated[int, Whole(2**32 - 1, -(2**32))]
-"""Any integer that a setting may be; which of them it may be is said by the settings themselves."""
+"""Any integer that a setting may be; the settings themselves define their ranges."""
 
 
 class Audit(StrEnum):
@@ -45,11 +45,11 @@ class AuditPolicy(Record):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "AuditPolicy":
-        """Decode; MALFORMED unless it is one."""
+        """Decode; MALFORMED unless it is an audit policy."""
         return cls.from_cbor(data, max_bytes=256)
 
     def commitment(self, nonce: bytes) -> bytes:
-        """Return what the header says about it; `nonce` is 32 random bytes."""
+        """Return the header's commitment to it; `nonce` is 32 random bytes."""
         return labelled_hash("policy", self.to_bytes(), nonce)
 
 
@@ -92,13 +92,13 @@ def encode_body(body: RequestBody) -> bytes:
     data = record.to_cbor()
     if len(data) > MAX_BODY:
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, f"the request has {len(data)} bytes, more than {MAX_BODY}"
+            Code.INVALID_ARGUMENT, f"the request is {len(data)} bytes long, more than {MAX_BODY}"
         )
     return data
 
 
 def decode_body(data: bytes) -> RequestBody:
-    """Decode; MALFORMED for everything that `encode_body` does not write, INVALID_ARGUMENT for settings out of range."""
+    """Decode; MALFORMED for anything that `encode_body` does not write, INVALID_ARGUMENT for settings out of range."""
     record = _Body.from_cbor(data, max_bytes=MAX_BODY)
     values = {item.name: getattr(record.settings, item.name) for item in fields(_Settings)}
     settings = SamplingSettings(**{k: v for k, v in values.items() if v is not None})
@@ -115,12 +115,12 @@ def decode_body(data: bytes) -> RequestBody:
 
 
 def settings_map(settings: SamplingSettings) -> dict[str, Value]:
-    """Return the CBOR map of the settings; what is off is absent."""
+    """Return the CBOR map of the settings; disabled ones are absent."""
     return _settings_record(settings).to_payload()
 
 
 def settings_bytes(settings: SamplingSettings, seed: bytes, choice: int) -> bytes:
-    """Return what a receipt's `settings` blinds: the settings with the seed in force and, unless 0, the choice."""
+    """Return what a receipt's `settings` blinds: the settings with the effective seed and, unless 0, the choice."""
     return cbor.encode(
         settings_map(settings) | {"seed": seed} | ({"choice": choice} if choice else {})
     )

@@ -1,8 +1,8 @@
-"""The ciphertexts of one request as somebody hands them over, held against what was signed (protocol §6.2).
+"""One request's ciphertexts as somebody submits them, checked against what was signed (protocol §6.2).
 
-Nothing here is believed because of who hands it over: order, envelope and frames hash to what the receipt names, and the
-final record is under a signature of the node's own. So nobody can frame a node with other bytes, and a node cannot answer
-with bytes of its choice.
+Nothing here is believed because of who submits it: order, envelope and frames must hash to what the receipt names, and
+the final record must carry the node's own signature. So nobody can frame a node with other bytes, and a node cannot
+answer with bytes of its choice.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ from shared.runtime.keys import public_key
 from shared.statements.receipts import Receipt
 
 MAX_FRAMES = 1 << 16
-"""Of one response."""
+"""Most frames in one response."""
 MAX_DELIVERED = 1 << 26
 """Bytes of envelope, frames and final record of one request."""
 SPARE_FRAMES = 64
-"""Frames without a token: the text that was held back, and what a failure left."""
+"""Most frames without a token: for text that was held back, and for what a failure left."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Delivered:
-    """What was sent in either direction. Final record and signature are empty where there is none."""
+    """What was sent in either direction. Final record and signature are empty if there is none."""
 
     envelope: bytes
     node_nonce: bytes
@@ -47,7 +47,8 @@ class Delivered:
 
 
 def evidence_request_message(request: bytes, receipt: bytes, at: int) -> bytes:
-    """Return what a worker signs to ask a node for evidence: entries of disclosure request and receipt, its time (ms)."""
+    """Return what a worker signs to request evidence from a node: the entries of disclosure request and receipt, and its
+    time (ms)."""
     return framing("evidence-request", request, receipt, at.to_bytes(8, "big"))
 
 
@@ -63,16 +64,15 @@ def receipt_context(receipt: Receipt) -> StreamContext:
 
 
 def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
-    """Raise COMMITMENT_MISMATCH, saying what, unless this is what receipt and node signed.
-
-    `signing_key` is that of the receipt's key bundle. A receipt that names no evidence needs no final record.
+    """Raise COMMITMENT_MISMATCH, with the reason, unless this is what the receipt and the node signed.
+    `signing_key` is that of the receipt's key bundle. If a receipt names no evidence, no final record is needed.
     """
-    _require(found.size <= MAX_DELIVERED, f"it has more than {MAX_DELIVERED} bytes")
+    _require(found.size <= MAX_DELIVERED, f"it is longer than {MAX_DELIVERED} bytes")
     most = min(MAX_FRAMES, receipt.usage.output + SPARE_FRAMES)
     _require(len(found.frames) <= most, f"there are more than {most} frames")
-    _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is longer than any")
-    _require(all(len(frame) <= MAX_FRAME for frame in found.frames), "a frame is longer than any")
-    _require(len(found.final_record) <= MAX_FINAL, "the final record is longer than any")
+    _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is too long")
+    _require(all(len(frame) <= MAX_FRAME for frame in found.frames), "a frame is too long")
+    _require(len(found.final_record) <= MAX_FINAL, "the final record is too long")
     _require(envelope_hash(found.envelope) == receipt.envelope, "the envelope is not the receipt's")
     _require(found.node_nonce == receipt.node_nonce, "the node's nonce is not the receipt's")
     context = receipt_context(receipt)
@@ -86,7 +86,7 @@ def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> N
         public_key(signing_key).verify(found.final_signature, message)
     except InvalidSignature as error:
         raise CounterfoilError(
-            Code.COMMITMENT_MISMATCH, "the final record is not under the node's signature"
+            Code.COMMITMENT_MISMATCH, "the final record is not signed by the node"
         ) from error
 
 

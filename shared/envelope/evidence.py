@@ -35,7 +35,7 @@ def seal_evidence(evidence: Evidence, keys: TranscriptKeys, context: StreamConte
 
 
 def open_evidence(data: bytes, keys: TranscriptKeys, context: StreamContext) -> Evidence:
-    """Open; UNREADABLE whatever is wrong."""
+    """Open; UNREADABLE whatever the failure."""
     try:
         plaintext = _aead(keys, context).decrypt(_NONCE, data, context.ctx + context.kc)
     except (InvalidTag, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The envelope as it travels: a public header, the wraps, the sealed body (protocol §3)."""
+"""The envelope's wire form: a public header, the wraps, the sealed body (protocol §3)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ class Header(Record):
 
     def check(self) -> None:
         """Check the lists against each other, and the size class."""
-        self.require(len(self.shares) == len(self.custodians), "has not one share per custodian")
+        self.require(
+            len(self.shares) == len(self.custodians), "does not have one share per custodian"
+        )
         self.require(self.threshold <= len(self.shares), "has fewer shares than its threshold")
         for name, items in (("candidate", self.candidates), ("custodian", self.custodians)):
             self.require(len(set(items)) == len(items), f"names a {name} twice")
@@ -55,13 +57,13 @@ class Header(Record):
 
     @property
     def ctx(self) -> bytes:
-        """The hash that everything of this request is bound to."""
+        """The hash to which everything in this request is bound."""
         return labelled_hash("ctx", self.to_cbor())
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope(Record):
-    """The whole. Nothing in it has been opened or verified."""
+    """The whole envelope. Nothing in it has been opened or verified."""
 
     header: Annotated[Header, Embedded(Header, MAX_HEADER)]
     kc: Bytes32
@@ -78,12 +80,16 @@ class Envelope(Record):
     def check(self) -> None:
         """Check the lists and the body against the header."""
         header = self.header
-        self.require(len(self.wraps) == len(header.candidates), "has not one wrap per candidate")
-        self.require(len(self.escrow) == len(header.custodians), "has not one wrap per custodian")
+        self.require(
+            len(self.wraps) == len(header.candidates), "does not have one wrap per candidate"
+        )
+        self.require(
+            len(self.escrow) == len(header.custodians), "does not have one wrap per custodian"
+        )
         self.require(len(self.body) == header.padded + TAG_BYTES, "has a body of another size")
 
     def to_bytes(self) -> bytes:
-        """Encode. The bounds of the fields keep it below 4 MiB."""
+        """Encode. The fields' bounds keep it below 4 MiB."""
         return self.to_cbor()
 
     @classmethod

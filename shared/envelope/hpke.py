@@ -38,7 +38,7 @@ class HpkePrivateKey:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """Derive the key of an X-Wing seed of 32 bytes."""
+        """Derive the key from an X-Wing seed of 32 bytes."""
         if len(seed) != SEED_BYTES:
             raise CounterfoilError(Code.CONFIGURATION, "an HPKE private key is a seed of 32 bytes")
         expanded = hashlib.shake_256(seed).digest(96)
@@ -61,7 +61,7 @@ class HpkePrivateKey:
 
 
 def generate_hpke_key() -> HpkePrivateKey:
-    """Make a fresh key."""
+    """Generate a key."""
     return HpkePrivateKey.from_seed(os.urandom(SEED_BYTES))
 
 
@@ -76,7 +76,7 @@ def check_hpke_public_key(public_key: bytes) -> None:
 
 
 def seal(public_key: bytes, info: bytes, plaintext: bytes) -> bytes:
-    """Return enc ‖ ciphertext for a raw public key; MALFORMED when it is none."""
+    """Return enc ‖ ciphertext for a raw public key; MALFORMED if it is not one."""
     try:
         return _SUITE.encrypt(plaintext, _load_public(public_key), info)
     except ValueError as error:  # an X25519 point of small order shows only here
@@ -84,7 +84,7 @@ def seal(public_key: bytes, info: bytes, plaintext: bytes) -> bytes:
 
 
 def open_sealed(private_key: HpkePrivateKey, info: bytes, data: bytes) -> bytes:
-    """Return the plaintext; UNREADABLE whatever is wrong."""
+    """Return the plaintext; UNREADABLE whatever the failure."""
     try:
         return _SUITE.decrypt(data, private_key._key, info)  # one module, one secret
     except (InvalidTag, ValueError) as error:
@@ -92,7 +92,7 @@ def open_sealed(private_key: HpkePrivateKey, info: bytes, data: bytes) -> bytes:
 
 
 def load_or_create_hpke_key(path: Path) -> HpkePrivateKey:
-    """Return the key in `path`, making one at first use; two processes at once get the same key."""
+    """Return the key in `path`, creating it on first use; two concurrent processes get the same key."""
     if not path.exists():
         private_folder(path.parent)
         create_private(path, os.urandom(SEED_BYTES).hex().encode("ascii") + b"\n")
@@ -105,19 +105,22 @@ def save_hpke_key(path: Path, key: HpkePrivateKey) -> None:
 
 
 def load_hpke_key(path: Path) -> HpkePrivateKey:
-    """Read a key file; CONFIGURATION when it is absent, open to others or no such file."""
+    """Read a key file; CONFIGURATION if it is absent, open to others or not a key file."""
     check_private(path)
     try:
         seed = bytes.fromhex(path.read_text("ascii").strip())
     except (OSError, ValueError) as error:
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} holds no HPKE private key") from error
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"{path} does not hold an HPKE private key"
+        ) from error
     return HpkePrivateKey.from_seed(seed)
 
 
 def _load_public(public_key: bytes) -> hpke.MLKEM768X25519PublicKey:
     if len(public_key) != PUBLIC_BYTES:
         raise CounterfoilError(
-            Code.MALFORMED, f"an HPKE public key has {PUBLIC_BYTES} bytes, not {len(public_key)}"
+            Code.MALFORMED,
+            f"an HPKE public key is {PUBLIC_BYTES} bytes long, not {len(public_key)}",
         )
     try:
         return hpke.MLKEM768X25519PublicKey(

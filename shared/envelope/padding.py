@@ -1,9 +1,9 @@
-"""Padding to size classes: ISO/IEC 7816-4 (0x80, then zeros), so that lengths say little."""
+"""Padding to size classes: ISO/IEC 7816-4 (0x80, then zeros), so that lengths reveal little."""
 
 from shared.envelope.opaque import unreadable
 
 STEP = 64 * 1024
-"""Classes double up to this size and are multiples of it above."""
+"""Size classes double up to this size and are multiples of it above."""
 
 
 def padded_size(length: int, smallest: int) -> int:
@@ -17,7 +17,7 @@ def padded_size(length: int, smallest: int) -> int:
 
 
 def is_size_class(size: int, smallest: int) -> bool:
-    """Whether padding can end at this size."""
+    """Whether padding can produce this size."""
     return size >= smallest and padded_size(size - 1, smallest) == size
 
 

@@ -14,7 +14,7 @@ from shared.statements.schema import Bytes32, Record
 
 @dataclass(frozen=True, slots=True)
 class ReleaseContext:
-    """What a released share is bound to."""
+    """The context to which a released share is bound."""
 
     request: bytes
     """Entry of the disclosure request."""

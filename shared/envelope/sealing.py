@@ -1,8 +1,8 @@
 """Sealing a request, and opening it as a node, an auditor or a custodian (protocol §3).
 
-The steps are numbered as in the protocol. Whatever does not open, or opens to something that the protocol
-does not permit, is one UNREADABLE; only what anyone can see on the outside, and settings that their own author put out
-of range, have errors of their own.
+The steps are numbered as in the protocol. Anything that does not open, or opens to something that the protocol
+does not permit, is the same UNREADABLE; only what anyone can see from outside, and settings that their own author set
+out of range, have errors of their own.
 """
 
 import hmac
@@ -45,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SealedRequest:
-    """What sealing gives; `ts` is the tenant's to keep."""
+    """The result of sealing; the tenant must keep `ts`."""
 
     envelope_bytes: bytes
     header: Header
@@ -56,7 +56,7 @@ class SealedRequest:
 
     @property
     def keys(self) -> TranscriptKeys:
-        """Everything derived from the transcript secret."""
+        """The keys derived from the transcript secret."""
         return TranscriptKeys.derive(self.ts, self.ctx)
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class SealedRequest:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class OpenedRequest:
-    """A request as its reader has it. The envelope's hash and `ctx` are the caller's to compare."""
+    """An opened request. Comparing the envelope's hash and `ctx` is up to the caller."""
 
     header: Header
     ctx: bytes
@@ -81,7 +81,7 @@ class OpenedRequest:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EscrowShare:
-    """What one custodian holds of one request. `index` counts from 1."""
+    """One custodian's share of one request. `index` counts from 1."""
 
     index: int
     share: bytes
@@ -165,9 +165,8 @@ def seal_request(
 def open_request(
     envelope_bytes: bytes, *, bundle_entry: bytes, hpke_private: HpkePrivateKey, now_ms: int
 ) -> OpenedRequest:
-    """Open as a node: steps 1 and 3 to 8. Comparing with the order (step 2) is the caller's.
-
-    Errors: MALFORMED, EXPIRED, STALE_KEY when the header does not name the bundle; UNREADABLE otherwise.
+    """Open as a node: steps 1 and 3 to 8. Comparing with the order (step 2) is up to the caller.
+    Errors: MALFORMED, EXPIRED, STALE_KEY if the header does not name the key bundle; UNREADABLE otherwise.
     """
     envelope = Envelope.from_bytes(envelope_bytes)  # (1)
     header, ctx = envelope.header, envelope.header.ctx
@@ -177,7 +176,7 @@ def open_request(
         raise CounterfoilError(
             Code.STALE_KEY,
             "the envelope is not sealed for this key bundle",
-            remedy="Read the key directory again and seal the request for a current bundle.",
+            remedy="Read the key directory again and seal the request for a current key bundle.",
         )
     wrap = envelope.wraps[header.candidates.index(bundle_entry)]
     info = _info("wrap/node", bundle_entry, ctx, envelope.kc)
@@ -196,7 +195,7 @@ def open_escrow(
 ) -> EscrowShare:
     """Open a custodian's share and check its commitment and the policy's.
 
-    Errors: MALFORMED, NOT_FOUND when the header names no such custodian; UNREADABLE otherwise.
+    Errors: MALFORMED, NOT_FOUND if the header does not name the custodian; UNREADABLE otherwise.
     """
     envelope = Envelope.from_bytes(envelope_bytes)
     header, ctx = envelope.header, envelope.header.ctx
@@ -248,7 +247,7 @@ def _open_body(envelope_bytes: bytes, envelope: Envelope, ts: bytes) -> OpenedRe
 
 
 def _decoded(padded: bytes) -> RequestBody:
-    """Return the body. Settings out of range are told: only who sealed the body gets that far."""
+    """Return the body. Settings out of range are reported: only the sealer of the body gets that far."""
     try:
         return decode_body(unpad(padded, SMALLEST_BODY))
     except CounterfoilError as error:
@@ -258,7 +257,7 @@ def _decoded(padded: bytes) -> RequestBody:
 
 
 def _seal_share(custodian: bytes, escrow: _Escrow, ctx: bytes, kc: bytes) -> bytes:
-    """Seal one share. The padding keeps the policy's length, and so the policy, from the node."""
+    """Seal one share. The padding hides the audit policy's length, and so the policy, from the node."""
     info = _info("wrap/custodian", hpke_key_id(custodian), ctx, kc)
     return seal(custodian, info, pad(escrow.to_cbor(), SMALLEST_ESCROW))
 

@@ -1,4 +1,4 @@
-"""Everything that one attempt's transcript secret gives, each under a label of its own (protocol §3, §4)."""
+"""Everything derived from one attempt's transcript secret, each under a label of its own (protocol §3, §4)."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -12,15 +12,17 @@ PROMPT_SIDE, OUTPUT_SIDE = 0, 1
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TranscriptKeys:
-    """The keys of (transcript secret, ctx). Derived when asked for; nothing is cached."""
+    """The keys of (transcript secret, ctx). Derived on demand; nothing is cached."""
 
     prk: bytes
 
     @classmethod
     def derive(cls, ts: bytes, ctx: bytes) -> Self:
-        """Extract the pseudorandom key from a transcript secret of 32 bytes under its header's hash."""
+        """Extract the pseudorandom key from a 32-byte transcript secret under its header's hash."""
         if len(ts) != SECRET_BYTES:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "a transcript secret has 32 bytes")
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "a transcript secret must be 32 bytes long"
+            )
         return cls(hkdf_extract(ctx, ts))
 
     @property
@@ -35,7 +37,7 @@ class TranscriptKeys:
 
     @property
     def request_nonce(self) -> bytes:
-        """Its nonce, 12 bytes; the key seals one body only."""
+        """Its nonce, 12 bytes; the key seals only one body."""
         return hkdf_expand(self.prk, "request-nonce", 12)
 
     @property
@@ -45,7 +47,7 @@ class TranscriptKeys:
 
     @property
     def sampling_seed(self) -> bytes:
-        """The sampling seed where the body sets none, 32 bytes."""
+        """The sampling seed if the body sets none, 32 bytes."""
         return hkdf_expand(self.prk, "sampling-seed", 32)
 
     def response_key(self, bundle: bytes, node_nonce: bytes, attempt: int) -> bytes:

@@ -1,8 +1,8 @@
 """Escrow shares: Shamir's scheme over GF(2^8), byte by byte (protocol §3.1).
 
-The field's polynomial is x^8+x^4+x^3+x+1. The coefficients are expanded from the secret, so whoever holds
-it recomputes every share. All 32 bytes are worked on at once, packed in one integer; what they are
-multiplied with (places and weights) is public, so no table is ever indexed by a secret.
+The field's polynomial is x^8+x^4+x^3+x+1. The coefficients are expanded from the secret, so a holder of
+the secret can recompute every share. All 32 bytes are processed at once, packed in one integer; the
+multipliers (x coordinates and weights) are public, so no table is ever indexed by a secret.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ _REDUCTION = 0x1B
 
 
 def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
-    """Return the shares at x = 1 … count, 32 bytes each; any `threshold` of them give the secret back."""
+    """Return the shares at x = 1 … count, 32 bytes each; any `threshold` of them recover the secret."""
     check_numbers(threshold, count)
     if len(secret) != SECRET_BYTES:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"a secret has {SECRET_BYTES} bytes")
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"a secret must be {SECRET_BYTES} bytes long")
     prk = hkdf_extract(SALT, secret)
     coefficients = [secret] + [
         hkdf_expand(
@@ -44,7 +44,7 @@ def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """Return the secret from {i: share}, of which the `threshold` lowest are used.
 
-    Wrong shares give a wrong secret: the caller checks the commitments of what comes out.
+    Wrong shares give a wrong secret: the caller checks the commitments of the result.
     """
     if threshold < 1 or len(shares) < threshold:
         raise CounterfoilError(
@@ -53,7 +53,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     places = sorted(shares)[:threshold]
     if not all(1 <= x <= MAX_SHARES and len(shares[x]) == SECRET_BYTES for x in places):
         raise CounterfoilError(
-            Code.INVALID_ARGUMENT, f"shares are numbered 1 to {MAX_SHARES} and have 32 bytes"
+            Code.INVALID_ARGUMENT, f"shares must be numbered 1 to {MAX_SHARES} and be 32 bytes long"
         )
     value = 0
     for x in places:

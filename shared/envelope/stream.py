@@ -1,7 +1,7 @@
 """Response frames: sealed, chained and signed (protocol §4).
 
 A frame's AAD is the running hash of everything before it, so frames cannot be reordered, dropped,
-reflected, spliced or read twice. Sealer and opener move only when a frame was good.
+reflected, spliced or read twice. Sealer and opener advance only if a frame was good.
 """
 
 import struct
@@ -27,7 +27,7 @@ SMALLEST_FINAL = 256
 MAX_FRAME = 2**20
 MAX_FINAL = 2**24
 MAX_FRAME_LOGPROBS = 2**15
-"""More than fit a frame: each takes 36 bytes at least."""
+"""More than fit into a frame: each takes at least 36 bytes."""
 _FRAME, _FINAL = 0, 1
 
 Tokens = Annotated[tuple[U32, ...], Count(0, 2**20)]
@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What one response is bound to."""
+    """The context to which one response is bound."""
 
     ctx: bytes
     kc: bytes
@@ -54,22 +54,22 @@ class StreamContext:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Frame(Record):
-    """Some of the answer's tokens, and the text that they add."""
+    """Some of the response's tokens, and the text that they add."""
 
     tokens: Tokens
     text: Annotated[str, Text(MAX_FRAME)]
     logprobs: Annotated[tuple[TokenLogprobs, ...], Count(1, MAX_FRAME_LOGPROBS)] | None = None
-    """One for each token, where the request asked for them."""
+    """One per token, if the request asked for them."""
 
     def check(self) -> None:
-        """Check that there is one entry for each token."""
+        """Check that there is one entry per token."""
         self.require(
             self.logprobs is None or len(self.logprobs) == len(self.tokens),
-            "has another number of logprobs than of tokens",
+            "has different numbers of logprobs and tokens",
         )
 
     def answers(self, alternatives: int | None) -> bool:
-        """Tell whether it has logprobs exactly as a request for `alternatives` (None: without) wants them."""
+        """Return whether it has logprobs exactly as a request for `alternatives` (None: no logprobs) requires."""
         if alternatives is None or not self.tokens:
             return self.logprobs is None
         return self.logprobs is not None and all(
@@ -80,7 +80,7 @@ class Frame(Record):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FinalRecord(Record):
-    """The whole answer, what it cost, and the node's signed receipt."""
+    """The whole response, its usage, and the node's signed receipt."""
 
     tokens: Tokens
     text: Annotated[str, Text(MAX_FINAL)]
@@ -111,13 +111,13 @@ def stream_signature_message(context: StreamContext, i: int, h: bytes) -> bytes:
 
 
 def final_signature_message(context: StreamContext, h_final: bytes, ciphertext: bytes) -> bytes:
-    """Return what the node signs for the sealed final record, so that nobody can hand in another in its name."""
+    """Return what the node signs for the sealed final record, so that nobody can submit another in its name."""
     sealed = labelled_hash("final", h_final, ciphertext)
     return framing("final-signature", context.ctx, context.kc, context.bundle, sealed)
 
 
 class _Chain:
-    """Where one response stands: key, number of frames, running hash."""
+    """The state of one response: key, number of frames, running hash."""
 
     def __init__(self, keys: TranscriptKeys, context: StreamContext) -> None:
         key = keys.response_key(context.bundle, context.node_nonce, context.attempt)
@@ -163,7 +163,7 @@ class FrameSealer(_Chain):
     def seal(
         self, tokens: Sequence[int], text: str, logprobs: Sequence[TokenLogprobs] = ()
     ) -> tuple[bytes, bytes]:
-        """Seal the next frame; return (ciphertext, h_i). `logprobs` is empty, or has one entry for each token."""
+        """Seal the next frame; return (ciphertext, h_i). `logprobs` is empty, or has one entry per token."""
         frame = Frame(tuple(tokens), text, tuple(logprobs) or None)
         ciphertext = self._seal(_FRAME, frame, SMALLEST_FRAME, MAX_FRAME)
         self._advance(ciphertext)
@@ -177,7 +177,7 @@ class FrameSealer(_Chain):
 
     def _seal(self, kind: int, record: Record, smallest: int, most: int) -> bytes:
         if self._ended:
-            raise CounterfoilError(Code.CONFLICT, "the response has its final record already")
+            raise CounterfoilError(Code.CONFLICT, "the response already has its final record")
         plaintext = pad(record.to_cbor(), smallest)
         if len(plaintext) + 16 > most:
             raise CounterfoilError(Code.INVALID_ARGUMENT, f"a record is limited to {most} bytes")

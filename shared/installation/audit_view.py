@@ -1,4 +1,4 @@
-"""What the audit says about this run's receipts, as an auditor sees it. Pure, over the query API's answers."""
+"""The audit of this run's receipts as an auditor sees it. Pure, over the query API's answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ Item = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class AuditView:
-    """Receipts of one run, what was drawn of them, and what was found."""
+    """Receipts of one run, which of them were drawn, and their verdicts."""
 
     receipts: Sequence[Item]
     drawn: frozenset[int]
@@ -25,7 +25,7 @@ class AuditView:
     def of(
         cls, receipts: Sequence[Item], epochs: Iterable[Item], verdicts: Iterable[Item]
     ) -> "AuditView":
-        """Put the answers together."""
+        """Combine the answers."""
         sizes = {e["entry"]: e["payload"]["size"] for e in epochs if e["type"] == "epoch-seal"}
         draws = [e["payload"] for e in epochs if e["type"] == "draw"]
         end = max((sizes[draw["seal"]] for draw in draws if draw["seal"] in sizes), default=0)

@@ -32,7 +32,7 @@ DEFAULT_FOLDER = Path(".counterfoil")
     "--dishonest-node",
     "wrapper",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Demonstration: program that stands in for the third node (default: the repository's, if it is there).",
+    help="Demonstration: program that stands in for the third node (default: the repository's, if present).",
 )
 @click.option(
     "--json",
@@ -50,8 +50,8 @@ def up(
 ) -> int:
     """Start Postgres, audit server, workers, witness, custodian and nodes, and keep them up.
 
-    Use the platform from another terminal; Ctrl-C puts everything away. With --demo it runs the whole job on real input,
-    prints what was found, and exits with 0 only if every fact of its summary holds.
+    Use the platform from another terminal; Ctrl-C stops everything. With --demo it runs the whole job on real input,
+    prints the results, and exits with 0 only if every fact in its summary holds.
     """
     from shared.installation.demo import run as demonstrate  # noqa: PLC0415
     from shared.installation.serve import keep_up  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Runs the product's own commands, as any script would, and lets none outlive this process."""
+"""Runs the product's own commands, as any script would, and makes sure that none outlives this process."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from shared.runtime.supervisor import start_guarded
 
 CLI: Final = (sys.executable, "-m", "shared.runtime")
 DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses before a command is run again: a supervised part that died is back by then."""
+"""Pauses before a command is rerun: a supervised process that died is back by then."""
 _AWAY: Final = EXIT_CODES[Code.UNAVAILABLE]
 LINE_LIMIT: Final = 1 << 22
 """Longest line that a command may print, in bytes."""
@@ -26,14 +26,14 @@ Say = Callable[[str, str], None]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of every process: one thread per numeric library unless a process asks for more."""
+    """Return every process's environment: one thread per numeric library unless a process requests more."""
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {**os.environ, **single, "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.asynccontextmanager
 async def started(command: tuple[str, ...]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command under guard with its output piped; it is gone when the block ends, however it ends."""
+    """Run a guarded command with its output piped; it is gone when the block ends, however it ends."""
     process, lifeline = await start_guarded(
         process_guard.command_line(command, kill_after_s=5.0),
         stdout=asyncio.subprocess.PIPE,
@@ -49,16 +49,16 @@ async def started(command: tuple[str, ...]) -> AsyncIterator[asyncio.subprocess.
 
 
 class Commands:
-    """Runs commands to their end. One that was killed, or that found a part away, is run again."""
+    """Runs commands to completion. One that was killed, or that found a service unavailable, is rerun."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
 
     async def run(self, *arguments: str | Path, program: tuple[str, ...] = CLI) -> str:
-        """Return what a command printed. Only for commands that may be run twice.
+        """Return a command's output. Only for commands that may be run twice.
 
         Raises:
-            CounterfoilError: UNAVAILABLE with the command's own message when it failed.
+            CounterfoilError: UNAVAILABLE with the command's own message if it failed.
         """
         shown = " ".join(map(str, arguments[:3]))
         for delay in (*DELAYS_S, None):
@@ -77,11 +77,11 @@ class Commands:
         )
 
     async def json(self, *arguments: str | Path, program: tuple[str, ...] = CLI) -> Any:
-        """Return what a command printed, parsed."""
+        """Return a command's output, parsed."""
         return json.loads(await self.run(*arguments, program=program))
 
     async def _once(self, *arguments: str | Path, program: tuple[str, ...]) -> tuple[int, str, str]:
-        """Return exit code, standard output and the end of standard error (of the output, where that is empty)."""
+        """Return exit code, standard output and the end of standard error (or of the output if that is empty)."""
         async with started((*program, *map(str, arguments))) as process:
             out, complaint = await process.communicate()
         assert process.returncode is not None

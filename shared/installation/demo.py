@@ -1,4 +1,4 @@
-"""The demonstration: the whole job once, on real input, through the public commands and APIs only."""
+"""The demonstration: the whole job once, on real input, through public commands and APIs only."""
 
 import asyncio
 import json
@@ -25,10 +25,10 @@ from shared.runtime.keys import private_folder, write_atomic, write_result
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 WRAPPER = Path(__file__).parents[2] / "tests" / "adversaries" / "int8_node.py"
-"""Where the repository keeps the dishonest node; it is no part of the product."""
+"""Where the repository keeps the dishonest node, which is not part of the product."""
 CONCURRENCY = 16
 SENDINGS = 4
-"""How often a request that got no answer is sent."""
+"""How often a request that gets no answer is sent."""
 AUDIT_TIMEOUT_S = 120.0
 
 
@@ -43,7 +43,7 @@ class Demo:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the platform."""
+        """The platform's plan."""
         return self.platform.plan
 
     @property
@@ -52,9 +52,8 @@ class Demo:
         return self.plan.path("client", "client.toml")
 
     async def infer(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """Order, seal and send every prompt, spread over all nodes; return one answer each.
-
-        What has no answer because a process died is sent again; what a client refuses to believe is not.
+        """Order, seal and send every prompt, spread over all nodes; return one answer per prompt.
+        A request with no answer because a process died is sent again; one whose answer the client refuses is not.
         """
         answers: dict[int, dict[str, Any]] = {}
         with self._progress() as progress:
@@ -71,7 +70,7 @@ class Demo:
         return [answers[place] for place in sorted(answers)]
 
     async def _send(self, prompts: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-        """Run the client once; UNAVAILABLE repeats its message when it failed by itself."""
+        """Run the client once; UNAVAILABLE repeats its message if it failed on its own."""
         file = self.plan.path("client", "requests.jsonl")
         write_atomic(file, "\n".join(prompts).encode())
         command = (*CLI, "infer", "--config", str(self.client), "--file", str(file))
@@ -102,7 +101,7 @@ class Demo:
         return told
 
     async def audit(self, after: int, expected: int) -> AuditView:
-        """Wait until every receipt of this run has been through selection, replay and confirmation."""
+        """Wait until every receipt of this run has passed selection, replay and confirmation."""
         deadline = time.monotonic() + AUDIT_TIMEOUT_S
         with self._progress() as progress:
             task = progress.add_task("drawn requests disclosed, replayed, judged", total=None)
@@ -151,7 +150,7 @@ class Demo:
         }
 
     async def check_log(self) -> dict[str, Any]:
-        """Recompute everything with `fsck`, and read the checkpoint's numbers."""
+        """Recompute everything with `fsck`, and read the checkpoint's size and root."""
         config = ("--config", self.platform.audit_config, "--json")
         try:
             fsck = await self.platform.commands.json("log", "fsck", *config)
@@ -178,14 +177,14 @@ async def run(
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
-    """Run the demonstration; return 0 when every fact holds."""
+    """Run the demonstration; return 0 if every fact holds."""
     console = console_of()
     wrapper = (wrapper or WRAPPER).absolute()
     if not wrapper.exists():
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"there is no dishonest node at {wrapper}",
-            remedy="Run the demonstration from the repository, or give --dishonest-node.",
+            remedy="Run the demonstration from the repository, or pass --dishonest-node.",
         )
     nodes = (
         NodePlan("node-a", "operator-a"),
@@ -263,7 +262,7 @@ async def _demonstrate(
 
 
 def _unsettled(answer: Mapping[str, Any] | None) -> bool:
-    """Tell whether a request is to be sent again: it has no answer, or one that says to try later."""
+    """Return whether a request must be sent again: it has no answer, or one that says to try later."""
     if answer is None:
         return True
     return not answer["checked"] and Code[answer["error"]].value.retryable

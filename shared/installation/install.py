@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Identities:
-    """What `keys` commands told of each party."""
+    """What the `keys` commands reported for each party."""
 
     witness: Json
     custodian: Json
@@ -40,7 +40,7 @@ class Identities:
 
 
 class Installer:
-    """Installs a plan into its folder. The database must be running and empty, or left by an interrupted try."""
+    """Installs a plan into its folder. The database must be running, and empty or left by an interrupted attempt."""
 
     def __init__(self, plan: Plan, commands: Commands) -> None:
         self._plan = plan
@@ -50,7 +50,7 @@ class Installer:
         self.ports = _ports(plan)
 
     def certificates(self, now: datetime | None = None) -> dict[str, TlsFiles]:
-        """Issue what is missing or near its end; run at every start and then again and again, so they renew themselves."""
+        """Issue certificates that are missing or near their expiry; run at start and repeatedly after that, so they are renewed."""
         authority = LocalCA.load_or_create(self._plan.path("ca"), now=now)
         return {
             name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"), now=now)
@@ -58,7 +58,7 @@ class Installer:
         }
 
     def renew(self, now: datetime | None = None) -> None:
-        """Renew certificates that are near their end, and say which; servers that run take them up by themselves."""
+        """Renew certificates that are near their expiry, and say which; running servers reload them by themselves."""
         before = {
             name: life_of(self._plan.path(name, "tls", f"{name}.pem")) for name in self._servers
         }
@@ -71,7 +71,7 @@ class Installer:
         return ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
 
     async def install(self) -> None:
-        """Do everything that a first start needs, then note that it is done."""
+        """Do everything that a first start needs, then record that it is done."""
         plan, tls = self._plan, self.certificates()
         self._say("creating roles and databases")
         keys = asyncio.create_task(self._identities())
@@ -138,13 +138,13 @@ class Installer:
         )
 
     async def _profiles(self) -> list[str]:
-        """Return the numeric profiles that this machine's auditors compute for the model: one for each arithmetic."""
+        """Return the numeric profiles that this machine's auditors compute for the model, one per arithmetic."""
         command = ("model", "profile", self._plan.model, "--arithmetic", "all", "--json")
         told = await self._json(*command)
         return [each["numeric_profile"] for each in told]
 
     async def _audit(self, tls: TlsFiles, parties: Identities, profiles: Sequence[str]) -> Json:
-        """Write the audit server's configuration; return the log's part of everybody's trust."""
+        """Write the audit server's configuration; return the log's part of the trust that everybody needs."""
         plan, ports = self._plan, self.ports
         told = await self._json(
             *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
@@ -214,7 +214,7 @@ class Installer:
         )
 
     async def _register(self, log: Json, parties: Identities) -> None:
-        """Tell the audit layer whose keys to believe, then set up its workers and the auditors' tokens."""
+        """Tell the audit layer which keys to trust, then set up its workers and the auditors' tokens."""
         authority = parties.workers[0]["authority_key"]
         members = [
             ("authority", "authority", authority),
@@ -262,7 +262,7 @@ class Installer:
         return facts
 
     async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
-        """Create the tenant's key and policy, and register the tenant with audit layer and nodes."""
+        """Create the tenant's key and policy, and register the tenant with the audit layer and the nodes."""
         plan = self._plan
         first = next(iter(cards.values()))
         facts = {
@@ -297,7 +297,7 @@ class Installer:
 
 
 def _believed(log: Json, parties: Identities) -> Json:
-    """Return whom those believe who release or hand out something for an audit."""
+    """Return whom the parties trust that release shares or hand out evidence for an audit."""
     return {
         "log": log,
         "authority": parties.workers[0]["authority_key"],

@@ -1,4 +1,4 @@
-"""Where the platform of one machine keeps what, and who takes part in it."""
+"""The folder layout of one machine's platform, and its participants."""
 
 import socket
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ ORIGIN = "counterfoil.local/log"
 TENANT = "acme"
 WITNESS, CUSTODIAN = "witness-1", "custodian-1"
 WORKERS = ("worker-a", "worker-b")
-"""The first one holds the selection authority's key."""
+"""The first worker holds the selection authority's key."""
 SERVICES = ("audit-grpc", "audit-http", WITNESS, CUSTODIAN)
 MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
@@ -21,7 +21,7 @@ class NodePlan:
     name: str
     operator: str
     wrapper: tuple[str, ...] = ()
-    """What stands in the place of `counterfoil node` for this node's `serve` and `invoice`."""
+    """What replaces `counterfoil node` for this node's `serve` and `invoice`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Plan:
 
     @property
     def installed(self) -> Path:
-        """Written when the installation is whole."""
+        """Written when the installation is complete."""
         return self.folder / "installed.json"
 
     @property
     def database_log(self) -> Path:
-        """What Postgres itself logs."""
+        """Postgres' own log."""
         return self.path("postgres", "postgres.log")
 
     def path(self, *parts: str) -> Path:
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Loopback addresses, chosen once and kept, since key bundles and configurations name them."""
+    """Loopback addresses, chosen once and kept, because key bundles and configurations name them."""
 
     addresses: dict[str, str] = field(default_factory=dict)
 

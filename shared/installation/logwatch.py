@@ -1,4 +1,4 @@
-"""Tells of deaths that a supervisor cannot see: a process of Postgres or a replay process, as their parents log them."""
+"""Reports deaths that a supervisor cannot see: of a Postgres process or a replay process, as logged by their parents."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ _DEATH = re.compile(r"(?:died|terminated) by signal \d+")
 
 
 class LogWatch:
-    """Reads what is appended to log files after it was made; a file may appear later."""
+    """Reads what is appended to log files after its creation; a file may appear later."""
 
     def __init__(self, files: dict[str, Path]) -> None:
         self._files = files
         self._read = {name: _size(path) for name, path in files.items()}
 
     def deaths(self) -> Iterator[tuple[str, str]]:
-        """Yield (name, what was logged) for each new line that tells of a death."""
+        """Yield (name, what was logged) for each new line that reports a death."""
         for name, path in self._files.items():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
                 read = self._read[name]
-                log.seek(read if read <= _size(path) else 0)  # a log that was put aside begins anew
+                log.seek(read if read <= _size(path) else 0)  # a log that was renamed begins anew
                 lines = log.read()
                 whole = lines[: lines.rfind(b"\n") + 1]
                 self._read[name] = log.tell() - len(lines) + len(whole)
@@ -35,7 +35,7 @@ class LogWatch:
 
 
 async def watch(files: dict[str, Path], say: Say) -> None:
-    """Say what happens, until cancelled."""
+    """Report what happens, until cancelled."""
     log = LogWatch(files)
     while True:
         await asyncio.sleep(INTERVAL_S)
@@ -51,7 +51,7 @@ def _size(path: Path) -> int:
 
 
 def _message(line: str) -> str:
-    """Return a line's message: a field of our own logs, what follows the level in Postgres'."""
+    """Return a line's message: a field in our own logs, the text after the level in Postgres' logs."""
     try:
         return str(json.loads(line)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The running platform: installs at first start, supervises, and puts everything away again."""
+"""The running platform: installs at first start, supervises, and shuts everything down."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from shared.runtime.printable import is_text
 from shared.runtime.supervisor import Supervisor
 
 LAST_RUN_S = 40.0
-"""How long what an earlier run left may take to end: longer than any guard waits before it kills."""
+"""How long processes left by an earlier run may take to end: longer than any guard waits before it kills."""
 
 RENEW_S = 600.0
-"""How often certificates are looked at: they are renewed weeks before their end."""
+"""How often certificates are checked: they are renewed weeks before their expiry."""
 
 
 class Platform:
@@ -41,9 +41,8 @@ class Platform:
 
 @contextlib.asynccontextmanager
 async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
-    """Bring the platform up; on every way out nothing is left running.
-
-    CONFLICT when another `up` runs on the folder. An installation that was interrupted is done again.
+    """Bring the platform up; whatever happens, nothing is left running.
+    CONFLICT if another `up` is running on the folder. An interrupted installation is redone.
     """
     _open_folder(plan.folder)
     async with _only_one(plan.folder, say) as lock:
@@ -70,7 +69,7 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
 
 
 async def _renew(installer: Installer, say: Say) -> None:
-    """Renew certificates while everything runs, until cancelled; the first time when the start has done it."""
+    """Renew certificates while everything runs, until cancelled; the start has already done it once."""
     while True:
         await asyncio.sleep(RENEW_S)
         try:
@@ -80,7 +79,7 @@ async def _renew(installer: Installer, say: Say) -> None:
 
 
 def _open_folder(folder: Path) -> None:
-    """Create the folder so that the database's own user can pass through it; what is secret has modes of its own."""
+    """Create the folder so that the database's own user can traverse it; secrets have file modes of their own."""
     if not is_text(folder):
         raise CounterfoilError(
             Code.CONFIGURATION,
@@ -93,24 +92,22 @@ def _open_folder(folder: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def _only_one(folder: Path, say: Say) -> AsyncIterator[IO[str]]:
-    """Hold the folder's lock. Guards hold it too, so it is free only when nothing of an earlier run is left."""
+    """Hold the folder's lock. Guards hold it too, so it is free only when nothing is left of an earlier run."""
     with (folder / "up.lock").open("a+", encoding="ascii") as lock:
         await _take(lock, folder, say)
         if last := _holder(lock):
-            say(
-                "setup", f"the last run (process {last}) died without stopping; going on from there"
-            )
+            say("setup", f"the last run (process {last}) died without stopping; resuming")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         try:
             yield lock
         finally:
-            lock.truncate(0)  # on every way out that is one; a process that dies leaves its number
+            lock.truncate(0)  # on every orderly exit; a process that dies leaves its number
 
 
 async def _take(lock: IO[str], folder: Path, say: Say) -> None:
-    """Take the lock; wait while only the remains of a run that died hold it."""
+    """Take the lock; wait while only the leftover processes of a dead run hold it."""
     deadline = time.monotonic() + LAST_RUN_S
     told = False
     while True:
@@ -132,14 +129,14 @@ async def _take(lock: IO[str], folder: Path, say: Say) -> None:
 
 
 def _holder(lock: IO[str]) -> int | None:
-    """Return the process that wrote itself into the lock and did not take itself out."""
+    """Return the process whose number is still in the lock file."""
     lock.seek(0)
     written = lock.read().strip()
     return int(written) if written.isdigit() else None
 
 
 def _alive(process: int | None) -> bool:
-    """Tell whether a process runs; one that has not written itself in yet does."""
+    """Return whether a process is running; one that has not yet written its number is."""
     if process is None:
         return True
     try:

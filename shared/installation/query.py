@@ -1,4 +1,4 @@
-"""The audit server's HTTP query API, with a token, from the standard library."""
+"""A client of the audit server's HTTP query API, with a token, on the standard library alone."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from shared.runtime.tls import client_context
 
 PAGE = 1000
 PATIENCE_S = 60.0
-"""A server that died is back by then."""
+"""A server that died is back within this time."""
 
 
 class Query:
@@ -28,7 +28,7 @@ class Query:
         self._token = token_file.read_text(encoding="ascii").strip()
 
     async def all(self, path: str, *, after: int = -1) -> list[dict[str, Any]]:
-        """Return all items of a paged resource behind log index `after`."""
+        """Return all items of a paged resource after log index `after`."""
         items: list[dict[str, Any]] = []
         place: int | None = after
         while place is not None:
@@ -40,7 +40,7 @@ class Query:
         return items
 
     async def get(self, path: str) -> Any:
-        """Return one resource; UNAVAILABLE when the server does not answer for `PATIENCE_S`."""
+        """Return one resource; UNAVAILABLE if the server does not answer for `PATIENCE_S`."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What the demonstration found: facts that must hold, and a summary for a person. Pure."""
+"""The demonstration's report: facts that must hold, and a summary for people. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ KINDS = ("input", "cached", "output")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that the demonstration promises."""
+    """One claim of the demonstration."""
 
     promise: str
     holds: bool
     found: str
-    """What was seen, and where to look when it does not hold."""
+    """What was observed, and where to look if the claim does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that one demonstration gathered."""
+    """Everything that one demonstration collected."""
 
     plan: Plan
     answers: Sequence[Mapping[str, Any]]
@@ -151,7 +151,7 @@ def _cost_facts(report: Report) -> list[Fact]:
 
 
 def _caught(report: Report, node: str, refused: Mapping[str, int], amount: str) -> Fact:
-    """Compare what is not payable with what two workers found wrong in this run."""
+    """Compare what is not payable with what two workers failed in this run."""
     wrong = sum(
         receipt["output_tokens"]
         for receipt in report.view.receipts
@@ -165,7 +165,7 @@ def _caught(report: Report, node: str, refused: Mapping[str, int], amount: str) 
 
 
 def _counted(result: Mapping[str, Any], what: str) -> dict[str, int]:
-    """Add up by kind what a reconciliation counts of all keys."""
+    """Sum by kind what a reconciliation counts over all keys."""
     return {kind: sum(key[what].get(kind, 0) for key in result["keys"]) for kind in KINDS}
 
 
@@ -177,7 +177,7 @@ def _tokens(invoice: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _value(report: Report, operator: str, tokens: Mapping[str, int]) -> Decimal:
-    """Return what tokens cost at the operator's own metered prices."""
+    """Return the cost of tokens at the operator's own metered prices."""
     prices = {
         line["kind"]: Decimal(line["unit_price"]) / line["per"]
         for line in report.costs["meters"][operator]["lines"]
@@ -197,9 +197,7 @@ def render(report: Report) -> RenderableType:
     ]
     if report.deaths:
         parts.append(
-            Text(
-                "Processes that died and were started again: " + "; ".join(report.deaths), "yellow"
-            )
+            Text("Processes that died and were restarted: " + "; ".join(report.deaths), "yellow")
         )
     parts.append(_places(report))
     verdict = all(fact.holds for fact in facts)
@@ -304,7 +302,7 @@ def _places(report: Report) -> Table:
 
 
 def what_to_try(report: Report) -> str:
-    """Return commands that go on from here, one a line, as a shell takes them."""
+    """Return commands to continue with, one per line, quoted for a shell."""
     plan = report.plan
     client, dsn = (
         plan.path("client", "client.toml"),

@@ -26,7 +26,7 @@ class Narrator:
         self._console = console
         self._begun = time.monotonic()
         self.deaths: list[str] = []
-        """What died and was started again."""
+        """What died and was restarted."""
 
     def __call__(self, who: str, what: str) -> None:
         """Take one event."""
@@ -42,7 +42,7 @@ class Narrator:
 
 
 def how_to_use(folder: Path, settings: Mapping[str, str | Path]) -> str:
-    """Return what to type into another terminal: the settings as lines that a shell can evaluate, and first commands."""
+    """Return what to type into another terminal: the settings as lines for a shell, and first commands."""
     look = command_line("counterfoil", "doctor", "--folder", folder)
     exports = "\n".join(export_line(name, value) for name, value in settings.items())
     return (
@@ -57,7 +57,7 @@ def how_to_use(folder: Path, settings: Mapping[str, str | Path]) -> str:
 
 
 def console_of(*, stderr: bool = False) -> Console:
-    """Return a terminal as it is, and 120 columns for a file."""
+    """Return a console as wide as the terminal, or 120 columns for a file."""
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = 120

@@ -1,1 +1,1 @@
-"""What witnesses and custodians have in common as services: the beacon, its memory, and whom they believe."""
+"""What witnesses and custodians share as services: the beacon, its memory, and whom they believe."""

@@ -1,4 +1,4 @@
-"""The beacon's two endpoints, for whatever server hosts a party. Bodies are deterministic CBOR."""
+"""The beacon's two endpoints, for any server that hosts a party. Bodies are deterministic CBOR."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool

@@ -1,4 +1,4 @@
-"""A beacon party in service: the pure party, its memory, and what it trusts. Witnesses and custodians each run one."""
+"""A beacon party as a service: the pure party, its memory, and whom it trusts. Witnesses and custodians each run one."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -36,7 +36,7 @@ class RevealRequest(Record):
 
 @dataclass(frozen=True, slots=True)
 class BeaconService:
-    """Answers commitments and reveals. Blocking; safe for several threads."""
+    """Answers requests for commitments and reveals. Blocking; thread-safe."""
 
     party: BeaconParty
     memory: RevealMemory
@@ -50,8 +50,7 @@ class BeaconService:
         )
 
     def reveal(self, message: bytes) -> bytes:
-        """Answer with the signed reveal, made once per epoch under one seal; kept before it leaves.
-
+        """Answer with the signed reveal, made once per epoch under one seal and stored before it is returned.
         Errors: those of `BeaconParty.reveal`; CONFLICT for an epoch that was passed over.
         """
         shown = RevealRequest.from_cbor(message, max_bytes=MAX_MESSAGE)

@@ -1,6 +1,5 @@
-"""What a beacon party must not forget: under which seal it revealed each epoch, and which it passed over.
-
-sqlite, durable before a reveal leaves.
+"""What a beacon party must remember: under which seal it revealed each epoch, and which epochs it passed over.
+sqlite, durable before a reveal is returned.
 """
 
 import sqlite3
@@ -28,14 +27,14 @@ CREATE TABLE IF NOT EXISTS reveals (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A reveal as it was signed, and what it was made under."""
+    """A signed reveal, and the seal and range under which it was made."""
 
     revealed: Revealed
     statement: bytes
 
 
 class RevealMemory:
-    """One reveal per epoch. `lock` is held over looking, revealing and keeping, so that two calls cannot cross."""
+    """One reveal per epoch. `lock` is held while looking up, revealing and storing, so that two calls cannot interleave."""
 
     def __init__(self, path: Path) -> None:
         self.lock = RLock()
@@ -53,7 +52,7 @@ class RevealMemory:
             self._db.close()
 
     def near(self, epoch: int) -> list[Kept]:
-        """Return the reveals of this epoch and of its neighbours: seals of others cannot overlap it unless theirs do."""
+        """Return the reveals of this epoch and its neighbours: no other epoch's seal can overlap it unless theirs do."""
         with self.lock:
             rows = self._db.execute(
                 "SELECT epoch, seal, first, size, statement FROM reveals WHERE epoch BETWEEN ? AND ?"
@@ -78,7 +77,7 @@ class RevealMemory:
             )
 
     def pass_over(self, epoch: int) -> None:
-        """Remember that an epoch was drawn without this party's reveal, and is not to be revealed any more; durable."""
+        """Record, durably, that an epoch was drawn without this party's reveal and must no longer be revealed."""
         with self.lock:
             self._db.execute("INSERT OR IGNORE INTO passed VALUES (?)", (epoch,))
 

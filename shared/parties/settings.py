@@ -1,4 +1,4 @@
-"""Configuration that witnesses, custodians and nodes share: whom they believe."""
+"""Configuration shared by witnesses, custodians and nodes: whom they believe."""
 
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
@@ -11,20 +11,20 @@ class LogSettings(Settings):
     origin: str
     """Origin line of the log."""
     vkeys: tuple[str, ...]
-    """The log's verification keys; all must sign."""
+    """The log's verification keys; all of them must sign."""
     witnesses: tuple[str, ...] = ()
     """The witnesses' verification keys."""
     quorum: int = 1
 
     def policy(self) -> LogPolicy:
-        """Return the policy for offline verification."""
+        """Return the log policy for offline verification."""
         return LogPolicy.from_vkeys(
             logs=self.vkeys, witnesses=self.witnesses, threshold=self.quorum
         )
 
 
 class WorkerSettings(Settings):
-    """An audit worker that is believed to be one."""
+    """An audit worker that is trusted as one."""
 
     name: str
     signing_key: str
@@ -33,7 +33,7 @@ class WorkerSettings(Settings):
     """Hex of the raw HPKE public key."""
 
     def keys(self) -> tuple[bytes, bytes]:
-        """Return signing key and HPKE key; CONFIGURATION names the one that is none."""
+        """Return the signing key and the HPKE key; CONFIGURATION names the one that is invalid."""
         return (
             key_bytes(self.signing_key, f"the signing key of {self.name}"),
             key_bytes(self.hpke_key, f"the HPKE key of {self.name}"),
@@ -41,7 +41,7 @@ class WorkerSettings(Settings):
 
 
 def key_bytes(text: str, what: str) -> bytes:
-    """Return the bytes of a key that a configuration file writes in hex."""
+    """Return the bytes of a key that a configuration file gives in hex."""
     try:
         return bytes.fromhex(text)
     except ValueError as error:

@@ -3,5 +3,5 @@
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-"""The core of gRPC reads it when it is first imported, by whomever: its own lines repeat what is raised, and strangers
-could fill a log with them."""
+"""gRPC's core reads this when it is first imported, whoever imports it. Its own log lines repeat what is raised, so
+strangers could fill a log with them."""

@@ -1,7 +1,7 @@
-"""How long certificates hold, and why one was refused; files of TLS that are followed while a process runs.
+"""Certificate lifetimes, why a certificate was refused, and TLS files that are reloaded while a process runs.
 
-Servers and clients may run longer than a certificate lives. So every handshake looks whether the files behind it were
-replaced, and what a server serves is told in its log when it comes near its end.
+Servers and clients may outlive a certificate. So every handshake checks whether the files behind it were replaced, and a
+server logs that its certificate is about to expire.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from shared.runtime.errors import CounterfoilError
 from shared.runtime.printable import printable
 
 WARN_BEFORE: Final = timedelta(days=14)
-"""How long before its end a certificate is told; for one that lives less than four times that, a quarter of its life."""
+"""How long before its expiry a certificate is logged; for one that lives less than four times that, a quarter of its life."""
 TELL_EVERY: Final = timedelta(days=1)
 NAMES_SHOWN: Final = 8
 _EXPIRED, _NOT_YET, _WRONG_NAMES = 10, 9, frozenset({62, 64})
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """From when until when a certificate holds."""
+    """A certificate's validity period."""
 
     begin: datetime
     end: datetime
@@ -44,11 +44,11 @@ class Life:
         return cls(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
     def holds(self, now: datetime) -> bool:
-        """Tell whether the certificate is valid at a time."""
+        """Return whether the certificate is valid at a time."""
         return self.begin <= now <= self.end
 
     def warning(self, now: datetime) -> str | None:
-        """Say that it does not hold, or that it soon will not; None while there is time."""
+        """Return a warning that it is not valid, or soon will not be; None while there is time."""
         clock = f"this machine's clock says {_shown(now)}"
         if now < self.begin:
             return f"is not valid before {_shown(self.begin)}; {clock}"
@@ -60,7 +60,7 @@ class Life:
 
 
 def life_of(path: Path) -> Life | None:
-    """Return the life of the first certificate in a PEM file; None where there is none that can be read."""
+    """Return the life of the first certificate in a PEM file; None if there is no readable one."""
     try:
         return Life.of(x509.load_pem_x509_certificate(path.read_bytes()))
     except (OSError, ValueError):
@@ -74,30 +74,29 @@ def why_refused(
     authority: Path,
     now: datetime,
 ) -> str:
-    """Say why the certificate (DER, where it is known) of `who` was refused, and what to do about it."""
+    """Return why the certificate of `who` (DER, if known) was refused, and what to do about it."""
     read = None
     with contextlib.suppress(ValueError):
         read = x509.load_der_x509_certificate(certificate) if certificate else None
     about = f"the certificate of {who}"
     if error.verify_code in {_EXPIRED, _NOT_YET}:
         said = Life.of(read).warning(now) if read is not None else None
-        return f"{about} {said or error.verify_message}. Whoever runs it has to renew it, or set a clock."
+        return f"{about} {said or error.verify_message}. Its operator has to renew it, or a clock is wrong."
     if error.verify_code in _WRONG_NAMES:
         names = _names(read)
         shown = f": {', '.join(names)}" if names else ""
         return (
-            f"{about} is for other names{shown}. Use one of them, or have it issued for this one."
+            f"{about} is for other names{shown}. Use one of them, or have it reissued for this one."
         )
     return (
         f"{about} is signed by an authority that {authority} does not hold ({error.verify_message})."
-        " Take the authority's file from whoever runs it, or look whose address it is."
+        " Get the authority's file from the server's operator, or check whose address it is."
     )
 
 
 def how_it_failed(error: BaseException) -> str:
-    """Return what a connection's failure was: the refusal of a certificate in its words, else the name of the error.
-
-    What else libraries put into their messages is not told: it may hold what was sent.
+    """Describe a connection's failure: the refusal of a certificate in its own words, else the error's name.
+    Anything else that libraries put into their messages is withheld: it may contain what was sent.
     """
     seen: BaseException | None = error
     for _ in range(8):
@@ -108,10 +107,9 @@ def how_it_failed(error: BaseException) -> str:
 
 
 class Followed(Generic[T]):
-    """What is made of files, and made anew when one of them was replaced. Any thread may ask.
-
-    Files that cannot be used are told once, and what was made before is kept. That one of a pair was replaced and the
-    other not yet is nothing to tell: only what is still so when somebody asks again is.
+    """A value built from files, and rebuilt when one of them is replaced. Thread-safe.
+    Unusable files are logged once, and the previous value is kept. A pair of which only one file has been replaced so far is
+    not logged unless that is still so at the next call.
     """
 
     def __init__(self, files: Sequence[Path], make: Callable[[], T]) -> None:
@@ -123,7 +121,7 @@ class Followed(Generic[T]):
         self._made = make()
 
     def current(self) -> T:
-        """Return what the files make now."""
+        """Return the value built from the files as they are now."""
         stamp = self._look()
         with self._lock:
             if stamp != self._stamp:
@@ -133,7 +131,7 @@ class Followed(Generic[T]):
                 except CounterfoilError as error:
                     self._failure = error
             elif self._failure is not None:
-                _log.warning("the files that were replaced are not used: %s", self._failure)
+                _log.warning("the replaced files cannot be used: %s", self._failure)
                 self._failure = None
             return self._made
 
@@ -150,7 +148,7 @@ class Followed(Generic[T]):
 
 
 class Teller:
-    """Logs what is to be known about a certificate that is served: at once, and then once a day."""
+    """Logs warnings about the served certificate: at once, and then once a day."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -172,7 +170,7 @@ class Teller:
 
 
 class TrustingContext(ssl.SSLContext):
-    """A client's context that follows the file of its authority, and names the cause when it refuses a certificate."""
+    """A client's context that reloads its authority's file, and names the cause when it refuses a certificate."""
 
     _followed: Followed[ssl.SSLContext]
     _protocols: list[str] | None = None
@@ -180,7 +178,7 @@ class TrustingContext(ssl.SSLContext):
 
     @classmethod
     def of(cls, authority: Path, make: Callable[[], ssl.SSLContext]) -> "TrustingContext":
-        """Return a context like those that `make` makes of `authority`, all of which are instances of this class."""
+        """Return a context as `make` builds it from `authority`; all of them are instances of this class."""
         followed = Followed([authority], make)
         context = followed.current()
         assert isinstance(context, cls)
@@ -188,18 +186,18 @@ class TrustingContext(ssl.SSLContext):
         return context
 
     def set_alpn_protocols(self, alpn_protocols: Any) -> None:
-        """Set what is offered, also by a context that takes this one's place."""
+        """Set what is offered, including by a context that replaces this one."""
         self._protocols = list(alpn_protocols)
         super().set_alpn_protocols(alpn_protocols)
 
     def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket, trusting what the file holds now."""
+        """Wrap a socket, trusting the file's present content."""
         if (context := self._now()) is not self:
             return context.wrap_socket(*arguments, **options)
         return super().wrap_socket(*arguments, **options)
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        """Wrap buffers, trusting what the file holds now."""
+        """Wrap buffers, trusting the file's present content."""
         if (context := self._now()) is not self:
             return context.wrap_bio(*arguments, **options)
         return super().wrap_bio(*arguments, **options)
@@ -228,7 +226,7 @@ class _Socket(ssl.SSLSocket):
 
 
 class _Buffers(ssl.SSLObject):
-    """Likewise for event loops."""
+    """The same for event loops."""
 
     def do_handshake(self) -> None:
         try:
@@ -245,7 +243,7 @@ TrustingContext.sslobject_class = _Buffers
 def _name_the_cause(
     error: ssl.SSLCertVerificationError, connection: ssl.SSLSocket | ssl.SSLObject, who: str
 ) -> None:
-    """Replace the text of a refusal by the sentence that says why."""
+    """Replace the text of a refusal with the sentence that says why."""
     context = connection.context
     if isinstance(context, TrustingContext):
         said = why_refused(error, _shown_by(connection), who, context.authority, datetime.now(UTC))
@@ -254,7 +252,7 @@ def _name_the_cause(
 
 
 def _shown_by(connection: ssl.SSLSocket | ssl.SSLObject) -> bytes | None:
-    """Return the certificate (DER) that a peer showed, although it was refused; None where it cannot be told."""
+    """Return the certificate (DER) that a peer showed, even if it was refused; None if it is not available."""
     chain = getattr(connection, "get_unverified_chain", None)
     try:
         if chain is not None:  # Python 3.13

@@ -1,7 +1,7 @@
-"""Channels of gRPC that outlive a certificate authority's file, and that say why a server was refused.
+"""gRPC channels that outlive a certificate authority's file, and that say why a server was refused.
 
-A channel of the core keeps the authority that it was made with. These make another one when the file was replaced; calls
-that are under way end on the old one.
+A core channel keeps the authority that it was created with. These create a new one when the file is replaced; calls in
+flight finish on the old one.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from shared.runtime.tls import client_context
 
 PROBE_S: Final = 2.0
 REFUSED: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
-"""What the core says where our side refused the server's certificate."""
+"""What the core says when our side refused the server's certificate."""
 
 Options = list[tuple[str, int]]
 
 
 def credentials(ca_file: Path) -> grpc.ChannelCredentials:
-    """Return credentials that trust the authority in `ca_file` only; CONFIGURATION if it cannot be read."""
+    """Return credentials that trust only the authority in `ca_file`; CONFIGURATION if it cannot be read."""
     try:
         return grpc.ssl_channel_credentials(root_certificates=ca_file.read_bytes())
     except OSError as error:
@@ -39,7 +39,7 @@ def credentials(ca_file: Path) -> grpc.ChannelCredentials:
 
 
 def refusal(target: str, ca_file: Path) -> str | None:
-    """Shake hands with a server and say why its certificate is refused; None if it is not, or nobody answers."""
+    """Perform a handshake and return why the server's certificate is refused; None if it is not, or nobody answers."""
     try:
         host, port = split_address(target)
         with (
@@ -54,7 +54,7 @@ def refusal(target: str, ca_file: Path) -> str | None:
 
 
 class _Channels:
-    """The channels of one target: the present one is for the authority that the file holds now."""
+    """The channels of one target: the current one is for the authority that is in the file now."""
 
     def __init__(self, target: str, ca_file: Path, make: Callable[[], Any]) -> None:
         self.target, self.ca_file = target, ca_file
@@ -70,7 +70,7 @@ class _Channels:
         return self._followed.current()
 
     def explained(self, error: grpc.RpcError) -> grpc.RpcError:
-        """Return the error of a call, with the cause where the server's certificate was refused. Blocks."""
+        """Return a call's error, with the cause if the server's certificate was refused. Blocks."""
         if not _is_refusal(error):
             return error
         said = refusal(self.target, self.ca_file)
@@ -82,7 +82,7 @@ class _Channels:
 
 
 class _Method:
-    """One method of a channel, on whichever channel is the present one."""
+    """One method of a channel, on whichever channel is current."""
 
     def __init__(self, channels: _Channels, kind: str, arguments: Any, options: Any) -> None:
         self._channels = channels
@@ -116,7 +116,7 @@ class _AioMethod(_Method):
 
 
 class _Call:
-    """A call under way; everything but its failure is as the core has it."""
+    """A call in flight; everything but its failure is the core's."""
 
     def __init__(self, call: Any, channels: _Channels) -> None:
         self._call = call
@@ -153,7 +153,7 @@ class _Call:
                 raise
             explained = await asyncio.to_thread(self._channels.explained, error)
             raise explained from error
-        except BaseException:  # whoever waits was cancelled, or wants no more answers
+        except BaseException:  # the waiter was cancelled, or wants no more answers
             self._call.cancel()
             raise
 
@@ -182,7 +182,7 @@ class _Methods:
 
 
 class BlockingChannel(_Methods, grpc.Channel):
-    """A blocking channel to host:port that follows the authority's file."""
+    """A blocking channel to host:port that reloads the authority's file."""
 
     _method = _BlockingMethod
 
@@ -194,11 +194,11 @@ class BlockingChannel(_Methods, grpc.Channel):
         )
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
-        """Have the present channel's state told."""
+        """Subscribe to the current channel's state."""
         self._channels.current().subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Any) -> None:
-        """Have it told no more."""
+        """Cancel a subscription."""
         for channel in self._channels.made:
             channel.unsubscribe(callback)
 
@@ -215,7 +215,7 @@ class BlockingChannel(_Methods, grpc.Channel):
 
 
 class AioChannel(_Methods, grpc.aio.Channel):
-    """A channel of asyncio to host:port that follows the authority's file."""
+    """An asyncio channel to host:port that reloads the authority's file."""
 
     _method = _AioMethod
 
@@ -227,20 +227,20 @@ class AioChannel(_Methods, grpc.aio.Channel):
         )
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Return the present channel's state."""
+        """Return the current channel's state."""
         state: grpc.ChannelConnectivity = self._channels.current().get_state(try_to_connect)
         return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Return when the present channel's state is another."""
+        """Return when the current channel's state has changed."""
         await self._channels.current().wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Return when the present channel is connected."""
+        """Return when the current channel is connected."""
         await self._channels.current().channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        """End all calls, those within `grace` seconds orderly."""
+        """End all calls, letting them finish for `grace` seconds."""
         for channel in self._channels.made:
             await channel.close(grace)
 

@@ -1,8 +1,8 @@
 """The root of the command line: `counterfoil <command> …`.
 
-Commands come from the entry points of group `counterfoil.commands`, so each layer registers its own;
+Commands come from the entry points of the group `counterfoil.commands`, so each layer registers its own;
 the name `audit.witness` puts a command into the group `audit`. A command's module is imported when it
-is invoked or listed, and imports whatever is heavy only inside its functions.
+is invoked or listed, and imports heavy packages only inside its functions.
 
 Failures end here: one paragraph on standard error, and an exit code that scripts can use (`EXIT_CODES`).
 A command may also return its exit code.
@@ -28,7 +28,7 @@ INTERRUPTED: Final = 130
 USAGE: Final = 2
 
 EXIT_CODES: Final[Mapping[Code, int]] = {
-    # 2: the command or its configuration asks for what cannot be
+    # 2: the command or its configuration asks for something impossible
     Code.CONFIGURATION: USAGE,
     Code.INVALID_ARGUMENT: USAGE,
     Code.UNSUPPORTED: USAGE,
@@ -44,7 +44,7 @@ EXIT_CODES: Final[Mapping[Code, int]] = {
     Code.NOT_WITNESSED: 3,
     Code.COMMITMENT_MISMATCH: 3,
     Code.CORRUPT: 3,
-    # 4: not there, or not for you
+    # 4: not found, or not permitted
     Code.NOT_FOUND: 4,
     Code.ERASED: 4,
     Code.UNKNOWN_MODEL: 4,
@@ -57,7 +57,7 @@ EXIT_CODES: Final[Mapping[Code, int]] = {
     Code.OVERLOADED: 5,
     Code.QUOTA: 5,
     Code.DEADLINE: 5,
-    # 6: the present state does not permit it
+    # 6: conflicts with the present state
     Code.CONFLICT: 6,
     Code.REPLAYED: 6,
     Code.EXPIRED: 6,
@@ -72,7 +72,7 @@ EPILOG: Final = (
 )
 
 EXPORTED: Final = (
-    "`counterfoil up` prints the `export` lines that set this variable and its like, to copy."
+    "`counterfoil up` prints `export` lines that set this variable and others, to copy."
 )
 
 _log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ _log = logging.getLogger(__name__)
 class LazyGroup(click.Group):
     """A group whose members are entry points, loaded when they are needed.
 
-    A name with a dot belongs to the group before the dot; a group that is an entry point itself gets
-    such members added.
+    A name with a dot belongs to the group before the dot; such members are also added to a group that is
+    an entry point itself.
     """
 
     def __init__(self, *, entries: Mapping[str, metadata.EntryPoint], **attributes: Any) -> None:
@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a member, importing its module now."""
+        """Return a member, importing its module."""
         prefix = f"{cmd_name}."
         nested = {
             name.removeprefix(prefix): entry
@@ -128,7 +128,7 @@ def _load(name: str, entry: metadata.EntryPoint) -> click.Command:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str | None:
-    """Return the package that is not installed; None where a module of our own is missing."""
+    """Return the package that is not installed; None if a module of our own is missing."""
     missing = (error.name or "a package").partition(".")[0]
     return (
         None if missing in {"shared", "execution_layer", "audit_layer", "migrations"} else missing
@@ -175,7 +175,7 @@ def _configure(
 
 
 def _command_name(ctx: click.Context) -> str:
-    """Return the words that name the command that is about to run, such as `audit worker`; no argument of it."""
+    """Return the words that name the command about to run, such as `audit worker`, without its arguments."""
     words: list[str] = []
     given: Sequence[str] = ctx.obj or ()
     command: click.Command | None = ctx.command
@@ -203,7 +203,7 @@ def root() -> click.Group:
             click.Option(
                 ["--log-name"],
                 envvar="COUNTERFOIL_LOG_NAME",
-                help="What the lines of this process call it [default: the command].",
+                help="Name of this process in its log lines [default: the command].",
             ),
             click.Option(
                 ["--log-level"],
@@ -211,7 +211,7 @@ def root() -> click.Group:
                 default="info",
                 envvar="COUNTERFOIL_LOG_LEVEL",
                 show_default=True,
-                help="The least severe lines to log on standard error.",
+                help="Lowest severity to log on standard error.",
             ),
             click.Option(
                 ["--log-format"],
@@ -219,13 +219,13 @@ def root() -> click.Group:
                 default="auto",
                 envvar="COUNTERFOIL_LOG_FORMAT",
                 show_default=True,
-                help="auto: text to a terminal, JSON elsewhere.",
+                help="auto: text on a terminal, JSON elsewhere.",
             ),
             click.Option(
                 ["--traceback"],
                 is_flag=True,
                 envvar="COUNTERFOIL_TRACEBACK",
-                help="Show where in the program an error arose.",
+                help="Show where in the program an error was raised.",
             ),
             click.Option(
                 ["--version"],
@@ -246,14 +246,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = run(root(), given)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1  # as click has it when the pipe breaks earlier
+        code = 1  # click's own code when the pipe breaks earlier
     sys.exit(code)
 
 
 def settle_streams() -> None:
-    """Make text UTF-8 whatever the locale says; a terminal keeps its encoding, and shows `?` for what it lacks."""
+    """Use UTF-8 whatever the locale says; a terminal keeps its encoding, and shows `?` for what it cannot encode."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue
@@ -303,48 +303,48 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
 
 
 def _is_exported(parameter: click.Parameter | None) -> bool:
-    """Say whether a variable of ours can give this option."""
+    """Return whether one of our variables can set this option."""
     variable = None if parameter is None else parameter.envvar
     return isinstance(variable, str) and variable.startswith("COUNTERFOIL_")
 
 
 def _check_text(arguments: Sequence[str]) -> None:
-    """Refuse arguments that are no text: they could be neither sent nor written into a configuration."""
+    """Refuse arguments that are not text: they could be neither sent nor written to a configuration."""
     for number, argument in enumerate(arguments, 1):
         if not is_text(argument):
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
                 f"argument {number} is not UTF-8 text: {os.fsencode(argument)!r}",
-                remedy="Write it in UTF-8; rename a file or folder that is named so."
+                remedy="Write it in UTF-8; rename a file or folder that has this name."
                 if sys.getfilesystemencoding() == "utf-8"
-                else "Choose a UTF-8 locale: with this one Python takes no other text than its own.",
+                else "Choose a UTF-8 locale: with this one, Python accepts text in its own encoding only.",
             )
 
 
 def _of_the_input(error: Exception) -> CounterfoilError | None:
-    """Return the error of whoever called us: input that is no text, a file that cannot be used, a full disk."""
+    """Return the error if the caller caused it: input that is not text, an unusable file, a full disk."""
     if isinstance(error, UnicodeError):
         why = (
-            f"{error.reason} at place {error.start}"
+            f"{error.reason} at position {error.start}"
             if isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
             else str(error)
         )
         return CounterfoilError(
             Code.INVALID_ARGUMENT,
-            f"what was given is not UTF-8 text ({why})",
+            f"the input is not UTF-8 text ({why})",
             remedy="Write it in UTF-8.",
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return CounterfoilError(
             Code.UNAVAILABLE,
             f"there is no space left {f'for {error.filename}' if error.filename else 'on the disk'}",
-            remedy="Make room, and run it again.",
+            remedy="Free some space, and run it again.",
         )
     if isinstance(error, OSError) and error.filename is not None:
         return CounterfoilError(
             Code.CONFIGURATION,
             f"{error.filename} cannot be used: {error.strerror}",
-            remedy="Correct its name, or who may use it.",
+            remedy="Correct its name or its permissions.",
         )
     return None
 
@@ -360,7 +360,7 @@ def _not_installed(what: str, missing: str, remedy: str) -> CounterfoilError:
 def _show(
     error: CounterfoilError, arguments: Sequence[str], cause: BaseException | None = None
 ) -> None:
-    """Print what was wrong, where, and what to do next; the traceback if it is wanted."""
+    """Print what went wrong, where, and what to do next; the traceback if requested."""
     if "--traceback" in arguments or os.environ.get("COUNTERFOIL_TRACEBACK"):
         import traceback  # noqa: PLC0415  # rarely needed
 
@@ -368,7 +368,7 @@ def _show(
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
     remedy = error.remedy
     if remedy is None and cause is not None:
-        remedy = "Run again with `counterfoil --traceback …` to see where it arose."
+        remedy = "Run again with `counterfoil --traceback …` to see where it was raised."
     told = "\n".join(sentences(error.detail, remedy))
     click.secho(for_terminal(told), fg="red", err=True)
 

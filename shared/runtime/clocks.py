@@ -1,4 +1,4 @@
-"""Clocks that disagree, named as such: a time that does not fit is told beside the clock that it was held against."""
+"""Clocks that disagree: a time that is out of range is reported with the clock that it was compared to."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,9 @@ from typing import Final
 from shared.runtime.errors import Code, CounterfoilError, sentences
 
 CLOCK: Final = "clock_ms"
-"""Name, in an error's metadata, of what the refusing party's clock said (milliseconds since 1970, UTC)."""
+"""Key, in an error's metadata, of the refusing party's clock (milliseconds since 1970, UTC)."""
 TOLERATED_MS: Final = 30_000
-"""Clocks that are closer together are not said to differ: a call takes a while."""
+"""Smaller differences between clocks are not reported: a call takes a while."""
 _LATEST_MS: Final = 253_402_300_799_999
 
 
@@ -22,9 +22,8 @@ def untimely(
     remedy: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> CounterfoilError:
-    """Return the error about a time that is past, or still to come.
-
-    `what` ends before the time, as in "the order expired at". The other side learns what this clock says.
+    """Return the error about a time that is in the past or in the future.
+    `what` ends before the time, as in "the order expired at". The other side learns this clock's time.
     """
     side = "later" if now_ms >= at_ms else "earlier"
     return CounterfoilError(
@@ -36,7 +35,7 @@ def untimely(
 
 
 def compared(error: CounterfoilError, now_ms: int) -> CounterfoilError:
-    """Return a peer's error, with the difference of the clocks where that is what is wrong."""
+    """Return a peer's error, with the difference between the clocks if that is the cause."""
     text = error.metadata.get(CLOCK, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         return error
@@ -55,7 +54,7 @@ def compared(error: CounterfoilError, now_ms: int) -> CounterfoilError:
 
 
 def shown(ms: int) -> str:
-    """Return a time for people, to the second; what no calendar has as the number that it is."""
+    """Return a time for people, to the second; a value outside the calendar as a plain number."""
     if not 0 <= ms <= _LATEST_MS:
         return f"{ms} ms"
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
@@ -63,7 +62,7 @@ def shown(ms: int) -> str:
 
 
 def span(ms: int) -> str:
-    """Return how long that is, in its two largest units."""
+    """Return a duration in its two largest units."""
     seconds = abs(ms) // 1000
     parts: list[str] = []
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):

@@ -1,7 +1,7 @@
 """Configuration: one TOML file per process, read into a frozen pydantic model.
 
-Unknown keys are errors, and every problem of a file is told at once. Secrets are never inline: a
-setting names a file (`read_secret`). Relative paths are relative to the folder of the file.
+Unknown keys are errors, and all problems in a file are reported together. Secrets are never inline: a
+setting names a file (`read_secret`). Relative paths are relative to the file's folder.
 """
 
 import difflib
@@ -35,7 +35,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _resolve(cls, value: Any, info: ValidationInfo) -> Any:
-        """Anchor relative paths at the folder of the file that is being loaded."""
+        """Resolve relative paths against the folder of the file being loaded."""
         folder = (info.context or {}).get("folder")
         return value if folder is None else _anchored(value, folder)
 
@@ -44,10 +44,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(kind: type[S], path: Path, *, env_prefix: str | None = None) -> S:
-    """Read `path` as a `kind`; raise CONFIGURATION with all that is wrong with it.
+    """Read `path` as a `kind`; raise CONFIGURATION listing all problems.
 
-    With `env_prefix` = "COUNTERFOIL", the variable COUNTERFOIL_<SECTION>_<KEY> overrides `key` of the
-    table `section`, and COUNTERFOIL_<KEY> a key of the top level; arrays are written as in TOML.
+    With `env_prefix` = "COUNTERFOIL", the variable COUNTERFOIL_<SECTION>_<KEY> overrides `key` in the
+    table `section`, and COUNTERFOIL_<KEY> a top-level key; arrays are written as in TOML.
     """
     values = _read_toml(path)
     if env_prefix is not None:
@@ -60,9 +60,8 @@ def load(kind: type[S], path: Path, *, env_prefix: str | None = None) -> S:
 def checked(
     kind: type[S], values: Mapping[str, Any], source: str, *, folder: Path | None = None
 ) -> S:
-    """Return the settings of values; CONFIGURATION says what is wrong with them and which `source` they have.
-
-    Relative paths are anchored at `folder`, and left as they are without one.
+    """Return the settings in `values`; CONFIGURATION lists their problems and names their `source`.
+    Relative paths are resolved against `folder`, or left as they are if there is none.
     """
     try:
         return kind.model_validate(dict(values), context={"folder": folder})
@@ -72,27 +71,26 @@ def checked(
             Code.CONFIGURATION,
             f"{source} cannot be used:\n" + "\n".join(f"  {problem}" for problem in problems),
             remedy="Correct it and start again.",
-        ) from None  # the cause would repeat the values, which are not ours to show
+        ) from None  # the cause would repeat the values, which must not be shown
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file that a command was given; CONFIGURATION for anything else."""
+    """Return the object in a JSON file named on the command line; CONFIGURATION for anything else."""
     data = read_bounded(path, MAX_BYTES)
     try:
         found = json.loads(data) if len(data) <= MAX_BYTES else None
     except (ValueError, RecursionError) as error:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} cannot be read as JSON") from error
     if not isinstance(found, dict):
-        raise CounterfoilError(Code.CONFIGURATION, f"{path} is no JSON object of at most 1 MiB")
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} is not a JSON object of at most 1 MiB")
     return found
 
 
 def read_bounded(
     path: Path, most: int, *, code: Code = Code.CONFIGURATION, regular: bool = False
 ) -> bytes:
-    """Return a file's first `most` + 1 bytes, so that a parser sees what is too long; `code` if it cannot be read.
-
-    `regular` is for folders that come from strangers: see `open_regular`.
+    """Return a file's first `most` + 1 bytes, so that a parser can see that it is too long; `code` if it cannot be read.
+    `regular` is for folders received from strangers: see `open_regular`.
     """
     try:
         with open_regular(path) if regular else path.open("rb") as file:
@@ -102,16 +100,16 @@ def read_bounded(
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, also through links; OSError for a FIFO, which may wait for ever, a device or a folder."""
+    """Open a regular file, following links; OSError for a FIFO (which may block forever), a device or a folder."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
 def read_secret(path: Path) -> str:
-    """Return the text of a secret's file without the newline at its end; others must not reach it."""
+    """Return the text of a secret file without its trailing newline; other users must have no access to it."""
     check_private(path)
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n")
@@ -120,7 +118,7 @@ def read_secret(path: Path) -> str:
 
 
 def check_private(path: Path) -> None:
-    """Raise CONFIGURATION unless `path` is a file that only its owner can write and no stranger read."""
+    """Raise CONFIGURATION unless `path` is a file that only its owner can write and no stranger can read."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -168,7 +166,7 @@ def _anchored(value: Any, folder: Path) -> Any:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that a field's annotation names, also within unions and lists."""
+    """Return the models that a field's annotation names, including within unions and lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, types.UnionType, Annotated, list, tuple, dict}:
@@ -179,7 +177,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _variables(
     kind: type[BaseModel], prefix: str, keys: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield (variable, path of keys) for every setting that is not in an array."""
+    """Yield (variable, key path) for every setting that is not in an array."""
     for name, field in kind.model_fields.items():
         path = (*keys, field.alias or name)
         tables = [] if get_origin(field.annotation) is list else _models(field.annotation)
@@ -194,13 +192,13 @@ def _override(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for table in tables:
         nested = values.setdefault(table, {})
         if not isinstance(nested, dict):
-            return  # validation tells what is wrong with the file
+            return  # validation reports what is wrong with the file
         values = nested
     values[last] = value
 
 
 def _literal(text: str) -> Any:
-    """Return arrays and inline tables as TOML reads them, anything else as text for the model to convert."""
+    """Parse arrays and inline tables as TOML; return anything else as text for the model to convert."""
     if text.startswith(("[", "{")):
         try:
             return tomllib.loads(f"value = {text}")["value"]
@@ -237,7 +235,7 @@ def to_toml(settings: Settings) -> str:
 
 
 def _table(settings: BaseModel, keys: tuple[str, ...]) -> Iterator[str]:
-    """Yield lines: plain values first, then tables, as TOML needs it. Absent settings are left out."""
+    """Yield lines: plain values first, then tables, as TOML requires. Absent settings are omitted."""
     kind = type(settings)
     tables: list[tuple[str, BaseModel, bool]] = []
     for name, field in kind.model_fields.items():

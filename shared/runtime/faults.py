@@ -2,9 +2,9 @@
 
 `COUNTERFOIL_FAULT=name:kill` ends the process by SIGKILL when it reaches the point `name`;
 `name:raise` raises `InjectedFault` there; a third part, `name:kill:3`, waits for the third time.
-Without the variable a point costs one look into the environment and does nothing. Whoever can set
-a process's environment can end it anyway, so the switch grants nothing new; it is logged when it
-acts.
+Without the variable a point costs one environment lookup and does nothing. Anybody who can set a
+process's environment can kill it anyway, so the switch grants nothing new; it is logged when it
+takes effect.
 """
 
 import logging
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 _reached: Counter[str] = Counter()
 
 
-class InjectedFault(Exception):  # noqa: N818 - it is no error of the program
-    """Raised at a fault point on request of a test."""
+class InjectedFault(Exception):  # noqa: N818 - it is not an error of the program
+    """Raised at a fault point at the request of a test."""
 
 
 def fault_point(name: str) -> None:
-    """Die or raise here if the environment asks for it; else do nothing."""
+    """Die or raise here if the environment says so; otherwise do nothing."""
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return

@@ -1,7 +1,6 @@
-"""gRPC as every server and client of ours speaks it: TLS always, deadlines always, rich errors.
-
-What servicers raise, `shared.runtime.interceptor` turns into a rich status; `error_from_rpc` turns that
-back on the other side.
+"""gRPC as all our servers and clients speak it: TLS always, deadlines always, rich errors.
+`shared.runtime.interceptor` turns what servicers raise into a rich status; `error_from_rpc` turns that
+back into the error on the other side.
 """
 
 import asyncio
@@ -30,14 +29,14 @@ from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic
 
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 LONGEST_BACKOFF_MS: Final = 5000
-"""Between attempts to reach a server that is away; the library's own two minutes would outlast most outages."""
+"""Time between attempts to reach an absent server; the library's own two minutes would outlast most outages."""
 TELL_S: Final = 2.0
-"""How long telling the health of a server may take."""
+"""How long reporting a server's health may take."""
 _METADATA_BYTES: Final = 8192
 _IDLE_MS, _AGE_MS = 15 * 60_000, 60 * 60_000
-"""A connection without calls is closed after the one, any after the other; calls in flight end first, clients connect again."""
+"""Ages at which an idle connection, and any connection, is closed; calls in flight finish first, and clients reconnect."""
 _KEEPALIVE_MS, _KEEPALIVE_ANSWER_MS, _PING_EVERY_MS = 120_000, 20_000, 10_000
-"""How we find out that a peer is gone; and how often a client may ping before it is told to be calm."""
+"""How we detect that a peer is gone; and how often a client may ping before it is told to calm down."""
 
 _FROM_STATUS: Final[Mapping[grpc.StatusCode, Code]] = {
     grpc.StatusCode.CANCELLED: Code.CANCELLED,
@@ -72,7 +71,7 @@ class RpcServer:
     server: grpc.aio.Server
     host: str
     port: int
-    """The port that was bound, also when port 0 was asked for."""
+    """The bound port, even if port 0 was requested."""
     _services: tuple[str, ...]
     _health: Any = field(default=None, repr=False)
 
@@ -87,7 +86,7 @@ class RpcServer:
         await self.set_serving(True)
 
     async def set_serving(self, serving: bool) -> None:
-        """Tell health checks whether to send work here; draining says no before it stops."""
+        """Set what health checks report; a draining server reports no before it stops."""
         if self._health is None:
             return
         from grpc_health.v1 import health_pb2  # noqa: PLC0415  # an extra that clients lack
@@ -102,18 +101,18 @@ class RpcServer:
         await _told(tell())
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Report not serving, refuse new calls, and let calls in flight end within `grace_s` seconds."""
+        """Report not serving, refuse new calls, and let calls in flight finish for up to `grace_s` seconds."""
         if self._health is not None:
             await _told(self._health.enter_graceful_shutdown())
         await self.server.stop(grace_s)
 
 
 async def _told(telling: Coroutine[Any, Any, None]) -> None:
-    """Wait until those who watch were told, but not for one that does not read: draining and stopping go on."""
+    """Wait until all watchers were notified, except those that do not read: draining and stopping must go on."""
     try:
         await asyncio.wait_for(telling, TELL_S)
     except TimeoutError:
-        _log.warning("a client that watches this server's health does not read what it is told")
+        _log.warning("a client that watches this server's health does not read its messages")
 
 
 def build_server(
@@ -129,16 +128,15 @@ def build_server(
 ) -> RpcServer:
     """Bind an asyncio server to `address` (host:port); call within the running loop, then `start()`.
 
-    `max_message_bytes` bounds what is received, `traffic` who may call how often. `interceptors` run inside ours, so what
-    they raise is mapped too. Raises CONFIGURATION when the
-    address cannot be bound.
+    `max_message_bytes` bounds received messages, `traffic` the rate of calls. `interceptors` run inside ours, so what they
+    raise is mapped too. Raises CONFIGURATION if the address cannot be bound.
     """
     host, port = split_address(address)
     traffic = traffic or Traffic()
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(Gate(traffic)), *interceptors],
         options=[
-            ("grpc.so_reuseport", 0),  # two servers on one port would share its calls unseen
+            ("grpc.so_reuseport", 0),  # two servers on one port would silently share its calls
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             *_server_options(traffic),
@@ -162,14 +160,14 @@ def build_server(
     except RuntimeError as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"the address {address} is in use or not this machine's",
+            f"the address {address} is in use or does not belong to this machine",
             remedy="Stop what listens there, or choose another port (0 takes any free one).",
         ) from error
     return RpcServer(server, host, bound or port, names, servicer)
 
 
 def _server_options(traffic: Traffic) -> list[tuple[str, int]]:
-    """Return what the core enforces before a handler knows of a call."""
+    """Return the limits that the core enforces before a handler sees a call."""
     return [
         ("grpc.max_allowed_incoming_connections", traffic.connections),
         ("grpc.max_concurrent_streams", traffic.streams_per_connection),
@@ -188,13 +186,13 @@ def _server_options(traffic: Traffic) -> list[tuple[str, int]]:
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Return credentials from a server's certificate and key; the core speaks TLS 1.2 and 1.3 only.
 
-    Each handshake uses what the files hold at its time. CONFIGURATION when they do not fit each other.
+    Each handshake uses the files as they are at that time. CONFIGURATION if they do not match.
     """
 
     def make() -> tuple[bytes, bytes]:
         loaded_context(
             files
-        )  # the core would take a pair that does not fit, and fail at every handshake
+        )  # the core would accept a mismatched pair, and fail at every handshake
         try:
             return files.key.read_bytes(), files.cert.read_bytes()
         except OSError as error:
@@ -206,14 +204,13 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     replaced = Replaced(current)
     return grpc.dynamic_ssl_server_credentials(
         grpc.ssl_server_certificate_configuration([replaced.first]),
-        replaced,  # type: ignore[arg-type]  # None is "no change", says its documentation
+        replaced,  # type: ignore[arg-type]  # None means "no change", according to its documentation
     )
 
 
 class Replaced:
-    """What the core asks at every handshake: a configuration when the pair was replaced, None when it is what is served.
-
-    The core owns the memory of what it is given and frees it, so nothing may be given to it twice.
+    """Called by the core at every handshake: returns a configuration if the pair was replaced, None if it is being served.
+    The core takes ownership of what it is given and frees it, so nothing may be given to it twice.
     """
 
     def __init__(self, current: Callable[[], tuple[bytes, bytes]]) -> None:
@@ -222,7 +219,7 @@ class Replaced:
         self._lock = threading.Lock()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what to serve from now on, or None."""
+        """Return the configuration to serve from now on, or None."""
         pair = self._current()
         with self._lock:
             if pair == self._given:
@@ -234,19 +231,19 @@ class Replaced:
 def secure_channel(
     target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.Channel:
-    """Return a blocking channel to host:port that trusts the authority in `ca_file` only."""
+    """Return a blocking channel to host:port that trusts only the authority in `ca_file`."""
     return BlockingChannel(target, ca_file, _channel_options(target, max_message_bytes))
 
 
 def secure_aio_channel(
     target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.aio.Channel:
-    """Return an asyncio channel to host:port that trusts the authority in `ca_file` only."""
+    """Return an asyncio channel to host:port that trusts only the authority in `ca_file`."""
     return AioChannel(target, ca_file, _channel_options(target, max_message_bytes))
 
 
 def serves(target: str, ca_file: Path, timeout_s: float = 3.0) -> bool | None:
-    """Ask a server's health service whether it takes work; None when it does not answer that. Blocks."""
+    """Ask a server's health service whether it accepts work; None if it does not answer. Blocks."""
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  # an extra that clients lack
     except ImportError:
@@ -261,9 +258,8 @@ def serves(target: str, ca_file: Path, timeout_s: float = 3.0) -> bool | None:
 
 
 def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilError:
-    """Return the error that a peer raised, or what the state of the call amounts to, told of `who` where it is given.
-
-    The text is the peer's: it is cut to a length and stripped of control characters.
+    """Return the error that a peer raised, or the one that the call's status amounts to; it names `who` if given.
+    The text is the peer's: it is truncated and stripped of control characters.
     """
     status = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
     text = _printable(error.details() or "") if status is not None else type(error).__name__
@@ -279,7 +275,7 @@ def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilE
         return CounterfoilError(
             fallback,
             f"{who} does not answer: {text}",
-            remedy="Check that it runs, and the address.",
+            remedy="Check that it is running, and the address.",
         )
     detail = text.removeprefix(code.value.message).strip() or text
     detail = detail if who is None else f"{who}: {detail}"
@@ -289,7 +285,7 @@ def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilE
 
 
 def _attached(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:
-    """Return our ErrorInfo and the retry delay in seconds, where the peer sent them."""
+    """Return our ErrorInfo and the retry delay in seconds, if the peer sent them."""
     info: error_details_pb2.ErrorInfo | None = None
     delay: float | None = None
     for packed in _status_details(error):

@@ -1,4 +1,4 @@
-"""HTTPS servers on FastAPI or Starlette: problem details for every error, and serving within a running loop."""
+"""HTTPS servers on FastAPI or Starlette: problem details for every error, served within a running loop."""
 
 import asyncio
 import contextlib
@@ -28,10 +28,10 @@ from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic, peer_of
 
 MAX_BODY_BYTES: Final = 4 * 2**20
 MAX_ANY_BODY_BYTES: Final = 8 * 2**20
-"""Longer than any route of ours takes; routes have bounds of their own."""
+"""More than any of our routes accepts; routes have bounds of their own."""
 PIECE_BYTES: Final = 64 * 2**10
 KEEP_ALIVE_S: Final = 20
-"""How long a connection may stay without a request; what its client has still to read must be through by then."""
+"""How long a connection may stay without a request; its client must have read the last response by then."""
 _FROM_STATUS: Final = {
     401: Code.UNAUTHENTICATED,
     403: Code.FORBIDDEN,
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def problem_response(error: CounterfoilError, *, http_status: int | None = None) -> JSONResponse:
-    """Return the answer that carries `error` (RFC 9457), under its code's status unless one is given."""
+    """Return the response that carries `error` (RFC 9457), with its code's status unless one is given."""
     status, headers, members = to_problem(error)
     if http_status is not None:
         status = members["status"] = http_status
@@ -54,7 +54,7 @@ def problem_response(error: CounterfoilError, *, http_status: int | None = None)
 
 
 def install_problem_handlers(app: FastAPI | Starlette) -> None:
-    """Make every error of `app` a problem document: ours, validation, routing, and the unforeseen."""
+    """Turn every error of `app` into a problem document: ours, validation, routing, and unexpected ones."""
 
     async def ours(_request: Request, error: Exception) -> Response:
         assert isinstance(error, CounterfoilError)
@@ -83,11 +83,11 @@ def install_problem_handlers(app: FastAPI | Starlette) -> None:
 
 
 async def limited_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the request's body; MALFORMED as soon as it is known to be longer than `max_bytes`."""
+    """Return the request's body; MALFORMED as soon as it is known to exceed `max_bytes`."""
     body = bytearray()
     if (announced := _announced(request.scope)) is not None and announced > max_bytes:
         raise CounterfoilError(
-            Code.MALFORMED, f"the body has {announced} bytes, more than {max_bytes}"
+            Code.MALFORMED, f"the body is {announced} bytes long, more than {max_bytes}"
         )
     async for chunk in request.stream():
         body += chunk
@@ -97,17 +97,16 @@ async def limited_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> byt
 
 
 def _announced(scope: Scope) -> int | None:
-    """Return the length of a request's body: 0 without one, None where it is sent in pieces."""
+    """Return the length of a request's body: 0 without one, None if it is sent in chunks."""
     headers = dict(scope["headers"])
     if (length := headers.get(b"content-length")) is not None:
-        return int(length)  # digits only: the parser has seen to it
+        return int(length)  # digits only: the parser has checked that
     return None if b"transfer-encoding" in headers else 0
 
 
 def in_pieces(send: Send) -> Send:
-    """Return a `send` that hands long bodies on in pieces, each when the client has read what went before.
-
-    A body in one piece counts as sent at once, and the connection would end as an idle one while a slow client reads.
+    """Return a `send` that passes long bodies on in pieces, each once the client has read the previous ones.
+    A body sent in one piece counts as sent immediately, and the connection would be closed as idle while a slow client reads.
     """
 
     async def sending(message: Message) -> None:
@@ -124,7 +123,7 @@ def in_pieces(send: Send) -> Send:
 
 
 class _GateMiddleware:
-    """Lets requests through the gate of their server."""
+    """Passes requests through their server's gate."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
@@ -159,7 +158,7 @@ class _GateMiddleware:
 
 
 class _IncidentMiddleware:
-    """Answers an exception that nobody foresaw with an incident id, and logs it under that id."""
+    """Answers an unexpected exception with an incident id, and logs it under that id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -186,11 +185,11 @@ class _IncidentMiddleware:
 
 @dataclass(slots=True)
 class HttpsServer:
-    """A server that answers until `stop` is awaited."""
+    """A server that runs until `stop` is awaited."""
 
     host: str
     port: int
-    """The port that was bound, also when port 0 was asked for."""
+    """The bound port, even if port 0 was requested."""
     _server: "_Server"
     _task: asyncio.Task[None]
 
@@ -200,7 +199,7 @@ class HttpsServer:
         return join_address(self.host, self.port)
 
     async def stop(self) -> None:
-        """Refuse new connections and return when requests in flight are answered, or the grace is over."""
+        """Refuse new connections and return when requests in flight are answered, or the grace period is over."""
         self._server.should_exit = True
         await self._task
 
@@ -215,9 +214,8 @@ async def serve_https(
 ) -> HttpsServer:
     """Serve `app` in the running loop over TLS 1.3; return once connections are accepted.
 
-    `traffic` bounds who may call how often, and how long a request may take to arrive.
-
-    Raises CONFIGURATION when the address cannot be bound or the certificate cannot be used.
+    `traffic` bounds the rate of calls, and how long a request may take to arrive.
+    Raises CONFIGURATION if the address cannot be bound or the certificate cannot be used.
     """
     context = server_context(tls)
     listener = bind(address)
@@ -247,7 +245,7 @@ async def serve_https(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn within our loop: signals stay with the process, readiness can be awaited, failures are raised."""
+    """uvicorn within our loop: signals are left to the process, readiness can be awaited, failures are raised."""
 
     def __init__(self, config: uvicorn.Config, context: ssl.SSLContext, gate: Gate) -> None:
         super().__init__(config)

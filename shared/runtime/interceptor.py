@@ -1,6 +1,5 @@
-"""What stands before every gRPC method of ours: limits, the deadline that each call needs, and rich errors.
-
-Servicers hold no try/except: they raise CounterfoilError, which becomes a `google.rpc.Status` with ErrorInfo {reason:
+"""What runs before every gRPC method of ours: limits, the mandatory deadline, and rich errors.
+Servicers contain no try/except: they raise CounterfoilError, which becomes a `google.rpc.Status` with ErrorInfo {reason:
 code, domain: "counterfoil", metadata} and RetryInfo. Any other exception is logged here under an incident id, which
 is all that the peer learns.
 """
@@ -36,7 +35,7 @@ Passing: TypeAlias = Callable[[Context], contextlib.AbstractAsyncContextManager[
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call pass the gate, requires a deadline of it, and turns what handlers raise into rich statuses."""
+    """Passes a call through the gate, requires a deadline, and turns what handlers raise into rich statuses."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -46,7 +45,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Wrap the method's handler; also what inner interceptors raise is mapped."""
+        """Wrap the method's handler; what inner interceptors raise is mapped as well."""
         name = handler_call_details.method
         try:
             handler = await continuation(handler_call_details)
@@ -59,7 +58,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _wrap(handler: Handler, passing: Passing) -> Handler:
-    """Return the handler with its behaviour within `passing`; the four shapes of a call are kept."""
+    """Return the handler with its behaviour wrapped in `passing`; the four kinds of call are preserved."""
     if handler.response_streaming:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
@@ -111,7 +110,7 @@ def _required(behaviour: Callable[..., Any] | None) -> Callable[..., Any]:
 async def _mapped(
     method: str, context: Context, passing: Passage, gate: Gate
 ) -> AsyncIterator[None]:
-    """Run a handler within `passing` and map what either raises. Cancellation passes through."""
+    """Run a handler within `passing` and map what either raises. Cancellation propagates."""
     try:
         async with passing(method, context, gate):
             yield
@@ -123,7 +122,7 @@ async def _mapped(
 
 @contextlib.asynccontextmanager
 async def _bounded(method: str, context: Context, gate: Gate) -> AsyncIterator[None]:
-    """A call of ours: it must say how long its caller waits."""
+    """A call of ours: it must have a deadline."""
     if context.time_remaining() is None:
         raise CounterfoilError(
             Code.DEADLINE_REQUIRED, f"{method} was called without one", remedy="Set a timeout."
@@ -134,7 +133,7 @@ async def _bounded(method: str, context: Context, gate: Gate) -> AsyncIterator[N
 
 @contextlib.asynccontextmanager
 async def _open_ended(method: str, context: Context, gate: Gate) -> AsyncIterator[None]:
-    """A stream that may have no deadline: few for each peer, and each ends after a while."""
+    """A stream that may lack a deadline: there are few per peer, and each ends after a while."""
     longest_s = gate.traffic.watch_s
     with gate.watch(peer_of_grpc(context.peer()), method):
         try:
@@ -145,7 +144,7 @@ async def _open_ended(method: str, context: Context, gate: Gate) -> AsyncIterato
                 raise
             raise CounterfoilError(
                 Code.DEADLINE,
-                f"{method} lasts {longest_s} seconds here at most",
+                f"{method} lasts at most {longest_s} seconds here",
                 remedy="Call it again.",
             ) from error
 
@@ -158,7 +157,7 @@ async def _abort(context: Context, error: Exception, method: str) -> NoReturn:
 
 
 def status_of(error: Exception, where: str) -> status_pb2.Status:
-    """Return what a peer learns of `error`; what it must not learn is logged."""
+    """Return what a peer may learn of `error`; the rest is logged."""
     if not isinstance(error, CounterfoilError):
         error = incident(_log, error, where)
     elif error.code.value.opaque:

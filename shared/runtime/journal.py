@@ -1,8 +1,8 @@
 """Small durable state in one sqlite3 file: a single writer, and group commit.
 
 Writes run one after another in a thread of their own. Those that arrive while a commit is on its way to
-the disk share the next one, so many callers at once pay for few syncs. A write has returned only when
-it is on disk (WAL, synchronous=FULL); if it raises, nothing of it is there.
+the disk share the next one, so that many concurrent callers pay for few syncs. A write returns only when
+it is on disk (WAL, synchronous=FULL); if it raises, nothing of it was stored.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ _WHY: Final = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "the disk fails",
     sqlite3.SQLITE_READONLY: "it is read-only",
-    sqlite3.SQLITE_CANTOPEN: "a file beside it cannot be opened",
+    sqlite3.SQLITE_CANTOPEN: "a file next to it cannot be opened",
     sqlite3.SQLITE_BUSY: "another process holds it",
     sqlite3.SQLITE_NOMEM: "there is no memory",
 }
-"""What sqlite says of a file that cannot be written, by its primary code."""
+"""Why sqlite cannot write a file, by its primary error code."""
 _BUSY_S: Final = 10.0
 _BESIDE: Final = ("-wal", "-shm", "-journal")
-"""What sqlite keeps beside a database."""
+"""The files that sqlite keeps next to a database."""
 
 
-class Unwritable(CounterfoilError):  # noqa: N818  # it is a state of the disk
-    """UNAVAILABLE: a write could not be made durable. `reason` says why, and nothing of where."""
+class Unwritable(CounterfoilError):  # noqa: N818  # a state of the disk
+    """UNAVAILABLE: a write could not be made durable. `reason` says why, but not where."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
             Code.UNAVAILABLE,
             f"{path} cannot be written: {reason}",
-            remedy=f"Look at the disk that holds {path.parent}; nothing need be started again.",
+            remedy=f"Check the disk that holds {path.parent}; nothing needs to be restarted.",
         )
         self.reason = reason
 
@@ -57,9 +57,9 @@ class Unwritable(CounterfoilError):  # noqa: N818  # it is a state of the disk
 class Journal:
     """A sqlite3 file with its schema; safe to use from any thread and event loop of this process.
 
-    `schema` is run once, in a new file; `version` guards a file of another release. `upgrades` has, by the version that
-    a file is of, the statements that make it one of the next version. With `exclusive` no second process can open the
-    same file as a Journal: it gets CONFLICT.
+    `schema` is run once, in a new file; `version` guards against a file of another software version. `upgrades` maps a file's
+    version to the SQL that upgrades it to the next one. With `exclusive`, a second process that opens the same file as
+    a Journal gets CONFLICT.
     """
 
     def __init__(
@@ -97,15 +97,15 @@ class Journal:
 
     @property
     def failure(self) -> Unwritable | None:
-        """Why the last write could not be made durable; None when it could, or when nothing was written yet."""
+        """Why the last write could not be made durable; None if it was, or if nothing was written yet."""
         return self._failure
 
     async def probe(self) -> None:
-        """Find out whether the file can be written: write what it holds already."""
+        """Find out whether the file can be written, by rewriting a value that it already holds."""
         await self.write(_rewrite_version)
 
     def submit(self, operation: Operation[T]) -> "Future[T]":
-        """Queue a write; its future is done when the write is on disk, or when it raised."""
+        """Queue a write; its future is done when the write is on disk or has raised."""
         if self._closed:
             raise CounterfoilError(Code.UNAVAILABLE, "the journal is closed")
         future: Future[T] = Future()
@@ -121,7 +121,7 @@ class Journal:
         return self.submit(operation).result()
 
     def read(self, operation: Operation[T]) -> T:
-        """Run a short query at once; it sees every write that has returned."""
+        """Run a short query immediately; it sees every write that has returned."""
         with self._reading:
             return operation(self._reader)
 
@@ -150,7 +150,7 @@ class Journal:
         self._writer.close()
 
     def _commit(self, group: list[_Job]) -> None:
-        """Run a group in one transaction; each operation stands or falls by itself until the commit."""
+        """Run a group in one transaction; until the commit, each operation succeeds or fails on its own."""
         live = [job for job in group if job[1].set_running_or_notify_cancel()]
         if not live:
             return
@@ -171,16 +171,16 @@ class Journal:
             future.set_result(result)
 
     def _run_operations(self, live: list[_Job]) -> list[tuple["Future[Any]", Any]]:
-        """Run operations and commit; return their results. Raises when none of them is durable."""
+        """Run operations and commit; return their results. Raises if none of them is durable."""
         results: list[tuple[Future[Any], Any]] = []
         self._writer.execute("BEGIN IMMEDIATE")
         for operation, future in live:
             self._writer.execute("SAVEPOINT operation")
             try:
                 result = operation(self._writer)
-            except Exception as error:  # it is the caller's to handle
+            except Exception as error:  # for the caller to handle
                 if isinstance(self._unwritable(error), Unwritable):
-                    raise  # sqlite may have given the whole transaction up
+                    raise  # sqlite may have rolled back the whole transaction
                 self._writer.execute("ROLLBACK TO operation")
                 future.set_exception(error)
             else:
@@ -206,15 +206,16 @@ def _rewrite_version(db: sqlite3.Connection) -> None:
 
 
 def keep_private(path: Path) -> None:
-    """Make a database's file, if there is none, and let nobody but its owner read it: -wal and -shm too.
-
-    sqlite gives the files beside a database the mode of the database, so this comes before it is opened.
+    """Create a database's file if there is none, and make it readable by its owner only, -wal and -shm included.
+    sqlite gives the files next to a database the mode of the database, so this runs before it is opened.
     Raises:
-        CounterfoilError: CONFIGURATION when a file is open to other users and is not ours to close.
+        CounterfoilError: CONFIGURATION if a file is open to other users and belongs to another one.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
     for file in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
-        with contextlib.suppress(FileNotFoundError):  # sqlite makes and removes those beside
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # sqlite creates and removes the ones next to it
             _close_to_others(file)
 
 
@@ -227,15 +228,14 @@ def _close_to_others(file: Path) -> None:
     except PermissionError as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"{file} is open to other users (mode {mode:04o}), and belongs to another one",
+            f"{file} is open to other users (mode {mode:04o}), and belongs to another user",
             remedy=f"Run as its owner: chmod 600 {shlex.quote(str(file))}",
         ) from error
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection in autocommit mode that any thread may use, one at a time.
-
-    A reader does not block the writer and is not blocked by it. NOT_FOUND when there is no file.
+    A reader does not block the writer and is not blocked by it. NOT_FOUND if there is no file.
     """
     mode = "ro" if read_only else "rw"
     try:
@@ -261,7 +261,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the id of the process that holds `path` exclusively, None when nobody does."""
+    """Return the id of the process that holds `path` exclusively, None if none does."""
     try:
         descriptor = os.open(_lock_path(path), os.O_RDWR)
     except FileNotFoundError:
@@ -283,7 +283,7 @@ def _prepare(
     version: int,
     upgrades: Mapping[int, str],
 ) -> None:
-    connection.execute("BEGIN IMMEDIATE")  # two processes may meet in a new file
+    connection.execute("BEGIN IMMEDIATE")  # two processes may open a new file at once
     try:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         now = found
@@ -301,7 +301,7 @@ def _prepare(
     if now != version:
         connection.close()
         raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} is of version {found}; this program writes {version}"
+            Code.CONFIGURATION, f"{path} has version {found}; this program writes version {version}"
         )
 
 
@@ -318,7 +318,7 @@ def _lock(path: Path) -> int:
         raise CounterfoilError(
             Code.CONFLICT,
             f"another process uses {path}",
-            remedy="Stop it, or give this one files of its own.",
+            remedy="Stop it, or give this process files of its own.",
         ) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

@@ -1,4 +1,4 @@
-"""Keys and other small files on disk: written whole or not at all, and private where they must be."""
+"""Keys and other small files on disk: written completely or not at all, and private where they must be."""
 
 import hashlib
 import os
@@ -29,9 +29,8 @@ def private_folder(path: Path) -> Path:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data` so that readers, and a crash, see the old or the new file, never a part.
-
-    When it returns, the new file and its name are on disk.
+    """Replace `path` with `data` atomically: readers, even after a crash, see the old or the new file, never a part.
+    When this returns, the new file and its name are on disk.
     """
     fresh = _write_beside(path, data, mode)
     try:
@@ -43,13 +42,12 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_result(path: Path, data: bytes) -> None:
-    """Write, as `write_atomic` does, a file that a person asked for; CONFIGURATION says why it cannot be written.
-
-    A link is followed; what is there and is no file (a device, a pipe) is not replaced.
+    """Write a file that a user asked for, as `write_atomic` does; CONFIGURATION says why it cannot be written.
+    A link is followed; anything other than a file (a device, a pipe) is not replaced.
     """
     real = Path(os.path.realpath(path))
     problem: OSError | None = None
-    reason: str | None = "it is there and is not a file"
+    reason: str | None = "it exists and is not a file"
     try:
         if not real.exists() or real.is_file():
             return write_atomic(real, data)
@@ -63,12 +61,12 @@ def write_result(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write as `write_atomic` does, readable by the owner only (0600)."""
+    """Write as `write_atomic` does, readable only by the owner (0600)."""
     write_atomic(path, data, mode=PRIVATE_FILE)
 
 
 def create_private(path: Path, data: bytes) -> bool:
-    """Write a private file unless `path` exists; tell whether it was written. Of two racers one wins."""
+    """Write a private file unless `path` exists; return whether it was written. If two race, one wins."""
     fresh = _write_beside(path, data, PRIVATE_FILE)
     try:
         os.link(fresh, path)
@@ -81,7 +79,7 @@ def create_private(path: Path, data: bytes) -> bool:
 
 
 def load_or_create_ed25519(path: Path) -> Ed25519PrivateKey:
-    """Return the key in `path`, making one at first use; two processes at once get the same key."""
+    """Return the key in `path`, creating it on first use; two concurrent processes get the same key."""
     if not path.exists():
         private_folder(path.parent)
         create_private(path, private_pem(Ed25519PrivateKey.generate()))
@@ -89,7 +87,7 @@ def load_or_create_ed25519(path: Path) -> Ed25519PrivateKey:
 
 
 def load_ed25519(path: Path) -> Ed25519PrivateKey:
-    """Return the Ed25519 private key of a PEM file; CONFIGURATION if it is absent, open to others or no key."""
+    """Return the Ed25519 private key in a PEM file; CONFIGURATION if it is absent, open to others or not a key."""
     check_private(path)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
@@ -114,12 +112,12 @@ def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
 
 
 def public_key(raw: bytes) -> Ed25519PublicKey:
-    """Return the public key of 32 raw bytes; MALFORMED if they are none."""
+    """Return the public key of 32 raw bytes; MALFORMED for anything else."""
     try:
         return Ed25519PublicKey.from_public_bytes(raw)
     except ValueError as error:
         raise CounterfoilError(
-            Code.MALFORMED, f"an Ed25519 public key has 32 bytes, not {len(raw)}"
+            Code.MALFORMED, f"an Ed25519 public key is 32 bytes long, not {len(raw)}"
         ) from error
 
 

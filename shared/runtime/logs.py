@@ -1,8 +1,7 @@
 """Structured logs on the standard library's logging: JSON lines, or lines for a terminal.
-
-Facts travel as fields (`log.info("receipt sequenced", extra={"index": 7})`), and only plain values are
-written, each cut to a length. Payloads have no business here: of an exception that is not ours only
-its type and first line are shown, since libraries put the values that they choked on into the rest.
+Facts are logged as fields (`log.info("receipt sequenced", extra={"index": 7})`), and only plain values are
+written, each truncated. Payloads do not belong here: of an exception that is not ours only the type
+and first line are shown, since libraries put the values that they choked on into the rest.
 """
 
 import json
@@ -31,7 +30,7 @@ _LIBRARIES: Final = (
     "urllib3",
     "uvicorn",
 )
-"""Chatty below warnings whatever our own level is: Celery tells of each hint that it sends, takes and ends."""
+"""Loggers kept at WARNING whatever our own level is: Celery reports every hint that it sends, takes and finishes."""
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -43,9 +42,9 @@ def configure(
     style: Literal["auto", "json", "text"] = "auto",
     stream: TextIO | None = None,
 ) -> None:
-    """Send this process's logs to `stream` (standard error), once per line; replaces earlier handlers.
+    """Send this process's logs to `stream` (default: standard error), one record per line; replaces earlier handlers.
 
-    `auto` writes text to a terminal and JSON elsewhere.
+    `auto` writes text on a terminal and JSON elsewhere.
     """
     target = stream or sys.stderr
     as_text = style == "text" or (style == "auto" and target.isatty())
@@ -58,12 +57,12 @@ def configure(
 
 
 def incident_id() -> str:
-    """Return a fresh id that links what a peer was told to what our log says."""
+    """Return a fresh id that links what a peer sees to our log."""
     return secrets.token_hex(6)
 
 
 def incident(log: logging.Logger, error: BaseException, where: str) -> CounterfoilError:
-    """Log an exception that nobody foresaw; return the INTERNAL error that may leave the process."""
+    """Log an unexpected exception; return the INTERNAL error that may leave the process."""
     number = incident_id()
     log.error("incident in %s", where, exc_info=error, extra={"incident": number})
     return CounterfoilError(
@@ -95,7 +94,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people, and the frames of an exception below it."""
+    """One line for people, followed by the frames of an exception."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -137,7 +136,7 @@ def _raised(record: logging.LogRecord) -> _ExcInfo | None:
 
 
 def _summary(error: BaseException) -> str:
-    """Return the exception's type and first line, and those of its causes."""
+    """Return the type and first line of the exception and of its causes."""
     parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(parts) < 4:

@@ -7,7 +7,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return (host, port) of `host:port`; brackets around an IPv6 address are removed."""
+    """Split `host:port` into (host, port); brackets around an IPv6 address are removed."""
     host, colon, port = address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     if not colon or not bare or not port.isascii() or not port.isdigit() or int(port) > 65535:
@@ -25,7 +25,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     try:
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(address: str) -> socket.socket:
-    """Return a bound TCP socket that does not listen yet; CONFIGURATION if the address is taken."""
+    """Return a bound TCP socket that is not listening yet; CONFIGURATION if the address is taken."""
     host, port = split_address(address)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDEST: Final = 10_000
-"""Columns within which a table's own needs are measured."""
+"""Width within which a table's natural width is measured."""
 TITLE_WIDTH: Final = 76
-"""Columns that a table takes for its title's sake at most."""
+"""The most columns that a table takes for the sake of its title."""
 SHORT: Final = 24
 _WHOLE: Final = re.compile(r"[0-9a-f]{64}|\d{4}-\d\d-\d\dT[0-9:.]+Z", re.ASCII)
-"""Entries and keys, and times: what is copied, or read as one."""
+"""Entries, keys and times: values that are copied, or read as a unit."""
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text."
 )
@@ -32,9 +32,8 @@ json_option: Final = click.option(
 
 def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
     """Print `data` as JSON, or what `render()` returns: text, or anything that rich can print.
-
-    JSON goes to standard output alone; bytes are written in hexadecimal, exact numbers as text. Nothing in the data
-    steers a terminal: text shows what would, JSON escapes it and means the same.
+    Nothing but the JSON goes to standard output; bytes are written in hexadecimal, exact numbers as text. Nothing in the data
+    can control a terminal: text spells control characters out, JSON escapes them without changing its meaning.
     """
     if as_json:
         click.echo(to_json(data))
@@ -43,7 +42,7 @@ def emit(data: Any, as_json: bool, render: Callable[[], Any]) -> None:
     if isinstance(rendered, str):
         click.echo(for_terminal(rendered))
         return
-    from rich.console import Console  # noqa: PLC0415  # a tenth of a second that --json need not wait
+    from rich.console import Console  # noqa: PLC0415  # saves --json a tenth of a second
 
     console = Console()
     boundless = console.options.update(width=WIDEST)
@@ -62,10 +61,9 @@ def emit_line(data: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
-    """Return a table: numbers aligned to the right, None as an empty cell; entries, times and the title stay in one piece.
-
-    A table that is wider than the terminal for their sake is left to it to wrap, so that what is copied is whole;
-    nothing is gained then by breaking what is short.
+    """Return a table: numbers right-aligned, None as an empty cell; entries, times and the title are never broken.
+    A table that they make wider than the terminal is left for the terminal to wrap, so that what is copied is complete;
+    breaking short cells would gain nothing then.
     """
     from rich.cells import cell_len  # noqa: PLC0415  # likewise
     from rich.table import Table  # noqa: PLC0415
@@ -78,7 +76,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         short = any(whole) and all(len(str(row[at])) <= SHORT for row in filled)
         justify: Literal["left", "right"] = "right" if numeric else "left"
         unbroken = whole[at] or short
-        # Rich takes the longest word of a column for what it needs at least, also where the column is not to be broken.
+        # Rich takes a column's longest word as its minimum width, even if the column must not be broken.
         texts = [column, *("" if row[at] is None else str(row[at]) for row in filled)]
         needs = max(map(cell_len, texts)) if unbroken else None
         built.add_column(

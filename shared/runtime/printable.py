@@ -1,4 +1,4 @@
-"""Text as other programs take it: UTF-8, words that a shell reads back unchanged, and nothing that steers a terminal."""
+"""Text that is safe for other programs: UTF-8, words that a shell reads back unchanged, no terminal controls."""
 
 import shlex
 import unicodedata
@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import Final
 
 _KEPT: Final = frozenset("\n\t\u061c\u200c\u200d\u200e\u200f")
-"""Lines and tabs, and the marks and joiners that Arabic, Hebrew, Indic scripts and emoji are written with."""
+"""Newlines and tabs, and the marks and joiners that Arabic, Hebrew, Indic scripts and emoji need."""
 _STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of controls, formats (overrides of the direction among them), surrogates and separators of lines."""
+"""Unicode's categories of controls, formats (including direction overrides), surrogates and line separators."""
 
 
 def for_terminal(text: str) -> str:
-    """Return a stranger's text so that a terminal only shows it: what would steer it is spelled out, as `\\x1b`.
-
-    It works character by character, so a text may come in parts.
+    """Return a stranger's text so that a terminal only displays it: control characters are spelled out, as `\\x1b`.
+    It works character by character, so a text may be passed in parts.
     """
     return "".join(map(_spelled, text)) if _steers(text) else text
 
 
 def printable(text: str, most: int, instead: str = "?") -> str:
-    """Return the first `most` characters of a stranger's text on one line, with `instead` for what cannot be printed."""
+    """Return the first `most` characters of a stranger's text on one line, with `instead` for unprintable ones."""
     return "".join(c if c.isprintable() else instead for c in text[:most])
 
 
 def json_for_terminal(encoded: str) -> str:
-    """Return JSON that means the same, in which what would steer a terminal is escaped."""
+    """Return equivalent JSON in which terminal control characters are escaped."""
     return "".join(map(_escaped, encoded)) if _steers(encoded) else encoded
 
 
@@ -56,10 +55,10 @@ def _escaped(c: str) -> str:
 
 
 def is_text(value: str | Path) -> bool:
-    """Tell whether a name or an argument is UTF-8, so that it can be printed, sent and written to a file."""
+    """Return whether a name or an argument is UTF-8, so that it can be printed, sent and written to a file."""
     try:
         str(value).encode("utf-8")
-    except UnicodeEncodeError:  # bytes of the system that are no text come as lone surrogates
+    except UnicodeEncodeError:  # the system's non-text bytes appear as lone surrogates
         return False
     return True
 
@@ -70,5 +69,5 @@ def export_line(name: str, value: str | Path) -> str:
 
 
 def command_line(*words: str | Path) -> str:
-    """Return words as a POSIX shell takes them."""
+    """Return words quoted for a POSIX shell."""
     return shlex.join(map(str, words))

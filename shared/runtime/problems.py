@@ -13,7 +13,7 @@ MAX_TEXT: Final = 1000
 
 
 def to_problem(error: CounterfoilError) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Return (status, headers, members) of what a peer may learn of `error`.
+    """Return the status, headers and members that a peer may learn of `error`.
 
     `code` names the catalogue's code; `metadata` holds facts for programs, unless the code is opaque.
     """
@@ -39,7 +39,7 @@ def to_problem(error: CounterfoilError) -> tuple[int, dict[str, str], dict[str, 
 
 
 def from_problem(status: int, body: bytes, who: str) -> CounterfoilError:
-    """Return the error that a server named `who` answered with, whatever its body is."""
+    """Return the error with which a server named `who` answered, whatever its body is."""
     try:
         members = json.loads(body)
         code = Code[members["code"]]
@@ -60,7 +60,7 @@ def from_problem(status: int, body: bytes, who: str) -> CounterfoilError:
 
 
 def _text(value: object) -> str | None:
-    """Return a stranger's text cut to a length and without control characters."""
+    """Return a stranger's text, truncated and without control characters."""
     if not isinstance(value, str) or not value:
         return None
     return printable(value, MAX_TEXT, " ")

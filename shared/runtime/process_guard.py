@@ -1,18 +1,18 @@
-"""Run a command that cannot outlive whoever asked for it.
+"""Run a command that cannot outlive its supervisor.
 
     python -m shared.runtime.process_guard [--stop-signal TERM] [--kill-after S] [--user U] -- command …
 
 The guard leads a process group of its own, starts the command in it and holds a *lifeline*: the
-reading end of a pipe (standard input unless `--lifeline FD`) whose writing end only the supervisor
+read end of a pipe (standard input unless `--lifeline FD`) whose write end only the supervisor
 has. When the pipe closes, whatever killed the supervisor, the guard sends the stop signal to the
-command, and after `--kill-after` seconds SIGKILL to it and to all that is left of the group.
+command, and after `--kill-after` seconds SIGKILL to it and to what is left of the group.
 
 - Signals sent to the guard are passed on; INT, TERM, QUIT and HUP also start the kill timer.
 - The guard ends as the command ended: with its exit code, or by the same signal.
 - On Linux the command receives `--death-signal` (default KILL) when the guard itself is killed, and
-  what the command leaves behind is adopted and killed by the guard, even when it left the group.
+  processes that the command leaves behind are adopted and killed by the guard, even if they left the group.
 
-This file is run by its path without the packages around it: it imports the standard library only.
+This file is run by path, without the packages around it: it imports only the standard library.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 PASSED_ON: Final = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP})
 NOT_STARTED: Final = 127
-"""Exit code when the command could not be started at all, as a shell has it."""
+"""Exit code when the command could not be started at all, as in a shell."""
 
 
 def command_line(
@@ -47,7 +47,7 @@ def command_line(
     pid_file: Path | None = None,
     user: str | None = None,
 ) -> list[str]:
-    """Return the arguments that run `command` under a guard, in a bare and quick Python."""
+    """Return the arguments that run `command` under a guard, in a bare Python that starts fast."""
     options = [
         f"--stop-signal={stop_signal.name.removeprefix('SIG')}",
         f"--death-signal={death_signal.name.removeprefix('SIG')}",
@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Guard:
-    """One command under guard. `run` returns when the command and all it started are gone."""
+    """One guarded command. `run` returns when the command and everything it started are gone."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -97,7 +97,7 @@ class Guard:
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> int:
-        """Start the command, watch over it, and return its code as `subprocess` has it."""
+        """Start the command, watch over it, and return its code as `subprocess` does."""
         if os.getpgid(0) != os.getpid():
             os.setpgid(0, 0)
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -113,7 +113,7 @@ class Guard:
         return code
 
     def _catch_signals(self) -> None:
-        """Let every signal wake the loop; the handlers themselves do nothing."""
+        """Make every signal wake the loop; the handlers themselves do nothing."""
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for name in (*PASSED_ON, "SIGCHLD"):
@@ -148,7 +148,7 @@ class Guard:
             fresh.replace(path)
 
     def _watch(self, child: subprocess.Popen[bytes]) -> int:
-        """Pass signals on, follow the lifeline, and return the command's code once it has ended."""
+        """Pass signals on, watch the lifeline, and return the command's code once it has ended."""
         lifeline: int | None = self._options.lifeline
         while True:
             if (code := child.poll()) is not None:
@@ -180,7 +180,7 @@ class Guard:
             self._kill_at = time.monotonic() + max(0.0, self._options.kill_after)
 
     def _kill_leftovers(self) -> None:
-        """Kill what the command left in the group, then what was adopted from elsewhere."""
+        """Kill the processes that the command left in the group, then those adopted from elsewhere."""
         for pid in _others_in_group(os.getpgid(0)):
             _kill(pid)
         while True:
@@ -195,7 +195,7 @@ class Guard:
 
 
 def _still_held(lifeline: int) -> bool:
-    """Tell whether the other end is open; bytes that arrive mean nothing and are dropped."""
+    """Return whether the other end is open; bytes that arrive mean nothing and are dropped."""
     try:
         return bool(os.read(lifeline, 4096))
     except OSError:
@@ -208,7 +208,7 @@ def _kill(pid: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the direct children as Linux lists them; none elsewhere."""
+    """Return the direct children as Linux lists them; an empty list elsewhere."""
     try:
         listing = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     except OSError:
@@ -217,7 +217,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _others_in_group(group: int) -> list[int]:
-    """Return every other process of the group."""
+    """Return every other process in the group."""
     if Path("/proc/self").exists():
         pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
     else:

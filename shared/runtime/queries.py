@@ -1,4 +1,4 @@
-"""Query parameters of an HTTP API, taken strictly: whatever a route does not know is refused by name."""
+"""Strict query parameters of an HTTP API: one that a route does not know is refused by name."""
 
 import difflib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ MAX_SHOWN: Final = 64
 
 
 async def _check(request: Request) -> None:
-    """Refuse unknown and repeated parameters, and control characters in any; INVALID_ARGUMENT names them."""
+    """Refuse unknown and repeated parameters, and control characters in any; INVALID_ARGUMENT names the parameter."""
     known = dict(_parameters(request.scope["route"].dependant))
     given = request.query_params.multi_items()
     seen: set[str] = set()
@@ -30,7 +30,7 @@ async def _check(request: Request) -> None:
 
 
 STRICT: Final = Depends(_check)
-"""For `include_router(…, dependencies=[STRICT])`: its routes know their parameters and no others."""
+"""For `include_router(…, dependencies=[STRICT])`: its routes accept only the parameters that they declare."""
 
 
 def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
@@ -57,7 +57,7 @@ def _nearest(name: str, known: dict[str, bool]) -> str:
 def _check_printable(name: str, value: str) -> None:
     if not value.isprintable():
         raise _refusal(
-            f"the parameter {name} holds a character that cannot be printed", "Leave it out."
+            f"the parameter {name} contains a character that cannot be printed", "Remove it."
         )
 
 

@@ -1,7 +1,6 @@
-"""How often and how many at once: token buckets and places, counted by key. Pure; the clock is given.
-
-Both keep a bounded amount of memory, whoever calls: a bucket is one number, of which the least recently used go
-first (who comes back after that begins with a full bucket), and places are only kept while they are taken.
+"""Limits on rate and concurrency: token buckets and places, counted by key. Pure; the clock is an argument.
+Both use bounded memory, whoever calls: a bucket is one number, and the least recently used ones are dropped first (a
+caller that returns after that starts with a full bucket); places are only stored while they are taken.
 """
 
 import time
@@ -29,10 +28,10 @@ class RateLimit:
         self._clock = clock
         self._max_keys = max_keys
         self._full_at: OrderedDict[Hashable, float] = OrderedDict()
-        """When each bucket is full again; one that is not here is full."""
+        """When each bucket will be full again; an absent one is full."""
 
     def take(self, key: Hashable) -> float:
-        """Take a token and return 0.0, or take none and return in how many seconds there is one."""
+        """Take a token and return 0.0, or take none and return the seconds until there is one."""
         now = self._clock()
         before = max(self._full_at.get(key, now), now)
         after = before + 1 / self._per_s
@@ -49,7 +48,7 @@ class RateLimit:
 
 
 class Places:
-    """A number of places for all keys together, and of those for each key; what takes them may need several."""
+    """A limited number of places for all keys together, and for each key; a taker may need several."""
 
     def __init__(self, most: int, most_each: int) -> None:
         self._most = most
@@ -58,7 +57,7 @@ class Places:
         self._by_key: Counter[Hashable] = Counter()
 
     def take(self, key: Hashable, count: int = 1) -> bool:
-        """Take places, all or none; tell whether there were enough."""
+        """Take places, all or none; return whether there were enough."""
         if self._taken + count > self._most or self._by_key[key] + count > self._most_each:
             if not self._by_key[key]:
                 del self._by_key[key]
@@ -68,7 +67,7 @@ class Places:
         return True
 
     def give(self, key: Hashable, count: int = 1) -> None:
-        """Give places back."""
+        """Return places."""
         assert self._by_key[key] >= count
         self._taken -= count
         self._by_key[key] -= count

@@ -1,4 +1,4 @@
-"""Starting and stopping a service: the ready file, and signals that ask for an orderly end."""
+"""Starting and stopping a service: the ready file, and signals that request an orderly shutdown."""
 
 import asyncio
 import json
@@ -13,9 +13,8 @@ CANCELLED_EXIT: Final = 130
 
 
 def write_ready(path: Path, addresses: Mapping[str, str]) -> None:
-    """Tell whoever started us what was bound, as JSON such as `{"grpc": "127.0.0.1:41234"}`.
-
-    The file appears whole, and only once the service answers.
+    """Tell the parent process what was bound, as JSON such as `{"grpc": "127.0.0.1:41234"}`.
+    The file appears complete, and only once the service answers.
     """
     write_atomic(path, (json.dumps(dict(addresses), indent=2) + "\n").encode())
 
@@ -23,7 +22,7 @@ def write_ready(path: Path, addresses: Mapping[str, str]) -> None:
 def run_service(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
     """Run `main(stop)` in a fresh event loop and return its exit code (0 for None).
 
-    SIGTERM and SIGINT set `stop`, which asks `main` to finish what is in flight and return; the second
+    SIGTERM and SIGINT set `stop`, which asks `main` to finish what is in flight and return; a second
     signal cancels it. What `main` raises is raised here.
     """
     return asyncio.run(_run(main))

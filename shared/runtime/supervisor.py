@@ -1,13 +1,13 @@
 """Start a set of processes, keep them up, and leave nothing behind.
 
 Every process runs under a guard (`shared.runtime.process_guard`), which ends it when this process ends,
-however it ends. The supervisor holds the writing end of each guard's lifeline; closing it is how a
-process is stopped.
+however that happens. The supervisor holds the write end of each guard's lifeline; closing it stops the
+process.
 
-Promises: processes start in dependency order, in parallel where they can; a process that dies is
-reported and, where its specification says so, started again with growing delays under the same
-command, so it keeps its ports; `stop` ends everything in reverse order and returns when all of it
-is gone. Standard library only.
+Guarantees: processes start in dependency order, in parallel where possible; a process that dies is
+reported and, if its specification says so, restarted with growing delays and the same command, so
+it keeps its ports; `stop` ends everything in reverse order and returns when all of it is gone.
+Standard library only.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ POLL_S: Final = 0.02
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 10.0
 STEADY_S: Final = 30.0
-"""A process that stayed up this long starts again with the first delay."""
+"""A process that stayed up this long is restarted with the first delay."""
 START_ATTEMPTS: Final = 3
-"""How often a process may exit by itself before it was ever ready; a signal does not count."""
+"""How often a process may exit of its own accord before it was ever ready; a signal does not count."""
 LOG_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""A log above this size is put aside as `NAME.1` when its process starts."""
+"""A log above this size is renamed to `NAME.1` when its process starts."""
 
 OnEvent = Callable[[str, str], None]
 
@@ -48,9 +48,9 @@ class ProcessSpec:
     """Added to this process's environment."""
     cwd: Path | None = None
     after: Sequence[str] = ()
-    """Names of processes that must be ready first, and are stopped later."""
+    """Names of processes that must be ready before, and are stopped after, this one."""
     ready_file: Path | None = None
-    """Removed before each start; the process writes it, atomically, when it serves."""
+    """Removed before each start; the process writes it atomically once it serves."""
     ready_check: Callable[[], Awaitable[bool]] | None = None
     ready_timeout_s: float = 60.0
     restart: bool = True
@@ -86,8 +86,8 @@ class Supervisor:
     """Keeps processes up. Use it as an async context manager, so that `stop` runs on every way out.
 
     `on_event(name, text)` is called for everything a person may want to see: starting, ready, died,
-    restarting, stopped. It is called from the event loop and must not block. The guards, not what they
-    guard, keep the descriptors `inherited` open: a lock among them is free only when all is gone.
+    restarting, stopped. It is called from the event loop and must not block. The guards, not the processes
+    they guard, keep the descriptors `inherited` open: a lock among them is released only when all is gone.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class Supervisor:
         await self.stop()
 
     async def start(self, specs: Sequence[ProcessSpec]) -> None:
-        """Start processes and return when all are ready. May be called again with further ones.
+        """Start processes and return when all are ready. May be called again with more.
 
         Raises:
             CounterfoilError: CONFIGURATION for a duplicate name or an unknown or circular
-                dependency; UNAVAILABLE when a process ends or stays silent before it is ready; its
+                dependency; UNAVAILABLE if a process ends or stays silent before it is ready; its
                 log's last lines are in the detail. What was started keeps running until `stop`.
         """
         _check_order(specs, self._running.keys())
@@ -122,10 +122,10 @@ class Supervisor:
                 group.create_task(self._bring_up(self._running[spec.name]))
 
     async def run(self, spec: ProcessSpec, *, timeout_s: float = 120.0) -> None:
-        """Run a command under guard to its end, once (a migration, an `init`).
+        """Run a guarded command once, to completion (a migration, an `init`).
 
         Raises:
-            CounterfoilError: UNAVAILABLE when it fails or takes longer than `timeout_s`.
+            CounterfoilError: UNAVAILABLE if it fails or takes longer than `timeout_s`.
         """
         once = _Running(spec)
         self._on_event(spec.name, "running")
@@ -152,10 +152,10 @@ class Supervisor:
                 del self._running[running.spec.name]
 
     async def restart(self, name: str) -> None:
-        """Stop one process and start it again; returns when it is ready.
+        """Stop one process and start it again; return when it is ready.
 
         Raises:
-            CounterfoilError: NOT_FOUND for a name that is not supervised; else as `start`.
+            CounterfoilError: NOT_FOUND for a name that is not supervised; otherwise as `start`.
         """
         running = self._find(name)
         running.stopping = True
@@ -176,21 +176,21 @@ class Supervisor:
             raise CounterfoilError(Code.NOT_FOUND, f"{name} has not been started.") from error
 
     def is_ready(self, name: str) -> bool:
-        """Tell whether the process is up and was seen ready since its last start."""
+        """Return whether the process is up and was seen ready since its last start."""
         return self._find(name).ready.is_set()
 
     async def wait_ready(self, name: str) -> None:
-        """Return when the process is up and ready, also after a restart."""
+        """Return when the process is up and ready, even after a restart."""
         await self._find(name).ready.wait()
 
     def _find(self, name: str) -> _Running:
         try:
             return self._running[name]
         except KeyError:
-            raise CounterfoilError(Code.NOT_FOUND, f"No process is named {name}.") from None
+            raise CounterfoilError(Code.NOT_FOUND, f"There is no process named {name}.") from None
 
     async def _bring_up(self, running: _Running) -> None:
-        """Start a process once its dependencies are ready, and set its keeper to watch over it."""
+        """Start a process once its dependencies are ready, and start its keeper."""
         for name in running.spec.after:
             await self._running[name].ready.wait()
         delay, attempts = FIRST_DELAY_S, 0
@@ -200,16 +200,16 @@ class Supervisor:
             how = _how_it_ended(code)
             if not running.spec.restart or attempts >= START_ATTEMPTS or code == 0:
                 raise _failure(running.spec, f"{how} before it was ready")
-            self._on_event(running.spec.name, f"{how} before it was ready, starting again")
+            self._on_event(running.spec.name, f"{how} before it was ready, restarting")
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_DELAY_S)
         running.keeper = asyncio.create_task(self._keep(running), name=f"keep {running.spec.name}")
 
     async def _start_until_ready(self, running: _Running, deadline: float) -> int | None:
-        """Start the process; return None once it is ready, or the code it ended with before.
+        """Start the process; return None once it is ready, or the code with which it ended before that.
 
         Raises:
-            CounterfoilError: UNAVAILABLE when it is neither by the deadline; it is stopped then.
+            CounterfoilError: UNAVAILABLE if neither happens by the deadline; the process is stopped then.
         """
         spec = running.spec
         self._on_event(spec.name, "starting")
@@ -228,7 +228,7 @@ class Supervisor:
         return process.returncode
 
     async def _keep(self, running: _Running) -> None:
-        """Wait for the process to die, report it, start it again; until it is stopped on purpose."""
+        """Wait for the process to die, report it and restart it, until it is stopped on purpose."""
         spec, delay = running.spec, FIRST_DELAY_S
         while running.guard is not None:
             code = await running.guard.wait()
@@ -247,7 +247,7 @@ class Supervisor:
             await self._revive(running)
 
     async def _revive(self, running: _Running) -> None:
-        """Start again after a death, as often as it takes."""
+        """Restart the process after it died, as often as it takes."""
         delay = FIRST_DELAY_S
         while True:
             deadline = time.monotonic() + running.spec.ready_timeout_s
@@ -264,7 +264,7 @@ class Supervisor:
             delay = min(delay * 2, LONGEST_DELAY_S)
 
     async def _spawn(self, running: _Running) -> asyncio.subprocess.Process:
-        """Start the guard with the process in it; on return `guard` and `lifeline` are set."""
+        """Start the process under its guard; on return `guard` and `lifeline` are set."""
         spec = running.spec
         for stale in filter(None, (spec.ready_file, spec.pid_file)):
             stale.unlink(missing_ok=True)
@@ -297,7 +297,7 @@ class Supervisor:
             self._on_event(running.spec.name, "stopped")
 
     async def _end(self, running: _Running) -> None:
-        """Stop the process by its lifeline, then kill what a killed guard may have left behind."""
+        """Stop the process through its lifeline, then kill what a killed guard may have left behind."""
         running.let_go()
         process, running.guard = running.guard, None
         if process is None:
@@ -316,9 +316,8 @@ class Supervisor:
 async def start_guarded(
     command: Sequence[str], **options: Any
 ) -> tuple[asyncio.subprocess.Process, int]:
-    """Start `process_guard.command_line(…)` with `options` of asyncio's subprocesses.
-
-    Returns the guard and the writing end of its lifeline: closing it ends the command.
+    """Start `process_guard.command_line(…)` with asyncio's subprocess `options`.
+    Returns the guard and the write end of its lifeline: closing it ends the command.
     """
     read_end, write_end = os.pipe()
     try:
@@ -334,7 +333,7 @@ async def start_guarded(
 
 
 def _check_order(specs: Sequence[ProcessSpec], known: Collection[str]) -> None:
-    """Refuse names that are taken, and dependencies that are unknown or run in a circle."""
+    """Refuse duplicate names, and unknown or circular dependencies."""
     after = {spec.name: set(spec.after) for spec in specs}
     if len(after) != len(specs) or not after.keys().isdisjoint(known):
         raise CounterfoilError(Code.CONFIGURATION, "Two processes have the same name.")
@@ -344,7 +343,8 @@ def _check_order(specs: Sequence[ProcessSpec], known: Collection[str]) -> None:
         if not free:
             waiting = ", ".join(sorted(after))
             raise CounterfoilError(
-                Code.CONFIGURATION, f"These processes wait for each other or for none: {waiting}."
+                Code.CONFIGURATION,
+                f"These processes wait for each other or for an unknown one: {waiting}.",
             )
         done.update(free)
         for name in free:
@@ -353,7 +353,7 @@ def _check_order(specs: Sequence[ProcessSpec], known: Collection[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def _first_error_only() -> AsyncIterator[None]:
-    """Raise the first error of a task group by itself; the others fell with it."""
+    """Raise a task group's first error alone; it caused the others."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -362,7 +362,7 @@ async def _first_error_only() -> AsyncIterator[None]:
 
 async def _is_ready(spec: ProcessSpec) -> bool:
     if not spec.pid_file.exists():
-        return False  # the guard is not that far yet
+        return False  # the guard has not got that far yet
     if spec.ready_file is not None:
         try:
             if spec.ready_file.stat().st_size == 0:
@@ -373,7 +373,7 @@ async def _is_ready(spec: ProcessSpec) -> bool:
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """Open a log for appending, with a line that marks the start; put a long one aside first."""
+    """Open a log for appending, with a line that marks the start; rename a long one first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > LOG_LIMIT_BYTES:

@@ -1,8 +1,8 @@
 """TLS for every channel: a local certificate authority for machines that have none, and the contexts.
 
-The authority is made at first start and signs for this installation only. Issuing again returns what
-is there until a certificate has lived two thirds of its life, its hosts change or its authority does;
-then it is replaced, so starting again renews. Private keys are ECDSA P-256, files of mode 0600.
+The authority is created at first start and signs for this installation only. Issuing again returns the
+existing certificate until it has lived two thirds of its life, or its hosts or its authority change;
+then it is replaced, so a restart renews it. Private keys are ECDSA P-256, in files of mode 0600.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ T = TypeVar("T")
 AUTHORITY_LIFE: Final = timedelta(days=3650)
 LIFE: Final = timedelta(days=90)
 _SKEW: Final = timedelta(hours=1)
-"""How far back a certificate is valid, for peers whose clocks are behind."""
+"""How far a certificate is backdated, for peers whose clocks are behind."""
 _LEAF_USAGE: Final = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -61,7 +61,7 @@ _AUTHORITY_USAGE: Final = x509.KeyUsage(
 
 
 class TlsFiles(Settings):
-    """Where a server's certificate chain and key lie, and the authority that its clients trust (all PEM)."""
+    """The files of a server's certificate chain and key, and of the authority that its clients trust (all PEM)."""
 
     cert: Path
     key: Path
@@ -70,7 +70,7 @@ class TlsFiles(Settings):
 
 @dataclass(frozen=True, slots=True)
 class LocalCA:
-    """An authority in a folder: `ca.pem` for everybody, `ca.key` for nobody else."""
+    """An authority in a folder: `ca.pem` is public, `ca.key` is private."""
 
     folder: Path
     certificate: x509.Certificate
@@ -78,7 +78,7 @@ class LocalCA:
 
     @classmethod
     def load_or_create(cls, folder: Path, *, now: datetime | None = None) -> Self:
-        """Return the folder's authority, making it at first start and anew in the last third of its life."""
+        """Return the folder's authority, creating it at first start and again in the last third of its life."""
         moment = now or datetime.now(UTC)
         private_folder(folder)
         key = _load_or_create_key(folder / "ca.key")
@@ -108,7 +108,7 @@ class LocalCA:
     ) -> TlsFiles:
         """Return a certificate for `hosts` (names or addresses) as `<name>.pem` and `<name>.key`.
 
-        They lie in `folder`, else beside the authority. A certificate that is still good is kept.
+        They are in `folder`, by default next to the authority. A certificate that is still good is kept.
         """
         moment = now or datetime.now(UTC)
         where = private_folder(folder or self.folder)
@@ -166,9 +166,8 @@ class LocalCA:
 
 
 def client_context(ca_file: Path) -> ssl.SSLContext:
-    """Return a context for HTTPS clients that trusts this authority only, TLS 1.3.
-
-    It follows the file: connections that are made after it was replaced trust what it holds then.
+    """Return a context for HTTPS clients that trusts only this authority, TLS 1.3.
+    It reloads the file: connections made after it was replaced trust its new content.
     """
 
     def make() -> TrustingContext:
@@ -178,7 +177,7 @@ def client_context(ca_file: Path) -> ssl.SSLContext:
             context.load_verify_locations(cafile=str(ca_file))
         except OSError as error:  # ssl.SSLError is one
             raise CounterfoilError(
-                Code.CONFIGURATION, f"{ca_file} is not a certificate authority's file"
+                Code.CONFIGURATION, f"{ca_file} does not hold a certificate authority's certificate"
             ) from error
         context.options, context.verify_flags = usual.options, usual.verify_flags
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -189,21 +188,20 @@ def client_context(ca_file: Path) -> ssl.SSLContext:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for HTTPS servers, TLS 1.3. Each handshake uses what the files hold at its time."""
+    """Return a context for HTTPS servers, TLS 1.3. Each handshake uses the files as they are at that time."""
     current = served(files, lambda: loaded_context(files))
     context = loaded_context(files)
 
     def choose(connection: ssl.SSLSocket | ssl.SSLObject, _name: object, _context: object) -> None:
         connection.context = current()
 
-    context.sni_callback = choose  # called for every handshake, also without a name
+    context.sni_callback = choose  # called for every handshake, even without a name
     return context
 
 
 def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
-    """Return what to ask at every handshake: what `make` makes of a server's files as they are at that time.
-
-    What the certificate's end is to be known by is logged, now and while it is served.
+    """Return a function to call at every handshake: it returns what `make` builds from the server's files at that time.
+    Warnings that the certificate is about to expire are logged, now and while it is served.
     """
     teller = Teller(files.cert)
 
@@ -224,7 +222,7 @@ def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
 
 
 def loaded_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context with a server's certificate and key as they are now; CONFIGURATION if they do not fit."""
+    """Return a context with a server's certificate and key as they are now; CONFIGURATION if they do not match."""
     check_private(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -238,7 +236,7 @@ def loaded_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, moment: datetime) -> x509.Certificate:
-    # A serial number in the name tells an authority from the one that it replaces.
+    # A serial number in the name distinguishes an authority from the one that it replaces.
     serial = x509.random_serial_number()
     name = _common_name(f"Counterfoil local CA {serial:x}"[:64])
     public = key.public_key()
@@ -301,7 +299,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _load_certificate(path: Path) -> x509.Certificate | None:
-    """Return the certificate, or None where there is none to keep."""
+    """Return the certificate, or None if there is none to keep."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (FileNotFoundError, ValueError):

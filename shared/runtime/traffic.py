@@ -1,8 +1,7 @@
-"""What one peer, and all of them together, may ask of a server: settings, and the gate that keeps them.
-
-A peer is an IP address (of IPv6 its /64: whoever has one address there has them all), so everybody behind one
-translated address is one peer, and so is everything on one machine that calls another process there. The defaults
-leave honest load alone; they are there so that no single caller can take a server from all others.
+"""What one peer, and all peers together, may ask of a server: settings, and the gate that enforces them.
+A peer is an IP address (for IPv6 its /64: anybody who has one address there has them all), so everybody behind one
+translated address is one peer, and so are all processes on one machine that call another process there. The defaults
+do not affect honest load; they keep a single caller from monopolising a server.
 """
 
 import contextlib
@@ -20,41 +19,41 @@ from shared.runtime.rates import Places, RateLimit
 
 RETRY_AFTER_S: Final = 1.0
 HANDSHAKE_S: Final = 20
-"""For TLS, on any server."""
+"""Seconds for a TLS handshake, on any server."""
 _Count = Annotated[int, Field(ge=1, le=2**20)]
 _Rate = Annotated[float, Field(ge=0.001, le=2**20)]
 _Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 
 class Traffic(Settings):
-    """Limits on connections and calls. A refused call is OVERLOADED and says when to try again."""
+    """Limits on connections and calls. A refused call gets OVERLOADED, which says when to try again."""
 
     connections: _Count = 4096
-    """Open at once, of all peers."""
+    """Connections open at once, from all peers."""
     connections_per_peer: _Count = 1024
-    """Of these, HTTP connections of one address."""
+    """HTTP connections from one address."""
     calls_in_flight: _Count = 2048
     calls_in_flight_per_peer: _Count = 1024
     calls_per_s: _Rate = 5000
-    """Of one address, for each gRPC method and for HTTP together; four times as many at once."""
+    """Calls per second from one address, for each gRPC method, and for HTTP as a whole; bursts of four times as many."""
     method_calls_per_s: Mapping[str, _Rate] = Field(default_factory=dict)
-    """Other numbers for single gRPC methods, by their name (`Submit`)."""
+    """Different rates for individual gRPC methods, by name (`Submit`)."""
     streams_per_connection: _Count = 512
-    """gRPC calls at once on one connection; a client lets further ones wait."""
+    """Concurrent gRPC calls on one connection; a client holds back further ones."""
     watches_per_peer: _Count = 32
-    """Open-ended streams of one address: health's Watch, and reflection."""
+    """Open-ended streams from one address: health's Watch, and reflection."""
     watch_s: _Seconds = 900
-    """How long such a stream lasts; a client that watches opens it again."""
+    """How long such a stream lasts; a client that watches reopens it."""
     body_mib: _Count = 256
-    """Memory for the bodies of HTTP requests that are being read, of all peers; a quarter of it for one."""
+    """Memory for HTTP request bodies being read, from all peers; one peer may use a quarter of it."""
     head_s: _Seconds = 20
-    """Seconds for the head of an HTTP request."""
+    """Seconds within which an HTTP request's head must arrive."""
     body_s: _Seconds = 60
-    """Seconds for the body of an HTTP request, and for a reader that has stopped reading an answer."""
+    """Seconds within which an HTTP request's body must arrive, and for which a client may stop reading a response."""
 
 
 class Gate:
-    """Keeps the limits of one server. Belongs to one event loop."""
+    """Enforces one server's limits. Belongs to one event loop."""
 
     def __init__(self, traffic: Traffic, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.traffic = traffic
@@ -70,17 +69,17 @@ class Gate:
 
     @contextlib.contextmanager
     def call(self, peer: str, method: str) -> Iterator[None]:
-        """Let one call pass and be in flight, or raise OVERLOADED."""
+        """Admit one call while it is in flight, or raise OVERLOADED."""
         own = self._own_rates.get(method.rpartition("/")[2], self._rate)
         self._pace(own, (peer, method), f"{peer} calls {method} too often")
         with self._place(
-            self._calls, peer, 1, f"too many calls of {peer}, or of all, are in flight"
+            self._calls, peer, 1, f"too many calls are in flight from {peer}, or in total"
         ):
             yield
 
     @contextlib.contextmanager
     def watch(self, peer: str, method: str) -> Iterator[None]:
-        """Let one open-ended stream begin, or raise OVERLOADED."""
+        """Admit one open-ended stream, or raise OVERLOADED."""
         self._pace(self._rate, (peer, method), f"{peer} calls {method} too often")
         most = self.traffic.watches_per_peer
         with self._place(self._watches, peer, 1, f"{peer} has {most} streams without a deadline"):
@@ -88,14 +87,14 @@ class Gate:
 
     @contextlib.contextmanager
     def body(self, peer: str, size: int) -> Iterator[None]:
-        """Let the body of one request be read, or raise OVERLOADED."""
+        """Admit the body of one request, or raise OVERLOADED."""
         with self._place(self._bodies, peer, size, "too many long requests are being read"):
             yield
 
     def credential(self, header: bytes) -> None:
-        """Count a call against the token that it shows, wherever it comes from, or raise OVERLOADED."""
+        """Count a call against the token that it presents, wherever it comes from, or raise OVERLOADED."""
         name = sha256(header).digest()[:16]
-        self._pace(self._rate, name, "calls with this token are too many")
+        self._pace(self._rate, name, "there are too many calls with this token")
 
     @staticmethod
     def _pace(rate: RateLimit, key: object, problem: str) -> None:
@@ -120,7 +119,7 @@ def _rate(per_s: float, clock: Callable[[], float]) -> RateLimit:
 
 
 def peer_of(host: str) -> str:
-    """Return the name under which an address is counted: an IPv4 address, an IPv6 /64, or the text as it is."""
+    """Return the name under which an address is counted: an IPv4 address, an IPv6 /64, or the text itself."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -133,7 +132,7 @@ def peer_of(host: str) -> str:
 
 
 def peer_of_grpc(peer: str) -> str:
-    """Return the same for what gRPC calls a peer: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`."""
+    """Return the same for a peer as gRPC names it: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`, `unix:…`."""
     family, _, address = peer.partition(":")
     if family not in {"ipv4", "ipv6"}:
         return family[:64]

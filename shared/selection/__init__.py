@@ -1,1 +1,1 @@
-"""The beacon and the sampling rule: auditors draw by it, custodians and anyone else check it."""
+"""The beacon and the sampling rule: auditors draw by them, and custodians and anyone else check the draw."""

@@ -17,5 +17,5 @@ def commitment(party: str, origin: str, epoch: int, revealed: bytes) -> bytes:
 
 
 def combine(reveals: Sequence[bytes]) -> bytes:
-    """Return R of the reveals, in the order in which the open statement names their commitments."""
+    """Return R from the reveals, in the order in which the open statement names their commitments."""
     return labelled_hash("beacon", *reveals)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from shared.codec.hashing import labelled_hash, labelled_mac
-from shared.statements.audits import DrawReason
+from shared.statements.disclosures import DisclosureReason
 from shared.statements.request import PPM
 
 
@@ -20,20 +20,20 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class DrawnReceipt:
-    """One receipt of the sample, and by which rule it is in."""
+    """One receipt of the sample, and the rule that draws it."""
 
     entry: bytes
     index: int
-    reason: DrawReason
+    reason: DisclosureReason
 
 
 def selection_seed(origin: str, size: int, root: bytes, r: bytes) -> bytes:
-    """Return the seed of an epoch that was sealed at (size, root), 32 bytes."""
+    """Return the seed of an epoch sealed at (size, root), 32 bytes."""
     return labelled_hash("selection", origin.encode(), size.to_bytes(8, "big"), root, r)
 
 
 def ticket(seed: bytes, entry: bytes) -> int:
-    """Return an entry's lot: uniform below 2^256 to whoever does not know the seed."""
+    """Return an entry's lot: uniform below 2^256 to anybody who does not know the seed."""
     return int.from_bytes(labelled_mac(seed, "draw", entry), "big")
 
 
@@ -63,7 +63,7 @@ def by_bundle(receipts: Iterable[Logged]) -> dict[bytes, list[bytes]]:
 def sample(
     seed: bytes, receipts: Sequence[Logged], *, rate_ppm: int, floor: int, whole: bool
 ) -> list[DrawnReceipt]:
-    """Return what is drawn of an epoch's receipts, in order of index; all of them when it is audited `whole`."""
+    """Return the drawn receipts of an epoch, in order of index; all of them if it is audited `whole`."""
     smallest = {
         entry
         for entries in by_bundle(receipts).values()
@@ -72,9 +72,9 @@ def sample(
     drawn = []
     for receipt in sorted(receipts, key=lambda receipt: receipt.index):
         if whole:
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.WHOLE))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.WHOLE))
         elif drawn_by_rate(seed, receipt.entry, rate_ppm):
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.DRAW))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.DRAW))
         elif receipt.entry in smallest:
-            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DrawReason.FLOOR))
+            drawn.append(DrawnReceipt(receipt.entry, receipt.index, DisclosureReason.FLOOR))
     return drawn

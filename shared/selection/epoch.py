@@ -1,11 +1,11 @@
-"""An epoch as the log shows it: the open statement and the seal, both of the authority, both witnessed."""
+"""An epoch as the log shows it: the open statement and the epoch seal, both signed by the authority and witnessed."""
 
 from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import EpochOpen, EpochSeal
 from shared.statements.cose import Payload, SignedStatement, open_as
+from shared.statements.epochs import EpochOpen, EpochSeal
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
@@ -31,7 +31,7 @@ def require(condition: bool, problem: str) -> None:
 def open_witnessed(
     cls: type[P], raw: bytes, proof: str, key: bytes | None, *, log: LogPolicy, origin: str
 ) -> tuple[P, SignedStatement, int]:
-    """Open a statement that must be witnessed in the log `origin`; return it with its log index."""
+    """Parse a statement that must be witnessed in the log `origin`; return it with its log index."""
     value, statement = open_as(cls, raw, key)
     inclusion = verify_tlog_proof(proof, statement.entry, log)
     require(inclusion.checkpoint.origin == origin, f"the {cls.TYPE} is proved in another log")
@@ -48,10 +48,9 @@ def open_epoch(
     origin: str,
     authority: bytes,
 ) -> Epoch:
-    """Check that open statement and seal belong together, and stand around the epoch's receipts in the log.
-
+    """Check that open statement and seal belong together, and enclose the epoch's receipts in the log.
     The open statement, and so the beacon's commitments, comes before the first receipt, the seal after
-    the last. Errors: those of a statement and of a tlog-proof; BAD_PROOF when the two disagree.
+    the last. Errors: those of a statement and of a tlog-proof; BAD_PROOF if the two disagree.
     """
     first, open_statement, open_index = open_witnessed(
         EpochOpen, opened, open_proof, authority, log=log, origin=origin
@@ -60,9 +59,9 @@ def open_epoch(
         EpochSeal, seal, seal_proof, authority, log=log, origin=origin
     )
     require(last.open == open_statement.entry, "the seal names another open statement")
-    require(last.epoch == first.epoch, "seal and open statement are of two epochs")
+    require(last.epoch == first.epoch, "seal and open statement are of different epochs")
     require(
         open_index < last.first and last.size <= seal_index,
-        "open statement and seal do not stand around the epoch in the log",
+        "open statement and seal do not enclose the epoch in the log",
     )
     return Epoch(first, last, seal_statement.entry, seal_index)

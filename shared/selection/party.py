@@ -1,6 +1,6 @@
 """A party of the beacon: commits to an epoch, and reveals once its seal is witnessed (protocol §6.1).
 
-Pure: what a party must not forget (`Revealed`) is its caller's to store, before the reveal leaves.
+Pure: the caller must store what a party has to remember (`Revealed`) before the reveal is returned.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class BeaconParty:
 
     def __post_init__(self) -> None:
         if len(self.secret) != SECRET_BYTES:
-            raise CounterfoilError(Code.CONFIGURATION, "a beacon secret has 32 bytes")
+            raise CounterfoilError(Code.CONFIGURATION, "a beacon secret must be 32 bytes long")
 
     def __repr__(self) -> str:
         return f"BeaconParty({self.name!r}, {self.origin!r})"
@@ -69,11 +69,11 @@ class BeaconParty:
     ) -> tuple[bytes, Revealed]:
         """Return the signed reveal for the epoch shown, and what to remember of it.
 
-        `number` is the epoch asked for. `revealed` is what this party remembers of that epoch and of its
-        neighbours before and after it. It reveals under one seal per epoch, and only for epochs that follow
-        each other in the log as their numbers do: otherwise the authority could look at R first and choose
-        the range, the root or the number of draws afterwards. Errors: those of `open_epoch`; FORK for a
-        second seal or an overlap; BAD_PROOF for another epoch, or when the open statement does not name
+        `number` is the requested epoch. `revealed` is what this party remembers of that epoch and of the
+        ones before and after it. It reveals under one seal per epoch, and only for epochs whose order in
+        the log is that of their numbers: otherwise the authority could look at R first and choose the
+        range, the root or the number of draws afterwards. Errors: those of `open_epoch`; FORK for a
+        second seal or an overlap; BAD_PROOF for another epoch, or if the open statement does not name
         this party's commitment.
         """
         epoch = open_epoch(
@@ -98,20 +98,19 @@ class BeaconParty:
 
 
 def read_commitment(raw: bytes, party: str, origin: str, epoch: int) -> BeaconCommitment:
-    """Return what a party answered as its commitment; BAD_PROOF for another's, MALFORMED for none.
-
-    Whose signature it bears is for whoever knows the party's key.
+    """Parse a party's answer as its commitment; BAD_PROOF if it is another's, MALFORMED if it is not one.
+    Its signature is not checked: that takes the party's key.
     """
     value, statement = open_as(BeaconCommitment, raw, None)
     require(
         (value.party, statement.issuer, value.origin, value.epoch) == (party, party, origin, epoch),
-        f"the commitment of {party} is another party's, or for another log or epoch",
+        f"the commitment of {party} belongs to another party, or is for another log or epoch",
     )
     return value
 
 
 def read_reveal(raw: bytes, committed: bytes, seal: bytes) -> BeaconReveal:
-    """Return what a party answered as its reveal under the seal (an entry); BAD_PROOF when it opens not its commitment."""
+    """Parse a party's answer as its reveal under the seal (an entry); BAD_PROOF if it does not open its commitment."""
     expected, commitment = open_as(BeaconCommitment, committed, None)
     value, statement = open_as(BeaconReveal, raw, None)
     require(
@@ -134,7 +133,7 @@ def read_reveal(raw: bytes, committed: bytes, seal: bytes) -> BeaconReveal:
 def _check_apart(before: Revealed, now: Revealed) -> None:
     if before.epoch == now.epoch:
         if before.seal != now.seal:
-            raise CounterfoilError(Code.FORK, f"epoch {now.epoch} was shown with two seals")
+            raise CounterfoilError(Code.FORK, f"epoch {now.epoch} was presented with two seals")
         return
     earlier, later = sorted((before, now), key=lambda revealed: revealed.epoch)
     if earlier.size > later.first:

@@ -33,7 +33,7 @@ class BeaconReveal(Statement):
     origin: Line
     epoch: Uint
     seal: Bytes32
-    """Entry of the epoch-seal statement that the party was shown."""
+    """Entry of the epoch-seal statement that the party saw."""
     reveal: Bytes32
 
     @property

@@ -31,21 +31,21 @@ RECEIPTS = 394
 MAX_STATEMENT = 65_536
 LONG_TYPES = frozenset({"draw", "epoch-seal"})
 MAX_LONG_STATEMENT = 2**20
-"""Draws and seals list what an epoch holds."""
+"""Draws and seals list an epoch's contents."""
 MAX_RECEIPTS = 8
 MAX_ITEMS: Mapping[str, int] = MappingProxyType({"draw": 2**18 + 256, "epoch-seal": 2**14 + 64})
-"""CBOR items that the payload of a long type may have; `MAX_STATEMENT_ITEMS` for every other."""
+"""CBOR items that the payload of a long type may have; `MAX_STATEMENT_ITEMS` for every other type."""
 MAX_STATEMENT_ITEMS = 8192
 MAX_STATEMENT_NESTED = 2048
-"""Arrays and maps among them, of every type."""
+"""Arrays and maps among them, for every type."""
 _OUTSIDE_ITEMS, _HEADER_ITEMS = 64, 32
 
 _CLAIM = Text(256, 1, line=True)
 _SIGNATURE1 = b"\x84\x6aSignature1"
 _PREFIX, _SUFFIX = "application/vnd.counterfoil.", "+cbor"
 
-# Encodings of the points of small order, sign bit cleared: under such a key anyone can make signatures
-# that verify, so its owner could disown whatever it signed.
+# Encodings of the points of small order, sign bit cleared: anyone can make signatures that verify under such a
+# key, so its owner could disown anything it signed.
 _SMALL_ORDER = frozenset(
     bytes.fromhex(point)
     for point in (
@@ -74,7 +74,7 @@ class Payload(Protocol):
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Value], *, new: bool = False) -> Self:
-        """Read a payload map by the rule under which statements grow (protocol §2.2)."""
+        """Read a payload map by the rule for extending statements (protocol §2.2)."""
 
 
 P = TypeVar("P", bound=Payload)
@@ -82,9 +82,8 @@ P = TypeVar("P", bound=Payload)
 
 @dataclass(frozen=True)
 class SignedStatement:
-    """A statement whose outside was read. Its signature is verified only once `verify_signature` has returned.
-
-    What it says is decoded by `read`, when it is known whether its signer deserves the work.
+    """A statement whose outer structure was parsed. Its signature is verified only once `verify_signature` has returned.
+    Its payload is decoded by `read`, once it is known whether its signer deserves the work.
     """
 
     raw: bytes
@@ -93,7 +92,7 @@ class SignedStatement:
     """SHA-256 of the signer's public key."""
     issuer: str
     subject: str
-    """As the header says; `read` refuses one that the payload does not give."""
+    """As in the header; `read` refuses it if the payload gives another."""
     body: bytes
     """The payload's encoding."""
     entry: bytes
@@ -104,7 +103,7 @@ class SignedStatement:
 
     @cached_property
     def payload(self) -> Mapping[str, Value]:
-        """The payload as a map; MALFORMED when it is none. Prefer `read`, which checks the fields too."""
+        """The payload as a map; MALFORMED if it is not one. Prefer `read`, which checks the fields too."""
         payload = cbor.decode(
             self.body,
             max_bytes=len(self.body),
@@ -121,15 +120,15 @@ class SignedStatement:
     def read(self, cls: builtins.type[P], *, new: bool = False) -> P:
         """Return the payload as its class (steps 6 and 7 of protocol §2); MALFORMED on any deviation.
 
-        `new` is for whoever takes statements in: it admits no field that this version does not know, and misses those
-        that are needed now. Otherwise unknown fields are ignored, or UNSUPPORTED where they are critical (§2.2).
+        `new` is for intake: it refuses fields that this version does not know, and requires those that are now
+        mandatory. Otherwise unknown fields are ignored, or UNSUPPORTED if they are critical (§2.2).
         """
         if self.type != cls.TYPE:
-            raise _malformed(f"is of type {self.type!r} where {cls.TYPE!r} is expected")
+            raise _malformed(f"is of type {self.type!r} but {cls.TYPE!r} is expected")
         value = cls.from_payload(self.payload, new=new)  # (6)
         if self.subject != value.subject:  # (7)
             raise _malformed(
-                f"is about {value.subject[:80]!r}, its header says {self.subject[:80]!r}"
+                f"is about {value.subject[:80]!r}, but its header says {self.subject[:80]!r}"
             )
         return value
 
@@ -142,7 +141,7 @@ def sign_statement(
     issuer: str,
     subject: str,
 ) -> bytes:
-    """Sign a payload map as a statement of type `content`; the same call gives the same bytes."""
+    """Sign a payload map as a statement of type `content`; the same arguments give the same bytes."""
     if not NAME.fullmatch(content):
         raise CounterfoilError(Code.MALFORMED, "the statement's type is not a name")
     _CLAIM.check(issuer, "the statement's issuer")
@@ -159,10 +158,10 @@ def sign_statement(
 def parse_statement(
     raw: bytes, *, expected: str | None = None, max_bytes: int | None = None
 ) -> SignedStatement:
-    """Read the outside strictly (steps 1 to 3 of protocol §2); MALFORMED on any deviation.
+    """Parse the outer structure strictly (steps 1 to 3 of protocol §2); MALFORMED on any deviation.
 
     No signature is checked and the payload is not decoded: that is `SignedStatement.read`. `max_bytes` defaults
-    to what the type permits. A statement with transparency receipts attached is refused: `detach` takes them off.
+    to what the type permits. A statement with transparency receipts attached is refused: `detach` removes them.
     """
     most = max_bytes or (MAX_STATEMENT if expected and expected not in LONG_TYPES else None)
     protected, unprotected, body, signature = _split(raw, most or MAX_LONG_STATEMENT)  # (1)
@@ -171,7 +170,7 @@ def parse_statement(
     content, kid, issuer, subject = _parse_protected(protected)  # (2)
     _check_size(content, len(raw), max_bytes)
     if expected is not None and content != expected:  # (3)
-        raise _malformed(f"is of type {content!r} where {expected!r} is expected")
+        raise _malformed(f"is of type {content!r} but {expected!r} is expected")
     if len(signature) != 64:
         raise _malformed("has a signature that is not 64 bytes long")
     return SignedStatement(
@@ -188,7 +187,7 @@ def parse_statement(
 
 
 def verify_signature(statement: SignedStatement, public_key: bytes) -> None:
-    """Check steps 4 and 5 of protocol §2: UNTRUSTED_KEY for another key, or BAD_SIGNATURE."""
+    """Perform steps 4 and 5 of protocol §2: UNTRUSTED_KEY for another key, or BAD_SIGNATURE."""
     if key_id(public_key) != statement.kid:  # (4)
         raise CounterfoilError(
             Code.UNTRUSTED_KEY,
@@ -208,13 +207,13 @@ def verify_signature(statement: SignedStatement, public_key: bytes) -> None:
 def check_signing_key(public_key: bytes) -> None:
     """Raise UNTRUSTED_KEY unless these are the 32 bytes of an Ed25519 key of large order."""
     if len(public_key) != 32 or _without_sign(public_key) in _SMALL_ORDER:
-        raise CounterfoilError(Code.UNTRUSTED_KEY, "these bytes are no usable Ed25519 key")
+        raise CounterfoilError(Code.UNTRUSTED_KEY, "these bytes are not a usable Ed25519 key")
 
 
 def sign(
     value: Payload, *, key: Ed25519PrivateKey, issuer: str, subject: str | None = None
 ) -> bytes:
-    """Sign one of the statement dataclasses; a `subject` other than the value's own makes what every reader refuses."""
+    """Sign one of the statement dataclasses; with a `subject` other than the value's own, every reader refuses the result."""
     return sign_statement(
         value.TYPE,
         value.to_payload(),
@@ -227,7 +226,7 @@ def sign(
 def open_as(
     cls: type[P], raw: bytes, public_key: bytes | None, *, new: bool = False
 ) -> tuple[P, SignedStatement]:
-    """Parse a statement of this class, and verify it where a key is given (protocol §2, all steps).
+    """Parse a statement of this class, and verify it if a key is given (protocol §2, all steps).
 
     `new`: see `SignedStatement.read`.
     """
@@ -238,7 +237,7 @@ def open_as(
 
 
 def read_as(cls: type[P], raw: bytes) -> P:
-    """Return what a statement of this class says, unverified: of bytes that were verified when they came."""
+    """Return a statement's payload without verification, from bytes that were verified on arrival."""
     return open_as(cls, raw, None)[0]
 
 
@@ -248,14 +247,14 @@ def entry_of(raw: bytes) -> bytes:
 
 
 def attach(raw: bytes, receipts: Sequence[bytes]) -> bytes:
-    """Return the statement carrying transparency receipts (COSE Receipts, RFC 9942)."""
+    """Return the statement with transparency receipts attached (COSE Receipts, RFC 9942)."""
     protected, _, body, signature = _split(raw, MAX_LONG_STATEMENT)
     header: dict[int, Value] = {RECEIPTS: list(receipts)} if receipts else {}
     return _join(protected, header, body, signature)
 
 
 def detach(raw: bytes) -> tuple[bytes, tuple[bytes, ...]]:
-    """Return the statement with an empty unprotected header, and the receipts that were in it."""
+    """Return the statement with an empty unprotected header, and the transparency receipts that were in it."""
     protected, unprotected, body, signature = _split(raw, 2 * MAX_LONG_STATEMENT)
     if not unprotected:
         return bytes(raw), ()
@@ -285,7 +284,7 @@ def _split(raw: bytes, max_bytes: int) -> tuple[bytes, dict[int, Value], bytes, 
         raise _malformed("is not an array of four members")
     protected, unprotected, body, signature = parts
     if not (isinstance(protected, bytes) and isinstance(unprotected, dict)):
-        raise _malformed("has headers of another type than COSE_Sign1")
+        raise _malformed("has headers of the wrong type for COSE_Sign1")
     if not (isinstance(body, bytes) and isinstance(signature, bytes)):
         raise _malformed("has a payload or signature that is not a byte string")
     return protected, unprotected, body, signature
@@ -294,7 +293,7 @@ def _split(raw: bytes, max_bytes: int) -> tuple[bytes, dict[int, Value], bytes, 
 def _parse_protected(protected: bytes) -> tuple[str, bytes, str, str]:
     header = cbor.decode(protected, max_bytes=1024, max_items=_HEADER_ITEMS)
     if not isinstance(header, dict) or set(header) != {ALG, CONTENT_TYPE, KID, CWT_CLAIMS}:
-        raise _malformed("has other protected members than those of the protocol")
+        raise _malformed("has missing or unknown protected members")
     content, kid, claims = header[CONTENT_TYPE], header[KID], header[CWT_CLAIMS]
     if (
         not isinstance(content, str)
@@ -333,7 +332,7 @@ def _encode_protected(content: str, kid: bytes, issuer: str, subject: str) -> by
 def _check_size(content: str, size: int, max_bytes: int | None) -> None:
     limit = max_bytes or (MAX_LONG_STATEMENT if content in LONG_TYPES else MAX_STATEMENT)
     if size > limit:
-        raise _malformed(f"has {size} bytes, more than {limit}")
+        raise _malformed(f"is {size} bytes long, more than {limit}")
 
 
 def _sig_structure(protected: bytes, body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Erasures: what the audit authority says it has made unreadable, and why (protocol §2.1)."""
+"""Erasures: what the audit authority states it has made unreadable, and why (protocol §2.1)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -9,7 +9,7 @@ from shared.statements.schema import Bytes32, Ms, Name, Statement, Uint
 
 @dataclass(frozen=True, slots=True)
 class Erasure(Statement):
-    """The statements of one tenant's day are gone; their entries, and all proofs over them, stay."""
+    """The statements of one tenant's day are gone; their entries, and all proofs over them, remain."""
 
     TYPE: ClassVar[str] = "erasure"
 
@@ -18,7 +18,7 @@ class Erasure(Statement):
     end: Ms
     """The receipts that began in [start, end), with their orders, evidence, and copies in findings."""
     statements: Uint
-    """How many log entries can be read no longer."""
+    """How many log entries can no longer be read."""
     entries: Bytes32
     """SHA-256 of these entries, concatenated by index."""
     reason: Annotated[str, Text(256, 1, line=True)]

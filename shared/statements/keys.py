@@ -12,7 +12,7 @@ from shared.statements.schema import Bytes32, Line, Ms, Name, Statement
 
 HOUR_MS = 3_600_000
 MAX_LIFE_MS = 25 * HOUR_MS
-"""HPKE keys live at most 24 hours, and overlap their successors by one."""
+"""HPKE keys live at most 24 hours, and overlap their successors by one hour."""
 
 _PROFILE_VALUE = Either({str: Text(512), int: Whole(2**63 - 1)})
 
@@ -43,9 +43,10 @@ class KeyBundle(Statement):
         return self.issuer
 
     def check(self) -> None:
-        """Check the lifetime, and that the signing key is one whose signatures bind."""
+        """Check the lifetime, and that the signing key's signatures are binding."""
         self.require(
-            0 < self.not_after - self.not_before <= MAX_LIFE_MS, "does not live up to 25 hours"
+            0 < self.not_after - self.not_before <= MAX_LIFE_MS,
+            "does not have a life of up to 25 hours",
         )
         self.require(
             len(set(self.model_roots)) == len(self.model_roots), "names a model root twice"
@@ -53,7 +54,7 @@ class KeyBundle(Statement):
         try:
             check_signing_key(self.signing_key)
         except CounterfoilError:
-            refuse("key-bundle.signing_key", "is no usable Ed25519 key")
+            refuse("key-bundle.signing_key", "is not a usable Ed25519 key")
 
     @property
     def issuer(self) -> str:
@@ -68,21 +69,21 @@ class KeyBundle(Statement):
 def stale_bundle(
     bundle: KeyBundle, now_ms: int, metadata: Mapping[str, str] | None = None
 ) -> CounterfoilError:
-    """Return the STALE_KEY that says when a bundle may be used that may not be used now."""
+    """Return the STALE_KEY that says when a key bundle is valid that is not valid now."""
     early = now_ms < bundle.not_before
     return untimely(
         Code.STALE_KEY,
         f"the key bundle of {bundle.issuer} {'is not valid before' if early else 'expired at'}",
         bundle.not_before if early else bundle.not_after,
         now_ms,
-        remedy="Read the key directory again; if that does not help, look whether a clock is wrong.",
+        remedy="Read the key directory again; if that does not help, check whether a clock is wrong.",
         metadata=metadata,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation(Statement):
-    """Ends a key bundle before its time."""
+    """Ends a key bundle before its expiry."""
 
     TYPE: ClassVar[str] = "revocation"
 
@@ -92,5 +93,5 @@ class Revocation(Statement):
 
     @property
     def subject(self) -> str:
-        """The bundle that it ends."""
+        """The key bundle that it ends."""
         return self.bundle.hex()

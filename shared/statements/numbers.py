@@ -1,6 +1,5 @@
-"""Gapless numbers: which of 0, 1, 2, … have been seen, as the next one and the ranges that are missing below it.
-
-Numbers are seen in any order and more than once; the order makes no difference. Pure.
+"""Gapless numbers: which of 0, 1, 2, … have been seen, as the next one and the ranges missing below it.
+Numbers may be seen in any order and repeatedly; the order makes no difference. Pure.
 """
 
 from bisect import bisect_left
@@ -9,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 Range = tuple[int, int]
-"""First and last number of a run that is missing, both included."""
+"""First and last number of a missing run, inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Every number below `next` was seen, but for those in `missing`: rising, maximal runs."""
+    """Every number below `next` was seen, except those in `missing`: ascending, maximal runs."""
 
     next: int = 0
     missing: tuple[Range, ...] = ()
@@ -23,10 +22,12 @@ class Numbers:
         ends_well = all(last + 1 < first for (_, last), (first, _) in pairwise(self.missing))
         bounds = all(0 <= first <= last < self.next - 1 for first, last in self.missing)
         if not (ends_well and bounds):
-            raise ValueError("missing numbers are rising runs that do not touch, below the next")
+            raise ValueError(
+                "missing numbers must be ascending runs that do not touch, below the next number"
+            )
 
     def with_seen(self, numbers: Iterable[int]) -> "Numbers":
-        """Return what is known once these have been seen as well; in O((m + n) log n)."""
+        """Return the numbers with these added to those seen; in O((m + n) log n)."""
         seen = sorted(set(numbers))
         new = seen[bisect_left(seen, self.next) :]
         missing = [part for run in self.missing for part in _without(run, seen)]
@@ -38,7 +39,7 @@ class Numbers:
         return Numbers(following, tuple(missing))
 
     def condensed(self, most: int) -> "Numbers":
-        """Return the same with at most `most` runs: the lowest are merged, so more is said to be missing, never less."""
+        """Return the same with at most `most` runs: the lowest are merged, so more numbers may be reported missing, never fewer."""
         surplus = len(self.missing) - most
         if surplus <= 0:
             return self
@@ -46,12 +47,12 @@ class Numbers:
         return Numbers(self.next, (merged, *self.missing[surplus + 1 :]))
 
     def missing_between(self, first: int, last: int) -> tuple[Range, ...]:
-        """Return the runs that have a number from `first` to `last`, whole."""
+        """Return the complete runs that contain a number from `first` to `last`."""
         return tuple(run for run in self.missing if run[0] <= last and run[1] >= first)
 
 
 def count(runs: Iterable[Range]) -> int:
-    """Return how many numbers the runs hold."""
+    """Return how many numbers the runs contain."""
     return sum(last - first + 1 for first, last in runs)
 
 

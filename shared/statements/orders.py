@@ -10,7 +10,7 @@ from shared.statements.schema import U32, Bytes32, Ms, Name, Statement, Uint
 
 MAX_TOKENS = 2**20
 TEMPLATE_TOKENS, MESSAGE_TOKENS = 1024, 64
-"""Room for what a chat template adds, once and for each message."""
+"""Allowance for what a chat template adds, once and per message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Order(Statement):
     cost_centre: Bytes32 | None = None
     """Blinded (protocol §4.5)."""
     max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)] | None = None
-    """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders from before it was defined
-    lack it, and bound the prompt by the node's context only."""
+    """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders made before this field was
+    defined lack it; their prompts are bounded only by the node's context."""
 
     @property
     def subject(self) -> str:
@@ -46,21 +46,21 @@ class Order(Statement):
         return self.ctx.hex()
 
     def check(self) -> None:
-        """Check that the order expires after it was made."""
-        self.require(self.created < self.expiry, "expires before it was made")
+        """Check that the order expires after it was created."""
+        self.require(self.created < self.expiry, "expires before it was created")
 
 
 def input_bound(body: RequestBody) -> int:
-    """Return a `max_input_tokens` for a client that has no tokenizer: a token for each byte of UTF-8, and the template's."""
+    """Return a `max_input_tokens` for a client without a tokenizer: a token per UTF-8 byte, plus the template's."""
     return min(MAX_TOKENS, body.size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages))
 
 
 def within_order(order: Order, usage: Usage) -> str | None:
-    """Return which quantity of a receipt is above what its order pays for, in words; None when none is."""
+    """Return, in words, which quantity of a receipt exceeds what its order pays for; None if none does."""
     for side, counted, most in (
         ("input", usage.input, order.max_input_tokens),
         ("output", usage.output, order.max_output_tokens),
     ):
         if most is not None and counted > most:
-            return f"the receipt counts {counted} {side} tokens, {most} at most were ordered"
+            return f"the receipt counts {counted} {side} tokens, but at most {most} were ordered"
     return None

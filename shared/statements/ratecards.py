@@ -17,7 +17,7 @@ Amount = Annotated[str, Text(26, 1, pattern=AMOUNT)]
 
 @dataclass(frozen=True, slots=True)
 class Price(Record):
-    """What `per` tokens of one model cost: fresh input, cached input, output."""
+    """The price of `per` tokens of one model: fresh input, cached input, output."""
 
     model_root: Bytes32
     input: Amount

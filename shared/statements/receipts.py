@@ -11,7 +11,7 @@ NO_RECEIPT = bytes(32)
 
 
 class EnergyQuality(StrEnum):
-    """How the energy was obtained. Unmeasured is not zero: then there is no number."""
+    """How the energy was obtained. Unmeasured is not zero: there is no number then."""
 
     MEASURED = "measured"
     ESTIMATED = "estimated"
@@ -30,7 +30,7 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage(Record):
-    """What is charged for: tokens, and as far as it is known compute time and energy."""
+    """What is charged for: tokens, and if known, compute time and energy."""
 
     input: Uint
     cached: Uint
@@ -42,17 +42,17 @@ class Usage(Record):
     """Millijoules; absent exactly when the energy is unmeasured."""
 
     def check(self) -> None:
-        """Check the bounds between the numbers."""
+        """Check the relations between the numbers."""
         self.require(self.cached <= self.input, "counts more cached tokens than input tokens")
         measured = self.energy_quality is not EnergyQuality.UNMEASURED
         self.require(
-            measured == (self.energy_mj is not None), "has energy that disagrees with its quality"
+            measured == (self.energy_mj is not None), "has an energy that contradicts its quality"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt(Statement):
-    """One inference. What a request that failed early left nothing to commit to is absent."""
+    """One inference. If a request failed early, the fields that would have nothing to commit to are absent."""
 
     TYPE: ClassVar[str] = "receipt"
 

@@ -1,6 +1,5 @@
 """What the client seals: the conversation and how its answer is to be sampled.
-
-Fractions travel as integers in millionths (`*_ppm`), because statements carry no floating-point numbers.
+Fractions are encoded as integers in millionths (`*_ppm`), because statements contain no floating-point numbers.
 """
 
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ def _within(value: int | None, least: int, most: int) -> bool:
 class SamplingSettings:
     """How each output token is chosen. Greedy when `temperature_ppm` is 0.
 
-    `top_k` = 0 and `top_p_ppm` = 1_000_000 switch the filter off; None switches off what may be None.
+    `top_k` = 0 and `top_p_ppm` = 1_000_000 disable the filter; None disables a setting that may be None.
     The seed is not here: it is a secret of its own (`RequestBody.seed`, or derived from the transcript
-    secret). What the fields do to the bit: protocol §7.3.
+    secret). Their bit-exact meaning: protocol §7.3.
     """
 
     max_tokens: int
@@ -41,17 +40,17 @@ class SamplingSettings:
     top_p_ppm: int = PPM
     stop: tuple[str, ...] = ()
     min_p_ppm: int | None = None
-    """Least probability that a token must have, as a part of the most likely token's."""
+    """The lowest probability that a token may have, as a fraction of the most likely token's."""
     repetition_penalty_ppm: int | None = None
-    """Divides positive logits of tokens of prompt and output, multiplies the others."""
+    """For tokens of the prompt and output: divides positive logits, multiplies the others."""
     presence_penalty_ppm: int | None = None
-    """Subtracted from the logits of tokens of the output."""
+    """Subtracted from the logits of tokens that occur in the output."""
     frequency_penalty_ppm: int | None = None
-    """Subtracted from the logits of tokens of the output as often as they are there."""
+    """Subtracted from the logits of tokens in the output, once per occurrence."""
     stop_token_ids: tuple[int, ...] = ()
-    """Tokens that end the answer beside the model's own; rising."""
+    """Tokens that end the answer in addition to the model's own; ascending."""
     logprobs: int | None = None
-    """How many most likely tokens come with each output token's log-probability."""
+    """How many of the most likely tokens are returned with each output token's log-probability."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.max_tokens <= 2**20, "max_tokens must be between 1 and 1048576")
@@ -61,7 +60,10 @@ class SamplingSettings:
         _require(len(self.stop) <= MAX_STOP_STRINGS, f"at most {MAX_STOP_STRINGS} stop strings")
         for text in self.stop:
             size = len(text.encode("utf-8", "surrogatepass"))
-            _require(1 <= size <= MAX_STOP_BYTES, f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
+            _require(
+                1 <= size <= MAX_STOP_BYTES,
+                f"a stop string must be 1 to {MAX_STOP_BYTES} bytes long",
+            )
         self._check_optional()
 
     def _check_optional(self) -> None:
@@ -73,11 +75,14 @@ class SamplingSettings:
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, f"{name}_ppm")
             _require(_within(value, -2 * PPM, 2 * PPM), f"{name} must be between -2 and 2")
-            _require(value != 0, f"a {name} of 0 is left out")
+            _require(value != 0, f"a {name} of 0 must be omitted")
         ids = self.stop_token_ids
         _require(len(ids) <= MAX_STOP_TOKENS, f"at most {MAX_STOP_TOKENS} stop token ids")
-        _require(all(0 <= token < 2**32 for token in ids), "a stop token id is from 0 to 2^32 - 1")
-        _require(list(ids) == sorted(set(ids)), "stop token ids rise, each once")
+        _require(
+            all(0 <= token < 2**32 for token in ids),
+            "a stop token id must be between 0 and 2^32 - 1",
+        )
+        _require(list(ids) == sorted(set(ids)), "stop token ids must be ascending and unique")
         _require(
             _within(self.logprobs, 0, MAX_LOGPROBS),
             f"logprobs must be between 0 and {MAX_LOGPROBS}",
@@ -110,14 +115,14 @@ class RequestBody:
     def __post_init__(self) -> None:
         _require(
             bool(self.messages) != (self.prompt is not None),
-            "a request has either messages or a prompt",
+            "a request must have either messages or a prompt",
         )
         _require(len(self.messages) <= MAX_MESSAGES, f"at most {MAX_MESSAGES} messages")
-        _require(self.seed is None or len(self.seed) == 32, "a seed has 32 bytes")
-        _require(0 <= self.choice <= MAX_CHOICE, "a choice is from 0 to 2^32 - 1")
+        _require(self.seed is None or len(self.seed) == 32, "a seed must be 32 bytes long")
+        _require(0 <= self.choice <= MAX_CHOICE, "a choice must be between 0 and 2^32 - 1")
 
     @property
     def size(self) -> int:
-        """Bytes of UTF-8 of the prompt, or of all messages' contents."""
+        """UTF-8 length of the prompt, or of all messages' contents, in bytes."""
         texts = [self.prompt or "", *(message.content for message in self.messages)]
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)

@@ -1,4 +1,4 @@
-"""What one field of a record may hold, and how it travels: the building blocks of `schema`."""
+"""What one field of a record may hold, and how it is encoded: the building blocks of `schema`."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from shared.codec.cbor import Value
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_UINT = 2**63 - 1
-"""Counts, numbers and indexes fit a signed 64-bit integer everywhere, Postgres included."""
+"""Counts, numbers and indexes fit into a signed 64-bit integer everywhere, including Postgres."""
 
 
 def refuse(where: str, problem: str) -> NoReturn:
@@ -19,11 +19,11 @@ def refuse(where: str, problem: str) -> NoReturn:
 
 
 class Rule(Protocol):
-    """What one field may hold, and how it travels."""
+    """What one field may hold, and how it is encoded."""
 
     @property
     def items(self) -> int:
-        """The most CBOR items that a permitted value has, as `cbor.decode` counts them."""
+        """The most CBOR items that a permitted value can have, as `cbor.decode` counts them."""
 
     @property
     def nested(self) -> int:
@@ -33,7 +33,7 @@ class Rule(Protocol):
         """Raise MALFORMED unless the Python value is permitted."""
 
     def load(self, value: Value, where: str) -> Any:
-        """Turn a CBOR value into the Python value, unchecked where `check` will look."""
+        """Turn a CBOR value into the Python value, without what `check` will check."""
 
     def dump(self, value: Any) -> Value:
         """Turn a checked Python value into a CBOR value."""
@@ -78,7 +78,7 @@ class Whole(Plain):
     least: int = 0
 
     def check(self, value: Any, where: str) -> None:
-        """Refuse other types (booleans are no integers) and integers out of bounds."""
+        """Refuse other types (booleans are not integers) and integers out of bounds."""
         if type(value) is not int:
             refuse(where, "is not an integer")
         if not self.least <= value <= self.most:
@@ -100,7 +100,7 @@ class Octets(Plain):
             expected = (
                 f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
             )
-            refuse(where, f"has {len(value)} bytes, not {expected}")
+            refuse(where, f"is {len(value)} bytes long, not {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ class Text(Plain):
         except UnicodeEncodeError as error:
             raise CounterfoilError(Code.MALFORMED, f"{where} is not valid Unicode") from error
         if not self.least <= size <= self.most:
-            refuse(where, f"has {size} bytes, not {self.least} to {self.most}")
+            refuse(where, f"is {size} bytes long, not {self.least} to {self.most}")
         if self.line and not value.isprintable():
-            refuse(where, "holds a character that cannot be printed")
+            refuse(where, "contains a character that cannot be printed")
         if self.pattern is not None and not self.pattern.fullmatch(value):
             refuse(where, f"does not match {self.pattern.pattern}")
 
@@ -141,7 +141,7 @@ class Flag(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Either(Plain):
-    """Whichever of several plain rules fits the value's type."""
+    """The one of several plain rules that fits the value's type."""
 
     rules: Mapping[type, Rule]
 
@@ -160,7 +160,7 @@ class Choice(Single):
     options: type[StrEnum]
 
     def check(self, value: Any, where: str) -> None:
-        """Refuse what is not a member."""
+        """Refuse anything that is not a member."""
         if type(value) is not self.options:
             refuse(where, f"is not one of {', '.join(self.options)}")
 
@@ -197,12 +197,12 @@ class Many:
 
     @property
     def items(self) -> int:
-        """The array, and as many members as it may have."""
+        """The array, and the most members it may have."""
         return 1 + self.count.most * self.item.items
 
     @property
     def nested(self) -> int:
-        """The array, and what its members hold."""
+        """The array, and its members' own."""
         return 1 + self.count.most * self.item.nested
 
     def check(self, value: Any, where: str) -> None:
@@ -235,12 +235,12 @@ class Table:
 
     @property
     def items(self) -> int:
-        """The map, and as many keys and values as it may have."""
+        """The map, and the most keys and values it may have."""
         return 1 + self.count.most * (self.key.items + self.value.items)
 
     @property
     def nested(self) -> int:
-        """The map, and what its values hold."""
+        """The map, and its values' own."""
         return 1 + self.count.most * self.value.nested
 
     def check(self, value: Any, where: str) -> None:

@@ -1,10 +1,11 @@
-"""The CDDL of `docs/protocol.md` as Python types: a record's wire form is read off its dataclass.
+"""The CDDL of `docs/protocol.md` as Python types: a record's wire form is derived from its dataclass.
 
 A `Record` is a CBOR map. Its fields are annotated with the aliases below (`Bytes32`, `Name`, …), which
-say both the Python type and what the wire permits. Construction checks every field, so a value that
-exists is valid, whether it was made here or read from a stranger; what is not permitted is MALFORMED.
-Reading a map asks for exactly the record's fields: none missing, none unknown. Only a statement's payload
-may have more, by the rule of protocol §2.2 under which statements grow.
+give both the Python type and what the wire permits. Construction checks every field, so a value that
+exists is valid, whether it was made here or read from a stranger; anything else is MALFORMED.
+
+Reading a map requires exactly the record's fields: none missing, none unknown. Only a statement's payload
+may have more, by the rule for extending statements in protocol §2.2.
 """
 
 import re
@@ -64,7 +65,7 @@ class Nested:
         return self.record.max_nested()
 
     def check(self, value: Any, where: str) -> None:
-        """Refuse what is not that record; its own fields were checked when it was made."""
+        """Refuse anything but that record; its own fields were checked when it was constructed."""
         if type(value) is not self.record:
             refuse(where, "is not a map of its kind")
 
@@ -85,15 +86,14 @@ class Nested:
 @dataclass(frozen=True, slots=True)
 class Embedded(Single):
     """A record as a byte string that holds its encoding, so that the bytes can be hashed as they are.
-
-    What it holds is decoded by itself, with a budget of its own.
+    Its content is decoded separately, with a budget of its own.
     """
 
     record: "type[Record]"
     most: int
 
     def check(self, value: Any, where: str) -> None:
-        """Refuse what is not that record; its own fields were checked when it was made."""
+        """Refuse anything but that record; its own fields were checked when it was constructed."""
         if type(value) is not self.record:
             refuse(where, "is not a map of its kind")
 
@@ -125,7 +125,7 @@ Boolean = Annotated[bool, Flag()]
 class _Field:
     name: str
     where: str
-    """How errors call it."""
+    """Its name in errors."""
     rule: Rule
     optional: bool
 
@@ -146,7 +146,7 @@ class Record:
         self.check()
 
     def check(self) -> None:
-        """Check what holds between fields; each field by itself is already valid."""
+        """Check relations between fields; each field on its own is already valid."""
 
     def require(self, condition: bool, problem: str) -> None:
         """Raise MALFORMED unless the condition holds."""
@@ -154,7 +154,7 @@ class Record:
             refuse(label(type(self)), problem)
 
     def to_payload(self) -> dict[str, Value]:
-        """Return the map; fields that are not filled are absent."""
+        """Return the map; unset fields are absent."""
         payload: dict[str, Value] = dict(self.CONSTANTS)
         for field in _fields(type(self)):
             value = getattr(self, field.name)
@@ -164,7 +164,7 @@ class Record:
 
     @classmethod
     def from_payload(cls, payload: Mapping[Any, Value]) -> Self:
-        """Read a map strictly; MALFORMED when a field is missing, unknown or not permitted."""
+        """Read a map strictly; MALFORMED if a field is missing, unknown or invalid."""
         for constant, expected in cls.CONSTANTS.items():
             value = payload.get(constant)
             if type(value) is not int or value != expected:
@@ -191,7 +191,7 @@ class Record:
 
     @classmethod
     def max_items(cls) -> int:
-        """Return the most CBOR items that a permitted record has, as `cbor.decode` counts them."""
+        """Return the most CBOR items that a permitted record can have, as `cbor.decode` counts them."""
         return _budget(cls)[0]
 
     @classmethod
@@ -201,9 +201,8 @@ class Record:
 
     @classmethod
     def from_cbor(cls, data: bytes, *, max_bytes: int) -> Self:
-        """Read an encoded map strictly; MALFORMED when the bytes are anything else.
-
-        No more is made of them than a permitted record can have.
+        """Read an encoded map strictly; MALFORMED if the bytes are anything else.
+        Decoding stops at the size of the largest permitted record.
         """
         items, nested = _budget(cls)
         value = cbor.decode(data, max_bytes=max_bytes, max_items=items, max_nested=nested)
@@ -220,31 +219,29 @@ _FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 class Statement(Record):
     """The payload of a signed statement; `TYPE` is the last part of its content type.
-
-    Fields that are defined after the first version are optional, and those on which an older verifier must not be
-    silent are critical (protocol §2.2).
+    Fields defined after the first version are optional, and those that an older verifier must not ignore are
+    critical (protocol §2.2).
     """
 
     __slots__ = ()
     TYPE: ClassVar[str]
     CONSTANTS: ClassVar[Mapping[str, int]] = MappingProxyType({"v": 1})
     CRITICAL: ClassVar[frozenset[str]] = frozenset()
-    """Later fields that no verifier may ignore: a payload that has one names it in `crit`."""
+    """Later fields that no verifier may ignore: a payload that has one lists it in `crit`."""
     NEEDED: ClassVar[frozenset[str]] = frozenset()
-    """Later fields without which nothing new is taken in; what was signed before they were defined lacks them."""
+    """Later fields that every new statement must have; statements signed before they were defined lack them."""
 
     def to_payload(self) -> dict[str, Value]:
-        """Return the map; fields that are not filled are absent, and critical ones are named."""
+        """Return the map; unset fields are absent, and critical ones are named."""
         payload = super().to_payload()
         critical: list[Value] = [*sorted(self.CRITICAL & payload.keys())]
         return {**payload, CRIT: critical} if critical else payload
 
     @classmethod
     def from_payload(cls, payload: Mapping[Any, Value], *, new: bool = False) -> Self:
-        """Read a payload by the rule under which statements grow (protocol §2.2).
-
+        """Read a payload by the rule for extending statements (protocol §2.2).
         Fields that this version does not know are ignored, unless they are critical (UNSUPPORTED). A `new` statement,
-        one that is being taken in, has no such fields and lacks none that is needed now (MALFORMED).
+        one at intake, must not have such fields, and must have all that are now mandatory (MALFORMED).
         """
         known = {field.name for field in _fields(cls)} | cls.CONSTANTS.keys()
         unknown = payload.keys() - known - {CRIT}
@@ -264,7 +261,7 @@ class Statement(Record):
 
 
 def _check_names(cls: type[Statement], unknown: AbstractSet[Any]) -> None:
-    """Refuse unknown fields that no later version would have."""
+    """Refuse unknown fields that no later version could have defined."""
     if not all(type(name) is str and _FIELD_NAME.fullmatch(name) for name in unknown):
         shown = sorted(repr(name)[:40] for name in unknown)
         refuse(label(cls), f"has unknown fields: {', '.join(shown[:4])}")
@@ -275,7 +272,7 @@ def _check_names(cls: type[Statement], unknown: AbstractSet[Any]) -> None:
 def _check_critical(
     cls: type[Statement], payload: Mapping[Any, Value], known: AbstractSet[str]
 ) -> None:
-    """Refuse a critical field that this version does not know, and a list of them that is not the payload's."""
+    """Refuse critical fields that this version does not know, and a list of them that does not match the payload."""
     present = sorted(cls.CRITICAL & payload.keys())
     if CRIT not in payload:
         if present:
@@ -286,12 +283,12 @@ def _check_critical(
     in_order = all(one < other for one, other in pairwise(names))
     there = payload.keys() - {CRIT} >= set(names)
     if not names or names != listed or not in_order or not there:
-        refuse(f"{label(cls)}.{CRIT}", "is not a rising list of fields that are there")
+        refuse(f"{label(cls)}.{CRIT}", "is not an ascending list of fields that are present")
     strange = [name for name in names if name not in known]
     if strange:
         raise CounterfoilError(
             Code.UNSUPPORTED,
-            f"the {label(cls)} has a field {strange[0][:63]!r} that must be understood and is not known here",
+            f"the {label(cls)} has a critical field {strange[0][:63]!r} that is not known here",
             remedy="Use a newer version of Counterfoil.",
         )
     if names != present:
@@ -308,7 +305,7 @@ _BUDGETS: dict[type[Record], tuple[int, int]] = {}
 
 
 def _fields(cls: type[Record]) -> tuple[_Field, ...]:
-    """Return the rules of a record's fields, worked out at its first use."""
+    """Return the rules of a record's fields, computed on first use."""
     known = _FIELDS.get(cls)
     if known is None:
         hints = get_type_hints(cls, include_extras=True)
@@ -325,7 +322,7 @@ def _fields(cls: type[Record]) -> tuple[_Field, ...]:
 
 
 def _budget(cls: type[Record]) -> tuple[int, int]:
-    """Return the most items and nested items of a record, worked out at its first use."""
+    """Return the most items and nested items of a record, computed on first use."""
     known = _BUDGETS.get(cls)
     if known is None:
         rules = [field.rule for field in _fields(cls)]

@@ -1,7 +1,7 @@
-"""Tenant seals: what the audit authority says about all receipts of one tenant in one period (protocol §5.1).
+"""Tenant seals: what the audit authority states about all receipts of one tenant in one period (protocol §5.1).
 
-A tenant's seals are numbered 0, 1, 2, … and each begins where the one before it ended, in time and in the log. So every
-receipt is counted by exactly one of them, on time or late, and whoever holds the receipts can recompute it.
+A tenant's seals are numbered 0, 1, 2, … and each begins where the previous one ended, in time and in the log. So every
+receipt is counted by exactly one of them, on time or late, and anybody who holds the receipts can recompute it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,12 @@ from shared.statements.schema import Bytes32, Ms, Name, Record, Statement, Uint
 NO_SEAL = bytes(32)
 """`previous` of a tenant's first seal."""
 MAX_MISSING = 1024
-"""Runs of missing order numbers in one seal; beyond them the lowest are merged."""
+"""Most runs of missing order numbers in one seal; if there are more, the lowest are merged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing(Record):
-    """A run of order numbers of which the log has no receipt, both ends included."""
+    """A run of order numbers for which the log has no receipt, inclusive."""
 
     first: Uint
     last: Uint
@@ -34,12 +34,12 @@ class Missing(Record):
 
 @dataclass(frozen=True, slots=True)
 class OrderNumbers(Record):
-    """Which of the tenant's order numbers have a receipt in this seal or in one before it."""
+    """Which of the tenant's order numbers have a receipt in this seal or an earlier one."""
 
     next: Uint
-    """One more than the highest number; 0 when there was none."""
+    """One more than the highest number; 0 if there was none."""
     missing: Annotated[tuple[Missing, ...], Count(0, MAX_MISSING)]
-    """The numbers below `next` without a receipt: rising runs that do not touch."""
+    """The numbers below `next` without a receipt: ascending runs that do not touch."""
 
     def check(self) -> None:
         """Check the order of the runs."""
@@ -49,12 +49,12 @@ class OrderNumbers(Record):
             self.require(False, f"is impossible: {error}")
 
     def numbers(self) -> Numbers:
-        """Return them as a value to calculate with."""
+        """Return them as a value for computation."""
         return Numbers(self.next, tuple((run.first, run.last) for run in self.missing))
 
     @classmethod
     def of(cls, numbers: Numbers) -> Self:
-        """Return a value's wire form, the lowest runs merged when there are too many."""
+        """Return a value's wire form, with the lowest runs merged if there are too many."""
         runs = numbers.condensed(MAX_MISSING)
         return cls(next=runs.next, missing=tuple(Missing(*run) for run in runs.missing))
 
@@ -73,7 +73,7 @@ class TenantSeal(Statement):
     previous: Bytes32
     """Entry of the tenant's seal before this one; 32 zero bytes for its first."""
     size: Uint
-    """Size of the log at which the seal was taken; never smaller than the previous seal's."""
+    """The log's size at which the seal was taken; never smaller than the previous seal's."""
     root: Bytes32
     """Root of the log at that size."""
     receipts: Uint
@@ -81,9 +81,9 @@ class TenantSeal(Statement):
     entries: Bytes32
     """SHA-256 of their entries, concatenated by index."""
     late: Uint
-    """How many receipts with started < start have an index from the previous seal's size up to `size`."""
+    """How many receipts with started < start have an index from the previous seal's `size` up to this one's."""
     late_entries: Bytes32
-    """SHA-256 of theirs."""
+    """SHA-256 of their entries, likewise."""
     orders: OrderNumbers
 
     @property
@@ -102,7 +102,7 @@ class TenantSeal(Statement):
 
 
 def seal_domain(tenant: str) -> bytes:
-    """Return the number domain of a tenant's seals: the log has one seal for each number, for ever."""
+    """Return the number domain of a tenant's seals: the log has one seal per number, forever."""
     return labelled_hash("seal-domain", tenant.encode())
 
 
@@ -115,16 +115,16 @@ def entries_digest(entries: Iterable[bytes]) -> bytes:
 
 
 def order_numbers(previous: OrderNumbers | None, seen: Iterable[int]) -> OrderNumbers:
-    """Return a seal's `orders`: the previous seal's, with the numbers of this seal's receipts."""
+    """Return a seal's `orders`: the previous seal's, plus the numbers of this seal's receipts."""
     before = Numbers() if previous is None else previous.numbers()
     return OrderNumbers.of(before.with_seen(seen))
 
 
 def follows(seal: TenantSeal, entry: bytes, following: TenantSeal) -> str | None:
-    """Return why `following` is not the seal after the one with this `entry`; None when it is."""
+    """Return why `following` is not the seal after the one with this `entry`; None if it is."""
     checks: Sequence[tuple[bool, str]] = (
-        (following.tenant == seal.tenant, "is another tenant's"),
-        (following.number == seal.number + 1, "has not the next number"),
+        (following.tenant == seal.tenant, "belongs to another tenant"),
+        (following.number == seal.number + 1, "does not have the next number"),
         (following.previous == entry, "names another predecessor"),
         (following.start == seal.end, "does not begin where it ended"),
         (following.size >= seal.size, "was taken at a smaller size"),

@@ -1,6 +1,5 @@
-"""What a rendering may do in all: a bounded number of steps, and a bounded number of characters and items that it goes over.
-
-A template of a stranger is stopped by these and not by a clock, so node and auditor stop it at the same place.
+"""What a rendering may do in total: a bounded number of steps, and a bounded number of characters and items visited.
+These limits, not a clock, stop a stranger's template, so node and auditor stop it at the same place.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +11,11 @@ from jinja2 import TemplateError
 
 MAX_STEPS: Final = 100_000
 MAX_WORK: Final = 1 << 27
-"""Characters that operations go over; `ITEM` for an item of a list, `NODE` for a node of the template in a loop's body."""
+"""Characters that operations may visit; an item of a list costs `ITEM`, a template node in a loop's body `NODE`."""
 ITEM: Final = 8
 NODE: Final = 32
 MAX_ITEMS: Final = 1 << 18
-"""Items, nested ones included, of one list or mapping."""
+"""Most items, including nested ones, in one list or mapping."""
 T = TypeVar("T")
 SERIES: Any = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
 LISTED: Any = (dict, *SERIES)
@@ -26,11 +25,11 @@ _left: ContextVar[list[int]] = ContextVar("steps and work left of the rendering"
 
 
 class TooMuchError(TemplateError):
-    """The template takes more than a template may take; the text says of what."""
+    """The template exceeds a limit; the text says which."""
 
 
 def with_budget(render: Callable[[], T]) -> T:
-    """Render with all steps and all work left."""
+    """Render with a full budget."""
     budget = _left.set([MAX_STEPS, MAX_WORK])
     try:
         return render()
@@ -39,7 +38,7 @@ def with_budget(render: Callable[[], T]) -> T:
 
 
 def step(size: int) -> None:
-    """Take one step, through a body of that many nodes."""
+    """Take one step, through a body of `size` nodes."""
     left = _left.get()
     left[0] -= 1
     if left[0] < 0:
@@ -48,15 +47,15 @@ def step(size: int) -> None:
 
 
 def spend(amount: int) -> None:
-    """Take work off the budget."""
+    """Charge work to the budget."""
     left = _left.get()
     left[1] -= amount
     if left[1] < 0:
-        raise TooMuchError("goes over too much text")
+        raise TooMuchError("processes too much text")
 
 
 def made(value: Any) -> Any:
-    """Return a value that an operation made, after taking what that cost; no list has more than `MAX_ITEMS` items."""
+    """Return a value that an operation made, after charging its cost; no list has more than `MAX_ITEMS` items."""
     if isinstance(value, str):
         spend(len(value))
     elif isinstance(value, LISTED):
@@ -65,7 +64,7 @@ def made(value: Any) -> Any:
 
 
 def weighed(value: Any) -> Any:
-    """Return a value that is gone through to the last character, after taking what that costs."""
+    """Return a value that is visited to the last character, after charging the cost."""
     if isinstance(value, str):
         spend(len(value))
     elif isinstance(value, LISTED):
@@ -75,7 +74,7 @@ def weighed(value: Any) -> Any:
 
 
 def touched(value: Any) -> None:
-    """Take what it costs to go over a value's items, or a text's characters."""
+    """Charge the cost of visiting a value's items, or a text's characters."""
     if isinstance(value, str):
         spend(len(value))
     elif isinstance(value, SIZED):
@@ -83,7 +82,7 @@ def touched(value: Any) -> None:
 
 
 def within(value: Any) -> Iterator[Any]:
-    """Yield a value and everything in it, as often as it is there; TooMuchError for more than `MAX_ITEMS`."""
+    """Yield a value and everything in it, once per occurrence; TooMuchError for more than `MAX_ITEMS`."""
     left, count = [iter((value,))], 0
     while left:
         item = next(left[-1], left)
@@ -92,7 +91,7 @@ def within(value: Any) -> Iterator[Any]:
             continue
         count += 1
         if count > MAX_ITEMS:
-            raise TooMuchError("makes a list beyond all bounds")
+            raise TooMuchError("makes a list that is too long")
         yield item
         if isinstance(item, dict):
             left.append(chain(item.keys(), item.values()))

@@ -1,7 +1,7 @@
-"""Control tokens: where a chat template wrote them, and what a tokenizer must be like for that to be clear.
+"""Control tokens: where a chat template wrote them, and what a tokenizer must satisfy for that to be unambiguous.
 
-Control tokens are the added tokens that the tokenizer marks as special. They count only where all of their characters are
-the template's own. Everywhere else their spelling is text; other added tokens are vocabulary, which a message may use as well.
+Control tokens are the added tokens that the tokenizer marks as special. They count only where all of their characters were
+written by the template. Everywhere else their spelling is text; other added tokens are vocabulary, which a message may use too.
 """
 
 import json
@@ -17,14 +17,14 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.text.marked import Marked
 
 SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-"""Unicode's White_Space, which `lstrip` and `rstrip` of a token take."""
+"""Unicode's White_Space, which a token's `lstrip` and `rstrip` consume."""
 LOCAL_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents"})
-"""Normalizers that make the same of a text's parts as of the whole, where the parts' ends are plain characters."""
+"""Normalizers that give the same result for a text's parts as for the whole, if the parts end in plain characters."""
 CONTEXTS = ("{}", " {}", "{} ", " {} ", "a{}b", "a {} b", "\n{}\n")
 
 
 class ControlTokens:
-    """Finds control tokens in what a template wrote. UNSUPPORTED, by name, where messages could make or unmake one."""
+    """Finds control tokens in what a template wrote. UNSUPPORTED, by name, if messages could create or destroy one."""
 
     def __init__(self, added: Mapping[int, AddedToken], normalizer: Any, backend: Backend) -> None:
         self._added = dict(added)
@@ -35,7 +35,7 @@ class ControlTokens:
         self._spellings = tuple(added[token].content for token in self.ids)
 
     def spelled_in(self, text: str) -> bool:
-        """Tell whether a text spells a control token."""
+        """Return whether a text spells a control token."""
         return any(spelling in text for spelling in self._spellings)
 
     def split(self, rendered: Marked) -> Iterator[str | int]:
@@ -52,7 +52,7 @@ class ControlTokens:
         yield text.lstrip(SPACE) if strip else text
 
     def _places(self, rendered: Marked) -> Iterator[tuple[int, int, int]]:
-        """Yield (start, stop, token) of control tokens, each wholly in what the template wrote in one piece."""
+        """Yield (start, stop, token) of control tokens, each entirely within one piece that the template wrote."""
         text = str.__str__(rendered)
         for run in re.finditer(rb"\x01+", rendered.marks):
             at = run.start()
@@ -64,7 +64,7 @@ class ControlTokens:
 
 
 class _Spellings:
-    """Finds the leftmost and there the longest of some spellings, one after the other."""
+    """Finds, one after the other, the leftmost and there the longest of some spellings."""
 
     def __init__(self, entries: Mapping[int, AddedToken]) -> None:
         self._tokens = {entry.content: token for token, entry in entries.items()}
@@ -89,7 +89,7 @@ class _Spellings:
 
 
 def _check_flags(added: Mapping[int, AddedToken], local: bool, backend: Backend) -> None:
-    """Raise UNSUPPORTED for a control token whose place depends on what a message puts beside it."""
+    """Raise UNSUPPORTED for a control token whose position depends on the adjacent text of a message."""
     control = [entry for entry in added.values() if entry.special]
     others = [entry for entry in added.values() if not entry.special]
     words = any(entry.single_word and not entry.normalized for entry in others)
@@ -98,27 +98,27 @@ def _check_flags(added: Mapping[int, AddedToken], local: bool, backend: Backend)
         if entry.single_word:
             raise _unclear(spelling, "counts only as a word of its own")
         if words and (_is_word(spelling[0]) or _is_word(spelling[-1])):
-            raise _unclear(spelling, "stands like a letter beside added tokens that are words")
+            raise _unclear(spelling, "counts as a letter next to added tokens that are words")
         if entry.normalized and not (local and _normalized(backend, spelling) == spelling):
-            raise _unclear(spelling, "is looked for in normalized text")
+            raise _unclear(spelling, "is matched in normalized text")
         for other in added.values():
             if (entry.rstrip and other.content[0] in SPACE) or (
                 entry.lstrip and other.content[-1] in SPACE
             ):
-                raise _unclear(spelling, "takes white space that is an added token too")
+                raise _unclear(spelling, "consumes white space that is also an added token")
 
 
 def check_unspelled(control: frozenset[int], backend: Backend) -> None:
-    """Raise UNSUPPORTED for a control token that ordinary text can be read as; `backend` encodes text."""
+    """Raise UNSUPPORTED for a control token as which ordinary text can be read; `backend` encodes text."""
     for token in sorted(control):
         spelling = str(backend.id_to_token(token))
         for context in CONTEXTS:
             if token in backend.encode(context.format(spelling), add_special_tokens=False).ids:
-                raise _unclear(spelling, "is a word of the vocabulary as well")
+                raise _unclear(spelling, "is also a word of the vocabulary")
 
 
 def unknown_token(serialised: Mapping[str, Any], backend: Backend) -> int | None:
-    """Return the token that the model has for what is in no vocabulary."""
+    """Return the model's token for text that is not in its vocabulary."""
     model = serialised.get("model") or {}
     if isinstance(model.get("unk_token"), str):
         return backend.token_to_id(model["unk_token"])

@@ -1,7 +1,6 @@
-"""Tokens that tokenizer_config.json declares beside tokenizer.json, which transformers adds to the tokenizer.
-
-Here tokenizer.json alone says which tokens there are. Where the other file would make another tokenizer of it, the folder
-is refused.
+"""Tokens that tokenizer_config.json declares in addition to tokenizer.json, and that transformers adds to the tokenizer.
+Here tokenizer.json alone defines the tokens. If the other file would result in a different tokenizer, the folder is
+refused.
 """
 
 import json
@@ -21,33 +20,32 @@ NAMES: Final = (
 ENDING: Final = "_token"
 LISTS: Final = ("additional_special_tokens", "extra_special_tokens")
 FLAGS: Final = ("lstrip", "rstrip", "single_word", "normalized")
-"""What changes the tokens that a text has. Whether a token is special changes only what it may come from, and a special token
-that is `normalized` is taken only where that changes nothing (`control`)."""
+"""Flags that change a text's tokens. Whether a token is special changes only where it may come from, and a special token
+that is `normalized` is accepted only if that changes nothing (`control`)."""
 
 
 def check_declared(folder: Path, added: Mapping[int, AddedToken], template: str | None) -> None:
-    """Raise UNSUPPORTED, by name, for a declared token that tokenizer.json lacks, has by another number or reads otherwise.
-
-    A special token that has a name, such as `pad_token`, counts only where the template uses it: no message can.
+    """Raise UNSUPPORTED, by name, for a declared token that tokenizer.json lacks, or has under another number or with other flags.
+    A special token with a name, such as `pad_token`, counts only if the template uses it: no message can.
     """
     path = folder / "tokenizer_config.json"
     data = read_json_if_there(path)
     try:
         found = _wrong(data, added, template or "")
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise CounterfoilError(Code.MALFORMED, f"{path}: its added tokens make no sense") from error
+        raise CounterfoilError(Code.MALFORMED, f"{path}: its added tokens are not valid") from error
     if found is not None:
         spelling, why = found
         raise CounterfoilError(
             Code.UNSUPPORTED,
             f"{path} declares the token {json.dumps(spelling[:80])}, which tokenizer.json {why}",
-            remedy="Save the tokenizer once with transformers (save_pretrained): then both files say the same.",
+            remedy="Save the tokenizer once with transformers (save_pretrained), so that both files agree.",
         )
 
 
 def named(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tokens that a template may name, from tokenizer_config.json: all fields called `…_token` that are one, and the
-    mapping `extra_special_tokens`.
+    """Return the tokens that a template may name, from tokenizer_config.json: the fields named `…_token` that hold a token, and
+    the mapping `extra_special_tokens`.
     """
     extra = data.get("extra_special_tokens")
     fields = {name: value for name, value in data.items() if name.endswith(ENDING)}
@@ -68,7 +66,7 @@ def _wrong(
             return entry.content, "does not have as an added token"
         at, there = known[entry.content]
         if at != number:
-            return entry.content, f"has as number {at}"
+            return entry.content, f"has under number {at}"
         both = entry.special and there.special
         for flag in FLAGS[:-1] if both else FLAGS:
             if getattr(entry, flag) != getattr(there, flag):
@@ -94,7 +92,7 @@ def _special(data: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     for name in LISTS:
         listed = data.get(name) or ()
         spellings = [_spelling(value) for value in _values(listed)]
-        if not isinstance(listed, dict):  # else they have names
+        if not isinstance(listed, dict):  # otherwise they have names
             yield from ((None, spelling) for spelling in spellings)
 
 

@@ -1,4 +1,4 @@
-"""The files of a model folder, read strictly: each has a largest size, is a regular file, and JSON has one meaning."""
+"""The files of a model folder, read strictly: each has a size limit, is a regular file, and its JSON is unambiguous."""
 
 import json
 import math
@@ -20,14 +20,13 @@ LARGEST: Final = {
     "chat_template.jinja": MIB,
     "model.safetensors.index.json": 8 * MIB,
 }
-"""The bytes that a file may have, several times what the largest of today's models need."""
+"""Size limits in bytes, several times what the largest of today's models need."""
 
 
 def read_file(path: Path) -> bytes | None:
-    """Return the content of one of those files, or None where there is none.
-
-    Links are followed wherever they lead, since the hub's cache is made of them and the content is what the model root binds; a
-    link to nothing is an error, not a file that is absent. CONFIGURATION for what is no regular file or cannot be read,
+    """Return the content of one of those files, or None if there is none.
+    Links are followed wherever they lead, since the hub's cache consists of them and the model root binds the content; a
+    dangling link is an error, not an absent file. CONFIGURATION for anything but a readable regular file,
     MALFORMED for one that is too large.
     """
     if not os.path.lexists(path):
@@ -36,13 +35,13 @@ def read_file(path: Path) -> bytes | None:
     data = read_bounded(path, most, regular=True)
     if len(data) > most:
         raise CounterfoilError(
-            Code.MALFORMED, f"{path} has more than the {most >> 20} MiB of any such file"
+            Code.MALFORMED, f"{path} is larger than {most >> 20} MiB, the most for such a file"
         )
     return data
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file; CONFIGURATION says that it is not there, MALFORMED that it is none."""
+    """Return the object in a JSON file; CONFIGURATION if there is no file, MALFORMED if it does not hold an object."""
     data = read_file(path)
     if data is None:
         raise CounterfoilError(
@@ -62,24 +61,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """As `read_json`; an empty object where there is no such file."""
+    """Like `read_json`, but returns an empty object if there is no such file."""
     return read_json(path) if os.path.lexists(path) else {}
 
 
 def shown(name: str) -> str:
-    """Return a name from a file as a message shows it: short, and nothing that a terminal obeys."""
+    """Return a name from a file as messages show it: short, and without terminal controls."""
     return name if name.isascii() and name.isprintable() and len(name) <= 80 else f"{name!a:.80}"
 
 
 class AmbiguousJsonError(ValueError):
-    """A text that readers of JSON understand differently."""
+    """A text that JSON parsers interpret differently."""
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON in UTF-8; ValueError for anything else, RecursionError for what is too deep.
-
-    AmbiguousJsonError, a ValueError, for an object with a name that stands twice (readers differ in which value they take), and
-    for numbers that are none or that a float does not hold.
+    """Parse JSON in UTF-8; ValueError for anything else, RecursionError if it is nested too deeply.
+    AmbiguousJsonError, a ValueError, for an object with a duplicate name (parsers differ in which value they take), and
+    for numbers that are not valid or that a float cannot hold.
     """
     return json.loads(
         data.decode("utf-8"),
@@ -93,16 +91,16 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise AmbiguousJsonError(f"{twice!a:.80} stands twice")
+        raise AmbiguousJsonError(f"{twice!a:.80} occurs twice")
     return found
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise AmbiguousJsonError(f"{text[:20]} is more than a float holds")
+        raise AmbiguousJsonError(f"{text[:20]} is more than a float can hold")
     return value
 
 
 def _no_number(text: str) -> NoReturn:
-    raise AmbiguousJsonError(f"{text} is no number")
+    raise AmbiguousJsonError(f"{text} is not a number")

@@ -1,9 +1,9 @@
 """What a checkpoint recommends for sampling (`generation_config.json`). A recommendation, and nothing more.
 
 `counterfoil model show` prints it, and an application may copy it into the settings that it seals. The sealed request's settings
-always hold: neither node nor auditor reads these defaults, so nothing is ever chosen for a tenant in silence. Only the stop
-tokens of that file take effect (`ModelConfig.from_folder`). What a request cannot ask for, and would change what is generated, is
-refused when the model is loaded (`check_generation`).
+always apply: neither node nor auditor reads these defaults, so nothing is ever chosen for a tenant silently. Only the stop
+tokens in that file take effect (`ModelConfig.from_folder`). Fields that a request cannot set, and that would change what is
+generated, are refused when the model is loaded (`check_generation`).
 """
 
 import reprlib
@@ -18,7 +18,7 @@ NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 RECOMMENDED: Final = frozenset(
     {*NUMBERS, "do_sample", "top_k", "max_length", "max_new_tokens", "num_return_sequences"}
 )
-"""What a request says for itself."""
+"""Fields that a request sets itself."""
 WITHOUT_EFFECT: Final = frozenset(
     {
         *("transformers_version", "_from_model_config", "_commit_hash"),
@@ -27,8 +27,8 @@ WITHOUT_EFFECT: Final = frozenset(
         *("compile_config", "disable_compile", "prefill_chunk_size", "continuous_batching_config"),
         *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
         *("return_dict_in_generate", "return_legacy_cache", "renormalize_logits", "max_time"),
-        *("early_stopping", "length_penalty"),  # of beams, which are refused
-        # Drafts of tokens, which the model then accepts or not.
+        *("early_stopping", "length_penalty"),  # for beams, which are refused
+        # Draft tokens, which the model then accepts or rejects.
         *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "use_mtp"),
         *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
         *("assistant_ensemble_weight", "target_lookbehind", "speculation_type"),
@@ -61,12 +61,12 @@ PERMITTED: Final[dict[str, tuple[object, ...]]] = {
     ),
     **dict.fromkeys(("remove_invalid_values", "token_healing"), (None, False)),
 }
-"""Fields that would change what is generated and that no request can ask for, with the values that do nothing."""
+"""Fields that would change what is generated and that no request can set, with the values that do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """Recommended settings; None where the checkpoint says nothing."""
+    """Recommended settings; None if the checkpoint does not say."""
 
     do_sample: bool | None = None
     """False recommends greedy decoding."""
@@ -78,7 +78,7 @@ class GenerationDefaults:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        """Read the file if there is one; MALFORMED names a field that makes no sense."""
+        """Read the file if there is one; MALFORMED names an invalid field."""
         return cls.from_json(read_json_if_there(folder / "generation_config.json"))
 
     @classmethod
@@ -101,7 +101,7 @@ class GenerationDefaults:
 
 
 def check_generation(data: dict[str, Any]) -> None:
-    """Raise UNSUPPORTED, naming the field, for a parsed file that asks for what is not implemented, or is not known."""
+    """Raise UNSUPPORTED, naming the field, for a parsed file that requires something not implemented, or unknown."""
     for name, value in data.items():
         if name == "eos_token_id" or name in RECOMMENDED or name in WITHOUT_EFFECT:
             continue
@@ -124,7 +124,7 @@ def stop_tokens(folder: Path) -> tuple[int, ...]:
 
 
 def token_ids(value: object, file: str) -> tuple[int, ...]:
-    """Read `eos_token_id` of a file: a token, several, or none."""
+    """Read a file's `eos_token_id`: a token, several, or none."""
     items = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(item) is int and item >= 0 for item in items):
         raise CounterfoilError(
@@ -134,4 +134,4 @@ def token_ids(value: object, file: str) -> tuple[int, ...]:
 
 
 def _senseless(name: str) -> CounterfoilError:
-    return CounterfoilError(Code.MALFORMED, f"generation_config.json: {name} makes no sense")
+    return CounterfoilError(Code.MALFORMED, f"generation_config.json: {name} is not valid")

@@ -1,4 +1,4 @@
-"""Calls of the tokenizers package, whose faults are bare exceptions, and panics that are no exceptions at all."""
+"""Calls to the tokenizers package, whose errors are bare exceptions, and panics that are not even `Exception`s."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 @contextmanager
 def told_as(code: Code, detail: str) -> Iterator[None]:
-    """Raise whatever the library fails with, a panic too, as one error."""
+    """Turn any failure of the library, including a panic, into one error."""
     try:
         yield
     except (CounterfoilError, KeyboardInterrupt, SystemExit, GeneratorExit):

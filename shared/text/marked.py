@@ -1,8 +1,8 @@
 """Strings that know which of their characters the chat template itself wrote.
 
-A template works on the true contents. What it writes of its own (its text, its string constants, the names of special tokens,
-the roles) is marked, character by character; what comes from a message is not. The operations below carry marks with the
-characters that they copy. Every other operation gives unmarked text, so nothing of a message is ever taken for the template's.
+A template works on the true contents. What it writes itself (its text, its string constants, the names of special tokens,
+the roles) is marked, character by character; what comes from a message is not. The operations below copy marks along with
+characters. Every other operation gives unmarked text, so no part of a message is ever taken for the template's.
 """
 # ruff: noqa: D102  # methods of str, which documents them
 
@@ -12,14 +12,14 @@ from typing import Any, Self, SupportsIndex
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_RENDERED = 4 << 20
-"""Longest string, in characters, that a template may make."""
+"""Longest string, in characters, that a template may create."""
 WRITTEN, GIVEN = b"\x01", b"\x00"
 MAX_PARTS = 1 << 18
-"""Most parts, or characters one by one, that a string is taken apart into."""
+"""Most parts, or single characters, into which a string may be split."""
 
 
 class TooLongError(CounterfoilError):
-    """A template makes a string that is longer than any prompt, or takes one apart into more parts than any has."""
+    """A template creates a string that is longer than any prompt, or splits one into too many parts."""
 
     def __init__(self) -> None:
         super().__init__(Code.INVALID_ARGUMENT, "the chat template writes too much")
@@ -32,7 +32,7 @@ class Marked(str):
     marks: bytes
 
     def __new__(cls, text: object = "", marks: bytes | None = None) -> Self:
-        """Mark text; without `marks` it keeps those that it has, and a plain string has none."""
+        """Mark text; without `marks` it keeps the ones that it has, and a plain string has none."""
         made = super().__new__(cls, text)
         known = text.marks if isinstance(text, Marked) else GIVEN * len(made)
         made.marks = known if marks is None else marks
@@ -45,7 +45,7 @@ class Marked(str):
         return cls(text, WRITTEN * len(text))
 
     def __str__(self) -> str:
-        """Return itself: str() would drop the marks."""
+        """Return self: str() would drop the marks."""
         return self
 
     def __add__(self, other: object) -> "Marked":
@@ -53,7 +53,7 @@ class Marked(str):
         return concat((self, other)) if isinstance(other, str) else NotImplemented
 
     def __radd__(self, other: object) -> "Marked":
-        """Prepend; Python asks the right side first when it is of a subclass."""
+        """Prepend; Python asks the right operand first if its type is a subclass."""
         return concat((other, self)) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, times: SupportsIndex) -> "Marked":
@@ -147,12 +147,12 @@ class Marked(str):
         return self._changed(super().title)
 
     def _changed(self, change: Callable[[], str]) -> "Marked":
-        """Return another case of it; marks stay where no character became several."""
+        """Return it in another case; marks are kept if no character became several."""
         text = change()
         return Marked(text, self.marks if len(text) == len(self) else None)
 
     def _cut(self, parts: Sequence[str], gap: int = 0) -> list["Marked"]:
-        """Return parts with their marks; between two of them lie `gap` characters."""
+        """Return parts with their marks; there are `gap` characters between two of them."""
         _check_parts(len(parts))
         found, at = [], 0
         for part in parts:
@@ -161,7 +161,7 @@ class Marked(str):
         return found
 
     def _words(self, parts: Sequence[str]) -> list["Marked"]:
-        """Return parts with their marks; between them is white space, which no part begins with but the first."""
+        """Return parts with their marks; they are separated by white space, with which only the first one may begin."""
         _check_parts(len(parts))
         found, at = [], 0
         for part in parts:
@@ -177,7 +177,7 @@ def _check_parts(count: int) -> None:
 
 
 def concat(parts: Iterable[Any]) -> Marked:
-    """Join strings; TooLongError as soon as they are too long. What a filter left unmarked stays so."""
+    """Join strings; TooLongError as soon as they are too long. What a filter left unmarked stays unmarked."""
     texts, size = [], 0
     for part in parts:
         if not isinstance(part, str):

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that fix what its texts mean, and their place under the model root (protocol §7.1). Pure."""
+"""The checkpoint files that define what its texts mean, and their place under the model root (protocol §7.1). Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ FILES: Final[tuple[str, ...]] = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-"""In the order of their leaves, which are the last of the tree. The first is always there."""
+"""In the order of their leaves, which are the tree's last. The first file is always present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,13 @@ def places(names: Sequence[str], leaves: Sequence[bytes]) -> list[Place]:
 
 
 def check_files(files: Sequence[tuple[Place, bytes]], size: int, root: bytes) -> None:
-    """Check that these are the files under a model root, each as it must be and none left out; else BAD_PROOF.
-
-    They are the last leaves of a tree of `size`, one after the other, and begin with the one that is always there; where a
-    path leads from the root says that much, whatever the true size is (every hash of a leaf differs from every hash of
-    a node).
+    """Check that these are the files under a model root, unchanged and with none missing; otherwise BAD_PROOF.
+    They are consecutive, the last leaves of a tree of `size`, and begin with the file that is always present; the paths
+    to the root prove that much, whatever the true size is (every leaf hash differs from every node hash).
     """
     found = [place.name for place, _ in files]
     if found[:1] != [FILES[0]] or found != [name for name in FILES if name in found]:
-        raise CounterfoilError(Code.BAD_PROOF, "these are not the files of a model, in their order")
+        raise CounterfoilError(Code.BAD_PROOF, "these are not a model's files in order")
     if [place.index for place, _ in files] != list(range(size - len(files), size)):
         raise CounterfoilError(
             Code.BAD_PROOF, "the files are not the last leaves of the model root"

@@ -1,4 +1,4 @@
-"""Opening a checkpoint's tokenizer: the one place for serving and for replay, so both refuse the same folders."""
+"""Opening a checkpoint's tokenizer: used for both serving and replay, so both refuse the same folders."""
 
 import json
 import os
@@ -18,10 +18,9 @@ WALL_S: Final = 120.0
 
 
 def open_tokenizer(folder: Path, *, rows: int, stops: Sequence[int]) -> Tokenizer:
-    """Load a folder's tokenizer and template once a process with limits has tried them out (`trial`).
-
-    `rows` is how many tokens the embedding has, `stops` are the stop tokens. UNSUPPORTED or MALFORMED say what is wrong with
-    the folder. Folders with the same files are tried once in a process's life.
+    """Load a folder's tokenizer and template once a process with resource limits has tried them out (`trial`).
+    `rows` is the embedding's number of tokens, `stops` are the stop tokens. UNSUPPORTED or MALFORMED say what is wrong with
+    the folder. Folders with the same files are tried once per process.
     """
     content = sha256()
     for name in FILES:
@@ -50,7 +49,7 @@ def _try(folder: Path, content: bytes, rows: int, stops: tuple[int, ...]) -> Non
     if done.returncode > 0:
         raise CounterfoilError(
             Code.INTERNAL,
-            f"the process that tries out {folder} ended with code {done.returncode}",
+            f"the process that tried out {folder} ended with code {done.returncode}",
             remedy=f"`python -m shared.text.trial {folder} {rows}` shows why.",
         )
     if done.stdout:
@@ -66,6 +65,6 @@ def _try(folder: Path, content: bytes, rows: int, stops: tuple[int, ...]) -> Non
 def _beyond(folder: Path) -> CounterfoilError:
     return CounterfoilError(
         Code.UNSUPPORTED,
-        f"{folder}: tokenizer or chat template take more time or memory than any should",
-        remedy="Such a folder can stop a node with one request. Take the files from where the model was published.",
+        f"{folder}: the tokenizer or the chat template takes too much time or memory",
+        remedy="Such a folder can stop a node with one request. Get the files from where the model was published.",
     )

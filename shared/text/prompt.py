@@ -21,5 +21,5 @@ def prompt_ids(tokenizer: Tokenizer, body: RequestBody) -> tuple[int, ...]:
 
 
 def most_bytes(tokenizer: Tokenizer, context: int) -> int:
-    """Return the most bytes that contents may have: a context full of the longest token (protocol §7.4)."""
+    """Return the maximum size of the contents in bytes: a context full of the longest token (protocol §7.4)."""
     return context * tokenizer.longest_token

@@ -1,9 +1,9 @@
-"""The Jinja of chat templates: Hugging Face's environment without clock and chance, bounded, with strings that bear marks.
+"""The Jinja of chat templates: Hugging Face's environment without clock and randomness, bounded, with marked strings.
 
-Every string that a template meets is `Marked`: its own text and constants as written by it. It takes a bounded number of steps
-(each turn of a loop and each call of a macro is one), goes over a bounded amount of text and lists in all (`work`), and makes
-strings, lists and numbers of bounded size. What is not here (a filter, a method, an operator, other files) is refused by name
-when the template is compiled.
+Every string that a template sees is `Marked`: its own text and constants as written by it. It takes a bounded number of steps
+(each loop iteration and each macro call is one), processes a bounded amount of text and lists in total (`work`), and creates
+strings, lists and numbers of bounded size. Anything not listed here (a filter, a method, an operator, other files) is refused
+by name when the template is compiled.
 """
 
 import json
@@ -31,10 +31,10 @@ def _names(names: str) -> list[str]:
 
 
 MAX_PRODUCT = 1 << 20
-"""Largest product that a template may compute, and length of a list that it may make."""
+"""Largest product that a template may compute, and longest list that it may create."""
 MAX_INDENT = 100
 CLOCK = "strftime_now"
-"""Hugging Face's only way to the clock. It is not defined here; a template may ask whether it is."""
+"""Hugging Face's only access to the clock. It is not defined here; a template may ask whether it is."""
 FILTERS = frozenset(
     _names(
         "abs attr capitalize count d default dictsort e escape first float forceescape groupby indent int items join last "
@@ -42,7 +42,7 @@ FILTERS = frozenset(
         "trim truncate unique upper wordcount"
     )
 )
-"""Filters that are deterministic and cost no more than what they are given is long."""
+"""Filters that are deterministic and whose cost is linear in their input."""
 METHODS = frozenset(
     _names(
         "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric "
@@ -50,16 +50,16 @@ METHODS = frozenset(
         "rpartition rsplit rstrip split splitlines startswith strip swapcase title upper"
     )
 )
-"""Methods of strings of which the same holds."""
+"""String methods for which the same holds."""
 DEEP = frozenset(_names("dictsort groupby join max min sort string tojson unique"))
-"""Filters that go over the characters of what is in a list."""
+"""Filters that visit the characters of a list's items."""
 PRINTED = (str, int, float, type(None), Undefined, range, *LISTED)
-"""What has the same text in every process."""
+"""Types whose text is the same in every process."""
 NOT_OF_STRINGS = frozenset(name for name in dir(str) if name not in METHODS)
 
 
 class NotPermittedError(TemplateError):
-    """The template asks for what templates may not do here; the text says what."""
+    """The template uses something that is not permitted here; the text says what."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -72,7 +72,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            autoescape=False,  # the output is no HTML
+            autoescape=False,  # the output is not HTML
             extensions=["jinja2.ext.loopcontrols", Own],
             finalize=_text,
         )
@@ -86,7 +86,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["namespace"] = _Namespace
 
     def parsed(self, source: str) -> nodes.Template:
-        """Parse a template and mark what it writes; TemplateError for what is no template, NotPermittedError by name."""
+        """Parse a template and mark what it writes; TemplateError if it is not a template, NotPermittedError by name."""
         tree = self.parse(source)
         _check(tree)
         _Rewriter(self).visit(tree)
@@ -98,24 +98,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(_string(obj), attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """Get an item, or an attribute, likewise."""
+        """Get an item or an attribute, likewise."""
         return super().getitem(_string(obj), argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call what the template may call; a string's method goes over the string and its arguments."""
+        """Call what the template may call; a string's method processes the string and its arguments."""
         if isinstance(owner := getattr(obj, "__self__", None), str):
             for value in (owner, *args, *kwargs.values()):
                 weighed(value)
         return made(super().call(context, obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Permit strings' methods by name."""
+        """Permit string methods by name."""
         if isinstance(obj, str) and attr not in METHODS:
             return False
         return bool(super().is_safe_attribute(obj, attr, value))
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002  # as Jinja has it
-        """Add and multiply within bounds; `%` is for numbers."""
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002  # Jinja's name
+        """Add and multiply within bounds; `%` is for numbers only."""
         if operator == "%" and not isinstance(left, str):
             return left % right
         if operator == "+":
@@ -126,32 +126,32 @@ class Sandbox(ImmutableSandboxedEnvironment):
             ]
             if abs(sizes[0] * sizes[1]) <= MAX_PRODUCT:
                 return made(left * right)
-            raise TooMuchError("multiplies beyond all bounds")
+            raise TooMuchError("multiplies beyond the limit")
         raise NotPermittedError(f"uses the operator {operator} on strings")
 
 
 class Own(Extension):
-    """The template's own strings, the count of its steps, and the mark `generation`, which trainers put around answers."""
+    """The template's own strings, its step count, and the tag `generation`, which trainers put around answers."""
 
-    tags = {"generation"}  # noqa: RUF012  # as Jinja has it
+    tags = {"generation"}  # noqa: RUF012  # Jinja's name
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.strings: list[Marked] = []
-        """What it writes, by the numbers that the parsed template has in its place."""
+        """What it writes, by the numbers that replace it in the parsed template."""
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Take what stands between the marks as a block of its own, as Hugging Face does."""
+        """Parse what is between the tags as a block of its own, as Hugging Face does."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("generation"), [], [], body).set_lineno(line)
 
     def generation(self, caller: Callable[[], Marked]) -> Marked:
-        """Return what stands between the marks."""
+        """Return what is between the tags."""
         return caller()
 
     def step(self, size: int) -> str:
-        """Take one step; called for each turn of a loop, each item that its condition is asked about, each call of a macro."""
+        """Take one step; called for each loop iteration, each item that a loop's condition tests, and each macro call."""
         step(size)
         return ""
 
@@ -169,14 +169,14 @@ class Own(Extension):
 
 
 class _Rewriter(NodeTransformer):
-    """Puts marked strings for constants, and a step at the beginning of every body that can be entered again."""
+    """Replaces constants with marked strings, and puts a step at the beginning of every body that can be re-entered."""
 
     def __init__(self, environment: Sandbox) -> None:
         own = environment.extensions[Own.identifier]
         assert isinstance(own, Own)
         self._own = own
 
-    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802  # as Jinja has it
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802  # Jinja's name
         """Replace a string constant."""
         return self._written(node, node.value) if isinstance(node.value, str) else node
 
@@ -190,7 +190,7 @@ class _Rewriter(NodeTransformer):
         return self._own.call_method("tilde", node.nodes, lineno=node.lineno)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        """Count turns, and what the condition is asked about."""
+        """Count iterations, and the items that the condition tests."""
         self._enter(node)
         if node.test is not None:
             node.test = nodes.And(nodes.Not(self._step(node.test)), node.test)
@@ -254,10 +254,10 @@ class _Rewriter(NodeTransformer):
 
 
 def _check(tree: nodes.Template) -> None:
-    """Raise NotPermittedError for what would be refused whenever it is reached."""
+    """Raise NotPermittedError for constructs that would be refused whenever they are reached."""
     for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
         if tree.find(kind) is not None:
-            raise NotPermittedError("wants another file")
+            raise NotPermittedError("refers to another file")
     if tree.find(nodes.Pow) is not None:
         raise NotPermittedError("uses the operator **")
     for found in tree.find_all(nodes.Filter):
@@ -270,7 +270,7 @@ def _check(tree: nodes.Template) -> None:
 
 
 class _Namespace(Namespace):
-    """Names without underscore only, so that nothing of Python's own is reached."""
+    """Only names without a leading underscore, so that Python's internals are out of reach."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -283,16 +283,16 @@ def _string(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return what is written for a value; NotPermittedError for what has no text, or another one in every process."""
+    """Return a value's text; NotPermittedError if it has none, or a different one in every process."""
     if isinstance(value, str):
         spend(len(value))
     elif not all(isinstance(item, PRINTED) for item in within(weighed(value))):
-        raise NotPermittedError("writes something that has no text of its own")
+        raise NotPermittedError("writes something that has no fixed text")
     return str(value)
 
 
 def _charged(function: Any, deep: bool) -> Callable[..., Any]:
-    """Return a filter or test that takes the work that it does."""
+    """Return a filter or test that charges its own work."""
 
     @wraps(function)
     def charged(*args: Any, **kwargs: Any) -> Any:
@@ -317,9 +317,9 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write plain JSON: Jinja's own filter escapes what HTML would take for markup."""
+    """Write plain JSON: Jinja's own filter escapes what HTML would treat as markup."""
     if isinstance(indent, int) and indent > MAX_INDENT:
-        raise TooMuchError("indents beyond all bounds")
+        raise TooMuchError("indents beyond the limit")
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -329,7 +329,7 @@ def _tojson(
 def _join(
     environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None
 ) -> Marked:
-    """As Jinja's own, with marks."""
+    """Like Jinja's own, with marks."""
     if attribute is not None:
         value = map(make_attrgetter(environment, attribute), value)
     return Marked(d).join(_text(item) for item in value)
@@ -337,7 +337,7 @@ def _join(
 
 def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     if isinstance(width, int) and width > MAX_INDENT:
-        raise TooMuchError("indents beyond all bounds")
+        raise TooMuchError("indents beyond the limit")
     return do_indent(s, width, first, blank)
 
 

@@ -1,9 +1,9 @@
-"""Streaming text and stop rules: what a sequence's tokens say, and where it ends.
+"""Streaming text and stop rules: what text a sequence's tokens stand for, and where it ends.
 
-One class decides for the node while it generates and for the auditor afterwards, so both apply the same rule: a sequence ends with
-the first token that is a stop token (the model's, or the request's), or that completes a stop string in the settled text
-of all tokens so far. Text is settled when no later token can change it: all of it but a character that its bytes do not
-complete yet. The stop string and the stop token are not part of the text.
+One class decides for the node during generation and for the auditor afterwards, so both apply the same rule: a sequence ends
+with the first token that is a stop token (the model's, or the request's), or that completes a stop string in the settled text
+of all tokens so far. Text is settled when no later token can change it: all of it except a trailing character whose bytes are
+incomplete. The stop string and the stop token are not part of the text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ from shared.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 UNSETTLED = 3
-"""A character of UTF-8 that is not complete has at most 3 bytes, so at most 3 marks of replacement."""
+"""An incomplete UTF-8 character has at most 3 bytes, so at most 3 replacement characters."""
 CONTEXT = 8
-"""Tokens with text decoded again with each new one: how a token reads may depend on those before it."""
+"""Tokens with text that are decoded again with each new one: a token's text may depend on those before it."""
 
 
 class TextStream:
-    """Feeds on tokens, gives text that never splits a character and never shows a stop string."""
+    """Takes tokens and returns text that never splits a character and never shows a stop string."""
 
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
@@ -28,7 +28,7 @@ class TextStream:
         self._stop_tokens = tokenizer.stop_tokens.union(stop_ids)
         self._window: list[int] = []
         self._known = 0
-        """Characters of the window's text that are in `text` already."""
+        """Characters of the window's text that are already in `text`."""
         self._given = 0
         self.text = ""
         """All text so far, up to a stop string."""
@@ -42,7 +42,7 @@ class TextStream:
             self.stopped = True
             return text
         if self._tokenizer.is_silent(token):
-            return ""  # in the window it would only push a character's first bytes out
+            return ""  # in the window it would only displace a character's first bytes
         self._window.append(token)
         self._extend(final=False)
         places = [self.text.find(stop, self._given) for stop in self._stop]
@@ -59,7 +59,7 @@ class TextStream:
         return self._release(len(self.text))
 
     def _extend(self, *, final: bool) -> None:
-        """Add what the window's tokens say beyond what is known, unless a character is not complete."""
+        """Add the new text of the window's tokens, unless a character is incomplete."""
         whole = self._tokenizer.decode(self._window)
         held = 0 if final else min(UNSETTLED, len(whole) - len(whole.rstrip(REPLACEMENT)))
         self.text += whole[self._known : len(whole) - held]
@@ -69,7 +69,7 @@ class TextStream:
         self._known = len(whole) - held
 
     def _held(self) -> int:
-        """Return how many characters at the end may be the beginning of a stop string."""
+        """Return how many characters at the end may begin a stop string."""
         longest = 0
         for stop in self._stop:
             for size in range(min(len(stop) - 1, len(self.text)), longest, -1):
@@ -87,7 +87,7 @@ class TextStream:
 def stop_length(
     tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()
 ) -> int | None:
-    """Return how many tokens there are up to and including the first stop, or None."""
+    """Return the number of tokens up to and including the first stop, or None."""
     stream = TextStream(tokenizer, stop, stop_ids)
     for count, token in enumerate(tokens, start=1):
         stream.push(token)
@@ -99,7 +99,7 @@ def stop_length(
 def text_of(
     tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()
 ) -> str:
-    """Return the text that a client is shown for these tokens."""
+    """Return the text that a client sees for these tokens."""
     stream = TextStream(tokenizer, stop, stop_ids)
     for token in tokens:
         stream.push(token)
@@ -110,10 +110,9 @@ def text_of(
 
 
 class SaidText:
-    """What frames say, held against their tokens while they arrive (protocol §7.4).
-
-    After each frame the texts so far are a beginning of what is settled, or of the whole; once they go beyond what is
-    settled, no token may follow, and none follows the one that stops the sequence.
+    """Checks frames' texts against their tokens as they arrive (protocol §7.4).
+    After each frame the texts so far are a prefix of the settled text, or of the whole; once they go beyond the settled
+    text, no token may follow, nor may one follow the token that stops the sequence.
     """
 
     def __init__(
@@ -122,10 +121,10 @@ class SaidText:
         self._stream = TextStream(tokenizer, stop, stop_ids)
         self._over = False
         self._due = ""
-        """What is settled and no frame has said yet."""
+        """Settled text that is not yet in any frame."""
 
     def take(self, tokens: Sequence[int], text: str) -> bool:
-        """Take the next frame; False, and then for good no use, when it does not say what its tokens say."""
+        """Take the next frame; False if its text does not match its tokens: the object must not be used after that."""
         for token in tokens:
             if self._over or self._stream.stopped:
                 return False
@@ -139,7 +138,7 @@ class SaidText:
         return True
 
     def whole(self) -> bool:
-        """Tell whether nothing is left to be said, as it must be where the sequence ended by its own rules."""
+        """Return whether all text has been delivered, as it must be if the sequence ended by its own rules."""
         self._due += self._stream.flush()
         self._over = True
         return not self._due
@@ -153,6 +152,6 @@ def frames_say(
     *,
     ended: bool,
 ) -> bool:
-    """Tell whether frames of (tokens, text) say what their tokens say: every one, and where the sequence `ended`, all of it."""
+    """Return whether the text of every frame of (tokens, text) matches its tokens, and is complete if the sequence `ended`."""
     said = SaidText(tokenizer, stop, stop_ids)
     return all(said.take(tokens, text) for tokens, text in frames) and (not ended or said.whole())

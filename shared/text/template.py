@@ -1,7 +1,8 @@
 """Chat templates: Jinja as Hugging Face uses it, made deterministic and bounded.
 
-A template comes with a model, and so from a stranger. It runs in a sandbox on the true contents, has neither clock nor chance
-(a prompt must be the same on the node and at the auditor), and its output tells what it wrote from what it was given (`marked`).
+A template comes with a model, and so from a stranger. It runs in a sandbox on the true contents, has neither clock nor
+randomness (a prompt must be the same at the node and the auditor), and its output distinguishes what it wrote from its
+input (`marked`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,15 @@ from shared.text.budget import TooMuchError, with_budget
 from shared.text.marked import Marked
 from shared.text.sandbox import CLOCK, NotPermittedError, Sandbox
 
-REMEDY: Final = "A template of one's own can be put into the model folder as chat_template.jinja."
+REMEDY: Final = "You can put a template of your own into the model folder as chat_template.jinja."
 
 
 class TemplateRefusesError(CounterfoilError):
-    """A template raises an exception, of its own or by what it does, for the messages that it was given."""
+    """A template raised an exception, deliberately or not, for the given messages."""
 
     def __init__(self) -> None:
         super().__init__(
-            Code.INVALID_ARGUMENT, "the chat template does not take these roles in this order"
+            Code.INVALID_ARGUMENT, "the chat template does not accept these roles in this order"
         )
 
 
@@ -30,9 +31,8 @@ class ChatTemplate:
     """A compiled template; safe to share between threads."""
 
     def __init__(self, source: str, names: Mapping[str, str]) -> None:
-        """Compile; MALFORMED for what is not Jinja, UNSUPPORTED for what no template may do here.
-
-        `names` are special tokens' spellings.
+        """Compile; MALFORMED if it is not Jinja, UNSUPPORTED for anything that templates may not do here.
+        `names` are the spellings of special tokens.
         """
         self._names = {name: Marked.written(spelling) for name, spelling in names.items()}
         environment = Sandbox()
@@ -46,9 +46,8 @@ class ChatTemplate:
             ) from error
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> Marked:
-        """Return the text that asks for the assistant's answer, marked where it is the template's own; roles count as that.
-
-        UNSUPPORTED for a template that does what is not permitted; INVALID_ARGUMENT for one that refuses these messages, or
+        """Return the text that prompts for the assistant's answer, marked where the template wrote it; roles count as its own.
+        UNSUPPORTED for a template that does something not permitted; INVALID_ARGUMENT for one that refuses these messages, or
         fails.
         """
         given = [

@@ -1,10 +1,10 @@
 """A checkpoint's tokenizer, with its chat template.
 
 A conversation has the tokens of Hugging Face's `apply_chat_template`: the template is rendered on the true contents, and its
-output encoded as the library does it, but for control tokens (`control`): they are recognised only where the template itself
-wrote them (`marked`). What a user writes is encoded as text, a control token's spelling as well, so no message can end a turn or
-begin another. (Where a model marks turns with plain text, such as `[INST]`, or with added tokens that it does not mark as
-special, a message can spell that too, as everywhere.)
+output is encoded as the library does, except for control tokens (`control`): they are recognised only where the template
+itself wrote them (`marked`). What a user writes is encoded as text, even a control token's spelling, so no message can end a
+turn or begin another. (If a model marks turns with plain text, such as `[INST]`, or with added tokens that it does not mark as
+special, a message can spell that too, as with any implementation.)
 
 A plain prompt is encoded as text, with the special tokens that the tokenizer's post-processor puts around a text (for Llama and
 Mistral the beginning-of-sequence token; for most others none).
@@ -31,14 +31,14 @@ from shared.text.template import ChatTemplate
 
 MAX_TEXT = 4 << 20
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-"""A token that stands for one byte, where the vocabulary has no better one (byte fallback)."""
+"""A token that stands for one byte, if the vocabulary has no better one (byte fallback)."""
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""What a folder's tokenizer and template are made of."""
+"""The files that define a folder's tokenizer and template."""
 FAILS = "the tokenizer fails on this text"
 
 
 class Tokenizer:
-    """Encodes and decodes; deterministic and safe to share between threads."""
+    """Encodes and decodes; deterministic and thread-safe."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Tokenizer:
         serialised = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
         later = _not_first(serialised)
         self._backend = _text_backend(serialised)
-        """Takes no text for a control token."""
+        """Never reads text as a control token."""
         self._later = self._backend if later == serialised else _text_backend(later)
-        """As that, for a text that follows a control token."""
+        """The same, for text that follows a control token."""
         added = self._backend.get_added_tokens_decoder()
         self._control = ControlTokens(added, serialised.get("normalizer"), self._backend)
         unknown = unknown_token(serialised, self._backend)
         self._never = self._control.ids - ({unknown} - frozenset(stops))
-        """What no text may be encoded as. What stands for unknown text may, unless it ends an answer."""
+        """Tokens as which no text may be encoded. The token for unknown text is allowed, unless it ends an answer."""
         check_unspelled(self._never, self._backend)
         self._template = None if template is None else ChatTemplate(template, names or {})
         self._bytes = _byte_tokens(serialised, self._backend)
@@ -68,7 +68,7 @@ class Tokenizer:
     def from_folder(cls, folder: Path, stops: Sequence[int] = ()) -> Self:
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja.
 
-        MALFORMED names the file that is not as it must be.
+        MALFORMED names the file that is not valid.
         """
         path = folder / "tokenizer.json"
         data = read_file(path)
@@ -87,18 +87,18 @@ class Tokenizer:
 
     @cached_property
     def rows(self) -> int:
-        """Rows that the embedding must have: one more than the largest token."""
+        """The number of rows that the embedding must have: one more than the largest token."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def longest_token(self) -> int:
-        """Bytes of UTF-8 of the longest token's spelling."""
+        """UTF-8 length of the longest token's spelling, in bytes."""
         spellings = self._backend.get_vocab(with_added_tokens=True)
         return max((len(spelling.encode("utf-8")) for spelling in spellings), default=1)
 
     @property
     def has_template(self) -> bool:
-        """Say whether it takes messages."""
+        """Return whether it accepts messages."""
         return self._template is not None
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ class Tokenizer:
         return tuple(self._text(text).ids)
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Encode a plain prompt, with what the tokenizer's post-processor puts around a text; no text, no tokens."""
+        """Encode a plain prompt, with the tokens that the post-processor puts around a text; an empty text has no tokens."""
         check_text(text)
         encoding = self._text(text)
         if not encoding.ids:
@@ -116,7 +116,7 @@ class Tokenizer:
             return tuple(self._backend.post_process(encoding, add_special_tokens=True).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Encode a conversation under the chat template, ready for the assistant's answer."""
+        """Encode a conversation with the chat template, ready for the assistant's answer."""
         if self._template is None:
             raise CounterfoilError(Code.UNSUPPORTED, "the model has no chat template")
         for message in messages:
@@ -134,7 +134,7 @@ class Tokenizer:
             return str(self._backend.decoder.decode(list(self._pieces(tokens))))
 
     def is_silent(self, token: int) -> bool:
-        """Say whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
+        """Return whether a token has no text: a special one, or one beyond the tokenizer's vocabulary."""
         return token in self._control.ids or self._backend.id_to_token(token) is None
 
     def _text(self, text: str, *, first: bool = True) -> Encoding:
@@ -144,7 +144,7 @@ class Tokenizer:
             encoding = backend.encode(text, add_special_tokens=False)
         if not self._never.isdisjoint(encoding.ids):
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "the tokenizer takes a part of the text for a control token"
+                Code.INVALID_ARGUMENT, "the tokenizer reads a part of the text as a control token"
             )
         return encoding
 
@@ -160,20 +160,19 @@ class Tokenizer:
                 yield from self._text(part, first=first).ids
 
     def _check_marks(self, text: str, messages: Sequence[Message]) -> None:
-        """Raise UNSUPPORTED for a control token that no message spelled: the template made it, and its marks were lost."""
+        """Raise UNSUPPORTED for a control token that no message spelled: the template created it, and its marks were lost."""
         if self._control.spelled_in(text) and not any(
             self._control.spelled_in(message.content) for message in messages
         ):
             raise CounterfoilError(
                 Code.UNSUPPORTED,
-                "the chat template makes a control token in a way that is not told from a message's text",
+                "the chat template creates a control token in a way that cannot be distinguished from a message's text",
             )
 
     def _pieces(self, tokens: Sequence[int]) -> Iterator[str]:
-        """Yield the spellings of tokens, with an empty one after each character that bytes make up.
-
-        The library reads a run of byte tokens as a whole: one byte that is no UTF-8 spoils all characters before it, so that a
-        text that was shown would change. The empty spellings end the run after every character and every stray byte.
+        """Yield the spellings of tokens, with an empty one after each character that consists of byte tokens.
+        The library reads a run of byte tokens as a whole: one byte that is not UTF-8 spoils all characters before it, so that
+        text already shown would change. The empty spellings end the run after every character and every stray byte.
         """
         run = bytearray()
         for token in tokens:
@@ -188,24 +187,24 @@ class Tokenizer:
 
 
 def check_text(text: str) -> None:
-    """Raise MALFORMED unless the text is Unicode without lone surrogates and of bearable size."""
+    """Raise MALFORMED unless the text is Unicode without lone surrogates, INVALID_ARGUMENT if it is too long."""
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise CounterfoilError(Code.MALFORMED, "the text is not valid Unicode") from error
     if size > MAX_TEXT:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"the text has more than {MAX_TEXT} bytes")
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"the text is longer than {MAX_TEXT} bytes")
 
 
 def _text_backend(serialised: Mapping[str, Any]) -> Backend:
-    """Return a tokenizer that reads the spelling of control tokens as text."""
+    """Return a tokenizer that reads control tokens' spellings as text."""
     backend = Backend.from_str(json.dumps(serialised))
     backend.encode_special_tokens = True
     return backend
 
 
 def _not_first(serialised: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer for texts that are not the first: it puts no space before them that only the first one gets."""
+    """Return the tokenizer for texts after the first: it omits the leading space that only the first one gets."""
 
     def changed(step: Any) -> Any:
         if isinstance(step, list):
@@ -223,7 +222,7 @@ def _only_first(step: Mapping[str, Any]) -> bool:
 
 
 def _byte_tokens(serialised: Mapping[str, Any], backend: Backend) -> dict[int, int]:
-    """Return the tokens that stand for a byte, where the decoder reads them so."""
+    """Return the tokens that stand for a byte, if the decoder reads them as such."""
     if '"ByteFallback"' not in json.dumps(serialised.get("decoder")):
         return {}
     vocabulary = backend.get_vocab(with_added_tokens=False)
@@ -232,7 +231,7 @@ def _byte_tokens(serialised: Mapping[str, Any], backend: Backend) -> dict[int, i
 
 
 def _characters(run: bytes) -> Iterator[str]:
-    """Yield byte spellings, each character of UTF-8 and each stray byte followed by an empty one."""
+    """Yield byte spellings, with an empty one after each UTF-8 character and each stray byte."""
     at = 0
     while at < len(run):
         size = next((n for n in (1, 2, 3, 4) if _is_character(run[at : at + n])), 1)
@@ -251,8 +250,8 @@ def _is_character(data: bytes) -> bool:
 def _chat_settings(folder: Path) -> tuple[str | None, dict[str, str]]:
     """Return the chat template and the special tokens' spellings that it may use.
 
-    As Hugging Face has it: the file chat_template.jinja goes before tokenizer_config.json; of several templates there the one that
-    is called `default` is used.
+    As in Hugging Face: the file chat_template.jinja takes precedence over tokenizer_config.json; if that has several
+    templates, the one named `default` is used.
     """
     path = folder / "tokenizer_config.json"
     data = read_json_if_there(path)
@@ -276,10 +275,10 @@ def _default_template(path: Path, found: Any) -> str | None:
         and isinstance(item.get("template"), str)
         for item in found
     ):
-        raise CounterfoilError(Code.MALFORMED, f"{path}: chat_template makes no sense")
+        raise CounterfoilError(Code.MALFORMED, f"{path}: chat_template is not valid")
     default = [item["template"] for item in found if item["name"] == "default"]
     if len(default) != 1:
         raise CounterfoilError(
-            Code.UNSUPPORTED, f"{path}: of several chat templates one must be called `default`"
+            Code.UNSUPPORTED, f"{path}: one of several chat templates must be named `default`"
         )
     return str(default[0])

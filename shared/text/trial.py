@@ -1,7 +1,6 @@
-"""A trial of a model folder's tokenizer and chat template, in a process with limits.
-
-`python -m shared.text.trial FOLDER ROWS STOP…` loads them, has them read texts and conversations of many kinds, and writes on
-standard output what it found: nothing, or a refusal as JSON. Limits hold from its first line on, and the caller's clock beside.
+"""A trial of a model folder's tokenizer and chat template, in a process with resource limits.
+`python -m shared.text.trial FOLDER ROWS STOP…` loads them, makes them process texts and conversations of many kinds, and writes
+the result to standard output: nothing, or a refusal as JSON. Limits apply from its first line on, as does the caller's timeout.
 """
 
 import json
@@ -18,7 +17,7 @@ from shared.text.template import TemplateRefusesError
 from shared.text.tokenizer import Tokenizer
 
 MEMORY: Final = 4 << 30
-"""Bytes of address space; several times what the largest of today's tokenizers take."""
+"""Bytes of address space; several times what the largest of today's tokenizers need."""
 CPU_S: Final = 60
 LONG: Final = 20_000
 PIECES: Final = (
@@ -29,7 +28,7 @@ TEXTS: Final = (
     *(piece * (LONG // len(piece)) + "!" for piece in ("a", " ", "1", "\n")),
     "".join(map(chr, range(0x800))),
 )
-"""What makes patterns that look ahead and back go astray: long runs of one kind, with and without an end of another."""
+"""Inputs on which backtracking patterns explode: long runs of one kind, with and without an end of another."""
 CONTENTS: Final = (
     "Where is the lamp?",
     "",
@@ -41,18 +40,19 @@ CONTENTS: Final = (
 
 
 def try_out(tokenizer: Tokenizer, rows: int) -> None:
-    """Raise what speaks against serving this; `rows` is how many tokens the model's embedding has."""
+    """Raise an error if this must not be served; `rows` is the number of tokens in the model's embedding."""
     if tokenizer.rows > rows:
         raise CounterfoilError(
             Code.UNSUPPORTED,
             f"the tokenizer has a token {tokenizer.rows - 1}; the embedding has {rows} rows",
-            remedy="Take the tokenizer that the checkpoint was saved with.",
+            remedy="Use the tokenizer with which the checkpoint was saved.",
         )
     for text in TEXTS:
         ids = tokenizer.encode_prompt(text)
         if not all(token < rows for token in ids):
             raise CounterfoilError(
-                Code.UNSUPPORTED, "the tokenizer puts a token around a text that has no row"
+                Code.UNSUPPORTED,
+                "the tokenizer puts a token around a text that has no row in the embedding",
             )
         tokenizer.decode(ids)
     for first in range(0, rows, 1024):
@@ -62,7 +62,7 @@ def try_out(tokenizer: Tokenizer, rows: int) -> None:
 
 
 def _converse(tokenizer: Tokenizer) -> None:
-    """Try the template; it may refuse some conversations, but not all, and do nothing that is not permitted."""
+    """Try the template; it may refuse some conversations, but not all, and must do nothing that is not permitted."""
     taken = 0
     for messages in _conversations():
         try:
@@ -71,7 +71,7 @@ def _converse(tokenizer: Tokenizer) -> None:
             continue
         taken += 1
     if not taken:
-        raise CounterfoilError(Code.UNSUPPORTED, "the chat template takes no conversation")
+        raise CounterfoilError(Code.UNSUPPORTED, "the chat template accepts no conversation")
 
 
 def _conversations() -> Iterator[list[Message]]:
@@ -99,7 +99,7 @@ def _limit(which: int, most: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Limit this process, try the folder out, and write what was found."""
+    """Limit this process, try the folder out, and write the result."""
     _limit(resource.RLIMIT_AS, MEMORY)
     _limit(resource.RLIMIT_CPU, CPU_S)
     _limit(resource.RLIMIT_CORE, 0)

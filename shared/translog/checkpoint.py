@@ -1,7 +1,7 @@
-"""Checkpoints (C2SP tlog-checkpoint): what a log says its tree is. Signed ones are in `signed_checkpoint`.
+"""Checkpoints (C2SP tlog-checkpoint): a log's claim about its tree. Signed ones are in `signed_checkpoint`.
 
-A checkpoint of ours has no extension lines: monitors cannot audit them, and ML-DSA-44
-cosignatures do not cover them. `parse_checkpoint` refuses them.
+Our checkpoints have no extension lines: monitors cannot audit them, and ML-DSA-44 cosignatures do not
+cover them. `parse_checkpoint` refuses them.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Checkpoint:
         if not 0 <= self.size <= MAX_SIZE:
             raise CounterfoilError(Code.MALFORMED, f"a checkpoint cannot have size {self.size}")
         if len(self.root) != HASH_BYTES:
-            raise CounterfoilError(Code.MALFORMED, "a checkpoint's root has 32 bytes")
+            raise CounterfoilError(Code.MALFORMED, "a checkpoint's root must be 32 bytes long")
         if self.size == 0 and self.root != EMPTY_ROOT:
             raise CounterfoilError(
-                Code.MALFORMED, "a checkpoint of size 0 has not the empty tree's root"
+                Code.MALFORMED, "a checkpoint of size 0 does not have the empty tree's root"
             )
 
     @property
@@ -37,17 +37,18 @@ class Checkpoint:
 
 
 def parse_checkpoint(body: str) -> Checkpoint:
-    """Parse a note text of exactly three lines; else MALFORMED."""
+    """Parse a note text of exactly three lines; otherwise MALFORMED."""
     lines = body.split("\n")
     if len(lines) != 4 or lines[3]:
         raise CounterfoilError(
-            Code.MALFORMED, "a checkpoint has three lines (origin, size, root) and no extensions"
+            Code.MALFORMED,
+            "a checkpoint must have three lines (origin, size, root) and no extensions",
         )
     return Checkpoint(lines[0], parse_decimal(lines[1]), decode_base64(lines[2]))
 
 
 def parse_decimal(text: str) -> int:
-    """Parse an ASCII decimal of at most 19 digits without leading zeroes; else MALFORMED."""
+    """Parse an ASCII decimal of at most 19 digits without leading zeros; otherwise MALFORMED."""
     if not (0 < len(text) <= 19 and text.isascii() and text.isdigit()) or (
         text[0] == "0" and text != "0"
     ):

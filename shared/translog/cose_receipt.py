@@ -4,11 +4,11 @@
          unprotected: { 396: { -1: [ bstr .cbor [ size, index, [* bstr] ] ] } },
          payload: nil, signature ])
 
-The payload is detached: it is the root that entry, index and path lead to. Such a receipt signs a
-root and nothing else, so it is issued for checkpoint roots only, with a key that does nothing
-else, and it says *sequenced*, never *witnessed*. The size in it is as good as its issuer's word:
-the signature covers it only as far as it shapes the path. `kid` is the SHA-256 of the raw Ed25519
-public key.
+The payload is detached: it is the root to which entry, index and path lead. A COSE Receipt signs a
+root and nothing else, so it is issued only for checkpoint roots, with a key that does nothing
+else, and it means *sequenced*, never *witnessed*. The size in it is only as good as its issuer's word:
+the signature covers it only to the extent that it shapes the path. `kid` is the SHA-256 of the raw
+Ed25519 public key.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _EDDSA, _RFC9162_SHA256, _INCLUSION = -8, 1, -1
 
 @dataclass(frozen=True, slots=True)
 class CoseReceipt:
-    """A parsed receipt; nothing in it has been verified."""
+    """A parsed COSE Receipt; nothing in it has been verified."""
 
     kid: bytes
     size: int
@@ -42,7 +42,7 @@ class CoseReceipt:
 
 
 class ReceiptIssuer:
-    """Issues receipts with one key. A root is signed once, however many entries are proved under it."""
+    """Issues COSE Receipts with one key. A root is signed once, however many entries are proved under it."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         kid = sha256(key.public_key().public_bytes_raw()).digest()
@@ -53,7 +53,7 @@ class ReceiptIssuer:
     def issue(
         self, entry: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
     ) -> bytes:
-        """Return a receipt for an entry under a checkpoint's root; BAD_PROOF if the path does not lead there."""
+        """Return a COSE Receipt for an entry under a checkpoint's root; BAD_PROOF if the path does not lead there."""
         verify_inclusion(leaf_hash(entry), index, size, path, root)
         last = self._last
         if last is None or last[0] != root:
@@ -73,12 +73,12 @@ def issue_receipt(
     *,
     key: Ed25519PrivateKey,
 ) -> bytes:
-    """Return one receipt; see `ReceiptIssuer.issue`."""
+    """Return one COSE Receipt; see `ReceiptIssuer.issue`."""
     return ReceiptIssuer(key).issue(entry, index, size, path, root)
 
 
 def parse_receipt(data: bytes) -> CoseReceipt:
-    """Parse a receipt with exactly one inclusion proof and our header members; else MALFORMED."""
+    """Parse a COSE Receipt with exactly one inclusion proof and our header members; otherwise MALFORMED."""
     match cbor.decode(data, max_bytes=MAX_RECEIPT_BYTES):
         case cbor.Tag(
             number=18,
@@ -91,7 +91,9 @@ def parse_receipt(data: bytes) -> CoseReceipt:
         ) if not others and not more:
             pass
         case _:
-            raise _malformed("it is no tagged COSE_Sign1 with one inclusion proof and no payload")
+            raise _malformed(
+                "it is not a tagged COSE_Sign1 with one inclusion proof and no payload"
+            )
     match cbor.decode(protected):
         case {1: -8, 4: bytes(kid), 395: 1, **rest} if not rest and len(kid) == 32:
             pass
@@ -109,13 +111,13 @@ def parse_receipt(data: bytes) -> CoseReceipt:
 
 
 def verify_receipt(data: bytes, entry: bytes, public_key: bytes) -> CoseReceipt:
-    """Check that the holder of `public_key` (32 raw bytes) has signed a tree with the entry in it.
+    """Check that the holder of `public_key` (32 raw bytes) has signed a tree that contains the entry.
 
     Errors: MALFORMED, UNTRUSTED_KEY, BAD_PROOF, BAD_SIGNATURE.
     """
     receipt = parse_receipt(data)
     if receipt.kid != sha256(public_key).digest():
-        raise CounterfoilError(Code.UNTRUSTED_KEY, "the COSE receipt is signed by another key")
+        raise CounterfoilError(Code.UNTRUSTED_KEY, "the COSE Receipt is signed by another key")
     root = root_from_inclusion(leaf_hash(entry), receipt.index, receipt.size, receipt.path)
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(
@@ -123,7 +125,8 @@ def verify_receipt(data: bytes, entry: bytes, public_key: bytes) -> CoseReceipt:
         )
     except (InvalidSignature, ValueError) as e:
         raise CounterfoilError(
-            Code.BAD_SIGNATURE, "the COSE receipt is not a signature of the root it leads to"
+            Code.BAD_SIGNATURE,
+            "the COSE Receipt is not a signature over the root to which it leads",
         ) from e
     return receipt
 
@@ -133,4 +136,4 @@ def _signed(protected: bytes, root: bytes) -> bytes:
 
 
 def _malformed(reason: str) -> CounterfoilError:
-    return CounterfoilError(Code.MALFORMED, f"not a COSE receipt of ours: {reason}")
+    return CounterfoilError(Code.MALFORMED, f"not one of our COSE Receipts: {reason}")

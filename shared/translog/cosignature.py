@@ -48,7 +48,7 @@ def _message(verifier: Verifier, checkpoint: Checkpoint, time_s: int) -> bytes:
 
 
 def cosign(signer: Signer, checkpoint: Checkpoint, *, time_s: int) -> SignatureLine:
-    """Sign a checkpoint by the type of the key.
+    """Sign a checkpoint as the key's type requires.
 
     `time_s` is POSIX seconds; zero, which would claim nothing about freshness, is INVALID_ARGUMENT.
     """
@@ -63,7 +63,7 @@ def cosign(signer: Signer, checkpoint: Checkpoint, *, time_s: int) -> SignatureL
 def verify(verifier: Verifier, line: SignatureLine, checkpoint: Checkpoint) -> int:
     """Check a line that names this key; return its time (0 for 0x01). A failure is BAD_SIGNATURE.
 
-    A time of zero in a cosignature makes no statement about freshness and is refused.
+    A time of zero in a cosignature claims nothing about freshness and is refused.
     """
     blob, time_s = line.signature, 0
     if verifier.kind.timestamped:

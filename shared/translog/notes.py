@@ -1,7 +1,7 @@
 """Signed notes (C2SP signed-note): the text of checkpoints and cosignatures, and their keys.
 
-This module knows lines, key ids and raw signatures. What message a signature of each type covers is
-said by `shared.translog.cosignature`.
+This module knows lines, key ids and raw signatures. The message that a signature of each type covers is
+defined in `shared.translog.cosignature`.
 """
 
 import base64
@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, M
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_NOTE_BYTES = 256 * 1024
-"""Room for 64 post-quantum signatures; C2SP asks verifiers to take at least 16 signatures."""
+"""Room for 64 post-quantum signatures; C2SP requires verifiers to accept at least 16 signatures."""
 MAX_SIGNATURES = 64
 MAX_NAME_BYTES = 255
-"""A cosigned message has one byte for the length of a name."""
+"""A cosigned message has one byte for a name's length."""
 _DASH = "— "
 _SECRET_PREFIX = "PRIVATE+KEY+"  # noqa: S105 - a format's marker, not a secret
 
@@ -49,7 +49,7 @@ class SignatureType(IntEnum):
 
 
 def check_name(name: str) -> str:
-    """Return a key name or origin that notes can carry; else MALFORMED."""
+    """Return a key name or origin that notes can carry; otherwise MALFORMED."""
     bad = (
         not name
         or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES
@@ -83,7 +83,7 @@ class SignatureLine:
 
 
 def parse_signature_line(line: str) -> SignatureLine:
-    """Parse a line without its newline; else MALFORMED."""
+    """Parse a line without its newline; otherwise MALFORMED."""
     parts = line.split(" ")
     if len(parts) != 3 or f"{parts[0]} " != _DASH:
         raise CounterfoilError(Code.MALFORMED, "a signature line is not '— name base64'")
@@ -105,14 +105,14 @@ class Note:
         return self.text + "\n" + "".join(line.encode() for line in self.signatures)
 
     def with_signatures(self, lines: tuple[SignatureLine, ...]) -> "Note":
-        """Return the note with lines added that it does not have yet."""
+        """Return the note with those of `lines` added that it does not have yet."""
         return Note(
             self.text, self.signatures + tuple(x for x in lines if x not in self.signatures)
         )
 
 
 def decode_text(data: bytes | str, limit: int = MAX_NOTE_BYTES) -> str:
-    """Return text within the limit, UTF-8, no control characters but newline; else MALFORMED."""
+    """Return text within the limit, UTF-8, no control characters but newline; otherwise MALFORMED."""
     try:
         raw = data.encode() if isinstance(data, str) else data
         if len(raw) > limit:
@@ -149,7 +149,8 @@ class Verifier:
         check_name(self.name)
         if len(self.public_key) != self.kind.public_key_bytes:
             raise CounterfoilError(
-                Code.MALFORMED, f"a {self.kind.name} key cannot have {len(self.public_key)} bytes"
+                Code.MALFORMED,
+                f"a {self.kind.name} key cannot be {len(self.public_key)} bytes long",
             )
 
     @property
@@ -171,13 +172,16 @@ class Verifier:
                 MLDSA44PublicKey.from_public_bytes(self.public_key).verify(signature, message)
             else:
                 Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, message)
-        except (InvalidSignature, ValueError):  # ValueError: the bytes are no point or key at all
+        except (
+            InvalidSignature,
+            ValueError,
+        ):  # ValueError: the bytes are not a point or key at all
             return False
         return True
 
 
 def parse_vkey(vkey: str) -> Verifier:
-    """Parse a vkey of a type that we know; else MALFORMED or UNSUPPORTED."""
+    """Parse a vkey of a type that we know; otherwise MALFORMED or UNSUPPORTED."""
     name, hex_id, material = _split_key(vkey.split("+", 2))
     kind = _kind(material)
     verifier = Verifier(check_name(name), kind, material[1:])
@@ -191,7 +195,7 @@ class Signer:
 
     def __init__(self, name: str, kind: SignatureType, seed: bytes) -> None:
         if len(seed) != 32:
-            raise CounterfoilError(Code.MALFORMED, "a signing key's seed has 32 bytes")
+            raise CounterfoilError(Code.MALFORMED, "a signing key's seed must be 32 bytes long")
         self._seed = seed
         self._key: Ed25519PrivateKey | MLDSA44PrivateKey
         if kind is SignatureType.COSIGNATURE_MLDSA44:
@@ -202,7 +206,7 @@ class Signer:
 
     @classmethod
     def generate(cls, name: str, kind: SignatureType) -> "Signer":
-        """Draw a new key."""
+        """Generate a key."""
         if kind is SignatureType.COSIGNATURE_MLDSA44:
             return cls(name, kind, MLDSA44PrivateKey.generate().private_bytes_raw())
         return cls(name, kind, Ed25519PrivateKey.generate().private_bytes_raw())
@@ -221,7 +225,7 @@ class Signer:
 
 
 def parse_secret(text: str) -> Signer:
-    """Parse what `Signer.secret_text` wrote; else MALFORMED. The error never holds key material."""
+    """Parse what `Signer.secret_text` wrote; otherwise MALFORMED. The error never holds key material."""
     if not text.startswith(_SECRET_PREFIX):
         raise CounterfoilError(Code.MALFORMED, "this is not a note signing key")
     name, hex_id, material = _split_key(text[len(_SECRET_PREFIX) :].split("+", 2))
@@ -237,7 +241,7 @@ def encode_base64(data: bytes) -> str:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode canonical base64 only (alphabet, padding and unused bits); else MALFORMED."""
+    """Decode canonical base64 only (alphabet, padding and unused bits); otherwise MALFORMED."""
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeError) as e:

@@ -1,9 +1,9 @@
-"""A verifier's own rule for calling a checkpoint *witnessed*.
+"""Log policies: a verifier's own rule for calling a checkpoint *witnessed*.
 
-The rule is fail-closed: a policy without a witness, or a threshold of zero, cannot be built. A
+The rule is fail-closed: a policy without a witness, or with a threshold of zero, cannot be built. A
 log is a *name* with one or more keys (an Ed25519 and an ML-DSA-44 key, say), each of which must
-have signed. So is a witness, and a name counts once, unless the policy comes from a policy file
-(`shared.translog.policy_file`), whose groups say themselves how keys count.
+have signed. The same holds for a witness, and a name counts once, unless the policy comes from a policy
+file (`shared.translog.policy_file`), whose groups define how keys count.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +17,7 @@ from shared.translog.signed_checkpoint import parse_and_verify, signature_time
 
 @dataclass(frozen=True, slots=True)
 class Witnessed:
-    """A checkpoint that met a policy, and when (POSIX seconds) each witness that counted saw it."""
+    """A checkpoint that satisfied a policy, and when (POSIX seconds) each witness that counted saw it."""
 
     checkpoint: Checkpoint
     note: Note
@@ -26,7 +26,7 @@ class Witnessed:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Met when `threshold` of its members are: keys that have signed, or groups that are met."""
+    """Met if `threshold` of its members are: keys that have signed, or groups that are met."""
 
     threshold: int
     members: "tuple[Verifier | Group, ...]"
@@ -36,7 +36,7 @@ class Group:
             raise CounterfoilError(
                 Code.CONFIGURATION,
                 f"a quorum of {self.threshold} cannot be formed from {len(self.members)} witnesses",
-                remedy="Name as many witnesses as the threshold asks for, and ask for one or more.",
+                remedy="Name at least as many witnesses as the threshold, and use a threshold of one or more.",
             )
 
     def leaves(self) -> Iterator[Verifier]:
@@ -48,7 +48,7 @@ class Group:
                 yield member
 
     def met_by(self, signed: Collection[Verifier]) -> tuple[Verifier, ...]:
-        """Return the keys that count: none of a group that is not met, so empty when this one is not."""
+        """Return the keys that count: those of a group that is not met do not, so empty if this one is not."""
         counting = [
             member.met_by(signed)
             if isinstance(member, Group)
@@ -63,14 +63,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class LogPolicy:
-    """Log keys, witness keys, and what makes a quorum; CONFIGURATION if impossible."""
+    """Log keys, witness keys, and what makes a quorum; CONFIGURATION if that is impossible."""
 
     logs: tuple[Verifier, ...]
     witnesses: tuple[Verifier, ...]
     threshold: int
     """How many members of the quorum must be met."""
     members: tuple[Verifier | Group, ...] = ()
-    """The quorum's members where a policy file names them; otherwise they are the witnesses' names."""
+    """The quorum's members if a policy file names them; otherwise they are the witnesses' names."""
 
     def __post_init__(self) -> None:
         if not self.logs:
@@ -78,14 +78,14 @@ class LogPolicy:
         in_quorum = list(self.quorum.leaves())
         if len(set(in_quorum)) != len(in_quorum) or not set(in_quorum) <= set(self.witnesses):
             raise CounterfoilError(
-                Code.CONFIGURATION, "a quorum counts a key twice, or one that is no witness's"
+                Code.CONFIGURATION, "a quorum counts a key twice, or one that is not a witness's"
             )
         keys = [verifier.public_key for verifier in (*self.logs, *self.witnesses)]
         if len(set(keys)) != len(keys):
             raise CounterfoilError(Code.CONFIGURATION, "a log policy names one public key twice")
         if any(verifier.kind is SignatureType.ED25519 for verifier in self.witnesses):
             raise CounterfoilError(
-                Code.CONFIGURATION, "a witness key is of type 0x01, which is no cosignature"
+                Code.CONFIGURATION, "a witness key is of type 0x01, which is not a cosignature"
             )
 
     @classmethod
@@ -119,9 +119,8 @@ class LogPolicy:
 
 
 def witness_time(checkpoint: Checkpoint, note: Note, keys: Sequence[Verifier]) -> int | None:
-    """Return the earliest time at which a witness's keys signed, None unless all of them have.
-
-    A line that claims to be by one of them and is not is BAD_SIGNATURE.
+    """Return the earliest time at which a witness's keys signed; None unless all of them have.
+    A line that names one of them but does not verify is BAD_SIGNATURE.
     """
     times = [signature_time(checkpoint, note.signatures, verifier) for verifier in keys]
     known = [time_s for time_s in times if time_s is not None]
@@ -131,7 +130,7 @@ def witness_time(checkpoint: Checkpoint, note: Note, keys: Sequence[Verifier]) -
 def verify_witnessed(data: bytes | str, policy: LogPolicy) -> Witnessed:
     """Check the log's signatures and the quorum of cosignatures.
 
-    Errors: those of `parse_and_verify`, and NOT_WITNESSED when the quorum is missing.
+    Errors: those of `parse_and_verify`, and NOT_WITNESSED if the quorum is missing.
     """
     checkpoint, note = parse_and_verify(data, policy.logs)
     signed = {
@@ -144,7 +143,7 @@ def verify_witnessed(data: bytes | str, policy: LogPolicy) -> Witnessed:
         raise CounterfoilError(
             Code.NOT_WITNESSED,
             f"the quorum of {policy.threshold} has not signed size {checkpoint.size};"
-            f" signatures are there of {', '.join(sorted({key.name for key in signed})) or 'nobody'}",
+            f" it is signed by {', '.join(sorted({key.name for key in signed})) or 'nobody'}",
         )
     times = {
         name: min(signed[key] for key in counting if key.name == name)

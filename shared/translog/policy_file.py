@@ -1,4 +1,4 @@
-"""Policies as text files (C2SP tlog-policy), so that any standard verifier can be given ours and we theirs.
+"""Log policies as text files (C2SP tlog-policy), which we can exchange with any standard verifier.
 
     log <vkey> [<url>]
     witness <name> <vkey> [<url>]
@@ -6,9 +6,9 @@
     quorum <name|none>
 
 Empty lines and lines that begin with `#` are ignored. Names are octets without meaning outside the
-file: text here is UTF-8 in which other octets are lone surrogates ("surrogateescape"). Two readings
-are stricter than C2SP's, and both only refuse more: where a file lists several keys of one origin,
-each of them must have signed, and `quorum none` is no policy, since nothing could be called
+file: text here is UTF-8 in which other octets are lone surrogates ("surrogateescape"). We are stricter
+than C2SP on two points, and both only refuse more: if a file lists several keys of one origin,
+each of them must have signed; and `quorum none` is not a valid policy, since nothing could be called
 witnessed under it.
 """
 
@@ -26,7 +26,7 @@ from shared.translog.policy import Group, LogPolicy
 
 MAX_POLICY_BYTES: Final = 256 * 1024
 MAX_DEFINED: Final = 64
-"""Logs, witnesses and groups, of each; C2SP asks for at least 32."""
+"""Most logs, witnesses and groups, each; C2SP requires at least 32."""
 NONE: Final = "none"
 _OTHER_OCTETS: Final = re.compile(rb"[^\t\n\x20-\x7e\x80-\xff]")
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class WitnessLine:
 
 @dataclass(frozen=True, slots=True)
 class GroupLine:
-    """`threshold` of the named members, each defined before."""
+    """`threshold` of the named members, each defined on an earlier line."""
 
     name: str
     threshold: int
@@ -61,7 +61,7 @@ class GroupLine:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy file's content; comments and the order of logs and witnesses among groups are not kept."""
+    """A policy file's content, without its comments and the order of logs and witnesses relative to groups."""
 
     logs: tuple[LogLine, ...]
     witnesses: tuple[WitnessLine, ...]
@@ -70,9 +70,8 @@ class PolicyFile:
 
     @classmethod
     def of(cls, policy: LogPolicy) -> "PolicyFile":
-        """Return the file that says what a policy says.
-
-        A witness line is named by the head of its vkey, so that one name may have several keys.
+        """Return the file that expresses a policy.
+        A witness line is named after the head of its vkey, so that one name may have several keys.
         """
         witnesses = tuple(WitnessLine(_head(key), key) for key in policy.witnesses)
         groups: list[GroupLine] = []
@@ -104,7 +103,7 @@ class PolicyFile:
         if self.quorum == NONE:
             raise CounterfoilError(
                 Code.CONFIGURATION,
-                "the policy asks for no witness, and nothing is called witnessed without one",
+                "the policy requires no witness, and nothing counts as witnessed without one",
                 remedy="Name a witness or a group in its quorum line.",
             )
         known: dict[str, Verifier | Group] = {item.name: item.key for item in self.witnesses}
@@ -119,7 +118,7 @@ class PolicyFile:
 
 
 def parse_policy_file(data: bytes | str) -> PolicyFile:
-    """Parse a policy file strictly; MALFORMED with the line's number, UNSUPPORTED for a key of unknown type."""
+    """Parse a policy file strictly; MALFORMED with the line number, UNSUPPORTED for a key of unknown type."""
     text = _decode(data)
     reader = _Reader()
     for number, line in enumerate(text.split("\n")[:-1], start=1):
@@ -140,20 +139,20 @@ def parse_policy_file(data: bytes | str) -> PolicyFile:
 
 
 def read_policy_file(path: Path) -> PolicyFile:
-    """Read and parse a file; CONFIGURATION when it cannot be read."""
+    """Read and parse a file; CONFIGURATION if it cannot be read."""
     return parse_policy_file(read_bounded(path, MAX_POLICY_BYTES))
 
 
 @dataclass(slots=True)
 class _Reader:
-    """What was read so far."""
+    """What has been read so far."""
 
     logs: list[LogLine] = field(default_factory=list)
     witnesses: list[WitnessLine] = field(default_factory=list)
     groups: list[GroupLine] = field(default_factory=list)
     quorum: str | None = None
     free: set[str] = field(default_factory=set)
-    """Names that are no group's member yet."""
+    """Names that are not yet a member of any group."""
     names: set[str] = field(default_factory=lambda: {NONE})
 
     def read(self, keyword: str, words: list[str]) -> None:
@@ -165,7 +164,7 @@ class _Reader:
             "quorum": self._quorum,
         }
         if keyword not in readers:
-            raise _malformed(f"{keyword[:20]!a} is none of log, witness, group, quorum")
+            raise _malformed(f"{keyword[:20]!a} is not one of log, witness, group, quorum")
         readers[keyword](words)
 
     def _log(self, words: list[str]) -> None:
@@ -173,7 +172,7 @@ class _Reader:
             raise _malformed("a log line is `log <vkey> [<url>]`")
         key = parse_vkey(words[0])
         if key.kind is SignatureType.COSIGNATURE_ED25519:
-            raise _malformed("the key is of type 0x04, with which witnesses sign and no log")
+            raise _malformed("the key is of type 0x04, with which witnesses sign but logs do not")
         _add(self.logs, LogLine(key, *words[1:]))
         _distinct([item.key for item in self.logs])
 
@@ -182,7 +181,7 @@ class _Reader:
             raise _malformed("a witness line is `witness <name> <vkey> [<url>]`")
         key = parse_vkey(words[1])
         if key.kind is SignatureType.ED25519:
-            raise _malformed("the key is of type 0x01, which is no cosignature")
+            raise _malformed("the key is of type 0x01, which is not a cosignature")
         self._define(words[0])
         _add(self.witnesses, WitnessLine(words[0], key, *words[2:]))
         _distinct([item.key for item in self.witnesses])
@@ -193,11 +192,11 @@ class _Reader:
         members = tuple(words[2:])
         threshold = {"all": len(members), "any": 1}.get(words[1]) or parse_decimal(words[1])
         if not 1 <= threshold <= len(members):
-            raise _malformed(f"{threshold} of {len(members)} members cannot be asked for")
+            raise _malformed(f"{threshold} of {len(members)} members cannot be required")
         for member in members:
             if member not in self.free:
                 raise _malformed(
-                    "a member is not defined on a line before, or is a member of a group already"
+                    "a member is not defined on an earlier line, or is already a member of a group"
                 )
             self.free.remove(member)
         self._define(words[0])
@@ -209,7 +208,7 @@ class _Reader:
         if self.quorum is not None:
             raise _malformed("there are two quorum lines")
         if words[0] not in self.names:
-            raise _malformed("the quorum is not defined on a line before")
+            raise _malformed("the quorum is not defined on an earlier line")
         self.quorum = words[0]
 
     def _define(self, name: str) -> None:
@@ -229,7 +228,9 @@ def _decode(data: bytes | str) -> str:
     if _OTHER_OCTETS.search(raw):
         raise _malformed("the policy has a control character other than tab and newline")
     if not raw.endswith(b"\n"):
-        raise _malformed("the policy's last line does not end in a newline: it may be cut off")
+        raise _malformed(
+            "the policy's last line does not end in a newline: the file may be truncated"
+        )
     return raw.decode("utf-8", "surrogateescape")
 
 

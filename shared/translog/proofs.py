@@ -1,17 +1,16 @@
 """Inclusion and consistency proofs (RFC 6962 §2.1.1-2.1.2, RFC 9162 §2.1.3-2.1.4).
 
-Generation takes a `NodeLookup`, so that tiles, a database or a list can serve it. Verification is
-strict: every hash has 32 bytes, every proof has exactly the length that its sizes dictate, and
+Generation takes a `NodeLookup`, so that tiles, a database or a list can supply the nodes. Verification is
+strict: every hash is 32 bytes long, every proof has exactly the length that its sizes dictate, and
 nothing is tolerated that the generator would not produce.
 
-A root alone does not say how many leaves are below it: sizes come from a signed checkpoint, and
-where two sizes give a path the same shape, a proof verifies under either.
+A root alone does not determine how many leaves are below it: sizes come from a signed checkpoint, and
+if two sizes give a path the same shape, a proof verifies under either.
 
 The cases at size 0, which the RFCs leave open, are decided as follows:
-
 - nothing is included in the empty tree: an index at or beyond the size is an error;
 - the empty tree has one root, EMPTY_ROOT, and any other root claimed at size 0 is an error;
-- every tree is consistent with the empty tree, by the empty proof (as C2SP tlog-witness has it).
+- every tree is consistent with the empty tree, by the empty proof (as in C2SP tlog-witness).
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +52,7 @@ def root_at(size: int, lookup: NodeLookup) -> bytes:
 
 
 def inclusion_proof(index: int, size: int, lookup: NodeLookup) -> list[bytes]:
-    """Return PATH(index, D[size]), siblings from the leaf up; BAD_PROOF when out of bounds."""
+    """Return PATH(index, D[size]), siblings from the leaf up; BAD_PROOF if out of bounds."""
     _check_size(size, "size")
     _check_index(index, size)
     start, end = 0, size
@@ -95,7 +94,7 @@ def consistency_proof(old_size: int, new_size: int, lookup: NodeLookup) -> list[
 
 
 def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
-    """Return the root that a leaf hash and its path lead to; BAD_PROOF unless lengths fit."""
+    """Return the root to which a leaf hash and its path lead; BAD_PROOF if a length is wrong."""
     _check_hash(leaf, "the leaf hash")
     _check_size(size, "size")
     _check_index(index, size)
@@ -115,7 +114,7 @@ def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[byte
 def verify_inclusion(
     leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes
 ) -> None:
-    """Check that the leaf is at `index` of the tree of `size` leaves; else BAD_PROOF."""
+    """Check that the leaf is at `index` in the tree of `size` leaves; otherwise BAD_PROOF."""
     _check_hash(root, "the root")
     if root_from_inclusion(leaf, index, size, proof) != root:
         raise _bad(f"the path from index {index} does not lead to the root at size {size}")
@@ -124,7 +123,7 @@ def verify_inclusion(
 def verify_consistency(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Check that the new tree extends the old one; else BAD_PROOF."""
+    """Check that the new tree extends the old one; otherwise BAD_PROOF."""
     _check_hash(old_root, "the old root")
     _check_hash(new_root, "the new root")
     _check_size(old_size, "old size")
@@ -138,7 +137,7 @@ def verify_consistency(
     if old_size in (0, new_size):
         _check_path(proof, 0)
         if old_size == new_size and old_root != new_root:
-            raise _bad(f"two roots at the one size {old_size}")
+            raise _bad(f"two roots at the same size {old_size}")
         return
     _verify_growth(old_size, old_root, new_size, new_root, proof)
 
@@ -147,7 +146,7 @@ def _verify_growth(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
     """Verify for 0 < old_size < new_size, along the path of the old tree's last leaf."""
-    # The largest complete subtree that ends at old_size; above it the path of its index is walked.
+    # The largest complete subtree that ends at old_size; above it, the path of its index is followed.
     shift = (old_size & -old_size).bit_length() - 1
     index = (old_size - 1) >> shift
     inner = (index ^ ((new_size - 1) >> shift)).bit_length()
@@ -192,11 +191,11 @@ def _check_index(index: int, size: int) -> None:
 
 def _check_hash(value: bytes, name: str) -> None:
     if len(value) != HASH_BYTES:
-        raise _bad(f"{name} has {len(value)} bytes, not 32")
+        raise _bad(f"{name} is {len(value)} bytes long, not 32")
 
 
 def _check_path(proof: Sequence[bytes], expected: int) -> None:
     if len(proof) != expected:
-        raise _bad(f"the proof has {len(proof)} hashes where the sizes ask for {expected}")
+        raise _bad(f"the proof has {len(proof)} hashes, but the sizes require {expected}")
     for position, value in enumerate(proof):
         _check_hash(value, f"hash {position} of the proof")

@@ -1,4 +1,4 @@
-"""Signed checkpoints (C2SP tlog-checkpoint): the log's own signatures over what it says its tree is."""
+"""Signed checkpoints (C2SP tlog-checkpoint): the log's own signatures over its claim about its tree."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from shared.translog.notes import Note, SignatureLine, Signer, Verifier, parse_n
 
 
 def sign(checkpoint: Checkpoint, signers: Sequence[Signer], *, time_s: int) -> Note:
-    """Return the note of a checkpoint signed by the log's own keys, whose names are the origin.
+    """Return the note of a checkpoint signed with the log's own keys, whose name is the origin.
 
     `time_s` (POSIX seconds) goes into the ML-DSA-44 signature, which C2SP defines as a cosignature.
     """
@@ -17,7 +17,7 @@ def sign(checkpoint: Checkpoint, signers: Sequence[Signer], *, time_s: int) -> N
         if signer.verifier.name != checkpoint.origin:
             raise CounterfoilError(
                 Code.CONFIGURATION,
-                f"the log's key is named {signer.verifier.name!r}, not by its origin",
+                f"the log's key is named {signer.verifier.name!r}, not after its origin",
             )
     return Note(
         checkpoint.body, tuple(cosign(signer, checkpoint, time_s=time_s) for signer in signers)
@@ -27,9 +27,8 @@ def sign(checkpoint: Checkpoint, signers: Sequence[Signer], *, time_s: int) -> N
 def signature_time(
     checkpoint: Checkpoint, signatures: Iterable[SignatureLine], verifier: Verifier
 ) -> int | None:
-    """Return the time of this key's first signature (0 for types without), None if there is none.
-
-    A line that names the key and does not verify is BAD_SIGNATURE: C2SP has the note refused then.
+    """Return the time of this key's first signature (0 for types without a time); None if there is no signature.
+    A line that names the key but does not verify is BAD_SIGNATURE: C2SP requires the note to be refused then.
     """
     found: int | None = None
     for line in signatures:
@@ -42,8 +41,8 @@ def signature_time(
 def parse_and_verify(data: bytes | str, verifiers: Sequence[Verifier]) -> tuple[Checkpoint, Note]:
     """Parse a checkpoint note and check the log's signatures.
 
-    `verifiers` are log keys; those named by the checkpoint's origin apply, and *each* of them
-    must have signed: where a verifier holds an Ed25519 and an ML-DSA-44 key, a note that lacks
+    `verifiers` are log keys; those named after the checkpoint's origin apply, and *each* of them
+    must have signed: if a verifier holds an Ed25519 and an ML-DSA-44 key, a note that lacks
     either is refused, so breaking one algorithm is not enough. Errors: MALFORMED, UNTRUSTED_KEY
     for an unknown origin, BAD_SIGNATURE.
     """

@@ -2,8 +2,8 @@
 
 The tile (level l, index n) holds the hashes of the nodes (8·l, 256·n) … (8·l, 256·n+255); a
 *partial* tile holds the first `width` of them. An *entry bundle* holds the entries below a
-level-0 tile, each behind its length as a u16. A partial tile's bytes are a prefix of the full
-tile's; so are a bundle's.
+level-0 tile, each preceded by its length as a u16. A partial tile's bytes are a prefix of the full
+tile's; the same holds for entry bundles.
 """
 
 import re
@@ -46,16 +46,16 @@ class Tile:
 
     @property
     def is_partial(self) -> bool:
-        """Whether fewer than 256 hashes are in it."""
+        """Whether it holds fewer than 256 hashes."""
         return self.width < TILE_WIDTH
 
     @property
     def byte_length(self) -> int:
-        """Exact size of the file (entries are always 32 bytes here)."""
+        """Exact size of the file (entries are always 32 bytes long here)."""
         return self.width * (ENTRY_RECORD_BYTES if self.is_bundle else HASH_BYTES)
 
     def full(self) -> "Tile":
-        """Return the full tile at the same place."""
+        """Return the full tile at the same position."""
         return Tile(self.level, self.index)
 
     @property
@@ -91,7 +91,7 @@ def width_at(level: int, index: int, size: int) -> int:
 
 
 def tiles_grown(old_size: int, new_size: int) -> Iterator[Tile]:
-    """Yield the tiles, not bundles, that differ between two sizes, as they are at the new size."""
+    """Yield the tiles, not entry bundles, that differ between two sizes, as they are at the new size."""
     for level in range(MAX_LEVEL + 1):
         old, new = old_size >> (TILE_HEIGHT * level), new_size >> (TILE_HEIGHT * level)
         if old == new:
@@ -101,7 +101,7 @@ def tiles_grown(old_size: int, new_size: int) -> Iterator[Tile]:
 
 
 def files_grown(old_size: int, new_size: int) -> Iterator[Tile]:
-    """Yield every file, tile or bundle, that a log at `new_size` has and at `old_size` lacked."""
+    """Yield every file, tile or entry bundle, that a log has at `new_size` but not at `old_size`."""
     for tile in tiles_grown(old_size, new_size):
         yield tile
         if tile.level == 0:
@@ -109,7 +109,7 @@ def files_grown(old_size: int, new_size: int) -> Iterator[Tile]:
 
 
 def right_edge(size: int) -> list[Tile]:
-    """Return the partial tiles of a tree, lowest level first: all that appending needs to know."""
+    """Return the partial tiles of a tree, lowest level first: all that is needed to append."""
     edge = []
     for level in range(MAX_LEVEL + 1):
         nodes = size >> (TILE_HEIGHT * level)
@@ -124,23 +124,25 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
 
 
 def decode_bundle(data: bytes, width: int) -> list[bytes]:
-    """Parse a bundle of exactly `width` entries of 32 bytes; else MALFORMED."""
+    """Parse an entry bundle of exactly `width` entries of 32 bytes; otherwise MALFORMED."""
     if len(data) != width * ENTRY_RECORD_BYTES:
         raise CounterfoilError(
-            Code.MALFORMED, f"a bundle of {width} entries has {len(data)} bytes, which cannot be"
+            Code.MALFORMED, f"an entry bundle of {width} entries cannot be {len(data)} bytes long"
         )
     entries = []
     for at in range(0, len(data), ENTRY_RECORD_BYTES):
         if int.from_bytes(data[at : at + 2], "big") != HASH_BYTES:
-            raise CounterfoilError(Code.MALFORMED, "an entry in a bundle does not have 32 bytes")
+            raise CounterfoilError(
+                Code.MALFORMED, "an entry in an entry bundle is not 32 bytes long"
+            )
         entries.append(data[at + 2 : at + ENTRY_RECORD_BYTES])
     return entries
 
 
 def split_hashes(data: bytes) -> list[bytes]:
-    """Cut a tile's bytes into hashes; MALFORMED when they are not 1 to 256 whole ones."""
+    """Split a tile's bytes into hashes; MALFORMED if they are not 1 to 256 complete ones."""
     if not data or len(data) % HASH_BYTES or len(data) > TILE_WIDTH * HASH_BYTES:
-        raise CounterfoilError(Code.MALFORMED, f"a tile cannot have {len(data)} bytes")
+        raise CounterfoilError(Code.MALFORMED, f"a tile cannot be {len(data)} bytes long")
     return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
 
 
@@ -149,9 +151,9 @@ Nodes = Sequence[Sequence[bytes]]
 
 
 def tile_nodes(tile: Tile, data: bytes) -> Nodes:
-    """Return the nodes of a tile whose bytes begin with `data`; CORRUPT when that is too short."""
+    """Return the nodes of a tile whose bytes begin with `data`; CORRUPT if that is too short."""
     if len(data) < tile.byte_length:
-        raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+        raise CounterfoilError(Code.CORRUPT, f"{tile.path} is only {len(data)} bytes long")
     rows = [split_hashes(data[: tile.byte_length])]
     while len(rows[-1]) > 1:
         below = rows[-1]
@@ -160,7 +162,7 @@ def tile_nodes(tile: Tile, data: bytes) -> Nodes:
 
 
 class NodeReader:
-    """Looks up nodes of a tree of `size` leaves in tiles whose nodes `source` brings.
+    """Looks up nodes of a tree of `size` leaves in tiles whose nodes `source` supplies.
 
     Tiles are kept for the life of the reader, which is one request or one batch.
     """
@@ -171,7 +173,7 @@ class NodeReader:
         self._tiles: dict[tuple[int, int], Nodes] = {}
 
     def __call__(self, level: int, index: int) -> bytes:
-        """Return the hash of a complete subtree; BAD_PROOF when the tree has none there."""
+        """Return the hash of a complete subtree; BAD_PROOF if the tree has none there."""
         if not 0 < (index + 1) << level <= self._size:
             raise CounterfoilError(Code.BAD_PROOF, f"node {level}/{index} is not in the tree")
         tile_level, height = divmod(level, TILE_HEIGHT)
@@ -184,7 +186,7 @@ class NodeReader:
 
 
 class TileReader(NodeReader):
-    """A reader of tiles that `fetch` brings.
+    """A reader of tiles that `fetch` supplies.
 
     `fetch(tile)` returns the tile's bytes, at least `tile.byte_length` of them (a wider tile begins
     with the narrower one).
@@ -211,13 +213,13 @@ class TreeEdge:
         for tile in right_edge(size):
             data = fetch(tile)
             if len(data) < tile.byte_length:
-                raise CounterfoilError(Code.CORRUPT, f"{tile.path} has only {len(data)} bytes")
+                raise CounterfoilError(Code.CORRUPT, f"{tile.path} is only {len(data)} bytes long")
             levels.extend([] for _ in range(tile.level - len(levels)))
             levels.append(split_hashes(data[: tile.byte_length]))
         return cls(size, levels)
 
     def copy(self) -> "TreeEdge":
-        """Return an independent copy, to be thrown away when a transaction fails."""
+        """Return an independent copy, to be discarded if a transaction fails."""
         return TreeEdge(self.size, self._levels)
 
     @property
@@ -226,11 +228,11 @@ class TreeEdge:
         return len(self._levels)
 
     def partial(self, level: int) -> list[bytes]:
-        """Return the hashes of the partial tile at a level below `height`, none when it is full."""
+        """Return the hashes of the partial tile at a level below `height`; empty if the tile is full."""
         return list(self._levels[level])
 
     def root(self) -> bytes:
-        """Return the root at the present size."""
+        """Return the root at the current size."""
         folded: bytes | None = None
         for hashes in self._levels:
             folded = fold_right(hashes, folded)

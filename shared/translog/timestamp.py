@@ -1,12 +1,12 @@
-"""RFC 3161 timestamps over checkpoints: someone else's word for when a tree head existed.
+"""RFC 3161 timestamps over checkpoints: a third party's word for when a tree head existed.
 
-What is stamped is the SHA-256 of the checkpoint's note text, `Checkpoint.body`: the three lines origin,
+The timestamp covers the SHA-256 of the checkpoint's note text, `Checkpoint.body`: the three lines origin,
 size and root, each with its newline. It is the same in every copy of the checkpoint, whoever signed or
-cosigned it, and can be computed again for ever from the entries alone. A timestamp is the whole TimeStampResp
-(RFC 3161 §2.4.2), as `openssl ts -verify -data TEXT -in REPLY -CAfile ANCHORS` takes it.
+cosigned it, and can always be recomputed from the entries alone. A timestamp is the whole TimeStampResp
+(RFC 3161 §2.4.2), as `openssl ts -verify -data TEXT -in REPLY -CAfile ANCHORS` accepts it.
 
-The certificates are judged as of the time that the reply states. Revocation is not looked at: an authority
-that lost its key has to be taken out of the anchors.
+The certificates are validated as of the time that the reply states. Revocation is not checked: an authority
+that lost its key has to be removed from the anchors.
 """
 
 from collections.abc import Sequence
@@ -42,14 +42,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What an authority is asked: the DER of a TimeStampReq, and the nonce that its answer must repeat."""
+    """A query to an authority: the DER of a TimeStampReq, and the nonce that the reply must repeat."""
 
     der: bytes
     nonce: int
 
 
 def query_for(checkpoint: Checkpoint) -> Query:
-    """Return a new query over a checkpoint, which asks for the authority's certificate as well."""
+    """Return a new query over a checkpoint that also requests the authority's certificate."""
     request = (
         TimestampRequestBuilder()
         .data(checkpoint.body.encode())
@@ -64,7 +64,7 @@ def query_for(checkpoint: Checkpoint) -> Query:
 
 
 def parse_anchors(pem: bytes) -> tuple[Certificate, ...]:
-    """Return the certificates of a PEM file, at least one; else MALFORMED."""
+    """Return the certificates of a PEM file, at least one; otherwise MALFORMED."""
     try:
         if len(pem) > MAX_ANCHORS_BYTES:
             raise ValueError(f"it is larger than {MAX_ANCHORS_BYTES} bytes")  # noqa: TRY301
@@ -72,7 +72,7 @@ def parse_anchors(pem: bytes) -> tuple[Certificate, ...]:
     except ValueError as e:
         raise CounterfoilError(
             Code.MALFORMED,
-            f"the timestamp authority's anchors are no certificates in PEM form: {e}",
+            f"the timestamp authority's anchors are not certificates in PEM form: {e}",
         ) from e
 
 
@@ -85,9 +85,9 @@ def verify_timestamp(
 ) -> int:
     """Return when an authority under one of the anchors saw the checkpoint, in ms.
 
-    With `nonce` the reply must be the answer to that query. Errors: UNTRUSTED_KEY without anchors,
-    MALFORMED for what is no whole and granted reply in DER, BAD_PROOF when it is about something else,
-    BAD_SIGNATURE when no anchor leads to its signature or the signer may not stamp.
+    With `nonce` the reply must answer that query. Errors: UNTRUSTED_KEY without anchors, MALFORMED for
+    anything but a complete, granted reply in DER, BAD_PROOF if it is about something else,
+    BAD_SIGNATURE if no anchor leads to its signature or the signer may not issue timestamps.
     """
     if not anchors:
         raise CounterfoilError(Code.UNTRUSTED_KEY, "no timestamp authority is trusted")
@@ -102,7 +102,7 @@ def verify_timestamp(
         VerifierBuilder(roots=list(anchors), nonce=nonce).build().verify(response, digest)
     except VerificationError as e:
         raise CounterfoilError(
-            Code.BAD_SIGNATURE, f"a timestamp is not one of the trusted authority's: {e}"
+            Code.BAD_SIGNATURE, f"a timestamp is not from a trusted authority: {e}"
         ) from e
     except (ValueError, OverflowError) as e:
         raise CounterfoilError(
@@ -112,7 +112,7 @@ def verify_timestamp(
 
 
 def _stated(response: TimeStampResponse, digest: bytes, nonce: int | None) -> int:
-    """Return the time that a reply states if it is granted and about this digest; not yet verified."""
+    """Return the time that a reply states, if it is granted and about this digest; its signature is not yet verified."""
     if response.status != PKIStatus.GRANTED:
         raise CounterfoilError(
             Code.MALFORMED, f"the timestamp was not granted: PKIStatus {response.status}"

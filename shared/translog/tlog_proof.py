@@ -59,7 +59,7 @@ def parse_tlog_proof(data: bytes | str) -> TlogProof:
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
     if not separator or lines[0] != MAGIC:
-        raise CounterfoilError(Code.MALFORMED, f"a tlog-proof begins with {MAGIC!r}")
+        raise CounterfoilError(Code.MALFORMED, f"a tlog-proof must begin with {MAGIC!r}")
     extra: bytes | None = None
     at = 1
     if at < len(lines) and lines[at].startswith("extra "):
@@ -73,7 +73,7 @@ def parse_tlog_proof(data: bytes | str) -> TlogProof:
         raise CounterfoilError(Code.MALFORMED, f"a tlog-proof has more than {MAX_PATH} hashes")
     path = tuple(decode_base64(line) for line in hashes)
     if any(len(value) != HASH_BYTES for value in path):
-        raise CounterfoilError(Code.MALFORMED, "a hash in a tlog-proof has not 32 bytes")
+        raise CounterfoilError(Code.MALFORMED, "a hash in a tlog-proof is not 32 bytes long")
     parse_note(note)
     return TlogProof(index, path, note, extra)
 
@@ -92,7 +92,7 @@ class VerifiedInclusion:
 
 
 def verify_tlog_proof(data: bytes | str, entry: bytes, policy: LogPolicy) -> VerifiedInclusion:
-    """Check, with nothing but the policy at hand, that `entry` is in a witnessed log.
+    """Check, with nothing but the log policy, that `entry` is in a witnessed log.
 
     Errors: MALFORMED, UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF.
     """

@@ -12,16 +12,16 @@ from shared.runtime.errors import Code, CounterfoilError
 
 HASH_BYTES = 32
 MAX_SIZE = 2**63 - 1
-"""Largest tree size: sizes and indexes fit a signed 64-bit integer everywhere."""
+"""Largest tree size: sizes and indexes fit into a signed 64-bit integer everywhere."""
 
 EMPTY_ROOT = sha256(b"").digest()
 """Root of the tree without leaves (RFC 9162 §2.1.1: the hash of the empty string)."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    """Return SHA-256(0x00 ‖ entry) for an entry of exactly 32 bytes; else MALFORMED."""
+    """Return SHA-256(0x00 ‖ entry) for an entry of exactly 32 bytes; otherwise MALFORMED."""
     if len(entry) != HASH_BYTES:
-        raise CounterfoilError(Code.MALFORMED, f"a log entry has 32 bytes, not {len(entry)}")
+        raise CounterfoilError(Code.MALFORMED, f"a log entry is 32 bytes long, not {len(entry)}")
     return sha256(b"\x00" + entry).digest()
 
 
@@ -41,8 +41,8 @@ def complete_root(hashes: Sequence[bytes]) -> bytes:
 def fold_right(hashes: Sequence[bytes], right: bytes | None) -> bytes | None:
     """Fold a run of sibling node hashes, left to right, in front of `right`.
 
-    This is how a tree's root grows out of its right edge: the run is cut into complete subtrees,
-    largest first, and each is put to the left of everything after it. Returns None only for an
+    This is how a tree's root is computed from its right edge: the run is cut into complete subtrees,
+    largest first, and each is placed to the left of everything after it. Returns None only for an
     empty run without `right`.
     """
     end = len(hashes)
@@ -58,14 +58,14 @@ def fold_right(hashes: Sequence[bytes], right: bytes | None) -> bytes | None:
 
 
 def root(leaf_hashes: Sequence[bytes]) -> bytes:
-    """Return the Merkle tree hash over leaf hashes; EMPTY_ROOT for none."""
+    """Return the Merkle tree hash over leaf hashes; EMPTY_ROOT if there are none."""
     return fold_right(leaf_hashes, None) or EMPTY_ROOT
 
 
 class Frontier:
     """The compact range [0, size): the roots of the complete subtrees on the left, largest first.
 
-    Enough to append to a tree and to know its root, in O(log n) memory.
+    Enough to append to a tree and to compute its root, in O(log n) memory.
     """
 
     __slots__ = ("_nodes", "_size")
@@ -96,7 +96,7 @@ class Frontier:
         self._size += 1
 
     def root(self) -> bytes:
-        """Return the root at the present size."""
+        """Return the root at the current size."""
         folded: bytes | None = None
         for node in reversed(self._nodes):
             folded = node if folded is None else node_hash(node, folded)

@@ -1,7 +1,7 @@
 """The bodies of `POST <prefix>/add-checkpoint` (C2SP tlog-witness), for both sides.
 
 The request is the old size, up to 63 lines of a consistency proof, an empty line and the checkpoint
-note; the answer is one or more cosignature lines, or with 409 the size that the witness holds.
+note; the response is one or more cosignature lines, or with 409 the size that the witness holds.
 """
 
 from collections.abc import Sequence
@@ -41,27 +41,27 @@ class AddCheckpoint:
 
 
 def parse_add_checkpoint(body: bytes) -> AddCheckpoint:
-    """Parse a request strictly; else MALFORMED."""
+    """Parse a request strictly; otherwise MALFORMED."""
     text = decode_text(body, MAX_REQUEST_BYTES)
     head, separator, note = text.partition("\n\n")
     first, *rest = head.split("\n")
     if not separator or not first.startswith("old "):
-        raise CounterfoilError(Code.MALFORMED, "a request begins with 'old <size>'")
+        raise CounterfoilError(Code.MALFORMED, "a request must begin with 'old <size>'")
     if len(rest) > MAX_PROOF_LINES:
         raise CounterfoilError(Code.MALFORMED, f"a proof has more than {MAX_PROOF_LINES} lines")
     proof = tuple(decode_base64(line) for line in rest)
     if any(len(value) != HASH_BYTES for value in proof):
-        raise CounterfoilError(Code.MALFORMED, "a hash in the proof has not 32 bytes")
+        raise CounterfoilError(Code.MALFORMED, "a hash in the proof is not 32 bytes long")
     return AddCheckpoint(parse_decimal(first.removeprefix("old ")), proof, note)
 
 
 def encode_cosignatures(lines: Sequence[SignatureLine]) -> bytes:
-    """Return the body of a 200 answer."""
+    """Return the body of a 200 response."""
     return "".join(line.encode() for line in lines).encode()
 
 
 def parse_cosignatures(body: bytes) -> tuple[SignatureLine, ...]:
-    """Parse the body of a 200 answer; else MALFORMED."""
+    """Parse the body of a 200 response; otherwise MALFORMED."""
     text = decode_text(body)
     lines = text.split("\n")
     if len(lines) < 2 or lines.pop() or len(lines) > MAX_SIGNATURES:
@@ -72,7 +72,7 @@ def parse_cosignatures(body: bytes) -> tuple[SignatureLine, ...]:
 
 
 def parse_size(body: bytes) -> int:
-    """Parse the body of a 409 answer: a decimal and a newline; else MALFORMED."""
+    """Parse the body of a 409 response: a decimal and a newline; otherwise MALFORMED."""
     text = decode_text(body, 64)
     if not text.endswith("\n"):
         raise CounterfoilError(Code.MALFORMED, "a witness's size does not end in a newline")
@@ -80,7 +80,7 @@ def parse_size(body: bytes) -> int:
 
 
 def latest_path(origin: str) -> str:
-    """Return the path below a witness's prefix at which ours shows the latest checkpoint of a log.
+    """Return the path below a witness's prefix at which our witnesses serve the latest checkpoint of a log.
 
     C2SP leaves retrieval open; ours is `checkpoint/<hex SHA-256 of the origin>`.
     """

@@ -1,7 +1,7 @@
 """Bundles: one JSON file from which a statement and its place in a witnessed log can be checked offline.
 
-The format and the steps of a verification are in `docs/bundle.md`; `shared.verification.bundle_check` takes them. Nothing
-here has been verified: a bundle is whatever somebody handed over.
+The format and the verification steps are in `docs/bundle.md`; `shared.verification.bundle_check` performs them. Nothing
+here has been verified: a bundle is untrusted input.
 """
 
 import json
@@ -15,7 +15,7 @@ from shared.translog.notes import decode_base64, encode_base64
 
 FORMAT: Final = "counterfoil-bundle/v1"
 MAX_BUNDLE: Final = 4 * 2**20
-"""Bytes. The longest statements have 2^20, which base64 makes a third longer."""
+"""Bytes. The longest statements are 2^20 bytes long, and base64 makes them a third longer."""
 MAX_KEYS: Final = 16
 MAX_TIMESTAMPS: Final = 16
 
@@ -41,7 +41,7 @@ class Bundle:
     keys: tuple[bytes, ...] = ()
     """Ed25519 public keys, found by their key id: signers of statements and of COSE Receipts."""
     receipt: ReceiptContext | None = None
-    """There exactly when the statement is a receipt."""
+    """Present exactly when the statement is a receipt."""
     timestamps: tuple[bytes, ...] = ()
     """RFC 3161 timestamp tokens, DER."""
 
@@ -69,7 +69,7 @@ _OPTIONAL: Final = frozenset({"timestamps"})
 
 
 def parse_bundle(data: bytes) -> Bundle:
-    """Parse a file's bytes strictly: UTF-8, the members of the format and no others, each once; else MALFORMED."""
+    """Parse a file's bytes strictly: UTF-8, exactly the format's members, each once; otherwise MALFORMED."""
     if len(data) > MAX_BUNDLE:
         raise _malformed(f"is larger than {MAX_BUNDLE} bytes")
     try:
@@ -77,13 +77,13 @@ def parse_bundle(data: bytes) -> Bundle:
     except (ValueError, RecursionError) as error:
         raise _malformed("is not JSON in UTF-8") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise _malformed(f"is not of format {FORMAT}")
+        raise _malformed(f"is not in the format {FORMAT}")
     names = set(values) - _OPTIONAL
     of_receipt = not names.isdisjoint(_OF_RECEIPTS)
     wrong = names ^ (_REQUIRED | _OF_RECEIPTS if of_receipt else _REQUIRED)
     if wrong:
         listed = ", ".join(sorted(wrong))
-        raise _malformed(f"lacks members or has others than the format's: {listed[:200]!a}")
+        raise _malformed(f"has missing or unknown members: {listed[:200]!a}")
     receipt = None
     if of_receipt:
         receipt = ReceiptContext(
@@ -105,14 +105,14 @@ def parse_bundle(data: bytes) -> Bundle:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and parse a file; NOT_FOUND when it cannot be read."""
+    """Read and parse a file; NOT_FOUND if it cannot be read."""
     return parse_bundle(read_bounded(path, MAX_BUNDLE, code=Code.NOT_FOUND))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a member is there twice")
+        raise ValueError("a member occurs twice")
     return values
 
 

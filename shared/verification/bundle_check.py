@@ -30,18 +30,18 @@ from shared.verification.trust import SIGNED_BY, Role, Trust
 SHARED_WITH_ORDER: Final = (
     *("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt", "rate_card"),
 )
-"""Fields on which a receipt and the order that it answers agree."""
+"""Fields on which a receipt and the order that it answers must agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification found."""
+    """The result of a verification."""
 
     steps: list[Step]
     rests_on: list[str]
-    """Sentences that say whose word the result is."""
+    """Sentences that say whose word the result rests on."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What was verified; empty unless every step holds."""
+    """The verified content; empty unless every step holds."""
 
     @property
     def verified(self) -> bool:
@@ -55,7 +55,7 @@ class Report:
 
 
 def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
-    """Check everything that a bundle claims, with nothing else at hand."""
+    """Check everything that a bundle claims, offline."""
     run = Verification()
     policy: LogPolicy = run.step(
         "the policy names a log and a quorum of witnesses", lambda: _policy(bundle, trust)
@@ -90,7 +90,7 @@ def key_bundle_steps(
     trust: Trust,
     offered: Sequence[bytes] = (),
 ) -> tuple[KeyBundle, bytes]:
-    """Take the two steps about a key bundle; return it and its entry (None once a step has failed)."""
+    """Run the two steps about a key bundle; return it and its entry (None once a step has failed)."""
     found: tuple[KeyBundle, bytes] = run.step(
         "the key bundle is signed by its operator", lambda: _key_bundle(raw, trust, offered)
     )
@@ -109,7 +109,7 @@ def included(proof: str, entry: bytes, policy: LogPolicy) -> tuple[VerifiedInclu
 
 
 def order_of(raw: bytes, receipt: Receipt) -> tuple[Order, SignedStatement]:
-    """Return the order that a receipt answers; COMMITMENT_MISMATCH when it is another. Its signature is not checked."""
+    """Parse the order that a receipt answers; COMMITMENT_MISMATCH if it is another one. Its signature is not checked."""
     order, statement = open_as(Order, raw, None)
     if statement.entry != receipt.order or any(
         getattr(order, name) != getattr(receipt, name) for name in SHARED_WITH_ORDER
@@ -121,7 +121,7 @@ def order_of(raw: bytes, receipt: Receipt) -> tuple[Order, SignedStatement]:
 
 
 def in_words(member: Verifier | Group) -> str:
-    """Return a quorum for people; a witness with several keys that must all sign is one name."""
+    """Describe a quorum for people; a witness with several keys, all of which must sign, is one name."""
     if isinstance(member, Verifier):
         return member.name
     names = {key.name for key in member.leaves()}
@@ -146,7 +146,7 @@ def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
     role = SIGNED_BY.get(statement.type)
     if role is None:
         raise CounterfoilError(
-            Code.UNSUPPORTED, f"this version knows no statements of type {statement.type!r}"
+            Code.UNSUPPORTED, f"this version does not know statements of type {statement.type!r}"
         )
     key, whose = trust.key(role, statement.kid, statement.issuer, bundle.keys)
     verify_signature(statement, key)
@@ -164,7 +164,7 @@ def _receipt_steps(
         lambda: _receipt(bundle.statement, *keys),
     )
     run.step(
-        "the order that it answers is shown, and its tenant signed it",
+        "the order that it answers is in the bundle and signed by its tenant",
         lambda: _order(context.order, receipt.read(Receipt), trust, bundle.keys),
     )
     return receipt
@@ -182,7 +182,7 @@ def _key_bundle(
 def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement, str]:
     receipt, statement = open_as(Receipt, detach(raw)[0], keys.signing_key)
     if receipt.bundle != entry or statement.issuer != keys.issuer:
-        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt is of another key bundle")
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt names another key bundle")
     if not keys.is_live(receipt.started):
         raise CounterfoilError(Code.STALE_KEY, "the key bundle was not valid when the work began")
     if (
@@ -218,16 +218,16 @@ def _cose_receipts(
 
 def _rests_on(bundle: Bundle, trust: Trust) -> list[str]:
     policy = (
-        "Log and witnesses are those of the policy in the bundle: that they exist and are independent is"
-        " the word of whoever made it. Give your own with --policy FILE."
+        "Log and witnesses are those of the policy in the bundle: only its maker says that they exist and are"
+        " independent. Give your own policy with --policy FILE."
         if trust.log is None
         else "Log and witnesses are those of your own policy."
     )
     signers = (
-        "Which key belongs to which name is the word of whoever made the bundle. Pin your own with"
+        "Only the bundle's maker says which key belongs to which name. Pin your own with"
         " --signer NAME=KEY."
         if not trust.pins
-        else "Who signed is known by keys that you trust, except where a step says otherwise."
+        else "Signers are identified by keys that you trust, except where a step says otherwise."
     )
     unchecked = ["The timestamp tokens in it were not checked."] if bundle.timestamps else []
     return [policy, signers, *unchecked]
@@ -251,7 +251,7 @@ def _facts(statement: SignedStatement, found: VerifiedInclusion, receipts: int) 
 
 
 def _shown(value: Value) -> Any:
-    """Return a payload's value with bytes in hexadecimal, also as keys."""
+    """Return a payload's value with bytes in hexadecimal, including in keys."""
     match value:
         case bytes():
             return value.hex()

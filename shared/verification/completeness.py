@@ -1,4 +1,4 @@
-"""The document that answers "is that all?" for one tenant and period: its format. Pure."""
+"""The format of the document that answers "is that all?" for one tenant and period. Pure."""
 
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T", bound="Part")
 
 
 class Part(BaseModel):
-    """Base of the document's parts: exactly their fields. Their docstrings become the schema's descriptions."""
+    """Base of the document's parts: no unknown fields. Their docstrings become the schema's descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -36,7 +36,7 @@ class TrustPart(Part):
     """Ed25519 public keys that may have signed a seal."""
 
     def trust(self) -> Trust:
-        """Return it as every check takes it."""
+        """Return it in the form that every check takes."""
         policy = LogPolicy.from_vkeys(
             logs=self.logs, witnesses=self.witnesses, threshold=self.quorum
         )
@@ -54,9 +54,9 @@ class ReceiptLine(Part):
     attempt: Unsigned
     started: Moment
     statement: Base64 | None = None
-    """The signed receipt; there where it was asked for, or where only it shows that the receipt is of the period."""
+    """The signed receipt; present if requested, or if nothing else shows that the receipt belongs to the period."""
     erased: bool = False
-    """Whether the signed receipt would be there, but was erased."""
+    """Whether the signed receipt is missing because it was erased."""
 
 
 class SealPart(Part):
@@ -66,7 +66,7 @@ class SealPart(Part):
     tlog_proof: Annotated[str, Field(max_length=1 << 18)] | None
     """C2SP tlog-proof; null while no witnessed checkpoint covers the seal."""
     receipts: tuple[ReceiptLine, ...] | None
-    """The receipts that it counts as on time, in order of index; null for a seal outside of the period."""
+    """The receipts that it counts as on time, in order of index; null for a seal outside the period."""
     late: tuple[ReceiptLine, ...] | None
     """The receipts that it counts as late; null for the seal before the period."""
 
@@ -80,20 +80,20 @@ class Document(Part):
     end: Annotated[int, Field(ge=0, le=MAX_MS + 1, strict=True)]
     made_at: Moment
     trust: TrustPart
-    """Whom the maker of the document believes. Whoever checks it should put their own in its place."""
+    """Whom the maker of the document trusts. A verifier should substitute its own trust."""
     seals: Annotated[tuple[SealPart, ...], Field(max_length=MAX_SEALS)]
-    """In order: the one before the period, those that cover it, and all later ones for their late receipts."""
+    """In order: the one before the period, those that cover it, and all later ones because of their late receipts."""
     unsealed: tuple[ReceiptLine, ...]
     """Receipts of the period that no seal counts yet; nothing proves that there are no others."""
 
 
 def parse_document(data: bytes) -> Document:
-    """Read a document strictly; MALFORMED says what is wrong."""
+    """Parse a document strictly; MALFORMED says what is wrong."""
     return _parse(Document, data, "the document")
 
 
 def parse_trust(data: bytes) -> TrustPart:
-    """Read a policy file: a JSON object as `trust` in a document; MALFORMED says what is wrong."""
+    """Parse a policy file: a JSON object like `trust` in a document; MALFORMED says what is wrong."""
     return _parse(TrustPart, data, "the policy")
 
 

@@ -1,8 +1,8 @@
-"""Checks a completeness document with nothing but the keys at hand: no database, no server. Pure.
+"""Checks a completeness document with nothing but keys: no database, no server. Pure.
 
-What follows from a document that passes: the audit authority has signed, in a log that the quorum has witnessed, seals over
-exactly the receipts listed (protocol §5.1), and these seals leave no time of the period and no index of the log out. Which
-number belongs to which entry is proved where the signed receipt is shown; otherwise only which numbers there are.
+A document that passes proves that the audit authority has signed, in a log that the quorum has witnessed, seals over
+exactly the receipts listed (protocol §5.1), and that these seals leave no gap in the period or in the log's indexes. Which
+number belongs to which entry is proved where the signed receipt is shown; otherwise, only which numbers exist.
 """
 
 import base64
@@ -38,16 +38,16 @@ class Answer:
     orders: int
     """Order numbers among them."""
     late: int
-    """How many came after the seal of their period."""
+    """How many arrived after the seal of their period."""
     unsealed: int
-    """How many no seal counts yet."""
+    """How many are not yet counted by any seal."""
     missing: tuple[Range, ...]
-    """Order numbers that were passed over in the period and have no receipt, in runs."""
+    """Order numbers that were skipped in the period and have no receipt, in runs."""
     complete: bool
     because: tuple[str, ...]
     """What is missing for "complete"."""
     as_of_size: int | None
-    """Size of the log at the newest seal in the document."""
+    """The log's size at the newest seal in the document."""
     as_of: int | None
     """When that seal was made, ms."""
     receipts_shown: bool
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A seal whose signature is the authority's."""
+    """A seal whose signature by the authority was verified."""
 
     part: SealPart
     seal: TenantSeal
@@ -69,10 +69,10 @@ class _Opened:
 
 
 def judge(document: Document, trust: Trust) -> Answer:
-    """Check everything and say what follows.
+    """Check everything and return what follows from it.
 
     Errors: MALFORMED, BAD_SIGNATURE, UNTRUSTED_KEY, BAD_PROOF, NOT_WITNESSED for a document that is not what it claims to
-    be. One that is honest about what is missing gives an answer that is not complete.
+    be. A document that is honest about what is missing gives an answer that is not complete.
     """
     _require(document.start < document.end, "the period ends before it begins")
     policy = trust.required_log()
@@ -86,12 +86,13 @@ def judge(document: Document, trust: Trust) -> Answer:
     lines = list(_of_period(document, _counted(opened)))
     uncounted = list(_of_period(document, document.unsealed))
     _require(
-        len(uncounted) == len(document.unsealed), "a receipt is listed that is not of the period"
+        len(uncounted) == len(document.unsealed),
+        "a receipt is listed that does not belong to the period",
     )
     every = [*lines, *uncounted]
     for field in ("index", "entry"):
         different = {getattr(line, field) for line in every}
-        _require(len(different) == len(every), f"two receipts have one {field}")
+        _require(len(different) == len(every), f"two receipts have the same {field}")
     missing = _missing(document, opened)
     because = tuple(_because(document, opened, missing))
     newest = opened[-1].seal if opened else None
@@ -121,7 +122,7 @@ def _open(part: SealPart, tenant: str, trust: Trust, policy: LogPolicy) -> _Open
     raw = _decoded(part.statement)
     kid = parse_statement(raw, expected=TenantSeal.TYPE).kid
     seal, statement = open_as(TenantSeal, raw, trust.authority_key(kid, "a seal"))
-    _require(seal.tenant == tenant, f"seal {seal.number} is another tenant's")
+    _require(seal.tenant == tenant, f"seal {seal.number} belongs to another tenant")
     if part.tlog_proof is not None:
         inclusion = verify_tlog_proof(part.tlog_proof, statement.entry, policy)
         _require(
@@ -141,15 +142,14 @@ def _covering(document: Document, opened: Sequence[_Opened]) -> list[_Opened]:
 
 
 def _shown(lines: Iterable[ReceiptLine]) -> bool:
-    """Whether every line comes with its receipt: a seal does not bind when a late one began, nor the time of day.
-
-    Of one that was erased only the maker of the document says when it began, so the answer is not complete (`_because`).
+    """Whether every line comes with its receipt: a seal binds neither when a late receipt began, nor the time of day.
+    If a receipt was erased, only the maker of the document says when it began, so the answer is not complete (`_because`).
     """
     return all(line.statement is not None or line.erased for line in lines)
 
 
 def _check_lines(document: Document, opened: Sequence[_Opened]) -> None:
-    """Check that the lists are what the seals count, and that the seals' order numbers follow from them."""
+    """Check that the lists are those that the seals count, and that the seals' order numbers follow from them."""
     covering = _covering(document, opened)
     before: TenantSeal | None = None
     for item in opened:
@@ -210,7 +210,7 @@ def _check_list(
         f"{what} are not in the order of the log",
     )
     for line in lines:
-        _require(belongs(line), f"{what}: one at index {line.index} is not of its period")
+        _require(belongs(line), f"{what}: the one at index {line.index} is not of its period")
 
 
 def _check_statement(line: ReceiptLine, tenant: str) -> None:
@@ -222,14 +222,13 @@ def _check_statement(line: ReceiptLine, tenant: str) -> None:
     shown = (entry_of(raw).hex(), receipt.tenant, receipt.number, receipt.attempt, receipt.started)
     _require(
         shown == (line.entry, tenant, line.number, line.attempt, line.started),
-        f"the receipt at index {line.index} is not as its line says",
+        f"the receipt at index {line.index} does not match its line",
     )
 
 
 def _missing(document: Document, opened: Sequence[_Opened]) -> tuple[Range, ...]:
-    """Return the runs of order numbers that the seals of the period passed over, and those that follow directly.
-
-    The last may have been ordered at the period's end or after it: nobody can tell, so they count against it.
+    """Return the runs of order numbers that the seals of the period skipped, and those that follow directly.
+    The latter may have been ordered at the period's end or after it: nobody can tell, so they count against it.
     """
     covering = _covering(document, opened)
     if not covering:
@@ -244,13 +243,13 @@ def _because(
     document: Document, opened: Sequence[_Opened], missing: Sequence[Range]
 ) -> Iterator[str]:
     if not opened:
-        yield "no seal has been made for this tenant yet: the authority makes one when a day, or month, is over"
+        yield "no seal has been made for this tenant yet: the authority makes one at the end of each day or month"
         return
     first, last = opened[0].seal, opened[-1].seal
     if first.number > 0 and first.start > document.start:
-        yield f"its seals begin at {to_rfc3339(first.start)} only"
+        yield f"its seals begin only at {to_rfc3339(first.start)}"
     if last.end < document.end:
-        yield f"it is sealed up to {to_rfc3339(last.end)} only"
+        yield f"it is sealed only up to {to_rfc3339(last.end)}"
     unwitnessed = [item.seal.number for item in opened if not item.witnessed]
     if unwitnessed:
         yield f"no witnessed checkpoint covers seal {unwitnessed[0]} yet"
@@ -262,7 +261,8 @@ def _because(
     if erased:
         yield f"{erased} receipts were erased, and nothing signed shows when they began"
     if document.unsealed:
-        yield f"{len(document.unsealed)} receipts are counted by no seal yet"
+        waiting = len(document.unsealed)
+        yield f"{waiting} {'receipt is' if waiting == 1 else 'receipts are'} not yet counted by any seal"
 
 
 def _counted(opened: Iterable[_Opened]) -> Iterator[ReceiptLine]:

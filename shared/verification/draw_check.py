@@ -1,7 +1,7 @@
-"""Whether a draw is the outcome of the rule, nothing missing and nothing extra: the steps of protocol §6.1.1. Pure.
+"""Checks that a draw follows from the rule, with nothing missing and nothing extra: the steps of protocol §6.1.1. Pure.
 
-Steps (1) to (7) need an `EpochRecord`, which everybody can read; the others need what `Known` holds, and are left
-out where it is not given. A `Placed` statement's index is believed: whoever placed it has verified it, or not.
+Steps (1) to (7) need an `EpochRecord`, which everybody can read; the others need what `Known` holds, and are skipped
+if it is not given. A `Placed` statement's index is believed: verifying it is up to the caller.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,20 +20,21 @@ from shared.selection.draw import (
     sample,
     selection_seed,
 )
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import SignedStatement, verify_signature
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw
 from shared.verification.epoch_record import EpochRecord, Placed
 from shared.verification.trust import Role, Trust
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 _LISTED = 8
-"""Indexes that a fault spells out."""
+"""How many indexes a fault lists."""
 
 
 class Wrong(StrEnum):
-    """What can be wrong with a draw; named as in the protocol."""
+    """What can be wrong with a draw, named as in the protocol."""
 
     ORDER = "order"
     SECOND = "second"
@@ -64,14 +65,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of an epoch beyond its public statements. None: not known, its steps are left out."""
+    """What is known of an epoch beyond its public statements. None: unknown, so its steps are skipped."""
 
     entries: Mapping[int, bytes] | None = None
     """Log entries by index, at least those drawn: (8)."""
     receipts: Sequence[Logged] | None = None
-    """Receipts of the epoch: (10), and for them (11) and (12)."""
+    """Receipts of the epoch: for (10), (11) and (12)."""
     all_receipts: bool = False
-    """Whether `receipts` are all that the epoch has: (9) and all of (10)."""
+    """Whether `receipts` are all of the epoch's: for (9) and all of (10)."""
     requests: Iterable[DisclosureRequest] | None = None
     judged: frozenset[bytes] | None = None
     """Entries of receipts that have a verdict, or were erased."""
@@ -79,12 +80,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class DrawChecked:
-    """What came of a check."""
+    """The result of a check."""
 
     epoch: int
     faults: tuple[Fault, ...]
     steps: tuple[int, ...]
-    """The steps that could be taken with what is known."""
+    """The steps that could be performed with what is known."""
 
 
 def check_draw(
@@ -95,7 +96,7 @@ def check_draw(
     trust: Trust | None = None,
     known: Known | None = None,
 ) -> DrawChecked:
-    """Check one epoch of the log `origin` at `now` (ms), which tells what is due. Whose keys are not trusted is not verified."""
+    """Check one epoch of the log `origin`; `now` (ms) decides what is due. Signers without trusted keys are not verified."""
     check = _Check(record, origin, now, trust or Trust(), known or Known())
     faults: list[Fault] = []
     steps = []
@@ -126,7 +127,7 @@ class _Check:
         ]
 
     def steps(self) -> Iterator[tuple[int, Callable[[], Found]]]:
-        """Yield the steps that can be taken."""
+        """Yield the steps that can be performed."""
         known = self._known
         yield from ((1, self._order), (2, self._succession), (3, self._commitments_hold))
         draw = self._record.draw
@@ -152,15 +153,15 @@ class _Check:
     # -- (1) to (3): before the draw -------------------------------------------------------------------
 
     def _order(self) -> Found:
-        """(1) Open, seal and draw belong together and stand in order; there is one of each."""
+        """(1) Open statement, seal and draw belong together and are in order; there is one of each."""
         record = self._record
         opened, seal, draw = record.opened, record.seal, record.draw
         if self._seal.open != opened.entry:
             yield Wrong.ORDER, "the seal names another open statement"
         if not opened.index < self._seal.first <= self._seal.size <= seal.index:
-            yield Wrong.ORDER, "open statement and seal do not stand around the epoch in the log"
+            yield Wrong.ORDER, "open statement and seal do not enclose the epoch in the log"
         if draw is not None and (draw.value.seal != seal.entry or draw.index <= seal.index):
-            yield Wrong.ORDER, "the draw is not of this seal, or stands before it"
+            yield Wrong.ORDER, "the draw is not of this seal, or precedes it"
         parts = [opened.statement, seal.statement, *([draw.statement] if draw else [])]
         if len({statement.kid for statement in parts}) > 1:
             yield Wrong.ORDER, "open statement, seal and draw are signed by different keys"
@@ -173,7 +174,7 @@ class _Check:
             yield Wrong.UNDRAWN, "the epoch was sealed an hour ago or longer and has no draw"
 
     def _succession(self) -> Found:
-        """(2) The epoch begins where the one before ends."""
+        """(2) The epoch begins where the previous one ended."""
         before = self._record.previous
         if before is None:
             return
@@ -185,7 +186,7 @@ class _Check:
             yield Wrong.SKIPPED, f"[{before.size}, {self._seal.first}) belongs to no epoch"
 
     def _commitments_hold(self) -> Found:
-        """(3) The named commitments are in the log before the open statement, one for each party."""
+        """(3) The named commitments are in the log before the open statement, one per party."""
         parties: set[str] = set()
         for entry, item in zip(self._opened.commitments, self._commitments, strict=True):
             if item is None or item.index >= self._record.opened.index:
@@ -201,7 +202,7 @@ class _Check:
                 yield Wrong.COMMITMENT, problem
 
     def _misplaced(self, item: Placed[BeaconCommitment] | Placed[BeaconReveal]) -> str:
-        """Return what is wrong with a beacon statement by itself."""
+        """Return what is wrong with a beacon statement in itself."""
         value, statement = item.value, item.statement
         if (value.origin, value.epoch) != (self._origin, self._opened.epoch):
             return f"the {statement.type} of {value.party} is for another log or epoch"
@@ -212,7 +213,7 @@ class _Check:
     # -- (4) to (7): the draw, as everybody sees it --------------------------------------------------------
 
     def _opens(self, item: Placed[BeaconReveal]) -> int | None:
-        """Return the place of the commitment that a reveal opens for this seal; None if it opens none."""
+        """Return the position of the commitment that a reveal opens for this seal; None if it opens none."""
         value = item.value
         opening = beacon.commitment(value.party, value.origin, value.epoch, value.reveal)
         for place, committed in enumerate(self._commitments):
@@ -226,7 +227,7 @@ class _Check:
         return None
 
     def _reveals(self) -> Found:
-        """(4) The draw's reveals open the commitments, in their order."""
+        """(4) The draw's reveals open the commitments, in the same order."""
         places: list[int] = []
         for entry in self._draw.value.reveals:
             item = self._index.get(entry)
@@ -243,7 +244,7 @@ class _Check:
             yield Wrong.REVEAL, "reveals are out of order"
 
     def _whole(self) -> Found:
-        """(5) Whole exactly when a reveal is missing, and none is missing that the log has."""
+        """(5) The draw is whole exactly when a reveal is missing, and no reveal counts as missing that the log has."""
         draw = self._draw.value
         complete = bool(self._commitments) and len(draw.reveals) == len(self._commitments)
         if draw.whole and complete:
@@ -255,16 +256,16 @@ class _Check:
             if unused and self._opens(item) is not None:
                 yield (
                     Wrong.WHOLE,
-                    f"the reveal of {item.value.party} counts as missing and is in the log at {item.index}",
+                    f"the reveal of {item.value.party} counts as missing but is in the log at {item.index}",
                 )
 
     def _seed(self) -> Found:
-        """(6) The seed recomputes."""
+        """(6) The seed is reproduced."""
         r = beacon.combine([self._index[entry].value.reveal for entry in self._draw.value.reveals])
         if self._draw.value.seed != selection_seed(
             self._origin, self._seal.size, self._seal.root, r
         ):
-            yield Wrong.SEED, "the seed is not that of origin, seal and reveals"
+            yield Wrong.SEED, "the seed does not follow from origin, seal and reveals"
 
     def _extent(self) -> Found:
         """(7) Nothing outside the epoch is drawn."""
@@ -279,23 +280,23 @@ class _Check:
         return drawn_by_rate(self._draw.value.seed, entry, self._opened.rate_ppm)
 
     def _by_rate_or_floor(self) -> Found:
-        """(8) What the rate does not draw is no more than all floors together."""
+        """(8) There are no more receipts not drawn by the rate than all floors together can draw."""
         draw, entries = self._draw.value, self._known.entries or {}
         if draw.whole:
             return
         others = [i for i in draw.drawn if i in entries and not self._by_rate(entries[i])]
         most = self._opened.floor * len(self._seal.nodes)
         if len(others) > most:
-            yield Wrong.EXTRA, f"{_listed(others)} drawn and not by the rate; floors draw {most}"
+            yield Wrong.EXTRA, f"{_listed(others)} drawn, but not by the rate; floors draw {most}"
 
     def _nodes(self) -> Found:
-        """(9) The seal counts every receipt to its key bundle."""
+        """(9) The seal counts every receipt under its key bundle."""
         actual = {bundle: node_hash(found) for bundle, found in by_bundle(self._receipts).items()}
         for bundle in sorted(actual.keys() | self._seal.nodes.keys()):
             if actual.get(bundle) != self._seal.nodes.get(bundle):
                 yield (
                     Wrong.NODES,
-                    f"the seal's hash for key bundle {bundle.hex()} is not its receipts'",
+                    f"the seal's hash for key bundle {bundle.hex()} is not that of its receipts",
                 )
 
     def _exact(self) -> Found:
@@ -311,8 +312,8 @@ class _Check:
         listed = frozenset(draw.drawn)
         left_out = [item for item in rule if item.index not in listed]
         for wrong, chosen in (
-            (Wrong.MISSING, [i.index for i in left_out if i.reason is not DrawReason.FLOOR]),
-            (Wrong.FLOOR, [i.index for i in left_out if i.reason is DrawReason.FLOOR]),
+            (Wrong.MISSING, [i.index for i in left_out if i.reason is not DisclosureReason.FLOOR]),
+            (Wrong.FLOOR, [i.index for i in left_out if i.reason is DisclosureReason.FLOOR]),
         ):
             if chosen:
                 yield wrong, f"{_listed(chosen)} not drawn although due"
@@ -321,7 +322,7 @@ class _Check:
             yield Wrong.EXTRA, f"{_listed(extra)} drawn although not due"
 
     def _none_missing(self) -> Found:
-        """(10) For who knows some receipts: of these none is missing that is due whatever the others are."""
+        """(10) If only some receipts are known: none of them is missing that is due whatever the others are."""
         draw = self._draw.value
         listed = frozenset(draw.drawn)
         missing = [
@@ -337,7 +338,7 @@ class _Check:
         return [receipt for receipt in self._receipts if receipt.index in listed]
 
     def _requests_of(self) -> dict[bytes, DisclosureRequest]:
-        """Return the requests under this draw that give the right place and reason, by receipt."""
+        """Return the requests under this draw that give the right index and reason, by receipt."""
         draw = self._draw
         places = {receipt.entry: receipt.index for receipt in self._receipts}
         return {
@@ -348,10 +349,10 @@ class _Check:
             and request.reason is self._reason(request.receipt)
         }
 
-    def _reason(self, entry: bytes) -> DrawReason:
+    def _reason(self, entry: bytes) -> DisclosureReason:
         if self._draw.value.whole:
-            return DrawReason.WHOLE
-        return DrawReason.DRAW if self._by_rate(entry) else DrawReason.FLOOR
+            return DisclosureReason.WHOLE
+        return DisclosureReason.DRAW if self._by_rate(entry) else DisclosureReason.FLOOR
 
     def _requests(self) -> Found:
         """(11) Every drawn receipt has its request within an hour of the seal."""
@@ -360,7 +361,7 @@ class _Check:
         requested = self._requests_of()
         missing = [item.index for item in self._drawn() if item.entry not in requested]
         if missing:
-            yield Wrong.REQUEST, f"{_listed(missing)} drawn and never asked for"
+            yield Wrong.REQUEST, f"{_listed(missing)} drawn but never requested"
 
     def _outcomes(self) -> Found:
         """(12) Every drawn receipt has a verdict within a day of its request's deadline."""
@@ -373,11 +374,11 @@ class _Check:
             and self._now > requested[item.entry].deadline + DAY_MS
         ]
         if missing:
-            yield Wrong.OUTCOME, f"{_listed(missing)} asked for and never judged"
+            yield Wrong.OUTCOME, f"{_listed(missing)} requested but never judged"
 
 
 def _unsigned(keys: Collection[bytes], statement: SignedStatement) -> str:
-    """Return what is wrong with a signature where its signer's keys are known, or nothing."""
+    """Return what is wrong with a signature if its signer's keys are known; otherwise an empty text."""
     if not keys:
         return ""
     key = next((key for key in keys if key_id(key) == statement.kid), min(keys))
@@ -389,7 +390,7 @@ def _unsigned(keys: Collection[bytes], statement: SignedStatement) -> str:
 
 
 def _listed(indexes: Sequence[int]) -> str:
-    """Name receipts by index, the first few of many."""
+    """Name receipts by index, or the first few if there are many."""
     shown = ", ".join(map(str, indexes[:_LISTED]))
     more = f" and {len(indexes) - _LISTED} more" if len(indexes) > _LISTED else ""
     return f"{'receipt' if len(indexes) == 1 else 'receipts'} at {shown}{more}"

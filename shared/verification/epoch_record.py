@@ -1,12 +1,12 @@
-"""An epoch as its statements in the log tell it: what `draw_check` looks at. Pure."""
+"""An epoch as its statements in the log describe it: the input of `draw_check`. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from shared.statements.audits import Draw, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import Payload, SignedStatement, open_as, parse_statement
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 
 P = TypeVar("P", bound=Payload)
 AnyOf = EpochOpen | EpochSeal | Draw | BeaconCommitment | BeaconReveal
@@ -14,7 +14,7 @@ AnyOf = EpochOpen | EpochSeal | Draw | BeaconCommitment | BeaconReveal
 
 @dataclass(frozen=True, slots=True)
 class Placed(Generic[P]):
-    """A statement and its log index, which whoever placed it has verified as far as it could."""
+    """A statement and its log index, which the caller has verified as far as possible."""
 
     value: P
     statement: SignedStatement
@@ -27,13 +27,13 @@ class Placed(Generic[P]):
 
 
 def place(cls: type[P], raw: bytes, index: int) -> Placed[P]:
-    """Return a statement at its index; MALFORMED when it is none of this type. No signature is checked."""
+    """Return a statement at its index; MALFORMED if it is not of this type. No signature is checked."""
     return Placed(*open_as(cls, raw, None), index)
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """A sealed epoch with everything that the log has of it; each list in the order of the log."""
+    """A sealed epoch with everything that the log has about it; each list in log order."""
 
     opened: Placed[EpochOpen]
     seal: Placed[EpochSeal]
@@ -41,9 +41,9 @@ class EpochRecord:
     commitments: tuple[Placed[BeaconCommitment], ...] = ()
     reveals: tuple[Placed[BeaconReveal], ...] = ()
     others: tuple[tuple[str, int], ...] = ()
-    """Type and index of openings, seals and draws beside these."""
+    """Type and index of further openings, seals and draws."""
     previous: EpochSeal | None = None
-    """The seal of the last epoch before, where one is known."""
+    """The seal of the last epoch before this one, if known."""
 
     @property
     def epoch(self) -> int:
@@ -53,7 +53,7 @@ class EpochRecord:
 
 @dataclass(slots=True)
 class _Pile:
-    """What was met of one epoch."""
+    """What has been found of one epoch."""
 
     opened: list[Placed[EpochOpen]] = field(default_factory=list)
     seals: list[Placed[EpochSeal]] = field(default_factory=list)
@@ -109,15 +109,14 @@ TYPES = frozenset(_READERS)
 
 
 def epoch_of(raw: bytes) -> int:
-    """Return the epoch that a statement of one of `TYPES` is of; MALFORMED when it cannot be read."""
+    """Return the epoch to which a statement of one of `TYPES` belongs; MALFORMED if it cannot be read."""
     return _READERS[parse_statement(raw).type](raw, 0, {})
 
 
 def gather(statements: Iterable[tuple[int, bytes]]) -> list[EpochRecord]:
-    """Return the sealed epochs that (index, statement) tell of, by number; all are of `TYPES`.
-
-    Of several openings the one that the first seal names counts, of several draws the first that names that seal.
-    A seal whose opening is not among the statements gives no record. MALFORMED for a statement that is broken.
+    """Return the sealed epochs in `statements` (index, statement), by number; all statements are of `TYPES`.
+    If there are several openings, the one that the first seal names counts; if several draws, the first that names that seal.
+    A seal whose opening is not among the statements gives no record. MALFORMED for an invalid statement.
     """
     piles: dict[int, _Pile] = {}
     for index, raw in sorted(statements):

@@ -1,6 +1,6 @@
 """A custodian's own terms: what it insists on, whatever the authority says (protocol §6.2.1). Pure.
 
-The authority chooses rate, floor and length of the epochs, and claims which reveals are missing: without these
+The authority chooses the rate, the floor and the epochs' length, and claims which reveals are missing: without these
 rules it could have everything disclosed.
 """
 
@@ -11,7 +11,7 @@ from enum import StrEnum
 from shared.envelope.hpke import hpke_key_id
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.epoch import Epoch
-from shared.statements.audits import DrawReason
+from shared.statements.disclosures import DisclosureReason
 
 DAY_MS = 86_400_000
 
@@ -47,30 +47,30 @@ _SHOWN: Mapping[Rule, str] = {
 
 
 class InsistenceError(CounterfoilError):
-    """A refusal by one of the rules, of something that the authority has signed and the log holds.
+    """A refusal, by one of the rules, of something that the authority has signed and the log holds.
 
-    The code is FORK for a second seal, INVALID_ARGUMENT for rate and floor, QUOTA (retryable) for the limits
-    of a day, else BAD_PROOF.
+    The code is FORK for a second seal, INVALID_ARGUMENT for rate and floor, QUOTA (retryable) for the daily
+    limits, otherwise BAD_PROOF.
     """
 
     def __init__(self, rule: Rule, detail: str) -> None:
         super().__init__(_CODES.get(rule, Code.BAD_PROOF), detail, metadata={"rule": rule.value})
         self.rule = rule
         self.shown = _SHOWN.get(rule, "request")
-        """The field of the release case whose statement, with its proof, shows what was asked for."""
+        """The field of the release case whose statement, with its proof, shows what was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a custodian goes along with. Days are any 24 hours."""
+    """The most that a custodian accepts. A day is any 24 hours."""
 
     max_rate_ppm: int = 100_000
     max_floor: int = 10
     max_releases_per_day: int = 10_000
     max_floor_per_day: int = 5_000
-    """Of the releases: those of receipts that only the floor draws."""
+    """Releases of receipts that only the floor draws."""
     max_whole_per_day: int = 1_000
-    """Of the releases: those of epochs that are audited whole."""
+    """Releases of epochs that are audited whole."""
 
     def check_epoch(self, epoch: Epoch) -> None:
         """Refuse an epoch whose open statement asks for too much."""
@@ -78,31 +78,36 @@ class Limits:
         if opened.rate_ppm > self.max_rate_ppm:
             raise InsistenceError(
                 Rule.RATE,
-                f"epoch {opened.epoch} draws {opened.rate_ppm} in a million,"
-                f" this custodian goes along with {self.max_rate_ppm}",
+                f"epoch {opened.epoch} draws {opened.rate_ppm} in a million;"
+                f" this custodian accepts at most {self.max_rate_ppm}",
             )
         if opened.floor > self.max_floor:
             raise InsistenceError(
                 Rule.FLOOR,
-                f"epoch {opened.epoch} has a floor of {opened.floor},"
-                f" this custodian goes along with {self.max_floor}",
+                f"epoch {opened.epoch} has a floor of {opened.floor};"
+                f" this custodian accepts at most {self.max_floor}",
             )
 
-    def check_day(self, drawn_by: DrawReason, released: Mapping[DrawReason, int]) -> None:
-        """Refuse one more release of this kind after those of the last 24 hours, counted by kind.
+    def check_day(
+        self, drawn_by: DisclosureReason, released: Mapping[DisclosureReason, int]
+    ) -> None:
+        """Refuse one more release of this kind, given those of the last 24 hours, counted by kind.
 
         A kind is the rule by which the receipt is drawn: DRAW, FLOOR or WHOLE.
         """
         for rule, most, count in (
             (Rule.RELEASES_A_DAY, self.max_releases_per_day, sum(released.values())),
-            (Rule.FLOOR_A_DAY, self.max_floor_per_day, released.get(DrawReason.FLOOR, 0)),
-            (Rule.WHOLE_A_DAY, self.max_whole_per_day, released.get(DrawReason.WHOLE, 0)),
+            (Rule.FLOOR_A_DAY, self.max_floor_per_day, released.get(DisclosureReason.FLOOR, 0)),
+            (Rule.WHOLE_A_DAY, self.max_whole_per_day, released.get(DisclosureReason.WHOLE, 0)),
         ):
-            of_this_rule = {Rule.FLOOR_A_DAY: DrawReason.FLOOR, Rule.WHOLE_A_DAY: DrawReason.WHOLE}
+            of_this_rule = {
+                Rule.FLOOR_A_DAY: DisclosureReason.FLOOR,
+                Rule.WHOLE_A_DAY: DisclosureReason.WHOLE,
+            }
             if of_this_rule.get(rule, drawn_by) is drawn_by and count >= most:
                 raise InsistenceError(
                     rule,
-                    f"this custodian has made {count} such releases in 24 hours and stops there",
+                    f"this custodian has made {count} such releases in 24 hours, which is its limit",
                 )
 
 
@@ -121,10 +126,10 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a custodian's configuration says beside whom it trusts."""
+    """What a custodian's configuration says besides whom it trusts."""
 
     own: str
-    """Name under which the custodian itself takes part in the beacon; its trust has its key."""
+    """The name under which the custodian itself takes part in the beacon; its trust holds its key."""
     recipients: tuple[Recipient, ...]
     """The workers to whom it may release."""
     limits: Limits = field(default_factory=Limits)

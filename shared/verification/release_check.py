@@ -1,6 +1,6 @@
 """What a custodian verifies before it releases a share: steps (1) to (6) of protocol §6.2, numbered as there.
 
-Pure: everything is in the case that it is shown and in the trust that it was configured with. Steps (7)
+Pure: everything is in the case that it receives and in the trust that it was configured with. Steps (7)
 and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
 """
 
@@ -16,14 +16,6 @@ from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
 from shared.selection.party import Revealed
-from shared.statements.audits import (
-    MAX_PARTIES,
-    Blame,
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
     MAX_LONG_STATEMENT,
@@ -34,11 +26,14 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import MAX_PARTIES, Draw
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import Bytes32, Record
+from shared.statements.verdicts import Blame, Verdict
 from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
 from shared.verification.trust import Role, Trust
 
@@ -53,7 +48,7 @@ _Statements = Annotated[tuple[_Statement, ...], Count(0, MAX_PARTIES)]
 
 @dataclass(frozen=True, slots=True)
 class ReleaseCase(Record):
-    """What a custodian is shown, as it travels: statements, and a tlog-proof for each that must be witnessed."""
+    """What a custodian receives, in wire form: statements, and a tlog-proof for each that must be witnessed."""
 
     request: _Statement
     request_proof: _Proof
@@ -68,13 +63,13 @@ class ReleaseCase(Record):
     draw: _Long
     draw_proof: _Proof
     commitments: _Statements
-    """All that the open statement names, in its order."""
+    """All those that the open statement names, in its order."""
     reveals: _Statements
     """In the order of the commitments."""
     order: _Statement
     envelope: Annotated[bytes, Octets(MAX_ENVELOPE, 1)]
     floor_entries: Annotated[tuple[Bytes32, ...], Count(1, 2**16)] | None = None
-    """Entries of the bundle's receipts in the epoch, in order of index; needed when the floor drew it."""
+    """Entries of the key bundle's receipts in the epoch, in order of index; needed if the floor drew the receipt."""
     verdict: _Statement | None = None
     """The FAIL to be confirmed."""
     verdict_proof: _Proof | None = None
@@ -89,8 +84,8 @@ class Permitted:
     receipt: Receipt
     recipient: Recipient
     epoch: int
-    drawn_by: DrawReason
-    """The rule that draws the receipt, also for a confirmation: DRAW, FLOOR or WHOLE."""
+    drawn_by: DisclosureReason
+    """The rule that draws the receipt, even for a confirmation: DRAW, FLOOR or WHOLE."""
     without_own: bool
     """Whether the draw was made without the custodian's reveal, which it has not given."""
 
@@ -98,7 +93,7 @@ class Permitted:
 def check_release(
     case: ReleaseCase, trust: Trust, terms: Terms, *, revealed: Revealed | None = None
 ) -> Permitted:
-    """Check a case under the custodian's terms; `revealed` is what this custodian itself revealed for the epoch, if it did.
+    """Check a case under the custodian's terms; `revealed` is this custodian's own reveal for the epoch, if any.
 
     Errors: MALFORMED, BAD_SIGNATURE, UNTRUSTED_KEY, NOT_WITNESSED and BAD_PROOF for statements and proofs
     that do not hold; COMMITMENT_MISMATCH for openings; `InsistenceError` for what the custodian's own rules
@@ -122,23 +117,23 @@ def check_release(
 def _check_request(
     case: ReleaseCase, trust: Trust, terms: Terms
 ) -> tuple[DisclosureRequest, bytes, Recipient]:
-    """(1) The request is the authority's, witnessed, and for a recipient that the configuration pins."""
+    """(1) The request is signed by the authority, witnessed, and for a recipient that the configuration pins."""
     request, statement, _ = _witnessed(
         DisclosureRequest, case.request, case.request_proof, trust, _authority(case.request, trust)
     )
     for recipient in terms.recipients:
         if recipient.key_id == request.recipient:
             return request, statement.entry, recipient
-    raise CounterfoilError(Code.UNTRUSTED_KEY, "the recipient is not a worker of the configuration")
+    raise CounterfoilError(Code.UNTRUSTED_KEY, "the recipient is not a worker in the configuration")
 
 
 def _check_receipt(
     case: ReleaseCase, trust: Trust, request: DisclosureRequest
 ) -> tuple[Receipt, bytes]:
-    """(2) The receipt is witnessed at the request's index and signed with the key of the bundle it names."""
+    """(2) The receipt is witnessed at the request's index and signed with the key of the key bundle that it names."""
     receipt, statement, index = _witnessed(Receipt, case.receipt, case.receipt_proof, trust, None)
     require(request.receipt == statement.entry, "the request is about another receipt")
-    require(request.index == index, "the receipt is at another index than the request says")
+    require(request.index == index, "the receipt is not at the index that the request gives")
     bundle, bundle_statement = open_as(KeyBundle, case.bundle, None)
     require(receipt.bundle == bundle_statement.entry, "the receipt names another key bundle")
     _check_pinned(bundle_statement, bundle.operator, trust, Role.OPERATOR)
@@ -153,7 +148,7 @@ def _check_epoch(
     request: DisclosureRequest,
     revealed: Revealed | None,
 ) -> Epoch:
-    """(3) Seal and open statement are the authority's, witnessed, belong together and cover the receipt."""
+    """(3) Seal and open statement are signed by the authority, witnessed, belong together and cover the receipt."""
     epoch = open_epoch(
         case.open,
         case.open_proof,
@@ -227,7 +222,7 @@ def _check_draw(
     epoch: Epoch,
     reveals: Mapping[str, bytes],
 ) -> Draw:
-    """(5) The draw is the authority's, witnessed, and follows from the seal and the reveals."""
+    """(5) The draw is signed by the authority, witnessed, and follows from the seal and the reveals."""
     draw, statement, index = _witnessed(
         Draw, case.draw, case.draw_proof, trust, _authority(case.draw, trust)
     )
@@ -240,7 +235,7 @@ def _check_draw(
     shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in case.reveals)
     require(draw.reveals == shown, "the draw names other reveals")
     complete = len(reveals) == len(case.commitments)
-    require(draw.whole is not complete, "the draw is whole exactly when a reveal is missing")
+    require(draw.whole is not complete, "the draw must be whole exactly when a reveal is missing")
     seal = epoch.seal
     seed = selection_seed(
         trust.origin, seal.size, seal.root, beacon.combine(list(reveals.values()))
@@ -259,21 +254,27 @@ def _check_drawn(
     receipt: Receipt,
     epoch: Epoch,
     draw: Draw,
-) -> DrawReason:
-    """(5) The receipt is in the sample, by the rule that the request names; return the one that draws it."""
+) -> DisclosureReason:
+    """(5) The receipt is in the sample, by the rule that the request names; return the rule that draws it."""
     by_rate = drawn_by_rate(draw.seed, receipt_entry, epoch.opened.rate_ppm)
-    drawn_by = DrawReason.WHOLE if draw.whole else DrawReason.DRAW if by_rate else DrawReason.FLOOR
+    drawn_by = (
+        DisclosureReason.WHOLE
+        if draw.whole
+        else DisclosureReason.DRAW
+        if by_rate
+        else DisclosureReason.FLOOR
+    )
     match request.reason:
-        case DrawReason.DRAW:
-            require(drawn_by is DrawReason.DRAW, "the rate does not draw the receipt")
-        case DrawReason.WHOLE:
+        case DisclosureReason.DRAW:
+            require(drawn_by is DisclosureReason.DRAW, "the rate does not draw the receipt")
+        case DisclosureReason.WHOLE:
             require(draw.whole, "the epoch is not audited whole")
-        case DrawReason.FLOOR:
+        case DisclosureReason.FLOOR:
             require(not draw.whole, "an epoch that is audited whole has no floor")
-            drawn_by = DrawReason.FLOOR
-        case DrawReason.CONFIRM:
+            drawn_by = DisclosureReason.FLOOR
+        case DisclosureReason.CONFIRM:
             _check_verdict(case, trust, recipient, receipt_entry)
-    if drawn_by is DrawReason.FLOOR:
+    if drawn_by is DisclosureReason.FLOOR:
         _check_floor(case, receipt, receipt_entry, epoch, draw)
     return drawn_by
 
@@ -300,7 +301,7 @@ def _check_verdict(
     keys = trust.named(Role.WORKER, claimed.worker)
     if not keys:
         raise CounterfoilError(
-            Code.UNTRUSTED_KEY, "the verdict is of a worker outside the configuration"
+            Code.UNTRUSTED_KEY, "the verdict is by a worker that is not in the configuration"
         )
     verdict, _, _ = _witnessed(
         Verdict, case.verdict, case.verdict_proof, trust, _of(statement, keys)
@@ -317,13 +318,13 @@ def _witnessed(
 
 
 def _authority(raw: bytes, trust: Trust) -> bytes:
-    """Return the audit authority's key for a statement of its."""
+    """Return the audit authority's key for one of its statements."""
     statement = parse_statement(raw)
     return trust.authority_key(statement.kid, f"the {statement.type}")
 
 
 def _of(statement: SignedStatement, keys: Collection[bytes]) -> bytes:
-    """Return that of somebody's keys (one or more) which a statement names, or any, whose signature it then is not."""
+    """Return the one of `keys` that a statement names, or any of them, whose signature then does not verify."""
     return next((key for key in keys if key_id(key) == statement.kid), min(keys))
 
 
@@ -335,19 +336,20 @@ def _check_party(statement: SignedStatement, name: str, trust: Trust) -> None:
 
 
 def _check_pinned(statement: SignedStatement, name: str, trust: Trust, role: Role) -> None:
-    """Verify a signature in somebody's name where the configuration pins keys of such; UNTRUSTED_KEY without one."""
+    """Verify a signature in somebody's name if the configuration pins keys for the role; UNTRUSTED_KEY without one."""
     if role not in trust.pins:
         return
     keys = trust.named(role, name)
     if not keys:
         raise CounterfoilError(
-            Code.UNTRUSTED_KEY, f"no key of {name} is pinned, in whose name the {statement.type} is"
+            Code.UNTRUSTED_KEY,
+            f"the {statement.type} is signed as {name}, for whom no key is pinned",
         )
     verify_signature(statement, _of(statement, keys))
 
 
 def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
-    """(6) Order, receipt and envelope speak of one request, sealed for the node that signed the receipt."""
+    """(6) Order, receipt and envelope are about one request, sealed for the node that signed the receipt."""
     order, statement = open_as(Order, case.order, None)
     require(receipt.order == statement.entry, "the receipt answers another order")
     _check_pinned(statement, order.tenant, trust, Role.TENANT)
@@ -356,7 +358,7 @@ def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
             getattr(order, name) == getattr(receipt, name),
             f"order and receipt disagree about {name}",
         )
-    require(envelope_hash(case.envelope) == receipt.envelope, "the envelope is another one")
+    require(envelope_hash(case.envelope) == receipt.envelope, "the envelope is not the receipt's")
     envelope = Envelope.from_bytes(case.envelope)
     require(
         (envelope.header.ctx, envelope.kc) == (receipt.ctx, receipt.kc),

@@ -1,4 +1,4 @@
-"""Verification as numbered steps: what each says, whether it holds, and what was found."""
+"""Verification as numbered steps: what each claims, whether it holds, and its detail."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Step:
     holds: bool
     detail: str | None = None
     code: str | None = None
-    """Name of the error code, when the step does not hold."""
+    """The error code's name, if the step does not hold."""
 
 
 class Verification:
-    """Runs named checks in order; after the first that fails, nothing is claimed any more."""
+    """Runs named checks in order; after the first that fails, nothing more is claimed."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -31,9 +31,8 @@ class Verification:
         return bool(self.steps) and all(step.holds for step in self.steps)
 
     def step(self, title: str, check: Callable[[], Any]) -> Any:
-        """Run one check and record it; its result, or None when it or an earlier one failed.
-
-        A check that returns text says what it found; so does one that returns (result, text).
+        """Run one check and record it; return its result, or None if it or an earlier one failed.
+        A check returns its detail as text, or (result, text).
         """
         if self.steps and not self.holds:
             return None

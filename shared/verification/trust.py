@@ -1,4 +1,4 @@
-"""Whom a verifier believes: one record of pinned keys by role, for every check of this room."""
+"""Whom a verifier believes: one record of pinned keys by role, for every check in this package."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,26 +7,21 @@ from typing import Final, Self
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
-from shared.statements.audits import (
-    DisclosureRelease,
-    DisclosureRequest,
-    Draw,
-    EpochOpen,
-    EpochSeal,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.seals import TenantSeal
+from shared.statements.verdicts import Verdict
 from shared.translog.policy import LogPolicy
 
 Pins = Mapping[str, Collection[bytes]]
-"""Ed25519 public keys (32 bytes) by the name that they sign under."""
+"""Ed25519 public keys (32 bytes) by the name under which they sign."""
 AUTHORITY: Final = "authority"
-"""The audit authority's name where a configuration gives its keys without one."""
+"""The audit authority's name if a configuration gives its keys without one."""
 
 
 class Role(StrEnum):
@@ -63,13 +58,13 @@ SIGNED_BY: Final[Mapping[str, Role]] = {
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a verifier brings of its own; nothing in it comes from what is checked."""
+    """What a verifier supplies itself; nothing in it comes from what is checked."""
 
     log: LogPolicy | None = None
-    """The log's keys and the quorum of witnesses. None: those that come with what is checked are believed."""
+    """The log's keys and the quorum of witnesses. None: those supplied with what is checked are believed."""
     pins: Mapping[Role, Pins] = field(default_factory=dict)
-    """Keys by role and name. Of a role that is absent nothing is known: its keys are believed on the word of whoever
-    shows them."""
+    """Keys by role and name. Nothing is known about an absent role: its keys are believed on the word of the party that
+    presents them."""
 
     @classmethod
     def of(
@@ -82,8 +77,8 @@ class Trust:
         operators: Mapping[str, bytes] | None = None,
         tenants: Mapping[str, bytes] | None = None,
     ) -> Self:
-        """Return the trust in these keys, one for each name. Of a role that is None nothing is known; of one that is
-        empty nobody is believed."""
+        """Return the trust in these keys, one per name. Nothing is known about a role that is None; nobody is believed in a
+        role that is empty."""
         named = {
             Role.AUTHORITY: None if authority is None else {AUTHORITY: authority},
             Role.PARTY: parties,
@@ -104,21 +99,21 @@ class Trust:
         return self.required_log().logs[0].name
 
     def required_log(self) -> LogPolicy:
-        """Return the log's policy; CONFIGURATION without one, for checks that cannot take a stranger's."""
+        """Return the log policy; CONFIGURATION without one, for checks that must not take a stranger's."""
         if self.log is None:
             raise CounterfoilError(Code.CONFIGURATION, "no log is trusted")
         return self.log
 
     def keys(self, role: Role) -> frozenset[bytes]:
-        """Return all keys that are pinned for a role, under any name."""
+        """Return all keys pinned for a role, under any name."""
         return frozenset(key for keys in self.pins.get(role, {}).values() for key in keys)
 
     def named(self, role: Role, name: str) -> frozenset[bytes]:
-        """Return the keys that are pinned for a name in a role."""
+        """Return the keys pinned for a name in a role."""
         return frozenset(self.pins.get(role, {}).get(name, ()))
 
     def authority_key(self, kid: bytes, what: str) -> bytes:
-        """Return the audit authority's key with this key id; UNTRUSTED_KEY says that `what` is not signed with one."""
+        """Return the audit authority's key with this key id; UNTRUSTED_KEY says that `what` is not signed with such a key."""
         for key in self.keys(Role.AUTHORITY):
             if key_id(key) == kid:
                 return key
@@ -129,10 +124,9 @@ class Trust:
     def key(
         self, role: Role, kid: bytes, name: str, offered: Sequence[bytes], *, pinned: bool = True
     ) -> tuple[bytes, str]:
-        """Return the key with this key id for a name in a role, and whose word it is, in words; else UNTRUSTED_KEY.
-
-        A name that has pinned keys has no others. One that has none is refused where the role's keys are known, unless
-        `pinned` is false; otherwise a key that is `offered` with what is checked counts.
+        """Return the key with this key id for a name in a role, and in words whose word it is; otherwise UNTRUSTED_KEY.
+        A name with pinned keys has no others. A name without any is refused if the role's keys are known, unless
+        `pinned` is false; otherwise a key `offered` with what is checked counts.
         """
         own = self.named(role, name)
         for key in own:
@@ -140,7 +134,8 @@ class Trust:
                 return key, f"{name}, by a key that you trust"
         if own or (pinned and role in self.pins):
             raise CounterfoilError(
-                Code.UNTRUSTED_KEY, f"the key with id {kid.hex()} is none that you trust for {name}"
+                Code.UNTRUSTED_KEY,
+                f"the key with id {kid.hex()} is not one that you trust for {name}",
             )
         for key in offered:
             if key_id(key) == kid:
@@ -148,7 +143,7 @@ class Trust:
         raise CounterfoilError(Code.UNTRUSTED_KEY, f"the bundle has no key with id {kid.hex()}")
 
     def with_signers(self, signers: Pins) -> "Trust":
-        """Return this trust with the keys of names whose role nobody said: each counts in every role, and no name beside them."""
+        """Return this trust with keys of names whose role is not given: each counts in every role, and no other name does."""
         if not signers:
             return self
         return Trust(self.log, {role: _joined(self.pins.get(role, {}), signers) for role in Role})

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
 from audit_layer.trail.admission import Admitted
-from audit_layer.trail.rows import order_values, receipt_values, statement_values
+from audit_layer.trail.columns import order_values, receipt_values, statement_values
 from benchmarks.log import __main__ as command
 from benchmarks.log import bulk
 from benchmarks.log.disk import Occupied, bytes_on_disk, of_room
@@ -29,8 +29,8 @@ from benchmarks.log.size import FULL, QUICK, WORKLOADS
 from benchmarks.log.statements import Source, new_seed
 from benchmarks.log.table import render
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import DisclosureRequest
 from shared.statements.cose import entry_of
+from shared.statements.disclosures import DisclosureRequest
 from shared.statements.receipts import NO_RECEIPT, Receipt
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.tree import leaf_hash

@@ -52,7 +52,7 @@ def make_request(
     expires_in_ms=60_000,
     order_changes=None,
 ):
-    """Seal and order a request for a node; every argument is a way to do it wrong."""
+    """Seal and order a request for a node; every argument is a way to get it wrong."""
     keys = node.ring.current()
     now = now_ms()
     number = next(world.numbers) if number is None else number
@@ -101,7 +101,7 @@ def seal_by_hand(
     wrap_kc=None,
     body=None,
 ):
-    """Return an envelope sealed anew around changed parts, so that only they are wrong."""
+    """Return an envelope resealed around changed parts, so that only they are wrong."""
     keys_of_node = node.ring.current()
     original = Envelope.from_bytes(sealed.envelope_bytes)
     header = header or original.header

@@ -113,11 +113,11 @@ class FakeEngine:
         return 10 + sha256(request.seed + place).digest()[0]
 
     def text(self, token):
-        """Return what a token says; a test may say something else."""
+        """Return a token's text; a test may override it."""
         return "" if token == EOS else f"w{token} "
 
     def logprobs(self, settings, token):
-        """Return what was asked for; a test may put a liar in its place."""
+        """Return what was requested; a test may substitute a liar."""
         if settings.logprobs is None:
             return ()
         top = tuple([token, 0, 1, 2, *range(300, 320)][: settings.logprobs])
@@ -134,7 +134,7 @@ class FakeAudit(
 ):
     """A double of the audit server: a real Merkle tree with a real witness's key, in memory, trusting everybody.
 
-    It can be away, refuse, forget to publish, or lie about revocation.
+    It can be unavailable, refuse, forget to publish, or lie about revocation.
     """
 
     def __init__(self):
@@ -150,7 +150,7 @@ class FakeAudit(
         self.listed = 0
         self.deposits = []
         self.flagged = set()
-        """Bundles that the listing calls revoked, which nobody signed."""
+        """Key bundles that the listing calls revoked, without a signature by anybody."""
         self.hides_revocations = False
         self.forked = False
         self.clock = time.time
@@ -301,11 +301,11 @@ class FakeWire:
         return f"{host}:{port}"
 
     def join(self, target):
-        """Lead new connections to `host:port`."""
+        """Forward new connections to `host:port`."""
         self.target = target
 
     def cut(self):
-        """Break what is connected, and refuse what comes until `join`."""
+        """Break existing connections, and refuse new ones until `join`."""
         self.target = None
         for writer in list(self._open):
             writer.transport.abort()

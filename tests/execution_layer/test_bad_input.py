@@ -1,4 +1,4 @@
-"""Bad input and faults of whole processes: a clear error, the catalogue's exit code, and nothing lost.
+"""Bad input and failures of whole processes: a clear error, the catalogue's exit code, and nothing lost.
 
 What can be wrong with one request is in `node/test_admission.py` (at the node), `client/test_client.py` and
 `client/test_cli.py` (before and after it is sent); files of prompts are in `client/test_prompts.py`, kills of
@@ -33,7 +33,7 @@ def _threads():
 
 @pytest.fixture(scope="module")
 def whole_model(tmp_path_factory):
-    """A model folder that nobody may change, and its root."""
+    """A model folder that no test may change, and its root."""
     folder = tiny.write_folder(tmp_path_factory.mktemp("model"))
     return folder, model_root(folder)
 
@@ -86,7 +86,7 @@ def test_an_unknown_configuration_key_of_node_toml_is_named(quiet_world, capsys,
         assert words in said
 
 
-def test_invalid_utf8_in_node_toml_is_told(quiet_world, capsys):
+def test_invalid_utf8_in_node_toml_is_reported(quiet_world, capsys):
     settings = quiet_world.settings()
     config = settings.spool.parent / "node.toml"
     config.write_bytes(config.read_bytes() + b"# caf\xe9\n")

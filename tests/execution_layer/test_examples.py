@@ -1,4 +1,4 @@
-"""The examples that people try first: the shipped model answers each of them rightly, and greedily, so always."""
+"""The examples that people try first: the shipped model answers each of them correctly and, being greedy, always."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ GREEDY = re.compile(r'--temperature 0\b|"--temperature", "0"|temperature=0\b')
 
 
 def examples():
-    """Yield (place, line and the next, question) of every question in a place."""
+    """Yield (place, line and the next, question) for every question in a place."""
     for place in PLACES:
         lines = (ROOT / place).read_text("utf-8").splitlines()
         for line, following in pairwise([*lines, ""]):

@@ -4,7 +4,7 @@ import asyncio
 
 
 async def until(condition, timeout_s=10.0):
-    """Return once a condition holds that no event tells of."""
+    """Return once a condition holds for which there is no event."""
     async with asyncio.timeout(timeout_s):
         while True:
             if condition():

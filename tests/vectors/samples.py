@@ -6,18 +6,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.envelope.hpke import HpkePrivateKey
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import (
-    DisclosureRelease,
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    EpochOpen,
-    EpochSeal,
-    Outcome,
-    Reason,
-    Verdict,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.disclosures import DisclosureReason, DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
@@ -25,6 +16,7 @@ from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.schema import Statement
 from shared.statements.seals import Missing, OrderNumbers, TenantSeal
+from shared.statements.verdicts import Outcome, Reason, Verdict
 
 NOW = 1_772_323_200_000
 """2026-03-01T00:00:00Z in milliseconds."""
@@ -230,7 +222,7 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
             receipt=octets("receipt"),
             index=104,
             draw=octets("draw"),
-            reason=DrawReason.DRAW,
+            reason=DisclosureReason.DRAW,
             recipient=hpke_key("worker").key_id,
             deadline=NOW + 86_400_000,
         ),

@@ -12,19 +12,14 @@ from shared.envelope.delivered import Delivered, receipt_context
 from shared.envelope.header import envelope_hash
 from shared.envelope.stream import StreamContext, final_signature_message, stream_hash
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import (
-    DisclosureRequest,
-    DrawReason,
-    EpochOpen,
-    Outcome,
-    Reason,
-    Verdict,
-)
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import EpochOpen
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+from shared.statements.verdicts import Outcome, Reason, Verdict
 
 NOW = now_ms()
 HOUR = 3_600_000
@@ -166,7 +161,7 @@ def disclosure_request(receipt: bytes) -> bytes:
         receipt=receipt,
         index=0,
         draw=some("draw"),
-        reason=DrawReason.DRAW,
+        reason=DisclosureReason.DRAW,
         recipient=some("worker's key"),
         deadline=NOW + HOUR,
     )

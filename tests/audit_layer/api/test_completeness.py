@@ -89,13 +89,13 @@ def test_what_is_not_sealed_yet_is_reported(court: Court):
     court.put(BEGAN)  # late
     said = answer(court)
     assert (said.complete, said.inferences, said.unsealed) == (False, 2, 1)
-    assert said.because == ("1 receipts are counted by no seal yet",)
+    assert said.because == ("1 receipt is not yet counted by any seal",)
     court.tick(END + DAY + GRACE)
     said = answer(court)
     assert (said.complete, said.inferences, said.late, said.unsealed) == (True, 2, 1, 0)
     beyond = answer(court, Period(END - DAY, END + 2 * DAY))
     assert not beyond.complete
-    assert "sealed up to" in beyond.because[0]
+    assert "sealed only up to" in beyond.because[0]
 
 
 def test_a_seal_that_no_witness_has_seen_proves_nothing_yet(court: Court):
@@ -160,7 +160,7 @@ def test_the_signed_receipts_can_be_shown_and_are_compared_with_their_lines(cour
     forged = altered(found, {"attempt": 5}, "seals", 0, "receipts", 0)
     with pytest.raises(CounterfoilError) as refused:
         judge(forged, forged.trust.trust())
-    assert "as its line says" in refused.value.detail
+    assert "does not match its line" in refused.value.detail
 
 
 def test_more_receipts_than_one_answer_may_list_are_refused(court: Court):

@@ -116,8 +116,8 @@ async def test_a_parameter_given_twice_or_not_printable_is_refused_by_name(world
     for query, told in (
         ({"limit": [1, 2]}, "the parameter limit is given more than once"),
         ({"tenant": ["acme", "acme"]}, "the parameter tenant is given more than once"),
-        ({"tenant": "a\0b"}, "the parameter tenant holds a character that cannot be printed"),
-        ({"node": "\x1b[2J"}, "the parameter node holds a character that cannot be printed"),
+        ({"tenant": "a\0b"}, "the parameter tenant contains a character that cannot be printed"),
+        ({"node": "\x1b[2J"}, "the parameter node contains a character that cannot be printed"),
     ):
         answer = await world.get("/v1/receipts", **query)
         assert (answer.status_code, answer.json()["detail"]) == (400, told)

@@ -1,10 +1,12 @@
 """Every route has a permission: a row in the matrix of roles, or a place in the list of what is public."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 
+from audit_layer.wiring.openapi import described_app
 from shared.runtime.tls import client_context
 from tests.audit_layer.served import World
 
@@ -67,3 +69,19 @@ async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
         for (role, scope), status in zip(ROLES, expected, strict=True):
             answer = await world.get(filled(path), role, scope, **QUERIES.get(path, {}))
             assert answer.status_code == status, (path, role, answer.text)
+
+
+def every(routes: Iterable[Any]) -> Iterator[Any]:
+    """Yield routes, and those of the routers among them."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        yield from [route] if router is None else every(router.routes)
+
+
+def test_no_route_is_hidden_from_the_list():
+    """What the tests above iterate over is the schema: a route that is left out of it would not be noticed."""
+    with described_app() as app:
+        routes = list(every(app.routes))
+    listed = {route.path for route in routes if route.include_in_schema}
+    assert {route.path for route in routes} - listed == {"/openapi.json"}
+    assert len(listed) == len(MATRIX) + len(PUBLIC) - 1

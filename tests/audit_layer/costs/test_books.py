@@ -19,10 +19,10 @@ from audit_layer.costs.rating import rated
 from audit_layer.storage import migrate
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS, Period
-from shared.statements.audits import Blame, Outcome, Reason, Verdict
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.costs.test_service import EACH, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world
@@ -305,7 +305,7 @@ def test_more_tokens_than_the_order_allows_are_not_paid(scene: Scene):
     assert rated(value, None, "alpha", order)[1] == "rate card not in the log before it"
     small = Order(**{**_fields(order), "max_output_tokens": 6})
     assert rated(value, None, "alpha", small)[1] == (
-        "the receipt counts 7 output tokens, 6 at most were ordered"
+        "the receipt counts 7 output tokens, but at most 6 were ordered"
     )
 
 

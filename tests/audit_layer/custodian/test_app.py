@@ -15,9 +15,9 @@ from shared.envelope.release import ReleaseContext, open_release
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import serve_https
 from shared.runtime.tls import LocalCA, client_context
-from shared.statements.audits import DisclosureRelease
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureRelease
 from shared.verification.release_check import MAX_CASE
 from tests.audit_layer.custodian import custody
 from tests.audit_layer.custodian.test_core import GOOD, LIES

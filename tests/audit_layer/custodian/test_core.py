@@ -22,9 +22,10 @@ from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
-from shared.statements.audits import DisclosureRelease, DisclosureRequest, Draw, DrawReason
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRelease, DisclosureRequest
+from shared.statements.epochs import Draw
 from shared.statements.orders import Order
 from shared.translog.notes import parse_note
 from shared.translog.tlog_proof import parse_tlog_proof
@@ -109,9 +110,9 @@ def test_a_key_bundle_that_expired_after_the_work_does_not_shield_its_receipt(ho
 @pytest.mark.parametrize(
     "options",
     [
-        {"reason": DrawReason.FLOOR, "rate_ppm": 0, "floor": 1},
-        {"reason": DrawReason.WHOLE, "missing": 1},
-        {"reason": DrawReason.CONFIRM},
+        {"reason": DisclosureReason.FLOOR, "rate_ppm": 0, "floor": 1},
+        {"reason": DisclosureReason.WHOLE, "missing": 1},
+        {"reason": DisclosureReason.CONFIRM},
     ],
     ids=["floor", "whole", "confirm"],
 )

@@ -29,9 +29,10 @@ from shared.runtime import faults
 from shared.runtime.config import checked, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import Draw, DrawReason, EpochOpen
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureReason
+from shared.statements.epochs import Draw, EpochOpen
 from shared.verification.limits import DAY_MS, InsistenceError, Limits, Rule
 from tests.audit_layer.custodian import custody
 from tests.shared.selection.world import AUTHORITY, LOG, TERMS, TRUST, WITNESS, World
@@ -41,9 +42,9 @@ DRAWN = [
     World(request=partial(lambda late, r: replace(r, deadline=r.deadline + late), late))
     for late in range(4)
 ]
-WHOLE = World(reason=DrawReason.WHOLE, missing=1)
+WHOLE = World(reason=DisclosureReason.WHOLE, missing=1)
 WHOLE_AGAIN = World(
-    reason=DrawReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
+    reason=DisclosureReason.WHOLE, missing=1, request=lambda r: replace(r, deadline=r.deadline + 1)
 )
 FEW = replace(TERMS.limits, max_releases_per_day=3, max_floor_per_day=1, max_whole_per_day=1)
 
@@ -108,7 +109,7 @@ def test_a_clock_that_is_set_back_forgets_no_release(tmp_path, monkeypatch):
 
 def test_a_whole_epoch_uses_up_its_own_share_of_a_day_and_no_more(tmp_path):
     whole = [
-        World(reason=DrawReason.WHOLE, missing=1, subject=lambda w, at=at: w.drawn[at])
+        World(reason=DisclosureReason.WHOLE, missing=1, subject=lambda w, at=at: w.drawn[at])
         for at in range(2)
     ]
     with limited(tmp_path) as holder:
@@ -199,8 +200,8 @@ def test_a_draw_without_its_own_reveal_is_reported_with_what_proves_it(tmp_path,
     ("world", "rule", "name"),
     [
         (World(rate_ppm=1_000_000), Rule.RATE, "open"),
-        (World(reason=DrawReason.FLOOR, rate_ppm=0, floor=1_000_000), Rule.FLOOR, "open"),
-        (World(reason=DrawReason.WHOLE, no_parties=True), Rule.OWN_COMMITMENT, "open"),
+        (World(reason=DisclosureReason.FLOOR, rate_ppm=0, floor=1_000_000), Rule.FLOOR, "open"),
+        (World(reason=DisclosureReason.WHOLE, no_parties=True), Rule.OWN_COMMITMENT, "open"),
     ],
     ids=lambda value: value.value if isinstance(value, Rule) else "",
 )

@@ -10,8 +10,9 @@ from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
 from shared.envelope.stream import FrameSealer, StreamContext
-from shared.statements.audits import DisclosureRequest, Draw, DrawReason, EpochSeal
 from shared.statements.cose import entry_of, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochSeal
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
 from shared.statements.request import RequestBody, SamplingSettings
@@ -94,7 +95,7 @@ def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
     )  # fmt: skip
     request = sign(
         DisclosureRequest(
-            receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DrawReason.WHOLE,
+            receipt=entry_of(raw), index=index, draw=entry_of(draw), reason=DisclosureReason.WHOLE,
             recipient=WORKER.key_id, deadline=made.NOW + made.HOUR,
         ),
         key=key, issuer="authority",

@@ -13,8 +13,9 @@ from shared.codec.hashing import sha256
 from shared.envelope.release import ReleaseContext, open_release, seal_release
 from shared.envelope.sealing import open_escrow
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import DisclosureRelease, Reason
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureRelease
+from shared.statements.verdicts import Reason
 from shared.verification.release_check import MAX_CASE, ReleaseCase
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.disclosure.sealed_receipt import (
@@ -308,7 +309,7 @@ def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
     late = desk.open(past_deadline=True)
     assert late.missing is Reason.WITHHELD
     assert late.why.count("the order is") == 2
-    assert "the final record is not under the node's signature" in late.why
+    assert "the final record is not signed by the node" in late.why
     desk.deposits.kept.append(good)
     assert desk.secret() == desk.subject.sealed.ts
 

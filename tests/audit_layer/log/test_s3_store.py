@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from audit_layer.log import s3_store
 from audit_layer.log.files import PublishedFiles
-from audit_layer.log.publication import Publisher
 from audit_layer.log.s3_store import S3Store
+from audit_layer.log.sign_and_publish import Publisher
 from audit_layer.log.store import MAX_BYTES
 from audit_layer.wiring.audit_settings import ObjectStoreSettings
 from shared.runtime.errors import Code, CounterfoilError

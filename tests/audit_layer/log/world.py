@@ -14,9 +14,9 @@ from audit_layer.log.folder_store import FolderStore
 from audit_layer.log.fsck import fsck
 from audit_layer.log.fsck_report import Difference
 from audit_layer.log.proof_service import ProofService
-from audit_layer.log.publication import Publisher
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Sequencer, Submission
+from audit_layer.log.sign_and_publish import Publisher
 from audit_layer.log.store import Store
 from audit_layer.log.witnesses import WitnessHoldsError
 from audit_layer.witness.core import Witness

@@ -13,8 +13,9 @@ from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
 from shared.runtime import faults
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import Draw, DrawReason
 from shared.statements.cose import open_as
+from shared.statements.disclosures import DisclosureReason
+from shared.statements.epochs import Draw
 from shared.verification.draw_check import HOUR_MS
 from shared.verification.epoch_record import gather
 from shared.verification.trust import Trust
@@ -151,7 +152,7 @@ async def test_a_sealed_epoch_without_a_draw_is_found_once_it_is_due_and_checked
 
 async def test_a_tenant_finds_that_its_own_receipt_was_omitted(scene: Scene):
     honest = middle()
-    due = next(item for item in honest.rules[1] if item.reason is DrawReason.DRAW)
+    due = next(item for item in honest.rules[1] if item.reason is DisclosureReason.DRAW)
     left_out = middle(
         draw=lambda d: replace(d, drawn=tuple(index for index in d.drawn if index != due.index))
     )

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from audit_layer.monitor import store
 from audit_layer.monitor.statements import Watch
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import EpochSeal
 from shared.statements.cose import entry_of, sign
+from shared.statements.epochs import EpochSeal
 from shared.statements.keys import Revocation
 from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made

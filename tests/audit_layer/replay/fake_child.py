@@ -12,7 +12,7 @@ from pathlib import Path
 from audit_layer.replay.case import Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
-from shared.statements.audits import Reason
+from shared.statements.verdicts import Reason
 
 PASS = cbor.encode({"judgement": Judgement(Reason.EXACT, {"blocks": 1}).to_bytes()})
 

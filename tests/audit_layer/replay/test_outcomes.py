@@ -17,9 +17,9 @@ from shared.codec import cbor
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
-from shared.statements.audits import Blame, Outcome, Reason, Verdict
 from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.court import FakeAuditServer, assign, row_of, worker

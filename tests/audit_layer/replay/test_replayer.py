@@ -19,10 +19,11 @@ from audit_layer.replay.child import ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
+from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Reason
 from shared.statements.request import SamplingSettings
+from shared.statements.verdicts import Reason
 from shared.text.stream import TextStream
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case
@@ -205,7 +206,8 @@ class TinyArithmetic(ModelArithmetic):
 
 def honest_case(folder: Path) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
-    arithmetic = TinyArithmetic(folder, BACKEND)
+    profile = profile_id(numeric_profile("float32", BACKEND))
+    arithmetic = TinyArithmetic(folder, BACKEND, profile)
     changes = {"model_root": model_root(folder)}
     story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
     for _ in range(50):

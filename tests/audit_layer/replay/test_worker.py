@@ -16,8 +16,8 @@ from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Outcome, Verdict
 from shared.statements.cose import open_as
+from shared.statements.verdicts import Outcome, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import doomed_worker, fake_child
 from tests.audit_layer.replay.court import (

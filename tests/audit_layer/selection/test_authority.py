@@ -25,16 +25,11 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.draw import Logged, drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.party import BeaconParty
-from shared.statements.audits import (
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    EpochOpen,
-    EpochSeal,
-    Reason,
-)
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
+from shared.statements.verdicts import Reason
 from shared.verification.draw_check import HOUR_MS, Known, check_draw
 from shared.verification.epoch_record import TYPES, gather
 from tests.audit_layer.api import statements as made
@@ -219,7 +214,7 @@ def test_every_drawn_receipt_is_requested_in_the_log_for_one_worker_with_its_rea
     for row, request, index in zip(rows, requests, draw.drawn, strict=True):
         assert (row.receipt, index) == (request.receipt, request.index)
         assert keys[request.recipient] == row.worker
-        assert request.reason in {DrawReason.DRAW, DrawReason.FLOOR}
+        assert request.reason in {DisclosureReason.DRAW, DisclosureReason.FLOOR}
         assert request.deadline == row.deadline > clock.now
         assert (row.kind, row.done_at) == ("primary", None)
 
@@ -333,7 +328,9 @@ def test_a_missing_reveal_delays_the_draw_and_then_the_whole_epoch_is_audited(ma
         ORIGIN, seal.size, seal.root, beacon.combine([reveal.reveal])
     )
     assert [row.receipt for row in clock.work()] == entries
-    assert {request.reason for request in clock.logged(DisclosureRequest)} == {DrawReason.WHOLE}
+    assert {request.reason for request in clock.logged(DisclosureRequest)} == {
+        DisclosureReason.WHOLE
+    }
 
 
 def test_a_reveal_that_comes_late_but_in_time_makes_an_ordinary_draw(make):
@@ -559,7 +556,9 @@ def test_what_blames_a_node_is_put_before_another_worker_once_and_nothing_else_i
     assert (confirm.receipt, confirm.epoch) == (failed.receipt, failed.epoch)
     assert {confirm.worker, failed.worker} == {"worker", "worker-2"}
     (request,) = [
-        value for value in clock.logged(DisclosureRequest) if value.reason is DrawReason.CONFIRM
+        value
+        for value in clock.logged(DisclosureRequest)
+        if value.reason is DisclosureReason.CONFIRM
     ]
     assert request.receipt == failed.receipt
     assert request.recipient == hpke_key_id(hpke_key(confirm.worker).public_bytes)

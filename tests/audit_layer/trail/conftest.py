@@ -14,7 +14,7 @@ from audit_layer.storage.engine import session
 from audit_layer.trail.fsck import check_trail
 from audit_layer.trail.models import PartyRow
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
-from audit_layer.trail.writing import write_rows
+from audit_layer.trail.write_rows import write_rows
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.api import statements as made
 from tests.postgres import Database

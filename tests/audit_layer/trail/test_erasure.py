@@ -19,11 +19,11 @@ from audit_layer.trail.models import StatementRow
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Verdict
 from shared.statements.cose import open_as, sign
 from shared.statements.erasures import Erasure
 from shared.statements.receipts import Receipt
 from shared.statements.seals import entries_digest
+from shared.statements.verdicts import Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import court
 from tests.audit_layer.trail.conftest import World, opened, world

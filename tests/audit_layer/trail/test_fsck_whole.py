@@ -25,7 +25,7 @@ from audit_layer.trail.erasure import Eraser
 from audit_layer.trail.fsck_whole import check_all
 from audit_layer.trail.gap_watch import GapWatch
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
-from audit_layer.trail.writing import write_rows
+from audit_layer.trail.write_rows import write_rows
 from audit_layer.wiring.audit_server import Core
 from shared.codec.moment import Period, now_ms
 from shared.translog.checkpoint import Checkpoint

@@ -12,7 +12,6 @@ from audit_layer.trail.service import Accepted, Refused, Submission
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import Outcome, Reason, Verdict
 from shared.statements.cose import (
     Payload,
     entry_of,
@@ -26,6 +25,7 @@ from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.schema import Statement
+from shared.statements.verdicts import Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.trail.conftest import World, opened
 

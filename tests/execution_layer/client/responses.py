@@ -1,4 +1,4 @@
-"""A true answer of a node, and the same answer with one thing altered and signed anew by the node itself."""
+"""A node's genuine answer, and the same answer with one thing altered and re-signed by the node itself."""
 
 from dataclasses import dataclass, replace
 

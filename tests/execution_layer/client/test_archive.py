@@ -1,4 +1,4 @@
-"""The archive: on disk before an order leaves, numbers given out once, and a kill -9 at any point loses nothing of it."""
+"""The archive: on disk before an order is sent, numbers assigned once, and a kill -9 at any point loses nothing of it."""
 
 import asyncio
 import os
@@ -126,7 +126,7 @@ async def test_an_archive_of_another_release_is_refused(tmp_path):
     assert str(path) in caught.value.detail
 
 
-async def test_a_file_that_is_no_database_is_named(tmp_path):
+async def test_a_file_that_is_not_a_database_is_named(tmp_path):
     path = tmp_path / "archive.sqlite"
     path.write_bytes(b"not a database, and long enough to be looked at" * 50)
     path.chmod(0o600)
@@ -162,7 +162,7 @@ async def test_kill_9_between_order_receipt_and_archive_loses_nothing_that_canno
     async with world.node(FakeEngine()) as node:
         code, out = await infer(world, fault)
         assert code == -signal.SIGKILL
-        assert out == b""  # an answer whose receipt is not on disk was not handed out
+        assert out == b""  # an answer whose receipt is not on disk was not returned
         if reached_the_node:
             await world.audit.wait_for_receipts(1)
         async with world.client() as client:

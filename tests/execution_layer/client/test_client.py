@@ -1,4 +1,4 @@
-"""The client believes an answer only after its receipt, asks elsewhere what may be asked elsewhere, and forgets nothing."""
+"""The client believes an answer only after checking its receipt, retries elsewhere what may be retried, and forgets nothing."""
 
 import asyncio
 import re
@@ -112,7 +112,7 @@ async def test_an_engine_that_dies_is_left_for_another_and_its_receipt_kept(worl
         answer = await client.generate(prompt=PROMPT, max_tokens=4)
         assert (answer.node, answer.attempt) == ("honest/node-2", 1)
         failed = client.archive.latest(2)[1]
-        assert failed.receipt is not None  # the node owns up; nothing is charged
+        assert failed.receipt is not None  # the node admits it; nothing is charged
         assert failed.state is State.ANSWERED
 
 
@@ -141,7 +141,7 @@ async def test_a_quota_is_waited_for_as_the_node_asks(world):
         assert (await first).finish is Finish.CANCELLED
 
 
-async def test_the_attempts_end_and_the_last_reason_is_told(world):
+async def test_the_attempts_end_and_the_last_reason_is_reported(world):
     async with world.node() as node, world.client(max_attempts=2) as client:
         await client.nodes()
         node.load.drain()
@@ -204,7 +204,7 @@ async def test_several_answers_are_requests_of_their_own_and_come_in_order(world
         assert one.choice == 0
 
 
-async def test_an_answer_of_several_that_fails_ends_the_others_and_is_told_as_itself(world):
+async def test_an_answer_of_several_that_fails_ends_the_others_and_is_raised_itself(world):
     engine = FakeEngine(holds_after=1)
     quotas = Quotas(in_flight_per_tenant=2)
     async with (
@@ -276,7 +276,7 @@ async def test_what_cannot_be_asked_is_refused_before_anything_is_ordered(world)
         assert client.archive.latest(1) == []
 
 
-async def test_what_the_node_refuses_is_told_as_it_said_it(world):
+async def test_what_the_node_refuses_is_reported_verbatim(world):
     async with world.node(), world.client() as client:
         over_long = await refused(client, prompt="x" * 600)
         assert over_long.code is Code.INVALID_ARGUMENT
@@ -312,7 +312,7 @@ async def test_a_node_that_has_just_registered_is_waited_for(world):
     async with world.node(), world.client() as client:
         world.audit.witnessing = False
         asking = asyncio.create_task(client.generate(prompt=PROMPT, max_tokens=2))
-        await until(lambda: world.audit.listed)  # it was told that there is no proof yet
+        await until(lambda: world.audit.listed)  # it heard that there is no proof yet
         assert not asking.done()
         world.audit.witnessing = True
         assert (await asking).text
@@ -390,12 +390,10 @@ async def test_one_node_on_a_full_disk_takes_no_request_down_with_it(world):
             )
         assert {answer.node for answer in answers} == {"honest/node-2", "honest/node-3"}
         assert {name for name, _ in told} == {"honest/node-1"}
-        assert (
-            len(told) <= 12
-        )  # those that were on their way when it failed, and single trials after a rest
+        assert len(told) <= 12  # those in flight when it failed, and single trials after a rest
         error = await refused(client, node="node-1")
         assert error.code is Code.UNAVAILABLE
-        assert "honest/node-1: the node takes no requests" in error.detail
+        assert "honest/node-1: the node accepts no requests" in error.detail
         assert "the disk is full (incident " in error.detail
 
 
@@ -462,7 +460,7 @@ async def test_refused_requests_leave_no_gap_in_the_numbers_that_the_log_sees(wo
         node.load._draining = False
         answers = [await client.generate(prompt=PROMPT, max_tokens=2) for _ in range(2)]
         assert [answer.number for answer in answers] == [0, 1]
-        assert answers[0].attempt == 5  # after three refusals, and two of a node that was drained
+        assert answers[0].attempt == 5  # after three refusals, and two by a draining node
         more = await client.generate(prompt=PROMPT, max_tokens=2, n=3)
         assert sorted(answer.number for answer in more) == [2, 3, 4]
         await world.audit.wait_for_receipts(5)

@@ -1,4 +1,4 @@
-"""A model's files come from any node, and are kept only where every one leads to the pinned model root."""
+"""A model's files come from any node, and are kept only if every one leads to the pinned model root."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def true_files(tensors, names):
 
 @pytest.mark.parametrize("names", [FILES, FILES[:1], (FILES[0], *FILES[2:4])])
 @pytest.mark.parametrize("tensors", range(1, 6))
-def test_the_files_of_a_model_are_proved_and_none_can_be_left_out(tensors, names):
+def test_the_files_of_a_model_are_proved_and_none_can_be_omitted(tensors, names):
     files, size, model_root = true_files(tensors, names)
     check_files(files, size, model_root)
     wrong = [
@@ -57,7 +57,7 @@ def test_the_files_of_a_model_are_proved_and_none_can_be_left_out(tensors, names
         kept = [item for at, item in enumerate(files) if at != left_out]
         for claimed in range(
             len(kept), size + 3
-        ):  # whatever it says of the tree's size and of the files' places
+        ):  # whatever it says about the tree's size and the files' places
             first = claimed - len(kept)
             moved = [(replace(place, index=first + at), d) for at, (place, d) in enumerate(kept)]
             with pytest.raises(CounterfoilError) as caught:

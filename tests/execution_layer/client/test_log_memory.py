@@ -27,7 +27,7 @@ async def refused(client, **wanted):
 
 
 def seen(world, size, index=0):
-    """Return a witnessed checkpoint of a size, as the log proves something under it."""
+    """Return a witnessed checkpoint of a size, as in a proof by the log."""
     audit = world.audit
     policy = world.policy().log.policy()
     leaves = audit.leaves()
@@ -48,7 +48,7 @@ def revoke(world, bundle, *, issuer="honest", signer=None, at=None):
 
 
 def fill(world, count):
-    """Put statements into the log that are of no interest to anybody."""
+    """Put irrelevant statements into the log."""
     for _ in range(count):
         revoke(world, os.urandom(32), issuer="nobody")
 
@@ -79,7 +79,7 @@ async def test_another_history_is_a_fork_whatever_its_size_and_is_kept_as_eviden
         assert (kept_size, root, note) == (size, other.checkpoint.root, other.note.encode())
 
 
-async def test_a_log_that_is_away_is_no_fork(world):
+async def test_a_log_that_is_away_is_not_a_fork(world):
     async with world.node(), world.client() as client:
         fill(world, 5)
         first, second = seen(world, 3), seen(world, 5)
@@ -136,7 +136,7 @@ async def test_a_witness_whose_clock_is_ahead_is_named(world):
 # -- revocations ------------------------------------------------------------------------------------------------------
 
 
-async def test_who_names_a_node_that_is_refused_is_told_why(world):
+async def test_a_caller_who_names_a_node_that_is_refused_is_told_why(world):
     async with world.node() as node, world.node(name="node-2"), world.client() as client:
         revoke(world, node.ring.current().entry)
         error = await refused(client, node="node-1")
@@ -152,7 +152,7 @@ async def test_what_nobody_signed_ends_no_bundle(world):
         await client.generate(prompt=PROMPT, max_tokens=3)
 
 
-async def test_a_proved_revocation_ends_a_bundle_for_ever_whatever_is_listed_later(world):
+async def test_a_proved_revocation_ends_a_bundle_forever_whatever_is_listed_later(world):
     async with world.node() as node, world.client() as client:
         revoke(world, node.ring.current().entry)
         assert "is revoked" in (await refused(client)).detail

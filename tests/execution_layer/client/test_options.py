@@ -1,4 +1,4 @@
-"""What a call may say: natural types are taken, and nothing that is said is without effect or without an error."""
+"""What a call may pass: natural types are accepted, and everything passed has an effect or gives an error."""
 
 from decimal import Decimal
 
@@ -28,8 +28,8 @@ def body(messages=ASKED, settings=None, **options):
         ("max_token", "did you mean max_tokens?"),
         ("timeout", "did you mean timeout_s?"),
         ("temprature", "did you mean temperature?"),
-        ("tools", "there are: "),
-        ("response_format", "there are: "),
+        ("tools", "known options: "),
+        ("response_format", "known options: "),
         ("frequency_penalty_ppm", "did you mean frequency_penalty?"),
     ],
 )
@@ -132,7 +132,7 @@ def test_what_cannot_be_meant_is_refused_by_name(options, named):
     ],
     ids=repr,
 )
-def test_messages_that_are_none_are_refused_without_a_traceback(messages):
+def test_messages_that_are_not_valid_are_refused_without_a_traceback(messages):
     refusal(messages)
 
 

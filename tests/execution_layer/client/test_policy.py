@@ -101,7 +101,7 @@ def test_a_policy_that_cannot_hold_is_refused_with_its_reason(tmp_path, changes,
     assert not (tmp_path / "c" / CONFIG).exists()
 
 
-def test_a_witness_key_that_is_none_is_malformed(tmp_path):
+def test_a_witness_key_that_is_not_valid_is_malformed(tmp_path):
     with pytest.raises(CounterfoilError) as caught:
         write_client(tmp_path / "c", "acme", facts(tmp_path, witnesses=["junk"]))
     assert caught.value.code is Code.MALFORMED

@@ -1,4 +1,4 @@
-"""Files of prompts: a wrong line is named with its number, and nothing is rounded twice."""
+"""Prompt files: an invalid line is named with its number, and nothing is rounded twice."""
 
 import json
 from decimal import Decimal
@@ -58,14 +58,14 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
     ("line", "told"),
     [
         ("{", "not a request in JSON"),
-        ("[]", "a line is an object"),
-        ('"text"', "a line is an object"),
+        ("[]", "a line must be an object"),
+        ('"text"', "a line must be an object"),
         ({"prompt": "x", "temprature": 1}, "unknown keys temprature"),
         ({"prompt": 5}, "prompt is not text"),
         ({"prompt": None}, "prompt is not text"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role must be one of"),
         ({"messages": [{"role": "user"}]}, "content"),
-        ({"messages": "x"}, "messages is a list"),
+        ({"messages": "x"}, "messages must be a list"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens must be between"),
         ({"prompt": "x", "max_tokens": 2**20 + 1}, "max_tokens must be between"),
         ({"prompt": "x", "max_tokens": 10**400}, "max_tokens must be between"),
@@ -84,12 +84,12 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
         ({"prompt": "x", "presence_penalty": -3}, "presence_penalty must be"),
         ({"prompt": "x", "frequency_penalty": "much"}, "frequency_penalty 'much' is not a number"),
         ({"prompt": "x", "stop_token_ids": ["5"]}, "a stop token id is not a whole number"),
-        ({"prompt": "x", "stop_token_ids": [2**32]}, "a stop token id is from"),
+        ({"prompt": "x", "stop_token_ids": [2**32]}, "a stop token id must be"),
         ({"prompt": "x", "logprobs": 1.5}, "logprobs is not a whole number"),
         ({"prompt": "x", "logprobs": 21}, "logprobs must be"),
-        ({"prompt": "x", "seed": -1}, "a seed is"),
-        ({"prompt": "x", "seed": 2**256}, "a seed is"),
-        ({"prompt": "x", "seed": 1.5}, "a seed is"),
+        ({"prompt": "x", "seed": -1}, "a seed must be"),
+        ({"prompt": "x", "seed": 2**256}, "a seed must be"),
+        ({"prompt": "x", "seed": 1.5}, "a seed must be"),
         ({"prompt": "x", "seed": "xyz"}, "seed"),
         ({"prompt": "x", "cost_centre": 5}, "cost_centre is not text"),
         ("[" * 100_000, "not a request"),
@@ -115,8 +115,8 @@ def test_files_that_are_missing_empty_or_endless_are_named(tmp_path):
         read_prompts(tmp_path / "nowhere.jsonl")
     assert caught.value.code is Code.NOT_FOUND
     assert "nowhere.jsonl" in caught.value.detail
-    assert "has not 1 to" in refusal(tmp_path, "", "  ")
-    assert "has not 1 to" in refusal(tmp_path, *["x"] * (MAX_LINES + 1))
+    assert "must have 1 to" in refusal(tmp_path, "", "  ")
+    assert "must have 1 to" in refusal(tmp_path, *["x"] * (MAX_LINES + 1))
 
 
 def test_fractions_become_millionths_once_and_to_even():

@@ -1,4 +1,4 @@
-"""A proof is kept only when it verifies under the policy's pins: log keys, witnesses, tree, entry."""
+"""A proof is kept only if it verifies under the policy's pins: log keys, witnesses, tree, entry."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from tests.execution_layer.fakes import ORIGIN
 
 
 async def answered(world, client, count=1):
-    """Let a client have answers whose receipts are in the log; return their entries."""
+    """Give a client answers whose receipts are in the log; return their entries."""
     answers = [await client.generate(prompt="hello", max_tokens=3) for _ in range(count)]
     await world.audit.wait_for_receipts(count)
     return [answer.receipt.entry for answer in answers]
@@ -41,7 +41,7 @@ def notes_of(world, *, size=None, root=None, log=None, witnesses=None):
 
 
 def impostor(signer):
-    """Return a key of somebody else under the same name."""
+    """Return somebody else's key under the same name."""
     return Signer.generate(signer.verifier.name, signer.verifier.kind)
 
 
@@ -131,7 +131,7 @@ async def test_a_log_that_shows_two_roots_of_one_size_is_a_fork(world):
         size = client.archive.latest(1)[0].log_index + 1
         statements = list(world.audit.statements)
         (other,) = await answered(world, client)
-        # the log now tells another history of the same length, and its witness signs that too
+        # the log now shows another history of the same length, and its witness signs that too
         world.audit.statements[:] = [*statements[: size - 1], world.audit.statements[-1]]
         world.audit.index[other] = size - 1
         with pytest.raises(CounterfoilError) as caught:

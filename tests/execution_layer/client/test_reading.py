@@ -1,4 +1,4 @@
-"""A client that has the tokenizer reads prompt and answer itself; one that has none says that it does not."""
+"""A client with the tokenizer checks prompt and answer itself; one without it says that it does not."""
 
 from pathlib import Path
 
@@ -51,13 +51,16 @@ async def test_a_text_that_the_tokens_say_is_verified_and_another_is_not_handed_
         with pytest.raises(CounterfoilError) as caught:
             await client.generate(prompt="hello", max_tokens=4, on_text=shown.append)
         assert caught.value.code is Code.COMMITMENT_MISMATCH
-        assert "honest/node-1: frame 1 says another text than its tokens" in caught.value.detail
+        assert (
+            "honest/node-1: frame 1 has a text that does not match its tokens"
+            in caught.value.detail
+        )
         assert shown == []
         lied, true = client.archive.latest(2)
         assert (lied.state, true.state) == (State.DISBELIEVED, State.ANSWERED)
         assert lied.frames
         engine.text = lambda _token: ""
-        with pytest.raises(CounterfoilError, match="is not all that its tokens say"):
+        with pytest.raises(CounterfoilError, match="is not the complete text of its tokens"):
             await client.generate(prompt="hello", max_tokens=4)
 
 
@@ -69,7 +72,7 @@ async def test_without_a_tokenizer_the_text_is_the_nodes_word_and_is_found_out_w
         policy = world.policy(tokenizer=MODEL)
         failed = verify_transcript(client.archive, kept, policy)[-1]
         assert not failed.holds
-        assert "frame 1 says another text than its tokens" in failed.detail
+        assert "frame 1 has a text that does not match its tokens" in failed.detail
 
 
 async def test_a_client_without_the_packages_is_told_which(world, monkeypatch):

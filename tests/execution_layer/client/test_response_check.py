@@ -73,7 +73,7 @@ async def test_the_true_receipt_is_believed(answer):
 NAMES = {
     "order": OTHER,
     "bundle": OTHER,
-    "ctx": OTHER,  # what the client's own random request id is bound into
+    "ctx": OTHER,  # into which the client's own random request id is bound
     "kc": OTHER,
     "envelope": OTHER,
     "attempt": 7,
@@ -96,7 +96,7 @@ COMMITMENTS = {
 @pytest.mark.parametrize(
     ("title", "field", "value"),
     [
-        *(("order, bundle", field, value) for field, value in NAMES.items()),
+        *(("order, key bundle", field, value) for field, value in NAMES.items()),
         *(("node nonce", field, value) for field, value in STREAM.items()),
         *(("settings, input", field, value) for field, value in COMMITMENTS.items()),
         *(("settings, input", field, None) for field in COMMITMENTS),
@@ -148,7 +148,7 @@ async def test_tokens_that_never_came_are_not_paid_for_whatever_the_reason_for_t
     forged = answer.with_receipt(usage=lie, finish=Finish.STOP)
     final = replace(forged.final, usage=lie, finish=Finish.STOP)
     _, error = refusal(replace(forged, final=final))
-    assert "usage.output is not what was sent and received" in error.detail
+    assert "usage.output does not match what was sent and received" in error.detail
 
 
 @pytest.mark.parametrize("finish", [Finish.STOP, Finish.CANCELLED, Finish.DEADLINE])
@@ -253,11 +253,11 @@ async def test_the_receipt_of_another_request_of_ours_is_not_believed(answer, tm
         response = first.response()
         swapped = replace(response.final, receipt=second.response().final.receipt)
         passed, error = refusal(replace(response, final=swapped))
-    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("order, bundle"))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("order, key bundle"))
     assert "order" in error.detail
 
 
-async def test_another_statement_of_the_node_is_no_receipt(answer):
+async def test_another_statement_of_the_node_is_not_a_receipt(answer):
     order = sign(answer.request.value, key=answer.node_key, issuer=answer.issuer)
     response = answer.response()
     forged = replace(response, final=replace(response.final, receipt=order))
@@ -323,7 +323,7 @@ class Endless:
         self._sealer = FrameSealer(answer.sent.opened.keys, self.reader.context)
 
     def send(self, tokens, text):
-        """Send a frame; return what is wrong with it, None if it is taken."""
+        """Send a frame; return what is wrong with it, None if it is accepted."""
         ciphertext, h = self._sealer.seal(tokens, text)
         index = self._sealer.frames
         message = stream_signature_message(self.reader.context, index, h)
@@ -339,14 +339,14 @@ async def test_an_answer_ends_at_its_budget_whatever_the_node_sends(answer):
     assert node.send((1,) * (TOKENS - 1), "x" * 100) is None
     error = node.send((1, 2), "y")
     assert error.code is Code.MALFORMED
-    assert f"{TOKENS + 1} tokens; {TOKENS} were asked for" in error.detail
+    assert f"{TOKENS + 1} tokens; at most {TOKENS} were requested" in error.detail
     assert (len(node.reader.tokens), node.reader.text) == (TOKENS - 1, "x" * 100)
 
 
-async def test_frames_of_nothing_do_not_go_on_for_ever(answer):
+async def test_frames_of_nothing_do_not_go_on_forever(answer):
     error = Endless(answer).send((), "")
     assert error.code is Code.MALFORMED
-    assert "frame 1 holds nothing" in error.detail
+    assert "frame 1 is empty" in error.detail
     node = Endless(answer)
     problems = [node.send((), "x") if at else node.send((1,), "") for at in range(TOKENS + 2)]
     assert problems[: TOKENS + 1] == [None] * (TOKENS + 1)
@@ -358,12 +358,12 @@ async def test_text_is_no_longer_than_its_tokens_can_say(answer):
     assert node.send((1,), "x" * LONGEST_TOKEN) is None
     error = node.send((1,), "é" * LONGEST_TOKEN)
     assert error.code is Code.MALFORMED
-    assert "more text than 2 tokens can say" in error.detail
+    assert "more text than 2 tokens can have" in error.detail
     assert len(node.reader.text) == LONGEST_TOKEN
 
 
 class Words:
-    """A double of a tokenizer's reader: a token says `w<token> `, as the double of the engine has it."""
+    """A double of a tokenizer's reader: a token's text is `w<token> `, as in the engine's double."""
 
     def __init__(self):
         self.due = ""
@@ -385,10 +385,10 @@ async def test_a_client_with_a_tokenizer_does_not_take_the_nodes_word_for_the_te
     assert check_response(true, now_ms())
     passed, error = refusal(replace(true, text_is_whole=False))
     assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the tokens"))
-    assert "not all that its tokens say" in error.detail
+    assert "not the complete text of its tokens" in error.detail
     node = Endless(answer, Words())
     assert node.send((1, 2), "w1 ") is None
     error = node.send((3,), "another text")
     assert error.code is Code.COMMITMENT_MISMATCH
-    assert "frame 2 says another text" in error.detail
+    assert "frame 2 has a text that does not match" in error.detail
     assert node.reader.text == "w1 "

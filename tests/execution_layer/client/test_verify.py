@@ -119,7 +119,7 @@ async def test_without_pins_it_verifies_on_the_word_of_the_bundle_and_says_so(ke
     assert failing(report.steps) is None
     assert "the bundle's own" in report.steps[0].detail
     assert "on the bundle's word" in report.steps[1].detail
-    assert "the word of whoever made it" in report.rests_on[0]
+    assert "only its maker says" in report.rests_on[0]
 
 
 async def test_the_archive_verifies_again_from_stream_to_proof(kept):
@@ -238,7 +238,7 @@ async def test_an_operator_that_the_policy_does_not_pin_is_refused(kept):
         ("UPDATE transcripts SET envelope = zeroblob(9)", "order and envelope"),
         ("UPDATE bundles SET statement = zeroblob(9)", "the key bundle is signed"),
         ("UPDATE bundles SET proof = 'none'", "the key bundle is in"),
-        ("UPDATE transcripts SET finished = 1", "the times are sane"),
+        ("UPDATE transcripts SET finished = 1", "the times are plausible"),
         ("UPDATE transcripts SET proof = NULL", "the receipt is in"),
     ],
 )
@@ -282,7 +282,7 @@ async def test_the_command_needs_no_configuration_and_takes_the_verifiers_own_pi
     assert command(kept.file) == 0
     shown = capsys.readouterr().out
     assert "the bundle's own" in shown
-    assert "the word of whoever made it" in shown
+    assert "only its maker says" in shown
     policy = tmp_path / "policy"
     policy.write_text(kept.bundle().policy)
     (operator,) = kept.policy.operators
@@ -329,10 +329,10 @@ async def test_a_policy_of_the_environment_is_left_aside_where_the_bundle_is_of_
     monkeypatch.setenv("COUNTERFOIL_CLIENT_CONFIG", kept.config)
     assert command(other, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert "client.toml is for another log, so it was left aside" in told["rests_on"][0]
+    assert "client.toml is for another log, so it was ignored" in told["rests_on"][0]
     assert "the bundle's own" in told["steps"][0]["detail"]
     assert command(other) == 0
-    assert "left aside" in capsys.readouterr().out
+    assert "so it was ignored" in capsys.readouterr().out
     assert command(other, "--config", kept.config) == 3  # whoever names it means it
 
 
@@ -351,7 +351,9 @@ async def test_the_command_exits_with_3_at_the_first_step_that_fails(kept, capsy
     assert "client proofs" in capsys.readouterr().out
 
 
-async def test_what_is_not_there_exits_with_4_and_what_is_no_export_with_3(kept, capsys, tmp_path):
+async def test_what_is_not_there_exits_with_4_and_what_is_not_an_export_with_3(
+    kept, capsys, tmp_path
+):
     junk = tmp_path / "junk.json"
     junk.write_text("{}")
     assert command("00" * 32, "--config", kept.config) == 4

@@ -16,7 +16,7 @@ from tests.execution_layer.fakes import FakeEngine
 
 
 class Shell:
-    """Runs commands of one client beside the world's event loop."""
+    """Runs one client's commands off the world's event loop."""
 
     def __init__(self, world, capsys, **changes):
         world.policy(**changes)
@@ -177,7 +177,7 @@ async def test_a_receipt_that_lies_exits_with_3_and_prints_no_answer_for_program
         shell = Shell(world, capsys)
         code, out, err = await shell.infer("hello", "--max-tokens", 4, "--json")
         assert (code, out) == (3, "")
-        assert "the receipt's output is not what was sent and received" in err
+        assert "the receipt's output does not match what was sent and received" in err
         code, _, err = await shell.infer("hello", "--max-tokens", 4)
         assert code == 3
         assert "checked" not in err
@@ -194,11 +194,11 @@ async def test_a_receipt_that_lies_exits_with_3_and_prints_no_answer_for_program
         (("hello", "--max-tokens", 2**20), 2, "above this node's 256"),  # a huge one
         (("",), 2, "the prompt is empty"),
         (("hello", "--temperature", "warm"), 2, "temperature"),
-        (("hello", "--seed", -1), 2, "a seed is"),
+        (("hello", "--seed", -1), 2, "a seed must be"),
         (("hello", "--min-p", "2"), 2, "min_p must be"),
         (("hello", "--presence-penalty", "3"), 2, "presence_penalty must be"),
         (("hello", "--repetition-penalty", "0"), 2, "repetition_penalty must be"),
-        (("hello", "--stop-token-id", -1), 2, "a stop token id is"),
+        (("hello", "--stop-token-id", -1), 2, "a stop token id must be"),
         (("hello", "--logprobs", 21), 2, "--logprobs"),
         (("hello", "--n", 0), 2, "--n"),
         (("--file", "x.jsonl", "--n", 2), 2, "--n is for one PROMPT"),
@@ -261,7 +261,7 @@ async def test_a_file_of_prompts_tells_each_result_and_exits_with_1_if_one_faile
         assert "INVALID_ARGUMENT" in out
 
 
-async def test_an_entry_that_is_none_or_unknown_is_told(world, capsys):
+async def test_an_entry_that_is_invalid_or_unknown_is_reported(world, capsys):
     async with world.node():
         shell = Shell(world, capsys)
         assert (await shell.client("archive show", "00" * 32))[0] == 4

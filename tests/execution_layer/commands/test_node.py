@@ -44,7 +44,7 @@ def prepared(shell, tmp_path):
 
 
 def init_arguments(tmp_path):
-    """Return the arguments of `init` where operator and rate card are in place."""
+    """Return the arguments of `init`, given operator and rate card."""
     return (
         *("init", "--folder", tmp_path / "node", "--operator-folder", tmp_path / "operator"),
         *("--name", "n1", "--model", tmp_path / "model", "--rate-card", tmp_path / "card.cose"),
@@ -54,7 +54,7 @@ def init_arguments(tmp_path):
 
 
 def trust(tmp_path, **changes):
-    """Write whom the node believes in audits; return the file."""
+    """Write whom the node trusts in audits; return the file."""
     audit = FakeAudit()
     values = {
         "log": {"origin": ORIGIN, "vkeys": audit.log_keys, "witnesses": audit.witnesses},
@@ -98,7 +98,7 @@ def test_what_init_writes_holds_wherever_the_node_is_started(shell, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("age", "said"), [(timedelta(0), "holds until 2"), (LIFE + timedelta(days=1), "expired on 2")]
+    ("age", "said"), [(timedelta(0), "valid until 2"), (LIFE + timedelta(days=1), "expired on 2")]
 )
 def test_status_tells_the_certificate_s_end(shell, tmp_path, age, said):
     assert shell(*prepared(shell, tmp_path))[0] == 0
@@ -181,7 +181,7 @@ def test_tenants_are_added_by_their_public_key(shell, tmp_path):
     for tenant, wrong, code in (
         ("acme", "xyz", 2),
         ("not a name", key, 2),
-        ("small", "00" * 32, 3),  # a point of small order is no key
+        ("small", "00" * 32, 3),  # a point of small order is not a key
     ):
         assert shell("add-tenant", *config, "--tenant", tenant, "--key", wrong)[0] == code
     assert load(TenantsFile, tmp_path / "node" / "tenants.toml").tenants == {"acme": key}
@@ -194,7 +194,7 @@ def test_a_broken_change_to_the_tenants_is_logged_and_the_last_good_ones_are_kep
     tenants = Tenants(path)
     path.write_text("[tenants]\nacme = 5\n")
     assert tenants.key_of("acme") == key
-    assert "is not used" in caplog.text
+    assert "the changed tenants file cannot be used" in caplog.text
     path.unlink()
     assert tenants.key_of("acme") == key
     path.write_text("[tenants]\n")
@@ -226,7 +226,9 @@ def test_the_longest_sequence_is_a_setting_and_shown(shell, tmp_path, options, s
     assert (code, told["max_model_len"]) == (0, shown)
 
 
-def test_a_configuration_that_is_not_there_is_told_with_the_command_that_makes_one(shell, tmp_path):
+def test_a_configuration_that_is_not_there_is_reported_with_the_command_that_makes_one(
+    shell, tmp_path
+):
     for name in ("serve", "status", "drain"):
         code, _, said = shell(name, "--config", tmp_path / "nowhere.toml")
         assert code == 2

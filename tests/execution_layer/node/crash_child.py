@@ -1,4 +1,4 @@
-"""A node as a process of its own, over a FakeEngine: what a kill hits in `test_crashes`.
+"""A node as a process of its own, over a FakeEngine: the one killed in `test_crashes`.
 
 python -m tests.execution_layer.node.crash_child NODE_TOML READY_FILE
 """

@@ -144,7 +144,7 @@ async def test_a_malformed_envelope_is_refused(world, node, change):
 
 
 @pytest.mark.parametrize("envelope", [b"\xff" * 300, b"\xa0", b"\x80", bytes(4096), b"{}"])
-async def test_an_envelope_that_is_no_envelope_at_all_is_malformed(world, node, envelope):
+async def test_an_envelope_that_is_not_an_envelope_at_all_is_malformed(world, node, envelope):
     request = make_request(world, node)
     assert (await refused(world, node, request.order, envelope)).code is Code.MALFORMED
 
@@ -155,7 +155,7 @@ async def test_an_envelope_longer_than_the_protocol_allows_is_malformed(world, n
     assert error.code is Code.MALFORMED
     error = await refused(
         world, node, request.order, bytes(2**24)
-    )  # gRPC itself takes no such message
+    )  # gRPC itself accepts no such message
     assert error.code is Code.OVERLOADED
 
 
@@ -170,7 +170,7 @@ async def test_a_missing_order_is_refused(world, node):
     assert (await refused(world, node, b"", request.envelope)).code is Code.NO_ORDER
 
 
-async def test_an_order_that_is_no_statement_is_malformed(world, node):
+async def test_an_order_that_is_not_a_statement_is_malformed(world, node):
     request = make_request(world, node)
     for order in (b"\x00", request.order[:-1], request.envelope):
         assert (await refused(world, node, order, request.envelope)).code is Code.MALFORMED
@@ -254,12 +254,12 @@ async def test_what_is_too_long_is_refused_before_anything_is_parsed(node, monke
 
     monkeypatch.setattr("execution_layer.node.admission.open_as", parsed)
     for order, envelope in ((bytes(65_537), b"x"), (b"x", bytes(2**22 + 1))):
-        with pytest.raises(CounterfoilError, match="are permitted") as caught:
+        with pytest.raises(CounterfoilError, match="more than the permitted") as caught:
             node._admission.check(order, envelope, now_ms())
         assert caught.value.code is Code.MALFORMED
 
 
-async def test_what_is_long_is_parsed_beside_the_event_loop(world, node, monkeypatch):
+async def test_what_is_long_is_parsed_off_the_event_loop(world, node, monkeypatch):
     threads = []
     check = node._admission.check
 
@@ -287,7 +287,7 @@ async def test_an_expired_key_bundle_is_stale(world, node, monkeypatch):
         expires_in_ms=end + 60_000 - now_ms(),
         order_changes={"created": end - 1000, "expiry": end + 60_000},
     )
-    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    monkeypatch.setattr("execution_layer.node.intake.now_ms", lambda: end)
     error = await refused(world, node, request.order, request.envelope)
     assert error.code is Code.STALE_KEY
     assert f"expired at {shown(end)}; the clock here says {shown(end)}" in error.detail
@@ -331,7 +331,7 @@ async def test_an_over_long_prompt_that_leaves_no_room_for_the_answer_is_refused
     assert "context" in error.detail
 
 
-async def test_a_prompt_of_some_length_is_tokenised_beside_the_event_loop(world, node, monkeypatch):
+async def test_a_prompt_of_some_length_is_tokenised_off_the_event_loop(world, node, monkeypatch):
     threads = []
     opened = node._admission.open
 
@@ -354,8 +354,8 @@ async def test_a_prompt_with_more_bytes_than_the_context_can_hold_is_not_even_to
     ):
         refusal = await refusal_of(world, node, body=body)
         assert refusal.code is Code.INVALID_ARGUMENT
-        assert f"has {body.size} bytes" in str(refusal)
-        assert f"room for {MOST_BYTES}" in str(refusal)
+        assert f"is {body.size} bytes long" in str(refusal)
+        assert f"room for at most {MOST_BYTES}" in str(refusal)
 
 
 async def test_invalid_utf8_in_an_order_is_malformed(world, node):
@@ -397,7 +397,7 @@ async def test_a_replayed_request_is_refused_also_when_its_order_has_been_forgot
     await node.store.forget_expired(before_ms=end)
     assert node.store.was_seen(entry, random32())
     assert node.store.was_seen(random32(), request.value.ctx)
-    monkeypatch.setattr("execution_layer.node.desk.now_ms", lambda: end)
+    monkeypatch.setattr("execution_layer.node.intake.now_ms", lambda: end)
     assert (await refused(world, node, request.order, request.envelope)).code is Code.EXPIRED
     assert await node.store.forget_expired(before_ms=end + 1) >= 2
     assert not node.store.was_seen(entry, request.value.ctx)
@@ -448,7 +448,7 @@ async def test_a_tenant_has_a_quota_of_requests_in_flight(world):
         assert await ask_soon(world, node, second, engine)
 
 
-async def test_a_tenant_orders_so_often_and_is_told_when_to_come_back(world):
+async def test_a_tenant_orders_only_so_often_and_is_told_when_to_come_back(world):
     quotas = Quotas(requests_per_s_per_tenant=0.001)
     async with world.node(name="slow", quotas=quotas) as node:
         first, second = make_request(world, node), make_request(world, node)
@@ -512,7 +512,7 @@ async def test_settings_out_of_range_are_refused_with_their_reason_before_accept
         ("repetition_penalty_ppm", 1, "repetition_penalty must be"),
         ("presence_penalty_ppm", -(2**32), "presence_penalty must be"),
         ("logprobs", 21, "logprobs must be between 0 and 20"),
-        ("stop_token_ids", [5, 4], "stop token ids rise"),
+        ("stop_token_ids", [5, 4], "stop token ids must be ascending and unique"),
     ):
         body = cbor.encode({**good, "settings": {**good["settings"], name: value}})
         request = make_request(

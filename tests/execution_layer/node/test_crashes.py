@@ -1,4 +1,4 @@
-"""`kill -9` of a node at any point: what it accepted has a receipt afterwards, what it said it said for good."""
+"""`kill -9` of a node at any point: what it accepted has a receipt afterwards, and what it said remains true."""
 
 import asyncio
 import contextlib
@@ -71,13 +71,13 @@ async def settled(world, node, count):
 
 @dataclass
 class At:
-    """Where a node that runs elsewhere listens."""
+    """The address of a node that runs elsewhere."""
 
     address: str
 
 
 async def command(name, config):
-    """Run `counterfoil node NAME --json` beside the world's event loop; return what it printed."""
+    """Run `counterfoil node NAME --json` off the world's event loop; return what it printed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "shared.runtime", "node", name, "--config", str(config), "--json"),
         stdout=asyncio.subprocess.PIPE,
@@ -153,7 +153,7 @@ async def test_kill_9_between_delivery_and_its_acknowledgement_delivers_again_an
         assert len(receipts(world)) == 3
         async with world.node() as node:
             found = await settled(world, node, 3)
-            assert world.audit.submissions >= before + 3  # handed in again, taken as the same
+            assert world.audit.submissions >= before + 3  # submitted again, recognised as the same
             assert [answer.receipt.value for answer in answers] == found
 
 

@@ -66,7 +66,7 @@ async def test_what_a_stopped_node_could_not_deliver_its_next_start_delivers(wor
     assert sequences(world) == [0, 1, 2]
 
 
-async def test_a_refusal_for_good_is_kept_told_loudly_and_tried_again_at_the_next_start(
+async def test_a_permanent_refusal_is_kept_logged_loudly_and_retried_at_the_next_start(
     world, caplog
 ):
     async with world.node() as node:

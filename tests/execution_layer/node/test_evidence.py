@@ -1,4 +1,4 @@
-"""Evidence leaves the node for the worker of a logged disclosure only, as ciphertexts only, and not for ever."""
+"""Evidence leaves the node only for the worker in a logged disclosure request, only as ciphertexts, and not forever."""
 
 import asyncio
 from dataclasses import replace
@@ -17,8 +17,8 @@ from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_g
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
-from shared.statements.audits import DisclosureRequest, DrawReason
 from shared.statements.cose import entry_of, parse_statement, read_as, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request, random32
 from tests.execution_layer.waiting import until
@@ -56,7 +56,7 @@ def wanted(world, entry, key=None, *, logged=True, **changes):
         receipt=entry,
         index=1,
         draw=random32(),
-        reason=DrawReason.DRAW,
+        reason=DisclosureReason.DRAW,
         recipient=world.worker_hpke.key_id,
         deadline=now_ms() + 60_000,
     )
@@ -67,7 +67,7 @@ def wanted(world, entry, key=None, *, logged=True, **changes):
 
 
 def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None):
-    """Return the call of the worker that the request names, with what a test alters."""
+    """Return the call of the worker that the request names, with a test's alterations."""
     at = now_ms() + skew_ms
     entry = sha256(statement).digest()
     index = world.audit.index.get(entry)
@@ -214,7 +214,7 @@ async def test_a_node_without_authorities_hands_out_nothing(world):
         assert await refused(world, node, wanted(world, entry)) is Code.UNTRUSTED_KEY
 
 
-async def test_transcript_secrets_are_encrypted_on_disk_and_the_key_lies_elsewhere(world):
+async def test_transcript_secrets_are_encrypted_on_disk_and_the_key_is_elsewhere(world):
     async with world.node(name="careful") as node:
         request, _, _ = await served(world, node)
     folder = world.folder / "careful"

@@ -1,4 +1,4 @@
-"""A node that cannot write its store says so, takes nothing, and goes on by itself when it can."""
+"""A node that cannot write its store says so, accepts nothing, and recovers on its own."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from tests.execution_layer.waiting import until
 from tests.full_disk import FullDisk
 
 SICK = re.compile(
-    r"the node takes no requests, its store cannot be written: the disk is full \(incident [0-9a-f]{12}\)"
+    r"the node accepts no requests: its store cannot be written: the disk is full \(incident [0-9a-f]{12}\)"
 )
 
 
@@ -35,7 +35,7 @@ async def refusal(world, node):
 
 
 async def until_serving(world, node, wanted):
-    """Return once health checks are told so."""
+    """Return once health checks report it."""
     async with asyncio.timeout(10):
         while True:
             if await asyncio.to_thread(serves, node.address, world.ca.ca_file) is wanted:
@@ -44,14 +44,14 @@ async def until_serving(world, node, wanted):
 
 
 async def told(world, node):
-    """Return what a node says of itself to whoever asks."""
+    """Return what a node says about itself to any caller."""
     async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
         stub = execution_pb2_grpc.InferenceStub(channel)
         answer = await stub.GetKeyBundle(execution_pb2.GetKeyBundleRequest(), timeout=10)
     return answer.refuses
 
 
-async def test_a_node_on_a_full_disk_refuses_by_name_and_recovers_by_itself(world):
+async def test_a_node_on_a_full_disk_refuses_by_name_and_recovers_on_its_own(world):
     async with world.node() as node:
         assert await told(world, node) == ""
         disk = FullDisk(node.store.journal)
@@ -59,7 +59,9 @@ async def test_a_node_on_a_full_disk_refuses_by_name_and_recovers_by_itself(worl
         for error in (first, second):
             assert error.code is Code.UNAVAILABLE
             assert SICK.search(error.detail)
-            assert str(world.folder) not in str(error)  # where the node keeps its files is its own
+            assert str(world.folder) not in str(
+                error
+            )  # where the node keeps its files is nobody else's business
         assert first.metadata["incident"] == second.metadata["incident"]
         assert SICK.fullmatch(await told(world, node))
         await until_serving(world, node, False)
@@ -125,4 +127,4 @@ async def test_a_node_that_is_drained_stays_so_when_its_disk_recovers(world):
         await until(lambda: node.store.journal.failure is None)
         assert (await refusal(world, node)).code is Code.DRAINING
         await until_serving(world, node, False)
-        assert await told(world, node) == "the node is being drained"
+        assert await told(world, node) == "the node is draining"

@@ -1,4 +1,4 @@
-"""Keys live one day, overlap one hour, lie in private files, and go when they end."""
+"""Keys live one day, overlap by one hour, are in private files, and are deleted when they expire."""
 
 import stat
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which times a node takes in an order: each bound from both sides, and what is said of the clocks."""
+"""Which times a node accepts in an order: each bound from both sides, and what is said about the clocks."""
 
 from dataclasses import replace
 
@@ -62,9 +62,9 @@ def test_every_other_time_is_refused(created, expiry, code):
 @pytest.mark.parametrize(
     ("created", "expiry"), [(NOW + 3_600_000, NOW + 3_600_001), (NOW - 10**9, NOW + 1)]
 )
-def test_a_clock_that_is_wrong_is_shown_beside_ours(created, expiry):
+def test_a_clock_that_is_wrong_is_shown_next_to_ours(created, expiry):
     error = refused(lambda: check_order(order(created, expiry), NOW))
-    assert "made at" in error.detail
+    assert "created at" in error.detail
     assert "the clock here says 2026-03-01 00:00:00 UTC" in error.detail
     assert error.metadata == {CLOCK: str(NOW)}
 

@@ -55,7 +55,7 @@ async def test_status_tells_the_operator_that_the_bundle_is_revoked(world, capsy
         assert (await told())["bundle_revoked_from"] == facts["revoked_from"]
 
 
-async def test_a_refusal_of_the_log_is_told(world, capsys):
+async def test_a_refusal_by_the_log_is_reported(world, capsys):
     async with world.node():
         world.audit.refusals["revocation"] = Code.NOT_FOUND
         assert await revoke(world, "ab" * 32) != 0

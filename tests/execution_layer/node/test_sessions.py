@@ -1,4 +1,4 @@
-"""From acceptance to receipt: also for what was cancelled, ran out of time or failed."""
+"""From acceptance to receipt, even for requests that were cancelled, ran out of time or failed."""
 
 import asyncio
 from hashlib import sha256
@@ -244,7 +244,7 @@ async def test_stopping_waits_for_a_request_that_is_just_being_accepted(world, m
         await closing.wait()
         return await open_session(*arguments)
 
-    monkeypatch.setattr("execution_layer.node.desk.open_session", when_closing)
+    monkeypatch.setattr("execution_layer.node.intake.open_session", when_closing)
     async with world.node(FakeEngine(holds_after=1), name="l", grace_s=0.5) as node:
         request = make_request(world, node, max_tokens=40)
         running = asyncio.create_task(ask(world, node, request.order, request.envelope))

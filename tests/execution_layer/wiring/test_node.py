@@ -1,4 +1,4 @@
-"""What the engine is given of a node's settings, and settings that cannot hold the model."""
+"""What the engine gets from a node's settings, and settings that cannot hold the model."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_the_bytes_of_a_block_are_those_that_the_cache_takes(dtype):
     cache = BACKEND.cache(config, 3)
     assert isinstance(cache, KVCache)
     taken = sum(each.numel() * each.element_size() for each in (*cache.keys, *cache.values))
-    assert taken == 4 * BACKEND.block_bytes(config)  # the null block beside three
+    assert taken == 4 * BACKEND.block_bytes(config)  # the null block and three more
 
 
 def test_memory_becomes_blocks_and_the_settings_become_limits():
@@ -60,7 +60,7 @@ def test_memory_that_cannot_hold_one_sequence_is_refused_with_what_would_do(bloc
     if held:
         assert engine_limits(settings, config, BACKEND).blocks == 127
         return
-    with pytest.raises(CounterfoilError, match=f"kv_memory_mib = {mib} does not hold") as caught:
+    with pytest.raises(CounterfoilError, match=f"kv_memory_mib = {mib} cannot hold") as caught:
         engine_limits(settings, config, BACKEND)
     assert caught.value.code is Code.CONFIGURATION
     most = (mib * MIB // BACKEND.block_bytes(config) - 1) * BACKEND.block
@@ -88,7 +88,7 @@ def test_a_context_longer_than_the_models_is_refused():
 
 
 def test_a_node_admits_what_its_own_context_holds(tmp_path, monkeypatch):
-    """Admission is told the shorter one, and so is the engine."""
+    """Admission gets the shorter one, and so does the engine."""
     folder = tiny.write_folder(tmp_path / "model")
     made = {}
     monkeypatch.setattr(node, "Node", lambda _settings, model, _energy: made.update(model=model))

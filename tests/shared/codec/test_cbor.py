@@ -225,7 +225,7 @@ def test_depth_limit_is_the_same_in_both_directions():
 
 @pytest.fixture
 def made(monkeypatch):
-    """Count the values that the decoder begins to make."""
+    """Count the values that the decoder begins to create."""
     counted = [0]
     item = cbor._item
 
@@ -278,7 +278,7 @@ def test_every_value_is_an_item_and_exactly_the_permitted_number_decodes(value, 
     data = encode(value)
     assert decode(data, max_items=items) == value
     assert made[0] == items
-    assert f"more than the {items - 1} items" in refused(data, max_items=items - 1)
+    assert f"more than the permitted {items - 1} items" in refused(data, max_items=items - 1)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_arrays_maps_and_tags_are_counted_apart(value, nested):
 
 
 def test_size_limit_is_checked_before_anything_is_read():
-    assert "more than the 3" in refused(b"\x43abc", max_bytes=3)
+    assert "exceed the limit of 3" in refused(b"\x43abc", max_bytes=3)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_rfc_3339_examples(text, ms):
         "2026-03-01T00:00:00Z\n",
     ],
 )
-def test_what_is_no_exact_time_is_refused(text):
+def test_what_is_not_an_exact_time_is_refused(text):
     with pytest.raises(CounterfoilError, match="whole milliseconds"):
         parse_rfc3339(text)
 
@@ -107,7 +107,7 @@ def test_days_survive_text(text):
         "2026-11-01\n", "0000-01-01", "1969-12-31", "",
     ],
 )  # fmt: skip
-def test_what_is_no_day_is_refused_by_what_it_is_called(text):
+def test_what_is_not_a_day_is_refused_by_what_it_is_called(text):
     with pytest.raises(CounterfoilError, match=r"first day.*YYYY-MM-DD"):
         parse_day(text, "first day")
 
@@ -142,7 +142,7 @@ def test_names_that_are_names(name):
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a" * 64, "a\n", "é", "a/b"])
-def test_names_that_are_none(name):
+def test_names_that_are_not_valid(name):
     with pytest.raises(CounterfoilError, match="tenant"):
         check_name(name, "tenant")
 

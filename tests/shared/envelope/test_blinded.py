@@ -1,4 +1,4 @@
-"""Blinded fields: equal for who holds the secret, unlinkable for who does not."""
+"""Blinded fields: reproducible with the secret, unlinkable without it."""
 
 import hmac
 from dataclasses import replace
@@ -84,7 +84,7 @@ def test_a_field_varies_with_its_own_data_only():
 
 
 def test_a_guess_of_the_prompt_cannot_be_confirmed_from_the_receipt():
-    """The plain hash, and the hash under any other secret, is not what the receipt carries."""
+    """Neither the plain hash nor the hash under any other secret is what the receipt carries."""
     told = fields(keys_of(octets("ts"))).input
     guess = token_bytes((1, 2))
     assert told not in {sha256(guess).digest(), keys_of(bytes(32)).blind("input", guess)}

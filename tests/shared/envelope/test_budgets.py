@@ -1,4 +1,4 @@
-"""What a frame, a final record, evidence or a release case holds costs no more work than its schema permits, whoever made it."""
+"""Decoding a frame, a final record, evidence or a release case costs no more work than its schema permits, whoever made it."""
 
 import pytest
 

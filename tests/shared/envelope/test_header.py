@@ -1,4 +1,4 @@
-"""The envelope's outer form: lists that fit each other, size classes, limits."""
+"""The envelope's outer form: lists that match each other, size classes, limits."""
 
 from dataclasses import replace
 

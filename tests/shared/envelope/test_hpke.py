@@ -65,7 +65,7 @@ def test_bytes_that_are_no_public_key_are_malformed():
     for public in (b"", good[:-1], good + b"\x00", b"\xff" * 1216):
         assert code_of(lambda public=public: seal(public, b"", b"x")) is Code.MALFORMED
     assert code_of(lambda: seal(good[:1184] + bytes(32), b"", b"x")) is Code.MALFORMED
-    with pytest.raises(CounterfoilError, match="1216 bytes, not 5"):
+    with pytest.raises(CounterfoilError, match="1216 bytes long, not 5"):
         check_hpke_public_key(b"short")
     check_hpke_public_key(good)
 

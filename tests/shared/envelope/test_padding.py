@@ -1,4 +1,4 @@
-"""Padding: every length has one class, and only what `pad` writes is taken off."""
+"""Padding: every length has one class, and only what `pad` writes is removed."""
 
 import pytest
 from hypothesis import given, settings

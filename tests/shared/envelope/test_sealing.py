@@ -1,4 +1,4 @@
-"""Sealed requests: who can open them, and that every failure inside looks the same."""
+"""Sealed requests: who can open them, and why every failure inside looks the same."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -240,23 +240,23 @@ def test_a_body_that_the_protocol_does_not_permit_is_malformed_and_does_not_open
         ("max_tokens", 0, "max_tokens must be"),
         ("max_tokens", 2**31, "max_tokens must be"),
         ("top_p_ppm", 0, "top_p must be"),
-        ("stop", [""], "a stop string has"),
+        ("stop", [""], "a stop string must be"),
         ("min_p_ppm", 0, "min_p must be"),
         ("min_p_ppm", PPM + 1, "min_p must be"),
         ("min_p_ppm", -1, "min_p must be"),
         ("repetition_penalty_ppm", 9_999, "repetition_penalty must be"),
         ("repetition_penalty_ppm", 100 * PPM + 1, "repetition_penalty must be"),
-        ("presence_penalty_ppm", 0, "a presence_penalty of 0 is left out"),
+        ("presence_penalty_ppm", 0, "a presence_penalty of 0 must be omitted"),
         ("presence_penalty_ppm", 2 * PPM + 1, "presence_penalty must be"),
-        ("frequency_penalty_ppm", 0, "a frequency_penalty of 0 is left out"),
+        ("frequency_penalty_ppm", 0, "a frequency_penalty of 0 must be omitted"),
         ("frequency_penalty_ppm", -2 * PPM - 1, "frequency_penalty must be"),
-        ("stop_token_ids", [2, 1], "stop token ids rise"),
-        ("stop_token_ids", [1, 1], "stop token ids rise"),
+        ("stop_token_ids", [2, 1], "stop token ids must be ascending and unique"),
+        ("stop_token_ids", [1, 1], "stop token ids must be ascending and unique"),
         ("logprobs", 21, "logprobs must be"),
         ("logprobs", -1, "logprobs must be"),
     ],
 )
-def test_settings_out_of_range_are_told_to_their_author_and_nothing_opens(name, value, told):
+def test_settings_out_of_range_are_reported_to_their_author_and_nothing_opens(name, value, told):
     decoded = cbor.decode(encode_body(BODY))
     data = cbor.encode({**decoded, "settings": {**decoded["settings"], name: value}})
     for attempt in (lambda: decode_body(data), lambda: _open_with_body(data)):
@@ -370,7 +370,7 @@ def test_a_prompt_beyond_2_mib_is_refused_with_a_clear_error():
 
 
 def test_no_client_shows_two_nodes_two_secrets():
-    """The second candidate's wrap holds another secret: its key commitment does not recompute."""
+    """The second candidate's wrap holds another secret: its key commitment does not match."""
     sealed = sealed_request(
         candidates=[
             Candidate(BUNDLE, NODE.public_bytes),

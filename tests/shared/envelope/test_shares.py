@@ -1,4 +1,4 @@
-"""Escrow shares: any k of n recombine, fewer say nothing, and another implementation agrees."""
+"""Escrow shares: any k of n recombine, fewer reveal nothing, and another implementation agrees."""
 
 from itertools import combinations
 

@@ -108,7 +108,7 @@ def test_nothing_follows_the_final_record():
         assert caught.value.code is Code.UNREADABLE
 
 
-def test_a_frame_is_no_final_record_and_the_other_way_round():
+def test_a_frame_is_not_a_final_record_and_the_other_way_round():
     refused(FRAMES[:2], FRAMES[2])
     refused([*FRAMES, LAST])
     refused([LAST, *FRAMES])
@@ -245,21 +245,23 @@ def test_evidence_opens_under_its_own_stream_only():
         assert (caught.value.code, caught.value.detail) == (Code.UNREADABLE, unreadable().detail)
 
 
-def test_a_frame_has_logprobs_for_every_token_or_none_and_says_whether_they_fit():
+def test_a_frame_has_logprobs_forevery_token_or_none_and_says_whether_they_fit():
     def told(own, *top):
         return TokenLogprobs(own, tuple(token for token, _ in top), tuple(p for _, p in top))
 
     good = told(-10, (4, -10), (5, -20))
     assert Frame((4,), "x", (good,)).answers(2)
-    assert not Frame((4,), "x", (good,)).answers(1)  # more than was asked for
+    assert not Frame((4,), "x", (good,)).answers(1)  # more than requested
     assert not Frame((4,), "x", (good,)).answers(None)
     assert not Frame((4,), "x").answers(0)
     assert Frame((), "rest").answers(3)
     assert Frame((), "rest").answers(None)
     assert Frame((4,), "x", (told(-30),)).answers(0)
     for lie in (
-        told(-11, (4, -10), (5, -20)),  # another value than the same token's among the top
-        told(-15, (6, -10), (5, -20)),  # likelier than the least of the top, and not one of them
+        told(-11, (4, -10), (5, -20)),  # a value that differs from the same token's among the top
+        told(
+            -15, (6, -10), (5, -20)
+        ),  # likelier than the least likely of the top, but not one of them
     ):
         assert not Frame((4,), "x", (lie,)).answers(2)
     for tokens in ((), (4, 4)):

@@ -1,4 +1,4 @@
-"""Certificates of `up`: renewed while everything runs, and told."""
+"""Certificates of `up`: renewed, and reported, while everything runs."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +23,7 @@ def installer(tmp_path, said) -> Installer:
     return Installer(Plan(tmp_path, (NodePlan("node-a", "operator-a"),)), commands)
 
 
-def test_what_is_near_its_end_is_renewed_and_told_and_nothing_else_is(installer, said):
+def test_what_is_near_its_end_is_renewed_and_reported_and_nothing_else_is(installer, said):
     now = datetime.now(UTC)
     files = installer.certificates(now)
     first = {name: life_of(its.cert) for name, its in files.items()}
@@ -40,12 +40,12 @@ def test_what_is_near_its_end_is_renewed_and_told_and_nothing_else_is(installer,
         assert (name, f"certificate renewed until {after.end:%Y-%m-%d}") in said
 
 
-async def test_a_renewal_that_fails_is_told_and_tried_again(monkeypatch):
+async def test_a_renewal_that_fails_is_reported_and_retried(monkeypatch):
     """Two rounds: the first fails, the second ends the loop."""
     monkeypatch.setattr(platform, "RENEW_S", 0)
     told: list[str] = []
 
-    class Ended(Exception):  # noqa: N818  # it is no error
+    class Ended(Exception):  # noqa: N818  # it is not an error
         pass
 
     class Failing:

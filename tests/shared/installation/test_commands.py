@@ -1,4 +1,4 @@
-"""Commands that `up` runs: none outlives it, killed ones are told and run again, failures repeat their own words."""
+"""Commands that `up` runs: none outlives it, killed ones are reported and rerun, failures repeat their own words."""
 
 import asyncio
 import sys
@@ -44,7 +44,7 @@ async def test_output_is_returned(run, said):
     assert said == []
 
 
-async def test_a_killed_command_is_told_and_run_again(run, said, tmp_path):
+async def test_a_killed_command_is_reported_and_rerun(run, said, tmp_path):
     program = counting(tmp_path, "os.kill(os.getpid(), 9)")
     assert await run(program, "db", "init", "--folder") == "done 3\n"
     assert len(said) == 2

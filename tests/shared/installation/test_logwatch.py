@@ -1,4 +1,4 @@
-"""The log watch: deaths that only a parent sees are told, once, and nothing older than the watch."""
+"""The log watch: deaths that only a parent sees are reported once, and nothing older than the watch."""
 
 import json
 
@@ -9,7 +9,7 @@ POSTGRES = (
 )
 
 
-def test_only_new_lines_that_tell_of_a_death_are_told(tmp_path):
+def test_only_new_lines_that_report_a_death_are_reported(tmp_path):
     log = tmp_path / "postgres.log"
     log.write_text(POSTGRES)
     watch = LogWatch({"postgres": log})

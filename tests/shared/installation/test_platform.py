@@ -1,4 +1,4 @@
-"""One `up` on a folder at a time, and a next one that says when the last one died."""
+"""One `up` at a time on a folder, and a following one that says when the last one died."""
 
 import asyncio
 import fcntl
@@ -67,11 +67,11 @@ async def test_an_end_by_an_error_or_ctrl_c_is_an_orderly_end(tmp_path, say, sai
         assert said == []
 
 
-async def test_a_run_that_died_is_told_by_the_next(tmp_path, say, said):
+async def test_a_run_that_died_is_reported_by_the_next(tmp_path, say, said):
     gone = dead_process()
     (tmp_path / "up.lock").write_text(str(gone))
     async with _only_one(tmp_path, say):
-        assert said == [f"the last run (process {gone}) died without stopping; going on from there"]
+        assert said == [f"the last run (process {gone}) died without stopping; resuming"]
 
 
 async def test_what_is_left_of_a_dead_run_is_waited_for(tmp_path, say, said):

@@ -1,4 +1,4 @@
-"""The demonstration's facts: each holds for what an honest run finds, and falls when its own subject changes."""
+"""The demonstration's facts: each holds for an honest run, and fails when its own subject changes."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What `up` tells to type elsewhere works in any folder and in any shell."""
+"""What `up` says to type elsewhere works in any folder and in any shell."""
 
 import shlex
 from pathlib import Path

@@ -398,7 +398,7 @@ def test_frequencies_are_those_of_transformers(head_dim, theta, scaling):
 def test_a_name_that_stands_twice_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     name = "factor" if "factor" in text else "vocab_size"
-    with pytest.raises(CounterfoilError, match=f"'{name}' stands twice") as caught:
+    with pytest.raises(CounterfoilError, match=f"'{name}' occurs twice") as caught:
         ModelConfig.from_folder(folder)
     assert caught.value.code is Code.MALFORMED
 

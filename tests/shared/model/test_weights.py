@@ -99,7 +99,7 @@ def test_a_tensor_in_two_shards_is_named(folder):
 
 def test_a_tensor_that_the_index_names_twice_is_named(folder):
     (folder / INDEX).write_text('{"weight_map": {"a": "a.safetensors", "a": "b.safetensors"}}')
-    refused(Code.MALFORMED, folder, "'a' stands twice")
+    refused(Code.MALFORMED, folder, "'a' occurs twice")
 
 
 def test_an_index_beside_a_whole_checkpoint_that_it_does_not_name_is_refused(folder):

@@ -20,7 +20,7 @@ def read_when_there(path: Path) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether the process lives; a zombie that nobody has buried yet does not."""
+    """Return whether the process is alive; a zombie that nobody has reaped yet is not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

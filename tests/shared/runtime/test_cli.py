@@ -25,7 +25,7 @@ HEAVY = ["torch", "sqlalchemy", "grpc", "celery", "fastapi", "alembic", "numpy",
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace the registered commands by objects of this module."""
+    """Replace the registered commands with objects in this module."""
 
     def replace(**targets: str) -> None:
         entries = metadata.EntryPoints(
@@ -164,14 +164,14 @@ def test_what_was_wrong_and_what_to_do_are_sentences_of_their_own(detail, shown)
     assert sentences(detail, None) == [detail]
 
 
-def test_an_argument_that_is_no_text_is_wrong_usage(register, capsys):
+def test_an_argument_that_is_not_text_is_wrong_usage(register, capsys):
     register(failing=here("failing"))
     assert run("failing", b"caf\xe9".decode("utf-8", "surrogateescape")) == cli.USAGE
     assert capsys.readouterr().err.startswith("Error: argument 2 is not UTF-8 text: b'caf\\xe9'.")
 
 
 @pytest.mark.parametrize("kind", ["latin-1", "absent"])
-def test_a_file_that_is_no_text_or_cannot_be_used_is_2_and_named(register, capsys, tmp_path, kind):
+def test_a_file_that_is_not_text_or_cannot_be_used_is_2_and_named(register, capsys, tmp_path, kind):
     path = tmp_path / "given"
     if kind == "latin-1":
         path.write_bytes("café".encode("latin-1"))
@@ -334,19 +334,19 @@ def test_times_and_the_title_of_a_table_are_not_broken(monkeypatch, capsys, colu
     assert capsys.readouterr().out.splitlines()[0].strip() == title or columns == "20"
 
 
-def test_an_option_that_up_exports_is_told_with_where_its_variable_comes_from(capsys):
+def test_an_option_that_up_exports_is_reported_with_where_its_variable_comes_from(capsys):
     for variable, told in (("COUNTERFOIL_AUDIT_URL", True), (None, False)):
         wanted = click.Command("x", params=[click.Option(["--x"], required=True, envvar=variable)])
         assert cli.run(wanted, []) == 2
         assert ("counterfoil up" in capsys.readouterr().err) == told
 
 
-def test_a_full_disk_is_told_as_one(register, capsys):
+def test_a_full_disk_is_reported_as_one(register, capsys):
     register(odd=here("odd"))
     assert run("odd", "full") == 5
     told = capsys.readouterr().err
     assert "no space left" in told
-    assert "Make room" in told
+    assert "Free some space" in told
     assert "OSError" not in told
 
 

@@ -18,7 +18,7 @@ MINUTE = 60_000
 
 
 def over_grpc(error: CounterfoilError) -> CounterfoilError:
-    """Return what the other side of a call makes of an error."""
+    """Return the error as the other side of a call receives it."""
     status = status_of(error, "/x")
     trailing = Metadata(("grpc-status-details-bin", status.SerializeToString()))
     code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
@@ -26,7 +26,7 @@ def over_grpc(error: CounterfoilError) -> CounterfoilError:
 
 
 def over_http(error: CounterfoilError) -> CounterfoilError:
-    """Likewise of an answer."""
+    """The same for an HTTP answer."""
     status, _, members = to_problem(error)
     return from_problem(status, json.dumps(members).encode(), "the node")
 
@@ -41,14 +41,14 @@ WAYS = pytest.mark.parametrize("way", [over_grpc, over_http])
         (NOON - 90_000, "the clock here says 2026-03-01 11:58:30 UTC, 1 min 30 s earlier"),
     ],
 )
-def test_a_time_that_does_not_fit_is_told_beside_the_clock(now, said):
+def test_a_time_that_does_not_fit_is_reported_with_the_clock(now, said):
     error = untimely(Code.EXPIRED, "the order expired at", NOON, now)
     assert error.detail == f"the order expired at 2026-03-01 12:00:00 UTC; {said}"
 
 
 @WAYS
 @pytest.mark.parametrize(("apart", "side"), [(2 * 3_600_000, "ahead of"), (-MINUTE * 7, "behind")])
-def test_a_peer_whose_clock_differs_is_told_by_how_much(way, apart, side):
+def test_a_peer_whose_clock_differs_is_reported_with_the_difference(way, apart, side):
     there = now_ms() - apart
     told = way(untimely(Code.EXPIRED, "the order expired at", there - 5000, there))
     assert told.code is Code.EXPIRED

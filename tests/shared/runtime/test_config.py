@@ -75,13 +75,13 @@ def test_an_unknown_key_in_an_array_of_tables_is_placed(tmp_path):
     assert "peers.0.nmae: unknown key; the nearest known one is name" in message
 
 
-def test_an_unknown_key_of_the_top_level_is_told_too(tmp_path):
+def test_an_unknown_key_of_the_top_level_is_reported_too(tmp_path):
     assert "key_fiel: unknown key; the nearest known one is key_file" in refused(
         tmp_path, 'key_fiel = "x"\n' + GOOD
     )
 
 
-def test_every_problem_is_told_and_no_value_is_repeated(tmp_path):
+def test_every_problem_is_reported_and_no_value_is_repeated(tmp_path):
     message = refused(
         tmp_path,
         'name = 5\nkey_file = "k"\n[listen]\naddress = "a"\nmax_bytes = -77123\n',

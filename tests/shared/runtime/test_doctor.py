@@ -102,7 +102,7 @@ def test_a_disk_without_room_is_wrong(tmp_path, monkeypatch):
     disk = by_name(machine(tmp_path))["disk"]
     assert disk.status == "wrong"
     assert "No space left" in disk.found
-    assert "Make room" in disk.remedy
+    assert "Free some space" in disk.remedy
 
 
 async def test_a_service_that_is_down_is_wrong_where_others_are_up(tmp_path):
@@ -141,7 +141,7 @@ async def test_a_server_that_says_it_is_unwell_is_wrong_with_its_reason(tmp_path
     finally:
         await server.stop()
     assert found.status == "wrong"
-    assert found.found.startswith(f"{server.address}: is not well: the database went")
+    assert found.found.startswith(f"{server.address}: is unhealthy: the database went")
     assert "Start it." in found.remedy
 
 
@@ -166,9 +166,7 @@ def installed(folder, **addresses: str) -> None:
         (-timedelta(days=5), "wrong", "is not valid before"),
     ],
 )
-async def test_a_certificate_s_state_is_told_as_it_is_and_with_a_remedy(
-    tmp_path, age, status, said
-):
+async def test_a_certificate_s_state_is_reported_with_a_remedy(tmp_path, age, status, said):
     now = datetime.now(UTC)
     authority = LocalCA.load_or_create(tmp_path / "ca", now=now - timedelta(days=200))
     files = authority.issue("node-a", folder=tmp_path / "node-a" / "tls", now=now - age)
@@ -216,7 +214,7 @@ async def test_a_server_that_takes_no_work_is_wrong(tmp_path):
         found = await look()
         assert (found.status, found.found) == (
             "wrong",
-            f"{server.address}: answers, and takes no work",
+            f"{server.address}: answers, but accepts no work",
         )
         assert "node status" in found.remedy
     finally:

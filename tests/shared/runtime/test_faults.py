@@ -1,4 +1,4 @@
-"""Fault points do nothing unless asked, and then exactly what was asked."""
+"""Fault points do nothing unless requested, and then exactly what was requested."""
 
 from collections import Counter
 

@@ -229,7 +229,7 @@ def test_the_core_writes_no_lines_of_its_own_whoever_imports_it_first():
     assert said.stdout == b"NONE\n"
 
 
-async def test_a_passed_deadline_releases_the_handler_and_is_told(channel, behaviour):
+async def test_a_passed_deadline_releases_the_handler_and_is_reported(channel, behaviour):
     error = await failure(channel, "Stream", b"wait", timeout=0.2)
     assert error_from_rpc(error).code is Code.DEADLINE
     told = error_from_rpc(error, "the audit server")
@@ -387,7 +387,7 @@ async def test_a_port_in_use_is_a_configuration_error(server, tls, behaviour):
 
 
 @pytest.mark.parametrize("address", ["", "localhost", ":1", "h:", "h:x", "h:70000", "h:-1"])
-async def test_what_is_no_address_is_refused(tls, address):
+async def test_what_is_not_an_address_is_refused(tls, address):
     with pytest.raises(CounterfoilError, match="is not an address"):
         build_server(tls=tls, address=address, services=[])
 

@@ -193,7 +193,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def answer_to(server: HttpsServer, tls: TlsFiles, text: str) -> bytes:
-    """Return all that comes until the server closes."""
+    """Return everything received until the server closes."""
     async with speaking(server, tls, text) as (reader, _):
         try:
             return await asyncio.wait_for(reader.read(), LIMIT)
@@ -300,7 +300,7 @@ async def test_a_port_in_use_is_a_configuration_error(server, tls):
     assert caught.value.code is Code.CONFIGURATION
 
 
-async def test_an_application_that_does_not_start_is_told(tls, caplog):
+async def test_an_application_that_does_not_start_is_reported(tls, caplog):
     def lifespan_only(app: FastAPI) -> object:
         raise CounterfoilError(Code.CONFIGURATION, "no start")
 
@@ -345,6 +345,6 @@ def test_every_code_survives_the_way(code):
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"code": 5}', b'{"code": "NO_SUCH"}', b"\xff", b"[" * 100_000]
 )
-def test_an_answer_that_is_no_problem_document_is_still_an_error(body):
+def test_an_answer_that_is_not_a_problem_document_is_still_an_error(body):
     assert from_problem(502, body, "the witness").code is Code.UNAVAILABLE
     assert from_problem(404, body, "the witness").code is Code.INTERNAL

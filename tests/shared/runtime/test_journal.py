@@ -88,7 +88,7 @@ def rows(kept) -> int:
     return int(kept.read(lambda db: db.execute("SELECT count(*) FROM t").fetchone()[0]))
 
 
-def test_a_full_disk_is_told_by_name_and_is_over_when_it_is(kept):
+def test_a_full_disk_is_reported_by_name_and_is_over_when_it_is(kept):
     disk = FullDisk(kept)
     with pytest.raises(
         journal.Unwritable, match=r"kept\.sqlite cannot be written: the disk is full"
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_within_an_operation_leaves_nothing_of_its_group(ke
     assert rows(kept) == 1
 
 
-def test_what_a_caller_did_wrong_is_no_failure_of_the_disk(kept):
+def test_what_a_caller_did_wrong_is_not_a_failure_of_the_disk(kept):
     kept.write_now(lambda db: db.execute("INSERT INTO t VALUES (1)"))
     with pytest.raises(sqlite3.IntegrityError):
         kept.write_now(lambda db: db.execute("INSERT INTO t VALUES (1)"))

@@ -70,7 +70,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
         keys.load_ed25519(path)
 
 
-def test_what_is_no_ed25519_key_is_refused(tmp_path):
+def test_what_is_not_an_ed25519_key_is_refused(tmp_path):
     path = tmp_path / "k.pem"
     other = ec.generate_private_key(ec.SECP256R1())
     for data in (

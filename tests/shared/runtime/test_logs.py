@@ -58,7 +58,7 @@ def test_long_values_are_cut():
     assert len(stream.getvalue()) < 1500
 
 
-def test_an_exception_s_payload_stays_out_but_its_place_is_told():
+def test_an_exception_s_payload_stays_out_but_its_place_is_shown():
     stream = io.StringIO()
     logs.configure("node-a", stream=stream)
     failure = CounterfoilError(Code.MALFORMED, "thing.x: bad")
@@ -75,7 +75,7 @@ def test_an_exception_s_payload_stays_out_but_its_place_is_told():
     assert "the prompt" not in stream.getvalue()
 
 
-def test_an_incident_links_what_is_told_with_what_is_logged():
+def test_an_incident_links_the_reported_error_with_the_log():
     stream = io.StringIO()
     logs.configure("node-a", stream=stream)
     failure = logs.incident(log, RuntimeError("inner"), "/svc/Method")

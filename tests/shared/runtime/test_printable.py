@@ -1,4 +1,4 @@
-"""Names and arguments as other programs take them."""
+"""Names and arguments that are safe for other programs."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ STEERING = [
 @pytest.mark.parametrize(("text", "shown"), STEERING)
 def test_what_steers_a_terminal_is_spelled_out(text, shown):
     assert for_terminal(text) == shown
-    assert "".join(map(for_terminal, text)) == shown  # it may come in parts
+    assert "".join(map(for_terminal, text)) == shown  # it may arrive in parts
     encoded = json_for_terminal(json.dumps({text: [text]}, ensure_ascii=False, indent=1))
     assert for_terminal(encoded) == encoded
     assert json.loads(encoded) == {text: [text]}

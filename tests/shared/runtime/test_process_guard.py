@@ -1,4 +1,4 @@
-"""The guard: a command ends when whoever asked for it does, and ends the guard as it ended itself."""
+"""The guard: a command ends when its supervisor does, and the guard ends as the command did."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def start() -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        with process:  # closes its pipes and buries it
+        with process:  # closes its pipes and reaps it
             pass
 
 

@@ -1,4 +1,4 @@
-"""Certificates that end, or are replaced, while servers and clients run; refusals that name their cause at both ends."""
+"""Certificates that expire, or are replaced, while servers and clients run; refusals that name their cause at both ends."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ def authority(tmp_path: Path) -> LocalCA:
 
 
 def issued(authority: LocalCA, kind: str = "good") -> TlsFiles:
-    """Issue the certificate of the one server of a test, anew where it was another kind."""
+    """Issue the certificate of a test's one server, again if it was of another kind."""
     if kind == "others":
         return authority.issue("server", ["other.example", "192.0.2.1"])
     return authority.issue("server", now=NOW - AGES[kind])
@@ -122,17 +122,17 @@ def test_the_core_is_given_a_pair_once_since_it_frees_what_it_is_given():
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-async def test_half_a_pair_is_not_served_and_told_only_when_it_stays(authority, kind, caplog):
+async def test_half_a_pair_is_not_served_and_logged_only_if_it_persists(authority, kind, caplog):
     files = issued(authority)
     before = serial(files)
     other = authority.issue("other")
     async with SERVERS[kind](files) as server:
         replace(files.key, other.key.read_bytes())
         assert await shown_serial(server.address, files.ca) == before
-        assert "not used" not in caplog.text
+        assert "cannot be used" not in caplog.text
         for _ in range(3):
             assert await shown_serial(server.address, files.ca) == before
-        assert caplog.text.count("the files that were replaced are not used") == 1
+        assert caplog.text.count("the replaced files cannot be used") == 1
         replace(files.cert, other.cert.read_bytes())
         assert await shown_serial(server.address, files.ca) == serial(other)
 
@@ -150,7 +150,7 @@ async def test_a_server_says_in_its_log_that_clients_refuse_its_certificate(
     assert "clients refuse it" in line
 
 
-def test_a_certificate_near_its_end_is_told_once_a_day(tmp_path, caplog):
+def test_a_certificate_near_its_end_is_logged_once_a_day(tmp_path, caplog):
     files = LocalCA.load_or_create(tmp_path).issue("server")
     teller = Teller(files.cert)
     teller.renewed()
@@ -168,7 +168,7 @@ def test_a_certificate_near_its_end_is_told_once_a_day(tmp_path, caplog):
         assert caplog.records == []
 
 
-def test_a_short_life_is_told_in_its_last_quarter():
+def test_a_short_life_is_logged_in_its_last_quarter():
     life = Life(NOW, NOW + timedelta(days=4))
     assert life.warning(NOW + timedelta(days=2)) is None
     assert "expires on" in (life.warning(NOW + timedelta(days=3, hours=1)) or "")
@@ -195,7 +195,7 @@ def test_files_that_cannot_be_looked_at_leave_what_was_made(tmp_path: Path):
 
 
 def cause(kind: str, address: str, files: TlsFiles, stranger: Path) -> str:
-    """Return how the sentence begins that says why a certificate is refused."""
+    """Return the beginning of the sentence that says why a certificate is refused."""
     life = Life.of(x509.load_pem_x509_certificate(files.cert.read_bytes()))
     return {
         "expired": f"the certificate of {address} expired on {life.end:%Y-%m-%d %H:%M} UTC; this machine's clock says",
@@ -320,7 +320,7 @@ async def test_clients_that_live_on_trust_the_authority_that_replaced_theirs(tmp
         await asyncio.to_thread(blocking)
 
 
-async def test_what_is_no_authority_any_more_leaves_the_one_before(tmp_path, authority):
+async def test_what_is_no_longer_an_authority_leaves_the_one_before(tmp_path, authority):
     files = issued(authority)
     ca_file = tmp_path / "trusted.pem"
     ca_file.write_bytes(files.ca.read_bytes())

@@ -23,7 +23,7 @@ def certificate(files: TlsFiles) -> x509.Certificate:
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str | None:
-    """Shake hands in memory; return the version agreed on."""
+    """Perform a handshake in memory; return the negotiated version."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     near = client.wrap_bio(down, up, server_hostname=host)
     far = server.wrap_bio(up, down, server_side=True)

@@ -1,4 +1,4 @@
-"""The gate of a server: whom it counts as one, and what it says when it refuses."""
+"""A server's gate: whom it counts as one peer, and what it says when it refuses."""
 
 import contextlib
 
@@ -26,7 +26,7 @@ def test_a_peer_is_its_address_without_the_port(called, peer):
     assert peer_of_grpc(called) == peer
 
 
-def test_a_zone_or_a_name_is_no_address_and_still_a_peer():
+def test_a_zone_or_a_name_is_not_an_address_and_still_a_peer():
     assert peer_of("fe80::1%eth0") == "fe80::/64"
     assert peer_of("testclient") == "testclient"
 

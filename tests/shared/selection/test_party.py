@@ -92,7 +92,7 @@ def test_a_seal_that_does_not_follow_its_receipts_is_refused():
 
 
 def test_statements_of_another_epoch_than_the_one_asked_for_are_refused():
-    """Else the memory of the wrong neighbours would be looked at."""
+    """Otherwise the memory of the wrong neighbours would be consulted."""
     refused(Code.BAD_PROOF, number=1000)
 
 

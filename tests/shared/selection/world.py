@@ -17,21 +17,14 @@ from shared.runtime.keys import public_bytes
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.party import BeaconParty, Revealed
-from shared.statements.audits import (
-    DisclosureRequest,
-    Draw,
-    DrawReason,
-    EpochOpen,
-    EpochSeal,
-    Outcome,
-    Reason,
-    Verdict,
-)
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, sign
+from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.verdicts import Outcome, Reason, Verdict
 from shared.translog import policy as translog
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
@@ -92,7 +85,7 @@ class World:
     def __init__(
         self,
         *,
-        reason: DrawReason = DrawReason.DRAW,
+        reason: DisclosureReason = DisclosureReason.DRAW,
         rate_ppm: int = 500_000,
         floor: int = 0,
         missing: int = 0,
@@ -210,7 +203,7 @@ class World:
         )
         self.draw = self._put("draw", draw, AUTHORITY)
 
-    def _put_request(self, reason: DrawReason) -> None:
+    def _put_request(self, reason: DisclosureReason) -> None:
         receipt = entry_of(self.receipts[self.chosen])
         request = DisclosureRequest(
             receipt=receipt,

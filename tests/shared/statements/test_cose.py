@@ -189,12 +189,12 @@ def test_nobody_verifies_under_a_point_of_small_order():
 @pytest.mark.parametrize(
     ("says", "members"),
     [
-        ("headers of another type", [{}, {}, b"", b""]),
-        ("headers of another type", [b"", [], b"", b""]),
+        ("headers of the wrong type", [{}, {}, b"", b""]),
+        ("headers of the wrong type", [b"", [], b"", b""]),
         ("four members", 7),
         ("payload or signature", [b"", {}, b"", 1]),
-        ("other protected members", [cbor2.dumps({}), {}, b"", b""]),
-        ("other protected members", [cbor2.dumps([1, 3, 4, 15]), {}, b"", b""]),
+        ("missing or unknown protected members", [cbor2.dumps({}), {}, b"", b""]),
+        ("missing or unknown protected members", [cbor2.dumps([1, 3, 4, 15]), {}, b"", b""]),
     ],
 )
 def test_the_shape_of_the_message_is_checked_first(says, members):
@@ -242,7 +242,7 @@ def test_what_a_statement_is_about_follows_from_its_payload():
 
 
 def test_a_payload_is_decoded_only_after_the_signature(monkeypatch):
-    """A stranger's payload costs its length, not what decoding makes of it."""
+    """A stranger's payload costs its length, not what it decodes to."""
     bomb = b"\x9a" + (60_000).to_bytes(4, "big") + b"\x80" * 60_000
     raw = resigned(Ed25519PrivateKey.generate(), split(RAW)[0], bomb)
     assert code_of(lambda: open_as(Order, raw, PUBLIC)) in {Code.UNTRUSTED_KEY, Code.BAD_SIGNATURE}

@@ -1,4 +1,4 @@
-"""How statements grow (protocol §2.2): older and newer verifiers read each other's logs, and nothing unknown is taken in."""
+"""How statements are extended (protocol §2.2): older and newer verifiers read each other's logs, and intake refuses the unknown."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 @dataclass(frozen=True, slots=True)
 class First(Statement):
-    """A type as it was defined first."""
+    """A type as first defined."""
 
     TYPE: ClassVar[str] = "growing"
 
@@ -31,7 +31,7 @@ class First(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Second(First):
-    """The same type with later fields: one that may be ignored, one that may not, one that is needed now."""
+    """The same type with later fields: one that may be ignored, one that may not, one that is now mandatory."""
 
     CRITICAL: ClassVar[frozenset[str]] = frozenset({"limit"})
     NEEDED: ClassVar[frozenset[str]] = frozenset({"grade"})
@@ -71,7 +71,7 @@ def test_a_newer_verifier_reads_what_an_older_version_signed():
     assert read(Second, sign(First("a"), key=KEY, issuer="somebody")) == Second("a")
 
 
-def test_whoever_takes_statements_in_knows_every_field_and_misses_those_that_are_needed():
+def test_intake_knows_every_field_and_requires_those_that_are_needed():
     grown = Second("a", "b", 3, 7)
     assert read(Second, sign(grown, key=KEY, issuer="somebody"), new=True) == grown
     assert code(Second, Second("a", "b", 3).to_payload(), new=True) is Code.MALFORMED

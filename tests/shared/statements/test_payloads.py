@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.audits import Blame, Draw, EpochOpen, EpochSeal, Outcome, Reason, Verdict
 from shared.statements.cose import (
     MAX_ITEMS,
     MAX_LONG_STATEMENT,
@@ -22,9 +21,11 @@ from shared.statements.cose import (
     sign,
     sign_statement,
 )
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.schema import Statement
 from shared.statements.seals import MAX_MISSING, Missing, OrderNumbers
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from tests.vectors.samples import BUNDLE, EARLY_FAILURE, NOW, ORDER, RECEIPT, SAMPLES, octets
 
 VALUES: dict[str, Any] = {name: sample[0] for name, sample in SAMPLES.items()}
@@ -78,7 +79,7 @@ def test_a_payload_of_empty_arrays_is_refused_before_they_are_made(content, most
     payload = {"v": [[] for _ in range(size)]}
     key = Ed25519PrivateKey.from_private_bytes(bytes(32))
     raw = sign_statement(content, payload, key=key, issuer="i", subject="s")
-    assert f"more than the {most} items" in refused(lambda: parse_statement(raw).payload)
+    assert f"more than the permitted {most} items" in refused(lambda: parse_statement(raw).payload)
     assert made[0] < 10
 
 

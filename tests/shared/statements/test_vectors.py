@@ -40,7 +40,7 @@ def test_a_valid_vector_opens_to_its_payload_and_is_signed_again_to_the_same_byt
     assert again == raw
 
 
-def test_there_is_a_vector_for_every_statement():
+def test_there_is_a_vector_forevery_statement():
     assert set(VECTORS["valid"]) == set(SAMPLES)
 
 

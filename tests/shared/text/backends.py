@@ -15,7 +15,7 @@ NAMES = ("tiny", "shipped")
 
 @cache
 def backend(name: str) -> Backend:
-    """Return the library's own tokenizer, which takes special tokens' spellings for special tokens."""
+    """Return the library's own tokenizer, which reads special tokens' spellings as special tokens."""
     if name == "tiny":
         return Backend.from_str(tiny.tokenizer_json())
     return Backend.from_file(str(SHIPPED / "tokenizer.json"))

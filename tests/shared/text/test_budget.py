@@ -1,4 +1,4 @@
-"""No template of a stranger goes on for ever, or takes all memory, however few its steps are."""
+"""No stranger's template runs forever, or takes all memory, however few its steps."""
 
 import pytest
 
@@ -57,13 +57,13 @@ def test_a_long_conversation_is_rendered():
 
 
 def test_only_what_has_a_text_is_written():
-    """Anything else has an address for its text, another one in every process."""
+    """The text of anything else is an address, which differs in every process."""
     for source in (
         "{{ messages | map('length') }}",
         "{{ [raise_exception] }}",
         "{{ namespace() }}",
     ):
-        with pytest.raises(CounterfoilError, match="no text") as caught:
+        with pytest.raises(CounterfoilError, match="no fixed text") as caught:
             ChatTemplate(source, {}).render(CHAT)
         assert caught.value.code is Code.UNSUPPORTED
     written = ChatTemplate("{{ [1, 2.5, none, true, 'a'] }}{{ nothing }}{{ range(2) }}", {})

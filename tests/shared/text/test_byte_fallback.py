@@ -157,7 +157,7 @@ def test_a_character_is_shown_with_its_last_byte_and_never_taken_back():
 
 
 def test_the_library_alone_would_take_characters_back():
-    """So the tests here can fail."""
+    """This shows that the tests here can fail."""
     ids = [byte(value) for value in "é".encode()]
     assert backend("prepend").decode(ids) == "é"
     assert backend("prepend").decode([*ids, byte(0xE2)]) == REPLACEMENT * 3
@@ -187,7 +187,7 @@ def test_any_tokens_stream_to_what_they_decode_to_at_once(kind, tokens):
 @either
 @some
 @given(text=TEXT)
-def test_text_that_is_said_in_bytes_only_streams_whole(kind, text):
+def test_text_that_is_given_in_bytes_only_streams_whole(kind, text):
     tokens = [byte(value) for value in text.encode()]
     parts = pushed(tokens, kind)
     assert "".join(parts) == text.removeprefix(" ")

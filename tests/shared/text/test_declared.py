@@ -1,4 +1,4 @@
-"""A folder has the tokenizer that transformers makes of it, or is refused when it is loaded."""
+"""A folder has the tokenizer that transformers builds from it, or is refused when it is loaded."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ OTHER = {
     "a special token": ({"additional_special_tokens": ["[NEW]"]}, "does not have"),
     "one more": ({"extra_special_tokens": [token("[NEW]", special=True)]}, "does not have"),
     "a name": ({"bos_token": "[NEW]"}, "does not have"),
-    "a number": ({"added_tokens_decoder": {"5": token("<think>")}}, f"has as number {NUMBER}"),
+    "a number": ({"added_tokens_decoder": {"5": token("<think>")}}, f"has under number {NUMBER}"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Opening a stranger's tokenizer and template: what cannot be served is refused by name, and nothing takes for ever."""
+"""Opening a stranger's tokenizer and template: what cannot be served is refused by name, and nothing takes forever."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.shared.text.backends import SHIPPED
 
 ROWS = 2048
 SLOW = {"type": "Split", "pattern": {"Regex": "a+(?=c)"}, "behavior": "Isolated", "invert": False}
-"""Looks, from each of many letters, for the end of all of them."""
+"""From each of many letters, searches for the end of all of them."""
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_a_token_that_is_put_around_a_text_has_a_row_too(folder):
     ids="-".join,
 )
 def test_a_panic_of_the_library_is_an_error_like_any_other(folder, parts):
-    """A panic is no Exception in Python: it would pass through every handler and end the process."""
+    """A panic is not an `Exception` in Python: it would pass through every handler and end the process."""
     with pytest.raises(CounterfoilError) as caught:
         tried(changed(folder, **parts))
     assert caught.value.code in {Code.MALFORMED, Code.INVALID_ARGUMENT, Code.UNSUPPORTED}
 
 
-def test_a_panic_in_the_trial_is_told_and_stays_there(folder):
+def test_a_panic_in_the_trial_is_reported_and_stays_there(folder):
     changed(folder, normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
     said = refused(Code.MALFORMED, open_tokenizer, folder, rows=ROWS, stops=())
     assert "tokenizer.json" in said
@@ -130,7 +130,7 @@ def test_a_template_may_refuse_some_conversations(folder, template):
     tried(folder, template)
 
 
-def test_a_folder_that_would_take_for_ever_is_refused(folder, monkeypatch):
+def test_a_folder_that_would_take_forever_is_refused(folder, monkeypatch):
     monkeypatch.setattr(opening, "WALL_S", 2.0)
     changed(folder, pre_tokenizer={"type": "Sequence", "pretokenizers": [SLOW] * 100})
     said = refused(Code.UNSUPPORTED, open_tokenizer, folder, rows=ROWS, stops=())

@@ -154,7 +154,7 @@ def test_a_stop_token_of_the_request_ends_the_text_as_the_models_own_does():
     chosen, tokens = tokenizer("tiny"), byte_tokens("tiny", b"abc")
     assert stop_length(chosen, tokens, (), [tokens[1]]) == 2
     assert text_of(chosen, tokens, (), [tokens[1]]) == "a"  # a stop token has no text
-    assert stop_length(chosen, [*tokens, tiny.END], (), [2**32 - 1]) == 4  # one that never comes
+    assert stop_length(chosen, [*tokens, tiny.END], (), [2**32 - 1]) == 4  # one that never occurs
     assert stop_length(chosen, tokens, ("b",), [tokens[2]]) == 2
     stream = TextStream(chosen, ("abz",), [tokens[2]])
     assert [stream.push(token) for token in tokens] == ["", "", "ab"]
@@ -183,7 +183,7 @@ def test_every_sample_can_be_a_stop_string(text):
 @some
 @given(data=st.data())
 def test_frames_cut_anywhere_say_what_their_tokens_say(name, data):
-    """However a node gathers tokens into frames, and whatever it holds back at the end of them."""
+    """However a node groups tokens into frames, and whatever it holds back at their end."""
     backend = tokenizer(name)
     tokens = backend.encode(data.draw(TEXT))
     stop = data.draw(st.lists(st.sampled_from(("a", "the", "é", " ")), max_size=2))
@@ -227,8 +227,8 @@ def test_no_token_comes_after_a_stop():
     assert not frames_say(backend, [(tokens, "o")], ("n",), ended=True)
 
 
-def test_what_is_held_back_is_said_at_the_end_only():
-    """A character that no byte completes any more, or the beginning of a stop string, comes when no token does."""
+def test_what_is_held_back_is_sent_only_at_the_end():
+    """A character that is never completed, or the beginning of a stop string, arrives after the last token."""
     backend = tokenizer("tiny")
     first, rest = byte_tokens("tiny", "é".encode())
     for held, text, stop in (([first], REPLACEMENT, ()), (backend.encode("a"), "a", ("ab",))):

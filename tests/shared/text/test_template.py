@@ -1,4 +1,4 @@
-"""Chat templates: the same prompt at every time and place, and an end to every template."""
+"""Chat templates: the same prompt everywhere at any time, and every template ends."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_template_that_wants_the_time_is_refused_by_name():
 
 
 def test_a_template_that_can_do_without_the_time_does():
-    """As Llama 3.2's: it has a date of its own for where there is no clock."""
+    """Like Llama 3.2's: it has a fixed date for when there is no clock."""
     source = (
         "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}26 Jul 2024{% endif %}"
     )
@@ -45,7 +45,7 @@ def test_a_template_that_can_do_without_the_time_does():
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{% endgeneration %}", "{{ a | }}"])
-def test_what_is_no_template_is_malformed(source):
+def test_what_is_not_a_template_is_malformed(source):
     refused(Code.MALFORMED, source)
 
 
@@ -86,7 +86,7 @@ def test_what_is_seen_when_it_happens_is_refused_by_name_too(source):
     refused(Code.UNSUPPORTED, source, "uses the operator %|names something")
 
 
-def test_there_is_no_other_chance():
+def test_there_is_no_other_randomness():
     refused(Code.INVALID_ARGUMENT, "{{ lipsum() }}")
 
 
@@ -175,7 +175,7 @@ def test_a_template_file_that_makes_no_sense_is_malformed(tmp_path: Path, conten
         ("{% set x %}a{{ messages[1].content }}{% endset %}{{ x[1:] }}{{ x[0] }}", "..a"),
         ("{{ ('-' ~ messages[0].content ~ '-').split('l')[0] }}", "-.."),
         ("{{ messages[0].role | upper }}{{ messages[0].content | upper }}", "USER....."),
-        # What is computed from text in another way is nobody's, and so not the template's.
+        # Text computed in any other way belongs to nobody, and so not to the template.
         ("{{ 'a' | tojson }}{{ 7 }}{{ ['a'] }}{{ 'a' | e }}{{ 'ß' | upper }}", "............"),
     ],
 )

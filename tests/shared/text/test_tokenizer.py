@@ -81,7 +81,7 @@ def test_text_never_yields_a_special_token(name, text):
 
 @either
 def test_the_library_alone_would_take_a_spelling_for_the_token(name):
-    """So the tests above can fail."""
+    """This shows that the tests above can fail."""
     for token, spelling in specials(name).items():
         assert backend(name).encode(spelling, add_special_tokens=False).ids == [token]
         assert token not in tokenizer(name).encode(spelling)
@@ -195,7 +195,7 @@ def test_a_template_that_fails_or_leaves_its_sandbox_is_an_error_and_nothing_mor
     refused(Code.INVALID_ARGUMENT, with_template(template).encode_chat, [Message("user", "x")])
 
 
-def test_a_template_that_is_no_jinja_is_malformed():
+def test_a_template_that_is_not_jinja_is_malformed():
     refused(Code.MALFORMED, with_template, "{% for %}")
 
 

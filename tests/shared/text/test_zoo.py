@@ -1,6 +1,6 @@
-"""A conversation has the tokens that transformers gives it, whatever the template does and the tokenizer is like.
+"""A conversation has the tokens that transformers gives it, whatever the template and the tokenizer do.
 
-But for control tokens that a message spells: they are its text.
+The exception is control tokens spelled in a message: they are text.
 """
 
 import pytest
@@ -43,7 +43,7 @@ def chats(text: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str, str
 
 
 def ids(kind: str, template: str, chat: list[tuple[str, str]]) -> list[int] | None:
-    """Return our tokens; None where the template refuses the conversation."""
+    """Return our tokens; None if the template refuses the conversation."""
     try:
         return list(zoo.ours(kind, template).encode_chat([Message(*turn) for turn in chat]))
     except CounterfoilError as error:

@@ -175,7 +175,7 @@ LOOKING_TEMPLATES = {
     "tools": "{% if tools %}<|turn|>{{ tools }}{% endif %}{% if documents is not none %}x{% endif %}{{ nobody }}"
     + EACH,
 }
-"""Templates that look into contents, leave out, move or change them."""
+"""Templates that inspect contents, and omit, move or change them."""
 TEMPLATES = {**PLAIN_TEMPLATES, **LOOKING_TEMPLATES}
 
 

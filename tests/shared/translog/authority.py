@@ -1,4 +1,4 @@
-"""A timestamp authority of the test's own: `openssl ts` with certificates made here."""
+"""The tests' own timestamp authority: `openssl ts` with certificates made here."""
 
 import shutil
 import subprocess
@@ -38,7 +38,7 @@ ess_cert_id_alg = sha256
 
 @dataclass(frozen=True)
 class OpensslAuthority:
-    """Answers queries by `openssl ts -reply`; `anchor` is the root that its replies lead to."""
+    """Answers queries with `openssl ts -reply`; `anchor` is the root to which its replies lead."""
 
     folder: Path
     anchor: x509.Certificate
@@ -56,7 +56,7 @@ class OpensslAuthority:
         return answered.read_bytes()
 
     def verify(self, reply: bytes, text: str) -> bool:
-        """Tell what `openssl ts -verify`, another verifier, says."""
+        """Return the result of `openssl ts -verify`, an independent verifier."""
         (self.folder / "shown.tsr").write_bytes(reply)
         (self.folder / "shown.txt").write_text(text)
         done = subprocess.run(

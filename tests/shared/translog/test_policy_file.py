@@ -1,4 +1,4 @@
-"""LogPolicy files: what is written is read again, and groups count as C2SP tlog-policy says."""
+"""Log policy files: what is written can be read back, and groups count as C2SP tlog-policy says."""
 
 import contextlib
 from hashlib import sha256
@@ -53,7 +53,7 @@ urls = st.none() | words
 
 @st.composite
 def files(draw: st.DrawFn) -> PolicyFile:
-    """Any file: names are any octets, each name is the member of one group at most."""
+    """Any file: names are any octets, each name is a member of at most one group."""
     names = draw(
         st.lists(words.filter(lambda word: word != "none"), min_size=2, max_size=14, unique=True)
     )

@@ -96,13 +96,13 @@ def test_a_certificate_that_had_expired_at_the_stated_time_is_refused(tmp_path: 
     refused(Code.BAD_SIGNATURE, reply, expired)
 
 
-def test_a_rejection_is_no_timestamp(tmp_path: Path):
+def test_a_rejection_is_not_a_timestamp(tmp_path: Path):
     picky = make_authority(tmp_path / "picky", digests="sha512")
     detail = refused(Code.MALFORMED, picky.reply(query_for(CHECKPOINT).der), picky)
     assert "not granted" in detail
 
 
-def test_what_is_no_reply_is_refused_and_bounded(authority: OpensslAuthority):
+def test_what_is_not_a_reply_is_refused_and_bounded(authority: OpensslAuthority):
     reply = authority.reply(query_for(CHECKPOINT).der)
     for wrong in (
         b"",
@@ -118,7 +118,7 @@ def test_what_is_no_reply_is_refused_and_bounded(authority: OpensslAuthority):
 
 
 def test_no_changed_byte_changes_what_a_reply_says(authority: OpensslAuthority):
-    """Some bytes of a CMS signature are covered by nothing; changing them says nothing else."""
+    """Some bytes of a CMS signature are covered by nothing; changing them does not change what it says."""
     reply = authority.reply(query_for(CHECKPOINT).der)
     seen = verify_timestamp(reply, CHECKPOINT, [authority.anchor])
     chance = random.Random(3161)

@@ -1,4 +1,4 @@
-"""Epochs one after the other in a small log, made by the rule; a test spoils any statement before it is signed.
+"""Consecutive epochs in a small log, made by the rule; a test can spoil any statement before it is signed.
 
 `Spec(draw=lambda d: replace(d, …))` changes a statement; what comes later in the log follows it. Receipts are
 entries only: the rule looks at nothing else.
@@ -14,9 +14,10 @@ from shared.runtime.keys import public_bytes
 from shared.selection import beacon
 from shared.selection.draw import DrawnReceipt, Logged, by_bundle, node_hash, sample, selection_seed
 from shared.selection.party import BeaconParty
-from shared.statements.audits import DisclosureRequest, Draw, EpochOpen, EpochSeal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureRequest
+from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.verification.draw_check import DrawChecked, Known, Wrong, check_draw
 from shared.verification.epoch_record import gather
 from shared.verification.trust import Trust
@@ -49,7 +50,7 @@ class Spec:
     floor: int = 1
     parties: Sequence[BeaconParty] = PARTIES
     silent: int = 0
-    """How many of the parties, the last ones, do not reveal."""
+    """How many parties do not reveal; they are the last ones."""
     drawn: bool = True
     keys: Mapping[str, Ed25519PrivateKey] = field(default_factory=dict)
     """Who signs open, seal or draw instead of the authority."""
@@ -61,7 +62,7 @@ class Spec:
 
 
 class Book:
-    """The log: entries in order, with the statements that everybody may read and the receipts that not all may."""
+    """The log: entries in order, with the public statements and the non-public receipts."""
 
     def __init__(self, *specs: Spec, origin: str = ORIGIN) -> None:
         self.origin = origin
@@ -70,7 +71,7 @@ class Book:
         self.receipts: list[Logged] = []
         self.requests: list[DisclosureRequest] = []
         self.rules: list[list[DrawnReceipt]] = []
-        """What the rule draws of each epoch."""
+        """What the rule draws from each epoch."""
         opened = self._open(0, specs[0])
         first = len(self.entries)
         for epoch, spec in enumerate(specs):
@@ -89,7 +90,7 @@ class Book:
         return raw
 
     def signed(self, value: Any, key: Ed25519PrivateKey = AUTHORITY) -> bytes:
-        """Log a statement of the authority."""
+        """Log a statement by the authority."""
         return self.put(sign(value, key=key, issuer="authority", subject=f"epoch-{value.epoch}"))
 
     def _receive(self, bundle: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Bundles: what is written is read again, and what verifies is what was signed, logged and witnessed."""
+"""Bundles: what is written can be read back, and what verifies was signed, logged and witnessed."""
 
 import contextlib
 import json
@@ -143,7 +143,7 @@ def test_the_bundles_own_policy_is_called_its_makers_word():
     assert [line[:5] for line in text[:-1] if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 8)]
     words = [line for line in text if line.startswith("!")]
     assert len(words) == 3
-    assert "the word of whoever made it" in words[0]
+    assert "only its maker says" in words[0]
     assert "timestamp" in words[2]
     assert text[-1] == "verified"
     own = verify_bundle(made.OF_VERDICT, OWN)

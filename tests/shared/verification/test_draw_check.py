@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.runtime.errors import CounterfoilError
-from shared.statements.audits import DrawReason
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import open_as, sign
+from shared.statements.disclosures import DisclosureReason
 from shared.verification.draw_check import DAY_MS, HOUR_MS, Known, Wrong
 from shared.verification.epoch_record import TYPES, epoch_of, gather
 from shared.verification.trust import Trust
@@ -61,7 +61,7 @@ def test_what_the_rule_makes_passes_every_step(epochs, late):
     assert {checked.steps for checked in made.check()} == {tuple(range(1, 13))}
 
 
-def test_what_is_not_known_is_left_out_and_said():
+def test_unknown_parts_are_skipped_and_the_steps_say_so():
     made = book()
     some = made.receipts[:3]
     for known, steps in (
@@ -76,7 +76,7 @@ def test_what_is_not_known_is_left_out_and_said():
 # -- the sample ----------------------------------------------------------------------------------------
 
 
-def left_out(reason: DrawReason, **options) -> tuple[Book, int]:
+def left_out(reason: DisclosureReason, **options) -> tuple[Book, int]:
     """A draw without one receipt that is due for a reason."""
     index = next(item.index for item in book(**options).rules[1] if item.reason is reason)
     spoil = lambda d: replace(d, drawn=tuple(i for i in d.drawn if i != index))  # noqa: E731
@@ -85,7 +85,7 @@ def left_out(reason: DrawReason, **options) -> tuple[Book, int]:
 
 @pytest.mark.parametrize("options", [{}, {"silent": 1}], ids=["rate", "whole"])
 def test_one_receipt_left_out_is_missing(options):
-    reason = DrawReason.WHOLE if options else DrawReason.DRAW
+    reason = DisclosureReason.WHOLE if options else DisclosureReason.DRAW
     made, index = left_out(reason, **options)
     assert kinds(made) == {Wrong.MISSING}
     (fault,) = made.check()[1].faults
@@ -93,7 +93,7 @@ def test_one_receipt_left_out_is_missing(options):
 
 
 def test_a_tenant_finds_its_own_receipt_left_out_and_strangers_cannot():
-    made, index = left_out(DrawReason.DRAW)
+    made, index = left_out(DisclosureReason.DRAW)
     mine = [receipt for receipt in made.receipts if receipt.index == index]
     assert kinds(made, known=Known(receipts=mine)) == {Wrong.MISSING}
     others = [receipt for receipt in made.receipts if receipt.index != index]
@@ -102,7 +102,7 @@ def test_a_tenant_finds_its_own_receipt_left_out_and_strangers_cannot():
 
 
 def test_a_floor_that_is_too_small_is_named():
-    made, _ = left_out(DrawReason.FLOOR, rate_ppm=0, floor=2)
+    made, _ = left_out(DisclosureReason.FLOOR, rate_ppm=0, floor=2)
     assert kinds(made) == {Wrong.FLOOR}
 
 
@@ -126,7 +126,7 @@ def test_more_than_all_floors_is_seen_from_the_entries_alone():
     assert kinds(made, known=Known(entries=dict(enumerate(made.entries)))) == {Wrong.EXTRA}
 
 
-def test_a_receipt_from_outside_the_epoch_is_extra_for_everybody():
+def test_a_receipt_from_outside_the_epoch_is_extra_foreverybody():
     made = book(draw=lambda d: replace(d, drawn=(4, *d.drawn)))
     assert kinds(made, known=PUBLIC) == {Wrong.EXTRA}
 
@@ -158,7 +158,7 @@ def test_a_reveal_called_missing_that_the_log_has_is_whole_without_cause():
     assert "custodian-2" in fault.detail
 
 
-def test_a_reveal_that_came_after_the_draw_is_no_fault():
+def test_a_reveal_that_came_after_the_draw_is_not_a_fault():
     made = book(silent=1)
     record = gather(made.statements)[1]
     made.put(reveal(PARTIES[2], 1, record.seal.statement.raw))
@@ -266,7 +266,7 @@ def test_a_missing_request_is_named_once_it_is_due():
 
 @pytest.mark.parametrize(
     "change",
-    [{"draw": octets("draw")}, {"index": 1}, {"reason": DrawReason.WHOLE}],
+    [{"draw": octets("draw")}, {"index": 1}, {"reason": DisclosureReason.WHOLE}],
     ids=["draw", "index", "reason"],
 )
 def test_a_request_that_says_something_else_is_none(change):

@@ -7,18 +7,18 @@ import pytest
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
-from shared.statements.audits import DrawReason
 from shared.statements.cose import entry_of
+from shared.statements.disclosures import DisclosureReason
 from shared.verification.limits import InsistenceError, Limits, Rule
 from shared.verification.trust import Role
 from tests.shared.selection.world import AUTHORITY, PARTIES, TERMS, TRUST, World, trusting
 from tests.vectors.samples import octets, signing_key
 
-D, F, W = DrawReason.DRAW, DrawReason.FLOOR, DrawReason.WHOLE
+D, F, W = DisclosureReason.DRAW, DisclosureReason.FLOOR, DisclosureReason.WHOLE
 
 
 def revealed(world: World) -> Revealed:
-    """What this custodian remembers after it revealed under the world's seal."""
+    """What this custodian remembers after revealing under the world's seal."""
     return Revealed(3, entry_of(world.seal), world.seal_value.first, world.seal_value.size)
 
 
@@ -32,7 +32,7 @@ def insisted(world: World, **arguments) -> Rule:
 
 
 @pytest.mark.parametrize("missing", [1, 2])
-def test_whole_is_no_licence_when_the_reveal_called_missing_was_made(missing):
+def test_whole_is_not_a_licence_when_the_reveal_called_missing_was_made(missing):
     world = World(reason=W, missing=missing)
     assert insisted(world, revealed=revealed(world)) is Rule.OWN_REVEAL
     assert world.check().drawn_by is W
@@ -91,8 +91,8 @@ def test_without_configuration_the_documented_limits_hold():
 DAY = Limits(max_releases_per_day=5, max_floor_per_day=2, max_whole_per_day=1)
 
 
-def stopped(drawn_by: DrawReason, **released: int) -> Rule | None:
-    counted = {DrawReason(name): count for name, count in released.items()}
+def stopped(drawn_by: DisclosureReason, **released: int) -> Rule | None:
+    counted = {DisclosureReason(name): count for name, count in released.items()}
     try:
         DAY.check_day(drawn_by, counted)
     except InsistenceError as error:
@@ -119,7 +119,7 @@ def test_what_an_authority_can_inflate_leaves_room_for_draws_by_the_rate():
     [({}, D), ({"rate_ppm": 0, "floor": 1}, F), ({"missing": 1}, W)],
 )
 def test_a_confirmation_counts_as_what_drew_the_receipt(options, drawn_by):
-    assert World(reason=DrawReason.CONFIRM, **options).check().drawn_by is drawn_by
+    assert World(reason=DisclosureReason.CONFIRM, **options).check().drawn_by is drawn_by
 
 
 # -- whom it believes about order and key bundle -----------------------------------------------------

@@ -9,8 +9,9 @@ from shared.envelope.header import Envelope
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
-from shared.statements.audits import DrawReason, Outcome, Reason
 from shared.statements.cose import entry_of, sign
+from shared.statements.disclosures import DisclosureReason
+from shared.statements.verdicts import Outcome, Reason
 from shared.translog.notes import SignatureType, Signer
 from shared.verification.release_check import MAX_CASE, ReleaseCase
 from shared.verification.trust import Role
@@ -55,20 +56,23 @@ def test_a_receipt_that_the_rate_draws_is_released_to_its_worker():
 
 
 def test_a_receipt_that_only_the_floor_draws_is_released_for_that_reason():
-    world = World(reason=DrawReason.FLOOR, rate_ppm=0, floor=2)
+    world = World(reason=DisclosureReason.FLOOR, rate_ppm=0, floor=2)
     assert len(world.drawn) == 2
-    assert world.check().request.reason is DrawReason.FLOOR
+    assert world.check().request.reason is DisclosureReason.FLOOR
 
 
 def test_every_receipt_of_an_epoch_with_a_missing_reveal_is_released_as_whole():
-    world = World(reason=DrawReason.WHOLE, missing=1, rate_ppm=0)
+    world = World(reason=DisclosureReason.WHOLE, missing=1, rate_ppm=0)
     assert len(world.drawn) == RECEIPTS
     assert world.check(floor_entries=None).epoch == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"rate_ppm": 0, "floor": 1}, {"missing": 2}])
 def test_a_fail_of_another_worker_is_released_for_confirmation_however_it_was_drawn(options):
-    assert World(reason=DrawReason.CONFIRM, **options).check().request.reason is DrawReason.CONFIRM
+    assert (
+        World(reason=DisclosureReason.CONFIRM, **options).check().request.reason
+        is DisclosureReason.CONFIRM
+    )
 
 
 def test_a_case_survives_the_wire():
@@ -121,12 +125,12 @@ def test_step_2_a_request_about_another_receipt_or_index_is_refused():
     assert "another receipt" in refused(
         Code.BAD_PROOF, World(request=lambda r: replace(r, receipt=octets("receipt")))
     )
-    assert "another index" in refused(
+    assert "not at the index" in refused(
         Code.BAD_PROOF, World(request=lambda r: replace(r, index=r.index + 1))
     )
 
 
-def test_step_2_a_receipt_made_up_by_whoever_runs_the_log_is_refused():
+def test_step_2_a_receipt_made_up_by_the_logs_operator_is_refused():
     refused(Code.UNTRUSTED_KEY, World(signer={"receipt": STRANGER}))
 
 
@@ -155,12 +159,12 @@ def test_step_3_an_epoch_that_does_not_cover_the_receipt_is_refused():
 def test_step_3_seal_and_open_statement_must_belong_together():
     other_open = World(seal=lambda s: replace(s, open=octets("open")))
     assert "another open statement" in refused(Code.BAD_PROOF, other_open)
-    assert "two epochs" in refused(Code.BAD_PROOF, World(seal=lambda s: replace(s, epoch=4)))
+    assert "different epochs" in refused(Code.BAD_PROOF, World(seal=lambda s: replace(s, epoch=4)))
 
 
 def test_step_3_the_open_statement_must_precede_the_epoch_and_the_seal_follow_it():
-    assert "stand around" in refused(Code.BAD_PROOF, World(seal=lambda s: replace(s, first=0)))
-    assert "stand around" in refused(
+    assert "do not enclose" in refused(Code.BAD_PROOF, World(seal=lambda s: replace(s, first=0)))
+    assert "do not enclose" in refused(
         Code.BAD_PROOF, World(seal=lambda s: replace(s, size=s.size + 1))
     )
 
@@ -264,17 +268,17 @@ def test_step_5_a_receipt_that_the_rate_does_not_draw_is_refused_even_if_the_dra
     assert "rate" in refused(Code.BAD_PROOF, world)
 
 
-@pytest.mark.parametrize("reason", [DrawReason.DRAW, DrawReason.FLOOR])
+@pytest.mark.parametrize("reason", [DisclosureReason.DRAW, DisclosureReason.FLOOR])
 def test_step_5_rate_and_floor_are_no_reasons_in_a_whole_epoch(reason):
     refused(Code.BAD_PROOF, World(reason=reason, missing=1, rate_ppm=500_000, floor=2))
 
 
-def test_step_5_whole_is_no_reason_in_a_complete_epoch():
-    refused(Code.BAD_PROOF, World(reason=DrawReason.WHOLE))
+def test_step_5_whole_is_not_a_reason_in_a_complete_epoch():
+    refused(Code.BAD_PROOF, World(reason=DisclosureReason.WHOLE))
 
 
 def test_step_5_the_floors_entries_must_be_those_of_the_seal():
-    world = World(reason=DrawReason.FLOOR, rate_ppm=0, floor=1)
+    world = World(reason=DisclosureReason.FLOOR, rate_ppm=0, floor=1)
     subset = (entry_of(world.receipts[world.chosen]),)
     for entries in (
         subset,
@@ -288,14 +292,14 @@ def test_step_5_the_floors_entries_must_be_those_of_the_seal():
 def test_step_5_a_receipt_that_is_not_among_the_smallest_is_not_drawn_by_the_floor():
     everything = lambda draw: replace(draw, drawn=tuple(range(4, 4 + RECEIPTS)))  # noqa: E731
     world = World(
-        reason=DrawReason.FLOOR, rate_ppm=0, floor=1, draw=everything, subject=not_by_rate
+        reason=DisclosureReason.FLOOR, rate_ppm=0, floor=1, draw=everything, subject=not_by_rate
     )
     assert "floor" in refused(Code.BAD_PROOF, world)
 
 
 def test_step_5_a_confirmation_needs_a_witnessed_fail_of_another_pinned_worker_on_this_receipt():
     def confirming(**options):
-        return World(reason=DrawReason.CONFIRM, **options)
+        return World(reason=DisclosureReason.CONFIRM, **options)
 
     good = confirming()
     refused(Code.BAD_PROOF, good, verdict=None, verdict_proof=None)
@@ -314,7 +318,7 @@ def test_step_5_a_confirmation_needs_a_witnessed_fail_of_another_pinned_worker_o
 
 def test_step_5_a_confirmation_of_a_receipt_that_was_never_drawn_is_refused():
     everything = lambda draw: replace(draw, drawn=tuple(range(4, 4 + RECEIPTS)))  # noqa: E731
-    world = World(reason=DrawReason.CONFIRM, draw=everything, subject=not_by_rate)
+    world = World(reason=DisclosureReason.CONFIRM, draw=everything, subject=not_by_rate)
     refused(Code.BAD_PROOF, world)
 
 
@@ -348,7 +352,7 @@ def test_step_6_another_order_or_envelope_is_refused():
         replace(good, kc=octets("kc")),
         replace(good, escrow=(wrap[:-1] + bytes([wrap[-1] ^ 1]),)),
     ):
-        assert "another one" in refused(Code.BAD_PROOF, envelope=other.to_bytes())
+        assert "not the receipt's" in refused(Code.BAD_PROOF, envelope=other.to_bytes())
 
 
 def test_step_6_a_receipt_whose_ctx_or_kc_is_not_the_envelopes_is_refused():

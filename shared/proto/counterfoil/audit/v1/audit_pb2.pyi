@@ -48,7 +48,7 @@ class SubmitRequest(_message.Message):
     SUBMISSIONS_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     receipts: _builtins.bool
-    """Whether what is sequenced comes with its COSE Receipt."""
+    """Whether sequenced statements are returned with their COSE Receipts."""
     @_builtins.property
     def submissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Submission]: ...
     def __init__(
@@ -76,7 +76,7 @@ class Sequenced(_message.Message):
     entry: _builtins.bytes
     index: _builtins.int
     duplicate: _builtins.bool
-    """True when the entry had its index before this call."""
+    """True if the entry had its index before this call."""
     receipt: _builtins.bytes
     """With `receipts`: a COSE Receipt of inclusion (RFC 9942), signed by the log's receipt key. It means "sequenced"."""
     def __init__(
@@ -102,7 +102,7 @@ class Rejected(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Name of an error code of the catalogue."""
+    """Name of an error code in the catalogue."""
     detail: _builtins.str
     def __init__(
         self,
@@ -237,7 +237,7 @@ class GetCheckpointResponse(_message.Message):
 
     NOTE_FIELD_NUMBER: _builtins.int
     note: _builtins.str
-    """Signed note, with the cosignatures gathered."""
+    """Signed note, with the cosignatures collected so far."""
     def __init__(
         self,
         *,
@@ -343,7 +343,7 @@ class ListKeyBundlesRequest(_message.Message):
 
     MODEL_ROOT_FIELD_NUMBER: _builtins.int
     model_root: _builtins.bytes
-    """Only bundles that serve this model root, when given."""
+    """If given, only key bundles that serve this model root."""
     def __init__(
         self,
         *,
@@ -367,7 +367,7 @@ class KeyBundleEntry(_message.Message):
     statement: _builtins.bytes
     tlog_proof: _builtins.str
     revoked: _builtins.bool
-    """A hint for people. Nobody signs it: what ends a bundle is a revocation with its proof."""
+    """A hint for people. Nobody signs it: a key bundle is ended by a revocation with its proof."""
     def __init__(
         self,
         *,
@@ -417,11 +417,11 @@ class ListKeyBundlesResponse(_message.Message):
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyBundleEntry]: ...
     @_builtins.property
     def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationEntry]:
-        """Of bundles that have not expired."""
+        """Revocations of key bundles that have not expired."""
 
     @_builtins.property
     def numeric_profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The numeric profiles that this log's auditors compute, 32 bytes each: a bundle with another one is not taken in."""
+        """The numeric profiles that this log's auditors can compute, 32 bytes each: a key bundle with another one is refused."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IntakeStub:
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way.
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class IntakeStub:
 
 
 class IntakeServicer:
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way.
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent.
     """
 
     def Submit(self, request, context):
@@ -58,8 +58,8 @@ class IntakeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Deposit(self, request, context):
-        """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). What is not under the
-        receipt's or its node's signature is refused.
+        """Deposits the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). Anything that is not
+        covered by the receipt or its node's signature is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_IntakeServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Intake:
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way.
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent.
     """
 
     @staticmethod

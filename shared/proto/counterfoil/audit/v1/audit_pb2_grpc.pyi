@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IntakeStub:
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way."""
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,23 +35,23 @@ class IntakeStub:
     def __new__(cls, channel: _aio.Channel) -> IntakeAsyncStub: ...
     Submit: _grpc.UnaryUnaryMultiCallable[_audit_pb2.SubmitRequest, _audit_pb2.SubmitResponse]
     Deposit: _grpc.UnaryUnaryMultiCallable[_audit_pb2.DepositRequest, _audit_pb2.DepositResponse]
-    """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). What is not under the
-    receipt's or its node's signature is refused.
+    """Deposits the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). Anything that is not
+    covered by the receipt or its node's signature is refused.
     """
 
 @_typing.type_check_only
 class IntakeAsyncStub(IntakeStub):
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way."""
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Submit: _aio.UnaryUnaryMultiCallable[_audit_pb2.SubmitRequest, _audit_pb2.SubmitResponse]  # type: ignore[assignment]
     Deposit: _aio.UnaryUnaryMultiCallable[_audit_pb2.DepositRequest, _audit_pb2.DepositResponse]  # type: ignore[assignment]
-    """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). What is not under the
-    receipt's or its node's signature is refused.
+    """Deposits the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). Anything that is not
+    covered by the receipt or its node's signature is refused.
     """
 
 class IntakeServicer(metaclass=_abc_1.ABCMeta):
-    """Takes statements into the log. A statement authenticates itself; submitting the same bytes again is answered the same way."""
+    """Takes statements into the log. A statement authenticates itself; submission is idempotent."""
 
     @_abc_1.abstractmethod
     def Submit(
@@ -66,8 +66,8 @@ class IntakeServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.DepositRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.DepositResponse, _abc.Awaitable[_audit_pb2.DepositResponse]]:
-        """Hands in the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). What is not under the
-        receipt's or its node's signature is refused.
+        """Deposits the ciphertexts of one receipt's request (by its tenant, or anyone who holds them). Anything that is not
+        covered by the receipt or its node's signature is refused.
         """
 
 def add_IntakeServicer_to_server(servicer: IntakeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

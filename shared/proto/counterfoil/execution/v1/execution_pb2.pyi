@@ -43,9 +43,9 @@ class GetKeyBundleResponse(_message.Message):
     statement: _builtins.bytes
     """COSE_Sign1 statement of type key-bundle."""
     tlog_proof: _builtins.str
-    """C2SP tlog-proof, empty while the bundle is not yet witnessed."""
+    """C2SP tlog-proof, empty until the key bundle is witnessed."""
     refuses: _builtins.str
-    """Why the node takes no requests now; empty when it does."""
+    """Why the node refuses requests now; empty if it accepts them."""
     def __init__(
         self,
         *,
@@ -201,7 +201,7 @@ class GetEvidenceRequest(_message.Message):
     at: _builtins.int
     """The caller's time, milliseconds since 1970."""
     signature: _builtins.bytes
-    """By the worker that the request names, over request, bundle and time (protocol 6.2)."""
+    """By the worker that the request names, over the entries of request and receipt, and the time (protocol 6.3.3)."""
     def __init__(
         self,
         *,
@@ -230,7 +230,7 @@ class EvidenceHead(_message.Message):
     envelope: _builtins.bytes
     node_nonce: _builtins.bytes
     final_signature: _builtins.bytes
-    """The node's signature over the final record; empty where there is none."""
+    """The node's signature over the final record; empty if there is none."""
     def __init__(
         self,
         *,

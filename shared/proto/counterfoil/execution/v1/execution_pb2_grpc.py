@@ -57,7 +57,7 @@ class InferenceServicer:
     """
 
     def GetKeyBundle(self, request, context):
-        """The node's current key bundle. What it says is believed only under a transparency proof.
+        """The node's current key bundle. Clients believe it only with a transparency proof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,14 +65,14 @@ class InferenceServicer:
 
     def Generate(self, request, context):
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-        Cancelling the call frees the sequence; a receipt is made and delivered all the same.
+        Cancelling the call frees the sequence; a receipt is still made and delivered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelFiles(self, request, context):
-        """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes.
+        """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,7 +191,7 @@ class Inference:
 
 
 class EvidenceStub:
-    """What an audit needs of a past request: ciphertexts only.
+    """What an audit needs for a past request: ciphertexts only.
     """
 
     def __init__(self, channel):
@@ -208,7 +208,7 @@ class EvidenceStub:
 
 
 class EvidenceServicer:
-    """What an audit needs of a past request: ciphertexts only.
+    """What an audit needs for a past request: ciphertexts only.
     """
 
     def GetEvidence(self, request, context):
@@ -235,7 +235,7 @@ def add_EvidenceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Evidence:
-    """What an audit needs of a past request: ciphertexts only.
+    """What an audit needs for a past request: ciphertexts only.
     """
 
     @staticmethod

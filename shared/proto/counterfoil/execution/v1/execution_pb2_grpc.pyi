@@ -34,13 +34,13 @@ class InferenceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
     GetKeyBundle: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetKeyBundleRequest, _execution_pb2.GetKeyBundleResponse]
-    """The node's current key bundle. What it says is believed only under a transparency proof."""
+    """The node's current key bundle. Clients believe it only with a transparency proof."""
     Generate: _grpc.UnaryStreamMultiCallable[_execution_pb2.GenerateRequest, _execution_pb2.GenerateResponse]
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-    Cancelling the call frees the sequence; a receipt is made and delivered all the same.
+    Cancelling the call frees the sequence; a receipt is still made and delivered.
     """
     GetModelFiles: _grpc.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]
-    """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
+    """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -48,13 +48,13 @@ class InferenceAsyncStub(InferenceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetKeyBundle: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetKeyBundleRequest, _execution_pb2.GetKeyBundleResponse]  # type: ignore[assignment]
-    """The node's current key bundle. What it says is believed only under a transparency proof."""
+    """The node's current key bundle. Clients believe it only with a transparency proof."""
     Generate: _aio.UnaryStreamMultiCallable[_execution_pb2.GenerateRequest, _execution_pb2.GenerateResponse]  # type: ignore[assignment]
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-    Cancelling the call frees the sequence; a receipt is made and delivered all the same.
+    Cancelling the call frees the sequence; a receipt is still made and delivered.
     """
     GetModelFiles: _aio.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]  # type: ignore[assignment]
-    """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
+    """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     """Inference on one node. Every call needs a deadline."""
@@ -65,7 +65,7 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.GetKeyBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.GetKeyBundleResponse, _abc.Awaitable[_execution_pb2.GetKeyBundleResponse]]:
-        """The node's current key bundle. What it says is believed only under a transparency proof."""
+        """The node's current key bundle. Clients believe it only with a transparency proof."""
 
     @_abc_1.abstractmethod
     def Generate(
@@ -74,7 +74,7 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.GenerateResponse], _abc.AsyncIterator[_execution_pb2.GenerateResponse]]:
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-        Cancelling the call frees the sequence; a receipt is made and delivered all the same.
+        Cancelling the call frees the sequence; a receipt is still made and delivered.
         """
 
     @_abc_1.abstractmethod
@@ -83,12 +83,12 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.GetModelFilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.ModelFilePart], _abc.AsyncIterator[_execution_pb2.ModelFilePart]]:
-        """The files that fix what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
+        """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class EvidenceStub:
-    """What an audit needs of a past request: ciphertexts only."""
+    """What an audit needs for a past request: ciphertexts only."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -99,14 +99,14 @@ class EvidenceStub:
 
 @_typing.type_check_only
 class EvidenceAsyncStub(EvidenceStub):
-    """What an audit needs of a past request: ciphertexts only."""
+    """What an audit needs for a past request: ciphertexts only."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEvidence: _aio.UnaryStreamMultiCallable[_execution_pb2.GetEvidenceRequest, _execution_pb2.EvidencePart]  # type: ignore[assignment]
     """One head, then every frame, then the final record in pieces."""
 
 class EvidenceServicer(metaclass=_abc_1.ABCMeta):
-    """What an audit needs of a past request: ciphertexts only."""
+    """What an audit needs for a past request: ciphertexts only."""
 
     @_abc_1.abstractmethod
     def GetEvidence(

@@ -12,8 +12,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from audit_layer.log.fsck import check
 from audit_layer.log.fsck_outside import Outside
-from audit_layer.log.publication import Publisher
 from audit_layer.log.sequencer import Sequencer
+from audit_layer.log.sign_and_publish import Publisher
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE, InjectedFault
 from shared.translog.checkpoint import Checkpoint

@@ -1,8 +1,7 @@
-"""Which nodes to ask first: one that failed rests, longer each time, until it has answered again. Pure.
-
-A node that fails at once looks idle, and would get every next request. So it is set aside for a while that doubles with
-every failure; then one request at a time finds out whether it is well. Rest is a preference: where all nodes rest, or
-one is insisted on, it is asked all the same.
+"""Which nodes to try first: one that failed rests, longer each time, until it answers again. Pure.
+A node that fails at once looks idle, and would get every following request. So it is set aside for a time that doubles with
+every failure; then one request at a time probes whether it has recovered. Rest is only a preference: if all nodes rest, or
+one is required, it is tried nevertheless.
 """
 
 from collections import Counter
@@ -14,11 +13,11 @@ from shared.runtime.errors import Code, CounterfoilError
 FIRST_REST_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
 BUSY: Final = frozenset({Code.QUOTA, Code.OVERLOADED})
-"""The node is well and has no room: it rests as long as it says, and that counts as no failure."""
+"""The node is healthy but has no room: it rests as long as it says, and that does not count as a failure."""
 
 
-class Standing:
-    """What one client has seen of its nodes. Times are seconds of one monotonic clock."""
+class NodeChoice:
+    """One client's record of its nodes. Times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self._busy: Counter[str] = Counter()
@@ -27,7 +26,7 @@ class Standing:
         self._rests_until: dict[str, float] = {}
 
     def choose(self, names: Sequence[str], tried: Sequence[str], now: float) -> str:
-        """Return the node to ask: not tried, not at rest, least busy, least used; in this order."""
+        """Return the node to try: not tried before, not resting, least busy, least used, in this order of preference."""
         last = tried[-1] if tried else None
 
         def rank(name: str) -> tuple[bool, bool, bool, float, int, int]:
@@ -44,21 +43,21 @@ class Standing:
         return min(names, key=rank)
 
     def begin(self, name: str) -> None:
-        """Note that a request goes to a node."""
+        """Record that a request goes to a node."""
         self._busy[name] += 1
         self._given[name] += 1
 
     def end(self, name: str) -> None:
-        """Note that it has ended, however it did."""
+        """Record that a request has ended, however it did."""
         self._busy[name] -= 1
 
     def answered(self, name: str) -> None:
-        """Note that a node did what it should."""
+        """Record that a node behaved correctly."""
         self._failures.pop(name, None)
         self._rests_until.pop(name, None)
 
     def failed(self, name: str, error: CounterfoilError, now: float) -> None:
-        """Set a node aside for what another node may do better."""
+        """Set a node aside if the error is one that another node may not have."""
         if error.code in BUSY:
             rest = min(error.retry_after_s or FIRST_REST_S, LONGEST_REST_S)
         else:
@@ -68,7 +67,7 @@ class Standing:
         self._rests_until[name] = max(self._rests_until.get(name, now), now + rest)
 
     def _until(self, name: str, now: float) -> float:
-        """Return until when a node rests; one that failed and is being tried again rests for all other requests."""
+        """Return until when a node rests; one that failed and is being probed rests for all other requests."""
         until = self._rests_until.get(name, now)
         on_trial = self._failures[name] > 0 and self._busy[name] > 0
         return max(until, now + FIRST_REST_S) if on_trial else until

@@ -1,4 +1,4 @@
-"""The desk: takes requests in, and knows every session until its receipt is written."""
+"""The intake: accepts requests, and keeps track of every session until its receipt is written."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Unwritable
 
 LARGE: Final = 16 * 2**10
-"""Envelopes above this are parsed, opened and tokenised off the event loop."""
+"""Envelopes larger than this are parsed, opened and tokenised off the event loop."""
 OPENING_S: Final = 2.0
-"""How long a stop waits for requests that are just being accepted."""
+"""How long a stop waits for requests that are being accepted."""
 MARGIN: Final = 0.05
 SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
 
 _log = logging.getLogger(__name__)
 
 
-class Desk:
+class Intake:
     """Admission, engine and sessions in one place. Belongs to one event loop."""
 
     def __init__(
@@ -50,9 +50,8 @@ class Desk:
         self.load = load
 
     async def take(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
-        """Accept a request and start its session; what is raised leaves no trace of the request.
-
-        `remaining_s` is the time until the caller's deadline: the sequence ends a little before it, so
+        """Accept a request and start its session; if this raises, no trace of the request is left.
+        `remaining_s` is the time until the caller's deadline: the sequence ends a little earlier, so
         that its receipt still reaches the caller.
         """
         opening = asyncio.create_task(self._start(order, envelope, remaining_s))
@@ -62,22 +61,20 @@ class Desk:
             return await asyncio.shield(opening)
         except (
             asyncio.CancelledError
-        ):  # the caller is gone; what is on the books still gets its receipt
+        ):  # the caller is gone; an accepted request still gets its receipt
             opening.add_done_callback(_abandon)
             raise
 
     def refusal(self) -> CounterfoilError | None:
-        """Return why no request is taken now, None when they are."""
+        """Return why requests are refused now; None if they are accepted."""
         return self.load.refusal() or self._health.refusal()
 
     async def close(self, grace_s: float) -> None:
-        """Refuse new work, let sessions end for `grace_s` seconds, then cut them off with receipts."""
+        """Refuse new work, wait up to `grace_s` seconds for sessions to end, then cut them off with receipts."""
         self.load.drain()
-        if self._opening:  # what has a place already becomes a session, or is refused
+        if self._opening:  # a request that already has a place becomes a session, or is refused
             _, stuck = await asyncio.wait(set(self._opening), timeout=OPENING_S)
-            for (
-                opening
-            ) in stuck:  # if it is on disk nevertheless, the next start gives it its receipt
+            for opening in stuck:  # if it is on disk after all, the next start writes its receipt
                 opening.cancel()
         tasks = list(self._sessions.values())
         if not tasks:
@@ -95,7 +92,7 @@ class Desk:
         else:
             checked = self._admission.check(order, envelope, now_ms())
         if remaining_s <= SHORTEST_MARGIN_S:
-            raise CounterfoilError(Code.DEADLINE, "no time is left before the call's deadline")
+            raise CounterfoilError(Code.DEADLINE, "no time is left until the call's deadline")
         if (refused := self._health.refusal()) is not None:
             raise refused
         tenant = checked.order.tenant
@@ -126,7 +123,7 @@ class Desk:
     async def _run(self, session: Session, tenant: str) -> None:
         try:
             await session.run()
-        except Exception:  # noqa: BLE001  # the request stays on the books, and gets its receipt later
+        except Exception:  # noqa: BLE001  # the request stays recorded, and gets its receipt later
             _log.exception("a session could not write its receipt")
             self.owed.add(session.request)
         finally:
@@ -136,7 +133,7 @@ class Desk:
 
 
 def _usable(remaining_s: float) -> float:
-    """Return the seconds to generate in, with time left to hand the receipt over."""
+    """Return the seconds available for generation, leaving time to deliver the receipt."""
     return remaining_s - min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, MARGIN * remaining_s))
 
 

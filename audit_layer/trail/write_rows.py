@@ -9,8 +9,7 @@ from audit_layer.log.sequencer import Sequenced, Submission
 from audit_layer.storage.copying import copy_rows
 from audit_layer.trail import at_rest
 from audit_layer.trail.admission import Admitted
-from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
-from audit_layer.trail.rows import (
+from audit_layer.trail.columns import (
     ANSWERED_TWICE,
     Values,
     finding_values,
@@ -19,6 +18,7 @@ from audit_layer.trail.rows import (
     statement_values,
     verdict_values,
 )
+from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import now_ms
 from shared.statements.receipts import Receipt
 

@@ -132,7 +132,7 @@ class Publisher:
                     return None
                 self._second_place.check_running()
                 await self._ask_witnesses_once()
-                row = await asyncio.to_thread(self._prepare)
+                row = await asyncio.to_thread(self._sign_next)
                 if row is None or row.note is None:
                     return await self._freshen()
                 cosigned = row.cosigned_note or await self._gather(row.note)
@@ -190,7 +190,7 @@ class Publisher:
                 raise
             _log.warning("witness %s shows a checkpoint that is not ours: %s", witness, e)
 
-    def _prepare(self) -> table.CheckpointRow | None:
+    def _sign_next(self) -> table.CheckpointRow | None:
         """Steps 1 to 3: return the unfinished checkpoint, signed and its tiles published, or None."""
         with transaction(self._engine) as connection:
             history = table.History(connection)

@@ -5,10 +5,10 @@ from typing import Any
 from audit_layer.trail.admission import Admitted
 from audit_layer.trail.models import EvidenceRow
 from shared.codec.hashing import sha256
-from shared.statements.audits import Verdict
 from shared.statements.cose import SignedStatement
 from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Verdict
 
 Values = dict[str, Any]
 ANSWERED_TWICE = "order-answered-twice"

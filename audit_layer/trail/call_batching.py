@@ -27,7 +27,7 @@ class _Call:
     pending: asyncio.Future[Pending]
 
 
-class Intake:
+class CallBatcher:
     """Feeds a trail. For one event loop."""
 
     def __init__(self, trail: Trail) -> None:
