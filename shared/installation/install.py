@@ -245,6 +245,7 @@ class Installer:
         await self._run(
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
+            *("--arithmetic", node.arithmetic),
             *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
             *("--trust", self._trust(node.name, _believed(log, parties))),
             *(
