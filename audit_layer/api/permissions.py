@@ -1,4 +1,4 @@
-"""Who may see what. A tenant and an operator see their own and what is public; the rest does not exist for them."""
+"""Who may see what: a route is for some roles and FORBIDDEN to others; what it lists of others' does not exist for them."""
 
 from collections.abc import Callable
 from typing import Annotated, Final

@@ -10,7 +10,7 @@ from audit_layer.costs.service import Costs
 from shared.codec.moment import days_period, parse_day
 
 Day = Annotated[str, Query(max_length=10, json_schema_extra={"format": "date"})]
-"""YYYY-MM-DD: if this were a date, a number would also be accepted, as a time."""
+"""YYYY-MM-DD. Text, because FastAPI reads a number as a date too."""
 
 
 def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRouter:
@@ -20,7 +20,7 @@ def cost_router(costs: Costs, tenant_scope: Callable[..., str | None]) -> APIRou
     @router.get("/totals")
     def totals(
         tenant: str | None = Depends(tenant_scope),
-    ) -> list[dict[str, str | int]]:  # FastAPI's way
+    ) -> list[dict[str, str | int]]:
         """What is booked, by operator and node; amounts are exact decimals as text."""
         return costs.totals(tenant=tenant)
 

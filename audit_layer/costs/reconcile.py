@@ -1,7 +1,8 @@
 """Reconciliation: why an invoice differs from what receipts prove, in parts that sum to the gap exactly. Pure.
 
-Both sides are added up per (tenant, node, model). The gap of a key is walked by substituting one factor after another,
-in this fixed order, with exact rationals:
+Both sides are added up per (tenant, node, model). The gap is split with exact rationals, in this fixed order. Timing and
+rounding are those of the whole invoice; the other parts are found for each key, quantity to price by substituting one
+factor after another:
 
 1. *unproven*: keys that no witnessed, ordered receipt supports are billed in full without proof; for other keys, what is
    billed beyond the proven for receipts that are not payable (protocol §8), kind by kind;

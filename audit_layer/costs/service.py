@@ -47,7 +47,7 @@ class Costs:
             return rater.heed_new(db, limit)
 
     def settle_all(self) -> int:
-        """Bring every request with several receipts in line with the rule; return how many receipts changed."""
+        """Apply the rule of what is payable (protocol §8) to requests with several receipts; return how many receipts changed."""
         with session(self._engine) as db:
             return rater.settle_all(db)
 
@@ -61,7 +61,7 @@ class Costs:
     def take_invoice(self, content: bytes) -> int:
         """Store an invoice as submitted; the same bytes again are the same invoice.
 
-        Errors: MALFORMED; NOT_FOUND when this log does not know its operator; CONFLICT when other bytes have its number.
+        Errors: MALFORMED; NOT_FOUND when this log does not know its operator; CONFLICT when another invoice has its number.
         """
         invoice = Invoice.parse(content)
         digest = sha256(content).digest()

@@ -30,7 +30,7 @@ def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) 
 
 
 def give_back(session: Session, work: int, error: str) -> None:
-    """Give a lease back so that the next sweep offers the row again."""
+    """Give a lease back: the row is offered again once its last hint is old enough (`due`)."""
     session.execute(
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.done_at.is_(None))
@@ -39,7 +39,7 @@ def give_back(session: Session, work: int, error: str) -> None:
 
 
 def extend(session: Session, work: int, *, until: int) -> None:
-    """Extend a lease that is still in use until then."""
+    """Extend a lease that is still held, to the time `until` (ms)."""
     session.execute(
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.done_at.is_(None), WorkRow.leased_until.is_not(None))

@@ -189,8 +189,8 @@ class Trail:
     def deposit(self, receipt: bytes, found: Delivered) -> None:
         """Keep ciphertexts that somebody deposits for a receipt in the log.
 
-        NOT_FOUND without the receipt, COMMITMENT_MISMATCH when they are not what receipt and node signed: so only the
-        node can fill the places, and what is kept can be judged. INVALID_ARGUMENT, QUOTA for too much.
+        NOT_FOUND without the receipt, COMMITMENT_MISMATCH when they are not what receipt and node signed: so only
+        ciphertexts that the node signed take up room, and what is kept can be judged. INVALID_ARGUMENT, QUOTA for too much.
         """
         if found.size > MAX_EVIDENCE:
             raise CounterfoilError(
@@ -227,7 +227,7 @@ class Trail:
     # -- parties -----------------------------------------------------------------------------------------
 
     def add_party(self, name: str, role: str, public_key: bytes) -> None:
-        """Believe a key for a role. Adding it again re-enables it; CONFLICT when it has a different name."""
+        """Trust a key in a role. Adding it again re-enables it; CONFLICT when it has a different name."""
         check_name(name, "a party")
         if role not in ROLES:
             raise CounterfoilError(

@@ -43,7 +43,7 @@ ELSEWHERE: Final = frozenset(
         Code.CORRUPT,
     }
 )
-"""Errors that may not occur at another node, or later."""
+"""Errors that another node, or the same one later, might not have."""
 DISBELIEVED: Final = frozenset(
     {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
 )

@@ -26,7 +26,11 @@ class NodeChoice:
         self._rests_until: dict[str, float] = {}
 
     def choose(self, names: Sequence[str], tried: Sequence[str], now: float) -> str:
-        """Return the node to try: not tried before, not resting, least busy, least used, in this order of preference."""
+        """Return the node to try.
+
+        In this order of preference: not tried before, not the one tried last, not resting, its rest ends first, least
+        busy, least used.
+        """
         last = tried[-1] if tried else None
 
         def rank(name: str) -> tuple[bool, bool, bool, float, int, int]:
@@ -57,7 +61,7 @@ class NodeChoice:
         self._rests_until.pop(name, None)
 
     def failed(self, name: str, error: CounterfoilError, now: float) -> None:
-        """Set a node aside if the error is one that another node may not have."""
+        """Let a node rest after an error that another node might not have."""
         if error.code in BUSY:
             rest = min(error.retry_after_s or FIRST_REST_S, LONGEST_REST_S)
         else:
@@ -67,7 +71,7 @@ class NodeChoice:
         self._rests_until[name] = max(self._rests_until.get(name, now), now + rest)
 
     def _until(self, name: str, now: float) -> float:
-        """Return until when a node rests; one that failed and is being probed rests for all other requests."""
+        """Return when a node's rest ends. While one request probes a node that failed, it rests for all others."""
         until = self._rests_until.get(name, now)
         on_trial = self._failures[name] > 0 and self._busy[name] > 0
         return max(until, now + FIRST_REST_S) if on_trial else until

@@ -53,7 +53,7 @@ class Scheduler:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.running: list[SequenceState] = []
-        """The first admitted first."""
+        """Oldest first."""
         self.cache = PrefixCache()
         self.preemptions = 0
         self.prefix_hits = 0
@@ -61,12 +61,10 @@ class Scheduler:
         self.prefix_misses = 0
         """Prompt positions that were computed."""
         self._clock = clock
-        assert limits.block % COMMITMENT_BLOCK == 0, (
-            "a KV block is of whole blocks of the commitments"
-        )
+        assert limits.block % COMMITMENT_BLOCK == 0, "a KV block must hold whole commitment blocks"
         self._block = limits.block
         self._hashes = limits.block // COMMITMENT_BLOCK
-        """Block hashes of the exact commitments in one KV block."""
+        """Commitment blocks in one KV block."""
         self._waiting: dict[str, deque[SequenceState]] = {}
         self._preempted: list[SequenceState] = []
         self._pool = BlockPool(limits.blocks, self.cache)
@@ -133,10 +131,10 @@ class Scheduler:
             insort(self.running, sequence, key=_age)
 
     def plan(self) -> Plan:
-        """Give blocks to all that advance in this step, preempting where there are none left.
+        """Give blocks to all sequences that advance in this step, preempting others when no block is free.
 
-        One position for each sequence that decodes; prompts share the rest, tenants first. The sequence that was
-        admitted first is always among them.
+        A decoding sequence advances by one position; prompts share the remaining rows, first among tenants, then among
+        each tenant's sequences. The sequence that was admitted first always advances.
         """
         counts = {sequence: 1 for sequence in self.running if sequence.left == 1}
         counts |= self._prefill_shares([item for item in self.running if item.left > 1])
@@ -183,7 +181,7 @@ class Scheduler:
         return None if tenant is None else self._waiting[tenant][0]
 
     def _dequeue(self, sequence: SequenceState) -> None:
-        """Take a sequence out of its queue; among equals its tenant comes last now."""
+        """Take a sequence out of its queue; its tenant goes behind all tenants of equal rank."""
         tenant = sequence.request.tenant
         queue = self._waiting.pop(tenant)
         queue.remove(sequence)
@@ -191,7 +189,7 @@ class Scheduler:
             self._waiting[tenant] = queue
 
     def _fits(self, sequence: SequenceState) -> bool:
-        """Say whether there is memory for all known tokens, beside what those who run lack for theirs."""
+        """Return whether there is memory for all of its known tokens, and for what running sequences still need for theirs."""
         promised = sum(
             blocks_for(item.length, self._block) - len(item.blocks) for item in self.running
         )
@@ -278,7 +276,7 @@ class Scheduler:
         return hits
 
     def _adopt(self, sequence: SequenceState) -> None:
-        """Let a sequence that stands at the border of its blocks go on behind what the cache has for it."""
+        """Give a sequence whose blocks are full the blocks that the prefix cache has for what follows."""
         for hit in self._hits(sequence):
             self._pool.hold(hit.block)
             sequence.blocks.append(hit.block)

@@ -1,9 +1,10 @@
 """Admission: the checks that a request must pass before it is accepted (protocol §3), in numbered steps.
 
-No step writes anything: a request that is refused here leaves no trace, and may be sent again once its reason is gone
-(one that was accepted before never is). Anything too long is refused before any of it is parsed. Steps 1 to 7 open
+No step writes anything: a request that is refused here leaves no trace and may be sent again once the reason is gone; a
+request that was accepted before is refused every time. Anything too long is refused before any of it is parsed. Steps 1 to 7 open
 nothing: they compare what anyone can see with the node's tenants, its key bundles and the orders that it has accepted.
-Steps 8 and 9 open the envelope: all failures of step 8 look the same from outside.
+Steps 8 and 9 open the envelope: what fails once its wrap is opened looks the same from outside, except settings that
+are out of range.
 """
 
 from collections.abc import Callable

@@ -165,7 +165,7 @@ def seal_request(
 def open_request(
     envelope_bytes: bytes, *, bundle_entry: bytes, hpke_private: HpkePrivateKey, now_ms: int
 ) -> OpenedRequest:
-    """Open as a node: steps 1 and 3 to 8. Comparing with the order (step 2) is up to the caller.
+    """Open as a node: steps 1 and 3 to 9 of protocol §3.5. Comparing with the order (step 2) is up to the caller.
     Errors: MALFORMED, EXPIRED, STALE_KEY if the header does not name the key bundle; UNREADABLE otherwise.
     """
     envelope = Envelope.from_bytes(envelope_bytes)  # (1)
@@ -185,7 +185,7 @@ def open_request(
 
 
 def open_with_secret(envelope_bytes: bytes, ts: bytes) -> OpenedRequest:
-    """Open as an auditor who holds the transcript secret: steps 1 and 5 to 8."""
+    """Open as an auditor who holds the transcript secret: steps 1 and 5 to 9 of protocol §3.5."""
     envelope = Envelope.from_bytes(envelope_bytes)
     return _open_body(envelope_bytes, envelope, ts)
 

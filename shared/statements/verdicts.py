@@ -27,7 +27,7 @@ class Blame(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reason codes of protocol §6.3: the one list that judge, worker, statements and books share."""
+    """The reason codes of protocol §6.3: the one list that judge, worker, disclosure, statements and books share."""
 
     EXACT = "exact"
     ORDER = "order"

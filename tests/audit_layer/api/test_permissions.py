@@ -23,7 +23,7 @@ MATRIX = {
     "/v1/costs/totals": (200, 403, 200, 200),
     "/v1/costs/focus.csv": (200, 403, 200, 200),
 }
-"""What each role gets. Nobody has an entry of zeros: whether a role may see a statement depends on the statement."""
+"""What each role gets. No statement has the entry 00…0, so whoever may ask at all gets 404."""
 PUBLIC = {
     "/checkpoint",
     "/tile/{path}",
