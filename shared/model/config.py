@@ -114,7 +114,9 @@ class ModelConfig:
         if self.head_dim % 2:
             raise unsupported("head_dim", self.head_dim, "an odd width has no halves to rotate")
         if any(token >= self.vocab_size for token in self.eos_token_ids):
-            raise malformed("eos_token_id is not in the vocabulary", stops_of)
+            raise malformed(
+                f"eos_token_id is not in the vocabulary (vocab_size {self.vocab_size})", stops_of
+            )
 
 
 def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> int:

@@ -425,6 +425,7 @@ FIELDS = sorted(
 @example(family="llama", changes={"rope_scaling": {"rope_type": "linear", "factor": 10**400}})
 @example(family="llama", changes={"hidden_size": 10**400, "dtype": {}})
 @example(family="qwen2", changes={"layer_types": [[], {}]})
+@example(family="llama", changes={"vocab_size": 1})
 def test_whatever_a_field_holds_it_is_read_or_named(family, changes):
     """Either the field's own name, or that of a field which it contradicts, is in the message."""
     data = of(family, **changes)
