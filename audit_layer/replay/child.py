@@ -15,7 +15,8 @@ from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.judge import Replayed, judge
 from shared.codec import cbor
 from shared.model.backend import Backend
-from shared.model.cpu import CpuBackend
+from shared.model.config import ModelConfig
+from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
@@ -33,15 +34,12 @@ from shared.text.stream import frames_say, stop_length
 class ModelArithmetic:
     """The auditor's own copy of one checkpoint, as the judge needs it."""
 
-    def __init__(self, folder: Path, backend: Backend) -> None:
+    def __init__(self, folder: Path, backend: Backend, profile: bytes) -> None:
         self._decoder: Decoder = load_decoder(folder, backend=backend)
         config = self._decoder.config
         self._tokenizer = open_tokenizer(folder, rows=config.vocab_size, stops=config.eos_token_ids)
-
-    @cached_property
-    def profile(self) -> bytes:
-        """Hash of this process's numeric profile; the probe pass runs only once."""
-        return profile_id(numeric_profile(self._decoder.config.dtype, self._decoder.backend))
+        self.profile = profile
+        """Hash of the numeric profile, whose probe this process has run."""
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens."""
@@ -77,17 +75,13 @@ class ModelArithmetic:
 
 
 class Bench:
-    """All of this process's checkpoints, loaded on first use."""
+    """All of this process's checkpoints in every arithmetic that it computes, loaded on first use."""
 
     def __init__(self, folders: Sequence[Path], threads: int) -> None:
         self._given = folders
         self._threads = threads
-        self._loaded: dict[bytes, ModelArithmetic] = {}
-
-    @cached_property
-    def _backend(self) -> Backend:
-        """What all of them run on. Where it cannot be had, that is an error of every case too."""
-        return CpuBackend(self._threads)
+        self._profiles: dict[tuple[str, str], bytes] = {}
+        self._loaded: dict[tuple[bytes, str], ModelArithmetic] = {}
 
     @cached_property
     def _folders(self) -> dict[bytes, Path]:
@@ -96,13 +90,30 @@ class Bench:
 
     def judge(self, case: Case) -> Judgement:
         """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""
-        root = read_as(Receipt, case.receipt).model_root
+        receipt = read_as(Receipt, case.receipt)
+        root = receipt.model_root
         folder = self._folders.get(root)
         if folder is None:
             return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
-        if root not in self._loaded:
-            self._loaded[root] = ModelArithmetic(folder, self._backend)
-        return judge(case, self._loaded[root])
+        dtype = ModelConfig.from_folder(folder).dtype
+        chosen = self._arithmetic(dtype, receipt.numeric_profile)
+        if (root, chosen) not in self._loaded:
+            backend = CpuBackend(self._threads, chosen)
+            profile = self._profile(dtype, chosen)
+            self._loaded[root, chosen] = ModelArithmetic(folder, backend, profile)
+        return judge(case, self._loaded[root, chosen])
+
+    def _arithmetic(self, dtype: str, profile: bytes) -> str:
+        """Return the arithmetic of a numeric profile; for a profile that this process does not compute, any one."""
+        names = arithmetics_for(dtype)
+        return next((name for name in names if self._profile(dtype, name) == profile), names[0])
+
+    def _profile(self, dtype: str, arithmetic: str) -> bytes:
+        """Return the profile under an arithmetic; its probe runs once."""
+        if (dtype, arithmetic) not in self._profiles:
+            found = numeric_profile(dtype, CpuBackend(self._threads, arithmetic))
+            self._profiles[dtype, arithmetic] = profile_id(found)
+        return self._profiles[dtype, arithmetic]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

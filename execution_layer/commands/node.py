@@ -122,6 +122,12 @@ def rate_card(
 @click.option("--tls-key", type=_file)
 @click.option("--tls-ca", type=_file)
 @click.option("--threads", type=click.IntRange(1, 512), default=1, show_default=True)
+@click.option(
+    "--arithmetic",
+    default="auto",
+    show_default=True,
+    help="The definition of every operation, such as chain-1. auto: the one of this machine's own matrix unit.",
+)
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=256, show_default=True)
 @click.option(
@@ -159,6 +165,7 @@ def init(
     tls_key: Path | None,
     tls_ca: Path | None,
     threads: int,
+    arithmetic: str,
     max_batch: int,
     prefill_rows: int,
     kv_memory_mib: int,
@@ -211,6 +218,7 @@ def init(
         rate_card_file=rate_card.absolute(),
         spool=folder / "node.sqlite",
         threads=threads,
+        arithmetic=arithmetic,
         max_batch=max_batch,
         prefill_rows=prefill_rows,
         kv_memory_mib=kv_memory_mib,

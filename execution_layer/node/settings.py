@@ -84,6 +84,8 @@ class NodeSettings(Settings):
     """Requests, evidence, receipts and the meter (sqlite)."""
     threads: Annotated[int, Field(ge=1, le=512)] = 1
     """CPU threads for the model. They affect its speed, not its bits."""
+    arithmetic: str = "auto"
+    """The definition of every operation (protocol §7.2), hence the bits. `auto`: the one of this machine's own matrix unit."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sequences in one batch."""
     prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 256

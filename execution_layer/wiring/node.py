@@ -15,7 +15,7 @@ from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
 from shared.model.backend import Backend, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.cpu import CpuBackend
+from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
     """Load the model, compute its root and numeric profile, and build a node around it."""
-    backend = CpuBackend(settings.threads)
+    backend = cpu_backend(settings)
     decoder = load_decoder(settings.model, backend=backend)
     config = decoder.config
     tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
@@ -51,6 +51,14 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     engine = LocalEngine(decoder, tokenizer, limits)
     files = ModelFiles.of(settings.model, leaves)
     return Node(settings, NodeModel(served, profile, engine, files), energy)
+
+
+def cpu_backend(settings: NodeSettings) -> CpuBackend:
+    """Return the backend that a node's configuration asks for; CONFIGURATION as `CpuBackend`."""
+    chosen = settings.arithmetic
+    if chosen == "auto":
+        chosen = own_arithmetic(ModelConfig.from_folder(settings.model).dtype)
+    return CpuBackend(settings.threads, chosen)
 
 
 def engine_limits(settings: NodeSettings, config: ModelConfig, backend: Backend) -> Limits:

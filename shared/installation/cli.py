@@ -35,6 +35,10 @@ DEFAULT_FOLDER = Path(".counterfoil")
     help="Demonstration: program that stands in for the third node (default: the repository's, if present).",
 )
 @click.option(
+    "--arithmetic",
+    help="Demonstration: serve under this arithmetic, honestly and dishonestly, beside a node under chain-1.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -46,6 +50,7 @@ def up(
     prompts: Path | None,
     model: Path | None,
     wrapper: Path | None,
+    arithmetic: str | None,
     json_file: Path | None,
 ) -> int:
     """Start Postgres, audit server, workers, witness, custodian and nodes, and keep them up.
@@ -62,7 +67,12 @@ def up(
     async def main(stop: asyncio.Event) -> int:
         if demo:
             return await demonstrate(
-                **options, prompts=prompts, wrapper=wrapper, json_file=json_file, stop=stop
+                **options,
+                prompts=prompts,
+                wrapper=wrapper,
+                arithmetic=arithmetic,
+                json_file=json_file,
+                stop=stop,
             )
         return await keep_up(**options, stop=stop)
 

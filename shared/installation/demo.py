@@ -26,6 +26,8 @@ from shared.runtime.keys import private_folder, write_atomic, write_result
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 WRAPPER = Path(__file__).parents[2] / "tests" / "adversaries" / "int8_node.py"
 """Where the repository keeps the dishonest node, which is not part of the product."""
+EVERYWHERE = "chain-1"
+"""The arithmetic that is any processor's own."""
 CONCURRENCY = 16
 SENDINGS = 4
 """How often a request that gets no answer is sent."""
@@ -174,6 +176,7 @@ async def run(
     model: Path | None,
     prompts: Path | None,
     wrapper: Path | None,
+    arithmetic: str | None,
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
@@ -186,10 +189,11 @@ async def run(
             f"there is no dishonest node at {wrapper}",
             remedy="Run the demonstration from the repository, or pass --dishonest-node.",
         )
+    shown, other = (arithmetic, EVERYWHERE) if arithmetic else ("auto", "auto")
     nodes = (
-        NodePlan("node-a", "operator-a"),
-        NodePlan("node-b", "operator-b"),
-        NodePlan("node-c", "operator-c", wrapper=(str(wrapper),)),
+        NodePlan("node-a", "operator-a", arithmetic=shown),
+        NodePlan("node-b", "operator-b", arithmetic=other),
+        NodePlan("node-c", "operator-c", wrapper=(str(wrapper),), arithmetic=shown),
     )
     plan = Plan(
         folder,

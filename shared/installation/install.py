@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -74,12 +75,12 @@ class Installer:
         plan, tls = self._plan, self.certificates()
         self._say("creating roles and databases")
         keys = asyncio.create_task(self._identities())
-        probe = asyncio.create_task(self._json("model", "profile", plan.model, "--json"))
+        probe = asyncio.create_task(self._profiles())
         await self._run("db", "init", "--folder", plan.path("postgres"))
         await self._run("db", "upgrade", "--dsn-file", self.dsn("owner"))
         self._say("creating keys and configurations")
         parties = await keys
-        log = await self._audit(tls["audit"], parties, (await probe)["numeric_profile"])
+        log = await self._audit(tls["audit"], parties, await probe)
         self._say("registering parties; setting up workers, operators and nodes")
         *cards, _, _, _ = await asyncio.gather(
             *(self._node(node, tls[node.name], log, parties) for node in plan.nodes),
@@ -136,7 +137,13 @@ class Installer:
             witness, custodian, [first, second], dict(zip(operators, told, strict=True))
         )
 
-    async def _audit(self, tls: TlsFiles, parties: Identities, profile: str) -> Json:
+    async def _profiles(self) -> list[str]:
+        """Return the numeric profiles that this machine's auditors compute for the model, one per arithmetic."""
+        command = ("model", "profile", self._plan.model, "--arithmetic", "all", "--json")
+        told = await self._json(*command)
+        return [each["numeric_profile"] for each in told]
+
+    async def _audit(self, tls: TlsFiles, parties: Identities, profiles: Sequence[str]) -> Json:
         """Write the audit server's configuration; return the log's part of the trust that everybody needs."""
         plan, ports = self._plan, self.ports
         told = await self._json(
@@ -144,7 +151,7 @@ class Installer:
             *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
             *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
             *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
-            *("--numeric-profile", profile),
+            *(part for profile in profiles for part in ("--numeric-profile", profile)),
         )
         vkeys = parties.witness["vkeys"]
         await self._run(
@@ -238,6 +245,7 @@ class Installer:
         await self._run(
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
+            *("--arithmetic", node.arithmetic),
             *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
             *("--trust", self._trust(node.name, _believed(log, parties))),
             *(

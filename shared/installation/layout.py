@@ -22,6 +22,8 @@ class NodePlan:
     operator: str
     wrapper: tuple[str, ...] = ()
     """What replaces `counterfoil node` for this node's `serve` and `invoice`."""
+    arithmetic: str = "auto"
+    """What it serves under; `auto`: the arithmetic of this machine's own matrix unit."""
 
 
 @dataclass(frozen=True, slots=True)

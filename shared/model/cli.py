@@ -73,8 +73,11 @@ def show(folder: Path, as_json: bool) -> None:
 
 @model.command("profile")
 @click.argument("folder", type=_folder)
+@click.option(
+    "--arithmetic", help="Default: that of this machine's own matrix unit; `all` for every one."
+)
 @json_option
-def profile(folder: Path, as_json: bool) -> None:
+def profile(folder: Path, arithmetic: str | None, as_json: bool) -> None:
     """Print the numeric profile under which this machine serves a model folder, and its hash.
 
     The probe is run, so this takes a moment. The hash is what key bundles, receipts and verdicts call
@@ -82,15 +85,23 @@ def profile(folder: Path, as_json: bool) -> None:
     the folder's dtype alone; no weight is read.
     """
     from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
-    from shared.model.cpu import CpuBackend  # noqa: PLC0415
+    from shared.model.cpu import CpuBackend, arithmetics_for, own_arithmetic  # noqa: PLC0415
     from shared.model.profile import numeric_profile, profile_id  # noqa: PLC0415
 
-    members = numeric_profile(ModelConfig.from_folder(folder).dtype, CpuBackend())
-    identity = profile_id(members)
-    width = max(len("numeric profile"), *map(len, members))
+    dtype = ModelConfig.from_folder(folder).dtype
+    chosen = (
+        arithmetics_for(dtype) if arithmetic == "all" else (arithmetic or own_arithmetic(dtype),)
+    )
+    profiles = [numeric_profile(dtype, CpuBackend(arithmetic=name)) for name in chosen]
+    facts = [{"numeric_profile": profile_id(each), "profile": each} for each in profiles]
 
     def lines() -> str:
-        said = [("numeric profile", identity.hex()), *members.items()]
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in said)
+        return "\n\n".join(
+            "\n".join(
+                f"{name:<15}  {value}"
+                for name, value in (("numeric profile", profile_id(each).hex()), *each.items())
+            )
+            for each in profiles
+        )
 
-    emit({"numeric_profile": identity, "profile": members}, as_json, lines)
+    emit(facts if arithmetic == "all" else facts[0], as_json, lines)

@@ -1,4 +1,4 @@
-"""The CPU backend: `chain-1` by the native kernels (native/kernels.h), on whatever instructions the processor has."""
+"""The CPU backend: every arithmetic that the native kernels have (native/kernels.h), on whatever instructions there are."""
 
 import platform
 from collections.abc import Sequence
@@ -8,19 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.model import arithmetic, functions, rope
-from shared.model.arithmetic import fill, filled, pairs_of, pointer
+from shared.model import arithmetic as arithmetics
+from shared.model import functions, rope
+from shared.model.arithmetic import Kind, kind_of, pointer
 from shared.model.backend import Cache, Layers, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.layout import Layout
 from shared.model.native import library
-from shared.model.native.library import kernels
+from shared.model.native.library import VARIANTS, kernels
 from shared.model.weights import Weights, compute_dtype
+from shared.runtime.errors import Code, CounterfoilError
 
 BLOCK = 64
 """Positions of one block, as the kernels have it."""
+CHAIN_1, PAIRS_32 = "chain-1", "pairs-32"
+ARITHMETICS = (CHAIN_1, PAIRS_32)
 SHORT = 4096
 """Positions whose angles are there from the start."""
+
+
+def arithmetics_for(dtype: str) -> tuple[str, ...]:
+    """Return the arithmetics that are defined for a checkpoint's dtype."""
+    computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return tuple(kind.arithmetic for kind in arithmetics.KINDS if kind.dtype == computed)
+
+
+def own_arithmetic(dtype: str) -> str:
+    """Return the arithmetic of this machine's own matrix unit, in which it computes a checkpoint's dtype fastest."""
+    with_tiles = VARIANTS[kernels().best] == "amx" and PAIRS_32 in arithmetics_for(dtype)
+    return PAIRS_32 if with_tiles else CHAIN_1
 
 
 class KVCache:
@@ -31,34 +47,36 @@ class KVCache:
     lanes. What the kernels store is finite.
     """
 
-    def __init__(self, config: ModelConfig, blocks: int, layers: int) -> None:
-        self.dtype = compute_dtype(config)
-        shape = (blocks + 1, config.kv_heads, filled(config.head_dim) * BLOCK)
-        self.keys: list[Tensor] = [torch.zeros(shape, dtype=self.dtype) for _ in range(layers)]
-        self.values: list[Tensor] = [torch.zeros(shape, dtype=self.dtype) for _ in range(layers)]
+    def __init__(self, kind: Kind, config: ModelConfig, blocks: int, layers: int) -> None:
+        shape = (blocks + 1, config.kv_heads, kind.filled(config.head_dim) * BLOCK)
+        self.keys: list[Tensor] = [torch.zeros(shape, dtype=kind.dtype) for _ in range(layers)]
+        self.values: list[Tensor] = [torch.zeros(shape, dtype=kind.dtype) for _ in range(layers)]
         self.blocks = blocks
 
 
 class CpuLayers:
     """Layers [first, last), packed, with the angles and the workspace that they need."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, first: int, last: int) -> None:
+    def __init__(
+        self, kind: Kind, config: ModelConfig, weights: Weights, first: int, last: int
+    ) -> None:
+        self._kind = kind
         self._width, self._positions = config.hidden_size, config.max_positions
         self._frequencies = rope.inverse_frequencies(config.head_dim, config.rope)
         self._shape = library.Shape(
-            pairs=pairs_of(compute_dtype(config)),
-            hidden=filled(config.hidden_size),
+            kind=kind.number,
+            hidden=kind.filled(config.hidden_size),
             heads=config.heads,
             kv_heads=config.kv_heads,
-            head_dim=filled(config.head_dim),
-            inner=filled(config.intermediate_size),
+            head_dim=kind.filled(config.head_dim),
+            inner=kind.filled(config.intermediate_size),
             eps=config.rms_norm_eps,
             scale=config.head_dim**-0.5,
             own_hidden=config.hidden_size,
             own_head_dim=config.head_dim,
         )
         self._reach(min(self._positions, SHORT))
-        self._kept: list[arithmetic.Packed | Tensor] = []
+        self._kept: list[arithmetics.Packed | Tensor] = []
         self._layers = (library.Layer * (last - first))(
             *(self._layer(weights, config, index) for index in range(first, last))
         )
@@ -71,19 +89,21 @@ class CpuLayers:
         self._shape.cosines, self._shape.sines = (table.ctypes.data for table in self._angles)
 
     def _layer(self, weights: Weights, config: ModelConfig, index: int) -> library.Layer:
-        prefix, dtype = f"model.layers.{index}.", compute_dtype(config)
+        prefix, kind = f"model.layers.{index}.", self._kind
 
         def packed(*names: str, out: int, into: int, biased: bool = False) -> library.Matrix:
             """Join weights; `out` and `into` are the widths of which their axes are made, each filled up by itself."""
-            parts = [fill(weights[f"{prefix}{n}.weight"].to(dtype), 0, out) for n in names]
-            biases = [fill(weights[f"{prefix}{n}.bias"], 0, out) for n in names if biased]
-            joined = fill(torch.cat(parts), 1, into)
-            matrix = arithmetic.Packed(joined, torch.cat(biases) if biased else None)
+            parts = [
+                kind.fill(weights[f"{prefix}{n}.weight"].to(kind.dtype), 0, out) for n in names
+            ]
+            biases = [kind.fill(weights[f"{prefix}{n}.bias"], 0, out) for n in names if biased]
+            joined = kind.fill(torch.cat(parts), 1, into)
+            matrix = arithmetics.Packed(kind, joined, torch.cat(biases) if biased else None)
             self._kept.append(matrix)
             return matrix.matrix
 
         def norm(name: str, width: int) -> int | None:
-            vector = fill(weights[f"{prefix}{name}.weight"].float().contiguous(), 0, width)
+            vector = kind.fill(weights[f"{prefix}{name}.weight"].float().contiguous(), 0, width)
             self._kept.append(vector)
             return pointer(vector)
 
@@ -118,7 +138,7 @@ class CpuLayers:
         needed = kernels().workspace(self._shape, len(self._layers), batch)
         if needed > len(self._workspace):
             self._workspace = torch.empty(needed + needed // 4, dtype=torch.uint8)
-        states_RD = fill(states_RD, 1, self._width)
+        states_RD = self._kind.fill(states_RD, 1, self._width)
         kernels().layers(
             self._shape,
             self._layers,
@@ -140,23 +160,33 @@ class CpuLayers:
 
 
 class CpuBackend:
-    """This process's processors; `threads` sets how many of its threads passes use, for the whole process.
+    """This process's processors, in one arithmetic; `threads` sets how many of its threads passes use, for the whole process.
 
-    CONFIGURATION, once something is to be computed (or threads are to be set), where the kernels were not built.
+    CONFIGURATION for an arithmetic that no kernel computes and, once something is to be computed (or threads are to be set),
+    where the kernels were not built.
     """
 
     name = device = "cpu"
-    arithmetic = "chain-1"
     block = BLOCK
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, arithmetic: str = CHAIN_1) -> None:
+        if arithmetic not in ARITHMETICS:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"there is no arithmetic {arithmetic[:40]!r}",
+                remedy=f"Choose one of {', '.join(ARITHMETICS)}.",
+            )
+        self.arithmetic = arithmetic
         self.architecture = platform.machine()
         if threads is not None:
             kernels().threads(threads)
 
+    def _kind(self, dtype: torch.dtype) -> Kind:
+        return kind_of(self.arithmetic, dtype)
+
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
         """Lay a weight out in panels of sixteen outputs."""
-        return arithmetic.Packed(weight, bias)
+        return arithmetics.Packed(self._kind(weight.dtype), weight, bias)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """Return the tensor: also one that is mapped from its file stays so."""
@@ -164,16 +194,18 @@ class CpuBackend:
 
     def cache(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> Cache:
         """Make a cache; it is all zeros."""
-        return KVCache(config, blocks, config.layers if layers is None else layers)
+        kind = self._kind(compute_dtype(config))
+        return KVCache(kind, config, blocks, config.layers if layers is None else layers)
 
     def block_bytes(self, config: ModelConfig, *, layers: int | None = None) -> int:
         """Return the bytes of a block's keys and values."""
+        kind = self._kind(compute_dtype(config))
         wide = 2 * (config.layers if layers is None else layers) * config.kv_heads
-        return wide * filled(config.head_dim) * BLOCK * compute_dtype(config).itemsize
+        return wide * kind.filled(config.head_dim) * BLOCK * kind.dtype.itemsize
 
     def layers(self, config: ModelConfig, weights: Weights, first: int, last: int) -> Layers:
         """Pack layers; queries, keys and values become one matrix."""
-        return CpuLayers(config, weights, first, last)
+        return CpuLayers(self._kind(compute_dtype(config)), config, weights, first, last)
 
     def embed(self, table: Packed | Tensor, tokens_R: Tensor) -> Tensor:
         """Look rows up; bfloat16 is widened exactly."""
@@ -183,15 +215,16 @@ class CpuBackend:
 
     def norm(self, states_RD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Return x · (1 / sqrt(mean of squares + eps)) · weight."""
+        kind = self._kind(dtype)
         rows, width = states_RD.shape
-        shape = _norm_shape(width, pairs_of(dtype), eps)
-        states_RD, weight_D = fill(states_RD, 1, width), fill(weight_D, 0, width)
+        shape = _norm_shape(kind, width, eps)
+        states_RD, weight_D = kind.fill(states_RD, 1, width), kind.fill(weight_D, 0, width)
         out = torch.empty(states_RD.shape, dtype=dtype)
         kernels().norm(shape, pointer(states_RD), pointer(weight_D), rows, pointer(out))
         return out[:, :width].contiguous()
 
     def linear(self, x_RD: Tensor, weight: Packed) -> Tensor:
-        """Return one chain of multiply-adds for each element, and the bias after it."""
+        """Return the sum of products for each element, and the bias after it."""
         return _own(weight).linear(x_RD)
 
     def logits(self, hidden_RD: Tensor, head: Packed) -> Tensor:
@@ -204,11 +237,11 @@ class CpuBackend:
 
 
 @cache
-def _norm_shape(width: int, pairs: int, eps: float) -> library.Shape:
+def _norm_shape(kind: Kind, width: int, eps: float) -> library.Shape:
     """Return what the kernel of the norm reads of a shape. Kept: making one is felt in a step of one row."""
-    return library.Shape(pairs=pairs, hidden=filled(width), own_hidden=width, eps=eps)
+    return library.Shape(kind=kind.number, hidden=kind.filled(width), own_hidden=width, eps=eps)
 
 
-def _own(weight: Packed) -> arithmetic.Packed:
-    assert isinstance(weight, arithmetic.Packed), "another backend packed it"
+def _own(weight: Packed) -> arithmetics.Packed:
+    assert isinstance(weight, arithmetics.Packed), "another backend packed it"
     return weight

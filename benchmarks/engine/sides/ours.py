@@ -13,7 +13,8 @@ from benchmarks.engine.sides.wire import Job, Result, peak_memory, serve
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.engine.scheduler import Limits
-from shared.model.cpu import CpuBackend
+from shared.model.config import ModelConfig
+from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import Decoder, load_decoder
 from shared.statements.request import SamplingSettings
 from shared.text.tokenizer import Tokenizer
@@ -21,17 +22,26 @@ from shared.text.tokenizer import Tokenizer
 SEQUENCES = 64
 
 
+def own_backend(folder: Path, threads: int) -> CpuBackend:
+    """Return the backend that a node would choose on this machine."""
+    return CpuBackend(threads, own_arithmetic(ModelConfig.from_folder(folder).dtype))
+
+
 class OursSide:
     """`LocalEngine` on an event loop of its own."""
 
     def __init__(self, folder: Path, threads: int, decoder: Decoder | None = None) -> None:
-        decoder = decoder or load_decoder(folder, backend=CpuBackend(threads))
+        decoder = decoder or load_decoder(folder, backend=own_backend(folder, threads))
         tokenizer = Tokenizer.from_folder(folder, decoder.config.eos_token_ids)
         limits = Limits(sequences=SEQUENCES, context=decoder.config.max_positions)
         self.engine = LocalEngine(decoder, tokenizer, limits)
         self._loop = asyncio.Runner()
         self._loop.run(self.engine.start())
-        self.versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+        self.versions = {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "arithmetic": decoder.backend.arithmetic,
+        }
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
         return self._loop.run(self._all(jobs))

@@ -1,4 +1,4 @@
-/* The arithmetic of shared.model on CPUs: five variants of one definition, chosen by what the processor has. */
+/* The arithmetic of shared.model on CPUs: every arithmetic in every variant, chosen by what the processor has. */
 #define _GNU_SOURCE
 #include "kernels.h"
 
@@ -88,50 +88,81 @@ typedef struct {
     const Layer *layer;
 } Attention;
 
+#define GROUP 16 /* units of a group of pairs-32 */
+#define PLACES (GROUPED ? 2 * GROUP : LANES) /* positions of one step of the sum over values */
 #define PHASES 8 /* of one layer */
 #define NEAR 4    /* rows of one piece where rows are dealt */
 #define QUERIES 16 /* query rows of one task, heads of a group counted */
 
 #define GLUE_(a, b, c) a##_##b##_##c
 #define GLUE(a, b, c) GLUE_(a, b, c)
-#define NAME(name) GLUE(name, SUFFIX, UNITS)
+#define NAME(name) GLUE(name, SUFFIX, KIND)
 
+#define LEAVE_TILES()
 #define SUFFIX portable
 #define TARGET
 #define LANES_PORTABLE
-#include "both_units.h"
+#include "kinds.h"
 
 #if defined(__x86_64__)
 #define SUFFIX avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define LANES_AVX2
-#include "both_units.h"
+#include "kinds.h"
 
 #define SUFFIX avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #define LANES_AVX512
-#include "both_units.h"
+#include "kinds.h"
 
 #define SUFFIX avx512bf16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
 #define LANES_AVX512BF16
-#include "both_units.h"
+#include "kinds.h"
+
+static _Thread_local int tiles_of; /* how many rows this thread's tiles are configured for; 0: they are released */
+#undef LEAVE_TILES
+#define LEAVE_TILES() (_tile_release(), tiles_of = 0)
+#define SUFFIX amx
+#define TARGET __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
+#define LANES_AMX
+#define WITHOUT_CHAIN /* which this unit does not compute */
+#include "kinds.h"
 #endif
 
 typedef struct {
-    Region layers[2], norm[2], linear[2]; /* by `pairs` */
+    Region layers[KINDS], norm[KINDS], linear[KINDS];
 } Variant;
 
-#define VARIANT(s) {{layers_##s##_singles, layers_##s##_pairs}, {norm_##s##_singles, norm_##s##_pairs}, {linear_##s##_singles, linear_##s##_pairs}}
+#define KINDS_OF(f, s, t) {f##_##s##_singles, f##_##s##_pairs, f##_##t##_pairs32}
+#define VARIANT(s, t) {KINDS_OF(layers, s, t), KINDS_OF(norm, s, t), KINDS_OF(linear, s, t)}
 static const Variant variants[] = {
-    VARIANT(portable),
+    VARIANT(portable, portable),
 #if defined(__x86_64__)
-    VARIANT(avx2),
-    VARIANT(avx512),
-    VARIANT(avx512bf16),
+    VARIANT(avx2, avx2),
+    VARIANT(avx512, avx512),
+    VARIANT(avx512bf16, avx512bf16),
+    VARIANT(avx512bf16, amx),
 #endif
 };
-static int chosen;
+static int chosen[KINDS];
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+
+/* Whether there are tiles for bfloat16, and the system lets this process use them (it has to be asked). */
+static int have_amx(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+#if defined(__linux__)
+    return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
+#else
+    return 0;
+#endif
+}
+#endif
 
 int cf_variants(void)
 {
@@ -141,21 +172,22 @@ int cf_variants(void)
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
         !__builtin_cpu_supports("avx512dq"))
         return 1;
-    return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+    if (!__builtin_cpu_supports("avx512bf16")) return 2;
+    return have_amx() ? 4 : 3;
 #else
     return 0;
 #endif
 }
 
-void cf_use(int variant)
+void cf_use(int kind, int variant)
 {
     const int most = cf_variants();
-    chosen = variant < 0 ? 0 : variant > most ? most : variant;
+    chosen[kind] = variant < 0 ? 0 : variant > most ? most : variant;
 }
 
-void cf_pack(const void *weight, int64_t rows, int64_t columns, int pairs, uint32_t *data)
+void cf_pack(const void *weight, int64_t rows, int64_t columns, int kind, uint32_t *data)
 {
-    const int64_t units = columns / (pairs + 1), panels = (rows + LANES - 1) / LANES;
+    const int64_t units = columns / (kind ? 2 : 1), panels = (rows + LANES - 1) / LANES;
     const uint32_t *source = weight;
     for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t first = 0; first < units; first += 16) /* a cache line of each row at a time */
@@ -166,13 +198,13 @@ void cf_pack(const void *weight, int64_t rows, int64_t columns, int pairs, uint3
             }
 }
 
-void cf_embed(const Matrix *table, const int64_t *tokens, int64_t rows, int pairs, float *out)
+void cf_embed(const Matrix *table, const int64_t *tokens, int64_t rows, int kind, float *out)
 {
     for (int64_t row = 0; row < rows; row++) {
         const uint32_t *unit = table->data + tokens[row] / LANES * table->units * LANES + tokens[row] % LANES;
         for (int64_t u = 0; u < table->units; u++) {
             uint32_t word = unit[u * LANES];
-            if (pairs) {
+            if (kind) {
                 const uint32_t low = word << 16, high = word & 0xffff0000u;
                 memcpy(out++, &low, 4);
                 memcpy(out++, &high, 4);
@@ -269,7 +301,7 @@ static int64_t rows_per_task(const Shape *shape)
 
 static Layout layout(const Shape *shape, int64_t layers, const Batch *batch)
 {
-    const int64_t element = shape->pairs ? 2 : 4, rows = batch->rows, attended = shape->heads * shape->head_dim;
+    const int64_t element = shape->kind ? 2 : 4, rows = batch->rows, attended = shape->heads * shape->head_dim;
     const int64_t queries = rows_per_task(shape) * (shape->heads / shape->kv_heads);
     int64_t longest = 0, tasks = 0;
     for (int64_t i = 0; i < batch->spans; i++) {
@@ -324,16 +356,16 @@ void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Bat
                 pass.tasks[pass.task_count++] = (Task){i, head, row, left < most ? left : most};
             }
     }
-    run(variants[chosen].layers[shape->pairs], &pass, (Phase *)(base + at.phases), PHASES * count,
+    run(variants[chosen[shape->kind]].layers[shape->kind], &pass, (Phase *)(base + at.phases), PHASES * count,
         (bytes - 64 - at.scratch) / at.scratch_bytes); /* threads may have been added since the workspace was measured */
 }
 
 void cf_norm(const Shape *shape, const float *states, const float *weight, int64_t rows, void *out)
 {
-    run(variants[chosen].norm[shape->pairs], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[shape->kind]].norm[shape->kind], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }
 
-void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int pairs, float *out)
+void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int kind, float *out)
 {
-    run(variants[chosen].linear[pairs != 0], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[kind]].linear[kind], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
 }

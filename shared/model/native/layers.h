@@ -172,7 +172,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
     for (int64_t row = 0; row < task.rows; row++)
         memcpy(q + row * group * units, pass->q + ((span->first + task.row + row) * shape->heads + task.head * group) * units,
                (size_t)(group * units) * 4);
-    const int64_t needed = position + task.rows - first * BLOCK, used = (needed + LANES - 1) / LANES * LANES;
+    const int64_t needed = position + task.rows - first * BLOCK, used = (needed + PLACES - 1) / PLACES * PLACES;
     NAME(scores)(shape, q, rows, keys, values, blocks, needed, scores);
     for (int row = 0; row < rows; row++) {
         const int64_t own = position + row / group;
@@ -193,7 +193,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
                 const int64_t at = span->first + task.row + (row + m) / group, head = task.head * group + (row + m) % group;
                 for (int n = 0; n < wide; n++)
                     NAME(store_units)(pass->attended + (at * shape->heads + head) * units, (panel + n) * LANES,
-                                      NAME(divide)(NAME(load)(acc + (m * wide + n) * LANES), NAME(set1)(totals[row + m])));
+                                      NAME(divide)(NAME(add)(NAME(load)(acc + (m * wide + n) * LANES), NAME(set1)(0.0f)), NAME(set1)(totals[row + m])));
             }
         }
     }
@@ -229,6 +229,7 @@ static TARGET void NAME(layers)(Worker *me, void *argument)
         NAME(product)(me, &(Product){&layer->gate, &layer->up, pass->normed, rows, GATED, pass->gated});
         NAME(product)(me, &(Product){&layer->down, NULL, pass->gated, rows, ADD_TO, pass->states});
     }
+    LEAVE_TILES();
 }
 
 static TARGET void NAME(norm)(Worker *me, void *argument)
@@ -241,6 +242,6 @@ static TARGET void NAME(linear)(Worker *me, void *argument)
 {
     const LinearCall *call = argument;
     NAME(product)(me, &(Product){call->matrix, NULL, call->x, call->rows, PLAIN, call->out});
+    LEAVE_TILES();
 }
 
-#undef TALL

@@ -4,16 +4,23 @@ Whoever calls answers for pointers and bounds: `shared.model.arithmetic`, `.cpu`
 """
 
 import ctypes
+from array import array
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from time import perf_counter
 
 from shared.runtime.errors import Code, CounterfoilError
 
 LANES = 16
 """Output rows of one panel of a packed weight."""
-VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16")
+VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16", "amx")
 """All variants give the same bits; the index is the kernels' number for it."""
+SINGLES, PAIRS_CHAIN, PAIRS_32 = range(3)
+KINDS = 3
+"""Kinds of units and of sums: float32 by chain-1, bfloat16 by chain-1, bfloat16 by pairs-32."""
+TRIALS = 5
+"""Products by which a variant's speed is measured, at start: some 50 µs each."""
 
 
 class Matrix(Structure):
@@ -26,7 +33,7 @@ class Shape(Structure):
     """What all layers share."""
 
     _fields_ = (
-        ("pairs", c_int64),
+        ("kind", c_int64),
         ("hidden", c_int64),
         ("heads", c_int64),
         ("kv_heads", c_int64),
@@ -105,11 +112,33 @@ class Kernels:
             self.linear,
         ):
             function.restype = None
-        self.use(self.best)
+        self.choose()
 
-    def use(self, variant: int) -> None:
-        """Choose a variant, at most `best`. Changes speed, not bits."""
-        self._use(variant)
+    def use(self, variant: int, kind: int | None = None) -> None:
+        """Choose a variant, at most `best`, for a kind or for all. Changes speed, not bits."""
+        for number in range(KINDS) if kind is None else (kind,):
+            self._use(number, variant)
+
+    def choose(self) -> None:
+        """Choose for each kind the variant that is fastest here: which instructions are is not known by their names."""
+        for kind in range(KINDS):
+            known = range(min(1, self.best), self.best + 1)
+            self.use(min(known, key=partial(self._time, kind)), kind)
+
+    def _time(self, kind: int, variant: int) -> float:
+        """Return the seconds that a small product takes, the best of a few."""
+        self.use(variant, kind)
+        rows, columns, units = 8, 256, 512
+        weight, x, out = (
+            array("I", bytes(4 * n)) for n in (columns * units, rows * units, rows * columns)
+        )
+        matrix = Matrix(weight.buffer_info()[0], None, columns, units)
+        taken = []
+        for _ in range(TRIALS):
+            begun = perf_counter()
+            self.linear(matrix, x.buffer_info()[0], rows, kind, out.buffer_info()[0])
+            taken.append(perf_counter() - begun)
+        return min(taken)
 
     def threads(self, wanted: int) -> int:
         """Let passes use this many threads of the process; return how many they will use. Changes speed, not bits."""

@@ -1,8 +1,11 @@
-/* Matrix products, in tiles. Included once for each variant and kind of unit, with NAME and PAIRS defined.
+/* Matrix products, in tiles. Included once for each variant and kind, with NAME, PAIRS and GROUPED defined.
  *
- * Every element of a product is one chain over the units in order, acc = madd(acc, w, x) from +0 (protocol §7.2; the order within a
- * unit of two bfloat16 is that of `madd_pairs` in vector.h). Neither the rows that share a tile nor the thread can change it.
+ * An element of a product is a sum over the units in one of two orders (protocol §7.2); neither the rows that share a tile nor
+ * the thread can change it:
+ *   chain-1   one chain, acc = madd(acc, w, x) from +0 (within a unit of two bfloat16 as `madd_pairs` in vector.h)
+ *   pairs-32  (GROUPED) over groups of 16 units, acc = acc + (even + odd): chains of fma from +0 over the even and over the odd elements
  */
+#if !GROUPED
 
 /* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued where `add`. */
 FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
@@ -31,10 +34,138 @@ FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stri
         for (int n = 0; n < NR; n++) NAME(store)(acc + (m * NR + n) * LANES, sum[m][n]);
 }
 
+#elif !defined(LANES_AMX)
+
+/* As below; whole groups only. */
+FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
+                   int64_t w_panel, int64_t units, float *acc, const int add)
+{
+    const U16 upper = NAME(set1u)(0xffff0000u);
+    if (!add)
+        for (int i = 0; i < MR * NR; i++) NAME(store)(acc + i * LANES, NAME(set1)(0.0f));
+    for (int64_t first = 0; first < units; first += GROUP) {
+        V16 even[4][8], odd[4][8];
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+            for (int n = 0; n < NR; n++) even[m][n] = odd[m][n] = NAME(set1)(0.0f);
+        for (int64_t u = first; u < first + GROUP; u++) {
+            V16 low[8], high[8];
+#pragma GCC unroll 8
+            for (int n = 0; n < NR; n++) {
+                const U16 column = NAME(loadu)(w + u * w_unit + n * w_panel);
+                low[n] = NAME(floats)(NAME(left)(column, 16));
+                high[n] = NAME(floats)(NAME(andu)(column, upper));
+            }
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; m++) {
+                const uint32_t unit = x[m * x_stride + u];
+                const V16 x_low = NAME(floats)(NAME(set1u)(unit << 16)), x_high = NAME(floats)(NAME(set1u)(unit & 0xffff0000u));
+#pragma GCC unroll 8
+                for (int n = 0; n < NR; n++) {
+                    even[m][n] = NAME(fma)(low[n], x_low, even[m][n]);
+                    odd[m][n] = NAME(fma)(high[n], x_high, odd[m][n]);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; m++)
+#pragma GCC unroll 8
+            for (int n = 0; n < NR; n++) {
+                float *at = acc + (m * NR + n) * LANES;
+                NAME(store)(at, NAME(add)(NAME(load)(at), NAME(add)(even[m][n], odd[m][n])));
+            }
+    }
+}
+
+#endif
+
+#if GROUPED && defined(LANES_AMX)
+
+/* TDPBF16PS is one group of pairs-32 for sixteen rows and sixteen columns; a panel's groups are its second operand as they lie.
+ * Tiles 0 to 3 are sums, 4 and 5 rows of x, 6 and 7 columns. */
+#define TALL 32
+FN int NAME(width)(int rows) { return rows > 16 ? 2 : 4; }
+
+FN void NAME(configure)(int rows)
+{
+    if (tiles_of == rows) return;
+    const uint8_t low = rows > 16 ? 16 : (uint8_t)rows, high = rows > 16 ? (uint8_t)(rows - 16) : (uint8_t)rows;
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } tiles = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {low, low, high, high, low, high, 16, 16}};
+    _tile_loadconfig(&tiles);
+    tiles_of = rows;
+}
+
+/* As below, for 1 to TALL rows and 1 to width(rows) panels, whole groups only; `acc` is (rows, 16·panels). */
+static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
+                                  int64_t w_panel, int64_t units, float *acc, int add)
+{
+    const int64_t row = panels * LANES * 4;
+    NAME(configure)(rows);
+#define BEGIN(t, at) if (add) _tile_loadd(t, at, row); else _tile_zero(t)
+    if (rows > 16) {
+        float *below = acc + 16 * panels * LANES;
+        BEGIN(0, acc);
+        BEGIN(2, below);
+        if (panels > 1) {
+            BEGIN(1, acc + LANES);
+            BEGIN(3, below + LANES);
+        }
+        for (int64_t u = 0; u < units; u += GROUP) {
+            _tile_loadd(4, x + u, x_stride * 4);
+            _tile_loadd(5, x + 16 * x_stride + u, x_stride * 4);
+            _tile_loadd(6, w + u * w_unit, w_unit * 4);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+            if (panels > 1) {
+                _tile_loadd(7, w + u * w_unit + w_panel, w_unit * 4);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, acc, row);
+        _tile_stored(2, below, row);
+        if (panels > 1) {
+            _tile_stored(1, acc + LANES, row);
+            _tile_stored(3, below + LANES, row);
+        }
+        return;
+    }
+#define ADD(n, c) if (panels > n) { _tile_loadd(c, w + u * w_unit + n * w_panel, w_unit * 4); _tile_dpbf16ps(n, 4, c); }
+    BEGIN(0, acc);
+    if (panels > 1) { BEGIN(1, acc + LANES); }
+    if (panels > 2) { BEGIN(2, acc + 2 * LANES); }
+    if (panels > 3) { BEGIN(3, acc + 3 * LANES); }
+    for (int64_t u = 0; u < units; u += GROUP) {
+        _tile_loadd(4, x + u, x_stride * 4);
+        ADD(0, 6)
+        ADD(1, 7)
+        ADD(2, 6)
+        ADD(3, 7)
+    }
+    _tile_stored(0, acc, row);
+    if (panels > 1) _tile_stored(1, acc + LANES, row);
+    if (panels > 2) _tile_stored(2, acc + 2 * LANES, row);
+    if (panels > 3) _tile_stored(3, acc + 3 * LANES, row);
+#undef ADD
+#undef BEGIN
+}
+
+#else
+
 /* Panels that fit the registers beside so many rows. */
 FN int NAME(width)(int rows)
 {
-#if defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+#if GROUPED && (defined(LANES_AVX512BF16) || defined(LANES_AVX512))
+    static const int widths[5] = {0, 8, 6, 4, 3};
+    return widths[rows];
+#elif GROUPED
+    return rows > 0;
+#elif defined(LANES_AVX512BF16) || defined(LANES_AVX512)
     static const int widths[9] = {0, 8, 8, 6, 6, 4, 4, 3, 3};
     return widths[rows];
 #else
@@ -42,7 +173,7 @@ FN int NAME(width)(int rows)
 #endif
 }
 
-#if defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+#if !GROUPED && (defined(LANES_AVX512BF16) || defined(LANES_AVX512))
 #define TALL 8
 #else
 #define TALL 4
@@ -55,7 +186,14 @@ static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64
 #define WITH(M, N) NAME(tile)(M, N, x, x_stride, w, w_unit, w_panel, units, acc, add)
 #define CASE(M, N) case (M) * 16 + (N): WITH(M, N); return;
     switch (rows * 16 + panels) {
-        CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1)
+#if !GROUPED
+        CASE(1, 2) CASE(1, 3) CASE(1, 4)
+#elif defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+        CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
+        CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6)
+        CASE(3, 2) CASE(3, 3) CASE(3, 4) CASE(4, 2) CASE(4, 3)
+#endif
 #if TALL == 8
         CASE(5, 1) CASE(6, 1) CASE(7, 1) CASE(8, 1)
         CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
@@ -70,6 +208,8 @@ static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64
 #undef CASE
 #undef WITH
 }
+
+#endif
 
 /* ---- matrix products ------------------------------------------------------------------------------------------------ */
 

@@ -1,13 +1,13 @@
 /* Sixteen float32 lanes, and the one multiply-add that every sum of products is made of.
  *
- * Included once for each variant (see kernels.c), with SUFFIX, TARGET and exactly one of LANES_AVX512BF16, LANES_AVX512,
- * LANES_AVX2, LANES_PORTABLE defined. Every operation here is one IEEE 754 operation a lane (round to nearest even, denormals
+ * Included once for each variant and kind (see kernels.c), with SUFFIX, KIND, TARGET and exactly one of LANES_AMX, LANES_AVX512BF16,
+ * LANES_AVX512, LANES_AVX2, LANES_PORTABLE defined. Every operation here is one IEEE 754 operation a lane (round to nearest even, denormals
  * flushed: see `flush_denormals` in kernels.c), so all variants give the same bits.
  */
 
 #define FN static inline __attribute__((always_inline, unused)) TARGET
 
-#if defined(LANES_AVX512BF16) || defined(LANES_AVX512)
+#if defined(LANES_AMX) || defined(LANES_AVX512BF16) || defined(LANES_AVX512)
 
 typedef __m512 NAME(v16);
 typedef __m512i NAME(u16x);

@@ -19,6 +19,7 @@ from audit_layer.replay.child import ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
+from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import SamplingSettings
@@ -210,7 +211,8 @@ class TinyArithmetic(ModelArithmetic):
 
 def honest_case(folder: Path) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
-    arithmetic = TinyArithmetic(folder, BACKEND)
+    profile = profile_id(numeric_profile("float32", BACKEND))
+    arithmetic = TinyArithmetic(folder, BACKEND, profile)
     changes = {"model_root": model_root(folder)}
     story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
     for _ in range(50):

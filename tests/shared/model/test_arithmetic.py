@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shared.model import functions
-from shared.model.arithmetic import Packed
+from shared.model.arithmetic import KINDS, Kind, Packed, kind_of
 from shared.model.backend import Span, blocks_for
 from shared.model.config import MOST_POSITIONS
+from shared.model.cpu import CpuBackend
+from shared.model.decoder import Decoder
 from shared.model.native.library import kernels
 from tests.shared.model import tiny
 
-DTYPES = (torch.bfloat16, torch.float32)
+BY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.arithmetic} {kind.dtype}")
 fmaf = ctypes.CDLL("libm.so.6").fmaf
 fmaf.argtypes, fmaf.restype = (ctypes.c_float,) * 3, ctypes.c_float
 
@@ -33,8 +35,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def chain(row: Tensor, weight: Tensor) -> float:
-    """One element of a product as native/product.h defines it."""
+def element(kind: Kind, row: Tensor, weight: Tensor) -> float:
+    """One element of a product, as the protocol defines it (§7.2)."""
+    if kind.arithmetic == "pairs-32":
+        return pairs(row, weight)
     order = list(range(len(row)))
     if row.dtype == torch.bfloat16:  # pairs, the odd one first
         order = [place ^ 1 for place in order]
@@ -44,15 +48,67 @@ def chain(row: Tensor, weight: Tensor) -> float:
     return acc
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_product_is_one_chain_of_fused_additions(dtype):
-    x, weight = noise(3, 96).to(dtype), noise(37, 96, seed=1).to(dtype)
-    ours = Packed(weight).linear(x)
+def pairs(row: Tensor, weight: Tensor) -> float:
+    """By groups of 32: the chain over the even and the chain over the odd elements, their sum, added to what was before."""
+    acc = np.float32(0)
+    for first in range(0, len(row), 32):
+        even = odd = 0.0
+        for place in range(first, first + 32, 2):
+            even = fmaf(float(row[place]), float(weight[place]), even)
+            odd = fmaf(float(row[place + 1]), float(weight[place + 1]), odd)
+        acc = acc + (np.float32(even) + np.float32(odd))
+    return float(acc)
+
+
+@BY_KIND
+def test_a_product_is_the_sum_that_the_protocol_defines(kind):
+    x, weight = noise(3, 96).to(kind.dtype), noise(37, 96, seed=1).to(kind.dtype)
+    ours = Packed(kind, weight).linear(x)
     for row, out in product(range(3), (0, 15, 16, 36)):
-        assert float(ours[row, out]) == chain(x[row], weight[out])
+        assert float(ours[row, out]) == element(kind, x[row], weight[out])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+def test_pairs_32_is_its_definition_in_a_million_elements():
+    """Products of two bfloat16 are exact in float32, so plain float32 operations are the definition's where none underflows."""
+    kind = kind_of("pairs-32", torch.bfloat16)
+    x, weight = noise(1000, 96).bfloat16(), noise(1040, 96, seed=1).bfloat16()
+    rows, columns = x.float().numpy(), weight.float().numpy()
+    acc = np.zeros((1000, 1040), np.float32)
+    for first in range(0, 96, 32):
+        chains = [np.zeros_like(acc), np.zeros_like(acc)]
+        for place in range(first, first + 32):
+            chains[place % 2] += np.multiply.outer(rows[:, place], columns[:, place])
+        acc += chains[0] + chains[1]
+    for variant in range(kernels().best + 1):
+        kernels().use(variant)
+        assert np.array_equal(Packed(kind, weight).linear(x).numpy(), acc)
+
+
+def hostile(*shape: int, seed: int) -> Tensor:
+    """Wide, sparse, tiny and outlying values in one."""
+    made = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=made)
+    exponents = torch.randint(-70, 20, shape, generator=made).float()
+    kinds = torch.randint(0, 6, shape, generator=made)
+    values = torch.where(kinds == 0, torch.zeros(()), values)
+    values = torch.where(kinds == 1, torch.full((), -0.0), values)
+    values = torch.where(kinds == 2, values * torch.exp2(exponents), values)
+    return torch.where(kinds == 3, values * 2.0**-66, values)
+
+
+@BY_KIND
+def test_every_variant_sums_hostile_values_alike(kind):
+    for seed in range(4):
+        x = hostile(200, 256, seed=seed).to(kind.dtype)
+        weight = hostile(512, 256, seed=seed + 9).to(kind.dtype)
+        packed, seen = Packed(kind, weight), []
+        for variant in range(kernels().best + 1):
+            kernels().use(variant)
+            seen.append(packed.linear(x).view(torch.int32))
+        assert all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+@BY_KIND
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(1, 40),
@@ -61,9 +117,9 @@ def test_a_product_is_one_chain_of_fused_additions(dtype):
     seed=st.integers(0, 99),
     threads=st.integers(1, 4),
 )
-def test_variants_threads_and_company_give_the_same_bits(dtype, rows, outs, units, seed, threads):
-    x, weight = noise(rows, 2 * units, seed=seed).to(dtype), noise(outs, 2 * units).to(dtype)
-    packed = Packed(weight, noise(outs, seed=seed))
+def test_variants_threads_and_company_give_the_same_bits(kind, rows, outs, units, seed, threads):
+    x = noise(rows, 2 * units, seed=seed).to(kind.dtype)
+    packed = Packed(kind, noise(outs, 2 * units).to(kind.dtype), noise(outs, seed=seed))
     kernels().threads(threads)
     kernels().use(0)
     expected = packed.linear(x)
@@ -74,9 +130,13 @@ def test_variants_threads_and_company_give_the_same_bits(dtype, rows, outs, unit
     assert torch.equal(alone[0], expected[rows // 2])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype):
-    decoder = tiny.decoder(dtype)
+@pytest.mark.parametrize(
+    ("dtype", "arithmetic"),
+    [("bfloat16", "chain-1"), ("float32", "chain-1"), ("bfloat16", "pairs-32")],
+)
+def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype, arithmetic):
+    config = tiny.config(dtype=dtype)
+    decoder = Decoder(config, tiny.weights(config), CpuBackend(arithmetic=arithmetic))
     tokens = [(5 * place) % 256 for place in range(150)]
     blocks = range(1, blocks_for(len(tokens), decoder.backend.block) + 1)
     seen = []
@@ -106,25 +166,26 @@ def test_threads_that_join_after_the_workspace_was_measured_stay_out_of_it(monke
     assert torch.equal(decoder.forward([span], decoder.cache(2)), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_denormals_and_what_is_no_number_are_the_same_in_every_variant(dtype):
+@BY_KIND
+def test_denormals_and_nan_are_the_same_in_every_variant(kind):
+    dtype = kind.dtype
     extreme = torch.tensor([1e-40, -1e-38, 3e38, -3e38, float("inf"), float("nan"), 0.0, -0.0])
     x = extreme.repeat(4, 2).to(dtype) * torch.tensor([[1.0], [1e-3], [-1.0], [0.5]]).to(dtype)
     weight = noise(16, 16).to(dtype)
     seen = []
     for variant in range(kernels().best + 1):
         kernels().use(variant)
-        seen.append(Packed(weight).linear(x))
+        seen.append(Packed(kind, weight).linear(x))
     for other in seen[1:]:
         assert torch.equal(other.isnan(), seen[0].isnan())
         assert torch.equal(other.nan_to_num(), seen[0].nan_to_num())
 
 
 def test_an_embedding_is_the_weights_row():
-    for dtype in DTYPES:
-        weight = noise(50, 32).to(dtype)
+    for kind in KINDS:
+        weight = noise(50, 32).to(kind.dtype)
         tokens = torch.tensor([0, 49, 7, 7])
-        assert torch.equal(Packed(weight).embed(tokens), weight[tokens].float())
+        assert torch.equal(Packed(kind, weight).embed(tokens), weight[tokens].float())
 
 
 def test_tables_of_angles_are_sine_and_cosine_of_the_exact_angle():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.model.arithmetic import Packed
+from shared.model.arithmetic import Packed, kind_of
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder
 from shared.model.native.library import kernels
@@ -116,7 +116,7 @@ def test_the_zeros_take_part_so_a_sum_that_ends_in_a_negative_zero_is_positive(d
         x, weight = torch.zeros(1, columns), torch.zeros(1, columns)
         last = columns - (1 if dtype is torch.float32 else 2)  # of a pair the even one comes last
         x[0, last], weight[0, last] = 2.0**-70, -(2.0**-70)
-        packed = Packed(weight.to(dtype))
+        packed = Packed(kind_of("chain-1", dtype), weight.to(dtype))
         for variant in range(kernels().best + 1):
             kernels().use(variant)
             out = float(packed.linear(x.to(dtype))[0, 0])

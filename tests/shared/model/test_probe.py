@@ -24,7 +24,7 @@ from shared.model.noise import Noise
 from shared.model.probe import CASES, probe
 from shared.model.rope import Rope
 from shared.model.sampler import Sampler
-from shared.model.weights import Weights
+from shared.model.weights import Weights, compute_dtype
 from shared.statements.request import PPM, SamplingSettings
 from tests.shared.model.mutants import MUTANTS, OTHERS, UNCHANGED, mutated
 from tests.shared.model.paged import Paged
@@ -70,7 +70,8 @@ class Deaf(CpuBackend):
     def layers(self, config: ModelConfig, weights: Weights, first: int, last: int) -> Layers:
         other = dict(weights)
         self.weights(config, other)
-        found = CpuLayers(self.config(config), other, first, last)
+        kind = self._kind(compute_dtype(config))
+        found = CpuLayers(kind, self.config(config), other, first, last)
         self.packed(found)
         return found
 
@@ -102,12 +103,12 @@ class LastBitLost(CpuBackend):
 class OtherRow(CpuBackend):
     """Looks up the row after a token's in a packed table, or in one that is not."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, table: type) -> None:
         super().__init__()
-        self._kind = kind
+        self._table = table
 
     def embed(self, table: Packed | Tensor, tokens: Tensor) -> Tensor:
-        if isinstance(table, self._kind):
+        if isinstance(table, self._table):
             rows = len(table) if isinstance(table, Tensor) else table.rows
             tokens = (tokens + 1) % rows
         return super().embed(table, tokens)

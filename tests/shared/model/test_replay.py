@@ -255,7 +255,7 @@ def test_another_choice_shows_in_the_tokens(dtype, honest):
 
 def stored(cache: KVCache, part: str, layer: int, position: int) -> Tensor:
     """Return a view of half of what the first head keeps of one position (all of it in float32)."""
-    unit = 4 // cache.dtype.itemsize
+    unit = 4 // cache.keys[layer].dtype.itemsize
     block, place = 1 + position // 64, position % 64
     if part == "keys":
         return cache.keys[layer][block, 0].view(-1, 64, unit)[:, place, 0]

@@ -1,0 +1,9 @@
+/* What one kind defined for itself. */
+#undef KIND
+#undef PAIRS
+#undef GROUPED
+#undef V16
+#undef U16
+#undef FN
+#undef BOTH
+#undef TALL
