@@ -19,7 +19,7 @@ from shared.model.native.library import VARIANTS, kernels
 from shared.model.weights import Weights, compute_dtype
 from shared.runtime.errors import Code, CounterfoilError
 
-BLOCK = 64
+KV_BLOCK = 64
 """Positions of one block, as the kernels have it."""
 CHAIN_1, PAIRS_32 = "chain-1", "pairs-32"
 ARITHMETICS = (CHAIN_1, PAIRS_32)
@@ -48,7 +48,7 @@ class KVCache:
     """
 
     def __init__(self, kind: Kind, config: ModelConfig, blocks: int, layers: int) -> None:
-        shape = (blocks + 1, config.kv_heads, kind.filled(config.head_dim) * BLOCK)
+        shape = (blocks + 1, config.kv_heads, kind.filled(config.head_dim) * KV_BLOCK)
         self.keys: list[Tensor] = [torch.zeros(shape, dtype=kind.dtype) for _ in range(layers)]
         self.values: list[Tensor] = [torch.zeros(shape, dtype=kind.dtype) for _ in range(layers)]
         self.blocks = blocks
@@ -125,7 +125,7 @@ class CpuLayers:
     def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
         """Return the states after the layers, as `backend.Layers` says; in place, where it can be."""
         assert isinstance(cache, KVCache)
-        layout = Layout.of(rows, positions=self._positions, blocks=cache.blocks, block=BLOCK)
+        layout = Layout.of(rows, positions=self._positions, blocks=cache.blocks, block=KV_BLOCK)
         assert states_RD.dtype == torch.float32
         assert states_RD.shape == (layout.rows, self._width)
         self._bind(cache)
@@ -167,7 +167,7 @@ class CpuBackend:
     """
 
     name = device = "cpu"
-    block = BLOCK
+    block = KV_BLOCK
 
     def __init__(self, threads: int | None = None, arithmetic: str = CHAIN_1) -> None:
         if arithmetic not in ARITHMETICS:
@@ -201,7 +201,7 @@ class CpuBackend:
         """Return the bytes of a block's keys and values."""
         kind = self._kind(compute_dtype(config))
         wide = 2 * (config.layers if layers is None else layers) * config.kv_heads
-        return wide * kind.filled(config.head_dim) * BLOCK * kind.dtype.itemsize
+        return wide * kind.filled(config.head_dim) * KV_BLOCK * kind.dtype.itemsize
 
     def layers(self, config: ModelConfig, weights: Weights, first: int, last: int) -> Layers:
         """Pack layers; queries, keys and values become one matrix."""

@@ -15,10 +15,11 @@ import pytest
 
 from audit_layer.replay import child
 from audit_layer.replay.case import MAX_CASE_ITEMS, Case, Judgement
-from audit_layer.replay.child import ModelArithmetic
+from audit_layer.replay.child import Bench, ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
+from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
@@ -209,10 +210,15 @@ class TinyArithmetic(ModelArithmetic):
         return self.replay(prompt, output, settings, bytes(32), 0).activations
 
 
-def honest_case(folder: Path) -> Case:
+def honest_case(
+    folder: Path,
+    backend: CpuBackend = BACKEND,
+    dtype: str = "float32",
+    claimed: bytes | None = None,
+) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
-    profile = profile_id(numeric_profile("float32", BACKEND))
-    arithmetic = TinyArithmetic(folder, BACKEND, profile)
+    profile = claimed or profile_id(numeric_profile(dtype, backend))
+    arithmetic = TinyArithmetic(folder, backend, profile)
     changes = {"model_root": model_root(folder)}
     story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
     for _ in range(50):
@@ -220,6 +226,17 @@ def honest_case(folder: Path) -> Case:
         if END not in arithmetic.generated:
             return case
     raise AssertionError("every text ended early")
+
+
+def test_an_auditor_computes_every_arithmetic_and_no_profile_that_it_does_not_know(tmp_path):
+    folder = write_folder(tmp_path / "model", dtype="bfloat16")
+    bench = Bench([folder], threads=1)
+    for name in arithmetics_for("bfloat16"):
+        case = honest_case(folder, CpuBackend(arithmetic=name), "bfloat16")
+        assert bench.judge(case).reason is Reason.EXACT, name
+    assert [name for _, name in bench._loaded] == ["chain-1", "pairs-32"]
+    strange = honest_case(folder, CpuBackend(), "bfloat16", claimed=bytes(32))
+    assert bench.judge(strange).reason is Reason.PROFILE
 
 
 def test_the_real_process_judges_is_killed_in_mid_case_begins_again_and_ends_with_its_input(
