@@ -12,7 +12,7 @@ Made from the commands' own `--help` by `make generate`.
 
 ## Exit codes
 
-The same for every command. An error is told on standard error: what was wrong and where, then what to do next.
+The same for every command. An error is reported on standard error: what was wrong and where, then what to do next.
 
 | code | when | error codes |
 |---|---|---|

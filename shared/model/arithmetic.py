@@ -1,4 +1,4 @@
-"""What the CPU backend does to torch tensors, each operation the native kernel's (native/kernels.h).
+"""What the CPU backend does to torch tensors, each operation by a native kernel (native/kernels.h).
 
 Every result element is a sum in a fixed order (native/product.h), so it depends on its own row and weights and on nothing
 else: not on other rows, their number, the threads, or the instruction set.
@@ -27,7 +27,7 @@ class Kind:
     number: int
     """The kernels' own."""
     group: int
-    """Widths of products are padded to multiples of so many elements."""
+    """Widths of products are padded to multiples of this many elements."""
 
     @property
     def per_unit(self) -> int:
@@ -39,9 +39,9 @@ class Kind:
         return -(-width // self.group) * self.group
 
     def fill(self, tensor: Tensor, axis: int, width: int) -> Tensor:
-        """Pad every run of `width` along an axis with +0; what needs no padding is returned as it is.
+        """Pad every run of `width` along an axis with +0; a tensor that needs no padding is returned unchanged.
 
-        The zeros take part in the sums (protocol §7.2): fma(+0, +0, acc) makes +0 of an acc that is −0, and changes no other.
+        The zeros take part in the sums (protocol §7.2): fma(+0, +0, acc) turns an acc of −0 into +0, and changes no other.
         """
         missing = self.filled(width) - width
         if not missing:

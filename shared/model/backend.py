@@ -1,11 +1,11 @@
 """The seam between a decoder and what computes it: a backend does one arithmetic (protocol §7.2) on one kind of device.
 
-Whatever makes a bit of a state or of a logit is asked of a backend, and everybody who needs one is given it: decoder, engine,
-replay, probe. How weights, keys and values lie in memory, and where, is the backend's own matter. `cpu` is the first one.
+A backend computes everything that determines a bit of a state or of a logit; whatever needs one is given it: decoder, engine,
+replay, probe. How weights, keys and values are laid out in memory, and where, is up to the backend. `cpu` is the first one.
 
 *States* are what goes from layer to layer: float32 (R, D), a row for each token of a pass. *Hidden states* are those after the
 final norm, in the compute dtype (`weights.compute_dtype`); commitments hash them. Both stay on the backend's device until they
-are asked for. Only torch's bookkeeping (cutting, joining, choosing rows), which changes no bit, is done to them elsewhere.
+are asked for. Elsewhere only torch's bookkeeping (cutting, joining, choosing rows), which changes no bit, is done to them.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ def blocks_for(positions: int, block: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Consecutive rows of one sequence in a pass: all that layers know of them."""
+    """Consecutive rows of one sequence in a pass: all that layers know about them."""
 
     count: int
     position: int
     """The first one's, from 0."""
     blocks: Sequence[int]
-    """What holds the sequence's keys and values, from position 0 up to the last row's or further."""
+    """What holds the sequence's keys and values, from position 0 to the last row's or beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Span:
 
 
 class Packed(Protocol):
-    """A weight (out, in) as one backend's products read it, with its bias; nobody else looks inside."""
+    """A weight (out, in) as one backend's products read it, with its bias; nothing else looks inside."""
 
     @property
     def rows(self) -> int:
@@ -69,7 +69,7 @@ class Cache(Protocol):
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are beside the null block."""
+        """How many blocks there are besides the null block."""
 
 
 class Layers(Protocol):
@@ -84,7 +84,7 @@ class Layers(Protocol):
 
 
 class Backend(Protocol):
-    """One arithmetic on one kind of device. A backend may be shared by many decoders; what it makes is its own only."""
+    """One arithmetic on one kind of device. A backend may be shared by many decoders; only it can use what it makes."""
 
     @property
     def name(self) -> str:
@@ -92,19 +92,19 @@ class Backend(Protocol):
 
     @property
     def arithmetic(self) -> str:
-        """Name of the written definition of every operation; `kernels` in the numeric profile."""
+        """Name of the written definition of every operation; part of the numeric profile."""
 
     @property
     def device(self) -> str:
-        """Kind of device, for the numeric profile."""
+        """Kind of device; not part of the numeric profile."""
 
     @property
     def architecture(self) -> str:
-        """The device's instruction set or generation, for the numeric profile."""
+        """The device's instruction set or generation; not part of the numeric profile."""
 
     @property
     def block(self) -> int:
-        """Positions of one block of a cache: a multiple of the blocks of 32 that commitments hash."""
+        """Positions of one KV block: a multiple of the commitment blocks of 32."""
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
         """Lay a weight (out, in) of the compute dtype out for `linear` and `logits`; a bias (out,) is kept in float32.
@@ -119,16 +119,16 @@ class Backend(Protocol):
         """
 
     def cache(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> Cache:
-        """Make room for so many usable blocks and the null block, for a number of layers (None: all)."""
+        """Make room for this many usable blocks and the null block, for a number of layers (None: all)."""
 
     def block_bytes(self, config: ModelConfig, *, layers: int | None = None) -> int:
         """Return the bytes that one block takes for a number of layers (None: all)."""
 
     def layers(self, config: ModelConfig, weights: Weights, first: int, last: int) -> Layers:
-        """Pack layers [first, last). Only their tensors are read, by Hugging Face's names; UNSUPPORTED as `pack`."""
+        """Pack layers [first, last). Only their tensors are read, by Hugging Face's names; UNSUPPORTED as for `pack`."""
 
     def embed(self, table: Packed | Tensor, tokens_R: Tensor) -> Tensor:
-        """Return states (R, in): a packed weight's rows or a table's. Tokens are int64, on the host, and rows that there are."""
+        """Return states (R, in): a packed weight's rows or a table's. Tokens are int64, on the host, and in the vocabulary."""
 
     def norm(self, states_RD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Return the root-mean-square norm of states, in a dtype of the arithmetic's; the weight is float32."""

@@ -24,7 +24,7 @@ def fetch(model: str, into: Path | None, root_hex: str | None, as_json: bool) ->
     """Fetch MODEL, hf:owner/name[@revision], and print its folder and model root.
 
     The revision is a branch, tag or commit; the commit that it stands for is printed. Give the folder
-    to `counterfoil node init --model` or to an audit worker. Run again, it fetches only what is missing.
+    to `counterfoil node init --model` or to an audit worker. When run again, it fetches only what is missing.
     A MODEL that is a folder is not fetched; its root is printed.
     """
     from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
@@ -46,7 +46,7 @@ def fetch(model: str, into: Path | None, root_hex: str | None, as_json: bool) ->
 def show(folder: Path, as_json: bool) -> None:
     """Print a model folder's root, shape, and the sampling settings that its makers recommend.
 
-    Nobody applies the recommendation: what a request says holds, and nothing else.
+    The recommendation is never applied: only what a request says counts.
     """
     from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
     from shared.model.root import model_root  # noqa: PLC0415
@@ -57,7 +57,7 @@ def show(folder: Path, as_json: bool) -> None:
     facts = {"model_root": root, "config": config, "recommended": recommended}
 
     def lines() -> str:
-        said = [
+        settings = [
             f"{field.name} {getattr(recommended, field.name)}"
             for field in fields(recommended)
             if getattr(recommended, field.name) is not None
@@ -65,7 +65,7 @@ def show(folder: Path, as_json: bool) -> None:
         return (
             f"model root   {root.hex()}\n"
             f"shape        {config.layers} layers, width {config.hidden_size}, {config.dtype}\n"
-            f"recommended  {', '.join(said) or 'nothing'}"
+            f"recommended  {', '.join(settings) or 'nothing'}"
         )
 
     emit(facts, as_json, lines)
@@ -81,7 +81,7 @@ def profile(folder: Path, arithmetic: str | None, as_json: bool) -> None:
     """Print the numeric profile under which this machine serves a model folder, and its hash.
 
     The probe is run, so this takes a moment. The hash is what key bundles, receipts and verdicts call
-    numeric_profile: an auditor can judge a node exactly where it prints the same one. It depends on
+    numeric_profile: an auditor can judge a node exactly when it prints the same one. It depends on
     the folder's dtype alone; no weight is read.
     """
     from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light

@@ -2,7 +2,7 @@
 
 Both spellings are read: `rope_theta`, `rope_scaling`, `torch_dtype`, and transformers 5's `rope_parameters`, `dtype`,
 `layer_types`.
-Which model types there are and what sets them apart is `families`' matter.
+`families` says which model types there are and what sets them apart.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-"""What each kind of scaling must say."""
+"""What each kind of scaling must specify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ModelConfig:
     qk_norm: bool = False
     """Queries and keys are normalised, head by head, before they are rotated."""
     layer_windows: tuple[int, ...] = ()
-    """For each layer 0, or how many positions a row attends to: its own and those just before it. Empty: 0 for all."""
+    """For each layer, 0 or how many positions a row attends to: its own and those just before it. Empty: 0 for all."""
 
     def __post_init__(self) -> None:
         if not self.layer_windows:
@@ -62,7 +62,7 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        """Read `config.json`, and the end-of-sequence tokens of `generation_config.json`; the rest of that is checked.
+        """Read `config.json`, and the end-of-sequence tokens of `generation_config.json`, whose other fields are checked.
 
         UNSUPPORTED names a field that is unknown or has a value that this decoder does not implement; MALFORMED a field that is
         missing or makes no sense; CONFIGURATION says that there is no such file.
@@ -108,9 +108,9 @@ class ModelConfig:
         return config
 
     def check(self, stops_of: str = "config.json") -> None:
-        """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together; `stops_of` is the file of the stop tokens."""
+        """Raise UNSUPPORTED or MALFORMED for shapes that do not fit together; `stops_of` is the file with the stop tokens."""
         if self.heads % self.kv_heads:
-            raise malformed("num_attention_heads is no multiple of num_key_value_heads")
+            raise malformed("num_attention_heads is not a multiple of num_key_value_heads")
         if self.head_dim % 2:
             raise unsupported("head_dim", self.head_dim, "an odd width has no halves to rotate")
         if any(token >= self.vocab_size for token in self.eos_token_ids):
@@ -122,7 +122,7 @@ class ModelConfig:
 def _head_dim(data: dict[str, Any], family: Family, hidden: int, heads: int) -> int:
     if data.get("head_dim") is None and "head_dim" not in family.required and hidden % heads:
         raise malformed(
-            "hidden_size is no multiple of num_attention_heads, and head_dim is missing"
+            "hidden_size is not a multiple of num_attention_heads, and head_dim is missing"
         )
     default = None if "head_dim" in family.required else hidden // heads
     return _whole(data, "head_dim", default=default, most=1 << 12)
@@ -139,7 +139,7 @@ def _dtype(data: dict[str, Any]) -> str:
 
 
 def _rope(data: dict[str, Any]) -> Rope:
-    """Read the rotary embedding, in either spelling; what stands inside the object goes before `rope_theta` beside it."""
+    """Read the rotary embedding, in either spelling; a `rope_theta` inside the object takes precedence over one next to it."""
     spellings = ("rope_parameters", "rope_scaling")
     given = {name: data[name] for name in spellings if data.get(name) is not None}
     for name, value in given.items():
@@ -156,23 +156,23 @@ def _rope(data: dict[str, Any]) -> Rope:
     for name, value in inner.items():
         if name not in {"rope_type", "type", "rope_theta", *wanted}:
             raise unsupported(f"{where}.{name}", value)
-    told = {f"{where}.{name}": value for name, value in inner.items()}
+    nested = {f"{where}.{name}": value for name, value in inner.items()}
     theta = _number(data, "rope_theta", 10_000.0, least=1.0)
-    theta = _number(told, f"{where}.rope_theta", theta, least=1.0)
+    theta = _number(nested, f"{where}.rope_theta", theta, least=1.0)
     if not wanted:
         return Rope(theta)
-    factor = _number(told, f"{where}.factor")
+    factor = _number(nested, f"{where}.factor")
     if factor < 1:
         raise malformed(f"{where}.factor is below 1")
     if kinds[0] == "linear":
         return Rope(theta, "linear", factor)
     low, high = (
-        _number(told, f"{where}.low_freq_factor"),
-        _number(told, f"{where}.high_freq_factor"),
+        _number(nested, f"{where}.low_freq_factor"),
+        _number(nested, f"{where}.high_freq_factor"),
     )
     if high <= low:
         raise malformed(f"{where}.high_freq_factor is not above low_freq_factor")
-    original = _whole(told, f"{where}.original_max_position_embeddings")
+    original = _whole(nested, f"{where}.original_max_position_embeddings")
     return Rope(theta, "llama3", factor, low, high, original)
 
 

@@ -1,4 +1,4 @@
-"""The CPU backend: every arithmetic that the native kernels have (native/kernels.h), on whatever instructions there are."""
+"""The CPU backend: every arithmetic that the native kernels have (native/kernels.h), with whatever instructions there are."""
 
 import platform
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from shared.model.weights import Weights, compute_dtype
 from shared.runtime.errors import Code, CounterfoilError
 
 KV_BLOCK = 64
-"""Positions of one block, as the kernels have it."""
+"""Positions of one block, as the kernels define it."""
 CHAIN_1, PAIRS_32 = "chain-1", "pairs-32"
 ARITHMETICS = (CHAIN_1, PAIRS_32)
 SHORT = 4096
-"""Positions whose angles are there from the start."""
+"""Positions whose angles are computed at the start."""
 
 
 def arithmetics_for(dtype: str) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class KVCache:
     """Keys and values of a range of layers.
 
     Keys are (blocks, kv heads, head width, 64) and values (blocks, kv heads, 64, head width) in units of four bytes: two
-    neighbouring elements of the head (keys) or positions (values) share a unit in bfloat16. The head width is filled up to whole
+    neighbouring elements of the head (keys) or positions (values) share a unit in bfloat16. The head width is padded to whole
     lanes. What the kernels store is finite.
     """
 
@@ -84,7 +84,7 @@ class CpuLayers:
         self._bound: KVCache | None = None
 
     def _reach(self, positions: int) -> None:
-        """Make the angles of so many positions: not of all at once, which for a long context are gigabytes."""
+        """Make the angles of this many positions, not of all at once: for a long context they are gigabytes."""
         self._angles = functions.angles(self._frequencies, positions)
         self._shape.cosines, self._shape.sines = (table.ctypes.data for table in self._angles)
 
@@ -92,7 +92,7 @@ class CpuLayers:
         prefix, kind = f"model.layers.{index}.", self._kind
 
         def packed(*names: str, out: int, into: int, biased: bool = False) -> library.Matrix:
-            """Join weights; `out` and `into` are the widths of which their axes are made, each filled up by itself."""
+            """Join weights; `out` and `into` are the widths that make up their axes, each padded separately."""
             parts = [
                 kind.fill(weights[f"{prefix}{n}.weight"].to(kind.dtype), 0, out) for n in names
             ]
@@ -123,7 +123,7 @@ class CpuLayers:
         )
 
     def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
-        """Return the states after the layers, as `backend.Layers` says; in place, where it can be."""
+        """Return the states after the layers, as `backend.Layers` says; in place where possible."""
         assert isinstance(cache, KVCache)
         layout = Layout.of(rows, positions=self._positions, blocks=cache.blocks, block=KV_BLOCK)
         assert states_RD.dtype == torch.float32
@@ -153,7 +153,7 @@ class CpuLayers:
     def _bind(self, cache: KVCache) -> None:
         if cache is self._bound:
             return
-        assert len(cache.keys) == len(self._layers), "the cache is of another range of layers"
+        assert len(cache.keys) == len(self._layers), "the cache belongs to another range of layers"
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             layer.keys, layer.values = pointer(keys), pointer(values)
         self._bound = cache
@@ -189,7 +189,7 @@ class CpuBackend:
         return arithmetics.Packed(self._kind(weight.dtype), weight, bias)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor: also one that is mapped from its file stays so."""
+        """Return the tensor; one that is mapped from its file stays mapped."""
         return tensor.contiguous()
 
     def cache(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> Cache:
@@ -238,7 +238,7 @@ class CpuBackend:
 
 @cache
 def _norm_shape(kind: Kind, width: int, eps: float) -> library.Shape:
-    """Return what the kernel of the norm reads of a shape. Kept: making one is felt in a step of one row."""
+    """Return what the norm's kernel reads of a shape. Cached: making one is noticeable in a step of one row."""
     return library.Shape(kind=kind.number, hidden=kind.filled(width), own_hidden=width, eps=eps)
 
 

@@ -1,7 +1,7 @@
 """The decoder: embedding, a range of layers, and the head. Serving, replay and disputes run these same classes.
 
-Each part is made of the tensors that it needs and of no others, so that a node can hold the embedding, some layers or the head
-alone. Run one after the other, parts that were cut anywhere give the bits of the whole.
+Each part is made from the tensors that it needs and no others, so that a node can hold the embedding, some layers or the head
+alone. Run one after the other, parts cut anywhere give the bits of the whole.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from shared.model.weights import (
 
 
 class Embedding:
-    """Tokens to states. Where the head beside it has the same table (`head`), that one is used: it is not kept twice."""
+    """Tokens to states. If the head next to it has the same table (`head`), that one is used, not a second copy."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Embedding:
         """Return states (R, D); ValueError for a token outside the vocabulary."""
         numbers = np.array(tokens, dtype=np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= self._vocabulary):
-            raise ValueError("a token lies outside the vocabulary")
+            raise ValueError("a token is outside the vocabulary")
         return self._backend.embed(self._table, torch.from_numpy(numbers))
 
 
@@ -63,7 +63,7 @@ class Stage:
         self._layers = backend.layers(config, weights, first, last)
 
     def cache(self, blocks: int) -> Cache:
-        """Make room for the keys and values of these layers: so many usable blocks and the null block."""
+        """Make room for the keys and values of these layers: this many usable blocks and the null block."""
         return self._backend.cache(self._config, blocks, layers=self.last - self.first)
 
     def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
@@ -105,13 +105,13 @@ class Decoder:
         self._stage = Stage(config, weights, backend, 0, config.layers)
 
     def cache(self, blocks: int) -> Cache:
-        """Make room for so many usable blocks of keys and values, and the null block."""
+        """Make room for this many usable blocks of keys and values, and the null block."""
         return self._stage.cache(blocks)
 
     def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
         """Return the hidden states (R, D) of all spans' tokens in order, in one pass.
 
-        ValueError for what lies outside the model's positions, its vocabulary or the cache.
+        ValueError for anything outside the model's positions, its vocabulary or the cache.
         """
         self.forward_passes += 1
         states = self._embedding([token for span in spans for token in span.tokens])
@@ -126,6 +126,6 @@ class Decoder:
 def load_decoder(
     folder: Path, *, backend: Backend, weights_loader: WeightsLoader = load_weights
 ) -> Decoder:
-    """Load a checkpoint folder; errors as `ModelConfig.from_folder` and `load_weights` have them."""
+    """Load a checkpoint folder; errors as `ModelConfig.from_folder` and `load_weights` raise them."""
     config = ModelConfig.from_folder(folder)
     return Decoder(config, weights_loader(folder, config), backend)

@@ -1,7 +1,7 @@
 """What a model type adds to the one decoder, and which fields of `config.json` it may have.
 
 A family is a row of `FAMILIES`. Every field is read, known to have no effect on inference, or permitted with the values that
-are implemented; anything else is refused by name, so that no setting is dropped in silence.
+are implemented; anything else is refused by name, so that no setting is silently dropped.
 """
 
 import reprlib
@@ -74,9 +74,9 @@ class Family:
     switched_window: bool = False
     """`use_sliding_window` switches the window on: for the layers from `max_window_layers`, or those of `layer_types`."""
     required: frozenset[str] = frozenset()
-    """Fields whose absence would mean a number of the family's own; they must be there."""
+    """Fields whose absence would mean a default of the family's own; they must be present."""
     values: Values = field(default_factory=dict)
-    """What `KNOWN_VALUES` is for all families."""
+    """What `KNOWN_VALUES` is for all families, for this one."""
 
     @property
     def read(self) -> frozenset[str]:
@@ -126,7 +126,7 @@ def family_of(data: dict[str, Any]) -> Family:
         raise malformed("model_type is missing")
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
-        raise unsupported("model_type", name, f"there are {', '.join(FAMILIES)}")
+        raise unsupported("model_type", name, f"supported are {', '.join(FAMILIES)}")
     permitted = KNOWN_VALUES | family.values
     for key, value in data.items():
         if key in permitted:

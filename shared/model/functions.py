@@ -1,4 +1,4 @@
-"""Functions that the host computes for every backend, with the same bits on every processor; numpy's differ with instructions.
+"""Functions that the host computes for every backend, with the same bits on every processor; numpy's vary by instruction set.
 
 Logarithm and exponential are the sampler's; tables of angles are what a backend rotates queries and keys by.
 """

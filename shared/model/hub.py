@@ -1,8 +1,8 @@
 """Fetches a checkpoint from the Hugging Face hub into a folder: one commit, only the files that a model consists of. No torch.
 
-Fetching is a step of its own, before a node or worker is configured with the folder; nothing is fetched while serving. What
-arrives is held against the hub's own list of that commit: names, sizes and hashes. The hub could still serve another model
-than was meant; whoever knows the model root gives it, and the folder must have it.
+Fetching is a step of its own, before a node or audit worker is configured with the folder; nothing is fetched while serving.
+What arrives is checked against the hub's own list of that commit: names, sizes and hashes. The hub could still serve a model
+other than the one meant; a caller that knows the model root gives it, and the folder must have it.
 """
 
 import re
@@ -37,7 +37,7 @@ class Fetched:
     folder: Path
     root: bytes
     source: str | None
-    """hf:owner/name@commit, or None for a folder that was there."""
+    """hf:owner/name@commit, or None for a folder that already existed."""
 
 
 def resolve(
@@ -46,7 +46,7 @@ def resolve(
     """Return the folder of a model: a local one as it is, or `hf:owner/name[@revision]` fetched to `into`.
 
     `root` is the model root that it must have (COMMITMENT_MISMATCH otherwise). `endpoint` is the hub's URL; by default
-    Hugging Face's, or that of the environment variable HF_ENDPOINT. Run again, it fetches only what is missing.
+    Hugging Face's, or that of the environment variable HF_ENDPOINT. When run again, it fetches only what is missing.
     """
     source = None
     if model.startswith(PREFIX):
@@ -55,7 +55,7 @@ def resolve(
         folder = Path(model)
         if into is not None and into.absolute() != folder.absolute():
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, f"{model} is a folder already; nothing is fetched to {into}"
+                Code.INVALID_ARGUMENT, f"{model} is already a folder; nothing is fetched to {into}"
             )
     found = model_root(folder)
     if root is not None and found != root:
@@ -98,7 +98,7 @@ def _fetch(model: str, into: Path | None, endpoint: str | None) -> tuple[Path, s
 
 
 def _listing(api: "HfApi", repository: str, commit: str) -> dict[str, "RepoFile"]:
-    """Return the files of the repository's top folder; NOT_FOUND names one that every model has and this lacks."""
+    """Return the files of the repository's top folder; NOT_FOUND names one that every model has and this one lacks."""
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415  # slow to import
 
     tree = api.list_repo_tree(repository, revision=commit, recursive=False)
@@ -123,7 +123,7 @@ def _weights(listed: dict[str, "RepoFile"], into: Path) -> list[str]:
 
 
 def _check_sizes(entries: Iterable["RepoFile"]) -> None:
-    """Raise MALFORMED, naming a file, for what no folder's reader would take: it is not fetched."""
+    """Raise MALFORMED, naming a file, for what no folder's reader would accept: it is not fetched."""
     total = 0
     for entry in entries:
         total += entry.size
@@ -141,17 +141,17 @@ def _check_folder(folder: Path, names: set[str]) -> None:
     if strangers := sorted(there - names):
         raise CounterfoilError(
             Code.CONFLICT,
-            f"{folder} holds {strangers[0]}, which is not a part of this checkpoint",
+            f"{folder} holds {strangers[0]}, which is not part of this checkpoint",
             remedy="Fetch to an empty folder.",
         )
 
 
 def _download(api: "HfApi", repository: str, commit: str, entry: "RepoFile", into: Path) -> None:
-    """Fetch one file, unless it is there, and hold it against the listing; CORRUPT names it."""
+    """Fetch one file, unless it is there, and check it against the listing; CORRUPT names it."""
     path = into / entry.path
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise CounterfoilError(
-            Code.CONFLICT, f"{path} is a link or no file", remedy="Fetch to an empty folder."
+            Code.CONFLICT, f"{path} is not a regular file", remedy="Fetch to an empty folder."
         )
     if path.exists() and not _is_listed(path, entry):
         path.unlink()
@@ -193,7 +193,7 @@ def _translated(model: str) -> Iterator[None]:
     except errors.GatedRepoError as error:
         raise CounterfoilError(
             Code.FORBIDDEN,
-            f"{model} is given only to those who accepted its terms",
+            f"{model} is available only to those who have accepted its terms",
             remedy="Accept them on its page, and set HF_TOKEN to your token.",
         ) from error
     except (
@@ -203,13 +203,13 @@ def _translated(model: str) -> Iterator[None]:
     ) as error:
         raise CounterfoilError(
             Code.NOT_FOUND,
-            f"the hub has no {model}, or not for you",
+            f"the hub has no {model}, or does not show it to you",
             remedy="Check name and revision; for a private model set HF_TOKEN to your token.",
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise CounterfoilError(
             Code.UNAVAILABLE,
-            "HF_HUB_OFFLINE forbids to ask the hub",
+            "HF_HUB_OFFLINE forbids asking the hub",
             remedy="Unset it, or name a folder that was fetched before.",
         ) from error
     except (
@@ -230,7 +230,7 @@ def _translated(model: str) -> Iterator[None]:
                 Code.CONFIGURATION, f"a file of {model} cannot be written: {error.strerror}"
             ) from error
         raise _senseless(model) from error
-    except Exception as error:  # what a server says can make any operation of the library fail
+    except Exception as error:  # what a server sends can make any operation of the library fail
         raise _senseless(model) from error
 
 

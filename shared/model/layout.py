@@ -1,4 +1,4 @@
-"""The rows of one pass as arrays, checked: what every backend makes its own tables of."""
+"""The rows of one pass as arrays, checked: what every backend makes its own tables from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from shared.model.backend import Rows
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One entry for each sequence of the pass, but for `blocks`, which are all of them one after the other."""
+    """One entry for each sequence of the pass, except in `blocks`, which has those of all, one after the other."""
 
     counts: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -27,9 +27,9 @@ class Layout:
 
     @classmethod
     def of(cls, rows: Sequence[Rows], *, positions: int, blocks: int, block: int) -> Self:
-        """Lay rows out, of a model of so many positions, for a cache of so many blocks of `block` positions.
+        """Lay out rows, of a model with this many positions, for a cache of this many blocks of `block` positions.
 
-        ValueError for what lies outside of them, and for rows that their own blocks do not reach.
+        ValueError for anything outside them, and for rows that their own blocks do not reach.
         """
         counts = np.array([each.count for each in rows], dtype=np.int64)
         firsts = np.array([each.position for each in rows], dtype=np.int64)
@@ -38,12 +38,12 @@ class Layout:
         ends = firsts + counts
         reach = int(ends.max(initial=0))
         if not rows or counts.min() < 1 or firsts.min() < 0 or reach > positions:
-            raise ValueError("a span lies outside the positions of this model")
+            raise ValueError("a span is outside the positions of this model")
         if (
             (held * block < ends).any()
             or not len(numbers)
             or numbers.min() < 1
             or numbers.max() > blocks
         ):
-            raise ValueError("a span's blocks lie outside the cache, or are too few")
+            raise ValueError("a span's blocks are outside the cache, or too few")
         return cls(counts, firsts, held, numbers, int(counts.sum()), reach)

@@ -31,7 +31,7 @@ def _micro_nats(z: NDArray[np.float32], tokens: Sequence[int]) -> list[int]:
     """Return the log-probabilities as rounded integers.
 
     The definition takes the exactly rounded sum S of all exp(z − m). Any sum of n of them errs by less than n·2^-53 of S,
-    so the quick one decides unless a value is that near to a half, where rounding would turn: then the exact one does.
+    so the quick one decides unless a value is that close to a half, where rounding could flip: then the exact one does.
     """
     m = float(z.max())
     if m == -math.inf:

@@ -1,4 +1,4 @@
-"""The sampler's noise: words of an AES-256-CTR keystream, all of a row's or only those that are asked for (protocol §7.3)."""
+"""The sampler's noise: words of an AES-256-CTR keystream, all of a row's or only those requested (protocol §7.3)."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -27,7 +27,7 @@ class Noise:
         self._choice = choice
 
     def blocks(self, position: int, count: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        """Yield x_0 … x_{count-1} for one output position in parts that a cache holds, each after its first index."""
+        """Yield x_0 … x_{count-1} for one output position in parts that fit in a cache, each after its first index."""
         stream = Cipher(self._key, CTR(self._prefix(position) + bytes(4))).encryptor()
         for first in range(0, count, CHUNK):
             yield first, _integers(stream.update(ZEROS[: 4 * min(CHUNK, count - first)]))
@@ -42,7 +42,7 @@ class Noise:
         counters = np.empty((len(blocks), 4), dtype=">u4")
         counters[:, :3] = np.frombuffer(self._prefix(position), dtype=">u4")
         counters[:, 3] = blocks  # fewer than 2^32 blocks, so nothing is carried
-        # Counter mode by hand: the blocks are counters, which are all different, and no message.
+        # Counter mode by hand: the blocks are counters, all different, not a message.
         cipher = Cipher(self._key, ECB())  # noqa: S305
         stream = _integers(cipher.encryptor().update(counters.tobytes()))
         return stream.reshape(-1, WORDS)[places.reshape(-1), indexes % WORDS]

@@ -1,4 +1,4 @@
-"""Penalties on tokens that were there before (protocol §7.3, step 1)."""
+"""Penalties on tokens that occurred before (protocol §7.3, step 1)."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -12,7 +12,7 @@ from shared.statements.request import PPM, SamplingSettings
 class Penalties:
     """The penalties of one sequence.
 
-    Counts of the output's tokens are kept from call to call and go on where the last call ended; a call whose output does
+    Counts of the output's tokens are kept between calls and continue where the last call ended; a call whose output does
     not begin with what was counted (another order of positions, a sequence begun again) counts from the start.
     """
 
@@ -42,9 +42,9 @@ class Penalties:
         seen = np.concatenate((self._prompt, new))
         before = z[seen]
         z[seen] = np.where(before > 0, before / self._repetition, before * self._repetition)
-        told = np.fromiter(self._counts, dtype=np.int64, count=len(self._counts))
+        tokens = np.fromiter(self._counts, dtype=np.int64, count=len(self._counts))
         counts = np.fromiter(self._counts.values(), dtype=np.int64, count=len(self._counts))
-        z[told] -= (counts * self._frequency + self._presence) / PPM
+        z[tokens] -= (counts * self._frequency + self._presence) / PPM
         return z
 
     def _count(self, output: Sequence[int]) -> None:

@@ -1,9 +1,9 @@
-"""The probe: fixed passes of small models, whose hash tells whether a process computes what its numeric profile names.
+"""The probe: fixed passes of small models, whose hash shows whether a process computes what its numeric profile names.
 
 Weights are made from SHAKE-256, so they depend on no random generator, file or served model. Between them the models have every
 switch of a configuration, and the samplers every setting, that changes a bit: tests/shared/model/test_probe.py lists them, and
-what each would do unnoticed. Two sequences share passes and go on in pieces, beyond a block of keys of any backend's; one goes on
-where a first table of angles ends.
+shows that each is noticed. Two sequences share passes and continue in pieces, beyond any backend's KV block; one continues where
+a first table of angles ends.
 """
 
 import math
@@ -27,12 +27,12 @@ from shared.statements.request import SamplingSettings
 
 Floats = NDArray[np.float32]
 Passes = Sequence[Sequence[tuple[int, int]]]
-"""Of each pass its sequences, and how many tokens of each."""
+"""For each pass its sequences, and how many tokens of each."""
 
 TWO: Passes = (((0, 37), (1, 33)), ((1, 1), (0, 1)), ((1, 5), (0, 102)), ((0, 1), (1, 1)))
 FAR: Passes = (((0, 4090),), ((0, 17),))
 POINTS = 10_000
-"""Places at which functions are looked at, and logits of a vocabulary so large that samplers take other ways through it."""
+"""Points at which functions are evaluated, and logits of a vocabulary so large that samplers take other paths."""
 ANGLES = 4096
 
 
@@ -43,7 +43,7 @@ class Case:
     config: ModelConfig
     passes: Passes
     gain: float = 1.0
-    """A power of two by which matrices are larger: scores and gates become so wide that exponentials are of all sizes."""
+    """A power of two that scales matrices: scores and gates spread so wide that exponentials of all sizes occur."""
 
 
 PLAIN = ModelConfig(
@@ -101,14 +101,14 @@ DISTANT = replace(
     layer_windows=(5,),
 )
 CASES = (Case(PLAIN, TWO), Case(BIASED, TWO, gain=4.0), Case(NORMED, TWO), Case(DISTANT, FAR))
-"""Samplers choose from the logits of the first one. Each has the dtype that is asked for."""
+"""Samplers choose from the logits of the first one. Each has the dtype asked for."""
 
 SEED = bytes(range(32))
 PROMPT = range(0, 256, 3)
 SAMPLED = 16
 """Positions at which each sampler chooses."""
 SHARPER = np.float32(8.0)
-"""Makes such differences of logits that filters and penalties decide."""
+"""Makes logits differ so much that filters and penalties decide."""
 SAMPLERS = (
     SamplingSettings(1),
     SamplingSettings(1, temperature_ppm=600_000, logprobs=0),
@@ -122,7 +122,7 @@ SAMPLERS = (
 
 
 def probe(dtype: str, backend: Backend) -> str:
-    """Run everything for a checkpoint's dtype and return the hash, in hex. UNSUPPORTED where the backend has not that dtype."""
+    """Run everything for a checkpoint's dtype and return the hash, in hex. UNSUPPORTED where the backend lacks that dtype."""
     found = sha256()
     rows: list[Floats] = []
     for case in CASES:
@@ -137,7 +137,7 @@ def probe(dtype: str, backend: Backend) -> str:
 
 
 def _run(config: ModelConfig, case: Case, backend: Backend) -> Iterator[tuple[bytes, Floats]]:
-    """Yield of each pass the hidden states with a product of them that has a bias, and the logits."""
+    """Yield for each pass the hidden states with a biased product of them, and the logits."""
     weights = _weights(config, case.gain)
     decoder = Decoder(config, weights, backend)
     keys = weights["model.layers.0.self_attn.k_proj.weight"].to(decoder.dtype)
@@ -160,7 +160,7 @@ def _run(config: ModelConfig, case: Case, backend: Backend) -> Iterator[tuple[by
 
 
 def _weights(config: ModelConfig, gain: float) -> Weights:
-    """Return a model's tensors, one row of an output head so small that its products are denormal, with nothing beside them."""
+    """Return a model's tensors, one row of an output head so small that all of its products are denormal."""
     made = {name: _made(name, shape, gain) for name, shape in expected_shapes(config).items()}
     if HEAD in made:
         made[HEAD][1] *= 2.0**-120
@@ -179,7 +179,7 @@ def _made(name: str, shape: tuple[int, ...], gain: float = 1.0) -> torch.Tensor:
 
 
 def _sampled(few: Sequence[Floats]) -> Iterator[bytes]:
-    """Yield what every sampler chooses and says, from rows of logits and from a few with many more logits."""
+    """Yield what every sampler chooses and reports, for rows of few logits and for some of many."""
     ln, _ = _curves()
     many = [ln.astype(np.float32), ln[::-1].astype(np.float32)]
     for choice, settings in enumerate(SAMPLERS):
@@ -190,13 +190,13 @@ def _sampled(few: Sequence[Floats]) -> Iterator[bytes]:
                 sampled = sampler.sample(row, output)
                 output.append(sampled.token)
                 numbers = [sampled.token]
-                for told in sampled.logprobs:
-                    numbers += [told.logprob, *told.top_tokens, *told.top_logprobs]
+                for entry in sampled.logprobs:
+                    numbers += [entry.logprob, *entry.top_tokens, *entry.top_logprobs]
                 yield np.array(numbers, dtype="<i8").tobytes()
 
 
 def _functions() -> Iterator[bytes]:
-    """Yield what functions and tables give at places spread over their range."""
+    """Yield what functions and tables give at points spread over their range."""
     yield from (values.tobytes() for values in _curves())
     frequencies = _points()[:8] * 40.0
     yield from (table.tobytes() for table in functions.angles(frequencies, ANGLES))

@@ -2,7 +2,7 @@
 
 A backend's arithmetic defines every operation, so neither the device, its instruction set, the number of threads nor the
 version of a library is part of the profile. The probe holds the process to that: its value follows from the definition, so a
-process that finds another one computes something else and does not serve.
+process that finds another value computes something else and does not serve.
 """
 
 from collections.abc import Mapping
@@ -34,15 +34,15 @@ PROBES: Mapping[tuple[str, str], str] = MappingProxyType(
 def numeric_profile(dtype: str, backend: Backend) -> dict[str, str | int]:
     """Return a backend's profile for a checkpoint's dtype. Runs the probe.
 
-    Errors: CONFIGURATION where this process computes other bits than its arithmetic defines; those of the backend.
+    Errors: CONFIGURATION where this process computes bits other than its arithmetic defines; those of the backend.
     """
     found = probe(dtype, backend)
     if found != PROBES[backend.arithmetic, dtype]:
         others = [name for (name, kind), value in PROBES.items() if (kind, value) == (dtype, found)]
-        whose = f"those of {others[0]}" if others else "those of no arithmetic that is known"
+        whose = f"those of {others[0]}" if others else "those of no known arithmetic"
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"on this {backend.device} the probe of {backend.arithmetic} in {dtype} gives other bits than its definition: {whose}",
+            f"on this {backend.device} the probe of {backend.arithmetic} in {dtype} gives bits other than defined: {whose}",
             remedy="Reinstall counterfoil; if that does not help, this machine cannot serve or audit under this arithmetic.",
         )
     return {"arithmetic": backend.arithmetic, "dtype": dtype, "probe": found}

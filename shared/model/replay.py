@@ -17,7 +17,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.request import SamplingSettings
 
 LOGITS_BYTES: Final = 2**26
-"""Logits that are held at once; all of a long answer's would be gigabytes."""
+"""Logits that are held at once; all those of a long answer would be gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def replay(
 ) -> ReplayResult:
     """Feed prompt and output back in one pass; the last output token's own state is not needed.
 
-    INVALID_ARGUMENT when a token is outside the vocabulary or the sequence longer than the model's context.
+    INVALID_ARGUMENT when a token is outside the vocabulary or the sequence is longer than the model's context.
     """
     tokens = [*prompt, *output[:-1]]
     _check(decoder, tokens)
@@ -62,12 +62,12 @@ def replay(
     return ReplayResult(
         hasher.finish(),
         tuple(item.token for item in sampled),
-        tuple(told for item in sampled for told in item.logprobs),
+        tuple(entry for item in sampled for entry in item.logprobs),
     )
 
 
 def _logits(decoder: Decoder, hidden: Tensor) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits (V,) of each row of (N, D) states; so many at once that they stay within `LOGITS_BYTES`."""
+    """Yield the logits (V,) of each row of (N, D) states, computing at once as many as fit in `LOGITS_BYTES`."""
     rows = max(1, LOGITS_BYTES // (4 * decoder.config.vocab_size))
     for first in range(0, len(hidden), rows):
         yield from decoder.logits(hidden[first : first + rows]).numpy()

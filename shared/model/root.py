@@ -21,7 +21,7 @@ from shared.translog.tree import leaf_hash, root
 
 REQUIRED = frozenset({"config.json", "tokenizer.json"})
 MAX_CHECKPOINT = 1 << 40
-"""Bytes that are hashed at most: a file of holes can pretend to any size."""
+"""The most bytes that are hashed: a sparse file can claim any size."""
 
 
 def model_root(folder: Path) -> bytes:
@@ -35,14 +35,14 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 
 
 def model_leaves(folder: Path) -> list[bytes]:
-    """Return the leaf entries in their order, those of the files last; as `model_root` else."""
+    """Return the leaf entries in their order, those of the files last; otherwise as `model_root`."""
     files = [_file_leaf(folder / name) for name in FILES]
     shards = read_headers(folder)
     size = sum(entry.stop - entry.start for found in shards.values() for entry in found.values())
     if size > MAX_CHECKPOINT:
         raise CounterfoilError(
             Code.MALFORMED,
-            f"{next(iter(shards))} and the files beside it hold {size >> 30} GiB, "
+            f"{next(iter(shards))} and the files next to it hold {size >> 30} GiB, "
             f"more than any checkpoint",
         )
     tensors: dict[str, bytes] = {}

@@ -14,7 +14,7 @@ class Rope:
     theta: float = 10_000.0
     """The base of the geometric series of frequencies."""
     kind: str = "default"
-    """`default`, `linear` (all frequencies divided by `factor`) or `llama3` (only the low ones, with a smooth passage)."""
+    """`default`, `linear` (all frequencies divided by `factor`) or `llama3` (only the low ones, with a smooth transition)."""
     factor: float = 1.0
     low_freq_factor: float = 1.0
     """llama3: what turns less often than this over the original positions is divided by `factor`."""

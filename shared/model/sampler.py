@@ -2,9 +2,9 @@
 
 The definition is protocol §7.3, and `tests/shared/model/naive_sampler.py` follows it word by word. This module
 gives the same tokens without sorting the vocabulary and without noise for tokens that cannot win; where a shortcut
-might not be exact, the comment beside it says why it is.
+might not be exact, the comment next to it says why it is.
 
-`position` counts output tokens from 0; `choice` tells apart several answers to one request.
+`position` counts output tokens from 0; `choice` distinguishes several answers to one request.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.request import PPM, SamplingSettings
 
 FEW: Final = 256
-"""Up to so many words of noise are had sooner one by one."""
+"""Up to this many words of noise are faster to make one by one."""
 SMALL: Final = 2**13
-"""Up to so many scores are computed sooner than pruned."""
+"""Up to this many scores are faster to compute than to prune."""
 OFFSET: Final = float(np.log(2)) * 159
 
 
@@ -81,7 +81,7 @@ class Sampler:
         return self._noise.exponential(self._noise.words(position, count))
 
     def _kept(self, values: Floats, top: np.floating, scale: float) -> Indexes | None:
-        """Return the rising indexes that the filters keep, or None for all."""
+        """Return the ascending indexes that the filters keep, or None for all."""
         settings, kept = self._settings, None
         if 0 < settings.top_k < len(values):
             kept = largest(values, settings.top_k)
@@ -119,13 +119,13 @@ class Sampler:
         return scores
 
     def _able(self, values: Floats, top: float, scale: float, position: int) -> Indexes:
-        """Return rising indexes that may have the largest score: a few, found with additions and comparisons.
+        """Return ascending indexes that may have the largest score: a few, found with additions and comparisons.
 
         For u in (0, 1): E = −ln u ≥ 1 − u, so a score y − ln E is at most y − ln(1 − u). With v = 2^32 (1 − u), which
         is 2^32 − ½ − x, and v = m·2^e, 1 ≤ m < 2: log2 v ≥ e + m − 1, because the logarithm is concave and meets
         that line at m = 1 and m = 2; and e + m − 1 is what the bits of a float32, read as an integer, give:
         bits / 2^23 − 127. So, relative to the largest y, (z − max z)·s + ln 2 · (32 + 127 − bits / 2^23) is never
-        below the score. The largest score that was computed so far is a bar: what has its bound below cannot win.
+        below the score. The largest score computed so far is a bar: an index whose bound is below it cannot win.
 
         Rounding. Only what scores above the bar matters, so y ≥ max y − 27 (−ln E is within −3.2 … 22.9). There the
         float32 bound errs by less than 10^-4: each of its operations by 2^-24 of at most 160. A score errs in
@@ -137,7 +137,7 @@ class Sampler:
         able: list[Indexes] = []
         for first, words in self._noise.blocks(position, len(values)):
             part = values[first : first + len(words)]
-            with np.errstate(over="ignore"):  # so far below the largest, −∞ is a bound as good
+            with np.errstate(over="ignore"):  # this far below the largest, −∞ is as good a bound
                 gaps = (part - part.dtype.type(top)).astype(np.float32) * np.float32(scale)
             bits = ((~words).astype(np.float32) + np.float32(0.5)).view(np.int32)
             bounds = gaps - bits.astype(np.float32) * np.float32(np.log(2) / 2**23)

@@ -16,7 +16,7 @@ from shared.text.files import parse_json, read_json, shown
 INDEX: Final = "model.safetensors.index.json"
 WHOLE: Final = "model.safetensors"
 MAX_HEADER: Final = 4 << 20
-"""A header takes some hundred bytes for a tensor."""
+"""A header takes about a hundred bytes per tensor."""
 MAX_DIMENSIONS: Final = 8
 SHARD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 """A shard's name: a plain one, so that no index leads out of its folder."""
@@ -31,7 +31,7 @@ SIZES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file; `start` and `stop` are places in the file."""
+    """One tensor of a file; `start` and `stop` are offsets in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ Shards = dict[Path, dict[str, Entry]]
 def read_headers(folder: Path) -> Shards:
     """Read the headers of a checkpoint's files; no tensor is read.
 
-    CONFIGURATION for a file that is missing, CORRUPT for one that is not whole: then its tensors fill it without gap or overlap,
+    CONFIGURATION for a file that is missing, CORRUPT for one that is not whole: tensors must fill it without gap or overlap,
     each with as many bytes as its shape says. MALFORMED where a file does not hold just what the index assigns to it.
     """
     shards: Shards = {}
@@ -60,8 +60,8 @@ def read_headers(folder: Path) -> Shards:
 def weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
     """Return the safetensors files of a checkpoint with the tensors that the index assigns to each.
 
-    That is the shards that the index names, or one file, whose tensors nothing lists (None). MALFORMED for an index that makes
-    no sense, names a tensor twice or leads out of the folder, or that stands beside an unsharded file.
+    These are the shards that the index names, or one file, whose tensors nothing lists (None). MALFORMED for an index that makes
+    no sense, names a tensor twice, leads out of the folder, or is next to an unsharded file.
     """
     index, whole = folder / INDEX, folder / WHOLE
     if not os.path.lexists(index):
@@ -73,7 +73,7 @@ def weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
     for tensor, shard in names.items():
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise CounterfoilError(
-                Code.MALFORMED, f"{index} names {shard!r:.80}: a shard is a file of its own folder"
+                Code.MALFORMED, f"{index} names {shard!r:.80}: a shard is a file in the same folder"
             )
         shards.setdefault(shard, set()).add(tensor)
     if whole.name not in shards and whole.exists():
@@ -90,7 +90,7 @@ def _check_shard(path: Path, found: Iterable[str], assigned: frozenset[str] | No
     for tensor in sorted(assigned.symmetric_difference(found)):
         holds = "lacks" if tensor in assigned else "holds"
         raise CounterfoilError(
-            Code.MALFORMED, f"{path} {holds} the tensor {shown(tensor)}, unlike what {INDEX} says"
+            Code.MALFORMED, f"{path} {holds} the tensor {shown(tensor)}, contrary to {INDEX}"
         )
 
 
@@ -127,7 +127,7 @@ def _parse(file: BinaryIO) -> dict[str, Entry]:
         raise _HeaderError("its header is cut off or too large")
     header = parse_json(file.read(size))
     if not isinstance(header, dict):
-        raise _HeaderError("its header is no object")
+        raise _HeaderError("its header is not an object")
     header.pop("__metadata__", None)
     entries = {name: _entry(name, info, 8 + size) for name, info in header.items()}
     _check_places(entries.values(), 8 + size, end)
@@ -148,7 +148,7 @@ def _entry(name: str, info: Any, begin: int) -> Entry:
         raise _HeaderError(f"{what} has no data_offsets")
     first, last = offsets
     if last - first != math.prod(shape) * SIZES[dtype]:
-        raise _HeaderError(f"{what} has not the bytes of its shape")
+        raise _HeaderError(f"{what} does not have the bytes of its shape")
     return Entry(dtype, tuple(shape), begin + first, begin + last)
 
 
@@ -165,4 +165,4 @@ def _check_places(entries: Iterable[Entry], begin: int, end: int) -> None:
             raise _HeaderError("tensors overlap or leave a gap")
         begin = stop
     if begin != end:
-        raise _HeaderError("its tensors end elsewhere than the file")
+        raise _HeaderError("its tensors do not end where the file does")

@@ -19,10 +19,10 @@ WeightsLoader = Callable[[Path, ModelConfig], Weights]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-"""As safetensors has them."""
+"""As safetensors names them."""
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 PIECE = 1 << 24
-"""Values looked at together: what is only checked is not copied whole."""
+"""Values checked at once: what is only checked is not copied whole."""
 
 
 def dtype_of(config: ModelConfig) -> torch.dtype:
@@ -67,7 +67,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def load_weights(folder: Path, config: ModelConfig) -> Weights:
-    """Map all tensors from their files, without a copy; CORRUPT or MALFORMED names the file or tensor that is not as it must be.
+    """Map all tensors from their files, without a copy; CORRUPT or MALFORMED names the file or tensor that is wrong.
 
     The files must stay as they are while the tensors are in use. A tied checkpoint may hold the output head as well; it must
     equal the embedding, and is not returned.

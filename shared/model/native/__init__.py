@@ -1,1 +1,1 @@
-"""The decoder's arithmetic in C, one definition for every processor; `library` is its face in Python."""
+"""The decoder's arithmetic in C, one definition for every processor; `library` is its interface in Python."""

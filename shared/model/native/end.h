@@ -1,4 +1,4 @@
-/* What one kind defined for itself. */
+/* Undefines what one kind defined. */
 #undef KIND
 #undef PAIRS
 #undef GROUPED

@@ -1,4 +1,4 @@
-/* The arithmetic of shared.model on CPUs: every arithmetic in every variant, chosen by what the processor has. */
+/* The arithmetic of shared.model on CPUs: every arithmetic in every variant; the processor decides which are used. */
 #define _GNU_SOURCE
 #include "kernels.h"
 
@@ -151,7 +151,7 @@ static int chosen[KINDS];
 #include <cpuid.h>
 #include <sys/syscall.h>
 
-/* Whether there are tiles for bfloat16, and the system lets this process use them (it has to be asked). */
+/* Whether there are tiles for bfloat16, and the system lets this process use them (it must be asked). */
 static int have_amx(void)
 {
     unsigned a, b, c, d;

@@ -1,7 +1,7 @@
 /* What Python calls (see library.py). All sums have one order, stated at each function, whatever the number of rows or threads.
  *
  * A unit is four bytes of a row: one float32, or two neighbouring bfloat16. A matrix (rows, columns) is packed in panels of
- * sixteen output rows: unit u of output rows 16p … 16p+15 lies at data[(p · units + u) · 16], missing rows are zero.
+ * sixteen output rows: unit u of output rows 16p … 16p+15 is at data[(p · units + u) · 16], missing rows are zero.
  */
 #ifndef COUNTERFOIL_KERNELS_H
 #define COUNTERFOIL_KERNELS_H
@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define LANES 16
-#define BLOCK 64 /* positions of one block of keys and values */
+#define BLOCK 64 /* positions of one KV block */
 
 enum { SINGLES, PAIRS_CHAIN, PAIRS_32, KINDS }; /* float32 by chain-1; bfloat16 by chain-1; bfloat16 by pairs-32 */
 
@@ -21,10 +21,10 @@ typedef struct {
 
 typedef struct {
     int64_t kind;
-    int64_t hidden, heads, kv_heads, head_dim, inner; /* widths are multiples of LANES, of 32 for pairs-32: the model's own, filled up with zeros */
+    int64_t hidden, heads, kv_heads, head_dim, inner; /* widths are multiples of LANES, of 32 for pairs-32: the model's own, padded with zeros */
     float eps, scale; /* of the norms; of the scores */
     const float *cosines, *sines; /* (positions, own_head_dim / 2) */
-    int64_t own_hidden, own_head_dim; /* without the zeros: what a mean divides by, and what is rotated */
+    int64_t own_hidden, own_head_dim; /* without the padding: what a mean divides by, and what is rotated */
 } Shape;
 
 typedef struct {
@@ -49,7 +49,7 @@ typedef struct {
 
 int cf_variants(void);      /* highest variant of this processor: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512-BF16, 4 AMX */
 void cf_use(int kind, int variant); /* at most cf_variants() */
-int cf_threads(int wanted); /* threads of the whole process, the caller's among them; returns how many there are */
+int cf_threads(int wanted); /* threads of the whole process, including the caller's; returns how many there are */
 void cf_pack(const void *weight, int64_t rows, int64_t columns, int kind, uint32_t *data);
 void cf_embed(const Matrix *table, const int64_t *tokens, int64_t rows, int kind, float *out);
 void cf_ln(const double *x, int64_t count, double *out);  /* of normal numbers above 0 */

@@ -1,4 +1,4 @@
-/* One variant: its lanes, and products and layers for each kind of unit and arithmetic. A variant may have some kinds only. */
+/* One variant: its lanes, and products and layers for each kind of unit and arithmetic. A variant may have only some kinds. */
 #ifndef WITHOUT_CHAIN
 #define KIND pairs
 #define PAIRS 1

@@ -1,12 +1,12 @@
-/* What a range of layers does around its products: norms, rotation, keys and values, attention. Included after product.h, likewise.
+/* What a range of layers does around its products: norms, rotation, keys and values, attention. Included like product.h, after it.
  *
- * Sums that are no products (a norm's squares, the weights of a softmax) run in sixteen lanes and then by halves, as each says.
+ * Sums other than of products (a norm's squares, the weights of a softmax) run in sixteen lanes and then by halves, as stated there.
  */
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------ */
 
 /* 1 / sqrt(mean of squares + eps); lane i sums elements i, i+16, … in order, then the lanes by halves. The mean is over `own` elements:
- * those that fill up the width are zero and change no sum of squares. */
+ * those that pad the width are zero and change no sum of squares. */
 FN float NAME(norm_scale)(const float *x, int64_t width, int64_t own, float eps)
 {
     V16 squares = NAME(set1)(0.0f);
@@ -24,7 +24,7 @@ static TARGET void NAME(norm_row)(const Shape *shape, const float *x, const floa
         NAME(store_units)(out, i, NAME(mul)(NAME(mul)(NAME(load)(x + i), scale), NAME(load)(weight + i)));
 }
 
-static TARGET void NAME(norm_rows)(Worker *me, const Shape *shape, const float *x, const float *weight, int64_t rows, uint32_t *out)
+static TARGET void NAME(norm_rows)(Thread *me, const Shape *shape, const float *x, const float *weight, int64_t rows, uint32_t *out)
 {
     for (int64_t first; (first = deal(me) * NEAR) < rows; done(me))
         for (int64_t row = first; row < rows && row < first + NEAR; row++)
@@ -32,7 +32,7 @@ static TARGET void NAME(norm_rows)(Worker *me, const Shape *shape, const float *
     meet(me, (rows + NEAR - 1) / NEAR);
 }
 
-/* Norm (where the family has one) and rotation of one head, in place, as float32; the zeros that fill it up stay. */
+/* Norm (where the family has one) and rotation of one head, in place, as float32; the zeros that pad it stay. */
 static TARGET void NAME(turn_head)(const Shape *shape, float *head, const float *norm, int64_t position)
 {
     const int64_t half = shape->own_head_dim / 2;
@@ -50,7 +50,7 @@ static TARGET void NAME(turn_head)(const Shape *shape, float *head, const float 
     }
 }
 
-/* What is stored is finite: attention multiplies what lies beyond a row's length by zero, and that must stay zero. */
+/* What is stored is finite: attention multiplies whatever is beyond a row's length by zero, and that must stay zero. */
 FN V16 NAME(finite)(V16 a)
 {
     const U16 most = NAME(set1u)(PAIRS ? 0x7f7f0000u : 0x7f7fffffu), sign = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x80000000u));
@@ -59,7 +59,7 @@ FN V16 NAME(finite)(V16 a)
     return NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0), clamped));
 }
 
-/* One position's key and value of one head into its place of a block. */
+/* Store one position's key and value of one head in their place of a KV block. */
 FN void NAME(keep)(const float *k, const float *v, int64_t width, int64_t place, uint32_t *keys, uint32_t *values)
 {
     uint32_t part[LANES];
@@ -75,7 +75,7 @@ FN void NAME(keep)(const float *k, const float *v, int64_t width, int64_t place,
     }
 }
 
-/* Turn one row's heads; leave q as units, store k and v. */
+/* Rotate one row's heads; leave q as units, store k and v. */
 static TARGET void NAME(store_row)(const Shape *shape, const Layer *layer, float *qkv, int64_t position, int64_t block, uint32_t *q)
 {
     const int64_t width = shape->head_dim, units = width / (PAIRS + 1), place = position % BLOCK;
@@ -100,7 +100,7 @@ FN void NAME(fetch)(const void *from, int64_t bytes)
 }
 
 /* Scores of `rows` query rows against places [0, needed) of some blocks of one head: (rows, blocks · BLOCK), unmasked, scaled. What follows
- * in memory (the next keys, these values) is asked for meanwhile. */
+ * in memory (the next keys, these values) is prefetched meanwhile. */
 static TARGET void NAME(scores)(const Shape *shape, const uint32_t *q, int rows, const uint32_t *const *keys, const uint32_t *const *values,
                                 int64_t blocks, int64_t needed, float *out)
 {
@@ -140,7 +140,7 @@ static TARGET float NAME(softmax)(float *row, int64_t from, int64_t to, int64_t 
 #if PAIRS
         const U16 half = NAME(to_bf16)(p);
         total = NAME(add)(total, NAME(floats)(NAME(left)(half, 16)));
-        NAME(store_units)((uint32_t *)row, i, p); /* units lie before the scores that are still to be read */
+        NAME(store_units)((uint32_t *)row, i, p); /* units end before the scores that are still to be read */
 #else
         total = NAME(add)(total, p);
         NAME(store)(row + i, p);
@@ -199,7 +199,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
     }
 }
 
-static TARGET void NAME(attention)(Worker *me, const Attention *job)
+static TARGET void NAME(attention)(Thread *me, const Attention *job)
 {
     const Pass *pass = job->pass;
     for (int64_t task; (task = deal(me)) < pass->task_count; done(me))
@@ -209,7 +209,7 @@ static TARGET void NAME(attention)(Worker *me, const Attention *job)
 
 /* ---- a range of layers ----------------------------------------------------------------------------------------------- */
 
-static TARGET void NAME(layers)(Worker *me, void *argument)
+static TARGET void NAME(layers)(Thread *me, void *argument)
 {
     const Pass *pass = argument;
     const Shape *shape = pass->shape;
@@ -232,13 +232,13 @@ static TARGET void NAME(layers)(Worker *me, void *argument)
     LEAVE_TILES();
 }
 
-static TARGET void NAME(norm)(Worker *me, void *argument)
+static TARGET void NAME(norm)(Thread *me, void *argument)
 {
     const NormCall *call = argument;
     NAME(norm_rows)(me, call->shape, call->states, call->weight, call->rows, call->out);
 }
 
-static TARGET void NAME(linear)(Worker *me, void *argument)
+static TARGET void NAME(linear)(Thread *me, void *argument)
 {
     const LinearCall *call = argument;
     NAME(product)(me, &(Product){call->matrix, NULL, call->x, call->rows, PLAIN, call->out});

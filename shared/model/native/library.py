@@ -1,6 +1,6 @@
-"""The compiled kernels (kernels.h) as Python sees them: structures, one function each, and nothing of torch.
+"""The compiled kernels (kernels.h) as Python sees them: structures, one function each, and no torch.
 
-Whoever calls answers for pointers and bounds: `shared.model.arithmetic`, `.cpu` and `.functions` are the only callers.
+Callers are responsible for pointers and bounds: `shared.model.arithmetic`, `.cpu` and `.functions` are the only ones.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from shared.runtime.errors import Code, CounterfoilError
 LANES = 16
 """Output rows of one panel of a packed weight."""
 VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16", "amx")
-"""All variants give the same bits; the index is the kernels' number for it."""
+"""All variants give the same bits; the index is the kernels' number for each."""
 SINGLES, PAIRS_CHAIN, PAIRS_32 = range(3)
 KINDS = 3
 """Kinds of units and of sums: float32 by chain-1, bfloat16 by chain-1, bfloat16 by pairs-32."""
 TRIALS = 5
-"""Products by which a variant's speed is measured, at start: some 50 µs each."""
+"""Products by which a variant's speed is measured at start: about 50 µs each."""
 
 
 class Matrix(Structure):
@@ -120,7 +120,7 @@ class Kernels:
             self._use(number, variant)
 
     def choose(self) -> None:
-        """Choose for each kind the variant that is fastest here: which instructions are is not known by their names."""
+        """Choose for each kind the variant that is fastest here, which the instructions' names do not tell."""
         for kind in range(KINDS):
             known = range(min(1, self.best), self.best + 1)
             self.use(min(known, key=partial(self._time, kind)), kind)

@@ -1,7 +1,7 @@
 /* A team of threads for one call at a time.
  *
- * A call is a row of phases, and a phase a number of pieces that are dealt by a counter. A phase ends when its pieces are done, not when
- * all threads have come by: a thread that the system has put aside between two pieces keeps nobody waiting. Which
+ * A call is a series of phases, and a phase a number of pieces that a counter deals out. A phase ends when its pieces are done, not when
+ * all threads have arrived: a thread that the system has descheduled between two pieces keeps nobody waiting. Which
  * thread does a piece never changes its bits. Idle threads spin for a moment, then sleep.
  */
 #include <pthread.h>
@@ -18,9 +18,9 @@ typedef struct {
 typedef struct {
     int index, count;
     Phase *phase;
-} Worker;
+} Thread;
 
-typedef void (*Region)(Worker *, void *);
+typedef void (*Region)(Thread *, void *);
 
 static struct {
     pthread_mutex_t call, sleep;
@@ -46,11 +46,11 @@ static void relax(unsigned turn)
 }
 
 /* The next piece of this phase; the caller calls `done` after it. */
-static int64_t deal(Worker *me) { return atomic_fetch_add_explicit(&me->phase->dealt, 1, memory_order_relaxed); }
-static void done(Worker *me) { atomic_fetch_add_explicit(&me->phase->done, 1, memory_order_release); }
+static int64_t deal(Thread *me) { return atomic_fetch_add_explicit(&me->phase->dealt, 1, memory_order_relaxed); }
+static void done(Thread *me) { atomic_fetch_add_explicit(&me->phase->done, 1, memory_order_release); }
 
-/* Go on when all pieces of this phase are done. */
-static void meet(Worker *me, int64_t pieces)
+/* Continue when all pieces of this phase are done. */
+static void meet(Thread *me, int64_t pieces)
 {
     for (unsigned turn = 0; atomic_load_explicit(&me->phase->done, memory_order_acquire) < pieces; turn++) relax(turn);
     me->phase++;
@@ -58,7 +58,7 @@ static void meet(Worker *me, int64_t pieces)
 
 static void take_part(int index, unsigned word)
 {
-    Worker me = {index, (int)(word % 1024), team.phases};
+    Thread me = {index, (int)(word % 1024), team.phases};
     const unsigned control = flush_denormals();
     team.region(&me, team.argument);
     restore_denormals(control);
@@ -92,7 +92,7 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* Run the region with this many phases on at most `most` threads; return when it is done and nobody is in it any more. */
+/* Run the region with this many phases on at most `most` threads; return when it is done and no thread is in it any more. */
 static void run(Region region, void *argument, Phase *phases, int64_t count, int64_t most)
 {
     pthread_mutex_lock(&team.call);

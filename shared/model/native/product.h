@@ -7,7 +7,7 @@
  */
 #if !GROUPED
 
-/* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued where `add`. */
+/* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued if `add`. */
 FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
                    int64_t w_panel, int64_t units, float *acc, const int add)
 {
@@ -36,7 +36,7 @@ FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stri
 
 #elif !defined(LANES_AMX)
 
-/* As below; whole groups only. */
+/* As above; whole groups only. */
 FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
                    int64_t w_panel, int64_t units, float *acc, const int add)
 {
@@ -82,7 +82,7 @@ FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stri
 
 #if GROUPED && defined(LANES_AMX)
 
-/* TDPBF16PS is one group of pairs-32 for sixteen rows and sixteen columns; a panel's groups are its second operand as they lie.
+/* TDPBF16PS is one group of pairs-32 for sixteen rows and sixteen columns; a panel's groups are its second operand as they are.
  * Tiles 0 to 3 are sums, 4 and 5 rows of x, 6 and 7 columns. */
 #define TALL 32
 FN int NAME(width)(int rows) { return rows > 16 ? 2 : 4; }
@@ -157,7 +157,7 @@ static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64
 
 #else
 
-/* Panels that fit the registers beside so many rows. */
+/* Panels that fit in the registers along with this many rows. */
 FN int NAME(width)(int rows)
 {
 #if GROUPED && (defined(LANES_AVX512BF16) || defined(LANES_AVX512))
@@ -257,7 +257,7 @@ FN void NAME(finish)(const Product *job, int64_t row, int64_t panel, V16 a, V16 
     for (int64_t i = 0; i < columns - column; i++) out[i] = job->kind == ADD_TO ? out[i] + last[i] : last[i];
 }
 
-static TARGET void NAME(product)(Worker *me, const Product *job)
+static TARGET void NAME(product)(Thread *me, const Product *job)
 {
     const int64_t panels = (job->matrix->rows + LANES - 1) / LANES, units = job->matrix->units;
     const int tallest = job->rows < TALL ? (int)job->rows : TALL;

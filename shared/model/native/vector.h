@@ -1,7 +1,7 @@
 /* Sixteen float32 lanes, and the one multiply-add that every sum of products is made of.
  *
  * Included once for each variant and kind (see kernels.c), with SUFFIX, KIND, TARGET and exactly one of LANES_AMX, LANES_AVX512BF16,
- * LANES_AVX512, LANES_AVX2, LANES_PORTABLE defined. Every operation here is one IEEE 754 operation a lane (round to nearest even, denormals
+ * LANES_AVX512, LANES_AVX2, LANES_PORTABLE defined. Every operation here is one IEEE 754 operation per lane (round to nearest even, denormals
  * flushed: see `flush_denormals` in kernels.c), so all variants give the same bits.
  */
 
@@ -20,7 +20,7 @@ FN V16 NAME(add)(V16 a, V16 b) { return _mm512_add_ps(a, b); }
 FN V16 NAME(mul)(V16 a, V16 b) { return _mm512_mul_ps(a, b); }
 FN V16 NAME(divide)(V16 a, V16 b) { return _mm512_div_ps(a, b); }
 FN V16 NAME(fma)(V16 a, V16 b, V16 c) { return _mm512_fmadd_ps(a, b, c); }
-/* The second operand where either is no number. */
+/* The second operand where either is a NaN. */
 FN V16 NAME(max)(V16 a, V16 b) { return _mm512_max_ps(a, b); }
 FN U16 NAME(bits)(V16 a) { return _mm512_castps_si512(a); }
 FN V16 NAME(floats)(U16 a) { return _mm512_castsi512_ps(a); }
@@ -105,7 +105,7 @@ FN void NAME(store_lower)(uint16_t *p, U16 a) { for (int i = 0; i < 16; i++) p[i
  *
  * A unit is one float32, or two bfloat16 of which the second (odd) is multiplied and added first, then the first. A product of two
  * bfloat16 is exact in float32, so each addition rounds once. VDPBF16PS is defined as just that (Intel SDM), and
- * tests hold the variants against each other.
+ * tests compare the variants with each other.
  */
 FN V16 NAME(madd_pairs)(V16 acc, U16 w, U16 x)
 {
@@ -123,8 +123,8 @@ FN V16 NAME(madd)(V16 acc, U16 w, U16 x, int pairs)
     return pairs ? NAME(madd_pairs)(acc, w, x) : NAME(fma)(NAME(floats)(w), NAME(floats)(x), acc);
 }
 
-/* The bits of each lane rounded to bfloat16 (nearest, ties to even) in the lower half; denormals are zero, and what is no number is
- * 0x7fc0. Whole numbers do it, so every variant agrees. */
+/* The bits of each lane rounded to bfloat16 (nearest, ties to even) in the lower half; denormals become zero, and a NaN
+ * 0x7fc0. Integer operations do it, so all variants agree. */
 FN U16 NAME(to_bf16)(V16 a)
 {
     U16 b = NAME(bits)(a), magnitude = NAME(andu)(b, NAME(set1u)(0x7fffffffu));
@@ -167,7 +167,7 @@ FN float NAME(sum)(V16 a)
     return s[0];
 }
 
-/* The largest of sixteen lanes of which none is a NaN. */
+/* The largest of sixteen lanes, none of which is a NaN. */
 FN float NAME(largest)(V16 a)
 {
     float s[16];

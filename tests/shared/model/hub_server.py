@@ -32,7 +32,7 @@ class Hub:
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)
     """For a part of a path: HTTP status and the hub's X-Error-Code."""
     raw: dict[str, bytes] = field(default_factory=dict)
-    """For a part of a path: an answer as it is."""
+    """For a part of a path: an answer sent as it is."""
     requests: list[str] = field(default_factory=list)
 
     def tree(self) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(
         self, status: int, content: bytes = b"", *, length: int | None = None, **headers: str
     ) -> None:
-        """Send `content`, promising `length` bytes; the connection ends where they are not sent."""
+        """Send `content`, promising `length` bytes; the connection ends if not all are sent."""
         promised = len(content) if length is None else length
         self.send_response(status)
         self.send_header("Content-Length", str(promised))

@@ -42,7 +42,7 @@ OTHERS = {
         "softmax)(scores + row * places, (from - first * BLOCK) / LANES * LANES,",
     ),
 }
-"""The same in any company, but something else."""
+"""The same in any batch, but not what is defined."""
 UNCHANGED = "nothing"
 
 

@@ -21,7 +21,7 @@ def keystream(seed, choice, position, words):
 
 
 def understood(logits):
-    """Return the logits as float64, NaN and +∞ as the protocol has them."""
+    """Return the logits as float64, NaN and +∞ as the protocol defines them."""
     values = [float(z) for z in logits]
     return [-math.inf if math.isnan(z) else LARGEST if z == math.inf else z for z in values]
 

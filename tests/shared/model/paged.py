@@ -1,4 +1,4 @@
-"""A backend with the CPU's bits in blocks of another size, as another device might have them."""
+"""A backend with the CPU's bits in KV blocks of another size, as another device might have them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ class Paged(CpuBackend):
 
 
 class PagedLayers:
-    """The CPU's layers, told of their own blocks."""
+    """The CPU's layers, given their own blocks."""
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers

@@ -1,4 +1,4 @@
-"""The configuration: every family's own rules, both spellings, and no field that is dropped in silence."""
+"""The configuration: every family's own rules, both spellings, and no field that is silently dropped."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ OWN: dict[str, dict[str, object]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 32},
 }
-"""What each family must say beyond the common fields."""
+"""What each family must specify beyond the common fields."""
 
 
 def of(family: str, **changes: object) -> dict[str, object]:
@@ -230,7 +230,7 @@ def test_only_a_decoder_of_text_is_read_as_one(value):
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT & LlamaConfig().to_dict().keys()))
-def test_what_is_said_to_have_no_effect_has_none_in_transformers(name):
+def test_fields_listed_as_without_effect_have_none_in_transformers(name):
     value = {"initializer_range": 0.5, "use_cache": False}.get(name, 3)
     plain, changed = (
         LlamaForCausalLM(LlamaConfig(**{**of("llama"), "dtype": None, **changes})).eval()
@@ -395,7 +395,7 @@ def test_frequencies_are_those_of_transformers(head_dim, theta, scaling):
     "text",
     ['{"vocab_size": 1, "vocab_size": 2}', '{"rope_scaling": {"factor": 1, "factor": 2}}'],
 )
-def test_a_name_that_stands_twice_is_refused(folder, text):
+def test_a_name_that_occurs_twice_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     name = "factor" if "factor" in text else "vocab_size"
     with pytest.raises(CounterfoilError, match=f"'{name}' occurs twice") as caught:

@@ -182,7 +182,7 @@ def test_nothing_outside_cache_positions_or_vocabulary_is_read(span):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_pass_of_nothing_is_refused_as_what_lies_outside(tied):
+def test_an_empty_pass_is_refused_like_one_outside(tied):
     decoder = tiny.decoder("float32", tied=tied)
     for spans in ([], [Span([], 0, (1,))]):
         with pytest.raises(ValueError, match="positions"):
@@ -215,6 +215,6 @@ def test_replay_of_no_output_hashes_the_prompt_but_its_last_position():
     assert result.activations.output_blocks == ()
 
 
-def test_a_folder_is_served_as_it_lies(tmp_path):
+def test_a_folder_is_served_as_it_is(tmp_path):
     decoder = tiny.load(tiny.write_folder(tmp_path, dtype="bfloat16"))
     assert torch.equal(one_pass(decoder, TOKENS), one_pass(tiny.decoder("bfloat16"), TOKENS))

@@ -1,8 +1,8 @@
 """Every family against transformers: the same logits and the same greedy text, in float32.
 
 The models are made on the spot, with weights so large that logits differ clearly. Both programs sum the same few hundred products
-in their own order; 1e-4 is well above what that makes of a logit here, and far below what a wrong rotation, window, bias or
-norm leaves (the last tests show it). Prompts are longer than the window and than a block of keys.
+in their own order; 1e-4 is well above the difference that makes to a logit here, and far below that of a wrong rotation, window,
+bias or norm (the last tests show it). Prompts are longer than the window and than a KV block.
 """
 
 import json
@@ -101,7 +101,7 @@ def prompt(length: int = PROMPT, vocabulary: int = VOCABULARY) -> list[int]:
 
 
 class Ours:
-    """One sequence in a cache of our decoder. All that these tests know of it is in here."""
+    """One sequence in a cache of our decoder. All that these tests know about it is in here."""
 
     def __init__(self, decoder: Decoder, positions: int) -> None:
         self._decoder = decoder

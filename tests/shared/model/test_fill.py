@@ -1,4 +1,4 @@
-"""Widths that are no multiple of the lanes: filled up with zeros, which take part in the definition (protocol §7.2)."""
+"""Widths that are not a multiple of the lanes: padded with zeros, which are part of the definition (protocol §7.2)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def test_a_small_model_is_replayed():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_zeros_take_part_so_a_sum_that_ends_in_a_negative_zero_is_positive(dtype):
-    """−2^-70 · 2^-70 is flushed to −0; a further step with factors of +0 makes +0 of it."""
+    """−2^-70 · 2^-70 is flushed to −0; a further step with factors of +0 turns it into +0."""
     for columns, sign in ((14, 1.0), (16, -1.0), (18, 1.0)):
         x, weight = torch.zeros(1, columns), torch.zeros(1, columns)
         last = columns - (1 if dtype is torch.float32 else 2)  # of a pair the even one comes last

@@ -1,4 +1,4 @@
-"""A model folder from a stranger: whatever lies in a file's place is refused by name, soon and without much memory."""
+"""A model folder from a stranger: whatever is in a file's place is refused by name, quickly and with little memory."""
 
 import json
 import os
@@ -35,7 +35,7 @@ READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
     INDEX: (model_root, tiny.load),
     WEIGHTS: (model_root, tiny.load),
 }
-"""Who reads a file."""
+"""What reads each file."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def watch() -> Iterator[None]:
-    """End what waits for ever."""
+    """End a test that hangs."""
 
     def stop(*_: object) -> None:
         raise TimeoutError("it hangs")
@@ -77,7 +77,7 @@ THINGS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("thing", THINGS)
-def test_what_is_no_regular_file_is_refused_unread(folder, name, thing):
+def test_what_is_not_a_regular_file_is_refused_unread(folder, name, thing):
     (folder / name).unlink(missing_ok=True)
     THINGS[thing](folder / name)
     for read in READERS[name]:
@@ -194,7 +194,7 @@ def test_a_long_context_takes_memory_only_where_it_is_used(folder):
 
 
 def spoil(folder: Path, header: Any, size: int | None = None, *, extra: int = 0) -> None:
-    """Write a header of our own before nothing, `size` or `extra` standing in for what is true."""
+    """Write a header of our own with no tensors after it; `size` and `extra` falsify it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     with (folder / WEIGHTS).open("wb") as file:
         file.write(struct.pack("<Q", len(text) if size is None else size) + text)
@@ -214,17 +214,17 @@ HEADERS: dict[str, tuple[Any, int | None, int]] = {
     "sizes whose product wraps to what is there": (tensor([2**32, 2**32, 4], 0, 16), None, 16),
     "an offset that wraps": (tensor([4], 2**64 - 16, 2**64), None, 16),
     "offsets in floating point": (tensor([4], 0.0, 16.0), None, 16),
-    "offsets that are no numbers": (tensor([4], False, 16), None, 16),
-    "a size that is no number": (tensor([True, 4], 0, 16), None, 16),
+    "offsets that are not numbers": (tensor([4], False, 16), None, 16),
+    "a size that is not a number": (tensor([True, 4], 0, 16), None, 16),
     "a negative size": (tensor([-1, -4], 0, 16), None, 16),
     "fewer bytes than its shape": (tensor([5], 0, 16), None, 16),
     "more bytes than its shape": (tensor([3], 0, 16), None, 16),
-    "a dtype that is none": (tensor([4], 0, 16, "F33"), None, 16),
-    "a dtype that is no text": (tensor([4], 0, 16, ["F32"]), None, 16),
+    "an unknown dtype": (tensor([4], 0, 16, "F33"), None, 16),
+    "a dtype that is not text": (tensor([4], 0, 16, ["F32"]), None, 16),
     "many dimensions": (tensor([1] * 100_000, 0, 4), None, 4),
-    "a shape that is none": ({"t": {"dtype": "F32", "data_offsets": [0, 4]}}, None, 4),
+    "no shape": ({"t": {"dtype": "F32", "data_offsets": [0, 4]}}, None, 4),
     "more than a tensor": ({"t": {**tensor([1], 0, 4)["t"], "more": 1}}, None, 4),
-    "a name that is no text": (
+    "a name that is not text": (
         b'{"\\ud800": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
         None,
         4,
@@ -267,7 +267,7 @@ def test_an_index_of_many_shards_that_are_not_there_ends_at_the_first(folder):
         refused(read, folder, ".safetensors", Code.CONFIGURATION)
 
 
-def test_the_configuration_of_a_folder_is_read_once_more_after_it_was_mended(folder):
+def test_the_configuration_of_a_folder_is_read_again_after_it_was_mended(folder):
     good = (folder / "config.json").read_bytes()
     (folder / "config.json").write_text("{}")
     refused(tiny.load, folder, "config.json")

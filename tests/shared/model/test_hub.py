@@ -88,7 +88,7 @@ def shard(hub: Hub, folder: Path, **changes: str) -> None:
     hub.files[INDEX] = json.dumps({"weight_map": where | changes}).encode()
 
 
-def test_of_a_sharded_model_the_shards_of_the_index_are_fetched(hub, folder, tmp_path):
+def test_the_shards_in_the_index_of_a_sharded_model_are_fetched(hub, folder, tmp_path):
     root = model_root(folder)
     shard(hub, folder)
     found = fetch(hub, tmp_path / "got")
@@ -99,7 +99,7 @@ def test_of_a_sharded_model_the_shards_of_the_index_are_fetched(hub, folder, tmp
 @pytest.mark.parametrize("name", ["../evil.json", "../../etc/x.safetensors", "/x.safetensors"])
 def test_an_index_does_not_lead_out_of_the_folder(hub, folder, tmp_path, name):
     shard(hub, folder, **{"model.norm.weight": name})
-    refused(Code.MALFORMED, hub, tmp_path / "got", "file of its own folder")
+    refused(Code.MALFORMED, hub, tmp_path / "got", "file in the same folder")
 
 
 def test_a_shard_that_the_hub_lacks_is_named(hub, folder, tmp_path):
@@ -176,7 +176,7 @@ def test_an_answer_that_makes_no_sense_is_an_error_and_nothing_more(hub, tmp_pat
     assert caught.value.code in {Code.CORRUPT, Code.MALFORMED, Code.UNAVAILABLE, Code.NOT_FOUND}
 
 
-def test_a_commit_that_is_none_leads_nowhere(hub, tmp_path):
+def test_a_commit_that_is_not_one_is_refused(hub, tmp_path):
     hub.sha = "../../../etc"
     refused(Code.MALFORMED, hub, tmp_path / "got", "no commit")
 
@@ -190,7 +190,7 @@ def test_a_hub_that_is_not_there_is_unavailable_with_a_remedy(hub, tmp_path):
     assert "network" in (caught.value.remedy or "")
 
 
-def test_offline_is_said(hub, tmp_path, monkeypatch):
+def test_offline_mode_is_reported(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CounterfoilError) as caught:
@@ -213,7 +213,7 @@ def test_offline_is_said(hub, tmp_path, monkeypatch):
         "hf:a b/c",
     ],
 )
-def test_a_name_that_is_none_is_refused_before_anything_is_asked(hub, tmp_path, name):
+def test_an_invalid_name_is_refused_before_anything_is_asked(hub, tmp_path, name):
     refused(Code.INVALID_ARGUMENT, hub, tmp_path / "got", "form", name)
     assert not hub.requests
 
@@ -246,13 +246,13 @@ def test_a_checkpoint_larger_than_any_is_not_fetched(hub, tmp_path, monkeypatch)
     assert not any("/resolve/" in request and "model" in request for request in hub.requests)
 
 
-def test_what_is_no_file_in_a_files_place_is_not_read(hub, tmp_path):
+def test_what_is_not_a_file_in_a_files_place_is_not_read(hub, tmp_path):
     (tmp_path / "got").mkdir()
     os.mkfifo(tmp_path / "got" / "config.json")
     refused(Code.CONFLICT, hub, tmp_path / "got", "config.json")
 
 
-def test_another_model_root_than_was_expected_is_refused(hub, folder, tmp_path):
+def test_a_model_root_other_than_expected_is_refused(hub, folder, tmp_path):
     root = model_root(folder)
     assert fetch(hub, tmp_path / "got", root=root).root == root
     with pytest.raises(CounterfoilError, match=root.hex()) as caught:

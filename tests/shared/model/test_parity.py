@@ -1,8 +1,8 @@
 """The decoder against the program that trained the shipped checkpoint: another author's Llama, in float32.
 
 The two share no code: batched heads and torch's own attention there, tiles and paged keys here. Both sum 256 to 640 products of
-float32 in their own order, over six layers; 5e-4 is ten times what that has been seen to make of a logit, and far below what
-any wrong constant, head order or rotation leaves.
+float32 in their own order, over six layers; 5e-4 is ten times the largest difference seen in a logit, and far below that of
+any wrong constant, head order or rotation.
 """
 
 import json

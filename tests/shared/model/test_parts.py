@@ -1,4 +1,4 @@
-"""Embedding, stages and head: a chain of parts that was cut anywhere has the bits of the whole, and each part its own tensors."""
+"""Embedding, stages and head: a chain of parts cut anywhere has the bits of the whole, and each part its own tensors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,7 +65,7 @@ class Node:
     head: Head | None
     cache: Cache
     blocks: Mapping[int, tuple[int, ...]]
-    """Of each sequence, in this node's own cache."""
+    """Those of each sequence, in this node's own cache."""
 
     @classmethod
     def of(cls, config: ModelConfig, weights: Weights, first: int, last: int) -> "Node":
@@ -102,7 +102,7 @@ class Node:
 
 
 def passes(cuts: set[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield rows of passes: the first sequence in pieces, the second one's rows beside them while there are some."""
+    """Yield rows of passes: the first sequence in pieces, the second one's rows with them while there are some."""
     done = 0
     for first, last in pairwise([0, *sorted(cuts), len(TOKENS)]):
         rows = [(0, first, last - first)]
@@ -166,7 +166,7 @@ def test_the_chain_is_long_enough_that_a_layer_left_out_or_taken_twice_shows(cas
 
 @dataclass
 class Watched(Mapping[str, Tensor]):
-    """Weights that note what is read of them."""
+    """Weights that note which of them are read."""
 
     weights: Weights
     read: set[str] = field(default_factory=set)

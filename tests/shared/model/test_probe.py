@@ -47,7 +47,7 @@ def honest(dtype: str) -> str:
 
 
 class Stepping:
-    """Layers that are told other rows, or given another cache, than they should be."""
+    """Layers that are given other rows, or another cache, than they should be."""
 
     def __init__(self, layers: Layers, step: Callable[[Layers, Tensor, list[Rows], Cache], Tensor]):
         self._layers, self._step = layers, step
@@ -120,7 +120,7 @@ class NoBias(CpuBackend):
 
 
 def cut(*names: str) -> Callable[[ModelConfig, dict[str, Tensor]], None]:
-    """Leave away the inputs of some matrices that do not fill whole lanes."""
+    """Leave out the inputs of some matrices that do not fill whole lanes."""
 
     def change(_config: ModelConfig, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():
@@ -301,7 +301,7 @@ def test_kernels_with_one_line_changed_show(dtype, mutant, tmp_path_factory, mon
     kernels = mutated(mutant, tmp_path_factory)
     for module in (arithmetic, cpu):  # those of the sampler's functions stay as they are
         monkeypatch.setattr(module, "kernels", lambda: kernels)
-    kernels.use(min(kernels.best, 2))  # AVX-512-BF16 flushes denormals whatever it is told
+    kernels.use(min(kernels.best, 2))  # AVX-512-BF16 flushes denormals whatever the setting
     try:
         assert (probe(dtype, CpuBackend()) == before) == (mutant == UNCHANGED)
     finally:
@@ -309,7 +309,7 @@ def test_kernels_with_one_line_changed_show(dtype, mutant, tmp_path_factory, mon
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_angles_beyond_the_first_table_are_looked_at(dtype, monkeypatch):
+def test_angles_beyond_the_first_table_are_probed(dtype, monkeypatch):
     before, ours = honest(dtype), functions.angles
 
     def other(frequencies, positions):
@@ -391,7 +391,7 @@ def test_noise_of_another_seed_or_choice_shows(other, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["words", "words_at", "blocks"])
-def test_noise_of_another_position_shows_however_it_is_had(name, monkeypatch):
+def test_noise_of_another_position_shows_however_it_is_made(name, monkeypatch):
     """All of a row's, a few one by one, and in blocks where there are very many."""
     before, ours = honest("float32"), getattr(Noise, name)
     monkeypatch.setattr(Noise, name, lambda self, position, what: ours(self, position + 1, what))

@@ -1,4 +1,4 @@
-"""The numeric profile: equal where the bits are equal, another one where they are not."""
+"""The numeric profile: equal where the bits are equal, different where they are not."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_a_profile_is_arithmetic_dtype_and_probe_and_each_is_part_of_the_id():
 
 
 class Impostor(CpuBackend):
-    """Computes another arithmetic than it says."""
+    """Computes an arithmetic other than the one it names."""
 
     def __init__(self, claimed: str) -> None:
         super().__init__(arithmetic="pairs-32" if claimed == "chain-1" else "chain-1")
@@ -95,10 +95,10 @@ def test_a_process_with_bits_of_its_own_does_not_serve(arithmetic, dtype):
     with pytest.raises(CounterfoilError) as caught:
         numeric_profile(dtype, OneUlpOff(arithmetic=arithmetic))
     assert caught.value.code is Code.CONFIGURATION
-    assert caught.value.detail.endswith("those of no arithmetic that is known")
+    assert caught.value.detail.endswith("those of no known arithmetic")
 
 
-def test_an_arithmetic_that_there_is_not_is_refused_by_name():
+def test_an_unknown_arithmetic_is_refused_by_name():
     with pytest.raises(CounterfoilError) as caught:
         CpuBackend(arithmetic="abacus")
     assert (caught.value.code, "abacus" in caught.value.detail) == (Code.CONFIGURATION, True)
@@ -128,6 +128,6 @@ def test_the_command_prints_the_profile_and_the_hash_that_receipts_name(dtype, t
         "numeric_profile": profile_id(expected).hex(),
         "profile": expected,
     }
-    told = CliRunner().invoke(command, ["profile", str(tmp_path)]).stdout.splitlines()
-    assert told[0].split() == ["numeric", "profile", profile_id(expected).hex()]
-    assert [line.split() for line in told[1:]] == [[n, str(v)] for n, v in expected.items()]
+    printed = CliRunner().invoke(command, ["profile", str(tmp_path)]).stdout.splitlines()
+    assert printed[0].split() == ["numeric", "profile", profile_id(expected).hex()]
+    assert [line.split() for line in printed[1:]] == [[n, str(v)] for n, v in expected.items()]

@@ -163,7 +163,7 @@ def test_one_bit_of_one_weight_shows(dtype, honest, name):
 
 
 def test_other_output_weights_show_in_the_tokens_alone(dtype, honest):
-    """States end before the output head: there the tokens must tell."""
+    """States end before the output head: there only the tokens can show it."""
     config = tiny.config(dtype=dtype)
     other = changed(config, "lm_head.weight", lambda tensor: tensor.roll(1, 0))
     result = replayed(other, honest)
@@ -312,8 +312,8 @@ def test_one_ulp_of_one_state_shows(dtype, honest):
         replace(HOW, top_k=0, top_p_ppm=600_000),
     ],
 )
-def test_a_token_may_hang_on_one_ulp_of_one_logit(how):
-    """Between a logit too small to win and one that wins lie two neighbouring floats: re-sampling tells them apart."""
+def test_a_token_may_depend_on_one_ulp_of_one_logit(how):
+    """Between a logit too small to win and one that wins are two neighbouring floats: sampling again tells them apart."""
     logits = np.linspace(-1, 1, 40, dtype=np.float32)
     sampler = Sampler(how, SEED)
 

@@ -125,7 +125,7 @@ def test_any_bit_of_configuration_and_tokenizer_changes_the_root(folder, name, p
     assert model_root(folder) == before
 
 
-def test_a_configuration_file_more_or_less_changes_the_root(folder):
+def test_one_configuration_file_more_or_fewer_changes_the_root(folder):
     before = model_root(folder)
     (folder / "generation_config.json").write_text("{}")
     more = model_root(folder)
@@ -216,7 +216,7 @@ def test_a_truncated_checkpoint_is_corrupt(folder, part):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
-def test_a_missing_file_is_a_matter_of_configuration(folder, name):
+def test_a_missing_file_is_a_configuration_error(folder, name):
     config = ModelConfig.from_folder(folder)
     (folder / name).unlink()
     refused(Code.CONFIGURATION, folder, name)

@@ -108,8 +108,8 @@ def test_a_nucleus_whose_bar_is_met_exactly_is_that_of_the_whole_sum():
 
 @pytest.mark.parametrize("size", [5, 20_000])
 @pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"top_p_ppm": 900_000}, {"min_p_ppm": 10_000}])
-def test_logits_that_are_no_numbers_have_their_place(how, size):
-    """NaN is never chosen, +∞ is the largest finite float32, and a row without hope gives token 0."""
+def test_logits_that_are_not_numbers_have_their_place(how, size):
+    """NaN is never chosen, +∞ is the largest finite float32, and a row without any candidate gives token 0."""
     sampler = Sampler(SamplingSettings(1, **how), SEED)
     z = np.full(size, np.nan, dtype=np.float32)
     assert sampler.choose(z, 3) == 0
@@ -135,7 +135,7 @@ def test_min_p_keeps_what_is_likely_enough_and_the_bar_itself():
     assert {equals.choose(logits(1, 1, 0), place) for place in range(100)} == {0, 1}
 
 
-def test_min_p_is_of_the_temperature_and_after_the_other_filters():
+def test_min_p_applies_after_the_temperature_and_the_other_filters():
     z = logits(2, 1, 0)
     hot = SamplingSettings(1, temperature_ppm=2 * PPM, min_p_ppm=500_000)
     assert {Sampler(hot, SEED).choose(z, place) for place in range(200)} == {0, 1}
@@ -148,7 +148,7 @@ def test_min_p_is_of_the_temperature_and_after_the_other_filters():
 GREEDY = SamplingSettings(1, temperature_ppm=0)
 
 
-def test_a_repetition_penalty_is_on_prompt_and_output_and_pushes_either_sign_down():
+def test_a_repetition_penalty_applies_to_prompt_and_output_and_pushes_either_sign_down():
     how = replace(GREEDY, repetition_penalty_ppm=2 * PPM)
     z = logits(3, 2.5, -1, -1.5)
     assert Sampler(how, SEED).choose(z, 0) == 0
@@ -162,7 +162,7 @@ def test_a_repetition_penalty_is_on_prompt_and_output_and_pushes_either_sign_dow
     assert Sampler(other, SEED, 0, [3]).choose(only, 0) == 3
 
 
-def test_presence_and_frequency_penalties_are_on_the_output_alone():
+def test_presence_and_frequency_penalties_apply_to_the_output_alone():
     z = logits(3, 2.6, 0)
     once = replace(GREEDY, presence_penalty_ppm=500_000)
     assert Sampler(once, SEED, 0, [0, 0]).choose(z, 0) == 0
@@ -356,7 +356,7 @@ def test_a_choice_does_not_depend_on_what_was_chosen_before():
 
 
 def test_neighbouring_seeds_choices_and_positions_are_unrelated():
-    """Two streams of 64 equally likely tokens meet about once in 64 places, not more."""
+    """Two streams of 64 equally likely tokens coincide about once in 64 places, not more."""
     how, z, draws = SamplingSettings(1), np.zeros(64, dtype=np.float32), 2000
     base = [Sampler(how, SEED, 1).choose(z, place) for place in range(draws)]
     nearby = {

@@ -40,7 +40,7 @@ def refused(code: Code, folder: Path, saying: str, *calls) -> None:
 
 
 def shard(folder: Path, **changes: str) -> dict[str, str]:
-    """Split the checkpoint in two, the index changed as told (`lost` and `moved` name a tensor)."""
+    """Split the checkpoint in two, the index changed as asked (`lost` and `moved` name a tensor)."""
     tensors = read(folder)
     (folder / WEIGHTS).unlink()
     where = {name: f"{'ab'[at % 2]}.safetensors" for at, name in enumerate(sorted(tensors))}
@@ -102,7 +102,7 @@ def test_a_tensor_that_the_index_names_twice_is_named(folder):
     refused(Code.MALFORMED, folder, "'a' occurs twice")
 
 
-def test_an_index_beside_a_whole_checkpoint_that_it_does_not_name_is_refused(folder):
+def test_an_index_next_to_a_whole_checkpoint_that_it_does_not_name_is_refused(folder):
     (folder / INDEX).write_text('{"weight_map": {"a": "a.safetensors"}}')
     refused(Code.MALFORMED, folder, r"model\.safetensors is not among the shards")
 
@@ -156,7 +156,7 @@ def test_the_loader_takes_exactly_the_configurations_tensors(folder, change):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
-def test_a_weight_that_is_no_number_is_corrupt(folder, name, value):
+def test_a_weight_that_is_not_a_number_is_corrupt(folder, name, value):
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
     tensors[name].view(-1)[-1] = value
     save_file(tensors, folder / WEIGHTS)
@@ -169,7 +169,7 @@ def test_a_weight_that_is_no_number_is_corrupt(folder, name, value):
 def test_the_loader_does_not_follow_an_index_out_of_the_folder(folder, name):
     index = {"weight_map": {"model.norm.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(Code.MALFORMED, folder, "a file of its own folder")
+    refused(Code.MALFORMED, folder, "a file in the same folder")
 
 
 def test_a_shard_that_the_index_names_and_the_folder_lacks_is_named(folder):

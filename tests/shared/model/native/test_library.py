@@ -1,4 +1,4 @@
-"""The compiled library: found, or missed with a word on what to do; its threads are what was asked for."""
+"""The compiled library: found, or missing with a word on what to do; it has the threads that were asked for."""
 
 from collections.abc import Iterator
 
