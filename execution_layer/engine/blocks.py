@@ -1,4 +1,4 @@
-"""The pool of KV blocks: how many hold each one, and which are kept for their contents though nobody holds them."""
+"""The pool of KV blocks: how many sequences hold each, and which are kept for their contents though none does."""
 
 from execution_layer.engine.prefix import PrefixCache
 
@@ -6,7 +6,7 @@ from execution_layer.engine.prefix import PrefixCache
 class BlockPool:
     """Blocks 1 … n (0 is the null block). A block is free, held by one or more, or idle: cached and held by nobody.
 
-    Idle blocks are given out once no block is free, the one that was released first before the others.
+    Idle blocks are given out once no block is free, in the order in which they were released.
     """
 
     def __init__(self, blocks: int, cache: PrefixCache) -> None:
@@ -21,7 +21,7 @@ class BlockPool:
         return len(self._free) + len(self._idle)
 
     def can_allocate(self, count: int) -> bool:
-        """Say whether `allocate` can be called `count` times."""
+        """Return whether `allocate` can be called `count` times."""
         return count <= self.available
 
     def allocate(self) -> int:
@@ -37,11 +37,11 @@ class BlockPool:
         return block
 
     def is_idle(self, block: int) -> bool:
-        """Say whether holding this block makes one less available."""
+        """Return whether holding this block leaves one fewer available."""
         return block in self._idle
 
     def hold(self, block: int) -> None:
-        """Hold a cached block, beside those who hold it already."""
+        """Hold a cached block, along with those that hold it already."""
         if block in self._idle:
             del self._idle[block]
             self._holders[block] = 1
@@ -49,7 +49,7 @@ class BlockPool:
             self._holders[block] += 1
 
     def release(self, block: int) -> None:
-        """Give one hold back."""
+        """End one hold."""
         assert self._holders.get(block, 0) > 0
         self._holders[block] -= 1
         if self._holders[block]:

@@ -57,7 +57,7 @@ class LocalGeneration:
         return self._wanted
 
     def put(self, event: Event) -> None:
-        """Take an event, on the event loop's thread."""
+        """Receive an event, on the event loop's thread."""
         self._events.put_nowait(event)
 
 
@@ -113,10 +113,12 @@ class LocalEngine:
         self._work.set()
 
     def submit(self, request: GenerationRequest) -> LocalGeneration:
-        """Take a sequence in; INVALID_ARGUMENT, OVERLOADED or DRAINING otherwise."""
+        """Accept a sequence; INVALID_ARGUMENT, OVERLOADED or DRAINING otherwise."""
         vocabulary = self._decoder.config.vocab_size
         if not request.prompt_ids or not all(0 <= t < vocabulary for t in request.prompt_ids):
-            raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt has no tokens of this model")
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, "the prompt is empty or has tokens outside the vocabulary"
+            )
         self._scheduler.check(len(request.prompt_ids), request.settings.max_tokens)
         state = SequenceState(
             request=request,
@@ -147,7 +149,7 @@ class LocalEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Return how it stands."""
+        """Return its current state."""
         with self._lock:
             scheduler = self._scheduler
             return EngineStats(
@@ -209,7 +211,7 @@ class LocalEngine:
         try:
             text = sequence.take(chosen.token)
         except Exception:
-            logger.exception("a token could not be taken; its sequence ends as failed")
+            logger.exception("a token could not be added; its sequence ends as failed")
             sequence.ended = FinishReason.FAILED
             return
         chunk = TokenChunk((chosen.token,), text, chosen.logprobs)
@@ -243,7 +245,7 @@ class LocalEngine:
                     self._work.wait()
                     self._work.clear()
         except Exception:
-            logger.exception("the engine's books are wrong; it ends all sequences and stops")
+            logger.exception("the engine's bookkeeping is wrong; it ends all sequences and stops")
             self._give_up()
 
     def _give_up(self) -> None:

@@ -1,4 +1,4 @@
-"""What each tenant has had of the engine, and how a step's rows are divided."""
+"""What each tenant has had from the engine, and how a step's rows are divided."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 class Service:
     """Positions computed for each tenant that has sequences in the engine, on one scale.
 
-    A tenant that comes back to work starts no lower than the lowest of those at work: time off saves nothing up.
-    One that leaves is remembered only while it is ahead of that, so that leaving for a moment wipes out nothing.
+    A tenant that comes back starts no lower than the lowest of those present: an absence builds up no credit.
+    One that leaves is remembered only while it is ahead of that, so that leaving for a moment erases nothing.
     (Virtual token counters: Sheng et al., Fairness in Serving Large Language Models, OSDI 2024.)
     """
 
@@ -51,7 +51,7 @@ class Service:
 def fair_shares(wanted: Sequence[int], total: int) -> list[int]:
     """Divide `total` so that nobody gets more than is wanted, and nobody less than another unless it has enough.
 
-    What does not divide goes to the first ones, so the first gets something if there is anything.
+    The remainder goes to the first ones, so the first gets something if there is anything.
     """
     shares = [0] * len(wanted)
     unmet = [place for place, want in enumerate(wanted) if want]

@@ -1,4 +1,4 @@
-"""How fast sequences come to their end of late, for those who are asked to try again later."""
+"""How fast sequences have been ending lately, for callers that are asked to try again later."""
 
 from collections import deque
 from typing import Final
@@ -23,7 +23,7 @@ class Pace:
         self._ends.append(now)
 
     def seconds_for(self, sequences: int, now: float) -> float:
-        """Estimate how long it takes until this many have ended: 0.2 to 30 s; 1 s where nothing was seen lately."""
+        """Estimate how long it takes until this many have ended: 0.2 to 30 s; 1 s if none ended lately."""
         while self._ends and self._ends[0] < now - WINDOW_S:
             self._ends.popleft()
         if len(self._ends) < 2:

@@ -5,7 +5,7 @@ A block's contents follow from all tokens up to its end, so its key is a chain:
     key_0 = MAC(secret, "prefix-tenant", tenant)        key_i = H("prefix-block", key_{i−1}, tokens of block i as u32)
 
 The secret is drawn by each engine at its start and never leaves it: a key also stands for the engine's model and numeric
-profile, and no tenant can hit, or time, what another one's requests left behind.
+profile, and no tenant can hit, or time, what another's requests left behind.
 """
 
 import os
@@ -18,7 +18,7 @@ from shared.envelope.blinded import token_bytes
 
 @dataclass(frozen=True, slots=True)
 class CachedBlock:
-    """A block, and the hashes of its positions' states in blocks of the exact commitments."""
+    """A KV block, and the hashes of its commitment blocks."""
 
     block: int
     hashes: tuple[bytes, ...]

@@ -22,9 +22,9 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `seed` has 32 bytes; `choice` tells apart several answers under one seed.
+    """One sequence to generate. `seed` has 32 bytes; `choice` distinguishes several answers under one seed.
 
-    `deadline` is a time of time.monotonic() at which the sequence ends.
+    `deadline` is the value of time.monotonic() at which the sequence ends.
     """
 
     request_id: str
@@ -72,7 +72,7 @@ class EngineStats:
     running: int
     waiting: int
     free_blocks: int
-    """KV blocks that nobody holds, those of the prefix cache among them."""
+    """KV blocks that nobody holds, including those of the prefix cache."""
     cached_blocks: int
     """KV blocks whose contents a later prompt may use."""
     prefix_hits: int
@@ -80,7 +80,7 @@ class EngineStats:
     prefix_misses: int
     """Prompt positions that were computed."""
     preemptions: int
-    """How often a sequence gave its blocks up for another one."""
+    """How often a sequence gave up its blocks for another one."""
     steps: int
 
 
@@ -104,7 +104,7 @@ class Engine(Protocol):
         """End all sequences as FAILED and stop stepping."""
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Take a sequence in.
+        """Accept a sequence.
 
         Raises INVALID_ARGUMENT when prompt and budget exceed the context or the memory, OVERLOADED (with a hint when to
         try again) when the queue, or the tenant's part of it, is full.
@@ -112,4 +112,4 @@ class Engine(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """Return how it stands."""
+        """Return its current state."""

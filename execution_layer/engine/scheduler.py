@@ -1,4 +1,4 @@
-"""Who runs in the next step: memory as it is needed, decode first, prompts in chunks, fair between tenants."""
+"""Which sequences run in the next step: memory as it is needed, decode first, prompts in chunks, fair between tenants."""
 
 import time
 from bisect import insort
@@ -21,7 +21,7 @@ Plan = list[tuple[SequenceState, int]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one engine permits itself."""
+    """The limits of one engine."""
 
     sequences: int = 16
     """Sequences that advance in one step."""
@@ -29,13 +29,13 @@ class Limits:
     """Sequences that wait, of all tenants."""
     queue_per_tenant: int = 64
     prefill_rows: int = 256
-    """Prompt positions computed in one step, beside the decoding sequences' one each."""
+    """Prompt positions computed in one step, besides the decoding sequences' one each."""
     blocks: int = 512
     """KV blocks."""
     block: int = 64
     """Positions of a KV block: the backend's own number."""
     context: int = 2048
-    """Positions of one sequence at most."""
+    """The most positions of one sequence."""
 
 
 def _age(sequence: SequenceState) -> int:
@@ -46,8 +46,8 @@ def _age(sequence: SequenceState) -> int:
 class Scheduler:
     """Queues per tenant, running sequences, blocks. Pure bookkeeping; one thread.
 
-    Whoever was admitted first is never preempted, and whoever was preempted runs again before anybody new: so all come
-    to their end in any memory that holds each of them alone.
+    The sequence admitted first is never preempted, and preempted ones run again before any new one: so all finish in
+    any memory that holds each of them alone.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +79,7 @@ class Scheduler:
 
     @property
     def free_blocks(self) -> int:
-        """Blocks that nobody holds, those of the prefix cache among them."""
+        """Blocks that nobody holds, including those of the prefix cache."""
         return self._pool.available
 
     def everyone(self) -> Iterator[SequenceState]:
@@ -112,9 +112,9 @@ class Scheduler:
         self._service.enter(tenant)
 
     def admit(self) -> None:
-        """Let waiting sequences run while there is room: the preempted, then whoever's turn it is.
+        """Let waiting sequences run while there is room: the preempted, then those of the tenant whose turn it is.
 
-        It is the turn of the tenant that has had least, counting what its running sequences may still come to. Nobody
+        It is the turn of the tenant that has had least, counting what its running sequences may still need. Nobody
         overtakes it, however much memory its first sequence waits for.
         """
         while len(self.running) < self.limits.sequences:
@@ -144,7 +144,7 @@ class Scheduler:
         return [(item, counts[item]) for item in self.running if counts.get(item)]
 
     def settle(self, plan: Plan) -> None:
-        """Take note of a plan that has been carried out: service, and full blocks for the prefix cache."""
+        """Record a plan that has been carried out: service, and full blocks for the prefix cache."""
         for sequence, count in plan:
             self._service.add(sequence.request.tenant, count)
             prompt = len(sequence.request.prompt_ids) - 1
@@ -152,7 +152,7 @@ class Scheduler:
             self._offer(sequence)
 
     def remove_ended(self) -> Iterator[SequenceState]:
-        """Take ended sequences out, free their blocks, and yield them; waiting ones too."""
+        """Remove ended sequences, free their blocks, and yield them; waiting ones too."""
         for sequence in [item for item in self.everyone() if item.ended is not None]:
             if sequence in self.running:
                 self.running.remove(sequence)
@@ -233,14 +233,14 @@ class Scheduler:
                 return
 
     def _victim(self) -> SequenceState:
-        """Return who gives way: of the tenant that holds most, whoever was admitted last; never the very first."""
+        """Return the sequence that gives way: the last admitted of the tenant that holds most; never the very first."""
         held: Counter[str] = Counter()
         for item in self.running:
             held[item.request.tenant] += len(item.blocks)
         return max(self.running[1:], key=lambda item: (held[item.request.tenant], _age(item)))
 
     def _preempt(self, sequence: SequenceState) -> None:
-        """Take a sequence's blocks away; it will be computed again from its tokens, and its hashes stay."""
+        """Take away a sequence's blocks; it will be computed again from its tokens, and its hashes stay."""
         self.running.remove(sequence)
         self._release(sequence)
         sequence.computed = sequence.offered = 0
@@ -248,7 +248,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _release(self, sequence: SequenceState) -> None:
-        """Give the blocks back, the last one first: a cached block is forgotten after those that follow it."""
+        """Release the blocks, the last one first: a cached block is forgotten after those that follow it."""
         for block in reversed(sequence.blocks):
             self._pool.release(block)
         sequence.blocks = []
@@ -288,7 +288,7 @@ class Scheduler:
         sequence.offered = max(sequence.offered, sequence.computed // self._block)
 
     def _offer(self, sequence: SequenceState) -> None:
-        """Tell the prefix cache of the blocks that have become full."""
+        """Offer the prefix cache the blocks that have become full."""
         while (sequence.offered + 1) * self._block <= sequence.computed:
             index = sequence.offered
             key = self._key(sequence, index)

@@ -20,15 +20,15 @@ class SequenceState:
     output: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    """The prefix cache's keys of the blocks that known tokens fill, as far as somebody asked."""
+    """The prefix cache's keys of the blocks that known tokens fill, made when they are needed."""
     admitted: int | None = None
-    """Its place in the order of first admissions; it keeps it when it is preempted."""
+    """Its place in the order of first admissions, which it keeps when preempted."""
     computed: int = 0
     """Positions whose keys, values and states are done."""
     offered: int = 0
-    """Blocks that the prefix cache has, or had, for others."""
+    """Blocks that the prefix cache offers, or has offered, to others."""
     cached: int = 0
-    """Prompt positions that the prefix cache had and nobody computed for this sequence."""
+    """Prompt positions that came from the prefix cache and were not computed for this sequence."""
     compute_s: float = 0.0
     ended: FinishReason | None = None
 
@@ -39,7 +39,7 @@ class SequenceState:
 
     @property
     def longest(self) -> int:
-        """Positions that the sequence may come to need: its last token's state is never computed."""
+        """Positions that the sequence may eventually need: its last token's state is never computed."""
         return len(self.request.prompt_ids) + self.request.settings.max_tokens - 1
 
     @property
@@ -73,5 +73,5 @@ class SequenceState:
         return text
 
     def rest(self) -> str:
-        """Return the text that an end from outside leaves held back; a failed sequence says no more."""
+        """Return the text still held back at an end from outside; a failed sequence says no more."""
         return "" if self.ended is FinishReason.FAILED else self.stream.flush()

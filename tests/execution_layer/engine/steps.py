@@ -87,7 +87,7 @@ def advance(scheduler: Scheduler, memory: FakeMemory | None = None) -> Plan:
 def expected(
     prompt: tuple[int, ...], budget: int, block: int = BLOCK
 ) -> tuple[tuple[int, ...], Activations]:
-    """Return the output and hashes of a sequence that has everything for itself."""
+    """Return the output and hashes of a sequence that has everything to itself."""
     tokens = list(prompt)
     states: list[bytes] = []
     hasher = ActivationHasher(len(prompt), ROW)
@@ -103,7 +103,7 @@ def expected(
 
 
 def check_books(scheduler: Scheduler) -> None:
-    """Every block is free, idle or held, and whoever holds it is counted."""
+    """Every block is free, idle or held, and each holder is counted."""
     pool, cache, limits = scheduler._pool, scheduler.cache, scheduler.limits
     held = Counter(block for item in scheduler.running for block in item.blocks)
     assert held == Counter(pool._holders)
@@ -128,7 +128,7 @@ def check_books(scheduler: Scheduler) -> None:
 
 
 def run_all(limits: Limits, items: list[SequenceState], *, at_once: bool = True) -> Scheduler:
-    """Serve all to their end, checking the books after each step and the answers at the end.
+    """Serve all to the end, checking the books after each step and the answers at the end.
 
     No more steps are needed than positions: in each the sequence that was admitted first advances.
     """

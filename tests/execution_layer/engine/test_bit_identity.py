@@ -44,7 +44,7 @@ def test_what_is_served_in_any_mix_is_what_one_replay_computes(dtype, mix):
 
 
 def under_pressure() -> Mix:
-    """Beginnings in common, the next turn of a chat, two tenants, a token's difference, and memory for few of them."""
+    """Common beginnings, the next turn of a chat, two tenants, a token's difference, and memory for few of them."""
     base = tokens_of(bytes(range(32)), 130)
     how = SamplingSettings(40, temperature_ppm=0)
     other = (*base[:70], base[70] ^ 1, *base[71:])
@@ -73,7 +73,7 @@ def test_hits_in_the_prefix_cache_and_preemptions_change_nothing(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_backend_with_larger_blocks_serves_the_same(dtype):
-    """The engine counts memory, and keeps beginnings, in the blocks of the backend that its decoder carries."""
+    """The engine counts memory, and keeps beginnings, in the blocks of its decoder's backend."""
     config = tiny.config(dtype=dtype)
     paged, seen = Decoder(config, tiny.weights(config), Paged()), Counter[str]()
     how = SamplingSettings(40)

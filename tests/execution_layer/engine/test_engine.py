@@ -1,4 +1,4 @@
-"""The engine at work: sequences share passes, join and leave freely, and whoever leaves gives everything back."""
+"""The engine at work: sequences share passes, join and leave freely, and give everything back when they leave."""
 
 import asyncio
 import threading
@@ -233,7 +233,7 @@ async def test_ending_from_outside_shows_what_a_stop_string_held_back():
 
 
 async def test_a_stop_string_or_a_stop_token_ends_the_answer_with_its_token():
-    for stop, told, text in (
+    for stop, tokens, text in (
         (("abc",), tokenizer().encode("xabcd"), "x"),
         ((), (*tokenizer().encode("xy"), tiny.END, 1), "xy"),
     ):
@@ -241,12 +241,12 @@ async def test_a_stop_string_or_a_stop_token_ends_the_answer_with_its_token():
         generation = working.submit(
             request(Arrival((7,), SamplingSettings(30, stop=stop), bytes(32)))
         )
-        generation.state.sampler = FakeSampler(told)
+        generation.state.sampler = FakeSampler(tokens)
         while working.step():
             pass
         result = await seen(generation)
         assert result.end.finish_reason is FinishReason.STOP
-        assert result.end.output_ids == told[:-1]
+        assert result.end.output_ids == tokens[:-1]
         assert result.text == text
 
 
@@ -298,7 +298,7 @@ async def test_an_engine_that_never_started_can_be_stopped():
     assert (await seen(generation)).end.finish_reason is FinishReason.FAILED
 
 
-async def test_a_failed_pass_ends_its_sequences_and_the_engine_goes_on(caplog):
+async def test_a_failed_pass_ends_its_sequences_and_the_engine_continues(caplog):
     breaking = decoder()
     working = engine(breaking, Limits(sequences=1, blocks=8, context=256))
     failed, next_one = working.submit(long(tokens=3)), working.submit(long(tokens=3))
@@ -314,7 +314,7 @@ async def test_a_failed_pass_ends_its_sequences_and_the_engine_goes_on(caplog):
     assert "a step failed" in caplog.text
 
 
-async def test_a_token_that_cannot_be_taken_fails_its_own_sequence_alone(caplog, monkeypatch):
+async def test_a_token_that_cannot_be_added_fails_its_own_sequence_alone(caplog, monkeypatch):
     working = engine()
     unlucky, other = working.submit(long(tokens=4)), working.submit(long(tokens=4))
 
@@ -327,7 +327,7 @@ async def test_a_token_that_cannot_be_taken_fails_its_own_sequence_alone(caplog,
     assert (await seen(unlucky)).end.finish_reason is FinishReason.FAILED
     assert (await seen(other)).end.finish_reason is FinishReason.LENGTH
     assert working.load == (0, 0, LIMITS.blocks)
-    assert "could not be taken" in caplog.text
+    assert "could not be added" in caplog.text
 
 
 async def test_a_consumer_whose_loop_has_closed_stops_nobody():
@@ -421,7 +421,7 @@ async def test_the_end_says_how_much_of_the_prompt_was_not_computed():
     assert first.output_ids == again.output_ids == elsewhere.output_ids
 
 
-async def test_the_stats_tell_what_happened():
+async def test_the_stats_report_what_happened():
     working = engine(limits=Limits(blocks=5, context=256, prefill_rows=64))
     both = [working.submit(long(tokens=100, prompt=60, tenant=tenant)) for tenant in "ab"]
     working.submit(long(tokens=100, prompt=60, tenant="c"))
@@ -499,7 +499,7 @@ async def test_a_full_queue_says_when_there_may_be_room():
     working.submit(long(tenant="b"))
 
 
-async def test_books_that_are_wrong_end_everything_as_failed(monkeypatch, caplog):
+async def test_wrong_bookkeeping_ends_everything_as_failed(monkeypatch, caplog):
     working = engine()
     generations = [working.submit(long()) for _ in range(3)]
 
@@ -513,7 +513,7 @@ async def test_books_that_are_wrong_end_everything_as_failed(monkeypatch, caplog
     with pytest.raises(CounterfoilError) as caught:
         working.submit(long())
     assert caught.value.code is Code.DRAINING
-    assert "books are wrong" in caplog.text
+    assert "bookkeeping is wrong" in caplog.text
     await working.stop()
 
 
@@ -574,10 +574,10 @@ async def test_penalties_and_log_probabilities_are_those_of_the_replay_in_any_ba
         events = [event async for event in generation]
         chunks = [event for event in events if isinstance(event, TokenChunk)]
         tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
-        told = tuple(item for chunk in chunks for item in chunk.logprobs)
+        entries = tuple(item for chunk in chunks for item in chunk.logprobs)
         again = replay(tiny.decoder("bfloat16"), (1, 2, 3), tokens, how, bytes(32), choice=choice)
-        assert (again.chosen, again.logprobs) == (tokens, told)
-        assert len(told) == len(tokens) > 0
+        assert (again.chosen, again.logprobs) == (tokens, entries)
+        assert len(entries) == len(tokens) > 0
 
 
 async def test_a_stop_token_of_the_request_ends_the_answer_with_that_token():

@@ -1,4 +1,4 @@
-"""Fair between tenants, counted in computed positions; nobody waits longer because another one has sent more."""
+"""Fair between tenants, counted in computed positions; nobody waits longer because another has sent more."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ ROOMY = {"queue": 10_000, "queue_per_tenant": 10_000, "blocks": 500}
 def backlog(
     scheduler: Scheduler, demands: dict[str, list[tuple[int, int]]]
 ) -> dict[str, list[SequenceState]]:
-    """Enqueue sequences of (prompt, budget) for each tenant; no two have a beginning in common."""
+    """Enqueue sequences of (prompt, budget) for each tenant; no two share a beginning."""
     made: dict[str, list[SequenceState]] = {}
     for place, (tenant, items) in enumerate(demands.items()):
         made[tenant] = [
@@ -35,7 +35,7 @@ def backlog(
 
 
 def had(plan: Plan) -> Counter[str]:
-    """Return the positions that each tenant had of a plan."""
+    """Return the positions that each tenant got from a plan."""
     counts = Counter[str]()
     for item, count in plan:
         counts[item.request.tenant] += count
@@ -85,7 +85,7 @@ def test_how_much_a_tenant_sends_does_not_delay_another_one(flood, places, lonel
     assert waited[0] == waited[1] <= max(prompt + budget for prompt, budget in flood) * places
 
 
-def test_a_tenant_that_was_away_has_saved_nothing_up():
+def test_a_tenant_that_was_away_has_built_up_no_credit():
     scheduler = Scheduler(Limits(sequences=1, **ROOMY))
     backlog(scheduler, {"steady": [(10, 10)] * 60})
     for _ in range(300):
@@ -97,7 +97,7 @@ def test_a_tenant_that_was_away_has_saved_nothing_up():
     assert abs(served["steady"] - served["back"]) <= 2 * 19
 
 
-def test_leaving_for_a_moment_does_not_wipe_out_what_was_had():
+def test_leaving_for_a_moment_does_not_erase_what_was_had():
     service = Service()
     for tenant in "ab":
         service.enter(tenant)

@@ -73,7 +73,7 @@ def test_cached_blocks_are_overwritten_last_and_the_least_recently_used_first():
     assert len(cache) == 0
 
 
-def test_a_sequence_holds_what_it_has_computed_and_not_what_it_may_come_to_need():
+def test_a_sequence_holds_what_it_has_computed_and_not_what_it_may_need():
     scheduler = Scheduler(Limits(blocks=32, context=640, prefill_rows=100))
     (item,) = enqueued(scheduler, sequence(130, 400))
     held = []
@@ -94,7 +94,7 @@ def test_more_sequences_run_together_than_their_worst_cases_would_permit():
     assert scheduler.running == list(items)
 
 
-def test_whoever_was_admitted_last_gives_way_and_runs_again_before_anybody_new():
+def test_the_last_admitted_gives_way_and_runs_again_before_any_new_one():
     scheduler = Scheduler(Limits(blocks=3, context=192))
     first, second, third = enqueued(scheduler, *(sequence(size, 60) for size in (60, 40, 20)))
     while not scheduler.preemptions:
@@ -167,7 +167,7 @@ def test_a_preempted_sequence_is_hashed_once_and_finds_its_own_blocks_again():
 
 @st.composite
 def crowds(draw: st.DrawFn) -> tuple[Limits, list[SequenceState]]:
-    """Sequences with beginnings in common, and any memory, in any backend's blocks, that holds each of them alone."""
+    """Sequences with common beginnings, and any memory, in any backend's blocks, that holds each of them alone."""
     items = []
     for _ in range(draw(st.integers(1, 9))):
         base = draw(st.integers(0, 2))
@@ -191,9 +191,7 @@ def crowds(draw: st.DrawFn) -> tuple[Limits, list[SequenceState]]:
 
 @settings(relaxed, max_examples=150)
 @given(crowds(), st.booleans())
-def test_all_come_to_their_end_with_their_own_answers_in_any_memory_that_holds_each_alone(
-    crowd, at_once
-):
+def test_all_end_with_their_own_answers_in_any_memory_that_holds_each_alone(crowd, at_once):
     scheduler = run_all(*crowd, at_once=at_once)
     event(f"preempted: {scheduler.preemptions > 0}")
     event(f"found in the cache: {scheduler.prefix_hits > 0}")

@@ -66,7 +66,7 @@ def test_another_engine_finds_nothing_even_by_the_same_names():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 191))
-def test_one_other_token_ends_the_common_beginning_at_its_block(place):
+def test_one_different_token_ends_the_common_beginning_at_its_block(place):
     scheduler, memory = Scheduler(LIMITS), FakeMemory()
     prompt = distinct(1, 193)
     serve(scheduler, memory, prompt)
@@ -93,7 +93,7 @@ def test_requests_that_arrive_together_compute_what_they_have_in_common_once():
     assert scheduler.prefix_misses == 192
 
 
-def test_whoever_waits_for_a_block_of_one_that_is_cancelled_computes_it():
+def test_a_sequence_that_waits_for_a_block_of_a_cancelled_one_computes_it():
     scheduler, memory = Scheduler(Limits(blocks=32, context=512, prefill_rows=32)), FakeMemory()
     first, second = (sequence(distinct(1, 129), 2) for _ in range(2))
     scheduler.enqueue(first)
@@ -134,7 +134,7 @@ def test_memory_for_new_contents_is_taken_from_what_was_used_least_recently():
 
 
 def crowd() -> list[SequenceState]:
-    """Pairs that differ in one token or in the tenant only, one that goes on where another's answer ended, long answers."""
+    """Pairs that differ in one token or in the tenant only, one that continues where another's answer ended, long answers."""
     base = distinct(1, 190)
     output, _ = expected(base, 30)
     return [
@@ -154,7 +154,7 @@ def small_crowd() -> Scheduler:
     return scheduler
 
 
-def test_a_crowd_with_beginnings_in_common_hits_and_is_preempted():
+def test_a_crowd_with_common_beginnings_hits_and_is_preempted():
     scheduler = small_crowd()
     assert scheduler.prefix_hits
     assert scheduler.preemptions

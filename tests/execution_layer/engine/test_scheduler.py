@@ -115,8 +115,8 @@ def test_a_tenants_own_requests_keep_their_order():
     assert [id(item) for item in order] == [id(item) for item in items]
 
 
-def test_a_large_request_is_not_overtaken_for_ever_by_small_ones():
-    """Blocks that come free are kept for whoever's turn it is."""
+def test_a_large_request_is_not_overtaken_endlessly_by_small_ones():
+    """Blocks that become free are kept for the tenant whose turn it is."""
     scheduler = Scheduler(Limits(blocks=4, context=256))
     for budget in (3, 5, 8, 8):  # so that they never all end together
         scheduler.enqueue(sequence(budget=budget, tenant="small"))
@@ -131,7 +131,7 @@ def test_a_large_request_is_not_overtaken_for_ever_by_small_ones():
     pytest.fail("the large request never ran")
 
 
-def test_a_long_prompt_does_not_stop_those_who_decode():
+def test_a_long_prompt_does_not_stop_those_that_decode():
     scheduler = Scheduler(Limits(prefill_rows=16))
     talker = sequence(budget=40)
     scheduler.enqueue(talker)
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
         assert len(everyone) == len(self.scheduler.running) + self.scheduler.waiting
 
     def teardown(self) -> None:
-        """All that arrived comes to its end, and all blocks are free again."""
+        """All that arrived ends, and all blocks are free again."""
         steps = sum(item.longest for item in self.alive) + len(self.alive)
         for _ in range(steps):
             self.step()

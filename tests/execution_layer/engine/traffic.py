@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
 class Arrival:
     """One sequence, and the steps before which it arrives, is cancelled and has its deadline.
 
-    With `after` it arrives once that earlier one has ended, and its prompt goes on behind the other's prompt and answer.
+    With `after` it arrives once that earlier one has ended, and its prompt continues the other's prompt and answer.
     """
 
     prompt: tuple[int, ...]
@@ -139,7 +139,7 @@ def going_on(arrival: Arrival, served: Sequence[Served]) -> Arrival:
 
 
 def common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
-    """Return the length of what two lists of tokens begin with."""
+    """Return the length of the common beginning of two lists of tokens."""
     pairs = enumerate(zip(prompt, tokens, strict=False))
     shorter = min(len(prompt), len(tokens))
     return next((place for place, (one, other) in pairs if one != other), shorter)
@@ -148,7 +148,7 @@ def common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
 def check(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> None:
     """Every sequence gets the tokens it gets alone, and the states that one replay computes.
 
-    What was not computed for it began another sequence of its own tenant.
+    What was not computed for it was the beginning of another sequence of its tenant.
     """
     everyone = asyncio.run(serve(decoder, mix, seen))
     for place, (arrival, served) in enumerate(zip(mix.arrivals, everyone, strict=True)):
@@ -242,7 +242,7 @@ def mixes(draw: st.DrawFn, least: int = 1) -> Mix:
 
 
 def note(seen: Counter[str]) -> None:
-    """Tell hypothesis's statistics what a mix led to."""
+    """Record in hypothesis's statistics what a mix led to."""
     event(f"found in the cache: {seen['hits'] > 0}")
     event(f"preempted: {seen['preemptions'] > 0}")
 
