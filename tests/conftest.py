@@ -23,7 +23,7 @@ in one. In both cases:
 
 Two markers leave tests out; they are deselected and counted, not skipped.
 
-- `slow`: a test that takes ten seconds or more by itself because it is about something whole: an
+- `slow`: a test that takes ten seconds or more on its own because it covers something whole: an
   installation with all its processes, a benchmark from end to end, a server that is killed many
   times. Whatever else is slow should be made faster. `make test` leaves these out, `make test-slow`
   runs nothing else, and continuous integration runs both.
@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """When everything is torn down and the workers have ended, no process of the run may be left."""
+    """When everything is torn down and the processes have ended, no process of the run may be left."""
     yield
     run = session.config.stash.get(RUN, None)
     if run is not None and (left := run.left_running()):

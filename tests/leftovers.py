@@ -1,8 +1,8 @@
 """A run of the tests leaves nothing behind: no process, and no temporary file.
 
 The process that starts a run makes one folder in `/tmp`, and everything that the run starts has it as its TMPDIR:
-workers, the programs that tests start, and what those start in turn. So the folder holds whatever is temporary, and its
-name marks every process of the run, even if the worker that started it was killed. At the end no process may have the
+processes, the programs that tests start, and what those start in turn. So the folder holds whatever is temporary, and its
+name marks every process of the run, even if the one that started it was killed. At the end no process may have the
 mark, and the folder is removed. `tmp_path` is elsewhere: pytest keeps those folders for a few runs.
 
 If `/dev/shm` is large enough, a folder of the same name there holds the databases: copying one takes a fifth of the

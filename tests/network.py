@@ -15,7 +15,7 @@ class OutsideNetworkError(RuntimeError):
 
 
 def is_local(host: object) -> bool:
-    """Tell whether a host, as sockets take it, is this machine's loopback."""
+    """Return whether a host, as sockets take it, is this machine's loopback."""
     if isinstance(host, (bytes, bytearray)):
         host = host.decode("ascii", "replace")
     if host is None or host in LOCAL_NAMES:

@@ -62,6 +62,6 @@ def test_what_ends_in_time_is_not_left(run: Run):
 
 def test_temporary_files_of_tests_and_of_what_they_start_are_in_the_folder_of_the_run(run: Run):
     print_one = "import tempfile; print(tempfile.mkdtemp())"
-    told = subprocess.run([sys.executable, "-c", print_one], check=True, capture_output=True)
-    for made in (tempfile.mkdtemp(), told.stdout.decode().strip()):
+    printed = subprocess.run([sys.executable, "-c", print_one], check=True, capture_output=True)
+    for made in (tempfile.mkdtemp(), printed.stdout.decode().strip()):
         assert Path(made).parent == run.folder

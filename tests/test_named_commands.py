@@ -1,4 +1,4 @@
-"""Every command that documentation, help and messages tell to run exists, with the options that they name."""
+"""Every command that documentation, help and messages name exists, with the options that they give it."""
 
 import re
 import shlex
@@ -18,18 +18,18 @@ PLACES = (
     "audit_layer/**/*.py",
     "migrations/**/*.py",
 )
-TOLD = re.compile(r"`(counterfoil [a-z][^`\n]*)`")
+COMMAND = re.compile(r"`(counterfoil [a-z][^`\n]*)`")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
-def told():
-    """Return every command told, with the first place of each."""
+def named():
+    """Return every command named, with the first place of each."""
     found: dict[str, str] = {}
     for pattern in PLACES:
         for path in sorted(ROOT.glob(pattern)):
             if path.name == "commands.md":  # made from the commands themselves
                 continue
-            for command in TOLD.findall(path.read_text("utf-8")):
+            for command in COMMAND.findall(path.read_text("utf-8")):
                 found.setdefault(command, str(path.relative_to(ROOT)))
     return found
 
@@ -41,7 +41,7 @@ def why_not(words: list[str]) -> str | None:
     while isinstance(command, click.Group) and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         inner = command.get_command(click.Context(command), rest[0])
         if inner is None:
-            return f"{rest[0]} is no command"
+            return f"{rest[0]} is not a command"
         command, rest = inner, rest[1:]
     assert command is not None
     options = {name for parameter in command.params for name in parameter.opts}
@@ -53,8 +53,8 @@ def why_not(words: list[str]) -> str | None:
     return f"{', '.join(unknown)}: no such option" if unknown else None
 
 
-def test_commands_are_told_in_many_places():
-    found = told()
+def test_commands_are_named_in_many_places():
+    found = named()
     assert len(found) > 60
     assert {"README.md", "docs/log.md"} <= set(found.values())
     assert any(place.endswith(".py") for place in found.values())
@@ -63,7 +63,7 @@ def test_commands_are_told_in_many_places():
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ("counterfoil log nothing", "nothing is no command"),
+        ("counterfoil log nothing", "nothing is not a command"),
         ("counterfoil doctor --x", "--x: no such option"),
     ],
 )
@@ -71,9 +71,9 @@ def test_what_does_not_exist_is_seen(wrong, why):
     assert why_not(shlex.split(wrong)) == why
 
 
-def test_every_command_that_is_told_exists():
+def test_every_command_that_is_named_exists():
     missing = {}
-    for command, place in told().items():
+    for command, place in named().items():
         words = re.split(r"[\s\"'=|;]+", command.partition(" > ")[0])
         if (reason := why_not([word for word in words if word])) is not None:
             missing[f"{place}: {command}"] = reason

@@ -154,7 +154,7 @@ def write_card(folder: Path, log: str, note: str, loss: Loss, coherence: Coheren
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--log", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
-@click.option("--note", default="", help="A sentence on what was particular about this run.")
+@click.option("--note", default="", help="A sentence on what was special about this run.")
 @click.option("--documents", "count", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--answers", type=click.IntRange(min=1), default=200, show_default=True)
 def main(folder: Path, log: Path, note: str, count: int, answers: int) -> None:

@@ -266,7 +266,7 @@ class Grammar:
         return sample(self.document, rng)
 
     def parse(self, text: str, start: Sequence[int] = ()) -> Iterator[Derivation]:
-        """Yield the derivations of a document that begin with the choices `start`; one at most."""
+        """Yield the derivations of a document that begin with the choices `start`; at most one."""
         return derivations(self.document, text, start)
 
     def subjects(self, derivation: Derivation) -> list[Subject]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
-    """The dimensions of the model, in Hugging Face's words."""
+    """The dimensions of the model, in Hugging Face's terms."""
 
     vocab_size: int = 2048
     hidden_size: int = 256
@@ -50,7 +50,7 @@ class LlamaShape:
 
 
 def rotary(shape: LlamaShape, length: int) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, each [length, head_dim], halves side by side as Hugging Face has them."""
+    """Return cosines and sines, each [length, head_dim], halves side by side as Hugging Face arranges them."""
     steps = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_theta**-steps)
     angles = torch.cat((angles, angles), dim=-1)

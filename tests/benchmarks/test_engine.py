@@ -1,8 +1,8 @@
 """The benchmark of the engine runs, and what it says can be read by programs.
 
-Promised: `python -m benchmarks.engine --quick --json FILE` measures ours and transformers on a tiny model and says in the same
+Promised: `python -m benchmarks.engine --quick --json FILE` measures ours and transformers on a tiny model and states in the same
 place why a side has no figures; figures, ratios and aims follow from the recorded times alone; all sides are asked for
-the same, and no prompt comes twice; a soak says what grew. No figure is judged here.
+the same, and no prompt comes twice; a soak reports what grew. No figure is judged here.
 """
 
 import json
@@ -120,10 +120,10 @@ def test_ratios_are_formed_within_a_round_and_then_the_median_over_rounds():
 def test_an_aim_is_met_from_its_bound_on_and_unknown_where_it_was_not_measured(ratio, met):
     workloads = {"batch64": {"sides": {}, "ratios": {"vllm": {"median": ratio}}}}
 
-    told = {aim["aim"]: aim["met"] for aim in aims("wide", workloads)}
+    found = {aim["aim"]: aim["met"] for aim in aims("wide", workloads)}
 
-    assert told.pop("× vLLM, 64 at once") is met
-    assert set(told.values()) == {None}
+    assert found.pop("× vLLM, 64 at once") is met
+    assert set(found.values()) == {None}
 
 
 def test_determinism_is_judged_by_its_worst_batch_and_bandwidth_for_the_large_model_only():

@@ -193,7 +193,7 @@ def test_ratios_of_sides_are_formed_within_a_round():
     assert (row["a"]["median"], row["b"]["median"]) == (40.0, 20.0)
 
 
-def test_transparency_receipts_are_verified_and_a_false_one_ends_the_run():
+def test_cose_receipts_are_verified_and_a_false_one_ends_the_run():
     key, entry = Ed25519PrivateKey.generate(), bytes(32)
     receipt = issue_receipt(entry, 0, 1, [], leaf_hash(entry), key=key)
     kept = Answer(kept=[(entry, receipt), (entry, receipt)])
