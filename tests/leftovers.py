@@ -1,14 +1,16 @@
 """A run of the tests leaves nothing behind: no process, and no temporary file.
 
 The process that starts a run makes one folder in `/tmp`, and everything that the run starts has it as its TMPDIR:
-processes, the programs that tests start, and what those start in turn. So the folder holds whatever is temporary, and its
-name marks every process of the run, even if the one that started it was killed. At the end no process may have the
-mark, and the folder is removed. `tmp_path` is elsewhere: pytest keeps those folders for a few runs.
+test processes, the programs that tests start, and what those start in turn. So the folder holds whatever is temporary,
+and its name marks every process of the run, even if the one that started it was killed. At the end no process may have
+the mark, and the folder is removed; if the run itself is killed, the next run removes it. `tmp_path` is elsewhere:
+pytest keeps those folders for a few runs.
 
 If `/dev/shm` is large enough, a folder of the same name there holds the databases: copying one takes a fifth of the
 time.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+PREFIX: Final = "cf-run-"
 PATIENCE_S: Final = 20.0
 """A guarded Postgres has 15 seconds to shut down."""
 MEMORY: Final = Path("/dev/shm")
@@ -30,12 +33,13 @@ class Run:
     """The folders of one run, and the processes that have its mark."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="cf-tests-", dir="/tmp"))  # short, for sockets
-        self.folder.chmod(0o711)  # passable for the account that Postgres runs as
-        self._memory = MEMORY / self.folder.name
+        _remove_forgotten()
+        self.folder, self._lock = _locked_folder()
+        self.folder.chmod(0o711)  # Postgres, which runs under another account, has to pass through
         if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > _cores() * MEMORY_OF_A_PROCESS:
-            self._memory.mkdir(mode=0o711)
-            self._memory.chmod(0o711)
+            in_memory = MEMORY / self.folder.name
+            in_memory.mkdir()
+            in_memory.chmod(0o711)
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.folder)
 
@@ -48,8 +52,8 @@ class Run:
 
     def remove(self) -> None:
         """Remove the folders."""
-        for folder in (self.folder, self._memory):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(self.folder)
+        os.close(self._lock)
 
     def _processes(self) -> dict[int, str]:
         mark = os.fsencode(self.folder.name)
@@ -70,6 +74,38 @@ def place_of_databases() -> Path:
     folder = Path(tempfile.gettempdir())
     in_memory = MEMORY / folder.name
     return in_memory if in_memory.is_dir() else folder
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """Make a folder with a short path, for sockets, and lock it for as long as this process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # not taken for a forgotten one before it was locked
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_forgotten() -> None:
+    """Remove the folders that no run has locked: their runs were killed."""
+    for folder in Path("/tmp").glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError:  # just removed, or another user's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    for place in (MEMORY / folder.name, folder):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def end(pids: dict[int, str]) -> None:

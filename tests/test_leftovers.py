@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import Run, end
+from tests.leftovers import MEMORY, PREFIX, Run, end
 from tests.shared.runtime.processes import gone, wait_until
 
+ROOT = Path(__file__).parents[1]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 ORPHAN = """
 import subprocess, sys
 nothing = subprocess.DEVNULL
 print(subprocess.Popen(sys.argv[1:], stdout=nothing, stderr=nothing, start_new_session=True).pid)
+"""
+KILLED = """
+import os, signal
+from tests.leftovers import Run
+run = Run()
+print(run.folder, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -53,6 +61,19 @@ def test_a_process_without_environment_is_known_by_the_folder_in_its_arguments(r
         process.kill()
     assert found
     assert run.left_running() == {}
+
+
+def test_the_folders_of_a_killed_run_are_removed_by_the_next_and_those_of_a_living_one_are_not(
+    run: Run,
+):
+    killed = [sys.executable, "-c", KILLED]
+    printed = subprocess.run(killed, check=False, capture_output=True, cwd=ROOT)
+    forgotten = Path(printed.stdout.decode().strip())
+    assert forgotten.name.startswith(PREFIX)
+    Run().remove()
+    assert not forgotten.exists()
+    assert not MEMORY.joinpath(forgotten.name).exists()
+    assert run.folder.exists()
 
 
 def test_what_ends_in_time_is_not_left(run: Run):

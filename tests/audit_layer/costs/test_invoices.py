@@ -113,8 +113,8 @@ def test_a_period_that_cannot_be_honoured_is_refused_by_name(changes, named):
      ("\x1b[31m", "U+001B"), ("\ud800", "U+D800"), ("a\nb", "U+000A"), ("\x9b", "U+009B")],
 )  # fmt: skip
 def test_a_character_that_nobody_sees_is_refused_by_its_number(odd, point):
-    assert f"invoice_id: the label holds {point}" in refusal(text(invoice_id=odd))
-    assert f"lines.0.line_id: the label holds {point}" in refusal(text(lines=line(line_id=odd)))
+    assert f"invoice_id: the label contains {point}" in refusal(text(invoice_id=odd))
+    assert f"lines.0.line_id: the label contains {point}" in refusal(text(lines=line(line_id=odd)))
 
 
 def test_names_in_other_scripts_are_names():

@@ -152,7 +152,8 @@ async def test_the_attempts_end_and_the_last_reason_is_reported(world):
 
 async def test_the_deadline_ends_an_answer_with_a_receipt_for_what_came(world):
     async with world.node(FakeEngine(holds_after=2)), world.client() as client:
-        answer = await client.generate(prompt=PROMPT, max_tokens=9, timeout_s=0.6)
+        await client.nodes()
+        answer = await client.generate(prompt=PROMPT, max_tokens=9, timeout_s=1.5)
         assert answer.finish is Finish.DEADLINE
         assert answer.usage.output == 2
         assert (await refused(client, timeout_s=0)).code is Code.DEADLINE
@@ -418,7 +419,7 @@ async def test_a_node_that_never_accepts_is_left_for_another(world, monkeypatch)
     async with (
         world.node() as silent,
         world.node(name="node-2"),
-        world.client(accept_timeout_s=0.3) as client,
+        world.client(accept_timeout_s=1.5) as client,
     ):
         await client.nodes()
         released, true = asyncio.Event(), silent.store.accept
@@ -435,7 +436,7 @@ async def test_a_node_that_never_accepts_is_left_for_another(world, monkeypatch)
         assert answer.node == "honest/node-2"
         ((name, error),) = told
         assert (name, error.code) == ("honest/node-1", Code.UNAVAILABLE)
-        assert "not accepted within 0.3 s" in error.detail
+        assert "not accepted within 1.5 s" in error.detail
         released.set()
 
 
