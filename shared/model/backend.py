@@ -99,10 +99,6 @@ class Backend(Protocol):
         """Kind of device; not part of the numeric profile."""
 
     @property
-    def architecture(self) -> str:
-        """The device's instruction set or generation; not part of the numeric profile."""
-
-    @property
     def block(self) -> int:
         """Positions of one KV block: a multiple of the commitment blocks of 32."""
 

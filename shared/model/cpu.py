@@ -1,6 +1,5 @@
 """The CPU backend: every arithmetic that the native kernels have (native/kernels.h), with whatever instructions there are."""
 
-import platform
 from collections.abc import Sequence
 from functools import cache
 
@@ -177,7 +176,6 @@ class CpuBackend:
                 remedy=f"Choose one of {', '.join(ARITHMETICS)}.",
             )
         self.arithmetic = arithmetic
-        self.architecture = platform.machine()
         if threads is not None:
             kernels().threads(threads)
 
