@@ -1,4 +1,4 @@
-"""Writes the vectors of `docs/protocol.md` §1 to §4 and §6 under `tests/vectors/protocol/`.
+"""Writes the vectors of `docs/protocol.md` §1 to §4, §6 and §7.2 under `tests/vectors/protocol/`.
 
 `python -m tests.vectors.generate_protocol` regenerates everything that is deterministic. What holds HPKE
 ciphertexts is random by nature: those (`frozen` in envelope.json) are read from the file, opened, and kept;
@@ -35,6 +35,7 @@ from shared.statements.cose import entry_of, sign, sign_statement
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings
+from tests.vectors import arithmetic
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
@@ -392,6 +393,7 @@ def files(frozen: Mapping[str, str]) -> dict[str, str]:
         "stream": stream(),
         "selection": selection(),
         "envelope": envelope(frozen),
+        "arithmetic": arithmetic.vectors(),
     }
     return {
         f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
