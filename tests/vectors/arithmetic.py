@@ -123,7 +123,7 @@ def hostile(label: str, *shape: int) -> Floats:
 
 
 def cut(by: Arithmetic, x: Floats) -> Floats:
-    """Return numbers without the bits that T has not; subnormal ones remain."""
+    """Return numbers without the bits that T does not have; subnormal ones remain."""
     kept = 0xFFFF0000 if by.dtype == "bfloat16" else 0xFFFFFFFF
     return (x.view(np.uint32) & np.uint32(kept)).view(np.float32)
 

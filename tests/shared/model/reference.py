@@ -24,14 +24,14 @@ Doubles = NDArray[np.float64]
 LEAST: Final = 2.0**-126
 """The smallest normal float32."""
 TINY: Final = LEAST * (1 - 2.0**-25)
-"""What is below rounds to less than that."""
+"""A magnitude below this rounds to less than LEAST, with 24 bits and unbounded exponent."""
 INFINITY: Final = np.float32(np.inf)
 NAN: Final = np.array(0x7FC00000, np.uint32).view(np.float32)[()]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def quiet(function: Function) -> Function:
-    """Let infinities and NaN arise without a word."""
+    """Let infinities and NaN arise without a warning."""
 
     @wraps(function)
     def within(*arguments: Any, **named: Any) -> Any:
@@ -122,7 +122,7 @@ def by_halves(lanes: Floats) -> Floats:
 
 
 def lanes_of(x: Floats) -> list[Floats]:
-    """Return the elements (…, N) that go to the sixteen lanes, one turn after the other."""
+    """Return the elements (…, N) that go to the sixteen lanes, sixteen at a time."""
     wide = padded(x, 16)
     return [wide[..., at : at + 16] for at in range(0, wide.shape[-1], 16)]
 
