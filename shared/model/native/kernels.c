@@ -215,7 +215,7 @@ void cf_embed(const Matrix *table, const int64_t *tokens, int64_t rows, int kind
     }
 }
 
-/* Sine and cosine of x >= 0 by reduction to [−π/4, π/4] (Cody and Waite, three parts) and Taylor's series: plain double operations, so
+/* Sine and cosine of x >= 0 by reduction to [−π/4, π/4] (Cody and Waite, two parts) and Taylor's series: plain double operations, so
  * that every processor and library makes the same table. Good to 1e-15 for x up to 2^20. */
 static void sine_cosine(double x, double *sine, double *cosine)
 {
