@@ -120,6 +120,8 @@ typedef struct {
 #define LANES_AVX512BF16
 #include "kinds.h"
 
+#if defined(__clang__) || __GNUC__ >= 11 /* older compilers do not know the unit */
+#define WITH_AMX
 static _Thread_local int tiles_of; /* how many rows this thread's tiles are configured for; 0: they are released */
 #undef LEAVE_TILES
 #define LEAVE_TILES() (_tile_release(), tiles_of = 0)
@@ -128,6 +130,7 @@ static _Thread_local int tiles_of; /* how many rows this thread's tiles are conf
 #define LANES_AMX
 #define WITHOUT_CHAIN /* which this unit does not compute */
 #include "kinds.h"
+#endif
 #endif
 
 typedef struct {
@@ -142,7 +145,9 @@ static const Variant variants[] = {
     VARIANT(avx2, avx2),
     VARIANT(avx512, avx512),
     VARIANT(avx512bf16, avx512bf16),
+#ifdef WITH_AMX
     VARIANT(avx512bf16, amx),
+#endif
 #endif
 };
 static int chosen[KINDS];
@@ -154,9 +159,9 @@ static int chosen[KINDS];
 /* Whether there are tiles for bfloat16, and the system lets this process use them (it must be asked). */
 static int have_amx(void)
 {
+#if defined(WITH_AMX) && defined(__linux__)
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
-#if defined(__linux__)
     return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
 #else
     return 0;
