@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.model.native.library import LANES, PAIRS_32, PAIRS_CHAIN, SINGLES, Matrix, kernels
+from shared.model.native import library
+from shared.model.native.library import LANES, Matrix, kernels
 from shared.runtime.errors import Code, CounterfoilError
 
 
@@ -51,11 +52,14 @@ class Kind:
         return wider.flatten(axis, axis + 1).contiguous()
 
 
+CHAIN_1: Final = "chain-1"
+PAIRS_32: Final = "pairs-32"
 KINDS: Final = (
-    Kind("chain-1", torch.float32, SINGLES, 16),
-    Kind("chain-1", torch.bfloat16, PAIRS_CHAIN, 16),
-    Kind("pairs-32", torch.bfloat16, PAIRS_32, 32),
+    Kind(CHAIN_1, torch.float32, library.SINGLES, 16),
+    Kind(CHAIN_1, torch.bfloat16, library.PAIRS_CHAIN, 16),
+    Kind(PAIRS_32, torch.bfloat16, library.PAIRS_32, 32),
 )
+ARITHMETICS: Final = tuple(dict.fromkeys(kind.arithmetic for kind in KINDS))
 
 
 def kind_of(arithmetic: str, dtype: torch.dtype) -> Kind:

@@ -9,27 +9,24 @@ from torch import Tensor
 
 from shared.model import arithmetic as arithmetics
 from shared.model import functions, rope
-from shared.model.arithmetic import Kind, kind_of, pointer
+from shared.model.arithmetic import ARITHMETICS, CHAIN_1, KINDS, PAIRS_32, Kind, kind_of, pointer
 from shared.model.backend import Cache, Layers, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.layout import Layout
 from shared.model.native import library
 from shared.model.native.library import VARIANTS, kernels
-from shared.model.weights import Weights, compute_dtype
+from shared.model.weights import Weights, compute_dtype, computed_in
 from shared.runtime.errors import Code, CounterfoilError
 
 KV_BLOCK = 64
 """Positions of one block, as the kernels define it."""
-CHAIN_1, PAIRS_32 = "chain-1", "pairs-32"
-ARITHMETICS = (CHAIN_1, PAIRS_32)
 SHORT = 4096
 """Positions whose angles are computed at the start."""
 
 
 def arithmetics_for(dtype: str) -> tuple[str, ...]:
     """Return the arithmetics that are defined for a checkpoint's dtype."""
-    computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    return tuple(kind.arithmetic for kind in arithmetics.KINDS if kind.dtype == computed)
+    return tuple(kind.arithmetic for kind in KINDS if kind.dtype == computed_in(dtype))
 
 
 def own_arithmetic(dtype: str) -> str:

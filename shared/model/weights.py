@@ -31,8 +31,13 @@ def dtype_of(config: ModelConfig) -> torch.dtype:
 
 
 def compute_dtype(config: ModelConfig) -> torch.dtype:
-    """Return the dtype of products' inputs, hidden states, keys and values; float16 weights are computed in float32."""
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    """Return the dtype of products' inputs, hidden states, keys and values."""
+    return computed_in(config.dtype)
+
+
+def computed_in(dtype: str) -> torch.dtype:
+    """Return the dtype in which a checkpoint's dtype is computed: float16 weights in float32."""
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

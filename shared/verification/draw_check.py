@@ -10,7 +10,6 @@ from enum import StrEnum
 from itertools import pairwise
 
 from shared.runtime.errors import CounterfoilError
-from shared.runtime.keys import key_id
 from shared.selection import beacon
 from shared.selection.draw import (
     Logged,
@@ -25,7 +24,7 @@ from shared.statements.cose import SignedStatement, verify_signature
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.epochs import Draw
 from shared.verification.epoch_record import EpochRecord, Placed
-from shared.verification.trust import Role, Trust
+from shared.verification.trust import Role, Trust, key_for
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -381,9 +380,8 @@ def _unsigned(keys: Collection[bytes], statement: SignedStatement) -> str:
     """Return what is wrong with a signature if its signer's keys are known; otherwise an empty text."""
     if not keys:
         return ""
-    key = next((key for key in keys if key_id(key) == statement.kid), min(keys))
     try:
-        verify_signature(statement, key)
+        verify_signature(statement, key_for(statement, keys))
     except CounterfoilError as error:
         return error.detail
     return ""

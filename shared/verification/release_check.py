@@ -4,14 +4,13 @@ Pure: everything is in the case that it receives and in the trust that it was co
 and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, TypeVar
 
 from shared.envelope.header import MAX_ENVELOPE, Envelope, envelope_hash
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import key_id
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
 from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
@@ -35,7 +34,7 @@ from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import Bytes32, Record
 from shared.statements.verdicts import Blame, Verdict
 from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
-from shared.verification.trust import Role, Trust
+from shared.verification.trust import Role, Trust, key_for
 
 P = TypeVar("P", bound=Payload)
 
@@ -304,7 +303,7 @@ def _check_verdict(
             Code.UNTRUSTED_KEY, "the verdict is by a worker that is not in the configuration"
         )
     verdict, _, _ = _witnessed(
-        Verdict, case.verdict, case.verdict_proof, trust, _of(statement, keys)
+        Verdict, case.verdict, case.verdict_proof, trust, key_for(statement, keys)
     )
     require(verdict.reason.blame is Blame.NODE, "the verdict to confirm does not blame the node")
     require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
@@ -323,16 +322,11 @@ def _authority(raw: bytes, trust: Trust) -> bytes:
     return trust.authority_key(statement.kid, f"the {statement.type}")
 
 
-def _of(statement: SignedStatement, keys: Collection[bytes]) -> bytes:
-    """Return the one of `keys` that a statement names, or any of them, whose signature then does not verify."""
-    return next((key for key in keys if key_id(key) == statement.kid), min(keys))
-
-
 def _check_party(statement: SignedStatement, name: str, trust: Trust) -> None:
     """Verify the signature of a beacon party that the configuration pins."""
     keys = trust.named(Role.PARTY, name)
     if keys:
-        verify_signature(statement, _of(statement, keys))
+        verify_signature(statement, key_for(statement, keys))
 
 
 def _check_pinned(statement: SignedStatement, name: str, trust: Trust, role: Role) -> None:
@@ -345,7 +339,7 @@ def _check_pinned(statement: SignedStatement, name: str, trust: Trust, role: Rol
             Code.UNTRUSTED_KEY,
             f"the {statement.type} is signed as {name}, for whom no key is pinned",
         )
-    verify_signature(statement, _of(statement, keys))
+    verify_signature(statement, key_for(statement, keys))
 
 
 def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:

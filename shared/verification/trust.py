@@ -1,6 +1,6 @@
 """Whom a verifier believes: one record of pinned keys by role, for every check in this package."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
@@ -8,6 +8,7 @@ from typing import Final, Self
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
@@ -114,12 +115,12 @@ class Trust:
 
     def authority_key(self, kid: bytes, what: str) -> bytes:
         """Return the audit authority's key with this key id; UNTRUSTED_KEY says that `what` is not signed with such a key."""
-        for key in self.keys(Role.AUTHORITY):
-            if key_id(key) == kid:
-                return key
-        raise CounterfoilError(
-            Code.UNTRUSTED_KEY, f"{what} is not signed with a key of the audit authority"
-        )
+        key = with_key_id(self.keys(Role.AUTHORITY), kid)
+        if key is None:
+            raise CounterfoilError(
+                Code.UNTRUSTED_KEY, f"{what} is not signed with a key of the audit authority"
+            )
+        return key
 
     def key(
         self, role: Role, kid: bytes, name: str, offered: Sequence[bytes], *, pinned: bool = True
@@ -129,17 +130,15 @@ class Trust:
         `pinned` is false; otherwise a key `offered` with what is checked counts.
         """
         own = self.named(role, name)
-        for key in own:
-            if key_id(key) == kid:
-                return key, f"{name}, by a key that you trust"
+        if (key := with_key_id(own, kid)) is not None:
+            return key, f"{name}, by a key that you trust"
         if own or (pinned and role in self.pins):
             raise CounterfoilError(
                 Code.UNTRUSTED_KEY,
                 f"the key with id {kid.hex()} is not one that you trust for {name}",
             )
-        for key in offered:
-            if key_id(key) == kid:
-                return key, f"{name}, by the key {key.hex()} on the bundle's word"
+        if (key := with_key_id(offered, kid)) is not None:
+            return key, f"{name}, by the key {key.hex()} on the bundle's word"
         raise CounterfoilError(Code.UNTRUSTED_KEY, f"the bundle has no key with id {kid.hex()}")
 
     def with_signers(self, signers: Pins) -> "Trust":
@@ -147,6 +146,16 @@ class Trust:
         if not signers:
             return self
         return Trust(self.log, {role: _joined(self.pins.get(role, {}), signers) for role in Role})
+
+
+def with_key_id(keys: Iterable[bytes], kid: bytes) -> bytes | None:
+    """Return the key that a key id stands for, if it is among these."""
+    return next((key for key in keys if key_id(key) == kid), None)
+
+
+def key_for(statement: SignedStatement, keys: Collection[bytes]) -> bytes:
+    """Return the one of `keys` that a statement names, or any of them, with which its signature does not verify."""
+    return with_key_id(keys, statement.kid) or min(keys)
 
 
 def _joined(one: Pins, other: Pins) -> Pins:
