@@ -159,7 +159,7 @@ def to_round() -> Floats:
 
 
 def functions() -> Json:
-    """Return §7.2.5: functions at their bounds and between, and tables of angles."""
+    """Return §7.2.6: functions at their bounds and between, and tables of angles."""
     spread = [(place * 0.6180339887498949) % 1 for place in range(1, 41)]
     down = [0.0, -700.0, -700.0000000000001, float("-inf"), -0.34657359027997264, -1e-300]
     down += [-40 * place for place in spread[:20]] + [-700 * place for place in spread[20:]]

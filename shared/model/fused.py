@@ -1,0 +1,35 @@
+"""What the fused arithmetics (protocol §7.2.4) ask of a model, whichever backend computes them."""
+
+from typing import Final
+
+from torch import Tensor
+
+from shared.runtime.errors import Code, CounterfoilError
+
+FUSED_16: Final = "fused-16"
+FUSED_8: Final = "fused-8"
+SEGMENT: Final = 128
+"""Positions of one segment of attention."""
+MOST: Final = 2.0**32
+"""The largest magnitude in a tensor of a model."""
+LEAST_EPS: Final = 2.0**-40
+
+
+def check_tensor(tensor: Tensor) -> None:
+    """Raise UNSUPPORTED for a matrix, a bias or a norm's weight with magnitudes for which no sum is defined."""
+    if tensor.numel() and not all(abs(float(end)) <= MOST for end in tensor.aminmax()):
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            "the fused arithmetics are not defined for weights beyond 2^32, and this model has some",
+            remedy="Serve it under chain-1.",
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Raise UNSUPPORTED for a norm's eps with which a norm might not be finite."""
+    if eps < LEAST_EPS:
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"the fused arithmetics are not defined for a norm's eps below 2^-40, and this model has {eps}",
+            remedy="Serve it under chain-1.",
+        )
