@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shared.model.fused import FUSED, FUSED_8, FUSED_16, check_eps, check_tensor
 from shared.model.native import library
 from shared.model.native.library import LANES, Matrix, kernels
 from shared.runtime.errors import Code, CounterfoilError
@@ -34,6 +35,18 @@ class Kind:
     def per_unit(self) -> int:
         """Elements of one unit of four bytes."""
         return 4 // self.dtype.itemsize
+
+    def check(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of a model; UNSUPPORTED where the arithmetic is not defined for what is in it."""
+        if self.arithmetic in FUSED:
+            check_tensor(tensor)
+        return tensor
+
+    def check_eps(self, eps: float) -> float:
+        """Return a norm's eps; UNSUPPORTED as for `check`."""
+        if self.arithmetic in FUSED:
+            check_eps(eps)
+        return eps
 
     def filled(self, width: int) -> int:
         """Return a width with its padding."""
@@ -58,6 +71,8 @@ KINDS: Final = (
     Kind(CHAIN_1, torch.float32, library.SINGLES, 16),
     Kind(CHAIN_1, torch.bfloat16, library.PAIRS_CHAIN, 16),
     Kind(PAIRS_32, torch.bfloat16, library.PAIRS_32, 32),
+    Kind(FUSED_16, torch.bfloat16, library.FUSED_16, 16),
+    Kind(FUSED_8, torch.bfloat16, library.FUSED_8, 16),
 )
 ARITHMETICS: Final = tuple(dict.fromkeys(kind.arithmetic for kind in KINDS))
 
@@ -87,7 +102,7 @@ class Packed:
     def __init__(self, kind: Kind, weight: Tensor, bias: Tensor | None = None) -> None:
         assert weight.dtype == kind.dtype
         rows, own = weight.shape
-        weight = kind.fill(weight, 1, own)
+        weight = kind.fill(kind.check(weight), 1, own)
         columns = weight.shape[1]
         self.kind = kind
         units, panels = columns // kind.per_unit, -(-rows // LANES)
@@ -98,7 +113,7 @@ class Packed:
         self._bias = None
         if bias is not None:  # whole panels are read
             self._bias = torch.zeros(panels * LANES)
-            self._bias[:rows] = bias.float()
+            self._bias[:rows] = kind.check(bias.float())
         self.rows, self.columns = rows, own
         self.matrix = Matrix(pointer(self._data), pointer(self._bias), rows, units)
 

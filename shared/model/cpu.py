@@ -66,7 +66,7 @@ class CpuLayers:
             kv_heads=config.kv_heads,
             head_dim=kind.filled(config.head_dim),
             inner=kind.filled(config.intermediate_size),
-            eps=config.rms_norm_eps,
+            eps=kind.check_eps(config.rms_norm_eps),
             scale=config.head_dim**-0.5,
             own_hidden=config.hidden_size,
             own_head_dim=config.head_dim,
@@ -99,7 +99,8 @@ class CpuLayers:
             return matrix.matrix
 
         def norm(name: str, width: int) -> int | None:
-            vector = kind.fill(weights[f"{prefix}{name}.weight"].float().contiguous(), 0, width)
+            own = kind.check(weights[f"{prefix}{name}.weight"].float().contiguous())
+            vector = kind.fill(own, 0, width)
             self._kept.append(vector)
             return pointer(vector)
 
@@ -234,7 +235,9 @@ class CpuBackend:
 @cache
 def _norm_shape(kind: Kind, width: int, eps: float) -> library.Shape:
     """Return what the norm's kernel reads of a shape. Cached: making one is noticeable in a step of one row."""
-    return library.Shape(kind=kind.number, hidden=kind.filled(width), own_hidden=width, eps=eps)
+    return library.Shape(
+        kind=kind.number, hidden=kind.filled(width), own_hidden=width, eps=kind.check_eps(eps)
+    )
 
 
 def _own(weight: Packed) -> arithmetics.Packed:

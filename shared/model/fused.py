@@ -8,6 +8,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 FUSED_16: Final = "fused-16"
 FUSED_8: Final = "fused-8"
+FUSED: Final = (FUSED_16, FUSED_8)
 SEGMENT: Final = 128
 """Positions of one segment of attention."""
 MOST: Final = 2.0**32

@@ -26,6 +26,11 @@ PROBES: Mapping[tuple[str, str], str] = MappingProxyType(
             "pairs-32",
             "bfloat16",
         ): "0d9faec07239938cbe8a0887baeba06d662c4a76620a6704feef4fa8c614818a",
+        (
+            "fused-16",
+            "bfloat16",
+        ): "77b5275bf276ba2cd88b677d49b91f71617d644487518b8a577b434b23e0c10d",
+        ("fused-8", "bfloat16"): "2f9251943553646f2f24f2d445dedc0eb99a468882a8de5f958f6c0acbba8de6",
     }
 )
 """What the probe gives under each arithmetic and dtype, by the definition: the portable kernels compute it on any processor."""

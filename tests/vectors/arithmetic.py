@@ -15,13 +15,17 @@ from shared.model.config import ModelConfig
 from shared.model.rope import Rope
 from shared.model.weights import expected_shapes
 from tests.shared.model import reference
-from tests.shared.model.reference import INFINITY, NAN, Arithmetic, Doubles, Floats, Model
+from tests.shared.model.operations import INFINITY, LEAST, NAN, Doubles, Floats
+from tests.shared.model.reference import Arithmetic, Model
+from tests.shared.model.reference_fused import Fused
 from tests.vectors.files import Json
 
 ARITHMETICS = (
     Arithmetic("chain-1", "float32"),
     Arithmetic("chain-1", "bfloat16"),
     Arithmetic("pairs-32", "bfloat16"),
+    Fused("fused-16", "bfloat16"),
+    Fused("fused-8", "bfloat16"),
 )
 ROPES = (
     (128, Rope(10_000.0)),
@@ -170,7 +174,7 @@ def functions() -> Json:
     pairs = [reference.sine_cosine(x) for x in turned]
     x, given = exponents(), to_round()
     return {
-        "exp": {"x": hexadecimal(x), "exp": hexadecimal(reference.exp(x))},
+        "exp": {"x": hexadecimal(x), "exp": hexadecimal(ARITHMETICS[0].exp(x))},
         "exp_64": {"x": doubles(down), "exp": doubles(reference.exp_64(x) for x in down)},
         "ln_64": {"x": doubles(up), "ln": doubles(reference.ln_64(x) for x in up)},
         "sine_cosine": {
@@ -182,6 +186,7 @@ def functions() -> Json:
             "x": as_given(given),
             "bfloat16": typed(ARITHMETICS[1], ARITHMETICS[1].rounded(given)),
             "float32": typed(ARITHMETICS[0], ARITHMETICS[0].rounded(given)),
+            "bfloat16, limited": typed(ARITHMETICS[3], ARITHMETICS[3].rounded(given)),
         },
         "angles": [_angles(width, rope) for width, rope in ROPES],
     }
@@ -204,8 +209,8 @@ def _angles(width: int, rope: Rope) -> Json:
 
 
 def products(by: Arithmetic) -> list[Json]:
-    """Return rows times matrices, with and without padding and bias; sums that are tiny, infinite or no numbers."""
-    found = []
+    """Return rows times matrices, with and without padding and bias; sums that are tiny, or at the ends of what is defined."""
+    found: list[tuple[str, Floats, Floats, Floats | None]] = []
     for name, width, biased in (("whole", 64, True), ("padded", 21, True), ("single", 1, False)):
         bias = draw(f"{name} bias", 3) if biased else None
         found.append((name, draw(f"{name} x", 2, width), draw(f"{name} w", 3, width), bias))
@@ -221,6 +226,13 @@ def products(by: Arithmetic) -> list[Json]:
     w[:, 0] = 2.0**-63
     w[:, 2] = [-(2.0**-80), -(2.0**-76), -(2.0**-75), 2.0**-75, -(2.0**-50)]
     found.append(("next to the smallest normal number", x, w, None))
+    found += _aligned() if isinstance(by, Fused) else _unlimited()
+    return [_product(by, *case) for case in found]
+
+
+def _unlimited() -> list[tuple[str, Floats, Floats, Floats | None]]:
+    """Return products at the ends of binary32's range, for arithmetics that are defined there."""
+    found: list[tuple[str, Floats, Floats, Floats | None]] = []
     x = of_bits(0x007F0000, 0x807F0000, 0x00010000, 0x7F000000, 0x3F800000, 0x3F800000)[None]
     w = np.tile(of_bits(0x7F000000, 0xFF000000, 0xFF000000, 0x00010000, 0, 0), (3, 1))
     w[1:, 4] = of_bits(0x3F800000, 0x00800000)
@@ -235,7 +247,46 @@ def products(by: Arithmetic) -> list[Json]:
     x = np.array([singles(np.inf, 1, 1), singles(-np.inf, 0, 1), singles(1, np.nan, 1)])
     w = np.array([singles(1, 2, 3), singles(0, 2, 3), singles(-1, 0, 0)])
     found.append(("infinities and NaN", x, w, singles(1, -1, 0)))
-    return [_product(by, *case) for case in found]
+    return found
+
+
+def _aligned() -> list[tuple[str, Floats, Floats, Floats | None]]:
+    """Return products in which alignment and truncation of fused sums decide, for arithmetics that have them."""
+    found: list[tuple[str, Floats, Floats, Floats | None]] = []
+    for name, low, high in (("wide", 87, 158), ("tiny", 0, 70), ("middling", 80, 95)):
+        found.append(
+            (
+                name,
+                draw(f"{name} x", 3, 48, low=low, high=high),
+                draw(f"{name} w", 5, 48, low=low, high=high),
+                None,
+            )
+        )
+    alike = of_bits(0x3FFF0000)
+    found.append(
+        (
+            "sums beyond 31 bits",
+            np.tile(alike, (2, 32)),
+            np.tile(np.array([[1], [-1]]) * alike, (1, 32)).astype(np.float32),
+            None,
+        )
+    )
+    x, w = np.zeros((4, 32), np.float32), np.zeros((6, 32), np.float32)
+    x[:, 0], x[:, 16] = 1.0, 2.0**-26
+    x[1, 1] = 2.0**-70  # times the 0 beside it
+    x[2, [0, 2]], x[3, [0, 2]] = (2.0**-66, 2.0**-66), (2.0**-75, -(2.0**-74))
+    w[:, 0] = 1.0078125, -1.0078125, 2.0**-70, 2.0**-67, -(2.0**-73), 2.0**-75
+    w[:, 2] = 2.0**-18, 2.0**-25, 0, 2.0**-80, 2.0**-75, -(2.0**-75)
+    w[:, 16] = 1, -1, 2.0**30, 2.0**-40, 1.9921875, 0
+    found.append(
+        (
+            "terms that are cut off, zeros with exponents, and sums below 2^-149",
+            x,
+            w,
+            singles(1, -0.0, 0, 2.0**-149, -(2.0**-130), -0.0),
+        )
+    )
+    return found
 
 
 def _product(by: Arithmetic, name: str, x: Floats, w: Floats, bias: Floats | None) -> Json:
@@ -258,8 +309,12 @@ def norms(by: Arithmetic) -> list[Json]:
         x[1] = draw("norm huge", width, low=200, high=254)
         x[2] = draw("norm tiny", width, low=1, high=40)
         x[3] = np.float32(-0.0)
-        x[4, width // 2] = INFINITY
-        x[5, 0] = NAN
+        x[4, width // 2], x[5, 0] = INFINITY, NAN
+        if isinstance(by, Fused):
+            x[4], x[5] = (
+                draw("norm edge", width, low=107, high=127),
+                draw("norm wide", width, low=84, high=127),
+            )
         x[6] = draw("norm small", width, low=80, high=100)
         x[6, 0] = of_bits(0x807FFFFF)[0]
         weight = draw("norm weight", width)
@@ -279,6 +334,19 @@ def heads(by: Arithmetic) -> list[Json]:
     """Return heads from product to store: normed or not, rotated, and as query, key and value."""
     found = []
     large = singles(3.3e38, -3.39e38, np.inf, 1, -3.4e38, 2, np.inf, -np.inf, -np.inf, 0)
+    if isinstance(by, Fused):
+        large = singles(
+            2.0**50,
+            -(2.0**20) * 1.01,
+            2.0**20,
+            1,
+            -(2.0**-60),
+            0.99 * 2.0**-60,
+            -(2.0**-75),
+            -(2.0**41),
+            2.0**40 * 0.999,
+            0,
+        )
     for name, width, position, normed in (
         ("first position", 10, 0, False),
         ("plain", 10, 69, False),
@@ -306,7 +374,7 @@ def heads(by: Arithmetic) -> list[Json]:
                 "rotated": hexadecimal(after),
                 "query": typed(by, by.rounded(after)),
                 "key": typed(by, by.stored(after)),
-                "value": typed(by, by.stored(head)),
+                "value": typed(by, by.stored_value(head)),
             }
         )
     return found
@@ -317,32 +385,34 @@ def gates(by: Arithmetic) -> Json:
     g = np.concatenate(
         [draw("gate", 30, low=110, high=134), singles(0, -0.0, 86, -86, 86.5, -86.5)]
     )
-    g = np.concatenate(
-        [g, TELLING, singles(2e-38, -2e-38, 3e38, -3e38, 3e38, np.inf, -np.inf, np.nan)]
-    )
+    ends = singles(2e-38, -2e-38, 3e38, -3e38, 3e38, np.inf, -np.inf, np.nan)
+    if isinstance(by, Fused):
+        ends = singles(2.0**-76, -(2.0**-76), 2.0**50, -(2.0**50), 2.0**30, 2.0**39, -86.0, -85.9)
+    g = np.concatenate([g, TELLING, ends])
     u = draw("up", len(g))
-    u[-4] = 3e38
+    u[-4] = 2.0**30 if isinstance(by, Fused) else 3e38
     return {"g": hexadecimal(g), "u": hexadecimal(u), "out": typed(by, by.gated(g, u))}
 
 
 def attention(by: Arithmetic) -> Json:
-    """Return four query heads on two of keys and values, at the end of 96 positions.
-
-    The first value of the second head is the smallest normal number, negative, so that all its products with weights below 1 are
-    flushed; where a row's weight is 1, it is 0. So chain-1 sums them to −0, and no padding follows that would take the sign away.
-    """
-    count, queries_at, width = 96, 92, 6
+    """Return four query heads on two of keys and values, for the last of 96 positions, or of 290 where there are segments."""
+    count, queries_at, width = (290, 286, 6) if isinstance(by, Fused) else (96, 92, 6)
     queries = by.rounded(draw("queries", count - queries_at, 4, width, low=126, high=130))
     keys = by.rounded(draw("keys", count, 2, width, low=124, high=129))
     values = by.rounded(draw("values", count, 2, width))
     queries[0, 3] = 0  # all weights are 1
-    queries[-1, 0, 2] = INFINITY
     scores = np.einsum("rhd,td->rht", queries[:, 2:], keys[:, 1])
-    values[:, 1, 0] = -reference.LEAST
+    # The first value of the second head is the smallest that is kept, negative, where no row's weight is 1. So chain-1, which
+    # flushes all of its products, sums them to −0, and no padding follows that would take the sign away.
+    values[:, 1, 0] = -(2.0**-60) if isinstance(by, Fused) else -LEAST
     for row, place in enumerate(range(queries_at, count)):
         values[scores[row, :, : place + 1].argmax(axis=-1), 1, 0] = 0
+    if isinstance(by, Fused):
+        values[::5, 0, 1], values[1::5, 0, 1] = 2.0**20, 2.0**-60
+    else:
+        queries[-1, 0, 2] = INFINITY
     windows = []
-    for window in (0, 1, 20):
+    for window in (0, 1, 20, 150) if isinstance(by, Fused) else (0, 1, 20):
         out = by.attention(queries, keys, values, queries_at, window)
         windows.append({"window": window, "out": rows(by, out.reshape(len(out), -1))})
     return {

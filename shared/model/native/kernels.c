@@ -11,19 +11,20 @@
 #include <immintrin.h>
 #endif
 
-/* Denormals are read and written as zero everywhere, as VDPBF16PS does. */
-static unsigned flush_denormals(void)
+/* Round to nearest; denormals are read and written as zero, as VDPBF16PS does, or kept. */
+static unsigned set_denormals(int kept)
 {
 #if defined(__x86_64__)
     const unsigned before = _mm_getcsr();
-    _mm_setcsr((before & ~0x6000u) | 0x8040u);
+    _mm_setcsr((before & ~0xe040u) | (kept ? 0 : 0x8040u));
     return before;
 #elif defined(__aarch64__)
     uint64_t before;
     __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" ::"r"((before & ~0xc00000ull) | 0x1000000ull));
+    __asm__ volatile("msr fpcr, %0" ::"r"((before & ~0x1c00000ull) | (kept ? 0 : 0x1000000ull)));
     return (unsigned)before;
 #else
+    (void)kept;
     return 0;
 #endif
 }
@@ -38,6 +39,10 @@ static void restore_denormals(unsigned before)
     (void)before;
 #endif
 }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
+#endif
 
 #include "pool.h"
 
@@ -89,6 +94,8 @@ typedef struct {
 } Attention;
 
 #define GROUP 16 /* units of a group of pairs-32 */
+#define SEGMENT (2 * BLOCK) /* positions over which fused attention is summed at a time */
+#define TILE (32 * 4 * LANES) /* elements of the largest tile */
 #define PLACES (GROUPED ? 2 * GROUP : LANES) /* positions of one step of the sum over values */
 #define PHASES 8 /* of one layer */
 #define NEAR 4    /* rows of one piece where rows are dealt */
@@ -118,6 +125,7 @@ typedef struct {
 #define SUFFIX avx512bf16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
 #define LANES_AVX512BF16
+#define WITHOUT_FUSED /* for which its instructions are of no use */
 #include "kinds.h"
 
 #if defined(__clang__) || __GNUC__ >= 11 /* older compilers do not know the unit */
@@ -129,6 +137,7 @@ static _Thread_local int tiles_of; /* how many rows this thread's tiles are conf
 #define TARGET __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
 #define LANES_AMX
 #define WITHOUT_CHAIN /* which this unit does not compute */
+#define WITHOUT_FUSED
 #include "kinds.h"
 #endif
 #endif
@@ -137,20 +146,22 @@ typedef struct {
     Region layers[KINDS], norm[KINDS], linear[KINDS];
 } Variant;
 
-#define KINDS_OF(f, s, t) {f##_##s##_singles, f##_##s##_pairs, f##_##t##_pairs32}
-#define VARIANT(s, t) {KINDS_OF(layers, s, t), KINDS_OF(norm, s, t), KINDS_OF(linear, s, t)}
+#define KINDS_OF(f, s, t, u) {f##_##s##_singles, f##_##s##_pairs, f##_##t##_pairs32, f##_##u##_fused16, f##_##u##_fused8}
+#define VARIANT(s, t, u) {KINDS_OF(layers, s, t, u), KINDS_OF(norm, s, t, u), KINDS_OF(linear, s, t, u)}
 static const Variant variants[] = {
-    VARIANT(portable, portable),
+    VARIANT(portable, portable, portable),
 #if defined(__x86_64__)
-    VARIANT(avx2, avx2),
-    VARIANT(avx512, avx512),
-    VARIANT(avx512bf16, avx512bf16),
+    VARIANT(avx2, avx2, avx2),
+    VARIANT(avx512, avx512, avx512),
+    VARIANT(avx512bf16, avx512bf16, avx512),
 #ifdef WITH_AMX
-    VARIANT(avx512bf16, amx),
+    VARIANT(avx512bf16, amx, avx512),
 #endif
 #endif
 };
 static int chosen[KINDS];
+
+static int keeps_denormals(int64_t kind) { return kind == FUSED_16 || kind == FUSED_8; }
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -326,7 +337,8 @@ static Layout layout(const Shape *shape, int64_t layers, const Batch *batch)
     PART(positions, rows * 8);
     PART(row_blocks, rows * 8);
     PART(tasks, tasks * shape->kv_heads * (int64_t)sizeof(Task));
-    at.scratch_bytes = lines(16 * longest + queries * (4 + shape->head_dim * 4 + longest * BLOCK * 4) + 8 * 8 * LANES * 4);
+    if (keeps_denormals(shape->kind)) at.scratch_bytes = lines(queries * (8 + shape->head_dim * 6 + SEGMENT * 4));
+    else at.scratch_bytes = lines(16 * longest + queries * (4 + shape->head_dim * 4 + longest * BLOCK * 4) + 8 * 8 * LANES * 4);
     at.scratch = end;
 #undef PART
     return at;
@@ -362,15 +374,16 @@ void cf_layers(const Shape *shape, const Layer *layers, int64_t count, const Bat
             }
     }
     run(variants[chosen[shape->kind]].layers[shape->kind], &pass, (Phase *)(base + at.phases), PHASES * count,
-        (bytes - 64 - at.scratch) / at.scratch_bytes); /* threads may have been added since the workspace was measured */
+        (bytes - 64 - at.scratch) / at.scratch_bytes, keeps_denormals(shape->kind)); /* threads may have been added since the workspace was measured */
 }
 
 void cf_norm(const Shape *shape, const float *states, const float *weight, int64_t rows, void *out)
 {
-    run(variants[chosen[shape->kind]].norm[shape->kind], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[shape->kind]].norm[shape->kind], &(NormCall){shape, states, weight, rows, out}, &(Phase){0}, 1, MAX_THREADS,
+        keeps_denormals(shape->kind));
 }
 
 void cf_linear(const Matrix *matrix, const void *x, int64_t rows, int kind, float *out)
 {
-    run(variants[chosen[kind]].linear[kind], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS);
+    run(variants[chosen[kind]].linear[kind], &(LinearCall){matrix, x, rows, out}, &(Phase){0}, 1, MAX_THREADS, keeps_denormals(kind));
 }

@@ -11,7 +11,7 @@
 #define LANES 16
 #define BLOCK 64 /* positions of one KV block */
 
-enum { SINGLES, PAIRS_CHAIN, PAIRS_32, KINDS }; /* float32 by chain-1; bfloat16 by chain-1; bfloat16 by pairs-32 */
+enum { SINGLES, PAIRS_CHAIN, PAIRS_32, FUSED_16, FUSED_8, KINDS }; /* float32 by chain-1; bfloat16 by each arithmetic */
 
 typedef struct {
     const uint32_t *data; /* packed weight */

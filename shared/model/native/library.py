@@ -16,9 +16,9 @@ LANES = 16
 """Output rows of one panel of a packed weight."""
 VARIANTS = ("portable", "avx2", "avx512", "avx512-bf16", "amx")
 """All variants give the same bits; the index is the kernels' number for each."""
-SINGLES, PAIRS_CHAIN, PAIRS_32 = range(3)
-KINDS = 3
-"""Kinds of units and of sums: float32 by chain-1, bfloat16 by chain-1, bfloat16 by pairs-32."""
+SINGLES, PAIRS_CHAIN, PAIRS_32, FUSED_16, FUSED_8 = range(5)
+KINDS = 5
+"""Kinds of units and of sums: float32 by chain-1, and bfloat16 by each arithmetic."""
 TRIALS = 5
 """Products by which a variant's speed is measured at start: about 50 µs each."""
 

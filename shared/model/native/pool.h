@@ -33,6 +33,7 @@ static struct {
     Region region;
     void *argument;
     Phase *phases;
+    int keep; /* denormals */
 } team = {
     .call = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .made = 1, .count = 1
 };
@@ -59,7 +60,7 @@ static void meet(Thread *me, int64_t pieces)
 static void take_part(int index, unsigned word)
 {
     Thread me = {index, (int)(word % 1024), team.phases};
-    const unsigned control = flush_denormals();
+    const unsigned control = set_denormals(team.keep);
     team.region(&me, team.argument);
     restore_denormals(control);
 }
@@ -92,8 +93,9 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* Run the region with this many phases on at most `most` threads; return when it is done and no thread is in it any more. */
-static void run(Region region, void *argument, Phase *phases, int64_t count, int64_t most)
+/* Run the region with this many phases on at most `most` threads, keeping denormals or not; return when it is done and no thread is in
+ * it any more. */
+static void run(Region region, void *argument, Phase *phases, int64_t count, int64_t most, int keep)
 {
     pthread_mutex_lock(&team.call);
     for (int64_t i = 0; i < count; i++) {
@@ -103,6 +105,7 @@ static void run(Region region, void *argument, Phase *phases, int64_t count, int
     team.region = region;
     team.argument = argument;
     team.phases = phases;
+    team.keep = keep;
     const int64_t threads = most < team.count ? most : team.count;
     const unsigned word = (atomic_load(&team.word) / 1024 + 1) * 1024 + (unsigned)threads;
     if (threads > 1) {

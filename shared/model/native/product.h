@@ -1,10 +1,12 @@
-/* Matrix products, in tiles. Included once for each variant and kind, with NAME, PAIRS and GROUPED defined.
+/* Matrix products, in tiles. Included once for each variant and kind, with NAME, PAIRS, GROUPED and FUSED defined.
  *
- * An element of a product is a sum over the units in one of two orders (protocol §7.2); neither the rows that share a tile nor
+ * An element of a product is a sum over the units in one of these orders (protocol §7.2); neither the rows that share a tile nor
  * the thread can change it:
  *   chain-1   one chain, acc = madd(acc, w, x) from +0 (within a unit of two bfloat16 as `madd_pairs` in vector.h)
  *   pairs-32  (GROUPED) over groups of 16 units, acc = acc + (even + odd): chains of fma from +0 over the even and over the odd elements
+ *   fused-16, fused-8   see fused.h, which has their tiles
  */
+#if !FUSED
 #if !GROUPED
 
 /* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued if `add`. */
@@ -210,6 +212,7 @@ static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64
 }
 
 #endif
+#endif
 
 /* ---- matrix products ------------------------------------------------------------------------------------------------ */
 
@@ -222,11 +225,30 @@ FN V16 NAME(silu_times)(V16 g, V16 u)
     return NAME(mul)(NAME(divide)(NAME(mul)(g, top), NAME(add)(NAME(set1)(1.0f), e)), u);
 }
 
+/* a within ±most. */
+FN V16 NAME(limit)(V16 a, float most)
+{
+    const U16 sign = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x80000000u)), magnitude = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x7fffffffu));
+    const U16 bound = NAME(bits)(NAME(set1)(most));
+    return NAME(floats)(NAME(select_above)(magnitude, bound, NAME(oru)(sign, bound), NAME(bits)(a)));
+}
+
+/* Each lane rounded to bfloat16, in the lower half. */
+FN U16 NAME(to_units)(V16 a)
+{
+#if FUSED
+    const U16 b = NAME(bits)(NAME(limit)(a, 0x1p40f)), odd = NAME(andu)(NAME(right)(b, 16), NAME(set1u)(1));
+    return NAME(right)(NAME(addu)(NAME(addu)(b, NAME(set1u)(0x7fff)), odd), 16);
+#else
+    return NAME(to_bf16)(a);
+#endif
+}
+
 /* Store sixteen floats as elements column … column+15 of a row of units. */
 FN void NAME(store_units)(uint32_t *row, int64_t column, V16 a)
 {
 #if PAIRS
-    NAME(store_lower)((uint16_t *)row + column, NAME(to_bf16)(a));
+    NAME(store_lower)((uint16_t *)row + column, NAME(to_units)(a));
 #else
     const U16 magnitude = NAME(andu)(NAME(bits)(a), NAME(set1u)(0x7fffffffu));
     NAME(storeu)(row + column, NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0x7fc00000u), NAME(bits)(a)));
@@ -247,6 +269,9 @@ FN void NAME(finish)(const Product *job, int64_t row, int64_t panel, V16 a, V16 
         return;
     }
     float *out = (float *)job->out + row * columns + column;
+#if FUSED
+    a = NAME(add)(a, NAME(set1)(0.0f)); /* the sign of a zero is not defined before */
+#endif
     a = NAME(biased)(job->matrix, panel, a);
     if (column + LANES <= columns) {
         NAME(store)(out, job->kind == ADD_TO ? NAME(add)(NAME(load)(out), a) : a);
@@ -267,7 +292,7 @@ static TARGET void NAME(product)(Thread *me, const Product *job)
     const int64_t most = (1 << 17) / (units * 64) / width * width;
     chunk = chunk > most ? most : chunk;
     chunk = chunk < width ? width : chunk;
-    float a[8 * 8 * LANES], b[8 * 8 * LANES];
+    float a[TILE], b[TILE];
     for (int64_t first; (first = deal(me) * chunk) < panels; done(me)) {
         const int64_t last = first + chunk < panels ? first + chunk : panels;
         for (int64_t row = 0; row < job->rows; row += TALL) {

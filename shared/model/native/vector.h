@@ -2,7 +2,7 @@
  *
  * Included once for each variant and kind (see kernels.c), with SUFFIX, KIND, TARGET and exactly one of LANES_AMX, LANES_AVX512BF16,
  * LANES_AVX512, LANES_AVX2, LANES_PORTABLE defined. Every operation here is one IEEE 754 operation per lane (round to nearest even, denormals
- * flushed: see `flush_denormals` in kernels.c), so all variants give the same bits.
+ * flushed or kept: see `set_denormals` in kernels.c), so all variants give the same bits.
  */
 
 #define FN static inline __attribute__((always_inline, unused)) TARGET
@@ -96,7 +96,12 @@ FN U16 NAME(oru)(U16 a, U16 b) { EACH(U16, a.v[i] | b.v[i]); }
 FN U16 NAME(left)(U16 a, int n) { EACH(U16, a.v[i] << n); }
 FN U16 NAME(right)(U16 a, int n) { EACH(U16, a.v[i] >> n); }
 FN U16 NAME(select_above)(U16 x, U16 y, U16 a, U16 b) { EACH(U16, x.v[i] > y.v[i] ? a.v[i] : b.v[i]); }
-FN void NAME(store_lower)(uint16_t *p, U16 a) { for (int i = 0; i < 16; i++) p[i] = (uint16_t)a.v[i]; }
+FN void NAME(store_lower)(uint16_t *p, U16 a)
+{
+    uint16_t lower[16];
+    for (int i = 0; i < 16; i++) lower[i] = (uint16_t)a.v[i];
+    memcpy(p, lower, sizeof lower);
+}
 #undef EACH
 
 #endif

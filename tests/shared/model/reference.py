@@ -1,148 +1,26 @@
-"""Protocol §7.2 in numpy, operation by operation, written from its text: no kernels, no torch, nothing fast.
-
-Numbers are float32 arrays, those of type T included (each bfloat16 is a float32). An operation is computed exactly or nearly
-so in float64 and rounded once by `single`: a product of two float32 is exact there, and sums, quotients and roots that are
-rounded to 53 bits round to 24 as the exact ones do. Only the sum of an fma needs more (see `fma`).
-"""
+"""Protocol §7.2 in numpy, operation by operation, written from its text: no kernels, no torch, nothing fast."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from functools import wraps
-from typing import Any, Final, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from shared.model.config import ModelConfig
 from shared.model.rope import Rope
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-LEAST: Final = 2.0**-126
-"""The smallest normal float32."""
-TINY: Final = LEAST * (1 - 2.0**-25)
-"""A magnitude below this rounds to less than LEAST, with 24 bits and unbounded exponent."""
-INFINITY: Final = np.float32(np.inf)
-NAN: Final = np.array(0x7FC00000, np.uint32).view(np.float32)[()]
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def quiet(function: Function) -> Function:
-    """Let infinities and NaN arise without a warning."""
-
-    @wraps(function)
-    def within(*arguments: Any, **named: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return function(*arguments, **named)
-
-    return within  # type: ignore[return-value]
-
-
-# ---- §7.2.2: operations ---------------------------------------------------------------------------------------------
-
-
-def read(x: ArrayLike) -> Doubles:
-    """Return operands as float64; a subnormal one is the zero of its sign."""
-    wide = np.asarray(x, np.float32).astype(np.float64)
-    return np.where(np.abs(wide) < LEAST, np.copysign(0.0, wide), wide)
-
-
-def single(x: Doubles) -> Floats:
-    """Round a result to float32; a tiny one is the zero of its sign."""
-    with np.errstate(all="ignore"):
-        return np.where(np.abs(x) < TINY, np.copysign(0.0, x), x).astype(np.float32)
-
-
-@quiet
-def add(a: ArrayLike, b: ArrayLike) -> Floats:
-    """Return a + b."""
-    return single(read(a) + read(b))
-
-
-@quiet
-def multiply(a: ArrayLike, b: ArrayLike) -> Floats:
-    """Return a · b."""
-    return single(read(a) * read(b))
-
-
-@quiet
-def divide(a: ArrayLike, b: ArrayLike) -> Floats:
-    """Return a / b."""
-    return single(read(a) / read(b))
-
-
-@quiet
-def root(a: ArrayLike) -> Floats:
-    """Return the square root."""
-    return single(np.sqrt(read(a)))
-
-
-@quiet
-def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
-    """Return a · b + c, rounded once.
-
-    The sum may have more than 53 bits. It is rounded to the odd one of its two neighbours in float64: this lies on the same side
-    of every float32, and of the middle of every two, as the exact sum does.
-    """
-    product, addend = read(a) * read(b), read(c)
-    total = product + addend
-    part = total - product
-    rest = (product - (total - part)) + (addend - part)  # total + rest is exact
-    even = total.view(np.int64) & 1 == 0
-    inexact = np.isfinite(rest) & (rest != 0)
-    toward = np.nextafter(total, np.copysign(np.inf, rest))
-    return single(np.where(inexact & even, toward, total))
-
-
-def bfloat16(x: ArrayLike) -> Floats:
-    """Round to bfloat16."""
-    values = np.asarray(x, np.float32)
-    bits = values.view(np.uint32)
-    kept, rest = bits & np.uint32(0xFFFF0000), bits & np.uint32(0xFFFF)
-    up = (rest > 0x8000) | ((rest == 0x8000) & (kept & np.uint32(0x10000) != 0))
-    rounded = np.where(up & ~np.isnan(values), kept + np.uint32(0x10000), kept).view(np.float32)
-    rounded = np.where(np.abs(values) < LEAST, np.copysign(np.float32(0), values), rounded)
-    return np.where(np.isnan(values), NAN, rounded)
-
-
-def padded(x: Floats, group: int) -> Floats:
-    """Return rows with +0 after each, up to a multiple of `group`."""
-    missing = -x.shape[-1] % group
-    return np.concatenate([x, np.zeros((*x.shape[:-1], missing), np.float32)], axis=-1)
-
-
-def by_halves(lanes: Floats) -> Floats:
-    """Return the sum of sixteen lanes (…, 16)."""
-    while (half := lanes.shape[-1] // 2) > 0:
-        lanes = add(lanes[..., :half], lanes[..., half:])
-    return lanes[..., 0]
-
-
-def lanes_of(x: Floats) -> list[Floats]:
-    """Return the elements (…, N) that go to the sixteen lanes, sixteen at a time."""
-    wide = padded(x, 16)
-    return [wide[..., at : at + 16] for at in range(0, wide.shape[-1], 16)]
-
+from tests.shared.model.operations import (
+    INFINITY,
+    NAN,
+    Floats,
+    Operations,
+    bfloat16,
+    lanes_of,
+    padded,
+)
 
 # ---- §7.2.6: functions and tables -----------------------------------------------------------------------------------
-
-
-def exp(x: ArrayLike) -> Floats:
-    """Return the exponential of float32 numbers up to 0."""
-    x = np.asarray(x, np.float32)
-    near = np.where(x >= -86, x, np.float32(0))
-    t = fma(near, float.fromhex("0x1.715476p+0"), float.fromhex("0x1.8p+23"))
-    n = add(t, -float.fromhex("0x1.8p+23"))
-    r = fma(n, -float.fromhex("0x1.62e4p-1"), near)
-    r = fma(n, -float.fromhex("0x1.7f7d1cp-20"), r)
-    p = np.full_like(near, float.fromhex("0x1.6c16c2p-10"))
-    for c in ("0x1.111112p-7", "0x1.555556p-5", "0x1.555556p-3", "0x1p-1", "0x1p+0", "0x1p+0"):
-        p = fma(p, r, float.fromhex(c))
-    scaled = np.ldexp(p, n.astype(np.int32))
-    return np.where(np.isnan(x), x, np.where(x < -86, np.float32(0), scaled))
 
 
 def exp_64(x: float) -> float:
@@ -239,8 +117,8 @@ def angles(of: Floats, positions: range) -> tuple[Floats, Floats]:
 # ---- §7.2.2 and §7.2.3: the arithmetics -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
+@dataclass(frozen=True)
+class Arithmetic(Operations):
     """One arithmetic with one T."""
 
     name: str
@@ -262,6 +140,10 @@ class Arithmetic:
         clamped = np.clip(x, -most.view(np.float32), most.view(np.float32))
         return self.rounded(np.where(np.isnan(x), np.float32(0), clamped))
 
+    def stored_value(self, x: Floats) -> Floats:
+        """Return values as they are stored."""
+        return self.stored(x)
+
     def product(self, x: Floats, w: Floats, bias: Floats | None = None) -> Floats:
         """Return sums (…) of products over the last axis, which is as wide as what is multiplied; the others broadcast."""
         x, w = padded(x, self.group), padded(w, self.group)
@@ -270,14 +152,14 @@ class Arithmetic:
             for first in range(0, x.shape[-1], 32):
                 even = odd = np.zeros_like(out)
                 for k in range(first, first + 32, 2):
-                    even = fma(x[..., k], w[..., k], even)
-                    odd = fma(x[..., k + 1], w[..., k + 1], odd)
-                out = add(out, add(even, odd))
+                    even = self.fma(x[..., k], w[..., k], even)
+                    odd = self.fma(x[..., k + 1], w[..., k + 1], odd)
+                out = self.add(out, self.add(even, odd))
         else:
             for k in range(x.shape[-1]):
                 place = k ^ 1 if self.dtype == "bfloat16" else k
-                out = fma(x[..., place], w[..., place], out)
-        return out if bias is None else add(out, bias)
+                out = self.fma(x[..., place], w[..., place], out)
+        return out if bias is None else self.add(out, bias)
 
     def matrix(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
         """Return the products (R, out) of rows (R, in) with a matrix (out, in)."""
@@ -296,23 +178,25 @@ class Arithmetic:
         """Return the norm of rows (…, D), not rounded to T."""
         lanes = np.zeros((*x.shape[:-1], 16), np.float32)
         for part in lanes_of(x):
-            lanes = fma(part, part, lanes)
-        mean = divide(by_halves(lanes), np.float32(x.shape[-1]))
-        r = divide(np.float32(1), root(add(mean, np.float32(eps))))
-        return multiply(multiply(x, r[..., None]), weight)
+            lanes = self.fma(part, part, lanes)
+        mean = self.divide(self.by_halves(lanes), np.float32(x.shape[-1]))
+        r = self.divide(np.float32(1), self.root(self.add(mean, np.float32(eps))))
+        return self.multiply(self.multiply(x, r[..., None]), weight)
 
     def rotated(self, heads: Floats, cosines: Floats, sines: Floats) -> Floats:
         """Return heads (…, D) turned by angles (…, D / 2)."""
         a, b = np.split(heads, 2, axis=-1)
-        low = fma(-b, sines, multiply(a, cosines))
-        high = fma(a, sines, multiply(b, cosines))
+        low = self.fma(-b, sines, self.multiply(a, cosines))
+        high = self.fma(a, sines, self.multiply(b, cosines))
         return np.concatenate([low, high], axis=-1)
 
     def gated(self, g: Floats, u: Floats) -> Floats:
         """Return silu(g) · u, rounded to T."""
-        e = exp(-np.abs(g))
+        e = self.exp(-np.abs(g))
         t = np.where(g >= 0, np.float32(1), e)
-        return self.rounded(multiply(divide(multiply(g, t), add(np.float32(1), e)), u))
+        return self.rounded(
+            self.multiply(self.divide(self.multiply(g, t), self.add(np.float32(1), e)), u)
+        )
 
     def attention(
         self, queries: Floats, keys: Floats, values: Floats, first: int, window: int
@@ -326,19 +210,19 @@ class Arithmetic:
         own = np.arange(heads) // (heads // shared)
         scale = np.float32(float(1 / Decimal(width).sqrt()))
         products = self.product(queries[:, :, None], keys[:, own].swapaxes(0, 1)[None])
-        scores = multiply(products, scale)  # (R, heads, positions)
+        scores = self.multiply(products, scale)  # (R, heads, positions)
         row, place = np.arange(first, first + len(queries))[:, None], np.arange(count)
         seen = (place <= row) & ((place > row - window) | (window == 0))
         seen = np.broadcast_to(seen[:, None], scores.shape)
         counted = np.where(seen & ~np.isnan(scores), scores, -INFINITY)
         most = counted.max(axis=-1, keepdims=True)
-        weights = self.rounded(exp(np.where(seen, add(scores, -most), -INFINITY)))
+        weights = self.rounded(self.exp(np.where(seen, self.add(scores, -most), -INFINITY)))
         lanes = np.zeros((*weights.shape[:-1], 16), np.float32)
         for part in lanes_of(weights):
-            lanes = add(lanes, part)
+            lanes = self.add(lanes, part)
         columns = values[:, own].transpose(1, 2, 0)[None]  # (1, heads, D, positions)
-        sums = add(self.product(weights[:, :, None], columns), np.float32(0))
-        return self.rounded(divide(sums, by_halves(lanes)[..., None]))
+        sums = self.add(self.product(weights[:, :, None], columns), np.float32(0))
+        return self.rounded(self.divide(sums, self.by_halves(lanes)[..., None]))
 
 
 # ---- §7.2.5: the pass -----------------------------------------------------------------------------------------------
@@ -394,9 +278,9 @@ class Model:
             return by.rotated(found, cosines, sines)
 
         h = self._norm(x, f"{prefix}input_layernorm")
-        q, k, v = by.rounded(turned("q")), by.stored(turned("k")), by.stored(heads("v"))
+        q, k, v = by.rounded(turned("q")), by.stored(turned("k")), by.stored_value(heads("v"))
         a = by.attention(q, k, v, 0, c.layer_windows[layer]).reshape(len(x), -1)
-        x = add(x, by.by_heads(a, weight("self_attn.o_proj"), c.head_dim))
+        x = by.add(x, by.by_heads(a, weight("self_attn.o_proj"), c.head_dim))
         h = self._norm(x, f"{prefix}post_attention_layernorm")
         y = by.gated(by.matrix(h, weight("mlp.gate_proj")), by.matrix(h, weight("mlp.up_proj")))
-        return add(x, by.matrix(y, weight("mlp.down_proj")))
+        return by.add(x, by.matrix(y, weight("mlp.down_proj")))

@@ -16,8 +16,10 @@ from shared.model.backend import Span, blocks_for
 from shared.model.config import MOST_POSITIONS
 from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder
+from shared.model.fused import FUSED
 from shared.model.native.library import kernels
 from tests.shared.model import tiny
+from tests.shared.model.reference_fused import Fused
 
 BY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.arithmetic} {kind.dtype}")
 fmaf = ctypes.CDLL("libm.so.6").fmaf
@@ -39,6 +41,9 @@ def element(kind: Kind, row: Tensor, weight: Tensor) -> float:
     """One element of a product, as the protocol defines it (§7.2)."""
     if kind.arithmetic == "pairs-32":
         return pairs(row, weight)
+    if kind.arithmetic in FUSED:
+        by = Fused(kind.arithmetic, "bfloat16")
+        return float(by.product(row.float().numpy(), weight.float().numpy()))
     order = list(range(len(row)))
     if row.dtype == torch.bfloat16:  # pairs, the odd one first
         order = [place ^ 1 for place in order]
@@ -82,6 +87,44 @@ def test_pairs_32_is_its_definition_in_a_million_elements():
     for variant in range(kernels().best + 1):
         kernels().use(variant)
         assert np.array_equal(Packed(kind, weight).linear(x).numpy(), acc)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_sums_are_the_definitions_in_ten_million_hostile_outputs(name):
+    """The portable kernels are held to the definition in numpy, and all others to the portable ones."""
+    kind, by = kind_of(name, torch.bfloat16), Fused(name, "bfloat16")
+    for seed in range(10):
+        x = wild(1000, 48, seed=seed, most=2.0**40)
+        weight = wild(1040, 48, seed=seed + 100, most=2.0**32)
+        packed, found = Packed(kind, weight), []
+        for variant in range(kernels().best + 1):
+            kernels().use(variant)
+            found.append(packed.linear(x).view(torch.int32))
+        assert all(torch.equal(found[0], other) for other in found[1:])
+        part = by.matrix(x[:50].float().numpy(), weight[:200].float().numpy())
+        assert np.array_equal(found[0][:50, :200].numpy(), part.view(np.int32))
+
+
+def wild(rows: int, columns: int, *, seed: int, most: float) -> Tensor:
+    """Each row of one kind: ordinary, all alike, tiny, subnormal, sparse, largest, or any bits up to `most`."""
+    made = np.random.default_rng(seed)
+    lows, highs = zip(
+        (118, 132), (127, 128), (0, 70), (0, 3), (57, 95), (140, 168), (0, 168), strict=True
+    )
+    kinds = made.integers(0, len(lows), rows)
+    low, high = np.array(lows)[kinds, None], np.array(highs)[kinds, None]
+    fields = np.broadcast_to(made.integers(low, high, (rows, columns)), (rows, columns))
+    bits = (
+        made.integers(0, 128, (rows, columns))
+        | fields << 7
+        | made.integers(0, 2, (rows, columns)) << 15
+    )
+    bits = np.where((kinds == 1)[:, None] & (made.random((rows, columns)) < 0.98), 0x3FFF, bits)
+    bits = np.where(
+        made.random((rows, columns)) < made.choice([0, 0.1, 0.9], (rows, 1)), bits & 0x8000, bits
+    )
+    values = torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+    return values.clamp(-most, most)
 
 
 def hostile(*shape: int, seed: int) -> Tensor:
@@ -132,7 +175,13 @@ def test_variants_threads_and_company_give_the_same_bits(kind, rows, outs, units
 
 @pytest.mark.parametrize(
     ("dtype", "arithmetic"),
-    [("bfloat16", "chain-1"), ("float32", "chain-1"), ("bfloat16", "pairs-32")],
+    [
+        ("bfloat16", "chain-1"),
+        ("float32", "chain-1"),
+        ("bfloat16", "pairs-32"),
+        ("bfloat16", "fused-16"),
+        ("bfloat16", "fused-8"),
+    ],
 )
 def test_a_whole_pass_has_the_same_bits_in_every_variant(dtype, arithmetic):
     config = tiny.config(dtype=dtype)
@@ -170,6 +219,8 @@ def test_threads_that_join_after_the_workspace_was_measured_stay_out_of_it(monke
 def test_denormals_and_nan_are_the_same_in_every_variant(kind):
     dtype = kind.dtype
     extreme = torch.tensor([1e-40, -1e-38, 3e38, -3e38, float("inf"), float("nan"), 0.0, -0.0])
+    if kind.arithmetic in FUSED:  # not defined beyond
+        extreme = extreme.nan_to_num(1.0).clamp(-(2.0**40), 2.0**40)
     x = extreme.repeat(4, 2).to(dtype) * torch.tensor([[1.0], [1e-3], [-1.0], [0.5]]).to(dtype)
     weight = noise(16, 16).to(dtype)
     seen = []

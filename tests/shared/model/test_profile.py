@@ -111,12 +111,17 @@ def test_the_command_prints_every_arithmetic_that_is_asked_for(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tiny.config_json(dtype="bfloat16")))
     run = partial(CliRunner().invoke, command, catch_exceptions=False)
     every = json.loads(run(["profile", str(tmp_path), "--arithmetic", "all", "--json"]).stdout)
-    assert [each["profile"]["arithmetic"] for each in every] == ["chain-1", "pairs-32"]
+    assert [each["profile"]["arithmetic"] for each in every] == [
+        "chain-1",
+        "pairs-32",
+        "fused-16",
+        "fused-8",
+    ]
     for each in every:
         name = each["profile"]["arithmetic"]
         one = run(["profile", str(tmp_path), "--arithmetic", name, "--json"])
         assert json.loads(one.stdout) == each
-    assert run(["profile", str(tmp_path), "--arithmetic", "all"]).stdout.count("probe") == 2
+    assert run(["profile", str(tmp_path), "--arithmetic", "all"]).stdout.count("probe") == 4
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
