@@ -20,9 +20,10 @@ from shared.model import functions
 from shared.model.backend import Backend, Span, blocks_for
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder
+from shared.model.fused import FUSED
 from shared.model.rope import Rope
 from shared.model.sampler import Sampler
-from shared.model.weights import HEAD, Weights, dtype_of, expected_shapes
+from shared.model.weights import EMBEDDING, HEAD, Weights, dtype_of, expected_shapes
 from shared.statements.request import SamplingSettings
 
 Floats = NDArray[np.float32]
@@ -44,6 +45,8 @@ class Case:
     passes: Passes
     gain: float = 1.0
     """A power of two that scales matrices: scores and gates spread so wide that exponentials of all sizes occur."""
+    strained: bool = False
+    """Whether values and gates go beyond what the fused arithmetics keep of them."""
 
 
 PLAIN = ModelConfig(
@@ -100,8 +103,10 @@ DISTANT = replace(
     max_positions=8192,
     layer_windows=(5,),
 )
+STRAINED = replace(PLAIN, layers=1, layer_windows=(0,), heads=4, rms_norm_eps=1e-12)
 CASES = (Case(PLAIN, TWO), Case(BIASED, TWO, gain=4.0), Case(NORMED, TWO), Case(DISTANT, FAR))
 """Samplers choose from the logits of the first one. Each has the dtype asked for."""
+FUSED_CASES = (*CASES, Case(STRAINED, TWO, strained=True))
 
 SEED = bytes(range(32))
 PROMPT = range(0, 256, 3)
@@ -125,7 +130,7 @@ def probe(dtype: str, backend: Backend) -> str:
     """Run everything for a checkpoint's dtype and return the hash, in hex. UNSUPPORTED where the backend lacks that dtype."""
     found = sha256()
     rows: list[Floats] = []
-    for case in CASES:
+    for case in FUSED_CASES if backend.arithmetic in FUSED else CASES:
         for states, logits in _run(replace(case.config, dtype=dtype), case, backend):
             found.update(states)
             found.update(logits.tobytes())
@@ -139,6 +144,8 @@ def probe(dtype: str, backend: Backend) -> str:
 def _run(config: ModelConfig, case: Case, backend: Backend) -> Iterator[tuple[bytes, Floats]]:
     """Yield for each pass the hidden states with a biased product of them, and the logits."""
     weights = _weights(config, case.gain)
+    if case.strained:
+        _strain(config, weights)
     decoder = Decoder(config, weights, backend)
     keys = weights["model.layers.0.self_attn.k_proj.weight"].to(decoder.dtype)
     product = backend.pack(keys, _made("bias", (config.kv_width,)))
@@ -165,6 +172,23 @@ def _weights(config: ModelConfig, gain: float) -> Weights:
     if HEAD in made:
         made[HEAD][1] *= 2.0**-120
     return {name: values.to(dtype_of(config)) for name, values in made.items()}
+
+
+def _strain(config: ModelConfig, weights: Weights) -> None:
+    """Make some values smaller or larger than what is kept, and gates larger, and let the next matrix make up for it.
+
+    States are small, so that the smallest of these are seen in them.
+    """
+    prefix, width = "model.layers.0.", config.head_dim
+    values = weights[f"{prefix}self_attn.v_proj.weight"].unflatten(0, (-1, width))
+    after = weights[f"{prefix}self_attn.o_proj.weight"].unflatten(1, (-1, width))
+    for first, size, back in ((0, 2.0**-52, 2.0**32), (1, 2.0**29, 2.0**-49)):
+        values[:, first::3] *= size
+        after[:, :, first::3] *= back
+    for name in ("gate", "up"):
+        weights[f"{prefix}mlp.{name}_proj.weight"][::4] *= 2.0**29
+    weights[f"{prefix}mlp.down_proj.weight"][:, ::4] *= 2.0**-68
+    weights[EMBEDDING] *= 2.0**-24
 
 
 def _made(name: str, shape: tuple[int, ...], gain: float = 1.0) -> torch.Tensor:

@@ -43,17 +43,60 @@ OTHERS = {
     ),
 }
 """The same in any batch, but not what is defined."""
+OF_FUSED = {
+    "sums are rounded": ("wide &= ~(uint64_t)0x1fffffff;", ""),
+    "one bit less is kept of each term": ("(FUSED == 16 ? 25 : 24)", "(FUSED == 16 ? 24 : 23)"),
+    "the mean is another quotient": (
+        "(float)total / (float)own * power",
+        "(float)total * (power / (float)own)",
+    ),
+    "tiny values are stored": ("(0x1p-60f)", "(0x1p-70f)"),
+    "large values are stored": ("0x1p20f", "0x1p22f"),
+    "large gates are not limited": ("0x1p40f", "0x1p60f"),
+    "small weights are kept": (
+        "0x41d80000u), NAME(set1u)(0), p)",
+        "0x42ac0000u), NAME(set1u)(0), p)",
+    ),
+    "totals are merged in two roundings": (
+        "__builtin_fmaf(beta[m], (float)sum * 0x1p-23f, alpha[m] * so_far->total)",
+        "beta[m] * ((float)sum * 0x1p-23f) + alpha[m] * so_far->total",
+    ),
+    "outputs are merged in two roundings": (
+        "NAME(fma)(NAME(set1)(beta[m]), now, NAME(mul)(NAME(set1)(alpha[m]), NAME(load)(at)))",
+        "NAME(add)(NAME(mul)(NAME(set1)(beta[m]), now), NAME(mul)(NAME(set1)(alpha[m]), NAME(load)(at)))",
+    ),
+    "a window begins with a segment": ("left = from > first ? from - first : 0", "left = 0"),
+    "denormals are flushed": ("return kind == FUSED_16 || kind == FUSED_8;", "return 0;"),
+}
+"""The same of what only the fused arithmetics have, in the portable kernels."""
+BEYOND_THE_PROBE = (
+    "small weights are kept",
+    "totals are merged in two roundings",
+    "outputs are merged in two roundings",
+)
+"""Those of OF_FUSED that a pass shows once in 10^5 values or less, so that only chosen vectors do."""
 UNCHANGED = "nothing"
 
 
+def without_variants(text: str) -> str:
+    """Return kernels.c with the portable variant alone."""
+    for first in ("#define SUFFIX avx2", "    VARIANT(avx2", "    __builtin_cpu_init();"):
+        assert text.count(f"#if defined(__x86_64__)\n{first}") == 1
+        text = text.replace(f"#if defined(__x86_64__)\n{first}", f"#if 0\n{first}")
+    return text
+
+
 @cache
-def _compiled(name: str, folder: Path) -> Kernels:
+def _compiled(name: str, folder: Path, portable: bool) -> Kernels:
     copytree(SOURCES, folder, ignore=lambda *_: ["__pycache__"], dirs_exist_ok=True)
-    line, changed = (MUTANTS | OTHERS | {UNCHANGED: (UNITS, UNITS)})[name]
+    line, changed = (MUTANTS | OTHERS | OF_FUSED | {UNCHANGED: (UNITS, UNITS)})[name]
     texts = {source: source.read_text(encoding="utf-8") for source in folder.glob("*.[ch]")}
     [(source, text)] = [each for each in texts.items() if line in each[1]]
     assert text.count(line) == 1, "the mutant's line is no longer in the kernels"
     source.write_text(text.replace(line, changed), encoding="utf-8")
+    if portable:
+        kernels = folder / "kernels.c"
+        kernels.write_text(without_variants(kernels.read_text(encoding="utf-8")), encoding="utf-8")
     built = folder / "mutant.so"
     command = ["cc", "-std=gnu11", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
     subprocess.run(
@@ -65,7 +108,7 @@ def _compiled(name: str, folder: Path) -> Kernels:
 _folders: dict[str, Path] = {}
 
 
-def mutated(name: str, factory: pytest.TempPathFactory) -> Kernels:
-    """Return the kernels with that mutation; compiled once a session."""
-    folder = _folders.setdefault(name, factory.mktemp("mutant"))
-    return _compiled(name, folder)
+def mutated(name: str, factory: pytest.TempPathFactory, *, portable: bool = False) -> Kernels:
+    """Return the kernels with that mutation, or the portable ones alone, which compile faster; compiled once a session."""
+    folder = _folders.setdefault(f"{name} {portable}", factory.mktemp("mutant"))
+    return _compiled(name, folder, portable)

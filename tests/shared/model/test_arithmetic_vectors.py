@@ -181,16 +181,16 @@ def test_a_pass(by):
 # ---- what happens within a layer ------------------------------------------------------------------------------------
 
 
-HIDDEN, HOT, BIG, SEEN = 4096, 4, np.float32(2.0**20), 2048
+HIDDEN, HOT, BIG, SEEN = 1024, 4, np.float32(2.0**20), 512
 
 
 @dataclass
 class Bench:
     """One layer whose products give chosen numbers, and whose outputs are seen in its states and its cache.
 
-    A row's state is 2^20 at four places of its own and 0 elsewhere. Its norm is `gain` there: the sum of squares, 2^42, over 4096
-    has the root 2^15, whatever eps is, and weights are gain/32. So a row's products are the sums of its four columns of a matrix,
-    and three parts with 8 bits each make any float32. What attention and gate give goes to states from place 2048 on.
+    A row's state is 2^20 at four places of its own and 0 elsewhere. Its norm is `gain` there: the sum of squares, 2^42, over 1024
+    has the root 2^16, whatever eps is, and weights are gain/16. So a row's products are the sums of its four columns of a matrix,
+    and three parts with 8 bits each make any float32. What attention and gate give goes to states from place 512 on.
     """
 
     by: Arithmetic
@@ -239,17 +239,23 @@ class Bench:
         made["mlp.gate_proj"] = self.columns(nothing if self.gate is None else self.gate)
         made["mlp.up_proj"] = self.columns(nothing if self.up is None else self.up)
         identity = np.zeros((HIDDEN, inner), np.float32)
-        identity[SEEN : SEEN + inner] = np.eye(inner) if self.gate is not None else 0
+        if self.gate is not None:
+            identity[SEEN : SEEN + inner] = np.eye(inner)
         made["mlp.down_proj"] = tensor(self.by, identity)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            made[name] = torch.full((HIDDEN,), self.gain / 32)
+            made[name] = torch.full((HIDDEN,), self.gain / 16)
         if self.norm is not None:
             for name in "qk":
                 made[f"self_attn.{name}_norm"] = torch.from_numpy(self.norm)
         return {f"model.layers.0.{name}.weight": value for name, value in made.items()}
 
-    def run(self, position: int = 0) -> tuple[Floats, KVCache]:
-        """Return states (R, HIDDEN) after the layer, of rows from a position on, and the cache, whose blocks are 1, 2, …"""
+    def run(
+        self, position: int = 0, before: tuple[Floats, Floats] | None = None
+    ) -> tuple[Floats, KVCache]:
+        """Return states (R, HIDDEN) after the layer, of rows from a position on, and the cache, whose blocks are 1, 2, …
+
+        `before` is the keys and values (positions, kv heads · D) of the positions up to there.
+        """
         states = torch.zeros(len(self.q), HIDDEN)
         for row in range(len(states)):
             states[row, HOT * row : HOT * (row + 1)] = float(BIG)
@@ -257,17 +263,21 @@ class Bench:
         blocks = range(1, (position + len(states) - 1) // KV_BLOCK + 2)
         cache_ = stage.cache(len(blocks))
         assert isinstance(cache_, KVCache)
+        if before is not None:
+            width = self.config.head_dim
+            for place, head in product(range(position), range(self.config.kv_heads)):
+                for to, rows in zip(self.places(cache_, place, head), before, strict=True):
+                    kept = tensor(self.by, rows[place, head * width : (head + 1) * width])
+                    to.copy_(self.kind.fill(kept, 0, width).view(to.shape))
         return stage(states, [Rows(len(states), position, blocks)], cache_).numpy(), cache_
 
-    def stored(self, cache_: KVCache, position: int) -> tuple[Tensor, Tensor]:
-        """Return the key and the value (1, D) of the first head, as the cache holds them."""
+    def places(self, cache_: KVCache, position: int, head: int) -> tuple[Tensor, Tensor]:
+        """Return the key (units, elements of a unit) and the value (filled D) of a position and head, as views of the cache."""
         block, place, per = position // KV_BLOCK + 1, position % KV_BLOCK, self.kind.per_unit
         width = self.kind.filled(self.config.head_dim)
-        key = cache_.keys[0][block, 0].view(width // per, KV_BLOCK, per)[:, place].reshape(1, -1)
-        value = cache_.values[0][block, 0].view(KV_BLOCK // per, width, per)[
-            place // per, :, place % per
-        ]
-        return key[:, : self.config.head_dim], value[None, : self.config.head_dim]
+        keys = cache_.keys[0][block, head].view(width // per, KV_BLOCK, per)
+        values = cache_.values[0][block, head].view(KV_BLOCK // per, width, per)
+        return keys[:, place], values[place // per, :, place % per]
 
 
 def config(by: Arithmetic, heads: int, kv_heads: int, width: int, **changes) -> ModelConfig:
@@ -298,10 +308,11 @@ def test_rotation_norms_of_heads_and_what_is_stored(by):
         )
         bench = Bench(by, shape, head, head, head, norm=norm)
         _, cache_ = bench.run(case["position"])
-        key, value = bench.stored(cache_, case["position"])
-        assert (in_hex(by, key), in_hex(by, value)) == ([case["key"]], [case["value"]]), case[
-            "name"
-        ]
+        key, value = (
+            in_hex(by, found.reshape(1, -1)[:, : head.shape[1]])
+            for found in bench.places(cache_, case["position"], 0)
+        )
+        assert (key, value) == ([case["key"]], [case["value"]]), case["name"]
 
 
 @BY
@@ -325,15 +336,15 @@ def test_attention(by):
     case = of(by)["attention"]
     k, v = in_type(by, case["keys"]), in_type(by, case["values"])
     first, wide = case["first_position"], case["heads"] * case["head_dim"]
-    q = np.concatenate([np.zeros((first, wide), np.float32), in_type(by, case["queries"])])
+    q = in_type(by, case["queries"])
     for each, _ in product(case["windows"], variants()):
         shape = config(by, case["heads"], case["kv_heads"], case["head_dim"])
         shape = replace(shape, layer_windows=(each["window"],))
-        states, _ = Bench(by, shape, q, k, v).run()
+        states, _ = Bench(by, shape, q, k[first:], v[first:]).run(first, (k[:first], v[:first]))
         expected = by.add(in_type(by, each["out"]), 0.0)
         expected[np.isnan(expected).any(axis=1)] = NAN
         assert not np.isnan(expected[:-1]).any()
-        for row, values in zip(states[first:, SEEN : SEEN + wide], expected, strict=True):
+        for row, values in zip(states[:, SEEN : SEEN + wide], expected, strict=True):
             assert hexadecimal(row) == hexadecimal(values), each["window"]
 
 

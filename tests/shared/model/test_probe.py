@@ -26,7 +26,12 @@ from shared.model.rope import Rope
 from shared.model.sampler import Sampler
 from shared.model.weights import Weights, compute_dtype
 from shared.statements.request import PPM, SamplingSettings
-from tests.shared.model.mutants import MUTANTS, OTHERS, UNCHANGED, mutated
+from tests.shared.model.mutants import (
+    MUTANTS,
+    OTHERS,
+    UNCHANGED,
+    mutated,
+)
 from tests.shared.model.paged import Paged
 
 DTYPES = ("bfloat16", "float32")
