@@ -43,6 +43,9 @@ from tests.network import stay_on_this_machine
 if TYPE_CHECKING:
     from tests.postgres import Database, PostgresServer
 
+# Triton reads this when it is imported: the GPU's kernels are tested in its interpreter, on machines with and without one.
+os.environ["TRITON_INTERPRET"] = "1"
+
 # Before anything has imported numpy or torch, which read it once.
 for _library in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")

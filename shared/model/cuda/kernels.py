@@ -266,7 +266,8 @@ def heads_kernel(
     turn = position.to(tl.int64) * (E // 2) + pair
     cosine = tl.load(cosines + turn, mask=(row < rows) & (pair < E // 2), other=0.0)
     sine = tl.load(sines + turn, mask=(row < rows) & (pair < E // 2), other=0.0)
-    low, high = tl.fma(-y, sine, x * cosine), tl.fma(x, sine, y * cosine)
+    # Triton's minus is a subtraction from +0, which loses the sign of zeros.
+    low, high = tl.fma(y * -1.0, sine, x * cosine), tl.fma(x, sine, y * cosine)
 
     query_at, key_at = (
         queries + (row * H + head) * P + pair,
