@@ -6,7 +6,7 @@ has fewer belong to no sequence: they write to the null block. Passes with chunk
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Graphs(Generic[Memory]):
         self._function, self._device = function, device
         self._recorded: dict[tuple[int, int], _Recorded] = {}
         self._memory: Memory | None = None
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._records = device.type == "cuda"
 
     def clear(self) -> None:
         """Forget all graphs, because something that they read has moved."""
@@ -49,7 +49,7 @@ class Graphs(Generic[Memory]):
         """Return the function's states; those given may be overwritten."""
         count = len(states)
         rows = next((most for most in ROWS if count <= most), 0)
-        if self._device.type != "cuda" or not rows or len(tables.tiles):
+        if not self._records or not rows or len(tables.tiles):
             self._function(states, tables, memory)
             return states
         if memory is not self._memory:
@@ -67,6 +67,11 @@ class Graphs(Generic[Memory]):
         found.tables.table.copy_(functional.pad(tables.table, (0, shorter, 0, missing)))
         found.graph.replay()
         return found.states[:count].clone()
+
+    def _pool(self) -> Any:
+        """Return the memory that all graphs share: only one runs at a time, and none leaves anything there for later."""
+        first = next(iter(self._recorded.values()), None)
+        return None if first is None else first.graph.pool()
 
     def _record(self, rows: int, segments: int, width: int, memory: Memory) -> _Recorded:
         """Record a pass of rows that all belong to no sequence; it runs once before, so that every kernel is compiled."""
@@ -86,6 +91,6 @@ class Graphs(Generic[Memory]):
         self._function(states, tables, memory)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool()):
             self._function(states, tables, memory)
         return _Recorded(graph, states, tables)

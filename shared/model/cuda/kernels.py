@@ -8,6 +8,7 @@ How the bits hold, whatever the tiles, the batch and the chunks:
 - Everything else is one IEEE operation on each element. Launches set `enable_fp_fusion=False`, so that a multiplication and an
   addition are contracted only where `tl.fma` says so, and division and root are `div_rn` and `sqrt_rn`.
 - What is added to a product is added by `after_dot`, since the compiler turns `dot(a, b) + c` into a dot that starts from c.
+  The matrix unit may give zeros of either sign, so +0 is added to every product but scores, whose sign does not matter then.
 
 Axes: R rows of a pass, D hidden size, K and N inputs and outputs of a product, H query heads, G key heads, E head width, P padded
 head width, S segments, C positions of a segment. Widths of products are padded with zeros (see `layout`), so their loads need no
@@ -147,6 +148,7 @@ def finish(
     """Store a tile (BM, BN) of products, or what comes of them."""
     m, n = row + tl.arange(0, BM)[:, None], column + tl.arange(0, BN)[None, :]
     inside = m < rows
+    sums = after_dot(sums, 0.0)
     if BIASED:
         sums = after_dot(sums, tl.load(bias + n))
     if EPILOGUE == GATED:
@@ -335,7 +337,7 @@ def decode_kernel(
         place = s * SEGMENT + c
         seen = (place <= position) & (place >= lowest)
         m, weights, units = weigh(tl.dot(q, tl.trans(k)), seen[None, :], scale)
-        o = tl.dot(weights, v)
+        o = after_dot(tl.dot(weights, v), 0.0)
         slot = (query * segments + s) * H + head
         tl.store(mosts + slot, m, mask=inside)
         tl.store(sums + slot, units, mask=inside)
@@ -389,7 +391,7 @@ def chunk_kernel(
         there = s * SEGMENT + c[None, :]
         seen = (there <= place[:, None]) & (there >= lowest[:, None])
         m, weights, units = weigh(tl.dot(q, tl.trans(tl.load(keys + near))), seen, scale)
-        o = tl.dot(weights, tl.load(values + near))
+        o = after_dot(tl.dot(weights, tl.load(values + near)), 0.0)
         passed = (s * SEGMENT <= place) & (s * SEGMENT + SEGMENT > lowest)
         now, more, a, b = merge(most, total, m, units)
         most, total = tl.where(passed, now, most), tl.where(passed, more, total)

@@ -30,7 +30,8 @@ def exponents(x: Doubles) -> NDArray[np.int32]:
 def fused(sums: Doubles, a: Doubles, b: Doubles, fraction: int) -> Doubles:
     """Return one fused sum for each row of a (M, G) and of b (N, G), begun at sums (M, N).
 
-    Doubles hold all of it exactly: products of 16 bits, and sums of multiples of 2^(E−F) that are below 2^5 · 2^F.
+    Zeros are negative: their sign is not defined, and nothing may depend on it. Doubles hold all of it exactly: products of 16
+    bits, and sums of multiples of 2^(E−F) that are below 2^5 · 2^F.
     """
     largest = (exponents(a)[:, None] + exponents(b)[None]).max(-1)
     largest = np.where(sums == 0, largest, np.maximum(largest, exponents(sums)))
@@ -39,7 +40,8 @@ def fused(sums: Doubles, a: Doubles, b: Doubles, fraction: int) -> Doubles:
     bits = (found.view(np.int64) & -(1 << 29)).view(np.float64)  # 24 bits of 53
     down = bits / up
     small = np.trunc(down * 2.0**149) * 2.0**-149
-    return np.where(np.abs(down) < 2.0**-126, small, down) + 0.0  # no negative zeros
+    down = np.where(np.abs(down) < 2.0**-126, small, down)
+    return np.where(down == 0, -0.0, down)
 
 
 def chain(x: Floats, y: Floats, start: Floats, fold: tuple[int, int]) -> Floats:

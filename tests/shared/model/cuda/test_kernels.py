@@ -5,6 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from shared.model.cuda import kernels, operations
@@ -13,10 +15,12 @@ from shared.model.cuda.shape import Shape
 from shared.model.cuda.tables import Tables
 from shared.model.cuda.tiles import ANY, SHARED, TILES, Table, Tile, Way, filled, power
 from shared.model.layout import Layout
-from tests.shared.model.cuda.interpreter import FOLDS, chain, fma, narrowed, widened
+from tests.shared.model.cuda.interpreter import FOLDS, chain, fma, narrowed, patched, widened
+from tests.shared.model.cuda.mutants import MUTANTS, mutated
 from tests.shared.model.operations import Floats
 from tests.shared.model.reference_fused import Fused
-from tests.vectors.arithmetic import draw, hostile
+from tests.vectors.arithmetic import draw, hostile, values_of
+from tests.vectors.files import load
 
 BY = Fused("fused-16", "bfloat16")
 CPU = torch.device("cpu")
@@ -61,7 +65,7 @@ def test_the_interpreters_dot_is_the_chain_of_fused_sums(name):
     w[4:8, ::2] = w[4:8, 1::2]  # sums that are zero
     start = np.zeros((24, 40), np.float32)
     found = chain(x, w.T, start, FOLDS[name])
-    assert bits(found) == bits(Fused(name, "bfloat16").matrix(x, w))
+    assert bits(found + np.float32(0)) == bits(Fused(name, "bfloat16").matrix(x, w))
     assert len({*bits(found[:4, :4])} - {0}) > 5
 
 
@@ -90,6 +94,7 @@ def test_norms(width, stride):
     x = wide("x", 19, width)
     x[0], x[1], x[2], x[3] = 0, x[1] * 2.0**-70, x[2] * 2.0**50, x[3] * 2.0**85
     x[4, 1:] = 0
+    x[5] = 1.5 * 2.0**63  # the squares' sum is no float32
     weight = wide("weight", width)
     weight[0] = 2.0**32
     given = np.pad(x, ((0, 0), (0, stride - width)))
@@ -107,7 +112,7 @@ def test_products_and_what_becomes_of_them_in_every_tile(tile, rows):
     outputs, inputs = tile.outputs, 128 + tile.depth
     x, w = single(wide("x", rows, inputs)), single(wide("w", outputs, inputs))
     bias, before = wide("bias", outputs), wide("before", rows, outputs)
-    w[:2] *= 2.0**-60
+    w[0], w[1] = 0, single(w[1] * np.float32(2.0**-130))
     table = Table(tiles={ANY: {"": tile}})
     given, plain = tensor(x).bfloat16(), BY.matrix(x, w)
 
@@ -169,6 +174,10 @@ def test_heads_are_normed_turned_and_stored(heads, kv_heads, width, normed):
     x[0, 0], x[1, -1, 0] = 0, 2.0**-61
     norms = wide("norms", 2, width)
     turns = draw("turns", 2, 400, width // 2, low=120, high=126)
+    turns[0, 5], x[1, :, width // 2 :] = (
+        turns[1, 5],
+        x[1, :, : width // 2],
+    )  # what is left is what rounding took
     qkv = np.pad(x.reshape(rows, -1), ((0, 0), (0, of.qkv - total * width)))
     keys, values = (
         torch.zeros(4, kv_heads, 128, of.head_filled, dtype=torch.bfloat16) for _ in range(2)
@@ -209,43 +218,50 @@ def test_heads_are_normed_turned_and_stored(heads, kv_heads, width, normed):
 # ---- attention ------------------------------------------------------------------------------------------------------
 
 
-class Memory:
-    """Keys and values of sequences in scattered blocks, between which other sequences have left the largest numbers."""
+Sequence = tuple[Floats, Floats]
+"""Keys and values (positions, kv heads, head width), as they are stored."""
 
-    def __init__(self, of: Shape, lengths: list[int]) -> None:
-        self.of, self.width = of, of.head
-        self.layouts = [3 * one + np.arange(3)[::-1] + 1 for one in range(len(lengths))]
-        size = (3 * len(lengths) + 1, of.kv_heads, 128, of.head_filled)
+
+class Memory:
+    """Sequences in scattered blocks, between which other sequences have left the largest numbers."""
+
+    def __init__(self, of: Shape, sequences: list[Sequence]) -> None:
+        self.of, self.sequences = of, sequences
+        self.layouts = [3 * one + np.arange(3)[::-1] + 1 for one in range(len(sequences))]
+        size = (3 * len(sequences) + 1, of.kv_heads, 128, of.head_filled)
         self.keys, self.values = torch.zeros(size), torch.zeros(size)
         self.keys[..., : of.head], self.values[..., : of.head] = 2.0**40, -(2.0**20)
-        self.own = []
+        for layout, own in zip(self.layouts, sequences, strict=True):
+            for cache, stored in zip((self.keys, self.values), own, strict=True):
+                for place, row in enumerate(stored):
+                    cache[layout[place // 128], :, place % 128, : of.head] = tensor(row)
+
+    @classmethod
+    def of_lengths(cls, of: Shape, *lengths: int) -> "Memory":
+        made = []
         for one, length in enumerate(lengths):
             k, v = (single(wide(f"{name}{one}", length, of.kv_heads, of.head)) for name in "kv")
-            k, v = BY.stored(k), BY.stored_value(v * np.float32(2.0 ** (8 * one)))
-            self.own.append((k, v))
-            for place in range(length):
-                block = self.layouts[one][place // 128]
-                self.keys[block, :, place % 128, : of.head] = tensor(k[place])
-                self.values[block, :, place % 128, : of.head] = tensor(v[place])
+            made.append((BY.stored(k), BY.stored_value(v * np.float32(2.0 ** (8 * one)))))
+        return cls(of, made)
 
     def attend(
-        self, spans: list[tuple[int, int, int]], window: int, table: Table
+        self, spans: list[tuple[int, int, int]], window: int, table: Table, q: Floats | None = None
     ) -> tuple[Tensor, Floats]:
         """Return what is found and what is defined for spans (sequence, first position, rows)."""
         of, rows = self.of, sum(count for _, _, count in spans)
-        q = single(wide(f"q{window}", rows, of.heads, of.head)) * np.float32(0.25)
+        if q is None:
+            q = single(wide(f"q{window}", rows, of.heads, of.head)) * np.float32(0.25)
         held = np.concatenate([self.layouts[one] for one, _, _ in spans]).astype(np.int32)
         counts, places = (np.array([span[n] for span in spans]) for n in (2, 1))
         layout = Layout(counts, places, np.full(len(spans), 3), held, rows, 384)
         tables = Tables.of(layout, table.chunk(of.head_filled)[0], CPU)
         given = torch.zeros(rows, of.heads, of.head_filled, dtype=torch.bfloat16)
         given[..., : of.head] = tensor(q)
-        found = operations.attend(
-            table, given, of, self.keys.bfloat16(), self.values.bfloat16(), tables, window
-        )
+        keys, values = self.keys.bfloat16(), self.values.bfloat16()
+        found = operations.attend(table, given, of, keys, values, tables, window)
         expected, done = [], 0
         for one, place, count in spans:
-            k, v = (each[: place + count] for each in self.own[one])
+            k, v = (each[: place + count] for each in self.sequences[one])
             expected.append(BY.attention(q[done : done + count], k, v, place, window))
             done += count
         return found, np.concatenate(expected)
@@ -258,13 +274,15 @@ class Short(Table):
         return 16, 1, 4
 
 
-@pytest.mark.parametrize("window", [0, 1, 20, 128, 129, 200])
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 2, 10), (7, 1, 64)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width", "window"),
+    [*((4, 2, 10, window) for window in (0, 1, 20, 128, 129, 200)), (7, 1, 64, 0), (3, 3, 32, 140)],
+)
 def test_attention_of_chunks_and_of_single_queries_in_any_order(heads, kv_heads, width, window):
-    memory = Memory(shape(heads, kv_heads, width), [300, 129, 1, 257])
+    memory = Memory.of_lengths(shape(heads, kv_heads, width), 300, 129, 1, 257)
     spans = [
         (3, 256, 1),
-        (0, 100, 45),
+        (0, 120, 45),
         (1, 128, 1),
         (2, 0, 1),
         (0, 299, 1),
@@ -279,11 +297,67 @@ def test_attention_of_chunks_and_of_single_queries_in_any_order(heads, kv_heads,
         assert not found[:, heads * memory.of.head_filled :].any()
 
 
-@pytest.mark.parametrize("window", [0, 130])
-def test_one_row_has_the_same_bits_alone_and_within_a_chunk(window):
-    memory = Memory(shape(2, 1, 16), [300])
-    together, _ = memory.attend([(0, 255, 40)], window, Short())
-    for row in (0, 1, 39):
-        alone, expected = memory.attend([(0, 255 + row, 1)], window, Short())
-        assert bits(alone[:, :32]) == bits(expected)
-    assert len(together) == 40
+@pytest.mark.parametrize("rows", [1, 2])
+def test_segments_are_merged_in_ascending_order(rows):
+    """All weights are 1. The first two segments cancel; a third that is added before would lose most of its bits."""
+    keys, values = np.zeros((300, 1, 16), np.float32), single(draw("small", 300, 1, 16))
+    values[:128], values[128:256] = 2.0**20, -(2.0**20)
+    memory = Memory(shape(1, 1, 16), [(keys, values)])
+    found, expected = memory.attend([(0, 300 - rows, rows)], 0, Short())
+    assert bits(found[:, :16]) == bits(expected)
+    assert np.abs(expected).max() < 100
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_weights_end_at_27_below_the_largest_score(rows):
+    """The first distance rounds to −27 exactly, although it is farther before the score is rounded; others are just beyond."""
+    queries, keys, values = (np.zeros((5, 1, 10), np.float32) for _ in range(3))
+    queries[:, 0, :3] = 292, 1, 1
+    keys[:, 0, :3] = [[368, 0, 0], [366, 498, 0.6171875], [366, 496, 0], [366, 488, 0], [300, 0, 0]]
+    values[1:, 0] = 2.0**20 * np.eye(4, 10)
+    memory = Memory(shape(1, 1, 10), [(keys, values)])
+    found, expected = memory.attend([(0, 5 - rows, rows)], 0, Short(), queries[:rows])
+    assert bits(found[:, :10]) == bits(expected)
+    assert (expected[0, 0, :4] > 0).tolist() == [True, False, False, False]
+
+
+@triton.jit
+def exponentials_kernel(x, out, count: tl.constexpr, least: tl.constexpr):
+    i = tl.arange(0, count)
+    tl.store(out + i, operations.kernels.exp(tl.load(x + i), least))
+
+
+@pytest.mark.parametrize("least", [-86.0, -27.0])
+def test_exponentials_are_those_of_the_vectors(least):
+    case = load("arithmetic")["functions"]["exp"]
+    x, expected = (values_of(case[name]) for name in ("x", "exp"))
+    x, expected = x[~np.isnan(x)], expected[~np.isnan(x)]
+    given = tensor(np.resize(x, power(len(x))))
+    found = torch.empty_like(given)
+    exponentials_kernel[(1,)](given, found, count=len(given), least=least)
+    assert bits(found[: len(x)]) == bits(np.where(x < least, np.float32(0), expected))
+
+
+MUTANT_EXAMS = {
+    "exponentials": lambda: test_exponentials_are_those_of_the_vectors(-86.0),
+    "weights": lambda: test_weights_end_at_27_below_the_largest_score(1),
+    "merge of decoded rows": lambda: test_segments_are_merged_in_ascending_order(1),
+    "merge of chunks": lambda: test_segments_are_merged_in_ascending_order(2),
+    "attention": lambda: test_attention_of_chunks_and_of_single_queries_in_any_order(4, 2, 10, 20),
+    "heads": lambda: test_heads_are_normed_turned_and_stored(5, 1, 10, normed=False),
+    "norms": lambda: test_norms(50, 64),
+    "products": lambda: test_products_and_what_becomes_of_them_in_every_tile(TILE_SHAPES[0], 17),
+    "one step": test_a_product_of_one_step_is_rounded_before_anything_is_added,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_kernels_with_one_thing_changed_are_noticed(mutant, tmp_path, monkeypatch):
+    monkeypatch.setattr(operations, "kernels", mutated(mutant, tmp_path))
+    with pytest.raises(AssertionError, match="At index"):
+        MUTANT_EXAMS[MUTANTS[mutant].exam]()
+
+
+def test_a_matrix_unit_that_adds_other_groups_is_noticed():
+    with patched("fused-8"), pytest.raises(AssertionError, match="At index"):
+        MUTANT_EXAMS["products"]()
