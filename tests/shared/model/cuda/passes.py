@@ -43,6 +43,7 @@ ALL: Passes = (
     ((1, 1), (2, 1)),
 )
 FEW: Passes = (((0, 140), (1, 2)), ((1, 1), (0, 1)))
+SHORT: Passes = (((0, 40), (1, 2)), ((1, 1), (0, 1)))
 
 
 def weights(config: ModelConfig = CONFIG) -> Weights:

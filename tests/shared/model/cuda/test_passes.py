@@ -21,7 +21,7 @@ from shared.model.profile import PROBES, numeric_profile
 from shared.runtime.errors import Code, CounterfoilError
 from tests.shared.model.cuda.interpreter import patched
 from tests.shared.model.cuda.mutants import mutated
-from tests.shared.model.cuda.passes import ALL, CONFIG, FEW, differences, run, weights
+from tests.shared.model.cuda.passes import ALL, CONFIG, FEW, SHORT, differences, run, weights
 from tests.vectors import arithmetic as written
 from tests.vectors.arithmetic import CHUNKS, PASS, TOKENS, hexadecimal, values_of
 from tests.vectors.files import Json, load
@@ -112,7 +112,7 @@ def test_passes_have_the_bits_of_the_cpu_under_fused_8():
 
 def test_passes_in_other_tiles_have_the_same_bits():
     table = Table(99 << 10, copies=False, tiles={ANY: {"": Tile(32, 16, 64, 2, 1)}})
-    assert differences(run(gpu(table=table), FEW), expected(FEW)) == 0
+    assert differences(run(gpu(table=table), SHORT), expected(SHORT)) == 0
 
 
 def test_rows_outside_positions_cache_or_blocks_are_refused():
@@ -178,7 +178,13 @@ def recorders(monkeypatch) -> list[Recorder]:
 
 def test_recorded_passes_of_single_rows_have_the_same_bits(recorders):
     """Three rows are recorded as four, two as two; passes with chunks are not. The row too many belongs to no sequence."""
-    passes = (*FEW, ((1, 1), (2, 1), (0, 1)), ((0, 1), (2, 1)), ((2, 3),), ((1, 1), (0, 1), (2, 1)))
+    passes = (
+        *SHORT,
+        ((1, 1), (2, 1), (0, 1)),
+        ((0, 1), (2, 1)),
+        ((2, 3),),
+        ((1, 1), (0, 1), (2, 1)),
+    )
     assert differences(run(gpu(), passes), expected(passes)) == 0
     assert [each.replays for each in recorders] == [2, 2]
 
@@ -212,5 +218,5 @@ def test_a_card_with_another_arithmetic_than_its_name_says_is_refused_and_whose_
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_kernels_that_compute_something_else_do_not_serve(tmp_path, monkeypatch):
-    monkeypatch.setattr(operations, "kernels", mutated("weights far below one are kept", tmp_path))
+    monkeypatch.setattr(operations, "kernels", mutated("a chunk sees what follows", tmp_path))
     assert "those of no known arithmetic" in refusal(gpu())
