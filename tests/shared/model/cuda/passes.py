@@ -8,28 +8,19 @@ import torch
 from torch import Tensor
 
 from shared.model.backend import Backend, Span, blocks_for
-from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder
-from shared.model.probe import PLAIN
-from shared.model.rope import Rope
 from shared.model.weights import Weights, expected_shapes
-from tests.vectors.arithmetic import draw
+from tests.vectors.arithmetic import PASS, draw
 
 CONFIG = replace(
-    PLAIN,
+    PASS,
     vocab_size=37,
     hidden_size=24,
-    layers=2,
     heads=3,
     kv_heads=1,
-    head_dim=6,
-    intermediate_size=20,
     tie_word_embeddings=True,
     max_positions=400,
     dtype="bfloat16",
-    rope=Rope(500.0, "llama3", 4.0, 1.0, 4.0, 64),
-    qkv_bias=True,
-    qk_norm=True,
     layer_windows=(0, 100),
 )
 """Every width is padded, and the second layer's window begins within a segment."""
@@ -46,10 +37,10 @@ FEW: Passes = (((0, 140), (1, 2)), ((1, 1), (0, 1)))
 SHORT: Passes = (((0, 40), (1, 2)), ((1, 1), (0, 1)))
 
 
-def weights(config: ModelConfig = CONFIG) -> Weights:
+def weights() -> Weights:
     """Return tensors that spread scores and gates widely."""
     made = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in expected_shapes(CONFIG).items():
         values = draw(name, *shape, low=124, high=127)
         if len(shape) > 1:
             values = values * np.float32(2.0 / shape[1] ** 0.5)
@@ -57,9 +48,10 @@ def weights(config: ModelConfig = CONFIG) -> Weights:
     return made
 
 
-def run(backend: Backend, passes: Passes, config: ModelConfig = CONFIG) -> list[Tensor]:
+def run(backend: Backend, passes: Passes, made: Weights | None = None) -> list[Tensor]:
     """Return the hidden states and logits of every pass."""
-    decoder = Decoder(config, weights(config), backend)
+    config = CONFIG
+    decoder = Decoder(config, made or weights(), backend)
     count = 1 + max(one for each in passes for one, _ in each)
     held = blocks_for(config.max_positions, backend.block)
     cache, done, found = decoder.cache(count * held), [0] * count, []
