@@ -1,6 +1,6 @@
 """Whole passes on the GPU backend have the bits of the vectors and of the CPU backend; kernels with one thing changed do not."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -139,8 +139,10 @@ class Recorder:
 
     def __init__(self) -> None:
         self.replays = 0
+        self.again: Callable[[], None] | None = None
 
     def replay(self) -> None:
+        assert self.again is not None
         self.replays += 1
         self.again()
 
