@@ -9,9 +9,9 @@ import torch
 
 from shared.model.backend import Backend
 from shared.model.cpu import CpuBackend
-from shared.model.cuda import kernels, operations
+from shared.model.cuda import operations
 from shared.model.cuda.operations import Weight
-from shared.model.cuda.tiles import ANY, TILES, Table, Tile
+from shared.model.cuda.tiles import ANY, TILES, Epilogue, Table, Tile
 from shared.model.weights import Weights
 from tests.shared.model.cuda import passes
 from tests.shared.model.reference_fused import Fused
@@ -51,16 +51,16 @@ def products(by: Fused, tiles: set[Tile], device: torch.device) -> Iterator[Comp
                 given = torch.from_numpy(x).bfloat16().to(device)
                 weight = Weight(torch.from_numpy(w).bfloat16().to(device))
                 for epilogue, start in (
-                    (kernels.PLAIN, np.zeros_like(before)),
-                    (kernels.ADDED, before),
+                    (Epilogue.PLAIN, np.zeros_like(before)),
+                    (Epilogue.ADDED, before),
                 ):
                     out = torch.from_numpy(start.copy()).to(device)
-                    operations.product(table, "", given, weight, out, epilogue.value)
+                    operations.product(table, "", given, weight, out, epilogue)
                     sums = by.matrix(x, w)
                     found.append(out.cpu())
                     expected.append(
                         torch.from_numpy(
-                            sums if epilogue is kernels.PLAIN else by.add(before, sums)
+                            sums if epilogue is Epilogue.PLAIN else by.add(before, sums)
                         )
                     )
             yield compare(

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from shared.model.backend import Backend, Rows
 from shared.model.config import ModelConfig
-from shared.model.cuda import kernels, operations
+from shared.model.cuda import operations
 from shared.model.cuda.operations import Weight
 from shared.model.cuda.shape import Shape
-from shared.model.cuda.tiles import TILES, Table, Tile, Way, filled
+from shared.model.cuda.tiles import TILES, Epilogue, Table, Tile, Way, filled
 from shared.model.decoder import Head, Stage
 from shared.model.rope import Rope
 from shared.model.weights import expected_shapes
@@ -158,7 +158,7 @@ def tune() -> list[dict[str, Any]]:
             table = Table(tiles={max(TILES): {"": tile}})
             try:
                 times[str(tile)] = milliseconds(
-                    lambda: operations.product(table, "", x, weight, out, kernels.PLAIN.value)  # noqa: B023  # called at once
+                    lambda: operations.product(table, "", x, weight, out, Epilogue.PLAIN)  # noqa: B023  # called at once
                 )
             except Exception as error:  # noqa: BLE001  # a tile that does not fit is no candidate
                 times[str(tile)] = float("inf")

@@ -9,13 +9,13 @@ from torch.nn import functional
 from shared.model import functions, rope
 from shared.model.backend import Cache, Layers, Packed, Rows
 from shared.model.config import ModelConfig
-from shared.model.cuda import kernels, operations
+from shared.model.cuda import operations
 from shared.model.cuda.graphs import Graphs
-from shared.model.cuda.operations import Heads, Weight
+from shared.model.cuda.operations import Heads, Weight, padded
 from shared.model.cuda.shape import Shape
 from shared.model.cuda.tables import Tables
-from shared.model.cuda.tiles import Table, filled
-from shared.model.fused import FUSED_8, FUSED_16, SEGMENT, check_eps, check_tensor
+from shared.model.cuda.tiles import Epilogue, Table, filled
+from shared.model.fused import FUSED, SEGMENT, check_eps, check_tensor
 from shared.model.layout import Layout
 from shared.model.weights import Weights, compute_dtype
 from shared.runtime.errors import Code, CounterfoilError
@@ -55,14 +55,11 @@ def _weight(weight: Tensor, bias: Tensor | None, device: torch.device) -> Weight
     for tensor in (weight, bias):
         if tensor is not None:
             check_tensor(tensor)
-    rows, columns = weight.shape
-    missing = filled(rows) - rows
-    data = functional.pad(
-        weight.to(device), (0, filled(columns) - columns, 0, missing)
-    ).contiguous()
-    return Weight(
-        data, None if bias is None else functional.pad(bias.float().to(device), (0, missing))
-    )
+    rows, columns = (filled(width) for width in weight.shape)
+    data = padded(weight.to(device), columns, rows)
+    if bias is None:
+        return Weight(data)
+    return Weight(data, padded(bias.float().to(device)[None], rows)[0])
 
 
 class CudaLayers:
@@ -114,7 +111,7 @@ class CudaLayers:
             self._reach(min(config.max_positions, 2 * layout.reach))
         most, _, _ = self._table.chunk(shape.head_filled)
         tables = Tables.of(layout, most, self._device)
-        states = functional.pad(states_RD, (0, shape.hidden_filled - shape.hidden)).contiguous()
+        states = padded(states_RD, shape.hidden_filled)
         states = self._graphs.run(states, tables, cache)
         return states[:, : shape.hidden].contiguous()
 
@@ -123,22 +120,24 @@ class CudaLayers:
         shape, eps = self._shape, self._config.rms_norm_eps
         rows, (cosines, sines) = len(states), self._angles
 
-        def product(name: str, x: Tensor, weight: Weight, out: Tensor, epilogue: int) -> Tensor:
+        def product(
+            name: str, x: Tensor, weight: Weight, out: Tensor, epilogue: Epilogue
+        ) -> Tensor:
             return operations.product(self._table, name, x, weight, out, epilogue)
 
         for layer, window, keys, values in zip(
             self._layers, self._windows, cache.keys, cache.values, strict=True
         ):
             x = operations.norm(states, layer.norm_in, eps)
-            qkv = product("qkv", x, layer.qkv, states.new_empty((rows, shape.qkv)), kernels.PLAIN)
+            qkv = product("qkv", x, layer.qkv, states.new_empty((rows, shape.qkv)), Epilogue.PLAIN)
             how = Heads(layer.norms, cosines, sines, eps)
             queries = operations.heads(qkv, shape, how, keys, values, tables)
             attended = operations.attend(self._table, queries, shape, keys, values, tables, window)
-            product("o", attended, layer.o, states, kernels.ADDED)
+            product("o", attended, layer.o, states, Epilogue.ADDED)
             x = operations.norm(states, layer.norm_out, eps)
             gated = x.new_empty((rows, shape.inner))
-            product("gate_up", x, layer.gate_up, gated, kernels.GATED)
-            product("down", gated, layer.down, states, kernels.ADDED)
+            product("gate_up", x, layer.gate_up, gated, Epilogue.GATED)
+            product("down", gated, layer.down, states, Epilogue.ADDED)
 
 
 class _Layer:
@@ -164,8 +163,8 @@ class _Layer:
         )
         self.qkv = _weight(torch.cat([weight(name) for name in attention]), biases, device)
         by_heads = weight("self_attn.o_proj").unflatten(1, (config.heads, config.head_dim))
-        padded = functional.pad(by_heads, (0, shape.head_filled - shape.head))
-        self.o = _weight(padded.flatten(1), None, device)
+        wider = functional.pad(by_heads, (0, shape.head_filled - shape.head))
+        self.o = _weight(wider.flatten(1), None, device)
         missing = shape.inner - config.intermediate_size
         pairs = torch.stack([weight("mlp.gate_proj"), weight("mlp.up_proj")], dim=1)
         self.gate_up = _weight(
@@ -189,7 +188,7 @@ class CudaBackend:
     def __init__(
         self, arithmetic: str, device: torch.device | None = None, table: Table | None = None
     ) -> None:
-        assert arithmetic in (FUSED_16, FUSED_8)
+        assert arithmetic in FUSED
         self.arithmetic = arithmetic
         self._device = device or torch.device("cuda")
         self._table = table or Table()
@@ -253,9 +252,9 @@ class CudaBackend:
         packed = _own(weight)
         assert x_RD.dtype == torch.bfloat16
         outputs, inputs = packed.weight.data.shape
-        x = functional.pad(x_RD, (0, inputs - packed.columns)).contiguous()
+        x = padded(x_RD, inputs)
         out = torch.empty((len(x), outputs), dtype=torch.float32, device=x.device)
-        operations.product(self._table, name, x, packed.weight, out, kernels.PLAIN)
+        operations.product(self._table, name, x, packed.weight, out, Epilogue.PLAIN)
         return out[:, : packed.rows].contiguous()
 
     def _check(self, dtype: torch.dtype) -> None:

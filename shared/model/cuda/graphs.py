@@ -91,6 +91,6 @@ class Graphs(Generic[Memory]):
         self._function(states, tables, memory)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool()):
+        with torch.cuda.graph(graph, pool=self._pool(), capture_error_mode="thread_local"):
             self._function(states, tables, memory)
         return _Recorded(graph, states, tables)

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from shared.model.cuda.tiles import Epilogue
 from shared.model.fused import SEGMENT as _SEGMENT
 
 __all__ = ["TensorDescriptor"]  # what `operations` needs of Triton besides the kernels
@@ -39,8 +40,7 @@ MOST = tl.constexpr(2.0**40)
 VALUE_LEAST, VALUE_MOST = tl.constexpr(2.0**-60), tl.constexpr(2.0**20)
 HIDDEN = tl.constexpr(float("-inf"))
 UNIT = tl.constexpr(2.0**-23)
-PLAIN, ADDED, GATED = (tl.constexpr(number) for number in range(3))
-"""What becomes of a product: stored, added to what is there, or gated in pairs."""
+ADDED, GATED = tl.constexpr(int(Epilogue.ADDED)), tl.constexpr(int(Epilogue.GATED))
 
 
 # ---- functions ------------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from shared.model.cuda import kernels
 from shared.model.cuda.shape import Shape
 from shared.model.cuda.tables import Tables
-from shared.model.cuda.tiles import Table, Way, power, rows_each
+from shared.model.cuda.tiles import Epilogue, Table, Way, power, rows_each
 
 IEEE = {"enable_fp_fusion": False}
 """No multiplication and addition become one operation unless a kernel says so."""
@@ -31,6 +32,14 @@ class Heads:
     cosines: Tensor
     sines: Tensor
     eps: float
+
+
+def padded(matrix: Tensor, columns: int, rows: int | None = None) -> Tensor:
+    """Return a matrix filled up with zeros to so many columns and rows; one that needs none is returned as it is."""
+    missing = columns - matrix.shape[1], 0 if rows is None else rows - len(matrix)
+    if any(missing):
+        matrix = functional.pad(matrix, (0, missing[0], 0, missing[1]))
+    return matrix.contiguous()
 
 
 def embed(table: Tensor, tokens_R: Tensor, width: int) -> Tensor:
@@ -63,14 +72,14 @@ def norm(states: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def product(
-    table: Table, name: str, x: Tensor, weight: Weight, out: Tensor, epilogue: int
+    table: Table, name: str, x: Tensor, weight: Weight, out: Tensor, epilogue: Epilogue
 ) -> Tensor:
-    """Return out, to which products of x (R, in) go as the epilogue says: `kernels.PLAIN`, `ADDED` or `GATED`."""
+    """Return out, to which products of x (R, in) go as the epilogue says."""
     rows, outputs, inputs = len(x), *weight.data.shape
     assert x.shape[1] == inputs
     tile = table.product(name, rows, outputs, inputs)
     sizes = {
-        "N": outputs, "K": inputs, "EPILOGUE": epilogue, "BIASED": weight.bias is not None,
+        "N": outputs, "K": inputs, "EPILOGUE": int(epilogue), "BIASED": weight.bias is not None,
         "BM": tile.rows, "BN": tile.outputs, "BK": tile.depth, "num_stages": tile.stages, "num_warps": tile.warps,
     }  # fmt: skip
     grid = (-(-rows // tile.rows) * (outputs // tile.outputs),)

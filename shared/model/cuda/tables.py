@@ -8,10 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.model.cuda.tiles import filled
 from shared.model.fused import SEGMENT
 from shared.model.layout import Layout
 
 Ints = NDArray[np.int32]
+ALIGNED = 4
+"""Numbers of 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,16 @@ class Tables:
 
 
 def _moved(parts: list[NDArray[np.int64] | Ints], device: torch.device) -> list[Tensor]:
-    """Return arrays as tensors of a device, in one copy."""
-    flat = torch.from_numpy(np.concatenate([part.ravel().astype(np.int32) for part in parts]))
-    moved = flat.to(device).split([part.size for part in parts])
-    return [each.view(part.shape) for each, part in zip(moved, parts, strict=True)]
+    """Return arrays as tensors of a device, in one copy.
+
+    Each begins at a multiple of 16 bytes: Triton compiles kernels anew for pointers that are less aligned.
+    """
+    starts = np.cumsum([0, *(filled(part.size, ALIGNED) for part in parts)])
+    flat = np.zeros(starts[-1], np.int32)
+    for part, start in zip(parts, starts[:-1], strict=True):
+        flat[start : start + part.size] = part.ravel()
+    moved = torch.from_numpy(flat).to(device)
+    return [
+        moved[start : start + part.size].view(part.shape)
+        for part, start in zip(parts, starts[:-1].tolist(), strict=True)
+    ]

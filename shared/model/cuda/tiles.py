@@ -21,6 +21,16 @@ class Way(IntEnum):
     """The card's copy engine fetches the tiles: for many rows, on cards that have one."""
 
 
+class Epilogue(IntEnum):
+    """What becomes of a product's sums."""
+
+    PLAIN = 0
+    ADDED = 1
+    """They are added to what is there."""
+    GATED = 2
+    """Outputs alternate between gate and up, and each pair becomes one gated value in bfloat16."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One tile of a product."""

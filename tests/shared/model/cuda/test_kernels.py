@@ -14,7 +14,7 @@ from shared.model.cuda import kernels, operations
 from shared.model.cuda.operations import Heads, Weight
 from shared.model.cuda.shape import Shape
 from shared.model.cuda.tables import Tables
-from shared.model.cuda.tiles import ANY, SHARED, TILES, Table, Tile, Way, filled, power
+from shared.model.cuda.tiles import ANY, SHARED, TILES, Epilogue, Table, Tile, Way, filled, power
 from shared.model.layout import Layout
 from tests.shared.model.cuda.interpreter import FOLDS, chain, fma, narrowed, patched, widened
 from tests.shared.model.cuda.mutants import MUTANTS, mutated
@@ -117,16 +117,16 @@ def test_products_and_what_becomes_of_them_in_every_tile(tile, rows):
     table = Table(tiles={ANY: {"": tile}})
     given, plain = tensor(x).bfloat16(), BY.matrix(x, w)
 
-    def run(epilogue: int, out: Tensor, bias: Floats | None = None) -> Tensor:
+    def run(epilogue: Epilogue, out: Tensor, bias: Floats | None = None) -> Tensor:
         weight = Weight(tensor(w).bfloat16(), None if bias is None else tensor(bias))
         return operations.product(table, "", given, weight, out, epilogue)
 
     sums = torch.full((rows, outputs), torch.nan)
-    assert bits(run(kernels.PLAIN.value, sums)) == bits(plain)
-    assert bits(run(kernels.PLAIN.value, sums, bias)) == bits(BY.add(plain, bias))
-    added = run(kernels.ADDED.value, tensor(before.copy()))
+    assert bits(run(Epilogue.PLAIN, sums)) == bits(plain)
+    assert bits(run(Epilogue.PLAIN, sums, bias)) == bits(BY.add(plain, bias))
+    added = run(Epilogue.ADDED, tensor(before.copy()))
     assert bits(added) == bits(BY.add(before, plain))
-    gated = run(kernels.GATED.value, torch.empty(rows, outputs // 2, dtype=torch.bfloat16))
+    gated = run(Epilogue.GATED, torch.empty(rows, outputs // 2, dtype=torch.bfloat16))
     assert bits(gated) == bits(BY.gated(plain[:, ::2], plain[:, 1::2]))
 
 
@@ -135,7 +135,7 @@ def test_a_product_of_one_step_is_rounded_before_anything_is_added():
     out = BY.multiply(before[:, :16], 2.0**9).copy()
     table = Table(tiles={ANY: {"": Tile(16, 16, 64, 2, 1)}})
     found = operations.product(
-        table, "", tensor(x).bfloat16(), Weight(tensor(w).bfloat16()), tensor(out.copy()), kernels.ADDED.value
+        table, "", tensor(x).bfloat16(), Weight(tensor(w).bfloat16()), tensor(out.copy()), Epilogue.ADDED
     )  # fmt: skip
     assert bits(found) == bits(BY.add(out, BY.matrix(x, w)))
 

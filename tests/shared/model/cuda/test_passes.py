@@ -166,7 +166,7 @@ def recorders(monkeypatch) -> list[Recorder]:
             self._records = True
 
     @contextmanager
-    def graph(recorder: Recorder, pool: object) -> Iterator[None]:
+    def graph(recorder: Recorder, pool: object, capture_error_mode: str) -> Iterator[None]:
         recorder.again = None
         made.append(recorder)
         yield
