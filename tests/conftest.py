@@ -56,6 +56,7 @@ LONGEST = (
     "test_fsck_whole.py",
     "test_migrations.py",
     "test_outages.py",
+    "test_passes.py",
     "test_profile.py",
     "test_s3_store.py",
     "test_sumdb.py",
