@@ -43,6 +43,9 @@ from tests.network import stay_on_this_machine
 if TYPE_CHECKING:
     from tests.postgres import Database, PostgresServer
 
+# Triton reads this when it is imported: the GPU's kernels are tested in its interpreter, on machines with and without one.
+os.environ["TRITON_INTERPRET"] = "1"
+
 # Before anything has imported numpy or torch, which read it once.
 for _library in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
@@ -53,6 +56,7 @@ LONGEST = (
     "test_fsck_whole.py",
     "test_migrations.py",
     "test_outages.py",
+    "test_passes.py",
     "test_profile.py",
     "test_s3_store.py",
     "test_sumdb.py",

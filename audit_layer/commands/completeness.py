@@ -101,8 +101,8 @@ def _check(path: Path, policy: Path | None, as_json: bool) -> int:
 
 
 def _read(path: Path, most: int) -> bytes:
-    from shared.runtime.config import read_bounded  # noqa: PLC0415  # --help stays light
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+    from shared.runtime.reading import read_bounded  # noqa: PLC0415  # --help stays light
 
     data = read_bounded(path, most)
     if len(data) > most:

@@ -176,7 +176,7 @@ def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
     from audit_layer.costs.invoices import MAX_BYTES  # noqa: PLC0415  # --help stays light
     from audit_layer.costs.reporting import as_json as exact_json  # noqa: PLC0415
     from audit_layer.costs.reporting import rounded  # noqa: PLC0415
-    from shared.runtime.config import read_bounded  # noqa: PLC0415
+    from shared.runtime.reading import read_bounded  # noqa: PLC0415
 
     content = read_bounded(invoice, MAX_BYTES)
     with _costs(dsn_file) as costs:

@@ -13,12 +13,13 @@ from execution_layer.client.policy import ClientPolicy
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.node.settings import NodeSettings
-from execution_layer.wiring.node import cpu_backend, engine_limits
+from execution_layer.wiring.node import backend_of, engine_limits
 from shared.installation import processes
 from shared.installation.commands import Commands
 from shared.installation.install import Installer
 from shared.installation.layout import WITNESS, NodePlan, Plan
 from shared.installation.query import Query
+from shared.model.config import ModelConfig
 from shared.model.decoder import load_decoder
 from shared.runtime.config import load
 from shared.runtime.supervisor import Supervisor
@@ -115,9 +116,9 @@ class StackSide:
 @contextlib.asynccontextmanager
 async def engine_side(settings: NodeSettings) -> AsyncIterator[EngineSide]:
     """Run the engine that `execution_layer.wiring.node` would build from a node's configuration."""
-    backend = cpu_backend(settings)
+    config = ModelConfig.from_folder(settings.model)
+    backend = backend_of(settings, config)
     decoder = load_decoder(settings.model, backend=backend)
-    config = decoder.config
     tokenizer = Tokenizer.from_folder(settings.model, config.eos_token_ids)
     engine = LocalEngine(decoder, tokenizer, engine_limits(settings, config, backend))
     await engine.start()

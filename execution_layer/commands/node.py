@@ -121,12 +121,19 @@ def rate_card(
 @click.option("--tls-cert", type=_file)
 @click.option("--tls-key", type=_file)
 @click.option("--tls-ca", type=_file)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="What computes the model: processors, or the first NVIDIA GPU.",
+)
 @click.option("--threads", type=click.IntRange(1, 512), default=1, show_default=True)
 @click.option(
     "--arithmetic",
     default="auto",
     show_default=True,
-    help="The definition of every operation, such as chain-1. auto: the one of this machine's own matrix unit.",
+    help="The definition of every operation, such as chain-1. auto: the one of the device's own matrix unit.",
 )
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option("--prefill-rows", type=click.IntRange(1, 2**16), default=256, show_default=True)
@@ -135,7 +142,7 @@ def rate_card(
     type=click.IntRange(1, 2**22),
     default=512,
     show_default=True,
-    help="Memory for KV blocks.",
+    help="The device's memory for KV blocks.",
 )
 @click.option(
     "--max-model-len",
@@ -164,6 +171,7 @@ def init(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    device: str,
     threads: int,
     arithmetic: str,
     max_batch: int,
@@ -217,6 +225,7 @@ def init(
         tenants_file=(tenants or folder / "tenants.toml").absolute(),
         rate_card_file=rate_card.absolute(),
         spool=folder / "node.sqlite",
+        device=device,
         threads=threads,
         arithmetic=arithmetic,
         max_batch=max_batch,

@@ -1,7 +1,7 @@
 """The configuration of one node (`node.toml`) and of the tenants it serves (`tenants.toml`)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -82,16 +82,18 @@ class NodeSettings(Settings):
     """The signed rate card that orders must name."""
     spool: Path
     """Requests, evidence, receipts and the meter (sqlite)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What computes the model: this machine's processors, or its first NVIDIA GPU."""
     threads: Annotated[int, Field(ge=1, le=512)] = 1
     """CPU threads for the model. They affect its speed, not its bits."""
     arithmetic: str = "auto"
-    """The definition of every operation (protocol §7.2), hence the bits. `auto`: the one of this machine's own matrix unit."""
+    """The definition of every operation (protocol §7.2), hence the bits. `auto`: the one of the device's own matrix unit."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
     """Sequences in one batch."""
     prefill_rows: Annotated[int, Field(ge=1, le=2**16)] = 256
     """Prompt positions computed in one step, in addition to one per generating sequence."""
     kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
-    """Memory for KV blocks, including those of the prefix cache. It must hold one sequence of full length."""
+    """The device's memory for KV blocks, including those of the prefix cache. It must hold one sequence of full length."""
     max_model_len: Annotated[int, Field(ge=1, le=2**22)] | None = None
     """Longest sequence, prompt plus answer, if it is to be shorter than the model's context."""
     frame_interval_ms: Annotated[int, Field(ge=0, le=1000)] = 50

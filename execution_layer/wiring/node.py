@@ -33,12 +33,12 @@ _log = logging.getLogger(__name__)
 
 def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
     """Load the model, compute its root and numeric profile, and build a node around it."""
-    backend = cpu_backend(settings)
+    config = ModelConfig.from_folder(settings.model)
+    backend = backend_of(settings, config)
+    limits = engine_limits(settings, config, backend)
     decoder = load_decoder(settings.model, backend=backend)
-    config = decoder.config
     tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
     profile = dict(numeric_profile(config.dtype, backend))
-    limits = engine_limits(settings, config, backend)
     leaves = model_leaves(settings.model)
     served = ServedModel(
         root=root_of(leaves),
@@ -53,12 +53,31 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     return Node(settings, NodeModel(served, profile, engine, files), energy)
 
 
-def cpu_backend(settings: NodeSettings) -> CpuBackend:
-    """Return the backend that a node's configuration asks for; CONFIGURATION as `CpuBackend`."""
-    chosen = settings.arithmetic
-    if chosen == "auto":
-        chosen = own_arithmetic(ModelConfig.from_folder(settings.model).dtype)
+def backend_of(settings: NodeSettings, config: ModelConfig) -> Backend:
+    """Return the backend that a node's settings ask for.
+
+    CONFIGURATION as `CpuBackend`, and where a GPU cannot be used or is too small for what the settings ask of it.
+    """
+    if settings.device == "cuda":
+        return _cuda_backend(settings, config)
+    chosen = own_arithmetic(config.dtype) if settings.arithmetic == "auto" else settings.arithmetic
     return CpuBackend(settings.threads, chosen)
+
+
+def _cuda_backend(settings: NodeSettings, config: ModelConfig) -> Backend:
+    from shared.model.cuda.device import open_card  # noqa: PLC0415  # a node on the CPU needs no Triton
+    from shared.model.cuda.memory import Plan, free_memory  # noqa: PLC0415  # likewise
+
+    backend = open_card(settings.arithmetic)
+    plan = Plan.of(
+        config,
+        settings.kv_memory_mib * MIB,
+        rows=settings.prefill_rows + settings.max_batch,
+        batch=settings.max_batch,
+        context=settings.context(config.max_positions),
+    )
+    plan.check(free_memory())
+    return backend
 
 
 def engine_limits(settings: NodeSettings, config: ModelConfig, backend: Backend) -> Limits:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from shared.codec.hashing import labelled_hash
 from shared.model.shards import Entry, read_headers
-from shared.runtime.config import open_regular
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.reading import open_regular
 from shared.text.files import read_file
 from shared.text.model_files import FILES, file_leaf
 from shared.translog.tree import leaf_hash, root

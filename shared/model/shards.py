@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from shared.runtime.config import open_regular
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.reading import open_regular
 from shared.text.files import parse_json, read_json, shown
 
 INDEX: Final = "model.safetensors.index.json"

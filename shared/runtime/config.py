@@ -5,7 +5,6 @@ setting names a file (`read_secret`). Relative paths are relative to the file's 
 """
 
 import difflib
-import errno
 import json
 import os
 import stat
@@ -13,13 +12,14 @@ import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import command_line, is_text
+from shared.runtime.reading import read_bounded
 
 MAX_BYTES: Final = 1 << 20
 _OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO
@@ -84,28 +84,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CounterfoilError(Code.CONFIGURATION, f"{path} is not a JSON object of at most 1 MiB")
     return found
-
-
-def read_bounded(
-    path: Path, most: int, *, code: Code = Code.CONFIGURATION, regular: bool = False
-) -> bytes:
-    """Return a file's first `most` + 1 bytes, so that a parser can see that it is too long; `code` if it cannot be read.
-    `regular` is for folders received from strangers: see `open_regular`.
-    """
-    try:
-        with open_regular(path) if regular else path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise CounterfoilError(code, f"{path} cannot be read: {error.strerror}") from error
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, following links; OSError for a FIFO (which may block forever), a device or a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def read_secret(path: Path) -> str:

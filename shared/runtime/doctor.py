@@ -21,6 +21,7 @@ from typing import Literal
 import click
 from cryptography import x509
 
+from shared.runtime.cards import NoCardsError, cards
 from shared.runtime.certificates import Life, life_of
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.net import split_address
@@ -51,6 +52,10 @@ RENEWAL = (
     "Set this machine's clock if it is wrong. `counterfoil up` renews what it issued, at start and while it runs;"
     " replace your own certificate on disk: servers reload it without a restart."
 )
+REMEDIES = {
+    "triton": "Install a CUDA build of torch, which brings Triton, if nodes are to run on the GPU.",
+    "pynvml": "pip install nvidia-ml-py, so that nodes meter energy.",
+}
 NO_WORK = "It is draining, or cannot store what it accepts: see `counterfoil node status --config …` and its log."
 START = "Start it: `counterfoil up`."
 OTHER_PROGRAM = "Another program or installation may be using the port; see the process's log."
@@ -145,16 +150,26 @@ def _disk(folder: Path) -> Diagnosis:
 
 
 def _accelerator() -> Diagnosis:
-    if not Path("/dev/nvidiactl").exists():
-        return Diagnosis(
-            "GPU", "note", "none: the engine runs on the CPU and energy is reported as unmeasured"
-        )
-    measured = util.find_spec("pynvml") is not None
+    """Say what the first card is and can do: nodes with device = "cuda" run on it."""
+    try:
+        card, *others = cards()
+    except NoCardsError as error:
+        return Diagnosis("GPU", "note", f"none ({error}): nodes run on the CPU and energy is reported as unmeasured")  # fmt: skip
+    major, minor = card.capability
+    found = [
+        f"{card.name}, {card.memory / 1024**3:.0f} GiB, compute capability {major}.{minor}",
+        f"computes {card.arithmetic}" if card.arithmetic else "cannot compute models",
+        *([f"{len(others)} more, not used"] if others else []),
+    ]
+    missing = [name for name in ("triton", "pynvml") if util.find_spec(name) is None]
+    if card.arithmetic and "triton" in missing:
+        found.append("Triton is not installed")
+    found.append("energy is unmeasured" if "pynvml" in missing else "NVML meters energy")
     return Diagnosis(
         "GPU",
-        "ok" if measured else "note",
-        "NVIDIA driver present; " + ("NVML meters energy" if measured else "energy is unmeasured"),
-        "" if measured else "pip install nvidia-ml-py, so that nodes meter energy.",
+        "note" if missing or not card.arithmetic else "ok",
+        "; ".join(found),
+        " ".join(REMEDIES[name] for name in missing),
     )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.reading import read_bounded
 
 MIB = 1 << 20
 LARGEST: Final = {

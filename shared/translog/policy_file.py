@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.reading import read_bounded
 from shared.translog.checkpoint import parse_decimal
 from shared.translog.notes import SignatureType, Verifier, parse_vkey
 from shared.translog.policy import Group, LogPolicy

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from shared.runtime.config import read_bounded
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.reading import read_bounded
 from shared.translog.notes import decode_base64, encode_base64
 
 FORMAT: Final = "counterfoil-bundle/v1"

@@ -1,13 +1,17 @@
 """What the engine gets from a node's settings, and settings that cannot hold the model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
 from execution_layer.wiring import node
 from execution_layer.wiring.node import MIB, engine_limits
 from shared.model.cpu import KVCache
+from shared.model.cuda.backend import CudaBackend
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from tests.shared.model import tiny
@@ -96,3 +100,36 @@ def test_a_node_admits_what_its_own_context_holds(tmp_path, monkeypatch):
     node.build_node(settings)
     assert made["model"].served.max_positions == 100
     assert made["model"].engine.limits.context == 100
+
+
+def test_settings_choose_the_backend_and_a_gpus_arithmetic_is_its_own(monkeypatch):
+    config = tiny.config(dtype="bfloat16")
+    asked = []
+
+    def open_card(arithmetic):
+        asked.append(arithmetic)
+        return CudaBackend("fused-16", torch.device("cpu"))
+
+    monkeypatch.setattr("shared.model.cuda.device.open_card", open_card)
+    monkeypatch.setattr("shared.model.cuda.memory.free_memory", lambda: 2 << 30)
+    backend = node.backend_of(node_settings(device="cuda"), config)
+    assert (backend.device, backend.arithmetic, asked) == ("cuda", "fused-16", ["auto"])
+    backend = node.backend_of(node_settings(arithmetic="fused-8"), config)
+    assert (backend.device, backend.arithmetic) == ("cpu", "fused-8")
+
+
+def test_a_gpu_without_room_is_refused_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr("shared.model.cuda.device.open_card", lambda _arithmetic: tiny.BACKEND)
+    monkeypatch.setattr("shared.model.cuda.memory.free_memory", lambda: 2 << 30)
+    settings = node_settings(device="cuda", kv_memory_mib=1024)
+    with pytest.raises(CounterfoilError, match=r"1\.0 GiB of keys and values") as caught:
+        node.backend_of(settings, tiny.config(dtype="bfloat16"))
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_node_on_the_cpu_imports_no_triton():
+    code = "import sys, execution_layer.wiring.node; print('triton' in sys.modules, 'torch' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert ended.stdout.split() == ["False", "True"]

@@ -243,13 +243,13 @@ def test_a_header_that_makes_no_sense_is_corrupt_before_a_tensor_is_read(folder,
 
 
 def test_tensors_are_compared_with_the_configuration_before_one_is_read(folder, monkeypatch):
-    monkeypatch.setattr(weights_module, "safe_open", None)
+    monkeypatch.setattr("safetensors.safe_open", None)
     spoil(folder, tensor([1 << 36], 0, 4 << 36), extra=4 << 36)  # sparse
     refused(tiny.load, folder, "no tensor", Code.MALFORMED)
 
 
 def test_a_checkpoint_larger_than_the_machines_memory_is_refused_unread(folder, monkeypatch):
-    monkeypatch.setattr(weights_module, "safe_open", None)
+    monkeypatch.setattr("safetensors.safe_open", None)
     monkeypatch.setattr(weights_module, "memory_bytes", lambda: 1 << 16)
     refused(tiny.load, folder, "memory", Code.CONFIGURATION)
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from fastapi import FastAPI
 
 from shared.runtime import doctor as room
+from shared.runtime.cards import Card, NoCardsError
 from shared.runtime.doctor import doctor, installation, machine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import build_server
@@ -53,6 +54,43 @@ def test_a_missing_client_package_is_wrong_and_a_missing_part_is_a_note(tmp_path
     assert found["packages of node"].status == "note"
     assert "pip install 'counterfoil[node]'" in found["packages of node"].remedy
     assert findings(tmp_path)[0] == 1
+
+
+HOPPER = Card("NVIDIA H100", (9, 0), 80 << 30)
+
+
+def gpu(monkeypatch, tmp_path, *found: Card) -> room.Diagnosis:
+    monkeypatch.setattr(room, "cards", lambda: [*found])
+    return by_name(machine(tmp_path))["GPU"]
+
+
+def test_a_card_is_described_with_what_it_computes(monkeypatch, tmp_path):
+    monkeypatch.setattr(room.util, "find_spec", lambda _name: True)
+    found = gpu(monkeypatch, tmp_path, HOPPER, HOPPER)
+    assert (found.status, found.remedy) == ("ok", "")
+    assert found.found == (
+        "NVIDIA H100, 80 GiB, compute capability 9.0; computes fused-16; 1 more, not used; NVML meters energy"
+    )
+
+
+def test_a_card_that_cannot_compute_and_what_is_missing_beside_one_are_notes(monkeypatch, tmp_path):
+    monkeypatch.setattr(room.util, "find_spec", lambda _name: None)
+    found = gpu(monkeypatch, tmp_path, Card("Tesla T4", (7, 5), 15 << 30))
+    assert found.status == "note"
+    assert "cannot compute models" in found.found
+    found = gpu(monkeypatch, tmp_path, HOPPER)
+    assert "Triton is not installed; energy is unmeasured" in found.found
+    assert "CUDA build of torch" in found.remedy
+    assert "nvidia-ml-py" in found.remedy
+
+
+def test_a_machine_without_a_card_says_why(monkeypatch, tmp_path):
+    def none():
+        raise NoCardsError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(room, "cards", none)
+    found = by_name(machine(tmp_path))["GPU"]
+    assert (found.status, found.found[:32]) == ("note", "none (there is no NVIDIA driver)")
 
 
 @pytest.mark.parametrize(
