@@ -71,6 +71,7 @@ generate: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stack
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.arithmetic
 	$(BIN)/python -m benchmarks.log
 
 soak: $(VENV)/.dev

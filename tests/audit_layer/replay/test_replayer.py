@@ -234,7 +234,7 @@ def test_an_auditor_computes_every_arithmetic_and_no_profile_that_it_does_not_kn
     for name in arithmetics_for("bfloat16"):
         case = honest_case(folder, CpuBackend(arithmetic=name), "bfloat16")
         assert bench.judge(case).reason is Reason.EXACT, name
-    assert [name for _, name in bench._loaded] == ["chain-1", "pairs-32"]
+    assert [name for _, name in bench._loaded] == ["chain-1", "pairs-32", "fused-16", "fused-8"]
     strange = honest_case(folder, CpuBackend(), "bfloat16", claimed=bytes(32))
     assert bench.judge(strange).reason is Reason.PROFILE
 
