@@ -86,13 +86,13 @@ static TARGET __attribute__((noinline)) void NAME(exact)(const uint32_t *x, cons
 #if defined(LANES_PORTABLE)
 
 static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                                  int64_t w_panel, int64_t units, float *acc, int add)
+                                  int64_t w_panel, int64_t units, float *acc, int64_t stride, int add)
 {
-    if (!add) memset(acc, 0, (size_t)(rows * panels * LANES) * sizeof *acc);
+    for (int m = 0; m < rows && !add; m++) memset(acc + m * stride, 0, (size_t)(panels * LANES) * sizeof *acc);
     for (int m = 0; m < rows; m++)
         for (int n = 0; n < panels; n++)
             for (int64_t u = 0; u < units; u += STEP_UNITS)
-                NAME(exact)(x + m * x_stride + u, w + u * w_unit + n * w_panel, w_unit, acc + (m * panels + n) * LANES);
+                NAME(exact)(x + m * x_stride + u, w + u * w_unit + n * w_panel, w_unit, acc + m * stride + n * LANES);
 }
 
 #else
@@ -308,11 +308,12 @@ static int NAME(any_small)(const float *acc, int64_t count)
 }
 
 static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                                  int64_t w_panel, int64_t units, float *acc, int add)
+                                  int64_t w_panel, int64_t units, float *acc, int64_t stride, int add)
 {
-    const int64_t stride = panels * LANES;
-    if (!add) memset(acc, 0, (size_t)(rows * stride) * sizeof *acc);
-    int plain = !add || !NAME(any_small)(acc, rows * stride); /* whether the sums so far have no bits that a step may cut off */
+    int plain = 1; /* whether the sums so far have no bits that a step may cut off */
+    for (int m = 0; m < rows; m++)
+        if (!add) memset(acc + m * stride, 0, (size_t)(panels * LANES) * sizeof *acc);
+        else plain &= !NAME(any_small)(acc + m * stride, panels * LANES);
     for (int64_t u = 0; u < units; u += STEP) {
         NAME(rows) group;
         NAME(read_rows)(&group, rows, x + u, x_stride);

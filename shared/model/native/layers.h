@@ -147,14 +147,12 @@ FN void NAME(fetch)(const void *from, int64_t bytes)
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
 }
 
-/* Scores of `rows` query rows against places [0, needed) of some blocks of one head: (rows, blocks · BLOCK), unmasked, scaled. What follows
+/* Scores of `rows` query rows against places [0, needed) of some blocks of one head: (rows, blocks · BLOCK), neither masked nor scaled. What follows
  * in memory (the next keys, these values) is prefetched meanwhile. */
 static TARGET void NAME(scores)(const Shape *shape, const uint32_t *q, int rows, const uint32_t *const *keys, const uint32_t *const *values,
                                 int64_t blocks, int64_t needed, float *out)
 {
     const int64_t units = shape->head_dim / (PAIRS + 1), stride = blocks * BLOCK;
-    const V16 scale = NAME(set1)(shape->scale);
-    float acc[TILE];
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t left = needed - block * BLOCK, panels = left < BLOCK ? (left + LANES - 1) / LANES : BLOCK / LANES;
         NAME(fetch)(values[block], (left < BLOCK ? left : BLOCK) * units * 4);
@@ -164,33 +162,58 @@ static TARGET void NAME(scores)(const Shape *shape, const uint32_t *q, int rows,
             const int64_t step = NAME(width)(tall);
             for (int64_t panel = 0; panel < panels; panel += step) {
                 const int wide = panels - panel < step ? (int)(panels - panel) : (int)step;
-                NAME(any_tile)(tall, wide, q + row * units, units, keys[block] + panel * LANES, BLOCK, LANES, units, acc, 0);
-                for (int m = 0; m < tall; m++)
-                    for (int n = 0; n < wide; n++)
-                        NAME(store)(out + (row + m) * stride + block * BLOCK + (panel + n) * LANES,
-                                    NAME(mul)(NAME(load)(acc + (m * wide + n) * LANES), scale));
+                NAME(any_tile)(tall, wide, q + row * units, units, keys[block] + panel * LANES, BLOCK, LANES, units,
+                               out + row * stride + block * BLOCK + panel * LANES, stride, 0);
             }
         }
     }
 }
 
-#if !FUSED
-
-/* Softmax of places [from, to) of a row of `places`, in place as units of weights (zero elsewhere); returns their sum: lane i sums
- * places i, i+16, … in order, then the lanes by halves. The largest score is exact in any order. */
-static TARGET float NAME(softmax)(float *row, int64_t from, int64_t to, int64_t places)
+/* Scale a row of products in place, those outside [from, to) being −∞; returns the largest score, NaN aside. *numbers becomes whether
+ * it is finite and no score is NaN. */
+FN float NAME(scaled)(float *row, int64_t from, int64_t to, int64_t places, float scale, int *numbers)
 {
     for (int64_t i = 0; i < from; i++) row[i] = -__builtin_inff();
     for (int64_t i = to; i < places; i++) row[i] = -__builtin_inff();
-    V16 most = NAME(set1)(-__builtin_inff()), total = NAME(set1)(0.0f);
-    for (int64_t i = 0; i < places; i += LANES) most = NAME(max)(NAME(load)(row + i), most);
-    const V16 less = NAME(set1)(-NAME(largest)(most));
+    const V16 by = NAME(set1)(scale);
+    V16 most = NAME(set1)(-__builtin_inff()), sum = NAME(set1)(0.0f); /* the sum is NaN if any score is */
+    for (int64_t i = 0; i < places; i += LANES) {
+        const V16 score = NAME(mul)(NAME(load)(row + i), by);
+        NAME(store)(row + i, score);
+        most = NAME(max)(score, most);
+        sum = NAME(add)(sum, score);
+    }
+    float sums[LANES];
+    NAME(store)(sums, sum);
+    const float largest = NAME(largest)(most);
+    *numbers = __builtin_fabsf(largest) < __builtin_inff();
+    for (int i = 0; i < LANES; i++) *numbers &= sums[i] == sums[i];
+    return largest;
+}
+
+#if !FUSED
+
+/* Softmax of scores of places [from, to) of a row of `places`, in place as units of weights (zero elsewhere); returns their sum: lane i sums
+ * places i, i+16, … in order, then the lanes by halves. The largest score is exact in any order. */
+static TARGET float NAME(softmax)(float *row, int64_t from, int64_t to, int64_t places, float scale)
+{
+    int numbers;
+    V16 total = NAME(set1)(0.0f);
+    const V16 less = NAME(set1)(-NAME(scaled)(row, from, to, places, scale, &numbers));
+#if PAIRS
+    for (int64_t i = 0; i < places && numbers; i += LANES) {
+        const U16 half = NAME(number_to_bf16)(NAME(exp_number)(NAME(add)(NAME(load)(row + i), less)));
+        total = NAME(add)(total, NAME(floats)(NAME(left)(half, 16)));
+        NAME(store_lower)((uint16_t *)row + i, half); /* units end before the scores that are still to be read */
+    }
+    if (numbers) return NAME(sum)(total);
+#endif
     for (int64_t i = 0; i < places; i += LANES) {
         const V16 p = NAME(exp_negative)(NAME(add)(NAME(load)(row + i), less));
 #if PAIRS
         const U16 half = NAME(to_bf16)(p);
         total = NAME(add)(total, NAME(floats)(NAME(left)(half, 16)));
-        NAME(store_units)((uint32_t *)row, i, p); /* units end before the scores that are still to be read */
+        NAME(store_units)((uint32_t *)row, i, p);
 #else
         total = NAME(add)(total, p);
         NAME(store)(row + i, p);
@@ -227,7 +250,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
     for (int row = 0; row < rows; row++) {
         const int64_t own = position + row / group;
         const int64_t from = window && own + 1 > window ? own + 1 - window : 0;
-        totals[row] = NAME(softmax)(scores + row * places, from - first * BLOCK, own + 1 - first * BLOCK, used);
+        totals[row] = NAME(softmax)(scores + row * places, from - first * BLOCK, own + 1 - first * BLOCK, used, shape->scale);
     }
     for (int row = 0; row < rows; row += TALL) {
         const int tall = rows - row < TALL ? rows - row : TALL;
@@ -237,7 +260,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
             for (int64_t block = 0; block < blocks; block++) {
                 const int64_t left = used - block * BLOCK;
                 NAME(any_tile)(tall, wide, (const uint32_t *)(scores + row * places) + block * (BLOCK / (PAIRS + 1)), places,
-                               values[block] + panel * LANES, width, LANES, (left < BLOCK ? left : BLOCK) / (PAIRS + 1), acc, block > 0);
+                               values[block] + panel * LANES, width, LANES, (left < BLOCK ? left : BLOCK) / (PAIRS + 1), acc, wide * LANES, block > 0);
             }
             for (int m = 0; m < tall; m++) {
                 const int64_t at = span->first + task.row + (row + m) / group, head = task.head * group + (row + m) % group;
@@ -253,18 +276,15 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
 
 /* Weights of one row's scores in one segment, of which [from, to) are seen and `places` may be read: in place as units, zero elsewhere.
  * Returns the largest score; *units becomes the weights' sum in units of 2^−23. */
-static TARGET float NAME(weights)(float *row, int64_t from, int64_t to, int64_t places, int32_t *units)
+static TARGET float NAME(weights)(float *row, int64_t from, int64_t to, int64_t places, float scale, int32_t *units)
 {
-    for (int64_t i = 0; i < from; i++) row[i] = -__builtin_inff();
-    for (int64_t i = to; i < places; i++) row[i] = -__builtin_inff();
-    V16 most = NAME(set1)(-__builtin_inff());
-    for (int64_t i = 0; i < places; i += LANES) most = NAME(max)(NAME(load)(row + i), most);
-    const float largest = NAME(largest)(most);
+    int numbers; /* always */
+    const float largest = NAME(scaled)(row, from, to, places, scale, &numbers);
     const V16 less = NAME(set1)(-largest), one = NAME(set1)(1.0f);
     U16 sum = NAME(set1u)(0);
     for (int64_t i = 0; i < places; i += LANES) {
         const V16 distance = NAME(add)(NAME(load)(row + i), less);
-        const U16 magnitude = NAME(andu)(NAME(bits)(distance), NAME(set1u)(0x7fffffffu)), p = NAME(bits)(NAME(exp_negative)(distance));
+        const U16 magnitude = NAME(andu)(NAME(bits)(distance), NAME(set1u)(0x7fffffffu)), p = NAME(bits)(NAME(exp_number)(distance));
         const U16 weight = NAME(to_units)(NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x41d80000u), NAME(set1u)(0), p))); /* 27 */
         NAME(store_lower)((uint16_t *)row + i, weight); /* units end before the scores that are still to be read */
         const V16 above_one = NAME(add)(NAME(floats)(NAME(left)(weight, 16)), one);
@@ -331,7 +351,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
                     continue;
                 }
                 int32_t sum;
-                const float largest = NAME(weights)(row, left, right, used, &sum), before = so_far->largest;
+                const float largest = NAME(weights)(row, left, right, used, shape->scale, &sum), before = so_far->largest;
                 const float d = NAME(exp_of)(-__builtin_fabsf(before - largest));
                 alpha[m] = largest > before ? d : 1.0f;
                 beta[m] = largest > before ? 1.0f : d;
@@ -344,7 +364,7 @@ static TARGET void NAME(attend)(const Attention *job, Task task, unsigned char *
                 for (int64_t block = 0; block < blocks; block++) {
                     const int64_t left = used - block * BLOCK;
                     NAME(any_tile)(tall, wide, (const uint32_t *)(row_scores + tile * blocks * BLOCK) + block * (BLOCK / 2), blocks * BLOCK,
-                                   values[block] + panel * LANES, width, LANES, (left < BLOCK ? left : BLOCK) / 2, acc, block > 0);
+                                   values[block] + panel * LANES, width, LANES, (left < BLOCK ? left : BLOCK) / 2, acc, wide * LANES, block > 0);
                 }
                 for (int m = 0; m < tall; m++)
                     for (int n = 0; n < wide; n++) {

@@ -9,16 +9,16 @@
 #if !FUSED
 #if !GROUPED
 
-/* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), continued if `add`. */
+/* MR rows of x (stride in units) times 16·NR columns; `acc` is (MR, 16·NR), its rows `stride` apart, continued if `add`. */
 FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                   int64_t w_panel, int64_t units, float *acc, const int add)
+                   int64_t w_panel, int64_t units, float *acc, int64_t stride, const int add)
 {
     V16 sum[8][8];
 #pragma GCC unroll 8
     for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
         for (int n = 0; n < NR; n++)
-            sum[m][n] = add ? NAME(load)(acc + (m * NR + n) * LANES) : NAME(set1)(0.0f);
+            sum[m][n] = add ? NAME(load)(acc + m * stride + n * LANES) : NAME(set1)(0.0f);
     for (int64_t u = 0; u < units; u++) {
         U16 column[8];
 #pragma GCC unroll 8
@@ -33,18 +33,19 @@ FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stri
 #pragma GCC unroll 8
     for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
-        for (int n = 0; n < NR; n++) NAME(store)(acc + (m * NR + n) * LANES, sum[m][n]);
+        for (int n = 0; n < NR; n++) NAME(store)(acc + m * stride + n * LANES, sum[m][n]);
 }
 
 #elif !defined(LANES_AMX)
 
 /* As above; whole groups only. */
 FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                   int64_t w_panel, int64_t units, float *acc, const int add)
+                   int64_t w_panel, int64_t units, float *acc, int64_t stride, const int add)
 {
     const U16 upper = NAME(set1u)(0xffff0000u);
     if (!add)
-        for (int i = 0; i < MR * NR; i++) NAME(store)(acc + i * LANES, NAME(set1)(0.0f));
+        for (int m = 0; m < MR; m++)
+            for (int n = 0; n < NR; n++) NAME(store)(acc + m * stride + n * LANES, NAME(set1)(0.0f));
     for (int64_t first = 0; first < units; first += GROUP) {
         V16 even[4][8], odd[4][8];
 #pragma GCC unroll 8
@@ -74,7 +75,7 @@ FN void NAME(tile)(const int MR, const int NR, const uint32_t *x, int64_t x_stri
         for (int m = 0; m < MR; m++)
 #pragma GCC unroll 8
             for (int n = 0; n < NR; n++) {
-                float *at = acc + (m * NR + n) * LANES;
+                float *at = acc + m * stride + n * LANES;
                 NAME(store)(at, NAME(add)(NAME(load)(at), NAME(add)(even[m][n], odd[m][n])));
             }
     }
@@ -102,15 +103,15 @@ FN void NAME(configure)(int rows)
     tiles_of = rows;
 }
 
-/* As below, for 1 to TALL rows and 1 to width(rows) panels, whole groups only; `acc` is (rows, 16·panels). */
+/* As below, for 1 to TALL rows and 1 to width(rows) panels, whole groups only. */
 static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                                  int64_t w_panel, int64_t units, float *acc, int add)
+                                  int64_t w_panel, int64_t units, float *acc, int64_t stride, int add)
 {
-    const int64_t row = panels * LANES * 4;
+    const int64_t row = stride * 4;
     NAME(configure)(rows);
 #define BEGIN(t, at) if (add) _tile_loadd(t, at, row); else _tile_zero(t)
     if (rows > 16) {
-        float *below = acc + 16 * panels * LANES;
+        float *below = acc + 16 * stride;
         BEGIN(0, acc);
         BEGIN(2, below);
         if (panels > 1) {
@@ -181,11 +182,11 @@ FN int NAME(width)(int rows)
 #define TALL 4
 #endif
 
-/* As `tile`, for 1 to TALL rows and 1 to width(rows) panels; `acc` is (rows, 16·panels). */
+/* As `tile`, for 1 to TALL rows and 1 to width(rows) panels. */
 static TARGET void NAME(any_tile)(int rows, int panels, const uint32_t *x, int64_t x_stride, const uint32_t *w, int64_t w_unit,
-                                  int64_t w_panel, int64_t units, float *acc, int add)
+                                  int64_t w_panel, int64_t units, float *acc, int64_t stride, int add)
 {
-#define WITH(M, N) NAME(tile)(M, N, x, x_stride, w, w_unit, w_panel, units, acc, add)
+#define WITH(M, N) NAME(tile)(M, N, x, x_stride, w, w_unit, w_panel, units, acc, stride, add)
 #define CASE(M, N) case (M) * 16 + (N): WITH(M, N); return;
     switch (rows * 16 + panels) {
         CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1)
@@ -237,8 +238,7 @@ FN V16 NAME(limit)(V16 a, float most)
 FN U16 NAME(to_units)(V16 a)
 {
 #if FUSED
-    const U16 b = NAME(bits)(NAME(limit)(a, 0x1p40f)), odd = NAME(andu)(NAME(right)(b, 16), NAME(set1u)(1));
-    return NAME(right)(NAME(addu)(NAME(addu)(b, NAME(set1u)(0x7fff)), odd), 16);
+    return NAME(number_to_bf16)(NAME(limit)(a, 0x1p40f));
 #else
     return NAME(to_bf16)(a);
 #endif
@@ -301,9 +301,9 @@ static TARGET void NAME(product)(Thread *me, const Product *job)
             for (int64_t panel = first; panel < last; panel += step) {
                 const int wide = last - panel < step ? (int)(last - panel) : (int)step;
                 const uint32_t *x = job->x + row * units;
-                NAME(any_tile)(tall, wide, x, units, job->matrix->data + panel * units * LANES, LANES, units * LANES, units, a, 0);
+                NAME(any_tile)(tall, wide, x, units, job->matrix->data + panel * units * LANES, LANES, units * LANES, units, a, wide * LANES, 0);
                 if (job->kind == GATED)
-                    NAME(any_tile)(tall, wide, x, units, job->other->data + panel * units * LANES, LANES, units * LANES, units, b, 0);
+                    NAME(any_tile)(tall, wide, x, units, job->other->data + panel * units * LANES, LANES, units * LANES, units, b, wide * LANES, 0);
                 for (int m = 0; m < tall; m++)
                     for (int n = 0; n < wide; n++) {
                         const int64_t at = (m * wide + n) * LANES;

@@ -128,19 +128,24 @@ FN V16 NAME(madd)(V16 acc, U16 w, U16 x, int pairs)
     return pairs ? NAME(madd_pairs)(acc, w, x) : NAME(fma)(NAME(floats)(w), NAME(floats)(x), acc);
 }
 
-/* The bits of each lane rounded to bfloat16 (nearest, ties to even) in the lower half; denormals become zero, and a NaN
- * 0x7fc0. Integer operations do it, so all variants agree. */
+/* The bits of each lane rounded to bfloat16 (nearest, ties to even) in the lower half, of numbers whose denormals are kept.
+ * Integer operations do it, so all variants agree. */
+FN U16 NAME(number_to_bf16)(V16 a)
+{
+    const U16 b = NAME(bits)(a), odd = NAME(andu)(NAME(right)(b, 16), NAME(set1u)(1));
+    return NAME(right)(NAME(addu)(NAME(addu)(b, NAME(set1u)(0x7fff)), odd), 16);
+}
+
+/* The same; denormals become zero, and a NaN 0x7fc0. */
 FN U16 NAME(to_bf16)(V16 a)
 {
-    U16 b = NAME(bits)(a), magnitude = NAME(andu)(b, NAME(set1u)(0x7fffffffu));
-    U16 odd = NAME(andu)(NAME(right)(b, 16), NAME(set1u)(1));
-    U16 rounded = NAME(right)(NAME(addu)(NAME(addu)(b, NAME(set1u)(0x7fff)), odd), 16);
+    U16 b = NAME(bits)(a), magnitude = NAME(andu)(b, NAME(set1u)(0x7fffffffu)), rounded = NAME(number_to_bf16)(a);
     rounded = NAME(select_above)(NAME(set1u)(0x00800000u), magnitude, NAME(andu)(NAME(right)(b, 16), NAME(set1u)(0x8000)), rounded);
     return NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(set1u)(0x7fc0), rounded);
 }
 
-/* exp(x) for x at most 0, relative error below 2e-7; below −86 it is 0. Cody and Waite's reduction, Taylor to the sixth power. */
-FN V16 NAME(exp_negative)(V16 x)
+/* exp(x) for x at most 0 and no NaN, relative error below 2e-7; below −86 it is 0. Cody and Waite's reduction, Taylor to the sixth power. */
+FN V16 NAME(exp_number)(V16 x)
 {
     const V16 lowest = NAME(set1)(-86.0f);
     V16 clamped = NAME(max)(x, lowest);
@@ -156,10 +161,15 @@ FN V16 NAME(exp_negative)(V16 x)
     p = NAME(fma)(p, r, NAME(set1)(1.0f));
     p = NAME(fma)(p, r, NAME(set1)(1.0f));
     V16 scaled = NAME(floats)(NAME(addu)(NAME(bits)(p), NAME(left)(NAME(bits)(shifted), 23)));
-    /* −x > 86 exactly where the magnitude's bits are larger; a NaN stays one through p. */
-    U16 magnitude = NAME(andu)(NAME(bits)(x), NAME(set1u)(0x7fffffffu));
-    U16 far = NAME(select_above)(magnitude, NAME(set1u)(0x42ac0000u), NAME(set1u)(0), NAME(bits)(scaled));
-    return NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(bits)(x), far));
+    U16 magnitude = NAME(andu)(NAME(bits)(x), NAME(set1u)(0x7fffffffu)); /* −x > 86 exactly where its bits are larger */
+    return NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x42ac0000u), NAME(set1u)(0), NAME(bits)(scaled)));
+}
+
+/* The same; a NaN stays as it is. */
+FN V16 NAME(exp_negative)(V16 x)
+{
+    const U16 magnitude = NAME(andu)(NAME(bits)(x), NAME(set1u)(0x7fffffffu));
+    return NAME(floats)(NAME(select_above)(magnitude, NAME(set1u)(0x7f800000u), NAME(bits)(x), NAME(bits)(NAME(exp_number)(x))));
 }
 
 /* The sum of sixteen lanes, by halves. */
