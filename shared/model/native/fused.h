@@ -2,14 +2,14 @@
  *
  * A step takes sixteen pairs of bfloat16 (eight units) for sixteen output lanes: one fused sum, or two. There are two ways:
  *   exact   in integers, as the definition is written: right for everything
- *   fast    in floats: each product is scaled by 2^(FRACTION − E), truncated to an integer and summed. Right where E ≥ LEAST_E, or
- *           where no term has a bit below 2^(LEAST_E − FRACTION), so that a smaller E cuts nothing; and where the sum fits in 31 bits
- * A step is `plain` where its factors are 0 or from 2^(LEAST_E / 2) on: then E need not be looked at.
+ *   fast    in floats: each product is scaled by 2^(FRACTION − E), truncated to an integer and summed. Right where E ≥ −75, or where
+ *           no term has a bit below 2^(−75 − FRACTION), so that a smaller E cuts nothing; and where the sum fits in 31 bits
+ * A step is `plain` where its factors are 0 or from 2^−37 on: then E need not be looked at.
  */
 #define FRACTION (FUSED == 16 ? 25 : 24)
 #define STEP 8                       /* units */
 #define STEP_UNITS (FUSED / 2)       /* units of one sum */
-#define LEAST_FIELD 52               /* of E, as binary32 has it: E = −75 */
+#define LEAST_FIELD 52               /* −75 as the exponent field of a binary32 */
 #define SMALL (90u << 7)             /* 2^−37, as bfloat16 has it: products of such have bits from 2^−88 on only */
 #define HEAVY 3980                   /* significands of sixteen factors whose products may add up to 2^31 */
 #define TALL 32
