@@ -83,7 +83,7 @@ class LocalEngine:
         self._row_bytes = decoder.config.hidden_size * decoder.dtype.itemsize
         self._clock = clock
         self._scheduler = Scheduler(self.limits, clock)
-        self._steps = 0
+        self._steps = self._failures = 0
         self._runner = Runner(decoder, decoder.cache(self.limits.blocks))
         self._generations: dict[int, LocalGeneration] = {}
         self._outbox: list[tuple[LocalGeneration, Event]] = []
@@ -161,6 +161,7 @@ class LocalEngine:
                 prefix_misses=scheduler.prefix_misses,
                 preemptions=scheduler.preemptions,
                 steps=self._steps,
+                failures=self._failures,
             )
 
     def step(self) -> bool:
@@ -176,6 +177,7 @@ class LocalEngine:
             return False
         sampled = self._carry_out(plan)
         with self._lock:
+            self._failures = self._failures + 1 if sampled is None else 0
             if sampled is not None:
                 self._scheduler.settle(plan)
                 for sequence, chosen in sampled:

@@ -82,6 +82,8 @@ class EngineStats:
     preemptions: int
     """How often a sequence gave up its blocks for another one."""
     steps: int
+    failures: int
+    """Steps that failed, one after the other, since one succeeded; their sequences have ended as FAILED."""
 
 
 class Generation(Protocol):

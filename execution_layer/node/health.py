@@ -1,10 +1,15 @@
-"""Whether a node can store what it accepts: a node that cannot write its store refuses requests until it can."""
+"""Whether a node can store and compute what it accepts.
+
+A node that cannot write its store refuses requests until it can. One whose passes of the model fail, each with another batch, has
+lost what computes them, as when a GPU falls off its bus; it refuses requests until it is started again.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from execution_layer.engine.protocol import Engine
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.recovery import finish_interrupted
 from execution_layer.node.store import NodeStore
@@ -13,19 +18,32 @@ from shared.runtime.journal import Unwritable
 from shared.runtime.logs import incident
 
 LOOK_EVERY_S: Final = 1.0
+MOST_FAILURES: Final = 3
+"""Passes that fail one after the other. A single one may be due to what was in it."""
 
 _log = logging.getLogger(__name__)
 
 
 class Health:
-    """Knows whether the last write to the store succeeded. Belongs to one event loop."""
+    """Knows whether the last write to the store and the last passes of the model succeeded. Belongs to one event loop."""
 
-    def __init__(self, store: NodeStore) -> None:
-        self._store = store
+    def __init__(self, store: NodeStore, engine: Engine) -> None:
+        self._store, self._engine = store, engine
         self._incident: str | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether the last passes of the model did not all fail."""
+        return self._engine.stats.failures < MOST_FAILURES
 
     def refusal(self) -> CounterfoilError | None:
         """Return why requests are refused; None if they are accepted. It does not reveal where the node keeps its files."""
+        if not self.computes:
+            return CounterfoilError(
+                Code.UNAVAILABLE,
+                "the node accepts no requests: its passes of the model fail",
+                remedy="Use another node.",
+            )
         failure = self._store.journal.failure
         if failure is None:
             self._incident = None
@@ -82,6 +100,10 @@ class Watch:
             if not self._sick:
                 self._sick = True
                 await self._set_serving(False)
+                if not self._health.computes:
+                    _log.error(
+                        "passes of the model fail; no requests are accepted until the node is started again"
+                    )
             try:
                 await self._store.journal.probe()
             except Unwritable:
@@ -90,7 +112,7 @@ class Watch:
             await finish_interrupted(self._store, self._signer, only=frozenset(self._owed))
             self._owed.clear()
             self._wake()
-        if self._sick:
+        if self._sick and self._health.computes:
             self._sick = False
             _log.warning("the node's store can be written again; requests are accepted")
             await self._set_serving(True)

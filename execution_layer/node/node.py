@@ -76,7 +76,7 @@ class Node:
         self.store = NodeStore(settings.spool, self.ring.storage_key)
         self.spool = Spool(self.store.journal)
         self.load = Load(settings.quotas)
-        self._health = Health(self.store)
+        self._health = Health(self.store, model.engine)
         self._signer = ReceiptSigner(self.ring.signing_key, settings.issuer)
         self._admission = Admission(
             ring=self.ring,

@@ -82,6 +82,7 @@ class FakeEngine:
     """A double of the engine: tokens and block hashes are hashes of what came before; it can stall and die."""
 
     def __init__(self, *, pause_s=0.0, holds_after=None, dies_after=None, stops_after=None):
+        self.failures = 0
         self.pause_s = pause_s
         self.holds_after = holds_after
         self.dies_after = dies_after
@@ -104,7 +105,7 @@ class FakeEngine:
 
     @property
     def stats(self):
-        return EngineStats(0, 0, 0, 0, 0, 0, 0, 0)
+        return EngineStats(0, 0, 0, 0, 0, 0, 0, 0, self.failures)
 
     def token(self, request, position):
         if self.stops_after == position:

@@ -304,9 +304,11 @@ async def test_a_failed_pass_ends_its_sequences_and_the_engine_continues(caplog)
     failed, next_one = working.submit(long(tokens=3)), working.submit(long(tokens=3))
     breaking.broken = True
     working.step()
+    assert working.stats.failures == 1
     breaking.broken = False
     while working.step():
         pass
+    assert working.stats.failures == 0
     end = (await seen(failed)).end
     assert (end.finish_reason, end.output_ids) == (FinishReason.FAILED, ())
     assert (await seen(next_one)).end.finish_reason is FinishReason.LENGTH

@@ -73,6 +73,22 @@ async def test_a_node_on_a_full_disk_refuses_by_name_and_recovers_on_its_own(wor
         assert await told(world, node) == ""
 
 
+async def test_a_node_whose_passes_fail_says_so_and_accepts_nothing_more(world, caplog):
+    engine = FakeEngine()
+    async with world.node(engine) as node:
+        engine.failures = health.MOST_FAILURES - 1
+        request = make_request(world, node)
+        assert await ask(world, node, request.order, request.envelope)
+        engine.failures = health.MOST_FAILURES
+        error = await refusal(world, node)
+        assert (error.code, "passes of the model fail" in error.detail) == (Code.UNAVAILABLE, True)
+        assert "passes of the model fail" in await told(world, node)
+        await until_serving(world, node, False)
+        await asyncio.sleep(0.1)  # several looks: what can be written does not make it well
+        await until_serving(world, node, False)
+    assert caplog.text.count("until the node is started again") == 1
+
+
 async def test_a_disk_that_fills_up_midway_leaves_a_receipt_that_is_written_when_there_is_room(
     world,
 ):
