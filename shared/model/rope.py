@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ class Rope:
 
 def inverse_frequencies(head_dim: int, rope: Rope) -> NDArray[np.float64]:
     """Return the angle per position, in radians, of each of the head_dim / 2 pairs."""
-    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-    plain = np.power(np.float64(rope.theta), -exponents)
+    exponents = [place / head_dim for place in range(0, head_dim, 2)]
+    plain: NDArray[np.float64] = np.array([_power(rope.theta, -exponent) for exponent in exponents])
     if rope.kind == "default":
         return plain
     slowed = plain / rope.factor
@@ -38,3 +39,9 @@ def inverse_frequencies(head_dim: int, rope: Rope) -> NDArray[np.float64]:
     kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     share = np.clip(kept, 0.0, 1.0)
     return (1.0 - share) * slowed + share * plain
+
+
+def _power(base: float, exponent: float) -> float:
+    """Return a power, rounded to nearest. Those of mathematical libraries differ in the last bit, and states depend on it."""
+    with localcontext(prec=60):
+        return float(Decimal(base) ** Decimal(exponent))
