@@ -12,6 +12,7 @@ from shared.model import functions, rope
 from shared.model.arithmetic import ARITHMETICS, CHAIN_1, KINDS, PAIRS_32, Kind, kind_of, pointer
 from shared.model.backend import Cache, Layers, Packed, Rows
 from shared.model.config import ModelConfig
+from shared.model.fused import FUSED, check_given
 from shared.model.layout import Layout
 from shared.model.native import library
 from shared.model.native.library import VARIANTS, kernels
@@ -185,7 +186,9 @@ class CpuBackend:
         return arithmetics.Packed(self._kind(weight.dtype), weight, bias)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor; one that is mapped from its file stays mapped."""
+        """Return the tensor; one that is mapped from its file stays mapped. UNSUPPORTED for weights that are not defined."""
+        if self.arithmetic in FUSED:
+            check_given(tensor)
         return tensor.contiguous()
 
     def cache(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> Cache:

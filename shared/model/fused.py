@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from shared.runtime.errors import Code, CounterfoilError
@@ -24,6 +25,12 @@ def check_tensor(tensor: Tensor) -> None:
             "the fused arithmetics are not defined for weights beyond 2^32, and this model has some",
             remedy="Serve it under chain-1.",
         )
+
+
+def check_given(tensor: Tensor) -> None:
+    """Check what a backend is given to keep as `check_tensor` does, except for states, which are float32 (R, D)."""
+    if tensor.dtype == torch.bfloat16 or tensor.dim() == 1:
+        check_tensor(tensor)
 
 
 def check_eps(eps: float) -> None:

@@ -15,7 +15,7 @@ from shared.model.cuda.operations import Heads, Weight, padded
 from shared.model.cuda.shape import Shape
 from shared.model.cuda.tables import Tables
 from shared.model.cuda.tiles import Epilogue, Table, filled
-from shared.model.fused import FUSED, SEGMENT, check_eps, check_tensor
+from shared.model.fused import FUSED, SEGMENT, check_eps, check_given, check_tensor
 from shared.model.layout import Layout
 from shared.model.weights import Weights, compute_dtype
 from shared.runtime.errors import Code, CounterfoilError
@@ -200,8 +200,7 @@ class CudaBackend:
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the card; UNSUPPORTED for weights that are not defined."""
-        if tensor.dtype == torch.bfloat16 or tensor.dim() == 1:  # not states of another node
-            check_tensor(tensor)
+        check_given(tensor)
         return tensor.to(self._device).contiguous()
 
     def cache(self, config: ModelConfig, blocks: int, *, layers: int | None = None) -> Cache:

@@ -40,7 +40,7 @@ static void restore_denormals(unsigned before)
 #endif
 }
 
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__GNUC__) /* clang too */
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
 #endif
 
