@@ -23,7 +23,7 @@ from shared.model.decoder import Decoder
 from shared.model.fused import FUSED
 from shared.model.rope import Rope
 from shared.model.sampler import Sampler
-from shared.model.weights import EMBEDDING, HEAD, Weights, dtype_of, expected_shapes
+from shared.model.weights import EMBEDDING, HEAD, NORM, Weights, dtype_of, expected_shapes
 from shared.statements.request import SamplingSettings
 
 Floats = NDArray[np.float32]
@@ -177,7 +177,8 @@ def _weights(config: ModelConfig, gain: float) -> Weights:
 def _strain(config: ModelConfig, weights: Weights) -> None:
     """Make some values smaller or larger than what is kept, and gates larger, and let the next matrix make up for it.
 
-    States are small, so that the smallest of these are seen in them.
+    States are small, so that the smallest of these are seen in them; hidden states too, so that there are products below the
+    exponent that a sum of zero might have.
     """
     prefix, width = "model.layers.0.", config.head_dim
     values = weights[f"{prefix}self_attn.v_proj.weight"].unflatten(0, (-1, width))
@@ -189,6 +190,8 @@ def _strain(config: ModelConfig, weights: Weights) -> None:
         weights[f"{prefix}mlp.{name}_proj.weight"][::4] *= 2.0**29
     weights[f"{prefix}mlp.down_proj.weight"][:, ::4] *= 2.0**-68
     weights[EMBEDDING] *= 2.0**-24
+    weights[NORM] *= 2.0**-60
+    weights[HEAD][2] *= 2.0**-85
 
 
 def _made(name: str, shape: tuple[int, ...], gain: float = 1.0) -> torch.Tensor:

@@ -273,11 +273,15 @@ def _aligned() -> list[tuple[str, Floats, Floats, Floats | None]]:
     )
     x, w = np.zeros((4, 32), np.float32), np.zeros((6, 32), np.float32)
     x[:, 0], x[:, 16] = 1.0, 2.0**-26
-    x[1, 1] = 2.0**-70  # times the 0 beside it
     x[2, [0, 2]], x[3, [0, 2]] = (2.0**-66, 2.0**-66), (2.0**-75, -(2.0**-74))
     w[:, 0] = 1.0078125, -1.0078125, 2.0**-70, 2.0**-67, -(2.0**-73), 2.0**-75
     w[:, 2] = 2.0**-18, 2.0**-25, 0, 2.0**-80, 2.0**-75, -(2.0**-75)
-    w[:, 16] = 1, -1, 2.0**30, 2.0**-40, 1.9921875, 0
+    w[:, 16] = 1, -1, 2.0**30, 0, 1.9921875, 0
+    w[3, 4] = 2.0**32  # times 0: an exponent of −94, which cuts off the other products of row 2
+    x[3, 5:13], w[5, 5:13] = (
+        2.0**-75,
+        1.9921875 * 2.0**-76,
+    )  # far below the exponent that a sum of zero might have
     found.append(
         (
             "terms that are cut off, zeros with exponents, and sums below 2^-149",
