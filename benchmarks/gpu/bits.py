@@ -15,7 +15,7 @@ from shared.model.cuda.tiles import ANY, TILES, Epilogue, Table, Tile
 from shared.model.weights import Weights
 from tests.shared.model.cuda import passes
 from tests.shared.model.reference_fused import Fused
-from tests.vectors.arithmetic import draw, hostile
+from tests.vectors.arithmetic import cut, draw, hostile
 
 ROWS = (1, 17, 130)
 
@@ -44,7 +44,7 @@ def products(by: Fused, tiles: set[Tile], device: torch.device) -> Iterator[Comp
             found, expected = [], []
             for rows in ROWS:
                 x, w = (
-                    _cut(values(f"{name}{rows}", size, 2 * tile.depth))
+                    cut(by, values(f"{name}{rows}", size, 2 * tile.depth))
                     for name, size in (("x", rows), ("w", tile.outputs))
                 )
                 before = values(f"before{rows}", rows, tile.outputs)
@@ -107,8 +107,3 @@ def bits(backend: Backend, device: torch.device, *, quick: bool) -> list[dict[st
     for stress in (False,) if quick else (False, True):
         compared += decoders(backend, stress=stress)
     return [asdict(each) for each in compared]
-
-
-def _cut(x: np.ndarray) -> np.ndarray:
-    """Return numbers with the bits of bfloat16 alone."""
-    return np.ascontiguousarray((x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))

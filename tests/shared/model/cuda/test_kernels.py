@@ -20,7 +20,7 @@ from tests.shared.model.cuda.interpreter import FOLDS, chain, fma, narrowed, pat
 from tests.shared.model.cuda.mutants import MUTANTS, mutated
 from tests.shared.model.operations import Floats
 from tests.shared.model.reference_fused import Fused
-from tests.vectors.arithmetic import draw, hostile, values_of
+from tests.vectors.arithmetic import cut, draw, hostile, values_of
 from tests.vectors.files import load
 
 BY = Fused("fused-16", "bfloat16")
@@ -37,7 +37,7 @@ TILE_SHAPES = (
 
 def single(x: Floats) -> Floats:
     """Cut to the bits of bfloat16."""
-    return (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return cut(BY, np.ascontiguousarray(x))
 
 
 def tensor(x: Floats) -> Tensor:
