@@ -193,33 +193,31 @@ FN float NAME(scaled)(float *row, int64_t from, int64_t to, int64_t places, floa
 
 #if !FUSED
 
-/* Softmax of scores of places [from, to) of a row of `places`, in place as units of weights (zero elsewhere); returns their sum: lane i sums
- * places i, i+16, … in order, then the lanes by halves. The largest score is exact in any order. */
-static TARGET float NAME(softmax)(float *row, int64_t from, int64_t to, int64_t places, float scale)
+/* Scores of a row, less something, to units of their exponentials in place; returns those's sum. `numbers`: no score is NaN. */
+FN float NAME(exponentials)(float *row, int64_t places, V16 less, const int numbers)
 {
-    int numbers;
     V16 total = NAME(set1)(0.0f);
-    const V16 less = NAME(set1)(-NAME(scaled)(row, from, to, places, scale, &numbers));
+    for (int64_t i = 0; i < places; i += LANES) {
+        const V16 x = NAME(add)(NAME(load)(row + i), less), p = numbers ? NAME(exp_number)(x) : NAME(exp_negative)(x);
 #if PAIRS
-    for (int64_t i = 0; i < places && numbers; i += LANES) {
-        const U16 half = NAME(number_to_bf16)(NAME(exp_number)(NAME(add)(NAME(load)(row + i), less)));
+        const U16 half = numbers ? NAME(number_to_bf16)(p) : NAME(to_bf16)(p);
         total = NAME(add)(total, NAME(floats)(NAME(left)(half, 16)));
         NAME(store_lower)((uint16_t *)row + i, half); /* units end before the scores that are still to be read */
-    }
-    if (numbers) return NAME(sum)(total);
-#endif
-    for (int64_t i = 0; i < places; i += LANES) {
-        const V16 p = NAME(exp_negative)(NAME(add)(NAME(load)(row + i), less));
-#if PAIRS
-        const U16 half = NAME(to_bf16)(p);
-        total = NAME(add)(total, NAME(floats)(NAME(left)(half, 16)));
-        NAME(store_units)((uint32_t *)row, i, p);
 #else
         total = NAME(add)(total, p);
         NAME(store)(row + i, p);
 #endif
     }
     return NAME(sum)(total);
+}
+
+/* Softmax of scores of places [from, to) of a row of `places`, in place as units of weights (zero elsewhere); returns their sum: lane i sums
+ * places i, i+16, … in order, then the lanes by halves. The largest score is exact in any order. */
+static TARGET float NAME(softmax)(float *row, int64_t from, int64_t to, int64_t places, float scale)
+{
+    int numbers;
+    const V16 less = NAME(set1)(-NAME(scaled)(row, from, to, places, scale, &numbers));
+    return numbers ? NAME(exponentials)(row, places, less, 1) : NAME(exponentials)(row, places, less, 0);
 }
 
 /* One task: up to QUERIES/group rows of one span, one key-value head. */
