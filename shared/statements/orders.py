@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from shared.codec.hashing import framing
 from shared.statements.receipts import Usage
 from shared.statements.request import RequestBody
 from shared.statements.rules import Whole
 from shared.statements.schema import U32, Bytes32, Ms, Name, Statement, Uint
 
 MAX_TOKENS = 2**20
+MAX_WAIT_MS = 86_400_000
 TEMPLATE_TOKENS, MESSAGE_TOKENS = 1024, 64
 """Allowance for what a chat template adds, once and per message."""
 
@@ -39,6 +41,8 @@ class Order(Statement):
     max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)] | None = None
     """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders made before this field was
     defined lack it; their prompts are bounded only by the node's context."""
+    max_ms: Annotated[int, Whole(MAX_WAIT_MS, 1)] | None = None
+    """How long the tenant waits for the whole answer (ms from its acceptance); without it, no answer ends by a deadline."""
 
     @property
     def subject(self) -> str:
@@ -48,6 +52,11 @@ class Order(Statement):
     def check(self) -> None:
         """Check that the order expires after it was created."""
         self.require(self.created < self.expiry, "expires before it was created")
+
+
+def cancel_message(order: bytes) -> bytes:
+    """Return what a tenant signs to have the answer to an order end; `order` is the order's entry (protocol §4.7)."""
+    return framing("cancel", order)
 
 
 def input_bound(body: RequestBody) -> int:

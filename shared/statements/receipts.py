@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from shared.statements.schema import U32, Bytes32, Ms, Name, Record, Statement, Uint
+from shared.statements.schema import U32, Bytes32, Bytes64, Ms, Name, Record, Statement, Uint
 
 NO_RECEIPT = bytes(32)
 """`previous` of a node's first receipt."""
@@ -82,6 +82,8 @@ class Receipt(Statement):
     output: Bytes32 | None = None
     evidence: Bytes32 | None = None
     """SHA-256 of the sealed evidence."""
+    cancel: Bytes64 | None = None
+    """The tenant's signature over `cancel_message`: its own wish that the answer end. Only where `finish` is CANCELLED."""
 
     @property
     def subject(self) -> str:
@@ -94,4 +96,8 @@ class Receipt(Statement):
         self.require(
             (self.node_sequence == 0) == (self.previous == NO_RECEIPT),
             "has a predecessor exactly when it is not the node's first",
+        )
+        self.require(
+            self.cancel is None or self.finish is Finish.CANCELLED,
+            "has a signature that cancels it, but was not cancelled",
         )

@@ -31,6 +31,7 @@ class Reason(StrEnum):
 
     EXACT = "exact"
     ORDER = "order"
+    MODEL = "model"
     INPUT = "input"
     STREAM = "stream"
     EVIDENCE = "evidence"
@@ -41,6 +42,7 @@ class Reason(StrEnum):
     TEXT = "text"
     FINISH = "finish"
     USAGE = "usage"
+    IMPLAUSIBLE = "implausible"
     PROFILE = "profile"
     WITHHELD = "withheld"
     UNAVAILABLE = "unavailable"
@@ -62,6 +64,7 @@ _MEANING: Mapping[Reason, tuple[Outcome, Blame]] = MappingProxyType(
     {
         Reason.EXACT: (Outcome.PASS, Blame.NOBODY),
         Reason.ORDER: (Outcome.FAIL, Blame.NODE),
+        Reason.MODEL: (Outcome.FAIL, Blame.NODE),
         Reason.INPUT: (Outcome.FAIL, Blame.NODE),
         Reason.STREAM: (Outcome.FAIL, Blame.NODE),
         Reason.EVIDENCE: (Outcome.FAIL, Blame.NODE),
@@ -72,6 +75,7 @@ _MEANING: Mapping[Reason, tuple[Outcome, Blame]] = MappingProxyType(
         Reason.TEXT: (Outcome.FAIL, Blame.NODE),
         Reason.FINISH: (Outcome.FAIL, Blame.NODE),
         Reason.USAGE: (Outcome.FAIL, Blame.NODE),
+        Reason.IMPLAUSIBLE: (Outcome.FAIL, Blame.NODE),
         Reason.PROFILE: (Outcome.INCONCLUSIVE, Blame.NODE),
         Reason.WITHHELD: (Outcome.INCONCLUSIVE, Blame.NODE),
         Reason.UNAVAILABLE: (Outcome.INCONCLUSIVE, Blame.AUDIT),
