@@ -5,7 +5,7 @@ other bytes, and a node cannot answer with bytes of its choice.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,8 @@ from shared.envelope.delivered import (
     MAX_DELIVERED,
     MAX_FRAMES,
     Delivered,
-    check_delivered,
+    check_final,
+    check_stream,
     evidence_request_message,
 )
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
@@ -101,12 +102,24 @@ def _collect(parts: Iterable[execution_pb2.EvidencePart]) -> Ciphertexts:
     return Ciphertexts(head.order, sent)
 
 
-def check_evidence(found: Ciphertexts, receipt: Receipt, signing_key: bytes) -> None:
-    """Raise COMMITMENT_MISMATCH unless the bytes are those that the receipt and the node's signature cover."""
+def check_evidence(
+    found: Ciphertexts, receipt: Receipt, signing_key: bytes
+) -> tuple[Ciphertexts, str]:
+    """Return what of the bytes the receipt and the node's signature cover, and what is wrong with the rest.
+
+    The frames are covered by the receipt itself: a final record that its node did not sign is left out, and the frames
+    still count. COMMITMENT_MISMATCH when they are not the receipt's either.
+    """
     try:
         order = entry_of(found.order)
     except CounterfoilError as error:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is not a statement") from error
     if order != receipt.order:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is not the receipt's")
-    check_delivered(found.sent, receipt, signing_key)
+    check_stream(found.sent, receipt)
+    try:
+        check_final(found.sent, receipt, signing_key)
+    except CounterfoilError as error:
+        frames = replace(found.sent, final_record=b"", final_signature=b"")
+        return Ciphertexts(found.order, frames), str(error)
+    return found, ""

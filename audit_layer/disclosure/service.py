@@ -5,7 +5,7 @@ a custodian sees them; a disclosure release is logged before its share is used.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,9 @@ class Disclosed:
     missing: Reason | None = None
     """Why there is no secret."""
     why: str = ""
-    """What each source answered, for people."""
+    """What the sources answered that had not everything, for people."""
+    signed_twice: bool = False
+    """Whether the node signed two final records for this receipt: both were deposited."""
 
 
 class Deposits(Protocol):
@@ -109,12 +111,15 @@ class Disclosure:
         """
         self.server.submit([case.draw, case.request])
         proofs = self._proofs(case)
-        ciphertexts, why = self._ciphertexts(case, proofs["request_proof"])
+        found = self._gathered(case, proofs["request_proof"])
+        ciphertexts, why = found.best, found.why
+        if len(found.finals) > 1:
+            return Disclosed(ciphertexts, None, signed_twice=True)
+        if why and not past_deadline:
+            raise CounterfoilError(
+                Code.UNAVAILABLE, f"the node has not delivered its evidence yet: {why}"
+            )
         if ciphertexts is None:
-            if not past_deadline:
-                raise CounterfoilError(
-                    Code.UNAVAILABLE, f"the node has not delivered its evidence yet: {why}"
-                )
             return Disclosed(None, None, Reason.WITHHELD, why)
         try:
             secret = self._secret(case, ciphertexts, proofs)
@@ -127,7 +132,7 @@ class Disclosure:
             if error.code.value.retryable and past_deadline:
                 return Disclosed(ciphertexts, None, Reason.UNAVAILABLE)
             raise
-        return Disclosed(ciphertexts, secret)
+        return Disclosed(ciphertexts, secret, why=why)
 
     def _proofs(self, case: DrawnCase) -> dict[str, Any]:
         """Gather witnessed proofs of every statement that a custodian will want to see."""
@@ -148,29 +153,14 @@ class Disclosure:
             shown[name], shown[f"{name}_proof"] = statement, proof.text
         return shown
 
-    def _ciphertexts(self, case: DrawnCase, proof: str) -> tuple[Ciphertexts | None, str]:
-        """Return the first ciphertexts, a deposit's or the node's, that are the receipt's; else why there are none."""
-        reasons: list[str] = []
-        for source, fetch in self._sources(case, proof):
-            try:
-                found = fetch()
-                check_evidence(found, case.receipt, case.signing_key)
-            except CounterfoilError as error:
-                reasons.append(f"{source}: {error}")
-                logger.warning(
-                    "no evidence from %s: %s", source, error, extra={"receipt": case.entry.hex()}
-                )
-            else:
-                return found, ""
-        return None, "; ".join(reasons)
-
-    def _sources(
-        self, case: DrawnCase, proof: str
-    ) -> Iterator[tuple[str, Callable[[], Ciphertexts]]]:
-        """Yield each source that may have the ciphertexts, with a function that asks it."""
+    def _gathered(self, case: DrawnCase, proof: str) -> "_Gathered":
+        """Gather the ciphertexts that are the receipt's: all deposits', and the node's if none of those is whole."""
+        found = _Gathered(case)
         for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
-            yield f"deposit {number}", partial(_kept, deposit)
-        yield case.endpoint, partial(self._from_node, case, proof)
+            found.add(f"deposit {number}", partial(_kept, deposit))
+        if not found.whole:
+            found.add(case.endpoint, partial(self._from_node, case, proof))
+        return found
 
     def _from_node(self, case: DrawnCase, proof: str) -> Ciphertexts:
         asking = Asking(case.request, proof, case.entry, self.signing_key)
@@ -227,6 +217,46 @@ class Disclosure:
             raise
         context = ReleaseContext(entry_of(case.request), key_id, case.receipt.ctx, case.receipt.kc)
         return open_release(self.private_key, context, header, sealed)
+
+
+class _Gathered:
+    """Ciphertexts of one receipt, from sources of which none is believed."""
+
+    def __init__(self, case: DrawnCase) -> None:
+        self._case = case
+        self._lacks: list[str] = []
+        self.best: Ciphertexts | None = None
+        """What is whole, or else frames that are the receipt's."""
+        self.whole = False
+        self.finals: set[bytes] = set()
+        """Final records under the node's signature; what failed may have none."""
+
+    @property
+    def why(self) -> str:
+        """Why there is nothing whole; empty if there is."""
+        return "" if self.whole else "; ".join(self._lacks)
+
+    def add(self, source: str, fetch: Callable[[], Ciphertexts]) -> None:
+        """Ask a source, and keep what is the receipt's."""
+        case = self._case
+        try:
+            found, lack = check_evidence(fetch(), case.receipt, case.signing_key)
+        except CounterfoilError as error:
+            lack = str(error)
+        else:
+            if not lack:
+                self._keep_whole(found)
+                return
+            self.best = self.best or found
+        self._lacks.append(f"{source}: {lack}")
+        logger.warning("no evidence from %s: %s", source, lack, extra={"receipt": case.entry.hex()})
+
+    def _keep_whole(self, found: Ciphertexts) -> None:
+        if not self.whole or (found.sent.final_record and not self.finals):
+            self.best = found
+        self.whole = True
+        if found.sent.final_record:
+            self.finals.add(found.sent.final_record)
 
 
 def _kept(deposit: Ciphertexts) -> Ciphertexts:

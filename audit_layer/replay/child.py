@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.case import Case
 from audit_layer.replay.framing import read_message, write_message
-from audit_layer.replay.judge import Replayed, judge
+from audit_layer.replay.hearing import Replayed
+from audit_layer.replay.judge import judge
 from shared.codec import cbor
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
@@ -29,6 +30,7 @@ from shared.statements.verdicts import Reason
 from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
 from shared.text.stream import frames_say, stop_length
+from shared.verification.judgement import Judgement
 
 
 class ModelArithmetic:

@@ -17,6 +17,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 
 
@@ -63,6 +64,15 @@ def answered_before(engine: Engine, receipt: bytes) -> bytes | None:
             .order_by(ReceiptRow.log_index)
             .limit(1)
         )
+
+
+def order_of(engine: Engine, receipt: Receipt) -> Order:
+    """Return the order that a receipt in the trail answers; CORRUPT when it is not there, ERASED when it was erased."""
+    with session(engine) as db:
+        row = db.get(OrderRow, receipt.order)
+        if row is None:
+            raise CounterfoilError(Code.CORRUPT, "a receipt's order is not in the trail")
+        return read_as(Order, decrypted(db, row.raw))
 
 
 def first_verdict_entry(case: DrawnCase) -> bytes | None:

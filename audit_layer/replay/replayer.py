@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from audit_layer.replay.case import MAX_CASE_BYTES, Case, Judgement
+from audit_layer.replay.case import MAX_CASE_BYTES, Case
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
+from shared.verification.judgement import Judgement
 
 logger = logging.getLogger(__name__)
 

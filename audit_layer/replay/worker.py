@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,9 +13,14 @@ from sqlalchemy import Engine
 from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.service import Disclosure, DrawnCase
 from audit_layer.replay import work_list
-from audit_layer.replay.case import Case, Judgement
-from audit_layer.replay.drawn_case import answered_before, first_verdict_entry, load_case
-from audit_layer.replay.judge import fact_digest
+from audit_layer.replay.case import Case
+from audit_layer.replay.drawn_case import (
+    answered_before,
+    first_verdict_entry,
+    load_case,
+    order_of,
+)
+from audit_layer.replay.judge import judge_claims, two_finals
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
@@ -23,7 +28,8 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
 from shared.statements.cose import entry_of, sign
-from shared.statements.verdicts import Blame, Reason, Verdict
+from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
+from shared.verification.judgement import Judgement
 
 MAX_FAILURES: Final = 5
 """Replay failures on the auditor's own side after which the verdict says so, and the work is done."""
@@ -110,7 +116,7 @@ class Worker:
             worker=self.name,
             outcome=judgement.outcome,
             reason=judgement.reason,
-            evidence=fact_digest(judgement),
+            evidence=judgement.digest,
             numeric_profile=case.receipt.numeric_profile,
             at=now_ms(),
             confirms=first_verdict_entry(case) if blamed else None,
@@ -135,22 +141,23 @@ class Worker:
                 "a replay failed %d times and was given up: %s", row.failures, row.last_error
             )
             return Judgement(Reason.UNREPLAYABLE, {"failures": row.failures})
+        if (found := judge_claims(order_of(self.engine, case.receipt), case.receipt)) is not None:
+            return found
         now = now_ms()
         with session(self.engine) as db:
             work_list.note_asked(db, row.id, now=now)
         disclosed = self.disclosure.open(case, past_deadline=now > row.deadline)
+        if disclosed.signed_twice:
+            return two_finals()
         if disclosed.missing is not None:
-            late = disclosed.missing is Reason.WITHHELD and row.asked_at is None
-            reason = Reason.UNAVAILABLE if late and now > row.deadline else disclosed.missing
-            return Judgement(
-                reason, {"why": printable(disclosed.why, MAX_WHY, " ")} if disclosed.why else {}
-            )
+            return _as_asked(Judgement(disclosed.missing), row, disclosed.why)
         assert disclosed.ciphertexts is not None
         assert disclosed.secret is not None
-        sent = disclosed.ciphertexts.sent
-        return self.replayer.judge(
+        order, sent = disclosed.ciphertexts.order, disclosed.ciphertexts.sent
+        found = self.replayer.judge(
             Case(
                 receipt=case.receipt_statement,
+                order=order,
                 envelope=sent.envelope,
                 frames=sent.frames,
                 final_record=sent.final_record,
@@ -158,3 +165,17 @@ class Worker:
             ),
             tokens=case.receipt.usage.input + case.receipt.usage.output,
         )
+        return _as_asked(found, row, disclosed.why)
+
+
+def _as_asked(found: Judgement, row: WorkRow, why: str) -> Judgement:
+    """Add what the sources answered where something is missing.
+
+    Nobody is blamed for withholding who was never asked in time.
+    """
+    if found.outcome is not Outcome.INCONCLUSIVE:
+        return found
+    unasked = found.reason is Reason.WITHHELD and row.asked_at is None
+    told = {"why": printable(why, MAX_WHY, " ")} if why else {}
+    reason = Reason.UNAVAILABLE if unasked else found.reason
+    return replace(found, reason=reason, facts={**found.facts, **told})

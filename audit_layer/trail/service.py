@@ -34,7 +34,7 @@ from audit_layer.trail.pages import Span
 from audit_layer.trail.write_rows import stored_forms
 from shared.codec.ids import check_name
 from shared.codec.moment import now_ms
-from shared.envelope.delivered import Delivered, check_delivered
+from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
 from shared.statements.keys import Revocation
@@ -200,7 +200,9 @@ class Trail:
         bundle = None if signed is None else self._lookups.bundle(signed.bundle)
         if signed is None or bundle is None:
             raise CounterfoilError(Code.NOT_FOUND, "the receipt is not in the log")
-        check_delivered(found, signed, bundle.signing_key)
+        check_stream(found, signed)
+        if found.final_record or found.final_signature:  # a client may never have got it
+            check_final(found, signed, bundle.signing_key)
         row = EvidenceRow(
             receipt=receipt,
             envelope=found.envelope,

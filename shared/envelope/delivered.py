@@ -63,31 +63,41 @@ def receipt_context(receipt: Receipt) -> StreamContext:
     )
 
 
-def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
-    """Raise COMMITMENT_MISMATCH, with the reason, unless this is what the receipt and the node signed.
-    `signing_key` is that of the receipt's key bundle. If a receipt names no evidence, no final record is needed.
-    """
+def check_stream(found: Delivered, receipt: Receipt) -> None:
+    """Raise COMMITMENT_MISMATCH, with the reason, unless envelope, nonce and frames are what the receipt names."""
     _require(found.size <= MAX_DELIVERED, f"it is longer than {MAX_DELIVERED} bytes")
     most = min(MAX_FRAMES, receipt.usage.output + SPARE_FRAMES)
     _require(len(found.frames) <= most, f"there are more than {most} frames")
     _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is too long")
     _require(all(len(frame) <= MAX_FRAME for frame in found.frames), "a frame is too long")
-    _require(len(found.final_record) <= MAX_FINAL, "the final record is too long")
     _require(envelope_hash(found.envelope) == receipt.envelope, "the envelope is not the receipt's")
     _require(found.node_nonce == receipt.node_nonce, "the node's nonce is not the receipt's")
-    context = receipt_context(receipt)
-    h_final = stream_hash(context, found.frames)
+    h_final = stream_hash(receipt_context(receipt), found.frames)
     _require(h_final == receipt.h_final, "the frames are not the receipt's")
+
+
+def check_final(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
+    """Raise COMMITMENT_MISMATCH unless the node signed the final record, after frames that were checked.
+    `signing_key` is that of the receipt's key bundle. If a receipt names no evidence, no final record is needed.
+    """
+    _require(len(found.final_record) <= MAX_FINAL, "the final record is too long")
     if not found.final_record and receipt.evidence is None:
         _require(not found.final_signature, "there is a signature without a final record")
         return
-    message = final_signature_message(context, h_final, found.final_record)
+    context = receipt_context(receipt)
+    message = final_signature_message(context, receipt.h_final, found.final_record)
     try:
         public_key(signing_key).verify(found.final_signature, message)
     except InvalidSignature as error:
         raise CounterfoilError(
             Code.COMMITMENT_MISMATCH, "the final record is not signed by the node"
         ) from error
+
+
+def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
+    """Raise COMMITMENT_MISMATCH, with the reason, unless this is, as a whole, what the receipt and the node signed."""
+    check_stream(found, receipt)
+    check_final(found, receipt, signing_key)
 
 
 def _require(condition: bool, problem: str) -> None:

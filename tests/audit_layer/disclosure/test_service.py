@@ -10,8 +10,10 @@ from audit_layer.disclosure import service
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.disclosure.service import Disclosed, Disclosure
 from shared.codec.hashing import sha256
+from shared.envelope.delivered import receipt_context
 from shared.envelope.release import ReleaseContext, open_release, seal_release
 from shared.envelope.sealing import open_escrow
+from shared.envelope.stream import final_signature_message
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.disclosures import DisclosureRelease
@@ -296,7 +298,6 @@ def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
                 {"frames": good.sent.frames[:-1]},
                 {"frames": tuple(reversed(good.sent.frames))},
                 {"frames": (*good.sent.frames, b"frame")},
-                {"final_record": b"junk"},
             )
         ),
     ]
@@ -309,9 +310,51 @@ def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
     late = desk.open(past_deadline=True)
     assert late.missing is Reason.WITHHELD
     assert late.why.count("the order is") == 2
-    assert "the final record is not signed by the node" in late.why
+    assert late.why.count("the frames are not the receipt's") == 3
     desk.deposits.kept.append(good)
     assert desk.secret() == desk.subject.sealed.ts
+
+
+@pytest.mark.parametrize("final", [b"", b"junk"])
+def test_frames_count_without_a_final_record_that_the_node_signed(
+    desk: Desk, monkeypatch, final: bytes
+):
+    good = desk.subject.ciphertexts
+    partial = replace(good, sent=replace(good.sent, final_record=final))
+    asked = []
+
+    def answer(*_arguments: object, **_options: object) -> Ciphertexts:
+        asked.append(1)
+        raise CounterfoilError(Code.NOT_FOUND, "it is not kept")
+
+    monkeypatch.setattr(service, "fetch_from_node", answer)
+    desk.deposits.kept[:] = [partial]
+    with pytest.raises(CounterfoilError, match="it is not kept"):  # the rest may still come
+        desk.open()
+    assert asked == [1]
+    late = desk.open(past_deadline=True)
+    assert late.missing is None
+    assert late.secret == desk.subject.sealed.ts
+    assert late.ciphertexts is not None
+    assert late.ciphertexts.sent.frames == good.sent.frames
+    assert (late.ciphertexts.sent.final_record, late.ciphertexts.sent.final_signature) == (b"", b"")
+    assert late.why.count("final record") == 1
+    desk.deposits.kept.append(good)  # a whole deposit behind it is found, and nobody is asked
+    whole = desk.open(past_deadline=True)
+    assert (whole.ciphertexts, whole.why, len(asked)) == (good, "", 2)
+
+
+def test_two_final_records_that_the_node_signed_convict_it(desk: Desk):
+    good = desk.subject.ciphertexts
+    receipt = desk.subject.case.receipt
+    message = final_signature_message(receipt_context(receipt), receipt.h_final, b"another")
+    signature = made.key("alpha/one").sign(message)
+    other = replace(good.sent, final_record=b"another", final_signature=signature)
+    desk.deposits.kept[:] = [good, good]
+    assert not desk.open().signed_twice
+    desk.deposits.kept.append(replace(good, sent=other))
+    assert desk.open().signed_twice
+    assert [item.asked for item in desk.custodians].count(0) == 1, "nothing more is released"
 
 
 def test_the_nodes_own_answer_is_as_good_as_a_deposit(desk: Desk, monkeypatch):

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from audit_layer.replay.case import Judgement
 from audit_layer.replay.framing import read_message, write_message
 from shared.codec import cbor
 from shared.statements.verdicts import Reason
+from shared.verification.judgement import Judgement
 
 PASS = cbor.encode({"judgement": Judgement(Reason.EXACT, {"blocks": 1}).to_bytes()})
 

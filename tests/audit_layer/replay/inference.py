@@ -8,7 +8,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.replay.case import Case
-from audit_layer.replay.judge import Replayed
+from audit_layer.replay.hearing import Replayed
 from shared.commitments.exact import Activations
 from shared.envelope.blinded import blinded_fields
 from shared.envelope.body import Audit, AuditPolicy
@@ -18,6 +18,7 @@ from shared.envelope.sealing import Candidate, open_with_secret, seal_request
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
 from shared.model.sampler import Sampler
 from shared.statements.cose import sign
+from shared.statements.orders import Order
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.request import RequestBody, SamplingSettings
 
@@ -61,8 +62,16 @@ class FakeArithmetic:
 
     @staticmethod
     def activations(prompt, output):
-        text = bytes(prompt) + b"|" + bytes(output)
-        return Activations((sha256(b"p" + text).digest(),), (sha256(b"o" + text).digest(),))
+        """Return blocks as long prompts and answers have them: each follows from all tokens up to its end."""
+        ends = range(32, len(prompt) + 31, 32)
+        blocks = tuple(sha256(b"p" + bytes(prompt[:end])).digest() for end in ends)
+        if not output:
+            return Activations(blocks, ())
+        whole = bytes(prompt) + b"|"
+        ends = range(32, len(output) + 32, 32)
+        return Activations(
+            blocks, tuple(sha256(b"o" + whole + bytes(output[:end])).digest() for end in ends)
+        )
 
     def generate(self, prompt, count, seed):
         output = []
@@ -132,6 +141,9 @@ class Story:
     choice: int = 0
     seed: bytes | None = None
     logprobs: tuple = ()
+    order_changes: dict | None = None
+    header_model: bytes = H
+    """The model that the request asks for; the receipt names H."""
 
 
 def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=None) -> Case:
@@ -146,8 +158,8 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         candidates=[Candidate(H, node.public_bytes)],
         custodians=[custodian.public_bytes],
         threshold=1,
-        model_root=H,
-        max_output_tokens=64,
+        model_root=story.header_model,
+        max_output_tokens=max(64, settings.max_tokens),
         policy=AuditPolicy(Audit.SAMPLED),
         expiry_ms=10**12,
     )
@@ -194,4 +206,10 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     statement = sign(receipt, key=Ed25519PrivateKey.from_private_bytes(H), issuer="op")
     record = FinalRecord(sent, text, receipt.usage, receipt.finish, statement, evidence)
     final = sealer.seal_final(replace(record, **(story.final_changes or {})))
-    return Case(statement, sealed.envelope_bytes, frames, final, sealed.ts)
+    order = Order(
+        tenant="acme", number=0, attempt=0, ctx=sealed.ctx, kc=sealed.kc, envelope=sealed.envelope_hash, bundle=H,
+        created=1, expiry=10**12, max_output_tokens=64, max_input_tokens=2**20, rate_card=H,
+    )  # fmt: skip
+    order = replace(order, **(story.order_changes or {}))
+    ordered = sign(order, key=Ed25519PrivateKey.from_private_bytes(H), issuer="acme")
+    return Case(statement, ordered, sealed.envelope_bytes, frames, final, sealed.ts)

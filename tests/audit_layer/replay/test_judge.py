@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.case import Case
 from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
 from shared.runtime.errors import CounterfoilError
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.verdicts import Reason
+from shared.verification.judgement import Difference, Judgement
 from tests.audit_layer.replay.inference import (
     FakeArithmetic,
     H,
@@ -68,6 +70,13 @@ def test_an_honest_request_passes_with_one_replay():
         (Story(final_changes={"usage": OTHER_USAGE}), "FAIL usage"),
         (Story(final_changes={"finish": Finish.STOP}), "FAIL finish"),
         (Story(final_changes={"evidence": None}), "FAIL evidence"),
+        (Story(header_model=OTHER), "FAIL model"),
+        (Story(finish=Finish.CANCELLED), "FAIL finish"),
+        (Story(finish=Finish.DEADLINE), "FAIL finish"),
+        (Story(finish=Finish.CANCELLED, receipt_changes={"cancel": bytes(64)}), "FAIL finish"),
+        (Story(finish=Finish.DEADLINE, order_changes={"max_ms": 1}), "FAIL finish"),
+        (Story(usage={"compute_ms": 10**9}), "FAIL implausible"),
+        (Story(order_changes={"created": 10**9}), "FAIL implausible"),
     ],
 )
 def test_each_lie_has_its_reason(story, expected):
@@ -176,7 +185,6 @@ def test_fewer_tokens_than_asked_for_need_a_reason():
     case = make_case(seedless)
     assert judge(case, arithmetic).outcome == "PASS"
     assert verdict(Story(max_tokens=6, tokens=(), finish=Finish.LENGTH)) == "FAIL finish"
-    assert verdict(Story(max_tokens=6, tokens=(), finish=Finish.CANCELLED)) == "PASS exact"
 
 
 def test_a_wrong_secret_blames_nobody():
@@ -223,3 +231,158 @@ def test_secrets_do_not_appear_in_representations():
     case = replace(make_case(), secret=H)
     assert H.hex() not in repr(case)
     assert repr(H) not in repr(case)
+
+
+# -- how far the evidence goes --------------------------------------------------------------------------------
+
+
+def short(**given):
+    """Return what a node makes of a request that ends after two of six tokens."""
+    arithmetic = FakeArithmetic()
+    prompt = tuple(b"hello")
+    given.setdefault("finish", Finish.CANCELLED)
+    return Story(seed=H, max_tokens=6, tokens=arithmetic.generate(prompt, 2, H), **given)
+
+
+def test_an_answer_that_its_tenant_or_its_order_ended_passes():
+    assert verdict(short(receipt_changes={"cancel": bytes(64)})) == "PASS exact"
+    late = short(finish=Finish.DEADLINE, order_changes={"max_ms": 1_001})
+    assert verdict(late) == "PASS exact"
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        short(),
+        short(finish=Finish.DEADLINE),
+        short(finish=Finish.DEADLINE, order_changes={"max_ms": 1_002}),
+        short(finish=Finish.LENGTH),
+        short(finish=Finish.STOP),
+    ],
+)
+def test_an_answer_that_only_its_node_ended_fails(story):
+    assert verdict(story) == "FAIL finish"
+
+
+def without_output(count, *, prompt="x" * 100, blocks=None, signature=bytes(64)):
+    """Return the case of a request that ended before its first token, after `count` blocks of its prompt."""
+    arithmetic = FakeArithmetic()
+    whole = arithmetic.activations(tuple(prompt.encode()), ())
+    made = whole.prompt_blocks[:count] if blocks is None else blocks
+    story = Story(
+        tokens=(),
+        activations=Activations(made, ()),
+        finish=Finish.CANCELLED,
+        receipt_changes={"cancel": signature},
+    )
+    return make_case(story, prompt=prompt)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_a_prompt_is_replayed_also_without_an_answer(count):
+    assert judge(without_output(count), FakeArithmetic()).reason is Reason.EXACT
+
+
+@pytest.mark.parametrize("blocks", [(OTHER,), (OTHER,) * 4, (OTHER,) * 9])
+def test_invented_prompt_hashes_fail(blocks):
+    result = judge(without_output(0, blocks=blocks), FakeArithmetic())
+    assert result.reason is Reason.ACTIVATIONS
+    assert result.decisive is not None
+    assert result.decisive.difference is not None
+    assert result.decisive.difference.where == {"prompt_block": 0, "prompt_position": 0}
+
+
+def test_more_prompt_blocks_than_the_prompt_has_fail():
+    whole = FakeArithmetic().activations(tuple(b"x" * 100), ()).prompt_blocks
+    result = judge(without_output(0, blocks=(*whole, OTHER)), FakeArithmetic())
+    assert result.reason is Reason.ACTIVATIONS
+
+
+def test_committing_to_nothing_fails_unless_it_failed():
+    bare = Story(
+        activations=Activations((), ()),
+        receipt_changes={"activation_root": None},
+    )
+    assert verdict(bare) == "FAIL activations"
+
+
+def test_an_absent_final_record_is_withheld_only_if_the_frames_are_right():
+    assert verdict(Story(), final_record=b"") == "INCONCLUSIVE withheld"
+    assert verdict(Story(tokens=(5, 6, 7, 8, 9, 10)), final_record=b"") == "FAIL tokens"
+    assert verdict(Story(text=lambda text: text + "."), final_record=b"") == "FAIL text"
+    assert verdict(Story(activations=Activations((), (OTHER,))), final_record=b"") == (
+        "FAIL activations"
+    )
+    assert verdict(Story(usage={"output": 7}), final_record=b"") == "FAIL usage"
+
+
+# -- what a judgement says ------------------------------------------------------------------------------------
+
+
+def difference(case):
+    found = judge(case, FakeArithmetic())
+    assert found.decisive is not None
+    assert found.checks[-1] == found.decisive
+    assert all(check.held for check in found.checks[:-1])
+    assert found.decisive.difference is not None
+    return found.decisive.difference
+
+
+def test_a_pass_lists_every_step_in_the_protocols_order():
+    checks = judge(make_case(), FakeArithmetic()).checks
+    assert all(check.held for check in checks)
+    assert [check.step for check in checks] == sorted(check.step for check in checks)
+    assert {check.step for check in checks} == set(range(11))
+
+
+def long(**given):
+    tokens = FakeArithmetic().generate(tuple(b"hello"), 70, H)
+    given.setdefault("tokens", tokens)
+    asked = SamplingSettings(max_tokens=70)
+    return tokens, Story(seed=H, settings=asked, **given)
+
+
+def test_a_judgement_names_the_first_block_that_differs():
+    tokens, story = long()
+    honest = FakeArithmetic().activations(tuple(b"hello"), tokens)
+    lying = replace(honest, output_blocks=(*honest.output_blocks[:1], OTHER, OTHER))
+    found = difference(make_case(replace(story, activations=lying)))
+    assert found.where == {"output_block": 1, "output_position": 32}
+    fewer = replace(honest, output_blocks=honest.output_blocks[:2])
+    assert difference(make_case(replace(story, activations=fewer))).where["output_block"] == 2
+
+
+def test_a_judgement_names_the_first_token_that_was_not_chosen_and_how_many():
+    tokens, _ = long()
+    spoiled = (*tokens[:40], 101, *tokens[41:])
+    _, story = long(tokens=spoiled)
+    found = difference(make_case(story))
+    assert found.where["output_position"] == 40
+    assert found.where["wrong"] >= 1
+    assert found == Difference("the sampler's choice", "another token", found.where)
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2])
+def test_a_judgement_names_the_first_frame_with_another_text(frame):
+    seen = iter(range(9))
+    story = Story(text=lambda text: "?" if next(seen) == frame else text)
+    assert difference(make_case(story)).where == {"frame": frame}
+
+
+def test_a_judgement_says_nothing_of_what_the_request_says():
+    """Tokens, text and block hashes are what its audit server must not learn."""
+    tokens, story = long(text=lambda text: text.upper())
+    case = make_case(story)
+    wrong = [
+        make_case(replace(story, text=str, tokens=tuple(reversed(tokens)))),
+        make_case(replace(story, text=str, activations=Activations((OTHER,), (OTHER,)))),
+        case,
+    ]
+    for item in wrong:
+        found = judge(item, FakeArithmetic())
+        data = found.to_bytes()
+        assert found.outcome == "FAIL"
+        assert OTHER not in data
+        assert OTHER.hex().encode() not in data
+        assert FakeArithmetic.text(tokens)[:8].encode() not in data
+        assert FakeArithmetic.text(tokens)[:8].upper().encode() not in data

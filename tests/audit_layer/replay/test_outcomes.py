@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from audit_layer.disclosure.service import Disclosed
 from audit_layer.replay import work_list
 from audit_layer.replay import worker as worker_module
-from audit_layer.replay.case import Judgement
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.worker import MAX_FAILURES, MAX_WHY
 from audit_layer.storage.engine import session
@@ -18,8 +18,9 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
 from shared.statements.cose import entry_of, open_as, read_as, sign
-from shared.statements.receipts import Receipt
+from shared.statements.receipts import Finish, Receipt
 from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
+from shared.verification.judgement import Judgement
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.court import FakeAuditServer, assign, row_of, worker
@@ -119,6 +120,52 @@ def test_a_second_receipt_for_an_order_fails_without_any_disclosure(world: World
         assert Judgement.from_bytes(row.judgement).facts == {"answered_by": first.entry.hex()}
     (verdict,) = verdicts(world)
     assert (verdict.receipt, verdict.reason) == (second.entry, Reason.ORDER)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"usage": {"compute_ms": 10**9}}, Reason.IMPLAUSIBLE),
+        ({"finish": Finish.CANCELLED}, Reason.FINISH),
+        ({"finish": Finish.DEADLINE}, Reason.FINISH),
+    ],
+)
+def test_what_receipt_and_order_show_by_themselves_takes_no_disclosure(
+    world: World, change: dict[str, Any], reason: Reason
+):
+    signed = world.node.receipt("acme")
+    value = read_as(Receipt, signed.statement)
+    usage = replace(value.usage, **change.pop("usage", {}))
+    lying = sign(
+        replace(value, usage=usage, **change), key=made.key("alpha/one"), issuer="alpha/one"
+    )
+    (receipt,) = world.put(Submission(lying, signed.order))
+    engine = world.database.engine("worker")
+    passing = answering(Judgement(Reason.EXACT, {}))
+    with worker(engine, FakeAuditServer(world.trail), passing) as made_worker:
+        opened: list[object] = []
+        object.__setattr__(made_worker, "disclosure", Recorder(opened))
+        assert made_worker.run(assign(engine, receipt.entry)) == "done"
+        assert opened == []
+    (verdict,) = verdicts(world)
+    assert (verdict.outcome, verdict.reason) == (Outcome.FAIL, reason)
+
+
+def test_two_final_records_of_one_receipt_fail_without_a_replay(world: World):
+    class Twice:
+        """A double of a disclosure that found two."""
+
+        def open(self, case, *, past_deadline):
+            return Disclosed(None, None, signed_twice=True)
+
+    (receipt,) = world.put(world.node.receipt("acme"))
+    engine = world.database.engine("worker")
+    passing = answering(Judgement(Reason.EXACT, {}))
+    with worker(engine, FakeAuditServer(world.trail), passing) as made_worker:
+        object.__setattr__(made_worker, "disclosure", Twice())
+        assert made_worker.run(assign(engine, receipt.entry)) == "done"
+    (verdict,) = verdicts(world)
+    assert (verdict.outcome, verdict.reason) == (Outcome.FAIL, Reason.STREAM)
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from audit_layer.replay import child
-from audit_layer.replay.case import MAX_CASE_ITEMS, Case, Judgement
+from audit_layer.replay.case import MAX_CASE_ITEMS, Case
 from audit_layer.replay.child import Bench, ModelArithmetic
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer, _parse
@@ -26,6 +26,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import SamplingSettings
 from shared.statements.verdicts import Reason
 from shared.text.stream import TextStream
+from shared.verification.judgement import Judgement
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import Story, make_case
 from tests.audit_layer.replay.waiting import until
@@ -219,8 +220,13 @@ def honest_case(
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
     profile = claimed or profile_id(numeric_profile(dtype, backend))
     arithmetic = TinyArithmetic(folder, backend, profile)
-    changes = {"model_root": model_root(folder)}
-    story = Story(profile=arithmetic.profile, receipt_changes=changes, max_tokens=4)
+    root = model_root(folder)
+    story = Story(
+        profile=arithmetic.profile,
+        receipt_changes={"model_root": root},
+        header_model=root,
+        max_tokens=4,
+    )
     for _ in range(50):
         case = make_case(story, arithmetic=arithmetic)
         if END not in arithmetic.generated:
