@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from audit_layer.api.account_schemas import AccountView
 from audit_layer.api.parts import EPOCH_TYPES, Parts, status_of
 from audit_layer.api.permissions import may_see, own_operator, own_tenant, requiring
 from audit_layer.api.schemas import (
@@ -17,6 +18,7 @@ from audit_layer.api.schemas import (
     VerdictView,
 )
 from audit_layer.api.tokens import Access, Role
+from audit_layer.replay.account import account_of
 from audit_layer.trail.completeness_document import build
 from audit_layer.trail.models import StatementRow
 from audit_layer.trail.pages import MAX_PAGE, Span, find_entry
@@ -82,6 +84,7 @@ def query_router(parts: Parts) -> APIRouter:
         _add_receipts,
         _add_statements,
         _add_verdicts,
+        _add_account,
         _add_completeness,
         _add_audit,
         _add_overview,
@@ -152,6 +155,19 @@ def _add_verdicts(router: APIRouter, parts: Parts) -> None:
         )
         views = [VerdictView.of(row) for row in rows]
         return Page[VerdictView].of(views, [row.log_index for row in rows], page.limit)
+
+
+def _add_account(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
+
+    @router.get("/receipts/{entry}/account")
+    def account(access: Annotated[Access, Depends(permitted)], entry: Entry) -> AccountView:
+        """What the audit did about one receipt: drawn or not, what every worker checked and found, what is payable."""
+        found = find_entry(parts.engine, entry)
+        row, receipt = parts.trail.statement(found), parts.trail.receipt_row(found)
+        if row is None or receipt is None or not may_see(access, row, parts.trail):
+            raise CounterfoilError(Code.NOT_FOUND, "there is no such receipt")
+        return AccountView.of(account_of(parts.engine, receipt), parts.costs.payability(found))
 
 
 def _add_completeness(router: APIRouter, parts: Parts) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shared.verification.trust import Trust
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 TIMEOUT_S: Final = 30.0
 
 
@@ -286,6 +287,46 @@ def statement(
     )
 
 
+@click.command("explain")
+@entry_argument
+@click.option("--html", type=FILE, help="Write a page to this file instead.")
+@asking
+def explain(
+    entry: str, url: str, token_file: Path, ca: Path, as_json: bool, html: Path | None
+) -> None:
+    """Explain in plain words what the audit did about the receipt ENTRY (its first 12 digits are enough).
+
+    It shows what was checked, what was found and how sure that is, who else looked, and what follows.
+    """
+    from audit_layer.api.account_schemas import AccountView  # noqa: PLC0415  # --help stays light
+    from audit_layer.commands.explanation import explain  # noqa: PLC0415  # likewise
+    from audit_layer.commands.explanation_page import for_people, page  # noqa: PLC0415  # likewise
+    from shared.runtime.keys import write_result  # noqa: PLC0415  # likewise
+
+    answer = ask(url, token_file, ca, f"/v1/receipts/{entry}/account")
+    found = explain(_read(AccountView, answer))
+    if html is not None:
+        write_result(html, page(found, f"Audit of receipt {entry}").encode())
+        click.echo(for_terminal(f"{found.headline}\nWritten to {html}."))
+        return
+    emit(answer, as_json, lambda: for_people(found))
+
+
+def _read(kind: type[T], answer: Any) -> T:
+    """Read an answer of the server; MALFORMED if it is of another form."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  # --help stays light
+
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415  # likewise
+
+    try:
+        return TypeAdapter(kind).validate_python(answer)
+    except ValidationError as error:
+        raise CounterfoilError(
+            Code.MALFORMED,
+            f"the server's answer is not of this version ({error.error_count()} errors)",
+        ) from error
+
+
 def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) -> None:
     from base64 import b64decode  # noqa: PLC0415  # next to its only use
 
@@ -308,4 +349,4 @@ def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_js
         click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
 
 
-QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures)
+QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures, explain)

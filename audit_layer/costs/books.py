@@ -106,9 +106,11 @@ def last_corrections() -> Subquery:
     return select(CorrectionRow).where(~superseded).subquery()
 
 
-def held(db: Session) -> dict[bytes, Standing]:
-    """Return the receipts that are posted and await another worker's verdict."""
+def held(db: Session, receipt: bytes | None = None) -> dict[bytes, Standing]:
+    """Return the receipts, or only this one, that are posted and await another worker's verdict."""
     failed = select(VerdictRow.receipt).where(VerdictRow.outcome == Outcome.FAIL.value)
+    if receipt is not None:
+        failed = failed.where(VerdictRow.receipt == receipt)
     last = last_corrections()
     rows = db.scalars(
         select(RatedReceiptRow)

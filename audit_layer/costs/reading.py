@@ -28,7 +28,7 @@ from audit_layer.costs.models import (
     RatedLineRow,
     RatedReceiptRow,
 )
-from audit_layer.costs.payable import ANSWERED, Standing, State
+from audit_layer.costs.payable import ANSWERED, PAYABLE, Standing, State
 from audit_layer.costs.rating import TokenKind, price_for, unit_price
 from audit_layer.costs.reconcile import Key, Proven
 from audit_layer.costs.reporting import exact
@@ -179,6 +179,23 @@ def unpaid(db: Session, tenant: str | None, limit: int) -> list[Unpaid]:
             )
         )
     return found
+
+
+def payability(db: Session, receipt: bytes) -> Standing | None:
+    """Return whether one receipt is payable, and why not if it is not; None before the books have processed it."""
+    row = db.get(RatedReceiptRow, receipt)
+    if row is None:
+        return None
+    if not row.billable:
+        first = _first_answers(db, [row.order_entry]) if row.reason == ANSWERED else {}
+        return Standing(State.REFUSED, row.reason, first.get(row.order_entry))
+    last = last_corrections()
+    corrected = db.execute(
+        select(last.c.payable, last.c.reason, last.c.because).where(last.c.receipt == receipt)
+    ).one_or_none()
+    if corrected is not None and not corrected.payable:
+        return Standing(State.REFUSED, corrected.reason, corrected.because)
+    return held(db, receipt).get(receipt, PAYABLE)
 
 
 def _amounts(db: Session, receipts: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:

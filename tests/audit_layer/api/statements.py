@@ -19,7 +19,7 @@ from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
-from shared.statements.verdicts import Outcome, Reason, Verdict
+from shared.statements.verdicts import Reason, Verdict
 
 NOW = now_ms()
 HOUR = 3_600_000
@@ -168,15 +168,23 @@ def disclosure_request(receipt: bytes) -> bytes:
     return sign(value, key=key("authority"), issuer="authority")
 
 
-def verdict(receipt: bytes) -> bytes:
+def verdict(
+    receipt: bytes,
+    *,
+    reason: Reason = Reason.EXACT,
+    evidence: bytes | None = None,
+    worker: str = "worker",
+    confirms: bytes | None = None,
+) -> bytes:
     value = Verdict(
         receipt=receipt,
         request=some("request"),
-        worker="worker",
-        outcome=Outcome.PASS,
-        reason=Reason.EXACT,
-        evidence=some("evidence"),
+        worker=worker,
+        outcome=reason.outcome,
+        reason=reason,
+        evidence=some("evidence") if evidence is None else evidence,
         numeric_profile=PROFILE,
         at=NOW,
+        confirms=confirms,
     )
-    return sign(value, key=key("worker"), issuer="worker")
+    return sign(value, key=key(worker), issuer=worker)

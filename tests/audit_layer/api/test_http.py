@@ -13,6 +13,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from audit_layer.costs.service import Costs
+from audit_layer.replay.models import WorkRow
+from audit_layer.selection.models import EpochRow
+from audit_layer.storage.engine import session
+from audit_layer.trail.service import Accepted, Submission
 from audit_layer.wiring import audit_server
 from audit_layer.wiring.audit_settings import load_settings
 from audit_layer.wiring.log_keys import log_policy
@@ -20,8 +24,11 @@ from audit_layer.wiring.openapi import schema_text
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.statements.cose import entry_of
+from shared.statements.verdicts import Reason
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
+from shared.verification.judgement import Check, Difference, Judgement
+from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.test_permissions import MATRIX, QUERIES, filled
 from tests.audit_layer.served import World, until
 from tests.postgres import Database
@@ -372,3 +379,40 @@ async def test_focus_rows_of_a_tenant_are_its_own_and_a_period_is_half_open(worl
         answer = await world.get("/v1/costs/focus.csv", "finance", **query)
         assert answer.status_code == 400, query
     assert len(await rows(None, "2020-01-01", "9999-12-31")) == len(every)
+
+
+async def test_an_account_shows_the_judgement_behind_each_verdict_to_those_concerned(
+    world: World, database: Database
+):
+    """Of a receipt that a worker judged: its checks, their digest as the verdict has it, and what is payable."""
+    receipt = world.filled.receipts["bolt"][1]
+    found = Judgement(
+        Reason.TOKENS,
+        {"output_tokens": 7},
+        (Check(8, "tokens", Reason.TOKENS, Difference("one", "other", {"output_position": 2})),),
+    )
+    statement = made.verdict(receipt, reason=Reason.TOKENS, evidence=found.digest)
+    with world.core() as core:
+        (logged,) = core.trail.submit([Submission(statement)])
+        assert isinstance(logged, Accepted)
+        Costs(core.engine).rate_new()
+    with session(database.engine("worker")) as db:
+        db.add(EpochRow(epoch=0, state="sealed", opened_at=1, open_index=0, first=1, size=999,
+                        open_statement=made.epoch_open()))  # fmt: skip
+        db.flush()
+        row = WorkRow(receipt=receipt, kind="primary", epoch=0, worker="worker", deadline=9,
+                      request_statement=made.disclosure_request(receipt), verdict_statement=statement,
+                      judgement=found.to_bytes())  # fmt: skip
+        db.add(row)
+    path = f"/v1/receipts/{receipt.hex()}/account"
+    for role, scope in (("tenant", "bolt"), ("operator", "beta"), ("auditor", None)):
+        answer = (await world.get(path, role, scope)).json()
+        (opinion,) = answer["opinions"]
+        assert opinion["verdict"]["entry"] == logged.entry.hex()
+        assert opinion["judgement"]["digest"] == found.digest.hex()
+        (check,) = opinion["judgement"]["checks"]
+        assert (check["held"], check["where"]) == (False, {"output_position": 2})
+        assert answer["epoch"]["number"] == 0
+        assert answer["payable"]["state"] == "held"
+    for role, scope in (("tenant", "acme"), ("operator", "alpha")):
+        assert (await world.get(path, role, scope)).status_code == 404

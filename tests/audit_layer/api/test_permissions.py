@@ -14,6 +14,7 @@ ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance
 MATRIX = {
     "/v1/receipts": (200, 200, 200, 200),
     "/v1/statements/{entry}": (404, 404, 404, 403),
+    "/v1/receipts/{entry}/account": (404, 404, 404, 403),
     "/v1/verdicts": (200, 200, 200, 403),
     "/v1/tenants/{tenant}/completeness": (200, 403, 200, 403),
     "/v1/epochs": (200, 200, 200, 403),
