@@ -11,11 +11,13 @@ from audit_layer.directory.service import Directory
 from audit_layer.log.proof_service import ProofService
 from audit_layer.trail.call_batching import CallBatcher
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
+from audit_layer.trail.standings import Standings
 from shared.envelope.delivered import Delivered
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import Service
 from shared.runtime.interceptor import Context
+from shared.verification.standing import standing_in
 
 PACKAGE: Final = "counterfoil.audit.v1"
 MAX_SUBMISSIONS: Final = 1024
@@ -95,8 +97,9 @@ class LogServicer(audit_pb2_grpc.LogServicer):
 class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
     """Lists key bundles."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, standings: Standings) -> None:
         self._directory = directory
+        self._standings = standings
 
     async def ListKeyBundles(  # noqa: N802  # the generated name
         self, request: audit_pb2.ListKeyBundlesRequest, _context: Context
@@ -105,12 +108,14 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
         found, revocations = await asyncio.to_thread(
             self._directory.listing, request.model_root or None
         )
+        records = await asyncio.to_thread(self._standings.records)
         return audit_pb2.ListKeyBundlesResponse(
             bundles=[
                 audit_pb2.KeyBundleEntry(
                     statement=item.statement,
                     tlog_proof=item.tlog_proof or "",
                     revoked=item.revoked,
+                    standing=standing_in(records, (item.bundle.operator, item.bundle.node)).value,
                 )
                 for item in found
             ],
@@ -122,12 +127,18 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
         )
 
 
-def audit_services(trail: Trail, proofs: ProofService, directory: Directory) -> Sequence[Service]:
+def audit_services(
+    trail: Trail, proofs: ProofService, directory: Directory, standings: Standings
+) -> Sequence[Service]:
     """Return the three services for `shared.runtime.grpc.build_server`."""
     added: tuple[tuple[str, Any, object], ...] = (
         ("Intake", audit_pb2_grpc.add_IntakeServicer_to_server, IntakeServicer(trail)),
         ("Log", audit_pb2_grpc.add_LogServicer_to_server, LogServicer(proofs)),
-        ("Directory", audit_pb2_grpc.add_DirectoryServicer_to_server, DirectoryServicer(directory)),
+        (
+            "Directory",
+            audit_pb2_grpc.add_DirectoryServicer_to_server,
+            DirectoryServicer(directory, standings),
+        ),
     )
     return [Service(f"{PACKAGE}.{name}", add, servicer) for name, add, servicer in added]
 

@@ -14,6 +14,7 @@ from audit_layer.log.proof_service import ProofService
 from audit_layer.log.tile_table import log_size
 from audit_layer.storage.engine import transaction
 from audit_layer.trail.service import Trail
+from audit_layer.trail.standings import Standings
 from shared.runtime.errors import Code, CounterfoilError
 
 EPOCH_TYPES: Final = ("epoch-open", "epoch-seal", "draw")
@@ -26,6 +27,7 @@ class Parts:
     origin: str
     engine: Engine
     trail: Trail
+    standings: Standings
     proofs: ProofService
     files: PublishedFiles
     costs: Costs

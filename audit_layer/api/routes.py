@@ -17,6 +17,7 @@ from audit_layer.api.schemas import (
     StatusView,
     VerdictView,
 )
+from audit_layer.api.standing_schemas import StandingView
 from audit_layer.api.tokens import Access, Role
 from audit_layer.replay.account import account_of
 from audit_layer.trail.completeness_document import build
@@ -85,6 +86,7 @@ def query_router(parts: Parts) -> APIRouter:
         _add_statements,
         _add_verdicts,
         _add_account,
+        _add_standings,
         _add_completeness,
         _add_audit,
         _add_overview,
@@ -168,6 +170,25 @@ def _add_account(router: APIRouter, parts: Parts) -> None:
         if row is None or receipt is None or not may_see(access, row, parts.trail):
             raise CounterfoilError(Code.NOT_FOUND, "there is no such receipt")
         return AccountView.of(account_of(parts.engine, receipt), parts.costs.payability(found))
+
+
+def _add_standings(router: APIRouter, parts: Parts) -> None:
+    everyone = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE, Role.OPERATOR)
+
+    @router.get("/standings")
+    def standings(
+        _access: Annotated[Access, Depends(everyone)],
+        operator: NameQuery = None,
+        node: NodeQuery = None,
+    ) -> list[StandingView]:
+        """How nodes stand by the verdicts in the log (protocol 6.4); a node that no verdict is about is not listed."""
+        operator, node = _node(operator, node)
+        records = parts.standings.records()
+        return [
+            StandingView.of(key, records)
+            for key in sorted(records)
+            if operator in {None, key[0]} and node in {None, key[1]}
+        ]
 
 
 def _add_completeness(router: APIRouter, parts: Parts) -> None:

@@ -312,6 +312,36 @@ def explain(
     emit(answer, as_json, lambda: for_people(found))
 
 
+@click.command("standing")
+@click.option("--operator")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compute it again from the verdicts, with an auditor's token; exit code 1 if the server's answer differs.",
+)
+@asking
+def standing(url: str, token_file: Path, ca: Path, as_json: bool, check: bool, **query: Any) -> int:
+    """Show how nodes stand by the verdicts in the log (docs/protocol.md, 6.4).
+
+    `suspended` nodes were convicted, or withhold evidence again and again; `watched` ones have something open. Both words
+    go away with passes: 298 since a conviction, 69 since something was withheld. `new` nodes have fewer than 69.
+    """
+    rows = ask(url, token_file, ca, "/v1/standings", **query)
+    columns = ("operator", "node", "standing", "passed", "convicted", "withheld", "open", "because")
+    wrong: list[str] = []
+    if check:
+        from audit_layer.commands.standings import differences  # noqa: PLC0415  # --help stays light
+
+        wrong = differences(lambda path, **given: ask(url, token_file, ca, path, **given), rows)
+    title = "Standing of nodes" + (f": {len(wrong)} differ from the verdicts" if wrong else "")
+    told = {"nodes": rows, **({"differs": wrong} if check else {})}
+    emit(told, as_json, rendered(title, columns, rows))
+    if check and not as_json:
+        click.echo(for_terminal("\n".join(wrong) or "It is what the verdicts give."))
+    return 1 if wrong else 0
+
+
 def _read(kind: type[T], answer: Any) -> T:
     """Read an answer of the server; MALFORMED if it is of another form."""
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  # --help stays light
@@ -349,4 +379,4 @@ def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_js
         click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
 
 
-QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures, explain)
+QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures, explain, standing)

@@ -16,8 +16,9 @@ from audit_layer.costs.models import (
     RatedLineRow,
     RatedReceiptRow,
 )
-from audit_layer.costs.payable import Claim, Opinion, Standing, State, standings
+from audit_layer.costs.payable import Claim, Standing, State, standings
 from audit_layer.trail.models import VerdictRow
+from audit_layer.trail.standings import opinion_of
 from shared.codec.moment import day_of, now_ms
 from shared.codec.money import exact_sum
 from shared.statements.cose import read_as
@@ -87,13 +88,6 @@ def claim_of(row: RatedReceiptRow) -> Claim:
         attempt=row.attempt,
         complete=row.complete,
         unbillable=row.reason,
-    )
-
-
-def opinion_of(row: VerdictRow) -> Opinion:
-    """Return a verdict in the rule's terms."""
-    return Opinion(
-        row.entry, row.log_index, row.receipt, row.worker, row.outcome, row.reason, row.confirms
     )
 
 

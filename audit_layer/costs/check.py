@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from audit_layer.costs.books import card_of, last_corrections, opinion_of
+from audit_layer.costs.books import card_of, last_corrections
 from audit_layer.costs.models import PostingRow, RateCardRow, RatedLineRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
 from audit_layer.costs.rating import price_for, rate_usage
 from audit_layer.trail.models import ReceiptRow, VerdictRow
+from audit_layer.trail.standings import opinion_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
 from shared.statements.ratecards import RateCard

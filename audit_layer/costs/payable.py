@@ -10,18 +10,12 @@ from enum import StrEnum
 from typing import Final
 
 from shared.statements.receipts import Finish
-from shared.statements.verdicts import Blame, Outcome, Reason
+from shared.verification.opinions import Opinion, confirmation, disputed
 
 ANSWERED: Final = "the order was answered before"
 SUPERSEDED: Final = "superseded by another attempt"
 COMPLETE: Final = frozenset({Finish.STOP.value, Finish.LENGTH.value})
 UNCONFIRMED: Final = "FAIL that no second worker has confirmed"
-WITHHOLDING: Final = frozenset(
-    reason
-    for reason in Reason
-    if reason.outcome is Outcome.INCONCLUSIVE and reason.blame is Blame.NODE
-)
-"""Reasons of INCONCLUSIVE that count against the node, once they are confirmed."""
 
 
 class State(StrEnum):
@@ -52,19 +46,6 @@ class Claim:
     def rank(self) -> tuple[bool, int]:
         """Among the attempts of one request, those of the highest rank supersede the others."""
         return self.complete, self.attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """A verdict as far as the rule needs it."""
-
-    entry: bytes
-    log_index: int
-    receipt: bytes
-    worker: str
-    outcome: str
-    reason: str
-    confirms: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,37 +103,16 @@ def _by_itself(
         return Standing(State.REFUSED, ANSWERED, answer)
     if claim.unbillable is not None:  # (2)
         return Standing(State.REFUSED, claim.unbillable)
-    confirming = _confirmation(opinions)
+    confirming = confirmation(opinions)
     if confirming is not None:  # (3)
         reason = f"confirmed {confirming.outcome}: {confirming.reason}"
         return Standing(State.REFUSED, reason, confirming.entry)
     return None
 
 
-def _confirmation(opinions: Sequence[Opinion]) -> Opinion | None:
-    """Return the first verdict in the log that confirms another worker's before it."""
-    before: dict[bytes, Opinion] = {}
-    for opinion in sorted(opinions, key=lambda opinion: opinion.log_index):
-        other = None if opinion.confirms is None else before.get(opinion.confirms)
-        if other is not None and other.worker != opinion.worker and _agree(other, opinion):
-            return opinion
-        before[opinion.entry] = opinion
-    return None
-
-
-def _agree(first: Opinion, second: Opinion) -> bool:
-    """Return whether two verdicts make the same charge against the node."""
-    if first.outcome != second.outcome:
-        return False
-    if first.outcome == Outcome.FAIL:
-        return True
-    return first.outcome == Outcome.INCONCLUSIVE and {first.reason, second.reason} <= WITHHOLDING
-
-
 def _disputed(opinions: Sequence[Opinion]) -> Standing | None:
     """Return a hold if a FAIL holds the claim up: one that no other worker has contradicted with a PASS."""
-    cleared = {opinion.worker for opinion in opinions if opinion.outcome == Outcome.PASS}
-    for opinion in sorted(opinions, key=lambda opinion: opinion.log_index):
-        if opinion.outcome == Outcome.FAIL and not cleared - {opinion.worker}:
-            return Standing(State.HELD, f"{UNCONFIRMED}: {opinion.reason}", opinion.entry)
-    return None
+    fail = disputed(opinions)
+    if fail is None:
+        return None
+    return Standing(State.HELD, f"{UNCONFIRMED}: {fail.reason}", fail.entry)

@@ -38,6 +38,7 @@ from audit_layer.storage.engine import make_engine
 from audit_layer.trail.at_rest import with_keeper
 from audit_layer.trail.gap_watch import GapWatch
 from audit_layer.trail.service import Trail
+from audit_layer.trail.standings import Standings
 from audit_layer.trail.write_rows import write_rows
 from audit_layer.wiring.audit_settings import AuditSettings
 from audit_layer.wiring.log_keys import load_cose_key, load_signers, log_policy
@@ -149,6 +150,7 @@ async def serve_audit(
             origin=settings.origin,
             engine=core.engine,
             trail=core.trail,
+            standings=Standings(core.engine),
             proofs=proofs,
             files=files,
             costs=Costs(core.engine),
@@ -158,7 +160,9 @@ async def serve_audit(
         rpc = build_server(
             tls=settings.tls,
             address=settings.grpc_address,
-            services=audit_services(core.trail, proofs, Directory(core.trail, proofs)),
+            services=audit_services(
+                core.trail, proofs, Directory(core.trail, proofs), parts.standings
+            ),
             reflection=settings.reflection,
             traffic=settings.traffic,
         )

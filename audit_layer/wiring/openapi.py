@@ -20,6 +20,7 @@ from audit_layer.log.proof_service import ProofService
 from audit_layer.log.sequencer import Sequencer
 from audit_layer.storage.engine import make_engine
 from audit_layer.trail.service import Trail
+from audit_layer.trail.standings import Standings
 from shared.translog.notes import SignatureType, Signer
 from shared.translog.policy import LogPolicy
 
@@ -38,6 +39,7 @@ def described_app() -> Iterator[FastAPI]:
                 origin="schema",
                 engine=engine,
                 trail=Trail(engine, batcher, frozenset()),
+                standings=Standings(engine),
                 proofs=ProofService(engine, files, LogPolicy((log,), (witness,), 1)),
                 files=files,
                 costs=Costs(engine),

@@ -15,6 +15,7 @@ MATRIX = {
     "/v1/receipts": (200, 200, 200, 200),
     "/v1/statements/{entry}": (404, 404, 404, 403),
     "/v1/receipts/{entry}/account": (404, 404, 404, 403),
+    "/v1/standings": (200, 200, 200, 200),
     "/v1/verdicts": (200, 200, 200, 403),
     "/v1/tenants/{tenant}/completeness": (200, 403, 200, 403),
     "/v1/epochs": (200, 200, 200, 403),

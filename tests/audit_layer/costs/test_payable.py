@@ -10,11 +10,11 @@ from audit_layer.costs.payable import (
     PAYABLE,
     SUPERSEDED,
     Claim,
-    Opinion,
     Standing,
     State,
     standings,
 )
+from shared.verification.opinions import Opinion
 
 
 def name(*parts: object) -> bytes:

@@ -364,20 +364,26 @@ class KeyBundleEntry(_message.Message):
     STATEMENT_FIELD_NUMBER: _builtins.int
     TLOG_PROOF_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     tlog_proof: _builtins.str
     revoked: _builtins.bool
     """A hint for people. Nobody signs it: a key bundle is ended by a revocation with its proof."""
+    standing: _builtins.str
+    """How the node stands by the verdicts in the log (protocol 6.4): suspended, watched, new or good. Nobody signs it: a
+    server that lies about it can keep clients away from a node, and cannot make a false receipt pass.
+    """
     def __init__(
         self,
         *,
         statement: _builtins.bytes = ...,
         tlog_proof: _builtins.str = ...,
         revoked: _builtins.bool = ...,
+        standing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked", "statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked", "standing", b"standing", "statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,63 @@
+"""Nodes' standing from the verdicts of the trail; only nodes with new verdicts are computed again."""
+
+import threading
+from collections.abc import Mapping
+
+from sqlalchemy import Engine, select, tuple_
+from sqlalchemy.orm import Session
+
+from audit_layer.storage.engine import session
+from audit_layer.trail.models import VerdictRow
+from shared.verification.opinions import Opinion
+from shared.verification.standing import Node, Record, record_of
+
+BATCH = 100
+"""Nodes that are read at once."""
+
+
+def opinion_of(row: VerdictRow) -> Opinion:
+    """Return a verdict in the rules' terms."""
+    return Opinion(
+        row.entry, row.log_index, row.receipt, row.worker, row.outcome, row.reason, row.confirms
+    )
+
+
+class Standings:
+    """The record of every node that a verdict is about. Safe for threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._mutex = threading.Lock()
+        self._seen = -1
+        self._records: dict[Node, Record] = {}
+
+    def records(self) -> Mapping[Node, Record]:
+        """Return the records as of the newest verdict in the trail."""
+        with self._mutex:
+            with session(self._engine) as db:
+                newest = db.scalars(
+                    select(VerdictRow.log_index).order_by(VerdictRow.log_index.desc()).limit(1)
+                ).first()
+                if newest is None or newest == self._seen:
+                    return dict(self._records)
+                found = db.execute(
+                    select(VerdictRow.operator, VerdictRow.node)
+                    .where(VerdictRow.log_index > self._seen)
+                    .distinct()
+                )
+                changed = sorted((operator, node) for operator, node in found)
+                for at in range(0, len(changed), BATCH):
+                    self._records |= _computed(db, changed[at : at + BATCH])
+            self._seen = newest
+            return dict(self._records)
+
+
+def _computed(db: Session, nodes: list[Node]) -> dict[Node, Record]:
+    """Return the records of some nodes from all their verdicts."""
+    opinions: dict[Node, list[Opinion]] = {node: [] for node in nodes}
+    rows = db.scalars(
+        select(VerdictRow).where(tuple_(VerdictRow.operator, VerdictRow.node).in_(nodes))
+    )
+    for row in rows:
+        opinions[row.operator, row.node].append(opinion_of(row))
+    return {node: record_of(about) for node, about in opinions.items()}
