@@ -9,6 +9,7 @@ from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import BeaconRow, EpochRow
+from audit_layer.selection.work import Kind
 from audit_layer.storage.engine import session
 from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
@@ -143,10 +144,10 @@ def _floor_entries(
 
 
 def _first_verdict(db: Session, row: WorkRow) -> bytes | None:
-    if row.kind != "confirm":
+    if row.kind == Kind.PRIMARY:
         return None
     return db.scalars(
         select(WorkRow.verdict_statement).where(
-            WorkRow.receipt == row.receipt, WorkRow.kind == "primary"
+            WorkRow.receipt == row.receipt, WorkRow.kind == Kind.PRIMARY
         )
     ).one()

@@ -27,7 +27,7 @@ class WorkRow(Base):
     id: Mapped[RowId]
     receipt: Mapped[Hash32]
     kind: Mapped[str] = mapped_column(Text)
-    """`primary`, or `confirm` for the second opinion on a FAIL."""
+    """`primary`; `confirm` for the second opinion on what blames the node, `third` where the second differs."""
     epoch: Mapped[int] = mapped_column(ForeignKey(EpochRow.epoch))
     worker: Mapped[str] = mapped_column(Text)
     request_statement: Mapped[bytes] = mapped_column(LargeBinary)

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from audit_layer.replay.models import WorkRow
-from audit_layer.selection.work import Assignment
+from audit_layer.selection.work import Assignment, Kind
 from shared.statements.verdicts import Blame, Reason
 
 FIRST_PAUSE_MS: Final = 1_000
@@ -110,11 +110,11 @@ def due(session: Session, *, now: int, hint_ms: int, limit: int = 256) -> list[t
 
 
 def assign(session: Session, assignments: Iterable[Assignment]) -> None:
-    """Put work on the list; a receipt is on it at most once, plus once to confirm."""
+    """Put work on the list; a receipt is on it at most once for each kind of opinion."""
     session.add_all(
         WorkRow(
             receipt=item.receipt,
-            kind="confirm" if item.confirms else "primary",
+            kind=item.kind.value,
             epoch=item.epoch,
             worker=item.worker,
             request_statement=item.request_statement,
@@ -133,18 +133,34 @@ def requests(session: Session, epoch: int) -> Sequence[bytes]:
     ).all()
 
 
-def unconfirmed(session: Session) -> Sequence[Assignment]:
-    """Return finished primary work that blames the node and that no second worker has been asked to confirm yet."""
-    confirmed = select(WorkRow.receipt).where(WorkRow.kind == "confirm")
-    rows = session.scalars(
-        select(WorkRow).where(
-            WorkRow.kind == "primary",
+def unconfirmed(session: Session) -> Sequence[tuple[Assignment, Kind, Sequence[str]]]:
+    """Return finished primary work that blames the node and that another worker must look at, as `WorkList` says.
+
+    A second worker looks at all of it, a third where the second did not make the same charge, whatever the reason.
+    """
+    second, third = aliased(WorkRow), aliased(WorkRow)
+    rows = session.execute(
+        select(WorkRow, second)
+        .outerjoin(second, and_(second.receipt == WorkRow.receipt, second.kind == Kind.CONFIRM))
+        .outerjoin(third, and_(third.receipt == WorkRow.receipt, third.kind == Kind.THIRD))
+        .where(
+            WorkRow.kind == Kind.PRIMARY,
             WorkRow.reason.in_([reason for reason in Reason if reason.blame is Blame.NODE]),
             WorkRow.done_at.is_not(None),
-            WorkRow.receipt.not_in(confirmed),
+            third.id.is_(None),
+            or_(
+                second.id.is_(None),
+                and_(second.done_at.is_not(None), second.outcome != WorkRow.outcome),
+            ),
         )
+        .order_by(WorkRow.id)
     )
-    return [
-        Assignment(row.receipt, row.epoch, row.worker, row.request_statement, row.deadline)
-        for row in rows
-    ]
+    return [_due(row, other) for row, other in rows]
+
+
+def _due(row: WorkRow, other: WorkRow | None) -> tuple[Assignment, Kind, Sequence[str]]:
+    """Return what is due about primary work, given the second worker's, which is None before there is any."""
+    done = Assignment(row.receipt, row.epoch, row.worker, row.request_statement, row.deadline)
+    if other is None:
+        return done, Kind.CONFIRM, [row.worker]
+    return done, Kind.THIRD, [row.worker, other.worker]

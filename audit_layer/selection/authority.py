@@ -17,7 +17,7 @@ from audit_layer.disclosure.parties import BeaconClient
 from audit_layer.log.tile_table import log_size
 from audit_layer.selection.models import BeaconRow, EpochRow
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
-from audit_layer.selection.work import Assignment, WorkList
+from audit_layer.selection.work import Assignment, Kind, WorkList
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
 from shared.runtime.errors import CounterfoilError
@@ -277,14 +277,14 @@ class Authority:
 
     def _assigned(self, drawn: DrawnReceipt, row: EpochRow, now: int) -> Assignment:
         peer = self.peers[int.from_bytes(drawn.entry[:4], "big") % len(self.peers)]
-        return self._request(drawn, row, peer, drawn.reason, now)
+        return self._request(drawn, row, peer, Kind.PRIMARY, now)
 
     def _request(
         self,
         drawn: DrawnReceipt,
         row: EpochRow,
         peer: PeerSettings,
-        reason: DisclosureReason,
+        kind: Kind,
         now: int,
     ) -> Assignment:
         assert row.draw_statement is not None
@@ -293,7 +293,7 @@ class Authority:
             receipt=drawn.entry,
             index=drawn.index,
             draw=entry_of(row.draw_statement),
-            reason=reason,
+            reason=drawn.reason,
             recipient=peer.hpke_key_id,
             deadline=deadline,
         )
@@ -303,21 +303,21 @@ class Authority:
             worker=peer.name,
             request_statement=self._sign(request),
             deadline=deadline,
-            confirms=reason is DisclosureReason.CONFIRM,
+            kind=kind,
         )
 
     def _escalate(self, now: int) -> None:
-        """Ask a second worker, with its own keys, about every verdict that blames a node."""
+        """Ask a second worker, with its own keys, about every verdict that blames a node, and a third if the second differs."""
         with session(self.engine) as db:
             asked: list[Assignment] = []
-            for failed in self.work.unconfirmed(db):
-                others = [peer for peer in self.peers if peer.name != failed.worker]
+            for failed, kind, heard in self.work.unconfirmed(db):
+                others = [peer for peer in self.peers if peer.name not in heard]
                 if not others:
                     continue
                 request = read_as(DisclosureRequest, failed.request_statement)
                 drawn = DrawnReceipt(failed.receipt, request.index, DisclosureReason.CONFIRM)
                 row = db.get_one(EpochRow, failed.epoch)
-                asked.append(self._request(drawn, row, others[0], DisclosureReason.CONFIRM, now))
+                asked.append(self._request(drawn, row, others[0], kind, now))
             self.work.assign(db, asked)
         for batch in batched([item.request_statement for item in asked]):
             self.server.submit(batch)

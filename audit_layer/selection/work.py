@@ -2,9 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from sqlalchemy.orm import Session
+
+
+class Kind(StrEnum):
+    """Which opinion about a receipt a worker gives."""
+
+    PRIMARY = "primary"
+    CONFIRM = "confirm"
+    """A second one on a verdict that blames the node."""
+    THIRD = "third"
+    """Where the second worker did not make the same charge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +29,7 @@ class Assignment:
     request_statement: bytes
     deadline: int
     """Unix ms after which missing evidence counts against whoever withheld it."""
-    confirms: bool = False
-    """Whether it is a second opinion on a verdict that blames the node."""
+    kind: Kind = Kind.PRIMARY
 
 
 class WorkList(Protocol):
@@ -31,5 +41,8 @@ class WorkList(Protocol):
     def requests(self, session: Session, epoch: int) -> Sequence[bytes]:
         """Return the request statements of an epoch's drawn receipts, in the order in which they were assigned."""
 
-    def unconfirmed(self, session: Session) -> Sequence[Assignment]:
-        """Return finished work whose verdict blames the node, and which no second worker has been asked to confirm."""
+    def unconfirmed(self, session: Session) -> Sequence[tuple[Assignment, Kind, Sequence[str]]]:
+        """Return finished primary work whose verdict blames the node and that another worker must look at.
+
+        With it, the kind of opinion that is due, and the workers that have given theirs.
+        """

@@ -17,6 +17,7 @@ from audit_layer.trail.columns import receipt_columns, signed_columns, verdict_c
 from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
 from audit_layer.trail.fsck_findings import (
     check_answers,
+    check_disagreements,
     check_evidence,
     check_findings,
     check_gaps,
@@ -56,6 +57,7 @@ def check_trail(engine: Engine, *, now: int | None = None) -> list[str]:
             *_chains(db),
             *check_findings(db),
             *check_answers(db),
+            *check_disagreements(db),
             *check_evidence(db),
             *check_gaps(db),
             *check_erasures(db, now_ms() if now is None else now),

@@ -6,6 +6,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.trail.columns import ANSWERED_TWICE, evidence_digest, finding_values
+from audit_layer.trail.disagreements import OPPOSITE, WORKERS_DISAGREE
 from audit_layer.trail.fsck_parties import between
 from audit_layer.trail.fsck_stored import bundle_of, opened
 from audit_layer.trail.gaps import NODE, TENANT
@@ -22,8 +23,9 @@ from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Verdict
 
-_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE})
+_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE, WORKERS_DISAGREE})
 
 
 def check_findings(db: Session) -> Iterator[str]:
@@ -39,6 +41,8 @@ def check_findings(db: Session) -> Iterator[str]:
             yield f"{where}.digest: is not that of {', '.join(f'{where}.{name}' for name in columns)}"
         if row.kind in {"equivocation", ANSWERED_TWICE}:
             yield from _convicted(db, where, row)
+        elif row.kind == WORKERS_DISAGREE:
+            yield from _disagreed(db, where, row)
         elif row.kind == "gap":
             yield from _gap(db, where, row)
         if not between(0, row.at, now_ms()):
@@ -72,6 +76,55 @@ def check_answers(db: Session) -> Iterator[str]:
                 f"trail_receipts[log_index={index}].order_entry: the order was answered before, and no row says so"
                 " in trail_findings.kind"
             )
+
+
+def check_disagreements(db: Session) -> Iterator[str]:
+    """Check that every verdict that another worker's before it contradicts has a finding."""
+    rows = db.execute(
+        text(
+            "SELECT later.log_index, s.raw FROM trail_verdicts later JOIN trail_statements s USING (entry)"
+            " WHERE EXISTS (SELECT FROM trail_verdicts earlier WHERE earlier.receipt = later.receipt"
+            " AND earlier.log_index < later.log_index AND earlier.worker <> later.worker"
+            " AND (earlier.outcome, later.outcome) IN (('PASS', 'FAIL'), ('FAIL', 'PASS')))"
+            " ORDER BY later.log_index"
+        )
+    )
+    for index, raw in rows:
+        told = select(FindingRow.id).where(
+            FindingRow.kind == WORKERS_DISAGREE, FindingRow.second_statement == raw
+        )
+        if db.scalar(told.limit(1)) is None:
+            yield (
+                f"trail_verdicts[log_index={index}].outcome: another worker's verdict contradicts it, and no row says"
+                " so in trail_findings.kind"
+            )
+
+
+def _disagreed(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that two workers' verdicts about one receipt, both in the trail, are opposite."""
+    verdicts: list[Verdict] = []
+    for column, raw in (
+        ("first_statement", row.first_statement),
+        ("second_statement", row.second_statement),
+    ):
+        try:
+            value, statement = open_as(Verdict, raw, None)
+        except CounterfoilError as error:
+            yield f"{where}.{column}: {error.detail}"
+            return
+        held = db.get(StatementRow, statement.entry)
+        if held is None:
+            yield f"{where}.{column}: is not in the trail"
+        elif not between(held.recorded_at, row.at, now_ms()):
+            yield f"{where}.at: is before its {column}, or in the future"
+        verdicts.append(value)
+    first, second = verdicts
+    if first.receipt != second.receipt:
+        yield f"{where}.first_statement, {where}.second_statement: are about different receipts"
+    if OPPOSITE.get(first.outcome.value) != second.outcome.value or first.worker == second.worker:
+        yield f"{where}.first_statement, {where}.second_statement: do not contradict each other"
+    if row.issuer != second.worker:
+        yield f"{where}.issuer: is not the worker of second_statement"
 
 
 def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:

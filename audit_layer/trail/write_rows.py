@@ -18,6 +18,7 @@ from audit_layer.trail.columns import (
     statement_values,
     verdict_values,
 )
+from audit_layer.trail.disagreements import disagreements
 from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import now_ms
 from shared.statements.receipts import Receipt
@@ -54,7 +55,10 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
             connection.execute(upsert(FindingRow).on_conflict_do_nothing(), convictions)
     verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
     if verdicts:
+        contradicted = disagreements(connection, new, now)
         copy_rows(connection, VerdictRow, verdicts)
+        if contradicted:
+            connection.execute(upsert(FindingRow).on_conflict_do_nothing(), contradicted)
 
 
 def _answered_twice(

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from audit_layer.commands.standings import differences
 from audit_layer.costs.service import Costs
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import EpochRow
@@ -21,16 +22,18 @@ from audit_layer.wiring import audit_server
 from audit_layer.wiring.audit_settings import load_settings
 from audit_layer.wiring.log_keys import log_policy
 from audit_layer.wiring.openapi import schema_text
+from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
-from shared.statements.cose import entry_of
+from shared.statements.cose import entry_of, read_as
+from shared.statements.keys import KeyBundle
 from shared.statements.verdicts import Reason
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.judgement import Check, Difference, Judgement
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.test_permissions import MATRIX, QUERIES, filled
-from tests.audit_layer.served import World, until
+from tests.audit_layer.served import World, call, until
 from tests.postgres import Database
 
 
@@ -416,3 +419,24 @@ async def test_an_account_shows_the_judgement_behind_each_verdict_to_those_conce
         assert answer["payable"]["state"] == "held"
     for role, scope in (("tenant", "acme"), ("operator", "alpha")):
         assert (await world.get(path, role, scope)).status_code == 404
+
+
+async def test_the_directory_and_the_query_api_show_the_same_standing(world: World):
+    """And `counterfoil audit standing --check` computes it again from the verdicts."""
+    async with world.stubs() as (_, _, directory):
+        listed = await call(directory.ListKeyBundles, audit_pb2.ListKeyBundlesRequest())
+    shown = {
+        read_as(KeyBundle, entry.statement).operator: entry.standing for entry in listed.bundles
+    }
+    assert shown == {"alpha": "new", "beta": "new"}
+    (row,) = (await world.get("/v1/standings", "tenant", "bolt")).json()
+    assert (row["operator"], row["standing"], row["passed"]) == ("alpha", "new", 2)
+
+    async def ask(path: str, **given: Any) -> Any:
+        return (await world.get(path, **given)).json()
+
+    pages = {"/v1/verdicts": await ask("/v1/verdicts", order="asc", limit=1000)}
+    assert differences(lambda path, **_: pages[path], [row]) == []
+    for lie in ({"passed": 3}, {"standing": "good"}, {"node": "two"}):
+        (told,) = differences(lambda path, **_: pages[path], [{**row, **lie}])
+        assert "the server says" in told

@@ -42,14 +42,15 @@ from tests.vectors.samples import hpke_key
 __all__ = ["world"]
 
 EPOCH_MS, REVEAL_MS = 10_000, 5_000
-PEERS = tuple(
+THREE_PEERS = tuple(
     PeerSettings(
         name=name,
         hpke_key=hpke_key(name).public_bytes.hex(),
         signing_key=made.public(name).hex(),
     )
-    for name in ("worker", "worker-2")
+    for name in ("worker", "worker-2", "worker-3")
 )
+PEERS = THREE_PEERS[:2]
 
 
 class FakeBeaconClient:
@@ -566,6 +567,29 @@ def test_what_blames_a_node_is_put_before_another_worker_once_and_nothing_else_i
     clock.step()
     assert len(clock.work()) == 4
     assert open_.done_at is None
+
+
+@pytest.mark.parametrize("differs", [Reason.EXACT, Reason.UNAVAILABLE, Reason.WITHHELD])
+def test_a_third_worker_is_asked_where_the_second_makes_another_charge_or_none(make, differs):
+    clock = make(rate_ppm=1_000_000)
+    object.__setattr__(clock.authority, "peers", THREE_PEERS)
+    clock.step()
+    clock.receipts(1)
+    clock.epoch()
+    (failed,) = clock.work()
+    finish(clock, failed, Reason.TOKENS)
+    clock.step()
+    clock.step()
+    _, confirm = clock.work()
+    finish(clock, confirm, differs)
+    for _ in range(3):
+        clock.step()
+    *_, third = clock.work()
+    assert (len(clock.work()), third.kind) == (3, "third")
+    assert {failed.worker, confirm.worker, third.worker} == {peer.name for peer in THREE_PEERS}
+    finish(clock, third, Reason.EXACT)
+    clock.step()
+    assert len(clock.work()) == 3
 
 
 def test_without_a_second_worker_nobody_is_asked_twice(make):
