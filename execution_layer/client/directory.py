@@ -2,9 +2,10 @@
 
 A key bundle counts if (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
 policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent with what was shown before, (3) it
-is live now, and (4) no revocation by its operator is known that is also in the log. Unsigned claims, such as the listing's
-own `revoked`, are believed in neither direction. A listing can omit a new revocation: to learn of it at once, follow
-the public statements (`counterfoil log monitor`).
+is live now, (4) no revocation by its operator is known that is also in the log, and (5) its node stands as well as the policy
+demands. For (5) the directory's word is taken: it can keep a client from a node, and does nothing for one. Its other
+unsigned claims, such as the listing's own `revoked`, are believed in neither direction. A listing can omit a new revocation:
+to learn of it at once, follow the public statements (`counterfoil log monitor`).
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.keys import KeyBundle, Revocation, stale_bundle
 from shared.translog.policy import LogPolicy, Witnessed
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
+from shared.verification.standing import Standing
 
 _log = logging.getLogger(__name__)
 MAX_BUNDLES: Final = 4096
@@ -48,6 +50,8 @@ class NodeEntry:
     statement: bytes
     proof: str
     witnessed: Witnessed
+    standing: Standing = Standing.NEW
+    """As the directory says."""
 
     @property
     def name(self) -> str:
@@ -62,7 +66,7 @@ def check_bundle(
     now: int,
     revoked: Mapping[tuple[bytes, str], int],
 ) -> NodeEntry:
-    """Run the four checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
+    """Run the five checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
 
     `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts.
     """
@@ -83,10 +87,25 @@ def check_bundle(
         raise stale_bundle(bundle, now)
     if revoked.get((statement.entry, bundle.operator), now + 1) <= now:  # (4)
         raise CounterfoilError(Code.STALE_KEY, f"the key bundle of {bundle.issuer} is revoked")
+    standing = _standing(listed)
+    if standing.rank < policy.min_standing.rank:  # (5)
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY,
+            f"{bundle.issuer} is {standing}, and the policy demands at least {policy.min_standing}",
+            remedy="`counterfoil audit standing` shows why; min_standing in client.toml says what is demanded.",
+        )
     policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not used
     return NodeEntry(
-        bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed
+        bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed, standing
     )
+
+
+def _standing(listed: audit_pb2.KeyBundleEntry) -> Standing:
+    """Return what the directory says about a node; one that says nothing known has no record to show."""
+    try:
+        return Standing(listed.standing)
+    except ValueError:
+        return Standing.NEW
 
 
 def check_revocation(

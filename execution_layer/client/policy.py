@@ -10,6 +10,7 @@ from shared.envelope.hpke import PUBLIC_BYTES, check_hpke_public_key
 from shared.runtime.config import Settings, load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.policy import LogPolicy
+from shared.verification.standing import Standing
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -85,6 +86,9 @@ class ClientPolicy(Settings):
     max_checkpoint_age_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 900
     """The maximum age of the witnessed checkpoint under which a node's keys are proved: revocations since then are
     unknown."""
+    min_standing: Standing = Standing.WATCHED
+    """The worst standing of a node that still gets requests: `suspended` (any), `watched`, `new` or `good`. It follows from
+    the verdicts in the log (docs/protocol.md, 6.4); the directory's word is taken for it."""
     accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """If a node has not accepted a request within these seconds, another node is tried."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4

@@ -22,6 +22,7 @@ FACTS = frozenset(
     {
         "audit_target",
         "ca_file",
+        "min_standing",
         "model_root",
         "operators",
         "rate_cards",

@@ -152,6 +152,8 @@ class FakeAudit(
         self.deposits = []
         self.flagged = set()
         """Key bundles that the listing calls revoked, without a signature by anybody."""
+        self.standing = ""
+        """What the listing says of every node's standing."""
         self.hides_revocations = False
         self.forked = False
         self.clock = time.time
@@ -235,7 +237,10 @@ class FakeAudit(
             proof = self.proof(self.index[item.entry]) if self.witnessing else ""
             found.append(
                 audit_pb2.KeyBundleEntry(
-                    statement=raw, tlog_proof=proof, revoked=item.entry in self.flagged
+                    statement=raw,
+                    tlog_proof=proof,
+                    revoked=item.entry in self.flagged,
+                    standing=self.standing,
                 )
             )
         ended = [] if self.hides_revocations else self._revocations()

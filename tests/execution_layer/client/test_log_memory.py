@@ -152,6 +152,43 @@ async def test_what_nobody_signed_ends_no_bundle(world):
         await client.generate(prompt=PROMPT, max_tokens=3)
 
 
+# -- standing ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_suspended_node_gets_no_requests_unless_the_policy_accepts_it(world):
+    async with world.node():
+        world.audit.standing = "suspended"
+        async with world.client() as client:
+            error = await refused(client)
+            assert "honest/node-1 is suspended, and the policy demands at least watched" in str(
+                error
+            )
+        async with world.client(min_standing="suspended") as client:
+            await client.generate(prompt=PROMPT, max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "demanded", "served"),
+    [
+        ("watched", "watched", True),
+        ("watched", "new", False),
+        ("new", "new", True),
+        ("new", "good", False),
+        ("good", "good", True),
+        ("", "new", True),  # a server that does not say
+        ("excellent", "good", False),
+    ],
+)
+async def test_the_policy_demands_a_standing(world, said, demanded, served):
+    world.audit.standing = said
+    async with world.node(), world.client(min_standing=demanded) as client:
+        if served:
+            (node,) = await client.nodes()
+            assert node.name == "honest/node-1"
+        else:
+            await refused(client)
+
+
 async def test_a_proved_revocation_ends_a_bundle_forever_whatever_is_listed_later(world):
     async with world.node() as node, world.client() as client:
         revoke(world, node.ring.current().entry)
