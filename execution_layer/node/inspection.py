@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
         facts["bundle_live"] = newest.is_live(now_ms())
         if pid is not None:
             facts.update(_service_facts(settings, newest.endpoint))
-            facts.update(_revocation_facts(settings, entry_of(bundles[0])))
+            facts.update(_directory_facts(settings, entry_of(bundles[0])))
     return facts
 
 
@@ -108,8 +109,11 @@ def _newest_first(settings: NodeSettings) -> list[bytes]:
     return [raw for _, raw in sorted(opened, reverse=True)]
 
 
-def _revocation_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
-    """Return whether the operator has revoked the key bundle; empty if the audit server does not answer."""
+def _directory_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
+    """Return what clients read about the node: its standing, and whether its operator has revoked the key bundle.
+
+    Empty if the audit server does not answer.
+    """
     operator_key = public_bytes(load_ed25519(settings.operator_key_file))
     with secure_channel(settings.audit.target, settings.audit.ca_file) as channel:
         stub = audit_pb2_grpc.DirectoryStub(channel)
@@ -117,9 +121,13 @@ def _revocation_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
             answer = stub.ListKeyBundles(audit_pb2.ListKeyBundlesRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError:
             return {}
+    facts = {}
+    for item in answer.bundles:
+        if sha256(item.statement).digest() == bundle:  # as the operator signed it: nothing attached
+            facts["standing"] = item.standing
     listed = [item.statement for item in answer.revocations]
     at = revoked_from(listed, bundle, operator_key)
-    return {} if at is None else {"bundle_revoked_from": to_rfc3339(at)}
+    return facts if at is None else {**facts, "bundle_revoked_from": to_rfc3339(at)}
 
 
 def _service_facts(settings: NodeSettings, endpoint: str) -> dict[str, Any]:

@@ -151,21 +151,7 @@ class NodeStore:
 
     def evidence_of(self, receipt_entry: bytes) -> StoredEvidence | None:
         """Return the ciphertexts behind a receipt, None if there is no such receipt or they are gone."""
-        query = (
-            "SELECT requests.* FROM requests JOIN receipts ON receipts.request = requests.id"
-            " WHERE receipts.entry = ? AND envelope IS NOT NULL"
-        )
-        row = self.journal.read(lambda db: db.execute(query, (receipt_entry,)).fetchone())
-        if row is None:
-            return None
-        return StoredEvidence(
-            order=row["order_statement"],
-            envelope=row["envelope"],
-            node_nonce=row["node_nonce"],
-            frames=self._frames(row["id"]),
-            final_record=row["final_record"] or b"",
-            final_signature=row["final_signature"] or b"",
-        )
+        return self.journal.read(lambda db: stored_evidence(db, receipt_entry))
 
     async def remember_rate_card(self, entry: bytes, statement: bytes) -> None:
         """Store a rate card, so that what was ordered under it can be billed later."""
@@ -195,9 +181,7 @@ class NodeStore:
         return await self.journal.write(purge)
 
     def _frames(self, request: int) -> tuple[bytes, ...]:
-        query = "SELECT ciphertext FROM frames WHERE request = ? ORDER BY position"
-        rows = self.journal.read(lambda db: db.execute(query, (request,)).fetchall())
-        return tuple(row["ciphertext"] for row in rows)
+        return self.journal.read(lambda db: _frames_of(db, request))
 
     def _record(self, row: sqlite3.Row) -> AcceptedRecord:
         return AcceptedRecord(
@@ -232,6 +216,30 @@ class NodeStore:
                 "a stored transcript secret cannot be opened with the node's storage key",
                 remedy="Restore the key folder that belongs to this database.",
             ) from error
+
+
+def stored_evidence(db: sqlite3.Connection, receipt_entry: bytes) -> StoredEvidence | None:
+    """Return the ciphertexts behind a receipt, None if there is no such receipt or they are gone."""
+    row = db.execute(
+        "SELECT requests.* FROM requests JOIN receipts ON receipts.request = requests.id"
+        " WHERE receipts.entry = ? AND envelope IS NOT NULL",
+        (receipt_entry,),
+    ).fetchone()
+    if row is None:
+        return None
+    return StoredEvidence(
+        order=row["order_statement"],
+        envelope=row["envelope"],
+        node_nonce=row["node_nonce"],
+        frames=_frames_of(db, row["id"]),
+        final_record=row["final_record"] or b"",
+        final_signature=row["final_signature"] or b"",
+    )
+
+
+def _frames_of(db: sqlite3.Connection, request: int) -> tuple[bytes, ...]:
+    query = "SELECT ciphertext FROM frames WHERE request = ? ORDER BY position"
+    return tuple(row["ciphertext"] for row in db.execute(query, (request,)).fetchall())
 
 
 def meter_rows(db: sqlite3.Connection, *, first_day: str, end_day: str) -> list[MeterRow]:

@@ -232,7 +232,9 @@ class FakeAudit(
         found = []
         for raw in self.statements:
             item = parse_statement(raw)
-            if item.type != "key-bundle" or request.model_root not in item.payload["model_roots"]:
+            if item.type != "key-bundle":
+                continue
+            if request.model_root and request.model_root not in item.payload["model_roots"]:
                 continue
             proof = self.proof(self.index[item.entry]) if self.witnessing else ""
             found.append(
