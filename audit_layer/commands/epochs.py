@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from audit_layer.api.schemas import VerdictView
+from audit_layer.commands.standings import records_of
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.draw import Logged
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.verification.draw_check import DrawChecked, Known, Wrong, check_draw
 from shared.verification.epoch_record import TYPES, EpochRecord, gather
+from shared.verification.standing import Node, needs_strictness, standing_in
 from shared.verification.trust import Trust
 
 Ask = Callable[..., Any]
@@ -66,12 +69,17 @@ class _View:
     def __init__(self, ask: Ask, *, everything: bool, first: int) -> None:
         self._ask, self._everything = ask, everything
         self._requests = _requests(ask, first)
-        verdicts = _permitted_pages(ask, "/v1/verdicts", first)
+        verdicts = _permitted_pages(ask, "/v1/verdicts", -1 if everything else first)
+        self._verdicts = (
+            None if verdicts is None else [VerdictView.model_validate(item) for item in verdicts]
+        )
         self._judged = (
             None
-            if verdicts is None
-            else frozenset(parse_hex32(item["receipt"], "a receipt") for item in verdicts)
+            if self._verdicts is None
+            else frozenset(parse_hex32(view.receipt, "a receipt") for view in self._verdicts)
         )
+        self._nodes: dict[bytes, Node] = {}
+        """Nodes by key bundle, as far as receipts have named them."""
 
     def check(self, record: EpochRecord, *, origin: str, trust: Trust, now: int) -> EpochChecked:
         """Check one epoch; a receipt that was requested and then erased unjudged needs no verdict."""
@@ -83,6 +91,7 @@ class _View:
             all_receipts=self._everything,
             requests=self._requests,
             judged=self._judged,
+            strict=self._strict(receipts, record) if self._everything else None,
         )
         checked = check_draw(record, origin=origin, now=now, trust=trust, known=known)
         if self._judged is not None and any(f.wrong is Wrong.OUTCOME for f in checked.faults):
@@ -100,7 +109,19 @@ class _View:
                 break
             entry, bundle = (parse_hex32(item[name], name) for name in ("entry", "bundle"))
             found.append(Logged(entry, int(item["log_index"]), bundle))
+            self._nodes[bundle] = str(item["operator"]), str(item["node"])
         return found
+
+    def _strict(self, receipts: list[Logged], record: EpochRecord) -> frozenset[bytes]:
+        """Return the key bundles of an epoch whose nodes the verdicts before its seal's size call for strictness with."""
+        size = record.seal.value.size
+        before = (view for view in self._verdicts or () if view.log_index < size)
+        records = records_of(before)
+        return frozenset(
+            receipt.bundle
+            for receipt in receipts
+            if needs_strictness(standing_in(records, self._nodes[receipt.bundle]))
+        )
 
     def _erased(self, record: EpochRecord, entries: Mapping[int, bytes]) -> frozenset[bytes]:
         """Return which drawn receipts without a verdict were erased."""

@@ -1,24 +1,20 @@
 """Standing computed again from the query API's verdicts, beside what the server says."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from audit_layer.api.schemas import VerdictView
 from audit_layer.api.standing_schemas import StandingView
 from shared.verification.opinions import Opinion
-from shared.verification.standing import Node, record_of
+from shared.verification.standing import Node, Record, record_of
 
 Ask = Callable[..., Any]
 
 
 def differences(ask: Ask, said: list[dict[str, Any]]) -> list[str]:
     """Return, in words, which of the server's answers its verdicts do not give."""
-    opinions: dict[Node, list[Opinion]] = defaultdict(list)
-    for view in _verdicts(ask):
-        opinions[view.operator, view.node].append(_opinion(view))
-    records = {node: record_of(about) for node, about in opinions.items()}
-    wrong = []
+    records, wrong = records_of(_verdicts(ask)), []
     for row in said:
         theirs = StandingView.model_validate(row)
         node = theirs.operator, theirs.node
@@ -27,6 +23,14 @@ def differences(ask: Ask, said: list[dict[str, Any]]) -> list[str]:
             told = "has no verdicts" if ours is None else f"is {ours.standing}"
             wrong.append(f"{node[0]}/{node[1]} {told}, the server says {theirs.standing}: {theirs}")
     return wrong
+
+
+def records_of(views: Iterable[VerdictView]) -> dict[Node, Record]:
+    """Return the record of every node that these verdicts are about."""
+    opinions: dict[Node, list[Opinion]] = defaultdict(list)
+    for view in views:
+        opinions[view.operator, view.node].append(_opinion(view))
+    return {node: record_of(about) for node, about in opinions.items()}
 
 
 def _verdicts(ask: Ask) -> Iterator[VerdictView]:

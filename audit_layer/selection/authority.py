@@ -20,6 +20,7 @@ from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from audit_layer.selection.work import Assignment, Kind, WorkList
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
+from audit_layer.trail.standings import strict_bundles
 from shared.runtime.errors import CounterfoilError
 from shared.selection.beacon import combine
 from shared.selection.draw import (
@@ -30,6 +31,7 @@ from shared.selection.draw import (
     sample,
     selection_seed,
 )
+from shared.selection.epoch import raised_floors
 from shared.selection.party import read_commitment, read_reveal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import Payload, entry_of, read_as, sign
@@ -111,6 +113,9 @@ class Authority:
                 commitments=tuple(entry_of(raw) for _, raw in commitments),
                 rate_ppm=self.settings.rate_ppm,
                 floor=self.settings.floor,
+                strict_floor=self.settings.strict_floor
+                if self.settings.strict_floor > self.settings.floor
+                else None,
             )
         )
         with session(self.engine) as db:
@@ -165,6 +170,8 @@ class Authority:
             row.size, row.sealed_at, row.state = checkpoint.size, now, "sealed"
             assert row.first is not None
             nodes = by_bundle(_logged(db, row.first, checkpoint.size))
+            opened = read_as(EpochOpen, row.open_statement)
+            strict = strict_bundles(db, nodes.keys(), checkpoint.size)
             seal = EpochSeal(
                 epoch=epoch,
                 at=now,
@@ -173,6 +180,7 @@ class Authority:
                 size=checkpoint.size,
                 root=checkpoint.root,
                 nodes={bundle: node_hash(entries) for bundle, entries in nodes.items()},
+                strict=strict if strict and opened.strict_floor is not None else None,
             )
             row.seal_statement = self._sign(seal)
         self.server.submit([row.seal_statement])
@@ -246,7 +254,12 @@ class Authority:
             values = [read_as(BeaconReveal, r).reveal for r in reveals]
             seed = selection_seed(self.origin, seal.size, seal.root, combine(values))
             drawn = sample(
-                seed, receipts, rate_ppm=opened.rate_ppm, floor=opened.floor, whole=whole
+                seed,
+                receipts,
+                rate_ppm=opened.rate_ppm,
+                floor=opened.floor,
+                whole=whole,
+                raised=raised_floors(opened, seal),
             )
             draw = Draw(
                 epoch=epoch,

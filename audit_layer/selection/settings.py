@@ -37,6 +37,8 @@ class AuthoritySettings(Settings):
     """How long to wait for a missing reveal; after that the whole epoch is audited. A draw is due within an hour."""
     rate_ppm: int = Field(default=10_000, ge=0, le=1_000_000)
     floor: int = Field(default=1, ge=0)
+    strict_floor: int = Field(default=10, ge=0)
+    """The floor of nodes that are suspended or watched; without effect unless it is above `floor`."""
     disclosure_seconds: float = Field(default=86_400, gt=0)
     """Time from a draw to the deadline, after which missing evidence counts against whoever withheld it."""
     seal_period: SealPeriod = "day"

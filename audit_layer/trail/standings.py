@@ -1,15 +1,21 @@
 """Nodes' standing from the verdicts of the trail; only nodes with new verdicts are computed again."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Engine, select, tuple_
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
-from audit_layer.trail.models import VerdictRow
+from audit_layer.trail.models import ReceiptRow, VerdictRow
 from shared.verification.opinions import Opinion
-from shared.verification.standing import Node, Record, record_of
+from shared.verification.standing import (
+    Node,
+    Record,
+    needs_strictness,
+    record_of,
+    standing_in,
+)
 
 BATCH = 100
 """Nodes that are read at once."""
@@ -50,6 +56,32 @@ class Standings:
                     self._records |= _computed(db, changed[at : at + BATCH])
             self._seen = newest
             return dict(self._records)
+
+
+def strict_bundles(db: Session, bundles: Iterable[bytes], size: int) -> tuple[bytes, ...]:
+    """Return those key bundles, rising, whose nodes need strictness by the verdicts at log indexes below `size`."""
+    wanted = list(bundles)
+    found = db.execute(
+        select(ReceiptRow.bundle, ReceiptRow.operator, ReceiptRow.node)
+        .where(ReceiptRow.bundle.in_(wanted))
+        .distinct()
+    )
+    nodes = {bundle: (operator, node) for bundle, operator, node in found}
+    opinions: dict[Node, list[Opinion]] = {}
+    rows = db.scalars(
+        select(VerdictRow).where(
+            VerdictRow.operator.in_({operator for operator, _ in nodes.values()}),
+            VerdictRow.log_index < size,
+        )
+    )
+    for row in rows:
+        opinions.setdefault((row.operator, row.node), []).append(opinion_of(row))
+    records = {node: record_of(about) for node, about in opinions.items()}
+    return tuple(
+        sorted(
+            bundle for bundle, node in nodes.items() if needs_strictness(standing_in(records, node))
+        )
+    )
 
 
 def _computed(db: Session, nodes: list[Node]) -> dict[Node, Record]:

@@ -1,6 +1,6 @@
 """The sampling rule (protocol §6.1): pure functions of the seed and of log entries."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -61,13 +61,23 @@ def by_bundle(receipts: Iterable[Logged]) -> dict[bytes, list[bytes]]:
 
 
 def sample(
-    seed: bytes, receipts: Sequence[Logged], *, rate_ppm: int, floor: int, whole: bool
+    seed: bytes,
+    receipts: Sequence[Logged],
+    *,
+    rate_ppm: int,
+    floor: int,
+    whole: bool,
+    raised: Mapping[bytes, int] | None = None,
 ) -> list[DrawnReceipt]:
-    """Return the drawn receipts of an epoch, in order of index; all of them if it is audited `whole`."""
+    """Return the drawn receipts of an epoch, in order of index; all of them if it is audited `whole`.
+
+    `raised` gives the floor of the key bundles that have another one than `floor`.
+    """
+    floors = raised or {}
     smallest = {
         entry
-        for entries in by_bundle(receipts).values()
-        for entry in floor_of(seed, entries, floor)
+        for bundle, entries in by_bundle(receipts).items()
+        for entry in floor_of(seed, entries, floors.get(bundle, floor))
     }
     drawn = []
     for receipt in sorted(receipts, key=lambda receipt: receipt.index):

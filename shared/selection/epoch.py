@@ -22,6 +22,13 @@ class Epoch:
     seal_index: int
 
 
+def raised_floors(opened: EpochOpen, seal: EpochSeal) -> dict[bytes, int]:
+    """Return the floor of each key bundle of an epoch that has another one than `opened.floor`."""
+    if opened.strict_floor is None:
+        return {}
+    return dict.fromkeys(seal.strict or (), opened.strict_floor)
+
+
 def require(condition: bool, problem: str) -> None:
     """Raise BAD_PROOF unless the condition holds."""
     if not condition:
@@ -60,6 +67,10 @@ def open_epoch(
     )
     require(last.open == open_statement.entry, "the seal names another open statement")
     require(last.epoch == first.epoch, "seal and open statement are of different epochs")
+    require(
+        last.strict is None or first.strict_floor is not None,
+        "the seal names strict key bundles, but the open statement has no strict floor",
+    )
     require(
         open_index < last.first and last.size <= seal_index,
         "open statement and seal do not enclose the epoch in the log",

@@ -33,7 +33,7 @@ LONG_TYPES = frozenset({"draw", "epoch-seal"})
 MAX_LONG_STATEMENT = 2**20
 """Draws and seals list an epoch's contents."""
 MAX_RECEIPTS = 8
-MAX_ITEMS: Mapping[str, int] = MappingProxyType({"draw": 2**18 + 256, "epoch-seal": 2**14 + 64})
+MAX_ITEMS: Mapping[str, int] = MappingProxyType({"draw": 2**18 + 256, "epoch-seal": 3 * 2**13 + 64})
 """CBOR items that the payload of a long type may have; `MAX_STATEMENT_ITEMS` for every other type."""
 MAX_STATEMENT_ITEMS = 8192
 MAX_STATEMENT_NESTED = 2048

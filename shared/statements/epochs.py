@@ -15,6 +15,7 @@ class EpochOpen(Statement):
     """Opens an epoch: names the beacon's commitments and the rule of selection."""
 
     TYPE: ClassVar[str] = "epoch-open"
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"strict_floor"})
 
     epoch: Uint
     at: Ms
@@ -23,6 +24,8 @@ class EpochOpen(Statement):
     """Entries of the beacon-commitment statements; their order is that of the reveals."""
     rate_ppm: Ppm
     floor: Annotated[int, Whole(2**32 - 1)]
+    strict_floor: Annotated[int, Whole(2**32 - 1, 1)] | None = None
+    """The floor of key bundles that the seal names as `strict`; above `floor`."""
 
     @property
     def subject(self) -> str:
@@ -34,6 +37,10 @@ class EpochOpen(Statement):
         self.require(
             len(set(self.commitments)) == len(self.commitments), "names a commitment twice"
         )
+        self.require(
+            self.strict_floor is None or self.strict_floor > self.floor,
+            "has a strict floor that is not above the floor",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class EpochSeal(Statement):
     """Closes an epoch over the log indexes [first, size)."""
 
     TYPE: ClassVar[str] = "epoch-seal"
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"strict"})
 
     epoch: Uint
     at: Ms
@@ -50,6 +58,8 @@ class EpochSeal(Statement):
     root: Bytes32
     nodes: Annotated[dict[Bytes32, Bytes32], Count(0, 8192)]
     """Key bundle → SHA-256 of its receipts' entries in this epoch (`selection.draw.node_hash`)."""
+    strict: Annotated[tuple[Bytes32, ...], Count(1, 8192)] | None = None
+    """Those of the key bundles, rising, whose nodes were suspended or watched by the verdicts below `size`."""
 
     @property
     def subject(self) -> str:
@@ -59,6 +69,11 @@ class EpochSeal(Statement):
     def check(self) -> None:
         """Check the range."""
         self.require(self.first <= self.size, "ends before it begins")
+        strict = self.strict or ()
+        self.require(
+            all(a < b for a, b in pairwise(strict)) and set(strict) <= self.nodes.keys(),
+            "has strict key bundles that do not rise or are not among its nodes",
+        )
 
 
 @dataclass(frozen=True, slots=True)

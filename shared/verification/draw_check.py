@@ -19,6 +19,7 @@ from shared.selection.draw import (
     sample,
     selection_seed,
 )
+from shared.selection.epoch import raised_floors
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import SignedStatement, verify_signature
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
@@ -51,6 +52,7 @@ class Wrong(StrEnum):
     FLOOR = "floor"
     REQUEST = "request"
     OUTCOME = "outcome"
+    STANDING = "standing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Known:
     requests: Iterable[DisclosureRequest] | None = None
     judged: frozenset[bytes] | None = None
     """Entries of receipts that have a verdict, or were erased."""
+    strict: frozenset[bytes] | None = None
+    """Those of the epoch's key bundles whose nodes stood below `new` by the verdicts below the seal's size: (13)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ class _Check:
             yield 11, self._requests
             if known.judged is not None:
                 yield 12, self._outcomes
+        if known.strict is not None:
+            yield 13, self._strict
 
     # -- (1) to (3): before the draw -------------------------------------------------------------------
 
@@ -284,7 +290,8 @@ class _Check:
         if draw.whole:
             return
         others = [i for i in draw.drawn if i in entries and not self._by_rate(entries[i])]
-        most = self._opened.floor * len(self._seal.nodes)
+        raised = raised_floors(self._opened, self._seal)
+        most = sum(raised.get(bundle, self._opened.floor) for bundle in self._seal.nodes)
         if len(others) > most:
             yield Wrong.EXTRA, f"{_listed(others)} drawn, but not by the rate; floors draw {most}"
 
@@ -307,6 +314,7 @@ class _Check:
             rate_ppm=self._opened.rate_ppm,
             floor=self._opened.floor,
             whole=draw.whole,
+            raised=raised_floors(self._opened, self._seal),
         )
         listed = frozenset(draw.drawn)
         left_out = [item for item in rule if item.index not in listed]
@@ -374,6 +382,19 @@ class _Check:
         ]
         if missing:
             yield Wrong.OUTCOME, f"{_listed(missing)} requested but never judged"
+
+    def _strict(self) -> Found:
+        """(13) The strict floor is that of the nodes whose standing asks for it."""
+        named = frozenset(self._seal.strict or ())
+        due = self._known.strict or frozenset()
+        due = due if self._opened.strict_floor is not None else frozenset()
+        for bundle in sorted(named ^ due):
+            told = (
+                "is strict although its node stands"
+                if bundle in named
+                else "is not strict although its node does not stand"
+            )
+            yield Wrong.STANDING, f"key bundle {bundle.hex()} {told} well"
 
 
 def _unsigned(keys: Collection[bytes], statement: SignedStatement) -> str:

@@ -81,10 +81,11 @@ class Limits:
                 f"epoch {opened.epoch} draws {opened.rate_ppm} in a million;"
                 f" this custodian accepts at most {self.max_rate_ppm}",
             )
-        if opened.floor > self.max_floor:
+        floor = opened.strict_floor or opened.floor
+        if floor > self.max_floor:
             raise InsistenceError(
                 Rule.FLOOR,
-                f"epoch {opened.epoch} has a floor of {opened.floor};"
+                f"epoch {opened.epoch} has a floor of {floor};"
                 f" this custodian accepts at most {self.max_floor}",
             )
 

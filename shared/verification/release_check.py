@@ -13,7 +13,7 @@ from shared.envelope.header import MAX_ENVELOPE, Envelope, envelope_hash
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
-from shared.selection.epoch import Epoch, open_epoch, open_witnessed, require
+from shared.selection.epoch import Epoch, open_epoch, open_witnessed, raised_floors, require
 from shared.selection.party import Revealed
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
@@ -286,7 +286,9 @@ def _check_floor(
         raise CounterfoilError(
             Code.COMMITMENT_MISMATCH, "the node's entries do not hash to the seal's value"
         )
-    smallest = floor_of(draw.seed, entries, epoch.opened.floor)
+    raised = raised_floors(epoch.opened, epoch.seal)
+    floor = raised.get(receipt.bundle, epoch.opened.floor)
+    smallest = floor_of(draw.seed, entries, floor)
     require(receipt_entry in smallest, "the floor does not draw the receipt")
 
 

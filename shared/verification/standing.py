@@ -124,6 +124,11 @@ def _standing(tally: _Tally) -> tuple[Standing, Opinion | None]:
     return Standing.GOOD, None
 
 
+def needs_strictness(standing: Standing) -> bool:
+    """Return whether a node that stands so is audited at the strict floor (protocol §6.1 step 5)."""
+    return standing.rank < Standing.NEW.rank
+
+
 Node = tuple[str, str]
 """(operator, node)"""
 

@@ -20,7 +20,7 @@ from tests.shared.verification.epochs import DEADLINE, KEYS, Book, Spec
 from tests.vectors.samples import ORIGIN, octets
 
 LATE = DEADLINE + DAY_MS + 1
-ALL = tuple(range(1, 13))
+ALL = tuple(range(1, 14))
 
 
 class FakeApi:
@@ -33,6 +33,8 @@ class FakeApi:
         self.hidden: set[bytes] = set()
         """Receipts that the token may not see."""
         self.unjudged: set[bytes] = set()
+        self.earlier: list[dict[str, Any]] = []
+        """Verdicts from before the epochs."""
         self.page = 7
         """Maximum number of items in an answer."""
 
@@ -64,7 +66,13 @@ class FakeApi:
 
     def _receipts(self) -> list[dict[str, Any]]:
         return [
-            {"log_index": r.index, "entry": r.entry.hex(), "bundle": r.bundle.hex()}
+            {
+                "log_index": r.index,
+                "entry": r.entry.hex(),
+                "bundle": r.bundle.hex(),
+                "operator": f"op-{r.bundle.hex()[:8]}",
+                "node": "node",
+            }
             for r in self.book.receipts
             if r.entry not in self.hidden
         ]
@@ -86,7 +94,25 @@ class FakeApi:
 
     def _verdicts(self) -> list[dict[str, Any]]:
         judged = [r.receipt for r in self.book.requests if r.receipt not in self.unjudged]
-        return [{"log_index": 20_000 + at, "receipt": e.hex()} for at, e in enumerate(judged)]
+        passed = [_verdict(20_000 + at, receipt, "op") for at, receipt in enumerate(judged)]
+        return [*self.earlier, *passed]
+
+
+def _verdict(index: int, receipt: bytes, operator: str, **more: Any) -> dict[str, Any]:
+    given = {
+        "entry": octets(f"verdict {index}").hex(),
+        "log_index": index,
+        "receipt": receipt.hex(),
+        "worker": "worker",
+        "outcome": "PASS",
+        "reason": "exact",
+        "confirms": None,
+        "at": 1,
+        "tenant": "acme",
+        "operator": operator,
+        "node": "node",
+    }
+    return {**given, **more}
 
 
 def _plain(value: Any) -> Any:
@@ -235,3 +261,15 @@ def test_the_table_names_step_and_fault(arguments):
 def test_keys_without_check_are_refused(arguments):
     assert run(query.epochs, arguments(book(), "--origin", "x")) == 2
     assert run(query.epochs, arguments(book(), "--check", "--authority-key", "junk")) == 2
+
+
+def test_strictness_is_checked_against_the_verdicts_before_the_seal():
+    """A node with an open FAIL from before the first epoch must be strict in every epoch after it."""
+    strict = Spec(rate_ppm=0, strict_floor=3, strict=(0,))
+    api = FakeApi(Book(strict, strict))
+    fail = {"outcome": "FAIL", "reason": "tokens"}
+    suspect = f"op-{octets('bundle 0').hex()[:8]}"
+    api.earlier = [_verdict(0, octets("old receipt"), suspect, **fail)]
+    assert wrong(api) == []
+    api.earlier = [_verdict(0, octets("old receipt"), "another", **fail)]
+    assert set(wrong(api)) == {(0, Wrong.STANDING), (1, Wrong.STANDING)}

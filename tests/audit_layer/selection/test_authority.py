@@ -18,6 +18,7 @@ from audit_layer.selection.authority import TICK_LOCK, Authority
 from audit_layer.selection.models import EpochRow
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from audit_layer.storage.engine import session
+from audit_layer.trail.service import Submission
 from shared.envelope.hpke import hpke_key_id
 from shared.parties.beacon_service import BeaconService, CommitmentRequest, RevealRequest
 from shared.parties.reveal_memory import RevealMemory
@@ -526,6 +527,31 @@ def test_a_large_sample_goes_to_the_log_in_calls_that_it_takes(make, monkeypatch
     assert max(calls) <= 3
     assert len(clock.logged(DisclosureRequest)) == len(entries)
     assert [row.state for row in clock.rows()] == ["drawn", "open"]
+
+
+def test_a_node_that_does_not_stand_well_is_drawn_at_the_strict_floor_from_its_next_seal_on(make):
+    clock = make(rate_ppm=0, floor=1, strict_floor=3)
+    clock.step()
+    first, *_ = clock.receipts(5)
+    clock.epoch()
+    clock.receipts(5)
+    clock.world.put(Submission(made.verdict(first, reason=Reason.TOKENS)))
+    clock.server.publish()
+    clock.epoch()
+    seals, draws = clock.logged(EpochSeal), clock.logged(Draw)
+    assert [seal.strict for seal in seals] == [None, (clock.world.bundle,)]
+    assert [len(draw.drawn) for draw in draws] == [1, 3]
+    assert {opened.strict_floor for opened in clock.logged(EpochOpen)} == {3}
+
+
+def test_without_a_strict_floor_above_the_floor_there_is_none(make):
+    clock = make(rate_ppm=0, floor=3, strict_floor=3)
+    clock.step()
+    (first,) = clock.receipts(1)
+    clock.world.put(Submission(made.verdict(first, reason=Reason.TOKENS)))
+    clock.epoch()
+    assert clock.logged(EpochSeal)[0].strict is None
+    assert {opened.strict_floor for opened in clock.logged(EpochOpen)} == {None}
 
 
 # -- confirmation -----------------------------------------------------------------------------------------------------

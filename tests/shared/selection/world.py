@@ -89,6 +89,7 @@ class World:
         reason: DisclosureReason = DisclosureReason.DRAW,
         rate_ppm: int = 500_000,
         floor: int = 0,
+        strict_floor: int | None = None,
         missing: int = 0,
         no_parties: bool = False,
         parties: tuple[BeaconParty, ...] = PARTIES,
@@ -114,13 +115,15 @@ class World:
                 commitments=tuple(entry_of(raw) for raw in self.commitments),
                 rate_ppm=rate_ppm,
                 floor=floor,
+                strict_floor=strict_floor,
             ),
             AUTHORITY,
         )
+        self._strict = strict_floor is not None
         first = len(self.entries)
         self._put_receipts()
         self._put_seal(first)
-        self._put_draw(parties[: len(parties) - missing], rate_ppm, floor)
+        self._put_draw(parties[: len(parties) - missing], rate_ppm, strict_floor or floor)
         self.chosen = (subject or (lambda world: world.drawn[0]))(self)
         self._put_request(reason)
 
@@ -168,6 +171,7 @@ class World:
             size=size,
             root=root_at(size, lookup_in([leaf_hash(entry) for entry in self.entries])),
             nodes={entry_of(BUNDLE_RAW): node_hash(self.node_entries)},
+            strict=(entry_of(BUNDLE_RAW),) if self._strict else None,
         )
         self.seal_value: EpochSeal = self._edits.get("seal", lambda s: s)(seal)
         self.seal = self._put("seal", seal, AUTHORITY)

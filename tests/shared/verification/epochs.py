@@ -52,6 +52,9 @@ class Spec:
     silent: int = 0
     """How many parties do not reveal; they are the last ones."""
     drawn: bool = True
+    strict_floor: int | None = None
+    strict: Sequence[int] = ()
+    """The key bundles that the seal names as strict."""
     keys: Mapping[str, Ed25519PrivateKey] = field(default_factory=dict)
     """Who signs open, seal or draw instead of the authority."""
     commitment: Edit = same
@@ -103,6 +106,7 @@ class Book:
         commitments = [self.put(spec.commitment(party.commit(epoch))) for party in parties]
         value = EpochOpen(
             epoch=epoch, at=NOW, first=0, rate_ppm=spec.rate_ppm, floor=spec.floor,
+            strict_floor=spec.strict_floor,
             commitments=tuple(entry_of(raw) for raw in commitments),
         )  # fmt: skip
         return self.signed(spec.opened(value), spec.keys.get("open", AUTHORITY))
@@ -114,6 +118,7 @@ class Book:
                 epoch=epoch, at=NOW, open=entry_of(opened), first=first, size=size,
                 root=octets(f"root {size}"),
                 nodes={bundle: node_hash(found) for bundle, found in by_bundle(inside).items()},
+                strict=tuple(sorted(octets(f"bundle {number}") for number in spec.strict)) or None,
             )
         )  # fmt: skip
         seal = self.signed(value, spec.keys.get("seal", AUTHORITY))
@@ -123,7 +128,10 @@ class Book:
         r = beacon.combine([open_as(BeaconReveal, raw, None)[0].reveal for raw in reveals])
         seed = selection_seed(self.origin, value.size, value.root, r)
         whole = bool(spec.silent) or not spec.parties
-        rule = sample(seed, inside, rate_ppm=spec.rate_ppm, floor=spec.floor, whole=whole)
+        raised = {octets(f"bundle {number}"): spec.strict_floor or 0 for number in spec.strict}
+        rule = sample(
+            seed, inside, rate_ppm=spec.rate_ppm, floor=spec.floor, whole=whole, raised=raised
+        )
         self.rules.append(rule)
         if spec.drawn:
             draw = Draw(

@@ -1,5 +1,7 @@
 """The check of a draw: what the rule makes passes, and each way of spoiling it has its name."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -301,3 +303,60 @@ def test_an_opening_without_a_seal_and_a_seal_without_its_opening_give_no_record
     for gone in (record.seal, record.opened):
         rest = [(index, raw) for index, raw in made.statements if index != gone.index]
         assert [r.epoch for r in gather(rest)] == [0, 2]
+
+
+# -- (13): strictness -------------------------------------------------------------------------------------------------
+
+
+STRICT = Spec(rate_ppm=0, floor=1, strict_floor=4, strict=(0,))
+"""Five receipts of bundle 0, three of bundle 1."""
+
+
+def strictly(book: Book, due: Sequence[int]) -> list[tuple[int, Wrong]]:
+    """Return (step, fault) of the first epoch, checked by an auditor who finds these key bundles in need of strictness."""
+    known = Known(
+        entries=dict(enumerate(book.entries)),
+        receipts=book.receipts,
+        all_receipts=True,
+        strict=frozenset(octets(f"bundle {number}") for number in due),
+    )
+    (first, *_) = book.check(known=known)
+    assert first.steps[-1] == 13
+    return [(fault.step, fault.wrong) for fault in first.faults]
+
+
+def test_a_strict_key_bundle_is_drawn_at_the_strict_floor():
+    book = Book(STRICT)
+    assert strictly(book, due=[0]) == []
+    by_bundle: Counter[bytes] = Counter()
+    places = {receipt.entry: receipt.bundle for receipt in book.receipts}
+    for item in book.rules[0]:
+        by_bundle[places[item.entry]] += 1
+    assert by_bundle == {octets("bundle 0"): 4, octets("bundle 1"): 1}
+
+
+def test_13_strictness_follows_standing_in_both_directions():
+    assert strictly(Book(STRICT), due=[]) == [(13, Wrong.STANDING)]
+    assert strictly(Book(STRICT), due=[0, 1]) == [(13, Wrong.STANDING)]
+    assert strictly(Book(replace(STRICT, strict=())), due=[0]) == [(13, Wrong.STANDING)]
+    assert strictly(Book(Spec()), due=[0]) == [], (
+        "an epoch without a strict floor is strict with nobody"
+    )
+
+
+def test_10_a_draw_that_leaves_out_what_the_strict_floor_draws_is_wrong():
+    book = Book(replace(STRICT, draw=lambda d: replace(d, drawn=d.drawn[1:])))
+    assert strictly(book, due=[0]) == [(10, Wrong.FLOOR)]
+
+
+def test_8_strict_floors_count_in_what_floors_can_draw():
+    book = Book(replace(STRICT, strict_floor=5))
+    (first, *_) = book.check(known=Known(entries=dict(enumerate(book.entries))))
+    assert first.faults == ()
+
+
+def test_a_seal_is_strict_only_where_the_open_statement_says_how():
+    with pytest.raises(CounterfoilError, match="not above the floor"):
+        Book(replace(STRICT, strict_floor=1))
+    with pytest.raises(CounterfoilError, match="not among its nodes"):
+        Book(replace(STRICT, strict=(7,)))

@@ -80,6 +80,7 @@ def test_a_floor_above_its_own_is_not_released():
     world = World(reason=F, rate_ppm=0, floor=1_000_000)
     assert insisted(world) is Rule.FLOOR
     assert insisted(World(floor=3)) is Rule.FLOOR
+    assert insisted(World(floor=1, strict_floor=3)) is Rule.FLOOR
 
 
 def test_without_configuration_the_documented_limits_hold():

@@ -8,6 +8,7 @@ from shared.codec import cbor
 from shared.envelope.header import Envelope
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
+from shared.selection.draw import ticket
 from shared.selection.party import Revealed
 from shared.statements.cose import entry_of, sign
 from shared.statements.disclosures import DisclosureReason
@@ -65,6 +66,21 @@ def test_every_receipt_of_an_epoch_with_a_missing_reveal_is_released_as_whole():
     world = World(reason=DisclosureReason.WHOLE, missing=1, rate_ppm=0)
     assert len(world.drawn) == RECEIPTS
     assert world.check(floor_entries=None).epoch == 3
+
+
+def test_what_the_strict_floor_of_a_key_bundle_draws_is_released():
+    options = {"reason": DisclosureReason.FLOOR, "rate_ppm": 0, "floor": 1, "strict_floor": 2}
+    world = World(**options, subject=lambda world: world.drawn[-1])
+    assert len(world.drawn) == 2
+    assert world.check().epoch == 3
+    lenient = World(
+        **options,
+        seal=lambda seal: replace(seal, strict=None),
+        subject=lambda world: max(
+            world.drawn, key=lambda index: ticket(world.seed, entry_of(world.receipts[index]))
+        ),
+    )
+    assert "the floor does not draw" in refused(Code.BAD_PROOF, lenient)
 
 
 @pytest.mark.parametrize("options", [{}, {"rate_ppm": 0, "floor": 1}, {"missing": 2}])
