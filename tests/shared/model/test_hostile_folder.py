@@ -15,10 +15,12 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from shared.model import root as root_module
 from shared.model import shards as shards_module
 from shared.model import weights as weights_module
+from shared.model.cli import model as model_command
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuLayers
 from shared.model.root import model_root
@@ -100,6 +102,23 @@ def test_what_is_not_a_regular_file_is_refused_unread(folder, name, thing):
     THINGS[thing](folder / name)
     for read in READERS[name]:
         refused(read, folder, name, Code.CONFIGURATION, Code.CORRUPT)
+
+
+@pytest.mark.parametrize("command", ["show", "profile", "fetch"])
+@pytest.mark.parametrize("thing", THINGS)
+def test_no_command_waits_for_what_is_not_a_regular_file(folder, command, thing):
+    for name in ("config.json", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
+        THINGS[thing](folder / name)
+        done = CliRunner().invoke(model_command, [command, str(folder)])
+        assert isinstance(done.exception, CounterfoilError)
+        assert done.exception.code is Code.CONFIGURATION
+        assert name in done.exception.detail
+        if (folder / name).is_dir():
+            (folder / name).rmdir()
+        else:
+            (folder / name).unlink()
+        (folder / "config.json").write_text(json.dumps(tiny.config_json(**SMALL)))
 
 
 @pytest.mark.parametrize("name", READERS)
