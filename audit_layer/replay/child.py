@@ -22,6 +22,7 @@ from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import replay
 from shared.model.root import model_root
+from shared.model.unchanged import Snapshot
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import read_as
 from shared.statements.receipts import Receipt
@@ -86,23 +87,30 @@ class Bench:
         self._loaded: dict[tuple[bytes, str], ModelArithmetic] = {}
 
     @cached_property
-    def _folders(self) -> dict[bytes, Path]:
+    def _folders(self) -> dict[bytes, Snapshot]:
         """The folders by model root. One that cannot be read is an error in every case, so that the worker reports why."""
-        return {model_root(folder): folder for folder in self._given}
+        found = {}
+        for folder in self._given:
+            known = Snapshot.of(folder)
+            found[model_root(folder)] = known
+            known.check()
+        return found
 
     def judge(self, case: Case) -> Judgement:
         """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""
         receipt = read_as(Receipt, case.receipt)
         root = receipt.model_root
-        folder = self._folders.get(root)
-        if folder is None:
+        known = self._folders.get(root)
+        if known is None:
             return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
-        dtype = ModelConfig.from_folder(folder).dtype
+        dtype = ModelConfig.from_folder(known.folder).dtype
         chosen = self._arithmetic(dtype, receipt.numeric_profile)
         if (root, chosen) not in self._loaded:
             backend = CpuBackend(self._threads, chosen)
             profile = self._profile(dtype, chosen)
-            self._loaded[root, chosen] = ModelArithmetic(folder, backend, profile)
+            made = ModelArithmetic(known.folder, backend, profile)
+            known.check()  # or the root would not be that of these weights
+            self._loaded[root, chosen] = made
         return judge(case, self._loaded[root, chosen])
 
     def _arithmetic(self, dtype: str, profile: bytes) -> str:

@@ -19,6 +19,7 @@ from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
+from shared.model.unchanged import Snapshot
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.opening import open_tokenizer
@@ -32,7 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decoder) -> Node:
-    """Load the model, compute its root and numeric profile, and build a node around it."""
+    """Load the model, compute its root and numeric profile, and build a node around it.
+
+    CORRUPT if the folder changes meanwhile: the root would not be that of the weights.
+    """
+    before = Snapshot.of(settings.model)
     config = ModelConfig.from_folder(settings.model)
     backend = backend_of(settings, config)
     limits = engine_limits(settings, config, backend)
@@ -50,6 +55,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
     engine = LocalEngine(decoder, tokenizer, limits)
     files = ModelFiles.of(settings.model, leaves)
+    before.check()
     return Node(settings, NodeModel(served, profile, engine, files), energy)
 
 

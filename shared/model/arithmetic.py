@@ -56,6 +56,7 @@ class Kind:
         """Pad every run of `width` along an axis with +0; a tensor that needs no padding is returned unchanged.
 
         The zeros take part in the sums (protocol §7.2): fma(+0, +0, acc) turns an acc of −0 into +0, and changes no other.
+        A group of padding adds +0 under pairs-32, and under the fused arithmetics its exponent is below any that cuts a bit off.
         """
         missing = self.filled(width) - width
         if not missing:

@@ -186,7 +186,7 @@ class CpuBackend:
         return arithmetics.Packed(self._kind(weight.dtype), weight, bias)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor; one that is mapped from its file stays mapped. UNSUPPORTED for weights that are not defined."""
+        """Return the tensor; it is not copied. UNSUPPORTED for weights that are not defined."""
         if self.arithmetic in FUSED:
             check_given(tensor)
         return tensor.contiguous()

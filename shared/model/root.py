@@ -5,16 +5,15 @@ each of config.json, generation_config.json, tokenizer.json, tokenizer_config.js
 H("model-file", name, SHA-256 of its bytes), in this order. Tensors sort before files. The tree is RFC 9162's.
 """
 
-import mmap
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from shared.codec.hashing import labelled_hash
-from shared.model.shards import Entry, read_headers
+from shared.model.shards import Entry, open_shard, read_exactly, read_headers
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.reading import open_regular
 from shared.text.files import read_file
 from shared.text.model_files import FILES, file_leaf
 from shared.translog.tree import leaf_hash, root
@@ -22,6 +21,8 @@ from shared.translog.tree import leaf_hash, root
 REQUIRED = frozenset({"config.json", "tokenizer.json"})
 MAX_CHECKPOINT = 1 << 40
 """The most bytes that are hashed: a sparse file can claim any size."""
+PIECE = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def model_root(folder: Path) -> bytes:
@@ -63,20 +64,18 @@ def _file_leaf(path: Path) -> bytes | None:
 
 
 def _tensor_leaves(path: Path, entries: dict[str, Entry]) -> dict[str, bytes]:
-    try:
-        with (
-            open_regular(path) as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return {name: _leaf(name, entry, data) for name, entry in entries.items()}
-    except (OSError, ValueError) as error:
-        raise CounterfoilError(
-            Code.CORRUPT, f"{path} changed while it was read", remedy="Run again."
-        ) from error
+    buffer = memoryview(bytearray(PIECE))
+    with open_shard(path) as file:
+        return {name: _leaf(name, entry, file, buffer) for name, entry in entries.items()}
 
 
-def _leaf(name: str, entry: Entry, data: mmap.mmap) -> bytes:
+def _leaf(name: str, entry: Entry, file: BinaryIO, buffer: memoryview) -> bytes:
     shape = b"".join(struct.pack(">Q", length) for length in entry.shape)
-    with memoryview(data) as view, view[entry.start : entry.stop] as content:
-        digest = sha256(content).digest()
-    return labelled_hash("model-tensor", name.encode(), entry.dtype.encode(), shape, digest)
+    digest = sha256()
+    for start in range(entry.start, entry.stop, PIECE):
+        piece = buffer[: min(PIECE, entry.stop - start)]
+        read_exactly(file, start, piece)
+        digest.update(piece)
+    return labelled_hash(
+        "model-tensor", name.encode(), entry.dtype.encode(), shape, digest.digest()
+    )

@@ -1,16 +1,20 @@
-"""The safetensors files of a checkpoint: which there are, and what their headers say before a tensor is read. No torch."""
+"""The safetensors files of a checkpoint: which there are, what their headers say, and the bytes of a tensor. No torch.
+
+Files are read, never mapped: where a mapped file shrinks, the process that looks at it is killed.
+"""
 
 import math
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.reading import open_regular
+from shared.runtime.reading import open_regular, read_up_to
 from shared.text.files import parse_json, read_json, shown
 
 INDEX: Final = "model.safetensors.index.json"
@@ -46,8 +50,9 @@ Shards = dict[Path, dict[str, Entry]]
 def read_headers(folder: Path) -> Shards:
     """Read the headers of a checkpoint's files; no tensor is read.
 
-    CONFIGURATION for a file that is missing, CORRUPT for one that is not whole: tensors must fill it without gap or overlap,
-    each with as many bytes as its shape says. MALFORMED where a file does not hold just what the index assigns to it.
+    CONFIGURATION for a file that is missing or cannot be read, CORRUPT for one that is not whole: tensors must fill it without
+    gap or overlap, each with as many bytes as its shape says. MALFORMED where a file does not hold just what the index assigns
+    to it.
     """
     shards: Shards = {}
     for path, assigned in weight_files(folder).items():
@@ -76,7 +81,7 @@ def weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
                 Code.MALFORMED, f"{index} names {shard!r:.80}: a shard is a file in the same folder"
             )
         shards.setdefault(shard, set()).add(tensor)
-    if whole.name not in shards and whole.exists():
+    if whole.name not in shards and os.path.lexists(whole):
         raise CounterfoilError(
             Code.MALFORMED, f"{whole} is not among the shards of {INDEX}: which is the checkpoint?"
         )
@@ -94,24 +99,42 @@ def _check_shard(path: Path, found: Iterable[str], assigned: frozenset[str] | No
         )
 
 
-def _read_header(path: Path) -> dict[str, Entry]:
+@contextmanager
+def open_shard(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a checkpoint. CONFIGURATION if it is missing or cannot be read; CORRUPT if `read_exactly` finds its end."""
     try:
         with open_regular(path) as file:
-            return _parse(file)
+            yield file
     except FileNotFoundError as error:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise CounterfoilError(
-            Code.CORRUPT,
-            f"{path} is not a whole safetensors file: {_reason(error)}",
-            remedy="Fetch the checkpoint again.",
+            Code.CONFIGURATION, f"{path} cannot be read: {error.strerror}"
+        ) from error
+    except EOFError as error:
+        raise CounterfoilError(
+            Code.CORRUPT, f"{path} changed while it was read", remedy="Run again."
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, _HeaderError):
-        return str(error)
-    return str(error.strerror) if isinstance(error, OSError) else "its header is not JSON"
+def read_exactly(file: BinaryIO, start: int, buffer: memoryview) -> None:
+    """Fill a buffer from an offset of a file; EOFError if the file ends before."""
+    file.seek(start)
+    if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]  # typeshed leaves it out
+        raise EOFError
+
+
+def _read_header(path: Path) -> dict[str, Entry]:
+    try:
+        with open_shard(path) as file:
+            return _parse(file)
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, _HeaderError) else "its header is not JSON"
+        raise CounterfoilError(
+            Code.CORRUPT,
+            f"{path} is not a whole safetensors file: {why}",
+            remedy="Fetch the checkpoint again.",
+        ) from error
 
 
 class _HeaderError(ValueError):
@@ -121,11 +144,11 @@ class _HeaderError(ValueError):
 def _parse(file: BinaryIO) -> dict[str, Entry]:
     end = file.seek(0, 2)
     file.seek(0)
-    prefix = file.read(8)
+    prefix = read_up_to(file, 8)
     size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else end
     if size > min(MAX_HEADER, end - 8):
         raise _HeaderError("its header is cut off or too large")
-    header = parse_json(file.read(size))
+    header = parse_json(read_up_to(file, size))
     if not isinstance(header, dict):
         raise _HeaderError("its header is not an object")
     header.pop("__metadata__", None)

@@ -2,14 +2,16 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from shared.model.config import ModelConfig
-from shared.model.shards import Entry, read_headers
+from shared.model.shards import Entry, open_shard, read_exactly, read_headers
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import shown
 
@@ -19,9 +21,12 @@ WeightsLoader = Callable[[Path, ModelConfig], Weights]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """As safetensors names them."""
+TORCH = {name: DTYPES[dtype] for dtype, name in NAMES.items()}
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 PIECE = 1 << 24
 """Values checked at once: what is only checked is not copied whole."""
+WIDEST: Final = 32
+"""To multiples of this the arithmetics pad widths, at most."""
 
 
 def dtype_of(config: ModelConfig) -> torch.dtype:
@@ -70,34 +75,59 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_weights(folder: Path, config: ModelConfig) -> Weights:
-    """Map all tensors from their files, without a copy; CORRUPT or MALFORMED names the file or tensor that is wrong.
+class FileWeights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint's files, each read when it is asked for, into memory of its own, and kept by nobody else.
 
-    The files must stay as they are while the tensors are in use. A tied checkpoint may hold the output head as well; it must
-    equal the embedding, and is not returned.
+    So loading a part of a model reads that part, and what happens to the files later changes nothing that is in use. Asking
+    for a tensor raises CORRUPT if its values are not finite or its file has become shorter, CONFIGURATION if the file cannot be
+    read any more.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415  # a model that is made has no files
 
-    shards = read_headers(folder)
-    entries = {name: entry for tensors in shards.values() for name, entry in tensors.items()}
-    check_entries(entries, config)
-    found: dict[str, Tensor] = {}
-    for path, tensors in shards.items():
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in tensors}
-        except (SafetensorError, OSError, ValueError) as error:
+    def __init__(self, places: Mapping[str, tuple[Path, Entry]]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, entry = self._places[name]
+        raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+        with open_shard(path) as file:
+            read_exactly(file, entry.start, raw.numpy().data)
+        tensor = raw.view(TORCH[entry.dtype]).view(entry.shape)
+        if not all(torch.isfinite(piece).all() for piece in tensor.reshape(-1).split(PIECE)):
             raise CounterfoilError(
-                Code.CORRUPT, f"{path} cannot be read as safetensors", remedy="Fetch it again."
-            ) from error
-    head = found.pop(HEAD, None) if config.tie_word_embeddings else None
-    _check_finite(found)
-    if head is not None and not _same(head, found[EMBEDDING]):
-        raise CounterfoilError(
-            Code.MALFORMED,
-            f"tensor {HEAD} is not the embedding, although tie_word_embeddings says that it is",
-        )
-    return found
+                Code.CORRUPT, f"tensor {name} holds values that are not finite numbers"
+            )
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def load_weights(folder: Path, config: ModelConfig) -> Weights:
+    """Return a checkpoint's tensors, of which nothing but names, shapes and dtypes was read (`FileWeights`).
+
+    CORRUPT, MALFORMED or CONFIGURATION names the file or tensor that is wrong. A tied checkpoint may hold the output head as
+    well; it must equal the embedding, and is not returned.
+    """
+    shards = read_headers(folder)
+    places = {
+        name: (path, entry) for path, found in shards.items() for name, entry in found.items()
+    }
+    check_entries({name: entry for name, (_, entry) in places.items()}, config)
+    if config.tie_word_embeddings and HEAD in places:
+        both = FileWeights(places)
+        if not torch.equal(both[HEAD], both[EMBEDDING]):
+            raise CounterfoilError(
+                Code.MALFORMED,
+                f"tensor {HEAD} is not the embedding, although tie_word_embeddings says that it is",
+            )
+        del places[HEAD]
+    return FileWeights(places)
 
 
 def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
@@ -116,7 +146,7 @@ def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
             )
     for name in sorted(entries.keys() - expected.keys())[:1]:
         raise CounterfoilError(Code.MALFORMED, f"the checkpoint has a surplus tensor {shown(name)}")
-    needed = compute_dtype(config).itemsize * sum(map(math.prod, expected.values()))
+    needed = memory_needed(config)
     if needed > memory_bytes():
         raise CounterfoilError(
             Code.CONFIGURATION,
@@ -125,22 +155,22 @@ def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
         )
 
 
+def memory_needed(config: ModelConfig) -> int:
+    """Return the bytes that a model's tensors take, with their padding: much more than the files where heads are narrow."""
+
+    def filled(width: int) -> int:
+        return -(-width // WIDEST) * WIDEST
+
+    wide = replace(
+        config,
+        hidden_size=filled(config.hidden_size),
+        head_dim=filled(config.head_dim),
+        intermediate_size=filled(config.intermediate_size),
+    )
+    values = sum(map(math.prod, expected_shapes(wide).values()))
+    return compute_dtype(config).itemsize * values
+
+
 def memory_bytes() -> int:
     """Return the machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _check_finite(found: Weights) -> None:
-    """Raise CORRUPT unless all values are finite."""
-    for name, tensor in found.items():
-        if not all(torch.isfinite(piece).all() for piece in tensor.reshape(-1).split(PIECE)):
-            raise CounterfoilError(
-                Code.CORRUPT, f"tensor {name} holds values that are not finite numbers"
-            )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    pieces = zip(one.reshape(-1).split(PIECE), other.reshape(-1).split(PIECE), strict=True)
-    return all(torch.equal(a, b) for a, b in pieces)

@@ -17,14 +17,22 @@ def read_bounded(
     """
     try:
         with open_regular(path) if regular else path.open("rb") as file:
-            return file.read(most + 1)
+            return read_up_to(file, most + 1)
     except OSError as error:
         raise CounterfoilError(code, f"{path} cannot be read: {error.strerror}") from error
 
 
+def read_up_to(file: BinaryIO, most: int) -> bytes:
+    """Return a file's next `most` bytes, or what there is; OSError for one that must be waited for, as some of /proc."""
+    data: bytes | None = file.read(most)
+    if data is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return data
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file, following links; OSError for a FIFO (which may block forever), a device or a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    """Open a regular file, following links; OSError for a FIFO (which may block forever), a socket, a device or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file")

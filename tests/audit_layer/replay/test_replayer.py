@@ -245,6 +245,30 @@ def test_an_auditor_computes_every_arithmetic_and_no_profile_that_it_does_not_kn
     assert bench.judge(strange).reason is Reason.PROFILE
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_fifo_in_a_files_place_is_an_error_in_every_case(tmp_path, name):
+    folder = write_folder(tmp_path / "model")
+    case, bench = honest_case(folder), Bench([folder], threads=1)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    for _ in range(2):
+        with pytest.raises(CounterfoilError, match=name) as caught:
+            bench.judge(case)
+        assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_folder_that_changed_after_its_root_was_computed_judges_nothing(tmp_path):
+    """An honest node would be found guilty by other weights."""
+    folder = write_folder(tmp_path / "model")
+    case, bench = honest_case(folder), Bench([folder], threads=1)
+    assert len(bench._folders) == 1
+    write_folder(folder, rms_norm_eps=1e-3)
+    for _ in range(2):
+        with pytest.raises(CounterfoilError, match="changed after") as caught:
+            bench.judge(case)
+        assert caught.value.code is Code.CORRUPT
+
+
 def test_the_real_process_judges_is_killed_in_mid_case_begins_again_and_ends_with_its_input(
     tmp_path,
 ):

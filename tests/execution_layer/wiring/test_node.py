@@ -1,5 +1,6 @@
 """What the engine gets from a node's settings, and settings that cannot hold the model."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from execution_layer.wiring import node
 from execution_layer.wiring.node import MIB, engine_limits
 from shared.model.cpu import KVCache
 from shared.model.cuda.backend import CudaBackend
+from shared.model.decoder import load_decoder
+from shared.model.shards import INDEX
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import TlsFiles
 from tests.shared.model import tiny
@@ -100,6 +103,38 @@ def test_a_node_admits_what_its_own_context_holds(tmp_path, monkeypatch):
     node.build_node(settings)
     assert made["model"].served.max_positions == 100
     assert made["model"].engine.limits.context == 100
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "generation_config.json", "model.safetensors", INDEX),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    ],
+)
+def test_a_node_does_not_wait_for_what_is_not_a_regular_file(tmp_path, name):
+    folder = tiny.write_folder(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    settings = node_settings().model_copy(update={"model": folder})
+    with pytest.raises(CounterfoilError, match=name) as caught:
+        node.build_node(settings)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_folder_that_changes_while_a_node_starts_is_refused(tmp_path):
+    """The node would sign for the root of the new files with the weights of the old ones."""
+    folder = tiny.write_folder(tmp_path / "model")
+
+    def load_then_write(of, *, backend):
+        loaded = load_decoder(of, backend=backend)
+        tiny.write_folder(folder, rms_norm_eps=1e-6)
+        return loaded
+
+    settings = node_settings().model_copy(update={"model": folder})
+    with pytest.raises(CounterfoilError, match=r"changed after the folder was first") as caught:
+        node.build_node(settings, load_decoder=load_then_write)
+    assert caught.value.code is Code.CORRUPT
 
 
 def test_settings_choose_the_backend_and_a_gpus_arithmetic_is_its_own(monkeypatch):

@@ -1,27 +1,38 @@
 """A model folder from a stranger: whatever is in a file's place is refused by name, quickly and with little memory."""
 
+import errno
+import io
 import json
 import os
 import signal
+import socket
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
+import torch
+from click.testing import CliRunner
 
 from shared.model import root as root_module
+from shared.model import shards as shards_module
 from shared.model import weights as weights_module
+from shared.model.cli import model as model_command
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuLayers
 from shared.model.root import model_root
-from shared.model.shards import INDEX, MAX_HEADER
+from shared.model.shards import INDEX, MAX_HEADER, read_exactly
+from shared.model.weights import expected_shapes
+from shared.runtime import reading
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import LARGEST
 from shared.text.generation import GenerationDefaults
 from shared.text.tokenizer import Tokenizer
 from tests.shared.model import tiny
+from tests.shared.model.test_decoder import one_pass
 
 WEIGHTS = "model.safetensors"
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 32}
@@ -66,12 +77,21 @@ def refused(read: Callable[[Path], object], folder: Path, saying: str, *codes: C
     assert caught.value.detail.isprintable()
 
 
+def listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.open(path.parent, os.O_RDONLY)  # the path itself may be too long
+        made.bind(f"/proc/self/fd/{here}/{path.name}")
+        os.close(here)
+
+
 THINGS: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,
     "a link to a device that never ends": lambda path: path.symlink_to("/dev/zero"),
     "a link to nothing": lambda path: path.symlink_to("/nonexistent/blob"),
     "a link to itself": lambda path: path.symlink_to(path.name),
     "a folder": Path.mkdir,
+    "a socket": listen,
+    "a link to a terminal": lambda path: path.symlink_to(os.ttyname(os.openpty()[1])),
 }
 
 
@@ -82,6 +102,59 @@ def test_what_is_not_a_regular_file_is_refused_unread(folder, name, thing):
     THINGS[thing](folder / name)
     for read in READERS[name]:
         refused(read, folder, name, Code.CONFIGURATION, Code.CORRUPT)
+
+
+@pytest.mark.parametrize("command", ["show", "profile", "fetch"])
+@pytest.mark.parametrize("thing", THINGS)
+def test_no_command_waits_for_what_is_not_a_regular_file(folder, command, thing):
+    for name in ("config.json", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
+        THINGS[thing](folder / name)
+        done = CliRunner().invoke(model_command, [command, str(folder)])
+        assert isinstance(done.exception, CounterfoilError)
+        assert done.exception.code is Code.CONFIGURATION
+        assert name in done.exception.detail
+        if (folder / name).is_dir():
+            (folder / name).rmdir()
+        else:
+            (folder / name).unlink()
+        (folder / "config.json").write_text(json.dumps(tiny.config_json(**SMALL)))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_may_not_be_read_is_an_error_that_names_it(folder, name, monkeypatch):
+    """Root may read everything, so the system's answer is made up."""
+    (folder / name).touch()
+    opened = os.open
+
+    def refuse(path, *rest, **named):
+        if str(path).endswith(f"/{name}"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for read in READERS[name]:
+        refused(read, folder, f"{name} cannot be read: Permission denied", Code.CONFIGURATION)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_has_to_be_waited_for_is_an_error_that_names_it(folder, name, monkeypatch):
+    """Some regular files of /proc have nothing to read at the moment: `read` returns None then."""
+
+    class Waiting(io.BytesIO):
+        def read(self, *_: object) -> None:  # type: ignore[override]
+            return None
+
+    (folder / name).touch()
+    opened = reading.open_regular
+
+    def waiting(path):
+        return Waiting(bytes(16)) if path.name == name else opened(path)
+
+    for module in (reading, shards_module):
+        monkeypatch.setattr(module, "open_regular", waiting)
+    for read in READERS[name]:
+        refused(read, folder, f"{name} cannot be read", Code.CONFIGURATION)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -242,21 +315,91 @@ def test_a_header_that_makes_no_sense_is_corrupt_before_a_tensor_is_read(folder,
         refused(read, folder, WEIGHTS, Code.CORRUPT)
 
 
-def test_tensors_are_compared_with_the_configuration_before_one_is_read(folder, monkeypatch):
-    monkeypatch.setattr("safetensors.safe_open", None)
+@pytest.fixture
+def unread(monkeypatch) -> None:
+    """Fail where a tensor is read."""
+
+    def read(*_: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    for module in (weights_module, root_module):
+        monkeypatch.setattr(module, "read_exactly", read)
+
+
+@pytest.mark.usefixtures("unread")
+def test_tensors_are_compared_with_the_configuration_before_one_is_read(folder):
     spoil(folder, tensor([1 << 36], 0, 4 << 36), extra=4 << 36)  # sparse
     refused(tiny.load, folder, "no tensor", Code.MALFORMED)
 
 
+@pytest.mark.usefixtures("unread")
 def test_a_checkpoint_larger_than_the_machines_memory_is_refused_unread(folder, monkeypatch):
-    monkeypatch.setattr("safetensors.safe_open", None)
     monkeypatch.setattr(weights_module, "memory_bytes", lambda: 1 << 16)
     refused(tiny.load, folder, "memory", Code.CONFIGURATION)
 
 
-def test_a_checkpoint_larger_than_any_is_not_hashed(folder, monkeypatch):
-    monkeypatch.setattr(root_module, "MAX_CHECKPOINT", 1 << 16)
+@pytest.mark.usefixtures("unread")
+def test_a_checkpoint_larger_than_any_is_not_hashed(folder):
+    spoil(folder, tensor([1 << 39], 0, 4 << 39), extra=4 << 39)  # sparse
     refused(model_root, folder, "model.safetensors", Code.MALFORMED)
+
+
+def test_padding_counts_as_memory(folder, monkeypatch):
+    """Heads of width 2 take sixteen times their bytes."""
+    shape = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 2, "num_attention_heads": 64}
+    config = tiny.config(**shape)
+    plain = tiny.config(**{**shape, "head_dim": 32})
+    assert weights_module.memory_needed(config) == weights_module.memory_needed(plain)
+    values = sum(map(prod, expected_shapes(plain).values()))
+    assert weights_module.memory_needed(plain) == 4 * values
+    tiny.write_folder(folder, **shape)
+    monkeypatch.setattr(weights_module, "memory_bytes", lambda: 4 * values)
+    tiny.load(folder)
+    monkeypatch.setattr(weights_module, "memory_bytes", lambda: 4 * values - 1)
+    refused(tiny.load, folder, "memory", Code.CONFIGURATION)
+
+
+class Cut:
+    """Reads a file as it is, and shortens it before its part number `at` is read."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, file: BinaryIO, start: int, buffer: memoryview) -> None:
+        if not self.left:
+            os.truncate(f"/proc/self/fd/{file.fileno()}", start + len(buffer) - 1)
+        self.left -= 1
+        read_exactly(file, start, buffer)
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_that_names_it(folder, monkeypatch, at):
+    """A mapped file would end the process instead."""
+    for module, read in ((weights_module, tiny.load), (root_module, model_root)):
+        tiny.write_folder(folder, **SMALL)
+        monkeypatch.setattr(module, "read_exactly", Cut(at))
+        refused(read, folder, WEIGHTS, Code.CORRUPT)
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 8), Path.unlink])
+def test_a_loaded_model_needs_its_files_no_more(folder, change):
+    decoder = tiny.load(folder)
+    expected = one_pass(decoder, [1, 2, 3])
+    change(folder / WEIGHTS)
+    assert torch.equal(one_pass(decoder, [1, 2, 3]), expected)
+
+
+@pytest.mark.parametrize("odd", range(1, 4))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tensors_may_begin_at_any_byte(folder, odd, dtype):
+    tiny.write_folder(folder, **SMALL, dtype=dtype)
+    expected, root = one_pass(tiny.load(folder), [1, 2, 3]), model_root(folder)
+    data = (folder / WEIGHTS).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = data[8 : 8 + size] + b" " * odd
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+    assert torch.equal(one_pass(tiny.load(folder), [1, 2, 3]), expected)
+    assert model_root(folder) == root
 
 
 def test_an_index_of_many_shards_that_are_not_there_ends_at_the_first(folder):

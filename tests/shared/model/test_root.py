@@ -241,10 +241,10 @@ def test_an_index_that_makes_no_sense_is_malformed(folder, content):
 def test_a_folder_in_a_files_place_is_an_error_that_names_it(folder):
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).mkdir()
-    refused(Code.CORRUPT, folder, WEIGHTS)
+    refused(Code.CONFIGURATION, folder, WEIGHTS)
     with pytest.raises(CounterfoilError, match=WEIGHTS) as caught:
         load_weights(folder, ModelConfig.from_folder(folder))
-    assert caught.value.code is Code.CORRUPT
+    assert caught.value.code is Code.CONFIGURATION
 
 
 def test_an_empty_or_missing_folder_says_what_belongs_there(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shared.model.backend import Backend, Span, blocks_for
+from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder
 from shared.model.weights import Weights, expected_shapes
 from tests.vectors.arithmetic import PASS, draw
@@ -37,10 +38,10 @@ FEW: Passes = (((0, 140), (1, 2)), ((1, 1), (0, 1)))
 SHORT: Passes = (((0, 40), (1, 2)), ((1, 1), (0, 1)))
 
 
-def weights() -> Weights:
+def weights(config: ModelConfig = CONFIG) -> Weights:
     """Return tensors that spread scores and gates widely."""
     made = {}
-    for name, shape in expected_shapes(CONFIG).items():
+    for name, shape in expected_shapes(config).items():
         values = draw(name, *shape, low=124, high=127)
         if len(shape) > 1:
             values = values * np.float32(2.0 / shape[1] ** 0.5)
@@ -48,10 +49,11 @@ def weights() -> Weights:
     return made
 
 
-def run(backend: Backend, passes: Passes, made: Weights | None = None) -> list[Tensor]:
+def run(
+    backend: Backend, passes: Passes, made: Weights | None = None, config: ModelConfig = CONFIG
+) -> list[Tensor]:
     """Return the hidden states and logits of every pass."""
-    config = CONFIG
-    decoder = Decoder(config, made or weights(), backend)
+    decoder = Decoder(config, made or weights(config), backend)
     count = 1 + max(one for each in passes for one, _ in each)
     held = blocks_for(config.max_positions, backend.block)
     cache, done, found = decoder.cache(count * held), [0] * count, []

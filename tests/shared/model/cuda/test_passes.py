@@ -16,6 +16,7 @@ from shared.model.cuda import graphs, operations
 from shared.model.cuda.backend import CudaBackend
 from shared.model.cuda.tiles import ANY, Table, Tile
 from shared.model.decoder import Embedding, Head, Stage
+from shared.model.fused import FUSED
 from shared.model.probe import probe
 from shared.model.profile import PROBES, numeric_profile
 from shared.runtime.errors import Code, CounterfoilError
@@ -108,6 +109,42 @@ def test_passes_have_the_bits_of_the_cpu():
 def test_passes_have_the_bits_of_the_cpu_under_fused_8():
     with patched("fused-8"):
         assert differences(run(gpu("fused-8"), FEW), expected(FEW, "fused-8")) == 0
+
+
+WIDTHS = {
+    "head width 8, inner size 172": {
+        "hidden_size": 64,
+        "heads": 8,
+        "kv_heads": 4,
+        "head_dim": 8,
+        "intermediate_size": 172,
+        "vocab_size": 281,
+        "qkv_bias": False,
+        "qk_norm": False,
+    },
+    "nothing smaller": {
+        "hidden_size": 1,
+        "head_dim": 2,
+        "intermediate_size": 1,
+        "vocab_size": 1,
+    },
+    "wider than the padding": {
+        "hidden_size": 130,
+        "heads": 1,
+        "head_dim": 130,
+        "intermediate_size": 47,
+    },
+}
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("arithmetic", FUSED)
+def test_widths_that_are_no_multiples_of_anything_have_the_bits_of_the_cpu(widths, arithmetic):
+    config = replace(CONFIG, **WIDTHS[widths])
+    passes = (((0, 20), (1, 2)), ((1, 1), (0, 1)))
+    with patched(arithmetic):
+        found = run(gpu(arithmetic), passes, config=config)
+    assert differences(found, run(CpuBackend(arithmetic=arithmetic), passes, config=config)) == 0
 
 
 def test_passes_in_other_tiles_have_the_same_bits():
