@@ -37,8 +37,9 @@ class AuthoritySettings(Settings):
     """How long to wait for a missing reveal; after that the whole epoch is audited. A draw is due within an hour."""
     rate_ppm: int = Field(default=10_000, ge=0, le=1_000_000)
     floor: int = Field(default=1, ge=0)
-    strict_floor: int = Field(default=10, ge=0)
-    """The floor of nodes that are suspended or watched; without effect unless it is above `floor`."""
+    strict_floor: int = Field(default=0, ge=0)
+    """The floor of nodes that are suspended or watched; without effect unless it is above `floor`. Custodians release nothing
+    of an epoch whose strict floor is above their `max_floor`, so agree on it with them first."""
     disclosure_seconds: float = Field(default=86_400, gt=0)
     """Time from a draw to the deadline, after which missing evidence counts against whoever withheld it."""
     seal_period: SealPeriod = "day"

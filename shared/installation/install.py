@@ -167,7 +167,7 @@ class Installer:
         plan = self._plan
         trust = {
             **_believed(log, parties),
-            "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.floor},
+            "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.strict_floor},
             "parties": {WITNESS: parties.witness["signing_key"]},
             "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
         }
@@ -204,6 +204,7 @@ class Installer:
                 "reveal_seconds": plan.reveal_seconds,
                 "rate_ppm": plan.rate_ppm,
                 "floor": plan.floor,
+                "strict_floor": plan.strict_floor,
             }
         await self._run(
             *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),

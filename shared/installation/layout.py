@@ -37,6 +37,8 @@ class Plan:
     reveal_seconds: float = 20.0
     rate_ppm: int = 100_000
     floor: int = 1
+    strict_floor: int = 10
+    """The floor of nodes that are suspended or watched."""
     reflection: bool = False
 
     @property
