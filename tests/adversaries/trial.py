@@ -40,7 +40,7 @@ from shared.envelope.delivered import Delivered
 from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
-from shared.envelope.stream import Frame, FrameOpener
+from shared.envelope.stream import FinalRecord, Frame, FrameOpener
 from shared.model import profile as profiles
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
@@ -91,8 +91,10 @@ class Tried:
     """The tokenizer's own encoding of the request."""
     frames: tuple[Frame, ...]
     """As the client opens them."""
+    final: FinalRecord | None
+    """As the client opens it; None where it does not open."""
     evidence: Evidence | None
-    """As in the client's own copy of the final record; None where there is none that opens."""
+    """As in that final record; None where there is none that opens."""
     case: Case | None
     """What the auditor judges; None if the node hands out nothing that is the receipt's, and nobody deposited it."""
     undelivered: str
@@ -321,12 +323,13 @@ def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
     """Look at one answer with the eyes of client and auditor."""
     sent = heard.sent
     case, undelivered = _handed_out(node, heard.order, receipt, sent.opened.ts)
-    frames, evidence = _as_received(sent, heard.events)
+    frames, final, evidence = _as_received(sent, heard.events)
     return Tried(
         order=heard.order,
         receipt=receipt,
         prompt_ids=prompt_ids(node.tokenizer, sent.opened.body),
         frames=frames,
+        final=final,
         evidence=evidence,
         case=case,
         undelivered=undelivered,
@@ -380,18 +383,22 @@ def _objection(
     return CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
 
 
-def _as_received(sent: Sent, events: Sequence[Event]) -> tuple[tuple[Frame, ...], Evidence | None]:
+def _as_received(
+    sent: Sent, events: Sequence[Event]
+) -> tuple[tuple[Frame, ...], FinalRecord | None, Evidence | None]:
     """Open what the client received as far as it opens, whatever else is wrong with it."""
     frames: list[Frame] = []
+    final: FinalRecord | None = None
+    evidence: Evidence | None = None
+    accepted = next(event for event in events if isinstance(event, AcceptedEvent))
+    context = sent.context(accepted.node_nonce)
+    opener = FrameOpener(sent.opened.keys, context)
     with contextlib.suppress(CounterfoilError):
-        accepted = next(event for event in events if isinstance(event, AcceptedEvent))
-        opener = FrameOpener(sent.opened.keys, sent.context(accepted.node_nonce))
         for event in events:
             if isinstance(event, FrameEvent):
                 frames.append(opener.open(event.ciphertext))
             elif isinstance(event, FinalEvent):
                 final = opener.open_final(event.ciphertext)
                 if final.evidence is not None:
-                    context = sent.context(accepted.node_nonce)
-                    return tuple(frames), open_evidence(final.evidence, sent.opened.keys, context)
-    return tuple(frames), None
+                    evidence = open_evidence(final.evidence, sent.opened.keys, context)
+    return tuple(frames), final, evidence
