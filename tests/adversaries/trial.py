@@ -17,8 +17,9 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
-from audit_layer.replay.case import Case, Judgement
+from audit_layer.replay.case import Case
 from audit_layer.replay.child import Bench
+from audit_layer.replay.judge import judge_claims
 from execution_layer.client.response_check import Response, Sent, StreamReader, check_response
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.scheduler import Limits
@@ -48,7 +49,7 @@ from shared.model.decoder import load_decoder
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import open_as, sign
+from shared.statements.cose import open_as, read_as, sign
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order, input_bound
 from shared.statements.receipts import Receipt
@@ -58,6 +59,7 @@ from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
 from shared.text.stream import SaidText
 from shared.text.tokenizer import Tokenizer
+from shared.verification.judgement import Judgement
 from tests.adversaries.adversary import Adversary
 
 MODEL: Final = Path(profiles.__file__).parent / "checkpoints" / "counterfoil-mini"
@@ -201,6 +203,9 @@ class Trial:
 
     def judge(self, tried: Tried) -> Judgement:
         """Judge as an audit worker does. Call it only while no adversary is applied: the auditor's program is the ordinary one."""
+        claims = judge_claims(read_as(Order, tried.order), read_as(Receipt, tried.receipt))
+        if claims is not None:  # what receipt and order show by themselves
+            return claims
         if tried.case is None:
             return Judgement(Reason.WITHHELD, {"why": tried.undelivered})
         return self._bench.judge(tried.case)
@@ -312,6 +317,7 @@ def case_of(order: bytes, receipt: bytes, sent: Delivered, secret: bytes) -> Cas
     """Return what an audit worker puts before its judge, from ciphertexts that are the receipt's."""
     return Case(
         receipt=receipt,
+        order=order,
         envelope=sent.envelope,
         frames=sent.frames,
         final_record=sent.final_record,
@@ -350,12 +356,12 @@ def _handed_out(
         found.envelope, found.node_nonce, found.frames, found.final_record, found.final_signature
     )
     try:
-        check_evidence(
+        covered, lack = check_evidence(
             Ciphertexts(found.order, sent), value, node.ring.current().bundle.signing_key
         )
     except CounterfoilError as error:
         return None, str(error)
-    return case_of(order, receipt, sent, secret), ""
+    return case_of(order, receipt, covered.sent, secret), lack
 
 
 def _objection(
