@@ -1,0 +1,1 @@
+"""Published schemes, written from their papers, to compare with. Nothing of the product uses them."""
