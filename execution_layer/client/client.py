@@ -234,6 +234,7 @@ class AsyncCounterfoilClient:
                 wanted,
                 rate_card=self._policy.rate_card(node.bundle.operator),
                 number=given[0] if given else None,
+                timeout_s=remaining,
             )
             given[:] = [attempt.ordered.number]
             try:

@@ -35,6 +35,10 @@ class FakeGeneration:
         self._wanted = self._wanted or reason
         self._changed.set()
 
+    def release(self):
+        """Go on where the engine holds it."""
+        self._changed.set()
+
     @property
     def cancelled_for(self):
         return self._wanted
