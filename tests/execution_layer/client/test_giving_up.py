@@ -14,14 +14,16 @@ from audit_layer.costs.rating import rated
 from execution_layer.client import cancelling
 from execution_layer.client.archive import State
 from execution_layer.client.attempt import _max_ms
+from execution_layer.node.intake import Intake
 from execution_layer.node.service import InferenceService
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cancellations import verify_cancellation
-from shared.statements.cose import open_as, read_as
+from shared.statements.cancellations import sign_cancellation, verify_cancellation
+from shared.statements.cose import entry_of, open_as, read_as
 from shared.statements.orders import MAX_WAIT_MS, Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Finish, Receipt
+from tests.execution_layer.asking import ask, make_request
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.waiting import until
 
@@ -122,6 +124,35 @@ async def test_who_gives_up_before_the_acceptance_cancels_it_too(world, monkeypa
         receipt, order = await answered(world)
         assert (receipt.finish, receipt.usage.output) == (Finish.CANCELLED, 0)
         assert paid(world, receipt, order) == "nothing was delivered"
+
+
+@pytest.mark.parametrize(("accepted", "heard"), [(False, True), (True, False)])
+async def test_a_node_that_may_not_know_the_order_yet_is_told_again(
+    world, monkeypatch, accepted, heard
+):
+    """After the acceptance, an order that is not in flight has ended: there is nobody to tell."""
+    engine, told, true = FakeEngine(holds_after=0), [], Intake.cancel
+
+    async def cancel(self, order, signature):
+        told.append(order)
+        if len(told) == 1:
+            raise CounterfoilError(Code.NOT_FOUND, "no such order is in flight here")
+        await true(self, order, signature)
+
+    monkeypatch.setattr(Intake, "cancel", cancel)
+    async with world.node(engine) as node, world.client() as client:
+        request = make_request(world, node)
+        order, running = entry_of(request.order), ask(world, node, request.order, request.envelope)
+        answer = asyncio.create_task(running)
+        await until(lambda: engine.generations)
+        signature = sign_cancellation(order, world.tenant_key)
+        channel = client._channel(node.address)
+        await cancelling.cancel_order(channel, order, signature, accepted=accepted)
+        assert len(told) == 1 + heard
+        engine.generations[0].release()
+        await answer
+        receipt, _ = await answered(world)
+        assert (receipt.finish is Finish.CANCELLED) is heard
 
 
 async def test_an_application_that_fails_on_its_text_has_its_own_error_and_cancels(world):
