@@ -1,32 +1,33 @@
 """Recompute the books from what the log has: every line, every standing, every balance. Reports, and repairs nothing."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from audit_layer.costs.books import card_of, last_corrections
-from audit_layer.costs.models import PostingRow, RateCardRow, RatedLineRow, RatedReceiptRow
+from audit_layer.costs.books import last_corrections
+from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_itself
+from audit_layer.costs.models import PostingRow, RatedLineRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
 from audit_layer.costs.rating import price_for, rate_usage
-from audit_layer.trail.models import ReceiptRow, VerdictRow
+from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
-from shared.statements.ratecards import RateCard
 from shared.statements.receipts import EnergyQuality, Usage
 from shared.statements.verdicts import Outcome
 
+_PAGE: Final = 1000
 Facts = tuple[str, int, Decimal, int, Decimal]
 """Kind, quantity, unit price, per, amount."""
 
 
 def check_books(db: Session) -> Iterator[str]:
     """Yield what in the books differs from what receipts, rate cards and verdicts imply."""
-    cards = {row.entry: card_of(row) for row in db.scalars(select(RateCardRow))}
+    cards = cards_in_books(db)
     written: dict[bytes, set[Facts]] = defaultdict(set)
     for line in db.scalars(select(RatedLineRow)):
         written[line.receipt].add(
@@ -40,6 +41,7 @@ def check_books(db: Session) -> Iterator[str]:
     ]
     for row, receipt in rated:
         yield from _receipt(row, receipt, cards, written[row.receipt])
+    yield from _reasons(db, cards)
     yield from _standings(db, [(row, receipt) for row, receipt in rated if receipt is not None])
     yield from _balances(db)
 
@@ -47,7 +49,7 @@ def check_books(db: Session) -> Iterator[str]:
 def _receipt(
     row: RatedReceiptRow,
     receipt: ReceiptRow | None,
-    cards: dict[bytes, RateCard],
+    cards: Mapping[bytes, Card],
     written: set[Facts],
 ) -> Iterator[str]:
     """Compare one rated receipt with the trail's, and its lines with its usage at the prices of its card."""
@@ -70,7 +72,7 @@ def _receipt(
         energy_quality=EnergyQuality.UNMEASURED,
     )
     try:
-        price = price_for(cards[receipt.rate_card], receipt.model_root)
+        price = price_for(cards[receipt.rate_card].value, receipt.model_root)
         expected = {
             (line.kind.value, line.quantity, line.unit_price, line.per, line.amount)
             for line in rate_usage(usage, price)
@@ -81,6 +83,34 @@ def _receipt(
         yield f"{name}: its lines are not its usage at its rate card's prices"
     if not row.billable and written and row.reason != ANSWERED:
         yield f"{name} is not billable but has lines"
+
+
+def _reasons(db: Session, cards: Mapping[bytes, Card]) -> Iterator[str]:
+    """Compare why a receipt is not billable with what it and its order say; of an erased one, what was booked stands."""
+    query = (
+        select(RatedReceiptRow, ReceiptRow, StatementRow.raw, OrderRow.raw)
+        .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
+        .join(StatementRow, StatementRow.entry == RatedReceiptRow.receipt)
+        .outerjoin(OrderRow, OrderRow.entry == ReceiptRow.order_entry)
+        .where(RatedReceiptRow.reason.is_distinct_from(ANSWERED))
+        .execution_options(yield_per=_PAGE)
+    )
+    for row, receipt, raw, order_raw in db.execute(query):
+        card = cards.get(receipt.rate_card)
+        try:
+            reason = rated_by_itself(db, receipt, raw, order_raw, card).reason
+        except CounterfoilError as error:
+            yield f"receipt {row.receipt.hex()}: it or its order cannot be read: {error.detail}"
+            continue
+        if reason not in {row.reason, ERASED}:
+            yield (
+                f"receipt {row.receipt.hex()}: {_booked(row.reason)} in the books, but"
+                f" {_booked(reason)} by what was signed"
+            )
+
+
+def _booked(reason: str | None) -> str:
+    return "billable" if reason is None else f"not billable ({reason})"
 
 
 def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> Iterator[str]:

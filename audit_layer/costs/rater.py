@@ -1,12 +1,12 @@
 """From the log to the books: rate receipts, apply verdicts. Every function runs in the caller's transaction, one at a time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from audit_layer.costs.books import Posting, card_of, settle
+from audit_layer.costs.books import Posting, settle
+from audit_layer.costs.by_itself import cards_in_books, rated_by_itself
 from audit_layer.costs.models import (
     HeededVerdictRow,
     RateCardRow,
@@ -14,28 +14,14 @@ from audit_layer.costs.models import (
     RatedReceiptRow,
 )
 from audit_layer.costs.payable import ANSWERED, COMPLETE
-from audit_layer.costs.rating import RatedLine, rated
-from audit_layer.trail.at_rest import decrypted
+from audit_layer.costs.rating import RatedLine
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import day_of, now_ms
-from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as
-from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
-from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Outcome
 
 RATE_LOCK = 0x63665F72617465  # "cf_rate"
-ERASED = "erased"
-NO_ORDER = "its order is not kept"
-
-
-class _Card(NamedTuple):
-    """A rate card that the books know."""
-
-    row: RateCardRow
-    log_index: int
-    value: RateCard
 
 
 def rate_new(db: Session, limit: int) -> int:
@@ -53,17 +39,20 @@ def rate_new(db: Session, limit: int) -> int:
     ).all()
     rows = [row for row, _, _ in receipts]
     answered = _answered(db, rows)
-    cards = _cards(db, rows)
+    cards = cards_in_books(db, {row.rate_card for row in rows})
     posting = Posting(db)
     for row, raw, order_raw in receipts:
         if row.order_entry in answered:
             db.add(_dealt_with(row, ANSWERED))
             continue
         answered.add(row.order_entry)
-        reason, lines = _rate(db, row, raw, order_raw, cards.get(row.rate_card))
+        card = cards.get(row.rate_card)
+        lines, reason, order = rated_by_itself(db, row, raw, order_raw, card)
         db.add(_dealt_with(row, reason))
+        if card is None or order is None:
+            continue
         for line in lines:
-            posting.add(line)
+            posting.add(_line_row(row, order.cost_centre, card.row, line))
     db.flush()
     posting.post()
     settle(db, {(row.tenant, row.number) for row in rows})
@@ -116,16 +105,6 @@ def _answered(db: Session, receipts: Sequence[ReceiptRow]) -> set[bytes]:
     )
 
 
-def _cards(db: Session, receipts: Sequence[ReceiptRow]) -> dict[bytes, _Card]:
-    """Return the receipts' rate cards by entry."""
-    found = db.execute(
-        select(RateCardRow, StatementRow.log_index)
-        .join(StatementRow, StatementRow.entry == RateCardRow.entry)
-        .where(RateCardRow.entry.in_({row.rate_card for row in receipts}))
-    )
-    return {row.entry: _Card(row, index, card_of(row)) for row, index in found}
-
-
 def _learn_cards(db: Session) -> None:
     """Record rate cards that have entered the log since the last time."""
     known = select(RateCardRow.entry)
@@ -149,30 +128,6 @@ def _learn_cards(db: Session) -> None:
             )
         )
     db.flush()
-
-
-def _rate(
-    db: Session, row: ReceiptRow, raw: bytes, order_raw: bytes | None, card: _Card | None
-) -> tuple[str | None, list[RatedLineRow]]:
-    """Return why a receipt is not billable, or its lines.
-
-    Its rate card must precede it in the log: when the books are made up makes no difference.
-    """
-    if order_raw is None:  # `log fsck` reports it
-        return NO_ORDER, []
-    try:
-        receipt, order = (
-            read_as(Receipt, decrypted(db, raw)),
-            read_as(Order, decrypted(db, order_raw)),
-        )
-    except CounterfoilError as error:
-        if error.code is not Code.ERASED:
-            raise
-        return ERASED, []
-    if card is None or card.log_index > row.log_index:
-        return rated(receipt, None, row.operator, order)[1], []
-    lines, reason = rated(receipt, card.value, row.operator, order)
-    return reason, [_line_row(row, order.cost_centre, card.row, line) for line in lines]
 
 
 def _dealt_with(row: ReceiptRow, reason: str | None) -> RatedReceiptRow:

@@ -14,9 +14,11 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.orders import Order, within_order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Finish, Receipt, Usage
+from shared.verification.receipt_claims import unfounded_end
 
 MAX_AMOUNT = Decimal(10) ** 18
 """The most for one receipt: what the books' columns hold with room for sums."""
+NOTHING = "nothing was delivered"
 
 
 class TokenKind(StrEnum):
@@ -62,18 +64,22 @@ def price_for(card: RateCard, model_root: bytes) -> Price:
     )
 
 
-def is_billable(receipt: Receipt) -> bool:
-    """A request that the node failed is never paid; one that its client cut off is paid for what was delivered."""
-    return receipt.finish is not Finish.FAILED
-
-
 def rate(receipt: Receipt, card: RateCard) -> tuple[RatedLine, ...]:
     """Rate one billable receipt; kinds without tokens yield no line."""
     return rate_usage(receipt.usage, price_for(card, receipt.model_root))
 
 
 def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
-    """Return the lines of a usage record at one price; compute time and energy, which are claims, yield none."""
+    """Return the lines of a usage record at one price; compute time and energy, which are claims, yield none.
+
+    INVALID_ARGUMENT for a price that pays for what nobody can check: a claim of `cached` must only ever lower the bill.
+    """
+    fresh, cached, _ = price.amounts()
+    if cached > fresh:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"its rate card's price for cached input ({price.cached}) is above that for input ({price.input})",
+        )
     lines = []
     for kind, quantity in quantities(usage).items():
         if quantity:
@@ -100,8 +106,13 @@ def rated(
 
 
 def _unbillable(receipt: Receipt, card: RateCard | None, operator: str, order: Order) -> str | None:
-    if not is_billable(receipt):
+    """An answer that its tenant's signature or deadline cut off is paid for what was delivered; a failed one never is."""
+    if receipt.finish is Finish.FAILED:
         return "failed"
+    if (unfounded := unfounded_end(order, receipt)) is not None:
+        return unfounded
+    if not receipt.usage.output:
+        return NOTHING
     if (excess := within_order(order, receipt.usage)) is not None:
         return excess
     if card is None:

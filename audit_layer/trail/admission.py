@@ -8,6 +8,7 @@ from shared.codec.hashing import labelled_hash
 from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import (
     Payload,
     SignedStatement,
@@ -77,7 +78,7 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
             Code.UNSUPPORTED, f"statements of type {statement.type!r} are not admitted"
         )
     cls, role, check = kind
-    name = _verified(statement, role, lookups)
+    name, _ = _verified(statement, role, lookups)
     value = statement.read(cls, new=True)
     _check_issuer(statement, name)
     admitted = Admitted(statement, value, issuer=statement.kid, number=None)
@@ -89,7 +90,8 @@ def receipt_domain(operator: str, node: str) -> bytes:
     return labelled_hash("receipt-domain", operator.encode(), node.encode())
 
 
-def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> str:
+def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> tuple[str, bytes]:
+    """Verify a statement with the registered key of its signer; return the signer's name and key."""
     found = lookups.party_key(role, statement.kid)
     if found is None:
         raise CounterfoilError(
@@ -99,7 +101,7 @@ def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> str:
         )
     name, public_key = found
     verify_signature(statement, public_key)
-    return name
+    return name, public_key
 
 
 def _check_issuer(statement: SignedStatement, name: str) -> None:
@@ -126,7 +128,7 @@ def _admit_receipt(
     order_statement = parse_statement(order_raw, expected=Order.TYPE)
     if order_statement.entry != receipt.order:
         raise CounterfoilError(Code.NO_ORDER, "the order submitted is not the receipt's")
-    tenant = _verified(order_statement, "tenant", lookups)
+    tenant, tenant_key = _verified(order_statement, "tenant", lookups)
     order = order_statement.read(Order, new=True)
     if tenant != order.tenant:
         raise CounterfoilError(Code.NO_ORDER, "the order's tenant has a different key")
@@ -136,6 +138,8 @@ def _admit_receipt(
             raise CounterfoilError(Code.NO_ORDER, f"receipt and order disagree on {name}")
     if (excess := within_order(order, receipt.usage)) is not None:
         raise CounterfoilError(Code.INVALID_ARGUMENT, excess)
+    if receipt.cancel is not None:
+        verify_cancellation(order_statement.entry, receipt.cancel, tenant_key)
     return Admitted(
         statement,
         receipt,

@@ -27,6 +27,7 @@ from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import (
     SignedStatement,
     open_as,
@@ -102,7 +103,7 @@ def _statements(db: Session, parties: Parties) -> Iterator[str]:
             statement = parse_statement(raw)
             yield from _differences(where, row, signed_columns(statement))
             if statement.type == Receipt.TYPE:
-                yield from _receipt(db, where, row, statement)
+                yield from _receipt(db, where, row, statement, parties)
                 continue
             if statement.type not in KINDS:
                 yield f"{where}.raw: statements of type {statement.type!r} are not admitted"
@@ -128,7 +129,7 @@ def _erased(db: Session, where: str, row: StatementRow) -> Iterator[str]:
 
 
 def _receipt(
-    db: Session, where: str, row: StatementRow, statement: SignedStatement
+    db: Session, where: str, row: StatementRow, statement: SignedStatement, parties: Parties
 ) -> Iterator[str]:
     receipt = statement.read(Receipt)
     indexed, bundle = db.get(ReceiptRow, row.entry), bundle_of(db, receipt.bundle)
@@ -141,8 +142,13 @@ def _receipt(
     if indexed is not None:
         expected = receipt_columns(statement.entry, row.log_index, receipt, bundle)
         yield from _differences(_of("trail_receipts", row), indexed, expected)
-    if db.get(OrderRow, receipt.order) is None:
+    order = db.get(OrderRow, receipt.order)
+    if order is None:
         yield f"{where}.raw: its order is missing: no row has it as trail_orders.entry"
+    elif receipt.cancel is not None and (signed := signed_bytes(db, order)) is not None:
+        tenant_key = parties.key_of("tenant", parse_statement(signed))
+        if tenant_key is not None:  # a signer that is not known is reported with the order
+            verify_cancellation(receipt.order, receipt.cancel, tenant_key)
 
 
 def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> Iterator[str]:

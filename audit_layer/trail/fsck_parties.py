@@ -65,6 +65,11 @@ class Parties:
             seen.first = min(recorded_at, seen.first or recorded_at)
             seen.last = max(recorded_at, seen.last or recorded_at)
 
+    def key_of(self, role: str, statement: SignedStatement) -> bytes | None:
+        """Return the public key (32 bytes) of a statement's signer in this role; None if no party has it."""
+        seen = self._signer(role, statement.kid)
+        return None if seen is None else seen.row.public_key
+
     def _signer(self, role: str, kid: bytes) -> _Seen | None:
         for candidate in BEACON_ROLES if role == "beacon" else (role,):
             if (seen := self._by_key.get((candidate, kid))) is not None:

@@ -116,7 +116,9 @@ def without_commitments() -> Iterator[None]:
 
     with (
         mock.patch.object(ActivationHasher, "append", skip),
-        mock.patch.object(ActivationHasher, "aligned", lambda _hasher, _first, count: (b"",) * count),
+        mock.patch.object(
+            ActivationHasher, "aligned", lambda _hasher, _first, count: (b"",) * count
+        ),
     ):
         yield
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
+from execution_layer.client.cancelling import cancel_order
 from execution_layer.client.completion import CheckedReceipt, Completion, Timings
 from execution_layer.client.directory import NodeEntry
 from execution_layer.client.response_check import (
@@ -29,12 +31,16 @@ from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_g
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.runtime.grpc import error_from_rpc
+from shared.runtime.keys import public_bytes
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
-from shared.statements.orders import Order, input_bound
+from shared.statements.orders import MAX_WAIT_MS, Order, input_bound
 from shared.statements.receipts import Finish
 from shared.statements.request import RequestBody
 
 OnText = Callable[[str], None]
+ANSWER_SHARE: Final = 0.95
+"""Of a call's timeout, what the order allows for the answer: the rest is for the receipt to reach the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +110,14 @@ class Attempt:
         sent: Sent,
         ordered: Ordered,
         envelope: bytes,
+        key: Ed25519PrivateKey,
     ) -> None:
         self._archive = archive
         self._node = node
         self._wanted = wanted
         self._sent = sent
         self._envelope = envelope
+        self._key = key
         self.ordered = ordered
 
     @classmethod
@@ -122,11 +130,16 @@ class Attempt:
         *,
         rate_card: bytes,
         number: int | None,
+        timeout_s: float,
     ) -> "Attempt":
-        """Seal a fresh envelope for one node and order it: a new number, or the next attempt of `number`."""
+        """Seal a fresh envelope for one node and order it: a new number, or the next attempt of `number`.
+
+        `timeout_s` is how long `run` will wait; the order's deadline comes a little earlier.
+        """
         now = now_ms()
         sealed = _seal(terms, node, wanted, now)
-        order_for = partial(_order, terms, node, wanted, sealed, rate_card, wanted.input_bound, now)
+        bound, max_ms = wanted.input_bound, _max_ms(timeout_s)
+        order_for = partial(_order, terms, node, wanted, sealed, rate_card, bound, max_ms, now)
 
         def signed(given: int, attempt: int) -> tuple[bytes, bytes]:
             order = order_for(given, attempt)
@@ -144,8 +157,9 @@ class Attempt:
             opened=_as_opened(sealed, wanted.body),
             bundle=node.bundle,
             bundle_entry=node.entry,
+            tenant_key=public_bytes(terms.key),
         )
-        return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes)
+        return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes, terms.key)
 
     async def run(
         self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float = float("inf")
@@ -161,7 +175,10 @@ class Attempt:
             await self._close(_state_of(error, arrived), arrived, problem=str(error))
             raise
         except BaseException:  # the caller gave up; the node still writes its receipt
-            await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
+            try:
+                await self._cancel(channel, accepted=arrived.node_nonce is not None)
+            finally:
+                await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
             raise
         try:
             receipt, entry = check_response(response, now_ms(), self._wanted.tokenise)
@@ -211,6 +228,11 @@ class Attempt:
         finally:
             with contextlib.suppress(Exception):
                 call.cancel()
+
+    async def _cancel(self, channel: grpc.aio.Channel, *, accepted: bool) -> None:
+        """Tell the node that the rest of the answer is not wanted; a broken call alone would not."""
+        signature = sign_cancellation(self.ordered.entry, self._key)
+        await cancel_order(channel, self.ordered.entry, signature, accepted=accepted)
 
     async def _read(
         self,
@@ -298,6 +320,7 @@ def _order(
     sealed: SealedRequest,
     rate_card: bytes,
     max_input_tokens: int,
+    max_ms: int,
     now: int,
     number: int,
     attempt: int,
@@ -317,7 +340,13 @@ def _order(
         max_output_tokens=wanted.body.settings.max_tokens,
         rate_card=rate_card,
         cost_centre=None if tag is None else blinded_cost_centre(sealed.keys, tag),
+        max_ms=max_ms,
     )
+
+
+def _max_ms(timeout_s: float) -> int:
+    """Return an order's deadline, in ms from its acceptance, for a call that lasts `timeout_s` seconds."""
+    return min(MAX_WAIT_MS, max(1, int(ANSWER_SHARE * 1000 * timeout_s)))
 
 
 def _as_opened(sealed: SealedRequest, body: RequestBody) -> OpenedRequest:

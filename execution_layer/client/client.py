@@ -121,6 +121,9 @@ class AsyncCounterfoilClient:
         answers concurrently and return them in order: each is a request of its own (order, receipt, proof, bill)
         with `choice` 0 … n−1, all with the caller's seed if there is one. If one of them fails, the others are
         cancelled and the error is raised.
+
+        Who cancels the call gives up: the node is told by a signed cancellation, and what was delivered until then is
+        paid for.
         """
         wanted = self._wanted(messages, settings, options)
         until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
@@ -234,6 +237,7 @@ class AsyncCounterfoilClient:
                 wanted,
                 rate_card=self._policy.rate_card(node.bundle.operator),
                 number=given[0] if given else None,
+                timeout_s=remaining,
             )
             given[:] = [attempt.ordered.number]
             try:

@@ -51,7 +51,7 @@ class Options(Sampling, total=False):
     node: str | None
     """The only node to use (`node` or `operator/node`)."""
     timeout_s: float | None
-    """Seconds for all attempts together."""
+    """Seconds for all attempts together; each order's deadline is 95 % of those that are left when it is signed."""
     on_text: OnText | None
     """Called with text as it arrives, before the receipt can be checked; a retry starts over."""
     on_retry: OnRetry | None

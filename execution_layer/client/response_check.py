@@ -25,11 +25,13 @@ from shared.envelope.stream import (
 from shared.runtime.clocks import shown, span
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_key
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import open_as
 from shared.statements.keys import KeyBundle
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
+from shared.verification.receipt_claims import implausible, unfounded_end
 
 SKEW_MS: Final = 300_000
 """How far a node's clock may differ from ours."""
@@ -59,6 +61,8 @@ class Sent:
     """The request as the client sealed it: header, keys, body."""
     bundle: KeyBundle
     bundle_entry: bytes
+    tenant_key: bytes
+    """The client's own public key (32 bytes), which signed the order."""
 
     def context(self, node_nonce: bytes) -> StreamContext:
         """Return the context to which the response is bound."""
@@ -220,8 +224,10 @@ def run_steps(
     evidence = _check_commitments(response, receipt, tokenise)  # (6)
     yield
     _check_usage(response, receipt, evidence)  # (7)
+    _check_end(response, receipt)
     yield
     _check_times(response, receipt, now_ms)  # (8)
+    _check_claims(response, receipt)
     yield
     return receipt, entry
 
@@ -318,6 +324,23 @@ def _check_usage(response: Response, receipt: Receipt, evidence: Evidence | None
         _require(usage.output == budget, "finish", "says length before max_tokens was reached")
     if receipt.finish is Finish.STOP:
         _require(usage.output >= 1, "finish", "says stop before there was a token")
+
+
+def _check_end(response: Response, receipt: Receipt) -> None:
+    """Check (7): an answer that its rules did not end was ended by our signature or our deadline."""
+    if receipt.cancel is not None:
+        try:
+            verify_cancellation(receipt.order, receipt.cancel, response.sent.tenant_key)
+        except CounterfoilError:
+            _require(False, "cancel", "is not our signature")
+    unfounded = unfounded_end(response.sent.order, receipt)
+    _require(unfounded is None, "finish", f"is unfounded: {unfounded}")
+
+
+def _check_claims(response: Response, receipt: Receipt) -> None:
+    """Check (8): nothing is claimed that no machine can do."""
+    impossible = implausible(response.sent.order, receipt)
+    _require(impossible is None, "claims", f"cannot be true: {impossible}")
 
 
 def _check_times(response: Response, receipt: Receipt, now_ms: int) -> None:

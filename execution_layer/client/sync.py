@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.client import AsyncCounterfoilClient
@@ -15,6 +15,8 @@ from execution_layer.client.proofs import ProofReport
 from shared.statements.request import SamplingSettings
 
 T = TypeVar("T")
+GIVING_UP_S: Final = 5.0
+"""How long an interrupted call may take to tell its node and to write its record."""
 
 
 class CounterfoilClient:
@@ -98,9 +100,20 @@ class CounterfoilClient:
         self._await(self._client.deposit_evidence(receipt_entry))
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        ended = threading.Event()
+
+        async def noticed() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(noticed(), self._loop)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C in the caller's thread: cancel the RPC too
+        except (
+            BaseException
+        ):  # Ctrl-C in the caller's thread: the client gives up too, and says so to the node
             future.cancel()
+            ended.wait(GIVING_UP_S)
             raise

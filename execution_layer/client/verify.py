@@ -103,12 +103,13 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
 
 
 def _sent(transcript: Transcript, bundle: KeyBundle, entry: bytes, policy: ClientPolicy) -> Sent:
-    order, statement = open_as(Order, transcript.order_statement, _own_key(policy))
+    own_key = _own_key(policy)
+    order, statement = open_as(Order, transcript.order_statement, own_key)
     opened = open_with_secret(transcript.envelope, transcript.secret)
     ours = (opened.ctx, opened.kc, envelope_hash(transcript.envelope), entry)
     if (order.ctx, order.kc, order.envelope, order.bundle) != ours:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is for another envelope")
-    return Sent(order, statement.entry, opened, bundle, entry)
+    return Sent(order, statement.entry, opened, bundle, entry, own_key)
 
 
 def _response(transcript: Transcript, sent: Sent, texts: Texts) -> Response:

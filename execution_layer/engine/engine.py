@@ -47,8 +47,8 @@ class LocalGeneration:
                 return
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """End the sequence at the next step."""
-        self._wanted = reason
+        """End the sequence at the next step, unless it has ended by then; of several reasons the first one stands."""
+        self._wanted = self._wanted or reason
         self._engine.wake()
 
     @property
@@ -220,8 +220,10 @@ class LocalEngine:
         self._outbox.append((self._generations[id(sequence)], chunk))
 
     def _end_from_outside(self) -> None:
+        """End what somebody wants to end. Sequences that came to their own end are gone by now, so none is renamed."""
         now = self._clock()
         for sequence in self._scheduler.everyone():
+            assert sequence.ended is None
             wanted = self._generations[id(sequence)].wanted_end
             deadline = sequence.request.deadline
             if self._stopping:

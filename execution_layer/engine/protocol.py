@@ -24,7 +24,8 @@ class FinishReason(StrEnum):
 class GenerationRequest:
     """One sequence to generate. `seed` has 32 bytes; `choice` distinguishes several answers under one seed.
 
-    `deadline` is the value of time.monotonic() at which the sequence ends.
+    `deadline` is the value of time.monotonic() at which the sequence ends; without it only its own rules or somebody's
+    wish end it.
     """
 
     request_id: str
@@ -93,7 +94,11 @@ class Generation(Protocol):
         """Yield chunks, then exactly one Finished, also for a sequence that was cancelled or failed."""
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """End the sequence; its memory is free after the step in progress. Safe from any thread, at any time."""
+        """End the sequence; its memory is free after the step in progress. Safe from any thread, at any time.
+
+        A sequence that reaches a stop or its budget in that step ends as STOP or LENGTH; one with several reasons, by
+        the first of them.
+        """
 
 
 class Engine(Protocol):

@@ -58,6 +58,8 @@ class Checked:
     order: Order
     order_statement: bytes
     order_entry: bytes
+    tenant_key: bytes
+    """The public key (32 bytes) that signed the order."""
     envelope: bytes
     keys: BundleKeys
 
@@ -69,6 +71,8 @@ class Admitted:
     order: Order
     order_statement: bytes
     order_entry: bytes
+    tenant_key: bytes
+    """The public key (32 bytes) that signed the order."""
     envelope: bytes
     keys: BundleKeys
     """The key bundle that the order names."""
@@ -105,7 +109,7 @@ class Admission:
         """Run steps 1 to 7; nothing is opened yet."""
         _check_size("order", order_statement, MAX_STATEMENT)
         _check_size("envelope", envelope, MAX_ENVELOPE)
-        order, entry = self._check_order(order_statement)  # (1)
+        order, entry, tenant_key = self._check_order(order_statement)  # (1)
         order_times.check_order(order, now_ms)  # (2)
         keys = self._check_bundle(order, now_ms)  # (3)
         header = self._check_envelope(order, envelope, now_ms)  # (4)
@@ -117,7 +121,7 @@ class Admission:
                 f"order {order.number} attempt {order.attempt} was accepted before",
                 remedy="Seal the request again and order it under the next attempt.",
             )
-        return Checked(order, order_statement, entry, envelope, keys)
+        return Checked(order, order_statement, entry, tenant_key, envelope, keys)
 
     def open(self, checked: Checked, now_ms: int) -> Admitted:
         """Run steps 8 and 9: open the envelope and tokenise the prompt."""
@@ -157,14 +161,15 @@ class Admission:
             order=checked.order,
             order_statement=checked.order_statement,
             order_entry=checked.order_entry,
+            tenant_key=checked.tenant_key,
             envelope=checked.envelope,
             keys=checked.keys,
             opened=opened,
             prompt_ids=prompt_ids,
         )
 
-    def _check_order(self, raw: bytes) -> tuple[Order, bytes]:
-        """Check that the order is signed by a known tenant."""
+    def _check_order(self, raw: bytes) -> tuple[Order, bytes, bytes]:
+        """Check that the order is signed by a known tenant; return it, its entry, and the tenant's key."""
         if not raw:
             raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
         order, statement = open_as(Order, raw, None, new=True)
@@ -176,7 +181,7 @@ class Admission:
                 remedy="Ask the operator to register the tenant's public key.",
             )
         verify_signature(statement, key)
-        return order, statement.entry
+        return order, statement.entry, key
 
     def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
         keys = self._ring.find(order.bundle, now_ms)

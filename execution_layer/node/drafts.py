@@ -6,7 +6,6 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.node.request_records import AcceptedRecord
-from shared.codec.moment import now_ms
 from shared.envelope.blinded import activation_root, token_bytes
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.stream import StreamContext
@@ -17,15 +16,19 @@ from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one request ended. `evidence` is the sealed evidence; None for a request that failed."""
+    """How and when (ms since 1970) one request ended. `evidence` is the sealed evidence; None for a request that failed,
+    and `cancel` the tenant's signature; None unless the answer was cancelled.
+    """
 
     finish: Finish
     usage: Usage
     h_final: bytes
     output_ids: tuple[int, ...]
+    ended: int
     prompt_blocks: tuple[bytes, ...] = ()
     output_blocks: tuple[bytes, ...] = ()
     evidence: bytes | None = None
+    cancel: bytes | None = None
 
 
 def stream_context(order: Order, node_nonce: bytes) -> StreamContext:
@@ -50,7 +53,7 @@ def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome
         usage=outcome.usage,
         finish=outcome.finish,
         started=record.started,
-        ended=max(record.started, now_ms()),
+        ended=outcome.ended,
         node_sequence=0,
         previous=NO_RECEIPT,
         rate_card=order.rate_card,
@@ -62,6 +65,7 @@ def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome
         output=keys.blind("output", token_bytes(outcome.output_ids)),
         activation_root=None if outcome.evidence is None else root,
         evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
+        cancel=outcome.cancel,
     )
 
 

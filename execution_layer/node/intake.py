@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from typing import Final
 
 from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
@@ -11,6 +10,7 @@ from execution_layer.node.delivery import Delivery
 from execution_layer.node.health import Health
 from execution_layer.node.load import Load
 from execution_layer.node.session import Session, SessionParts, open_session
+from execution_layer.node.start import Start
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Unwritable
@@ -19,8 +19,6 @@ LARGE: Final = 16 * 2**10
 """Envelopes larger than this are parsed, opened and tokenised off the event loop."""
 OPENING_S: Final = 2.0
 """How long a stop waits for requests that are being accepted."""
-MARGIN: Final = 0.05
-SHORTEST_MARGIN_S, LONGEST_MARGIN_S = 0.05, 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -47,23 +45,37 @@ class Intake:
         """Accepted requests whose session ended without a receipt."""
         self._opening: set[asyncio.Task[Session]] = set()
         self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._by_order: dict[bytes, asyncio.Task[Session]] = {}
+        """What opens or has opened the session in flight, by its order's entry."""
         self.load = load
 
-    async def take(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
+    async def take(self, order: bytes, envelope: bytes) -> Session:
         """Accept a request and start its session; if this raises, no trace of the request is left.
-        `remaining_s` is the time until the caller's deadline: the sequence ends a little earlier, so
-        that its receipt still reaches the caller.
+
+        Once it is accepted, the request runs to its end, whatever becomes of the call.
         """
-        opening = asyncio.create_task(self._start(order, envelope, remaining_s))
+        opening = asyncio.create_task(self._start(order, envelope))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:
             return await asyncio.shield(opening)
-        except (
-            asyncio.CancelledError
-        ):  # the caller is gone; an accepted request still gets its receipt
-            opening.add_done_callback(_abandon)
+        except asyncio.CancelledError:  # the caller is gone, and is answered all the same
+            opening.add_done_callback(_unheard)
             raise
+
+    async def cancel(self, order: bytes, signature: bytes) -> None:
+        """End the answer to an order (by its entry), as its tenant wishes; repeated, it changes nothing.
+
+        NOT_FOUND if the order is not in flight, BAD_SIGNATURE if the key that signed the order did not sign this.
+        """
+        opening = self._by_order.get(order)
+        if opening is None:
+            raise _not_in_flight()
+        try:
+            session = await asyncio.shield(opening)
+        except CounterfoilError as error:  # it is refused after all
+            raise _not_in_flight() from error
+        session.cancel(signature)
 
     def refusal(self) -> CounterfoilError | None:
         """Return why requests are refused now; None if they are accepted."""
@@ -83,36 +95,40 @@ class Intake:
         if late:
             _log.warning("requests are cut off by the stop", extra={"requests": len(late)})
         for session in list(self._sessions):
-            session.cancel(FinishReason.FAILED)
+            session.fail()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start(self, order: bytes, envelope: bytes, remaining_s: float) -> Session:
+    async def _start(self, order: bytes, envelope: bytes) -> Session:
         if len(envelope) > LARGE:
             checked = await asyncio.to_thread(self._admission.check, order, envelope, now_ms())
         else:
             checked = self._admission.check(order, envelope, now_ms())
-        if remaining_s <= SHORTEST_MARGIN_S:
-            raise CounterfoilError(Code.DEADLINE, "no time is left until the call's deadline")
         if (refused := self._health.refusal()) is not None:
             raise refused
-        tenant = checked.order.tenant
-        self.load.enter(tenant)
+        self.load.enter(checked.order.tenant)
+        opening = asyncio.current_task()
+        assert opening is not None
+        self._by_order.setdefault(checked.order_entry, opening)
         try:
-            session = await self._open(checked, time.monotonic() + _usable(remaining_s))
+            session = await self._open(checked)
         except BaseException:
-            self.load.leave(tenant)
+            self._forget(checked, opening)
             raise
-        self._sessions[session] = asyncio.create_task(self._run(session, tenant))
+        self._by_order[checked.order_entry] = (
+            opening  # of two that came with one order, the one accepted
+        )
+        self._sessions[session] = asyncio.create_task(self._run(session, checked, opening))
         return session
 
-    async def _open(self, checked: Checked, deadline: float) -> Session:
+    async def _open(self, checked: Checked) -> Session:
         if len(checked.envelope) > LARGE:
             admitted = await asyncio.to_thread(self._admission.open, checked, now_ms())
         else:
             admitted = self._admission.open(checked, now_ms())
-        generation = self._engine.submit(_generation_request(admitted, deadline))
+        start = Start.now()
+        generation = self._engine.submit(_generation_request(admitted, start))
         try:
-            return await open_session(admitted, generation, self._parts)
+            return await open_session(admitted, generation, start, self._parts)
         except Unwritable as error:
             generation.cancel(FinishReason.FAILED)
             raise self._health.told(error) from error
@@ -120,7 +136,9 @@ class Intake:
             generation.cancel(FinishReason.FAILED)
             raise
 
-    async def _run(self, session: Session, tenant: str) -> None:
+    async def _run(
+        self, session: Session, checked: Checked, opening: asyncio.Task[Session]
+    ) -> None:
         try:
             await session.run()
         except Exception:  # noqa: BLE001  # the request stays recorded, and gets its receipt later
@@ -128,16 +146,17 @@ class Intake:
             self.owed.add(session.request)
         finally:
             del self._sessions[session]
-            self.load.leave(tenant)
+            self._forget(checked, opening)
             self._delivery.wake()
 
+    def _forget(self, checked: Checked, opening: asyncio.Task[Session]) -> None:
+        """Release a request's place; its order can no longer be cancelled."""
+        if self._by_order.get(checked.order_entry) is opening:
+            del self._by_order[checked.order_entry]
+        self.load.leave(checked.order.tenant)
 
-def _usable(remaining_s: float) -> float:
-    """Return the seconds available for generation, leaving time to deliver the receipt."""
-    return remaining_s - min(LONGEST_MARGIN_S, max(SHORTEST_MARGIN_S, MARGIN * remaining_s))
 
-
-def _generation_request(admitted: Admitted, deadline: float) -> GenerationRequest:
+def _generation_request(admitted: Admitted, start: Start) -> GenerationRequest:
     return GenerationRequest(
         request_id=admitted.opened.header.request.hex(),
         tenant=admitted.order.tenant,
@@ -145,10 +164,14 @@ def _generation_request(admitted: Admitted, deadline: float) -> GenerationReques
         settings=admitted.opened.body.settings,
         seed=admitted.seed,
         choice=admitted.opened.body.choice,
-        deadline=deadline,
+        deadline=start.deadline(admitted.order.max_ms),
     )
 
 
-def _abandon(opening: asyncio.Future[Session]) -> None:
+def _unheard(opening: asyncio.Future[Session]) -> None:
     if not opening.cancelled() and opening.exception() is None:
-        opening.result().cancel(FinishReason.CANCELLED)
+        opening.result().leave()
+
+
+def _not_in_flight() -> CounterfoilError:
+    return CounterfoilError(Code.NOT_FOUND, "no such order is in flight here")

@@ -5,6 +5,7 @@ import logging
 from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
 from execution_layer.node.request_records import UnfinishedRecord
 from execution_layer.node.store import NodeStore
+from shared.codec.moment import now_ms
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.stream import FrameOpener
 from shared.statements.cose import open_as
@@ -51,4 +52,5 @@ def _outcome(record: UnfinishedRecord) -> tuple[TranscriptKeys, Outcome]:
         output=len(tokens),
         energy_quality=EnergyQuality.UNMEASURED,
     )
-    return keys, Outcome(Finish.FAILED, usage, opener.h_final, tokens)
+    ended = max(accepted.started, now_ms())  # the clock that ran meanwhile is gone with its process
+    return keys, Outcome(Finish.FAILED, usage, opener.h_final, tokens, ended)

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import grpc
 
-from execution_layer.engine.protocol import FinishReason
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.intake import Intake
 from execution_layer.node.model_files import ModelFiles
@@ -47,20 +46,19 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         )
 
     async def Generate(  # noqa: N802  # likewise
-        self, request: execution_pb2.GenerateRequest, context: Context
+        self,
+        request: execution_pb2.GenerateRequest,
+        context: Context,  # noqa: ARG002
     ) -> AsyncIterator[execution_pb2.GenerateResponse]:
-        """Run one request. If the caller is gone before the end, the sequence is freed."""
-        remaining_s = float(context.time_remaining() or 0.0)
-        session = await self._intake.take(request.order, request.envelope, remaining_s)
+        """Run one request. If the caller is gone before the end, the answer goes on without it."""
+        session = await self._intake.take(request.order, request.envelope)
         ended = False
         try:
             async for event in session.events():
                 ended = isinstance(event, FinalEvent)
                 yield _message(event)
         finally:
-            if not ended:
-                late = (context.time_remaining() or 0.0) <= 0
-                session.cancel(FinishReason.DEADLINE if late else FinishReason.CANCELLED)
+            session.leave()
         if not ended:
             number = session.incident
             raise CounterfoilError(
@@ -69,6 +67,15 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
                 remedy="Retry as a new attempt.",
                 metadata={} if number is None else {"incident": number},
             )
+
+    async def Cancel(  # noqa: N802  # likewise
+        self,
+        request: execution_pb2.CancelRequest,
+        context: Context,  # noqa: ARG002
+    ) -> execution_pb2.CancelResponse:
+        """End the answer to an order, as its tenant wishes."""
+        await self._intake.cancel(request.order, request.signature)
+        return execution_pb2.CancelResponse()
 
     async def GetModelFiles(  # noqa: N802  # likewise
         self,

@@ -1,8 +1,8 @@
 """One accepted request, from its first token to its receipt.
 
-A session runs in a task of its own and outlives the call that started it: if a client cancels or goes
-away, the sequence is freed, but the receipt is still written. Events reach the call through a queue,
-each only after its content is stored.
+A session runs in a task of its own and outlives the call that started it: if the client goes away, the
+answer is completed all the same, and its receipt written (protocol §4.7). Events reach the call through a
+queue, each only after its content is stored; without a call, none are kept.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from execution_layer.node.admission import Admitted
 from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.request_records import AcceptedRecord
+from execution_layer.node.start import Start
 from execution_layer.node.store import NodeStore
-from shared.codec.moment import now_ms
 from shared.envelope.blinded import token_bytes
 from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
@@ -35,6 +35,7 @@ from shared.envelope.stream import (
 )
 from shared.runtime.faults import fault_point
 from shared.runtime.logs import incident
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 
@@ -109,6 +110,7 @@ class Session:
         generation: Generation,
         record: AcceptedRecord,
         request: int,
+        start: Start,
         parts: SessionParts,
     ) -> None:
         self._admitted = admitted
@@ -118,7 +120,10 @@ class Session:
         """Its row in the store."""
         self.incident: str | None = None
         """The number under which the node's log has what went wrong."""
+        self._start = start
         self._parts = parts
+        self._cancel: bytes | None = None
+        """The tenant's signature, once it has cancelled the order."""
         self._context = stream_context(admitted.order, record.node_nonce)
         self._keys = admitted.opened.keys
         self._sealer = FrameSealer(self._keys, self._context)
@@ -130,11 +135,25 @@ class Session:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         """Unbounded, because its content is bounded anyway: one response, whose tokens the order limits, times the node's
         quota of requests in flight. So a client that does not read costs memory, never the engine's time."""
+        self._heard = True
+        """Whether a call still takes the events."""
         self._flushed_at = float("-inf")
 
-    def cancel(self, reason: FinishReason) -> None:
-        """End the sequence; the receipt says why."""
-        self._generation.cancel(reason)
+    def cancel(self, signature: bytes) -> None:
+        """End the sequence as its tenant wishes; BAD_SIGNATURE if the order's tenant did not sign this."""
+        verify_cancellation(self._record.order_entry, signature, self._admitted.tenant_key)
+        self._cancel = self._cancel or signature
+        self._generation.cancel(FinishReason.CANCELLED)
+
+    def fail(self) -> None:
+        """End the sequence because the node cannot go on; the receipt says so."""
+        self._generation.cancel(FinishReason.FAILED)
+
+    def leave(self) -> None:
+        """Note that the call has ended: the answer goes on, and its events are kept for nobody."""
+        self._heard = False
+        while not self._events.empty():
+            self._events.get_nowait()
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events for the client, in order, up to the final record."""
@@ -228,7 +247,7 @@ class Session:
             energy_mj=millijoules,
         )
         if failed:
-            return Outcome(Finish.FAILED, usage, self._stored_h, framed)
+            return Outcome(Finish.FAILED, usage, self._stored_h, framed, self._start.ended())
         assert finished is not None
         blocks = finished.activations
         evidence = Evidence(
@@ -243,9 +262,11 @@ class Session:
             usage=usage,
             h_final=self._stored_h,
             output_ids=framed,
+            ended=self._start.ended(),
             prompt_blocks=blocks.prompt_blocks,
             output_blocks=blocks.output_blocks,
             evidence=seal_evidence(evidence, self._keys, self._context),
+            cancel=self._cancel if finished.finish_reason is FinishReason.CANCELLED else None,
         )
 
     async def _finish(self, outcome: Outcome) -> None:
@@ -290,11 +311,14 @@ class Session:
         return self._parts.signer.message(stream_signature_message(self._context, index, h))
 
     def _emit(self, event: Event) -> None:
-        self._events.put_nowait(event)
+        if self._heard:
+            self._events.put_nowait(event)
 
 
-async def open_session(admitted: Admitted, generation: Generation, parts: SessionParts) -> Session:
-    """Record the request as accepted and return its session; REPLAYED if another call with it was accepted first."""
+async def open_session(
+    admitted: Admitted, generation: Generation, start: Start, parts: SessionParts
+) -> Session:
+    """Record the request as accepted at `start` and return its session; REPLAYED if another call with it came first."""
     keys, body = admitted.opened.keys, admitted.opened.body
     settings = settings_bytes(body.settings, admitted.seed, body.choice)
     record = AcceptedRecord(
@@ -313,9 +337,9 @@ async def open_session(admitted: Admitted, generation: Generation, parts: Sessio
         settings=keys.blind("settings", settings),
         input=keys.blind("input", token_bytes(admitted.prompt_ids)),
         prompt_tokens=len(admitted.prompt_ids),
-        started=now_ms(),
+        started=start.wall_ms,
     )
     until = max(admitted.order.expiry, admitted.opened.header.expiry)
     request = await parts.store.accept(record, until_ms=until)
     fault_point("node.accepted")
-    return Session(admitted, generation, record, request, parts)
+    return Session(admitted, generation, record, request, start, parts)

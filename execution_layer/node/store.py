@@ -266,10 +266,10 @@ def _next_in_sequence(db: sqlite3.Connection) -> tuple[int, bytes]:
 
 
 def _meter(db: sqlite3.Connection, receipt: Receipt) -> None:
-    """Count a receipt's tokens; a request that failed at the node is not charged."""
-    if receipt.finish is Finish.FAILED:
-        return
+    """Count a receipt's tokens; a request that failed at the node, or got no token, is not charged (protocol §8.3)."""
     usage = receipt.usage
+    if receipt.finish is Finish.FAILED or not usage.output:
+        return
     key = (receipt.tenant, receipt.model_root, day_of(receipt.ended).isoformat(), receipt.rate_card)
     db.execute(
         "INSERT INTO meter VALUES (?, ?, ?, ?, ?, ?, ?, 1)"

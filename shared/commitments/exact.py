@@ -15,7 +15,10 @@ COMMITMENT_BLOCK = 32
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """Block hashes of one sequence (32 bytes each); the last block of each list may be short."""
+    """Block hashes of one sequence (32 bytes each); the last block of each list may be short.
+
+    Of a sequence that ended before its first output token there are the prompt blocks that were complete by then.
+    """
 
     prompt_blocks: tuple[bytes, ...]
     output_blocks: tuple[bytes, ...]
@@ -102,6 +105,11 @@ class ActivationHasher:
         return saved
 
     def finish(self) -> Activations:
-        """Return all hashes; the last block of each list may be short."""
-        prompt = self._aligned.closed() if self._prompt_blocks is None else self._prompt_blocks
+        """Return all hashes. The last output block may be short; the last prompt block only once every position before the
+        prompt's last one was appended: a sequence that ends earlier commits to whole blocks (protocol §4.7).
+        """
+        prompt = self._prompt_blocks
+        if prompt is None:
+            whole = self.position == self._last
+            prompt = self._aligned.closed() if whole else tuple(self._aligned.hashes)
         return Activations(prompt, self._output.closed())

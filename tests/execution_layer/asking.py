@@ -131,6 +131,16 @@ async def ask(world, node, order, envelope, *, timeout=10.0):
             raise error_from_rpc(error) from error
 
 
+async def cancel(world, node, order, signature):
+    """Send a cancellation for an order's entry; raises what the node raised."""
+    async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
+        message = execution_pb2.CancelRequest(order=order, signature=signature)
+        try:
+            await execution_pb2_grpc.InferenceStub(channel).Cancel(message, timeout=10)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+
+
 async def raw_error(world, node, order, envelope):
     """Send a request that must fail; return everything that a peer can see of the failure."""
     async with secure_aio_channel(node.address, world.ca.ca_file) as channel:

@@ -28,11 +28,17 @@ class FakeGeneration:
     def __init__(self, engine, request):
         self.request = request
         self._engine = engine
+        self.position = 0
+        """How many tokens there are."""
         self._wanted = None
         self._changed = asyncio.Event()
 
     def cancel(self, reason=FinishReason.CANCELLED):
         self._wanted = self._wanted or reason
+        self._changed.set()
+
+    def release(self):
+        """Go on where the engine holds it."""
         self._changed.set()
 
     @property
@@ -62,6 +68,7 @@ class FakeGeneration:
                 break
             token = self._engine.token(self.request, len(output))
             output.append(token)
+            self.position = len(output)
             yield TokenChunk(
                 (token,), self._engine.text(token), self._engine.logprobs(settings, token)
             )

@@ -31,8 +31,10 @@ from shared.envelope.shares import share_commitments, split
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stream_signature_message
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon, draw
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign, sign_statement
 from shared.statements.logprobs import TokenLogprobs
+from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings
 from tests.vectors import arithmetic
@@ -88,7 +90,25 @@ def statements() -> Json:
         {"name": name, "error": error, **splice(raw, data)}
         for name, data, error in spoiled_receipt(raw, key, issuer, value.subject)
     ]
-    return {"valid": valid, "spoiled_receipt": spoiled, "growth": growth()}
+    return {
+        "valid": valid,
+        "spoiled_receipt": spoiled,
+        "growth": growth(),
+        "cancellation": cancellation(),
+    }
+
+
+def cancellation() -> Json:
+    """The cancellation of the sample order (§4.7)."""
+    value, signer, issuer = SAMPLES["order"]
+    key = signing_key(signer)
+    order = entry_of(sign(value, key=key, issuer=issuer))
+    return {
+        "order": order.hex(),
+        "public_key": public_bytes(key).hex(),
+        "message": cancel_message(order).hex(),
+        "signature": sign_cancellation(order, key).hex(),
+    }
 
 
 def growth() -> list[Json]:

@@ -12,6 +12,7 @@ from shared.envelope.delivered import Delivered, receipt_context
 from shared.envelope.header import envelope_hash
 from shared.envelope.stream import StreamContext, final_signature_message, stream_hash
 from shared.runtime.keys import public_bytes
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.epochs import EpochOpen
@@ -90,7 +91,16 @@ class Node:
     previous: bytes = NO_RECEIPT
     orders: dict[str, int] = field(default_factory=dict)
 
-    def receipt(self, tenant: str, *, started: int = NOW - 1000, tokens: int = 7) -> Submission:
+    def receipt(
+        self,
+        tenant: str,
+        *,
+        started: int = NOW - 1000,
+        tokens: int = 7,
+        max_ms: int | None = None,
+        cancelled: bool = False,
+    ) -> Submission:
+        """`cancelled`: by its tenant, with its signature."""
         number = self.orders.get(tenant, 0)
         self.orders[tenant] = number + 1
         name = (self.operator, tenant, number)
@@ -111,6 +121,7 @@ class Node:
                 expiry=NOW + HOUR,
                 max_input_tokens=64,
                 max_output_tokens=64,
+                max_ms=max_ms,
             ),
             key=key(tenant),
             issuer=tenant,
@@ -125,7 +136,8 @@ class Node:
             model_root=MODEL,
             numeric_profile=PROFILE,
             usage=Usage(input=5, cached=0, output=tokens, energy_quality=EnergyQuality.UNMEASURED),
-            finish=Finish.STOP,
+            finish=Finish.CANCELLED if cancelled else Finish.STOP,
+            cancel=sign_cancellation(entry_of(order), key(tenant)) if cancelled else None,
             started=started,
             ended=started + 10,
             node_sequence=self.number,

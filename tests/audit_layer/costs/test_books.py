@@ -378,6 +378,24 @@ def test_the_check_finds_what_was_changed(scene: Scene, damage: str):
     assert any(DAMAGE[damage] in finding for finding in found), found
 
 
+REASONS = {
+    "UPDATE costs_rated_receipts SET reason = 'failed' WHERE NOT billable": "is called cancelled",
+    "UPDATE costs_rated_receipts SET billable = true, reason = NULL": "billable in the books, but not",
+    "UPDATE costs_rated_receipts SET billable = false, reason = 'late' WHERE billable": "but billable",
+}
+
+
+@pytest.mark.parametrize("damage", REASONS)
+def test_the_check_recomputes_why_a_receipt_is_not_billable(scene: Scene, damage: str):
+    scene.receipt()
+    scene.receipt(number=1, finish=Finish.CANCELLED)
+    scene.catch_up()
+    assert scene.paid() == EACH
+    scene.books.world.rows(damage)
+    found = scene.books.costs.check()
+    assert any(REASONS[damage] in finding for finding in found), found
+
+
 def test_books_from_before_the_rule_are_brought_in_line_with_it(scene: Scene):
     """What an earlier version posted for a superseded attempt is found, and reversed by `cost rate`."""
     scene.receipt(attempt=0)

@@ -2,15 +2,17 @@
 
 import csv
 import io
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from audit_layer.costs.focus import COLUMNS, Charge, decimal_text, neutral, to_csv
-from audit_layer.costs.rating import TokenKind, is_billable, rate
+from audit_layer.costs.rating import TokenKind, rate, rated
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from tests.vectors.samples import ORDER
 
 MODEL = b"\x01" * 32
 H = b"\x02" * 32
@@ -43,9 +45,55 @@ def test_kinds_without_tokens_yield_no_line():
     assert [line.kind for line in rate(receipt(output=5), card())] == [TokenKind.OUTPUT]
 
 
-def test_a_failed_request_is_not_billable_and_a_cancelled_one_is():
-    assert not is_billable(receipt(Finish.FAILED, output=5))
-    assert is_billable(receipt(Finish.CANCELLED, output=5))
+def why_not(given, order=ORDER, **changes):
+    """Return why a receipt is not billable; None if it is."""
+    lines, reason = rated(replace(given, **changes), card(), "op", order)
+    assert bool(lines) == (reason is None)
+    return reason
+
+
+def test_an_answer_that_its_tenant_cut_off_is_paid_for_what_was_delivered():
+    signed = replace(receipt(Finish.CANCELLED, input=9, output=5), cancel=bytes(64))
+    lines, reason = rated(signed, card(), "op", ORDER)
+    assert reason is None
+    assert {line.kind: line.quantity for line in lines} == {
+        TokenKind.INPUT: 9,
+        TokenKind.OUTPUT: 5,
+    }
+    late = replace(receipt(Finish.DEADLINE, input=9, output=5), ended=60_001)
+    assert why_not(late, replace(ORDER, max_ms=60_000)) is None
+
+
+def test_an_answer_that_only_its_node_wanted_to_end_is_not_paid():
+    assert why_not(receipt(Finish.FAILED, output=5)) == "failed"
+    unsigned = receipt(Finish.CANCELLED, output=5)
+    assert why_not(unsigned) == (
+        "it is called cancelled, but the tenant did not sign a cancellation"
+    )
+    late = receipt(Finish.DEADLINE, output=5)
+    assert why_not(late, replace(ORDER, max_ms=None)) == (
+        "it is called late, but the order sets no deadline"
+    )
+    assert "the order allows 60000 ms" in why_not(late, replace(ORDER, max_ms=60_000))
+
+
+@pytest.mark.parametrize("finish", [Finish.STOP, Finish.LENGTH, Finish.CANCELLED, Finish.DEADLINE])
+def test_an_answer_without_a_token_is_not_paid_however_it_ended(finish):
+    cancel = bytes(64) if finish is Finish.CANCELLED else None
+    empty = replace(receipt(finish, input=9), cancel=cancel)
+    assert why_not(empty, replace(ORDER, max_ms=1)) == "nothing was delivered"
+
+
+@pytest.mark.parametrize(("cached", "payable"), [("0.30", True), ("0.300000000001", False)])
+def test_a_card_on_which_a_claim_of_cached_tokens_would_raise_the_bill_prices_nothing(
+    cached, payable
+):
+    (price,) = card().prices
+    odd = replace(card(), prices=(replace(price, cached=cached),))
+    for tokens in ({"cached": 0}, {"cached": 4}):
+        lines, reason = rated(receipt(input=9, output=1, **tokens), odd, "op", ORDER)
+        assert bool(lines) is payable
+        assert payable or "cached input (0.300000000001) is above that for input (0.30)" in reason
 
 
 def test_a_model_without_a_price_is_an_error_that_names_it():

@@ -45,7 +45,9 @@ class Books:
     def receipt(self, tenant: str = "acme", node: made.Node | None = None, **changes) -> bytes:
         """Log one receipt, with changes that its node signs; return its entry."""
         node = node or self.world.node
-        submission = node.receipt(tenant, tokens=changes.pop("tokens", 7))
+        given = ("tokens", "max_ms", "cancelled")
+        ordered = {name: changes.pop(name) for name in given if name in changes}
+        submission = node.receipt(tenant, **ordered)
         if changes:
             value, _ = open_as(Receipt, submission.statement, None)
             name = f"{node.operator}/one"
@@ -165,12 +167,30 @@ def test_the_database_itself_refuses_a_second_rating(books: Books):
             worker.rollback()
 
 
-def test_a_failed_request_is_not_paid_and_one_that_was_cut_off_is(books: Books):
-    finishes = (Finish.FAILED, Finish.CANCELLED, Finish.DEADLINE, Finish.STOP)
-    entries = [books.receipt(finish=finish) for finish in finishes]
-    assert books.costs.rate_new() == 4
-    assert [books.reason(entry) for entry in entries] == ["failed", None, None, None]
+def test_what_only_the_node_wanted_to_end_is_not_paid_and_what_its_tenant_ended_is(books: Books):
+    """The books follow order and receipt, and the check recomputes both."""
+    ends = (
+        ({"finish": Finish.FAILED}, "failed"),
+        ({"finish": Finish.CANCELLED}, "the tenant did not sign a cancellation"),
+        ({"cancelled": True}, None),
+        ({"cancelled": True, "tokens": 0}, "nothing was delivered"),
+        ({"tokens": 0}, "nothing was delivered"),
+        ({"finish": Finish.DEADLINE}, "the order sets no deadline"),
+        ({"finish": Finish.DEADLINE, "max_ms": 1_500}, "called late after 10 ms"),
+        ({"finish": Finish.DEADLINE, "max_ms": 900}, None),
+        ({"finish": Finish.STOP, "max_ms": 900}, None),
+    )
+    entries = [books.receipt(**what) for what, _ in ends]
+    assert books.costs.rate_new() == len(ends)
+    for entry, (what, reason) in zip(entries, ends, strict=True):
+        found = books.reason(entry)
+        assert (found is None) == (reason is None), what
+        assert (reason or "") in (found or ""), what
     assert books.total("expense:acme") == 3 * EACH
+    assert books.costs.check() == []
+    told = [row.reason for row in books.costs.unpaid()]
+    assert len(told) == 6
+    assert all(told)
 
 
 def test_one_bad_card_stops_no_other_receipt(books: Books):
@@ -184,6 +204,7 @@ def test_one_bad_card_stops_no_other_receipt(books: Books):
             prices=(replace(price, model_root=made.some("another model")),)
         ),
         "per a power of ten": books.card(prices=(replace(price, per=7),)),
+        "cached input (2) is above": books.card(prices=(replace(price, cached="2"),)),
     }
     entries = {}
     good = books.world.node.card

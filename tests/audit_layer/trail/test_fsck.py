@@ -6,6 +6,7 @@ import pytest
 
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.service import Submission
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.receipts import Receipt
 from tests.audit_layer.api import statements as made
@@ -132,6 +133,26 @@ def test_a_receipt_rewritten_in_all_its_rows_is_not_what_the_log_has(filled: Wor
     )
     found = filled.fsck()
     assert any("different entries" in line for line in found)
+
+
+def test_a_cancellation_that_the_orders_tenant_did_not_sign_is_found(world: World):
+    """Whoever holds the database and the node's key cannot make a tenant have cancelled."""
+    (accepted,) = world.put(world.node.receipt("acme", cancelled=True))
+    assert world.fsck() == []
+    ((raw,),) = world.rows("SELECT raw FROM trail_statements WHERE entry = %s", accepted.entry)
+    receipt, _ = open_as(Receipt, raw, None)
+    cancel = sign_cancellation(receipt.order, made.key("alpha/one"))
+    forged = sign(replace(receipt, cancel=cancel), key=made.key("alpha/one"), issuer="alpha/one")
+    world.rows(
+        "UPDATE trail_statements SET raw = %s, entry = %s WHERE entry = %s",
+        forged,
+        entry_of(forged),
+        accepted.entry,
+    )
+    world.rows(
+        "UPDATE trail_receipts SET entry = %s WHERE entry = %s", entry_of(forged), accepted.entry
+    )
+    assert any("cancellation is not signed" in line for line in world.fsck())
 
 
 def test_statements_that_were_swapped_are_found(filled: World):

@@ -12,6 +12,7 @@ from audit_layer.trail.service import Accepted, Refused, Submission
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import (
     Payload,
     entry_of,
@@ -23,7 +24,7 @@ from shared.statements.cose import (
 )
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
-from shared.statements.receipts import Receipt
+from shared.statements.receipts import Finish, Receipt
 from shared.statements.schema import Statement
 from shared.statements.verdicts import Outcome, Reason, Verdict
 from tests.audit_layer.api import statements as made
@@ -305,6 +306,29 @@ def test_more_tokens_than_were_ordered_are_refused(world: World):
     world.node.number -= 1
     world.node.previous = bytes(32)
     world.put(world.node.receipt("acme", tokens=64))
+
+
+def test_a_cancellation_is_the_orders_tenants_own(world: World):
+    submission = world.node.receipt("acme", cancelled=True)
+    receipt, _ = open_as(Receipt, submission.statement, None)
+    true, order = receipt.cancel or b"", receipt.order
+    other = entry_of(world.node.receipt("acme").order or b"")
+    for forged in (
+        sign_cancellation(order, made.key("bolt")),  # another tenant of this log
+        sign_cancellation(order, made.key("alpha/one")),  # the node itself
+        sign_cancellation(other, made.key("acme")),  # of another order of this tenant
+        (submission.order or b"")[-64:],  # the order's own signature
+        _flip(true, 0),
+        bytes(64),
+    ):
+        changed = resigned(submission, cancel=forged)
+        assert world.code(*_pair(changed)) is Code.BAD_SIGNATURE
+    world.put(submission)
+
+
+def test_an_unsigned_end_is_taken_in_for_everyone_to_see(world: World):
+    """That it is unfounded is for rating and audits to say: what the log refused, nobody could hold against the node."""
+    world.put(resigned(world.node.receipt("acme"), finish=Finish.CANCELLED))
 
 
 # -- key bundles ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from execution_layer.client.response_check import Response, Sent, StreamReader
 from shared.envelope.sealing import OpenedRequest
 from shared.proto.counterfoil.execution.v1 import execution_pb2
+from shared.runtime.keys import public_bytes
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import Request, ask, make_request
@@ -71,7 +72,14 @@ async def real_answer(world, node, **wanted):
     await until(lambda: not node.load.in_flight)
     return Answer(
         request=request,
-        sent=Sent(request.value, entry_of(request.order), opened, keys.bundle, keys.entry),
+        sent=Sent(
+            request.value,
+            entry_of(request.order),
+            opened,
+            keys.bundle,
+            keys.entry,
+            public_bytes(world.tenant_key),
+        ),
         accepted=messages[0].accepted,
         frames=tuple(message.frame for message in messages[1:-1]),
         final=messages[-1].final_record.ciphertext,

@@ -13,8 +13,10 @@ from execution_layer.node.settings import Quotas
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import public_bytes
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.logprobs import TokenLogprobs
-from shared.statements.receipts import Finish
+from shared.statements.receipts import Finish, Receipt
 from shared.statements.request import Message, SamplingSettings
 from tests.execution_layer.asking import random32
 from tests.execution_layer.fakes import FakeEngine
@@ -134,11 +136,11 @@ async def test_a_quota_is_waited_for_as_the_node_asks(world):
         def free(_name, error):
             assert error.code is Code.QUOTA
             engine.holds_after = None
-            engine.generations[0].cancel()
+            engine.generations[0].release()
 
         second = await client.generate(prompt=PROMPT, max_tokens=4, on_retry=free)
         assert second.attempt >= 1
-        assert (await first).finish is Finish.CANCELLED
+        assert (await first).finish is Finish.LENGTH
 
 
 async def test_the_attempts_end_and_the_last_reason_is_reported(world):
@@ -175,7 +177,9 @@ async def test_a_caller_that_gives_up_leaves_a_record_and_frees_the_node(world):
         assert kept.frames
         await until(lambda: not node.load.in_flight)
         await world.audit.wait_for_receipts(1)
-        assert world.audit.receipts()[0].payload["finish"] == "cancelled"
+        receipt = Receipt.from_payload(world.audit.receipts()[0].payload)
+        assert receipt.finish is Finish.CANCELLED
+        verify_cancellation(kept.order_entry, receipt.cancel, public_bytes(world.tenant_key))
 
 
 async def test_many_requests_at_once_have_numbers_without_gaps(world):

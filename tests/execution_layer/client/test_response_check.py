@@ -20,6 +20,8 @@ from shared.envelope.evidence import open_evidence, seal_evidence
 from shared.envelope.stream import FrameSealer, stream_signature_message
 from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import load_or_create_ed25519, public_bytes
+from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from tests.execution_layer.client.responses import real_answer
@@ -155,6 +157,73 @@ async def test_tokens_that_never_came_are_not_paid_for_whatever_the_reason_for_t
 async def test_another_reason_for_the_end_than_the_streams_is_not_believed(answer, finish):
     passed, error = refusal(answer.with_receipt(finish=finish))
     assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+
+
+def ended(answer, finish, *, max_ms=None, took=10, **changes):
+    """Return the answer with another end in receipt and final record, under an order with this deadline."""
+    order = replace(answer.sent.order, max_ms=max_ms)
+    started = answer.receipt.started
+    forged = answer.with_receipt(finish=finish, ended=started + took, **changes)
+    final = replace(forged.final, finish=finish)
+    return replace(forged, final=final, sent=replace(answer.sent, order=order))
+
+
+@pytest.mark.parametrize(
+    ("finish", "facts", "said"),
+    [
+        (Finish.CANCELLED, {}, "the tenant did not sign a cancellation"),
+        (Finish.DEADLINE, {}, "the order sets no deadline"),
+        (Finish.DEADLINE, {"max_ms": 5_000}, "called late after 10 ms"),
+    ],
+    ids=["cancelled", "no deadline", "early"],
+)
+async def test_an_end_that_only_the_node_wanted_is_not_believed(answer, finish, facts, said):
+    passed, error = refusal(ended(answer, finish, **facts))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+    assert "the receipt's finish is unfounded" in error.detail
+    assert said in error.detail
+
+
+async def test_the_orders_deadline_is_believed_once_it_has_come(answer):
+    late = ended(answer, Finish.DEADLINE, max_ms=5_000, took=4_000)
+    assert check_response(late, now_ms())
+
+
+async def test_a_cancellation_is_believed_under_our_own_signature_only(answer, tmp_path):
+    own = load_or_create_ed25519(tmp_path / "own.pem")
+    order = answer.sent.order_entry
+    ours = replace(answer.sent, tenant_key=public_bytes(own))
+
+    def cancelled(signature):
+        response = ended(answer, Finish.CANCELLED, cancel=signature)
+        return replace(response, sent=replace(response.sent, tenant_key=ours.tenant_key))
+
+    assert check_response(cancelled(sign_cancellation(order, own)), now_ms())
+    for forged in (
+        sign_cancellation(order, answer.node_key),
+        sign_cancellation(OTHER, own),
+        answer.request.order[-64:],
+        bytes(64),
+    ):
+        passed, error = refusal(cancelled(forged))
+        assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("usage and finish"))
+        assert "the receipt's cancel is not our signature" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("impossible", "said"),
+    [
+        (usage(compute_ms=10_000_000), "it computed for"),
+        (replace(usage(), energy_quality=EnergyQuality.MEASURED, energy_mj=10**12), "above"),
+    ],
+    ids=["time", "energy"],
+)
+async def test_claims_that_no_machine_can_fulfil_are_not_believed(answer, impossible, said):
+    forged = answer.with_receipt(usage=impossible)
+    passed, error = refusal(replace(forged, final=replace(forged.final, usage=impossible)))
+    assert (error.code, passed) == (Code.COMMITMENT_MISMATCH, step("the times"))
+    assert "the receipt's claims cannot be true" in error.detail
+    assert said in error.detail
 
 
 async def test_an_answer_cannot_say_that_it_failed_and_keep_its_evidence_back(answer):

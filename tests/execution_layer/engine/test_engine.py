@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
 from execution_layer.engine.scheduler import Limits
+from shared.commitments.exact import COMMITMENT_BLOCK
 from shared.model.backend import Cache, Span
 from shared.model.decoder import Decoder
 from shared.model.replay import replay
@@ -187,6 +190,87 @@ async def test_a_waiting_sequence_can_be_ended_before_it_ever_runs(reason):
     assert result.end.finish_reason is reason
     assert (result.end.output_ids, result.end.activations.leaves()) == ((), ())
     assert result.text == ""
+
+
+class FakeMoment(FakeDecoder):
+    """The tiny decoder; in the middle of a given pass, something happens."""
+
+    happens: Callable[[], None]
+    in_pass: int
+
+    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
+        if len(self.calls) == self.in_pass:
+            self.happens()
+        return super().forward(spans, cache)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 8), st.sampled_from(["cancelled", "deadline", "both"]))
+def test_an_end_from_outside_never_renames_an_answer_that_is_complete(tokens, in_pass, how):
+    async def main() -> None:
+        moment = FakeMoment.__new__(FakeMoment)
+        moment.__dict__.update(decoder().__dict__)
+        now, moment.in_pass = [0.0], in_pass
+        endless = Tokenizer(Backend.from_str(tiny.tokenizer_json()), None, ())
+        working = LocalEngine(moment, endless, LIMITS, clock=lambda: now[0])
+        generation = working.submit(replace(long(tokens=tokens, prompt=3), deadline=1.0))
+
+        def happens() -> None:
+            if how != "deadline":
+                generation.cancel()
+            if how != "cancelled":
+                now[0] = 2.0
+
+        moment.happens = happens
+        while working.step():
+            pass
+        end = (await seen(generation)).end
+        complete = in_pass + 1 >= tokens  # pass n, counted from 0, gives token n
+        wanted = FinishReason.DEADLINE if how == "deadline" else FinishReason.CANCELLED
+        assert end.finish_reason is (FinishReason.LENGTH if complete else wanted)
+        assert len(end.output_ids) == min(tokens, in_pass + 1)
+
+    asyncio.run(main())
+
+
+async def test_a_stop_in_the_pass_in_which_it_is_cancelled_is_a_stop():
+    moment = FakeMoment.__new__(FakeMoment)
+    moment.__dict__.update(decoder().__dict__)
+    moment.in_pass = 1
+    working = LocalEngine(moment, tokenizer(), LIMITS)
+    generation = working.submit(request(Arrival((7,), SamplingSettings(30), bytes(32))))
+    generation.state.sampler = FakeSampler((*tokenizer().encode("x"), tiny.END))
+    moment.happens = generation.cancel
+    while working.step():
+        pass
+    assert (await seen(generation)).end.finish_reason is FinishReason.STOP
+
+
+async def test_of_two_reasons_to_end_the_first_one_stands():
+    working = engine()
+    generation = working.submit(long())
+    working.step()
+    generation.cancel(FinishReason.CANCELLED)
+    generation.cancel(FinishReason.FAILED)
+    working.step()
+    assert (await seen(generation)).end.finish_reason is FinishReason.CANCELLED
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 64, 99])
+async def test_a_prompt_that_is_cut_short_commits_to_the_blocks_that_were_computed(rows):
+    working = engine(limits=replace(LIMITS, prefill_rows=rows))
+    generation = working.submit(long(prompt=100))
+    working.step()
+    generation.cancel()
+    working.step()
+    end = (await seen(generation)).end
+    assert end.output_ids == ()
+    whole = rows // COMMITMENT_BLOCK if rows < 99 else 4
+    assert len(end.activations.prompt_blocks) == whole
+    again = replay(
+        tiny.endless("bfloat16"), long(prompt=100).prompt_ids, (0,), SamplingSettings(1), bytes(32)
+    )
+    assert end.activations.prompt_blocks == again.activations.prompt_blocks[:whole]
 
 
 async def test_cancelling_after_the_end_changes_nothing():

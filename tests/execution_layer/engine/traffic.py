@@ -17,6 +17,7 @@ from shared.model.backend import blocks_for
 from shared.model.decoder import Decoder
 from shared.model.replay import replay
 from shared.statements.request import PPM, SamplingSettings
+from shared.text.stream import stop_length
 from shared.text.tokenizer import Tokenizer
 from tests.shared.model import tiny
 
@@ -158,8 +159,16 @@ def check(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> None:
         replayed = replay(decoder, served.prompt, output, arrival.settings, arrival.seed)
         assert decoder.forward_passes == passes + 1
         assert replayed.chosen == output
-        if served.end.finish_reason not in FROM_OUTSIDE or output:
+        outside = served.end.finish_reason in FROM_OUTSIDE
+        if not outside or output:
             assert replayed.activations == served.end.activations
+        else:  # the prompt was cut short: its first whole blocks
+            kept = served.end.activations.prompt_blocks
+            assert kept == replayed.activations.prompt_blocks[: len(kept)]
+            assert served.end.activations.output_blocks == ()
+        if outside:  # an answer that has come to its own end is called so
+            assert len(output) < arrival.settings.max_tokens
+            assert stop_length(tokenizer(), output, arrival.settings.stop) is None
         others = [
             common(served.prompt, (*other.prompt, *other.end.output_ids))
             for number, other in enumerate(everyone)

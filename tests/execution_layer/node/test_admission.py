@@ -443,7 +443,7 @@ async def test_a_tenant_has_a_quota_of_requests_in_flight(world):
         error = await refused(world, node, second.order, second.envelope)
         assert error.code is Code.QUOTA
         assert error.retry_after_s
-        engine.generations[0].cancel()
+        engine.generations[0].release()
         await waiting
         assert await ask_soon(world, node, second, engine)
 

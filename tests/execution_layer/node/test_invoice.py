@@ -16,6 +16,7 @@ from execution_layer.node.invoice import (
 )
 from execution_layer.node.operators import Operator, price, rate_card
 from execution_layer.node.request_records import MeterRow
+from execution_layer.node.store import meter_rows
 from shared.codec.moment import parse_month
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
@@ -170,6 +171,16 @@ async def test_the_meter_has_what_the_receipts_say_and_nothing_for_a_failure(
     assert "nothing was metered" in capsys.readouterr().err
     assert run(node_group, [*again, "2020-13"]) != 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+async def test_the_meter_counts_no_answer_without_a_token(world):
+    async with world.node(FakeEngine(holds_after=0)) as node:
+        request = make_request(world, node, order_changes={"max_ms": 50})
+        await ask(world, node, request.order, request.envelope)
+        rows = node.store.journal.read(
+            lambda db: meter_rows(db, first_day="2000-01-01", end_day="3000-01-01")
+        )
+    assert rows == []
 
 
 async def test_one_invoice_is_one_operators_and_counts_no_node_twice(world):

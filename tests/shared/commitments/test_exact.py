@@ -63,6 +63,19 @@ def test_no_output_has_no_output_blocks():
     assert hashed(1, 0, []) == Activations((), ())
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 140), st.data())
+def test_a_prompt_cut_short_commits_to_its_first_whole_blocks(prompt, data):
+    computed = data.draw(st.integers(0, prompt - 1))
+    hasher = ActivationHasher(prompt, ROW)
+    cuts = sorted(data.draw(st.lists(st.integers(0, computed), max_size=6)))
+    for first, last in pairwise([0, *cuts, computed]):
+        hasher.append(b"".join(map(row, range(first, last))))
+    every = defined(prompt, 0).prompt_blocks
+    kept = every if computed == prompt - 1 else every[: computed // COMMITMENT_BLOCK]
+    assert hasher.finish() == Activations(kept, ())
+
+
 def test_leaves_are_prompt_blocks_then_output_blocks():
     activations = hashed(40, 40, [])
     assert activations.leaves() == activations.prompt_blocks + activations.output_blocks

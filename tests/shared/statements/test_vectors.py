@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.runtime.errors import CounterfoilError
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import entry_of, open_as, parse_statement, sign_statement
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
@@ -50,6 +51,15 @@ def test_a_spoiled_receipt_meets_its_error(change):
     with pytest.raises(CounterfoilError) as caught:
         open_as(Receipt, raw, bytes.fromhex(GOOD["public_key"]))
     assert caught.value.code.name == change["error"]
+
+
+def test_the_cancellation_of_the_sample_order_is_signed_over_its_entry():
+    vector = {name: bytes.fromhex(text) for name, text in VECTORS["cancellation"].items()}
+    assert vector["order"].hex() == VECTORS["valid"]["order"]["entry"]
+    label = b"counterfoil/v1/cancel"
+    framed = bytes([len(label)]) + label + (32).to_bytes(4, "big") + vector["order"]
+    assert vector["message"] == framed
+    verify_cancellation(vector["order"], vector["signature"], vector["public_key"])
 
 
 @pytest.mark.parametrize("case", VECTORS["growth"], ids=lambda case: case["name"])

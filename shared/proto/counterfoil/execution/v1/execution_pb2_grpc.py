@@ -45,6 +45,11 @@ class InferenceStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/counterfoil.execution.v1.Inference/Cancel',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelResponse.FromString,
+                _registered_method=True)
         self.GetModelFiles = channel.unary_stream(
                 '/counterfoil.execution.v1.Inference/GetModelFiles',
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GetModelFilesRequest.SerializeToString,
@@ -65,7 +70,15 @@ class InferenceServicer:
 
     def Generate(self, request, context):
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-        Cancelling the call frees the sequence; a receipt is still made and delivered.
+        A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
+        NOT_FOUND if the order is not in flight, also once the answer has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +103,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelResponse.SerializeToString,
             ),
             'GetModelFiles': grpc.unary_stream_rpc_method_handler(
                     servicer.GetModelFiles,
@@ -152,6 +170,33 @@ class Inference:
             '/counterfoil.execution.v1.Inference/Generate',
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.execution.v1.Inference/Cancel',
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,7 +37,11 @@ class InferenceStub:
     """The node's current key bundle. Clients believe it only with a transparency proof."""
     Generate: _grpc.UnaryStreamMultiCallable[_execution_pb2.GenerateRequest, _execution_pb2.GenerateResponse]
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-    Cancelling the call frees the sequence; a receipt is still made and delivered.
+    A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+    """
+    Cancel: _grpc.UnaryUnaryMultiCallable[_execution_pb2.CancelRequest, _execution_pb2.CancelResponse]
+    """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
+    NOT_FOUND if the order is not in flight, also once the answer has ended.
     """
     GetModelFiles: _grpc.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]
     """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
@@ -51,7 +55,11 @@ class InferenceAsyncStub(InferenceStub):
     """The node's current key bundle. Clients believe it only with a transparency proof."""
     Generate: _aio.UnaryStreamMultiCallable[_execution_pb2.GenerateRequest, _execution_pb2.GenerateResponse]  # type: ignore[assignment]
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-    Cancelling the call frees the sequence; a receipt is still made and delivered.
+    A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+    """
+    Cancel: _aio.UnaryUnaryMultiCallable[_execution_pb2.CancelRequest, _execution_pb2.CancelResponse]  # type: ignore[assignment]
+    """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
+    NOT_FOUND if the order is not in flight, also once the answer has ended.
     """
     GetModelFiles: _aio.UnaryStreamMultiCallable[_execution_pb2.GetModelFilesRequest, _execution_pb2.ModelFilePart]  # type: ignore[assignment]
     """The files that define what the model's texts mean, in the order of their leaves: for each a head, then its bytes."""
@@ -74,7 +82,17 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.GenerateResponse], _abc.AsyncIterator[_execution_pb2.GenerateResponse]]:
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
-        Cancelling the call frees the sequence; a receipt is still made and delivered.
+        A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+        """
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _execution_pb2.CancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_pb2.CancelResponse, _abc.Awaitable[_execution_pb2.CancelResponse]]:
+        """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
+        NOT_FOUND if the order is not in flight, also once the answer has ended.
         """
 
     @_abc_1.abstractmethod
