@@ -204,6 +204,7 @@ class Installer:
                 "reveal_seconds": plan.reveal_seconds,
                 "rate_ppm": plan.rate_ppm,
                 "floor": plan.floor,
+                "disclosure_seconds": plan.disclosure_seconds,
             }
         await self._run(
             *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),

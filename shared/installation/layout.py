@@ -25,6 +25,11 @@ class NodePlan:
     arithmetic: str = "auto"
     """What it serves under; `auto`: the arithmetic of this machine's own matrix unit."""
 
+    @property
+    def issuer(self) -> str:
+        """Its name among all operators' nodes."""
+        return f"{self.operator}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -37,6 +42,7 @@ class Plan:
     reveal_seconds: float = 20.0
     rate_ppm: int = 100_000
     floor: int = 1
+    disclosure_seconds: float = 86_400.0
     reflection: bool = False
 
     @property

@@ -223,6 +223,7 @@ ADVERSARIES = (
         "reports log-probabilities twice as good as they are",
         lambda: sampling_as(kind=Flattering),
         frozenset({Reason.LOGPROBS}),
+        seldom="it cheats only where log-probabilities are asked for",
     ),
     Adversary(
         "receipt-of-another",
