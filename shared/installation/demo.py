@@ -139,7 +139,7 @@ class Demo:
                 await asyncio.sleep(0.5)
 
     async def costs(self) -> dict[str, Any]:
-        """Have each operator write its invoice from its own meters, then rate, reconcile and export."""
+        """Have each operator write its invoice from its own meters, if it has any; then rate, reconcile and export."""
         plan, dsn = self.plan, ("--dsn-file", self.platform.server_dsn)
         commands = self.platform.commands
         folder = plan.path("invoices")
@@ -149,12 +149,18 @@ class Demo:
             config = ("--config", plan.path(node.name, "node.toml"))
             program = (sys.executable, *node.wrapper) if node.wrapper else (*CLI, "node")
             stamp = f"{int(time.time())}"
+            meter = folder / f"{node.operator}-{stamp}.meter.json"
+            try:
+                await commands.run("node", "invoice", *config, "--out", meter)
+            except CounterfoilError as error:
+                if error.metadata.get("exit_code") == str(EXIT_CODES[Code.NOT_FOUND]):
+                    continue  # nobody sent it anything: there is nothing to bill
+                raise
+            meters[node.operator] = meter
             invoices[node.operator] = folder / f"{node.operator}-{stamp}.json"
-            meters[node.operator] = folder / f"{node.operator}-{stamp}.meter.json"
             await commands.run(
                 "invoice", *config, "--out", invoices[node.operator], program=program
             )
-            await commands.run("node", "invoice", *config, "--out", meters[node.operator])
         await commands.run("cost", "rate", *dsn)
         reconciled = {
             operator: await commands.json("cost", "reconcile", path, *dsn, "--json")

@@ -150,7 +150,9 @@ def _who(report: Report) -> list[str]:
         told.append(f"{node} by two auditors that agree on {count} answers: {', '.join(reasons)}")
     for node in sorted(report.refused_by_clients):
         said = [item["detail"] for item in report.refusals if item["node"] == node]
-        told.append(f"{node} by the client, which refuses {len(said)} of its answers: {said[0]}")
+        told.append(
+            f"{node} by the client, which refuses {len(said)} of its answers: {said[0].partition(' (')[0]}"
+        )
     told += [
         f"{node} by the log, which does not take its key bundle: no client sends it anything"
         for node in sorted(report.refused_by_log)
@@ -174,6 +176,9 @@ def _unnamed(report: Report) -> str:
 def _cost_facts(report: Report) -> list[Fact]:
     rows = []
     for node in report.plan.nodes:
+        if node.operator not in report.costs["claims"]:
+            rows.append(_no_invoice(report, node))
+            continue
         variance = _Variance.of(report, node)
         if not node.wrapper:
             rows.append(
@@ -245,11 +250,19 @@ class _Variance:
         return f"{count} tokens, {self.quantity} {self.currency} over"
 
 
+def _no_invoice(report: Report, node: NodePlan) -> Fact:
+    """Return what is said where a node's meter counted nothing: no honest node is left without a request."""
+    count = sum(receipt["node"] == node.name for receipt in report.view.receipts)
+    return Fact(
+        f"{node.operator} has nothing to bill: nobody sent its node a request",
+        bool(node.wrapper) and not count,
+        f"{count} receipts",
+    )
+
+
 def _overclaim(report: Report, node: NodePlan, variance: _Variance) -> Fact:
     """Return what is said of a dishonest operator's invoice, which claims more than its node's own meter."""
     whose = f"{node.operator}'s invoice"
-    if not any(_tokens(report.costs["claims"][node.operator]).values()):
-        return Fact(f"{whose}: it bills nothing", not any(variance.beyond.values()), "0 tokens")
     if report.status.get(node.name, {}).get("rejected"):
         least = all(
             variance.beyond[kind] >= variance.over[kind] + variance.refused[kind] for kind in KINDS

@@ -91,6 +91,9 @@ def _money(report: Report) -> Table:
     for column in ("payable", "invoice claims", "variance", "of it refused", "tokens over"):
         table.add_column(column, justify="right")
     for node in report.plan.nodes:
+        if node.operator not in report.costs["reconciled"]:
+            table.add_row(node.operator, node.name, *("-" for _ in range(5)), style="red")
+            continue
         result = report.costs["reconciled"][node.operator]
         payable = Decimal(result["proven"]) - Decimal(result["held"])
         stated = (Decimal(result[name]) for name in ("billed", "gap"))
@@ -135,7 +138,7 @@ def what_to_try(report: Report) -> str:
         plan.path("client", "client.toml"),
         plan.path("postgres", "secrets", "server.dsn"),
     )
-    invoice = report.costs["invoices"][plan.nodes[-1].operator]
+    invoice = list(report.costs["invoices"].values())[-1]
     steps = {
         "keep the platform up": ("up", "--folder", plan.folder),
         "then ask a question": (
