@@ -37,7 +37,7 @@ def render(report: Report) -> RenderableType:
 def _figures(report: Report) -> Table:
     answers = [answer for answer in report.answers if answer.get("checked")]
     tokens = sum(answer["usage"]["output"] for answer in answers)
-    ttft = [answer["ttft_ms"] for answer in answers]
+    ttft = [answer["ttft_ms"] for answer in answers if answer["ttft_ms"] is not None]
     total = [answer["total_ms"] for answer in answers]
     status = report.log["status"]
     table = Table(title="What happened", title_justify="left", show_header=False)

@@ -378,6 +378,13 @@ def test_the_summary_reads_at_usual_widths_and_says_how_it_ended(width):
     assert "NOT every fact holds" in shown(bad, width)
 
 
+def test_answers_without_a_token_have_no_first_one_to_time():
+    facts = found()
+    for told in facts["answers"]:
+        told.update(ttft_ms=None, usage={"output": 0})
+    assert "4 with 0 output tokens" in shown(facts, 80)
+
+
 def test_the_shipped_prompts_are_what_the_demonstration_promises():
     lines = [json.loads(line) for line in PROMPTS.read_text("utf-8").splitlines()]
     texts = [
