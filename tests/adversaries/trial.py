@@ -48,7 +48,7 @@ from shared.model.decoder import load_decoder
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import open_as, sign
+from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order, input_bound
 from shared.statements.receipts import Receipt
@@ -99,6 +99,10 @@ class Tried:
     """What the auditor judges; None if the node hands out nothing that is the receipt's, and nobody deposited it."""
     undelivered: str
     """Why there is no case."""
+    handed_out: Ciphertexts | None
+    """What the node hands out, whether or not it is the receipt's."""
+    node_key: bytes
+    """The node's signing key, from its key bundle."""
     refusal: CounterfoilError | None
     """What the client, which has the tokenizer, says against the answer; None if it believes it."""
     took_ms: int
@@ -322,7 +326,8 @@ def case_of(order: bytes, receipt: bytes, sent: Delivered, secret: bytes) -> Cas
 def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
     """Look at one answer with the eyes of client and auditor."""
     sent = heard.sent
-    case, undelivered = _handed_out(node, heard.order, receipt, sent.opened.ts)
+    handed_out = _handed_out(node, receipt)
+    case, undelivered = audited(receipt, sent.bundle.signing_key, sent.opened.ts, handed_out)
     frames, final, evidence = _as_received(sent, heard.events)
     return Tried(
         order=heard.order,
@@ -333,29 +338,35 @@ def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
         evidence=evidence,
         case=case,
         undelivered=undelivered,
+        handed_out=handed_out,
+        node_key=sent.bundle.signing_key,
         refusal=_objection(sent, heard.events, node.tokenizer),
         took_ms=heard.at - sent.order.created,
     )
 
 
-def _handed_out(
-    node: _Node, order: bytes, receipt: bytes, secret: bytes
-) -> tuple[Case | None, str]:
-    """Ask the node for the evidence and check it as a worker does; the client has deposited nothing."""
-    value, statement = open_as(Receipt, receipt, None)
-    found = node.store.evidence_of(statement.entry)
+def _handed_out(node: _Node, receipt: bytes) -> Ciphertexts | None:
+    """Ask the node for the evidence of a receipt."""
+    found = node.store.evidence_of(entry_of(receipt))
     if found is None:
-        return None, "the node has none"
+        return None
     sent = Delivered(
         found.envelope, found.node_nonce, found.frames, found.final_record, found.final_signature
     )
+    return Ciphertexts(found.order, sent)
+
+
+def audited(
+    receipt: bytes, node_key: bytes, secret: bytes, found: Ciphertexts | None
+) -> tuple[Case | None, str]:
+    """Check what one source has for a receipt, as a worker does; return its case, or why there is none."""
+    if found is None:
+        return None, "the node has none"
     try:
-        check_evidence(
-            Ciphertexts(found.order, sent), value, node.ring.current().bundle.signing_key
-        )
+        check_evidence(found, read_as(Receipt, receipt), node_key)
     except CounterfoilError as error:
         return None, str(error)
-    return case_of(order, receipt, sent, secret), ""
+    return case_of(found.order, receipt, found.sent, secret), ""
 
 
 def _objection(
