@@ -40,9 +40,8 @@ def _verdicts(reasons: frozenset[Reason]) -> str:
 
 
 def _row(adversary: Adversary) -> str:
-    does = adversary.summary + (f" ({adversary.seldom})" if adversary.seldom else "")
     refuses = "yes" if adversary.refusals else ""
-    cells = (f"`{adversary.name}`", does, _verdicts(adversary.expected), refuses)
+    cells = (f"`{adversary.name}`", adversary.summary, _verdicts(adversary.expected), refuses)
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
