@@ -273,8 +273,9 @@ def _overclaim(report: Report, node: NodePlan, variance: _Variance) -> Fact:
             f"{sum(variance.beyond.values())} tokens, "
             f"{variance.quantity + variance.unproven} {variance.currency} over",
         )
+    what = "the overclaim" if any(variance.over.values()) else "what is not payable of it"
     return Fact(
-        f"{whose}: the overclaim is found to the last token and cent",
+        f"{whose}: {what} is found to the last token and cent",
         variance.exact and any(variance.beyond.values()),
         variance.told,
     )

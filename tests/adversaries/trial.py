@@ -178,7 +178,7 @@ class Trial:
     """One operator's node, one tenant and one auditor, with their keys and one model."""
 
     folder: Path
-    """Where keys and the node's store are kept."""
+    """Below which keys and the node's store are kept; several trials may share it."""
     model: Path = MODEL
     arithmetic: str | None = None
     """The node's arithmetic; None: that of this machine's matrix unit."""
@@ -191,6 +191,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.root = model_root(self.model)
+        self._home = Path(tempfile.mkdtemp(dir=self.folder))
         self._operator = Ed25519PrivateKey.generate()
         self._tenant = Ed25519PrivateKey.generate()
         self._custodian = generate_hpke_key()
@@ -210,7 +211,7 @@ class Trial:
         return self._bench.judge(tried.case)
 
     async def _run(self, asks: Sequence[Ask]) -> list[Tried]:
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=self._home) as folder:
             async with self._node(Path(folder)) as node:
                 heard = await asyncio.gather(*(self._ask(node, ask) for ask in asks))
                 spool = Spool(node.store.journal).pending(len(asks))
@@ -233,7 +234,7 @@ class Trial:
         )
         limits = Limits(sequences=self.sequences, blocks=512, context=config.max_positions)
         engine = LocalEngine(decoder, tokenizer, limits)
-        ring = KeyRing(self.folder / "keys", self._operator)
+        ring = KeyRing(self._home / "keys", self._operator)
         facts = NodeFacts(
             OPERATOR, NODE, "node.test:1", (served.root,), served.numeric_profile, profile
         )
