@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.replay.case import Case, Judgement
 from audit_layer.replay.child import Bench
-from execution_layer.client.response_check import Response, Sent, StreamReader, check_response
+from execution_layer.client.response_check import Sent
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.scheduler import Limits
 from execution_layer.node.admission import Admission, ServedModel
@@ -30,23 +30,23 @@ from execution_layer.node.health import Health
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.intake import Intake
 from execution_layer.node.load import Load
-from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent, SessionParts
+from execution_layer.node.session import Event, SessionParts
 from execution_layer.node.settings import Quotas
 from execution_layer.node.spool import Spool
 from execution_layer.node.store import NodeStore
 from shared.codec.moment import now_ms
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.delivered import Delivered
-from shared.envelope.evidence import Evidence, open_evidence
+from shared.envelope.evidence import Evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
-from shared.envelope.stream import FinalRecord, Frame, FrameOpener
+from shared.envelope.stream import FinalRecord, Frame
 from shared.model import profile as profiles
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import load_decoder
 from shared.model.root import model_root
-from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.errors import CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.logprobs import TokenLogprobs
@@ -56,9 +56,9 @@ from shared.statements.request import RequestBody
 from shared.statements.verdicts import Reason
 from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
-from shared.text.stream import SaidText
 from shared.text.tokenizer import Tokenizer
 from tests.adversaries.adversary import Adversary
+from tests.adversaries.received import as_received, objection
 
 MODEL: Final = Path(profiles.__file__).parent / "checkpoints" / "counterfoil-mini"
 OPERATOR, NODE, TENANT = "operator", "node", "tenant"
@@ -329,7 +329,7 @@ def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
     sent = heard.sent
     handed_out = _handed_out(node, receipt)
     case, undelivered = audited(receipt, sent.bundle.signing_key, sent.opened.ts, handed_out)
-    frames, final, evidence = _as_received(sent, heard.events)
+    frames, final, evidence = as_received(sent, heard.events)
     return Tried(
         order=heard.order,
         receipt=receipt,
@@ -341,7 +341,7 @@ def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
         undelivered=undelivered,
         handed_out=handed_out,
         node_key=sent.bundle.signing_key,
-        refusal=_objection(sent, heard.events, node.tokenizer),
+        refusal=objection(sent, heard.events, node.tokenizer),
         took_ms=heard.at - sent.order.created,
     )
 
@@ -368,49 +368,3 @@ def audited(
     except CounterfoilError as error:
         return None, str(error)
     return case_of(found.order, receipt, found.sent, secret), ""
-
-
-def _objection(
-    sent: Sent, events: Sequence[Event], tokenizer: Tokenizer
-) -> CounterfoilError | None:
-    """Return what a client with the tokenizer says against an answer."""
-    body = sent.opened.body
-    said = SaidText(tokenizer, body.settings.stop, body.settings.stop_token_ids)
-    reader: StreamReader | None = None
-    try:
-        for event in events:
-            if isinstance(event, AcceptedEvent):
-                reader = StreamReader(sent, event.node_nonce, event.signature, said)
-                continue
-            assert reader is not None
-            if isinstance(event, FrameEvent):
-                reader.frame(event.index, event.ciphertext, event.signature)
-                continue
-            final = reader.final(event.ciphertext, event.signature)
-            response = Response.of(sent, reader, final)
-            check_response(response, now_ms(), lambda: prompt_ids(tokenizer, body))
-            return None
-    except CounterfoilError as error:
-        return error
-    return CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
-
-
-def _as_received(
-    sent: Sent, events: Sequence[Event]
-) -> tuple[tuple[Frame, ...], FinalRecord | None, Evidence | None]:
-    """Open what the client received as far as it opens, whatever else is wrong with it."""
-    frames: list[Frame] = []
-    final: FinalRecord | None = None
-    evidence: Evidence | None = None
-    accepted = next(event for event in events if isinstance(event, AcceptedEvent))
-    context = sent.context(accepted.node_nonce)
-    opener = FrameOpener(sent.opened.keys, context)
-    with contextlib.suppress(CounterfoilError):
-        for event in events:
-            if isinstance(event, FrameEvent):
-                frames.append(opener.open(event.ciphertext))
-            elif isinstance(event, FinalEvent):
-                final = opener.open_final(event.ciphertext)
-                if final.evidence is not None:
-                    evidence = open_evidence(final.evidence, sent.opened.keys, context)
-    return tuple(frames), final, evidence
