@@ -133,8 +133,9 @@ def _naming(report: Report) -> Fact:
     """Say who is named and by whom. A node that seldom cheats may get through one run; that is told, and is no failure."""
     cheating = " and ".join(sorted(report.cheating))
     missed = not report.named and bool(report.cheat.seldom)
+    named = "nobody else is named" if missed else "it is named, and nobody else is"
     return Fact(
-        f"{cheating} {report.cheat.does}: it is named, and nobody else is",
+        f"{cheating} {report.cheat.does}: {named}",
         report.named == report.cheating or missed,
         "; ".join(_who(report)) or _unnamed(report),
     )
@@ -263,7 +264,8 @@ def _no_invoice(report: Report, node: NodePlan) -> Fact:
 def _overclaim(report: Report, node: NodePlan, variance: _Variance) -> Fact:
     """Return what is said of a dishonest operator's invoice, which claims more than its node's own meter."""
     whose = f"{node.operator}'s invoice"
-    if report.status.get(node.name, {}).get("rejected"):
+    status = report.status.get(node.name, {})
+    if status.get("receipts", 0) > status.get("delivered", 0):  # the log does not take them all
         least = all(
             variance.beyond[kind] >= variance.over[kind] + variance.refused[kind] for kind in KINDS
         )

@@ -114,7 +114,7 @@ def found() -> dict:
         "costs": costs(),
         "fsck": {"findings": []},
         "refusals": [],
-        "status": {"node-c": {"bundle_witnessed": True, "rejected": 0}},
+        "status": {"node-c": {"bundle_witnessed": True, "receipts": 2, "delivered": 2}},
         "seldom": "",
     }
 
@@ -352,7 +352,7 @@ def test_a_node_that_seldom_cheats_may_get_through_a_run_in_words():
 def test_what_no_receipt_in_the_log_supports_is_unproven_to_the_last_token():
     facts = nothing_refused()
     facts["refusals"] = [{"node": "node-c", "error": "COMMITMENT_MISMATCH", "detail": "no"}]
-    facts["status"]["node-c"]["rejected"] = 2
+    facts["status"]["node-c"]["delivered"] = 0
     bare = reconciled(23, "0", 0, "0.0138")
     facts["costs"]["reconciled"]["operator-c"] = bare
     assert "23 tokens, 0.0138 EUR over" in told(facts, "no receipt in the log supports")
