@@ -60,13 +60,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Everything that is derived: stubs, vectors, the HTTP schema, the command reference.
+# Everything that is derived: stubs, vectors, the HTTP schema, the references of commands and adversaries.
 generate: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find shared/proto -name '*.proto' | sort)
 	$(BIN)/python -m tests.vectors.generate
 	$(BIN)/python -m audit_layer.wiring.openapi > docs/openapi.json
 	$(BIN)/python -m tests.command_reference > docs/commands.md
+	$(BIN)/python -m tests.adversaries.reference > docs/adversaries.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stack

@@ -61,7 +61,7 @@ async def run_batch(
     """Run all requests, at most `concurrency` at once; return how many failed.
 
     With `spread`, request i goes to node i modulo their number. Results are reported as they arrive, with the
-    line's index (from 0); a failure has `error` and `checked: false`.
+    line's index (from 0); a failure has `error`, `checked: false`, and the node's name where one was required.
     """
     names = [item.name for item in await client.nodes()] if spread else []
     gate = asyncio.Semaphore(concurrency)
@@ -73,7 +73,8 @@ async def run_batch(
                 completion = await generate_line(client, line, node=wanted)
             except CounterfoilError as error:
                 failed = {"line": place, "error": error.code.name, "detail": str(error)}
-                on_result({**failed, "checked": False})
+                asked = {} if wanted is None else {"node": wanted}
+                on_result({**failed, **asked, "checked": False})
                 return False
             on_result({"line": place, **summary(completion)})
             return True

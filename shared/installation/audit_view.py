@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Item = Mapping[str, Any]
+WITHHOLDING = frozenset({"withheld", "profile"})
+"""Reasons of an INCONCLUSIVE verdict that blame the node (protocol §6.3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class AuditView:
     """Receipts whose epoch has been drawn."""
     verdicts: Sequence[Item]
     confirmed: frozenset[str] = field(default_factory=frozenset)
-    """Receipts with a FAIL that a second worker confirmed."""
+    """Receipts with a verdict against the node that a second worker confirmed."""
 
     @classmethod
     def of(
@@ -41,9 +43,13 @@ class AuditView:
         )
 
     @property
-    def failed(self) -> frozenset[str]:
-        """Receipts with a FAIL."""
-        return frozenset(v["receipt"] for v in self.verdicts if v["outcome"] == "FAIL")
+    def blamed(self) -> frozenset[str]:
+        """Receipts with a verdict against the node: a FAIL, or evidence that it withheld."""
+        return frozenset(
+            verdict["receipt"]
+            for verdict in self.verdicts
+            if verdict["outcome"] == "FAIL" or verdict["reason"] in WITHHOLDING
+        )
 
     @property
     def judged(self) -> frozenset[str]:
@@ -52,16 +58,16 @@ class AuditView:
 
     @property
     def complete(self) -> bool:
-        """Whether every receipt's epoch was drawn, every drawn one judged, and every FAIL confirmed or refuted."""
+        """Whether every receipt's epoch was drawn, every drawn one judged, and every blame confirmed or refuted."""
         second = Counter(verdict["receipt"] for verdict in self.verdicts)
         return (
             self.covered == len(self.receipts)
             and len(self.judged) == len(self.drawn)
-            and all(second[receipt] >= 2 for receipt in self.failed)
+            and all(second[receipt] >= 2 for receipt in self.blamed)
         )
 
     def by_node(self) -> dict[str, Counter[str]]:
-        """Return, per node, receipts, drawn ones, verdicts by outcome, and confirmed FAILs."""
+        """Return, per node, receipts, drawn ones, verdicts by outcome, and confirmed ones."""
         nodes: dict[str, Counter[str]] = {}
         for receipt in self.receipts:
             count = nodes.setdefault(receipt["node"], Counter())
@@ -75,5 +81,5 @@ class AuditView:
         return nodes
 
     def named(self) -> frozenset[str]:
-        """Return the nodes with a confirmed FAIL."""
+        """Return the nodes against which a verdict was confirmed."""
         return frozenset(r["node"] for r in self.receipts if r["entry"] in self.confirmed)

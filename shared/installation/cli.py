@@ -35,6 +35,11 @@ DEFAULT_FOLDER = Path(".counterfoil")
     help="Demonstration: program that stands in for the third node (default: the repository's, if present).",
 )
 @click.option(
+    "--cheat",
+    metavar="NAME",
+    help="Demonstration: how the third node cheats (default: int8). docs/adversaries.md has the names.",
+)
+@click.option(
     "--arithmetic",
     help="Demonstration: serve under this arithmetic, honestly and dishonestly, beside a node under chain-1.",
 )
@@ -50,6 +55,7 @@ def up(
     prompts: Path | None,
     model: Path | None,
     wrapper: Path | None,
+    cheat: str | None,
     arithmetic: str | None,
     json_file: Path | None,
 ) -> int:
@@ -64,12 +70,15 @@ def up(
 
     options: dict[str, Any] = {"folder": folder.absolute(), "model": model}
 
+    program = None if wrapper is None else wrapper.absolute()
+
     async def main(stop: asyncio.Event) -> int:
         if demo:
             return await demonstrate(
                 **options,
                 prompts=prompts,
-                wrapper=wrapper,
+                wrapper=program,
+                cheat=cheat,
                 arithmetic=arithmetic,
                 json_file=json_file,
                 stop=stop,

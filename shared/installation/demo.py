@@ -13,25 +13,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.installation.audit_view import AuditView
-from shared.installation.commands import CLI, last_words, started
+from shared.installation.cheat import Cheat, choose_cheat
+from shared.installation.commands import CLI, Commands, last_words, started
+from shared.installation.facts import Report, facts_of
 from shared.installation.layout import MODEL, NodePlan, Plan
 from shared.installation.platform import Platform, running
 from shared.installation.query import Query
-from shared.installation.report import Report, facts_of, render, what_to_try
+from shared.installation.report import render, what_to_try
 from shared.installation.serve import Narrator, console_of
 from shared.runtime.cli import EXIT_CODES, INTERRUPTED
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, write_atomic, write_result
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
-WRAPPER = Path(__file__).parents[2] / "tests" / "adversaries" / "int8_node.py"
-"""Where the repository keeps the dishonest node, which is not part of the product."""
 EVERYWHERE = "chain-1"
 """The arithmetic that is any processor's own."""
 CONCURRENCY = 16
 SENDINGS = 4
 """How often a request that gets no answer is sent."""
-AUDIT_TIMEOUT_S = 120.0
+AUDIT_TIMEOUT_S = 240.0
+DISCLOSURE_S = 30.0
+"""How long a node may take to hand out evidence. It is asked at once, so that this matters only to one that withholds it."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class Demo:
     platform: Platform
     console: Console
     query: Query
+    refusals: list[dict[str, Any]] = field(default_factory=list)
+    """What the client said of answers that it refused, each with the node's name."""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -55,29 +59,46 @@ class Demo:
 
     async def infer(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
         """Order, seal and send every prompt, spread over all nodes; return one answer per prompt.
-        A request with no answer because a process died is sent again; one whose answer the client refuses is not.
+        A request with no answer because a process died is sent again. One for which the client refuses the dishonest node's
+        answer goes to an honest node, as a user would do; any other refusal stands.
         """
         answers: dict[int, dict[str, Any]] = {}
         with self._progress() as progress:
             task = progress.add_task("sealed requests answered and checked", total=len(prompts))
+
+            async def send(places: Sequence[int], *options: str) -> None:
+                async for answer in self._send([prompts[place] for place in places], *options):
+                    answers[places[answer["line"]]] = answer
+                    progress.update(task, completed=sum(a["checked"] for a in answers.values()))
+
             for attempt in range(SENDINGS):
                 left = [place for place in range(len(prompts)) if _unsettled(answers.get(place))]
                 if not left:
                     break
                 if attempt:
                     self.platform.commands.say("client", f"{len(left)} requests are sent again")
-                async for answer in self._send([prompts[place] for place in left]):
-                    answers[left[answer["line"]]] = answer
-                    progress.update(task, completed=sum(a["checked"] for a in answers.values()))
+                await send(left, "--spread")
+            lies = {place: node for place in answers if (node := self._liar(answers[place]))}
+            if lies:
+                self.refusals += [{**answers[place], "node": name} for place, name in lies.items()]
+                other = next(node.issuer for node in self.plan.nodes if not node.wrapper)
+                said = f"{len(lies)} answers are refused, and {other} is asked instead"
+                self.platform.commands.say("client", said)
+                await send(sorted(lies), "--node", other)
         return [answers[place] for place in sorted(answers)]
 
-    async def _send(self, prompts: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+    def _liar(self, answer: Mapping[str, Any]) -> str | None:
+        """Return the dishonest node's name if this is the client's refusal of its answer."""
+        cheating = {node.issuer: node.name for node in self.plan.nodes if node.wrapper}
+        return None if answer["checked"] else cheating.get(answer.get("node", ""))
+
+    async def _send(self, prompts: Sequence[str], *options: str) -> AsyncIterator[dict[str, Any]]:
         """Run the client once; UNAVAILABLE repeats its message if it failed on its own."""
         file = self.plan.path("client", "requests.jsonl")
         write_atomic(file, "\n".join(prompts).encode())
         command = (*CLI, "infer", "--config", str(self.client), "--file", str(file))
-        options = ("--spread", "--concurrency", str(CONCURRENCY), "--json")
-        async with started((*command, *options)) as process:
+        how = (*options, "--concurrency", str(CONCURRENCY), "--json")
+        async with started((*command, *how)) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             complaint = asyncio.ensure_future(process.stderr.read())
@@ -118,7 +139,7 @@ class Demo:
                 await asyncio.sleep(0.5)
 
     async def costs(self) -> dict[str, Any]:
-        """Have each operator write its invoice from its own meters, then rate, reconcile and export."""
+        """Have each operator write its invoice from its own meters, if it has any; then rate, reconcile and export."""
         plan, dsn = self.plan, ("--dsn-file", self.platform.server_dsn)
         commands = self.platform.commands
         folder = plan.path("invoices")
@@ -128,12 +149,18 @@ class Demo:
             config = ("--config", plan.path(node.name, "node.toml"))
             program = (sys.executable, *node.wrapper) if node.wrapper else (*CLI, "node")
             stamp = f"{int(time.time())}"
+            meter = folder / f"{node.operator}-{stamp}.meter.json"
+            try:
+                await commands.run("node", "invoice", *config, "--out", meter)
+            except CounterfoilError as error:
+                if error.metadata.get("exit_code") == str(EXIT_CODES[Code.NOT_FOUND]):
+                    continue  # nobody sent it anything: there is nothing to bill
+                raise
+            meters[node.operator] = meter
             invoices[node.operator] = folder / f"{node.operator}-{stamp}.json"
-            meters[node.operator] = folder / f"{node.operator}-{stamp}.meter.json"
             await commands.run(
                 "invoice", *config, "--out", invoices[node.operator], program=program
             )
-            await commands.run("node", "invoice", *config, "--out", meters[node.operator])
         await commands.run("cost", "rate", *dsn)
         reconciled = {
             operator: await commands.json("cost", "reconcile", path, *dsn, "--json")
@@ -149,6 +176,16 @@ class Demo:
             },
             "reconciled": reconciled,
             "focus": exported,
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """Return what the status command says of each node that is not the ordinary program."""
+        return {
+            node.name: await self.platform.commands.json(
+                "node", "status", "--config", self.plan.path(node.name, "node.toml"), "--json"
+            )
+            for node in self.plan.nodes
+            if node.wrapper
         }
 
     async def check_log(self) -> dict[str, Any]:
@@ -176,24 +213,20 @@ async def run(
     model: Path | None,
     prompts: Path | None,
     wrapper: Path | None,
+    cheat: str | None,
     arithmetic: str | None,
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
     """Run the demonstration; return 0 if every fact holds."""
     console = console_of()
-    wrapper = (wrapper or WRAPPER).absolute()
-    if not wrapper.exists():
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            f"there is no dishonest node at {wrapper}",
-            remedy="Run the demonstration from the repository, or pass --dishonest-node.",
-        )
+    narrator = Narrator(console)
+    cheating = await choose_cheat(Commands(narrator), wrapper, cheat)
     shown, other = (arithmetic, EVERYWHERE) if arithmetic else ("auto", "auto")
     nodes = (
         NodePlan("node-a", "operator-a", arithmetic=shown),
         NodePlan("node-b", "operator-b", arithmetic=other),
-        NodePlan("node-c", "operator-c", wrapper=(str(wrapper),), arithmetic=shown),
+        NodePlan("node-c", "operator-c", wrapper=cheating.program, arithmetic=shown),
     )
     plan = Plan(
         folder,
@@ -201,11 +234,12 @@ async def run(
         model or MODEL,
         epoch_seconds=8.0,
         rate_ppm=500_000,
+        disclosure_seconds=DISCLOSURE_S,
         reflection=True,
     )
     chosen = prompts or PROMPTS
     lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
-    work = asyncio.ensure_future(_demonstrate(plan, lines, console, json_file))
+    work = asyncio.ensure_future(_demonstrate(plan, cheating, lines, narrator, json_file))
     ended = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
@@ -218,9 +252,9 @@ async def run(
 
 
 async def _demonstrate(
-    plan: Plan, prompts: Sequence[str], console: Console, json_file: Path | None
+    plan: Plan, cheat: Cheat, prompts: Sequence[str], narrator: Narrator, json_file: Path | None
 ) -> int:
-    narrator = Narrator(console)
+    console = narrator.console
     console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
     begun = time.monotonic()
     async with running(plan, narrator) as platform:
@@ -233,6 +267,9 @@ async def _demonstrate(
         demo = Demo(platform, console, query)
         before = (await query.get("/v1/status"))["size"] - 1
         console.rule("Sealed requests to three nodes")
+        others = ", ".join(node.name for node in plan.nodes if not node.wrapper)
+        liars = ", ".join(node.name for node in plan.nodes if node.wrapper)
+        console.print(f"         {liars} {cheat.does}; {others} are honest", markup=False)
         answers = await demo.infer(prompts)
         answered = time.monotonic()
         proofs = await demo.proofs()
@@ -240,14 +277,17 @@ async def _demonstrate(
         view = await demo.audit(before, len(answers))
         console.rule("Costs: three invoices against receipts")
         costs = await demo.costs()
-        log = await demo.check_log()
+        status, log = await demo.status(), await demo.check_log()
         report = Report(
             plan=plan,
+            cheat=cheat,
             answers=answers,
+            refusals=demo.refusals,
             prompts=len(prompts),
             proofs=proofs,
             view=view,
             costs=costs,
+            status=status,
             log=log,
             deaths=list(narrator.deaths),
             seconds={

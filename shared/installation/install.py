@@ -205,6 +205,7 @@ class Installer:
                 "rate_ppm": plan.rate_ppm,
                 "floor": plan.floor,
                 "strict_floor": plan.strict_floor,
+                "disclosure_seconds": plan.disclosure_seconds,
             }
         await self._run(
             *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),

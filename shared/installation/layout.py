@@ -25,6 +25,11 @@ class NodePlan:
     arithmetic: str = "auto"
     """What it serves under; `auto`: the arithmetic of this machine's own matrix unit."""
 
+    @property
+    def issuer(self) -> str:
+        """Its name among all operators' nodes."""
+        return f"{self.operator}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -39,6 +44,7 @@ class Plan:
     floor: int = 1
     strict_floor: int = 10
     """The floor of nodes that are suspended or watched."""
+    disclosure_seconds: float = 86_400.0
     reflection: bool = False
 
     @property

@@ -23,7 +23,7 @@ class Narrator:
     """Prints what happens to processes, with the time since the start."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self.console = console
         self._begun = time.monotonic()
         self.deaths: list[str] = []
         """What died and was restarted."""
@@ -38,7 +38,7 @@ class Narrator:
 
     def _print(self, who: str, what: str) -> None:
         elapsed = time.monotonic() - self._begun
-        self._console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
+        self.console.print(f"[dim]{elapsed:6.1f} s[/]  [cyan]{who:<12}[/] {what}", highlight=False)
 
 
 def how_to_use(folder: Path, settings: Mapping[str, str | Path]) -> str:

@@ -109,12 +109,14 @@ ADVERSARIES = (
         "claims 10^9 ms of compute",
         lambda: usage_changed(years_of_compute),
         IMPLAUSIBLE,
+        REFUSED,
     ),
     Adversary(
         "energy",
         "claims 10^12 mJ of measured energy",
         lambda: usage_changed(a_city_of_energy),
         IMPLAUSIBLE,
+        REFUSED,
     ),
     Adversary(
         "invented-times",

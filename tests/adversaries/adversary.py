@@ -29,6 +29,8 @@ class Adversary:
     """Any of these is what an auditor finds in an answer that is not the honest one (protocol §6.3)."""
     refusals: frozenset[Code] = frozenset()
     """Any of these is what a client with the tokenizer says of such an answer; empty where it has no means to tell."""
+    seldom: str = ""
+    """Why a day's traffic may not show it, in a few words; empty if nearly every answer is another one."""
 
     def applied(self) -> AbstractContextManager[None]:
         """Change the program in this process, and restore it at the end. What is built meanwhile stays dishonest."""

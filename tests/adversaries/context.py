@@ -15,6 +15,7 @@ from execution_layer.engine.runner import Runner
 from execution_layer.engine.sequence import SequenceState
 from execution_layer.node import intake as intake_module
 from execution_layer.node.admission import Admission, Admitted, Checked
+from execution_layer.node.start import Start
 from shared.model import decoder as decoder_module
 from shared.model.config import ModelConfig
 from shared.model.cpu import KVCache
@@ -36,8 +37,8 @@ def truncated() -> AbstractContextManager[None]:
     """Generate from the second half of the prompt; evidence and receipt speak of all of it."""
     ordinary = intake_module._generation_request
 
-    def shortened(admitted: Admitted, deadline: float) -> GenerationRequest:
-        request = ordinary(admitted, deadline)
+    def shortened(admitted: Admitted, start: Start) -> GenerationRequest:
+        request = ordinary(admitted, start)
         return replace(request, prompt_ids=request.prompt_ids[len(request.prompt_ids) // 2 :])
 
     return patched((intake_module, "_generation_request", shortened))
@@ -90,9 +91,9 @@ def prompt_changed(*, told: bool) -> Iterator[None]:
         hidden[admitted.order_entry] = altered
         return admitted
 
-    def request(admitted: Admitted, deadline: float) -> GenerationRequest:
+    def request(admitted: Admitted, start: Start) -> GenerationRequest:
         prompt = hidden.pop(admitted.order_entry, admitted.prompt_ids)
-        return replace(ordinary_request(admitted, deadline), prompt_ids=prompt)
+        return replace(ordinary_request(admitted, start), prompt_ids=prompt)
 
     with patched((Admission, "open", opened), (intake_module, "_generation_request", request)):
         yield

@@ -120,23 +120,27 @@ ADVERSARIES = (
         "ends after one token and calls it cancelled",
         lambda: ended_after(1, FinishReason.CANCELLED),
         ENDS,
+        REFUSED,
     ),
     Adversary(
         "complete-as-cancelled",
         "calls complete answers cancelled",
         lambda: called(Finish.CANCELLED),
         ENDS,
+        REFUSED,
     ),
     Adversary(
         "complete-as-late",
         "calls complete answers late, though no deadline was set",
         lambda: called(Finish.DEADLINE),
         ENDS,
+        REFUSED,
     ),
     Adversary(
         "no-work",
         "computes nothing, invents the prompt's blocks, and bills the prompt as cancelled",
         no_work,
         frozenset({Reason.FINISH, Reason.ACTIVATIONS}),
+        REFUSED,
     ),
 )

@@ -220,9 +220,10 @@ ADVERSARIES = (
     ),
     Adversary(
         "false-logprobs",
-        "reports log-probabilities twice as good as they are",
+        "reports log-probabilities, where they are asked for, twice as good as they are",
         lambda: sampling_as(kind=Flattering),
         frozenset({Reason.LOGPROBS}),
+        seldom="it cheats only where log-probabilities are asked for",
     ),
     Adversary(
         "receipt-of-another",

@@ -60,5 +60,6 @@ ADVERSARIES = (
         "takes a cheap model's tokens for one request in a hundred",
         lambda: drafting(_is_chosen),
         TOKENS,
+        seldom="it cheats on one request in a hundred",
     ),
 )

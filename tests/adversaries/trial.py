@@ -20,7 +20,7 @@ from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.replay.case import Case
 from audit_layer.replay.child import Bench
 from audit_layer.replay.judge import judge_claims
-from execution_layer.client.response_check import Response, Sent, StreamReader, check_response
+from execution_layer.client.response_check import Sent
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.scheduler import Limits
 from execution_layer.node.admission import Admission, ServedModel
@@ -31,25 +31,25 @@ from execution_layer.node.health import Health
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.intake import Intake
 from execution_layer.node.load import Load
-from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent, SessionParts
+from execution_layer.node.session import Event, SessionParts
 from execution_layer.node.settings import Quotas
 from execution_layer.node.spool import Spool
 from execution_layer.node.store import NodeStore
 from shared.codec.moment import now_ms
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.delivered import Delivered
-from shared.envelope.evidence import Evidence, open_evidence
+from shared.envelope.evidence import Evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
-from shared.envelope.stream import FinalRecord, Frame, FrameOpener
+from shared.envelope.stream import FinalRecord, Frame
 from shared.model import profile as profiles
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import load_decoder
 from shared.model.root import model_root
-from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.errors import CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import open_as, read_as, sign
+from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order, input_bound
 from shared.statements.receipts import Receipt
@@ -57,10 +57,10 @@ from shared.statements.request import RequestBody
 from shared.statements.verdicts import Reason
 from shared.text.opening import open_tokenizer
 from shared.text.prompt import prompt_ids
-from shared.text.stream import SaidText
 from shared.text.tokenizer import Tokenizer
 from shared.verification.judgement import Judgement
 from tests.adversaries.adversary import Adversary
+from tests.adversaries.received import as_received, objection
 
 MODEL: Final = Path(profiles.__file__).parent / "checkpoints" / "counterfoil-mini"
 OPERATOR, NODE, TENANT = "operator", "node", "tenant"
@@ -101,6 +101,10 @@ class Tried:
     """What the auditor judges; None if the node hands out nothing that is the receipt's, and nobody deposited it."""
     undelivered: str
     """Why there is no case."""
+    handed_out: Ciphertexts | None
+    """What the node hands out, whether or not it is the receipt's."""
+    node_key: bytes
+    """The node's signing key, from its key bundle."""
     refusal: CounterfoilError | None
     """What the client, which has the tokenizer, says against the answer; None if it believes it."""
     took_ms: int
@@ -176,7 +180,7 @@ class Trial:
     """One operator's node, one tenant and one auditor, with their keys and one model."""
 
     folder: Path
-    """Where keys and the node's store are kept."""
+    """Below which keys and the node's store are kept; several trials may share it."""
     model: Path = MODEL
     arithmetic: str | None = None
     """The node's arithmetic; None: that of this machine's matrix unit."""
@@ -189,6 +193,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.root = model_root(self.model)
+        self._home = Path(tempfile.mkdtemp(dir=self.folder))
         self._operator = Ed25519PrivateKey.generate()
         self._tenant = Ed25519PrivateKey.generate()
         self._custodian = generate_hpke_key()
@@ -211,7 +216,7 @@ class Trial:
         return self._bench.judge(tried.case)
 
     async def _run(self, asks: Sequence[Ask]) -> list[Tried]:
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=self._home) as folder:
             async with self._node(Path(folder)) as node:
                 heard = await asyncio.gather(*(self._ask(node, ask) for ask in asks))
                 spool = Spool(node.store.journal).pending(len(asks))
@@ -234,7 +239,7 @@ class Trial:
         )
         limits = Limits(sequences=self.sequences, blocks=512, context=config.max_positions)
         engine = LocalEngine(decoder, tokenizer, limits)
-        ring = KeyRing(self.folder / "keys", self._operator)
+        ring = KeyRing(self._home / "keys", self._operator)
         facts = NodeFacts(
             OPERATOR, NODE, "node.test:1", (served.root,), served.numeric_profile, profile
         )
@@ -275,9 +280,11 @@ class Trial:
         order, signed = open_as(Order, statement, None)
         keys = node.ring.current()
         opened = open_with_secret(sealed.envelope_bytes, sealed.ts)
-        session = await node.intake.take(statement, sealed.envelope_bytes, WAIT_S)
+        session = await node.intake.take(statement, sealed.envelope_bytes)
         events = tuple([event async for event in session.events()])
-        sent = Sent(order, signed.entry, opened, keys.bundle, keys.entry)
+        sent = Sent(
+            order, signed.entry, opened, keys.bundle, keys.entry, public_bytes(self._tenant)
+        )
         return _Heard(statement, sent, events, now_ms())
 
     def _ordered(self, node: _Node, ask: Ask) -> tuple[SealedRequest, bytes]:
@@ -328,8 +335,9 @@ def case_of(order: bytes, receipt: bytes, sent: Delivered, secret: bytes) -> Cas
 def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
     """Look at one answer with the eyes of client and auditor."""
     sent = heard.sent
-    case, undelivered = _handed_out(node, heard.order, receipt, sent.opened.ts)
-    frames, final, evidence = _as_received(sent, heard.events)
+    handed_out = _handed_out(node, receipt)
+    case, undelivered = audited(receipt, sent.bundle.signing_key, sent.opened.ts, handed_out)
+    frames, final, evidence = as_received(sent, heard.events)
     return Tried(
         order=heard.order,
         receipt=receipt,
@@ -339,72 +347,32 @@ def _tried(node: _Node, heard: _Heard, receipt: bytes) -> Tried:
         evidence=evidence,
         case=case,
         undelivered=undelivered,
-        refusal=_objection(sent, heard.events, node.tokenizer),
+        handed_out=handed_out,
+        node_key=sent.bundle.signing_key,
+        refusal=objection(sent, heard.events, node.tokenizer),
         took_ms=heard.at - sent.order.created,
     )
 
 
-def _handed_out(
-    node: _Node, order: bytes, receipt: bytes, secret: bytes
-) -> tuple[Case | None, str]:
-    """Ask the node for the evidence and check it as a worker does; the client has deposited nothing."""
-    value, statement = open_as(Receipt, receipt, None)
-    found = node.store.evidence_of(statement.entry)
+def _handed_out(node: _Node, receipt: bytes) -> Ciphertexts | None:
+    """Ask the node for the evidence of a receipt."""
+    found = node.store.evidence_of(entry_of(receipt))
     if found is None:
-        return None, "the node has none"
+        return None
     sent = Delivered(
         found.envelope, found.node_nonce, found.frames, found.final_record, found.final_signature
     )
+    return Ciphertexts(found.order, sent)
+
+
+def audited(
+    receipt: bytes, node_key: bytes, secret: bytes, found: Ciphertexts | None
+) -> tuple[Case | None, str]:
+    """Check what one source has for a receipt, as a worker does; return its case, or why there is none."""
+    if found is None:
+        return None, "the node has none"
     try:
-        covered, lack = check_evidence(
-            Ciphertexts(found.order, sent), value, node.ring.current().bundle.signing_key
-        )
+        covered, lack = check_evidence(found, read_as(Receipt, receipt), node_key)
     except CounterfoilError as error:
         return None, str(error)
-    return case_of(order, receipt, covered.sent, secret), lack
-
-
-def _objection(
-    sent: Sent, events: Sequence[Event], tokenizer: Tokenizer
-) -> CounterfoilError | None:
-    """Return what a client with the tokenizer says against an answer."""
-    body = sent.opened.body
-    said = SaidText(tokenizer, body.settings.stop, body.settings.stop_token_ids)
-    reader: StreamReader | None = None
-    try:
-        for event in events:
-            if isinstance(event, AcceptedEvent):
-                reader = StreamReader(sent, event.node_nonce, event.signature, said)
-                continue
-            assert reader is not None
-            if isinstance(event, FrameEvent):
-                reader.frame(event.index, event.ciphertext, event.signature)
-                continue
-            final = reader.final(event.ciphertext, event.signature)
-            response = Response.of(sent, reader, final)
-            check_response(response, now_ms(), lambda: prompt_ids(tokenizer, body))
-            return None
-    except CounterfoilError as error:
-        return error
-    return CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
-
-
-def _as_received(
-    sent: Sent, events: Sequence[Event]
-) -> tuple[tuple[Frame, ...], FinalRecord | None, Evidence | None]:
-    """Open what the client received as far as it opens, whatever else is wrong with it."""
-    frames: list[Frame] = []
-    final: FinalRecord | None = None
-    evidence: Evidence | None = None
-    accepted = next(event for event in events if isinstance(event, AcceptedEvent))
-    context = sent.context(accepted.node_nonce)
-    opener = FrameOpener(sent.opened.keys, context)
-    with contextlib.suppress(CounterfoilError):
-        for event in events:
-            if isinstance(event, FrameEvent):
-                frames.append(opener.open(event.ciphertext))
-            elif isinstance(event, FinalEvent):
-                final = opener.open_final(event.ciphertext)
-                if final.evidence is not None:
-                    evidence = open_evidence(final.evidence, sent.opened.keys, context)
-    return tuple(frames), final, evidence
+    return case_of(found.order, receipt, covered.sent, secret), lack

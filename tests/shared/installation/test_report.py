@@ -11,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from shared.installation.audit_view import AuditView
+from shared.installation.cheat import Cheat
 from shared.installation.demo import PROMPTS
+from shared.installation.facts import Report, facts_of
 from shared.installation.layout import NodePlan, Plan
-from shared.installation.report import Report, facts_of, render, what_to_try
+from shared.installation.report import render, what_to_try
 
 NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-c", "operator-c", wrapper=("cheat.py",)))
 CAUGHT = (10, "0.006")
@@ -37,10 +39,22 @@ def epochs() -> list[dict]:
 
 def verdicts() -> list[dict]:
     return [
-        {"receipt": "r0", "node": "node-a", "outcome": "PASS", "confirms": None},
-        {"receipt": "r1", "node": "node-c", "outcome": "FAIL", "confirms": None},
-        {"receipt": "r1", "node": "node-c", "outcome": "FAIL", "confirms": "v1"},
+        verdict("r0", "node-a", "PASS", "exact"),
+        verdict("r1", "node-c", "FAIL", "tokens"),
+        verdict("r1", "node-c", "FAIL", "tokens", confirms="v1"),
     ]
+
+
+def verdict(
+    receipt: str, node: str, outcome: str, reason: str, confirms: str | None = None
+) -> dict:
+    return {
+        "receipt": receipt,
+        "node": node,
+        "outcome": outcome,
+        "reason": reason,
+        "confirms": confirms,
+    }
 
 
 def invoice(output: int) -> dict:
@@ -99,6 +113,9 @@ def found() -> dict:
         "proofs": {"missing": 0},
         "costs": costs(),
         "fsck": {"findings": []},
+        "refusals": [],
+        "status": {"node-c": {"bundle_witnessed": True, "receipts": 2, "delivered": 2}},
+        "seldom": "",
     }
 
 
@@ -106,11 +123,14 @@ def report(facts: dict) -> Report:
     status = {"size": 9, "witnessed_size": 9, "witnessed_root": "ab" * 32, "findings": 0}
     return Report(
         plan=Plan(Path("data"), NODES),
+        cheat=Cheat(("cheat.py",), "samples from another seed", facts["seldom"]),
         answers=facts["answers"],
+        refusals=facts["refusals"],
         prompts=4,
         proofs=facts["proofs"],
         view=AuditView.of(facts["receipts"], facts["epochs"], facts["verdicts"]),
         costs=facts["costs"],
+        status=facts["status"],
         log={"fsck": facts["fsck"], "status": status},
         deaths=[],
         seconds={"start": 1.0, "answers": 2.0, "all": 4.0},
@@ -166,12 +186,15 @@ def honest_failed(facts):
 
 
 def honest_named(facts):
-    confirming = {"receipt": "r0", "node": "node-a", "outcome": "FAIL", "confirms": "v"}
-    facts["verdicts"].append(confirming)
+    facts["verdicts"].append(verdict("r0", "node-a", "FAIL", "tokens", confirms="v"))
 
 
 def cheater_unnamed(facts):
-    facts["verdicts"] = [facts["verdicts"][0], {**verdicts()[1], "outcome": "PASS"}]
+    facts["verdicts"] = [facts["verdicts"][0], verdict("r1", "node-c", "PASS", "exact")]
+
+
+def honest_refused_by_the_client(facts):
+    facts["refusals"].append({"node": "node-a", "error": "COMMITMENT_MISMATCH", "detail": "no"})
 
 
 def unconfirmed(facts):
@@ -234,6 +257,8 @@ def fsck_failed(facts):
         (honest_failed, "no honest node has a FAIL"),
         (honest_named, "is named"),
         (cheater_unnamed, "is named"),
+        (honest_refused_by_the_client, "is named"),
+        (honest_refused_by_the_client, "every prompt was answered"),
         (unconfirmed, "is named"),
         (overclaim_missed, "operator-c's invoice"),
         (overclaim_by_one_token, "operator-c's invoice"),
@@ -254,6 +279,87 @@ def test_a_fact_falls_when_its_subject_changes(change, promise):
     assert any(promise in fact for fact in fallen(facts))
 
 
+def told(facts: dict, promise: str) -> str:
+    """What was found about the one promise with these words in it, which must hold."""
+    (fact,) = [fact for fact in facts_of(report(facts)) if promise in fact.promise]
+    assert fact.holds, fact
+    return fact.found
+
+
+def nothing_refused() -> dict:
+    """A run in which no verdict blames anybody, and nothing but the overclaim is amiss."""
+    facts = found()
+    cheater_unnamed(facts)
+    facts["costs"]["reconciled"]["operator-c"] = reconciled(3, "0.0018")
+    return facts
+
+
+def test_a_node_is_named_by_two_auditors_with_their_reasons():
+    assert (
+        told(found(), "is named") == "node-c by two auditors that agree on 1 answers: FAIL tokens"
+    )
+
+
+def test_a_node_is_named_by_two_auditors_whom_it_withholds_its_evidence():
+    facts = found()
+    facts["verdicts"][1:] = [
+        verdict("r1", "node-c", "INCONCLUSIVE", "withheld", confirms=one) for one in (None, "v1")
+    ]
+    assert "INCONCLUSIVE withheld" in told(facts, "is named")
+    assert fallen(facts) == []
+    facts["verdicts"].pop()
+    assert len(fallen(facts)) == 2  # neither judged to the end nor named
+
+
+def test_a_node_whose_answers_the_client_refuses_is_named_by_the_client():
+    facts = nothing_refused()
+    refusal = {"node": "node-c", "error": "COMMITMENT_MISMATCH", "detail": "the text is another"}
+    facts["refusals"] = [refusal, refusal]
+    assert "by the client, which refuses 2" in told(facts, "is named")
+    assert "2 of them by another node" in told(facts, "every prompt was answered")
+    assert fallen(facts) == []
+
+
+def test_a_node_whose_key_bundle_the_log_refuses_is_named_by_the_log_and_bills_nothing():
+    facts = nothing_refused()
+    facts["status"]["node-c"]["bundle_witnessed"] = False
+    for what in ("claims", "meters", "reconciled", "invoices"):
+        del facts["costs"][what]["operator-c"]
+    for item in (*facts["receipts"], *facts["verdicts"]):
+        item["node"] = "node-a"
+    assert "by the log" in told(facts, "is named")
+    assert told(facts, "nothing to bill") == "0 receipts"
+    assert fallen(facts) == []
+    assert "operator-c" in shown(facts, 80)
+    facts["receipts"][3]["node"] = "node-c"
+    assert any("nothing to bill" in fact for fact in fallen(facts))
+
+
+def test_a_node_that_seldom_cheats_may_get_through_a_run_in_words():
+    facts = nothing_refused()
+    assert any("is named" in fact for fact in fallen(facts))
+    facts["seldom"] = "it cheats on one request in a hundred"
+    said = told(facts, "is named")
+    assert (
+        said
+        == "nobody, this time: it cheats on one request in a hundred, and 1 of 2 answers were audited"
+    )
+    assert fallen(facts) == []
+    honest_named(facts)
+    assert any("is named" in fact for fact in fallen(facts))
+
+
+def test_what_no_receipt_in_the_log_supports_is_unproven_to_the_last_token():
+    facts = nothing_refused()
+    facts["refusals"] = [{"node": "node-c", "error": "COMMITMENT_MISMATCH", "detail": "no"}]
+    facts["status"]["node-c"]["delivered"] = 0
+    bare = reconciled(23, "0", 0, "0.0138")
+    facts["costs"]["reconciled"]["operator-c"] = bare
+    assert "23 tokens, 0.0138 EUR over" in told(facts, "no receipt in the log supports")
+    bare["parts"]["unproven"] = "0.0137"
+    assert any("no receipt in the log supports" in fact for fact in fallen(facts))
+
+
 def shown(facts: dict, width: int) -> str:
     written = io.StringIO()
     Console(width=width, file=written).print(render(report(facts)))
@@ -270,6 +376,13 @@ def test_the_summary_reads_at_usual_widths_and_says_how_it_ended(width):
     bad = found()
     no_export(bad)
     assert "NOT every fact holds" in shown(bad, width)
+
+
+def test_answers_without_a_token_have_no_first_one_to_time():
+    facts = found()
+    for told in facts["answers"]:
+        told.update(ttft_ms=None, usage={"output": 0})
+    assert "4 with 0 output tokens" in shown(facts, 80)
 
 
 def test_the_shipped_prompts_are_what_the_demonstration_promises():
