@@ -13,7 +13,7 @@ from pathlib import Path
 from audit_layer.replay.case import Case
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.hearing import Replayed
-from audit_layer.replay.judge import judge
+from audit_layer.replay.judge import judge, judge_header
 from shared.codec import cbor
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
@@ -102,7 +102,8 @@ class Bench:
         root = receipt.model_root
         known = self._folders.get(root)
         if known is None:
-            return Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
+            unavailable = Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
+            return judge_header(case) or unavailable
         dtype = ModelConfig.from_folder(known.folder).dtype
         chosen = self._arithmetic(dtype, receipt.numeric_profile)
         if (root, chosen) not in self._loaded:

@@ -11,6 +11,8 @@ from typing import Final
 from audit_layer.replay import steps
 from audit_layer.replay.case import Case
 from audit_layer.replay.hearing import Arithmetic, Hearing
+from shared.envelope.header import Envelope
+from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import read_as
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
@@ -79,3 +81,19 @@ def two_finals() -> Judgement:
     """Judge a node that signed two final records for one receipt: whatever they say, its client was shown only one."""
     difference = Difference("one final record", "two, both signed by the node")
     return Judgement(Reason.STREAM, {}, (Check(4, "final record", Reason.STREAM, difference),))
+
+
+def judge_header(case: Case) -> Judgement | None:
+    """Judge whether the receipt is for the model that the sealed header asks for, which takes no model; None if it is.
+
+    A receipt could otherwise name a model that no auditor has, and nobody could judge it.
+    """
+    receipt = read_as(Receipt, case.receipt)
+    try:
+        asked = Envelope.from_bytes(case.envelope).header.model_root
+    except CounterfoilError:  # the tenant's own doing, which the steps find
+        return None
+    if asked == receipt.model_root:
+        return None
+    difference = Difference(asked.hex(), receipt.model_root.hex())
+    return Judgement(Reason.MODEL, {}, (Check(2, "model", Reason.MODEL, difference),))

@@ -150,7 +150,7 @@ def a_folder(path):
         ("model.safetensors", emptied, 3),
         ("model.safetensors", garbled, 3),
         ("model.safetensors", removed, 2),
-        ("model.safetensors", a_folder, 3),
+        ("model.safetensors", a_folder, 2),
         ("config.json", removed, 2),
         ("config.json", shortened, 3),
         ("config.json", garbled, 3),

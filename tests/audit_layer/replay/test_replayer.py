@@ -28,7 +28,7 @@ from shared.statements.verdicts import Reason
 from shared.text.stream import TextStream
 from shared.verification.judgement import Judgement
 from tests.audit_layer.replay import fake_child
-from tests.audit_layer.replay.inference import Story, make_case
+from tests.audit_layer.replay.inference import H, Story, make_case
 from tests.audit_layer.replay.waiting import until
 from tests.shared.model.tiny import BACKEND, END, write_folder
 
@@ -267,6 +267,18 @@ def test_a_folder_that_changed_after_its_root_was_computed_judges_nothing(tmp_pa
         with pytest.raises(CounterfoilError, match="changed after") as caught:
             bench.judge(case)
         assert caught.value.code is Code.CORRUPT
+
+
+def test_a_receipt_for_a_model_that_nobody_has_fails_unless_the_request_asks_for_it(tmp_path):
+    bench = Bench([write_folder(tmp_path / "model")], threads=1)
+    for asked, reason in ((bytes(32), Reason.UNAVAILABLE), (H, Reason.MODEL)):
+        story = Story(header_model=asked, receipt_changes={"model_root": bytes(32)})
+        assert bench.judge(make_case(story)).reason is reason
+    junk = replace(
+        make_case(Story(header_model=H, receipt_changes={"model_root": bytes(32)})),
+        envelope=b"junk",
+    )
+    assert bench.judge(junk).reason is Reason.UNAVAILABLE
 
 
 def test_the_real_process_judges_is_killed_in_mid_case_begins_again_and_ends_with_its_input(
