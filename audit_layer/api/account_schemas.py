@@ -3,7 +3,7 @@
 from typing import Self
 
 from audit_layer.api.schemas import ReceiptView, VerdictView, View
-from audit_layer.costs.payable import Standing
+from audit_layer.costs.reading import Payability
 from audit_layer.replay.account import Account, EpochOf, Opinion
 from shared.verification.judgement import Check, Judgement
 
@@ -108,12 +108,21 @@ class PayableView(View):
     reason: str | None
     because: str | None
     """Entry of the statement that makes it so."""
+    amount: str | None = None
+    """The exact amount that it comes to; null where it was never rated."""
+    currency: str | None = None
 
     @classmethod
-    def of(cls, standing: Standing) -> Self:
-        """Translate a standing in the books."""
-        because = None if standing.because is None else standing.because.hex()
-        return cls(state=standing.state.value, reason=standing.reason, because=because)
+    def of(cls, found: Payability) -> Self:
+        """Translate what the books say."""
+        standing = found.standing
+        return cls(
+            state=standing.state.value,
+            reason=standing.reason,
+            because=None if standing.because is None else standing.because.hex(),
+            amount=found.amount,
+            currency=found.currency,
+        )
 
 
 class AccountView(View):
@@ -127,7 +136,7 @@ class AccountView(View):
     """Null before the books have processed it."""
 
     @classmethod
-    def of(cls, account: Account, payable: Standing | None) -> Self:
+    def of(cls, account: Account, payable: Payability | None) -> Self:
         """Translate an account."""
         return cls(
             receipt=ReceiptView.of(account.receipt),

@@ -13,51 +13,64 @@ MILLION: Final = 1_000_000
 
 HOLDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "profile": "the node computes in a numeric profile that this auditor computes too",
-        "secret": "the custodians' shares give the secret that opens the sealed request",
+        "profile": "the node computes by a definition that this auditor computes too",
+        "secret": "the sealed request opens with the keys that its custodians released",
         "model": "the receipt is for the model that the request asks for",
-        "prompt": "the prompt's tokens are what the tokenizer makes of the request",
-        "frames": "every part of the answer opens, in order, and they are the receipt's",
-        "final record": "the final record repeats the receipt and the tokens that were sent",
-        "delivery": "the final record with the evidence is there",
-        "evidence": "the evidence is the receipt's and is about these tokens",
-        "replay": "the model can have produced a sequence of these tokens",
-        "activations": "the model's states, recomputed bit for bit, are those that the node committed to",
-        "tokens": "every output token is the one that the seed and the settings choose",
-        "log-probabilities": "the log-probabilities are those of the model",
-        "text": "the text that the client was shown is that of the tokens",
-        "settings": "the receipt commits to the settings of the request",
-        "finish": "the answer ended where its rules or its tenant wanted it to",
-        "usage": "the counts are those of the tokens",
-        "claims": "what is claimed about times, compute and energy is possible",
+        "prompt": "the prompt was taken as it was sent",
+        "frames": "all parts of the answer are there, in order, and match the receipt",
+        "final record": "the record at the end repeats the receipt and the tokens that were sent",
+        "delivery": "the record at the end, with the evidence, was handed over",
+        "evidence": "the evidence belongs to this receipt and these tokens",
+        "replay": "the tokens are ones that this model has",
+        "activations": "the inner results, computed again, are those that the node committed to",
+        "tokens": "every token of the answer is the one that model, seed and settings choose",
+        "log-probabilities": "the log-probabilities are the model's",
+        "text": "the text that was shown is that of the tokens",
+        "settings": "the receipt is for the settings of the request",
+        "finish": "the answer ended where its rules, its tenant or its deadline wanted it to",
+        "usage": "the tokens that are billed are those that were computed",
+        "claims": "the times, compute and energy that are claimed are possible",
     }
 )
-"""What each check of a judgement establishes, by its name."""
+"""What each check of a judgement establishes, by its name, in the order in which they are made."""
 
 MEANS: Final[Mapping[Reason, str]] = MappingProxyType(
     {
-        Reason.EXACT: "The answer was recomputed, and every bit of it is as it should be.",
+        Reason.EXACT: "The answer was computed again: its tokens, text and counts are exactly as they should be.",
         Reason.ORDER: "The node signed a second receipt for an order that it had answered before.",
-        Reason.MODEL: "The node served another model than the request asked for.",
+        Reason.MODEL: "The node's receipt is for another model than the request asks for.",
         Reason.INPUT: "The node did not work on the prompt that it was sent.",
         Reason.STREAM: "What the node signed about the answer does not fit together.",
         Reason.EVIDENCE: "The node's evidence is not about the answer that it sent.",
-        Reason.SETTINGS: "The node committed to other settings than the request has.",
-        Reason.ACTIVATIONS: "The node did not compute with this model, or not in full.",
-        Reason.TOKENS: "The node sent tokens that the model, seed and settings do not choose.",
+        Reason.SETTINGS: "The node's receipt is for other settings than the request has.",
+        Reason.ACTIVATIONS: "The answer was not computed as this model computes it.",
+        Reason.TOKENS: "The node sent tokens that this model, with this seed and these settings, does not choose.",
         Reason.LOGPROBS: "The node sent log-probabilities that are not the model's.",
         Reason.TEXT: "The client was shown a text that is not that of the tokens.",
         Reason.FINISH: "The answer does not end where it has to, or for another reason than the receipt says.",
-        Reason.USAGE: "The receipt counts other tokens than were computed.",
+        Reason.USAGE: "The receipt bills other tokens than were computed.",
         Reason.IMPLAUSIBLE: "The receipt claims something that is physically impossible.",
-        Reason.PROFILE: "The node computes in a numeric profile that no auditor of this log computes.",
-        Reason.WITHHELD: "The node did not hand over what an audit of this request needs, although it was asked in time.",
-        Reason.UNAVAILABLE: "The audit could not get what it needs: custodians' shares, or the model. Nobody loses anything by it.",
-        Reason.UNREPLAYABLE: "The audit's own process could not judge this request, several times. A person has to look into it.",
-        Reason.ESCROW: "The tenant sealed the request so that those who should be able to open it cannot.",
+        Reason.PROFILE: "The node computes by a definition that no auditor of this log can repeat.",
+        Reason.WITHHELD: "Nobody handed over what the audit needs, although the node was asked in time.",
+        Reason.UNAVAILABLE: "The audit could not get what it needs (custodians' keys or the model), which is not the node's fault.",
+        Reason.UNREPLAYABLE: "The audit's own process failed several times on this request. A person has to look into it.",
+        Reason.ESCROW: "The sealed request could not be opened by those who should be able to, which is not the node's fault.",
     }
 )
 """Each reason code in a sentence."""
+
+COMPUTED: Final = frozenset({Reason.ACTIVATIONS, Reason.TOKENS, Reason.LOGPROBS})
+"""Reasons that rest on computing the answer again; other FAILs rest on comparing what was signed."""
+
+ENDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "stop": "which ended by itself",
+        "length": "which ended at the length that was asked for",
+        "cancelled": "which the receipt calls cancelled by the tenant",
+        "deadline": "which the receipt calls ended by the order's deadline",
+        "failed": "which the node calls failed",
+    }
+)
 
 PLACES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -113,14 +126,14 @@ def explain(account: AccountView) -> Explanation:
     sections = [Section("The request", tuple(_request(account)))]
     if decisive is not None:
         sections += [
-            Section("What was found", tuple(_found(decisive))),
+            Section(f"What auditor {decisive.worker} found", tuple(_found(decisive))),
             Section("What was checked", tuple(_checked(decisive))),
-            Section("How sure that is", tuple(_sure(account))),
+            Section("How sure that is", tuple(_sure(account, decisive))),
         ]
     others = [opinion for opinion in account.opinions if opinion is not decisive]
     if others:
         sections.append(Section("Who else looked", tuple(map(_other, others))))
-    sections.append(Section("What follows", tuple(_follows(account))))
+    sections.append(Section("What follows", tuple(_follows(account, decisive))))
     good = None if decisive is None else _good(decisive)
     return Explanation(_headline(account, decisive), good, tuple(sections))
 
@@ -150,114 +163,151 @@ def _confirmed(account: AccountView) -> bool:
 
 
 def _headline(account: AccountView, decisive: OpinionView | None) -> str:
+    paid = (
+        ""
+        if account.payable is None
+        else {"refused": "; not payable"}.get(account.payable.state, f"; {account.payable.state}")
+    )
     if decisive is not None:
         assert decisive.verdict is not None
         reason = _reason(decisive)
         told = f"{decisive.verdict.outcome} ({reason.value})"
         if reason.blame is Blame.NODE:
-            told += ", confirmed" if _confirmed(account) else ", not confirmed yet"
-        return f"{told}. {MEANS[reason]}"
+            told += (
+                ", confirmed by a second auditor" if _confirmed(account) else ", not confirmed yet"
+            )
+        return f"{told}{paid}. {MEANS[reason]}"
     if account.opinions:
-        return "Drawn, not judged yet."
+        return f"Selected for an audit, not judged yet{paid}."
     epoch = account.epoch
     if epoch is None or epoch.state != "drawn":
-        return "Not audited yet: its epoch is still open, so nobody knows whether it will be drawn."
-    return "Not audited: its epoch's draw did not select it."
+        return (
+            f"Not audited yet{paid}: nobody knows until its epoch ends whether it will be selected."
+        )
+    return f"Not audited{paid}: it was not selected, as most are not. That is not a PASS."
 
 
 def _request(account: AccountView) -> Iterator[Line]:
-    receipt, epoch = account.receipt, account.epoch
+    receipt, epoch, paid = account.receipt, account.epoch, account.payable
+    retry = f" (attempt {receipt.attempt + 1})" if receipt.attempt else ""
     yield Line(
-        f"{receipt.operator}/{receipt.node} answered request {receipt.number} of {receipt.tenant}"
-        f" (attempt {receipt.attempt}) on {utc(receipt.started)}: {receipt.input_tokens} tokens in,"
-        f" {receipt.output_tokens} out, ended by {receipt.finish!r}."
+        f"Node {receipt.node} of operator {receipt.operator} answered request {receipt.number} of tenant"
+        f" {receipt.tenant}{retry} on {utc(receipt.started)}: {receipt.input_tokens} tokens of prompt,"
+        f" {receipt.output_tokens} of answer, {ENDS[receipt.finish]}."
     )
-    yield Line(f"Receipt {receipt.entry}, log index {receipt.log_index}.")
+    amount = (
+        f" It comes to {paid.amount} {paid.currency}." if paid is not None and paid.amount else ""
+    )
+    yield Line(f"Its receipt is entry {receipt.log_index} of the log, {receipt.entry}.{amount}")
     if epoch is None:
         return
     chance = (
-        f"{epoch.rate_ppm / MILLION:.2%} of all receipts, and at least {epoch.floor} of every node,"
+        f"{epoch.rate_ppm / MILLION:.2%} of all receipts, and at least {epoch.floor} of every node"
     )
+    selected = "This one was" if account.opinions else "This one was not"
     if epoch.state != "drawn":
-        yield Line(f"It lies in epoch {epoch.number}, of which {chance} will be drawn.")
+        yield Line(
+            f"It belongs to epoch {epoch.number}. When that ends, {chance} will be selected by lot."
+        )
     elif epoch.whole:
-        yield Line(f"It lies in epoch {epoch.number}, which is audited whole.")
+        yield Line(f"It belongs to epoch {epoch.number}, of which every receipt is audited.")
     else:
         yield Line(
-            f"It lies in epoch {epoch.number}, of which {chance} were drawn by a"
-            " seed that nobody knew when it was signed."
+            f"It belongs to epoch {epoch.number}, of which {chance}, were selected by a lot that nobody could"
+            f" know when the node signed. {selected}."
         )
 
 
 def _found(opinion: OpinionView) -> Iterator[Line]:
+    assert opinion.verdict is not None
+    yield Line(
+        f"Verdict of {utc(opinion.verdict.at)}, entry {opinion.verdict.log_index} of the log."
+    )
     judgement = opinion.judgement
-    broken = [] if judgement is None else [check for check in judgement.checks if not check.held]
-    for check in broken:
-        yield Line(f"{_subject(check)}: {_difference(check)}", held=False)
-        if check.name == "activations" and check.where:
-            yield Line(
-                "Nodes commit to the last layer's states only, so the layer in which the computations"
-                " part cannot be named."
-            )
     if judgement is None:
-        yield Line("The worker's judgement is not kept here; the verdict carries its hash.")
+        yield Line("What exactly was checked is not kept here; the verdict carries its hash.")
         return
+    for check in judgement.checks:
+        if not check.held:
+            yield Line(
+                f"Not so: {HOLDS.get(check.name, check.name)}.{_difference(check)}", held=False
+            )
     for name, title in FACTS.items():
         if name in judgement.facts:
             yield Line(f"{title}: {judgement.facts[name]}")
-    if not broken and _good(opinion):
+    if _good(opinion):
         facts = judgement.facts
         yield Line(
             f"{facts.get('prompt_tokens', 0)} tokens of prompt and {facts.get('output_tokens', 0)} of answer"
-            f" were recomputed; {facts.get('blocks', 0)} blocks of states and every token are equal.",
+            " were computed again, and all of them are equal.",
             held=True,
         )
 
 
-def _subject(check: CheckView) -> str:
-    """Return what was checked, as the beginning of a sentence."""
-    text = HOLDS.get(check.name, check.name)
-    return f"It does not hold that {text}"
-
-
 def _difference(check: CheckView) -> str:
-    parts = []
-    if check.expected is not None:
-        parts.append(f"expected {check.expected}")
-    if check.found is not None:
-        parts.append(f"found {check.found}")
+    """Return what differs and where, as further sentences."""
+    told = ""
+    if check.expected is not None and check.found is not None:
+        told += f" Expected: {check.expected}; found: {check.found}."
+    elif check.found is not None:
+        told += f" The reason: {check.found}."
     where = [PLACES[name].format(at) for name, at in check.where.items() if name in PLACES]
     if where:
-        parts.append(f"first at {', '.join(where)} (counted from 0)")
+        told += f" The first difference is in {', '.join(where)} (counted from 0)."
     if "wrong" in check.where:
-        parts.append(f"{check.where['wrong']} positions differ")
-    return "; ".join(parts) or "nothing more is known"
+        told += f" {check.where['wrong']} places differ."
+    return told
 
 
 def _checked(opinion: OpinionView) -> Iterator[Line]:
     checks = [] if opinion.judgement is None else opinion.judgement.checks
     for check in checks:
-        yield Line(f"({check.step}) {HOLDS.get(check.name, check.name)}", held=check.held)
+        yield Line(HOLDS.get(check.name, check.name), held=check.held)
     if not checks:
-        yield Line("Nothing had to be disclosed or replayed for this: it shows in the log itself.")
+        yield Line("Nothing had to be opened or computed: it shows in the log itself.")
+        return
+    made = {check.name for check in checks}
+    left = [words for name, words in HOLDS.items() if name not in made]
+    if left:
+        yield Line(f"Not checked any more, or not needed for this: {'; '.join(left)}.")
 
 
-def _sure(account: AccountView) -> Iterator[Line]:
-    decisive = _decisive(account)
-    assert decisive is not None
-    reason = _reason(decisive)
+def _sure(account: AccountView, decisive: OpinionView) -> Iterator[Line]:
+    reason, confirmed = _reason(decisive), _confirmed(account)
+    if reason is Reason.EXACT:
+        yield Line(
+            "Every bit was compared, without a tolerance: a node that cheated in what was checked could not pass."
+        )
+        yield Line(
+            "Times, compute and energy are the node's claims; that they are possible is all that was checked."
+        )
+        return
+    if reason is Reason.WITHHELD:
+        yield Line(
+            "Certain is only that it was asked for in time and did not come. An outage looks the same as a refusal, so"
+            " one case weighs little, and repeated ones suspend a node."
+        )
+        return
     if reason.outcome is Outcome.INCONCLUSIVE:
-        yield Line("Nothing was recomputed to the end, so this says nothing about the computation.")
+        yield Line("The computation was not looked at, so nothing is known about it.")
+        return
+    if reason in COMPUTED:
+        yield Line(
+            "The computation was repeated bit for bit, without a tolerance: an honest node cannot fail by chance. Why it"
+            " differs (another model, a shortcut, faulty equipment) the audit cannot tell."
+        )
     else:
         yield Line(
-            "Equality of bits needs no threshold: an honest node cannot fail by chance, and a node that"
-            " departs from the definition in one bit of what it commits to cannot pass."
+            "What the node signed was compared exactly; no tolerance or estimate is involved."
         )
-        if reason is not Reason.EXACT:
-            yield Line(
-                "What remains is a fault of one machine. So a FAIL counts when a second worker, with keys,"
-                " a process and a disclosure of its own, finds one too."
-            )
+    if confirmed:
+        yield Line(
+            "A second auditor, on another machine with other keys, found the same: the first one's machine is not to blame."
+        )
+    else:
+        yield Line(
+            "The auditor's own machine could be at fault. So nothing follows until a second auditor agrees."
+        )
 
 
 def _other(opinion: OpinionView) -> Line:
@@ -267,42 +317,69 @@ def _other(opinion: OpinionView) -> Line:
     if opinion.verdict is not None:
         verdict = opinion.verdict
         return Line(
-            f"{opinion.worker} ({kind} opinion): {verdict.outcome} ({verdict.reason}),"
-            f" log index {verdict.log_index}."
+            f"{opinion.worker} ({kind} opinion, {utc(verdict.at)}): {verdict.outcome} ({verdict.reason}),"
+            f" entry {verdict.log_index} of the log."
         )
-    waits = f"; it waits: {opinion.waits_for}" if opinion.waits_for else ""
+    waits = f" Its last try ended with: {opinion.waits_for}." if opinion.waits_for else ""
     return Line(
-        f"{opinion.worker} ({kind} opinion) was asked and has until {utc(opinion.deadline)}{waits}."
+        f"{opinion.worker} ({kind} opinion) was asked; evidence is waited for until {utc(opinion.deadline)}.{waits}"
     )
 
 
-def _follows(account: AccountView) -> Iterator[Line]:
-    decisive, payable = _decisive(account), account.payable
-    if payable is None:
-        yield Line("The books have not rated the receipt yet.")
-    elif payable.state == "payable":
-        yield Line("The receipt is payable.")
-    elif payable.state == "held":
+def _follows(account: AccountView, decisive: OpinionView | None) -> Iterator[Line]:
+    yield Line(_money(account, decisive))
+    if decisive is None:
+        if account.opinions:
+            yield Line(
+                "Nothing has to be done: the verdict is due after the deadline above, at the latest."
+            )
+        return
+    receipt, verdict = account.receipt, decisive.verdict
+    assert verdict is not None
+    if _good(decisive) is not False:
         yield Line(
-            "The receipt's amount is held: neither paid nor refused until another worker's verdict."
+            "Nothing has to be done."
+            if _good(decisive)
+            else "Nothing follows for the node. Whoever runs the audit, or sealed the request, should look into it."
+        )
+    elif _confirmed(account):
+        yield Line(
+            "It counts in the node's standing, by which clients choose:"
+            f" `counterfoil audit standing --node {receipt.operator}/{receipt.node}`."
+        )
+        yield Line(
+            f"Proof for a dispute: `counterfoil log bundle {verdict.entry[:16]} --out FILE`, which anybody can verify offline."
         )
     else:
-        yield Line(f"The receipt is not payable: {payable.reason}.")
-    if decisive is None or _good(decisive) is not False:
-        return
-    if _confirmed(account):
-        yield Line(
-            "It counts against the node: see `counterfoil audit standing`. Clients leave a suspended node,"
-            " as their policy says."
-        )
-        return
+        yield Line(_pending(account))
+
+
+def _money(account: AccountView, decisive: OpinionView | None) -> str:
+    payable = account.payable
+    if payable is None:
+        return "The books have not processed the receipt yet."
+    if payable.state == "payable":
+        if decisive is None:
+            return "It is payable: receipts that were not selected are."
+        return "It is payable." if _good(decisive) else "It is payable: the node is not at fault."
+    if payable.state == "held":
+        return "Its amount is held: neither paid nor refused, until another auditor's verdict."
+    told = f"It is not payable: {payable.reason}."
+    if decisive is not None and _reason(decisive) is Reason.WITHHELD:
+        told += " Handing over evidence is part of what is paid for."
+    return told
+
+
+def _pending(account: AccountView) -> str:
+    """Return what a verdict against the node waits for."""
     waiting = [opinion for opinion in account.opinions if opinion.verdict is None]
     if waiting:
-        yield Line(
-            f"A second opinion is asked for until {utc(max(o.deadline for o in waiting))}. Until then the node's"
-            " operator can hand in evidence: `counterfoil node deposit`."
+        until = utc(max(opinion.deadline for opinion in waiting))
+        return (
+            f"Wait for the next opinion; evidence is waited for until {until}, and until then the operator can hand it"
+            " in with `counterfoil node deposit`. If it agrees, the receipt is not payable; if not, a third auditor"
+            " decides, and without one it stays as it is."
         )
-    elif not any(opinion.kind == "confirm" for opinion in account.opinions):
-        yield Line("A second worker will be asked.")
-    else:
-        yield Line("The second worker did not agree, so it has no consequence for the node.")
+    if not any(opinion.kind == "confirm" for opinion in account.opinions):
+        return "A second auditor will be asked, if there is one."
+    return "The second auditor did not agree, so it has no consequence for the node unless a third one does."

@@ -181,8 +181,24 @@ def unpaid(db: Session, tenant: str | None, limit: int) -> list[Unpaid]:
     return found
 
 
-def payability(db: Session, receipt: bytes) -> Standing | None:
+@dataclass(frozen=True, slots=True)
+class Payability:
+    """What becomes of one receipt's amount; exact, None where it was never rated."""
+
+    standing: Standing
+    amount: str | None
+    currency: str | None
+
+
+def payability(db: Session, receipt: bytes) -> Payability | None:
     """Return whether one receipt is payable, and why not if it is not; None before the books have processed it."""
+    standing = _standing_of(db, receipt)
+    if standing is None:
+        return None
+    return Payability(standing, *_amounts(db, [receipt]).get(receipt, (None, None)))
+
+
+def _standing_of(db: Session, receipt: bytes) -> Standing | None:
     row = db.get(RatedReceiptRow, receipt)
     if row is None:
         return None

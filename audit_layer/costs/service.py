@@ -16,8 +16,7 @@ from audit_layer.costs.check import check_books
 from audit_layer.costs.focus import Charge
 from audit_layer.costs.invoices import Invoice
 from audit_layer.costs.models import InvoiceRow, RatedReceiptRow, ReconciliationRow
-from audit_layer.costs.payable import Standing
-from audit_layer.costs.reading import Contract, contract
+from audit_layer.costs.reading import Contract, Payability, contract
 from audit_layer.costs.reconcile import Reconciliation, reconcile
 from audit_layer.costs.reporting import as_json
 from audit_layer.log.tile_table import log_size
@@ -57,7 +56,7 @@ class Costs:
         with session(self._engine, isolation="REPEATABLE READ") as db:
             return list(check_books(db))
 
-    def payability(self, receipt: bytes) -> Standing | None:
+    def payability(self, receipt: bytes) -> Payability | None:
         """Return whether a receipt is payable, and why not if it is not; None before it was rated."""
         with session(self._engine) as db:
             return reading.payability(db, receipt)

@@ -123,8 +123,8 @@ def test_a_pass_says_what_was_recomputed():
     found = explain(account(passed))
     assert found.good is True
     text = shown(account(passed))
-    assert "14 tokens of prompt and 64 of answer were recomputed" in text
-    assert "The receipt is payable." in text
+    assert "14 tokens of prompt and 64 of answer were computed again" in words(account(passed))
+    assert "It is payable." in text
     assert text.count("✓") == len(STEPS) + 1
     assert "✗" not in text
 
@@ -132,10 +132,10 @@ def test_a_pass_says_what_was_recomputed():
 def test_a_fail_names_the_place_and_who_looks_next():
     waiting = opinion(None, kind="confirm")
     text = words(account(opinion(Reason.TOKENS, WRONG), waiting, payable=HELD))
-    assert text.startswith("FAIL (tokens), not confirmed yet.")
+    assert text.startswith("FAIL (tokens), not confirmed yet;")
     assert "token 40 of the answer (counted from 0)" in text
-    assert "24 positions differ" in text
-    assert "dave (second opinion) was asked and has until" in text
+    assert "24 places differ" in text
+    assert "dave (second opinion) was asked" in text
     assert "counterfoil node deposit" in text
     assert "held" in text
 
@@ -145,17 +145,17 @@ def test_a_confirmed_fail_says_so_and_what_it_costs():
         opinion(Reason.TOKENS, WRONG),
         opinion(Reason.TOKENS, WRONG, kind="confirm", confirms="11" * 32),
     )
-    text = shown(account(first, second, payable=REFUSED))
-    assert text.startswith("FAIL (tokens), confirmed.")
-    assert "dave (second opinion): FAIL (tokens)" in text
+    text = words(account(first, second, payable=REFUSED))
+    assert text.startswith("FAIL (tokens), confirmed by a second auditor; not payable.")
+    assert "dave (second opinion, " in text
     assert "not payable: confirmed FAIL: tokens" in text
-    assert "counts against the node" in text
+    assert "counts in the node's standing" in text
 
 
 def test_a_fail_that_a_second_worker_contradicts_has_no_consequence():
     found = account(opinion(Reason.TOKENS, WRONG), opinion(Reason.EXACT, kind="confirm"))
     text = words(found)
-    assert text.startswith("FAIL (tokens), not confirmed yet.")
+    assert text.startswith("FAIL (tokens), not confirmed yet;")
     assert "did not agree, so it has no consequence" in text
 
 
@@ -164,7 +164,7 @@ def test_a_fail_that_a_second_worker_contradicts_has_no_consequence():
     [
         (None, "Not audited yet"),
         (DRAWN.model_copy(update={"state": "open", "whole": None}), "Not audited yet"),
-        (DRAWN, "did not select it"),
+        (DRAWN, "That is not a PASS"),
     ],
 )
 def test_a_receipt_that_nobody_judged_says_why(epoch, words):
@@ -176,15 +176,13 @@ def test_blame_is_never_put_on_a_node_for_what_is_not_its_doing(reason):
     found = explain(account(opinion(reason)))
     assert found.good is {Blame.NODE: False, Blame.NOBODY: True}.get(reason.blame)
     text = shown(account(opinion(reason)))
-    assert ("against the node" in text or "second worker will be asked" in text) == (
-        reason.blame is Blame.NODE
-    )
+    assert ("second auditor will be asked" in text) == (reason.blame is Blame.NODE)
 
 
 def test_what_never_came_is_shown_with_what_the_sources_said():
-    text = shown(account(opinion(Reason.WITHHELD, why="node.example: UNAVAILABLE")))
+    text = words(account(opinion(Reason.WITHHELD, why="node.example: UNAVAILABLE")))
     assert "What the sources answered: node.example: UNAVAILABLE" in text
-    assert "says nothing about the computation" in text
+    assert "An outage looks the same as a refusal" in text
 
 
 class Tags(HTMLParser):
