@@ -253,11 +253,12 @@ class _Variance:
 
 def _no_invoice(report: Report, node: NodePlan) -> Fact:
     """Return what is said where a node's meter counted nothing: no honest node is left without a request."""
-    count = sum(receipt["node"] == node.name for receipt in report.view.receipts)
+    answers = [r["output_tokens"] for r in report.view.receipts if r["node"] == node.name]
+    why = "no answer of its node has a token" if answers else "nobody sent its node a request"
     return Fact(
-        f"{node.operator} has nothing to bill: nobody sent its node a request",
-        bool(node.wrapper) and not count,
-        f"{count} receipts",
+        f"{node.operator} has nothing to bill: {why}",
+        bool(node.wrapper) and not any(answers),
+        f"{len(answers)} receipts",
     )
 
 
@@ -265,13 +266,14 @@ def _overclaim(report: Report, node: NodePlan, variance: _Variance) -> Fact:
     """Return what is said of a dishonest operator's invoice, which claims more than its node's own meter."""
     whose = f"{node.operator}'s invoice"
     status = report.status.get(node.name, {})
-    if status.get("receipts", 0) > status.get("delivered", 0):  # the log does not take them all
-        least = all(
-            variance.beyond[kind] >= variance.over[kind] + variance.refused[kind] for kind in KINDS
-        )
+    more = [variance.beyond[kind] - variance.over[kind] - variance.refused[kind] for kind in KINDS]
+    undelivered = status.get("receipts", 0) > status.get("delivered", 0)
+    if undelivered or any(
+        more
+    ):  # receipts that the log does not take, or that are not payable in themselves
         return Fact(
-            f"{whose}: what no receipt in the log supports is found to the last token and cent",
-            variance.accounted and least and any(variance.beyond.values()),
+            f"{whose}: what no payable receipt in the log supports is found to the last token and cent",
+            variance.accounted and min(more) >= 0 and any(variance.beyond.values()),
             f"{sum(variance.beyond.values())} tokens, "
             f"{variance.quantity + variance.unproven} {variance.currency} over",
         )
@@ -292,13 +294,13 @@ def _caught(report: Report, node: NodePlan, variance: _Variance) -> list[Fact]:
     ]
     if not caught:
         return []
-    refused = variance.refused
+    beyond = variance.beyond
     return [
         Fact(
             f"nothing is payable of what {node.name} was caught at",
-            refused["output"] >= sum(caught) and any(refused.values()),
-            f"{variance.unproven} {variance.currency} refused for {refused['output']} output tokens,"
-            f" {sum(caught)} of them in this run",
+            beyond["output"] >= sum(caught) and any(beyond.values()),
+            f"{variance.quantity + variance.unproven} {variance.currency} of its invoice are not payable, for"
+            f" {beyond['output']} output tokens; it was caught at {sum(caught)} of them in this run",
         )
     ]
 

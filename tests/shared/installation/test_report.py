@@ -355,9 +355,11 @@ def test_what_no_receipt_in_the_log_supports_is_unproven_to_the_last_token():
     facts["status"]["node-c"]["delivered"] = 0
     bare = reconciled(23, "0", 0, "0.0138")
     facts["costs"]["reconciled"]["operator-c"] = bare
-    assert "23 tokens, 0.0138 EUR over" in told(facts, "no receipt in the log supports")
+    assert "23 tokens, 0.0138 EUR over" in told(facts, "no payable receipt in the log supports")
+    facts["status"]["node-c"]["delivered"] = facts["status"]["node-c"].get("receipts", 0)
+    assert "0.0138 EUR over" in told(facts, "no payable receipt in the log supports")
     bare["parts"]["unproven"] = "0.0137"
-    assert any("no receipt in the log supports" in fact for fact in fallen(facts))
+    assert any("no payable receipt in the log supports" in fact for fact in fallen(facts))
 
 
 def shown(facts: dict, width: int) -> str:
