@@ -194,12 +194,17 @@ def honest(answers: Sequence[Scored], limits: Thresholds) -> dict[str, Any]:
             | share(*limits.hits(answers, scheme, name, pool))
             for scheme, name, pool in limits.limits
         ],
-        "published": [
-            {"scheme": "toploc", "verifier": name}
-            | share(sum(one.scores["toploc", name] > 1 for one in answers), len(answers))
-            for name in DTYPES
-        ],
+        "published": published(answers),
     }
+
+
+def published(answers: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Return how many answers TOPLOC rejects by the thresholds of its paper."""
+    return [
+        {"scheme": "toploc", "verifier": name}
+        | share(sum(one.scores["toploc", name] > 1 for one in answers), len(answers))
+        for name in DTYPES
+    ]
 
 
 def row(name: str, answers: Sequence[Scored], limits: Thresholds) -> dict[str, Any]:
@@ -221,4 +226,5 @@ def row(name: str, answers: Sequence[Scored], limits: Thresholds) -> dict[str, A
             | effort(*limits.hits(different, scheme, verifier, pool), pool, tokens)
             for scheme, verifier, pool in limits.limits
         ],
+        "published": published(different),
     }
