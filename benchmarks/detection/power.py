@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.detection.reference import DTYPES, NODE, SCHEMES, Verifier, scores, sent
+from benchmarks.detection.reference import NODE, SCHEMES, VERIFIERS, Verifier, scores, sent
 from benchmarks.detection.requests import requests
 from benchmarks.detection.statistics import audits_until, interval, threshold, upper
 from benchmarks.detection.traces import Recorder
@@ -42,7 +42,7 @@ class Size:
     rate: float = RATE
 
 
-FULL: Final = Size(3200, 1600, 128, 48, (1, 4, 16))
+FULL: Final = Size(1600, 1600, 100, 48, (1, 8))
 QUICK: Final = Size(6, 4, 4, 10, (1, 2), rate=0.25)
 
 
@@ -54,7 +54,7 @@ class Scored:
     reason: Reason
     tokens: int
     scores: Mapping[tuple[str, str], float]
-    """By scheme and the verifier's dtype."""
+    """By scheme and verifier."""
 
 
 class Lab:
@@ -63,7 +63,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         other = write_other_model(folder / "other", MODEL)
         self._trial = Trial(folder, arithmetic=NODE, others=[other])
-        self._verifiers = {name: Verifier(dtype) for name, dtype in DTYPES.items()}
+        self._verifiers = {name: Verifier(name) for name in VERIFIERS}
         self._recorder = Recorder()
         self._honest: dict[bytes, tuple[Any, ...]] = {}
         """What an honest node says, by the request's seed."""
@@ -143,7 +143,7 @@ class Thresholds:
         self.limits = {
             (scheme, name, pool): threshold(pooled(honest, (scheme, name), pool), size.rate)
             for scheme in SCHEMES
-            for name in DTYPES
+            for name in VERIFIERS
             for pool in size.pools
         }
 
@@ -203,7 +203,7 @@ def published(answers: Sequence[Scored]) -> list[dict[str, Any]]:
     return [
         {"scheme": "toploc", "verifier": name}
         | share(sum(one.scores["toploc", name] > 1 for one in answers), len(answers))
-        for name in DTYPES
+        for name in VERIFIERS
     ]
 
 

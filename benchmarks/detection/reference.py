@@ -1,13 +1,15 @@
 """A verifier as the published schemes have it: the same checkpoint, but not the node's arithmetic, so that it sees honest noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from benchmarks.detection.baselines import activation_difr, token_difr, toploc
 from benchmarks.detection.baselines.bits import Bits, Values, to_bits, to_values
@@ -17,14 +19,14 @@ from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend
 from shared.model.decoder import Decoder
 from shared.model.sampler import Sampler
-from shared.model.weights import load_weights
+from shared.model.weights import DTYPES, load_weights
 from shared.statements.request import PPM, RequestBody
 from tests.adversaries.trial import MODEL, Tried
 
 NODE: Final = "pairs-32"
 """The arithmetic of every node here: that of a matrix unit."""
-DTYPES: Final[Mapping[str, str]] = MappingProxyType({"bfloat16": "bfloat16", "float32": "float32"})
-"""The verifiers' dtypes, both in `chain-1`: another order of sums in the node's dtype, and numbers that are not rounded to it."""
+VERIFIERS: Final = ("bfloat16", "float32", "transformers")
+"""Other orders of sums in the node's dtype (`chain-1`), numbers that are not rounded to it (`chain-1` too), and another program."""
 SCHEMES: Final = ("toploc", "activation-difr", "token-difr")
 
 
@@ -40,25 +42,64 @@ class Reference:
     """Token-DiFR's, (N,)."""
 
 
+class Model(Protocol):
+    """A checkpoint as a verifier computes it."""
+
+    def forward(self, tokens: Sequence[int]) -> Tensor:
+        """Return final hidden states (tokens, D)."""
+
+    def logits(self, hidden: Tensor) -> NDArray[np.float32]:
+        """Return the logits (rows, V) of final hidden states."""
+
+
+class Ours:
+    """This project's own pass in `chain-1`."""
+
+    def __init__(self, dtype: str) -> None:
+        config = ModelConfig.from_folder(MODEL)
+        weights = {name: one.to(DTYPES[dtype]) for name, one in load_weights(MODEL, config).items()}
+        self._decoder = Decoder(replace(config, dtype=dtype), weights, CpuBackend(1, "chain-1"))
+
+    def forward(self, tokens: Sequence[int]) -> Tensor:
+        held = range(1, blocks_for(len(tokens), self._decoder.backend.block) + 1)
+        return self._decoder.forward([Span(tokens, 0, held)], self._decoder.cache(len(held)))
+
+    def logits(self, hidden: Tensor) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._decoder.logits(hidden).numpy()
+        return found
+
+
+class Transformers:
+    """The transformers library in bfloat16, with torch's kernels; logits in float32, which is kinder than its own bfloat16."""
+
+    def __init__(self) -> None:
+        logging.disable_progress_bar()
+        self._model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+        self._head = self._model.lm_head.weight.detach().float()
+
+    def forward(self, tokens: Sequence[int]) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = self._model.model(torch.tensor([tokens])).last_hidden_state[0]
+        return found
+
+    def logits(self, hidden: Tensor) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (hidden.float() @ self._head.T).numpy()
+        return found
+
+
 class Verifier:
     """Makes references by one teacher-forced pass each."""
 
-    def __init__(self, dtype: str) -> None:
-        config = replace(ModelConfig.from_folder(MODEL), dtype=dtype)
-        wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        loaded = load_weights(MODEL, ModelConfig.from_folder(MODEL))
-        weights = {name: weight.to(wanted) for name, weight in loaded.items()}
-        self._decoder = Decoder(config, weights, CpuBackend(1, "chain-1"))
+    def __init__(self, name: str) -> None:
+        self._model: Model = Transformers() if name == "transformers" else Ours(name)
 
     def reference(self, tried: Tried, body: RequestBody) -> Reference | None:
         """Return what is to be compared with an answer; None without a token, when there is nothing to compare."""
         prompt, output = tried.prompt_ids, tried.output_ids
         if not output:
             return None
-        tokens = [*prompt, *output[:-1]]
-        held = range(1, blocks_for(len(tokens), self._decoder.backend.block) + 1)
-        hidden = self._decoder.forward([Span(tokens, 0, held)], self._decoder.cache(len(held)))
-        logits = self._decoder.logits(hidden[len(prompt) - 1 :]).numpy()
+        hidden = self._model.forward([*prompt, *output[:-1]])
+        logits = self._model.logits(hidden[len(prompt) - 1 :])
         return Reference(hidden.float().numpy(), len(prompt), _margins(logits, output, body))
 
 

@@ -1,6 +1,6 @@
 """The figures for a person. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.common.table import Figures, head, mark
 from benchmarks.detection.power import OURS
+from benchmarks.detection.reference import VERIFIERS
 
 NAMES: Final = {
     OURS: "ours",
@@ -52,16 +53,13 @@ def _table(title: str, *columns: str) -> Table:
 def _power(found: Figures) -> Iterator[RenderableType]:
     size = found["size"]
     yield (
-        f"Nodes in {found['node']}; the schemes' verifiers in chain-1 with bfloat16 and with float32, their thresholds "
-        f"set on {size['calibration']} honest requests at {found['rate']:.1%} false positives per verdict. Share of cheating "
-        f"answers found (exact 95 % interval), each request judged alone; in brackets the audits and tokens that find the node "
-        f"with 95 %, and for how many answers together, at the scheme's best."
+        f"Nodes in {found['node']}. The schemes' thresholds are set on {size['calibration']} honest requests at "
+        f"{found['rate']:.1%} false positives per verdict. Share of the answers that differ that are found, each judged alone "
+        f"(exact 95 % interval); in brackets how many audits and tokens find the node with 95 %, and how many answers are then "
+        f"judged together."
     )
-    table = _table("Who is found", "adversary", "differ", *NAMES.values(), "TOPLOC, its own limits")
-    for row in found["adversaries"]:
-        if row["different"]:
-            table.add_row(row["name"], f"{row['different']}/{row['requests']}", *_cells(row))
-    yield table
+    yield _who(found, "Who is found, by the verifier that finds most", VERIFIERS)
+    yield _who(found, "Who is found, by a verifier that runs transformers", ("transformers",))
     honest = found["honest"]
     table = _table(
         f"False alarms among {honest['requests']} other honest requests, {honest['tokens']} tokens",
@@ -77,13 +75,24 @@ def _power(found: Figures) -> Iterator[RenderableType]:
     yield table
 
 
-def _cells(row: Figures) -> Iterator[str]:
+def _who(found: Figures, title: str, verifiers: Sequence[str]) -> Table:
+    table = _table(title, "adversary", "differ", *NAMES.values(), "TOPLOC, its own limits")
+    for row in found["adversaries"]:
+        if row["different"]:
+            differ = f"{row['different']}/{row['requests']}"
+            table.add_row(row["name"], differ, *_cells(row, verifiers))
+    return table
+
+
+def _cells(row: Figures, verifiers: Sequence[str]) -> Iterator[str]:
     yield f"{interval(row[OURS])} {_effort(row[OURS])}"
+    schemes = [one for one in row["schemes"] if one["verifier"] in verifiers]
     for scheme in list(NAMES)[1:]:
-        alone = [one for one in row["schemes"] if one["scheme"] == scheme and one["pool"] == 1]
+        alone = [one for one in schemes if one["scheme"] == scheme and one["pool"] == 1]
         most = max(alone, key=lambda one: one["hits"])
-        yield f"{interval(most)} {_effort(best(row['schemes'], scheme))}"
-    yield interval(max(row["published"], key=lambda one: one["hits"]))
+        yield f"{interval(most)} {_effort(best(schemes, scheme))}"
+    published = [one for one in row["published"] if one["verifier"] in verifiers]
+    yield interval(max(published, key=lambda one: one["hits"]))
 
 
 def _effort(one: Figures) -> str:

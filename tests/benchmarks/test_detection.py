@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from benchmarks.detection import costs, honest, power, rare
 from benchmarks.detection.__main__ import main
-from benchmarks.detection.reference import SCHEMES, Sent, Verifier, chunks, scores, sent
+from benchmarks.detection.reference import SCHEMES, VERIFIERS, Sent, Verifier, chunks, scores, sent
 from benchmarks.detection.requests import requests
 from benchmarks.detection.table import best, interval
 from benchmarks.detection.traces import Recorder
@@ -118,13 +118,14 @@ def test_an_answer_without_evidence_has_no_states_and_nothing_stays_patched(tmp_
 
 
 def test_a_verifier_in_the_nodes_own_arithmetic_sees_no_noise_and_in_another_one_it_does(tmp_path):
-    verifiers = Verifier("bfloat16"), Verifier("float32")
+    verifiers = [Verifier(name) for name in VERIFIERS]
     for body, tried, states in recorded(tmp_path, "chain-1"):
-        same, wider = (scores(sent(states), one.reference(tried, body)) for one in verifiers)
+        same, wider, other = (scores(sent(states), one.reference(tried, body)) for one in verifiers)
         assert same["toploc"] == same["token-difr"] == 0
         assert same["activation-difr"] < 0.01  # a fingerprint is rounded to float16
-        assert wider["activation-difr"] > same["activation-difr"]
+        assert other["activation-difr"] > wider["activation-difr"] > same["activation-difr"]
         assert 0 < wider["toploc"] < 1
+        assert 0 < other["toploc"] < 1
 
 
 def test_a_missing_proof_is_infinitely_far_and_without_tokens_there_is_nothing_to_see(tmp_path):
@@ -149,7 +150,7 @@ def scored(score, tokens=10, *, differs=True, reason=Reason.TOKENS):
         differs,
         reason,
         tokens,
-        {(scheme, name): score for scheme in SCHEMES for name in power.DTYPES},
+        {(scheme, name): score for scheme in SCHEMES for name in power.VERIFIERS},
     )
 
 

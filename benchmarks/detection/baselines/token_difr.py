@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 def kept(y: Floats, top_k: int, top_p: float, min_p: float) -> NDArray[np.bool_]:
     """Return which entries the filters leave: `top_k` 0, `top_p` 1 and `min_p` 0 leave all."""
+    if not top_k and top_p == 1 and not min_p:
+        return np.ones(len(y), dtype=np.bool_)
     order = np.argsort(-y, kind="stable")
     if top_k:
         order = order[:top_k]
