@@ -1,1 +1,1 @@
-"""How surely and how soon dishonest nodes are found, beside published schemes on the same traces."""
+"""How fast and how surely cheating nodes are found: this project's audits beside three published schemes, on the same answers."""

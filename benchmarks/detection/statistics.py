@@ -1,7 +1,7 @@
-"""Exact statements from counts: intervals of a proportion, and how many audits find a rare cheat. Pure."""
+"""Exact statements from counts: intervals of a proportion, thresholds from honest scores, audits until a find. Pure."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 STEPS: Final = 60
@@ -43,6 +43,18 @@ def audits_until(power: float, quantile: float) -> int:
     if power >= 1:
         return 1
     return math.ceil(math.log1p(-quantile) / math.log1p(-power))
+
+
+def threshold(honest: Sequence[float], rate: float) -> float:
+    """Return the smallest honest score that one more honest score exceeds with probability at most `rate`.
+
+    For exchangeable scores this holds exactly (Vovk et al., Algorithmic Learning in a Random World, 2005). ValueError for fewer
+    than 1/rate - 1 scores, from which no such threshold follows.
+    """
+    above = int(rate * (len(honest) + 1) + 1e-9)
+    if above < 1:
+        raise ValueError(f"{len(honest)} honest scores set no threshold at a rate of {rate}")
+    return sorted(honest, reverse=True)[above - 1]
 
 
 def _term(k: int, tries: int, p: float) -> float:

@@ -13,6 +13,7 @@ from tests.adversaries.asked import CHOSEN, REQUESTS
 from tests.adversaries.catalogue import ADVERSARIES, MODULES
 from tests.adversaries.other_model import write_other_model
 from tests.adversaries.selective import is_chosen, looks_like_a_canary
+from tests.adversaries.told import told
 from tests.adversaries.trial import MODEL, Trial
 
 
@@ -37,27 +38,6 @@ def answers(trial):
 def differences(answers, honest):
     """For each answer, whether it is another one than the honest node's."""
     return [told(a) != told(b) for a, b in zip(answers, honest, strict=True)]
-
-
-def told(tried):
-    """Everything that an answer and its receipt say, except what may differ between two honest runs."""
-    claimed, final = tried.claimed, tried.final
-    usage = claimed.usage
-    return (
-        tried.output_ids,
-        tried.text,
-        tried.logprobs,
-        tried.evidence,
-        claimed.finish,
-        claimed.model_root,
-        claimed.numeric_profile,
-        (usage.input, usage.output, usage.energy_mj),
-        bool(tried.undelivered),
-        final is not None and final.receipt == tried.receipt,
-        final and (final.tokens, final.usage.output, final.finish),
-        claimed.started + 1_000 < tried.ordered.created,
-        usage.compute_ms is not None and usage.compute_ms > tried.took_ms + 1_000,
-    )
 
 
 def test_an_honest_node_is_believed_by_clients_and_passes_every_audit(trial, honest):

@@ -1,1 +1,1 @@
-"""Published schemes, written from their papers, to compare with. Nothing of the product uses them."""
+"""Published verification schemes, written from their papers, as published: what they do not check is not checked here either."""

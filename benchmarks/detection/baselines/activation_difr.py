@@ -1,37 +1,43 @@
-"""Activation-DiFR (arXiv 2511.20621): final hidden states, projected at random, compared per token.
+"""Activation-DiFR (Karvonen et al., arXiv 2511.20621): final hidden states, each projected to a few numbers.
 
-The prover sends z = h · P for every token, P a public Gaussian matrix (D, k), k from 2 to 128; here as float16, 2k bytes per
-token. The verifier's score is the distance of z and z', here relative to the length of z' and averaged over the tokens.
+Per token the prover sends z = h · P, with P in R^(D × k) a public random matrix with orthonormal columns and k from 2 to 128.
+The verifier projects its own states; a token's score is |z − z'|₂ (in units of the states), an answer's the mean over its tokens.
 
-Known limits: the projection is public, so what lies in its kernel is invisible; sampling is not looked at.
+Here k is 4 and z travels as float16: 8 bytes a token, as many as TOPLOC's 258 bytes for 32.
+
+As published: sampling is not looked at, and since P is public, a change of h in its kernel is invisible.
 """
 
+from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-K: Final = 8
-BYTES_PER_TOKEN: Final = 2 * K
-SEED: Final = 20251120
+from benchmarks.detection.baselines.bits import Values
+
+K: Final = 4
+BYTES: Final = 2
+"""Of each number of a fingerprint."""
+SEED: Final = 2511
 
 
-def projection(width: int, k: int = K) -> NDArray[np.float32]:
-    """Return the public matrix (D, k)."""
+@cache
+def projection(width: int, k: int = K) -> Values:
+    """Return the public matrix (width, k)."""
     drawn = np.random.default_rng(SEED).standard_normal((width, k))
-    matrix: NDArray[np.float32] = (drawn / np.sqrt(k)).astype(np.float32)
-    return matrix
+    found: Values = np.linalg.qr(drawn).Q.astype(np.float32)
+    return found
 
 
-def sketch(states: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return what the prover sends of states (N, D): (N, k)."""
-    return (states @ projection(states.shape[1])).astype(np.float16)
+def fingerprint(states: Values, k: int = K) -> NDArray[np.float16]:
+    """Return what the prover sends of states (tokens, width): (tokens, k)."""
+    found: NDArray[np.float16] = (states @ projection(states.shape[1], k)).astype(np.float16)
+    return found
 
 
-def score(sent: NDArray[np.float16], states: NDArray[np.float32]) -> float:
-    """Return the mean relative distance between a sketch and the verifier's own of (N, D); infinite for another number."""
-    own = (states @ projection(states.shape[1])).astype(np.float32)
-    if sent.shape != own.shape or not np.isfinite(sent).all():
-        return float("inf")
-    distance = np.linalg.norm(sent.astype(np.float32) - own, axis=1)
-    return float((distance / np.linalg.norm(own, axis=1)).mean())
+def scores(sent: NDArray[np.float16], states: Values) -> NDArray[np.float64]:
+    """Return each token's distance; `states` are the verifier's own, as many as were sent."""
+    own = states @ projection(states.shape[1], sent.shape[1])
+    found: NDArray[np.float64] = np.linalg.norm(sent.astype(np.float64) - own, axis=1)
+    return found

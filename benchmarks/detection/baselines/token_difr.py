@@ -1,54 +1,63 @@
-"""Token-DiFR (arXiv 2511.20621): the tokens themselves, against a reference that draws the same noise.
+"""Token-DiFR (Karvonen et al., arXiv 2511.20621): the tokens, against a reference that draws the same noise.
 
-Per token, E ~ Exp(1) for every entry of the vocabulary comes from the request's own generator; the token that the reference
-predicts is argmax(p / E), that is argmax(y - ln E) with the scaled logits y. The score of a claimed token is how far its
-perturbed logit lies below the best, clipped, and averaged over the tokens. The provider sends nothing for it.
+Per token, E ~ Exp(1) for every entry of the vocabulary comes from the request's generator, and the reference predicts
+argmax(p / E), which is argmax(y − ln E) for scaled logits y = z / temperature, over what the filters keep. A claimed token's
+margin is how far its y − ln E lies below the best (in nats), at most `CLIP`; an answer's score is the mean over its tokens. The
+provider sends nothing for it. Here the generator is this project's own (docs/protocol.md §7.3), so that seeds are synchronised.
 
-Known limit: it needs the generator. With another one, or an unknown one, an honest provider looks dishonest.
+As published: it needs that generator. An honest node that draws from another one, or whose seed is unknown, looks dishonest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 CLIP: Final = 10.0
+"""A token that the filters leave out has this margin too, and so has one outside the vocabulary."""
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """What the reference says about the claimed tokens."""
+def kept(y: Floats, top_k: int, top_p: float, min_p: float) -> NDArray[np.bool_]:
+    """Return which entries the filters leave: `top_k` 0, `top_p` 1 and `min_p` 0 leave all."""
+    if not top_k and top_p == 1 and not min_p:
+        return np.ones(len(y), dtype=np.bool_)
+    order = np.argsort(-y, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    weights = np.exp(y[order] - y[order[0]])
+    if top_p < 1:
+        running = np.cumsum(weights)
+        count = int(np.searchsorted(running, running[-1] * top_p)) + 1
+        order, weights = order[:count], weights[:count]
+    found = np.zeros(len(y), dtype=np.bool_)
+    found[order[weights >= min_p]] = True
+    return found
 
-    margins: tuple[float, ...]
 
-    @property
-    def score(self) -> float:
-        """The mean clipped margin; 0 without tokens."""
-        return sum(self.margins) / len(self.margins) if self.margins else 0.0
-
-    @property
-    def matches(self) -> float:
-        """The share of tokens that are the reference's own prediction."""
-        return sum(margin == 0 for margin in self.margins) / max(1, len(self.margins))
+def margins(scores: Sequence[Floats], claimed: Sequence[int]) -> Floats:
+    """Return each claimed token's margin under perturbed logits (V,), −∞ where a filter leaves an entry out."""
+    found = [
+        min(CLIP, float(row.max() - row[token])) if 0 <= token < len(row) else CLIP
+        for row, token in zip(scores, claimed, strict=True)
+    ]
+    return np.array(found)
 
 
-def margins(
+def perturbed(
     logits: NDArray[np.float32],
-    claimed: Sequence[int],
-    energies: Sequence[NDArray[np.float64]] | None,
+    noise: Floats | None,
     temperature: float,
-) -> Margins:
-    """Return the margins of claimed tokens under the reference's logits (N, V) and noise E (N of V), None where it is greedy.
-
-    A token outside the vocabulary has the largest margin.
-    """
-    found = []
-    for place, (row, token) in enumerate(zip(logits.astype(np.float64), claimed, strict=True)):
-        perturbed = row if energies is None else row / temperature - np.log(energies[place])
-        if not 0 <= token < len(row):
-            found.append(CLIP)
-            continue
-        found.append(float(min(CLIP, perturbed.max() - perturbed[token])))
-    return Margins(tuple(found))
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Floats:
+    """Return y − ln E (V,); the logits themselves where nothing is drawn (`noise` None, temperature 0)."""
+    z: Floats = logits.astype(np.float64)
+    if noise is None:
+        return z
+    y = z / temperature
+    found: Floats = np.where(kept(y, top_k, top_p, min_p), y - np.log(noise), -np.inf)
+    return found
