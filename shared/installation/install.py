@@ -280,6 +280,10 @@ class Installer:
             "witnesses": log["witnesses"],
             "quorum": log["quorum"],
         }
+        if any(
+            node.wrapper for node in plan.nodes
+        ):  # however it stands after a run: the next one asks it again
+            facts["min_standing"] = "suspended"
         told = await self._json(
             *("client", "init", "--folder", plan.path("client"), "--tenant", TENANT),
             *("--facts", self._trust("client", facts), "--json"),

@@ -31,14 +31,14 @@ class Demo:
     seen: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, folder: Path) -> Self:
+    def start(cls, folder: Path, *more: str) -> Self:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "shared.runtime", "up", "--demo"]
         options = ["--folder", str(folder / "data"), "--json", str(folder / "report.json")]
         (folder / "report.json").unlink(missing_ok=True)
         with (folder / "output.txt").open("ab") as output:
             process = subprocess.Popen(
-                [*command, *options], stdout=output, stderr=output, start_new_session=True
+                [*command, *options, *more], stdout=output, stderr=output, start_new_session=True
             )
         return cls(folder, process)
 

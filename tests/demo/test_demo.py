@@ -1,6 +1,7 @@
 """The demonstration keeps its promises: always the same verdict, nothing lost to any kill, nothing left running.
 
-`make test-slow` runs it once with one kill; `make soak` runs twenty undisturbed and twenty with a random kill.
+`make test-slow` runs it once with one kill; `make soak` runs twenty undisturbed, twenty with a random kill, and one with each
+adversary.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adversaries.catalogue import ADVERSARIES
 from tests.demo.running import Demo, Victim, kill
 
 KILLS = 20
@@ -77,6 +79,18 @@ def test_a_node_killed_while_it_answers_is_told_and_loses_nothing(folder):
 @pytest.mark.parametrize("number", range(RUNS))
 def test_the_cheater_is_caught_and_no_honest_node_is(folder, number):
     assert_the_job_was_done(Demo.start(folder))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", list(ADVERSARIES))
+def test_every_adversary_is_named_and_not_paid_or_told_to_have_got_through(folder, name):
+    demo = Demo.start(folder, "--cheat", name)
+    assert demo.ended() == 0, demo.output[-6000:]
+    report = demo.report
+    assert [fact["promise"] for fact in report["facts"] if not fact["holds"]] == []
+    assert report["named"] == ["node-c"] or (not report["named"] and ADVERSARIES[name].seldom)
+    assert demo.left_running() == []
 
 
 @pytest.mark.soak
