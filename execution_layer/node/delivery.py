@@ -66,14 +66,15 @@ class Delivery:
                 self._signal.set()
 
     async def deliver(self) -> bool:
-        """Submit all pending receipts; return whether nothing is left to retry."""
-        while batch := self._spool.pending(BATCH):
+        """Submit all pending receipts; return whether nothing is left to retry. Those that must wait hold up no others."""
+        done, after = True, -1
+        while batch := self._spool.pending(BATCH, after=after):
             try:
                 answers = await self._intake.submit(
                     [(item.statement, item.order) for item in batch]
                 )
                 fault_point("node.delivery.answered")
-                settled = await self._settle(batch, answers)
+                done = await self._settle(batch, answers) and done
             except (
                 CounterfoilError
             ) as error:  # the log or our own disk; submitting again changes nothing
@@ -81,10 +82,10 @@ class Delivery:
                     "receipts cannot be delivered yet: %s", error, extra={"pending": len(batch)}
                 )
                 return False
-            if not settled:
-                return False
-            self._pause_s = FIRST_PAUSE_S
-        return True
+            after = batch[-1].sequence
+            if done:
+                self._pause_s = FIRST_PAUSE_S
+        return done
 
     async def _settle(self, batch: Sequence[PendingReceipt], answers: Sequence[Submitted]) -> bool:
         """Record the answers; return False if one of them must be retried."""

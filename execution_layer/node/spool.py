@@ -17,14 +17,14 @@ class Spool:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def pending(self, limit: int) -> list[PendingReceipt]:
-        """Return the oldest receipts that are neither acknowledged nor refused."""
+    def pending(self, limit: int, *, after: int = -1) -> list[PendingReceipt]:
+        """Return the oldest receipts, of those numbered above `after`, that are neither acknowledged nor refused."""
         query = (
             "SELECT sequence, statement, order_statement FROM receipts JOIN requests"
             " ON requests.id = receipts.request WHERE log_index IS NULL AND rejected IS NULL"
-            " ORDER BY sequence LIMIT ?"
+            " AND sequence > ? ORDER BY sequence LIMIT ?"
         )
-        rows = self._journal.read(lambda db: db.execute(query, (limit,)).fetchall())
+        rows = self._journal.read(lambda db: db.execute(query, (after, limit)).fetchall())
         return [PendingReceipt(*row) for row in rows]
 
     async def settle(

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from execution_layer.node import delivery as module
+from execution_layer.node.audit_link import Submitted
+from execution_layer.node.request_records import PendingReceipt
 from shared.runtime.errors import Code
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request
@@ -108,3 +110,39 @@ async def test_only_one_process_can_use_a_spool(world):
             async with world.node():
                 pass
     assert caught.value.code is Code.CONFLICT
+
+
+class Waiting:
+    """A double of spool and log: some receipts are not accepted yet, however often they are sent."""
+
+    def __init__(self, count, later):
+        self.left = [PendingReceipt(number, b"receipt", b"order") for number in range(count)]
+        self.later = later
+        self.sent = []
+
+    def pending(self, limit, *, after=-1):
+        return [item for item in self.left if item.sequence > after][:limit]
+
+    async def submit(self, statements):
+        self.sent.append(len(statements))
+        batch = self.pending(len(statements), after=self.last)
+        self.last = batch[-1].sequence
+        stale = Submitted(None, (Code.STALE_KEY, "not valid when the work began"))
+        return [stale if item.sequence in self.later else Submitted(1) for item in batch]
+
+    async def settle(self, delivered, rejected):
+        assert not rejected
+        gone = {sequence for sequence, _ in delivered}
+        self.left = [item for item in self.left if item.sequence not in gone]
+
+
+async def test_receipts_that_must_wait_hold_up_no_others(monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 2)
+    waiting = Waiting(7, later={0, 1, 3})
+    waiting.last = -1
+    assert not await module.Delivery(waiting, waiting).deliver()
+    assert [item.sequence for item in waiting.left] == [0, 1, 3]
+    assert waiting.sent == [2, 2, 2, 1]
+    waiting.last, waiting.later = -1, set()
+    assert await module.Delivery(waiting, waiting).deliver()
+    assert waiting.left == []
