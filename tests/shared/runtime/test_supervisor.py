@@ -212,9 +212,12 @@ async def test_environment_is_added_and_a_long_log_put_aside(supervisor, tmp_pat
 
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from shared.runtime.supervisor import ProcessSpec, Supervisor
+
+# A shell starts what it runs in the background with SIGINT ignored, and these tests may be run so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main(folder):
     def spec(name, after=()):
