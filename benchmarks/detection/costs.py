@@ -48,7 +48,7 @@ class Size:
     """Prompt and output of each timed sequence."""
 
 
-FULL: Final = Size(45, (48, 256), ("shipped", "wide"), 15, 64, 128)
+FULL: Final = Size(45, (48, 256), ("shipped", "wide"), 7, 64, 128)
 QUICK: Final = Size(3, (8,), ("tiny",), 1, 4, 8)
 
 

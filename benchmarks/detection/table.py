@@ -30,10 +30,14 @@ def render(found: Figures) -> RenderableType:
     return Group(*parts)
 
 
-def best(schemes: list[Figures], scheme: str) -> Figures:
-    """Return a scheme's row for the verifier and pool with which it needs the fewest audits, the surest of equals."""
-    rows = [one for one in schemes if one["scheme"] == scheme]
-    return min(rows, key=lambda one: (one["audits"] or 10**9, -one["hits"], one["pool"]))
+def best(schemes: Sequence[Figures], scheme: str, rate: float) -> Figures | None:
+    """Return a scheme's row for the verifier and pool with which it needs the fewest audits, the surest of equals.
+
+    None where no row finds more than honest requests are accused at this rate: chance finds as many.
+    """
+    rows = [one for one in schemes if one["scheme"] == scheme and one.get("low", 0) > rate]
+    key = lambda one: (one["audits"], -one["hits"], one["pool"])  # noqa: E731
+    return min(rows, key=key, default=None)
 
 
 def interval(one: Figures, form: str = ".0%") -> str:
@@ -55,8 +59,8 @@ def _power(found: Figures) -> Iterator[RenderableType]:
     yield (
         f"Nodes in {found['node']}. The schemes' thresholds are set on {size['calibration']} honest requests at "
         f"{found['rate']:.1%} false positives per verdict. Share of the answers that differ that are found, each judged alone "
-        f"(exact 95 % interval); in brackets how many audits and tokens find the node with 95 %, and how many answers are then "
-        f"judged together."
+        f"(exact 95 % interval); in brackets how many audits (≤ at the interval's lower end) and tokens find the node with 95 %, "
+        f"and how many answers are then judged together; – where a scheme finds no more than its false positives."
     )
     yield _who(found, "Who is found, by the verifier that finds most", VERIFIERS)
     yield _who(found, "Who is found, by a verifier that runs transformers", ("transformers",))
@@ -76,30 +80,32 @@ def _power(found: Figures) -> Iterator[RenderableType]:
 
 
 def _who(found: Figures, title: str, verifiers: Sequence[str]) -> Table:
-    table = _table(title, "adversary", "differ", *NAMES.values(), "TOPLOC, its own limits")
+    columns = ("adversary", "differ", "our verdict", *NAMES.values(), "TOPLOC, its own limits")
+    table = _table(title, *columns)
     for row in found["adversaries"]:
         if row["different"]:
-            differ = f"{row['different']}/{row['requests']}"
-            table.add_row(row["name"], differ, *_cells(row, verifiers))
+            differ, reasons = f"{row['different']}/{row['requests']}", ", ".join(row["reasons"])
+            table.add_row(row["name"], differ, reasons, *_cells(row, verifiers, found["rate"]))
     return table
 
 
-def _cells(row: Figures, verifiers: Sequence[str]) -> Iterator[str]:
+def _cells(row: Figures, verifiers: Sequence[str], rate: float) -> Iterator[str]:
     yield f"{interval(row[OURS])} {_effort(row[OURS])}"
     schemes = [one for one in row["schemes"] if one["verifier"] in verifiers]
     for scheme in list(NAMES)[1:]:
         alone = [one for one in schemes if one["scheme"] == scheme and one["pool"] == 1]
         most = max(alone, key=lambda one: one["hits"])
-        yield f"{interval(most)} {_effort(best(schemes, scheme))}"
+        yield f"{interval(most)} {_effort(best(schemes, scheme, rate))}"
     published = [one for one in row["published"] if one["verifier"] in verifiers]
     yield interval(max(published, key=lambda one: one["hits"]))
 
 
-def _effort(one: Figures) -> str:
-    if one["audits"] is None:
-        return ""
+def _effort(one: Figures | None) -> str:
+    if one is None or not one["hits"]:
+        return "[dim]\\[–][/]"
     together = "" if one["pool"] == 1 else f" by {one['pool']}"
-    return f"[dim]\\[{one['audits']}, {one['tokens']}{together}][/]"
+    most = one["audits_at_most"]
+    return f"[dim]\\[{one['audits']} (≤ {most}), {one['tokens']}{together}][/]"
 
 
 def _rare(found: Figures) -> Iterator[RenderableType]:
