@@ -1,4 +1,7 @@
-"""What proving costs: bytes, throughput for commitments, and an audit's compute beside that of the answer that it audits."""
+"""What proving costs: bytes, throughput for commitments, and an audit's compute beside that of the answer that it audits.
+
+Times are seconds of this process's compute, on one thread, so that other work on the machine counts less.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any, Final
 
 from benchmarks.common.figures import spread
@@ -141,9 +144,9 @@ def timed_commitments() -> Iterator[list[float]]:
     ordinary, taken = ActivationHasher.append, list[float]()
 
     def append(hasher: ActivationHasher, rows: bytes | memoryview) -> None:
-        begun = perf_counter()
+        begun = process_time()
         ordinary(hasher, rows)
-        taken.append(perf_counter() - begun)
+        taken.append(process_time() - begun)
 
     with patched((ActivationHasher, "append", append)):
         yield taken
@@ -179,11 +182,11 @@ def audits(machine: Machine, size: Size) -> dict[str, Any]:
         served = machine.generate(1, number)
         (state,) = served.states
         request = state.request
-        begun = perf_counter()
+        begun = process_time()
         found = replay(
             machine.decoder, request.prompt_ids, state.output, request.settings, request.seed
         )
-        replays.append((perf_counter() - begun) / served.seconds)
+        replays.append((process_time() - begun) / served.seconds)
         assert found.chosen == tuple(state.output)
         passes.append(_pass(machine.decoder, [*request.prompt_ids, *state.output[:-1]]))
         passes[-1] /= served.seconds
@@ -192,10 +195,10 @@ def audits(machine: Machine, size: Size) -> dict[str, Any]:
 
 def _pass(decoder: Decoder, tokens: list[int]) -> float:
     """Return the seconds of one teacher-forced pass."""
-    begun = perf_counter()
+    begun = process_time()
     held = range(1, blocks_for(len(tokens), decoder.backend.block) + 1)
     decoder.forward([Span(tokens, 0, held)], decoder.cache(len(held)))
-    return perf_counter() - begun
+    return process_time() - begun
 
 
 def figures(size: Size, folder: Path) -> dict[str, Any]:

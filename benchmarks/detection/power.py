@@ -55,6 +55,8 @@ class Scored:
     tokens: int
     scores: Mapping[tuple[str, str], float]
     """By scheme and verifier."""
+    matches: Mapping[str, int]
+    """How many of the tokens each verifier would have chosen."""
 
 
 class Lab:
@@ -78,14 +80,21 @@ class Lab:
             for place, (ask, tried) in enumerate(zip(some, answers, strict=True)):
                 states = self._recorder.states(tried)
                 given = sent(states) if states is not None and len(states.output) else None
-                found = {
-                    (scheme, name): score
+                references = {
+                    name: verifier.reference(tried, ask.body)
                     for name, verifier in self._verifiers.items()
-                    for scheme, score in scores(given, verifier.reference(tried, ask.body)).items()
                 }
-                differs = bool(adversary) and told(tried) != honest[place]
-                reason = self._trial.judge(tried).reason
-                yield Scored(differs, reason, len(tried.output_ids), found)
+                yield Scored(
+                    bool(adversary) and told(tried) != honest[place],
+                    self._trial.judge(tried).reason,
+                    len(tried.output_ids),
+                    {
+                        (scheme, name): score
+                        for name, one in references.items()
+                        for scheme, score in scores(given, one).items()
+                    },
+                    {name: one.matches if one else 0 for name, one in references.items()},
+                )
 
     def _honestly(self, asks: Sequence[Ask]) -> list[tuple[Any, ...]]:
         missing = [ask for ask in asks if _seed(ask) not in self._honest]
@@ -195,6 +204,12 @@ def honest(answers: Sequence[Scored], limits: Thresholds) -> dict[str, Any]:
             for scheme, name, pool in limits.limits
         ],
         "published": published(answers),
+        "matches": {
+            name: share(
+                sum(one.matches[name] for one in answers), sum(one.tokens for one in answers)
+            )
+            for name in VERIFIERS
+        },
     }
 
 

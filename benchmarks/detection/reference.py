@@ -41,6 +41,11 @@ class Reference:
     margins: NDArray[np.float64]
     """Token-DiFR's, (N,)."""
 
+    @property
+    def matches(self) -> int:
+        """How many of the answer's tokens the verifier would have chosen."""
+        return int((self.margins == 0).sum())
+
 
 class Model(Protocol):
     """A checkpoint as a verifier computes it."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import EngineStats, GenerationRequest
@@ -33,7 +33,7 @@ class Served:
     """Sequences that ran together, in the order in which they were asked for."""
 
     seconds: float
-    """From the first step to the last one."""
+    """Of compute, from the first step to the last one: this process's, so that others on the machine count less."""
     states: list[SequenceState]
     stats: EngineStats
 
@@ -46,9 +46,9 @@ def serve(
     async def run() -> Served:
         engine = LocalEngine(decoder, tokenizer, limits)
         states = [engine.submit(request).state for request in requests]
-        begun = perf_counter()
+        begun = process_time()
         while engine.step():
             pass
-        return Served(perf_counter() - begun, states, engine.stats)
+        return Served(process_time() - begun, states, engine.stats)
 
     return asyncio.run(run())

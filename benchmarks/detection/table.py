@@ -76,6 +76,8 @@ def _power(found: Figures) -> Iterator[RenderableType]:
             *(NAMES[one["scheme"]], one["verifier"], str(one["pool"])),
             *(f"{one['hits']} of {one['of']}", interval(one, ".2%")),
         )
+    matches = (f"{interval(one, '.2%')} ({name})" for name, one in honest["matches"].items())
+    table.caption = f"tokens that the verifiers would have chosen too: {', '.join(matches)}"
     yield table
 
 
