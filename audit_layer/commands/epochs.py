@@ -5,12 +5,13 @@ indexes is taken on the server's word. `counterfoil log monitor` takes nobody's 
 """
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from audit_layer.api.schemas import VerdictView
-from audit_layer.commands.standings import records_of
+from audit_layer.commands.paging import PAGE, Ask, pages
+from audit_layer.commands.standings import records_of_views
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection.draw import Logged
@@ -20,10 +21,6 @@ from shared.verification.epoch_record import TYPES, EpochRecord, gather
 from shared.verification.standing import Node, needs_strictness, standing_in
 from shared.verification.trust import Trust
 
-Ask = Callable[..., Any]
-"""`ask(path, **parameters)` returns the query API's JSON answer, or raises its error."""
-PAGE: Final = 1000
-"""Items per request, as many as the server gives."""
 PUBLIC_PAGE: Final = 256
 
 
@@ -48,7 +45,7 @@ def check_epochs(
     try:
         statements = [
             (int(item["log_index"]), base64.b64decode(item["raw"], validate=True))
-            for item in _pages(ask, "/v1/public/statements", after, PUBLIC_PAGE, type=sorted(TYPES))
+            for item in pages(ask, "/v1/public/statements", after, PUBLIC_PAGE, type=sorted(TYPES))
         ]
         records = gather(statements)
         if not records:
@@ -104,7 +101,7 @@ class _View:
         seal = record.seal.value
         found: list[Logged] = []
         size = min(max(seal.size - seal.first, 1), PAGE)
-        for item in _pages(self._ask, "/v1/receipts", seal.first - 1, size):
+        for item in pages(self._ask, "/v1/receipts", seal.first - 1, size):
             if int(item["log_index"]) >= seal.size:
                 break
             entry, bundle = (parse_hex32(item[name], name) for name in ("entry", "bundle"))
@@ -116,7 +113,7 @@ class _View:
         """Return the key bundles of an epoch whose nodes the verdicts before its seal's size call for strictness with."""
         size = record.seal.value.size
         before = (view for view in self._verdicts or () if view.log_index < size)
-        records = records_of(before)
+        records = records_of_views(before)
         return frozenset(
             receipt.bundle
             for receipt in receipts
@@ -136,8 +133,8 @@ class _View:
 
 
 def _requests(ask: Ask, after: int) -> list[DisclosureRequest] | None:
-    pages = _permitted_pages(ask, "/v1/disclosures", after)
-    if pages is None:
+    found = _permitted_pages(ask, "/v1/disclosures", after)
+    if found is None:
         return None
     return [
         DisclosureRequest(
@@ -148,7 +145,7 @@ def _requests(ask: Ask, after: int) -> list[DisclosureRequest] | None:
             recipient=parse_hex32(said["recipient"], "a recipient"),
             deadline=said["deadline"],
         )
-        for item in pages
+        for item in found
         if item["type"] == DisclosureRequest.TYPE and (said := item["payload"])
     ]
 
@@ -179,15 +176,4 @@ def _permitted_pages(ask: Ask, path: str, after: int) -> Iterator[Any] | None:
     """Return the items of a list that follow an index; None when the token does not permit it."""
     if _permitted(ask, path, after=after, limit=1) is None:
         return None
-    return _pages(ask, path, after, PAGE)
-
-
-def _pages(ask: Ask, path: str, after: int, limit: int, **parameters: Any) -> Iterator[Any]:
-    at: int | None = after
-    while at is not None:
-        page = ask(path, after=at, limit=limit, **parameters)
-        yield from page["items"]
-        following = page["next"]
-        if following is not None and following <= at:
-            raise ValueError(f"{path} does not advance")
-        at = following
+    return pages(ask, path, after)

@@ -1,20 +1,19 @@
 """Standing computed again from the query API's verdicts, beside what the server says."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from audit_layer.api.schemas import VerdictView
 from audit_layer.api.standing_schemas import StandingView
+from audit_layer.commands.paging import Ask, pages
 from shared.verification.opinions import Opinion
-from shared.verification.standing import Node, Record, record_of
-
-Ask = Callable[..., Any]
+from shared.verification.standing import Node, Record, records_of
 
 
 def differences(ask: Ask, said: list[dict[str, Any]]) -> list[str]:
     """Return, in words, which of the server's answers its verdicts do not give."""
-    records, wrong = records_of(_verdicts(ask)), []
+    views = map(VerdictView.model_validate, pages(ask, "/v1/verdicts", -1))
+    records, wrong = records_of_views(views), []
     for row in said:
         theirs = StandingView.model_validate(row)
         node = theirs.operator, theirs.node
@@ -25,21 +24,9 @@ def differences(ask: Ask, said: list[dict[str, Any]]) -> list[str]:
     return wrong
 
 
-def records_of(views: Iterable[VerdictView]) -> dict[Node, Record]:
+def records_of_views(views: Iterable[VerdictView]) -> dict[Node, Record]:
     """Return the record of every node that these verdicts are about."""
-    opinions: dict[Node, list[Opinion]] = defaultdict(list)
-    for view in views:
-        opinions[view.operator, view.node].append(_opinion(view))
-    return {node: record_of(about) for node, about in opinions.items()}
-
-
-def _verdicts(ask: Ask) -> Iterator[VerdictView]:
-    """Yield all verdicts that the token may see, oldest first."""
-    after: int | None = -1
-    while after is not None:
-        page = ask("/v1/verdicts", after=after, limit=1000, order="asc")
-        yield from map(VerdictView.model_validate, page["items"])
-        after = page["next"]
+    return records_of(((view.operator, view.node), _opinion(view)) for view in views)
 
 
 def _opinion(view: VerdictView) -> Opinion:

@@ -68,14 +68,19 @@ def check_answers(db: Session) -> Iterator[str]:
         )
     )
     for index, raw in rows:
-        told = select(FindingRow.id).where(
-            FindingRow.kind == ANSWERED_TWICE, FindingRow.second_statement == raw
-        )
-        if db.scalar(told.limit(1)) is None:
+        if not _told(db, ANSWERED_TWICE, raw):
             yield (
                 f"trail_receipts[log_index={index}].order_entry: the order was answered before, and no row says so"
                 " in trail_findings.kind"
             )
+
+
+def _told(db: Session, kind: str, second: bytes) -> bool:
+    """Return whether a finding of a kind has this as its second statement."""
+    query = select(FindingRow.id).where(
+        FindingRow.kind == kind, FindingRow.second_statement == second
+    )
+    return db.scalar(query.limit(1)) is not None
 
 
 def check_disagreements(db: Session) -> Iterator[str]:
@@ -90,10 +95,7 @@ def check_disagreements(db: Session) -> Iterator[str]:
         )
     )
     for index, raw in rows:
-        told = select(FindingRow.id).where(
-            FindingRow.kind == WORKERS_DISAGREE, FindingRow.second_statement == raw
-        )
-        if db.scalar(told.limit(1)) is None:
+        if not _told(db, WORKERS_DISAGREE, raw):
             yield (
                 f"trail_verdicts[log_index={index}].outcome: another worker's verdict contradicts it, and no row says"
                 " so in trail_findings.kind"

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Engine, select, tuple_
+from sqlalchemy import ColumnElement, Engine, select, tuple_
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
@@ -13,7 +13,7 @@ from shared.verification.standing import (
     Node,
     Record,
     needs_strictness,
-    record_of,
+    records_of,
     standing_in,
 )
 
@@ -53,7 +53,10 @@ class Standings:
                 )
                 changed = sorted((operator, node) for operator, node in found)
                 for at in range(0, len(changed), BATCH):
-                    self._records |= _computed(db, changed[at : at + BATCH])
+                    these = tuple_(VerdictRow.operator, VerdictRow.node).in_(
+                        changed[at : at + BATCH]
+                    )
+                    self._records |= _computed(db, these)
             self._seen = newest
             return dict(self._records)
 
@@ -67,16 +70,11 @@ def strict_bundles(db: Session, bundles: Iterable[bytes], size: int) -> tuple[by
         .distinct()
     )
     nodes = {bundle: (operator, node) for bundle, operator, node in found}
-    opinions: dict[Node, list[Opinion]] = {}
-    rows = db.scalars(
-        select(VerdictRow).where(
-            VerdictRow.operator.in_({operator for operator, _ in nodes.values()}),
-            VerdictRow.log_index < size,
-        )
+    records = _computed(
+        db,
+        VerdictRow.operator.in_({operator for operator, _ in nodes.values()}),
+        VerdictRow.log_index < size,
     )
-    for row in rows:
-        opinions.setdefault((row.operator, row.node), []).append(opinion_of(row))
-    records = {node: record_of(about) for node, about in opinions.items()}
     return tuple(
         sorted(
             bundle for bundle, node in nodes.items() if needs_strictness(standing_in(records, node))
@@ -84,12 +82,7 @@ def strict_bundles(db: Session, bundles: Iterable[bytes], size: int) -> tuple[by
     )
 
 
-def _computed(db: Session, nodes: list[Node]) -> dict[Node, Record]:
-    """Return the records of some nodes from all their verdicts."""
-    opinions: dict[Node, list[Opinion]] = {node: [] for node in nodes}
-    rows = db.scalars(
-        select(VerdictRow).where(tuple_(VerdictRow.operator, VerdictRow.node).in_(nodes))
-    )
-    for row in rows:
-        opinions[row.operator, row.node].append(opinion_of(row))
-    return {node: record_of(about) for node, about in opinions.items()}
+def _computed(db: Session, *verdicts: ColumnElement[bool]) -> dict[Node, Record]:
+    """Return the records that the verdicts of some condition give."""
+    rows = db.scalars(select(VerdictRow).where(*verdicts))
+    return records_of(((row.operator, row.node), opinion_of(row)) for row in rows)

@@ -94,12 +94,6 @@ def check_final(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
         ) from error
 
 
-def check_delivered(found: Delivered, receipt: Receipt, signing_key: bytes) -> None:
-    """Raise COMMITMENT_MISMATCH, with the reason, unless this is, as a whole, what the receipt and the node signed."""
-    check_stream(found, receipt)
-    check_final(found, receipt, signing_key)
-
-
 def _require(condition: bool, problem: str) -> None:
     if not condition:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, problem)

@@ -133,6 +133,14 @@ Node = tuple[str, str]
 """(operator, node)"""
 
 
+def records_of(opinions: Iterable[tuple[Node, Opinion]]) -> dict[Node, Record]:
+    """Return the record of every node that a verdict is about, given each verdict with the node of its receipt."""
+    about: dict[Node, list[Opinion]] = defaultdict(list)
+    for node, opinion in opinions:
+        about[node].append(opinion)
+    return {node: record_of(each) for node, each in about.items()}
+
+
 def standing_in(records: Mapping[Node, Record], node: Node) -> Standing:
     """Return how a node stands among all records.
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.replay.case import Case
 from audit_layer.replay.child import Bench
+from audit_layer.replay.hearing import Answer
 from audit_layer.replay.judge import judge_claims
 from execution_layer.client.response_check import Sent
 from execution_layer.engine.engine import LocalEngine
@@ -123,17 +124,17 @@ class Tried:
     @property
     def output_ids(self) -> tuple[int, ...]:
         """All tokens of the frames."""
-        return tuple(token for frame in self.frames for token in frame.tokens)
+        return Answer(self.frames).tokens
 
     @property
     def text(self) -> str:
         """All text of the frames."""
-        return "".join(frame.text for frame in self.frames)
+        return Answer(self.frames).text
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
         """All log-probabilities of the frames."""
-        return tuple(told for frame in self.frames for told in frame.logprobs or ())
+        return Answer(self.frames).logprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class GeneratingArithmetic(ModelArithmetic):
         for _ in range(count):
             chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed, 0)
             output.append(chosen.chosen[-1])
-        return tuple(output)
+        self.generated = tuple(output)
+        return self.generated
 
     def frame_texts(self, frames, settings):
         """Return the text of each frame."""

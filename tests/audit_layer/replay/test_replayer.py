@@ -15,7 +15,7 @@ import pytest
 
 from audit_layer.replay import child
 from audit_layer.replay.case import MAX_CASE_ITEMS, Case
-from audit_layer.replay.child import Bench, ModelArithmetic
+from audit_layer.replay.child import Bench
 from audit_layer.replay.framing import read_message, write_message
 from audit_layer.replay.replayer import Replayer, _parse
 from shared.codec import cbor
@@ -23,13 +23,12 @@ from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.request import SamplingSettings
 from shared.statements.verdicts import Reason
-from shared.text.stream import TextStream
 from shared.verification.judgement import Judgement
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.inference import H, Story, make_case
 from tests.audit_layer.replay.waiting import until
+from tests.hostile.tiny_node import GeneratingArithmetic
 from tests.shared.model.tiny import BACKEND, END, write_folder
 
 CASE = make_case()
@@ -190,27 +189,6 @@ def test_messages_keep_their_bounds_on_the_pipe():
 # -- the real process ---------------------------------------------------------------------------------------
 
 
-class TinyArithmetic(ModelArithmetic):
-    """The node's side of a story with a real model: generates what the auditor will replay."""
-
-    def generate(self, prompt, count, seed):
-        output: list[int] = []
-        for _ in range(count):
-            chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed, 0)
-            output.append(chosen.chosen[-1])
-        self.generated = tuple(output)
-        return self.generated
-
-    def frame_texts(self, frames, settings):
-        stream = TextStream(self._tokenizer, settings.stop)
-        texts = ["".join(stream.push(token) for token in tokens) for tokens in frames]
-        return [*texts[:-1], texts[-1] + stream.flush()]
-
-    def activations(self, prompt, output):
-        settings = SamplingSettings(max_tokens=len(output))
-        return self.replay(prompt, output, settings, bytes(32), 0).activations
-
-
 def honest_case(
     folder: Path,
     backend: CpuBackend = BACKEND,
@@ -219,7 +197,7 @@ def honest_case(
 ) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
     profile = claimed or profile_id(numeric_profile(dtype, backend))
-    arithmetic = TinyArithmetic(folder, backend, profile)
+    arithmetic = GeneratingArithmetic(folder, backend, profile)
     root = model_root(folder)
     story = Story(
         profile=arithmetic.profile,

@@ -7,7 +7,7 @@ import pytest
 
 from execution_layer.commands.node import deposit
 from execution_layer.commands.node import status as status_command
-from shared.envelope.delivered import Delivered, check_delivered
+from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.cli import run
 from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle
@@ -38,7 +38,9 @@ async def test_what_is_handed_in_is_what_the_receipt_covers(world, capsys, digit
         request.final_signature,
     )
     assert told["bytes"] == sent.size
-    check_delivered(sent, read_as(Receipt, done.receipt.statement), bundle.signing_key)
+    receipt = read_as(Receipt, done.receipt.statement)
+    check_stream(sent, receipt)
+    check_final(sent, receipt, bundle.signing_key)
 
 
 async def test_what_the_node_never_signed_cannot_be_handed_in(world, capsys):
