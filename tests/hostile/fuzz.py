@@ -12,7 +12,7 @@ import atheris
 with atheris.instrument_imports(
     include=["audit_layer.replay", "shared.envelope", "shared.statements", "shared.codec"]
 ):
-    from tests.hostile.court import Tally, doubled_node, try_case
+    from tests.hostile.court import Tally, doubled_node, limit, try_case
     from tests.hostile.forge import Forger
 
 LONGEST = 4096
@@ -40,5 +40,8 @@ def one(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup([sys.argv[0], f"-max_len={LONGEST}", *sys.argv[1:]], one)
+    # libFuzzer's own limit reads the peak that a process inherits from whoever started it (getrusage(2)).
+    own = [f"-max_len={LONGEST}", "-rss_limit_mb=0"]
+    atheris.Setup([sys.argv[0], *own, *sys.argv[1:]], one)
+    limit()
     atheris.Fuzz()
