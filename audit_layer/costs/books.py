@@ -1,22 +1,19 @@
-"""The double-entry books: journals of rated lines, and the corrections that mirror them. In the caller's transaction."""
+"""What receipts do to the books: usage is posted, and corrections mirror it. In the caller's transaction."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Select, Subquery, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from audit_layer.costs.models import (
-    CorrectionRow,
-    JournalRow,
-    PostingRow,
-    RateCardRow,
-    RatedLineRow,
-    RatedReceiptRow,
-)
+from audit_layer.costs.ledger.posting import Journal, Posting, post
+from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import Claim, Standing, State, standings
+from audit_layer.costs.periods import Periods
 from audit_layer.trail.models import VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.moment import day_of, now_ms
@@ -29,27 +26,39 @@ CHUNK = 500
 """Requests settled per query."""
 Request = tuple[str, int]
 """(tenant, number)"""
+Usage = dict[str, Any]
+"""The columns of a rated receipt."""
 
 
-class Posting:
-    """Gathers rated lines and posts one journal per tenant, operator, day and currency."""
+def post_usage(db: Session, records: Iterable[Usage]) -> None:
+    """Post what is billable: one journal per tenant, operator, day and currency; each record learns its journal."""
+    groups: dict[tuple[str, str, date, str], list[Usage]] = defaultdict(list)
+    for record in records:
+        key = (record["tenant"], record["operator"], record["day"], record["currency"])
+        groups[key].append(record)
+    for (tenant, operator, day, currency), group in groups.items():
+        total = exact_sum(record["amount"] for record in group)
+        journal = post(
+            db,
+            Journal(
+                kind="usage",
+                key=f"usage {tenant} {operator} {day} {currency} {group[0]['log_index']}",
+                day=day,
+                postings=_owed(tenant, operator, total, currency),
+                tenant=tenant,
+                operator=operator,
+            ),
+        )
+        for record in group:
+            record["journal"] = journal
 
-    def __init__(self, db: Session) -> None:
-        self._db = db
-        self._lines: dict[tuple[str, str, date, str], list[RatedLineRow]] = defaultdict(list)
 
-    def add(self, line: RatedLineRow) -> None:
-        """Gather one line; `post` makes its journal."""
-        self._lines[line.tenant, line.operator, line.day, line.currency].append(line)
-
-    def post(self) -> None:
-        """Debit the tenant's expense and credit the operator's payable."""
-        for lines in self._lines.values():
-            journal = _journal(self._db, lines, day=lines[0].day, sign=1)
-            for line in lines:
-                line.journal = journal
-            self._db.add_all(lines)
-        self._db.flush()
+def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
+    """Debit the tenant's expense and credit the operator's payable."""
+    return (
+        Posting(f"expense:{tenant}", amount, currency),
+        Posting(f"payable:{operator}", amount.copy_negate(), currency),
+    )
 
 
 def settle(db: Session, requests: Collection[Request]) -> int:
@@ -137,44 +146,32 @@ def _correct(db: Session, receipt: bytes, wanted: Standing, last: CorrectionRow 
     before = (True, None, None) if last is None else (last.payable, last.reason, last.because)
     if before == (payable, reason, because):
         return False
-    journal = None
-    if before[0] is not payable:
-        lines = db.scalars(select(RatedLineRow).where(RatedLineRow.receipt == receipt)).all()
-        if lines:
-            journal = _journal(db, lines, day=day_of(now_ms()), sign=1 if payable else -1)
+    row, journal, period = db.get_one(RatedReceiptRow, receipt), None, None
+    turn = 0 if last is None else last.turn + 1
+    if before[0] is not payable and row.amount is not None and row.currency is not None:
+        amount = row.amount if payable else row.amount.copy_negate()
+        period = Periods(db).holding(row.tenant, row.operator, row.currency, now_ms())
+        journal = post(
+            db,
+            Journal(
+                kind="correction",
+                key=f"correction {receipt.hex()} {turn}",
+                day=day_of(now_ms()),
+                postings=_owed(row.tenant, row.operator, amount, row.currency),
+                tenant=row.tenant,
+                operator=row.operator,
+            ),
+        )
     db.add(
         CorrectionRow(
             receipt=receipt,
-            turn=0 if last is None else last.turn + 1,
+            turn=turn,
             payable=payable,
             reason=reason,
             because=because,
             journal=journal,
+            period=period,
             at=now_ms(),
         )
     )
     return True
-
-
-def _journal(db: Session, lines: Iterable[RatedLineRow], *, day: date, sign: int) -> int:
-    """Post lines of one tenant, operator and currency, or mirror them (`sign` −1); return the journal."""
-    lines = list(lines)
-    first = lines[0]
-    journal = JournalRow(
-        tenant=first.tenant,
-        operator=first.operator,
-        day=day,
-        currency=first.currency,
-        posted_at=now_ms(),
-    )
-    db.add(journal)
-    db.flush()
-    total = sign * exact_sum(line.amount for line in lines)
-    db.add_all(
-        PostingRow(journal=journal.id, account=account, amount=amount, currency=first.currency)
-        for account, amount in (
-            (f"expense:{first.tenant}", total),
-            (f"payable:{first.operator}", -total),
-        )
-    )
-    return journal.id

@@ -66,10 +66,14 @@ def input_bound(body: RequestBody) -> int:
 
 def within_order(order: Order, usage: Usage) -> str | None:
     """Return, in words, which quantity of a receipt exceeds what its order pays for; None if none does."""
-    for side, counted, most in (
-        ("input", usage.input, order.max_input_tokens),
-        ("output", usage.output, order.max_output_tokens),
-    ):
-        if most is not None and counted > most:
-            return f"the receipt counts {counted} {side} tokens, but at most {most} were ordered"
+    return beyond_bounds(
+        (usage.input, usage.output), (order.max_input_tokens, order.max_output_tokens)
+    )
+
+
+def beyond_bounds(counted: tuple[int, int], most: tuple[int | None, int | None]) -> str | None:
+    """Do the same, given (input, output) tokens of the receipt and at most of the order."""
+    for side, count, bound in zip(("input", "output"), counted, most, strict=True):
+        if bound is not None and count > bound:
+            return f"the receipt counts {count} {side} tokens, but at most {bound} were ordered"
     return None
