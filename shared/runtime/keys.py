@@ -41,7 +41,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     _sync_folder(path.parent)
 
 
-def write_result(path: Path, data: bytes) -> None:
+def write_result(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file that a user asked for, as `write_atomic` does; CONFIGURATION says why it cannot be written.
     A link is followed; anything other than a file (a device, a pipe) is not replaced.
     """
@@ -50,7 +50,7 @@ def write_result(path: Path, data: bytes) -> None:
     reason: str | None = "it exists and is not a file"
     try:
         if not real.exists() or real.is_file():
-            return write_atomic(real, data)
+            return write_atomic(real, data, mode=mode)
     except OSError as error:
         problem, reason = error, error.strerror
     raise CounterfoilError(

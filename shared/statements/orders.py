@@ -37,7 +37,7 @@ class Order(Statement):
     rate_card: Bytes32
     """Entry of the rate card under which the work is rated."""
     cost_centre: Bytes32 | None = None
-    """Blinded (protocol §4.5)."""
+    """The tenant's tags, blinded under its tag key (protocol §4.5.1)."""
     max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)] | None = None
     """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders made before this field was
     defined lack it; their prompts are bounded only by the node's context."""
