@@ -1,11 +1,11 @@
 """What receipts do to the books: usage is posted, and corrections mirror it. In the caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, Subquery, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
@@ -26,31 +26,42 @@ CHUNK = 500
 """Requests settled per query."""
 Request = tuple[str, int]
 """(tenant, number)"""
-Usage = dict[str, Any]
-"""The columns of a rated receipt."""
+COLUMNS: Final = (
+    *("receipt", "log_index", "order_entry", "tenant", "number", "attempt", "complete", "billable", "reason"),
+    *("operator", "node", "model_root", "day", "started", "ended", "input", "cached", "output", "rate_card", "amount"),
+    *("currency", "cost_centre", "journal", "period"),
+)  # fmt: skip
+"""Of a rated receipt, in the order in which they are copied."""
+_LOG_INDEX, _AMOUNT, _JOURNAL = map(COLUMNS.index, ("log_index", "amount", "journal"))
 
 
-def post_usage(db: Session, records: Iterable[Usage]) -> None:
-    """Post what is billable: one journal per tenant, operator, day and currency; each record learns its journal."""
-    groups: dict[tuple[str, str, date, str], list[Usage]] = defaultdict(list)
-    for record in records:
-        key = (record["tenant"], record["operator"], record["day"], record["currency"])
-        groups[key].append(record)
-    for (tenant, operator, day, currency), group in groups.items():
-        total = exact_sum(record["amount"] for record in group)
-        journal = post(
-            db,
-            Journal(
-                kind="usage",
-                key=f"usage {tenant} {operator} {day} {currency} {group[0]['log_index']}",
-                day=day,
-                postings=_owed(tenant, operator, total, currency),
-                tenant=tenant,
-                operator=operator,
-            ),
-        )
-        for record in group:
-            record["journal"] = journal
+class Usage:
+    """Gathers what is billable and posts one journal per tenant, operator, day and currency."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[date, str, str, str], list[list[Any]]] = defaultdict(list)
+
+    def add(self, day: date, tenant: str, operator: str, currency: str, record: list[Any]) -> None:
+        """Gather a rated receipt's values; `post` gives it its journal."""
+        self._groups[day, tenant, operator, currency].append(record)
+
+    def post(self, db: Session) -> None:
+        """Debit tenants' expense and credit operators' payable."""
+        for (day, tenant, operator, currency), group in self._groups.items():
+            total = exact_sum(record[_AMOUNT] for record in group)
+            journal = post(
+                db,
+                Journal(
+                    kind="usage",
+                    key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
+                    day=day,
+                    postings=_owed(tenant, operator, total, currency),
+                    tenant=tenant,
+                    operator=operator,
+                ),
+            )
+            for record in group:
+                record[_JOURNAL] = journal
 
 
 def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
@@ -63,7 +74,7 @@ def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[P
 
 def settle(db: Session, requests: Collection[Request]) -> int:
     """Bring these requests' standing in the books in line with the rule; return how many receipts changed."""
-    changed = 0
+    changed, periods = 0, Periods(db)
     ordered = sorted(requests)
     for at in range(0, len(ordered), CHUNK):
         these = tuple_(RatedReceiptRow.tenant, RatedReceiptRow.number).in_(ordered[at : at + CHUNK])
@@ -76,7 +87,7 @@ def settle(db: Session, requests: Collection[Request]) -> int:
         for claim in claims:
             if claim.unbillable is None:
                 last = present.get(claim.receipt)
-                changed += _correct(db, claim.receipt, wanted[claim.receipt], last)
+                changed += _correct(db, periods, claim.receipt, wanted[claim.receipt], last)
         db.flush()
     return changed
 
@@ -139,7 +150,9 @@ def _corrections() -> Select[CorrectionRow]:
     )
 
 
-def _correct(db: Session, receipt: bytes, wanted: Standing, last: CorrectionRow | None) -> bool:
+def _correct(
+    db: Session, periods: Periods, receipt: bytes, wanted: Standing, last: CorrectionRow | None
+) -> bool:
     """Append a correction where the books differ from the rule; return whether they did."""
     payable = wanted.state is not State.REFUSED  # what is held stays posted
     reason, because = (None, None) if payable else (wanted.reason, wanted.because)
@@ -150,7 +163,7 @@ def _correct(db: Session, receipt: bytes, wanted: Standing, last: CorrectionRow 
     turn = 0 if last is None else last.turn + 1
     if before[0] is not payable and row.amount is not None and row.currency is not None:
         amount = row.amount if payable else row.amount.copy_negate()
-        period = Periods(db).holding(row.tenant, row.operator, row.currency, now_ms())
+        period = periods.holding(row.tenant, row.operator, row.currency, now_ms())
         journal = post(
             db,
             Journal(

@@ -242,6 +242,20 @@ class RatedReceiptRow(Base):
     """The billing period whose bill it is on: the one in which it ended, or the first one that was open then."""
 
 
+class ContestedRequestRow(Base):
+    """A billable receipt whose request had another one when it was booked; a trigger writes it.
+
+    Only these need the check, at commit, that one attempt is payable: a check of every receipt would cost more than rating it.
+    """
+
+    __tablename__ = "costs_contested_requests"
+    __table_args__ = (KEPT_BY_WORKER,)
+
+    receipt: Mapped[bytes] = mapped_column(
+        LargeBinary(32), ForeignKey("costs_rated_receipts.receipt"), primary_key=True
+    )
+
+
 class CorrectionRow(Base):
     """What became of a billable receipt after it was posted, one row per change; the last one (by `turn`) applies.
 
@@ -550,7 +564,31 @@ REFERENCING NEW TABLE AS fresh
 FOR EACH STATEMENT EXECUTE FUNCTION costs_receipts_into_open_periods()
 """,
 )
-for _table in ("costs_rated_receipts", "costs_corrections"):
+declare_function(
+    "costs_find_contested_requests",
+    """
+CREATE FUNCTION costs_find_contested_requests() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO costs_contested_requests (receipt)
+  SELECT receipt FROM fresh WHERE billable
+     AND EXISTS (SELECT FROM costs_rated_receipts other WHERE other.tenant = fresh.tenant
+                  AND other.number = fresh.number AND other.receipt <> fresh.receipt AND other.billable);
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_rated_receipts_contested",
+    "costs_rated_receipts",
+    """
+CREATE TRIGGER costs_rated_receipts_contested
+AFTER INSERT ON costs_rated_receipts
+REFERENCING NEW TABLE AS fresh
+FOR EACH STATEMENT EXECUTE FUNCTION costs_find_contested_requests()
+""",
+)
+for _table in ("costs_contested_requests", "costs_corrections"):
     declare_trigger(
         f"{_table}_one_attempt",
         _table,

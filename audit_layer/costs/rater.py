@@ -5,23 +5,23 @@ was signed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, func, select, text
 from sqlalchemy.orm import Session
 
-from audit_layer.costs.books import Usage, post_usage, settle
+from audit_layer.costs.books import COLUMNS, Usage, settle
 from audit_layer.costs.by_itself import ERASED, NO_ORDER, Card, cards_in_books, rated_by_itself
 from audit_layer.costs.models import HeededVerdictRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, COMPLETE
 from audit_layer.costs.periods import Periods
-from audit_layer.costs.rating import Facts, RatedLine, Tokens, rate_facts
+from audit_layer.costs.rating import Facts, Scaled, Tokens, rate_amount
 from audit_layer.storage.copying import copy_tuples
 from audit_layer.trail.at_rest import DAY_MS
 from audit_layer.trail.models import DataKeyRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
-from shared.codec.moment import day_of, now_ms
+from shared.codec.moment import now_ms
 from shared.codec.money import exact_sum
 from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
@@ -46,7 +46,11 @@ SELECT DISTINCT fresh.tenant, fresh.number FROM costs_rated_receipts fresh
      OR EXISTS (SELECT FROM trail_verdicts v WHERE v.receipt = fresh.receipt AND v.outcome <> :passed))
 """)
 """Requests of new receipts that something else has a say in: another receipt, or a verdict other than PASS."""
-_COLUMNS: Final = [column.name for column in RatedReceiptRow.__table__.columns]
+_DAY, _AMOUNT, _CURRENCY, _PERIOD = (
+    COLUMNS.index(name) for name in ("day", "amount", "currency", "period")
+)
+_EPOCH: Final = date(1970, 1, 1)
+_FINISH: Final = {finish.value: finish for finish in Finish}
 
 
 class _Place(NamedTuple):
@@ -57,7 +61,7 @@ class _Place(NamedTuple):
 class _Came(NamedTuple):
     """What a receipt came to."""
 
-    lines: tuple[RatedLine, ...]
+    amount: Decimal | None
     reason: str | None
     cost_centre: bytes | None
 
@@ -70,19 +74,17 @@ def rate_new(db: Session, limit: int) -> int:
     rows = db.execute(_NEXT, {"last": last, "limit": limit}).all()
     if not rows:
         return 0
-    rating = _Rating(
-        db, cards_in_books(db, {row.rate_card for row in rows}), _erased(db), _signed(db, rows)
-    )
-    periods = Periods(db)
-    found = [(row, rating.of(row)) for row in rows]
-    records = [_record(row, came, rating.cards, periods) for row, came in found]
-    post_usage(db, [record for record in records if record["amount"] is not None])
-    copy_tuples(
-        db.connection(),
-        RatedReceiptRow,
-        _COLUMNS,
-        (tuple(record[name] for name in _COLUMNS) for record in records),
-    )
+    cards = cards_in_books(db, {row.rate_card for row in rows})
+    rating = _Rating(db, cards, _erased(db), _signed(db, rows))
+    records = [_record(row, rating.of(row)) for row in rows]
+    periods, journals = Periods(db), Usage()
+    for record, row in zip(records, rows, strict=True):
+        if record[_AMOUNT] is not None:
+            currency = record[_CURRENCY] = cards[row.rate_card].row.currency
+            record[_PERIOD] = periods.holding(row.tenant, row.operator, currency, row.ended)
+            journals.add(record[_DAY], row.tenant, row.operator, currency, record)
+    journals.post(db)
+    copy_tuples(db.connection(), RatedReceiptRow, COLUMNS, records)
     span = {"first": rows[0].log_index, "last": rows[-1].log_index, "passed": Outcome.PASS.value}
     settle(db, {(tenant, number) for tenant, number in db.execute(_CONCERNED, span)})
     return len(rows)
@@ -124,41 +126,52 @@ def alone(db: Session) -> None:
     db.execute(select(func.pg_advisory_xact_lock(RATE_LOCK)))
 
 
-@dataclass(frozen=True, slots=True)
 class _Rating:
     """Rates rows of the trail."""
 
-    db: Session
-    cards: Mapping[bytes, Card]
-    erased: frozenset[tuple[str, int]]
-    signed: Mapping[bytes, Any]
-    """What was signed, for receipts whose columns do not have it all."""
+    def __init__(
+        self,
+        db: Session,
+        cards: Mapping[bytes, Card],
+        erased: frozenset[tuple[str, int]],
+        signed: Mapping[bytes, Any],
+    ) -> None:
+        self._db = db
+        self._cards = cards
+        self._erased = erased
+        self._signed = signed
+        """What was signed, for receipts whose columns do not have it all."""
+        self._prices: dict[tuple[int, bytes], Scaled | str] = {}
 
     def of(self, row: Row[Any]) -> _Came:
         """Return what a receipt comes to: by order and card, and as the first that answers its order."""
         if row.answered:
-            return _Came((), ANSWERED, None)
+            return _Came(None, ANSWERED, None)
         if row.ordered is None:  # `log fsck` reports it
-            return _Came((), NO_ORDER, None)
-        if (row.tenant, row.started // DAY_MS * DAY_MS) in self.erased:
-            return _Came((), ERASED, None)
-        card = self.cards.get(row.rate_card)
-        if row.entry in self.signed:
-            raws = self.signed[row.entry]
-            lines, reason, order = rated_by_itself(
-                self.db, _Place(row.log_index, row.operator), raws.raw, raws.order, card
-            )
-            return _Came(lines, reason, None if order is None else order.cost_centre)
+            return _Came(None, NO_ORDER, None)
+        if self._erased and (row.tenant, row.started // DAY_MS * DAY_MS) in self._erased:
+            return _Came(None, ERASED, None)
+        card = self._cards.get(row.rate_card)
+        if row.entry in self._signed:
+            return self._as_signed(row, card)
         known = card is not None and card.log_index <= row.log_index
-        return _Came(
-            *rate_facts(_facts(row), card.value if card and known else None), row.cost_centre
+        amount, reason = rate_amount(
+            _facts(row), card.value if card and known else None, self._prices
         )
+        return _Came(amount, reason, row.cost_centre)
+
+    def _as_signed(self, row: Row[Any], card: Card | None) -> _Came:
+        raws, place = self._signed[row.entry], _Place(row.log_index, row.operator)
+        lines, reason, order = rated_by_itself(self._db, place, raws.raw, raws.order, card)
+        amount = None if reason is not None else exact_sum(line.amount for line in lines)
+        return _Came(amount, reason, None if order is None else order.cost_centre)
 
 
 def _facts(row: Row[Any]) -> Facts:
+    cached = row.cached_tokens
     return Facts(
-        tokens=_tokens(row),
-        finish=Finish(row.finish),
+        tokens=Tokens(row.input_tokens - cached, cached, row.output_tokens),
+        finish=_FINISH[row.finish],
         cancelled=row.cancelled,
         started=row.started,
         ended=row.ended,
@@ -168,10 +181,6 @@ def _facts(row: Row[Any]) -> Facts:
         max_output=row.max_output_tokens,
         max_ms=row.max_ms,
     )
-
-
-def _tokens(row: Row[Any]) -> Tokens:
-    return Tokens(row.input_tokens - row.cached_tokens, row.cached_tokens, row.output_tokens)
 
 
 def _signed(db: Session, rows: Sequence[Row[Any]]) -> Mapping[bytes, Any]:
@@ -194,41 +203,16 @@ def _erased(db: Session) -> frozenset[tuple[str, int]]:
     return frozenset((tenant, day) for tenant, day in db.execute(gone))
 
 
-def _record(row: Row[Any], came: _Came, cards: Mapping[bytes, Card], periods: Periods) -> Usage:
-    billable = came.reason is None
-    amount: Decimal | None = exact_sum(line.amount for line in came.lines) if billable else None
-    currency = cards[row.rate_card].row.currency if billable else None
-    fresh, cached, output = _tokens(row)
-    return {
-        "receipt": row.entry,
-        "log_index": row.log_index,
-        "order_entry": row.order_entry,
-        "tenant": row.tenant,
-        "number": row.number,
-        "attempt": row.attempt,
-        "complete": row.finish in COMPLETE,
-        "billable": billable,
-        "reason": came.reason,
-        "operator": row.operator,
-        "node": row.node,
-        "model_root": row.model_root,
-        "day": day_of(row.ended),
-        "started": row.started,
-        "ended": row.ended,
-        "input": fresh,
-        "cached": cached,
-        "output": output,
-        "rate_card": row.rate_card,
-        "amount": amount,
-        "currency": currency,
-        "cost_centre": came.cost_centre,
-        "journal": None,
-        "period": (
-            None
-            if currency is None
-            else periods.holding(row.tenant, row.operator, currency, row.ended)
-        ),
-    }
+def _record(row: Row[Any], came: _Came) -> list[Any]:
+    """Return the values of `COLUMNS`, without currency, journal and period."""
+    cached = row.cached_tokens
+    return [
+        *(row.entry, row.log_index, row.order_entry, row.tenant, row.number, row.attempt),
+        *(row.finish in COMPLETE, came.reason is None, came.reason, row.operator, row.node),
+        *(row.model_root, _EPOCH + timedelta(row.ended // DAY_MS), row.started, row.ended),
+        *(row.input_tokens - cached, cached, row.output_tokens, row.rate_card, came.amount),
+        *(None, came.cost_centre, None, None),
+    ]
 
 
 def _learn_cards(db: Session) -> None:

@@ -48,9 +48,9 @@ def copy_tuples(
     connection: Connection,
     model: type[Base],
     names: Sequence[str],
-    rows: Iterable[tuple[Any, ...]],
+    rows: Iterable[Sequence[Any]],
 ) -> None:
-    """Write rows as tuples in the order of `names`; errors as `copy_rows`."""
+    """Write rows in the order of `names`; errors as `copy_rows`."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection):
         raise CounterfoilError(Code.CONFIGURATION, "the audit layer needs the psycopg driver")

@@ -510,9 +510,74 @@ def upgrade() -> None:
         "FOR EACH STATEMENT EXECUTE FUNCTION costs_receipts_into_open_periods()",
         table="costs_rated_receipts",
     )
+    op.create_table(
+        "costs_contested_requests",
+        sa.Column("receipt", sa.LargeBinary(length=32), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["receipt"],
+            ["costs_rated_receipts.receipt"],
+            name=op.f("fk_costs_contested_requests_receipt_costs_rated_receipts"),
+        ),
+        sa.PrimaryKeyConstraint("receipt", name=op.f("pk_costs_contested_requests")),
+    )
+    op.set_access(
+        "costs_contested_requests",
+        {"counterfoil_server": ["insert", "select"], "counterfoil_worker": ["insert", "select"]},
+    )
+    op.drop_object(
+        "costs_rated_receipts_one_attempt",
+        table="costs_rated_receipts",
+    )
+    op.create_object(
+        "costs_find_contested_requests",
+        "CREATE FUNCTION costs_find_contested_requests() RETURNS trigger\n"
+        "LANGUAGE plpgsql SET search_path = public, pg_temp AS $$\n"
+        "BEGIN\n"
+        "  INSERT INTO costs_contested_requests (receipt)\n"
+        "  SELECT receipt FROM fresh WHERE billable\n"
+        "     AND EXISTS (SELECT FROM costs_rated_receipts other WHERE other.tenant = fresh.tenant\n"
+        "                  AND other.number = fresh.number AND other.receipt <> fresh.receipt AND other.billable);\n"
+        "  RETURN NULL;\n"
+        "END $$",
+    )
+    op.create_object(
+        "costs_contested_requests_one_attempt",
+        "CREATE CONSTRAINT TRIGGER costs_contested_requests_one_attempt\n"
+        "AFTER INSERT ON costs_contested_requests\n"
+        "DEFERRABLE INITIALLY DEFERRED\n"
+        "FOR EACH ROW EXECUTE FUNCTION costs_one_attempt_is_paid()",
+        table="costs_contested_requests",
+    )
+    op.create_object(
+        "costs_rated_receipts_contested",
+        "CREATE TRIGGER costs_rated_receipts_contested\n"
+        "AFTER INSERT ON costs_rated_receipts\n"
+        "REFERENCING NEW TABLE AS fresh\n"
+        "FOR EACH STATEMENT EXECUTE FUNCTION costs_find_contested_requests()",
+        table="costs_rated_receipts",
+    )
 
 
 def downgrade() -> None:
+    op.drop_object(
+        "costs_rated_receipts_contested",
+        table="costs_rated_receipts",
+    )
+    op.drop_object(
+        "costs_contested_requests_one_attempt",
+        table="costs_contested_requests",
+    )
+    op.drop_object(
+        "costs_find_contested_requests",
+    )
+    op.create_object(
+        "costs_rated_receipts_one_attempt",
+        "CREATE CONSTRAINT TRIGGER costs_rated_receipts_one_attempt AFTER INSERT ON public.costs_rated_receipts"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION costs_one_attempt_is_paid()",
+        table="costs_rated_receipts",
+    )
+    op.set_access("costs_contested_requests", {})
+    op.drop_table("costs_contested_requests")
     op.drop_object(
         "costs_rated_receipts_closed",
         table="costs_rated_receipts",
