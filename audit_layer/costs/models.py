@@ -129,9 +129,11 @@ class PeriodEventRow(Base):
     __tablename__ = "costs_period_events"
     __table_args__ = (
         PrimaryKeyConstraint("period", "turn"),
-        CheckConstraint("state IN ('open', 'soft-closed', 'closed')", name="state"),
-        CheckConstraint("(state = 'closed') = (statement IS NOT NULL)", name="sealed"),
-        bytes_check("contract", 32),
+        CheckConstraint("state IN ('open', 'soft-closed', 'closing', 'closed')", name="state"),
+        CheckConstraint(
+            "num_nonnulls(statement, root, bill) = CASE WHEN state = 'closed' THEN 3 ELSE 0 END",
+            name="sealed",
+        ),
         bytes_check("root", 32),
         not_negative("turn"),
         KEPT_BY_WORKER,
@@ -146,8 +148,8 @@ class PeriodEventRow(Base):
     """Merkle root over the period's charges."""
     statement: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The signed seal, which is sent to the log until it has it."""
-    contract: Mapped[bytes | None] = mapped_column(LargeBinary(32))
-    """Digest of the terms it was billed under."""
+    bill: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The bill's document, whose hash the seal has."""
 
 
 class JournalRow(Base):

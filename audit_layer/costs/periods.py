@@ -17,6 +17,8 @@ from shared.codec.moment import day_of, month_period
 
 OPEN: Final = "open"
 SOFT_CLOSED: Final = "soft-closed"
+CLOSING: Final = "closing"
+"""Asked to be closed; the audit authority's process does it."""
 CLOSED: Final = "closed"
 Parties = tuple[str, str, str]
 """(tenant, operator, currency)"""

@@ -172,16 +172,14 @@ def upgrade() -> None:
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("root", sa.LargeBinary(length=32), nullable=True),
         sa.Column("statement", sa.LargeBinary(), nullable=True),
-        sa.Column("contract", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("bill", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint(
-            "(state = 'closed') = (statement IS NOT NULL)",
+            "num_nonnulls(statement, root, bill) = CASE WHEN state = 'closed' THEN 3 ELSE 0 END",
             name=op.f("ck_costs_period_events_sealed"),
         ),
         sa.CheckConstraint(
-            "state IN ('open', 'soft-closed', 'closed')", name=op.f("ck_costs_period_events_state")
-        ),
-        sa.CheckConstraint(
-            "octet_length(contract) = 32", name=op.f("ck_costs_period_events_contract_length")
+            "state IN ('open', 'soft-closed', 'closing', 'closed')",
+            name=op.f("ck_costs_period_events_state"),
         ),
         sa.CheckConstraint(
             "octet_length(root) = 32", name=op.f("ck_costs_period_events_root_length")

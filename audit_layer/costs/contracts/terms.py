@@ -17,7 +17,16 @@ which a period was billed is in its seal.
 import json
 from collections.abc import Sequence
 from datetime import date
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from decimal import (
+    ROUND_DOWN,
+    ROUND_HALF_EVEN,
+    ROUND_HALF_UP,
+    Context,
+    Decimal,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
@@ -33,6 +42,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 MAX_BYTES: Final = 256 * 1024
 MAX_SHOWN: Final = 5
+_EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
 
 
 class Rounding(StrEnum):
@@ -265,7 +275,8 @@ def graduated(amount: Decimal, tiers: Sequence[Tier]) -> Decimal:
     for tier, end in zip(tiers, ends, strict=True):
         upper = amount if end is None else min(amount, end)
         if upper > tier.above:
-            total += (upper - tier.above) * tier.percent / 100
+            share = _EXACT.multiply(_EXACT.subtract(upper, tier.above), tier.percent)
+            total = _EXACT.add(total, _EXACT.scaleb(share, -2))
     return total
 
 
