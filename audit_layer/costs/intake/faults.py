@@ -62,6 +62,10 @@ class Problems:
         if len(self.listed) < MAX_LISTED:
             self.listed.append(Problem(expected, row, column, field, raw))
 
+    def found(self) -> bool:
+        """Whether there are any."""
+        return self.count > 0
+
     def told(self) -> list[str]:
         """Return the problems for people, one line each, and how many more there are."""
         more = self.count - len(self.listed)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -50,6 +51,10 @@ TRANSLATED: Final = (
 """Fields whose texts may be translated."""
 MEANINGS: Final = ("skip", *TOTALS, *map(str, ChargeKind))
 """What a row may be."""
+
+
+DOCUMENTS: Final = ("invoice", "credit-note")
+_CHOICES: Final = {"kind": MEANINGS, "document": DOCUMENTS}
 
 
 def _among(names: Sequence[str]) -> AfterValidator:
@@ -235,6 +240,22 @@ class InvoiceMapping(_Strict):
             return cls.model_validate(_object(data))
         except ValidationError as error:
             raise _unusable(f"is not valid: {told(error, _known(), 20)}") from error
+
+    @field_validator("values")
+    @classmethod
+    def _translated(
+        cls, values: dict[str, dict[str, str | int]]
+    ) -> dict[str, dict[str, str | int]]:
+        for field, table in values.items():
+            check = _CHOICES.get(field)
+            for text, value in table.items():
+                if check is not None and value not in check:
+                    raise ValueError(
+                        f"{field}: {quoted(text)} cannot mean {quoted(str(value))}; one of {', '.join(check)}"
+                    )
+                if (field in ("scale", "per")) != isinstance(value, int):
+                    raise ValueError(f"{field}: what {quoted(text)} means has the wrong type")
+        return values
 
     @cached_property
     def addresses(self) -> dict[tuple[int, str], tuple[StatedName, ...]]:

@@ -67,9 +67,8 @@ class Table:
     rectangular: bool
     """Whether every row states all its cells, so that a different number of them is an error."""
     hidden_columns: list[tuple[int, int]] = field(default_factory=list)
-    """First and last column, from 0; complete before the first row."""
+    """First and last column, from 0. Like `merged`, complete after the last row."""
     merged: list[Range] = field(default_factory=list)
-    """Complete after the last row."""
     notes: list[str] = field(default_factory=list)
 
 

@@ -1,9 +1,10 @@
 """From a cell's text to a value, by the declared conventions of the file. Pure; nothing is guessed, nothing is a float."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import date, datetime, time
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from fractions import Fraction
 from typing import Final, NamedTuple
 
 from audit_layer.costs.intake.currencies import ISO_4217
@@ -23,6 +24,9 @@ FORMULAS: Final = tuple("=+-@\t\r\n＝＋－＠")
 """First characters that make a spreadsheet read text as a formula."""
 _SPACES: Final = "[ \u00a0\u2009\u202f]"
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_SCIENTIFIC: Final = re.compile(r"-?[0-9]{1,60}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_DIGITS: Final = 60
+"""Digits that are looked at before or after the mark, zeros included."""
 _REMEMBERED: Final = 10_000
 """Texts of days whose meaning is kept, since an invoice repeats few of them many times."""
 
@@ -69,7 +73,9 @@ class Numbers:
         if len(whole.lstrip("0")) > MAX_WHOLE or len(places) > MAX_PLACES:
             raise Unreadable(_TOO_LONG)
         value = Decimal(f"{whole or '0'}.{places or '0'}") if places else Decimal(whole)
-        return -value if negative and value else value
+        return (
+            value.copy_negate() if negative and value else value
+        )  # minus would round to 28 digits
 
     def _unsigned(self, text: str) -> tuple[str, bool]:
         """Return a text without the sign and the units around the number, and whether it was negative."""
@@ -143,12 +149,26 @@ PLAIN_NUMBERS: Final = Numbers(NumberForm())
 """Constants and FOCUS: `-1234.50`."""
 
 
-def whole(value: Decimal, *, least: int, most: int, what: str) -> int:
+class FocusNumbers(Numbers):
+    """Reads the numbers of FOCUS: a point, no separators, and an exponent where the writer likes one."""
+
+    def __init__(self) -> None:
+        super().__init__(NumberForm())
+        self.expected = "a number like -1234.50 or 1.25E-6"
+
+    def read(self, cell: Cell) -> Decimal:
+        """Return a cell's number, or raise `Unreadable`."""
+        if not _SCIENTIFIC.fullmatch(cell.text):
+            raise Unreadable(self.expected)
+        value = Decimal(cell.text)
+        return _sized(value)
+
+
+def whole(value: Fraction, *, least: int, most: int, what: str) -> int:
     """Return a whole number within bounds, or raise `Unreadable`."""
-    number = int(value)
-    if number != value or not least <= number <= most:
+    if value.denominator != 1 or not least <= value <= most:
         raise Unreadable(f"{what}, from {least} to {most}")
-    return number
+    return int(value)
 
 
 def text_of(cell: Cell) -> str:
@@ -189,24 +209,34 @@ def currency(text: str) -> str:
     return text
 
 
-def root_of(text: str, names: Mapping[str, bytes | None]) -> bytes:
-    """Return a model's root from 64 hexadecimal digits or from a name that `names` knows."""
-    if _HEX32.fullmatch(text):
-        return bytes.fromhex(text)
-    found = names[text]
-    if found is None:
-        raise Unreadable(
-            "a model's root in hexadecimal, or the name of a model that this log knows"
-        )
-    return found
+class Models:
+    """Reads a model's root, by its hash or by a name."""
+
+    def __init__(self, names: Callable[[str], bytes | None] | None) -> None:
+        self._names = names
+        self._known: dict[str, bytes | None] = {}
+
+    def root(self, text: str) -> bytes:
+        """Return the root that 64 hexadecimal digits or a known name mean; each name is asked for once."""
+        if _HEX32.fullmatch(text):
+            return bytes.fromhex(text)
+        if text not in self._known:
+            self._known[text] = self._names(text) if self._names is not None else None
+        found = self._known[text]
+        if found is None:
+            raise Unreadable("the root in hexadecimal, or the name, of a model that is known here")
+        return found
 
 
+_LONG: Final = Context(prec=200, traps=[Inexact, InvalidOperation])
+"""Longer than any number that is read, so that nothing is rounded on the way."""
 _TOO_LONG: Final = f"a number of at most {MAX_WHOLE} digits before and {MAX_PLACES} after the point"
 
 
 def _sized(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise Unreadable("a finite number")
+    value = value.normalize(_LONG)
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
     if value.adjusted() >= MAX_WHOLE or -exponent > MAX_PLACES:
