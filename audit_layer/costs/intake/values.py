@@ -70,9 +70,9 @@ class Numbers:
         whole, places = match[1] or "", match[2] or ""
         if self._separator is not None:
             whole = re.sub(self._separator, "", whole)
-        if len(whole.lstrip("0")) > MAX_WHOLE or len(places) > MAX_PLACES:
+        if len(whole) > _DIGITS or len(places) > _DIGITS:
             raise Unreadable(_TOO_LONG)
-        value = Decimal(f"{whole or '0'}.{places or '0'}") if places else Decimal(whole)
+        value = _sized(Decimal(f"{whole or '0'}.{places}" if places else whole))
         return (
             value.copy_negate() if negative and value else value
         )  # minus would round to 28 digits
@@ -236,12 +236,18 @@ _TOO_LONG: Final = f"a number of at most {MAX_WHOLE} digits before and {MAX_PLAC
 def _sized(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise Unreadable("a finite number")
-    value = value.normalize(_LONG)
+    if _places(value) > MAX_PLACES:
+        value = value.normalize(_LONG)
+    if value.adjusted() >= MAX_WHOLE or _places(value) > MAX_PLACES:
+        raise Unreadable(_TOO_LONG)
+    return value.quantize(Decimal(1), context=_LONG) if _places(value) < 0 else value
+
+
+def _places(value: Decimal) -> int:
+    """Return the digits after the point; negative for tens, hundreds … as `1E+2` has them."""
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
-    if value.adjusted() >= MAX_WHOLE or -exponent > MAX_PLACES:
-        raise Unreadable(_TOO_LONG)
-    return value
+    return -exponent
 
 
 def _within(day: Day) -> Day:
