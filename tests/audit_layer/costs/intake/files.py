@@ -1,11 +1,14 @@
 """Invoices as operators send them, and the mappings that read them."""
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from audit_layer.costs.intake.mapping import InvoiceMapping
 
+Change = Callable[[str, bytes], bytes | None]
 SMALL, LARGE = b"\xab" * 32, b"\xcd" * 32
 MODELS = {"small-7b": SMALL, "Large 70B": LARGE}
 
@@ -113,4 +116,45 @@ def workbook(
         change(sheet)
     out = io.BytesIO()
     book.save(out)
+    return with_shared_strings(out.getvalue())
+
+
+def rebuilt(content: bytes, change: Change, **added: bytes) -> bytes:
+    """The same archive with its parts changed by name; None leaves one out."""
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            if (data := change(name, old.read(name))) is not None:
+                new.writestr(name, data)
+        for name, data in added.items():
+            new.writestr(name, data)
     return out.getvalue()
+
+
+def with_shared_strings(content: bytes) -> bytes:
+    """The same workbook with its strings in a part of their own, as Excel writes them."""
+    strings: list[str] = []
+
+    def taken(found: re.Match[str]) -> str:
+        strings.append(found[1])
+        return f't="s"><v>{len(strings) - 1}</v>'
+
+    def change(name: str, data: bytes) -> bytes:
+        text = data.decode()
+        if name.startswith("xl/worksheets/"):
+            text = re.sub(r't="inlineStr"><is><t[^>]*>([^<]*)</t></is>', taken, text)
+        if name == "xl/_rels/workbook.xml.rels":
+            relation = '<Relationship Type="x/sharedStrings" Target="sharedStrings.xml" Id="rIdS"/>'
+            text = text.replace("</Relationships>", f"{relation}</Relationships>")
+        return text.encode()
+
+    if b"sharedStrings" in zipfile.ZipFile(io.BytesIO(content)).read("xl/_rels/workbook.xml.rels"):
+        return content
+    made = rebuilt(content, change)
+    items = "".join(f"<si><t>{text}</t></si>" for text in strings)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    part = f'<sst xmlns="{main}">{items}</sst>'.encode()
+    return rebuilt(made, lambda _, data: data, **{"xl/sharedStrings.xml": part})
