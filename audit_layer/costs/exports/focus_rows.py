@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from audit_layer.costs.charge import TOKENS, USAGE, Charge, ChargeKind
-from audit_layer.costs.exports.table import SCALES, Cell, Kind, Row
+from audit_layer.costs.exports.table import SCALES, Cell, Kind, Row, decimal_text
 from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -44,6 +44,12 @@ METERS: Final[Mapping[ChargeKind, str]] = MappingProxyType(
 )
 PRICED: Final = frozenset({*USAGE, ChargeKind.FEE})
 """The kinds whose rows state a price: FOCUS's Usage and Purchase."""
+OWN: Final = frozenset(
+    {
+        "quantity", "amount", "started", "ended", "receipt", "log_index", "verified_quantity", "because",
+    }
+)  # fmt: skip
+"""The fields of a charge that `shared_cells` does not look at."""
 MILLISECONDS: Final = 1000
 """GPU time is counted in ms and told in seconds."""
 _WIDE: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
@@ -55,7 +61,7 @@ def row_of(charge: Charge) -> Row:
 
 
 def shared_cells(charge: Charge) -> dict[str, Cell]:
-    """Return the cells that charges share which differ only in what `own_cells` tells."""
+    """Return the cells that follow from all fields but `OWN`."""
     root = charge.model_root.hex() if charge.model_root else None
     name = charge.operator
     return {
@@ -79,7 +85,7 @@ def shared_cells(charge: Charge) -> dict[str, Cell]:
         "ServiceName": "Confidential inference",
         "ServiceSubcategory": "Generative AI",
         "Tags": _json(charge.tags) if charge.tags else None,
-        "x_AuditState": charge.audit.value if charge.receipt else None,
+        "x_AuditState": charge.audit.value if charge.kind in USAGE else None,
         "x_RateCard": charge.rate_card.hex() if charge.rate_card else None,
         "x_Node": charge.node,
         "x_ModelRoot": root,
@@ -125,7 +131,7 @@ def describe(charge: Charge) -> str:
         root = charge.model_root.hex()[:16]
         words += f", model {charge.model_name} ({root})" if charge.model_name else f", model {root}"
     if charge.kind in USAGE:
-        words += f", {format(charge.unit_price, 'f')} {charge.currency} per {pricing_unit(charge.kind, charge.per)}"
+        words += f", {decimal_text(charge.unit_price)} {charge.currency} per {pricing_unit(charge.kind, charge.per)}"
     return words
 
 
