@@ -62,6 +62,8 @@ _EVERY: Final = (
     Column("Tags", Kind.TEXT, nullable=True),
     Column("x_Receipt", Kind.IDENTIFIER, nullable=True),
     Column("x_LogIndex", Kind.COUNT, nullable=True),
+    Column("x_Started", Kind.INSTANT),
+    Column("x_Ended", Kind.INSTANT),
     Column("x_VerifiedQuantity", Kind.QUANTITY, nullable=True),
     Column("x_QuantityVariance", Kind.QUANTITY, nullable=True),
     Column("x_AuditState", Kind.TEXT, nullable=True),

@@ -13,6 +13,7 @@ from typing import Final
 
 from audit_layer.costs.charge import TOKENS, USAGE, Charge, ChargeKind
 from audit_layer.costs.exports.table import SCALES, Cell, Kind, Row, decimal_text
+from shared.codec.moment import MAX_MS
 from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -50,8 +51,8 @@ OWN: Final = frozenset(
     }
 )  # fmt: skip
 """The fields of a charge that `shared_cells` does not look at."""
-MILLISECONDS: Final = 1000
-"""GPU time is counted in ms and told in seconds."""
+SECOND: Final = 1000
+"""Milliseconds. FOCUS's times are in whole seconds, and GPU time is counted in ms and told in seconds."""
 _WIDE: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
 
 
@@ -112,16 +113,23 @@ def own_cells(charge: Charge) -> dict[str, Cell]:
     return {
         **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), amount),
         "PricingCurrencyEffectiveCost": _foreign_cost(charge, amount, quantity),
-        "ChargePeriodStart": charge.started,
-        "ChargePeriodEnd": charge.ended,
+        "ChargePeriodStart": charge.started // SECOND * SECOND,
+        "ChargePeriodEnd": period_end(charge.started, charge.ended),
         "ConsumedQuantity": _consumed(charge.kind, charge.quantity) if used else None,
         "PricingQuantity": quantity,
         "x_Receipt": charge.receipt.hex() if charge.receipt else None,
         "x_LogIndex": charge.log_index,
+        "x_Started": charge.started,
+        "x_Ended": charge.ended,
         "x_VerifiedQuantity": None if verified is None else _consumed(charge.kind, verified),
         "x_QuantityVariance": None if variance is None else _consumed(charge.kind, variance),
         "x_Because": charge.because.hex() if charge.because else None,
     }
+
+
+def period_end(started: int, ended: int) -> int:
+    """Return the exclusive end, in ms, of the whole seconds in which something took place: at least one."""
+    return min(max(-(-ended // SECOND), started // SECOND + 1) * SECOND, MAX_MS)
 
 
 def describe(charge: Charge) -> str:
@@ -139,10 +147,10 @@ def pricing_unit(kind: ChargeKind, per: int) -> str:
     """Return the unit of a price in FOCUS's notation: `Tokens`, `1000 Tokens`, `GPU-Seconds`."""
     name = consumed_unit(kind)
     if kind is ChargeKind.GPU_SECOND:
-        if per < MILLISECONDS:
+        if per < SECOND:
             name = "GPU-Milliseconds"
         else:
-            per //= MILLISECONDS
+            per //= SECOND
     return name if per == 1 else f"{per} {name}"
 
 
@@ -209,7 +217,7 @@ def _divided(value: Decimal, rate: Decimal, kind: Kind) -> Decimal:
 
 
 def _consumed(kind: ChargeKind, quantity: int) -> Decimal:
-    return amount_of(quantity, Decimal(1), MILLISECONDS if kind is ChargeKind.GPU_SECOND else 1)
+    return amount_of(quantity, Decimal(1), SECOND if kind is ChargeKind.GPU_SECOND else 1)
 
 
 def _frequency(kind: ChargeKind) -> str:

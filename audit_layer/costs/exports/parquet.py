@@ -26,6 +26,7 @@ def arrow_type(kind: Kind) -> Any:
         Kind.IDENTIFIER: pa.string(),
         Kind.COUNT: pa.int64(),
         Kind.TIME: pa.timestamp("ms", tz="UTC"),
+        Kind.INSTANT: pa.timestamp("ms", tz="UTC"),
     }[kind]
 
 
@@ -46,9 +47,9 @@ def parquet_writer(out: Output, dataset: Dataset) -> Iterator[Any]:
         yield writer
         writer.close()
     finally:
-        # Closing twice does nothing; after an error the file is thrown away, and so is what closing it would say.
-        if writer.is_open:
-            writer.is_open = False
+        writer.is_open = (
+            False  # after an error the file is thrown away: its destructor shall write no footer
+        )
 
 
 def write_parquet(out: Output, dataset: Dataset, rows: Iterable[Row], totals: Totals) -> None:

@@ -32,7 +32,9 @@ class Kind(StrEnum):
     COUNT = "count"
     """A whole number below 2⁶³."""
     TIME = "time"
-    """Milliseconds since 1970, UTC."""
+    """Milliseconds since 1970, UTC; written in whole seconds, as FOCUS wants it, where they are whole."""
+    INSTANT = "instant"
+    """The same, always written with milliseconds."""
 
 
 SCALES: Final[Mapping[Kind, int]] = MappingProxyType(
@@ -88,5 +90,8 @@ def text_of(kind: Kind, cell: Cell) -> str:
     if isinstance(cell, str):
         return neutral(cell)
     if kind is Kind.TIME:
+        text = to_rfc3339(int(cell))
+        return f"{text[:19]}Z" if text.endswith(".000Z") else text
+    if kind is Kind.INSTANT:
         return to_rfc3339(int(cell))
     return str(cell) if kind is Kind.COUNT else decimal_text(cell)
