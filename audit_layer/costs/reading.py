@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
-from audit_layer.costs.focus import Charge
+from audit_layer.costs.charge import AuditState, Charge, ChargeKind
 from audit_layer.costs.models import (
     CorrectionRow,
     RateCardRow,
@@ -365,7 +365,7 @@ def _charge(
         operator=line.operator,
         node=line.node,
         model_root=line.model_root,
-        kind=line.kind,
+        kind=ChargeKind(line.kind),
         quantity=sign * line.quantity,
         unit_price=line.unit_price,
         per=line.per,
@@ -382,7 +382,7 @@ def _charge(
         rate_card=line.rate_card,
         cost_centre=line.cost_centre,
         correction=correction is not None,
-        held=waiting is not None,
+        audit=AuditState.UNAUDITED if waiting is None else AuditState.HELD,
         reason=correction.reason if correction else waiting.reason if waiting else None,
         because=correction.because if correction else waiting.because if waiting else None,
     )

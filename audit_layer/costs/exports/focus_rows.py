@@ -43,6 +43,7 @@ METERS: Final[Mapping[ChargeKind, str]] = MappingProxyType(
         ChargeKind.ROUNDING: "Rounding",
     }
 )
+SERVICE: Final = "Confidential inference"
 PRICED: Final = frozenset({*USAGE, ChargeKind.FEE})
 """The kinds whose rows state a price: FOCUS's Usage and Purchase."""
 OWN: Final = frozenset(
@@ -79,13 +80,13 @@ def shared_cells(charge: Charge) -> dict[str, Cell]:
         "InvoiceId": charge.invoice_id,
         **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), name),
         **dict.fromkeys(("ServiceProviderName", "HostProviderName"), name),
-        "ResourceId": f"{charge.operator}/{charge.node}" if charge.node else None,
+        "ResourceId": resource_id(charge.operator, charge.node) if charge.node else None,
         "ResourceName": charge.node,
         "ResourceType": "Inference node" if charge.node else None,
         "ServiceCategory": "AI and Machine Learning",
-        "ServiceName": "Confidential inference",
+        "ServiceName": SERVICE,
         "ServiceSubcategory": "Generative AI",
-        "Tags": _json(charge.tags) if charge.tags else None,
+        "Tags": json_text(charge.tags) if charge.tags else None,
         "x_AuditState": charge.audit.value if charge.kind in USAGE else None,
         "x_RateCard": charge.rate_card.hex() if charge.rate_card else None,
         "x_Node": charge.node,
@@ -115,14 +116,14 @@ def own_cells(charge: Charge) -> dict[str, Cell]:
         "PricingCurrencyEffectiveCost": _foreign_cost(charge, amount, quantity),
         "ChargePeriodStart": charge.started // SECOND * SECOND,
         "ChargePeriodEnd": period_end(charge.started, charge.ended),
-        "ConsumedQuantity": _consumed(charge.kind, charge.quantity) if used else None,
+        "ConsumedQuantity": exact_quantity(charge.kind, charge.quantity) if used else None,
         "PricingQuantity": quantity,
         "x_Receipt": charge.receipt.hex() if charge.receipt else None,
         "x_LogIndex": charge.log_index,
         "x_Started": charge.started,
         "x_Ended": charge.ended,
-        "x_VerifiedQuantity": None if verified is None else _consumed(charge.kind, verified),
-        "x_QuantityVariance": None if variance is None else _consumed(charge.kind, variance),
+        "x_VerifiedQuantity": None if verified is None else exact_quantity(charge.kind, verified),
+        "x_QuantityVariance": None if variance is None else exact_quantity(charge.kind, variance),
         "x_Because": charge.because.hex() if charge.because else None,
     }
 
@@ -161,6 +162,16 @@ def consumed_unit(kind: ChargeKind) -> str:
     return {ChargeKind.REQUEST: "Requests", ChargeKind.GPU_SECOND: "GPU-Seconds"}.get(kind, "Units")
 
 
+def sku_id(operator: str, model_root: bytes | None, kind: ChargeKind) -> str:
+    """Return what is sold: a kind of consumption of one model, whatever its price."""
+    return f"{operator if model_root is None else model_root.hex()[:16]}-{kind}"
+
+
+def resource_id(operator: str, node: str) -> str:
+    """Return the fully qualified name of a node."""
+    return f"{operator}/{node}"
+
+
 def foreign_price(charge: Charge) -> Decimal:
     """Return the unit price in the currency of the rate card."""
     if charge.fx_rate is None:
@@ -173,8 +184,7 @@ def _price_cells(charge: Charge) -> dict[str, Cell]:
     cells: dict[str, Cell] = {"PricingCurrency": charge.pricing_currency or charge.currency}
     if charge.kind not in PRICED:
         return cells
-    model = charge.model_root.hex()[:16] if charge.model_root else charge.operator
-    sku = f"{model}-{charge.kind}"
+    sku = sku_id(charge.operator, charge.model_root, charge.kind)
     foreign = foreign_price(charge)
     return {
         **cells,
@@ -188,8 +198,8 @@ def _price_cells(charge: Charge) -> dict[str, Cell]:
         "SkuId": sku,
         "SkuMeter": METERS[charge.kind],
         "SkuPriceId": f"{sku}@{charge.rate_card.hex()[:16]}" if charge.rate_card else sku,
-        "SkuPriceDetails": _json(
-            {"x_Kind": charge.kind.value, "x_Model": charge.model_name or model}
+        "SkuPriceDetails": json_text(
+            {"x_Kind": charge.kind.value, "x_Model": charge.model_name or charge.model_root.hex()}
             if charge.model_root
             else {"x_Kind": charge.kind.value}
         ),
@@ -216,7 +226,8 @@ def _divided(value: Decimal, rate: Decimal, kind: Kind) -> Decimal:
     return _WIDE.quantize(quotient, step)
 
 
-def _consumed(kind: ChargeKind, quantity: int) -> Decimal:
+def exact_quantity(kind: ChargeKind, quantity: int) -> Decimal:
+    """Return a quantity in its `consumed_unit`."""
     return amount_of(quantity, Decimal(1), SECOND if kind is ChargeKind.GPU_SECOND else 1)
 
 
@@ -226,5 +237,6 @@ def _frequency(kind: ChargeKind) -> str:
     return "Recurring" if kind is ChargeKind.FEE else "One-Time"
 
 
-def _json(pairs: Mapping[str, str]) -> str:
+def json_text(pairs: Mapping[str, str]) -> str:
+    """Return FOCUS's key-value format: a flat JSON object."""
     return json.dumps(dict(sorted(pairs.items())), ensure_ascii=False, separators=(",", ":"))
