@@ -3,8 +3,6 @@
 from collections import defaultdict
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
-from tempfile import gettempdir
 from zipfile import ZipFile
 
 import openpyxl
@@ -171,16 +169,18 @@ def test_more_lines_than_a_sheet_holds_go_on_in_the_next(tmp_path, monkeypatch):
     )
 
 
-def test_no_charges_are_an_empty_workbook_and_a_failure_leaves_the_old_one(tmp_path):
+def test_no_charges_are_an_empty_workbook_and_a_failure_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "a.xlsx"
     assert write_workbook(path, [], ABOUT).rows == 0
     assert sheets(path).sheetnames == ["Summary", "Lines"]
-    before, waiting = path.read_bytes(), set(Path(gettempdir()).glob("counterfoil-*"))
+    before, waiting = path.read_bytes(), tmp_path / "waiting"
+    waiting.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(waiting))
     with pytest.raises(CounterfoilError, match="power of ten"):
         write_workbook(path, (charge(per=per) for per in (1, 7)), ABOUT)
     assert path.read_bytes() == before
-    assert [name.name for name in tmp_path.iterdir()] == ["a.xlsx"]
-    assert set(Path(gettempdir()).glob("counterfoil-*")) == waiting
+    assert sorted(name.name for name in tmp_path.iterdir()) == ["a.xlsx", "waiting"]
+    assert list(waiting.iterdir()) == []
 
 
 def test_a_summary_tells_a_bounded_number_of_teams_apart_and_loses_nothing(monkeypatch):
