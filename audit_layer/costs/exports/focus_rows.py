@@ -6,8 +6,10 @@ even to the 15 digits of the column, and the cost in that currency is that price
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
@@ -52,6 +54,11 @@ OWN: Final = frozenset(
     }
 )  # fmt: skip
 """The fields of a charge that `shared_cells` does not look at."""
+_SHARED: Final = attrgetter(
+    *(field.name for field in fields(Charge) if field.name not in OWN | {"tags"})
+)
+REMEMBERED: Final = 4096
+"""Combinations of shared fields whose cells `rows_of` keeps."""
 SECOND: Final = 1000
 """Milliseconds. FOCUS's times are in whole seconds, and GPU time is counted in ms and told in seconds."""
 _WIDE: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
@@ -60,6 +67,19 @@ _WIDE: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
 def row_of(charge: Charge) -> Row:
     """Return one row, with the columns of 1.2 and of 1.4; INVALID_ARGUMENT when its amount is not quantity × price / per."""
     return {**shared_cells(charge), **own_cells(charge)}
+
+
+def rows_of(charges: Iterable[Charge]) -> Iterator[Row]:
+    """Yield the row of each charge. The cells that many share are worked out once."""
+    known: dict[object, dict[str, Cell]] = {}
+    for charge in charges:
+        key = _SHARED(charge), tuple(sorted(charge.tags.items()))
+        shared = known.get(key)
+        if shared is None:
+            if len(known) == REMEMBERED:
+                known.clear()
+            shared = known[key] = shared_cells(charge)
+        yield {**shared, **own_cells(charge)}
 
 
 def shared_cells(charge: Charge) -> dict[str, Cell]:

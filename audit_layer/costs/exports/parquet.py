@@ -13,7 +13,7 @@ from audit_layer.costs.exports.totals import Totals
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.replacing import Output
 
-ROWS: Final = 65_536
+ROWS: Final = 16_384
 """Rows in a row group, and in memory."""
 
 

@@ -1,11 +1,12 @@
 """Writing an export: the file as a whole or not at all, its control totals, its signed manifest; and CSV."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,8 +19,9 @@ from audit_layer.costs.exports.manifest import (
     created_text,
     signed,
 )
-from audit_layer.costs.exports.table import Cell, Dataset, Kind, Row, text_of
+from audit_layer.costs.exports.table import Dataset, Kind, Row, decimal_text, neutral, time_text
 from audit_layer.costs.exports.totals import Totals
+from shared.codec.moment import to_rfc3339
 from shared.runtime.replacing import Output, replacing
 
 Write = Callable[[Output, Totals], None]
@@ -98,12 +100,12 @@ def write_csv(out: Output, dataset: Dataset, rows: Iterable[Row], totals: Totals
 
 def csv_lines(dataset: Dataset, rows: Iterable[Row], totals: Totals) -> Iterable[str]:
     """Yield the file as pieces of text, each of whole lines."""
-    columns = [(column.name, column.kind) for column in dataset.columns]
+    columns = [(column.name, _TEXTS[column.kind]) for column in dataset.columns]
     waiting = [",".join(map(quoted, dataset.names)), ""]
     for row in rows:
         totals.count(row)
         waiting[-1] = ",".join(
-            [_text(kind, row[name]) if name in row else "" for name, kind in columns]
+            ["" if (cell := row.get(name)) is None else text_of(cell) for name, text_of in columns]
         )
         waiting.append("")
         if len(waiting) > _LINES:
@@ -117,12 +119,19 @@ def quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if _QUOTE.search(text) else text
 
 
-@lru_cache(maxsize=4096)
-def _remembered(kind: Kind, cell: Cell) -> str:
-    return quoted(text_of(kind, cell))
+def text_cell(text: str) -> str:
+    """Return text as CSV has it, so that no spreadsheet computes it."""
+    return quoted(neutral(text))
 
 
-def _text(kind: Kind, cell: Cell) -> str:
-    if cell is None:
-        return ""
-    return _remembered(kind, cell) if kind is Kind.TEXT else quoted(text_of(kind, cell))
+_TEXTS: Final[Mapping[Kind, Callable[[Any], str]]] = MappingProxyType(
+    {
+        Kind.TEXT: lru_cache(maxsize=4096)(text_cell),
+        Kind.IDENTIFIER: text_cell,
+        **dict.fromkeys((Kind.COST, Kind.PRICE, Kind.QUANTITY), decimal_text),
+        Kind.COUNT: str,
+        Kind.TIME: lru_cache(maxsize=256)(time_text),
+        Kind.INSTANT: to_rfc3339,
+    }
+)
+"""How a cell that is not null is written."""

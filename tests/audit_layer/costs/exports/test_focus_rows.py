@@ -4,13 +4,16 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from audit_layer.costs.charge import USAGE, AuditState, ChargeKind
+from audit_layer.costs.exports import focus_rows
 from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
-from audit_layer.costs.exports.focus_rows import OWN, PRICED, row_of, shared_cells
+from audit_layer.costs.exports.focus_rows import OWN, PRICED, row_of, rows_of, shared_cells
 from shared.codec.moment import MAX_MS
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.costs.exports.made import (
@@ -163,6 +166,14 @@ def test_the_identities_of_focus_hold_exactly(found):
     )
     for name in FOCUS_1_2.columns + FOCUS_1_4.columns:
         assert name.nullable or row[name.name] is not None, name
+
+
+@given(st.lists(charges(), max_size=8))
+def test_rows_in_a_row_are_the_rows_one_by_one(found):
+    again = [*found, *reversed(found)]
+    with patch.object(focus_rows, "REMEMBERED", 2):
+        rows = list(rows_of(again))
+    assert rows == [row_of(one) for one in again]
 
 
 @given(charges(USAGE), charges(USAGE))

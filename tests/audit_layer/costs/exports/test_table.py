@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_layer.costs.exports.table import FORMULAS, Kind, decimal_text, neutral, text_of
+from audit_layer.costs.exports.table import FORMULAS, decimal_text, neutral, time_text
 
 
 @pytest.mark.parametrize("first", list("=+-@\t\r\n＝＋－＠"))
@@ -32,13 +32,11 @@ def test_the_text_of_a_decimal_is_its_exact_value(value):
     assert not {"e", "E", "+"} & set(text)
 
 
-def test_a_time_is_told_in_whole_seconds_where_it_is_whole_and_an_instant_with_its_milliseconds():
-    assert text_of(Kind.TIME, 1_000) == "1970-01-01T00:00:01Z"
-    assert text_of(Kind.TIME, 1_001) == "1970-01-01T00:00:01.001Z"
-    assert text_of(Kind.INSTANT, 1_000) == "1970-01-01T00:00:01.000Z"
+def test_a_time_is_told_in_whole_seconds_where_it_is_whole():
+    assert time_text(1_000) == "1970-01-01T00:00:01Z"
+    assert time_text(1_001) == "1970-01-01T00:00:01.001Z"
 
 
-@given(st.sampled_from(Kind), st.none() | st.text())
-def test_no_text_is_a_formula_and_null_is_empty(kind, text):
-    assert not text_of(kind, text).startswith(FORMULAS)
-    assert text_of(kind, None) == ""
+@given(st.text())
+def test_no_text_is_a_formula(text):
+    assert not neutral(text).startswith(FORMULAS)
