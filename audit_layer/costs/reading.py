@@ -21,8 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
-from audit_layer.costs.charge import TOKENS, ChargeKind
-from audit_layer.costs.focus import Charge
+from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, PAYABLE, Standing, State
 from audit_layer.costs.rating import RatedLine, Tokens, price_for, rate_tokens
@@ -415,7 +414,7 @@ def _charge(
         rate_card=row.rate_card,
         cost_centre=row.cost_centre,
         correction=correction is not None,
-        held=waiting is not None,
+        audit=AuditState.UNAUDITED if waiting is None else AuditState.HELD,
         reason=why.reason if why else None,
         because=why.because if why else None,
     )

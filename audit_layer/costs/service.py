@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from audit_layer.costs import rater, reading
+from audit_layer.costs.charge import Charge
 from audit_layer.costs.check import check_books
-from audit_layer.costs.focus import Charge
 from audit_layer.costs.invoices import Invoice
 from audit_layer.costs.models import InvoiceRow, RatedReceiptRow, ReconciliationRow
 from audit_layer.costs.reading import Contract, Payability, contract

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit_layer.costs.focus import to_csv
+from audit_layer.costs.exports.focus_csv import to_csv
 from audit_layer.costs.payable import ANSWERED, SUPERSEDED
 from audit_layer.costs.rating import rated
 from audit_layer.storage import migrate
@@ -194,9 +194,9 @@ def test_a_fail_is_held_and_shown_as_held_until_another_workers_verdict(scene: S
     (row, *_) = scene.books.costs.totals()
     assert (row["amount"], row["held"], row["refused"], row["receipts"]) == (str(EACH), str(EACH), "0", 1)  # fmt: skip
     shown = {row["x_Receipt"]: row for row in csv.DictReader(StringIO(to_csv(scene.books.costs.charges(EVER))))}  # fmt: skip
-    assert shown[failed.hex()]["x_Standing"] == "held"
+    assert shown[failed.hex()]["x_AuditState"] == "held"
     assert shown[failed.hex()]["x_Because"] == doubted.hex()
-    assert shown[fine.hex()]["x_Standing"] == "payable"
+    assert shown[fine.hex()]["x_AuditState"] == "unaudited"
     content = invoice(line("input", 10, "1"), line("output", 14, "2"))
     result = scene.books.costs.reconcile(scene.books.costs.take_invoice(content))
     assert (result.gap, result.held) == (Fraction(0), Fraction(EACH))

@@ -1,14 +1,11 @@
-"""Rating and FOCUS rows: exact amounts, nothing rounded, nothing lost."""
+"""Rating: exact amounts, nothing rounded, nothing lost."""
 
-import csv
-import io
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from audit_layer.costs.charge import ChargeKind
-from audit_layer.costs.focus import COLUMNS, Charge, decimal_text, neutral, to_csv
 from audit_layer.costs.rating import Tokens, price_for, rate_tokens, rated
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price, RateCard
@@ -112,34 +109,3 @@ def test_a_model_without_a_price_is_an_error_that_names_it():
 def test_a_price_per_seven_tokens_is_refused_since_it_could_not_be_exact():
     with pytest.raises(CounterfoilError, match="power of ten"):
         rate(receipt(output=1), card(per=7))
-
-
-def test_focus_rows_have_every_column_and_neutralise_formulas():
-    charge = Charge(
-        tenant="=cmd()", operator="op", node="n", model_root=MODEL, kind="output", quantity=1200,
-        unit_price=Decimal("0.60"), per=1_000_000, amount=Decimal("0.00072"), currency="EUR",
-        started=0, ended=1000, period_start=0, period_end=2_678_400_000, receipt=H, log_index=5,
-        rate_card=H,
-    )  # fmt: skip
-    (row,) = csv.DictReader(io.StringIO(to_csv([charge])))
-    assert tuple(row) == COLUMNS
-    assert row["BillingAccountId"] == "'=cmd()"
-    assert row["BilledCost"] == "0.00072"
-    assert row["ConsumedQuantity"] == "1200.0"
-    assert row["PricingQuantity"] == "0.0012"
-    assert row["ChargePeriodStart"].startswith("1970-01-01T00:00:00")
-    assert row["ChargePeriodStart"].endswith("Z")
-
-
-@pytest.mark.parametrize("first", list("=+-@\t\r\n＝＋－＠"))
-def test_a_cell_that_begins_like_a_formula_is_text(first):
-    assert neutral(f"{first}HYPERLINK(1)") == f"'{first}HYPERLINK(1)"
-    assert neutral(f"a{first}") == f"a{first}"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(2500000, "2500000.0"), (Decimal("1E+3"), "1000.0"), (Decimal("0.10"), "0.1")],
-)
-def test_decimals_are_written_without_exponent(value, text):
-    assert decimal_text(value) == text

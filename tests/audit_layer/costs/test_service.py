@@ -12,7 +12,7 @@ from io import StringIO
 import psycopg
 import pytest
 
-from audit_layer.costs.focus import COLUMNS, to_csv
+from audit_layer.costs.exports.focus_csv import COLUMNS, to_csv
 from audit_layer.costs.service import Costs
 from audit_layer.trail.service import Submission
 from shared.codec.moment import Period, day_of, days_period
@@ -413,7 +413,7 @@ def test_the_export_has_the_columns_of_focus_and_sums_to_the_books(books: Books)
         "ListUnitPrice": "2.0", "PricingQuantity": "0.007", "PricingUnit": "1000 Tokens",
         "BillingCurrency": "EUR", "BillingAccountId": "acme", "ProviderName": "alpha",
         "ResourceId": "alpha/one", "ChargeCategory": "Usage",
-        "BillingPeriodStart": f"{FIRST}T00:00:00.000Z", "BillingPeriodEnd": f"{AFTER}T00:00:00.000Z",
+        "BillingPeriodStart": f"{FIRST}T00:00:00Z", "BillingPeriodEnd": f"{AFTER}T00:00:00Z",
     }  # fmt: skip
     assert {name: output[name] for name in expected} == expected
 
