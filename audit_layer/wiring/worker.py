@@ -18,6 +18,7 @@ from audit_layer.disclosure.parties import BeaconClient, CustodianClient
 from audit_layer.disclosure.service import Disclosure
 from audit_layer.replay import work_list
 from audit_layer.replay.drawn_case import TrailDeposits
+from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.tasks import offer_work, register_worker
 from audit_layer.replay.worker import Worker
@@ -129,7 +130,10 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         ),
         replayer=replayer,
         key=signing_key,
-        lease_ms=int(settings.lease_seconds * 1000),
+        lease=LeaseTerms(
+            floor_ms=int(settings.lease_seconds * 1000),
+            cap_ms=int(settings.longest_replay_seconds * 1000),
+        ),
     )
     register_worker(app, worker)
     if settings.authority is not None:
