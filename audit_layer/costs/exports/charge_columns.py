@@ -116,6 +116,10 @@ def _array(name: str, values: Any) -> Any:
             return pa.array(values, type=type_)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
+        if pa.types.is_floating(values.type) or pa.types.is_temporal(values.type):
+            raise refused(
+                f"{name} is of the type {values.type}"
+            )  # money is no fraction of two, times are in ms
         return values if values.type == type_ else values.cast(type_)
     except (
         pa.ArrowInvalid,
