@@ -140,11 +140,11 @@ def _spread(column: Column, shared: Sequence[Mapping[str, Any]], combination: An
     cells = [row.get(column.name) for row in shared]
     if column.kind is not Kind.TEXT:
         return array_of(column, cells).take(pa.array(combination))
-    texts = {text: index for index, text in enumerate(dict.fromkeys(cells)) if text is not None}
-    texts = {text: index for index, text in enumerate(texts)}
-    places = np.array([texts.get(text, -1) for text in cells], np.int32)[combination]
+    texts = [text for text in dict.fromkeys(cells) if text is not None]
+    place = {text: index for index, text in enumerate(texts)}
+    places = np.array([place.get(text, -1) for text in cells], np.int32)[combination]
     return pa.DictionaryArray.from_arrays(
-        pa.array(places, mask=places < 0), pa.array(list(texts), pa.string())
+        pa.array(places, mask=places < 0), pa.array(texts, pa.string())
     )
 
 
