@@ -137,7 +137,7 @@ def write_journal(
     return publish(path, Format.GL_CSV, (JOURNAL.name, JOURNAL.version), about, fill, key)
 
 
-def journal_rows(postings: Iterable[Posting], accounts: Accounts, totals: Totals) -> Iterator[Row]:
+def journal_rows(postings: Iterable[Raw], accounts: Accounts, totals: Totals) -> Iterator[Row]:
     """Yield a row for each posting that is not zero, journal by journal, after each was checked; errors as in `write_journal`."""
     seen: set[str] = set()
     for journal, group in groupby(map(Posting._make, postings), key=attrgetter("journal")):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.charge import USAGE, Charge, ChargeKind
 from audit_layer.costs.exports import parquet
 from audit_layer.costs.exports.batches import parquet_from_batches
 from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
@@ -114,6 +114,23 @@ def test_many_combinations_and_row_groups_keep_their_order(tmp_path, monkeypatch
     one, other = (pq.ParquetFile(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert one.num_row_groups == other.num_row_groups == 8
     assert one.read().to_pylist() == other.read().to_pylist()
+
+
+def test_rows_that_differ_in_one_of_many_fields_of_many_values_stay_apart(tmp_path):
+    """The number of possible combinations is 2⁷⁰ here: far more than fit a code of 64 bits."""
+
+    def one(i: int, tenant: int) -> Charge:
+        text, hashed = f"v{i}", bytes([i]) * 32
+        return charge(
+            tenant=f"v{tenant}", operator=text, currency=f"A{chr(65 + i // 26)}{chr(65 + i % 26)}", node=text, model_root=hashed,
+            model_name=text, rate_card=hashed, cost_centre=hashed, tags={"a": text}, invoice_id=text, reason=text,
+            unit_price=Decimal(i), fx_rate=Decimal(i + 1), pricing_currency=f"B{chr(65 + i // 26)}{chr(65 + i % 26)}",
+        )  # fmt: skip
+
+    found = [one(i, i) for i in range(32)] + [one(0, 1)]
+    from_columns(tmp_path / "a.parquet", [columns(found)])
+    read = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [row["BillingAccountId"] for row in read] == [row.tenant for row in found]
 
 
 @pytest.mark.parametrize(
