@@ -52,7 +52,7 @@ def cases():
         few = k % 2
         z, rates = (0.1, (0.3, 0.5)) if few else (2, (0.1, 0.2))
         drawn = [(z, draw.choice(rates)) for _ in range(4)]
-        other = [(draw.choice((0, 0.2)), 0.3), (0.1, 0.5)]
+        other = [(draw.choice((0, 5)), 0.7), (1, 0.5)]
         lam = draw.choice((0.3, 1, 3)) if few else draw.choice((0.05, 0.1, 0.15))
         yield rows, drawn, other, lam, draw.choice((0.3, 0.1, 0.03))
 
