@@ -74,6 +74,8 @@ def test_products_of_many_receipts_are_bounded_however_large_a_step():
         2 * (SMALL.body * 79_000 + SMALL.head) * 10 / (989.4e12 * 1.25) * 1e3
     )
     assert finding.loosened_by[0] == "caching: 10,000 of 800,000 input tokens were not computed"
+    assert found(prompts, replace(SERVING, largest_batch=10**6, engines=2)) == ()
+    assert found(prompts, replace(SERVING, largest_batch=10**6, together=2)) == ()
 
 
 def test_several_models_add_up():
@@ -132,6 +134,30 @@ def test_an_impossible_minute_is_found_in_a_plausible_day():
     assert {each.quantity for each in findings} == {Quantity.TOKENS}
     assert all(20_000 <= each.claimed <= 120_000 for each in findings)  # none of them the day
     assert any(f"from {T + 40_000_000}" in each.subject for each in findings)
+
+
+def test_a_stretch_across_the_border_of_two_windows_is_found():
+    """The filler makes every longer window plausible; of the shortest ones, only those that begin half way hold both."""
+    both = [work(8_000, 4_000, compute=4_000), work(8_000, 4_000, compute=4_000)]
+    filler = work(-19_900, 59_800, output=1)
+    (finding,) = found([filler, *both])
+    assert (finding.quantity, finding.bound) == (Quantity.COMPUTE, 4_006)
+
+
+def test_a_stretch_lasts_as_long_as_its_longest_receipt():
+    long = work(0, 5_000_000, compute=4_999_500)
+    short = work(1_000, 1_000, compute=0)
+    assert found([long, short]) == ()
+    (finding,) = found([long, short, work(5_000, 1_000, compute=900)])
+    assert (finding.claimed, finding.bound) == (5_000_400, 5_000_008)
+
+
+def test_energy_that_others_drew_in_a_window_is_not_missing():
+    """They share the counter with one that lasts longer than the window."""
+    long = work(0, 30_000, compute=0, energy=3_000_000)
+    short = [work(2_000, 1_000, compute=500, energy=1_000) for _ in range(2)]
+    assert found([long, *short], IDLE) == ()
+    assert quantities(short, IDLE) == {Quantity.ENERGY}
 
 
 def test_receipts_that_only_touch_do_not_overlap():
