@@ -1,7 +1,8 @@
 """What processors can do at most, as their vendors say: a small dated table, and the form of a file that adds to it. Pure.
 
 Figures are peaks of *dense* products at the boost clock, with the fastest accumulation that the device has, so that
-bounds made from them err towards believing a claim. Nobody measured idle power for this table, so it has none.
+bounds made from them err towards believing a claim. Each names the vendor's document; the figures were compared with
+pages that quote it. Nobody measured idle power for this table, so it has none.
 """
 
 import tomllib

@@ -1,6 +1,8 @@
 """The table of devices is consistent, and a file adds to it or is refused in words."""
 
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -58,6 +60,13 @@ def test_a_file_adds_a_device_and_may_replace_one():
     assert replaced["h200"].watts == 300
     assert len(replaced) == len(DEVICES)
     assert devices_of(b"") == DEVICES
+
+
+def test_the_documented_file_is_one():
+    document = (Path(__file__).parents[3] / "docs" / "plausibility.md").read_text("utf-8")
+    (file,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    assert devices_of(file.encode())["our-card"].idle_watts == 61.5
+    assert all(f"`{name}`" in document for name in DEVICES)
 
 
 @pytest.mark.parametrize(

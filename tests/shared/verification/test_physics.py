@@ -1,6 +1,7 @@
 """Each bound admits what hardware can do, refuses what it cannot, and shows arithmetic that can be recomputed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from shared.verification.physics import (
 from tests.shared.verification.arithmetic_text import recomputed
 from tests.shared.verification.test_receipt_claims import RECEIPT, used
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "plausibility.md"
 H100 = DEVICES["h100-sxm"]
 SMALL = Model(body=7_504_924_672, head=525_336_576)
 """Llama 3 8B: of its 8.03 billion parameters, another 0.5 billion are embeddings."""
@@ -69,6 +71,12 @@ def test_more_tokens_than_the_weights_can_be_read_for_are_not():
     assert finding.loosened_by == ()
     assert "⌈1,000 tokens / 1 a pass⌉" in finding.arithmetic
     assert finding.arithmetic.endswith("claimed: 3,700 ms from start to end")
+
+
+def test_the_documented_example_is_what_is_found():
+    finding = only(lasting(2_000))
+    assert finding.arithmetic in " ".join(DOCUMENT.read_text("utf-8").split())
+    assert found(lasting(2_000), replace(SERVING, tokens_per_pass=2)) == ()
 
 
 def test_more_tokens_than_there_are_operations_for_are_not():
