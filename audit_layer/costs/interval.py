@@ -29,19 +29,21 @@ class Finding:
 
     least: Decimal
     most: Decimal
-    by_rate: bool = True
+    by_rate: bool | None = True
     """Whether the epoch's rate drew it. False for what the floor, a canary or a complaint added: that is known, but it
-    is no random sample, so nothing about other receipts follows from it."""
+    is no random sample, so nothing about other receipts follows from it. None if nobody can tell, as the epoch was audited
+    whole because a reveal is missing: the draw is fixed by the commitments, but not known. Each limit then takes the worst
+    case, or else whoever keeps a reveal back could choose by the draw which epochs are sampled."""
 
     @classmethod
-    def exactly(cls, amount: Decimal, *, by_rate: bool = True) -> Self:
+    def exactly(cls, amount: Decimal, *, by_rate: bool | None = True) -> Self:
         """Return what a settled audit says. Evidence that a confirmed verdict calls withheld is not payable (protocol §8.3):
         for this, give the receipt's whole amount.
         """
         return cls(amount, amount, by_rate)
 
     @classmethod
-    def unanswered(cls, amount: Decimal, *, by_rate: bool = True) -> Self:
+    def unanswered(cls, amount: Decimal, *, by_rate: bool | None = True) -> Self:
         """Return what an audit without an answer says about a receipt of this amount: nothing, so the upper limit takes
         all of it as overbilled, and the lower limit none.
         """
@@ -55,7 +57,8 @@ class Alike:
     amount: Decimal
     """Of each: what the contract's prices make of its claim, in the invoice's currency."""
     rate_ppm: int
-    """With which probability its epoch's rate draws it, in a million (protocol §6.1). A million in an epoch audited whole."""
+    """With which probability its epoch's rate draws it, in a million (protocol §6.1). A million in an epoch that had to be
+    audited whole before anybody could know its draw, because it has no commitments."""
     finding: Finding | None = None
     """None if nobody audited them."""
     count: int = 1
@@ -105,10 +108,18 @@ def overbilling(
     level = float(1 - confidence) / 2
     amounts, rates, counts = _columns([(each.amount, each) for each in sampled])
     above = sample(
-        amounts, rates, counts, _known(classes, True, True), _known(classes, False, False)
+        amounts,
+        rates,
+        counts,
+        drawn=_known(classes, (True, None), most=True),
+        other=_known(classes, (False,), most=False),
     )
     below = sample(
-        amounts, rates, counts, _known(classes, True, False), _known(classes, False, True)
+        amounts,
+        rates,
+        counts,
+        drawn=_known(classes, (True,), most=False),
+        other=_known(classes, (False, None), most=True),
     )
     low = _outward(Decimal(least_missed(below, level, adaptive=adaptive)), ROUND_FLOOR)
     high = _outward(Decimal(most_missed(above, level, adaptive=adaptive)), ROUND_CEILING)
@@ -143,13 +154,13 @@ def _checked(each: Alike) -> Alike:
     return each
 
 
-def _known(classes: Sequence[Alike], by_rate: bool, most: bool) -> Known:
-    """Return the findings of the receipts that the rate drew, or of the others: their upper or their lower ends."""
+def _known(classes: Sequence[Alike], by_rate: tuple[bool | None, ...], *, most: bool) -> Known:
+    """Return the findings of the receipts that were drawn in these ways: their upper or their lower ends."""
     z, p, count = _columns(
         [
             (each.finding.most if most else each.finding.least, each)
             for each in classes
-            if each.finding is not None and each.finding.by_rate is by_rate
+            if each.finding is not None and each.finding.by_rate in by_rate
         ]
     )
     return Known(z, p, count)
