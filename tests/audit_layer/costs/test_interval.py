@@ -467,6 +467,22 @@ def test_certain_audits_say_nothing_about_other_receipts(adaptive):
 
 
 @MODES
+def test_a_draw_that_nobody_knows_is_the_worst_case_for_each_limit(adaptive):
+    others = [Alike(ONE, 50_000, None, 950), Alike(ONE, 50_000, Finding.exactly(ONE), 20)]
+    found = [
+        overbilling(
+            [*others, Alike(ONE, 50_000, Finding.exactly(ONE, by_rate=by_rate), 30)],
+            adaptive=adaptive,
+        )
+        for by_rate in (None, True, False)
+    ]
+    unknown, by_rate, otherwise = found
+    assert (unknown.low, unknown.high) == (otherwise.low, by_rate.high)
+    assert otherwise.low < by_rate.low
+    assert otherwise.high < by_rate.high
+
+
+@MODES
 def test_what_the_floor_finds_counts_itself_and_is_not_extrapolated(adaptive):
     others = [Alike(ONE, 50_000, None, 950), Alike(ONE, 50_000, Finding.exactly(ZERO), 50)]
     by_floor = Alike(ONE, 50_000, Finding.exactly(ONE, by_rate=False), 5)
