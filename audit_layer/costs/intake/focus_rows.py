@@ -257,7 +257,8 @@ class FocusRows:
                 self._wrong(row, "ContractedCost", str(error))
                 return
             if abs(contracted - product) >= unit:
-                self._wrong(row, "ContractedCost", "ContractedUnitPrice × PricingQuantity")
+                price = f"{draft.quantity} × {draft.unit_price:f} / {draft.per}"
+                self._wrong(row, "ContractedCost", f"{price} within rounding")
         if abs(Fraction(draft.amount) - product) >= unit:
             draft.unit_price = None
 

@@ -75,11 +75,12 @@ class _Strings(Handler):
     def __init__(self) -> None:
         self.strings: list[str] = []
         self._parts: list[str] = []
+        self._length = 0
         self._takes = self._hint = False
 
     def start(self, tag: str, attributes: Attributes) -> None:  # noqa: ARG002  # the handler's form
         if tag == "si":
-            self._parts = []
+            self._parts, self._length = [], 0
         elif tag == "rPh":
             self._hint = True
         self._takes = tag == "t" and not self._hint
@@ -90,10 +91,11 @@ class _Strings(Handler):
             self._hint = False
         elif tag == "si":
             _bounded(self.strings, _MAX_STRINGS)
-            self.strings.append(_short("".join(self._parts)))
+            self.strings.append("".join(self._parts).strip())
 
     def text(self, data: str) -> None:
         if self._takes:
+            self._length += _bounded_text(self._length, data)
             self._parts.append(data)
 
 
@@ -139,6 +141,7 @@ class _Cells(Handler):
         self._column = -1
         self._form: Attributes = {}
         self._value: list[str] = []
+        self._length = 0
         self._takes = self._formula = self._stored = self._hint = False
 
     def start(self, tag: str, attributes: Attributes) -> None:
@@ -179,6 +182,7 @@ class _Cells(Handler):
 
     def text(self, data: str) -> None:
         if self._takes:
+            self._length += _bounded_text(self._length, data)
             self._value.append(data)
 
     def taken(self) -> list[Row]:
@@ -199,7 +203,7 @@ class _Cells(Handler):
             raise refused(
                 f"has, in row {self._row}, cells out of order or beyond column {MAX_COLUMNS}"
             )
-        self._column, self._form, self._value = column, attributes, []
+        self._column, self._form, self._value, self._length = column, attributes, [], 0
         self._formula = self._stored = False
 
     def _cell(self) -> Cell:
@@ -222,7 +226,7 @@ class _Cells(Handler):
                 return _iso(text.strip())
             case "b" if text:
                 return Cell("TRUE" if text.strip() == "1" else "FALSE")
-        return Cell(_short(text))
+        return Cell(text.strip())
 
     def _number(self, text: str) -> Cell:
         if not _NUMBER.fullmatch(text):
@@ -341,7 +345,8 @@ def _bounded(things: Sized, most: int = _MAX_OTHERS) -> None:
         )
 
 
-def _short(text: str) -> str:
-    if len(text) > MAX_CELL:
+def _bounded_text(length: int, data: str) -> int:
+    """Return how many characters follow; MALFORMED where a cell would be longer than a cell may be."""
+    if length + len(data) > MAX_CELL:
         raise refused(f"has more than {MAX_CELL} characters in one cell")
-    return text.strip()
+    return len(data)

@@ -28,7 +28,9 @@ def refusal(text: str | bytes) -> str:
 
 @pytest.mark.parametrize("values", [GERMAN_MAPPING, AMERICAN_MAPPING])
 def test_json_and_toml_say_the_same(values):
-    assert InvoiceMapping.parse(json.dumps(values).encode()) == InvoiceMapping.model_validate(values)  # fmt: skip
+    assert InvoiceMapping.parse(json.dumps(values).encode()) == InvoiceMapping.model_validate(
+        values
+    )
 
 
 def test_a_toml_file_is_read_with_what_it_leaves_out():
@@ -86,7 +88,9 @@ def test_what_is_not_known_is_refused_by_name(added, named):
      (["%Y-%m-%d %"], "%")],
 )  # fmt: skip
 def test_a_date_format_says_a_whole_day_in_parts_that_no_locale_changes(formats, named):
-    assert named in refusal(SMALLEST.replace("[dates]", f"[dates]\nformats = {json.dumps(formats)}"))  # fmt: skip
+    assert named in refusal(
+        SMALLEST.replace("[dates]", f"[dates]\nformats = {json.dumps(formats)}")
+    )
 
 
 def test_an_unknown_time_zone_is_refused():
