@@ -7,7 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, TypeVar
 
-from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.charge import TOKENS, USAGE, ChargeKind
 from audit_layer.costs.intake import values
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts, shown
@@ -157,24 +157,28 @@ class LineReader:
     def _usage(
         self, draft: Draft, row: Row, trace: RowReading | None, scale: int | None, per: int | None
     ) -> None:
-        numbers, count = self._conventions.numbers, self._conventions.count
+        numbers = self._conventions.numbers
         price = self.read(row, "unit_price", numbers.read, trace)
-        scale = scale or self.read(row, "scale", lambda cell: count("scale", cell), trace)
-        per = per or self.read(row, "per", lambda cell: count("per", cell), trace)
         unit = MS if draft.kind is ChargeKind.GPU_SECOND else 1
-        if unit == 1 and draft.kind is not ChargeKind.REQUEST:
-            scale, per = scale or self._constant("scale"), per or self._constant("per")
-        size = scale or unit
-        draft.unit_price, draft.per = price, per or unit
+        scale = scale or unit * self._size(row, "scale", draft.kind, trace)
+        draft.unit_price = price
+        draft.per = per or unit * self._size(row, "per", draft.kind, trace)
 
         def tokens(cell: Cell) -> int:
             most = values.MAX_QUANTITY
-            what = "a whole number" if size == 1 else f"a number that × {size} is whole"
+            what = "a whole number" if scale == 1 else f"a number that × {scale} is whole"
             return values.whole(
-                Fraction(numbers.read(cell)) * size, least=-most, most=most, what=what
+                Fraction(numbers.read(cell)) * scale, least=-most, most=most, what=what
             )
 
         draft.quantity = self.read(row, "quantity", tokens, trace)
+
+    def _size(self, row: Row, field: str, kind: ChargeKind, trace: RowReading | None) -> int:
+        """Return how many tokens, requests or GPU-seconds a unit is; a constant says it for tokens alone."""
+        found = self.read(row, field, lambda cell: self._conventions.count(field, cell), trace)
+        if found is None and kind in TOKENS:
+            found = self._constant(field)
+        return found or 1
 
     def _named(self, row: Row, field: str, trace: RowReading | None) -> str | None:
         text = self.read(
