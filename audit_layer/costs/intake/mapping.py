@@ -25,6 +25,7 @@ from audit_layer.costs.intake.faults import quoted
 from audit_layer.costs.problems import told
 from shared.codec.moment import zone
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.printable import printable
 
 MAX_MAPPING: Final = 2**20
 """Bytes."""
@@ -303,7 +304,7 @@ def _object(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise _unusable("is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:  # JSON's and TOML's own errors are ValueErrors
-        raise _unusable(f"is neither TOML nor JSON: {str(error)[:200]}") from error
+        raise _unusable(f"is neither TOML nor JSON: {printable(str(error), 200)}") from error
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class Numbers:
             whole = re.sub(self._separator, "", whole)
         if len(whole) > _DIGITS or len(places) > _DIGITS:
             raise Unreadable(_TOO_LONG)
-        value = _sized(Decimal(f"{whole or '0'}.{places}" if places else whole))
+        value = Decimal(f"{whole or '0'}.{places}" if places else whole)
+        if len(whole) > MAX_WHOLE or len(places) > MAX_PLACES:
+            value = _sized(value)
         return (
             value.copy_negate() if negative and value else value
         )  # minus would round to 28 digits
