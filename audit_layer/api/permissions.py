@@ -72,7 +72,7 @@ def may_see(access: Access, row: StatementRow, trail: Trail) -> bool:
     """Whether a statement exists for this access."""
     if access.role is Role.AUDITOR or row.type in PUBLIC_TYPES:
         return True
-    if row.type in {"tenant-seal", "erasure"}:  # they reveal business volume
+    if row.type in {"tenant-seal", "erasure", "period-seal"}:  # they reveal business volume
         return access.role is Role.TENANT and row.subject == access.scope
     receipt = _receipt_of(row, trail)
     if receipt is None:

@@ -232,7 +232,7 @@ def export(
     An existing file is replaced as a whole. Where nothing was charged, nothing is written and the exit code is 4,
     unless --allow-empty is given.
     """
-    from audit_layer.costs.focus import to_csv  # noqa: PLC0415
+    from audit_layer.costs.exports.focus_csv import to_csv  # noqa: PLC0415
     from shared.runtime.keys import write_result  # noqa: PLC0415
 
     first, after = _days(start, end, zone_name)

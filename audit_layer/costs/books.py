@@ -1,22 +1,19 @@
-"""The double-entry books: journals of rated lines, and the corrections that mirror them. In the caller's transaction."""
+"""What receipts do to the books: usage is posted, and corrections mirror it. In the caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
+from typing import Any, Final
 
 from sqlalchemy import Select, Subquery, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from audit_layer.costs.models import (
-    CorrectionRow,
-    JournalRow,
-    PostingRow,
-    RateCardRow,
-    RatedLineRow,
-    RatedReceiptRow,
-)
+from audit_layer.costs.ledger.posting import Journal, Posting, post
+from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import Claim, Standing, State, standings
+from audit_layer.costs.periods import Periods
 from audit_layer.trail.models import VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.moment import day_of, now_ms
@@ -29,32 +26,55 @@ CHUNK = 500
 """Requests settled per query."""
 Request = tuple[str, int]
 """(tenant, number)"""
+COLUMNS: Final = (
+    *("receipt", "log_index", "order_entry", "tenant", "number", "attempt", "complete", "billable", "reason"),
+    *("operator", "node", "model_root", "day", "started", "ended", "input", "cached", "output", "rate_card", "amount"),
+    *("currency", "cost_centre", "journal", "period"),
+)  # fmt: skip
+"""Of a rated receipt, in the order in which they are copied."""
+_LOG_INDEX, _AMOUNT, _JOURNAL = map(COLUMNS.index, ("log_index", "amount", "journal"))
 
 
-class Posting:
-    """Gathers rated lines and posts one journal per tenant, operator, day and currency."""
+class Usage:
+    """Gathers what is billable and posts one journal per tenant, operator, day and currency."""
 
-    def __init__(self, db: Session) -> None:
-        self._db = db
-        self._lines: dict[tuple[str, str, date, str], list[RatedLineRow]] = defaultdict(list)
+    def __init__(self) -> None:
+        self._groups: dict[tuple[date, str, str, str], list[list[Any]]] = defaultdict(list)
 
-    def add(self, line: RatedLineRow) -> None:
-        """Gather one line; `post` makes its journal."""
-        self._lines[line.tenant, line.operator, line.day, line.currency].append(line)
+    def add(self, day: date, tenant: str, operator: str, currency: str, record: list[Any]) -> None:
+        """Gather a rated receipt's values; `post` gives it its journal."""
+        self._groups[day, tenant, operator, currency].append(record)
 
-    def post(self) -> None:
-        """Debit the tenant's expense and credit the operator's payable."""
-        for lines in self._lines.values():
-            journal = _journal(self._db, lines, day=lines[0].day, sign=1)
-            for line in lines:
-                line.journal = journal
-            self._db.add_all(lines)
-        self._db.flush()
+    def post(self, db: Session) -> None:
+        """Debit tenants' expense and credit operators' payable."""
+        for (day, tenant, operator, currency), group in self._groups.items():
+            total = exact_sum(record[_AMOUNT] for record in group)
+            journal = post(
+                db,
+                Journal(
+                    kind="usage",
+                    key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
+                    day=day,
+                    postings=_owed(tenant, operator, total, currency),
+                    tenant=tenant,
+                    operator=operator,
+                ),
+            )
+            for record in group:
+                record[_JOURNAL] = journal
+
+
+def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
+    """Debit the tenant's expense and credit the operator's payable."""
+    return (
+        Posting(f"expense:{tenant}", amount, currency),
+        Posting(f"payable:{operator}", amount.copy_negate(), currency),
+    )
 
 
 def settle(db: Session, requests: Collection[Request]) -> int:
     """Bring these requests' standing in the books in line with the rule; return how many receipts changed."""
-    changed = 0
+    changed, periods = 0, Periods(db)
     ordered = sorted(requests)
     for at in range(0, len(ordered), CHUNK):
         these = tuple_(RatedReceiptRow.tenant, RatedReceiptRow.number).in_(ordered[at : at + CHUNK])
@@ -67,7 +87,7 @@ def settle(db: Session, requests: Collection[Request]) -> int:
         for claim in claims:
             if claim.unbillable is None:
                 last = present.get(claim.receipt)
-                changed += _correct(db, claim.receipt, wanted[claim.receipt], last)
+                changed += _correct(db, periods, claim.receipt, wanted[claim.receipt], last)
         db.flush()
     return changed
 
@@ -130,51 +150,41 @@ def _corrections() -> Select[CorrectionRow]:
     )
 
 
-def _correct(db: Session, receipt: bytes, wanted: Standing, last: CorrectionRow | None) -> bool:
+def _correct(
+    db: Session, periods: Periods, receipt: bytes, wanted: Standing, last: CorrectionRow | None
+) -> bool:
     """Append a correction where the books differ from the rule; return whether they did."""
     payable = wanted.state is not State.REFUSED  # what is held stays posted
     reason, because = (None, None) if payable else (wanted.reason, wanted.because)
     before = (True, None, None) if last is None else (last.payable, last.reason, last.because)
     if before == (payable, reason, because):
         return False
-    journal = None
-    if before[0] is not payable:
-        lines = db.scalars(select(RatedLineRow).where(RatedLineRow.receipt == receipt)).all()
-        if lines:
-            journal = _journal(db, lines, day=day_of(now_ms()), sign=1 if payable else -1)
+    row, journal, period = db.get_one(RatedReceiptRow, receipt), None, None
+    turn = 0 if last is None else last.turn + 1
+    if before[0] is not payable and row.amount is not None and row.currency is not None:
+        amount = row.amount if payable else row.amount.copy_negate()
+        period = periods.holding(row.tenant, row.operator, row.currency, now_ms())
+        journal = post(
+            db,
+            Journal(
+                kind="correction",
+                key=f"correction {receipt.hex()} {turn}",
+                day=day_of(now_ms()),
+                postings=_owed(row.tenant, row.operator, amount, row.currency),
+                tenant=row.tenant,
+                operator=row.operator,
+            ),
+        )
     db.add(
         CorrectionRow(
             receipt=receipt,
-            turn=0 if last is None else last.turn + 1,
+            turn=turn,
             payable=payable,
             reason=reason,
             because=because,
             journal=journal,
+            period=period,
             at=now_ms(),
         )
     )
     return True
-
-
-def _journal(db: Session, lines: Iterable[RatedLineRow], *, day: date, sign: int) -> int:
-    """Post lines of one tenant, operator and currency, or mirror them (`sign` −1); return the journal."""
-    lines = list(lines)
-    first = lines[0]
-    journal = JournalRow(
-        tenant=first.tenant,
-        operator=first.operator,
-        day=day,
-        currency=first.currency,
-        posted_at=now_ms(),
-    )
-    db.add(journal)
-    db.flush()
-    total = sign * exact_sum(line.amount for line in lines)
-    db.add_all(
-        PostingRow(journal=journal.id, account=account, amount=amount, currency=first.currency)
-        for account, amount in (
-            (f"expense:{first.tenant}", total),
-            (f"payable:{first.operator}", -total),
-        )
-    )
-    return journal.id

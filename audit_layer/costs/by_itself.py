@@ -1,10 +1,10 @@
-"""What a receipt of the trail comes to by itself (protocol §8.3, step 2): what its lines are, or why it is not billable.
+"""What a receipt of the trail comes to by itself (protocol §8.3, step 2), read from what was signed.
 
-A function of the log alone, so rating and check compute it alike.
+The books are made up from the trail's columns; this is what `cost fsck` holds them against.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ from audit_layer.costs.books import card_of
 from audit_layer.costs.models import RateCardRow
 from audit_layer.costs.rating import RatedLine, rated
 from audit_layer.trail.at_rest import decrypted
-from audit_layer.trail.models import ReceiptRow, StatementRow
+from audit_layer.trail.models import StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as
 from shared.statements.orders import Order
@@ -22,6 +22,20 @@ from shared.statements.receipts import Receipt
 
 ERASED: Final = "erased"
 NO_ORDER: Final = "its order is not kept"
+
+
+class Placed(Protocol):
+    """A receipt's place: its index in the log, and its node's operator."""
+
+    @property
+    def log_index(self) -> int:
+        """Its index in the log."""
+        ...
+
+    @property
+    def operator(self) -> str:
+        """Whose node made it."""
+        ...
 
 
 class Card(NamedTuple):
@@ -51,9 +65,9 @@ def cards_in_books(db: Session, entries: Collection[bytes] | None = None) -> Map
 
 
 def rated_by_itself(
-    db: Session, row: ReceiptRow, raw: bytes, order_raw: bytes | None, card: Card | None
+    db: Session, row: Placed, raw: bytes, order_raw: bytes | None, card: Card | None
 ) -> Rating:
-    """Rate one receipt, given it and its order as they are stored.
+    """Rate one receipt, given where it is in the log, and it and its order as they are stored.
 
     Its rate card must precede it in the log: when the books are made up makes no difference.
     """

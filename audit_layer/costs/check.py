@@ -1,4 +1,4 @@
-"""Recompute the books from what the log has: every line, every standing, every balance. Reports, and repairs nothing."""
+"""Recompute the books from what the log has: every amount, every standing, every balance. Reports, and repairs nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,29 +10,25 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import last_corrections
 from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_itself
-from audit_layer.costs.models import PostingRow, RatedLineRow, RatedReceiptRow
+from audit_layer.costs.models import JournalRow, PostingRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
-from audit_layer.costs.rating import price_for, rate_usage
+from audit_layer.costs.rating import price_for, rate_tokens
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
-from shared.statements.receipts import EnergyQuality, Usage
 from shared.statements.verdicts import Outcome
 
 _PAGE: Final = 1000
-Facts = tuple[str, int, Decimal, int, Decimal]
-"""Kind, quantity, unit price, per, amount."""
+_SAME: Final = (
+    *("log_index", "order_entry", "tenant", "number", "attempt", "operator", "node", "model_root"),
+    *("started", "ended", "rate_card"),
+)
 
 
 def check_books(db: Session) -> Iterator[str]:
     """Yield what in the books differs from what receipts, rate cards and verdicts imply."""
     cards = cards_in_books(db)
-    written: dict[bytes, set[Facts]] = defaultdict(set)
-    for line in db.scalars(select(RatedLineRow)):
-        written[line.receipt].add(
-            (line.kind, line.quantity, line.unit_price, line.per, line.amount)
-        )
     query = select(RatedReceiptRow, ReceiptRow).outerjoin(
         ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt
     )
@@ -40,49 +36,45 @@ def check_books(db: Session) -> Iterator[str]:
         (row, receipt) for row, receipt in db.execute(query)
     ]
     for row, receipt in rated:
-        yield from _receipt(row, receipt, cards, written[row.receipt])
+        yield from _receipt(row, receipt, cards)
     yield from _reasons(db, cards)
     yield from _standings(db, [(row, receipt) for row, receipt in rated if receipt is not None])
     yield from _balances(db)
 
 
 def _receipt(
-    row: RatedReceiptRow,
-    receipt: ReceiptRow | None,
-    cards: Mapping[bytes, Card],
-    written: set[Facts],
+    row: RatedReceiptRow, receipt: ReceiptRow | None, cards: Mapping[bytes, Card]
 ) -> Iterator[str]:
-    """Compare one rated receipt with the trail's, and its lines with its usage at the prices of its card."""
+    """Compare one rated receipt with the trail's, and its amount with its tokens at the prices of its card."""
     name = f"receipt {row.receipt.hex()}"
     if receipt is None:
         yield f"{name} is in the books but not in the log"
         return
-    columns = ("log_index", "order_entry", "tenant", "number", "attempt")
     yield from (
         f"{name}: {column} is not the receipt's"
-        for column in columns
+        for column in _SAME
         if getattr(row, column) != getattr(receipt, column)
     )
     if row.complete != (receipt.finish in COMPLETE):
         yield f"{name}: complete is not the receipt's"
-    usage = Usage(
-        input=receipt.input_tokens,
-        cached=receipt.cached_tokens,
-        output=receipt.output_tokens,
-        energy_quality=EnergyQuality.UNMEASURED,
-    )
+    cached = receipt.cached_tokens
+    tokens = (receipt.input_tokens - cached, cached, receipt.output_tokens)
+    if (row.input, row.cached, row.output) != tokens:
+        yield f"{name}: its tokens are not the receipt's"
+    if row.amount is None:
+        return
+    if not row.billable and row.reason != ANSWERED:
+        yield f"{name} is not billable but has an amount"
     try:
-        price = price_for(cards[receipt.rate_card].value, receipt.model_root)
-        expected = {
-            (line.kind.value, line.quantity, line.unit_price, line.per, line.amount)
-            for line in rate_usage(usage, price)
-        }
-    except (CounterfoilError, KeyError):  # no price, hence no line
-        expected = set()
-    if row.billable and written != expected:
-        yield f"{name}: its lines are not its usage at its rate card's prices"
-    if not row.billable and written and row.reason != ANSWERED:
-        yield f"{name} is not billable but has lines"
+        card = cards[receipt.rate_card].value
+        expected = exact_sum(
+            line.amount for line in rate_tokens(tokens, price_for(card, receipt.model_root))
+        )
+        same = row.amount == expected and row.currency == card.currency
+    except (CounterfoilError, KeyError):  # no price, hence no amount
+        same = False
+    if not same:
+        yield f"{name}: its amount is not its usage at its rate card's prices"
 
 
 def _reasons(db: Session, cards: Mapping[bytes, Card]) -> Iterator[str]:
@@ -98,15 +90,21 @@ def _reasons(db: Session, cards: Mapping[bytes, Card]) -> Iterator[str]:
     for row, receipt, raw, order_raw in db.execute(query):
         card = cards.get(receipt.rate_card)
         try:
-            reason = rated_by_itself(db, receipt, raw, order_raw, card).reason
+            rating = rated_by_itself(db, receipt, raw, order_raw, card)
         except CounterfoilError as error:
             yield f"receipt {row.receipt.hex()}: it or its order cannot be read: {error.detail}"
             continue
-        if reason not in {row.reason, ERASED}:
+        if rating.reason not in {row.reason, ERASED}:
             yield (
                 f"receipt {row.receipt.hex()}: {_booked(row.reason)} in the books, but"
-                f" {_booked(reason)} by what was signed"
+                f" {_booked(rating.reason)} by what was signed"
             )
+        if (
+            rating.order is not None
+            and row.billable
+            and rating.order.cost_centre != row.cost_centre
+        ):
+            yield f"receipt {row.receipt.hex()}: cost_centre is not the order's"
 
 
 def _booked(reason: str | None) -> str:
@@ -154,21 +152,29 @@ def _told(standing: tuple[Any, ...]) -> str:
 
 
 def _balances(db: Session) -> Iterator[str]:
-    """Compare every account with the lines that are posted and not reversed."""
+    """Compare every account with the receipts that are posted and not reversed."""
     last = last_corrections()
     expected: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
-    lines = db.scalars(
-        select(RatedLineRow)
-        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
-        .where(last.c.payable.is_distinct_from(False))
-    )
-    for line in lines:
-        expected[f"expense:{line.tenant}", line.currency].append(line.amount)
-        expected[f"payable:{line.operator}", line.currency].append(line.amount.copy_negate())
-    posted = db.execute(
-        select(PostingRow.account, PostingRow.currency, func.sum(PostingRow.amount)).group_by(
-            PostingRow.account, PostingRow.currency
+    owed = db.execute(
+        select(
+            RatedReceiptRow.tenant,
+            RatedReceiptRow.operator,
+            RatedReceiptRow.currency,
+            func.sum(RatedReceiptRow.amount),
         )
+        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+        .where(last.c.payable.is_distinct_from(False), RatedReceiptRow.amount.is_not(None))
+        .group_by(RatedReceiptRow.tenant, RatedReceiptRow.operator, RatedReceiptRow.currency)
+    )
+    for tenant, operator, currency, amount in owed:
+        total = amount or Decimal(0)
+        expected[f"expense:{tenant}", currency or ""].append(total)
+        expected[f"payable:{operator}", currency or ""].append(total.copy_negate())
+    posted = db.execute(
+        select(PostingRow.account, PostingRow.currency, func.sum(PostingRow.amount))
+        .join(JournalRow, JournalRow.id == PostingRow.journal)
+        .where(JournalRow.kind.in_(("usage", "correction")))
+        .group_by(PostingRow.account, PostingRow.currency)
     )
     found = {(account, currency): amount for account, currency, amount in posted}
     for account in sorted({*found, *expected}):
@@ -176,5 +182,5 @@ def _balances(db: Session) -> Iterator[str]:
         if found.get(account, Decimal(0)) != should:
             yield (
                 f"account {account[0]} holds {found.get(account, 0):f} {account[1]}, but "
-                f"its lines add up to {should:f}"
+                f"its receipts add up to {should:f}"
             )

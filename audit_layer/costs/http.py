@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from audit_layer.costs.focus import to_csv
+from audit_layer.costs.exports.focus_csv import to_csv
 from audit_layer.costs.service import Costs
 from shared.codec.moment import days_period, parse_day
 

@@ -24,10 +24,18 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.problems import told
-from audit_layer.costs.rating import TokenKind
 from shared.codec.ids import check_label
 from shared.codec.moment import Period, day_of, day_period, parse_day, parse_rfc3339, zone
 from shared.codec.money import exact_sum, minor_digits
@@ -77,6 +85,12 @@ Day = Annotated[date, _checked(parse_day)]
 Bound = Annotated[str, _checked(_bound)]
 
 
+def _token_kind(kind: ChargeKind) -> ChargeKind:
+    if kind not in TOKENS:
+        raise ValueError(f"must be one of {', '.join(TOKENS)}")
+    return kind
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +103,7 @@ class InvoiceLine(_Strict):
     node: Name
     model_root: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     day: Day
-    kind: TokenKind
+    kind: Annotated[ChargeKind, AfterValidator(_token_kind)]
     quantity: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     unit_price: Money
     per: Annotated[int, Field(ge=1, le=10**9, strict=True)]

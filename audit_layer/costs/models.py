@@ -8,6 +8,7 @@ from datetime import date
 from decimal import Decimal
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Date,
@@ -60,56 +61,130 @@ class RateCardRow(Base):
     recorded_at: Mapped[UnixMs]
 
 
-class JournalRow(Base):
-    """One journal: the lines of one tenant, operator and day that were posted together."""
+class ModelNameRow(Base):
+    """A name that people here use for a model; the last row of a name applies."""
 
-    __tablename__ = "costs_journals"
-    __table_args__ = (KEPT_BY_WORKER,)
+    __tablename__ = "costs_model_names"
+    __table_args__ = (Index(None, "name"), bytes_check("model_root", 32), KEPT_BY_WORKER)
 
     id: Mapped[RowId]
-    tenant: Mapped[Name]
-    operator: Mapped[Name]
-    day: Mapped[date] = mapped_column(Date)
-    currency: Mapped[Name]
-    posted_at: Mapped[UnixMs]
+    name: Mapped[Name]
+    model_root: Mapped[Hash32]
+    recorded_at: Mapped[UnixMs]
+    recorded_by: Mapped[Name]
 
 
-class RatedLineRow(Base):
-    """One kind of token of one receipt under one price. A receipt is rated once."""
+class ContractRow(Base):
+    """What a tenant and an operator agreed on beyond the rate card (`contracts.terms`); bitemporal.
 
-    __tablename__ = "costs_rated_lines"
+    Terms in force for one time do not overlap; a row supersedes at most one earlier row, and then that row counts no more.
+    """
+
+    __tablename__ = "costs_contracts"
     __table_args__ = (
-        UniqueConstraint("receipt", "kind"),
-        Index(None, "operator", "day"),
-        bytes_check("receipt", 32),
-        not_negative("quantity"),
-        CheckConstraint("kind IN ('input', 'cached', 'output')", name="kind"),
+        UniqueConstraint("supersedes"),
+        UniqueConstraint("digest"),
+        Index(None, "tenant", "operator"),
+        bytes_check("digest", 32),
+        CheckConstraint("valid_to IS NULL OR valid_from < valid_to", name="period"),
+        CheckConstraint("supersedes < id", name="supersedes_an_earlier_one"),
         KEPT_BY_WORKER,
     )
 
     id: Mapped[RowId]
-    receipt: Mapped[Hash32]
-    log_index: Mapped[Count]
-    journal: Mapped[int] = mapped_column(ForeignKey("costs_journals.id"))
     tenant: Mapped[Name]
     operator: Mapped[Name]
-    node: Mapped[Name]
-    model_root: Mapped[Hash32]
-    rate_card: Mapped[bytes] = mapped_column(LargeBinary(32), ForeignKey("costs_rate_cards.entry"))
-    day: Mapped[date] = mapped_column(Date)
-    started: Mapped[UnixMs]
-    ended: Mapped[UnixMs]
-    kind: Mapped[str] = mapped_column(Text)
-    quantity: Mapped[Count]
-    unit_price: Mapped[Decimal] = mapped_column(Exact)
-    per: Mapped[Count]
-    amount: Mapped[Decimal] = mapped_column(Exact)
+    valid_from: Mapped[UnixMs]
+    valid_to: Mapped[UnixMs | None]
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[Hash32]
+    supersedes: Mapped[int | None] = mapped_column(ForeignKey("costs_contracts.id"))
+    recorded_at: Mapped[UnixMs]
+    recorded_by: Mapped[Name]
+
+
+class PeriodRow(Base):
+    """One billing period of a tenant with an operator, in one currency: [start, end)."""
+
+    __tablename__ = "costs_periods"
+    __table_args__ = (
+        UniqueConstraint("tenant", "operator", "currency", "start"),
+        CheckConstraint('"start" < "end"', name="period"),
+        KEPT_BY_WORKER,
+    )
+
+    id: Mapped[RowId]
+    tenant: Mapped[Name]
+    operator: Mapped[Name]
     currency: Mapped[Name]
-    cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """The rate cards' currency."""
+    start: Mapped[UnixMs]
+    end: Mapped[UnixMs]
+    time_zone: Mapped[Name]
+
+
+class PeriodEventRow(Base):
+    """A change of a period's state; without one it is open. Nothing follows `closed`."""
+
+    __tablename__ = "costs_period_events"
+    __table_args__ = (
+        PrimaryKeyConstraint("period", "turn"),
+        CheckConstraint("state IN ('open', 'soft-closed', 'closing', 'closed')", name="state"),
+        CheckConstraint(
+            "num_nonnulls(statement, root, bill) = CASE WHEN state = 'closed' THEN 3 ELSE 0 END",
+            name="sealed",
+        ),
+        bytes_check("root", 32),
+        not_negative("turn"),
+        KEPT_BY_WORKER,
+    )
+
+    period: Mapped[int] = mapped_column(BigInteger, ForeignKey("costs_periods.id"))
+    turn: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(Text)
+    at: Mapped[UnixMs]
+    by: Mapped[Name]
+    root: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """Merkle root over the period's charges."""
+    statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The signed seal, which is sent to the log until it has it."""
+    bill: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The bill's document, whose hash the seal has."""
+
+
+class JournalRow(Base):
+    """One journal: postings that were made together and sum to zero in each currency. Posting its key again is refused."""
+
+    __tablename__ = "costs_journals"
+    __table_args__ = (
+        UniqueConstraint("key"),
+        UniqueConstraint("mirrors"),
+        CheckConstraint("postings >= 2", name="postings"),
+        CheckConstraint("mirrors < id", name="mirrors_an_earlier_one"),
+        KEPT_BY_WORKER,
+    )
+
+    id: Mapped[RowId]
+    kind: Mapped[Name]
+    """`usage`, `correction`, or the operation of `ledger.operations` that made it."""
+    key: Mapped[Name]
+    """Idempotency key."""
+    tenant: Mapped[str | None] = mapped_column(Text)
+    operator: Mapped[str | None] = mapped_column(Text)
+    day: Mapped[date] = mapped_column(Date)
+    posted_at: Mapped[UnixMs]
+    postings: Mapped[int] = mapped_column(Integer)
+    """How many it has; a posting that comes later breaks the count."""
+    mirrors: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"))
+    """The journal that it reverses as a whole: once."""
+    memo: Mapped[str | None] = mapped_column(Text)
 
 
 class RatedReceiptRow(Base):
-    """A receipt that the books have processed, billable or not: nothing is rated twice."""
+    """A receipt that the books have processed, and what it comes to under its rate card. A receipt is rated once.
+
+    `amount` is the sum of `input`, `cached` and `output` (tokens; `input` is what no cache held) at the card's prices.
+    """
 
     __tablename__ = "costs_rated_receipts"
     __table_args__ = (
@@ -119,8 +194,19 @@ class RatedReceiptRow(Base):
             unique=True,
             postgresql_where=text("billable"),
         ),
+        UniqueConstraint("log_index"),
         Index(None, "tenant", "number"),
+        Index(None, "operator", "day"),
+        Index(None, "period"),
         bytes_check("receipt", 32),
+        not_negative("input"),
+        not_negative("cached"),
+        not_negative("output"),
+        CheckConstraint("billable = (reason IS NULL)", name="reason"),
+        CheckConstraint(
+            "NOT billable OR num_nulls(amount, currency, journal, period) = 0",
+            name="billable_has_amount",
+        ),
         KEPT_BY_WORKER,
     )
 
@@ -134,9 +220,42 @@ class RatedReceiptRow(Base):
     complete: Mapped[bool] = mapped_column(Boolean)
     """Whether the answer ended by its own rules."""
     billable: Mapped[bool] = mapped_column(Boolean)
-    """Whether its lines were posted; its corrections say what became of them."""
+    """Whether it was posted; its corrections say what became of it."""
     reason: Mapped[str | None] = mapped_column(Text)
     """Why it is not billable."""
+    operator: Mapped[Name]
+    node: Mapped[Name]
+    model_root: Mapped[Hash32]
+    day: Mapped[date] = mapped_column(Date)
+    """The UTC day on which it ended."""
+    started: Mapped[UnixMs]
+    ended: Mapped[UnixMs]
+    input: Mapped[Count]
+    cached: Mapped[Count]
+    output: Mapped[Count]
+    rate_card: Mapped[Hash32]
+    """The entry that the receipt names, whether or not there is such a card."""
+    amount: Mapped[Decimal | None] = mapped_column(Exact)
+    """Exact; null where it was never rated."""
+    currency: Mapped[str | None] = mapped_column(Text)
+    cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    journal: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"))
+    period: Mapped[int | None] = mapped_column(ForeignKey("costs_periods.id"))
+    """The billing period whose bill it is on: the one in which it ended, or the first one that was open then."""
+
+
+class ContestedRequestRow(Base):
+    """A billable receipt whose request had another one when it was booked; a trigger writes it.
+
+    Only these need the check, at commit, that one attempt is payable: a check of every receipt would cost more than rating it.
+    """
+
+    __tablename__ = "costs_contested_requests"
+    __table_args__ = (KEPT_BY_WORKER,)
+
+    receipt: Mapped[bytes] = mapped_column(
+        LargeBinary(32), ForeignKey("costs_rated_receipts.receipt"), primary_key=True
+    )
 
 
 class CorrectionRow(Base):
@@ -164,6 +283,8 @@ class CorrectionRow(Base):
     because: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     """Entry of the statement that caused it: a verdict, or the receipt of a later attempt."""
     journal: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"))
+    period: Mapped[int | None] = mapped_column(ForeignKey("costs_periods.id"), index=True)
+    """The billing period that it changes, where it posted something."""
     at: Mapped[UnixMs]
 
 
@@ -181,7 +302,15 @@ class PostingRow(Base):
     """One side of a journal: debits are positive, credits negative."""
 
     __tablename__ = "costs_postings"
-    __table_args__ = (Index(None, "account"), KEPT_BY_WORKER)
+    __table_args__ = (
+        Index(None, "account", "currency"),
+        CheckConstraint(
+            "account ~ '^(expense|payable|escrow|stake|slash|bounty|dispute|rounding|discount|credit|fx|cash|tax)"
+            "(:[a-z0-9][a-z0-9./-]{0,126})?$'",
+            name="account",
+        ),
+        KEPT_BY_WORKER,
+    )
 
     id: Mapped[RowId]
     journal: Mapped[int] = mapped_column(ForeignKey("costs_journals.id"), index=True)
@@ -205,7 +334,11 @@ class InvoiceRow(Base):
     invoice_id: Mapped[Name]
     digest: Mapped[Hash32]
     content: Mapped[bytes] = mapped_column(LargeBinary)
+    format: Mapped[Name]
+    mapping: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """How the file's columns are to be read, where its format needs that."""
     received_at: Mapped[UnixMs]
+    received_by: Mapped[Name]
 
 
 class ReconciliationRow(Base):
@@ -221,17 +354,44 @@ class ReconciliationRow(Base):
     computed_at: Mapped[UnixMs]
 
 
+class CaseEventRow(Base):
+    """A change of the state of one invoice's variance (`reconciling.cases`); the last one (by `turn`) applies."""
+
+    __tablename__ = "costs_case_events"
+    __table_args__ = (
+        PrimaryKeyConstraint("invoice", "turn"),
+        CheckConstraint(
+            "state IN ('matched', 'within-tolerance', 'open', 'disputed', 'credited', 'write-off-asked', 'written-off')",
+            name="state",
+        ),
+        not_negative("turn"),
+        KEPT_BY_WORKER,
+    )
+
+    invoice: Mapped[int] = mapped_column(BigInteger, ForeignKey("costs_invoices.id"))
+    turn: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(Text)
+    amount: Mapped[Decimal] = mapped_column(Exact)
+    """The variance that the state is about: billed − proven."""
+    currency: Mapped[Name]
+    note: Mapped[Name]
+    at: Mapped[UnixMs]
+    by: Mapped[Name]
+
+
 declare_function(
     "costs_journal_balances",
     """
 CREATE FUNCTION costs_journal_balances() RETURNS trigger
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  concerned bigint := coalesce(to_jsonb(NEW), to_jsonb(OLD)) ->> TG_ARGV[0];
 BEGIN
   IF EXISTS (
-    SELECT FROM costs_postings WHERE journal IN (OLD.journal, NEW.journal)
-     GROUP BY journal, currency HAVING sum(amount) <> 0
-  ) THEN
-    RAISE EXCEPTION 'the postings of journal % do not sum to zero', coalesce(NEW.journal, OLD.journal)
+    SELECT FROM costs_postings WHERE journal = concerned GROUP BY currency HAVING sum(amount) <> 0
+  ) OR (SELECT count(*) FROM costs_postings WHERE journal = concerned)
+       <> coalesce((SELECT postings FROM costs_journals WHERE id = concerned), 0) THEN
+    RAISE EXCEPTION 'the postings of journal % do not sum to zero, or are not all there', concerned
       USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_postings_balance';
   END IF;
   RETURN NULL;
@@ -245,7 +405,97 @@ declare_trigger(
 CREATE CONSTRAINT TRIGGER costs_postings_balance
 AFTER INSERT OR UPDATE OR DELETE ON costs_postings
 DEFERRABLE INITIALLY DEFERRED
-FOR EACH ROW EXECUTE FUNCTION costs_journal_balances()
+FOR EACH ROW EXECUTE FUNCTION costs_journal_balances('journal')
+""",
+)
+declare_trigger(
+    "costs_journals_balance",
+    "costs_journals",
+    """
+CREATE CONSTRAINT TRIGGER costs_journals_balance
+AFTER INSERT ON costs_journals
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION costs_journal_balances('id')
+""",
+)
+declare_function(
+    "costs_account_is_covered",
+    """
+CREATE FUNCTION costs_account_is_covered() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  -- Two withdrawals at once would each see the balance before the other's.
+  PERFORM pg_advisory_xact_lock(hashtextextended(NEW.account || ' ' || NEW.currency, 0));
+  IF (SELECT sum(amount) FROM costs_postings WHERE account = NEW.account AND currency = NEW.currency) > 0 THEN
+    RAISE EXCEPTION 'account % has less than is taken from it', NEW.account
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_account_covered';
+  END IF;
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_postings_covered",
+    "costs_postings",
+    """
+CREATE CONSTRAINT TRIGGER costs_postings_covered
+AFTER INSERT ON costs_postings
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW WHEN (NEW.account ~ '^(escrow|stake|bounty|dispute):' AND NEW.amount > 0)
+EXECUTE FUNCTION costs_account_is_covered()
+""",
+)
+declare_function(
+    "costs_contract_stands_alone",
+    """
+CREATE FUNCTION costs_contract_stands_alone() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('contract ' || NEW.tenant || ' ' || NEW.operator, 0));
+  IF EXISTS (
+    SELECT FROM costs_contracts other
+     WHERE other.tenant = NEW.tenant AND other.operator = NEW.operator AND other.id <> NEW.id
+       AND int8range(other.valid_from, other.valid_to) && int8range(NEW.valid_from, NEW.valid_to)
+       AND NOT EXISTS (SELECT FROM costs_contracts later WHERE later.supersedes = other.id)
+       AND NOT EXISTS (SELECT FROM costs_contracts later WHERE later.supersedes = NEW.id)
+  ) THEN
+    RAISE EXCEPTION 'the contract of % with % overlaps another one', NEW.tenant, NEW.operator
+      USING ERRCODE = 'exclusion_violation', CONSTRAINT = 'costs_contracts_overlap';
+  END IF;
+  IF EXISTS (SELECT FROM costs_contracts o WHERE o.id = NEW.supersedes
+              AND (o.tenant, o.operator) <> (NEW.tenant, NEW.operator)) THEN
+    RAISE EXCEPTION 'a contract supersedes one of the same parties only'
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_contracts_parties';
+  END IF;
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_contracts_alone",
+    "costs_contracts",
+    """
+CREATE CONSTRAINT TRIGGER costs_contracts_alone
+AFTER INSERT ON costs_contracts
+DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION costs_contract_stands_alone()
+""",
+)
+declare_function(
+    "costs_closed_stays_closed",
+    """
+CREATE FUNCTION costs_closed_stays_closed() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  -- Whoever books into a period or closes it waits for the other.
+  PERFORM pg_advisory_xact_lock(hashtextextended('costs_period', NEW.period));
+  IF EXISTS (SELECT FROM costs_period_events e WHERE e.period = NEW.period AND e.state = 'closed'
+              AND (TG_TABLE_NAME <> 'costs_period_events' OR e.turn < (to_jsonb(NEW) ->> 'turn')::int)) THEN
+    RAISE EXCEPTION 'billing period % is closed', NEW.period
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_period_closed';
+  END IF;
+  RETURN NULL;
+END $$
 """,
 )
 declare_function(
@@ -269,7 +519,78 @@ BEGIN
 END $$
 """,
 )
-for _table in ("costs_rated_receipts", "costs_corrections"):
+declare_trigger(
+    "costs_period_events_closed",
+    "costs_period_events",
+    """
+CREATE TRIGGER costs_period_events_closed
+AFTER INSERT ON costs_period_events
+FOR EACH ROW EXECUTE FUNCTION costs_closed_stays_closed()
+""",
+)
+declare_trigger(
+    "costs_corrections_closed",
+    "costs_corrections",
+    """
+CREATE TRIGGER costs_corrections_closed
+AFTER INSERT ON costs_corrections
+FOR EACH ROW WHEN (NEW.period IS NOT NULL) EXECUTE FUNCTION costs_closed_stays_closed()
+""",
+)
+declare_function(
+    "costs_receipts_into_open_periods",
+    """
+CREATE FUNCTION costs_receipts_into_open_periods() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+  into_period bigint;
+BEGIN
+  FOR into_period IN SELECT DISTINCT period FROM fresh WHERE period IS NOT NULL ORDER BY 1 LOOP
+    PERFORM pg_advisory_xact_lock(hashtextextended('costs_period', into_period));
+    IF EXISTS (SELECT FROM costs_period_events WHERE period = into_period AND state = 'closed') THEN
+      RAISE EXCEPTION 'billing period % is closed', into_period
+        USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_period_closed';
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_rated_receipts_closed",
+    "costs_rated_receipts",
+    """
+CREATE TRIGGER costs_rated_receipts_closed
+AFTER INSERT ON costs_rated_receipts
+REFERENCING NEW TABLE AS fresh
+FOR EACH STATEMENT EXECUTE FUNCTION costs_receipts_into_open_periods()
+""",
+)
+declare_function(
+    "costs_find_contested_requests",
+    """
+CREATE FUNCTION costs_find_contested_requests() RETURNS trigger
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO costs_contested_requests (receipt)
+  SELECT receipt FROM fresh WHERE billable
+     AND EXISTS (SELECT FROM costs_rated_receipts other WHERE other.tenant = fresh.tenant
+                  AND other.number = fresh.number AND other.receipt <> fresh.receipt AND other.billable);
+  RETURN NULL;
+END $$
+""",
+)
+declare_trigger(
+    "costs_rated_receipts_contested",
+    "costs_rated_receipts",
+    """
+CREATE TRIGGER costs_rated_receipts_contested
+AFTER INSERT ON costs_rated_receipts
+REFERENCING NEW TABLE AS fresh
+FOR EACH STATEMENT EXECUTE FUNCTION costs_find_contested_requests()
+""",
+)
+for _table in ("costs_contested_requests", "costs_corrections"):
     declare_trigger(
         f"{_table}_one_attempt",
         _table,

@@ -1,76 +1,95 @@
-"""Rating: what one receipt costs under one rate card. Pure and exact.
+"""Rating: what one receipt comes to under one rate card. Pure and exact.
 
 A price is per `per` tokens, a power of ten, so that every amount is a finite decimal and nothing is rounded here. The
 prompt is billed as `input − cached` at the input price and `cached` at the cached price.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from enum import StrEnum
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from typing import Final, NamedTuple
 
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from shared.codec.money import amount_of, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.orders import Order, within_order
+from shared.statements.orders import Order, beyond_bounds
 from shared.statements.ratecards import Price, RateCard
-from shared.statements.receipts import Finish, Receipt, Usage
-from shared.verification.receipt_claims import unfounded_end
+from shared.statements.receipts import Finish, Receipt
+from shared.verification.receipt_claims import unfounded
 
 MAX_AMOUNT = Decimal(10) ** 18
 """The most for one receipt: what the books' columns hold with room for sums."""
-NOTHING = "nothing was delivered"
+NOTHING: Final = "nothing was delivered"
+TOO_MUCH: Final = "amount out of range"
+_PLACES: Final = 12  # of a price, at most
+_EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
 
 
-class TokenKind(StrEnum):
-    """What is counted."""
+class Tokens(NamedTuple):
+    """Billed quantities of one receipt, in the order of `charge.TOKENS`: prompt tokens without the cached ones first."""
 
-    INPUT = "input"
-    CACHED = "cached"
-    OUTPUT = "output"
+    input: int
+    cached: int
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
 class RatedLine:
     """One kind of token of one receipt: quantity in tokens, unit price per `per` tokens, exact amount."""
 
-    kind: TokenKind
+    kind: ChargeKind
     quantity: int
     unit_price: Decimal
     per: int
     amount: Decimal
 
 
-def quantities(usage: Usage) -> Mapping[TokenKind, int]:
-    """Return the billed quantities of a usage record, in tokens."""
-    return {
-        TokenKind.INPUT: usage.input - usage.cached,
-        TokenKind.CACHED: usage.cached,
-        TokenKind.OUTPUT: usage.output,
-    }
+class Facts(NamedTuple):
+    """What of a receipt and its order decides what it comes to. Times in ms."""
 
+    tokens: Tokens
+    finish: Finish
+    cancelled: bool
+    """Whether its tenant signed that it should end."""
+    started: int
+    ended: int
+    model_root: bytes
+    operator: str
+    max_input: int | None
+    max_output: int | None
+    max_ms: int | None
 
-def unit_price(price: Price, kind: TokenKind) -> Decimal:
-    """Return the price per `price.per` tokens of one kind."""
-    return Decimal({"input": price.input, "cached": price.cached, "output": price.output}[kind])
+    @classmethod
+    def of(cls, receipt: Receipt, operator: str, order: Order) -> "Facts":
+        """Return the facts that a receipt and its order state."""
+        usage = receipt.usage
+        return cls(
+            tokens=Tokens(usage.input - usage.cached, usage.cached, usage.output),
+            finish=receipt.finish,
+            cancelled=receipt.cancel is not None,
+            started=receipt.started,
+            ended=receipt.ended,
+            model_root=receipt.model_root,
+            operator=operator,
+            max_input=order.max_input_tokens,
+            max_output=order.max_output_tokens,
+            max_ms=order.max_ms,
+        )
 
 
 def price_for(card: RateCard, model_root: bytes) -> Price:
     """Return the card's price of one model."""
-    for price in card.prices:
-        if price.model_root == model_root:
-            return price
-    raise CounterfoilError(
-        Code.NOT_FOUND, f"rate card {card.name!r} has no price for model {model_root.hex()[:16]}…"
-    )
+    price = card.price_of(model_root)
+    if price is None:
+        raise CounterfoilError(
+            Code.NOT_FOUND,
+            f"rate card {card.name!r} has no price for model {model_root.hex()[:16]}…",
+        )
+    return price
 
 
-def rate(receipt: Receipt, card: RateCard) -> tuple[RatedLine, ...]:
-    """Rate one billable receipt; kinds without tokens yield no line."""
-    return rate_usage(receipt.usage, price_for(card, receipt.model_root))
-
-
-def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
-    """Return the lines of a usage record at one price; compute time and energy, which are claims, yield none.
+def rate_tokens(tokens: Sequence[int], price: Price) -> tuple[RatedLine, ...]:
+    """Return the lines of quantities (as `Tokens`) at one price; a kind without tokens yields no line.
 
     INVALID_ARGUMENT for a price that pays for what nobody can check: a claim of `cached` must only ever lower the bill.
     """
@@ -80,45 +99,95 @@ def rate_usage(usage: Usage, price: Price) -> tuple[RatedLine, ...]:
             Code.INVALID_ARGUMENT,
             f"its rate card's price for cached input ({price.cached}) is above that for input ({price.input})",
         )
-    lines = []
-    for kind, quantity in quantities(usage).items():
-        if quantity:
-            unit = unit_price(price, kind)
-            amount = amount_of(quantity, unit, price.per)
-            lines.append(RatedLine(kind, quantity, unit, price.per, amount))
-    return tuple(lines)
+    return tuple(
+        RatedLine(kind, quantity, unit, price.per, amount_of(quantity, unit, price.per))
+        for kind, quantity, unit in zip(TOKENS, tokens, price.amounts(), strict=True)
+        if quantity
+    )
 
 
 def rated(
     receipt: Receipt, card: RateCard | None, operator: str, order: Order
 ) -> tuple[tuple[RatedLine, ...], str | None]:
     """Return a receipt's lines, or why it is not billable in itself. One bad card or receipt stops no other."""
-    reason = _unbillable(receipt, card, operator, order)
+    return rate_facts(Facts.of(receipt, operator, order), card)
+
+
+def rate_facts(facts: Facts, card: RateCard | None) -> tuple[tuple[RatedLine, ...], str | None]:
+    """Do the same, given the facts."""
+    reason = _unbillable(facts, card)
     if reason is not None or card is None:
         return (), reason
     try:
-        lines = rate(receipt, card)
+        lines = rate_tokens(facts.tokens, price_for(card, facts.model_root))
     except CounterfoilError as error:
         return (), error.detail
     if exact_sum(line.amount for line in lines) > MAX_AMOUNT:
-        return (), "amount out of range"
+        return (), TOO_MUCH
     return lines, None
 
 
-def _unbillable(receipt: Receipt, card: RateCard | None, operator: str, order: Order) -> str | None:
+class Scaled(NamedTuple):
+    """One model's prices as integers: an amount is Σ tokens × price × 10^`exponent`."""
+
+    prices: tuple[int, int, int]
+    exponent: int
+
+    @classmethod
+    def of(cls, price: Price) -> "Scaled":
+        """Return a price's integers; errors as `rate_tokens`."""
+        rate_tokens((1, 1, 1), price)
+        prices = tuple(int(amount.scaleb(_PLACES)) for amount in price.amounts())
+        return cls((prices[0], prices[1], prices[2]), 1 - len(str(price.per)) - _PLACES)
+
+    def amount(self, tokens: Tokens) -> Decimal:
+        """Return what tokens come to, exactly."""
+        fresh, cached, output = self.prices
+        total = tokens.input * fresh + tokens.cached * cached + tokens.output * output
+        return _EXACT.scaleb(Decimal(total), self.exponent)
+
+
+def rate_amount(
+    facts: Facts, card: RateCard | None, known: dict[tuple[int, bytes], Scaled | str]
+) -> tuple[Decimal | None, str | None]:
+    """Return the sum of `rate_facts`, or why there is none: the way for thousands at once.
+
+    `known` remembers the prices of cards (by `id`, while the caller keeps them) and models, or why one has none.
+    """
+    reason = _unbillable(facts, card)
+    if reason is not None or card is None:
+        return None, reason
+    key = (id(card), facts.model_root)
+    scaled = known.get(key)
+    if scaled is None:
+        try:
+            scaled = Scaled.of(price_for(card, facts.model_root))
+        except CounterfoilError as error:
+            scaled = error.detail
+        known[key] = scaled
+    if isinstance(scaled, str):
+        return None, scaled
+    amount = scaled.amount(facts.tokens)
+    return (None, TOO_MUCH) if amount > MAX_AMOUNT else (amount, None)
+
+
+def _unbillable(facts: Facts, card: RateCard | None) -> str | None:
     """An answer that its tenant's signature or deadline cut off is paid for what was delivered; a failed one never is."""
-    if receipt.finish is Finish.FAILED:
+    if facts.finish is Finish.FAILED:
         return "failed"
-    if (unfounded := unfounded_end(order, receipt)) is not None:
-        return unfounded
-    if not receipt.usage.output:
+    ending = unfounded(facts.finish, facts.cancelled, facts.ended - facts.started, facts.max_ms)
+    if ending is not None:
+        return ending
+    fresh, cached, output = facts.tokens
+    if not output:
         return NOTHING
-    if (excess := within_order(order, receipt.usage)) is not None:
+    excess = beyond_bounds((fresh + cached, output), (facts.max_input, facts.max_output))
+    if excess is not None:
         return excess
     if card is None:
         return "rate card not in the log before it"
-    if card.operator != operator:
+    if card.operator != facts.operator:
         return "rate card of another operator"
-    if not card.valid_from <= receipt.started < (card.valid_to or 2**63):
+    if not card.valid_from <= facts.started < (card.valid_to or 2**63):
         return "rate card not valid at the time"
     return None

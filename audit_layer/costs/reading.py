@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -21,20 +21,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
-from audit_layer.costs.focus import Charge
-from audit_layer.costs.models import (
-    CorrectionRow,
-    RateCardRow,
-    RatedLineRow,
-    RatedReceiptRow,
-)
+from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
+from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, PAYABLE, Standing, State
-from audit_layer.costs.rating import TokenKind, price_for, unit_price
+from audit_layer.costs.rating import RatedLine, Tokens, price_for, rate_tokens
 from audit_layer.costs.reconcile import Key, Proven
 from audit_layer.costs.reporting import exact
 from audit_layer.trail.models import ReceiptRow
 from shared.codec.moment import Period, day_of
-from shared.statements.ratecards import RateCard
+from shared.statements.ratecards import Price
 
 Total = dict[str, str | int]
 
@@ -49,49 +44,55 @@ def charges(
     """
     flips = _flips(db, period)
     waiting = held(db)
-    query = select(RatedLineRow).where(
-        or_(and_(*_ended_in(period)), RatedLineRow.receipt.in_(_changed_in(period)))
+    query = select(RatedReceiptRow).where(
+        RatedReceiptRow.amount.is_not(None),
+        or_(and_(*_ended_in(period)), RatedReceiptRow.receipt.in_(_changed_in(period))),
     )
     if tenant is not None:
-        query = query.where(RatedLineRow.tenant == tenant)
+        query = query.where(RatedReceiptRow.tenant == tenant)
     if operator is not None:
-        query = query.where(RatedLineRow.operator == operator)
-    for line in db.scalars(query.order_by(RatedLineRow.log_index, RatedLineRow.id)):
-        own = line.ended in period
-        changes = flips.get(line.receipt, ())
+        query = query.where(RatedReceiptRow.operator == operator)
+    cards = {row.entry: card_of(row) for row in db.scalars(select(RateCardRow))}
+    for row in db.scalars(query.order_by(RatedReceiptRow.log_index)):
+        own = row.ended in period
+        changes = flips.get(row.receipt, ())
         net = own + sum(1 if change.payable else -1 for change in changes)
         if net:
             last = changes[-1] if changes and not own else None
-            yield _charge(line, period, net, last, waiting.get(line.receipt))
+            price = price_for(cards[row.rate_card], row.model_root)
+            for line in rate_tokens((row.input, row.cached, row.output), price):
+                yield _charge(row, line, period, net, last, waiting.get(row.receipt))
 
 
 def totals(db: Session, tenant: str | None) -> list[Total]:
     """Return, by operator and node, what is payable, what is held up by a verdict, and what is refused."""
     last = last_corrections()
-    amount, quantity = RatedLineRow.amount, RatedLineRow.quantity
+    amount = RatedReceiptRow.amount
+    quantity = RatedReceiptRow.input + RatedReceiptRow.cached + RatedReceiptRow.output
     refused = last.c.payable.is_(False)
     waiting = and_(
         ~func.coalesce(refused, False),
-        _among(RatedLineRow.receipt, held(db)),
+        _among(RatedReceiptRow.receipt, held(db)),
     )
     payable = and_(~func.coalesce(refused, False), ~waiting)
     query = (
         select(
-            RatedLineRow.operator,
-            RatedLineRow.node,
-            RatedLineRow.currency,
-            func.count(RatedLineRow.receipt.distinct()).filter(payable),
+            RatedReceiptRow.operator,
+            RatedReceiptRow.node,
+            RatedReceiptRow.currency,
+            func.count().filter(payable),
             _sum(quantity, payable),
             _sum(amount, payable),
             _sum(amount, waiting),
             _sum(amount, refused),
         )
-        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
-        .group_by(RatedLineRow.operator, RatedLineRow.node, RatedLineRow.currency)
-        .order_by(RatedLineRow.operator, RatedLineRow.node)
+        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+        .where(amount.is_not(None))
+        .group_by(RatedReceiptRow.operator, RatedReceiptRow.node, RatedReceiptRow.currency)
+        .order_by(RatedReceiptRow.operator, RatedReceiptRow.node)
     )
     if tenant is not None:
-        query = query.where(RatedLineRow.tenant == tenant)
+        query = query.where(RatedReceiptRow.tenant == tenant)
     return [
         {
             "operator": name,
@@ -215,13 +216,13 @@ def _standing_of(db: Session, receipt: bytes) -> Standing | None:
 
 
 def _amounts(db: Session, receipts: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
-    query = (
-        select(RatedLineRow.receipt, func.sum(RatedLineRow.amount), RatedLineRow.currency)
-        .where(_among(RatedLineRow.receipt, receipts))
-        .group_by(RatedLineRow.receipt, RatedLineRow.currency)
+    query = select(RatedReceiptRow.receipt, RatedReceiptRow.amount, RatedReceiptRow.currency).where(
+        _among(RatedReceiptRow.receipt, receipts), RatedReceiptRow.amount.is_not(None)
     )
-    found = db.execute(query)
-    return {receipt: (exact(Fraction(amount)), currency) for receipt, amount, currency in found}
+    return {
+        receipt: (exact(Fraction(amount or 0)), currency or "")
+        for receipt, amount, currency in db.execute(query)
+    }
 
 
 def _first_answers(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -255,37 +256,56 @@ def contract(db: Session, operator: str, period: Period) -> dict[str, Contract]:
     """Return what receipts prove, by currency."""
     last = last_corrections()
     waiting = held(db)
-    lines: dict[str, list[tuple[RatedLineRow, bool]]] = defaultdict(list)
     cards = {
         row.entry: card_of(row)
         for row in db.scalars(select(RateCardRow).where(RateCardRow.operator == operator))
     }
-    query = (
-        select(RatedLineRow, last.c.payable.is_distinct_from(False))
-        .outerjoin(last, last.c.receipt == RatedLineRow.receipt)
-        .where(RatedLineRow.operator == operator, *_ended_in(period))
+    within = (
+        RatedReceiptRow.operator == operator,
+        RatedReceiptRow.amount.is_not(None),
+        *_ended_in(period),
     )
-    for line, payable in db.execute(query):
-        lines[line.currency].append((line, payable))
+    payable = last.c.payable.is_distinct_from(False)
+    group = (
+        RatedReceiptRow.currency,
+        RatedReceiptRow.tenant,
+        RatedReceiptRow.node,
+        RatedReceiptRow.model_root,
+        RatedReceiptRow.rate_card,
+        payable,
+    )
+    columns = (RatedReceiptRow.input, RatedReceiptRow.cached, RatedReceiptRow.output)
+    query = (
+        select(*group, *map(func.sum, columns))
+        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+        .where(*within)
+        .group_by(*group)
+    )
+    sums: dict[str, list[_Usage]] = defaultdict(list)
+    for currency, tenant, node, root, card, ok, *tokens in db.execute(query):
+        key = (tenant, node, root.hex())
+        price = price_for(cards[card], root)
+        sums[currency or ""].append(_Usage(key, ok, Tokens(*map(int, tokens)), price))
+    stuck = db.execute(
+        select(RatedReceiptRow.currency, func.sum(RatedReceiptRow.amount))
+        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+        .where(*within, payable, _among(RatedReceiptRow.receipt, waiting))
+        .group_by(RatedReceiptRow.currency)
+    )
+    held_up = {currency or "": Fraction(amount or 0) for currency, amount in stuck}
     return {
-        currency: Contract(
-            _proven(found, cards),
-            sum(
-                (Fraction(line.amount) for line, ok in found if ok and line.receipt in waiting),
-                Fraction(0),
-            ),
-        )
-        for currency, found in lines.items()
+        currency: Contract(_proven(found), held_up.get(currency, Fraction(0)))
+        for currency, found in sums.items()
     }
 
 
 def _ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
     """Return the condition for rated lines of a period; the day is what the index covers."""
     return (
-        RatedLineRow.day >= day_of(period.start),
-        RatedLineRow.day <= day_of(period.end - 1),
-        RatedLineRow.ended >= period.start,
-        RatedLineRow.ended < period.end,
+        RatedReceiptRow.day >= day_of(period.start),
+        RatedReceiptRow.day <= day_of(period.end - 1),
+        RatedReceiptRow.ended >= period.start,
+        RatedReceiptRow.ended < period.end,
     )
 
 
@@ -312,59 +332,71 @@ def _flips(db: Session, period: Period) -> Mapping[bytes, Sequence[CorrectionRow
     return found
 
 
-def _proven(
-    lines: Sequence[tuple[RatedLineRow, bool]], cards: Mapping[bytes, RateCard]
-) -> dict[Key, Proven]:
-    """Add lines up per key. Prices that changed within the period are averaged exactly, by quantity.
+class _Usage(NamedTuple):
+    """What receipts of one key, rate card and standing add up to."""
+
+    key: Key
+    payable: bool
+    tokens: Tokens
+    price: Price
+
+
+def _proven(usage: Sequence[_Usage]) -> dict[Key, Proven]:
+    """Add usage up per key. Prices that changed within the period are averaged exactly, by quantity.
 
     The price of a kind without tokens is the rate card's.
     """
     sums: dict[tuple[Key, bool], _Sum] = defaultdict(_Sum)
-    listed: dict[Key, Mapping[TokenKind, Fraction]] = {}
-    for line, payable in lines:
-        key = (line.tenant, line.node, line.model_root.hex())
-        sums[key, payable].add(line)
-        price = price_for(cards[line.rate_card], line.model_root)
-        listed[key] = {kind: Fraction(unit_price(price, kind)) / price.per for kind in TokenKind}
+    listed: dict[Key, Mapping[ChargeKind, Fraction]] = {}
+    for key, payable, tokens, price in usage:
+        sums[key, payable].add(tokens, price)
+        listed[key] = dict(zip(TOKENS, _each(price), strict=True))
     proven = {}
     for key, prices in listed.items():
         ours, refused = sums[key, True], sums[key, False]
-        averaged = {kind: ours.price(kind, refused.price(kind, prices[kind])) for kind in TokenKind}
+        averaged = {kind: ours.price(kind, refused.price(kind, prices[kind])) for kind in TOKENS}
         proven[key] = Proven(ours.quantities, averaged, refused.quantities)
     return proven
 
 
+def _each(price: Price) -> Iterator[Fraction]:
+    """Return the price of one token of each kind."""
+    return (Fraction(amount) / price.per for amount in price.amounts())
+
+
 class _Sum:
-    """Tokens and value of some lines by kind."""
+    """Tokens and value by kind."""
 
     def __init__(self) -> None:
-        self.quantities = dict.fromkeys(TokenKind, 0)
-        self._values = dict.fromkeys(TokenKind, Fraction(0))
+        self.quantities = dict.fromkeys(TOKENS, 0)
+        self._values = dict.fromkeys(TOKENS, Fraction(0))
 
-    def add(self, line: RatedLineRow) -> None:
-        """Add one line."""
-        kind = TokenKind(line.kind)
-        self.quantities[kind] += line.quantity
-        self._values[kind] += Fraction(line.amount)
+    def add(self, tokens: Tokens, price: Price) -> None:
+        """Add tokens at a price."""
+        for kind, quantity, each in zip(TOKENS, tokens, _each(price), strict=True):
+            self.quantities[kind] += quantity
+            self._values[kind] += quantity * each
 
-    def price(self, kind: TokenKind, otherwise: Fraction) -> Fraction:
+    def price(self, kind: ChargeKind, otherwise: Fraction) -> Fraction:
         """Return the price of one token, or `otherwise` where there was none."""
         count = self.quantities[kind]
         return self._values[kind] / count if count else otherwise
 
 
 def _charge(
-    line: RatedLineRow,
+    row: RatedReceiptRow,
+    line: RatedLine,
     period: Period,
     sign: int,
     correction: CorrectionRow | None,
     waiting: Standing | None,
 ) -> Charge:
+    why = correction or waiting
     return Charge(
-        tenant=line.tenant,
-        operator=line.operator,
-        node=line.node,
-        model_root=line.model_root,
+        tenant=row.tenant,
+        operator=row.operator,
+        node=row.node,
+        model_root=row.model_root,
         kind=line.kind,
         quantity=sign * line.quantity,
         unit_price=line.unit_price,
@@ -372,17 +404,17 @@ def _charge(
         amount=line.amount
         if sign > 0
         else line.amount.copy_negate(),  # exact, whatever the context
-        currency=line.currency,
-        started=line.started,
-        ended=line.ended,
+        currency=row.currency or "",
+        started=row.started,
+        ended=row.ended,
         period_start=period.start,
         period_end=period.end,
-        receipt=line.receipt,
-        log_index=line.log_index,
-        rate_card=line.rate_card,
-        cost_centre=line.cost_centre,
+        receipt=row.receipt,
+        log_index=row.log_index,
+        rate_card=row.rate_card,
+        cost_centre=row.cost_centre,
         correction=correction is not None,
-        held=waiting is not None,
-        reason=correction.reason if correction else waiting.reason if waiting else None,
-        because=correction.because if correction else waiting.because if waiting else None,
+        audit=AuditState.UNAUDITED if waiting is None else AuditState.HELD,
+        reason=why.reason if why else None,
+        because=why.because if why else None,
     )

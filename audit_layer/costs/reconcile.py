@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.invoices import Invoice, InvoiceLine
-from audit_layer.costs.rating import TokenKind
 from shared.runtime.errors import Code, CounterfoilError
 
 PARTS = ("unproven", "timing", "quantity", "classification", "price", "rounding")
@@ -33,17 +33,17 @@ Key = tuple[str, str, str]
 class Proven:
     """What receipts prove for one key: tokens by kind, and the contract's price per token."""
 
-    quantities: Mapping[TokenKind, int]
-    prices: Mapping[TokenKind, Fraction]
-    refused: Mapping[TokenKind, int] = field(default_factory=dict)
+    quantities: Mapping[ChargeKind, int]
+    prices: Mapping[ChargeKind, Fraction]
+    refused: Mapping[ChargeKind, int] = field(default_factory=dict)
     """Tokens of receipts that are not payable."""
 
 
 @dataclass(slots=True)
 class _Billed:
-    quantities: dict[TokenKind, int] = field(default_factory=lambda: dict.fromkeys(TokenKind, 0))
-    value: dict[TokenKind, Fraction] = field(
-        default_factory=lambda: dict.fromkeys(TokenKind, Fraction(0))
+    quantities: dict[ChargeKind, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
+    value: dict[ChargeKind, Fraction] = field(
+        default_factory=lambda: dict.fromkeys(TOKENS, Fraction(0))
     )
 
     def add(self, line: InvoiceLine) -> None:
@@ -56,9 +56,9 @@ class KeyVariance:
     """The variance of one key: tokens billed beyond the proven, and its parts in money."""
 
     key: Key
-    tokens: Mapping[TokenKind, int]
+    tokens: Mapping[ChargeKind, int]
     parts: Mapping[str, Fraction]
-    refused: Mapping[TokenKind, int] = field(default_factory=dict)
+    refused: Mapping[ChargeKind, int] = field(default_factory=dict)
     """Of these, tokens billed for receipts that are not payable."""
 
 
@@ -133,7 +133,7 @@ def _billed_by_key(lines: Iterable[InvoiceLine]) -> dict[Key, _Billed]:
 
 def _value(proven: Proven) -> Fraction:
     return sum(
-        (proven.quantities.get(kind, 0) * proven.prices[kind] for kind in TokenKind), Fraction(0)
+        (proven.quantities.get(kind, 0) * proven.prices[kind] for kind in TOKENS), Fraction(0)
     )
 
 
@@ -141,26 +141,25 @@ def _walk(key: Key, proven: Proven | None, billed: _Billed) -> KeyVariance:
     total = sum(billed.value.values(), Fraction(0))
     if proven is None:
         return KeyVariance(key, dict(billed.quantities), {"unproven": total})
-    ours = {kind: proven.quantities.get(kind, 0) for kind in TokenKind}
+    ours = {kind: proven.quantities.get(kind, 0) for kind in TOKENS}
     theirs = billed.quantities
     refused = {
-        kind: min(proven.refused.get(kind, 0), max(0, theirs[kind] - ours[kind]))
-        for kind in TokenKind
+        kind: min(proven.refused.get(kind, 0), max(0, theirs[kind] - ours[kind])) for kind in TOKENS
     }
-    base = {kind: ours[kind] + refused[kind] for kind in TokenKind}
-    prompt = theirs[TokenKind.INPUT] + theirs[TokenKind.CACHED]
-    cached = min(base[TokenKind.CACHED], prompt)
+    base = {kind: ours[kind] + refused[kind] for kind in TOKENS}
+    prompt = theirs[ChargeKind.INPUT] + theirs[ChargeKind.CACHED]
+    cached = min(base[ChargeKind.CACHED], prompt)
     resized = {
-        TokenKind.INPUT: prompt - cached,
-        TokenKind.CACHED: cached,
-        TokenKind.OUTPUT: theirs[TokenKind.OUTPUT],
+        ChargeKind.INPUT: prompt - cached,
+        ChargeKind.CACHED: cached,
+        ChargeKind.OUTPUT: theirs[ChargeKind.OUTPUT],
     }
     steps = [*(_at(item, proven) for item in (ours, base, resized, theirs)), total]
     names = ("unproven", "quantity", "classification", "price")
     parts = {name: steps[i + 1] - steps[i] for i, name in enumerate(names)}
-    tokens = {kind: theirs[kind] - ours[kind] for kind in TokenKind}
+    tokens = {kind: theirs[kind] - ours[kind] for kind in TOKENS}
     return KeyVariance(key, tokens, parts, refused)
 
 
-def _at(quantities: Mapping[TokenKind, int], proven: Proven) -> Fraction:
-    return sum((quantities[kind] * proven.prices[kind] for kind in TokenKind), Fraction(0))
+def _at(quantities: Mapping[ChargeKind, int], proven: Proven) -> Fraction:
+    return sum((quantities[kind] * proven.prices[kind] for kind in TOKENS), Fraction(0))

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from audit_layer.costs import rater, reading
+from audit_layer.costs.charge import Charge
 from audit_layer.costs.check import check_books
-from audit_layer.costs.focus import Charge
 from audit_layer.costs.invoices import Invoice
 from audit_layer.costs.models import InvoiceRow, RatedReceiptRow, ReconciliationRow
 from audit_layer.costs.reading import Contract, Payability, contract
@@ -26,6 +26,7 @@ from shared.codec.moment import Period, now_ms
 from shared.runtime.errors import Code, CounterfoilError
 
 BATCH = 500
+RATED_AT_ONCE = 20_000
 
 
 class Costs:
@@ -36,7 +37,7 @@ class Costs:
 
     # -- rating --------------------------------------------------------------------------------------
 
-    def rate_new(self, *, limit: int = BATCH) -> int:
+    def rate_new(self, *, limit: int = RATED_AT_ONCE) -> int:
         """Rate and post receipts that the books have not processed, oldest first; return how many."""
         with session(self._engine) as db:
             return rater.rate_new(db, limit)
@@ -79,7 +80,9 @@ class Costs:
                     invoice_id=invoice.invoice_id,
                     digest=digest,
                     content=content,
+                    format="json",
                     received_at=now_ms(),
+                    received_by="",
                 )
                 .on_conflict_do_nothing()
             )

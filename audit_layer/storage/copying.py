@@ -5,7 +5,17 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import BigInteger, Boolean, Connection, LargeBinary, SmallInteger, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Date,
+    Integer,
+    LargeBinary,
+    Numeric,
+    SmallInteger,
+    Text,
+)
 
 from audit_layer.storage.base import Base
 from audit_layer.storage.engine import unstorable
@@ -15,7 +25,10 @@ from shared.runtime.printable import is_text
 _TYPES: Final[Mapping[type, str]] = {
     BigInteger: "int8",
     Boolean: "bool",
+    Date: "date",
+    Integer: "int4",
     LargeBinary: "bytea",
+    Numeric: "numeric",
     SmallInteger: "int2",
     Text: "text",
 }
@@ -35,9 +48,9 @@ def copy_tuples(
     connection: Connection,
     model: type[Base],
     names: Sequence[str],
-    rows: Iterable[tuple[Any, ...]],
+    rows: Iterable[Sequence[Any]],
 ) -> None:
-    """Write rows as tuples in the order of `names`; errors as `copy_rows`."""
+    """Write rows in the order of `names`; errors as `copy_rows`."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection):
         raise CounterfoilError(Code.CONFIGURATION, "the audit layer needs the psycopg driver")

@@ -20,6 +20,7 @@ from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order, within_order
+from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, seal_domain
@@ -264,6 +265,7 @@ KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
     Draw.TYPE: (Draw, "authority", _no_more),
     TenantSeal.TYPE: (TenantSeal, "authority", _seal),
     Erasure.TYPE: (Erasure, "authority", _no_more),
+    PeriodSeal.TYPE: (PeriodSeal, "authority", _no_more),
     DisclosureRequest.TYPE: (DisclosureRequest, "authority", _no_more),
     BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
     BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),

@@ -46,6 +46,10 @@ def order_values(item: Admitted, raw: bytes) -> Values:
         "tenant": order.tenant,
         "number": order.number,
         "attempt": order.attempt,
+        "max_input_tokens": order.max_input_tokens,
+        "max_output_tokens": order.max_output_tokens,
+        "max_ms": order.max_ms,
+        "cost_centre": order.cost_centre,
         "raw": raw,
     }
 
@@ -80,6 +84,7 @@ def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundl
         "energy_mj": usage.energy_mj,
         "energy_quality": usage.energy_quality.value,
         "finish": receipt.finish.value,
+        "cancelled": receipt.cancel is not None,
         "started": receipt.started,
         "ended": receipt.ended,
         "rate_card": receipt.rate_card,

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -96,6 +97,11 @@ class OrderRow(Base):
     tenant: Mapped[Name]
     number: Mapped[Count]
     attempt: Mapped[Count]
+    max_input_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    max_output_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """Null, although every order has it, in rows that were written before this column was."""
+    max_ms: Mapped[int | None] = mapped_column(BigInteger)
+    cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     raw: Mapped[Statement]
 
 
@@ -135,6 +141,8 @@ class ReceiptRow(Base):
     energy_mj: Mapped[int | None] = mapped_column(BigInteger)
     energy_quality: Mapped[Name]
     finish: Mapped[Name]
+    cancelled: Mapped[bool | None] = mapped_column(Boolean)
+    """Whether it bears its tenant's cancellation; null in rows that were written before this column was."""
     started: Mapped[UnixMs]
     ended: Mapped[UnixMs]
     rate_card: Mapped[Hash32]

@@ -5,8 +5,9 @@ assigned in the same transaction, so no number is in use twice at a time, even b
 which nothing was accepted goes to the next request, so the log sees no gap.
 """
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -46,7 +47,7 @@ class NewTranscript:
     """Entry of the key bundle."""
     secret: bytes
     envelope: bytes
-    cost_centre: str | None
+    tags: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Transcript:
     envelope: bytes
     order_statement: bytes
     order_entry: bytes
-    cost_centre: str | None
+    tags: Mapping[str, str] | None
     state: State
     problem: str | None
     node_nonce: bytes | None
@@ -145,10 +146,10 @@ class Archive:
             statement, entry = sign(given, attempt)
             cursor = db.execute(
                 "INSERT INTO transcripts (number, attempt, node, bundle, created, secret, envelope,"
-                " order_statement, order_entry, cost_centre) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " order_statement, order_entry, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(given, attempt, new.node, new.bundle, now_ms(), new.secret, new.envelope),
-                    *(statement, entry, new.cost_centre),
+                    *(statement, entry, _tags_text(new.tags)),
                 ),
             )
             assert cursor.lastrowid is not None
@@ -312,6 +313,12 @@ class Archive:
         """Return the transcripts whose receipts have no proof yet."""
         return self._many("SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL")
 
+    def tagged(self) -> list[tuple[bytes, Mapping[str, str]]]:
+        """Return (order statement, tags) of every attempt that has tags, oldest first."""
+        query = "SELECT order_statement, tags FROM transcripts WHERE tags IS NOT NULL ORDER BY id"
+        rows = self._journal.read(lambda db: db.execute(query).fetchall())
+        return [(row["order_statement"], json.loads(row["tags"])) for row in rows]
+
     def bundle(self, entry: bytes) -> tuple[bytes, str]:
         """Return (statement, proof) of a key bundle that was used."""
         query = "SELECT statement, proof FROM bundles WHERE entry = ?"
@@ -353,10 +360,15 @@ def _next_attempt(db: sqlite3.Connection, number: int) -> tuple[int, int]:
     return number, (0 if last is None else last + 1)
 
 
+def _tags_text(tags: Mapping[str, str] | None) -> str | None:
+    return None if tags is None else json.dumps(dict(tags), ensure_ascii=False)
+
+
 def _transcript(db: sqlite3.Connection, row: sqlite3.Row) -> Transcript:
     query = "SELECT ciphertext, signature FROM frames WHERE transcript = ? ORDER BY position"
     frames = db.execute(query, (row["id"],)).fetchall()
-    values = {**dict(row), "state": State(row["state"])}
+    tags = None if row["tags"] is None else json.loads(row["tags"])
+    values = {**dict(row), "tags": tags, "state": State(row["state"])}
     return Transcript(
         **values,
         frames=tuple(frame["ciphertext"] for frame in frames),

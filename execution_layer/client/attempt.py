@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -24,7 +24,6 @@ from execution_layer.client.response_check import (
     check_response,
 )
 from shared.codec.moment import now_ms
-from shared.envelope.blinded import blinded_cost_centre
 from shared.envelope.body import AuditPolicy
 from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
@@ -62,7 +61,9 @@ class Wanted:
 
     body: RequestBody
     model_root: bytes
-    cost_centre: str | None
+    tags: Mapping[str, str] | None
+    cost_centre: bytes | None
+    """The tags, blinded."""
     on_text: OnText | None
     tokenise: Tokenise | None
     said: Callable[[], Said] | None = None
@@ -146,9 +147,7 @@ class Attempt:
             statement = sign(order, key=terms.key, issuer=terms.tenant)
             return statement, entry_of(statement)
 
-        new = NewTranscript(
-            node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.cost_centre
-        )
+        new = NewTranscript(node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags)
         ordered = await archive.order(new, signed, number=number)
         fault_point("client.ordered")
         sent = Sent(
@@ -325,7 +324,6 @@ def _order(
     number: int,
     attempt: int,
 ) -> Order:
-    tag = wanted.cost_centre
     return Order(
         tenant=terms.tenant,
         number=number,
@@ -339,7 +337,7 @@ def _order(
         max_input_tokens=max_input_tokens,
         max_output_tokens=wanted.body.settings.max_tokens,
         rate_card=rate_card,
-        cost_centre=None if tag is None else blinded_cost_centre(sealed.keys, tag),
+        cost_centre=wanted.cost_centre,
         max_ms=max_ms,
     )
 

@@ -90,6 +90,6 @@ def generate_line(client: AsyncCounterfoilClient, line: PromptLine, **options: A
         line.settings,
         prompt=line.prompt,
         seed=line.seed,
-        cost_centre=line.cost_centre,
+        tags=line.tags,
         **options,
     )

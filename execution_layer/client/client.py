@@ -20,10 +20,18 @@ from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.node_choice import NodeChoice
-from execution_layer.client.options import OnRetry, Options, Turn, request_body, timeout_of
+from execution_layer.client.options import (
+    OnRetry,
+    Options,
+    Turn,
+    request_body,
+    tags_of,
+    timeout_of,
+)
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
+from execution_layer.client.tag_key import Tagger
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
@@ -67,6 +75,7 @@ class AsyncCounterfoilClient:
         )
         self._log = policy.log.policy()
         self._texts = Texts(policy)
+        self._tagger = Tagger(policy)
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._node_choice = NodeChoice()
@@ -157,10 +166,12 @@ class AsyncCounterfoilClient:
         body = request_body(messages, settings, options)
         model_root = self._model_root(options.get("model"))
         text = self._texts.of(model_root)
+        tags = tags_of(options)
         return Wanted(
             body=body,
             model_root=model_root,
-            cost_centre=options.get("cost_centre"),
+            tags=tags,
+            cost_centre=self._tagger.blinded(tags),
             on_text=options.get("on_text"),
             tokenise=None if text is None else text.tokenise(body),
             said=None if text is None else text.said(body),

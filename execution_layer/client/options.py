@@ -11,6 +11,7 @@ from execution_layer.client.attempt import OnText
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import PPM, Message, RequestBody, SamplingSettings
+from shared.statements.tags import COST_CENTRE, canonical_tags
 
 Turn: TypeAlias = Message | Mapping[str, str]
 Fraction: TypeAlias = float | str | Decimal
@@ -45,7 +46,10 @@ class Options(Sampling, total=False):
     seed: bytes | int | str | None
     """32 bytes, a non-negative number, or 64 hexadecimal digits; by default derived from each attempt's transcript secret."""
     cost_centre: str | None
-    """Tag; blinded in the log."""
+    """Short for the tag `cost_centre`."""
+    tags: Mapping[str, str] | None
+    """Notes for the tenant's own books, such as team and project: 1 to 16 names with values of up to 128 characters, blinded
+    under the tenant's tag key in the order."""
     model: str | None
     """Model root in hex."""
     node: str | None
@@ -136,6 +140,32 @@ def request_body(
         prompt=given.get("prompt"),
         seed=_seed(given.get("seed")),
     )
+
+
+def tags_of(options: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a call's tags in canonical form, `cost_centre` among them; None if it has none. INVALID_ARGUMENT names what is
+    outside the limits, or given twice.
+    """
+    tags, centre = options.get("tags"), options.get("cost_centre")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise _wrong(f"tags must be a mapping of texts, not {type(tags).__name__}")
+    if tags and COST_CENTRE in tags and centre is not None:
+        raise _wrong(f"{COST_CENTRE} is given twice: alone and among the tags")
+    given = {**(tags or {}), **({} if centre is None else {COST_CENTRE: centre})}
+    return canonical_tags(given) if given else None
+
+
+def tag_pairs(items: Sequence[str]) -> dict[str, str]:
+    """Return {name: value} of NAME=VALUE flags; INVALID_ARGUMENT for another form, and for a name that is given twice."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise _wrong(f"the tag {item[:60]!r} is not NAME=VALUE")
+        if name in found:
+            raise _wrong(f"the tag {name[:60]!r} is given twice")
+        found[name] = value
+    return found
 
 
 def timeout_of(options: Mapping[str, Any], default: float) -> float:

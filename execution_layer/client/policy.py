@@ -67,6 +67,9 @@ class ClientPolicy(Settings):
     tenant: Name
     tenant_key_file: Path
     """The private key that signs orders."""
+    tag_key_file: Path | None = None
+    """The key under which the tags of orders are blinded, if it is to be a file that you provide: one key for all machines
+    of the tenant. Without it, `tags.key` beside the key that signs orders is used, and made at the first tag."""
     archive: Path
     """Transcript secrets, envelopes, frames, receipts, proofs (sqlite, 0600)."""
     audit_target: str

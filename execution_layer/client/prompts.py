@@ -1,17 +1,24 @@
 """Requests as people and files write them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from execution_layer.client.options import SAMPLING, messages_of, seed_bytes, settings_of
+from execution_layer.client.options import (
+    SAMPLING,
+    messages_of,
+    seed_bytes,
+    settings_of,
+    tags_of,
+)
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message, SamplingSettings
 
 MAX_LINES: Final = 100_000
-KNOWN: Final = SAMPLING | {"messages", "prompt", "seed", "cost_centre"}
+KNOWN: Final = SAMPLING | {"messages", "prompt", "seed", "cost_centre", "tags"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class PromptLine:
     prompt: str | None
     settings: SamplingSettings
     seed: bytes | None
-    cost_centre: str | None
+    tags: Mapping[str, str] | None
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -67,8 +74,15 @@ def _line(values: dict[str, Any]) -> PromptLine:
         prompt=_text(values, "prompt") if "prompt" in values else None,
         settings=settings_of(sampling),
         seed=seed_bytes(values.get("seed")),
-        cost_centre=_text(values, "cost_centre") if "cost_centre" in values else None,
+        tags=_tags(values),
     )
+
+
+def _tags(values: dict[str, Any]) -> dict[str, str] | None:
+    for name in ("cost_centre", "tags"):
+        if name in values and values[name] is None:
+            raise TypeError(f"{name} is null")
+    return tags_of(values)
 
 
 def _text(values: Any, name: str) -> str:

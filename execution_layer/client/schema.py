@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 3
+VERSION = 4
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -17,7 +17,7 @@ CREATE TABLE transcripts (
     envelope BLOB NOT NULL,
     order_statement BLOB NOT NULL,
     order_entry BLOB NOT NULL UNIQUE,
-    cost_centre TEXT,
+    tags TEXT,
     state TEXT NOT NULL DEFAULT 'ordered',
     problem TEXT,
     node_nonce BLOB,
@@ -74,7 +74,7 @@ CREATE TABLE free_numbers (
 CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('ordered', 'refused')
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
-orders of which no attempt was accepted; the next requests take them."""
+orders of which no attempt was accepted; the next requests take them. `tags` is a JSON object of texts."""
 
 _SINCE_2 = SCHEMA[SCHEMA.index("CREATE TABLE suspects") : SCHEMA.index("CREATE TABLE free_numbers")]
 _SINCE_3 = SCHEMA[SCHEMA.index("CREATE TABLE free_numbers") :]
@@ -82,5 +82,7 @@ _SINCE_3 = SCHEMA[SCHEMA.index("CREATE TABLE free_numbers") :]
 UPGRADES: Final[Mapping[int, str]] = {
     1: f"ALTER TABLE transcripts ADD COLUMN final_signature BLOB; {_SINCE_2.rstrip().rstrip(';')}",
     2: _SINCE_3,
+    3: "ALTER TABLE transcripts RENAME COLUMN cost_centre TO tags;"
+    "UPDATE transcripts SET tags = json_object('cost_centre', tags) WHERE tags IS NOT NULL",
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

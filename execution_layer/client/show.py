@@ -22,7 +22,7 @@ def brief(item: Transcript) -> dict[str, Any]:
         "order": item.order_entry.hex(),
         "receipt": None if item.receipt_entry is None else item.receipt_entry.hex(),
         "log_index": item.log_index,
-        "cost_centre": item.cost_centre,
+        "tags": item.tags,
         "problem": item.problem,
     }
 

@@ -8,25 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from execution_layer.commands.options import config_option, file_path, folder_path
+from execution_layer.commands.tags import tag_key, tags
 from shared.runtime.output import emit, json_option, table
-
-_folder = click.Path(file_okay=False, path_type=Path)
-_file = click.Path(dir_okay=False, path_type=Path)
-
-config_option = click.option(
-    "--config",
-    type=_file,
-    required=True,
-    envvar="COUNTERFOIL_CLIENT_CONFIG",
-    show_envvar=True,
-    help="The client's policy (client.toml).",
-)
 
 
 @click.command("infer")
 @config_option
 @click.argument("prompt", required=False)
-@click.option("--file", "file", type=_file, help="JSON Lines of requests, instead of PROMPT.")
+@click.option("--file", "file", type=file_path, help="JSON Lines of requests, instead of PROMPT.")
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Send PROMPT verbatim, not as a user's message.")
 @click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True)
@@ -52,7 +42,13 @@ config_option = click.option(
 )
 @click.option("--n", type=click.IntRange(1, 128), help="Number of answers, each with a receipt.")
 @click.option("--seed", type=int, help="Sampling seed [default: from the transcript secret].")
-@click.option("--cost-centre", help="Tag; blinded in the log, yours in the exports.")
+@click.option("--cost-centre", help="Short for --tag cost_centre=TEXT.")
+@click.option(
+    "--tag",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Tag for your own books; blinded in the log, yours in the exports; may be repeated.",
+)
 @click.option("--node", help="Use only this node (NAME or OPERATOR/NAME).")
 @click.option("--spread", is_flag=True, help="With --file: give each node an equal share.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
@@ -77,6 +73,7 @@ def infer(
     n: int | None,
     seed: int | None,
     cost_centre: str | None,
+    tag: tuple[str, ...],
     node: str | None,
     spread: bool,
     concurrency: int,
@@ -86,7 +83,12 @@ def infer(
 
     With --json, one line of JSON per request.
     """
-    from execution_layer.client.options import sampling_settings, seed_bytes  # noqa: PLC0415
+    from execution_layer.client.options import (  # noqa: PLC0415  # --help stays light
+        sampling_settings,
+        seed_bytes,
+        tag_pairs,
+        tags_of,
+    )
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.prompts import PromptLine, read_prompts  # noqa: PLC0415
     from execution_layer.commands.infer import infer_file, infer_one  # noqa: PLC0415  # --help stays light
@@ -98,6 +100,10 @@ def infer(
     if file is not None:
         if n is not None:
             raise click.UsageError("--n is for one PROMPT")
+        if tag or cost_centre is not None:
+            raise click.UsageError(
+                "--tag and --cost-centre are for one PROMPT; in FILE, each line has its own"
+            )
         return infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
     assert prompt is not None
     settings = sampling_settings(
@@ -117,16 +123,15 @@ def infer(
         raise click.UsageError("--raw sends PROMPT alone, without --system")
     turns = [Message("system", system)] if system is not None else []
     messages = () if raw else (*turns, Message("user", prompt))
-    line = PromptLine(
-        messages, None if messages else prompt, settings, seed_bytes(seed), cost_centre
-    )
+    noted = tags_of({"tags": tag_pairs(tag), "cost_centre": cost_centre})
+    line = PromptLine(messages, None if messages else prompt, settings, seed_bytes(seed), noted)
     return infer_one(policy, line, node, n, as_json)
 
 
 @click.command("verify")
 @click.argument("what", metavar="BUNDLE|ENTRY")
 @click.option(
-    "--policy", "policy_file", type=_file, help="Your own log policy (C2SP tlog-policy text)."
+    "--policy", "policy_file", type=file_path, help="Your own log policy (C2SP tlog-policy text)."
 )
 @click.option(
     "--signer",
@@ -136,7 +141,7 @@ def infer(
 )
 @click.option(
     "--config",
-    type=_file,
+    type=file_path,
     envvar="COUNTERFOIL_CLIENT_CONFIG",
     show_envvar=True,
     help="The client's policy (client.toml); its pins are trusted, and its archive holds ENTRY.",
@@ -197,15 +202,21 @@ def verify(
 
 @click.group("client")
 def client() -> None:
-    """Set up a tenant's client; fetch proofs; inspect the archive."""
+    """Set up a tenant's client; fetch proofs; inspect the archive; read tags."""
+
+
+client.add_command(tags)
+client.add_command(tag_key)
 
 
 @client.command("init")
-@click.option("--folder", type=_folder, required=True, help="Folder for key, policy and archive.")
+@click.option(
+    "--folder", type=folder_path, required=True, help="Folder for key, policy and archive."
+)
 @click.option("--tenant", required=True, help="The tenant's name.")
-@click.option("--facts", type=_file, help="JSON file of public facts; flags add to it.")
+@click.option("--facts", type=file_path, help="JSON file of public facts; flags add to it.")
 @click.option("--audit-target", help="host:port of the audit server's gRPC.")
-@click.option("--ca", "ca_file", type=_file, help="Authority of all certificates.")
+@click.option("--ca", "ca_file", type=file_path, help="Authority of all certificates.")
 @click.option("--model-root", help="Default model root in hex.")
 @click.option("--operator", "operators", multiple=True, help="NAME=KEY (hex) to pin; repeatable.")
 @click.option("--rate-card", "rate_cards", multiple=True, help="OPERATOR=ENTRY (hex); repeatable.")
@@ -360,7 +371,9 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
 @archive.command("show")
 @config_option
 @click.argument("entry")
-@click.option("--export", "export_to", type=_file, help="Write a bundle for `verify` to this file.")
+@click.option(
+    "--export", "export_to", type=file_path, help="Write a bundle for `verify` to this file."
+)
 @json_option
 def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
     """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""

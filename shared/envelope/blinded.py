@@ -53,11 +53,6 @@ def activation_root(
     return root(leaves) if leaves else None
 
 
-def blinded_cost_centre(keys: TranscriptKeys, tag: str) -> bytes:
-    """Return an order's `cost_centre` for a tag."""
-    return keys.blind("cost_centre", tag.encode())
-
-
 def token_bytes(tokens: Sequence[int]) -> bytes:
     """Return the tokens as u32, concatenated."""
     return b"".join(token.to_bytes(4, "big") for token in tokens)

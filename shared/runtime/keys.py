@@ -38,26 +38,30 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def write_result(path: Path, data: bytes) -> None:
+def write_result(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file that a user asked for, as `write_atomic` does; CONFIGURATION says why it cannot be written.
     A link is followed; anything other than a file (a device, a pipe) is not replaced.
     """
     real = Path(os.path.realpath(path))
-    problem: OSError | None = None
-    reason: str | None = "it exists and is not a file"
     try:
         if not real.exists() or real.is_file():
-            return write_atomic(real, data)
+            return write_atomic(real, data, mode=mode)
     except OSError as error:
-        problem, reason = error, error.strerror
-    raise CounterfoilError(
+        raise unwritable(path, error) from error
+    raise unwritable(path)
+
+
+def unwritable(path: Path, error: OSError | None = None) -> CounterfoilError:
+    """Return the error that a file which a user asked for cannot be written; without `error`, that it is no file."""
+    reason = "it exists and is not a file" if error is None else error.strerror
+    return CounterfoilError(
         Code.CONFIGURATION,
         f"{path} cannot be written: {reason}",
         remedy="Nothing was written. Name a file in a folder that you may write to.",
-    ) from problem
+    )
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -74,7 +78,7 @@ def create_private(path: Path, data: bytes) -> bool:
         return False
     finally:
         fresh.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -141,7 +145,8 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
     return fresh
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder's files on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -37,7 +37,7 @@ class Order(Statement):
     rate_card: Bytes32
     """Entry of the rate card under which the work is rated."""
     cost_centre: Bytes32 | None = None
-    """Blinded (protocol §4.5)."""
+    """The tenant's tags, blinded under its tag key (protocol §4.5.1)."""
     max_input_tokens: Annotated[int, Whole(MAX_TOKENS, 1)] | None = None
     """The most prompt tokens that the tenant pays for; a node refuses a longer prompt. Orders made before this field was
     defined lack it; their prompts are bounded only by the node's context."""
@@ -66,10 +66,14 @@ def input_bound(body: RequestBody) -> int:
 
 def within_order(order: Order, usage: Usage) -> str | None:
     """Return, in words, which quantity of a receipt exceeds what its order pays for; None if none does."""
-    for side, counted, most in (
-        ("input", usage.input, order.max_input_tokens),
-        ("output", usage.output, order.max_output_tokens),
-    ):
-        if most is not None and counted > most:
-            return f"the receipt counts {counted} {side} tokens, but at most {most} were ordered"
+    return beyond_bounds(
+        (usage.input, usage.output), (order.max_input_tokens, order.max_output_tokens)
+    )
+
+
+def beyond_bounds(counted: tuple[int, int], most: tuple[int | None, int | None]) -> str | None:
+    """Do the same, given (input, output) tokens of the receipt and at most of the order."""
+    for side, count, bound in zip(("input", "output"), counted, most, strict=True):
+        if bound is not None and count > bound:
+            return f"the receipt counts {count} {side} tokens, but at most {bound} were ordered"
     return None

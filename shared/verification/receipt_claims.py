@@ -24,14 +24,19 @@ def unfounded_end(order: Order, receipt: Receipt) -> str | None:
 
     The log has checked that `cancel` is the signature of the order's tenant.
     """
-    if receipt.finish is Finish.CANCELLED and receipt.cancel is None:
+    took = receipt.ended - receipt.started
+    return unfounded(receipt.finish, receipt.cancel is not None, took, order.max_ms)
+
+
+def unfounded(finish: Finish, cancelled: bool, took: int, max_ms: int | None) -> str | None:
+    """Do the same, given whether the tenant signed a cancellation and what the answer took (ms)."""
+    if finish is Finish.CANCELLED and not cancelled:
         return "it is called cancelled, but the tenant did not sign a cancellation"
-    if receipt.finish is Finish.DEADLINE:
-        if order.max_ms is None:
+    if finish is Finish.DEADLINE:
+        if max_ms is None:
             return "it is called late, but the order sets no deadline"
-        took = receipt.ended - receipt.started
-        if took + SLACK_MS < order.max_ms:
-            return f"it is called late after {took} ms, but the order allows {order.max_ms} ms"
+        if took + SLACK_MS < max_ms:
+            return f"it is called late after {took} ms, but the order allows {max_ms} ms"
     return None
 
 

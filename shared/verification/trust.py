@@ -14,6 +14,7 @@ from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
+from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import RateCard
 from shared.statements.seals import TenantSeal
 from shared.statements.verdicts import Verdict
@@ -48,6 +49,7 @@ SIGNED_BY: Final[Mapping[str, Role]] = {
     Draw.TYPE: Role.AUTHORITY,
     TenantSeal.TYPE: Role.AUTHORITY,
     Erasure.TYPE: Role.AUTHORITY,
+    PeriodSeal.TYPE: Role.AUTHORITY,
     DisclosureRequest.TYPE: Role.AUTHORITY,
     BeaconCommitment.TYPE: Role.PARTY,
     BeaconReveal.TYPE: Role.PARTY,

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from shared.codec.hashing import framing, hkdf_expand, hkdf_extract, labelled_hash, labelled_mac
-from shared.envelope.blinded import blinded_cost_centre, blinded_fields
+from shared.envelope.blinded import blinded_fields
 from shared.envelope.body import SMALLEST_BODY, Audit, AuditPolicy, encode_body, settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.header import Envelope
@@ -37,7 +37,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings
-from tests.vectors import arithmetic
+from tests.vectors import arithmetic, tags
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
@@ -180,8 +180,6 @@ def secrets() -> Json:
             "input": fields.input.hex(),
             "output": fields.output.hex(),
             "activation_root": (fields.activation_root or b"").hex(),
-            "cost_centre_plain": "R&D / Zürich",
-            "cost_centre": blinded_cost_centre(keys, "R&D / Zürich").hex(),
         },
         "body": encode_body(BODY).hex(),
         "full_body": encode_body(FULL_BODY).hex(),
@@ -414,6 +412,7 @@ def files(frozen: Mapping[str, str]) -> dict[str, str]:
         "selection": selection(),
         "envelope": envelope(frozen),
         "arithmetic": arithmetic.vectors(),
+        "tags": tags.vectors(),
     }
     return {
         f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

@@ -12,6 +12,7 @@ from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
+from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.schema import Statement
@@ -201,6 +202,24 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
             reason="request under Art. 17 GDPR",
             requested_by="acme",
             at=NOW,
+        ),
+        "authority",
+        "authority",
+    ),
+    "period-seal": (
+        PeriodSeal(
+            tenant="acme",
+            operator="operator-a",
+            currency="EUR",
+            start=NOW - 30 * 86_400_000,
+            end=NOW,
+            time_zone="Europe/Berlin",
+            at=NOW + 1,
+            previous=octets("previous period"),
+            size=61,
+            lines=40,
+            root=octets("lines"),
+            bill=octets("bill"),
         ),
         "authority",
         "authority",

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from audit_layer.commands.cost import cost
-from audit_layer.costs.focus import COLUMNS
+from audit_layer.costs.exports.focus_csv import COLUMNS
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.receipts import Finish

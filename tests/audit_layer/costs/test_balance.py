@@ -2,6 +2,7 @@
 
 from datetime import date
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import insert
@@ -16,13 +17,19 @@ def post(database: Database, *amounts: tuple[str, str]) -> None:
     with transaction(database.engine("worker")) as connection:
         journal = connection.scalar(
             insert(JournalRow)
-            .values(tenant="t", operator="o", day=date(2026, 3, 1), currency="EUR", posted_at=1)
+            .values(
+                kind="test",
+                key=uuid4().hex,
+                day=date(2026, 3, 1),
+                posted_at=1,
+                postings=max(2, len(amounts)),
+            )
             .returning(JournalRow.id)
         )
         for amount, currency in amounts:
             connection.execute(
                 insert(PostingRow).values(
-                    journal=journal, account="a", amount=Decimal(amount), currency=currency
+                    journal=journal, account="expense:a", amount=Decimal(amount), currency=currency
                 )
             )
 

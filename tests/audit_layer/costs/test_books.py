@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit_layer.costs.focus import to_csv
+from audit_layer.costs.exports.focus_csv import to_csv
 from audit_layer.costs.payable import ANSWERED, SUPERSEDED
 from audit_layer.costs.rating import rated
 from audit_layer.storage import migrate
@@ -140,7 +140,9 @@ def test_an_order_that_is_answered_five_times_is_paid_once(scene: Scene):
     assert scene.standing(first) == (True, None, None)
     for again in others:
         assert scene.standing(again) == (False, ANSWERED, None)
-    assert scene.books.world.rows("SELECT count(*) FROM costs_rated_lines") == [(2,)]
+    assert scene.books.world.rows("SELECT count(*) FROM costs_rated_receipts WHERE amount > 0") == [
+        (1,)
+    ]
 
 
 def test_an_order_is_paid_once_even_when_its_answers_come_one_by_one(scene: Scene):
@@ -192,9 +194,9 @@ def test_a_fail_is_held_and_shown_as_held_until_another_workers_verdict(scene: S
     (row, *_) = scene.books.costs.totals()
     assert (row["amount"], row["held"], row["refused"], row["receipts"]) == (str(EACH), str(EACH), "0", 1)  # fmt: skip
     shown = {row["x_Receipt"]: row for row in csv.DictReader(StringIO(to_csv(scene.books.costs.charges(EVER))))}  # fmt: skip
-    assert shown[failed.hex()]["x_Standing"] == "held"
+    assert shown[failed.hex()]["x_AuditState"] == "held"
     assert shown[failed.hex()]["x_Because"] == doubted.hex()
-    assert shown[fine.hex()]["x_Standing"] == "payable"
+    assert shown[fine.hex()]["x_AuditState"] == "unaudited"
     content = invoice(line("input", 10, "1"), line("output", 14, "2"))
     result = scene.books.costs.reconcile(scene.books.costs.take_invoice(content))
     assert (result.gap, result.held) == (Fraction(0), Fraction(EACH))
@@ -327,7 +329,10 @@ def test_the_database_refuses_a_second_payment(scene: Scene):
     first, retry = scene.receipt(attempt=0), scene.receipt(attempt=1)
     again = scene.receipt(attempt=1)
     scene.catch_up()
-    pay = "UPDATE costs_rated_receipts SET billable = true, reason = NULL WHERE receipt = %s"
+    pay = (
+        "UPDATE costs_rated_receipts SET billable = true, reason = NULL, amount = 0, currency = 'EUR', journal = 1,"
+        " period = 1 WHERE receipt = %s"
+    )
     with psycopg.connect(scene.books.world.database.owner_dsn) as owner:
         with pytest.raises(psycopg.errors.UniqueViolation):
             owner.execute(pay, (again,))
@@ -356,13 +361,15 @@ def test_the_database_refuses_a_second_payment(scene: Scene):
 
 
 DAMAGE = {
-    "UPDATE costs_rated_lines SET quantity = quantity + 1": "its lines are not",
-    "UPDATE costs_rated_lines SET amount = amount + 1": "its lines are not",
-    "DELETE FROM costs_rated_lines WHERE kind = 'input'": "its lines are not",
+    "UPDATE costs_rated_receipts SET output = output + 1": "its tokens are not the receipt's",
+    "UPDATE costs_rated_receipts SET amount = amount + 1": "its amount is not",
+    "UPDATE costs_rated_receipts SET currency = 'USD'": "its amount is not",
+    "UPDATE costs_rated_receipts SET node = 'two'": "node is not the receipt's",
+    "UPDATE costs_rated_receipts SET cost_centre = sha256('x') WHERE billable": "cost_centre is not the order's",
     "DELETE FROM costs_corrections": "is not payable",
     "UPDATE costs_corrections SET because = sha256('x')": "is not payable",
     "UPDATE costs_rated_receipts SET attempt = attempt + 1": "attempt is not the receipt's",
-    "DELETE FROM costs_postings": "account expense:acme holds 0",
+    "UPDATE costs_postings SET amount = 0": "account expense:acme holds 0",
     "UPDATE costs_postings SET amount = 2 * amount": "account payable:alpha holds",
 }
 
@@ -380,7 +387,8 @@ def test_the_check_finds_what_was_changed(scene: Scene, damage: str):
 
 REASONS = {
     "UPDATE costs_rated_receipts SET reason = 'failed' WHERE NOT billable": "is called cancelled",
-    "UPDATE costs_rated_receipts SET billable = true, reason = NULL": "billable in the books, but not",
+    "UPDATE costs_rated_receipts SET billable = true, reason = NULL, amount = 0, currency = 'EUR', journal = 1, period = 1"
+    " WHERE NOT billable": "billable in the books, but not",
     "UPDATE costs_rated_receipts SET billable = false, reason = 'late' WHERE billable": "but billable",
 }
 
@@ -403,7 +411,10 @@ def test_books_from_before_the_rule_are_brought_in_line_with_it(scene: Scene):
     scene.catch_up()
     world = scene.books.world
     world.rows("DELETE FROM costs_corrections")
-    world.rows("DELETE FROM costs_postings WHERE journal = (SELECT max(id) FROM costs_journals)")
+    world.rows(
+        "WITH gone AS (DELETE FROM costs_postings WHERE journal = (SELECT max(id) FROM costs_journals))"
+        " DELETE FROM costs_journals WHERE id = (SELECT max(id) FROM costs_journals)"
+    )
     assert len(scene.books.costs.check()) > 0
     assert scene.books.costs.settle_all() == 1
     assert scene.books.costs.check() == []
@@ -411,21 +422,22 @@ def test_books_from_before_the_rule_are_brought_in_line_with_it(scene: Scene):
 
 
 DOUBLE = """
-WITH journal AS (
-  INSERT INTO costs_journals (tenant, operator, day, currency, posted_at)
-  SELECT tenant, operator, day, currency, posted_at FROM costs_journals ORDER BY id LIMIT 1 RETURNING id
+WITH receipts AS (
+  INSERT INTO costs_rated_receipts (receipt, log_index, billable) SELECT entry, log_index, true FROM trail_receipts
+  RETURNING receipt
+), journal AS (
+  INSERT INTO costs_journals (tenant, operator, day, currency, posted_at) VALUES ('acme', 'alpha', '2026-03-01', 'EUR', 1)
+  RETURNING id
 ), lines AS (
   INSERT INTO costs_rated_lines (receipt, log_index, journal, tenant, operator, node, model_root, rate_card, day,
     started, ended, kind, quantity, unit_price, per, amount, currency)
-  SELECT r.receipt, r.log_index, journal.id, l.tenant, l.operator, l.node, l.model_root, l.rate_card, l.day,
-    l.started, l.ended, l.kind, l.quantity, l.unit_price, l.per, l.amount, l.currency
-    FROM costs_rated_lines l, costs_rated_receipts r, journal WHERE NOT r.billable
+  SELECT r.entry, r.log_index, journal.id, r.tenant, r.operator, r.node, r.model_root, r.rate_card, '2026-03-01',
+    r.started, r.ended, line.kind, line.quantity, line.price, 1000, line.quantity * line.price / 1000.0, 'EUR'
+    FROM trail_receipts r, journal, (VALUES ('input', 5, 1), ('output', 7, 2)) AS line (kind, quantity, price)
   RETURNING amount
-), postings AS (
-  INSERT INTO costs_postings (journal, account, amount, currency)
+) INSERT INTO costs_postings (journal, account, amount, currency)
   SELECT journal.id, account, sign * (SELECT sum(amount) FROM lines), 'EUR'
     FROM journal, (VALUES ('expense:acme', 1), ('payable:alpha', -1)) AS side (account, sign)
-) UPDATE costs_rated_receipts SET billable = true, reason = NULL WHERE NOT billable
 """
 """What the books looked like when every answer to an order was billed."""
 

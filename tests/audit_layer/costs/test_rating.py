@@ -1,14 +1,12 @@
-"""Rating and FOCUS rows: exact amounts, nothing rounded, nothing lost."""
+"""Rating: exact amounts, nothing rounded, nothing lost."""
 
-import csv
-import io
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from audit_layer.costs.focus import COLUMNS, Charge, decimal_text, neutral, to_csv
-from audit_layer.costs.rating import TokenKind, rate, rated
+from audit_layer.costs.charge import ChargeKind
+from audit_layer.costs.rating import Tokens, price_for, rate_tokens, rated
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
@@ -34,15 +32,21 @@ def receipt(finish=Finish.STOP, model=MODEL, **tokens):
     )  # fmt: skip
 
 
+def rate(given, rates):
+    usage = given.usage
+    tokens = Tokens(usage.input - usage.cached, usage.cached, usage.output)
+    return rate_tokens(tokens, price_for(rates, given.model_root))
+
+
 def test_cached_tokens_are_subtracted_from_the_input_and_billed_at_their_own_price():
     lines = {line.kind: line for line in rate(receipt(input=100, cached=40, output=7), card())}
-    assert lines[TokenKind.INPUT].amount == Decimal("0.000018")
-    assert lines[TokenKind.CACHED].amount == Decimal("0.0000012")
-    assert lines[TokenKind.OUTPUT].amount == Decimal("0.0000042")
+    assert lines[ChargeKind.INPUT].amount == Decimal("0.000018")
+    assert lines[ChargeKind.CACHED].amount == Decimal("0.0000012")
+    assert lines[ChargeKind.OUTPUT].amount == Decimal("0.0000042")
 
 
 def test_kinds_without_tokens_yield_no_line():
-    assert [line.kind for line in rate(receipt(output=5), card())] == [TokenKind.OUTPUT]
+    assert [line.kind for line in rate(receipt(output=5), card())] == [ChargeKind.OUTPUT]
 
 
 def why_not(given, order=ORDER, **changes):
@@ -57,8 +61,8 @@ def test_an_answer_that_its_tenant_cut_off_is_paid_for_what_was_delivered():
     lines, reason = rated(signed, card(), "op", ORDER)
     assert reason is None
     assert {line.kind: line.quantity for line in lines} == {
-        TokenKind.INPUT: 9,
-        TokenKind.OUTPUT: 5,
+        ChargeKind.INPUT: 9,
+        ChargeKind.OUTPUT: 5,
     }
     late = replace(receipt(Finish.DEADLINE, input=9, output=5), ended=60_001)
     assert why_not(late, replace(ORDER, max_ms=60_000)) is None
@@ -105,34 +109,3 @@ def test_a_model_without_a_price_is_an_error_that_names_it():
 def test_a_price_per_seven_tokens_is_refused_since_it_could_not_be_exact():
     with pytest.raises(CounterfoilError, match="power of ten"):
         rate(receipt(output=1), card(per=7))
-
-
-def test_focus_rows_have_every_column_and_neutralise_formulas():
-    charge = Charge(
-        tenant="=cmd()", operator="op", node="n", model_root=MODEL, kind="output", quantity=1200,
-        unit_price=Decimal("0.60"), per=1_000_000, amount=Decimal("0.00072"), currency="EUR",
-        started=0, ended=1000, period_start=0, period_end=2_678_400_000, receipt=H, log_index=5,
-        rate_card=H,
-    )  # fmt: skip
-    (row,) = csv.DictReader(io.StringIO(to_csv([charge])))
-    assert tuple(row) == COLUMNS
-    assert row["BillingAccountId"] == "'=cmd()"
-    assert row["BilledCost"] == "0.00072"
-    assert row["ConsumedQuantity"] == "1200.0"
-    assert row["PricingQuantity"] == "0.0012"
-    assert row["ChargePeriodStart"].startswith("1970-01-01T00:00:00")
-    assert row["ChargePeriodStart"].endswith("Z")
-
-
-@pytest.mark.parametrize("first", list("=+-@\t\r\n＝＋－＠"))
-def test_a_cell_that_begins_like_a_formula_is_text(first):
-    assert neutral(f"{first}HYPERLINK(1)") == f"'{first}HYPERLINK(1)"
-    assert neutral(f"a{first}") == f"a{first}"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(2500000, "2500000.0"), (Decimal("1E+3"), "1000.0"), (Decimal("0.10"), "0.1")],
-)
-def test_decimals_are_written_without_exponent(value, text):
-    assert decimal_text(value) == text

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.invoices import Invoice
-from audit_layer.costs.rating import TokenKind
 from audit_layer.costs.reconcile import PARTS, Proven, reconcile
 from audit_layer.costs.reporting import as_json, exact, rounded
 from shared.runtime.errors import Code, CounterfoilError
@@ -17,11 +17,11 @@ from shared.runtime.errors import Code, CounterfoilError
 MODEL = "ab" * 32
 KEY = ("acme", "node-1", MODEL)
 PRICES = {
-    TokenKind.INPUT: Fraction(30, 10**6),
-    TokenKind.CACHED: Fraction(3, 10**6),
-    TokenKind.OUTPUT: Fraction(60, 10**6),
+    ChargeKind.INPUT: Fraction(30, 10**6),
+    ChargeKind.CACHED: Fraction(3, 10**6),
+    ChargeKind.OUTPUT: Fraction(60, 10**6),
 }
-UNIT = {TokenKind.INPUT: "30", TokenKind.CACHED: "3", TokenKind.OUTPUT: "60"}
+UNIT = {ChargeKind.INPUT: "30", ChargeKind.CACHED: "3", ChargeKind.OUTPUT: "60"}
 
 
 def line(kind, quantity, *, unit=None, node="node-1", day="2026-11-23"):
@@ -59,7 +59,7 @@ def invoice(lines, *, rounding="0", **changes):
 
 
 def proven(**tokens):
-    return {KEY: Proven({TokenKind(kind): count for kind, count in tokens.items()}, PRICES)}
+    return {KEY: Proven({ChargeKind(kind): count for kind, count in tokens.items()}, PRICES)}
 
 
 def parts(result):
@@ -67,53 +67,57 @@ def parts(result):
 
 
 def test_a_correct_invoice_has_no_variance():
-    lines = [line(TokenKind.INPUT, 900), line(TokenKind.CACHED, 100), line(TokenKind.OUTPUT, 500)]
+    lines = [
+        line(ChargeKind.INPUT, 900),
+        line(ChargeKind.CACHED, 100),
+        line(ChargeKind.OUTPUT, 500),
+    ]
     result = reconcile(invoice(lines), proven(input=900, cached=100, output=500), currency="EUR")
     assert result.gap == 0
     assert parts(result) == {}
 
 
 def test_an_overclaim_is_a_quantity_variance_to_the_last_token():
-    lines = [line(TokenKind.INPUT, 900), line(TokenKind.OUTPUT, 561)]
+    lines = [line(ChargeKind.INPUT, 900), line(ChargeKind.OUTPUT, 561)]
     result = reconcile(invoice(lines), proven(input=900, output=500), currency="EUR")
-    assert parts(result) == {"quantity": 61 * PRICES[TokenKind.OUTPUT]}
-    assert result.keys[0].tokens[TokenKind.OUTPUT] == 61
+    assert parts(result) == {"quantity": 61 * PRICES[ChargeKind.OUTPUT]}
+    assert result.keys[0].tokens[ChargeKind.OUTPUT] == 61
 
 
 def test_cached_tokens_billed_as_fresh_are_a_classification_variance():
-    lines = [line(TokenKind.INPUT, 1000), line(TokenKind.OUTPUT, 1)]
+    lines = [line(ChargeKind.INPUT, 1000), line(ChargeKind.OUTPUT, 1)]
     result = reconcile(invoice(lines), proven(input=400, cached=600, output=1), currency="EUR")
     assert parts(result) == {"classification": 600 * Fraction(27, 10**6)}
 
 
 def test_another_unit_price_is_a_price_variance():
-    lines = [line(TokenKind.OUTPUT, 1000, unit="66")]
+    lines = [line(ChargeKind.OUTPUT, 1000, unit="66")]
     result = reconcile(invoice(lines), proven(output=1000), currency="EUR")
     assert parts(result) == {"price": Fraction(6, 1000)}
 
 
 def test_work_without_a_receipt_is_unproven():
-    lines = [line(TokenKind.OUTPUT, 10), line(TokenKind.OUTPUT, 7, node="node-2")]
+    lines = [line(ChargeKind.OUTPUT, 10), line(ChargeKind.OUTPUT, 7, node="node-2")]
     result = reconcile(invoice(lines), proven(output=10), currency="EUR")
-    assert parts(result) == {"unproven": 7 * PRICES[TokenKind.OUTPUT]}
+    assert parts(result) == {"unproven": 7 * PRICES[ChargeKind.OUTPUT]}
 
 
 def test_a_day_outside_the_period_is_timing():
-    lines = [line(TokenKind.OUTPUT, 10), line(TokenKind.OUTPUT, 5, day="2026-12-01")]
+    lines = [line(ChargeKind.OUTPUT, 10), line(ChargeKind.OUTPUT, 5, day="2026-12-01")]
     result = reconcile(invoice(lines), proven(output=10), currency="EUR")
-    assert parts(result) == {"timing": 5 * PRICES[TokenKind.OUTPUT]}
+    assert parts(result) == {"timing": 5 * PRICES[ChargeKind.OUTPUT]}
 
 
 def test_rounding_of_the_total_is_the_rounding_part():
     result = reconcile(
-        invoice([line(TokenKind.OUTPUT, 10)], rounding="0.0094"), proven(output=10), currency="EUR"
+        invoice([line(ChargeKind.OUTPUT, 10)], rounding="0.0094"), proven(output=10), currency="EUR"
     )
     assert parts(result) == {"rounding": Fraction(1, 100) - Fraction(600, 10**6)}
 
 
 def test_proven_work_that_is_not_billed_is_a_negative_quantity():
     result = reconcile(invoice([]), proven(output=10), currency="EUR")
-    assert parts(result) == {"quantity": -10 * PRICES[TokenKind.OUTPUT]}
+    assert parts(result) == {"quantity": -10 * PRICES[ChargeKind.OUTPUT]}
 
 
 def test_another_currency_is_refused():
@@ -123,7 +127,7 @@ def test_another_currency_is_refused():
 
 
 roundings = st.decimals("-0.009999", "0.009999", places=6).map(lambda d: format(d, "f"))
-counts = st.fixed_dictionaries({kind.value: st.integers(0, 10**9) for kind in TokenKind})
+counts = st.fixed_dictionaries({kind.value: st.integers(0, 10**9) for kind in TOKENS})
 prices = st.decimals("0", "1000", places=6).map(lambda d: format(d, "f"))
 
 
@@ -131,8 +135,7 @@ prices = st.decimals("0", "1000", places=6).map(lambda d: format(d, "f"))
 @given(ours=counts, theirs=counts, units=st.tuples(prices, prices, prices), rounding=roundings)
 def test_parts_always_sum_to_the_gap(ours, theirs, units, rounding):
     lines = [
-        line(kind, theirs[kind.value], unit=unit)
-        for kind, unit in zip(TokenKind, units, strict=True)
+        line(kind, theirs[kind.value], unit=unit) for kind, unit in zip(TOKENS, units, strict=True)
     ]
     result = reconcile(invoice(lines, rounding=rounding), proven(**ours), currency="EUR")
     assert sum(result.parts[name] for name in PARTS) == result.gap
@@ -175,5 +178,5 @@ def test_exact_numbers_are_written_exactly():
     assert rounded(Fraction(-1, 3), 6) == "-0.333333"
     assert rounded(Fraction(10**60 + 1, 2), 6) == "5" + "0" * 59 + ".500000"
     assert rounded(Fraction(1, 8), 0) == "0"
-    result = reconcile(invoice([line(TokenKind.OUTPUT, 1)]), proven(output=1), currency="EUR")
+    result = reconcile(invoice([line(ChargeKind.OUTPUT, 1)]), proven(output=1), currency="EUR")
     assert json.loads(json.dumps(as_json(result)))["gap"] == "0"

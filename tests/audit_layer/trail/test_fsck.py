@@ -59,10 +59,14 @@ def test_a_changed_row_is_found_whichever_column_was_changed(filled: World, kind
 def _other(value: object, column: str) -> object:
     if isinstance(value, bytes):
         return value[:-1] + bytes([value[-1] ^ 1])
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return value + 1000
     if value is None:
-        return 7 if column in {"compute_ms", "energy_mj"} else bytes(32)
+        return (
+            7 if column in {"compute_ms", "energy_mj", "max_input_tokens", "max_ms"} else bytes(32)
+        )
     return f"{value}x"
 
 

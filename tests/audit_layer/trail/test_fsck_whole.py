@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import ARRAY, Column, Engine, LargeBinary, Table, Text
+from sqlalchemy import ARRAY, Boolean, Column, Engine, LargeBinary, Table, Text
 
 from audit_layer.api.tokens import Tokens
 from audit_layer.log.batcher import Batcher
@@ -241,6 +241,8 @@ def _other(column: Column[Any], old: Any) -> Any:
         return bytes(32) if old is None else _flip(old, len(old) // 2)
     if isinstance(column.type, Text):
         return "x" if old is None else f"{old}x"
+    if isinstance(column.type, Boolean):
+        return not old
     if column.name.endswith(("at", "since")) and old is not None:
         return old + TEN_YEARS_MS
     return 7 if old is None else old + 1000

@@ -29,6 +29,7 @@ from tests.execution_layer.fakes import FakeEngine
 
 BUNDLE = b"\x01" * 32
 NEW = NewTranscript("honest/node-1", BUNDLE, b"s" * 32, b"envelope", None)
+CENTRE = 'R&D; "Zürich"\'s'
 NOTHING = Received(None, None, (), None, None)
 
 
@@ -247,14 +248,17 @@ async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_
     assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
     await close(archive, await archive.order(NEW, signed), State.REFUSED)
     archive.close()
     path = tmp_path / "client" / "archive.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE free_numbers")
-        db.execute("DROP INDEX transcripts_not_accepted")
+        db.execute("ALTER TABLE transcripts RENAME COLUMN tags TO cost_centre")
+        db.execute("UPDATE transcripts SET cost_centre = ?", (CENTRE,))
+        if version < 3:
+            db.execute("DROP TABLE free_numbers")
+            db.execute("DROP INDEX transcripts_not_accepted")
         if version == 1:
             db.execute("DROP TABLE suspects")
             db.execute("DROP TABLE revocations")
@@ -264,10 +268,12 @@ async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_p
     opened = Archive(path)
     try:
         assert [item.number for item in opened.latest(5)] == [0]
+        assert [item.tags for item in opened.latest(5)] == [{"cost_centre": CENTRE}]
         assert opened.suspects() == []
         assert opened.revoked_at() == {}
         await opened.give_back(0)
         again = await opened.order(NEW, signed)
+        assert opened.get(again.id).tags is None
         await opened.close_attempt(again.id, State.BROKEN, replace(NOTHING, final_signature=b"s"))
         assert opened.get(again.id).final_signature == b"s"
     finally:

@@ -55,7 +55,7 @@ async def test_an_answer_carries_its_receipt_and_is_archived_whole(world):
             answer.receipt.statement,
             answer.receipt.entry,
         )
-        assert kept.cost_centre == "sales"
+        assert kept.tags == {"cost_centre": "sales"}
         assert client.archive.by_entry(answer.receipt.entry) == kept
         stored = node.store.evidence_of(answer.receipt.entry)
         assert (kept.envelope, kept.frames) == (stored.envelope, stored.frames)

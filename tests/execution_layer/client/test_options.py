@@ -4,7 +4,13 @@ from decimal import Decimal
 
 import pytest
 
-from execution_layer.client.options import request_body, settings_of, timeout_of
+from execution_layer.client.options import (
+    request_body,
+    settings_of,
+    tag_pairs,
+    tags_of,
+    timeout_of,
+)
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import Message, SamplingSettings
 
@@ -142,6 +148,48 @@ def test_settings_and_single_options_are_not_mixed():
     assert body(settings=SamplingSettings(5)).settings.max_tokens == 5
 
 
+def test_a_cost_centre_is_one_of_the_tags():
+    assert tags_of({}) is None
+    assert tags_of({"tags": {}, "cost_centre": None}) is None
+    assert tags_of({"cost_centre": "search"}) == {"cost_centre": "search"}
+    assert tags_of({"cost_centre": "search", "tags": {"team": "x"}}) == {
+        "cost_centre": "search",
+        "team": "x",
+    }
+    assert tags_of({"tags": {"team": "Zu\u0308rich"}}) == {"team": "Zürich"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"tags": "team=search"}, "tags must be a mapping"),
+        ({"tags": [("team", "search")]}, "tags must be a mapping"),
+        ({"tags": {"team": 5}}, "the tag team must be text"),
+        ({"tags": {5: "search"}}, "'5' cannot be the name of a tag"),
+        ({"tags": {f"n{i}": "v" for i in range(16)}, "cost_centre": "v"}, "1 to 16 tags, not 17"),
+        ({"tags": {"cost_centre": "a"}, "cost_centre": "a"}, "given twice"),
+        ({"cost_centre": ""}, "the tag cost_centre"),
+    ],
+    ids=repr,
+)
+def test_tags_that_cannot_be_meant_are_refused_by_name(options, named):
+    with pytest.raises(CounterfoilError) as caught:
+        tags_of(options)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert named in caught.value.detail
+
+
+def test_a_tag_of_the_command_line_ends_its_name_at_the_first_equals_sign():
+    assert tag_pairs(["team=search", "query=a=b", "empty="]) == {
+        "team": "search",
+        "query": "a=b",
+        "empty": "",
+    }
+    for wrong in (["team"], ["a=1", "a=1"]):
+        with pytest.raises(CounterfoilError):
+            tag_pairs(wrong)
+
+
 def test_a_timeout_is_honoured_or_refused():
     assert timeout_of({}, 300.0) == 300.0
     assert timeout_of({"timeout_s": 2}, 300.0) == 2.0
@@ -154,4 +202,6 @@ async def test_a_client_refuses_before_anything_is_ordered(world):
     async with world.client() as client:
         with pytest.raises(CounterfoilError, match=r"max_token; did you mean max_tokens"):
             await client.generate(ASKED, max_token=5)
+        with pytest.raises(CounterfoilError, match="the tag cost_centre"):
+            await client.generate(ASKED, cost_centre="two\nlines")
         assert client.archive.counts()["numbers"] == 0

@@ -41,6 +41,7 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
             "stop": ["\n"],
             "seed": 5,
             "cost_centre": "sales",
+            "tags": {"team": "search"},
         },
         "",
         {"prompt": "Once"},
@@ -48,10 +49,11 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
     assert first.messages == (Message("system", "Be brief."), Message("user", "Hi"))
     assert first.settings == SamplingSettings(7, 300_000, 4, 950_000, ("\n",))
     assert first.seed == (5).to_bytes(32, "big")
-    assert first.cost_centre == "sales"
+    assert first.tags == {"cost_centre": "sales", "team": "search"}
     assert second.prompt == "Once"
     assert second.settings == SamplingSettings(256)
     assert second.seed is None
+    assert second.tags is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,13 @@ def test_a_line_says_what_to_ask_and_how(tmp_path):
         ({"prompt": "x", "seed": 2**256}, "a seed must be"),
         ({"prompt": "x", "seed": 1.5}, "a seed must be"),
         ({"prompt": "x", "seed": "xyz"}, "seed"),
-        ({"prompt": "x", "cost_centre": 5}, "cost_centre is not text"),
+        ({"prompt": "x", "cost_centre": 5}, "the tag cost_centre must be text, not int"),
+        ({"prompt": "x", "cost_centre": None}, "cost_centre is null"),
+        ({"prompt": "x", "tags": None}, "tags is null"),
+        ({"prompt": "x", "tags": ["team=search"]}, "tags must be a mapping of texts"),
+        ({"prompt": "x", "tags": {"team": ["search"]}}, "the tag team must be text, not list"),
+        ({"prompt": "x", "tags": {"Team": "search"}}, "'Team' cannot be the name of a tag"),
+        ({"prompt": "x", "tags": {"cost_centre": "a"}, "cost_centre": "b"}, "is given twice"),
         ("[" * 100_000, "not a request"),
     ],
 )

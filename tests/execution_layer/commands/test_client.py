@@ -94,7 +94,17 @@ async def test_a_nodes_text_steers_no_terminal(world, capsys, tmp_path):
 async def test_with_json_there_is_one_line_for_programs(world, capsys):
     async with world.node():
         shell = Shell(world, capsys)
-        options = ("--system", "Be brief.", "--seed", 7, "--cost-centre", "sales", "--json")
+        options = (
+            "--system",
+            "Be brief.",
+            "--seed",
+            7,
+            "--cost-centre",
+            "sales",
+            "--json",
+            "--tag",
+            "team=search",
+        )
         code, out, err = await shell.infer("hello", "--max-tokens", 4, *options)
         assert (code, err) == (0, "")
         (line,) = out.splitlines()
@@ -104,7 +114,7 @@ async def test_with_json_there_is_one_line_for_programs(world, capsys):
         code, out, _ = await shell.client("archive show", told["receipt"], "--json")
         kept = json.loads(out)
         assert kept["text"] == told["text"]
-        assert kept["cost_centre"] == "sales"
+        assert kept["tags"] == {"cost_centre": "sales", "team": "search"}
         assert [message["role"] for message in kept["messages"]] == ["system", "user"]
         assert kept["state"] == "answered"
         code, out, _ = await shell.client("archive list", "--json")
@@ -202,6 +212,14 @@ async def test_a_receipt_that_lies_exits_with_3_and_prints_no_answer_for_program
         (("hello", "--logprobs", 21), 2, "--logprobs"),
         (("hello", "--n", 0), 2, "--n"),
         (("--file", "x.jsonl", "--n", 2), 2, "--n is for one PROMPT"),
+        (("--file", "x.jsonl", "--tag", "a=b"), 2, "in FILE, each line has its own"),
+        (("--file", "x.jsonl", "--cost-centre", "b"), 2, "in FILE, each line has its own"),
+        (("hello", "--tag", "team"), 2, "the tag 'team' is not NAME=VALUE"),
+        (("hello", "--tag", "a=1", "--tag", "a=2"), 2, "the tag 'a' is given twice"),
+        (("hello", "--tag", "cost_centre=1", "--cost-centre", "2"), 2, "given twice"),
+        (("hello", "--tag", "Team=search"), 2, "'Team' cannot be the name of a tag"),
+        (("hello", "--tag", "team=a\nb"), 2, "the tag team contains U+000A"),
+        (("hello", "--cost-centre", ""), 2, "the tag cost_centre must be 1 to 128 characters"),
         (("hello", "--node", "node-9"), 4, "no node is named node-9"),
         (("hello", "--file", "prompts.jsonl"), 2, "either PROMPT or --file"),
         ((), 2, "either PROMPT or --file"),

@@ -132,6 +132,14 @@ def test_a_result_replaces_the_file_behind_a_link_whole(tmp_path):
     assert names(tmp_path) == ["2026-11.csv", "latest.csv"]
 
 
+def test_a_result_is_as_private_as_it_is_asked_to_be(tmp_path):
+    path = tmp_path / "result"
+    keys.write_result(path, b"public")
+    assert mode(path) == 0o644
+    keys.write_result(path, b"private", mode=keys.PRIVATE_FILE)
+    assert mode(path) == 0o600
+
+
 def test_a_result_that_cannot_be_written_is_named_with_the_reason(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"kept")

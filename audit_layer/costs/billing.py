@@ -1,0 +1,210 @@
+"""A billing period's lines, usage and bill, from the books. In the caller's transaction."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import Row, func, select, text
+from sqlalchemy.orm import Session
+
+from audit_layer.costs.books import card_of, held
+from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
+from audit_layer.costs.contracts.bill import Bill, Usage, Used, make_bill
+from audit_layer.costs.contracts.store import terms_at
+from audit_layer.costs.contracts.terms import last_day
+from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
+from audit_layer.costs.periods import CLOSED
+from audit_layer.costs.rating import price_for, rate_tokens
+from shared.codec.moment import Period
+from shared.codec.money import amount_of, exact_sum
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.ratecards import Price
+
+_NET: Final = """
+WITH changed AS (
+  SELECT receipt, sum(CASE WHEN payable THEN 1 ELSE -1 END) AS net, max(turn) AS turn
+    FROM costs_corrections WHERE period = :period GROUP BY receipt
+), lines AS (
+  SELECT r.*, (coalesce(r.period = :period, false)::int + coalesce(c.net, 0))::int AS net, c.turn
+    FROM costs_rated_receipts r LEFT JOIN changed c USING (receipt) WHERE r.period = :period
+  UNION ALL
+  SELECT r.*, c.net::int, c.turn FROM changed c JOIN costs_rated_receipts r USING (receipt)
+   WHERE r.period IS DISTINCT FROM :period
+)
+"""
+"""What a period adds: receipts that it bills (net 1) or takes back (net −1)."""
+_LINES: Final = text(f"{_NET} SELECT receipt, net FROM lines WHERE net <> 0 ORDER BY log_index")  # noqa: S608  # constants
+_CHARGES: Final = text(
+    f"{_NET} SELECT l.*, x.reason AS why, x.because FROM lines l"  # noqa: S608
+    " LEFT JOIN costs_corrections x ON x.receipt = l.receipt AND x.turn = l.turn WHERE l.net <> 0 ORDER BY l.log_index"
+)
+_USED: Final = text(
+    f"{_NET} SELECT model_root, rate_card, sum(net * input) AS input, sum(net * cached) AS cached,"  # noqa: S608
+    " sum(net * output) AS output, sum(net) AS requests FROM lines WHERE net <> 0 GROUP BY 1, 2 ORDER BY 1, 2"
+)
+_GPU: Final = text(
+    f"{_NET} SELECT coalesce(sum(net * t.compute_ms), 0) FROM lines JOIN trail_receipts t ON t.entry = lines.receipt"  # noqa: S608
+)
+_FAILED: Final = text(
+    "SELECT coalesce(sum(r.amount), 0) FROM costs_corrections c JOIN costs_rated_receipts r USING (receipt)"
+    " WHERE c.period = :period AND NOT c.payable AND c.reason LIKE 'confirmed FAIL%'"
+)
+PAGE: Final = 10_000
+
+
+def period_row(db: Session, number: int) -> PeriodRow:
+    """Return a period; NOT_FOUND if there is none."""
+    row = db.get(PeriodRow, number)
+    if row is None:
+        raise CounterfoilError(Code.NOT_FOUND, f"there is no billing period {number}")
+    return row
+
+
+def lines_of(db: Session, period: int) -> Iterator[tuple[bytes, int]]:
+    """Yield a period's lines in order of log index: (receipt, net)."""
+    rows = db.execute(_LINES, {"period": period}, execution_options={"yield_per": PAGE})
+    return ((bytes(receipt), net) for receipt, net in rows)
+
+
+def usage_of(db: Session, row: PeriodRow, *, gpu: bool) -> Usage:
+    """Return what a period bills."""
+    given = {"period": row.id}
+    prices = _Prices(db)
+    used: dict[tuple[bytes, ChargeKind], list[Used]] = defaultdict(list)
+    requests, saving = 0, Decimal(0)
+    for found in db.execute(_USED, given):
+        price, root = prices.of(found.rate_card, found.model_root), bytes(found.model_root)
+        fresh, cached, _ = price.amounts()
+        saving = exact_sum((saving, amount_of(int(found.cached), fresh - cached, price.per)))
+        requests += int(found.requests)
+        for kind, unit in zip(TOKENS, price.amounts(), strict=True):
+            tokens = int(getattr(found, kind.value))
+            used[root, kind].append(Used(root, kind, tokens, amount_of(tokens, unit, price.per)))
+    waiting = list(held(db))
+    stuck = db.scalar(
+        select(func.sum(RatedReceiptRow.amount)).where(
+            RatedReceiptRow.period == row.id, RatedReceiptRow.receipt.in_(waiting)
+        )
+    )
+    return Usage(
+        used=[_summed(items) for items in used.values()],
+        currency=row.currency,
+        requests=requests,
+        gpu_ms=int(db.scalar(_GPU, given) or 0) if gpu else 0,
+        failed=db.scalar(_FAILED, given) or Decimal(0),
+        cached_saving=saving,
+        held=stuck or Decimal(0),
+    )
+
+
+def _summed(items: Sequence[Used]) -> Used:
+    return items[0]._replace(
+        tokens=sum(item.tokens for item in items),
+        amount=exact_sum(item.amount for item in items),
+    )
+
+
+def bill_of(db: Session, row: PeriodRow) -> Bill:
+    """Return a period's bill as it stands, under the terms in force on its last day."""
+    terms = terms_at(db, row.tenant, row.operator, row.end - 1)
+    usage = usage_of(db, row, gpu=terms.per_gpu_second > 0)
+    day = last_day(Period(row.start, row.end), row.time_zone)
+    return make_bill(usage, terms, day, credits_used(db, row))
+
+
+def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
+    """Return how much of each credit the closed periods before this one used."""
+    documents = db.scalars(
+        select(PeriodEventRow.bill)
+        .join(PeriodRow, PeriodRow.id == PeriodEventRow.period)
+        .where(
+            PeriodEventRow.state == CLOSED,
+            PeriodRow.tenant == row.tenant,
+            PeriodRow.operator == row.operator,
+            PeriodRow.id != row.id,
+            PeriodRow.start < row.start,
+        )
+    )
+    used: dict[str, list[Decimal]] = defaultdict(list)
+    for document in documents:
+        for charge in json.loads(document or b"{}").get("charges", ()):
+            if charge["id"]:
+                used[charge["id"]].append(-Decimal(charge["amount"]))
+    return {name: exact_sum(amounts) for name, amounts in used.items()}
+
+
+def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Iterator[Charge]:
+    """Yield a period's charges: those of receipts in order of log index, then those of the whole period."""
+    prices, waiting = _Prices(db), held(db)
+    rows = db.execute(_CHARGES, {"period": row.id}, execution_options={"yield_per": PAGE})
+    for found in rows:
+        price = prices.of(found.rate_card, found.model_root)
+        stuck = waiting.get(bytes(found.receipt))
+        correction = found.net < 0 or not row.start <= found.ended < row.end
+        for line in rate_tokens((found.input, found.cached, found.output), price):
+            yield Charge(
+                tenant=found.tenant,
+                operator=found.operator,
+                kind=line.kind,
+                quantity=found.net * line.quantity,
+                unit_price=line.unit_price,
+                per=line.per,
+                amount=line.amount if found.net > 0 else line.amount.copy_negate(),
+                currency=found.currency,
+                started=found.started,
+                ended=found.ended,
+                period_start=row.start,
+                period_end=row.end,
+                node=found.node,
+                model_root=bytes(found.model_root),
+                model_name=names.get(bytes(found.model_root)),
+                receipt=bytes(found.receipt),
+                log_index=found.log_index,
+                rate_card=bytes(found.rate_card),
+                cost_centre=found.cost_centre and bytes(found.cost_centre),
+                correction=correction,
+                audit=_audit(found, stuck is not None),
+                reason=stuck.reason if stuck else found.why,
+                because=stuck.because if stuck else found.because and bytes(found.because),
+            )
+    bill = bill_of(db, row)
+    for charge in bill.charges:
+        yield Charge(
+            tenant=row.tenant,
+            operator=row.operator,
+            kind=charge.kind,
+            quantity=charge.quantity,
+            unit_price=charge.amount if charge.unit_price is None else charge.unit_price,
+            per=charge.per,
+            amount=charge.amount,
+            currency=bill.currency,
+            started=row.start,
+            ended=row.end,
+            period_start=row.start,
+            period_end=row.end,
+            reason=charge.why,
+        )
+
+
+def _audit(found: Row[Any], stuck: bool) -> AuditState:
+    if stuck:
+        return AuditState.HELD
+    return AuditState.FAILED if found.net < 0 else AuditState.UNAUDITED
+
+
+class _Prices:
+    """Prices by rate card and model."""
+
+    def __init__(self, db: Session) -> None:
+        self._db = db
+        self._known: dict[tuple[bytes, bytes], Price] = {}
+
+    def of(self, card: bytes, model_root: bytes) -> Price:
+        """Return a price that something was rated at."""
+        key = (bytes(card), bytes(model_root))
+        if key not in self._known:
+            row = self._db.get_one(RateCardRow, key[0])
+            self._known[key] = price_for(card_of(row), key[1])
+        return self._known[key]

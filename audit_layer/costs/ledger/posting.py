@@ -1,0 +1,138 @@
+"""Journals: what is posted together, and sums to zero in each currency. The database refuses any other at commit.
+
+Debits are positive and credits negative. Nothing is changed: a journal that was wrong is mirrored by another, once.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import NamedTuple
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from audit_layer.costs.models import JournalRow, PostingRow
+from shared.codec.moment import now_ms
+from shared.codec.money import exact_sum
+from shared.runtime.errors import Code, CounterfoilError
+
+
+class Posting(NamedTuple):
+    """One side of a journal."""
+
+    account: str
+    amount: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is to be posted under an idempotency key."""
+
+    kind: str
+    key: str
+    day: date
+    postings: Sequence[Posting]
+    tenant: str | None = None
+    operator: str | None = None
+    memo: str | None = None
+    mirrors: int | None = None
+
+    def __post_init__(self) -> None:
+        sums: dict[str, list[Decimal]] = defaultdict(list)
+        for posting in self.postings:
+            sums[posting.currency].append(posting.amount)
+        off = {currency: exact_sum(amounts) for currency, amounts in sums.items()}
+        if len(self.postings) < 2 or any(off.values()):
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"journal {self.key!r} does not balance: it is off by {off}"
+            )
+
+
+def post(db: Session, journal: Journal) -> int:
+    """Post a journal and return its id. The same journal again is the same id.
+
+    Errors: CONFLICT when its key was used for another journal.
+    """
+    known = db.scalar(select(JournalRow).where(JournalRow.key == journal.key))
+    if known is not None:
+        return _the_same(db, known, journal)
+    number = db.execute(
+        insert(JournalRow)
+        .values(
+            kind=journal.kind,
+            key=journal.key,
+            tenant=journal.tenant,
+            operator=journal.operator,
+            day=journal.day,
+            posted_at=now_ms(),
+            postings=len(journal.postings),
+            mirrors=journal.mirrors,
+            memo=journal.memo,
+        )
+        .returning(JournalRow.id)
+    ).scalar_one()
+    db.execute(
+        insert(PostingRow),
+        [
+            {"journal": number, "account": account, "amount": amount, "currency": currency}
+            for account, amount, currency in journal.postings
+        ],
+    )
+    return int(number)
+
+
+def mirror(db: Session, number: int, *, day: date, memo: str) -> int:
+    """Reverse a whole journal and return the id of its mirror; doing so again returns the same one.
+
+    Errors: NOT_FOUND; INVALID_ARGUMENT for a journal that is itself a mirror, or usage, which its receipts correct.
+    """
+    row = db.get(JournalRow, number)
+    if row is None:
+        raise CounterfoilError(Code.NOT_FOUND, f"there is no journal {number}")
+    if row.mirrors is not None or row.kind in {"usage", "correction"}:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"journal {number} is {row.kind if row.mirrors is None else 'a mirror'}, which is not mirrored by hand",
+            remedy="Usage is corrected by verdicts and receipts; what a mirror undid is posted anew.",
+        )
+    postings = [
+        Posting(posting.account, posting.amount.copy_negate(), posting.currency)
+        for posting in postings_of(db, number)
+    ]
+    return post(
+        db,
+        Journal(
+            kind=row.kind,
+            key=f"mirror {number}",
+            day=day,
+            postings=postings,
+            tenant=row.tenant,
+            operator=row.operator,
+            memo=memo,
+            mirrors=number,
+        ),
+    )
+
+
+def postings_of(db: Session, journal: int) -> list[Posting]:
+    """Return a journal's postings, in the order in which they were posted."""
+    rows = db.execute(
+        select(PostingRow.account, PostingRow.amount, PostingRow.currency)
+        .where(PostingRow.journal == journal)
+        .order_by(PostingRow.id)
+    )
+    return [Posting(account, amount, currency) for account, amount, currency in rows]
+
+
+def _the_same(db: Session, row: JournalRow, journal: Journal) -> int:
+    same = row.kind == journal.kind and row.mirrors == journal.mirrors
+    if not same or sorted(postings_of(db, row.id)) != sorted(journal.postings):
+        raise CounterfoilError(
+            Code.CONFLICT,
+            f"the key {journal.key!r} was used for another journal ({row.id})",
+            remedy="A different journal needs a key of its own.",
+        )
+    return row.id
