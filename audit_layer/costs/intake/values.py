@@ -7,6 +7,7 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from audit_layer.costs.exports.table import FORMULAS, neutral
 from audit_layer.costs.intake.currencies import ISO_4217
 from audit_layer.costs.intake.faults import Unreadable
 from audit_layer.costs.intake.mapping import DateForm, NumberForm
@@ -20,8 +21,6 @@ MAX_PLACES: Final = 18
 """Digits before and after the decimal mark, as in our own invoice format."""
 MAX_QUANTITY: Final = 2**63 - 1
 MAX_PER: Final = 10**9
-FORMULAS: Final = tuple("=+-@\t\r\n＝＋－＠")
-"""First characters that make a spreadsheet read text as a formula."""
 _SPACES: Final = "[ \u00a0\u2009\u202f]"
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _SCIENTIFIC: Final = re.compile(r"-?[0-9]{1,60}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -194,7 +193,7 @@ def label(text: str) -> str:
 def description(text: str) -> str:
     """Return free text on one line of at most 500 characters, such that no spreadsheet takes it for a formula."""
     kept = "".join(c if c.isprintable() else "?" for c in text[:500])
-    return f"'{kept}" if kept.startswith(FORMULAS) else kept
+    return neutral(kept)
 
 
 def name(text: str) -> str:

@@ -52,12 +52,13 @@ class Assembly:
 
     def invoice(self, drafts: Sequence[Draft]) -> BilledInvoice | None:
         """Return the invoice; None, with the problems noted, where anything is wrong."""
+        if not drafts and not self._problems.found():
+            self._problems.add("no row is a line")
+            return None
         required = self._facts.required
         texts = [required(field) for field in ("invoice_id", "operator", "currency")]
         issued: Day | None = required("issued_at")
         days = self._days()
-        if not drafts and not self._problems.found():
-            self._problems.add("no row is a line")
         if self._problems.found() or days is None or issued is None:
             return None
         invoice_id, operator, currency = texts

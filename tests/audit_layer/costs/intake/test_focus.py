@@ -5,20 +5,24 @@ import gzip
 import io
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit_layer.costs.charge import ChargeKind
-from audit_layer.costs.focus import Charge, to_csv
+from audit_layer.costs.charge import USAGE, AuditState, Charge, ChargeKind
+from audit_layer.costs.exports import formats as exports
+from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
+from audit_layer.costs.exports.focus_rows import row_of
+from audit_layer.costs.exports.writing import write_table
 from audit_layer.costs.intake.focus_rows import Unit, unit_of
 from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.read import Format, preview, read_invoice
-from shared.codec.moment import Period, month_period
+from shared.codec.moment import Period
+from tests.audit_layer.costs.exports.made import ABOUT, MODEL, MONTH, charge
 from tests.audit_layer.costs.intake.refusals import refusal
 
 STATED = {"invoice_id": "INV-77", "issued_at": "2026-12-01"}
-NOVEMBER = month_period(2026, 11)
 ROW: dict[str, Any] = {
     "BilledCost": "0.6",
     "ContractedCost": "0.6",
@@ -62,40 +66,58 @@ def refused(*rows: dict[str, Any], **options) -> str:
     return refusal(focus(*rows), stated={"issued_at": "2026-12-01"}, **options)
 
 
-def charge(**changes) -> Charge:
-    values = {
-        "tenant": "acme", "operator": "alpha", "node": "node-a", "model_root": b"\xab" * 32, "kind": "output",
-        "quantity": 1234, "unit_price": Decimal("2.4"), "per": 1_000_000, "amount": Decimal("0.0029616"),
-        "currency": "EUR", "started": NOVEMBER.start + 1000, "ended": NOVEMBER.start + 2000,
-        "period_start": NOVEMBER.start, "period_end": NOVEMBER.end, "receipt": b"r" * 32, "log_index": 7,
-        "rate_card": b"c" * 32,
-    }  # fmt: skip
-    return Charge(**{**values, **changes})
+def exported(path: Path, chosen: exports.Format, charges: list[Charge]) -> bytes:
+    """What our own export writes."""
+    dataset = FOCUS_1_2 if "1.2" in chosen.value else FOCUS_1_4
+    write_table(path, chosen, dataset, map(row_of, charges), ABOUT)
+    return path.read_bytes()
 
 
-def test_our_own_export_is_read_back_line_by_line():
-    charges = [
+@pytest.mark.parametrize(
+    "chosen", [chosen for chosen in exports.Format if chosen.value.startswith("focus-")]
+)
+def test_our_own_export_is_read_back_line_by_line(tmp_path, chosen):
+    made = [
         charge(),
-        charge(kind="input", quantity=10, amount=Decimal("0.000024")),
-        charge(kind="cached", quantity=0, amount=Decimal(0), held=True),
-        charge(quantity=-1234, amount=Decimal("-0.0029616"), correction=True, started=NOVEMBER.start - 9000),
+        charge(ChargeKind.INPUT, quantity=10),
+        charge(ChargeKind.CACHED, quantity=0, audit=AuditState.HELD),
+        charge(ChargeKind.REQUEST, quantity=7, per=1),
+        charge(ChargeKind.GPU_SECOND, quantity=12_345, per=1000),
+        charge(quantity=-1200, correction=True, started=MONTH.start - 9000, ended=MONTH.start - 8000),
+        charge(ChargeKind.FEE, unit_price=Decimal(5)),
+        charge(ChargeKind.CREDIT, unit_price=Decimal(-1)),
+        charge(ChargeKind.DISCOUNT, unit_price=Decimal(-2)),
+        charge(ChargeKind.TAX, unit_price=Decimal("0.38")),
+        charge(ChargeKind.MINIMUM, unit_price=Decimal(3)),
     ]  # fmt: skip
-    invoice = read_invoice(to_csv(charges).encode(), stated=STATED)
-    assert [(line.kind, line.quantity, line.unit_price, line.per, line.amount) for line in invoice.lines] == [
-        (ChargeKind(made.kind), made.quantity, made.unit_price, made.per, made.amount) for made in charges
-    ]  # fmt: skip
-    assert {(line.node, line.model_root, line.tenant) for line in invoice.lines} == {
-        ("node-a", b"\xab" * 32, "acme")
-    }
-    assert [line.day for line in invoice.lines] == [*[date(2026, 11, 1)] * 3, date(2026, 10, 31)]
+    invoice = read_invoice(exported(tmp_path / "a", chosen, made), stated=STATED)
+    for line, one in zip(invoice.lines, made, strict=True):
+        told = {ChargeKind.DISCOUNT: ChargeKind.CREDIT, ChargeKind.MINIMUM: ChargeKind.FEE}
+        assert (line.kind, line.amount, line.tenant) == (
+            told.get(one.kind, one.kind),
+            one.amount,
+            "acme",
+        )
+        if one.kind in USAGE:
+            assert (line.quantity, line.unit_price, line.per) == (
+                one.quantity,
+                one.unit_price,
+                one.per,
+            )
+            assert (line.node, line.model_root) == ("one", MODEL)
+        assert line.day == (date(2026, 10, 31) if one.correction else date(2026, 11, 1))
     assert (invoice.operator, invoice.currency, invoice.format) == ("alpha", "EUR", "focus")
     assert (invoice.first, invoice.end, invoice.period) == (
         date(2026, 11, 1),
         date(2026, 12, 1),
-        NOVEMBER,
+        MONTH,
     )
-    assert invoice.total == Decimal("0.000024")
-    assert invoice.rounding == 0
+    assert (invoice.total, invoice.rounding) == (sum(one.amount for one in made), 0)
+
+
+def test_an_export_without_a_row_has_no_invoice_in_it(tmp_path):
+    for chosen in (exports.Format.FOCUS_1_2_CSV, exports.Format.FOCUS_1_2_PARQUET):
+        assert "no row is a line" in refusal(exported(tmp_path / "a", chosen, []), stated=STATED)
 
 
 def test_a_providers_file_is_known_by_its_header_and_read_out_of_gzip():
@@ -259,7 +281,7 @@ def test_a_billing_period_in_another_zone_is_read_when_the_mapping_says_so():
     )
     row = {"BillingPeriodStart": "2026-10-31T23:00:00Z", "BillingPeriodEnd": "2026-11-30T23:00:00Z"}
     assert read(row, mapping=berlin).period == Period(
-        NOVEMBER.start - 3_600_000, NOVEMBER.end - 3_600_000
+        MONTH.start - 3_600_000, MONTH.end - 3_600_000
     )
     assert "set dates.time_zone" in refused(row)
 

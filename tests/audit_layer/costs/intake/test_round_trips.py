@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from audit_layer.costs.billed import BilledInvoice, BilledLine
 from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.exports.table import FORMULAS
 from audit_layer.costs.intake.read import preview, read_invoice
 from audit_layer.costs.intake.shown import lines_of
-from audit_layer.costs.intake.values import FORMULAS
 from shared.codec.moment import days_period
 from shared.codec.money import amount_of, exact_sum, minor_digits
 from shared.runtime.errors import Code, CounterfoilError
