@@ -95,8 +95,8 @@ class LineReader:
         if amount is None and self.cell(row, "amount").empty:
             self.missing(row, "amount")
         line_id = self.read(row, "line_id", lambda cell: values.label(values.text_of(cell)), trace)
-        if line_id is None and "line_id" in self.columns and self.cell(row, "line_id").empty:
-            self.missing(row, "line_id")
+        if kind in USAGE and "line_id" in self.columns and self.cell(row, "line_id").empty:
+            self.missing(row, "line_id")  # a footer's discount or tax seldom has a number
         draft = Draft(row.number, line_id or f"row-{row.number}", kind, amount or Decimal(0))
         if kind in USAGE:
             self._usage(draft, row, trace, scale, per)
@@ -151,7 +151,7 @@ class LineReader:
         """Note that a field that every line needs is empty."""
         column = str(self.columns[field])
         self._problems.add(
-            "is empty, but every line needs it", row=row.number, column=column, field=field
+            "is empty, but this line needs it", row=row.number, column=column, field=field
         )
 
     def _usage(
@@ -184,9 +184,14 @@ class LineReader:
         text = self.read(
             row, field, lambda cell: values.name(self._conventions.translated(field, cell)), trace
         )
-        if text is None and field == "node":
-            constant: str | None = self._constant(field)
-            return constant
+        said: str | None = self._constant(field)
+        if field == "node":
+            return said if text is None else text
+        if text is not None and said is not None and text != said:
+            column, raw = str(self.columns[field]), self.cell(row, field).text
+            self._problems.add(
+                f"{said}, as the invoice says", row=row.number, column=column, field=field, raw=raw
+            )
         return text
 
     def _model(self, row: Row, trace: RowReading | None) -> bytes | None:
@@ -198,7 +203,7 @@ class LineReader:
         return constant if root is None else root
 
     def _rate(self, cell: Cell) -> Decimal:
-        return self._conventions.rate(self._conventions.numbers.read(cell))
+        return self._conventions.rate(cell)
 
     def _constant(self, field: str) -> Any:
         return self._facts.get(field)

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
@@ -269,6 +269,18 @@ class InvoiceMapping(_Strict):
         return found
 
     @model_validator(mode="after")
+    def _effective(self) -> Self:
+        """Refuse settings that this format has no use for: whoever wrote them expects something else."""
+        for table, names in _UNUSED[self.format].items():
+            if table not in self.model_fields_set:
+                continue
+            given = names and getattr(self, table).model_fields_set & names
+            if given or not names:
+                where = f"{table}.{min(given)}" if given else table
+                raise ValueError(f"{where} says nothing about {self.format} files")
+        return self
+
+    @model_validator(mode="after")
     def _once(self) -> Self:
         """Check that every field has one source, and that what a line cannot do without has one."""
         places: dict[str, Collection[str]] = {
@@ -293,6 +305,19 @@ class InvoiceMapping(_Strict):
         if not self.rows.header and any(isinstance(at, str) for at in self.columns.values()):
             raise ValueError("columns have names, but rows.header is 0: no row names them")
         return self
+
+
+_DIALECT: Final = frozenset({"encoding", "delimiter", "quote"})
+_UNUSED: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
+    "csv": {"file": frozenset({"sheet"})},
+    "xlsx": {"file": _DIALECT},
+    "focus": {
+        "file": _DIALECT | {"sheet"},
+        "dates": frozenset({"formats", "period_end"}),
+        **dict.fromkeys(("rows", "numbers", "tax", "cells"), frozenset()),
+    },
+}
+"""By format: tables of which some settings, or where none are named all, have no use."""
 
 
 def _object(data: bytes) -> Any:

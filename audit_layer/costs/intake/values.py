@@ -172,6 +172,19 @@ def whole(value: Fraction, *, least: int, most: int, what: str) -> int:
     return int(value)
 
 
+def is_divisor(number: int) -> bool:
+    """Whether prices may be per so many: a product of 2, 3 and 5 up to 10⁹, such as 1000, 1,000,000, 3600.
+
+    Sums of exact amounts then have small denominators; with any others a file could let them grow without end.
+    """
+    if not 1 <= number <= MAX_PER:
+        return False
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
 def text_of(cell: Cell) -> str:
     """Return a cell's text for a name, a number of an invoice and the like; a date is refused as its form is not known."""
     if cell.moment is not None:

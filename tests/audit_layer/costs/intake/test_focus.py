@@ -193,7 +193,8 @@ def test_a_mapping_says_which_column_tells_the_direction_and_what_names_mean():
     given = {
         "format": "focus",
         "columns": {"kind": "x_Direction", "model": "x_Model"},
-        "values": {"kind": {"prompt": "input", "completion": "output"}, "operator": {"Alpha Cloud, Inc.": "alpha"}},
+        "values": {"kind": {"prompt": "input", "completion": "output"}, "operator": {"Alpha Cloud, Inc.": "alpha"},
+                   "tenant": {"1234-5678": "acme"}},
         "constants": {"tenant": "acme"},
     }  # fmt: skip
     made = InvoiceMapping.model_validate(given)
@@ -205,13 +206,20 @@ def test_a_mapping_says_which_column_tells_the_direction_and_what_names_mean():
     assert (invoice.lines[0].kind, invoice.lines[0].model_root, invoice.lines[0].tenant) == (
         "input",
         b"\xab" * 32,
-        None,
+        "acme",
     )
     told = refused(
         {**row, "x_Direction": "promt"}, mapping=made, names={"small-7b": b"\xab" * 32}.get
     )
     assert "x_Direction" in told
     assert "found “promt”" in told
+
+
+def test_what_is_stated_of_the_whole_does_not_hide_what_the_rows_say():
+    stated = {"issued_at": "2026-12-01", "operator": "beta", "tenant": "bolt"}
+    told = refusal(focus({}), stated=stated)
+    assert "operator: found “alpha”, expected beta, which stated says" in told
+    assert "tenant: found “acme”, expected bolt" in told
 
 
 def test_a_price_that_the_billed_cost_does_not_follow_is_left_out():

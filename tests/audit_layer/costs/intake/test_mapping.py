@@ -106,6 +106,20 @@ def test_what_must_be_said_is_asked_for(line, named):
     assert f"{named} is missing" in refusal(SMALLEST.replace(line, ""))
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (SMALLEST + "[file]\nsheet = 'a'\n", "file.sheet says nothing about csv"),
+        (SMALLEST.replace("csv", "xlsx") + "[file]\ndelimiter = ';'\n", "file.delimiter says nothing about xlsx"),
+        ("format = 'focus'\n[numbers]\ndecimal = ','\n", "numbers says nothing about focus"),
+        ("format = 'focus'\n[rows]\nlast = 7\n", "rows says nothing about focus"),
+        ("format = 'focus'\n[dates]\nperiod_end = 'last-day'\n", "dates.period_end says nothing about focus"),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_is_refused(text, named):
+    assert named in refusal(text)
+
+
 def test_focus_says_itself_where_its_columns_are():
     focus = 'format = "focus"\n[columns]\n'
     assert InvoiceMapping.parse(f"{focus}kind = 'x_Direction'".encode()).columns

@@ -80,7 +80,7 @@ def write(invoice: BilledInvoice, dialect: Dialect, zone: str) -> tuple[bytes, I
         [],
         ["Summe", *[""] * (len(columns) - 2), dialect.number(invoice.total)],
     ]
-    given = {
+    given: dict[str, Any] = {
         "format": dialect.form,
         "file": {"encoding": dialect.encoding, "delimiter": dialect.delimiter, "quote": dialect.quote},
         "rows": {"header": dialect.preamble + 2, "last": len(rows) - 2},
@@ -99,6 +99,8 @@ def write(invoice: BilledInvoice, dialect: Dialect, zone: str) -> tuple[bytes, I
             "kind": {f"{line.kind} ({line.kind.upper()})": str(line.kind) for line in invoice.lines},
         },
     }  # fmt: skip
+    if dialect.form == "xlsx":
+        del given["file"]
     return _file(rows, dialect), InvoiceMapping.model_validate(given)
 
 
