@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import zlib
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Final
 
 from audit_layer.costs.intake.faults import refused
 from audit_layer.costs.intake.limits import MAX_BYTES
-from shared.runtime.errors import Code
-from shared.runtime.reading import read_bounded
+from shared.runtime.reading import open_regular, read_up_to
 
 _MIB: Final = MAX_BYTES // 2**20
 _TOO_LARGE: Final = f"is larger than {_MIB} MiB; have the operator split it by period or tenant"
@@ -42,17 +42,11 @@ _MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 def content_of(source: bytes | Path) -> bytes:
     """Return a file's bytes, out of its gzip wrapping if it has one; MALFORMED beyond the limit or unreadable."""
     if isinstance(source, Path):
-        try:
-            size = source.stat().st_size
-        except OSError as error:
-            raise refused(f"cannot be read: {error.strerror}") from error
-        if size > MAX_BYTES:
-            raise refused(_TOO_LARGE)
-        source = read_bounded(source, MAX_BYTES, code=Code.MALFORMED, regular=True)
+        source = _read(source)
     if len(source) > MAX_BYTES:
         raise refused(_TOO_LARGE)
     content = _unzipped(source) if source.startswith(b"\x1f\x8b") else source
-    if not content.strip():
+    if not content or content.isspace():
         raise refused("is empty")
     return content
 
@@ -69,6 +63,17 @@ def container_of(content: bytes) -> Container:
         return Container.BINARY
     first = head.removeprefix(_MARKS[0]).lstrip()[:1]
     return Container.OBJECT if first == b"{" else Container.TEXT
+
+
+def _read(path: Path) -> bytes:
+    """Return a file's bytes, one more than the limit at most; a file that says that it is larger is not read at all."""
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise refused(_TOO_LARGE)
+            return read_up_to(file, MAX_BYTES + 1)
+    except OSError as error:
+        raise refused(f"cannot be read: {error.strerror}") from error
 
 
 def _unzipped(content: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Final
 
@@ -15,6 +15,7 @@ from audit_layer.costs.intake.values import (
     Days,
     Models,
     Numbers,
+    is_divisor,
     text_of,
     whole,
 )
@@ -60,10 +61,16 @@ class Conventions:
             number = Fraction(meant)
         else:
             number = Fraction((PLAIN_NUMBERS if ours else self.numbers).read(cell))
-        return whole(number, least=1, most=MAX_PER, what="a whole number")
+        size = whole(number, least=1, most=MAX_PER, what="a whole number")
+        if not is_divisor(size):
+            raise Unreadable("a product of 2, 3 and 5, such as 1, 1000 or 3600")
+        return size
 
-    def rate(self, number: Decimal) -> Decimal:
+    def rate(self, cell: Cell, *, ours: bool = False) -> Decimal:
         """Return a tax rate in percent, or raise `Unreadable`."""
+        number = (PLAIN_NUMBERS if ours else self.numbers).read(cell)
+        if cell.percent:
+            number = number.scaleb(2, Context(prec=60))  # a workbook stores 19 % as 0.19
         if not 0 <= number <= 100:
             raise Unreadable("a tax rate in percent, from 0 to 100")
         return number

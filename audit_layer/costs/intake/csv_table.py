@@ -9,6 +9,7 @@ from typing import Final
 from audit_layer.costs.intake.faults import refused
 from audit_layer.costs.intake.limits import MAX_CELL, MAX_COLUMNS
 from audit_layer.costs.intake.table import Cell, Row, Table
+from shared.runtime.printable import printable
 
 _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -52,7 +53,8 @@ def _rows(
         except UnicodeError as error:
             raise refused(f"is not {encoding} text after line {line - 1}") from error
         except csv.Error as error:
-            raise refused(f"is not CSV with these settings from line {line} on: {error}") from error
+            why = printable(str(error), 200)  # which repeats the delimiter, perhaps a tab
+            raise refused(f"is not CSV with these settings from line {line} on: {why}") from error
         if len(values) > MAX_COLUMNS or any(len(value) > MAX_CELL for value in values):
             raise refused(
                 f"has, in line {line}, more than {MAX_COLUMNS} cells or {MAX_CELL} characters in one; "

@@ -71,9 +71,10 @@ class Facts:
         forms = self._conventions
         if field in _DAYS:
             return (forms.our_days if ours else forms.days).read(cell)
-        if field in _AMOUNTS or field == "tax_rate":
-            number = (values.PLAIN_NUMBERS if ours else forms.numbers).read(cell)
-            return forms.rate(number) if field == "tax_rate" else number
+        if field in _AMOUNTS:
+            return (values.PLAIN_NUMBERS if ours else forms.numbers).read(cell)
+        if field == "tax_rate":
+            return forms.rate(cell, ours=ours)
         if field in _COUNTS:
             return forms.count(field, cell, ours=ours)
         text = values.text_of(cell) if ours else forms.translated(field, cell)

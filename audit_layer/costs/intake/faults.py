@@ -32,13 +32,18 @@ class Problem:
             part
             for part in (
                 None if self.row is None else f"row {self.row}",
-                None if self.column is None else f"column {self.column}",
+                self._at(),
                 self.field,
             )
             if part
         )
         found = "" if self.raw is None else f"found {quoted(self.raw)}, expected "
         return f"{where}: {found}{self.expected}" if where else f"{found}{self.expected}"
+
+    def _at(self) -> str | None:
+        if self.column is None or self.column.startswith(("column ", "cell ")):
+            return self.column
+        return f"column {self.column}"
 
 
 class Problems:

@@ -23,7 +23,7 @@ from audit_layer.costs.intake.limits import MAX_ROWS
 from audit_layer.costs.intake.lines import Draft, LineReader
 from audit_layer.costs.intake.table import Column, Row, Table
 from audit_layer.costs.intake.trace import RowReading, Trace
-from audit_layer.costs.intake.values import MAX_PER
+from audit_layer.costs.intake.values import is_divisor
 from shared.codec.money import minor_digits
 
 REQUIRED: Final = (
@@ -87,7 +87,7 @@ def unit_of(text: str) -> Unit | None:
     what = match[3].rstrip("s") + "s"
     if what.startswith("gpu"):
         what, size = "gpu", size * _GPU_MS[what[4:]]
-    return Unit(what, size) if 1 <= size <= MAX_PER else None
+    return Unit(what, size) if is_divisor(size) else None
 
 
 class FocusRows:
@@ -148,7 +148,7 @@ class FocusRows:
         columns = {
             field: Column(self._at[name], name)
             for field, name in _FIELDS.items()
-            if name in self._at and not (self._facts.get(field) is not None and field in _REPLACED)
+            if name in self._at
         }
         for field, wanted in self._own.items():
             at = wanted - 1 if isinstance(wanted, int) else self._at.get(wanted, -1)
@@ -257,7 +257,8 @@ class FocusRows:
                 self._wrong(row, "ContractedCost", str(error))
                 return
             if abs(contracted - product) >= unit:
-                self._wrong(row, "ContractedCost", "ContractedUnitPrice × PricingQuantity")
+                price = f"{draft.quantity} × {draft.unit_price:f} / {draft.per}"
+                self._wrong(row, "ContractedCost", f"{price} within rounding")
         if abs(Fraction(draft.amount) - product) >= unit:
             draft.unit_price = None
 
@@ -276,5 +277,3 @@ _NUANCES: Final = (
     ChargeKind.DISCOUNT, ChargeKind.CREDIT, ChargeKind.MINIMUM, ChargeKind.FEE, ChargeKind.ROUNDING,
 )  # fmt: skip
 """Kinds that FOCUS's categories do not tell apart, but our own export does."""
-_REPLACED: Final = ("operator", "tenant", "model", "node")
-"""Fields for which what the caller states, or a constant, replaces the column: providers use numbers of their own there."""

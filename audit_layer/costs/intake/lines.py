@@ -7,7 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, TypeVar
 
-from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.charge import TOKENS, USAGE, ChargeKind
 from audit_layer.costs.intake import values
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts, shown
@@ -95,8 +95,8 @@ class LineReader:
         if amount is None and self.cell(row, "amount").empty:
             self.missing(row, "amount")
         line_id = self.read(row, "line_id", lambda cell: values.label(values.text_of(cell)), trace)
-        if line_id is None and "line_id" in self.columns and self.cell(row, "line_id").empty:
-            self.missing(row, "line_id")
+        if kind in USAGE and "line_id" in self.columns and self.cell(row, "line_id").empty:
+            self.missing(row, "line_id")  # a footer's discount or tax seldom has a number
         draft = Draft(row.number, line_id or f"row-{row.number}", kind, amount or Decimal(0))
         if kind in USAGE:
             self._usage(draft, row, trace, scale, per)
@@ -151,38 +151,47 @@ class LineReader:
         """Note that a field that every line needs is empty."""
         column = str(self.columns[field])
         self._problems.add(
-            "is empty, but every line needs it", row=row.number, column=column, field=field
+            "is empty, but this line needs it", row=row.number, column=column, field=field
         )
 
     def _usage(
         self, draft: Draft, row: Row, trace: RowReading | None, scale: int | None, per: int | None
     ) -> None:
-        numbers, count = self._conventions.numbers, self._conventions.count
+        numbers = self._conventions.numbers
         price = self.read(row, "unit_price", numbers.read, trace)
-        scale = scale or self.read(row, "scale", lambda cell: count("scale", cell), trace)
-        per = per or self.read(row, "per", lambda cell: count("per", cell), trace)
         unit = MS if draft.kind is ChargeKind.GPU_SECOND else 1
-        if unit == 1 and draft.kind is not ChargeKind.REQUEST:
-            scale, per = scale or self._constant("scale"), per or self._constant("per")
-        size = scale or unit
-        draft.unit_price, draft.per = price, per or unit
+        scale = scale or unit * self._size(row, "scale", draft.kind, trace)
+        draft.unit_price = price
+        draft.per = per or unit * self._size(row, "per", draft.kind, trace)
 
         def tokens(cell: Cell) -> int:
             most = values.MAX_QUANTITY
-            what = "a whole number" if size == 1 else f"a number that × {size} is whole"
+            what = "a whole number" if scale == 1 else f"a number that × {scale} is whole"
             return values.whole(
-                Fraction(numbers.read(cell)) * size, least=-most, most=most, what=what
+                Fraction(numbers.read(cell)) * scale, least=-most, most=most, what=what
             )
 
         draft.quantity = self.read(row, "quantity", tokens, trace)
+
+    def _size(self, row: Row, field: str, kind: ChargeKind, trace: RowReading | None) -> int:
+        """Return how many tokens, requests or GPU-seconds a unit is; a constant says it for tokens alone."""
+        found = self.read(row, field, lambda cell: self._conventions.count(field, cell), trace)
+        if found is None and kind in TOKENS:
+            found = self._constant(field)
+        return found or 1
 
     def _named(self, row: Row, field: str, trace: RowReading | None) -> str | None:
         text = self.read(
             row, field, lambda cell: values.name(self._conventions.translated(field, cell)), trace
         )
-        if text is None and field == "node":
-            constant: str | None = self._constant(field)
-            return constant
+        said: str | None = self._constant(field)
+        if field == "node":
+            return said if text is None else text
+        if text is not None and said is not None and text != said:
+            column, raw = str(self.columns[field]), self.cell(row, field).text
+            self._problems.add(
+                f"{said}, as the invoice says", row=row.number, column=column, field=field, raw=raw
+            )
         return text
 
     def _model(self, row: Row, trace: RowReading | None) -> bytes | None:
@@ -194,7 +203,7 @@ class LineReader:
         return constant if root is None else root
 
     def _rate(self, cell: Cell) -> Decimal:
-        return self._conventions.rate(self._conventions.numbers.read(cell))
+        return self._conventions.rate(cell)
 
     def _constant(self, field: str) -> Any:
         return self._facts.get(field)

@@ -39,6 +39,8 @@ class MappedRows:
         self._reader: LineReader | None = None
         self._rules: Sequence[tuple[RowRule, int]] = ()
         self._width: int | None = None
+        self._missing = set(mapping.cells) - {"corrects"}
+        """Fields whose single cell was not met, or is empty; most invoices correct none."""
         self._used: list[int] = []
         """Numbers of the rows that became lines."""
 
@@ -60,11 +62,14 @@ class MappedRows:
         if self._reader is None:
             raise refused(f"has no row {header}, which should name its columns")
         self._check_sheet()
+        self._check_found()
 
     def _note_cells(self, row: Row) -> None:
         for (number, at), fields in self._mapping.addresses.items():
             if number == row.number:
                 cell = self._conventions.cell(row.cell(index_of(at)))
+                if not cell.empty:
+                    self._missing.difference_update(fields)
                 for field in fields:
                     self._facts.put(field, cell, f"cell {at}{number}", row=number)
 
@@ -170,11 +175,23 @@ class MappedRows:
             self._problems.add("the row is hidden in the sheet", row=row.number)
             return False
         if self._width is None:
-            return True
+            return self._reaches(row)
         filled = max((at for at, cell in enumerate(row.cells, 1) if not cell.empty), default=0)
         if filled > self._width or len(row.cells) < self._width:
             self._problems.add(
                 f"the row has {max(filled, len(row.cells))} cells, but the header names {self._width} columns",
+                row=row.number,
+            )
+            return False
+        return True
+
+    def _reaches(self, row: Row) -> bool:
+        """Whether a row without a header above it has all the columns that the mapping reads."""
+        assert self._reader is not None
+        needed = 1 + max(column.index for column in self._reader.columns.values())
+        if self._table.rectangular and len(row.cells) < needed:
+            self._problems.add(
+                f"the row has {len(row.cells)} cells, but the mapping reads {needed}",
                 row=row.number,
             )
             return False
@@ -216,6 +233,21 @@ class MappedRows:
                     f"cells {merged.name} are merged, so that only the first has a value; separate them",
                     row=row,
                 )
+
+    def _check_found(self) -> None:
+        """Refuse a file that lacks what the mapping says it has, as one that was cut off does: its totals, single cells."""
+        mapping = self._mapping
+        meanings = {rule.meaning for rule in mapping.rows.rules}
+        meanings.update(str(value) for value in mapping.values.get("kind", {}).values())
+        if self._problems.found():
+            return
+        for meaning in TOTALS:
+            field = meaning.replace("-", "_")
+            if meaning in meanings and self._facts.get(field) is None:
+                self._problems.add(f"no row is the {meaning} that the mapping expects", field=field)
+        for field, address in mapping.cells.items():
+            if field in self._missing:
+                self._problems.add("is empty", column=f"cell {address}", field=field)
 
 
 def _listed(titles: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
@@ -25,6 +25,7 @@ from audit_layer.costs.intake.faults import quoted
 from audit_layer.costs.problems import told
 from shared.codec.moment import zone
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.printable import printable
 
 MAX_MAPPING: Final = 2**20
 """Bytes."""
@@ -268,6 +269,18 @@ class InvoiceMapping(_Strict):
         return found
 
     @model_validator(mode="after")
+    def _effective(self) -> Self:
+        """Refuse settings that this format has no use for: whoever wrote them expects something else."""
+        for table, names in _UNUSED[self.format].items():
+            if table not in self.model_fields_set:
+                continue
+            given = names and getattr(self, table).model_fields_set & names
+            if given or not names:
+                where = f"{table}.{min(given)}" if given else table
+                raise ValueError(f"{where} says nothing about {self.format} files")
+        return self
+
+    @model_validator(mode="after")
     def _once(self) -> Self:
         """Check that every field has one source, and that what a line cannot do without has one."""
         places: dict[str, Collection[str]] = {
@@ -294,6 +307,19 @@ class InvoiceMapping(_Strict):
         return self
 
 
+_DIALECT: Final = frozenset({"encoding", "delimiter", "quote"})
+_UNUSED: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
+    "csv": {"file": frozenset({"sheet"})},
+    "xlsx": {"file": _DIALECT},
+    "focus": {
+        "file": _DIALECT | {"sheet"},
+        "dates": frozenset({"formats", "period_end"}),
+        **dict.fromkeys(("rows", "numbers", "tax", "cells"), frozenset()),
+    },
+}
+"""By format: tables of which some settings, or where none are named all, have no use."""
+
+
 def _object(data: bytes) -> Any:
     try:
         text = data.decode("utf-8-sig")
@@ -303,7 +329,7 @@ def _object(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise _unusable("is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:  # JSON's and TOML's own errors are ValueErrors
-        raise _unusable(f"is neither TOML nor JSON: {str(error)[:200]}") from error
+        raise _unusable(f"is neither TOML nor JSON: {printable(str(error), 200)}") from error
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

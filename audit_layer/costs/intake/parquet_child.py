@@ -10,6 +10,7 @@ import io
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final, NoReturn
@@ -75,13 +76,19 @@ def main() -> None:
         _refuse("is a truncated Parquet file, or one with a footer of more than 4 MiB")
     source.seek(0)
     try:
-        file = parquet.ParquetFile(source, memory_map=False)
+        file = parquet.ParquetFile(source)
         if file.metadata.num_rows > rows:
             _refuse(f"has more than {rows} rows")
         if file.metadata.num_columns > columns:
             _refuse(f"has more than {columns} columns")
         fields = [field for field in file.schema_arrow if _readable(pa, field.type)]
+        texts = [field.name for field in fields if pa.types.is_string(field.type)]
+        source.seek(0)
+        # As dictionaries, so that one long text does not become a long text for every row.
+        file = parquet.ParquetFile(source, read_dictionary=texts)
         _decode(file, [field.name for field in fields], most, cell)
+    except MemoryError:  # Arrow's own error is one, too
+        _refuse("asks for far more memory than its size explains")
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         _refuse(f"is damaged Parquet ({type(error).__name__})")
 
@@ -89,24 +96,31 @@ def main() -> None:
 def _decode(file: Any, names: list[str], most: int, longest: int) -> None:
     out = sys.stdout.buffer
     left = most
-    for batch in _batches(file, names):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\r\n").writerows(batch)
-        data = text.getvalue().encode("utf-8", "strict")
-        left -= len(data)
+    for columns in _batches(file, names):
+        lengths = [len(text) for column in columns for text in column]
+        left -= sum(lengths)
+        if max(lengths, default=0) > longest:
+            _refuse(f"has more than {longest} characters in one cell")
         if left < 0:
             _refuse(f"holds more than {most // 2**20} MiB once decompressed")
-        if any(len(value) > longest for row in batch for value in row):
-            _refuse(f"has more than {longest} characters in one cell")
-        out.write(data)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerows(zip(*columns, strict=True))
+        out.write(text.getvalue().encode("utf-8", "strict"))
     out.flush()
 
 
-def _batches(file: Any, names: list[str]) -> Any:
-    yield [names]
+def _batches(file: Any, names: list[str]) -> Iterator[list[list[str]]]:
+    """Return the columns as texts, some rows at a time; the first row is their names."""
+    yield [[name] for name in names]
     for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
-        columns = [[_text(value.as_py()) for value in column] for column in batch.columns]
-        yield list(zip(*columns, strict=True))
+        yield [_column(column) for column in batch.columns]
+
+
+def _column(array: Any) -> list[str]:
+    if not hasattr(array, "dictionary"):
+        return [_text(value.as_py()) for value in array]
+    texts = [_text(value.as_py()) for value in array.dictionary]
+    return ["" if at is None else texts[at] for at in array.indices.to_pylist()]
 
 
 if __name__ == "__main__":

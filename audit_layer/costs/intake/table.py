@@ -18,6 +18,8 @@ class Cell:
     number: Decimal | None = None
     moment: datetime | None = None
     """A date cell's local time."""
+    percent: bool = False
+    """Whether the number is shown a hundred times as large, with a percent sign."""
     fault: str | None = None
     """Why nothing can be read here: an error value, a formula without a stored result."""
 

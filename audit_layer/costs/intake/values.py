@@ -7,6 +7,7 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from audit_layer.costs.exports.table import FORMULAS, neutral
 from audit_layer.costs.intake.currencies import ISO_4217
 from audit_layer.costs.intake.faults import Unreadable
 from audit_layer.costs.intake.mapping import DateForm, NumberForm
@@ -20,8 +21,6 @@ MAX_PLACES: Final = 18
 """Digits before and after the decimal mark, as in our own invoice format."""
 MAX_QUANTITY: Final = 2**63 - 1
 MAX_PER: Final = 10**9
-FORMULAS: Final = tuple("=+-@\t\r\n＝＋－＠")
-"""First characters that make a spreadsheet read text as a formula."""
 _SPACES: Final = "[ \u00a0\u2009\u202f]"
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _SCIENTIFIC: Final = re.compile(r"-?[0-9]{1,60}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -72,7 +71,9 @@ class Numbers:
             whole = re.sub(self._separator, "", whole)
         if len(whole) > _DIGITS or len(places) > _DIGITS:
             raise Unreadable(_TOO_LONG)
-        value = _sized(Decimal(f"{whole or '0'}.{places}" if places else whole))
+        value = Decimal(f"{whole or '0'}.{places}" if places else whole)
+        if len(whole) > MAX_WHOLE or len(places) > MAX_PLACES:
+            value = _sized(value)
         return (
             value.copy_negate() if negative and value else value
         )  # minus would round to 28 digits
@@ -171,6 +172,19 @@ def whole(value: Fraction, *, least: int, most: int, what: str) -> int:
     return int(value)
 
 
+def is_divisor(number: int) -> bool:
+    """Whether prices may be per so many: a product of 2, 3 and 5 up to 10⁹, such as 1000, 1,000,000, 3600.
+
+    Sums of exact amounts then have small denominators; with any others a file could let them grow without end.
+    """
+    if not 1 <= number <= MAX_PER:
+        return False
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
 def text_of(cell: Cell) -> str:
     """Return a cell's text for a name, a number of an invoice and the like; a date is refused as its form is not known."""
     if cell.moment is not None:
@@ -192,7 +206,7 @@ def label(text: str) -> str:
 def description(text: str) -> str:
     """Return free text on one line of at most 500 characters, such that no spreadsheet takes it for a formula."""
     kept = "".join(c if c.isprintable() else "?" for c in text[:500])
-    return f"'{kept}" if kept.startswith(FORMULAS) else kept
+    return neutral(kept)
 
 
 def name(text: str) -> str:

@@ -1,7 +1,8 @@
 """From drafts and facts to the invoice: what only the whole can tell. Pure.
 
 Signs of a credit note, tax that amounts contain, line numbers used twice, amounts that are not quantity × unit price, and
-sums that are not those stated. Rounding, of each amount and in total, is by less than the currency's minor unit.
+sums that are not those stated. Each amount is rounded by less than the currency's minor unit; so is a sum, of the amounts as
+stated or of the exact ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -51,12 +52,13 @@ class Assembly:
 
     def invoice(self, drafts: Sequence[Draft]) -> BilledInvoice | None:
         """Return the invoice; None, with the problems noted, where anything is wrong."""
+        if not drafts and not self._problems.found():
+            self._problems.add("no row is a line")
+            return None
         required = self._facts.required
         texts = [required(field) for field in ("invoice_id", "operator", "currency")]
         issued: Day | None = required("issued_at")
         days = self._days()
-        if not drafts and not self._problems.found():
-            self._problems.add("no row is a line")
         if self._problems.found() or days is None or issued is None:
             return None
         invoice_id, operator, currency = texts
@@ -222,20 +224,21 @@ class Assembly:
 
     def _sums(self, lines: Sequence[BilledLine], unit: Fraction) -> tuple[Decimal, Decimal]:
         """Return the total and its rounding; every sum that is stated must be that of the lines."""
-        tax = exact_sum(line.amount for line in lines if line.kind is ChargeKind.TAX)
-        net = exact_sum(line.amount for line in lines if line.kind is not ChargeKind.TAX)
-        found = exact_sum((net, tax))
+        taxes = [line for line in lines if line.kind is ChargeKind.TAX]
+        others = [line for line in lines if line.kind is not ChargeKind.TAX]
         sums = (
-            ("total", found, "all lines"),
-            ("net_total", net, "all lines but tax"),
-            ("tax_total", tax, "the tax lines"),
+            ("total", lines, "all lines"),
+            ("net_total", others, "all lines but tax"),
+            ("tax_total", taxes, "the tax lines"),
         )
-        for field, value, of in sums:
+        for field, among, of in sums:
             stated = self._stated(field)
-            if stated is not None and abs(Fraction(stated) - Fraction(value)) >= unit:
+            if stated is not None and not _adds_up(stated, among, unit):
+                found = exact_sum(line.amount for line in among)
                 self._problems.add(
-                    f"{value:f}, the sum of {of}, within rounding", field=field, raw=_text(stated)
+                    f"{found:f}, the sum of {of}, within rounding", field=field, raw=_text(stated)
                 )
+        found = exact_sum(line.amount for line in lines)
         stated = self._stated("total")
         total = found if stated is None else stated
         if self._credit_note and total > 0:
@@ -257,6 +260,15 @@ def outside(invoice: BilledInvoice) -> int:
     """Return how many lines are for days outside the invoice's own period: for reconciliation to explain."""
     days: Iterable[date] = (line.day for line in invoice.lines if line.day is not None)
     return sum(not invoice.first <= day < invoice.end for day in days)
+
+
+def _adds_up(stated: Decimal, lines: Sequence[BilledLine], unit: Fraction) -> bool:
+    """Whether a sum is that of the amounts, or that of what the amounts were before each was rounded."""
+    amounts = Fraction(exact_sum(line.amount for line in lines))
+    given = Fraction(stated)
+    return abs(given - amounts) < unit or (
+        abs(given - sum((line.exact for line in lines), Fraction(0))) < unit
+    )
 
 
 def _without(gross: Decimal, rate: Decimal) -> Decimal:

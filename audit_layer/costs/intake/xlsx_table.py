@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Final
 
 from audit_layer.costs.intake.faults import quoted, refused
@@ -24,6 +25,7 @@ _NUMBER: Final = re.compile(
 )
 _DATE_STYLES: Final = frozenset({*range(14, 18), 22, 27, 28, 29, 30, 31, 36, *range(50, 59)})
 """Built-in number formats of days; those of times of day alone are no dates."""
+_PERCENT_STYLES: Final = frozenset({9, 10})
 _LITERALS: Final = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
 _TRUE: Final = ("1", "true")
 _MAX_STRINGS: Final = 4_000_000
@@ -75,11 +77,12 @@ class _Strings(Handler):
     def __init__(self) -> None:
         self.strings: list[str] = []
         self._parts: list[str] = []
+        self._length = 0
         self._takes = self._hint = False
 
     def start(self, tag: str, attributes: Attributes) -> None:  # noqa: ARG002  # the handler's form
         if tag == "si":
-            self._parts = []
+            self._parts, self._length = [], 0
         elif tag == "rPh":
             self._hint = True
         self._takes = tag == "t" and not self._hint
@@ -90,33 +93,41 @@ class _Strings(Handler):
             self._hint = False
         elif tag == "si":
             _bounded(self.strings, _MAX_STRINGS)
-            self.strings.append(_short("".join(self._parts)))
+            self.strings.append("".join(self._parts).strip())
 
     def text(self, data: str) -> None:
         if self._takes:
+            self._length += _bounded_text(self._length, data)
             self._parts.append(data)
 
 
+class _Shown(Enum):
+    """What a cell style makes of a number."""
+
+    NUMBER = auto()
+    DATE = auto()
+    PERCENT = auto()
+
+
 class _Styles(Handler):
-    """Which cell styles show a date."""
+    """What each cell style shows."""
 
     def __init__(self) -> None:
-        self.dates: list[bool] = []
-        self._custom: dict[int, bool] = {}
+        self.shown: list[_Shown] = []
+        self._custom: dict[int, _Shown] = {}
         self._within = False
 
     def start(self, tag: str, attributes: Attributes) -> None:
         if tag == "numFmt":
             _bounded(self._custom)
-            self._custom[_int(attributes.get("numFmtId"))] = _shows_date(
-                attributes.get("formatCode", "")
-            )
+            code = attributes.get("formatCode", "")
+            self._custom[_int(attributes.get("numFmtId"))] = _shown_by(code)
         elif tag == "cellXfs":
             self._within = True
         elif tag == "xf" and self._within:
-            _bounded(self.dates)
+            _bounded(self.shown)
             number = _int(attributes.get("numFmtId", "0"))
-            self.dates.append(self._custom.get(number, number in _DATE_STYLES))
+            self.shown.append(self._custom.get(number, _built_in(number)))
 
     def end(self, tag: str) -> None:
         if tag == "cellXfs":
@@ -126,12 +137,12 @@ class _Styles(Handler):
 class _Cells(Handler):
     """A sheet's rows, taken out by `taken` as they become complete."""
 
-    def __init__(self, strings: list[str], dates: list[bool], epoch: datetime) -> None:
+    def __init__(self, strings: list[str], shown: list[_Shown], epoch: datetime) -> None:
         self.ready: list[Row] = []
         self.hidden_columns: list[tuple[int, int]] = []
         self.merged: list[Range] = []
         self._strings = strings
-        self._dates = dates
+        self._shown = shown
         self._epoch = epoch
         self._row = 0
         self._hidden = False
@@ -139,6 +150,7 @@ class _Cells(Handler):
         self._column = -1
         self._form: Attributes = {}
         self._value: list[str] = []
+        self._length = 0
         self._takes = self._formula = self._stored = self._hint = False
 
     def start(self, tag: str, attributes: Attributes) -> None:
@@ -179,6 +191,7 @@ class _Cells(Handler):
 
     def text(self, data: str) -> None:
         if self._takes:
+            self._length += _bounded_text(self._length, data)
             self._value.append(data)
 
     def taken(self) -> list[Row]:
@@ -199,7 +212,7 @@ class _Cells(Handler):
             raise refused(
                 f"has, in row {self._row}, cells out of order or beyond column {MAX_COLUMNS}"
             )
-        self._column, self._form, self._value = column, attributes, []
+        self._column, self._form, self._value, self._length = column, attributes, [], 0
         self._formula = self._stored = False
 
     def _cell(self) -> Cell:
@@ -222,7 +235,7 @@ class _Cells(Handler):
                 return _iso(text.strip())
             case "b" if text:
                 return Cell("TRUE" if text.strip() == "1" else "FALSE")
-        return Cell(_short(text))
+        return Cell(text.strip())
 
     def _number(self, text: str) -> Cell:
         if not _NUMBER.fullmatch(text):
@@ -232,8 +245,9 @@ class _Cells(Handler):
             return Cell(fault=f"holds {quoted(text)}, which is too large for a number")
         number = Decimal(repr(double + 0.0)).normalize()  # without the sign of a negative zero
         style = _int(self._form.get("s", "0"))
-        if not (0 <= style < len(self._dates) and self._dates[style]):
-            return Cell(format(number, "f"), number=number)
+        shown = self._shown[style] if 0 <= style < len(self._shown) else _Shown.NUMBER
+        if shown is not _Shown.DATE:
+            return Cell(format(number, "f"), number=number, percent=shown is _Shown.PERCENT)
         # Day 60 of the 1900 calendar never was; before it, and in negative time, serial numbers mean other days.
         if not (61 if self._epoch.year == 1899 else 0) <= number < 2_958_466:
             return Cell(fault=f"holds the day {quoted(text)}, which is not in 1900 … 9999")
@@ -258,7 +272,7 @@ def xlsx_table(content: bytes, sheet: str | None) -> Table:
         if kind in relations.kinds:
             package.read(relations.kinds[kind], handler)
     epoch = datetime(1904, 1, 1) if book.from_1904 else datetime(1899, 12, 30)  # noqa: DTZ001
-    cells = _Cells(strings.strings, styles.dates, epoch)
+    cells = _Cells(strings.strings, styles.shown, epoch)
     steps = package.steps(relations.targets[chosen.relation], cells)
     return Table(
         _rows(cells, steps),
@@ -305,10 +319,18 @@ def _chosen(sheets: list[_Sheet], wanted: str | None) -> tuple[_Sheet, list[str]
     return chosen, notes
 
 
-def _shows_date(code: str) -> bool:
-    """Whether a number format shows a day: it has a year or a day outside literals and conditions."""
+def _shown_by(code: str) -> _Shown:
+    """Return what a number format shows: a day has a year or a day outside literals and conditions."""
     bare = _LITERALS.sub("", code.partition(";")[0]).lower()
-    return "y" in bare or "d" in bare
+    if "y" in bare or "d" in bare:
+        return _Shown.DATE
+    return _Shown.PERCENT if "%" in bare else _Shown.NUMBER
+
+
+def _built_in(number: int) -> _Shown:
+    if number in _PERCENT_STYLES:
+        return _Shown.PERCENT
+    return _Shown.DATE if number in _DATE_STYLES else _Shown.NUMBER
 
 
 def _range(text: str) -> Range:
@@ -341,7 +363,8 @@ def _bounded(things: Sized, most: int = _MAX_OTHERS) -> None:
         )
 
 
-def _short(text: str) -> str:
-    if len(text) > MAX_CELL:
+def _bounded_text(length: int, data: str) -> int:
+    """Return how many characters follow; MALFORMED where a cell would be longer than a cell may be."""
+    if length + len(data) > MAX_CELL:
         raise refused(f"has more than {MAX_CELL} characters in one cell")
-    return text.strip()
+    return len(data)

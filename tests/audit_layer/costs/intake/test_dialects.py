@@ -288,6 +288,37 @@ def test_the_scale_for_tokens_is_not_that_of_requests():
     assert [(line.quantity, line.per) for line in invoice.lines] == [(2000, 10**6), (7, 1)]
 
 
+def test_a_file_that_was_cut_off_lacks_the_total_that_the_mapping_expects():
+    told = american_refusal(AMERICAN.split("Total")[0])
+    assert "total: no row is the total that the mapping expects" in told
+    told = german_refusal(GERMAN.split(";;;Umsatz")[0])
+    assert told.endswith("total: no row is the total that the mapping expects")
+
+
+def test_a_single_cell_that_is_empty_is_refused():
+    told = german_refusal(cells={"net_total": "H2"})
+    assert "cell H2, net_total: is empty" in told
+    assert "cell C99, tax_total: is empty" in german_refusal(cells={"tax_total": "C99"})
+    assert german(cells={"corrects": "H2"}).corrects is None
+
+
+def test_without_a_header_every_line_reaches_the_columns_that_are_read():
+    values = {
+        "format": "csv",
+        "rows": {"header": 0},
+        "dates": {"period_end": "last-day"},
+        "columns": {"kind": 1, "amount": 2, "day": 3},
+        "constants": {**AMERICAN_MAPPING["constants"], **STATED},
+    }
+    told = refusal(b"fee,1,2026-11-03\nfee,2\n", mapping=mapping(values))
+    assert "row 2: the row has 2 cells, but the mapping reads 3" in told
+
+
+def test_a_price_is_per_a_number_that_keeps_sums_short():
+    told = american_refusal(constants={"per": 999_983})
+    assert "per: found “999983”, expected a product of 2, 3 and 5" in told
+
+
 # -- formats -------------------------------------------------------------------------------------------------
 
 

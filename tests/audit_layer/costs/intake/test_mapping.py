@@ -28,7 +28,9 @@ def refusal(text: str | bytes) -> str:
 
 @pytest.mark.parametrize("values", [GERMAN_MAPPING, AMERICAN_MAPPING])
 def test_json_and_toml_say_the_same(values):
-    assert InvoiceMapping.parse(json.dumps(values).encode()) == InvoiceMapping.model_validate(values)  # fmt: skip
+    assert InvoiceMapping.parse(json.dumps(values).encode()) == InvoiceMapping.model_validate(
+        values
+    )
 
 
 def test_a_toml_file_is_read_with_what_it_leaves_out():
@@ -86,7 +88,9 @@ def test_what_is_not_known_is_refused_by_name(added, named):
      (["%Y-%m-%d %"], "%")],
 )  # fmt: skip
 def test_a_date_format_says_a_whole_day_in_parts_that_no_locale_changes(formats, named):
-    assert named in refusal(SMALLEST.replace("[dates]", f"[dates]\nformats = {json.dumps(formats)}"))  # fmt: skip
+    assert named in refusal(
+        SMALLEST.replace("[dates]", f"[dates]\nformats = {json.dumps(formats)}")
+    )
 
 
 def test_an_unknown_time_zone_is_refused():
@@ -100,6 +104,20 @@ def test_an_unknown_time_zone_is_refused():
 )  # fmt: skip
 def test_what_must_be_said_is_asked_for(line, named):
     assert f"{named} is missing" in refusal(SMALLEST.replace(line, ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (SMALLEST + "[file]\nsheet = 'a'\n", "file.sheet says nothing about csv"),
+        (SMALLEST.replace("csv", "xlsx") + "[file]\ndelimiter = ';'\n", "file.delimiter says nothing about xlsx"),
+        ("format = 'focus'\n[numbers]\ndecimal = ','\n", "numbers says nothing about focus"),
+        ("format = 'focus'\n[rows]\nlast = 7\n", "rows says nothing about focus"),
+        ("format = 'focus'\n[dates]\nperiod_end = 'last-day'\n", "dates.period_end says nothing about focus"),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_is_refused(text, named):
+    assert named in refusal(text)
 
 
 def test_focus_says_itself_where_its_columns_are():

@@ -169,6 +169,21 @@ def test_a_day_that_never_was_cannot_be_read(serial):
     assert "row 4, column B (Date), day: holds the day" in refused(content)
 
 
+def test_a_tax_rate_that_is_shown_in_percent_is_in_percent():
+    def show(sheet):
+        sheet["F1"].value, sheet["F1"].number_format = 0.19, "0%"
+        sheet["G1"].value, sheet["G1"].number_format = 0.07, '0.00" %"'
+
+    gross = {"tax": {"amounts": "gross", "unit_prices": "gross"}}
+    content = workbook(ROWS, change=show)
+    assert read(content, cells={"tax_rate": "F1"}, **gross).lines[0].unit_price == Decimal(
+        "0.420168067227"
+    )
+    assert read(content, cells={"tax_rate": "G1"}, **gross).lines[0].unit_price == Decimal(
+        "0.499650244829"
+    )
+
+
 # -- what people do not see ----------------------------------------------------------------------------------
 
 
