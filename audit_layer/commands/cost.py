@@ -111,10 +111,10 @@ def rate(dsn_file: Path, as_json: bool) -> None:
     emit({"rated_receipts": done}, as_json, lambda: f"{done} receipts rated and posted.")
 
 
-@cost.command("check")
+@cost.command("fsck")
 @dsn_option
 @json_option
-def check(dsn_file: Path, as_json: bool) -> int:
+def fsck(dsn_file: Path, as_json: bool) -> int:
     """Recompute the books from receipts, rate cards and verdicts. Exit code 3 when something differs."""
     with _costs(dsn_file) as costs:
         findings = costs.check()

@@ -61,7 +61,7 @@ def test_a_dsn_of_another_role_is_refused_without_sql(
     books: Books, capsys: pytest.CaptureFixture[str]
 ):
     dsn = str(books.world.database.dsn_file("broker"))
-    for command in (["report"], ["check"], ["unpaid"]):
+    for command in (["report"], ["fsck"], ["unpaid"]):
         assert run(cost, [*command, "--dsn-file", dsn]) == 2
         told = capsys.readouterr().err
         assert "server.dsn" in told
@@ -77,7 +77,7 @@ def test_what_is_not_paid_is_listed_with_whole_entries(books: Books, command: Co
     (row,) = command.json("unpaid")
     assert (row["receipt"], row["state"], row["amount"]) == (entry.hex(), "refused", None)
     assert command.json("unpaid", "--tenant", "bolt") == []
-    assert command.json("check") == {"findings": []}
+    assert command.json("fsck") == {"findings": []}
 
 
 def test_an_invoice_is_explained_exactly_and_for_people(
