@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audit_layer.commands.focus_check import check
 from shared.codec.ids import check_name
 from shared.codec.moment import Period, day_of, days_period, now_ms, parse_day
 from shared.runtime.errors import Code, CounterfoilError
@@ -93,7 +94,10 @@ def _days(start: date | None, end: date | None, zone_name: str) -> tuple[date, d
 
 @click.group("cost")
 def cost() -> None:
-    """Rate receipts, reconcile invoices, export FOCUS."""
+    """Rate receipts, reconcile invoices, export and check FOCUS files."""
+
+
+cost.add_command(check)
 
 
 @cost.command("rate")
