@@ -118,10 +118,10 @@ def _rendered(file: Path, report: "Report") -> Any:
     from shared.runtime.printable import for_terminal  # noqa: PLC0415
 
     verdict = "conforms to" if report.conforms else "does not conform to"
-    lines = [
-        f"{for_terminal(file.name)} {verdict} FOCUS {report.version} {report.dataset}: {report.rows:,} rows,"
-        f" {sum(tally.count for tally in report.tallies):,} findings."
-    ]
+    count = sum(tally.count for tally in report.tallies)
+    name = for_terminal(file.name)
+    lines = [f"{name} {verdict} FOCUS {report.version} {report.dataset}."]
+    lines.append(f"{report.rows:,} rows were read; findings: {count:,}.")
     if not report.complete:
         lines.append("A part of the file could not be read.")
     if report.skipped:

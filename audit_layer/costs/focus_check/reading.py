@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_LINE: Final = 16 << 20
 """Bytes of one line: more of it is never in memory."""
 MAX_EXPANSION: Final = 200
-"""How many bytes one byte of a gzip file may become. Bills become 10 to 50; deflate can do 1032."""
+"""How many bytes one byte of a gzip file may become, on the average; deflate itself can do 1032."""
 _FREE: Final = 64 << 20
 """Bytes that a gzip file may become in any case."""
 _UTF8_MARK: Final = b"\xef\xbb\xbf"

@@ -105,11 +105,11 @@ METER = _should("0317", "a SkuMeter is filled when SkuId is", "SkuMeter")
 
 # Arithmetic within a row
 LIST_COST = _must("0401", "ListCost is ListUnitPrice × PricingQuantity", "ListCost")
-LIST_ROUNDED = _must("0402", "that product is not rounded", "ListCost")
+LIST_ROUNDED = _must("0402", "ListCost is that product unrounded", "ListCost")
 CONTRACTED_COST = _must(
     "0403", "ContractedCost is ContractedUnitPrice × PricingQuantity", "ContractedCost"
 )
-CONTRACTED_ROUNDED = _must("0404", "that product is not rounded", "ContractedCost")
+CONTRACTED_ROUNDED = _must("0404", "ContractedCost is that product unrounded", "ContractedCost")
 NEGATIVE_PRICE = _must("0405", "a unit price is not negative", "unit price columns")
 CREDIT = _must("0406", "a Credit has one amount in all four costs", "ListCost, EffectiveCost")
 PREPAID = _must("0407", "the Purchase of a commitment has no effective cost", "EffectiveCost")

@@ -29,7 +29,11 @@ def _cost_and_usage(provider: str) -> tuple[Fact, ...]:
     return (
         Fact(rules.SKU_PARENT, (provider, "SkuPriceId"), ("SkuId",)),
         Fact(rules.SERVICE_PARENT, (provider, "ServiceName"), ("ServiceCategory",)),
-        Fact(rules.SERVICE_SUBPARENT, (provider, "ServiceName"), ("ServiceSubcategory",)),
+        Fact(
+            rules.SERVICE_SUBPARENT,
+            (provider, "ServiceCategory", "ServiceName"),
+            ("ServiceSubcategory",),
+        ),
         Fact(
             rules.COMMITMENT_FACTS,
             (provider, "CommitmentDiscountId"),
