@@ -74,17 +74,12 @@ def _bytes(old: bytes, new: bytes) -> Callable[[list[Row]], bytes]:
     return lambda rows: csv_bytes(rows).replace(old, new, 1)
 
 
-def _inflated(row: Row) -> list[Row]:
-    return [{**row, "ChargeDescription": f"{at} {'a' * 100_000}"} for at in range(1500)]
-
-
 READING = [
     _file("CF-0001", _bytes(b"Confidential", b"Confidenti\xffal")),
     _file("CF-0002", _bytes(b"charge 4", b'"charge" 4')),
     _file("CF-0003", _bytes(b"charge 4", b"charge,4")),
     _file("CF-0004", _bytes(b"charge 4", b"4" * 131_073)),
     _file("CF-0005", lambda rows: gzip.compress(csv_bytes(rows))[:-12]),
-    _file("CF-0006", lambda rows: gzip.compress(csv_bytes(_inflated(rows[0])))),
     _file("CF-0007", lambda _: b""),
     _file("CF-0008", lambda rows: b"\xef\xbb\xbf" + csv_bytes(rows)),
 ]
@@ -92,7 +87,7 @@ HEADER = [
     _file("CF-0101", without("ChargeDescription")),
     _file("CF-0102", without("InvoiceId")),
     _file("CF-0103", without("RegionName")),
-    _file("CF-0104", lambda rows: renamed("x_LogIndex", "x_Receipt")(rows)),
+    _file("CF-0104", renamed("x_LogIndex", "x_Receipt")),
     _file("CF-0105", renamed("x_LogIndex", "LogIndex")),
     _file("CF-0106", renamed("AvailabilityZone", "availability_zone")),
     _file("CF-0107", _first("x_Receipt")),
@@ -305,5 +300,5 @@ WHOLE = [
     _detail("CF-0613", "part", PaymentCurrencyBilledCost="1"),
 ]
 EVERY = [*READING, *HEADER, *CELLS, *NULLS, *ARITHMETIC, *PERIODS, *WHOLE]
-ONLY_PARQUET = {"CF-0109", "CF-0110"}
-"""Rules about the types of columns, which CSV does not have: see test_parquet."""
+ELSEWHERE = {"CF-0006", "CF-0109", "CF-0110"}
+"""Broken in test_reading (a large file) and test_parquet (types, which CSV does not have)."""
