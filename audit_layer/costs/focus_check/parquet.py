@@ -19,6 +19,11 @@ from audit_layer.costs.focus_check.reading import Note, Record
 
 BATCH: Final = 2048
 """Rows at a time."""
+MAX_CELL: Final = 131_072
+"""Characters of a cell, as in CSV; what is longer is cut, and a finding."""
+MAX_ROWS: Final = 1_000_000
+"""Rows that a file of any size may have; every byte of it may hold `ROWS_PER_BYTE` more."""
+ROWS_PER_BYTE: Final = 16
 MAX_ROW_GROUP: Final = 4 << 30
 """Bytes that a row group may say that it becomes."""
 _LIMIT: Final = 16 << 20
@@ -71,7 +76,7 @@ class ParquetTable:
 
     def rows(self) -> Iterator[Record]:
         """Yield the rows; nothing after a row group that cannot be read."""
-        if self._file is None:
+        if self._file is None or self._out_of_proportion(self._file):
             return
         try:
             for group in range(self._file.metadata.num_row_groups):
@@ -81,7 +86,10 @@ class ParquetTable:
                     )
                     return
                 for batch in self._file.iter_batches(BATCH, row_groups=[group]):
-                    columns = [_texts(column) for column in batch.columns]
+                    columns = [
+                        self._bounded(name, _texts(column))
+                        for name, column in zip(self.names, batch.columns, strict=True)
+                    ]
                     for cells in zip(*columns, strict=True):
                         self._done += 1
                         yield self._done + 1, cells
@@ -94,6 +102,29 @@ class ParquetTable:
             self._broken(self._done + 2, error)
             return
         self.complete = True
+
+    def _out_of_proportion(self, file: pq.ParquetFile) -> bool:
+        """Note a file that says that it has more rows than can differ from each other in its size."""
+        most = MAX_ROWS + ROWS_PER_BYTE * self.size
+        if file.metadata.num_rows <= most:
+            return False
+        self._note(
+            rules.BOMB,
+            None,
+            None,
+            f"{file.metadata.num_rows}",
+            f"at most {most:,} rows in its size",
+        )
+        return True
+
+    def _bounded(self, name: str, cells: list[str | None]) -> list[str | None]:
+        """Cut the long cells of a batch of one column, and note each of them."""
+        for at, cell in enumerate(cells):
+            if cell is not None and len(cell) > MAX_CELL:
+                expected = "a cell of at most 131,072 characters"
+                self._note(rules.OVERSIZE, self._done + at + 2, name, cell, expected)
+                cells[at] = cell[:MAX_CELL]
+        return cells
 
     def _broken(self, row: int | None, error: BaseException) -> None:
         words = str(error).split("\n", maxsplit=1)[0][:100] or type(error).__name__

@@ -181,13 +181,14 @@ def _consumed(names: frozenset[str]) -> Judge:
 
 def _commitment(names: frozenset[str], version: str) -> Judge:
     with_quantity = "CommitmentDiscountQuantity" in names
-    with_resource = version == "1.2" and "ResourceId" in names  # 1.4 has no DiscountHandling
+    handled = version == "1.2"  # 1.4 has no DiscountHandling
+    with_resource = handled and "ResourceId" in names
 
     def judge(row: Row) -> Iterator[Found]:
         category, status = row["ChargeCategory"], row.get("CommitmentDiscountStatus")
         commitment = row.get("CommitmentDiscountId")
-        if status is not None and category != "Usage":
-            yield rules.UNUSED_USAGE, "CommitmentDiscountStatus", f"null, as it is a {category}"
+        if handled and status == "Unused" and category != "Usage":
+            yield rules.UNUSED_USAGE, "ChargeCategory", "Usage"
         if commitment is None:
             if row.get("PricingCategory") == "Committed":
                 yield rules.COMMITTED_ID, "PricingCategory", "a CommitmentDiscountId beside it"

@@ -99,7 +99,7 @@ COMMITTED_ID = _must("0313", "a Committed price names its commitment", "Discount
 COMMITMENT_ROW = _must(
     "0314", "a commitment's Purchase and Unused rows have it as resource", "DiscountHandling"
 )
-UNUSED_USAGE = _must("0315", "Used and Unused are Usage", "DiscountHandling")
+UNUSED_USAGE = _must("0315", "what is Unused of a commitment is Usage", "DiscountHandling")
 PARENT = _must("0316", "a ServiceSubcategory is one of its ServiceCategory's", "ServiceSubcategory")
 METER = _should("0317", "a SkuMeter is filled when SkuId is", "SkuMeter")
 

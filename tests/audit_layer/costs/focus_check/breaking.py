@@ -233,7 +233,7 @@ NULLS = [
     _usage("CF-0313", PricingCategory="Committed"),
     _usage("CF-0314", "unused", ResourceId="node-a"),
     _usage("CF-0314", "purchase", ResourceId="", ResourceName="", ResourceType=""),
-    _usage("CF-0315", "purchase", CommitmentDiscountStatus="Used"),
+    _usage("CF-0315", "purchase", CommitmentDiscountStatus="Unused"),
     _usage("CF-0316", ServiceSubcategory="Virtual Machines", ServiceName="another"),
     _usage("CF-0317", SkuMeter=""),
 ]

@@ -127,15 +127,23 @@ def test_a_damaged_file_is_judged_or_refused(tmp_path):
 
 
 def test_a_long_text_that_many_rows_share_is_in_memory_once(tmp_path):
-    rows = [{**charges()["usage"], "x_LogIndex": str(at)} for at in range(4000)]
-    for row in rows:
-        row["ChargeDescription"] = "a" * 100_000
-    before = pa.total_allocated_bytes()
-    content = parquet(tmp_path, rows)
-    pool = pa.default_memory_pool()
-    report = check(content, tmp_path)
-    assert report.rows == 4000
-    assert pool.bytes_allocated() - before < 400_000_000
+    rows = [{**charges()["usage"], "x_LogIndex": str(at)} for at in range(5000)]
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), ["a" * 10_000_000])
+    path = tmp_path / "made"
+    columns = pa.table({**arrays(rows, {}), "ChargeDescription": text})  # 50 GB if written out
+    pq.write_table(columns, path, store_schema=False)
+    report = check(path.read_bytes(), tmp_path)
+    assert found(report) == {"CF-0004": 5000}
+    assert report.rows == 5000
+
+
+def test_a_file_of_more_rows_than_its_size_can_hold_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("audit_layer.costs.focus_check.parquet.MAX_ROWS", 1000)
+    monkeypatch.setattr("audit_layer.costs.focus_check.parquet.ROWS_PER_BYTE", 1)
+    same = parquet(tmp_path, [charges()["usage"]] * 60_000)
+    report = check(same, tmp_path)
+    assert found(report) == {"CF-0006": 1}
+    assert not report.complete
 
 
 def test_bytes_that_are_no_utf_8_are_found(tmp_path):
