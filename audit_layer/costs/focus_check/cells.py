@@ -23,7 +23,9 @@ _CACHED: Final = 200
 """Characters of a text whose reading is remembered, so that what a stranger wrote does not fill the memory."""
 
 _NUMBER: Final = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:E-?\d{1,3})?", re.ASCII)
-_DATE_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
+_DATE_TIME: Final = re.compile(
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,9})?Z", re.ASCII
+)
 _FORMULAS: Final = tuple("=+-@\t\r＝＋－＠")
 """First characters that make a cell a formula; Excel accepts the full-width forms as well."""
 _PLACEHOLDERS: Final = frozenset(

@@ -67,7 +67,9 @@ def _check(table: Table, dataset: Dataset, collector: Collector, progress: Progr
     judges = judges_of(dataset, known, table.floating)
     whole = Whole(dataset, known)
     needed = [name for name in PIVOTS if name in known]
-    rows_judged = "ChargeCategory" in known or "ChargeCategory" not in dataset.columns
+    rows_judged = (
+        "ChargeCategory" in known or "ChargeCategory" not in dataset.columns
+    ) and table.unreadable.isdisjoint(PIVOTS)
     count = 0
     for number, cells in table.rows():
         count += 1

@@ -12,6 +12,10 @@ SHOWN: Final = 80
 """Characters of a value that a finding shows."""
 
 
+_COLUMNS: Final = 100
+"""Columns that the tally of one rule names."""
+
+
 class Force(StrEnum):
     """How binding a rule is: MUST fails the file, SHOULD is advice (BCP 14)."""
 
@@ -94,7 +98,7 @@ class Collector:
             return
         self._rules[rule.id] = rule
         self._counts[rule.id] += 1
-        if column is not None and len(self._columns[rule.id]) < self._most:
+        if column is not None and len(self._columns[rule.id]) < _COLUMNS:
             self._columns[rule.id].add(shown(column))
         if self._counts[rule.id] <= self._most:
             place = None if column is None else shown(column)

@@ -1,5 +1,7 @@
 """Every rule is broken by a file that breaks nothing else, and by no valid file."""
 
+from pathlib import Path
+
 import pytest
 
 from audit_layer.costs.focus_check.report import Force
@@ -75,3 +77,12 @@ def test_a_column_of_another_version_is_named_as_such(tmp_path):
     report = check(csv_bytes(list(rows.values())), tmp_path)
     told = {f.column: f.expected for f in report.findings if f.rule == "CF-0105"}
     assert "FOCUS 1.4 has it" in told["ServiceProviderName"]
+
+
+def test_the_documentation_lists_every_rule():
+    page = Path(__file__).parents[4].joinpath("docs", "focus.md").read_text("utf-8")
+    rows = [line for line in page.split("\n") if line.startswith("| CF-")]
+    assert rows == [
+        f"| {rule.id} | {rule.force.value} | {rule.says} | {rule.source} |"
+        for rule in sorted(RULES.values(), key=lambda rule: rule.id)
+    ]
