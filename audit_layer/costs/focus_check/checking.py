@@ -1,5 +1,5 @@
 """A file against the rules of one dataset of one version of FOCUS: row by row, in memory that does not grow with its size
-beyond the digests of rows and keys (about 50 bytes for each).
+beyond the digests of rows and keys (50 to 100 bytes for each).
 """
 
 import difflib

@@ -1,6 +1,6 @@
 """What the rows of a file say about each other: facts that belong together, and rows that appear twice. Pure.
 
-Keys and values are kept as digests (see `seen`), about 50 bytes for each; a finding names the row that said otherwise.
+Keys and values are kept as digests (see `seen`), 50 to 100 bytes for each; a finding names the row that said otherwise.
 """
 
 from collections.abc import Collection, Iterator, Sequence

@@ -200,3 +200,14 @@ def test_parquet_without_its_package_is_told(tmp_path, monkeypatch):
         check(b"PAR1", tmp_path)
     assert caught.value.code is Code.CONFIGURATION
     assert "counterfoil[parquet]" in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_progress_ends_at_the_size_of_the_file(pack, tmp_path):
+    row = charges()["usage"]
+    content = pack(csv_bytes([{**row, "ChargeDescription": str(at)} for at in range(3000)]))
+    told = []
+    check(content, tmp_path, progress=lambda done, size: told.append((done, size)))
+    assert len(told) == 3
+    assert told == sorted(told)
+    assert told[-1] == (len(content), len(content))
