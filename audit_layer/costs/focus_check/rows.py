@@ -41,6 +41,8 @@ _DESCRIBES: Final = {
     "ConsumedUnit": "ConsumedQuantity",
     "InvoiceDetailId": "InvoiceId",
     "AllocatedResourceId": "AllocatedMethodId",
+    "AllocatedResourceName": "AllocatedResourceId",
+    "AllocatedTags": "AllocatedMethodId",
     "PricingUnit": "PricingQuantity",
     "RegionName": "RegionId",
     "ResourceName": "ResourceId",
@@ -52,6 +54,7 @@ _DESCRIBES: Final = {
 }
 """A column that is null where another one is."""
 _ALWAYS_DESCRIBES: Final = (
+    "AllocatedResourceName",
     "CommitmentDiscountCategory",
     "CommitmentDiscountType",
     "CommitmentDiscountUnit",
@@ -70,6 +73,13 @@ _UNIT_PRICES: Final = (
     "PricingCurrencyContractedUnitPrice",
     "PricingCurrencyListUnitPrice",
 )
+_OF_SKU_PRICE: Final = (
+    *_UNIT_PRICES,
+    "CommitmentDiscountQuantity",
+    "ConsumedQuantity",
+    "PricingQuantity",
+)
+"""Columns that FOCUS 1.4 wants null where SkuPriceId is."""
 _CURRENCY_PAIRS: Final = (
     ("PricingCurrencyContractedUnitPrice", "ContractedUnitPrice"),
     ("PricingCurrencyEffectiveCost", "EffectiveCost"),
@@ -102,12 +112,19 @@ def judges_of(
         _same_currency,
         _amounts,
     ]
+    if dataset.version != "1.2" and "SkuPriceId" in names:
+        judges.append(_sku_price(names))
+    exempt = dataset.version == "1.2"  # Corrections: later versions have no such exception
     products = (
         ("ListCost", "ListUnitPrice", rules.LIST_COST, rules.LIST_ROUNDED),
         ("ContractedCost", "ContractedUnitPrice", rules.CONTRACTED_COST, rules.CONTRACTED_ROUNDED),
     )
     judges += [
-        _product(*product, binary=bool({*product[:2], "PricingQuantity"} & frozenset(floating)))
+        _product(
+            *product,
+            exempt=exempt,
+            binary=bool({*product[:2], "PricingQuantity"} & frozenset(floating)),
+        )
         for product in products
         if {*product[:2], "PricingQuantity"} <= names
     ]
@@ -152,6 +169,23 @@ def _prices(names: frozenset[str]) -> Judge:
             for name in columns:
                 if row[name] is None:
                     yield rules.PRICED, name, f"a value, as the charge is a {category}"
+
+    return judge
+
+
+def _sku_price(names: frozenset[str]) -> Judge:
+    without = [name for name in _OF_SKU_PRICE if name in names]
+    with_it = [name for name in _UNIT_PRICES if name in names]
+
+    def judge(row: Row) -> Iterator[Found]:
+        if row["SkuPriceId"] is None:
+            for name in without:
+                if row[name] is not None:
+                    yield rules.NO_SKU_PRICE, name, "null, as SkuPriceId is"
+        elif _correction(row) or row["ChargeCategory"] not in {"Usage", "Purchase"}:  # else CF-0302
+            for name in with_it:
+                if row[name] is None:
+                    yield rules.SKU_PRICE, name, "a value, as SkuPriceId has one"
 
     return judge
 
@@ -253,11 +287,13 @@ def _amounts(row: Row) -> Iterator[Found]:
             yield rules.CREDIT, name, f"the BilledCost, {_plain(billed)}"
 
 
-def _product(cost_name: str, price_name: str, wrong: Rule, rounded: Rule, *, binary: bool) -> Judge:
+def _product(
+    cost_name: str, price_name: str, wrong: Rule, rounded: Rule, *, exempt: bool, binary: bool
+) -> Judge:
     def judge(row: Row) -> Iterator[Found]:
         cost, price = number(row[cost_name]), number(row[price_name])
         quantity = number(row["PricingQuantity"])
-        if cost is None or price is None or quantity is None or _correction(row):
+        if cost is None or price is None or quantity is None or (exempt and _correction(row)):
             return
         product = EXACT.multiply(price, quantity)
         if cost == product or (binary and _nearly(cost, product)):

@@ -101,6 +101,10 @@ COMMITMENT_ROW = _must(
 )
 UNUSED_USAGE = _must("0315", "what is Unused of a commitment is Usage", "DiscountHandling")
 PARENT = _must("0316", "a ServiceSubcategory is one of its ServiceCategory's", "ServiceSubcategory")
+NO_SKU_PRICE = _must(
+    "0318", "1.4: unit prices and quantities are null where SkuPriceId is", "nullability"
+)
+SKU_PRICE = _must("0319", "1.4: unit prices are filled where SkuPriceId is", "nullability")
 METER = _should("0317", "a SkuMeter is filled when SkuId is", "SkuMeter")
 
 # Arithmetic within a row

@@ -163,6 +163,10 @@ def charges_1_4() -> dict[str, Row]:
             "AllocatedTags": '{"app": "search"}',
             "AllocatedMethodDetails": '{"Elements": [{"Ratio": 0.5}]}',
         }
+        if (
+            name == "correction"
+        ):  # the product holds for it as well: prices are not negative, so the quantity is
+            changed |= {"PricingQuantity": "-200.0", "ConsumedQuantity": "-200000.0"}
         moved[name] = complete(changed, "cost-and-usage", "1.4")
     return moved
 

@@ -31,7 +31,7 @@ def test_a_broken_rule_is_found_and_no_other(broken, tmp_path):
 
 
 RELATED = {
-    "CF-0303": {"InvoiceDetailId", "AllocatedResourceId"},
+    "CF-0303": {"InvoiceDetailId", "AllocatedResourceId", "AllocatedResourceName", "AllocatedTags"},
     "CF-0315": {"ChargeCategory"},
     "CF-0402": {"ListCost"},
     "CF-0404": {"ContractedCost"},
