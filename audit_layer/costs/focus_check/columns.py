@@ -272,12 +272,7 @@ DATASETS: Final = {
     (COST_AND_USAGE, "1.4"): Dataset(
         COST_AND_USAGE, "1.4", _columns(_BOTH, _ONLY_1_4), _GROUPS_1_4, SUBCATEGORIES
     ),
-    (INVOICE_DETAIL, "1.4"): Dataset(
-        INVOICE_DETAIL,
-        "1.4",
-        _columns(_INVOICE_DETAIL),
-        (("PaymentCurrency", "PaymentCurrencyBilledCost"),),
-    ),
+    (INVOICE_DETAIL, "1.4"): Dataset(INVOICE_DETAIL, "1.4", _columns(_INVOICE_DETAIL)),
     (BILLING_PERIOD, "1.4"): Dataset(BILLING_PERIOD, "1.4", _columns(_BILLING_PERIOD)),
 }
 """Every dataset that can be checked, by its name and version."""

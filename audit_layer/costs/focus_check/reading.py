@@ -211,7 +211,7 @@ def open_table(path: Path, note: Note) -> "CsvTable | ParquetTable":
             raise CounterfoilError(
                 Code.CONFIGURATION,
                 f"{path} is Parquet, which cannot be read without the package {error.name}",
-                remedy="pip install 'counterfoil[parquet]'",
+                remedy="pip install 'counterfoil[audit]'",
             ) from error
         return ParquetTable(path, note)
     return CsvTable(path, note)

@@ -199,7 +199,7 @@ def test_parquet_without_its_package_is_told(tmp_path, monkeypatch):
     with pytest.raises(CounterfoilError) as caught:
         check(b"PAR1", tmp_path)
     assert caught.value.code is Code.CONFIGURATION
-    assert "counterfoil[parquet]" in (caught.value.remedy or "")
+    assert "counterfoil[audit]" in (caught.value.remedy or "")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
