@@ -12,7 +12,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -100,20 +100,23 @@ def _texts(pa: Any, column: Any, cell: int) -> list[str | None]:
     """Return a batch's cells as text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        words = _texts(pa, column.dictionary, cell)
-        return [None if at is None else words[at] for at in column.indices.to_pylist()]
+        places = column.indices.to_pylist()
+        used = sorted({at for at in places if at is not None})
+        words = dict(
+            zip(
+                used,
+                _texts(pa, column.dictionary.take(pa.array(used, pa.int64())), cell),
+                strict=True,
+            )
+        )
+        return [None if at is None else words[at] for at in places]
     write: Callable[[Any], str] = str
     if pa.types.is_timestamp(kind):
         # Nanoseconds are cut: that a time has a fraction of a second is what counts, and they come in tenths of thousands.
         column, write = column.cast(pa.timestamp("us"), safe=False), _time
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         write = _plain
-    return [None if value is None else write(value)[: cell + 1] for value in _values(column)]
-
-
-def _values(column: Any) -> Iterator[Any]:
-    """Yield values one by one: a list of long texts would hold each of them twice."""
-    return (value.as_py() for value in column)
+    return [None if value is None else write(value)[: cell + 1] for value in column.to_pylist()]
 
 
 def _plain(value: float | Decimal) -> str:
