@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from audit_layer.costs.contracts.bill import Bill
 from audit_layer.costs.contracts.store import Contract
+from audit_layer.costs.interval import Interval
 from audit_layer.costs.invoicing import Listed, Outcome
 from audit_layer.costs.ledger.balances import Balance, Entry
 from audit_layer.costs.reconciling.words import headline, in_words
@@ -180,6 +181,35 @@ class EventView(View):
     amount: str
 
 
+class IntervalView(View):
+    """What the beacon's sample says about all receipts that an invoice bills, in its currency."""
+
+    confidence: str
+    low: str
+    high: str
+    found: str
+    """What audits proved to be overbilled."""
+    open: str
+    """What audits without an answer may add."""
+    unaudited: str
+    """The amount of the receipts that nobody audited."""
+    sentence: str
+
+    @classmethod
+    def of(cls, interval: Interval, currency: str) -> Self:
+        """Return the view."""
+        text = format_decimal
+        return cls(
+            confidence=text(interval.confidence),
+            low=text(interval.low),
+            high=text(interval.high),
+            found=text(interval.found),
+            open=text(interval.open),
+            unaudited=text(interval.unaudited),
+            sentence=interval.sentence(currency),
+        )
+
+
 class ReconciliationView(View):
     """An invoice compared with what is proven."""
 
@@ -201,6 +231,8 @@ class ReconciliationView(View):
     history: list[EventView]
     headline: str
     sentences: list[SentenceView]
+    sample: IntervalView | None
+    """Null without receipts."""
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
@@ -219,6 +251,9 @@ class ReconciliationView(View):
                 for event in outcome.history
             ],
             headline=headline(outcome.result),
+            sample=None
+            if outcome.interval is None
+            else IntervalView.of(outcome.interval, outcome.result.currency),
             sentences=[
                 SentenceView(part=one.part, amount=exact(one.amount), text=one.text, do=one.do)
                 for one in words
