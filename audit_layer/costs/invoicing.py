@@ -281,8 +281,9 @@ def _judged(db: Session, outcome: Outcome) -> State:
     at = invoice.period.end - 1
     terms = None if tenant is None else terms_at(db, tenant, invoice.operator, at)
     tolerance = Tolerance() if terms is None else terms.tolerance
+    beyond = result.gap - result.parts["rounding"]  # which intake has bounded by the smallest unit
     return first_state(
-        result.gap, result.proven, tolerance, _tolerated(db, invoice.operator, outcome.id)
+        beyond, result.proven, tolerance, _tolerated(db, invoice.operator, outcome.id)
     )
 
 

@@ -1,5 +1,7 @@
 """Answers of the cost routes. Money is exact text, hashes lower-case hexadecimal, times Unix milliseconds."""
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +15,11 @@ from audit_layer.costs.reconciling.words import headline, in_words
 from audit_layer.costs.reporting import as_json, exact
 from audit_layer.costs.schedule import PeriodState
 from shared.codec.money import format_decimal
+
+
+def plain(amount: Decimal) -> str:
+    """Return an exact amount without zeros that say nothing."""
+    return exact(Fraction(amount))
 
 
 class View(BaseModel):
@@ -85,7 +92,7 @@ class BillView(View):
     @classmethod
     def of(cls, bill: Bill) -> Self:
         """Return the view."""
-        text = format_decimal
+        text = plain
         return cls(
             currency=bill.currency,
             usage=text(bill.usage),
@@ -94,7 +101,7 @@ class BillView(View):
                 for item in bill.charges
             ],
             held=text(bill.held),
-            total=text(bill.total),
+            total=format_decimal(bill.total),
             due=text(bill.due),
             usage_priced=text(bill.usage_priced),
             pricing_currency=bill.pricing_currency,
@@ -198,7 +205,7 @@ class IntervalView(View):
     @classmethod
     def of(cls, interval: Interval, currency: str) -> Self:
         """Return the view."""
-        text = format_decimal
+        text = plain
         return cls(
             confidence=text(interval.confidence),
             low=text(interval.low),
@@ -271,7 +278,7 @@ class BalanceView(View):
     @classmethod
     def of(cls, item: Balance) -> Self:
         """Return the view."""
-        return cls(account=item.account, currency=item.currency, amount=format_decimal(item.amount))
+        return cls(account=item.account, currency=item.currency, amount=plain(item.amount))
 
 
 class EntryView(View):
@@ -293,8 +300,8 @@ class EntryView(View):
             journal=item.journal,
             kind=item.kind,
             day=item.day.isoformat(),
-            amount=format_decimal(item.amount),
-            balance=format_decimal(item.balance),
+            amount=plain(item.amount),
+            balance=plain(item.balance),
             currency=item.currency,
             memo=item.memo,
             mirrors=item.mirrors,
