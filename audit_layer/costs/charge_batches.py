@@ -9,6 +9,7 @@ from audit_layer.costs.billing import CHARGES, Prices, audit_state, bill_of
 from audit_layer.costs.books import held
 from audit_layer.costs.charge import TOKENS, AuditState
 from audit_layer.costs.models import PeriodRow
+from audit_layer.costs.payable import Standing
 
 PAGE: Final = 20_000
 _PASSED: Final = AuditState.PASSED.value
@@ -32,7 +33,7 @@ def usage_batches(
         "pricing_currency": bill.pricing_currency if foreign else None,
         "fx_rate": bill.fx_rate if foreign else None,
     }
-    prices, waiting = Prices(db, bill.fx_rate), frozenset(held(db))
+    prices, waiting = Prices(db, bill.fx_rate), held(db)
     result = db.execute(CHARGES, {"period": row.id}, execution_options={"yield_per": PAGE})
     places = {name: place for place, name in enumerate(result.keys())}
     for page in result.partitions(PAGE):
@@ -46,11 +47,11 @@ def _by_kind(
     given: Mapping[str, Any],
     row: PeriodRow,
     prices: Prices,
-    waiting: frozenset[bytes],
+    waiting: Mapping[bytes, Standing],
     names: Mapping[bytes, str],
 ) -> Iterator[dict[str, Any]]:
     receipts, nets, ended = given["receipt"], given["net"], given["ended"]
-    stuck = [receipt in waiting for receipt in receipts] if waiting else [False] * len(receipts)
+    stuck = [waiting.get(receipt) for receipt in receipts] if waiting else [None] * len(receipts)
     priced = [
         prices.of(card, model)
         for card, model in zip(given["rate_card"], given["model_root"], strict=True)
@@ -64,8 +65,12 @@ def _by_kind(
             (AuditState.HELD if wait else audit_state(verdicts, net)).value
             for wait, verdicts, net in zip(stuck, given["verdict"], nets, strict=True)
         ],
-        "reason": list(given["why"]),
-        "because": list(given["because"]),
+        "reason": [
+            wait.reason if wait else why for wait, why in zip(stuck, given["why"], strict=True)
+        ],
+        "because": [
+            wait.because if wait else why for wait, why in zip(stuck, given["because"], strict=True)
+        ],
     }
     for kind in TOKENS:
         chosen = [at for at, quantity in enumerate(given[kind.value]) if quantity]
