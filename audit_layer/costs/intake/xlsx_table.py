@@ -18,7 +18,7 @@ from audit_layer.costs.intake.limits import MAX_CELL, MAX_COLUMNS, MAX_ROWS
 from audit_layer.costs.intake.table import EMPTY, Cell, Range, Row, Table, index_of
 from audit_layer.costs.intake.xlsx_package import Attributes, Handler, Package, target
 
-_WORKBOOK: Final = "xl/workbook.xml"
+_SINGLE: Final = frozenset({"officeDocument", "sharedStrings", "styles"})
 _REFERENCE: Final = re.compile(r"([A-Z]{1,3})([1-9][0-9]{0,6})", re.ASCII)
 _NUMBER: Final = re.compile(
     r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?", re.ASCII
@@ -58,17 +58,22 @@ class _Book(Handler):
             self.from_1904 = attributes.get("date1904", "").lower() in _TRUE
 
 
-@dataclass(slots=True)
 class _Relations(Handler):
-    targets: dict[str, str] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
+    """What the part `base` refers to: parts by relationship, and by what they are to it."""
+
+    def __init__(self, base: str) -> None:
+        self.targets: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
+        self._base = base
 
     def start(self, tag: str, attributes: Attributes) -> None:
-        if tag == "Relationship" and attributes.get("TargetMode") != "External":
-            _bounded(self.targets)
-            part = target(_WORKBOOK, attributes.get("Target", ""))
-            self.targets[attributes.get("Id", "")] = part
-            self.kinds[attributes.get("Type", "").rpartition("/")[2]] = part
+        if tag != "Relationship" or attributes.get("TargetMode") == "External":
+            return
+        _bounded(self.targets)
+        name, kind = attributes.get("Id", ""), attributes.get("Type", "").rpartition("/")[2]
+        if name in self.targets or (kind in self.kinds and kind in _SINGLE):
+            raise refused(f"is a damaged workbook: {quoted(kind)} is in it twice")
+        self.targets[name] = self.kinds[kind] = target(self._base, attributes.get("Target", ""))
 
 
 class _Strings(Handler):
@@ -260,11 +265,16 @@ class _Cells(Handler):
 def xlsx_table(content: bytes, sheet: str | None) -> Table:
     """Return the rows of one visible sheet: the named one, or the only one. MALFORMED for anything else."""
     package = Package(content)
-    if _WORKBOOK not in package:
+    root, book, strings, styles = _Relations(""), _Book(), _Strings(), _Styles()
+    if "_rels/.rels" in package:
+        package.read("_rels/.rels", root)
+    workbook = root.kinds.get("officeDocument", "")
+    if not workbook.endswith(".xml") or workbook not in package:
         raise refused("is a ZIP archive, but no .xlsx workbook")
-    book, relations, strings, styles = _Book(), _Relations(), _Strings(), _Styles()
-    package.read(_WORKBOOK, book)
-    package.read("xl/_rels/workbook.xml.rels", relations)
+    package.read(workbook, book)
+    folder, _, name = workbook.rpartition("/")
+    relations = _Relations(workbook)
+    package.read(f"{folder}/_rels/{name}.rels".lstrip("/"), relations)
     chosen, notes = _chosen(book.sheets, sheet)
     if chosen.relation not in relations.targets:
         raise refused(f"is a damaged workbook: the sheet {quoted(chosen.name)} is not in it")
