@@ -166,6 +166,8 @@ class FocusRows:
         if kind is None:
             return None
         consumed, priced = units
+        if consumed is not None and priced is not None and consumed.what != priced.what:
+            priced = None  # a price for something else than what was consumed
         which = "Consumed" if consumed is not None and self._text(row, "ConsumedQuantity") else "Pricing"  # fmt: skip
         unit = consumed if which == "Consumed" else priced
         before = self._problems.count

@@ -12,7 +12,7 @@ from audit_layer.costs.intake import values
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts, shown
 from audit_layer.costs.intake.faults import Problems, Unreadable
-from audit_layer.costs.intake.mapping import INVOICE_FIELDS
+from audit_layer.costs.intake.forms import INVOICE_FIELDS
 from audit_layer.costs.intake.table import Cell, Column, Row
 from audit_layer.costs.intake.trace import FieldReading, RowReading
 

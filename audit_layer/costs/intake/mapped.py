@@ -9,9 +9,10 @@ from audit_layer.costs.charge import ChargeKind
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts
 from audit_layer.costs.intake.faults import Problems, quoted, refused
+from audit_layer.costs.intake.forms import TOTALS, RowRule
 from audit_layer.costs.intake.limits import MAX_ROWS
 from audit_layer.costs.intake.lines import Draft, LineReader
-from audit_layer.costs.intake.mapping import TOTALS, InvoiceMapping, RowRule
+from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.table import Column, Row, Table, index_of, plain
 from audit_layer.costs.intake.trace import RowReading, Trace
 

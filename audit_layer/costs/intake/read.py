@@ -18,9 +18,10 @@ from audit_layer.costs.intake.csv_table import csv_table
 from audit_layer.costs.intake.facts import Facts, state
 from audit_layer.costs.intake.faults import Problem, Problems, refused
 from audit_layer.costs.intake.focus_rows import REQUIRED, FocusRows
+from audit_layer.costs.intake.forms import INVOICE_FIELDS, DateForm, NumberForm
 from audit_layer.costs.intake.lines import Draft
 from audit_layer.costs.intake.mapped import MappedRows
-from audit_layer.costs.intake.mapping import INVOICE_FIELDS, DateForm, InvoiceMapping, NumberForm
+from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.ours import billed
 from audit_layer.costs.intake.parquet_table import parquet_table
 from audit_layer.costs.intake.table import Table

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from audit_layer.costs.exports.table import FORMULAS, neutral
 from audit_layer.costs.intake.currencies import ISO_4217
 from audit_layer.costs.intake.faults import Unreadable
-from audit_layer.costs.intake.mapping import DateForm, NumberForm
+from audit_layer.costs.intake.forms import DateForm, NumberForm
 from audit_layer.costs.intake.table import Cell, plain
 from shared.codec.ids import NAME, check_label
 from shared.codec.moment import day_of, parse_day, parse_rfc3339

@@ -15,8 +15,8 @@ from audit_layer.costs.billed import BilledInvoice, BilledLine
 from audit_layer.costs.charge import USAGE, ChargeKind
 from audit_layer.costs.intake.facts import Facts
 from audit_layer.costs.intake.faults import Problems
+from audit_layer.costs.intake.forms import DateForm, NumberForm, TaxForm
 from audit_layer.costs.intake.lines import Draft
-from audit_layer.costs.intake.mapping import DateForm, NumberForm, TaxForm
 from audit_layer.costs.intake.values import Day
 from shared.codec.moment import Period, days_period
 from shared.codec.money import exact_sum, minor_digits
