@@ -120,6 +120,8 @@ class FocusRows:
         for count, row in enumerate(rows, start=1):
             if count > MAX_ROWS:
                 raise refused(f"has more than {MAX_ROWS} rows")
+            if self._problems.are_enough(row.number):
+                break
             reading = RowReading(row.number, "line")
             draft = None
             if row.blank:

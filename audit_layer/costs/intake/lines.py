@@ -138,7 +138,7 @@ class LineReader:
         try:
             value = parse(cell)
         except Unreadable as error:
-            hint = self._conventions.meant(field, cell.text)
+            hint = self._conventions.meant(field, cell.text) if self._problems.lists_more() else ""
             self._problems.add(
                 f"{error}{hint}", row=row.number, column=str(column), field=field, raw=cell.text
             )

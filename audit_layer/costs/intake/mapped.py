@@ -54,6 +54,8 @@ class MappedRows:
         for count, row in enumerate(self._table.rows, start=1):
             if count > MAX_ROWS:
                 raise refused(f"has more than {MAX_ROWS} rows")
+            if self._problems.are_enough(row.number):
+                break
             if row.number in addressed:
                 self._note_cells(row)
             if row.number == header:
@@ -209,9 +211,9 @@ class MappedRows:
     def _unknown_kind(self, row: Row, meaning: str, reader: LineReader) -> None:
         column = str(reader.columns["kind"])
         kinds = ", ".join(ChargeKind)
+        hint = self._conventions.meant("kind", meaning) if self._problems.lists_more() else ""
         self._problems.add(
-            f"a text that values.kind translates, or one of {kinds}"
-            + self._conventions.meant("kind", meaning),
+            f"a text that values.kind translates, or one of {kinds}{hint}",
             row=row.number,
             column=column,
             field="kind",

@@ -62,6 +62,8 @@ class Preview:
     problems: tuple[Problem, ...]
     """The first of them."""
     problem_count: int
+    told: tuple[str, ...]
+    """The problems in words, safe to print, and how many more there are."""
     notes: tuple[str, ...]
     """What is not wrong, but worth knowing."""
 
@@ -113,6 +115,7 @@ def preview(
         counts=dict(reading.trace.counts),
         problems=tuple(reading.problems.listed),
         problem_count=reading.problems.count,
+        told=tuple(reading.problems.told()),
         notes=tuple(reading.trace.notes),
     )
 

@@ -15,6 +15,8 @@ _DATE_STYLES: Final = frozenset({*range(14, 18), 22, 27, 28, 29, 30, 31, 36, *ra
 """Built-in number formats of days; those of times of day alone are no dates."""
 _PERCENT_STYLES: Final = frozenset({9, 10})
 _LITERALS: Final = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
+_MAX_CODE: Final = 255
+"""Characters of a number format, as in a spreadsheet."""
 TRUE: Final = ("1", "true")
 _MAX_STRINGS: Final = 4_000_000
 _MAX_OTHERS: Final = 70_000
@@ -138,6 +140,8 @@ class Styles(Handler):
 
 def _shown_by(code: str) -> Shown:
     """Return what a number format shows: a day has a year or a day outside literals and conditions."""
+    if len(code) > _MAX_CODE:
+        raise refused(f"is a workbook with a number format of more than {_MAX_CODE} characters")
     bare = _LITERALS.sub("", code.partition(";")[0]).lower()
     if "y" in bare or "d" in bare:
         return Shown.DATE

@@ -311,6 +311,14 @@ def test_a_sheet_that_no_spreadsheet_writes_is_refused(sheet_data):
     malformed(lambda: cells(sheet_data))
 
 
+def test_a_number_format_longer_than_any_is_refused_before_it_is_looked_at():
+    def long(name: str, data: bytes) -> bytes:
+        formats = f'<numFmts><numFmt numFmtId="200" formatCode="{"[" * 200_000}"/></numFmts><fonts'
+        return data.replace(b"<fonts", formats.encode(), 1) if name == "xl/styles.xml" else data
+
+    assert "number format of more than" in refused(rebuilt(workbook(ROWS), long))
+
+
 def test_cells_of_every_kind_are_read_or_said_to_be_unreadable():
     [row] = cells(
         '<row><c><v>1</v></c><c t="str"><f>A1</f><v>x</v></c><c t="inlineStr"><is><r><t>a</t></r><r><t>b</t></r>'
