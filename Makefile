@@ -75,6 +75,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.arithmetic
 	$(BIN)/python -m benchmarks.log
 	$(BIN)/python -m benchmarks.detection --tokens 100000
+	$(BIN)/python -m benchmarks.interval
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(PYTEST_FLAGS)

@@ -1,9 +1,8 @@
 """The HTTPS interface: the query API for auditors, tenants, operators and finance, and the published log."""
 
 from importlib import metadata
-from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from audit_layer.api.parts import Parts
 from audit_layer.api.permissions import requiring
@@ -11,8 +10,8 @@ from audit_layer.api.public import public_router
 from audit_layer.api.public_statements import public_statements_router
 from audit_layer.api.routes import query_router
 from audit_layer.api.timestamps import timestamp_router
-from audit_layer.api.tokens import Access, Role
-from audit_layer.costs.http import cost_router
+from audit_layer.api.tokens import Role
+from audit_layer.costs.api.routes import cost_router
 from shared.runtime.http import install_problem_handlers
 from shared.runtime.queries import STRICT
 
@@ -32,14 +31,11 @@ def create_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     install_problem_handlers(app)
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE)
-
-    def tenant_scope(access: Annotated[Access, Depends(permitted)]) -> str | None:
-        return access.tenant
-
+    reads = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE)
+    keeps = requiring(parts.tokens, Role.FINANCE)
     strict = [STRICT]
     app.include_router(query_router(parts), dependencies=strict)
-    app.include_router(cost_router(parts.costs, tenant_scope), dependencies=strict)
+    app.include_router(cost_router(parts.engine, reads, keeps), dependencies=strict)
     app.include_router(public_router(parts))  # unknown parameters change no file
     app.include_router(timestamp_router(parts), dependencies=strict)
     app.include_router(public_statements_router(parts), dependencies=strict)

@@ -39,6 +39,8 @@ class Access:
     role: Role
     scope: str | None = None
     """Name of the tenant or operator; None for the roles that see all."""
+    name: str = ""
+    """The token's label: who it is, in what the books record."""
 
     @property
     def tenant(self) -> str | None:
@@ -88,7 +90,7 @@ class Tokens:
                     )
                 )
             if row is not None:
-                return Access(Role(row.role), row.scope)
+                return Access(Role(row.role), row.scope, row.name)
         raise CounterfoilError(Code.UNAUTHENTICATED, "the token is not valid")
 
     def list(self) -> list[ApiTokenRow]:

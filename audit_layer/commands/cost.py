@@ -1,47 +1,30 @@
-"""`counterfoil cost`: rating, invoices, reconciliation and exports for finance teams."""
+"""`counterfoil cost`: what is payable, billing periods, contracts, invoices, exports, for finance teams.
 
+Everything goes through the query API with a token of role finance; none of it needs the database.
+"""
+
+import base64
+import json
 from calendar import monthrange
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from audit_layer.commands.cost_client import Api, with_api
+from audit_layer.commands.cost_invoices import invoice, reconcile
+from audit_layer.commands.cost_keeping import bill, contract, ledger, period
+from audit_layer.commands.focus_check import check
+from audit_layer.commands.options import FILE
 from shared.codec.ids import check_name
-from shared.codec.moment import Period, day_of, days_period, now_ms, parse_day
+from shared.codec.moment import day_of, now_ms, parse_day
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.output import emit, json_option
-from shared.runtime.printable import for_terminal
+from shared.runtime.output import emit, table
 
-if TYPE_CHECKING:
-    from audit_layer.costs.reading import Unpaid
-    from audit_layer.costs.service import Costs
-
-
-@contextmanager
-def _costs(dsn_file: Path) -> Iterator["Costs"]:
-    """Open the books for one command."""
-    from audit_layer.costs.service import Costs  # noqa: PLC0415  # --help imports no SQLAlchemy
-    from audit_layer.storage.dsn import read_dsn_file  # noqa: PLC0415
-    from audit_layer.storage.engine import make_engine, role_named  # noqa: PLC0415
-
-    engine = make_engine(read_dsn_file(dsn_file), application_name="counterfoil-cost")
-    try:
-        with role_named("server"):
-            yield Costs(engine)
-    finally:
-        engine.dispose()
-
-
-dsn_option = click.option(
-    "--dsn-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="COUNTERFOIL_DATABASE_DSN_FILE",
-    show_envvar=True,
-    required=True,
-    help="File with the DSN of the service role `server`.",
+FORMATS = (
+    *("focus-1.2-csv", "focus-1.2-parquet", "focus-1.4-csv", "focus-1.4-parquet"),
+    *("focus-1.4-billing-period-csv", "focus-1.4-billing-period-parquet", "xlsx", "gl-csv"),
 )
 
 
@@ -93,31 +76,26 @@ def _days(start: date | None, end: date | None, zone_name: str) -> tuple[date, d
 
 @click.group("cost")
 def cost() -> None:
-    """Rate receipts, reconcile invoices, export FOCUS."""
+    """What is payable and why; billing periods, contracts, invoices, the ledger, exports."""
+
+
+for _command in (bill, check, contract, invoice, ledger, period, reconcile):
+    cost.add_command(_command)
 
 
 @cost.command("rate")
-@dsn_option
-@json_option
-def rate(dsn_file: Path, as_json: bool) -> None:
+@with_api
+def rate(api: Api, *, as_json: bool) -> None:
     """Rate and post every receipt that the books have not processed, and take every verdict into account."""
-    done = 0
-    with _costs(dsn_file) as costs:
-        while count := costs.rate_new():
-            done += count
-        while costs.heed_new():
-            continue
-        costs.settle_all()
-    emit({"rated_receipts": done}, as_json, lambda: f"{done} receipts rated and posted.")
+    found = api.post("/rate")
+    emit(found, as_json, lambda: f"{found['rated_receipts']} receipts rated and posted.")
 
 
-@cost.command("check")
-@dsn_option
-@json_option
-def check(dsn_file: Path, as_json: bool) -> int:
+@cost.command("fsck")
+@with_api
+def fsck(api: Api, *, as_json: bool) -> int:
     """Recompute the books from receipts, rate cards and verdicts. Exit code 3 when something differs."""
-    with _costs(dsn_file) as costs:
-        findings = costs.check()
+    findings = api.get("/fsck")["findings"]
     emit(
         {"findings": findings},
         as_json,
@@ -127,153 +105,173 @@ def check(dsn_file: Path, as_json: bool) -> int:
 
 
 @cost.command("report")
-@dsn_option
 @tenant_option
-@json_option
-def report(dsn_file: Path, tenant: str | None, as_json: bool) -> None:
+@with_api
+def report(api: Api, *, tenant: str | None, as_json: bool) -> None:
     """Show by operator and node what is payable, what a verdict holds up, and what is refused."""
-    with _costs(dsn_file) as costs:
-        rows = costs.totals(tenant=tenant)
-    emit(rows, as_json, lambda: _table("Booked", rows))
+    rows = api.get("/totals", tenant=tenant)
+    columns = (
+        *("operator", "node", "currency", "receipts", "tokens", "amount", "held"),
+        "refused",
+    )
+    emit(
+        rows,
+        as_json,
+        lambda: (
+            table("Booked", columns, [[row[name] for name in columns] for row in rows])
+            if rows
+            else "Nothing is booked yet."
+        ),
+    )
 
 
 @cost.command("unpaid")
-@dsn_option
 @tenant_option
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
 )
-@json_option
-def unpaid(dsn_file: Path, tenant: str | None, limit: int, as_json: bool) -> None:
+@with_api
+def unpaid(api: Api, *, tenant: str | None, limit: int, as_json: bool) -> None:
     """List the latest receipts that are not payable, or not yet, each with the statement that says so."""
-    with _costs(dsn_file) as costs:
-        rows = costs.unpaid(tenant=tenant, limit=limit)
+    rows = api.get("/unpaid", tenant=tenant, limit=limit)
+    emit(
+        rows,
+        as_json,
+        lambda: "\n".join(map(_paragraph, rows)) or "Everything that was rated is payable.",
+    )
 
-    def render() -> str:
-        return "\n".join(map(_paragraph, rows)) or "Everything that was rated is payable."
 
-    emit(rows, as_json, render)
-
-
-def _paragraph(row: "Unpaid") -> str:
-    amount = "never rated" if row.amount is None else f"{row.amount} {row.currency}"
+def _paragraph(row: dict[str, Any]) -> str:
+    amount = "never rated" if row["amount"] is None else f"{row['amount']} {row['currency']}"
     lines = [
-        f"{row.log_index}  {row.operator}/{row.node} for {row.tenant}, request {row.number}, attempt {row.attempt}",
-        f"  {row.state.value} ({amount}): {row.reason}",
-        f"  receipt  {row.receipt.hex()}",
+        (
+            f"{row['log_index']}  {row['operator']}/{row['node']} for {row['tenant']}, request {row['number']}, "
+            f"attempt {row['attempt']}"
+        ),
+        f"  {row['state']} ({amount}): {row['reason']}",
+        f"  receipt  {row['receipt']}",
     ]
-    if row.because is not None:
-        lines.append(f"  because  {row.because.hex()}")
+    if row["because"] is not None:
+        lines.append(f"  because  {row['because']}")
     return "\n".join(lines)
-
-
-@cost.command("reconcile")
-@click.argument("invoice", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@dsn_option
-@json_option
-def reconcile(invoice: Path, dsn_file: Path, as_json: bool) -> None:
-    """Compare an operator's INVOICE file with what receipts prove."""
-    from audit_layer.costs.invoices import MAX_BYTES  # noqa: PLC0415  # --help stays light
-    from audit_layer.costs.reporting import as_json as exact_json  # noqa: PLC0415
-    from audit_layer.costs.reporting import rounded  # noqa: PLC0415
-    from shared.runtime.reading import read_bounded  # noqa: PLC0415
-
-    content = read_bounded(invoice, MAX_BYTES)
-    with _costs(dsn_file) as costs:
-        result = costs.reconcile(costs.take_invoice(content))
-
-    def render() -> Any:
-        rows = [
-            {"": "proven by receipts", result.currency: rounded(result.proven, 6)},
-            *(
-                [{"": "  of it held", result.currency: rounded(result.held, 6)}]
-                if result.held
-                else []
-            ),
-            *(
-                {"": f"  {name}", result.currency: rounded(value, 6)}
-                for name, value in result.parts.items()
-                if value
-            ),
-            {"": "billed", result.currency: rounded(result.billed, 6)},
-        ]
-        return _table(f"Invoice {result.invoice_id} of {result.operator}", rows)
-
-    emit(exact_json(result), as_json, render)
 
 
 @cost.command("export")
 @click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV to write."
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write."
 )
-@dsn_option
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMATS),
+    default="focus-1.2-csv",
+    show_default=True,
+    help="What is written; never guessed from the file's name.",
+)
+@click.option("--period", type=click.IntRange(1), help="A billing period, instead of days.")
 @tenant_option
 @operator_option
 @from_option
 @to_option
 @zone_option
-@click.option(
-    "--allow-empty", is_flag=True, help="Write just the header where nothing was charged."
-)
-@json_option
+@click.option("--accounts", type=FILE, help="CSV from our accounts to yours, for gl-csv.")
+@click.option("--sign-key", type=FILE, help="Ed25519 key (PEM) to sign a manifest beside the file.")
+@click.option("--allow-empty", is_flag=True, help="Write a file also where nothing was charged.")
+@with_api
 def export(
+    api: Api,
+    *,
     out: Path,
-    dsn_file: Path,
+    format_name: str,
+    period: int | None,
     tenant: str | None,
     operator: str | None,
     start: date | None,
     end: date | None,
     zone_name: str,
+    accounts: Path | None,
+    sign_key: Path | None,
     allow_empty: bool,
     as_json: bool,
 ) -> None:
-    """Write a FOCUS 1.2 CSV of the period's charges (default: this month).
+    """Write a billing period, or the charges of some days (default: this month), in a named format.
 
-    An existing file is replaced as a whole. Where nothing was charged, nothing is written and the exit code is 4,
-    unless --allow-empty is given.
+    An existing file is replaced as a whole, once the new one is complete. Where nothing was charged, nothing is written and
+    the exit code is 4, unless --allow-empty is given.
     """
-    from audit_layer.costs.exports.focus_csv import to_csv  # noqa: PLC0415
+    from audit_layer.costs.exports.formats import check_extension, format_named  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.runtime.reading import read_bounded  # noqa: PLC0415
 
+    check_extension(out, format_named(format_name))
     first, after = _days(start, end, zone_name)
-    period = days_period(first, after, zone_name)
-    with _costs(dsn_file) as costs:
-        charges = costs.charges(period, tenant=tenant, operator=operator)
-        if not charges and not allow_empty:
-            raise _nothing(period, tenant, operator, costs.pending())
-    write_result(out, to_csv(charges).encode())
-    data = {"file": str(out), "rows": len(charges), "from": str(first), "to": str(after)}
-    emit(data, as_json, lambda: f"{len(charges)} charges of {first} to {after} written to {out}")
-
-
-def _nothing(
-    period: Period, tenant: str | None, operator: str | None, pending: int
-) -> CounterfoilError:
-    """Return the error that nothing is booked, with the likely reason."""
-    scope = "".join(
-        f" for {what} {name}" for what, name in (("tenant", tenant), ("operator", operator)) if name
+    days = {} if period else {"start": str(first), "end": str(after), "time_zone": zone_name}
+    answer = api.answer(
+        "GET",
+        "/export",
+        {
+            "format": format_name,
+            "period": period,
+            "tenant": tenant,
+            "operator": operator,
+            "accounts": None if accounts is None else read_bounded(accounts, 16_384).decode(),
+            **days,
+        },
     )
-    remedy = (
-        f"{pending} receipts in the log are not in the books yet: run `counterfoil cost rate`."
-        if pending
-        else "`counterfoil cost report` shows what is booked; --allow-empty writes just the header."
-    )
-    return CounterfoilError(
-        Code.NOT_FOUND,
-        f"nothing was charged{scope} in {period}; no file was written",
-        remedy=remedy,
-    )
+    manifest = json.loads(base64.b64decode(answer.headers["counterfoil-manifest"]))
+    what = f"billing period {period}" if period else f"{first} to {after}"
+    if not manifest["rows"] and not allow_empty:
+        raise CounterfoilError(
+            Code.NOT_FOUND,
+            f"nothing was charged in {what}; no file was written",
+            remedy="`counterfoil cost rate` books what is in the log; `counterfoil cost report` shows what is booked.",
+        )
+    write_result(out, answer.content)
+    if sign_key is not None:
+        _sign(out, manifest, sign_key)
+    data = {
+        "file": str(out),
+        "rows": manifest["rows"],
+        "format": format_name,
+        "sha256": manifest["sha256"],
+        "totals": manifest["totals"],
+    }
+    emit(data, as_json, lambda: f"{manifest['rows']} rows of {what} written to {out}")
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Any:
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+def _sign(out: Path, told: dict[str, Any], sign_key: Path) -> None:
+    """Check what was said about the file against the file, and sign it."""
+    from dataclasses import fields  # noqa: PLC0415  # --help stays light
+    from hashlib import sha256  # noqa: PLC0415
 
-    table = Table(title=escape(for_terminal(title)), title_justify="left")
-    columns = list(rows[0]) if rows else ["nothing is booked yet"]
-    for column in columns:
-        numeric = bool(rows) and column not in {"", "operator", "node", "currency"}
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(escape(for_terminal(str(row[column]))) for column in columns))
-    return table
+    from audit_layer.costs.exports.manifest import Manifest, beside, signed  # noqa: PLC0415
+    from shared.runtime.keys import load_ed25519, write_result  # noqa: PLC0415
+
+    values = {field.name: told[field.name] for field in fields(Manifest)} | {"file": out.name}
+    manifest = Manifest(**values)
+    if sha256(out.read_bytes()).hexdigest() != manifest.sha256:
+        raise CounterfoilError(Code.CONFLICT, "the file is not what the server says that it wrote")
+    write_result(beside(out), signed(manifest, load_ed25519(sign_key)))
+
+
+@click.command("name")
+@click.argument("name")
+@click.argument("root")
+@with_api
+def name_model(api: Api, *, name: str, root: str, as_json: bool) -> None:
+    """Give the model with this ROOT (hexadecimal, or a model's folder) a NAME for invoices and reports."""
+    folder = Path(root)
+    if folder.is_dir():
+        from shared.model.root import model_root  # noqa: PLC0415  # --help stays light
+
+        root = model_root(folder).hex()
+    found = api.put(f"/models/{name}", {"model_root": root.lower()})
+    emit(found, as_json, lambda: f"{name} is model {root[:16]}…")
+
+
+@click.command("names")
+@with_api
+def model_names(api: Api, *, as_json: bool) -> None:
+    """Show the models that have names."""
+    found = api.get("/models")
+    emit(found, as_json, lambda: table("Models", ("name", "model root"), sorted(found.items())))

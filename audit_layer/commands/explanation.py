@@ -53,7 +53,7 @@ MEANS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.PROFILE: "The node computes by a definition that no auditor of this log can repeat.",
         Reason.WITHHELD: "Nobody handed over what the audit needs, although the node was asked in time.",
         Reason.UNAVAILABLE: "The audit could not get what it needs (custodians' keys or the model), which is not the node's fault.",
-        Reason.UNREPLAYABLE: "The audit's own process failed several times on this request. A person has to look into it.",
+        Reason.UNREPLAYABLE: "The audit's own process failed several times, or lacks the time. A person has to look into it.",
         Reason.ESCROW: "The sealed request could not be opened by those who should be able to, which is not the node's fault.",
     }
 )

@@ -426,7 +426,7 @@ LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   -- Two withdrawals at once would each see the balance before the other's.
   PERFORM pg_advisory_xact_lock(hashtextextended(NEW.account || ' ' || NEW.currency, 0));
-  IF (SELECT sum(amount) FROM costs_postings WHERE account = NEW.account AND currency = NEW.currency) > 0 THEN
+  IF (SELECT sum(amount) FROM costs_postings WHERE account = NEW.account AND currency = NEW.currency) * NEW.amount > 0 THEN
     RAISE EXCEPTION 'account % has less than is taken from it', NEW.account
       USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_account_covered';
   END IF;
@@ -441,7 +441,7 @@ declare_trigger(
 CREATE CONSTRAINT TRIGGER costs_postings_covered
 AFTER INSERT ON costs_postings
 DEFERRABLE INITIALLY DEFERRED
-FOR EACH ROW WHEN (NEW.account ~ '^(escrow|stake|bounty|dispute):' AND NEW.amount > 0)
+FOR EACH ROW WHEN (NEW.account ~ '^(stake|slash|bounty|dispute):' AND NEW.amount > 0 OR NEW.account ~ '^escrow:' AND NEW.amount < 0)
 EXECUTE FUNCTION costs_account_is_covered()
 """,
 )

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -21,15 +21,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
-from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
+from audit_layer.costs.charge import AuditState, Charge
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, PAYABLE, Standing, State
-from audit_layer.costs.rating import RatedLine, Tokens, price_for, rate_tokens
-from audit_layer.costs.reconcile import Key, Proven
+from audit_layer.costs.rating import RatedLine, price_for, rate_tokens
 from audit_layer.costs.reporting import exact
 from audit_layer.trail.models import ReceiptRow
 from shared.codec.moment import Period, day_of
-from shared.statements.ratecards import Price
 
 Total = dict[str, str | int]
 
@@ -46,7 +44,7 @@ def charges(
     waiting = held(db)
     query = select(RatedReceiptRow).where(
         RatedReceiptRow.amount.is_not(None),
-        or_(and_(*_ended_in(period)), RatedReceiptRow.receipt.in_(_changed_in(period))),
+        or_(and_(*ended_in(period)), RatedReceiptRow.receipt.in_(_changed_in(period))),
     )
     if tenant is not None:
         query = query.where(RatedReceiptRow.tenant == tenant)
@@ -72,7 +70,7 @@ def totals(db: Session, tenant: str | None) -> list[Total]:
     refused = last.c.payable.is_(False)
     waiting = and_(
         ~func.coalesce(refused, False),
-        _among(RatedReceiptRow.receipt, held(db)),
+        among(RatedReceiptRow.receipt, held(db)),
     )
     payable = and_(~func.coalesce(refused, False), ~waiting)
     query = (
@@ -144,7 +142,7 @@ def unpaid(db: Session, tenant: str | None, limit: int) -> list[Unpaid]:
             or_(
                 ~RatedReceiptRow.billable,
                 last.c.payable.is_(False),
-                _among(RatedReceiptRow.receipt, waiting),
+                among(RatedReceiptRow.receipt, waiting),
             )
         )
         .order_by(RatedReceiptRow.log_index.desc())
@@ -217,7 +215,7 @@ def _standing_of(db: Session, receipt: bytes) -> Standing | None:
 
 def _amounts(db: Session, receipts: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
     query = select(RatedReceiptRow.receipt, RatedReceiptRow.amount, RatedReceiptRow.currency).where(
-        _among(RatedReceiptRow.receipt, receipts), RatedReceiptRow.amount.is_not(None)
+        among(RatedReceiptRow.receipt, receipts), RatedReceiptRow.amount.is_not(None)
     )
     return {
         receipt: (exact(Fraction(amount or 0)), currency or "")
@@ -229,7 +227,7 @@ def _first_answers(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return the receipt that counts for each of these orders."""
     query = (
         select(RatedReceiptRow.order_entry, RatedReceiptRow.receipt)
-        .where(_among(RatedReceiptRow.order_entry, orders))
+        .where(among(RatedReceiptRow.order_entry, orders))
         .order_by(RatedReceiptRow.log_index)
     )
     answers: dict[bytes, bytes] = {}
@@ -238,68 +236,12 @@ def _first_answers(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
     return answers
 
 
-def _among(column: Any, values: Iterable[bytes]) -> ColumnElement[bool]:
+def among(column: Any, values: Iterable[bytes]) -> ColumnElement[bool]:
     """Return the condition that a column has one of these values, however many."""
     return cast("ColumnElement[bool]", column == any_(literal(list(values), ARRAY(LargeBinary))))
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What the books hold about one operator and period, in one currency."""
-
-    proven: Mapping[Key, Proven]
-    held: Fraction
-    """The part of what is proven that awaits another worker's verdict."""
-
-
-def contract(db: Session, operator: str, period: Period) -> dict[str, Contract]:
-    """Return what receipts prove, by currency."""
-    last = last_corrections()
-    waiting = held(db)
-    cards = {
-        row.entry: card_of(row)
-        for row in db.scalars(select(RateCardRow).where(RateCardRow.operator == operator))
-    }
-    within = (
-        RatedReceiptRow.operator == operator,
-        RatedReceiptRow.amount.is_not(None),
-        *_ended_in(period),
-    )
-    payable = last.c.payable.is_distinct_from(False)
-    group = (
-        RatedReceiptRow.currency,
-        RatedReceiptRow.tenant,
-        RatedReceiptRow.node,
-        RatedReceiptRow.model_root,
-        RatedReceiptRow.rate_card,
-        payable,
-    )
-    columns = (RatedReceiptRow.input, RatedReceiptRow.cached, RatedReceiptRow.output)
-    query = (
-        select(*group, *map(func.sum, columns))
-        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
-        .where(*within)
-        .group_by(*group)
-    )
-    sums: dict[str, list[_Usage]] = defaultdict(list)
-    for currency, tenant, node, root, card, ok, *tokens in db.execute(query):
-        key = (tenant, node, root.hex())
-        price = price_for(cards[card], root)
-        sums[currency or ""].append(_Usage(key, ok, Tokens(*map(int, tokens)), price))
-    stuck = db.execute(
-        select(RatedReceiptRow.currency, func.sum(RatedReceiptRow.amount))
-        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
-        .where(*within, payable, _among(RatedReceiptRow.receipt, waiting))
-        .group_by(RatedReceiptRow.currency)
-    )
-    held_up = {currency or "": Fraction(amount or 0) for currency, amount in stuck}
-    return {
-        currency: Contract(_proven(found), held_up.get(currency, Fraction(0)))
-        for currency, found in sums.items()
-    }
-
-
-def _ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
+def ended_in(period: Period) -> tuple[ColumnElement[bool], ...]:
     """Return the condition for rated lines of a period; the day is what the index covers."""
     return (
         RatedReceiptRow.day >= day_of(period.start),
@@ -330,57 +272,6 @@ def _flips(db: Session, period: Period) -> Mapping[bytes, Sequence[CorrectionRow
     for row in rows:
         found[row.receipt].append(row)
     return found
-
-
-class _Usage(NamedTuple):
-    """What receipts of one key, rate card and standing add up to."""
-
-    key: Key
-    payable: bool
-    tokens: Tokens
-    price: Price
-
-
-def _proven(usage: Sequence[_Usage]) -> dict[Key, Proven]:
-    """Add usage up per key. Prices that changed within the period are averaged exactly, by quantity.
-
-    The price of a kind without tokens is the rate card's.
-    """
-    sums: dict[tuple[Key, bool], _Sum] = defaultdict(_Sum)
-    listed: dict[Key, Mapping[ChargeKind, Fraction]] = {}
-    for key, payable, tokens, price in usage:
-        sums[key, payable].add(tokens, price)
-        listed[key] = dict(zip(TOKENS, _each(price), strict=True))
-    proven = {}
-    for key, prices in listed.items():
-        ours, refused = sums[key, True], sums[key, False]
-        averaged = {kind: ours.price(kind, refused.price(kind, prices[kind])) for kind in TOKENS}
-        proven[key] = Proven(ours.quantities, averaged, refused.quantities)
-    return proven
-
-
-def _each(price: Price) -> Iterator[Fraction]:
-    """Return the price of one token of each kind."""
-    return (Fraction(amount) / price.per for amount in price.amounts())
-
-
-class _Sum:
-    """Tokens and value by kind."""
-
-    def __init__(self) -> None:
-        self.quantities = dict.fromkeys(TOKENS, 0)
-        self._values = dict.fromkeys(TOKENS, Fraction(0))
-
-    def add(self, tokens: Tokens, price: Price) -> None:
-        """Add tokens at a price."""
-        for kind, quantity, each in zip(TOKENS, tokens, _each(price), strict=True):
-            self.quantities[kind] += quantity
-            self._values[kind] += quantity * each
-
-    def price(self, kind: ChargeKind, otherwise: Fraction) -> Fraction:
-        """Return the price of one token, or `otherwise` where there was none."""
-        count = self.quantities[kind]
-        return self._values[kind] / count if count else otherwise
 
 
 def _charge(

@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from audit_layer.costs.reconcile import PARTS, Reconciliation
+from audit_layer.costs.reconciling.variance import PARTS, Reconciliation
 
-JSON = dict[str, "str | int | dict[str, str] | list[dict[str, object]]"]
+JSON = dict[str, object]
 
 
 def exact(value: Fraction) -> str:
@@ -38,20 +38,25 @@ def as_json(result: Reconciliation) -> JSON:
     return {
         "invoice_id": result.invoice_id,
         "operator": result.operator,
+        "tenant": result.tenant,
         "currency": result.currency,
         "proven": exact(result.proven),
         "held": exact(result.held),
         "billed": exact(result.billed),
+        "tax": exact(result.tax),
         "gap": exact(result.gap),
+        "fx_billed": None if result.fx_billed is None else exact(result.fx_billed),
         "parts": {name: exact(result.parts[name]) for name in PARTS},
+        "terms": {kind.value: exact(value) for kind, value in result.terms.items()},
         "keys": [
             {
-                "tenant": variance.key[0],
-                "node": variance.key[1],
-                "model_root": variance.key[2],
+                "tenant": variance.key.tenant,
+                "node": variance.key.node,
+                "model_root": variance.key.model_root and variance.key.model_root.hex(),
                 "tokens": {kind.value: count for kind, count in variance.tokens.items()},
                 "refused": {kind.value: count for kind, count in variance.refused.items()},
                 "parts": {name: exact(value) for name, value in variance.parts.items()},
+                "lines": list(variance.places),
             }
             for variance in result.keys
         ],

@@ -1,29 +1,18 @@
-"""The books: rate what is in the log, post it, take invoices, reconcile, export.
+"""The books: rate what is in the log, post it, tell what they say.
 
-Every use case is one transaction and may be repeated: a receipt is rated once, and an invoice is stored once.
+Every use case is one transaction and may be repeated: a receipt is rated once.
 """
 
-import json
-from fractions import Fraction
-from hashlib import sha256
-
 from sqlalchemy import Engine, func, select
-from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session
 
 from audit_layer.costs import rater, reading
 from audit_layer.costs.charge import Charge
 from audit_layer.costs.check import check_books
-from audit_layer.costs.invoices import Invoice
-from audit_layer.costs.models import InvoiceRow, RatedReceiptRow, ReconciliationRow
-from audit_layer.costs.reading import Contract, Payability, contract
-from audit_layer.costs.reconcile import Reconciliation, reconcile
-from audit_layer.costs.reporting import as_json
-from audit_layer.log.tile_table import log_size
+from audit_layer.costs.models import RatedReceiptRow
+from audit_layer.costs.reading import Payability
 from audit_layer.storage.engine import session
-from audit_layer.trail.models import PartyRow, ReceiptRow
-from shared.codec.moment import Period, now_ms
-from shared.runtime.errors import Code, CounterfoilError
+from audit_layer.trail.models import ReceiptRow
+from shared.codec.moment import Period
 
 BATCH = 500
 RATED_AT_ONCE = 20_000
@@ -62,70 +51,6 @@ class Costs:
         with session(self._engine) as db:
             return reading.payability(db, receipt)
 
-    # -- invoices ------------------------------------------------------------------------------------
-
-    def take_invoice(self, content: bytes) -> int:
-        """Store an invoice as submitted; the same bytes again are the same invoice.
-
-        Errors: MALFORMED; NOT_FOUND when this log does not know its operator; CONFLICT when another invoice has its number.
-        """
-        invoice = Invoice.parse(content)
-        digest = sha256(content).digest()
-        with session(self._engine) as db:
-            _check_operator(db, invoice.operator)
-            db.execute(
-                upsert(InvoiceRow)
-                .values(
-                    operator=invoice.operator,
-                    invoice_id=invoice.invoice_id,
-                    digest=digest,
-                    content=content,
-                    format="json",
-                    received_at=now_ms(),
-                    received_by="",
-                )
-                .on_conflict_do_nothing()
-            )
-            known = db.scalars(
-                select(InvoiceRow).where(
-                    InvoiceRow.operator == invoice.operator,
-                    InvoiceRow.invoice_id == invoice.invoice_id,
-                )
-            ).one()
-            if known.digest != digest:
-                raise CounterfoilError(
-                    Code.CONFLICT,
-                    f"invoice {invoice.invoice_id!r} of {invoice.operator} was submitted before "
-                    "with different content",
-                    remedy="A corrected invoice needs a number of its own.",
-                )
-            return known.id
-
-    def reconcile(self, invoice_row: int) -> Reconciliation:
-        """Compare a stored invoice with the rated lines of its period and currency, and keep the result.
-
-        Errors: NOT_FOUND; CONFLICT when the contract has only another currency.
-        """
-        with session(self._engine) as db:
-            row = db.get(InvoiceRow, invoice_row)
-            if row is None:
-                raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {invoice_row}")
-            invoice = Invoice.parse(row.content)
-            held_to = contract(db, invoice.operator, invoice.days.period)
-            currencies = set(held_to) or {invoice.currency}
-            currency = invoice.currency if invoice.currency in currencies else min(currencies)
-            terms = held_to.get(currency, Contract({}, Fraction(0)))
-            result = reconcile(invoice, terms.proven, currency=currency, held=terms.held)
-            db.add(
-                ReconciliationRow(
-                    invoice=row.id,
-                    log_size=log_size(db),
-                    result=json.dumps(as_json(result)),
-                    computed_at=now_ms(),
-                )
-            )
-            return result
-
     # -- reading -------------------------------------------------------------------------------------
 
     def charges(
@@ -157,14 +82,3 @@ class Costs:
                 )
                 or 0
             )
-
-
-def _check_operator(db: Session, name: str) -> None:
-    """Refuse an operator that this log does not know, naming those that it does."""
-    known = sorted(set(db.scalars(select(PartyRow.name).where(PartyRow.role == "operator"))))
-    if name not in known:
-        raise CounterfoilError(
-            Code.NOT_FOUND,
-            f"the invoice's operator {name!r} is not registered here",
-            remedy=f"Known operators: {', '.join(known[:20]) or 'none yet'}.",
-        )

@@ -1,16 +1,23 @@
-"""Celery task of the cost room: one call."""
+"""Celery tasks of the cost room: one call each."""
 
 from celery import Celery
 
+from audit_layer.costs.closing import Closing
 from audit_layer.costs.service import Costs
+from shared.codec.moment import now_ms
 
 RATE = "costs.rate"
+CLOSE = "costs.close"
 
 
-def register(app: Celery, costs: Costs) -> None:
+def register(app: Celery, costs: Costs, closing: Closing) -> None:
     """Register the room's tasks on `app`."""
 
     @app.task(name=RATE, ignore_result=True, shared=False)
     def rate() -> None:
         while costs.rate_new() or costs.heed_new():
             continue
+
+    @app.task(name=CLOSE, ignore_result=True, shared=False)
+    def close() -> None:
+        closing.tick(now_ms())

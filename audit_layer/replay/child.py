@@ -1,17 +1,18 @@
 """The replay process: the only part of the audit layer that imports torch.
 
 `python -m audit_layer.replay.child FOLDER… --threads N` reads cases from standard input and writes judgements to
-standard output, each as u32 length ‖ CBOR. It ends when its input does, so it cannot outlive its worker.
+standard output (`audit_layer.replay.framing`). It ends when its input does, so it cannot outlive its worker.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from audit_layer.replay.case import Case
-from audit_layer.replay.framing import read_message, write_message
+from audit_layer.replay.framing import Arriving, read_case, write_message
 from audit_layer.replay.hearing import Replayed
 from audit_layer.replay.judge import judge, judge_header
 from shared.codec import cbor
@@ -20,7 +21,7 @@ from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
-from shared.model.replay import replay
+from shared.model.replay import check_sequence, replay
 from shared.model.root import model_root
 from shared.model.unchanged import Snapshot
 from shared.runtime.errors import CounterfoilError
@@ -47,6 +48,10 @@ class ModelArithmetic:
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens."""
         return prompt_ids(self._tokenizer, body)
+
+    def check(self, prompt: Sequence[int], output: Sequence[int]) -> None:
+        """Raise INVALID_ARGUMENT unless the model can have such a sequence."""
+        check_sequence(self._decoder, prompt, output)
 
     def replay(
         self,
@@ -96,8 +101,10 @@ class Bench:
             known.check()
         return found
 
-    def judge(self, case: Case) -> Judgement:
-        """Judge one case; a model that this auditor does not have makes it INCONCLUSIVE."""
+    def judge(self, case: Case, longest: int | None = None) -> Judgement:
+        """Judge one case, replaying at most `longest` tokens; a model that this auditor does not have makes it
+        INCONCLUSIVE.
+        """
         receipt = read_as(Receipt, case.receipt)
         root = receipt.model_root
         known = self._folders.get(root)
@@ -112,7 +119,7 @@ class Bench:
             made = ModelArithmetic(known.folder, backend, profile)
             known.check()  # or the root would not be that of these weights
             self._loaded[root, chosen] = made
-        return judge(case, self._loaded[root, chosen])
+        return judge(case, self._loaded[root, chosen], longest)
 
     def _arithmetic(self, dtype: str, profile: bytes) -> str:
         """Return the arithmetic of a numeric profile; for a profile that this process does not compute, any one."""
@@ -134,12 +141,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     bench = Bench(options.folders, options.threads)
-    while (message := read_message(sys.stdin.buffer)) is not None:
-        try:
-            answer = cbor.encode({"judgement": bench.judge(Case.from_bytes(message)).to_bytes()})
-        except CounterfoilError as error:
-            answer = cbor.encode({"error": str(error)})
-        write_message(sys.stdout.buffer, answer)
+    with contextlib.suppress(EOFError):  # the worker was killed between two frames
+        while (arriving := read_case(sys.stdin.buffer)) is not None:
+            write_message(sys.stdout.buffer, _answer(bench, arriving))
+            sys.stdout.buffer.flush()
+
+
+def _answer(bench: Bench, arriving: Arriving) -> bytes:
+    """Judge a case and read it to its end; EOFError if it has none."""
+    try:
+        judged = bench.judge(arriving.case, arriving.longest).to_bytes()
+        answer = cbor.encode({"judgement": judged})
+    except CounterfoilError as error:
+        answer = cbor.encode({"error": str(error)})
+    arriving.drain()
+    return answer
 
 
 if __name__ == "__main__":

@@ -1,14 +1,34 @@
-"""Messages on a pipe: u32 length ‖ bytes."""
+"""What passes between a worker and its replay process: messages, and a case as a sequence of them.
+
+A message is u32 length ‖ bytes. A case is a head, envelope, final record and then every frame, each a message of its own:
+neither side ever holds a second copy of a whole case, and the frames, which are most of it, are read one by one. Every
+part has the protocol's own bound (§2, §3.2, §4.3.1); all of them together have none.
+"""
 
 import struct
-from typing import IO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Final
 
-from audit_layer.replay.case import MAX_CASE_BYTES
+from audit_layer.replay.case import Case
+from shared.codec import cbor
+from shared.codec.fields import Reader
+from shared.envelope.delivered import SPARE_FRAMES
+from shared.envelope.header import MAX_ENVELOPE
+from shared.envelope.stream import MAX_FINAL, MAX_FRAME
+from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import MAX_STATEMENT
+from shared.statements.orders import MAX_TOKENS
 
-HEADER = struct.Struct(">I")
+HEADER: Final = struct.Struct(">I")
+MAX_FRAMES: Final = MAX_TOKENS + SPARE_FRAMES
+"""Frames of the longest answer that can be ordered: each but a few has at least one token."""
+MAX_HEAD: Final = 2 * MAX_STATEMENT + 2**10
+MAX_ANSWER: Final = 2**20
+"""Bytes of a judgement: its checks are a few lines each."""
 
 
-def read_message(stream: IO[bytes], limit: int = MAX_CASE_BYTES) -> bytes | None:
+def read_message(stream: IO[bytes], limit: int) -> bytes | None:
     """Read one message; None when the stream has ended or the message is longer than `limit` bytes."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
@@ -21,6 +41,81 @@ def read_message(stream: IO[bytes], limit: int = MAX_CASE_BYTES) -> bytes | None
 
 
 def write_message(stream: IO[bytes], data: bytes) -> None:
-    """Write one message."""
-    stream.write(HEADER.pack(len(data)) + data)
+    """Write one message; `flush` the stream after the last one."""
+    stream.write(HEADER.pack(len(data)))
+    stream.write(data)
+
+
+def excess(case: Case, frames: Sequence[bytes]) -> str | None:
+    """Return, in words, which part of a case is larger than the protocol permits; None if none is."""
+    for name, size, most in (
+        ("statements", len(case.receipt) + len(case.order), 2 * MAX_STATEMENT),
+        ("an envelope", len(case.envelope), MAX_ENVELOPE),
+        ("a final record", len(case.final_record), MAX_FINAL),
+        ("a frame", max(map(len, frames), default=0), MAX_FRAME),
+    ):
+        if size > most:
+            return f"{name} of {size} bytes"
+    return f"{len(frames)} frames" if len(frames) > MAX_FRAMES else None
+
+
+def write_case(
+    stream: IO[bytes], case: Case, frames: Sequence[bytes], longest: int | None = None
+) -> None:
+    """Write a case with these frames, none of which is in `excess`, and how many tokens may be replayed at most."""
+    head: dict[str, cbor.Value] = {
+        "receipt": case.receipt,
+        "order": case.order,
+        "secret": case.secret,
+        "frames": len(frames),
+    }
+    if longest is not None:
+        head["longest"] = longest
+    for part in (cbor.encode(head), case.envelope, case.final_record, *frames):
+        write_message(stream, part)
     stream.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A case whose frames are still on their way."""
+
+    case: Case
+    longest: int | None
+    """The most tokens of prompt and output that may be replayed; None for any number."""
+
+    def drain(self) -> None:
+        """Read past the frames that nobody has looked at; EOFError when they do not come."""
+        for _ in self.case.frames:
+            pass
+
+
+def read_case(stream: IO[bytes]) -> Arriving | None:
+    """Read a case up to its frames; None when the stream has ended or is not one."""
+    parts = [read_message(stream, most) for most in (MAX_HEAD, MAX_ENVELOPE, MAX_FINAL)]
+    head, envelope, final_record = parts
+    if head is None or envelope is None or final_record is None:
+        return None
+    try:
+        read = Reader(cbor.decode(head, max_bytes=MAX_HEAD), "case")
+        case = Case(
+            receipt=read.bytes("receipt"),
+            order=read.bytes("order"),
+            envelope=envelope,
+            frames=_frames(stream, read.int("frames", high=MAX_FRAMES)),
+            final_record=final_record,
+            secret=read.bytes("secret", length=32),
+        )
+        longest = read.int("longest") if read.has("longest") else None
+        read.done()
+    except CounterfoilError:
+        return None
+    return Arriving(case, longest)
+
+
+def _frames(stream: IO[bytes], count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        frame = read_message(stream, MAX_FRAME)
+        if frame is None:
+            raise EOFError("a case ended before its last frame")
+        yield frame

@@ -39,6 +39,9 @@ class Arithmetic(Protocol):
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the prompt's tokens: the tokenizer's own encoding under the chat template."""
 
+    def check(self, prompt: Sequence[int], output: Sequence[int]) -> None:
+        """Raise what `replay` raises for tokens that no sequence of this model has, without a pass."""
+
     def replay(
         self,
         prompt: Sequence[int],
@@ -105,6 +108,11 @@ class Hearing:
     evidence: Evidence | None = None
     """None if the receipt names none, or it is not there."""
     replayed: Replayed = field(init=False)
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and output."""
+        return len(self.prompt) + len(self.tokens)
 
     @property
     def settings(self) -> SamplingSettings:

@@ -5,7 +5,7 @@ the ciphertexts hash to the receipt's `envelope` and `h_final`, that a final rec
 that the shares recombine to a secret whose commitments hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from audit_layer.replay import steps
@@ -42,25 +42,44 @@ STEPS: Final[tuple[Step, ...]] = (
     (10, "claims", Reason.IMPLAUSIBLE, steps.claims),
 )
 """Protocol step, name, the reason if it does not hold, and the function."""
+PASS_STEPS: Final = range(6, 9)
+"""The protocol's steps that take the pass."""
+WITHOUT_PASS: Final[Step] = (6, "sequence", Reason.TOKENS, steps.sequence)
+"""What takes their place where the pass would take too long."""
 
 
-def judge(case: Case, arithmetic: Arithmetic) -> Judgement:
+def judge(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Judgement:
     """Return the judgement of one case, whatever the case holds.
 
     The first step that does not hold gives the reason. Evidence that is withheld gives it only if all others hold: what
-    is there may convict. What is raised is the auditor's own: a receipt or order that is not one (the caller has verified
-    them), or an arithmetic that fails.
+    is there may convict. So it is with a sequence of more than `longest` tokens, which this auditor cannot replay in its
+    time: every step that takes no pass is made. Its length is that of the tokens in hand, as a node may claim any. What is
+    raised is the auditor's own: a receipt or order that is not one (the caller has verified them), or an arithmetic that
+    fails.
     """
     hearing = Hearing(case, read_as(Receipt, case.receipt), read_as(Order, case.order), arithmetic)
     checks: list[Check] = []
-    for number, name, reason, step in STEPS:
+    for number, name, reason, step in _steps(hearing, longest):
         difference = step(hearing)
         checks.append(Check(number, name, reason, difference))
         if difference is not None and reason is not Reason.WITHHELD:
             return Judgement(reason, hearing.facts, tuple(checks))
-    withheld = any(not check.held for check in checks)
-    reason = Reason.WITHHELD if withheld else Reason.EXACT
-    return Judgement(reason, hearing.facts, tuple(checks))
+    if any(not check.held for check in checks):
+        return Judgement(Reason.WITHHELD, hearing.facts, tuple(checks))
+    if longest is not None and hearing.length > longest:
+        facts = {**hearing.facts, "longest": longest}
+        return Judgement(Reason.UNREPLAYABLE, facts, tuple(checks))
+    return Judgement(Reason.EXACT, hearing.facts, tuple(checks))
+
+
+def _steps(hearing: Hearing, longest: int | None) -> Iterator[Step]:
+    """Yield the steps to make; how long the sequence is, is known once those before the pass have been made."""
+    yield from (step for step in STEPS if step[0] < PASS_STEPS.start)
+    if longest is None or hearing.length <= longest:
+        yield from (step for step in STEPS if step[0] in PASS_STEPS)
+    else:
+        yield WITHOUT_PASS
+    yield from (step for step in STEPS if step[0] >= PASS_STEPS.stop)
 
 
 def judge_claims(order: Order, receipt: Receipt) -> Judgement | None:

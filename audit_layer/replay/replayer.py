@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from audit_layer.replay.case import MAX_CASE_BYTES, Case
-from audit_layer.replay.framing import read_message, write_message
+from audit_layer.replay.case import Case
+from audit_layer.replay.framing import MAX_ANSWER, excess, read_message, write_case
+from audit_layer.replay.lease import Kind, Speeds
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
 from shared.verification.judgement import Judgement
@@ -28,6 +30,8 @@ class Replayer:
 
     A child that dies, answers nonsense or takes too long is killed and replaced at the next call, and the call raises
     ReplayFailedError: the case is not judged. A case may take `timeout_s` plus `per_token_s` for each of its tokens.
+
+    `speeds` holds what it has seen: replays by a child that has the model loaded.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class Replayer:
         self._per_token_s = per_token_s
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._loaded: set[Kind] = set()
+        self.speeds = Speeds()
 
     def __enter__(self) -> Self:
         return self
@@ -53,22 +59,31 @@ class Replayer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def judge(self, case: Case, *, tokens: int = 0) -> Judgement:
-        """Judge one case of `tokens` tokens; raises ReplayFailedError."""
-        message = case.to_bytes()
-        if len(message) > MAX_CASE_BYTES:
-            raise ReplayFailedError(
-                Code.INTERNAL, f"a case of {len(message)} bytes is larger than any receipt's case"
-            )
+    def judge(
+        self,
+        case: Case,
+        *,
+        kind: Kind = (b"", b""),
+        tokens: int = 0,
+        longest: int | None = None,
+    ) -> Judgement:
+        """Judge one case; raises ReplayFailedError.
+
+        `tokens` is how many prompt and output have by the receipt, `longest` how many may be replayed.
+        """
+        frames = tuple(case.frames)
+        if (larger := excess(case, frames)) is not None:
+            raise ReplayFailedError(Code.INTERNAL, f"a case with {larger} is no receipt's case")
         with self._lock:
             child = self._running()
+            began = time.monotonic()
             timer = threading.Timer(self._timeout_s + tokens * self._per_token_s, child.kill)
             timer.start()
             try:
                 assert child.stdin is not None
                 assert child.stdout is not None
-                write_message(child.stdin, message)
-                answer = read_message(child.stdout)
+                write_case(child.stdin, case, frames, longest)
+                answer = read_message(child.stdout, MAX_ANSWER)
             except OSError:
                 answer = None
             finally:
@@ -82,7 +97,20 @@ class Replayer:
                 raise ReplayFailedError(
                     Code.UNAVAILABLE, "the replay process ended before it judged the case"
                 )
+            self._note(kind, judgement, time.monotonic() - began)
         return judgement
+
+    def _note(self, kind: Kind, judgement: Judgement, took_s: float) -> None:
+        """Count a replay for `speeds`: one that was made, and not the first, which loads the model.
+
+        Its tokens are those that the child found: the receipt's are the node's word.
+        """
+        if "blocks" not in judgement.facts:
+            return
+        found = [judgement.facts.get(name) for name in ("prompt_tokens", "output_tokens")]
+        if kind in self._loaded:
+            self.speeds.note(kind, sum(n for n in found if isinstance(n, int)), took_s)
+        self._loaded.add(kind)
 
     def close(self) -> None:
         """End the child."""
@@ -94,6 +122,7 @@ class Replayer:
         if self._child is not None and self._child.poll() is not None:
             self._end(self._child)
         if self._child is None:
+            self._loaded.clear()
             self._child = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
             )

@@ -137,6 +137,17 @@ def replay(hearing: Hearing) -> Difference | None:
     return None
 
 
+def sequence(hearing: Hearing) -> Difference | None:
+    """(6) The tokens are a sequence of the model, for a case whose pass is not made."""
+    try:
+        hearing.arithmetic.check(hearing.prompt, hearing.tokens)
+    except CounterfoilError as error:
+        if error.code in IMPOSSIBLE:
+            return _refused("a sequence of this model", error)
+        raise
+    return None
+
+
 def activations(hearing: Hearing) -> Difference | None:
     """(7) The activation root is that of our own states. Only what failed may have none."""
     receipt = hearing.receipt

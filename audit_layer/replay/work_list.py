@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from audit_layer.replay.models import WorkRow
@@ -39,11 +39,11 @@ def give_back(session: Session, work: int, error: str) -> None:
 
 
 def extend(session: Session, work: int, *, until: int) -> None:
-    """Extend a lease that is still held, to the time `until` (ms)."""
+    """Extend a lease that is still held, to the time `until` (ms) if it does not run longer already."""
     session.execute(
         update(WorkRow)
         .where(WorkRow.id == work, WorkRow.done_at.is_(None), WorkRow.leased_until.is_not(None))
-        .values(leased_until=until)
+        .values(leased_until=func.greatest(WorkRow.leased_until, until))
     )
 
 

@@ -21,6 +21,7 @@ from audit_layer.replay.drawn_case import (
     order_of,
 )
 from audit_layer.replay.judge import judge_claims, two_finals
+from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
@@ -28,6 +29,7 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
 from shared.statements.cose import entry_of, sign
+from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
 from shared.verification.judgement import Judgement
 
@@ -49,16 +51,19 @@ class Worker:
     disclosure: Disclosure
     replayer: Replayer
     key: Ed25519PrivateKey
-    lease_ms: int
+    lease: LeaseTerms
 
     def run(self, work_id: int) -> str:
         """Do one row of the work list; return what became of it, for the log.
 
         Work that cannot be done yet gives its lease back. What fails on our own side is retried after a growing pause, and
         a replay that fails `MAX_FAILURES` times ends in a verdict that says so.
+
+        The first lease is for what comes before the replay, which then has one of its own predicted length.
         """
+        floor_ms = self.lease.floor_ms
         with session(self.engine) as db:
-            row = work_list.claim(db, work_id, self.name, now=now_ms(), lease_ms=self.lease_ms)
+            row = work_list.claim(db, work_id, self.name, now=now_ms(), lease_ms=floor_ms)
         if row is None:
             return "not due"
         try:
@@ -92,11 +97,12 @@ class Worker:
     def _lease_kept(self, work_id: int) -> Iterator[None]:
         """Extend the lease while the block runs, so that nobody else begins the same long work."""
         done = threading.Event()
+        floor_ms = self.lease.floor_ms
 
         def extend() -> None:
-            while not done.wait(self.lease_ms / 3000):
+            while not done.wait(floor_ms / 3000):
                 with contextlib.suppress(CounterfoilError), session(self.engine) as db:
-                    work_list.extend(db, work_id, until=now_ms() + self.lease_ms)
+                    work_list.extend(db, work_id, until=now_ms() + floor_ms)
 
         thread = threading.Thread(target=extend, name="lease", daemon=True)
         thread.start()
@@ -154,7 +160,9 @@ class Worker:
         assert disclosed.ciphertexts is not None
         assert disclosed.secret is not None
         order, sent = disclosed.ciphertexts.order, disclosed.ciphertexts.sent
-        found = self.replayer.judge(
+        found = self._replay(
+            row,
+            case.receipt,
             Case(
                 receipt=case.receipt_statement,
                 order=order,
@@ -163,9 +171,18 @@ class Worker:
                 final_record=sent.final_record,
                 secret=disclosed.secret,
             ),
-            tokens=case.receipt.usage.input + case.receipt.usage.output,
         )
         return _as_asked(found, row, disclosed.why)
+
+    def _replay(self, row: WorkRow, receipt: Receipt, case: Case) -> Judgement:
+        """Have a case judged, under a lease as long as its replay is predicted to take."""
+        kind = (receipt.model_root, receipt.numeric_profile)
+        speeds, tokens = self.replayer.speeds, receipt.usage.input + receipt.usage.output
+        length_ms = self.lease.length_ms(speeds.predicted_s(kind, tokens))
+        with session(self.engine) as db:
+            work_list.extend(db, row.id, until=now_ms() + length_ms)
+        longest = speeds.longest(kind, self.lease.cap_ms / 1000)
+        return self.replayer.judge(case, kind=kind, tokens=tokens, longest=longest)
 
 
 def _as_asked(found: Judgement, row: WorkRow, why: str) -> Judgement:

@@ -12,7 +12,7 @@ from kombu.entity import Queue
 from kombu.transport.sqlalchemy import Transport
 from sqlalchemy import text
 
-from audit_layer.costs.tasks import RATE
+from audit_layer.costs.tasks import CLOSE, RATE
 from audit_layer.replay.tasks import worker_queue
 from audit_layer.selection.tasks import AUTHORITY_QUEUE, SEAL, TICK
 from audit_layer.storage.connecting import connect, session_parameters
@@ -25,7 +25,7 @@ PREPARE_LOCK = 0x63665F62726B  # "cf_brk"
 POLL_S = 0.1
 """How often Kombu's SQLAlchemy transport polls; its default of one second means one task a second."""
 SEAL_S = 10.0
-"""How often tenant seals are checked for being due."""
+"""How often tenant seals, and billing periods to be closed, are checked for being due."""
 
 CONNECTION_ERRORS = (*Transport.connection_errors, RecoverableConnectionError, CounterfoilError)
 """A channel lost while Postgres restarted raises the second, a connection that cannot be made the third;
@@ -49,7 +49,12 @@ def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0
         Transport.connection_errors = CONNECTION_ERRORS  # type: ignore[assignment]  # a longer tuple
         _prepare(broker_url, url, options, queues)
     app = Celery("counterfoil", broker=url, set_as_current=False)
-    schedule = [(TICK, tick_s), (RATE, max(tick_s, 1.0)), (SEAL, max(tick_s, SEAL_S))]
+    schedule = [
+        (TICK, tick_s),
+        (RATE, max(tick_s, 1.0)),
+        (SEAL, max(tick_s, SEAL_S)),
+        (CLOSE, max(tick_s, SEAL_S)),
+    ]
     if on_postgres:
         schedule.append((PURGE, 60.0))
     app.conf.update(

@@ -10,6 +10,7 @@ from celery import Celery
 from celery.signals import worker_ready
 from sqlalchemy import Engine
 
+from audit_layer.costs.closing import Closing
 from audit_layer.costs.service import Costs
 from audit_layer.costs.tasks import register as register_costs
 from audit_layer.disclosure.audit_client import AuditServer
@@ -17,6 +18,7 @@ from audit_layer.disclosure.parties import BeaconClient, CustodianClient
 from audit_layer.disclosure.service import Disclosure
 from audit_layer.replay import work_list
 from audit_layer.replay.drawn_case import TrailDeposits
+from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.tasks import offer_work, register_worker
 from audit_layer.replay.worker import Worker
@@ -128,7 +130,10 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         ),
         replayer=replayer,
         key=signing_key,
-        lease_ms=int(settings.lease_seconds * 1000),
+        lease=LeaseTerms(
+            floor_ms=int(settings.lease_seconds * 1000),
+            cap_ms=int(settings.longest_replay_seconds * 1000),
+        ),
     )
     register_worker(app, worker)
     if settings.authority is not None:
@@ -144,7 +149,7 @@ def _add_authority(
     server: AuditServer,
     parties: Sequence[BeaconClient],
 ) -> None:
-    """Let this worker be the selection authority too: epochs and draws, tenant seals, and rating on the same clock."""
+    """Let this worker be the selection authority too: epochs and draws, tenant seals, and rating and closing on the same clock."""
     authority = Authority(
         name=AUTHORITY,
         engine=engine,
@@ -159,7 +164,7 @@ def _add_authority(
     hint_ms = int(settings.hint_seconds * 1000)
     register_authority(app, authority, partial(offer_work, app, engine, hint_ms=hint_ms))
     register_sealing(app, Sealing(AUTHORITY, engine, server, authority.key, chosen))
-    register_costs(app, Costs(engine))
+    register_costs(app, Costs(engine), Closing(AUTHORITY, engine, server, authority.key))
 
 
 def run_beat(

@@ -35,7 +35,11 @@ class WorkerSettings(Settings):
     """The auditor's own checkpoints."""
     replay_threads: int = Field(default=1, ge=1)
     lease_seconds: float = Field(default=120, gt=0)
-    """After this long without a sign of life from its worker, work is attempted again."""
+    """After this long without a sign of life from its worker, work is attempted again; a replay that is predicted to take
+    longer has a longer lease."""
+    longest_replay_seconds: float = Field(default=7200, gt=0)
+    """No lease is longer, and a sequence that takes longer at this worker's own speed is judged without a replay: FAIL if
+    anything else about it is wrong, and otherwise INCONCLUSIVE (`unreplayable`)."""
     replay_seconds: float = Field(default=120, gt=0)
     """How long a replay may take, plus, for each token of prompt and output:"""
     replay_seconds_per_token: float = Field(default=0.05, ge=0)

@@ -12,7 +12,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
-from execution_layer.client.cancelling import cancel_order
+from execution_layer.client.cancelling import Cancellations, cancel_order
 from execution_layer.client.completion import CheckedReceipt, Completion, Timings
 from execution_layer.client.directory import NodeEntry
 from execution_layer.client.response_check import (
@@ -40,6 +40,9 @@ from shared.statements.request import RequestBody
 OnText = Callable[[str], None]
 ANSWER_SHARE: Final = 0.95
 """Of a call's timeout, what the order allows for the answer: the rest is for the receipt to reach the caller."""
+BACKSTOP_S: Final = 1.0
+"""How much later than ours gRPC's own deadline comes. Ours must be first: a status could as well be the node's word,
+and a node that could make us sign a cancellation early would be paid for an answer that it cut off itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,13 @@ class _Arrived:
     final_record: bytes | None = None
     final_signature: bytes | None = None
     first_token_at: float | None = None
+    over: bool = False
+    """Whether the node, or the network, ended the stream."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the node said that it accepted the request."""
+        return self.node_nonce is not None
 
     def received(self) -> Received:
         return Received(
@@ -161,21 +171,28 @@ class Attempt:
         return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes, terms.key)
 
     async def run(
-        self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float = float("inf")
+        self,
+        channel: grpc.aio.Channel,
+        timeout_s: float,
+        cancellations: Cancellations,
+        accept_s: float = float("inf"),
     ) -> Completion:
         """Send, read, check; whatever came back is archived, even if this raises.
-        UNAVAILABLE if the node has not accepted within `accept_s` seconds.
+        UNAVAILABLE if the node has not accepted within `accept_s` seconds, DEADLINE if the answer is not complete within
+        `timeout_s`. A node whose stream we leave by ourselves is sent a cancellation; nobody waits for that.
         """
         arrived = _Arrived()
         started = time.monotonic()
         try:
             response = await self._exchange(channel, timeout_s, accept_s, arrived)
         except CounterfoilError as error:
+            if not arrived.over and arrived.final_record is None:
+                cancellations.send(channel, *self._cancellation(), accepted=arrived.accepted)
             await self._close(_state_of(error, arrived), arrived, problem=str(error))
             raise
         except BaseException:  # the caller gave up; the node still writes its receipt
             try:
-                await self._cancel(channel, accepted=arrived.node_nonce is not None)
+                await cancel_order(channel, *self._cancellation(), accepted=arrived.accepted)
             finally:
                 await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
             raise
@@ -211,27 +228,33 @@ class Attempt:
     ) -> Response:
         call = execution_pb2_grpc.InferenceStub(channel).Generate(
             execution_pb2.GenerateRequest(order=self.ordered.statement, envelope=self._envelope),
-            timeout=timeout_s,
+            timeout=timeout_s + BACKSTOP_S,
         )
         try:
-            async with asyncio.timeout(accept_s) as patience:
+            async with asyncio.timeout(timeout_s) as whole, asyncio.timeout(accept_s) as patience:
                 return await self._read(call, arrived, lambda: patience.reschedule(None))
         except TimeoutError as error:
+            if whole.expired():
+                raise CounterfoilError(
+                    Code.DEADLINE, f"the answer was not complete within {timeout_s:g} s"
+                ) from error
             if not patience.expired():
                 raise
             raise CounterfoilError(
                 Code.UNAVAILABLE, f"the request was not accepted within {accept_s:g} s"
             ) from error
         except grpc.RpcError as error:
+            arrived.over = True
             raise error_from_rpc(error) from error
         finally:
             with contextlib.suppress(Exception):
                 call.cancel()
 
-    async def _cancel(self, channel: grpc.aio.Channel, *, accepted: bool) -> None:
-        """Tell the node that the rest of the answer is not wanted; a broken call alone would not."""
-        signature = sign_cancellation(self.ordered.entry, self._key)
-        await cancel_order(channel, self.ordered.entry, signature, accepted=accepted)
+    def _cancellation(self) -> tuple[bytes, bytes]:
+        """Return the order's entry and the signature that the rest of its answer is not wanted.
+        A broken call alone would not tell the node.
+        """
+        return self.ordered.entry, sign_cancellation(self.ordered.entry, self._key)
 
     async def _read(
         self,
@@ -253,6 +276,7 @@ class Attempt:
                 self._frame(reader, message.frame, arrived)
             else:
                 response = self._final(reader, message, arrived)
+        arrived.over = True
         if response is None:
             raise CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
         return response

@@ -15,6 +15,7 @@ import grpc
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.attempt import Attempt, Terms, Wanted
+from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
@@ -79,6 +80,7 @@ class AsyncCounterfoilClient:
         self.archive = Archive(policy.archive)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._node_choice = NodeChoice()
+        self._cancellations = Cancellations()
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
 
@@ -89,7 +91,8 @@ class AsyncCounterfoilClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close channels and archive."""
+        """Close channels and archive; a cancellation that is under way has up to 2 s to arrive."""
+        await self._cancellations.close()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
@@ -132,7 +135,8 @@ class AsyncCounterfoilClient:
         cancelled and the error is raised.
 
         Who cancels the call gives up: the node is told by a signed cancellation, and what was delivered until then is
-        paid for.
+        paid for. Where this client gives up on a node by itself (the call's timeout, a request that is not accepted in
+        time, a stream that cannot be believed), the cancellation is sent in the background.
         """
         wanted = self._wanted(messages, settings, options)
         until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
@@ -272,7 +276,10 @@ class AsyncCounterfoilClient:
         self._node_choice.begin(node.name)
         try:
             completion = await attempt.run(
-                self._channel(node.bundle.endpoint), timeout_s, self._policy.accept_timeout_s
+                self._channel(node.bundle.endpoint),
+                timeout_s,
+                self._cancellations,
+                self._policy.accept_timeout_s,
             )
         except Unwritable:
             raise  # our own archive

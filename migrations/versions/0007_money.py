@@ -373,7 +373,8 @@ def upgrade() -> None:
         "BEGIN\n"
         "  -- Two withdrawals at once would each see the balance before the other's.\n"
         "  PERFORM pg_advisory_xact_lock(hashtextextended(NEW.account || ' ' || NEW.currency, 0));\n"
-        "  IF (SELECT sum(amount) FROM costs_postings WHERE account = NEW.account AND currency = NEW.currency) > 0 THEN\n"
+        "  IF (SELECT sum(amount) FROM costs_postings WHERE account = NEW.account"
+        " AND currency = NEW.currency) * NEW.amount > 0 THEN\n"
         "    RAISE EXCEPTION 'account % has less than is taken from it', NEW.account\n"
         "      USING ERRCODE = 'check_violation', CONSTRAINT = 'costs_account_covered';\n"
         "  END IF;\n"
@@ -496,7 +497,8 @@ def upgrade() -> None:
         "CREATE CONSTRAINT TRIGGER costs_postings_covered\n"
         "AFTER INSERT ON costs_postings\n"
         "DEFERRABLE INITIALLY DEFERRED\n"
-        "FOR EACH ROW WHEN (NEW.account ~ '^(escrow|stake|bounty|dispute):' AND NEW.amount > 0)\n"
+        "FOR EACH ROW WHEN (NEW.account ~ '^(stake|slash|bounty|dispute):'"
+        " AND NEW.amount > 0 OR NEW.account ~ '^escrow:' AND NEW.amount < 0)\n"
         "EXECUTE FUNCTION costs_account_is_covered()",
         table="costs_postings",
     )

@@ -140,7 +140,7 @@ class Demo:
 
     async def costs(self) -> dict[str, Any]:
         """Have each operator write its invoice from its own meters, if it has any; then rate, reconcile and export."""
-        plan, dsn = self.plan, ("--dsn-file", self.platform.server_dsn)
+        plan, finance = self.plan, self.platform.finance
         commands = self.platform.commands
         folder = plan.path("invoices")
         private_folder(folder)
@@ -161,13 +161,13 @@ class Demo:
             await commands.run(
                 "invoice", *config, "--out", invoices[node.operator], program=program
             )
-        await commands.run("cost", "rate", *dsn)
+        await commands.run("cost", "rate", *finance)
         reconciled = {
-            operator: await commands.json("cost", "reconcile", path, *dsn, "--json")
+            operator: await commands.json("cost", "reconcile", path, *finance, "--json")
             for operator, path in invoices.items()
         }
         focus = plan.path("focus.csv")
-        exported = await commands.json("cost", "export", "--out", focus, *dsn, "--json")
+        exported = await commands.json("cost", "export", "--out", focus, *finance, "--json")
         return {
             "invoices": {name: str(path) for name, path in invoices.items()},
             "meters": {name: json.loads(path.read_text("utf-8")) for name, path in meters.items()},

@@ -36,7 +36,12 @@ class Platform:
         self.ports = installer.ports
         self.supervisor = supervisor
         self.audit_config = installer.audit_config
-        self.server_dsn = installer.dsn("server")
+        self.finance = (
+            *("--url", f"https://{installer.ports['audit-http']}"),
+            *("--token-file", str(plan.path("audit", "finance.token"))),
+            *("--ca", str(plan.path("ca", "ca.pem"))),
+        )
+        """Options of the cost commands."""
 
 
 @contextlib.asynccontextmanager

@@ -134,17 +134,18 @@ def _places(report: Report) -> Table:
 def what_to_try(report: Report) -> str:
     """Return commands to continue with, one per line, quoted for a shell."""
     plan = report.plan
-    client, dsn = (
-        plan.path("client", "client.toml"),
-        plan.path("postgres", "secrets", "server.dsn"),
-    )
+    client = plan.path("client", "client.toml")
     invoice = list(report.costs["invoices"].values())[-1]
     steps = {
         "keep the platform up": ("up", "--folder", plan.folder),
         "then ask a question": (
             *("infer", "--config", client, "--temperature", "0", "What does the owl eat?"),
         ),
-        "look at one variance": ("cost", "reconcile", invoice, "--dsn-file", dsn),
+        "and look at one variance, with the settings that it prints": (
+            "cost",
+            "reconcile",
+            invoice,
+        ),
     }
     lines = (f"# {what}\n{command_line('counterfoil', *words)}" for what, words in steps.items())
     return "What to try next:\n\n" + "\n".join(lines) + "\n"

@@ -75,7 +75,7 @@ async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> i
             "COUNTERFOIL_AUDIT_TOKEN_FILE": plan.path("audit", "auditor.token"),
             "COUNTERFOIL_CA": plan.path("ca", "ca.pem"),
             "COUNTERFOIL_AUDIT_CONFIG": platform.audit_config,
-            "COUNTERFOIL_DATABASE_DSN_FILE": platform.server_dsn,
+            "COUNTERFOIL_FINANCE_TOKEN_FILE": plan.path("audit", "finance.token"),
         }
         console.print(f"\n[bold]Counterfoil is up[/] for tenant {TENANT}. Ctrl-C stops it.\n")
         console.print(

@@ -45,8 +45,8 @@ def replay(
 
     INVALID_ARGUMENT when a token is outside the vocabulary or the sequence is longer than the model's context.
     """
+    check_sequence(decoder, prompt, output)
     tokens = [*prompt, *output[:-1]]
-    _check(decoder, tokens)
     backend = decoder.backend
     blocks = range(1, blocks_for(len(tokens), backend.block) + 1)
     hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
@@ -73,8 +73,9 @@ def _logits(decoder: Decoder, hidden: Tensor) -> Iterator[NDArray[np.float32]]:
         yield from decoder.logits(hidden[first : first + rows]).numpy()
 
 
-def _check(decoder: Decoder, tokens: Sequence[int]) -> None:
-    config = decoder.config
+def check_sequence(decoder: Decoder, prompt: Sequence[int], output: Sequence[int]) -> None:
+    """Raise INVALID_ARGUMENT when no sequence of the model has these tokens; the last output token is not looked at."""
+    config, tokens = decoder.config, [*prompt, *output[:-1]]
     if not tokens or len(tokens) > config.max_positions:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT, f"a sequence has 1 to {config.max_positions} tokens"

@@ -7,6 +7,7 @@ from typing import Any, Final
 from shared.codec.cbor import Value
 from shared.codec.moment import to_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import (
     SignedStatement,
     check_signing_key,
@@ -17,13 +18,14 @@ from shared.statements.cose import (
 )
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order, within_order
-from shared.statements.receipts import Receipt
+from shared.statements.receipts import Finish, Receipt
 from shared.translog.cose_receipt import parse_receipt, verify_receipt
 from shared.translog.notes import Verifier
 from shared.translog.policy import Group, LogPolicy
 from shared.translog.policy_file import parse_policy_file
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
 from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.receipt_claims import implausible, unfounded_end
 from shared.verification.steps import Step, Verification, as_text
 from shared.verification.trust import SIGNED_BY, Role, Trust
 
@@ -31,6 +33,14 @@ SHARED_WITH_ORDER: Final = (
     *("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt", "rate_card"),
 )
 """Fields on which a receipt and the order that it answers must agree."""
+ENDS: Final = {
+    Finish.STOP: ", which only an audit can check",
+    Finish.LENGTH: ", which only an audit can check",
+    Finish.CANCELLED: ": its tenant signed the cancellation",
+    Finish.DEADLINE: ": the order's time was over",
+    Finish.FAILED: ": the node's own failure, which is never paid",
+}
+"""What the receipt's word for its end means to somebody who holds the two statements only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +71,17 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
         "the policy names a log and a quorum of witnesses", lambda: _policy(bundle, trust)
     )
     statement: SignedStatement
+    found: VerifiedInclusion
     if bundle.receipt is None:
         statement = run.step(
             "the statement is signed by its issuer", lambda: _signed(bundle, trust)
         )
+        found = run.step(
+            "the statement is in the witnessed log",
+            lambda: included(bundle.tlog_proof, statement.entry, policy),
+        )
     else:
-        statement = _receipt_steps(run, bundle, bundle.receipt, policy, trust)
-    kind = "statement" if bundle.receipt is None else "receipt"
-    found: VerifiedInclusion = run.step(
-        f"the {kind} is in the witnessed log",
-        lambda: included(bundle.tlog_proof, statement.entry, policy),
-    )
+        statement, found = _receipt_steps(run, bundle, bundle.receipt, policy, trust)
     _, receipts = detach(bundle.statement) if run.holds else (b"", ())
     if receipts:
         run.step(
@@ -155,7 +165,7 @@ def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
 
 def _receipt_steps(
     run: Verification, bundle: Bundle, context: ReceiptContext, policy: LogPolicy, trust: Trust
-) -> SignedStatement:
+) -> tuple[SignedStatement, VerifiedInclusion]:
     keys = key_bundle_steps(
         run, context.key_bundle, context.key_bundle_proof, policy, trust, bundle.keys
     )
@@ -163,11 +173,24 @@ def _receipt_steps(
         "the receipt is a valid statement of the bundle's signing key and names the bundle",
         lambda: _receipt(bundle.statement, *keys),
     )
-    run.step(
+    ordered: tuple[Order, bytes] = run.step(
         "the order that it answers is in the bundle and signed by its tenant",
         lambda: _order(context.order, receipt.read(Receipt), trust, bundle.keys),
     )
-    return receipt
+    found: VerifiedInclusion = run.step(
+        "the receipt is in the witnessed log",
+        lambda: included(bundle.tlog_proof, receipt.entry, policy),
+    )
+    # After the log: whoever shows a false receipt still sees that it was signed and logged.
+    run.step(
+        "the answer ended by a rule, by its tenant's signature, or at its order's deadline",
+        lambda: _end(*ordered, receipt.read(Receipt)),
+    )
+    run.step(
+        "nothing that it claims about times, compute and energy is impossible",
+        lambda: _claims(ordered[0], receipt.read(Receipt)),
+    )
+    return receipt, found
 
 
 def _key_bundle(
@@ -195,11 +218,29 @@ def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement
     return statement, f"{statement.issuer}, number {receipt.node_sequence}: {statement.entry.hex()}"
 
 
-def _order(raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]) -> str:
+def _order(
+    raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]
+) -> tuple[tuple[Order, bytes], str]:
+    """Return the order and its tenant's key."""
     order, statement = order_of(raw, receipt)
     key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
     verify_signature(statement, key)
-    return f"{whose}, number {order.number}"
+    return (order, key), f"{whose}, number {order.number}"
+
+
+def _end(order: Order, tenant_key: bytes, receipt: Receipt) -> str:
+    """Check what protocol §4.7 says of receipt and order; the log's own check of `cancel` is not relied on."""
+    if receipt.cancel is not None:
+        verify_cancellation(receipt.order, receipt.cancel, tenant_key)
+    if (unfounded := unfounded_end(order, receipt)) is not None:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, f"the end is unfounded: {unfounded}")
+    return f"it says {receipt.finish.value}" + ENDS[receipt.finish]
+
+
+def _claims(order: Order, receipt: Receipt) -> None:
+    """Check what protocol §4.8 says of receipt and order."""
+    if (impossible := implausible(order, receipt)) is not None:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, f"a claim cannot be true: {impossible}")
 
 
 def _cose_receipts(

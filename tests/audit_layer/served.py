@@ -117,6 +117,16 @@ class World:
         ) as client:
             return await client.get(path, params=query, headers=headers)
 
+    async def ask(
+        self, method: str, path: str, role: str, scope: str | None, body: Any
+    ) -> httpx.Response:
+        """Send a body with a role's token."""
+        headers = {"authorization": f"Bearer {self.token(role, scope)}"}
+        async with httpx.AsyncClient(
+            base_url=self.url, verify=client_context(self.ca), trust_env=False
+        ) as client:
+            return await client.request(method, path, json=body, headers=headers)
+
     @asynccontextmanager
     async def stubs(
         self,

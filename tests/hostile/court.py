@@ -55,10 +55,14 @@ class Seeded:
 class BoundedArithmetic(FakeArithmetic):
     """The double with a vocabulary of 256 tokens and a context of 4,096, as a model has bounds."""
 
-    def replay(self, prompt, output, settings, seed, choice):
+    def check(self, prompt, output):
         """Refuse what no sequence of a model can be, as the real one does."""
         if any(token > 255 for token in (*prompt, *output)) or len(prompt) + len(output) > 4096:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "a token is outside the vocabulary")
+
+    def replay(self, prompt, output, settings, seed, choice):
+        """Refuse likewise."""
+        self.check(prompt, output)
         return super().replay(prompt, output, settings, seed, choice)
 
     def stops_at(self, output, settings):

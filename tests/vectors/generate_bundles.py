@@ -12,24 +12,37 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from shared.codec import cbor
-from shared.runtime.keys import public_bytes
-from shared.statements.cose import attach, entry_of, sign
-from shared.statements.schema import Statement
+from shared.statements.cose import attach, entry_of
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
-from shared.translog.cose_receipt import issue_receipt
 from shared.translog.cosignature import cosign
 from shared.translog.notes import SignatureType, Signer, decode_base64, encode_base64, parse_note
-from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile
-from shared.translog.proofs import inclusion_proof, lookup_in, root_at
-from shared.translog.signed_checkpoint import sign as sign_checkpoint
-from shared.translog.tlog_proof import TlogProof, parse_tlog_proof
-from shared.translog.tree import leaf_hash
-from shared.verification.bundle import Bundle, ReceiptContext
+from shared.translog.tlog_proof import parse_tlog_proof
+from shared.verification.bundle import Bundle
 from tests.vectors import samples
+from tests.vectors.bundle_samples import (
+    CANCELLED,
+    HEAD,
+    IMPOSSIBLE,
+    KEY_BUNDLE,
+    LATE,
+    OF_RECEIPT,
+    OF_VERDICT,
+    ORDER,
+    ORIGIN,
+    RECEIPT,
+    RECEIPT_VALUE,
+    UNFOUNDED,
+    VERDICT,
+    of_claim,
+    path_of,
+    policy_of,
+    policy_text,
+    proof_of,
+    signed,
+    with_cose_receipt,
+)
 from tests.vectors.files import splice
 from tests.vectors.generate_translog import (
     FOLDER,
@@ -40,14 +53,10 @@ from tests.vectors.generate_translog import (
     Json,
     cases_of,
     dump,
-    entry,
 )
 from tests.vectors.generate_translog import root as tree_root
-from tests.vectors.samples import SAMPLES, octets, signing_key
+from tests.vectors.samples import octets, signing_key
 
-ORIGIN = "log.example/bundles"
-BUNDLE_LOG = Signer(ORIGIN, SignatureType.ED25519, sha256(b"bundles").digest())
-COSE_KEY = Ed25519PrivateKey.from_private_bytes(sha256(b"cose").digest())
 STRANGER = Signer("w0.example", SignatureType.COSIGNATURE_ED25519, sha256(b"stranger").digest())
 Spoil = Callable[[Json], object]
 
@@ -280,70 +289,6 @@ def _as_log(signer: Signer) -> str:
 # -- bundles ---------------------------------------------------------------------------------------
 
 
-def _signed(name: str, value: Statement) -> bytes:
-    _, signer, issuer = SAMPLES[name]
-    return sign(value, key=signing_key(signer), issuer=issuer)
-
-
-KEY_BUNDLE = _signed("key-bundle", samples.BUNDLE)
-ORDER = _signed("order", replace(samples.ORDER, bundle=entry_of(KEY_BUNDLE)))
-RECEIPT_VALUE = replace(samples.RECEIPT, bundle=entry_of(KEY_BUNDLE), order=entry_of(ORDER))
-RECEIPT = _signed("receipt", RECEIPT_VALUE)
-VERDICT = _signed("verdict", SAMPLES["verdict"][0])
-_FIRST = [entry(index) for index in range(17)]
-ENTRIES = [*_FIRST, entry_of(KEY_BUNDLE), entry_of(RECEIPT), entry_of(VERDICT)]
-_LOOKUP = lookup_in([leaf_hash(value) for value in ENTRIES])
-HEAD = Checkpoint(ORIGIN, len(ENTRIES), root_at(len(ENTRIES), _LOOKUP))
-
-
-def policy_of(threshold: int) -> LogPolicy:
-    """Return the policy of the vectors' log with another threshold."""
-    witnesses = [signer.verifier.vkey() for signer in WITNESSES]
-    logs = [BUNDLE_LOG.verifier.vkey()]
-    return LogPolicy.from_vkeys(logs=logs, witnesses=witnesses, threshold=threshold)
-
-
-def _policy_text(threshold: int) -> str:
-    return PolicyFile.of(policy_of(threshold)).encode()
-
-
-def _path(raw: bytes) -> tuple[int, tuple[bytes, ...]]:
-    index = ENTRIES.index(entry_of(raw))
-    return index, tuple(inclusion_proof(index, len(ENTRIES), _LOOKUP))
-
-
-def _proof(raw: bytes, witnesses: int = 2) -> str:
-    lines = tuple(cosign(signer, HEAD, time_s=TIME) for signer in WITNESSES[:witnesses])
-    note = sign_checkpoint(HEAD, [BUNDLE_LOG], time_s=TIME).with_signatures(lines)
-    return TlogProof(*_path(raw), note.encode()).encode()
-
-
-def _with_receipt(raw: bytes, key: Ed25519PrivateKey = COSE_KEY) -> bytes:
-    index, path = _path(raw)
-    receipt = issue_receipt(entry_of(raw), index, HEAD.size, path, HEAD.root, key=key)
-    return attach(raw, [receipt])
-
-
-def _keys(*names: str) -> tuple[bytes, ...]:
-    return (*(public_bytes(signing_key(name)) for name in names), public_bytes(COSE_KEY))
-
-
-OF_RECEIPT = Bundle(
-    statement=_with_receipt(RECEIPT),
-    tlog_proof=_proof(RECEIPT),
-    policy=_policy_text(2),
-    keys=_keys("operator", "tenant"),
-    receipt=ReceiptContext(ORDER, KEY_BUNDLE, _proof(KEY_BUNDLE)),
-    timestamps=(b"opaque",),
-)
-OF_VERDICT = Bundle(
-    statement=VERDICT,
-    tlog_proof=_proof(VERDICT),
-    policy=_policy_text(2),
-    keys=_keys("worker"),
-)
-
-
 def bundle() -> Json:
     """Bundles as text, what is verified of each, and splices that spoil the first."""
     good = OF_RECEIPT.encode().encode()
@@ -354,13 +299,18 @@ def bundle() -> Json:
     return {
         "valid": [
             {"bundle": made.encode(), "facts": _facts(raw), "steps": steps}
-            for made, raw, steps in ((OF_RECEIPT, RECEIPT, 7), (OF_VERDICT, VERDICT, 3))
+            for made, raw, steps in (
+                (OF_RECEIPT, RECEIPT, 9),
+                (OF_VERDICT, VERDICT, 3),
+                (of_claim(CANCELLED), CANCELLED, 9),
+                (of_claim(LATE), LATE, 9),
+            )
         ],
         "spoiled": spoiled,
         "own_policies": [
-            {"name": "the same quorum", "policy": _policy_text(2), "code": None},
-            {"name": "one witness is enough", "policy": _policy_text(1), "code": None},
-            {"name": "all witnesses", "policy": _policy_text(3), "code": "NOT_WITNESSED"},
+            {"name": "the same quorum", "policy": policy_text(2), "code": None},
+            {"name": "one witness is enough", "policy": policy_text(1), "code": None},
+            {"name": "all witnesses", "policy": policy_text(3), "code": "NOT_WITNESSED"},
             {"name": "another log", "policy": _policy_of_another_log(), "code": "UNTRUSTED_KEY"},
         ],
     }
@@ -369,7 +319,7 @@ def bundle() -> Json:
 def _facts(raw: bytes) -> Json:
     return {
         "entry": entry_of(raw).hex(),
-        "index": _path(raw)[0],
+        "index": path_of(raw)[0],
         "size": HEAD.size,
         "root": HEAD.root.hex(),
         "origin": ORIGIN,
@@ -425,7 +375,7 @@ def _json(values: Json) -> bytes:
 
 
 def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
-    """Steps: 1 policy, 2 and 3 key bundle, 4 receipt, 5 order, 6 proof, 7 COSE Receipts."""
+    """Steps: 1 policy, 2 and 3 key bundle, 4 receipt, 5 order, 6 proof, 7 end, 8 claims, 9 COSE Receipts."""
     good, context = OF_RECEIPT, OF_RECEIPT.receipt
     assert context is not None
     bad, none, malformed = "BAD_SIGNATURE", "NOT_WITNESSED", "MALFORMED"
@@ -435,7 +385,7 @@ def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
         return replace(good, receipt=replace(context, **parts))
 
     def receipt(**fields: Any) -> Bundle:
-        return replace(good, statement=_signed("receipt", replace(RECEIPT_VALUE, **fields)))
+        return replace(good, statement=signed("receipt", replace(RECEIPT_VALUE, **fields)))
 
     yield "policy not one", replace(good, policy="quorum"), malformed, 1
     yield "policy with quorum none", replace(good, policy=_quorum_none()), "CONFIGURATION", 1
@@ -449,7 +399,7 @@ def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
         "BAD_PROOF",
         3,
     )
-    yield "key bundle not witnessed", of(key_bundle_proof=_proof(KEY_BUNDLE, 1)), none, 3
+    yield "key bundle not witnessed", of(key_bundle_proof=proof_of(KEY_BUNDLE, 1)), none, 3
     yield "receipt changed", replace(good, statement=_changed(RECEIPT, -1)), bad, 4
     yield "receipt is a verdict", replace(good, statement=VERDICT), malformed, 4
     yield "receipt of another key bundle", receipt(bundle=octets("bundle")), mismatch, 4
@@ -458,23 +408,27 @@ def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
     early = RECEIPT_VALUE.started - 1
     yield "receipt before its key bundle", receipt(started=early), "STALE_KEY", 4
     yield "order changed", of(order=_changed(ORDER, -1)), mismatch, 5
-    yield "another order", of(order=_signed("order", samples.ORDER)), mismatch, 5
+    yield "another order", of(order=signed("order", samples.ORDER)), mismatch, 5
     yield "order that disagrees with the receipt", receipt(number=42), mismatch, 5
     yield "tenant's key missing", replace(good, keys=(good.keys[0], good.keys[2])), unknown, 5
     yield "receipt that is not in the log", receipt(ended=RECEIPT_VALUE.ended + 1), "BAD_PROOF", 6
-    yield "proof of another entry", replace(good, tlog_proof=_proof(KEY_BUNDLE)), "BAD_PROOF", 6
+    yield "proof of another entry", replace(good, tlog_proof=proof_of(KEY_BUNDLE)), "BAD_PROOF", 6
     yield "proof without the log's signature", replace(good, tlog_proof=_unsigned()), bad, 6
-    yield "proof not witnessed", replace(good, tlog_proof=_proof(RECEIPT, 1)), none, 6
+    yield "proof not witnessed", replace(good, tlog_proof=proof_of(RECEIPT, 1)), none, 6
     yield "proof not one", replace(good, tlog_proof="x"), malformed, 6
-    yield "COSE key missing", replace(good, keys=good.keys[:2]), unknown, 7
-    stranger = _with_receipt(RECEIPT, signing_key("stranger"))
-    yield "COSE Receipt by a stranger", replace(good, statement=stranger), unknown, 7
+    for name, raw, code in UNFOUNDED:
+        yield name, of_claim(raw), code, 7
+    for name, raw in IMPOSSIBLE:
+        yield name, of_claim(raw), mismatch, 8
+    yield "COSE key missing", replace(good, keys=good.keys[:2]), unknown, 9
+    stranger = with_cose_receipt(RECEIPT, signing_key("stranger"))
+    yield "COSE Receipt by a stranger", replace(good, statement=stranger), unknown, 9
     for name, statement, code in _spoiled_cose_receipts():
-        yield name, replace(good, statement=statement), code, 7
+        yield name, replace(good, statement=statement), code, 9
 
 
 def _spoiled_cose_receipts() -> Iterator[tuple[str, bytes, str]]:
-    tag = cbor.decode(_with_receipt(KEY_BUNDLE))
+    tag = cbor.decode(with_cose_receipt(KEY_BUNDLE))
     assert isinstance(tag, cbor.Tag)
     of_bundle: Any = tag.value
     yield (

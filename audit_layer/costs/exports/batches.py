@@ -7,7 +7,6 @@ is a row's own (quantities, costs, times, receipt) is computed by Arrow, in deci
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -15,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_layer.costs.charge import USAGE, Charge, ChargeKind
+from audit_layer.costs.charge import USAGE, Charge
 from audit_layer.costs.exports.charge_columns import Batch, ChargeColumns, refused
-from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
-from audit_layer.costs.exports.focus_rows import SECOND, row_of, shared_cells
+from audit_layer.costs.exports.focus_rows import SECOND, exact_quantity, row_of, shared_cells
 from audit_layer.costs.exports.formats import Format
+from audit_layer.costs.exports.from_charges import DATASETS
 from audit_layer.costs.exports.manifest import About, Manifest
 from audit_layer.costs.exports.parquet import (
     array_of,
@@ -33,12 +32,10 @@ from audit_layer.costs.exports.table import SCALES, Column, Dataset, Kind
 from audit_layer.costs.exports.totals import Totals
 from audit_layer.costs.exports.writing import publish
 from shared.codec.moment import MAX_MS
+from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.replacing import Output
 
-DATASETS: Final[Mapping[Format, Dataset]] = MappingProxyType(
-    {Format.FOCUS_1_2_PARQUET: FOCUS_1_2, Format.FOCUS_1_4_PARQUET: FOCUS_1_4}
-)
 _COSTS: Final = frozenset({"BilledCost", "EffectiveCost", "ListCost", "ContractedCost"})
 _EXACT_COST: Final = pa.decimal256(76, SCALES[Kind.COST])
 
@@ -52,7 +49,7 @@ def parquet_from_batches(
 ) -> Manifest:
     """Write FOCUS as Parquet from columns; errors as in `publish`, INVALID_ARGUMENT for columns that are no charges."""
     dataset = DATASETS.get(chosen)
-    if dataset is None:
+    if dataset is None or chosen.container != "parquet":
         raise CounterfoilError(
             Code.UNSUPPORTED, f"{chosen} is not written from columns", remedy="Write it from rows."
         )
@@ -98,12 +95,11 @@ def _own(
     def each(values: Iterable[Any], type_: Any) -> Any:
         return pa.array(list(values), type=type_).take(rows)
 
-    priced = each((Decimal(1) / example.per for example in examples), pa.decimal128(10, 9))
+    priced = each(
+        (amount_of(1, Decimal(1), example.per) for example in examples), pa.decimal128(10, 9)
+    )
     counted = each(
-        (
-            Decimal(1) / (SECOND if example.kind is ChargeKind.GPU_SECOND else 1)
-            for example in examples
-        ),
+        (exact_quantity(example.kind, 1) for example in examples),
         pa.decimal128(10, 9),
     )
     price = Column("ListUnitPrice", Kind.PRICE)
@@ -144,11 +140,11 @@ def _spread(column: Column, shared: Sequence[Mapping[str, Any]], combination: An
     cells = [row.get(column.name) for row in shared]
     if column.kind is not Kind.TEXT:
         return array_of(column, cells).take(pa.array(combination))
-    texts = {text: index for index, text in enumerate(dict.fromkeys(cells)) if text is not None}
-    texts = {text: index for index, text in enumerate(texts)}
-    places = np.array([texts.get(text, -1) for text in cells], np.int32)[combination]
+    texts = [text for text in dict.fromkeys(cells) if text is not None]
+    place = {text: index for index, text in enumerate(texts)}
+    places = np.array([place.get(text, -1) for text in cells], np.int32)[combination]
     return pa.DictionaryArray.from_arrays(
-        pa.array(places, mask=places < 0), pa.array(list(texts), pa.string())
+        pa.array(places, mask=places < 0), pa.array(texts, pa.string())
     )
 
 

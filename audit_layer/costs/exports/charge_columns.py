@@ -56,7 +56,7 @@ class ChargeColumns:
             if isinstance(value, list | tuple | pa.Array | pa.ChunkedArray):
                 self.columns[name] = _array(name, value)
             else:
-                self.constants[name] = value
+                self.constants[name] = _converted(name, [value])[0].as_py()
         for name, field in _FIELDS.items():
             column = self.columns.get(name)
             empty = self.constants.get(name) is None if column is None else column.null_count > 0
@@ -108,21 +108,23 @@ class ChargeColumns:
 
 def _array(name: str, values: Any) -> Any:
     """Return a column in the type of its field."""
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        return _converted(name, values)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    # Money is no binary fraction, and a cast would take the unit of a time for milliseconds.
+    if pa.types.is_floating(values.type) or pa.types.is_temporal(values.type):
+        raise refused(f"{name} is of the type {values.type}")
+    return _converted(name, values)
+
+
+def _converted(name: str, values: Any) -> Any:
     type_ = _TYPES.get(name, pa.string())
     try:
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        if not isinstance(values, pa.Array):
-            return pa.array(values, type=type_)
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        return values if values.type == type_ else values.cast(type_)
-    except (
-        pa.ArrowInvalid,
-        pa.ArrowTypeError,
-        pa.ArrowNotImplementedError,
-        OverflowError,
-    ) as error:
+        return values.cast(type_) if isinstance(values, pa.Array) else pa.array(values, type=type_)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise refused(f"{name}: {error}") from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
@@ -55,6 +56,10 @@ class Posting(NamedTuple):
     amount: Decimal
     currency: str
     memo: str
+
+
+Raw = Posting | tuple[str, date, str, Decimal, str, str]
+"""A posting, or its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class Accounts:
 
 def write_journal(
     path: Path,
-    postings: Iterable[Posting],
+    postings: Iterable[Raw],
     accounts: Accounts,
     about: About,
     key: Ed25519PrivateKey | None = None,
@@ -132,10 +137,10 @@ def write_journal(
     return publish(path, Format.GL_CSV, (JOURNAL.name, JOURNAL.version), about, fill, key)
 
 
-def journal_rows(postings: Iterable[Posting], accounts: Accounts, totals: Totals) -> Iterator[Row]:
+def journal_rows(postings: Iterable[Raw], accounts: Accounts, totals: Totals) -> Iterator[Row]:
     """Yield a row for each posting that is not zero, journal by journal, after each was checked; errors as in `write_journal`."""
     seen: set[str] = set()
-    for journal, group in groupby(postings, key=lambda posting: posting.journal):
+    for journal, group in groupby(map(Posting._make, postings), key=attrgetter("journal")):
         lines = list(group)
         if journal in seen:
             raise _unbalanced(journal, "comes in two pieces")

@@ -19,7 +19,7 @@ from audit_layer.costs.charge import Charge
 from audit_layer.costs.exports.focus_rows import CATEGORIES, METERS
 from audit_layer.costs.exports.formats import Format
 from audit_layer.costs.exports.manifest import About, Manifest
-from audit_layer.costs.exports.summary import Summary, Sums, model_of, team_of
+from audit_layer.costs.exports.summary import BY_DAY, Summary, Sums, model_of, team_of
 from audit_layer.costs.exports.table import decimal_text
 from audit_layer.costs.exports.totals import Totals
 from audit_layer.costs.exports.writing import publish
@@ -38,7 +38,7 @@ UNKNOWN_DIGITS: Final = 6
 MAX_TEXT: Final = 32_767
 """Characters in a cell."""
 CHARTED: Final = 20
-"""Bars or points in a chart: the first ones of the table."""
+"""Bars in a chart: the largest."""
 _WIDE: Final = Context(prec=120, rounding=ROUND_HALF_EVEN)
 
 COLUMNS: Final = (
@@ -48,6 +48,7 @@ COLUMNS: Final = (
     ("Log index", 12), ("Receipt", 68),
 )  # fmt: skip
 """Headers and widths of the sheets of lines."""
+PLACES: Final = {name: place for place, (name, _) in enumerate(COLUMNS)}
 
 
 def write_workbook(
@@ -94,6 +95,7 @@ class Styles:
         self._book, self._money = book, dict[tuple[str, int], Any]()
         self.header = book.add_format({"bold": True, "bottom": 1, "text_wrap": True})
         self.title = book.add_format({"bold": True, "font_size": 14})
+        self.exact = book.add_format({"align": "right", "num_format": "@"})
         self.count = book.add_format({"num_format": "#,##0"})
 
     def money(self, currency: str, more: int = 0) -> Any:
@@ -154,6 +156,8 @@ def _write_lines(
 def _lines_sheet(book: Any, styles: Styles, number: int) -> Sheet:
     sheet = book.add_worksheet(LINES if number == 1 else f"{LINES} {number}")
     sheet.freeze_panes(1, 0)
+    sheet.repeat_rows(0)
+    _for_paper(sheet)
     sheet.autofilter(0, 0, MOST_ROWS, len(COLUMNS) - 1)
     for place, (name, width) in enumerate(COLUMNS):
         sheet.set_column(place, place, width)
@@ -161,30 +165,31 @@ def _lines_sheet(book: Any, styles: Styles, number: int) -> Sheet:
     return Sheet(sheet)
 
 
+def _for_paper(sheet: Any) -> None:
+    """Print a sheet across one page."""
+    sheet.set_landscape()
+    sheet.fit_to_pages(1, 0)
+
+
 def _write_line(sheet: Sheet, row: int, charge: Charge, day: str, styles: Styles) -> None:
-    for place, text in enumerate(
-        (
-            day, to_rfc3339(charge.started), charge.tenant, team_of(charge), charge.operator, charge.node, model_of(charge),
-            CATEGORIES[charge.kind], METERS[charge.kind],
-        )
-    ):  # fmt: skip
-        sheet.text(row, place, text)
-    sheet.number(row, 9, charge.quantity, styles.count)
-    sheet.text(row, 10, decimal_text(charge.unit_price))
-    sheet.number(row, 11, charge.per, styles.count)
-    digits = shown_digits(charge.currency) + FINER
-    sheet.number(row, 12, rounded(charge.amount, digits), styles.money(charge.currency, FINER))
-    for place, text in enumerate(
-        (
-            decimal_text(charge.amount), charge.currency, "Correction" if charge.correction else None,
-            charge.audit.value if charge.receipt else None, charge.reason, charge.invoice_id,
-        ),
-        start=13,
-    ):  # fmt: skip
-        sheet.text(row, place, text)
-    if charge.log_index is not None:
-        sheet.number(row, 19, charge.log_index)
-    sheet.text(row, 20, charge.receipt.hex() if charge.receipt else None)
+    texts = {
+        "Day": day, "Started (UTC)": to_rfc3339(charge.started), "Tenant": charge.tenant, "Team": team_of(charge),
+        "Operator": charge.operator, "Node": charge.node, "Model": model_of(charge), "Category": CATEGORIES[charge.kind],
+        "What": METERS[charge.kind], "Currency": charge.currency, "Class": "Correction" if charge.correction else None,
+        "Audit": charge.audit.value if charge.receipt else None, "Reason": charge.reason, "Invoice": charge.invoice_id,
+        "Receipt": charge.receipt.hex() if charge.receipt else None,
+    }  # fmt: skip
+    exact = {"Unit price (exact)": charge.unit_price, "Amount (exact)": charge.amount}
+    counts = {"Quantity": charge.quantity, "Per": charge.per, "Log index": charge.log_index}
+    for name, text in texts.items():
+        sheet.text(row, PLACES[name], text)
+    for name, value in exact.items():
+        sheet.text(row, PLACES[name], decimal_text(value), styles.exact)
+    for name, count in counts.items():
+        if count is not None:
+            sheet.number(row, PLACES[name], count, styles.count)
+    amount = rounded(charge.amount, shown_digits(charge.currency) + FINER)
+    sheet.number(row, PLACES["Amount"], amount, styles.money(charge.currency, FINER))
 
 
 def _write_summary(book: Any, sheet: Any, styles: Styles, summary: Summary, about: About) -> None:
@@ -192,17 +197,17 @@ def _write_summary(book: Any, sheet: Any, styles: Styles, summary: Summary, abou
     page, row = Sheet(sheet), 3
     for place, width in enumerate((30, 20, 28)):
         sheet.set_column(place, place, width)
-    page.text(0, 0, f"Charges of {about.period}", styles.title)
-    page.text(1, 0, "Amounts are shown rounded; the text beside each is exact.")
+    page.text(0, 0, "Charges", styles.title)
+    page.text(1, 0, f"{about.period}, amounts shown rounded; the text beside each is exact.")
     sheet.freeze_panes(3, 0)
+    _for_paper(sheet)
     for currency, by in summary:
         for name, sums in by.items():
             for place, text in enumerate((f"By {name}", f"Amount ({currency})", "Amount (exact)")):
                 page.text(row, place, text, styles.header)
             _write_sums(page, row + 1, sums, currency, styles)
-            sheet.insert_chart(
-                row, 4, _chart(book, name, currency, row + 1, min(len(sums), CHARTED))
-            )
+            shown = len(sums) if name == BY_DAY else min(len(sums), CHARTED)
+            sheet.insert_chart(row, 4, _chart(book, name, currency, row + 1, shown))
             row += max(len(sums) + 2, 17)  # as high as a chart
 
 
@@ -210,11 +215,11 @@ def _write_sums(page: Sheet, start: int, sums: Sums, currency: str, styles: Styl
     for row, (text, amount) in enumerate(sums.items(), start):
         page.text(row, 0, text)
         page.number(row, 1, rounded(amount, shown_digits(currency)), styles.money(currency))
-        page.text(row, 2, decimal_text(amount))
+        page.text(row, 2, decimal_text(amount), styles.exact)
 
 
 def _chart(book: Any, name: str, currency: str, first: int, rows: int) -> Any:
-    chart = book.add_chart({"type": "line" if name == "day" else "bar"})
+    chart = book.add_chart({"type": "line" if name == BY_DAY else "bar"})
     last = first + rows - 1
     series: Mapping[str, Any] = {
         "name": f"{currency} by {name}",
@@ -224,7 +229,7 @@ def _chart(book: Any, name: str, currency: str, first: int, rows: int) -> Any:
     chart.add_series(series)
     chart.set_title({"name": f"{currency} by {name}"})
     chart.set_legend({"none": True})
-    if name != "day":
+    if name != BY_DAY:
         chart.set_y_axis({"reverse": True})  # the largest on top
     chart.set_size({"width": 560, "height": 320})
     return chart

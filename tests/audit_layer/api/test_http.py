@@ -131,8 +131,8 @@ async def test_a_parameter_given_twice_or_not_printable_is_refused_by_name(world
     ):
         answer = await world.get("/v1/receipts", **query)
         assert (answer.status_code, answer.json()["detail"]) == (400, told)
-    days = STRICT["/v1/costs/focus.csv"]
-    answer = await world.get("/v1/costs/focus.csv", **days, time_zone="U\0TC")
+    days = STRICT["/v1/costs/export"]
+    answer = await world.get("/v1/costs/export", **days, time_zone="U\0TC")
     assert "time_zone" in answer.json()["detail"]
     span: dict[str, Any] = {"from": 0, "to": 1}
     answer = await world.get("/v1/tenants/a%00b/completeness", **span)
@@ -361,9 +361,10 @@ async def test_focus_rows_of_a_tenant_are_its_own_and_a_period_is_half_open(worl
 
     async def rows(scope: str | None, start: str, end: str) -> list[dict[str, str]]:
         role = "tenant" if scope else "finance"
-        answer = await world.get("/v1/costs/focus.csv", role, scope, start=start, end=end)
+        answer = await world.get(
+            "/v1/costs/export", role, scope, format="focus-1.2-csv", start=start, end=end
+        )
         assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/csv")
         return list(csv.DictReader(io.StringIO(answer.text)))
 
     every = await rows(None, "2020-01-01", "2100-01-01")
@@ -379,7 +380,7 @@ async def test_focus_rows_of_a_tenant_are_its_own_and_a_period_is_half_open(worl
         {"start": "2020-01-01T00:00:00Z", "end": "2100-01-01"},
         {"start": "2020-01-01", "end": "2100-01-01", "time_zone": "Mars/Base"},
     ):
-        answer = await world.get("/v1/costs/focus.csv", "finance", **query)
+        answer = await world.get("/v1/costs/export", "finance", format="focus-1.2-csv", **query)
         assert answer.status_code == 400, query
     assert len(await rows(None, "2020-01-01", "9999-12-31")) == len(every)
 

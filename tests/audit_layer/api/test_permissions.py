@@ -23,9 +23,36 @@ MATRIX = {
     "/v1/findings": (403, 403, 200, 403),
     "/v1/status": (403, 403, 200, 403),
     "/v1/costs/totals": (200, 403, 200, 200),
-    "/v1/costs/focus.csv": (200, 403, 200, 200),
+    "/v1/costs/unpaid": (200, 403, 200, 200),
+    "/v1/costs/fsck": (403, 403, 403, 200),
+    "/v1/costs/periods": (200, 403, 200, 200),
+    "/v1/costs/periods/{number}/bill": (404, 403, 404, 404),
+    "/v1/costs/contracts": (200, 403, 200, 200),
+    "/v1/costs/models": (200, 403, 200, 200),
+    "/v1/costs/ledger/balances": (403, 403, 403, 200),
+    "/v1/costs/ledger/statement": (403, 403, 403, 200),
+    "/v1/costs/invoices": (403, 403, 403, 200),
+    "/v1/costs/invoices/{number}/letter": (403, 403, 403, 404),
+    "/v1/costs/export": (200, 403, 200, 200),
 }
-"""What each role gets. No statement has the entry 00…0, so whoever may ask at all gets 404."""
+"""What each role gets. No statement has the entry 00…0, and nothing the number 999, so whoever may ask at all gets 404."""
+FINANCE_ONLY = (403, 403, 403)
+WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
+    ("POST", "/v1/costs/rate"): ({}, 200),
+    ("POST", "/v1/costs/periods/{number}/state"): ({"state": "closing"}, 404),
+    ("POST", "/v1/costs/contracts"): ({"terms": {}}, 400),
+    ("PUT", "/v1/costs/models/{name}"): ({"model_root": "00" * 32}, 200),
+    ("POST", "/v1/costs/ledger/operations"): (
+        {"operation": "prepay", "key": "1", "amount": "1", "currency": "EUR", "tenant": "acme"},
+        200,
+    ),
+    ("POST", "/v1/costs/ledger/journals/{number}/mirror"): ({"state": "", "note": "x"}, 404),
+    ("POST", "/v1/costs/invoices/preview"): ({"content": "e30="}, 400),
+    ("POST", "/v1/costs/invoices"): ({"content": "e30="}, 400),
+    ("POST", "/v1/costs/invoices/{number}/reconcile"): ({}, 404),
+    ("POST", "/v1/costs/invoices/{number}/state"): ({"state": "disputed", "note": "x"}, 404),
+}
+"""What changes the books: a body, and what finance gets for it. Nobody else may."""
 PUBLIC = {
     "/checkpoint",
     "/tile/{path}",
@@ -36,10 +63,18 @@ PUBLIC = {
     "/v1/public/statements",
     "/openapi.json",
 }
-VALUES = {"entry": "0" * 64, "tenant": "acme", "path": "0/000", "size": "1"}
+VALUES = {
+    "entry": "0" * 64,
+    "tenant": "acme",
+    "path": "0/000",
+    "size": "1",
+    "number": "999",
+    "name": "fox",
+}
 QUERIES: dict[str, dict[str, Any]] = {
     "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},
-    "/v1/costs/focus.csv": {"start": "2026-01-01", "end": "2026-02-01"},
+    "/v1/costs/export": {"format": "focus-1.2-csv", "start": "2026-01-01", "end": "2026-02-01"},
+    "/v1/costs/ledger/statement": {"account": "cash:acme", "currency": "EUR"},
 }
 
 
@@ -56,14 +91,15 @@ async def served(world: World) -> set[str]:
 
 async def test_every_route_is_in_the_matrix_or_public_by_name(world: World):
     paths = await served(world)
-    assert paths == MATRIX.keys() | PUBLIC
+    assert paths == MATRIX.keys() | PUBLIC | {path for _, path in WRITES}
     async with httpx.AsyncClient(
         base_url=world.url, verify=client_context(world.ca), trust_env=False
     ) as client:
         for path in paths - PUBLIC:
             for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
                 answer = await client.request(method, filled(path))
-                assert answer.status_code == (401 if method == "GET" else 405), (method, path)
+                known = path in MATRIX if method == "GET" else (method, path) in WRITES
+                assert answer.status_code == (401 if known else 405), (method, path)
 
 
 async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
@@ -71,6 +107,13 @@ async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
         for (role, scope), status in zip(ROLES, expected, strict=True):
             answer = await world.get(filled(path), role, scope, **QUERIES.get(path, {}))
             assert answer.status_code == status, (path, role, answer.text)
+
+
+async def test_only_finance_changes_the_books(world: World):
+    for (method, path), (body, status) in WRITES.items():
+        for (role, scope), expected in zip(ROLES, (*FINANCE_ONLY, status), strict=True):
+            answer = await world.ask(method, filled(path), role, scope, body)
+            assert answer.status_code == expected, (path, role, answer.text)
 
 
 def every(routes: Iterable[Any]) -> Iterator[Any]:
@@ -86,4 +129,5 @@ def test_no_route_is_hidden_from_the_list():
         routes = list(every(app.routes))
     listed = {route.path for route in routes if route.include_in_schema}
     assert {route.path for route in routes} - listed == {"/openapi.json"}
-    assert len(listed) == len(MATRIX) + len(PUBLIC) - 1
+    written = {path for _, path in WRITES} - MATRIX.keys()
+    assert len(listed) == len(MATRIX) + len(PUBLIC) - 1 + len(written)

@@ -198,7 +198,7 @@ def test_a_fail_is_held_and_shown_as_held_until_another_workers_verdict(scene: S
     assert shown[failed.hex()]["x_Because"] == doubted.hex()
     assert shown[fine.hex()]["x_AuditState"] == "unaudited"
     content = invoice(line("input", 10, "1"), line("output", 14, "2"))
-    result = scene.books.costs.reconcile(scene.books.costs.take_invoice(content))
+    result = scene.books.reconcile(scene.books.take(content))
     assert (result.gap, result.held) == (Fraction(0), Fraction(EACH))
     scene.verdict(failed, "PASS", "second")
     assert scene.books.costs.totals()[0]["held"] == "0"
@@ -261,7 +261,7 @@ def test_a_bill_for_what_is_not_payable_is_unproven_and_the_rest_is_quantity(sce
     scene.receipt(1)
     scene.catch_up()
     content = invoice(line("input", 10, "1"), line("output", 14 + 61, "2"))
-    result = scene.books.costs.reconcile(scene.books.costs.take_invoice(content))
+    result = scene.books.reconcile(scene.books.take(content))
     found = {name: value for name, value in result.parts.items() if value}
     assert found == {"unproven": Fraction(EACH), "quantity": Fraction("0.122")}
     (key,) = result.keys
@@ -273,7 +273,7 @@ def test_a_conviction_of_everything_leaves_the_overclaim_apart(scene: Scene):
     scene.convict(scene.receipt(0))
     scene.catch_up()
     content = invoice(line("input", 5, "1"), line("output", 7 + 61, "2"))
-    result = scene.books.costs.reconcile(scene.books.costs.take_invoice(content))
+    result = scene.books.reconcile(scene.books.take(content))
     found = {name: value for name, value in result.parts.items() if value}
     assert found == {"unproven": Fraction(EACH), "quantity": Fraction("0.122")}
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select
 from audit_layer.disclosure.audit_client import Logged, Proof
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import Disclosed
+from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.worker import Worker
@@ -98,7 +99,7 @@ def worker(
             disclosure=FakeDisclosure(),  # type: ignore[arg-type]  # a double
             replayer=replayer,
             key=made.key("worker"),
-            lease_ms=lease_ms,
+            lease=LeaseTerms(lease_ms, 10 * lease_ms),
         )
 
 

@@ -38,6 +38,9 @@ class FakeArithmetic:
     def tokenise(self, body):
         return tuple((body.prompt or "").encode())
 
+    def check(self, prompt, output):
+        """Refuse nothing."""
+
     def replay(self, prompt, output, settings, seed, choice):
         self.passes += 1
         chosen = tuple(self.choose(prompt, output[:n], seed) for n in range(len(output)))
@@ -132,6 +135,8 @@ class Story:
     frames_lie: bool = False
     text: Callable[[str], str] = str
     """What the node makes of the text of each frame."""
+    added: tuple[str, ...] = ()
+    """The text of frames without tokens, which the node sends after all others."""
     final_text: str | None = None
     evidence_text: str | None = None
     final_changes: dict | None = None
@@ -180,6 +185,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         sealer.seal(part, text, story.logprobs[2 * i : 2 * i + 2])[0]
         for i, (part, text) in enumerate(zip(parts, texts, strict=True))
     )
+    frames += tuple(sealer.seal((), added)[0] for added in story.added)
     text = "".join(texts) if story.final_text is None else story.final_text
     kept = text if story.evidence_text is None else story.evidence_text
     activations = story.activations or arithmetic.activations(inputs, tokens)

@@ -3,13 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from audit_layer.replay.case import Case
 from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
-from shared.runtime.errors import CounterfoilError
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.statements.verdicts import Reason
@@ -213,18 +209,15 @@ def test_dropped_frames_fail():
     assert (result.outcome, result.reason) == ("FAIL", "stream")
 
 
-def test_cases_and_judgements_survive_the_pipe():
-    case = make_case()
-    assert Case.from_bytes(case.to_bytes()) == case
-    found = judge(case, FakeArithmetic())
+def test_judgements_survive_the_pipe():
+    found = judge(make_case(), FakeArithmetic())
     assert Judgement.from_bytes(found.to_bytes()) == found
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.binary(max_size=200))
-def test_a_case_that_is_not_one_is_refused_with_our_error(data):
-    with pytest.raises(CounterfoilError):
-        Case.from_bytes(data)
+def test_frames_are_passed_over_once():
+    case = make_case()
+    result = judge(replace(case, frames=iter(case.frames)), FakeArithmetic())
+    assert (result.outcome, result.reason) == ("PASS", "exact")
 
 
 def test_secrets_do_not_appear_in_representations():

@@ -1,7 +1,9 @@
 """Every reason that a verdict can have gets from where it arises into the log; nothing loops forever."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from audit_layer.disclosure.service import Disclosed
 from audit_layer.replay import work_list
 from audit_layer.replay import worker as worker_module
+from audit_layer.replay.lease import ENOUGH, MARGIN
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.worker import MAX_FAILURES, MAX_WHY
 from audit_layer.storage.engine import session
@@ -24,9 +27,11 @@ from shared.verification.judgement import Judgement
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import fake_child
 from tests.audit_layer.replay.court import FakeAuditServer, assign, row_of, worker
+from tests.audit_layer.replay.waiting import until
 from tests.audit_layer.trail.conftest import World, world
 
 __all__ = ["world"]
+KIND = (made.MODEL, made.PROFILE)
 BY_THE_JUDGE = [
     reason
     for reason in Reason
@@ -219,6 +224,33 @@ def test_strangers_words_move_no_cursor():
     assert printable("a\x1b[2Jb\r\n\u202ec", MAX_WHY, " ") == "a [2Jb   c"
 
 
+# -- what takes too long ----------------------------------------------------------------------------------------------
+
+
+def test_what_would_take_too_long_by_the_workers_own_speed_ends_in_a_verdict_of_the_audits_doing(
+    world: World,
+):
+    signed, again = world.put(world.node.receipt("acme"), world.node.receipt("acme"))
+    engine = world.database.engine("worker")
+    server = FakeAuditServer(world.trail)
+    with worker(engine, server, fake_child.command("longest")) as made_worker:
+        assert made_worker.run(assign(engine, signed.entry)) == "done"
+        for _ in range(ENOUGH):  # a token takes so long that a whole case takes twice the cap
+            made_worker.replayer.speeds.note(
+                KIND, fake_child.TOKENS, 2 * made_worker.lease.cap_ms / 1000
+            )
+        number = assign(engine, again.entry)
+        assert made_worker.run(number) == "done"
+        row = row_of(engine, number)
+        assert row.judgement is not None
+        longest = Judgement.from_bytes(row.judgement).facts["longest"]
+        assert longest in {fake_child.TOKENS // 2 - 1, fake_child.TOKENS // 2}
+        assert row.failures == 0
+    first, second = verdicts(world)
+    assert first.reason is Reason.EXACT
+    assert (second.outcome, second.reason) == (Outcome.INCONCLUSIVE, Reason.UNREPLAYABLE)
+
+
 # -- leases -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,3 +274,33 @@ def test_a_lease_is_kept_while_its_replay_runs(world: World):
                     break
                 time.sleep(0.05)
         assert extended
+
+
+def test_a_replay_has_a_lease_as_long_as_it_is_predicted_to_take_and_renewing_does_not_shorten_it(
+    world: World, tmp_path: Path
+):
+    signed = world.node.receipt("acme")
+    (receipt,) = world.put(signed)
+    engine, mark = world.database.engine("worker"), tmp_path / "has the case"
+    server = FakeAuditServer(world.trail)
+    usage = read_as(Receipt, signed.statement).usage
+    hanging = fake_child.command("hang", mark)
+    with worker(engine, server, hanging, lease_ms=60_000) as made_worker:
+        for _ in range(ENOUGH):
+            made_worker.replayer.speeds.note(KIND, 1000, 100_000 / (usage.input + usage.output))
+        number, began = assign(engine, receipt.entry), now_ms()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(made_worker.run, number)
+            until(mark.exists)
+            ends = row_of(engine, number).leased_until
+            assert ends is not None
+            assert ends >= began + 100_000 * MARGIN
+            with session(engine) as db:
+                work_list.extend(db, number, until=now_ms() + 60_000)
+            assert row_of(engine, number).leased_until == ends
+            assert made_worker.replayer._child is not None
+            made_worker.replayer._child.kill()
+            assert running.result(60).startswith("later: ")
+        rests = row_of(engine, number).leased_until
+        assert rests is not None
+        assert rests < ends, "what failed is due again after its pause, not after its lease"

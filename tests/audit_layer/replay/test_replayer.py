@@ -14,11 +14,13 @@ from types import SimpleNamespace
 import pytest
 
 from audit_layer.replay import child
-from audit_layer.replay.case import MAX_CASE_ITEMS, Case
+from audit_layer.replay.case import Case
 from audit_layer.replay.child import Bench
-from audit_layer.replay.framing import read_message, write_message
-from audit_layer.replay.replayer import Replayer, _parse
+from audit_layer.replay.framing import MAX_ANSWER, MAX_FRAMES, read_message, write_case
+from audit_layer.replay.lease import ENOUGH
+from audit_layer.replay.replayer import Replayer, ReplayFailedError, _parse
 from shared.codec import cbor
+from shared.envelope.stream import MAX_FRAME
 from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root
@@ -41,18 +43,11 @@ def replayer(command: Sequence[str], timeout_s: float = 60.0) -> Replayer:
     return made
 
 
-def test_a_case_of_very_many_frames_reaches_the_child_and_one_of_more_than_can_be_does_not():
-    many = replace(CASE, frames=(b"",) * 50_000)
-    assert Case.from_bytes(many.to_bytes()) == many
-    with pytest.raises(CounterfoilError, match="items"):
-        Case.from_bytes(replace(CASE, frames=(b"",) * (MAX_CASE_ITEMS + 1)).to_bytes())
-
-
 def test_a_checkpoint_that_cannot_be_read_is_reported_for_every_case(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "config.json")
     asked, answered = BytesIO(), BytesIO()
     for _ in range(2):
-        write_message(asked, CASE.to_bytes())
+        write_case(asked, CASE, tuple(CASE.frames))
     asked.seek(0)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=asked))
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=answered))
@@ -60,7 +55,7 @@ def test_a_checkpoint_that_cannot_be_read_is_reported_for_every_case(tmp_path, m
     answered.seek(0)
     for _ in range(2):
         with pytest.raises(CounterfoilError, match=r"config\.json cannot be read") as caught:
-            _parse(read_message(answered) or b"")
+            _parse(read_message(answered, MAX_ANSWER) or b"")
         assert caught.value.code is Code.INTERNAL
 
 
@@ -173,17 +168,35 @@ def test_closing_ends_the_child():
     assert child.poll() == -signal.SIGKILL
 
 
-def test_messages_keep_their_bounds_on_the_pipe():
-    stream = BytesIO()
-    write_message(stream, b"case")
-    for data, limit, expected in (
-        (stream.getvalue(), 64, b"case"),
-        (stream.getvalue()[:-1], 64, None),
-        (stream.getvalue()[:3], 64, None),
-        (b"", 64, None),
-        (stream.getvalue(), 3, None),
-    ):
-        assert read_message(BytesIO(data), limit) == expected
+# -- speeds -------------------------------------------------------------------------------------------------
+
+KIND = (b"model", b"profile")
+
+
+def test_replays_are_counted_once_the_model_is_loaded_and_again_after_another_child():
+    with replayer(fake_child.command("longest")) as made:
+        for _ in range(ENOUGH):
+            made.judge(CASE, kind=KIND)
+        assert made.speeds.predicted_s(KIND, 1000) is None  # the first one loaded the model
+        made.judge(CASE, kind=KIND)
+        assert made.speeds.predicted_s(KIND, 1000) is not None
+        seen = len(made.speeds._seen[KIND])
+        child_of(made).kill()
+        child_of(made).wait()
+        made.judge(CASE, kind=KIND)
+        assert len(made.speeds._seen[KIND]) == seen
+        made.judge(CASE, kind=KIND)
+        assert len(made.speeds._seen[KIND]) == seen + 1
+
+
+def test_what_was_not_replayed_is_no_speed():
+    """Else whoever sends cases that end early would make every long one look short."""
+    with replayer(fake_child.command("longest")) as made:
+        for _ in range(2):
+            judged = made.judge(CASE, kind=KIND, longest=fake_child.TOKENS - 1)
+            assert judged.reason is Reason.UNREPLAYABLE
+        made.judge(CASE, kind=KIND)
+        assert KIND not in made.speeds._seen
 
 
 # -- the real process ---------------------------------------------------------------------------------------
@@ -194,6 +207,7 @@ def honest_case(
     backend: CpuBackend = BACKEND,
     dtype: str = "float32",
     claimed: bytes | None = None,
+    added: tuple[str, ...] = (),
 ) -> Case:
     """A request that ran to its token budget; seeds are random, so a few ends of text are passed over."""
     profile = claimed or profile_id(numeric_profile(dtype, backend))
@@ -204,12 +218,39 @@ def honest_case(
         receipt_changes={"model_root": root},
         header_model=root,
         max_tokens=4,
+        added=added,
     )
     for _ in range(50):
         case = make_case(story, arithmetic=arithmetic)
         if END not in arithmetic.generated:
             return case
     raise AssertionError("every text ended early")
+
+
+def test_a_case_beyond_64_mib_is_judged_to_its_last_step(tmp_path):
+    """All of its frames belong to the receipt; what they say beyond the tokens is the node's own."""
+    folder = write_folder(tmp_path / "model")
+    large = honest_case(folder, added=("x" * 700_000,) * 160)
+    assert sum(map(len, large.frames)) > 100 * 2**20
+    honest = honest_case(folder)
+    with Replayer([folder], threads=1, timeout_s=100) as made:
+        judged = made.judge(large)
+        assert (judged.outcome, judged.reason) == ("FAIL", "text")
+        assert judged.decisive is not None
+        assert judged.decisive.difference is not None
+        assert judged.decisive.difference.where == {"frame": 2}
+        child = child_of(made)
+        assert made.judge(honest).reason is Reason.EXACT
+        assert child_of(made) is child
+
+
+@pytest.mark.parametrize("frames", [(bytes(MAX_FRAME + 1),), (b"",) * (MAX_FRAMES + 1)])
+def test_a_case_beyond_the_protocols_bounds_is_our_own_error_and_reaches_no_child(frames):
+    with replayer(fake_child.command("pass")) as made:
+        with pytest.raises(ReplayFailedError, match="is no receipt's case") as caught:
+            made.judge(replace(CASE, frames=frames))
+        assert caught.value.code is Code.INTERNAL
+        assert made._child is None
 
 
 def test_an_auditor_computes_every_arithmetic_and_no_profile_that_it_does_not_know(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import sys
 from dataclasses import replace
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +15,14 @@ from audit_layer.costs.rating import rated
 from execution_layer.client import cancelling
 from execution_layer.client.archive import State
 from execution_layer.client.attempt import _max_ms
+from execution_layer.node import session
 from execution_layer.node.intake import Intake
 from execution_layer.node.service import InferenceService
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.statements.cancellations import sign_cancellation, verify_cancellation
 from shared.statements.cose import entry_of, open_as, read_as
+from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import MAX_WAIT_MS, Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Finish, Receipt
@@ -195,6 +198,161 @@ async def test_a_node_that_does_not_hear_of_it_hides_no_exception_and_holds_nobo
         engine.generations[0].release()
         receipt, _ = await answered(world)
         assert receipt.finish is Finish.LENGTH  # nobody told the node otherwise
+
+
+class DeafEngine(FakeEngine):
+    """A double of an engine whose node forgets the order's deadline: it stalls until it is cancelled or released."""
+
+    def submit(self, request):
+        return super().submit(replace(request, deadline=None))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The orders for which the node was sent a cancellation."""
+    orders, true = [], Intake.cancel
+
+    async def cancel(self, order, signature):
+        orders.append(order)
+        await true(self, order, signature)
+
+    monkeypatch.setattr(Intake, "cancel", cancel)
+    return orders
+
+
+async def gives_up(client, **options):
+    with pytest.raises(CounterfoilError) as caught:
+        await client.generate(**{"prompt": "hello", "max_tokens": TOKENS, **options})
+    return caught.value
+
+
+async def test_a_node_that_stalls_is_cancelled_when_the_calls_time_is_over(world, told):
+    async with world.node(DeafEngine(holds_after=2)) as node, world.client() as client:
+        await client.nodes()
+        error = await gives_up(client, timeout_s=1.0)
+        assert error.code is Code.DEADLINE
+        assert "was not complete within" in error.detail
+        (kept,) = client.archive.latest(5)
+        assert kept.state is State.BROKEN
+        receipt, order = await answered(world)
+        assert (receipt.finish, receipt.usage.output) == (Finish.CANCELLED, 2)
+        verify_cancellation(receipt.order, receipt.cancel, public_bytes(world.tenant_key))
+        assert paid(world, receipt, order) == {"input": receipt.usage.input, "output": 2}
+        assert told == [kept.order_entry]
+        await until(lambda: not node.load.in_flight)
+
+
+async def test_a_node_that_does_not_accept_in_time_is_cancelled_while_another_answers(
+    world, told, monkeypatch
+):
+    async with (
+        world.node(FakeEngine(holds_after=0)) as silent,
+        world.node(name="node-2"),
+        world.client(accept_timeout_s=1.0) as client,
+    ):
+        await client.nodes()
+        released, true = asyncio.Event(), silent.store.accept
+
+        async def accept(*what, **how):
+            await released.wait()
+            return await true(*what, **how)
+
+        monkeypatch.setattr(silent.store, "accept", accept)
+        answer = await client.generate(prompt="hello", max_tokens=TOKENS)
+        assert (answer.node, answer.finish) == ("honest/node-2", Finish.LENGTH)
+        await until(lambda: told)
+        released.set()
+        await world.audit.wait_for_receipts(2)
+        found = {item.payload["attempt"]: item.payload for item in world.audit.receipts()}
+        assert found[0]["finish"] == Finish.CANCELLED
+        assert found[0]["usage"]["output"] == 0
+        assert found[1]["finish"] == Finish.LENGTH
+        assert told == [found[0]["order"]]
+
+
+async def test_a_stream_that_cannot_be_believed_is_cancelled_where_reading_stops(world, told):
+    engine = DeafEngine(holds_after=2)
+    engine.logprobs = lambda *_: (TokenLogprobs(-5, (), ()),)  # nobody asked for them
+    async with world.node(engine), world.client() as client:
+        error = await gives_up(client)
+        assert error.code is Code.MALFORMED
+        receipt, _ = await answered(world)
+        assert receipt.finish is Finish.CANCELLED
+        assert told == [receipt.order]
+
+
+async def ends_early(*_):
+    """Call the time over before it is, as a node might to be sent a cancellation."""
+    raise CounterfoilError(Code.DEADLINE, "too late")
+    yield
+
+
+async def refuses(*_):
+    raise CounterfoilError(Code.OVERLOADED, "no")
+    yield
+
+
+@pytest.mark.parametrize("way", ["fails", "refuses", "ends early", "lies at the end"])
+async def test_a_stream_that_the_node_ended_is_not_cancelled(world, told, monkeypatch, way):
+    engine = FakeEngine(dies_after=2 if way == "fails" else None)
+    if way == "lies at the end":
+        true = session.draft_receipt
+        monkeypatch.setattr(
+            session, "draft_receipt", lambda *facts: replace(true(*facts), h_final=bytes(32))
+        )
+    elif way != "fails":
+        ways = {"refuses": refuses, "ends early": ends_early}
+        monkeypatch.setattr(InferenceService, "Generate", ways[way])
+    async with world.node(engine), world.client(max_attempts=1) as client:
+        await gives_up(client)
+        assert not client._cancellations._under_way
+    assert told == []
+
+
+async def test_a_bare_status_of_the_node_is_not_the_clients_own_deadline(world, told, monkeypatch):
+    async def generate(_self, _request, context):
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        yield
+
+    monkeypatch.setattr(InferenceService, "Generate", generate)
+    async with world.node(), world.client(max_attempts=1) as client:
+        error = await gives_up(client)
+        assert error.code is Code.DEADLINE
+        assert not client._cancellations._under_way
+    assert told == []
+
+
+async def test_nobody_waits_for_a_cancellation_in_the_background_and_closing_gives_it_up(
+    world, monkeypatch
+):
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def Cancel(_self, _request, _context):  # the method's wire name
+        reached.set()
+        await never.wait()
+
+    monkeypatch.setattr(InferenceService, "Cancel", Cancel)
+    monkeypatch.setattr(cancelling, "BOUND_S", 0.2)
+    engine = DeafEngine(holds_after=2)
+    async with world.node(engine):
+        async with world.client() as client:
+            await gives_up(client, timeout_s=1.0)
+            await reached.wait()
+            assert client._cancellations._under_way  # the call is over, and this is not
+        assert not client._cancellations._under_way
+        never.set()
+        engine.generations[0].release()
+        receipt, _ = await answered(world)
+        assert receipt.finish is Finish.LENGTH
+
+
+async def test_closing_a_client_lets_its_last_cancellation_arrive(world, told):
+    async with world.node(DeafEngine(holds_after=2)):
+        async with world.client() as client:
+            await gives_up(client, timeout_s=1.0)
+        receipt, _ = await answered(world)
+        assert receipt.finish is Finish.CANCELLED
+        assert told == [receipt.order]
 
 
 async def test_an_interrupted_command_cancels_its_request(world):

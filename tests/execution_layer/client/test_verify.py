@@ -107,9 +107,9 @@ def steps_of(bundle, policy):
 async def test_an_exported_receipt_verifies_by_the_policys_pins_alone(kept):
     report = verify_bundle(kept.bundle(), trust_of(kept.policy))
     assert failing(report.steps) is None
-    assert [step.number for step in report.steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.number for step in report.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert "yours" in report.steps[0].detail
-    assert "witnessed by w" in report.steps[-1].detail  # who witnessed it, and when
+    assert "witnessed by w" in report.steps[5].detail  # who witnessed it, and when
     assert report.facts["entry"] == kept.entries[0]
     assert "your own policy" in report.rests_on[0]
 
@@ -267,7 +267,7 @@ def command(*arguments):
 async def test_the_command_prints_numbered_steps_and_exits_with_0(kept, capsys):
     assert command(kept.file, "--config", kept.config) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:5] for line in lines if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 7)]
+    assert [line[:5] for line in lines if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 9)]
     assert lines[-1] == "verified"
     assert command(kept.entries[0].hex(), "--config", kept.config, "--json") == 0
     told = json.loads(capsys.readouterr().out)

@@ -23,7 +23,7 @@ from shared.verification.bundle import (
 )
 from shared.verification.bundle_check import Report, in_words, verify_bundle
 from shared.verification.trust import Trust
-from tests.vectors import generate_bundles as made
+from tests.vectors import bundle_samples as made
 from tests.vectors.files import apply
 from tests.vectors.generate_translog import FOLDER
 from tests.vectors.samples import signing_key
@@ -95,7 +95,7 @@ def test_a_changed_byte_fails_or_leaves_what_is_verified_as_it_was(at, change, o
         assert verified(spoiled, trust).facts in ({}, verified(GOOD, trust).facts)
 
 
-@pytest.mark.parametrize("case", VECTORS["valid"], ids=["receipt", "verdict"])
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=["receipt", "verdict", "cancelled", "late"])
 @pytest.mark.parametrize("trust", [Trust(), OWN], ids=["on its word", "own pins"])
 def test_valid_vectors_verify(case, trust: Trust):
     data = case["bundle"].encode()
@@ -140,7 +140,7 @@ def test_the_bundles_own_policy_is_called_its_makers_word():
     report = verify_bundle(made.OF_RECEIPT, Trust())
     assert "the bundle's own" in str(report.steps[0].detail)
     text = report.as_text().splitlines()
-    assert [line[:5] for line in text[:-1] if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 8)]
+    assert [line[:5] for line in text[:-1] if line[:1] == "✓"] == [f"✓ ({n})" for n in range(1, 10)]
     words = [line for line in text if line.startswith("!")]
     assert len(words) == 3
     assert "only its maker says" in words[0]
@@ -152,7 +152,7 @@ def test_the_bundles_own_policy_is_called_its_makers_word():
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("gpu-farm", 2), ("acme", 5), (made.ORIGIN, 7)], ids=str
+    ("name", "step"), [("gpu-farm", 2), ("acme", 5), (made.ORIGIN, 9)], ids=str
 )
 def test_a_name_that_the_verifier_pins_has_no_other_keys(name: str, step: int):
     stranger = {public_bytes(signing_key("stranger"))}
@@ -180,9 +180,43 @@ def test_attaching_receipts_does_not_change_what_is_verified():
     several = attach(plain, receipts * 3)
     with_three = verify_bundle(replace(made.OF_RECEIPT, statement=several), Trust())
     assert (without.facts["cose_receipts"], with_three.facts["cose_receipts"]) == (0, 3)
-    assert len(without.steps) == 6
+    assert len(without.steps) == 8
     del without.facts["cose_receipts"], with_three.facts["cose_receipts"]
     assert without.facts == with_three.facts
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (made.RECEIPT, "stop, which only an audit can check"),
+        (made.CANCELLED, "its tenant signed the cancellation"),
+        (made.LATE, "the order's time was over"),
+    ],
+    ids=["stop", "cancelled", "late"],
+)
+def test_a_verified_end_says_whose_wish_it_was(raw: bytes, said: str):
+    report = verify_bundle(made.of_claim(raw), OWN)
+    assert report.verified
+    assert said in str(report.steps[6].detail)
+
+
+@pytest.mark.parametrize(
+    ("step", "raw", "said"),
+    [
+        *((7, raw, "") for _, raw, _ in made.UNFOUNDED),
+        *((8, raw, "cannot be true") for _, raw in made.IMPOSSIBLE),
+    ],
+    ids=[name for name, *_ in (*made.UNFOUNDED, *made.IMPOSSIBLE)],
+)
+def test_a_false_claim_is_shown_as_signed_and_logged_but_never_verified(
+    step: int, raw: bytes, said: str
+):
+    for trust in (Trust(), OWN):
+        report = verify_bundle(made.of_claim(raw), trust)
+        assert not report.verified
+        assert [item.holds for item in report.steps] == [True] * (step - 1) + [False]
+        assert said in str(report.steps[-1].detail)
+        assert report.steps[5].title == "the receipt is in the witnessed log"
 
 
 def test_facts_can_be_printed():

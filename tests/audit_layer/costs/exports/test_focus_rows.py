@@ -7,7 +7,7 @@ from fractions import Fraction
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.charge import USAGE, AuditState, ChargeKind
@@ -151,6 +151,7 @@ def test_a_charge_period_is_of_whole_seconds_and_never_empty_but_at_the_end_of_t
     assert row["ChargePeriodEnd"] == end
 
 
+@settings(deadline=None)
 @given(charges())
 def test_the_identities_of_focus_hold_exactly(found):
     row = row_of(found)
@@ -168,6 +169,7 @@ def test_the_identities_of_focus_hold_exactly(found):
         assert name.nullable or row[name.name] is not None, name
 
 
+@settings(deadline=None)
 @given(st.lists(charges(), max_size=8))
 def test_rows_in_a_row_are_the_rows_one_by_one(found):
     again = [*found, *reversed(found)]
@@ -176,6 +178,7 @@ def test_rows_in_a_row_are_the_rows_one_by_one(found):
     assert rows == [row_of(one) for one in again]
 
 
+@settings(deadline=None)
 @given(charges(USAGE), charges(USAGE))
 def test_shared_cells_depend_on_no_field_that_is_a_charges_own(one, other):
     swapped = replace(one, **{name: getattr(other, name) for name in OWN})

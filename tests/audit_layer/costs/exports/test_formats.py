@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,15 @@ def test_an_extension_that_contradicts_the_format_is_refused(name, chosen):
     with pytest.raises(CounterfoilError, match=str(chosen)) as caught:
         check_extension(Path(name), chosen)
     assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+def test_the_libraries_of_other_formats_are_not_loaded_for_csv():
+    script = (
+        "import sys, audit_layer.costs.exports.focus_csv, audit_layer.costs.exports.invoice_detail, "
+        "audit_layer.costs.exports.journal, audit_layer.costs.exports.workbook; "
+        "print(sorted({'numpy', 'pyarrow', 'xlsxwriter', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert found.stdout == "[]\n"

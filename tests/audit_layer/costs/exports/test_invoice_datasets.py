@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.billed import BilledInvoice, BilledLine
@@ -68,6 +68,7 @@ def test_a_credit_note_names_the_invoice_that_it_adjusts():
     assert row["ChargeCategory"] == "Credit"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.decimals(-1000, 1000, places=6), min_size=1, max_size=6),
     st.decimals(-1, 1, places=6),

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.exports.focus_columns import FOCUS_1_2
@@ -90,6 +90,7 @@ def test_what_is_no_manifest_is_malformed(data):
     assert code_of(read_manifest, data, KEY.public_key()) is Code.MALFORMED
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_changed_byte_gives_another_manifest(data):
     whole = signed(

@@ -1,7 +1,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.exports.table import FORMULAS, decimal_text, neutral, time_text
@@ -24,6 +24,7 @@ def test_decimals_are_written_without_exponent(value, text):
     assert decimal_text(value) == text
 
 
+@settings(deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=24) | st.integers())
 def test_the_text_of_a_decimal_is_its_exact_value(value):
     text = decimal_text(value)
@@ -37,6 +38,7 @@ def test_a_time_is_told_in_whole_seconds_where_it_is_whole():
     assert time_text(1_001) == "1970-01-01T00:00:01.001Z"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_is_a_formula(text):
     assert not neutral(text).startswith(FORMULAS)

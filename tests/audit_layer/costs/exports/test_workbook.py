@@ -102,7 +102,9 @@ def test_every_text_is_a_string_and_no_cell_is_a_formula_or_a_link(tmp_path, tex
         )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
+)
 @given(st.lists(charges(), max_size=6))
 def test_the_exact_column_and_the_summary_sum_to_the_control_totals(tmp_path, found):
     path = tmp_path / "a.xlsx"

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.charge import TOKENS, ChargeKind
+from audit_layer.costs.intake.ours import billed
 from audit_layer.costs.invoices import Invoice
-from audit_layer.costs.reconcile import PARTS, Proven, reconcile
+from audit_layer.costs.reconciling.variance import PARTS, Key, Owed, Proven
+from audit_layer.costs.reconciling.variance import reconcile as compare
 from audit_layer.costs.reporting import as_json, exact, rounded
 from shared.runtime.errors import Code, CounterfoilError
 
 MODEL = "ab" * 32
-KEY = ("acme", "node-1", MODEL)
+KEY = Key("acme", "node-1", bytes.fromhex(MODEL))
 PRICES = {
     ChargeKind.INPUT: Fraction(30, 10**6),
     ChargeKind.CACHED: Fraction(3, 10**6),
@@ -59,7 +61,11 @@ def invoice(lines, *, rounding="0", **changes):
 
 
 def proven(**tokens):
-    return {KEY: Proven({ChargeKind(kind): count for kind, count in tokens.items()}, PRICES)}
+    return [Proven(KEY, {ChargeKind(kind): count for kind, count in tokens.items()}, PRICES)]
+
+
+def reconcile(given, found, *, currency, **owed):
+    return compare([billed(given)], Owed(found, currency, currency, **owed))
 
 
 def parts(result):
@@ -122,7 +128,7 @@ def test_proven_work_that_is_not_billed_is_a_negative_quantity():
 
 def test_another_currency_is_refused():
     with pytest.raises(CounterfoilError) as caught:
-        reconcile(invoice([]), {}, currency="USD")
+        reconcile(invoice([]), [], currency="USD")
     assert caught.value.code is Code.CONFLICT
 
 

@@ -1,0 +1,125 @@
+"""What the cost commands share: the query API with a token of finance, and how money is shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from audit_layer.commands.options import FILE
+from shared.runtime.output import json_option
+
+if TYPE_CHECKING:
+    import httpx
+
+F = TypeVar("F", bound=Callable[..., Any])
+TIMEOUT_S: Final = 900.0
+"""Rating or reconciling a month of receipts takes minutes."""
+
+
+class Api:
+    """The cost routes of one audit server."""
+
+    def __init__(self, url: str, token_file: Path, ca: Path) -> None:
+        self._url, self._token_file, self._ca = url, token_file, ca
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """Return the JSON answer to GET `path` under /v1/costs; raise the server's error, or UNAVAILABLE."""
+        return self.answer("GET", path, parameters).json()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Return the JSON answer to POST."""
+        return self.answer("POST", path, {}, body or {}).json()
+
+    def put(self, path: str, body: Any) -> Any:
+        """Return the JSON answer to PUT."""
+        return self.answer("PUT", path, {}, body).json()
+
+    def answer(
+        self, method: str, path: str, parameters: dict[str, Any], body: Any = None
+    ) -> "httpx.Response":
+        """Return the answer; raise the server's error, or UNAVAILABLE."""
+        import httpx  # noqa: PLC0415  # --help stays light
+
+        from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
+        from shared.runtime.config import read_secret  # noqa: PLC0415
+        from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+        from shared.runtime.problems import from_problem  # noqa: PLC0415
+        from shared.runtime.tls import client_context  # noqa: PLC0415
+
+        if not self._url.startswith("https://"):
+            raise CounterfoilError(Code.INVALID_ARGUMENT, f"{self._url!r} is not https://")
+        given = {name: value for name, value in parameters.items() if value is not None}
+        header = {"authorization": f"Bearer {read_secret(self._token_file).strip()}"}
+        context = client_context(self._ca)
+        try:
+            with httpx.Client(
+                base_url=self._url, verify=context, timeout=TIMEOUT_S, trust_env=False
+            ) as client:
+                answer = client.request(
+                    method, f"/v1/costs{path}", params=given, json=body, headers=header
+                )
+        except httpx.HTTPError as error:
+            raise CounterfoilError(
+                Code.UNAVAILABLE,
+                f"{self._url} does not answer ({how_it_failed(error)})",
+                remedy="Check the address, and that the server is running (`counterfoil doctor`).",
+            ) from error
+        if answer.status_code != httpx.codes.OK:
+            raise from_problem(answer.status_code, answer.content, self._url)
+        return answer
+
+
+def with_api(command: F) -> F:
+    """Give a command `api`, from the options --url, --token-file and --ca, and `as_json` from --json."""
+    import functools  # noqa: PLC0415  # next to its only use
+
+    @functools.wraps(command)
+    def wrapped(*, url: str, token_file: Path, ca: Path, **others: Any) -> Any:
+        return command(api=Api(url, token_file, ca), **others)
+
+    options = (
+        click.option(
+            "--url",
+            required=True,
+            envvar="COUNTERFOIL_AUDIT_URL",
+            show_envvar=True,
+            help="https://host:port of the query API.",
+        ),
+        click.option(
+            "--token-file",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_FINANCE_TOKEN_FILE",
+            show_envvar=True,
+            help="File with a bearer token of role finance.",
+        ),
+        click.option(
+            "--ca",
+            type=FILE,
+            required=True,
+            envvar="COUNTERFOIL_CA",
+            show_envvar=True,
+            help="Authority of its certificate (PEM).",
+        ),
+        json_option,
+    )
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]  # click's decorators keep it a function
+
+
+def shown(amount: str, places: int = 6) -> str:
+    """Return an exact number rounded for people."""
+    from fractions import Fraction  # noqa: PLC0415  # next to its only use
+
+    from audit_layer.costs.reporting import rounded  # noqa: PLC0415  # --help stays light
+
+    return rounded(Fraction(amount), places)
+
+
+def day(milliseconds: int, zone: str = "UTC") -> str:
+    """Return the day on which a time falls."""
+    from shared.codec.moment import day_of  # noqa: PLC0415  # --help stays light
+
+    return day_of(milliseconds, zone).isoformat()

@@ -1,0 +1,1 @@
+"""The cost room over HTTP, for the query API to mount."""

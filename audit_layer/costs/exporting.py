@@ -1,0 +1,146 @@
+"""One export of the books into a file, in any format that its charges allow."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from audit_layer.costs import reading, schedule
+from audit_layer.costs.billing import charges_of, period_row
+from audit_layer.costs.charge import Charge
+from audit_layer.costs.exports.billing_period import (
+    BILLING_PERIOD_1_4,
+    BilledPeriod,
+    period_rows,
+)
+from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
+from audit_layer.costs.exports.focus_rows import rows_of
+from audit_layer.costs.exports.formats import Format
+from audit_layer.costs.exports.journal import Accounts, Posting, write_journal
+from audit_layer.costs.exports.manifest import About, Manifest
+from audit_layer.costs.exports.workbook import write_workbook
+from audit_layer.costs.exports.writing import write_table
+from audit_layer.costs.model_names import names_of
+from audit_layer.costs.models import InvoiceRow, JournalRow, PostingRow
+from audit_layer.costs.periods import CLOSED
+from audit_layer.storage.engine import session
+from shared.codec.moment import Period, day_of, now_ms
+from shared.runtime.errors import Code, CounterfoilError
+
+OF_CHARGES = {
+    Format.FOCUS_1_2_CSV: FOCUS_1_2,
+    Format.FOCUS_1_2_PARQUET: FOCUS_1_2,
+    Format.FOCUS_1_4_CSV: FOCUS_1_4,
+    Format.FOCUS_1_4_PARQUET: FOCUS_1_4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is exported: a billing period, or the days of a time zone."""
+
+    format: Format
+    period: Period | None = None
+    number: int | None = None
+    """A billing period, instead of `period`."""
+    tenant: str | None = None
+    operator: str | None = None
+    time_zone: str = "UTC"
+    accounts: bytes | None = None
+    """The customer's GL accounts, for `gl-csv`."""
+
+
+def export(engine: Engine, path: Path, wanted: Wanted) -> Manifest:
+    """Write an export and return what is to be signed about it.
+
+    Errors: NOT_FOUND when there is nothing; UNSUPPORTED where the format needs what was not given.
+    """
+    with session(engine, isolation="REPEATABLE READ") as db:
+        period = _period(db, wanted)
+        about = About(period, now_ms())
+        if wanted.format in OF_CHARGES:
+            rows = rows_of(_charges(db, wanted, period))
+            return write_table(path, wanted.format, OF_CHARGES[wanted.format], rows, about)
+        if wanted.format is Format.XLSX:
+            return write_workbook(path, _charges(db, wanted, period), about, zone=wanted.time_zone)
+        if wanted.format is Format.GL_CSV:
+            return _journal(db, path, wanted, about)
+        if wanted.format in {Format.BILLING_PERIOD_CSV, Format.BILLING_PERIOD_PARQUET}:
+            found = period_rows(_periods(db, wanted, period))
+            return write_table(path, wanted.format, BILLING_PERIOD_1_4, found, about)
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"{wanted.format} is written from an invoice, not from a period",
+            remedy="Use `counterfoil cost invoice export`.",
+        )
+
+
+def _period(db: Session, wanted: Wanted) -> Period:
+    if wanted.number is None:
+        assert wanted.period is not None
+        return wanted.period
+    row = period_row(db, wanted.number)
+    if wanted.tenant not in {None, row.tenant}:
+        raise CounterfoilError(Code.NOT_FOUND, f"there is no billing period {wanted.number}")
+    return Period(row.start, row.end)
+
+
+def _charges(db: Session, wanted: Wanted, period: Period) -> Iterator[Charge]:
+    names = names_of(db)
+    if wanted.number is not None:
+        found: Iterator[Charge] = charges_of(db, period_row(db, wanted.number), names)
+    else:
+        found = reading.charges(db, period, tenant=wanted.tenant, operator=wanted.operator)
+    invoices = _invoice_ids(db)
+    for charge in found:
+        name = None if charge.model_root is None else names.get(charge.model_root)
+        yield replace(charge, model_name=name, invoice_id=invoices.get(charge.operator))
+
+
+def _invoice_ids(db: Session) -> Mapping[str, str]:
+    """Return the latest invoice of each operator that sent one."""
+    rows = db.execute(select(InvoiceRow.operator, InvoiceRow.invoice_id).order_by(InvoiceRow.id))
+    return {operator: number for operator, number in rows}  # noqa: C416  # rows, not pairs
+
+
+def _periods(db: Session, wanted: Wanted, period: Period) -> Iterator[BilledPeriod]:
+    for item in schedule.periods(db, tenant=wanted.tenant, operator=wanted.operator):
+        if period.start <= item.row.start < period.end:
+            closed = item.since if item.state == CLOSED else None
+            bounds = Period(item.row.start, item.row.end)
+            yield BilledPeriod(item.row.operator, bounds, item.row.start, closed)
+
+
+def _journal(db: Session, path: Path, wanted: Wanted, about: About) -> Manifest:
+    if wanted.accounts is None:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            "a GL journal needs the mapping from our accounts to yours",
+            remedy="Name a CSV file with --accounts (docs/cost.md has an example).",
+        )
+    rows = db.execute(
+        select(JournalRow, PostingRow)
+        .join(PostingRow, PostingRow.journal == JournalRow.id)
+        .where(
+            JournalRow.day >= day_of(about.period.start, wanted.time_zone),
+            JournalRow.day <= day_of(about.period.end - 1, wanted.time_zone),
+            *(() if wanted.tenant is None else (JournalRow.tenant == wanted.tenant,)),
+            *(() if wanted.operator is None else (JournalRow.operator == wanted.operator,)),
+        )
+        .order_by(JournalRow.id, PostingRow.id)
+    )
+    postings = (
+        Posting(
+            str(journal.id),
+            journal.day,
+            posting.account,
+            posting.amount,
+            posting.currency,
+            journal.memo
+            or f"{journal.kind} {journal.operator or ''} {journal.tenant or ''}".strip(),
+        )
+        for journal, posting in rows
+    )
+    return write_journal(path, postings, Accounts.parse(wanted.accounts), about)

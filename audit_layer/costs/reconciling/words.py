@@ -1,0 +1,107 @@
+"""A reconciliation in words: what differs, by how many tokens, at which node, on which lines, and what to do. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from audit_layer.costs.charge import TOKENS
+from audit_layer.costs.reconciling.variance import KeyVariance, Reconciliation
+from audit_layer.costs.reporting import rounded
+
+Name = Callable[[bytes], str]
+"""A model's name for people."""
+MAX_PLACES: Final = 12
+_WHAT: Final = {
+    "unproven": "billed without a receipt that proves it, or for a receipt that is not payable",
+    "quantity": "other numbers of tokens than receipts prove",
+    "classification": "cached tokens billed as fresh ones, or the reverse",
+    "price": "other prices or terms than the rate card and the contract have",
+    "fx": "another exchange rate than the contract has",
+    "timing": "lines for days outside the invoice's own period",
+    "rounding": "rounding of amounts and of the total",
+}
+_DO: Final = {
+    "unproven": "Ask for the receipts; pay nothing of it without them.",
+    "quantity": "Dispute the lines: the receipts are attached.",
+    "classification": "Dispute the lines: each receipt says how many tokens were cached.",
+    "price": "Dispute the lines: the signed rate card is attached.",
+    "fx": "Dispute the rate: the contract states it for the period's last day.",
+    "timing": "Ask for an invoice of the period to which the lines belong.",
+    "rounding": "Nothing: rounding is within the currency's smallest unit.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One part of a variance in words."""
+
+    part: str
+    amount: Fraction
+    text: str
+    do: str
+
+
+def in_words(result: Reconciliation, name: Name) -> list[Sentence]:
+    """Return one sentence for each part that is not zero, the largest first."""
+    found = []
+    for part, amount in result.parts.items():
+        if amount:
+            text = f"{_money(amount, result.currency)}: {_WHAT[part]}.{_where(result, part, name)}"
+            found.append(Sentence(part, amount, text, _DO[part]))
+    return sorted(found, key=lambda item: -abs(item.amount))
+
+
+def headline(result: Reconciliation) -> str:
+    """Return the whole in one sentence."""
+    gap = result.gap
+    if not gap:
+        return f"Invoice {result.invoice_id} bills exactly what is proven."
+    way = "more" if gap > 0 else "less"
+    share = f" ({rounded(abs(gap) * 100 / abs(result.proven), 2)} %)" if result.proven else ""
+    return (
+        f"Invoice {result.invoice_id} bills {_money(abs(gap), result.currency)} {way} than the "
+        f"{_money(result.proven, result.currency)} that are proven{share}."
+    )
+
+
+def _where(result: Reconciliation, part: str, name: Name) -> str:
+    keys = [key for key in result.keys if key.parts.get(part)]
+    keys.sort(key=lambda key: -abs(key.parts[part]))
+    told = [_key(key, part, result.currency, name) for key in keys[:3]]
+    if len(keys) > 3:
+        told.append(f"and {len(keys) - 3} more")
+    if part == "price":
+        told += [
+            f"{kind.value}: {_money(difference, result.currency)}"
+            for kind, difference in result.terms.items()
+        ]
+    return f" {'; '.join(told)}." if told else ""
+
+
+def _key(item: KeyVariance, part: str, currency: str, name: Name) -> str:
+    tenant, node, root = item.key
+    where = [
+        *([] if node is None else [f"node {node}"]),
+        *([] if root is None else [f"model {name(root)}"]),
+        *([] if tenant is None else [f"tenant {tenant}"]),
+    ]
+    tokens = [
+        f"{item.tokens[kind]:+d} {kind.value}" for kind in TOKENS if item.tokens.get(kind)
+    ]  # fmt: skip
+    counted = f" ({', '.join(tokens)} tokens)" if tokens and part not in {"price", "fx"} else ""
+    return (
+        f"{', '.join(where) or 'all of it'}: {_money(item.parts[part], currency)}{counted}"
+        f"{_lines(item.places)}"
+    )
+
+
+def _lines(places: Sequence[str]) -> str:
+    if not places:
+        return ""
+    more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
+    return f", {', '.join(places[:MAX_PLACES])}{more}"
+
+
+def _money(amount: Fraction, currency: str) -> str:
+    return f"{rounded(amount, 6)} {currency}"
