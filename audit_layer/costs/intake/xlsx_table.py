@@ -3,6 +3,9 @@
 Numbers are stored as the text of a double. The value taken is the shortest decimal that reads back as that double: 0.1
 for both `0.1` and `0.10000000000000001`. Formulas count by the result that the spreadsheet stored, never computed here; a
 formula without one, and an error value, cannot be read. Hidden sheets, rows and columns are refused where they matter.
+
+Libraries that read workbooks row by row do not tell merged cells, hidden rows and a formula beside its result, and turn
+numbers into floats before one sees their text; so the XML is read here.
 """
 
 import re
