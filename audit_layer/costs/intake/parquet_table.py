@@ -7,6 +7,7 @@ file; whatever becomes of it (out of memory, out of time, a crash), the file is 
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from audit_layer.costs.intake.table import Table
 
 _MEMORY: Final = 2 * 2**30
 _CPU_S: Final = 120
+_WALL_S: Final = 300
+"""For a child that waits instead of computing."""
 
 
 def parquet_table(content: bytes) -> Table:
@@ -35,12 +38,17 @@ def parquet_table(content: bytes) -> Table:
             command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:
             assert child.stdout is not None and child.stderr is not None  # noqa: PT018
+            end = threading.Timer(_WALL_S, child.kill)
+            end.daemon = True
+            end.start()
             try:
                 rows = child.stdout.read(MAX_BYTES + 1)
                 why = child.stderr.read(1000).decode("utf-8", "replace") if not rows else ""
             except BaseException:
                 child.kill()
                 raise
+            finally:
+                end.cancel()
             if len(rows) > MAX_BYTES:
                 child.kill()
     if child.returncode == parquet_child.REFUSED:
