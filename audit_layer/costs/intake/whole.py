@@ -207,6 +207,8 @@ class Assembly:
             wrong("quantity", line.quantity, "zero or more; what is taken back is a credit note")
         if line.unit_price is not None and line.unit_price < 0:
             wrong("unit_price", line.unit_price, "zero or more")
+        if line.kind in USAGE and line.amount < 0 and not back:
+            wrong("amount", line.amount, "zero or more; what is taken back is a credit")
         if line.kind in _DEDUCTED and line.amount > 0 and not back:
             wrong(
                 "amount",
