@@ -265,6 +265,12 @@ def name_model(api: Api, *, name: str, root: str, as_json: bool) -> None:
         from shared.model.root import model_root  # noqa: PLC0415  # --help stays light
 
         root = model_root(folder).hex()
+    elif len(root) != 64:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{root} is neither a model's folder nor a model root of 64 hexadecimal digits",
+            remedy="`counterfoil model show FOLDER` prints a folder's root.",
+        )
     found = api.put(f"/models/{name}", {"model_root": root.lower()})
     emit(found, as_json, lambda: f"{name} is model {root[:16]}…")
 

@@ -123,10 +123,17 @@ def show(result: dict[str, Any], as_json: bool) -> None:
             Text(for_terminal(result["headline"])),
             table(title, ("", currency), rows),
             *words,
+            Text(_sampled(result["sample"])),
             Text(f"\nState: {result['state']}."),
         )
 
     emit(result, as_json, render)
+
+
+def _sampled(sample: dict[str, Any] | None) -> str:
+    if sample is None:
+        return "\nNo receipt is behind it, so no audit says anything about it."
+    return f"\nFrom the sampled replays of its receipts: {sample['sentence']}."
 
 
 @click.group("invoice")

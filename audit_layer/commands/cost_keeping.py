@@ -97,7 +97,7 @@ def bill(api: Api, *, number: int, as_json: bool) -> None:
             *([one["kind"], one["why"], shown(one["amount"])] for one in found["charges"]),
             ["total", "", found["total"]],
             ["held", "awaits another worker's verdict", shown(found["held"])],
-            ["due", "", shown(found["due"])],
+            ["due", "", found["due"]],
         ]
         return table(f"Bill of period {number}", ("", "", found["currency"]), rows)
 

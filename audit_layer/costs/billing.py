@@ -3,10 +3,11 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, Final
+from dataclasses import dataclass
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from typing import Final
 
-from sqlalchemy import Row, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held
@@ -16,11 +17,12 @@ from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import last_day
 from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
-from audit_layer.costs.rating import price_for, rate_tokens
+from audit_layer.costs.rating import price_for
 from shared.codec.moment import Period
 from shared.codec.money import amount_of, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price
+from shared.statements.verdicts import Outcome
 
 _NET: Final = """
 WITH changed AS (
@@ -36,9 +38,11 @@ WITH changed AS (
 """
 """What a period adds: receipts that it bills (net 1) or takes back (net −1)."""
 _LINES: Final = text(f"{_NET} SELECT receipt, net FROM lines WHERE net <> 0 ORDER BY log_index")  # noqa: S608  # constants
-_CHARGES: Final = text(
-    f"{_NET} SELECT l.*, x.reason AS why, x.because FROM lines l"  # noqa: S608
-    " LEFT JOIN costs_corrections x ON x.receipt = l.receipt AND x.turn = l.turn WHERE l.net <> 0 ORDER BY l.log_index"
+CHARGES: Final = text(
+    f"{_NET} SELECT l.*, x.reason AS why, x.because, v.outcome AS verdict FROM lines l"  # noqa: S608
+    " LEFT JOIN costs_corrections x ON x.receipt = l.receipt AND x.turn = l.turn"
+    " LEFT JOIN LATERAL (SELECT outcome FROM trail_verdicts WHERE receipt = l.receipt"
+    " ORDER BY log_index DESC LIMIT 1) v ON true WHERE l.net <> 0 ORDER BY l.log_index"
 )
 _USED: Final = text(
     f"{_NET} SELECT model_root, rate_card, sum(net * input) AS input, sum(net * cached) AS cached,"  # noqa: S608
@@ -52,6 +56,7 @@ _FAILED: Final = text(
     " WHERE c.period = :period AND NOT c.payable AND c.reason LIKE 'confirmed FAIL%'"
 )
 PAGE: Final = 10_000
+_EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
 
 
 def period_row(db: Session, number: int) -> PeriodRow:
@@ -71,11 +76,11 @@ def lines_of(db: Session, period: int) -> Iterator[tuple[bytes, int]]:
 def usage_of(db: Session, row: PeriodRow, *, gpu: bool) -> Usage:
     """Return what a period bills."""
     given = {"period": row.id}
-    prices = _Prices(db)
+    prices = Prices(db)
     used: dict[tuple[bytes, ChargeKind], list[Used]] = defaultdict(list)
     requests, saving = 0, Decimal(0)
     for found in db.execute(_USED, given):
-        price, root = prices.of(found.rate_card, found.model_root), bytes(found.model_root)
+        price, root = prices.of(found.rate_card, found.model_root).price, bytes(found.model_root)
         fresh, cached, _ = price.amounts()
         saving = exact_sum((saving, amount_of(int(found.cached), fresh - cached, price.per)))
         requests += int(found.requests)
@@ -136,40 +141,49 @@ def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
 
 
 def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Iterator[Charge]:
-    """Yield a period's charges: those of receipts in order of log index, then those of the whole period."""
-    prices, waiting = _Prices(db), held(db)
-    rows = db.execute(_CHARGES, {"period": row.id}, execution_options={"yield_per": PAGE})
+    """Yield a period's charges: those of receipts in order of log index, then those of the whole period.
+
+    All are in the currency of the bill.
+    """
+    bill = bill_of(db, row)
+    prices, waiting = Prices(db, bill.fx_rate), held(db)
+    foreign = bill.currency != bill.pricing_currency
+    rows = db.execute(CHARGES, {"period": row.id}, execution_options={"yield_per": PAGE})
     for found in rows:
         price = prices.of(found.rate_card, found.model_root)
         stuck = waiting.get(bytes(found.receipt))
-        correction = found.net < 0 or not row.start <= found.ended < row.end
-        for line in rate_tokens((found.input, found.cached, found.output), price):
-            yield Charge(
-                tenant=found.tenant,
-                operator=found.operator,
-                kind=line.kind,
-                quantity=found.net * line.quantity,
-                unit_price=line.unit_price,
-                per=line.per,
-                amount=line.amount if found.net > 0 else line.amount.copy_negate(),
-                currency=found.currency,
-                started=found.started,
-                ended=found.ended,
-                period_start=row.start,
-                period_end=row.end,
-                node=found.node,
-                model_root=bytes(found.model_root),
-                model_name=names.get(bytes(found.model_root)),
-                receipt=bytes(found.receipt),
-                log_index=found.log_index,
-                rate_card=bytes(found.rate_card),
-                cost_centre=found.cost_centre and bytes(found.cost_centre),
-                correction=correction,
-                audit=_audit(found, stuck is not None),
-                reason=stuck.reason if stuck else found.why,
-                because=stuck.because if stuck else found.because and bytes(found.because),
-            )
-    bill = bill_of(db, row)
+        state = AuditState.HELD if stuck else audit_state(found.verdict, found.net)
+        for kind, unit in price.units.items():
+            tokens = found.net * getattr(found, kind.value)
+            if tokens:
+                yield Charge(
+                    tenant=found.tenant,
+                    operator=found.operator,
+                    kind=kind,
+                    quantity=tokens,
+                    unit_price=unit,
+                    per=price.per,
+                    amount=amount_of(tokens, unit, price.per),
+                    currency=bill.currency,
+                    started=found.started,
+                    ended=found.ended,
+                    period_start=row.start,
+                    period_end=row.end,
+                    node=found.node,
+                    model_root=bytes(found.model_root),
+                    model_name=names.get(bytes(found.model_root)),
+                    receipt=bytes(found.receipt),
+                    log_index=found.log_index,
+                    rate_card=bytes(found.rate_card),
+                    cost_centre=found.cost_centre and bytes(found.cost_centre),
+                    correction=found.net < 0 or not row.start <= found.ended < row.end,
+                    audit=state,
+                    verified_quantity=tokens if state is AuditState.PASSED else None,
+                    reason=stuck.reason if stuck else found.why,
+                    because=stuck.because if stuck else found.because and bytes(found.because),
+                    pricing_currency=bill.pricing_currency if foreign else None,
+                    fx_rate=bill.fx_rate if foreign else None,
+                )
     for charge in bill.charges:
         yield Charge(
             tenant=row.tenant,
@@ -188,23 +202,39 @@ def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Itera
         )
 
 
-def _audit(found: Row[Any], stuck: bool) -> AuditState:
-    if stuck:
-        return AuditState.HELD
-    return AuditState.FAILED if found.net < 0 else AuditState.UNAUDITED
+def audit_state(verdict: str | None, net: int) -> AuditState:
+    """Return what the last verdict about a receipt says of its charge; an exact replay found every count that it bills."""
+    if net < 0:
+        return AuditState.FAILED
+    return {
+        Outcome.PASS.value: AuditState.PASSED,
+        Outcome.INCONCLUSIVE.value: AuditState.INCONCLUSIVE,
+    }.get(verdict or "", AuditState.UNAUDITED)
 
 
-class _Prices:
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """The prices of one model, in the currency of the bill."""
+
+    price: Price
+    units: Mapping[ChargeKind, Decimal]
+    """Of `per` tokens of each kind."""
+    per: int
+
+
+class Prices:
     """Prices by rate card and model."""
 
-    def __init__(self, db: Session) -> None:
+    def __init__(self, db: Session, rate: Decimal = Decimal(1)) -> None:
         self._db = db
-        self._known: dict[tuple[bytes, bytes], Price] = {}
+        self._rate = rate
+        self._known: dict[tuple[bytes, bytes], Priced] = {}
 
-    def of(self, card: bytes, model_root: bytes) -> Price:
-        """Return a price that something was rated at."""
+    def of(self, card: bytes, model_root: bytes) -> Priced:
+        """Return the prices that something was rated at."""
         key = (bytes(card), bytes(model_root))
         if key not in self._known:
-            row = self._db.get_one(RateCardRow, key[0])
-            self._known[key] = price_for(card_of(row), key[1])
+            price = price_for(card_of(self._db.get_one(RateCardRow, key[0])), key[1])
+            units = (_EXACT.multiply(amount, self._rate) for amount in price.amounts())
+            self._known[key] = Priced(price, dict(zip(TOKENS, units, strict=True)), price.per)
         return self._known[key]

@@ -163,7 +163,7 @@ def _correct(
     turn = 0 if last is None else last.turn + 1
     if before[0] is not payable and row.amount is not None and row.currency is not None:
         amount = row.amount if payable else row.amount.copy_negate()
-        period = periods.holding(row.tenant, row.operator, row.currency, now_ms())
+        period = periods.holding(row.tenant, row.operator, row.currency, row.ended)
         journal = post(
             db,
             Journal(

@@ -75,6 +75,8 @@ class Charge:
     """What a holder of the tenant's tag key reads in `cost_centre`."""
     invoice_id: str | None = None
     """The number of the operator's invoice for this period, once there is one."""
+    invoice_line: str | None = None
+    """That invoice's line that bills it."""
     correction: bool = False
     """Whether it reverses (negative) or restores a charge of an earlier period."""
     audit: AuditState = AuditState.UNAUDITED

@@ -5,7 +5,7 @@ Every use case is one transaction and may be repeated: an invoice is stored once
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from fractions import Fraction
 from hashlib import sha256
@@ -21,10 +21,12 @@ from audit_layer.costs.contracts.terms import Tolerance
 from audit_layer.costs.intake.content import content_of
 from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.read import Format, Preview, preview, read_invoice, told_format
+from audit_layer.costs.interval import Interval
 from audit_layer.costs.model_names import names_of, roots_of
 from audit_layer.costs.models import CaseEventRow, InvoiceRow, ReconciliationRow
 from audit_layer.costs.reconciling.cases import SETTLED, Event, State, check_move, first_state
 from audit_layer.costs.reconciling.owed import owed
+from audit_layer.costs.reconciling.sampled import interval_of
 from audit_layer.costs.reconciling.variance import Reconciliation, reconcile
 from audit_layer.costs.reporting import as_json
 from audit_layer.log.tile_table import log_size
@@ -77,6 +79,8 @@ class Outcome:
     """The case: its last event has its state."""
     names: Mapping[bytes, str]
     """Of models."""
+    interval: Interval | None = None
+    """What the beacon's sample says about all receipts that it bills; None without receipts."""
 
 
 class Invoicing:
@@ -167,7 +171,7 @@ class Invoicing:
                     computed_at=now_ms(),
                 )
             )
-            return Outcome(number, outcome.invoice, outcome.result, history, outcome.names)
+            return replace(outcome, history=history)
 
     def move(self, number: int, to: State, *, by: str, note: str) -> Outcome:
         """Put an invoice's case into another state.
@@ -190,7 +194,7 @@ class Invoicing:
             check_move(outcome.history, to, by)
             event = _write_event(db, outcome, to, by, note)
             history = [*outcome.history, event]
-            return Outcome(number, outcome.invoice, outcome.result, history, outcome.names)
+            return replace(outcome, history=history)
 
 
 def _compare(db: Session, number: int) -> Outcome:
@@ -202,7 +206,10 @@ def _compare(db: Session, number: int) -> Outcome:
     tenant = _tenant(family)
     due = owed(db, invoice.operator, invoice.period, tenant=tenant, currency=invoice.currency)
     result = reconcile(family, due)
-    return Outcome(number, invoice, result, _history(db, number), names_of(db))
+    interval = interval_of(
+        db, invoice.operator, invoice.period, tenant=tenant, rate=_decimal(due.fx_rate)
+    )
+    return Outcome(number, invoice, result, _history(db, number), names_of(db), interval)
 
 
 def _stored(db: Session, row: InvoiceRow) -> BilledInvoice:
@@ -274,8 +281,9 @@ def _judged(db: Session, outcome: Outcome) -> State:
     at = invoice.period.end - 1
     terms = None if tenant is None else terms_at(db, tenant, invoice.operator, at)
     tolerance = Tolerance() if terms is None else terms.tolerance
+    beyond = result.gap - result.parts["rounding"]  # which intake has bounded by the smallest unit
     return first_state(
-        result.gap, result.proven, tolerance, _tolerated(db, invoice.operator, outcome.id)
+        beyond, result.proven, tolerance, _tolerated(db, invoice.operator, outcome.id)
     )
 
 

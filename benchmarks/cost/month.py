@@ -21,11 +21,13 @@ from shared.codec.moment import month_period
 from shared.statements.cose import entry_of, sign
 from shared.statements.ratecards import Price, RateCard
 
-MONTH: Final = month_period(2026, 11)
+MONTH: Final = month_period(2026, 10)
 TENANTS: Final = tuple(f"tenant-{n:02d}" for n in range(10))
 CURRENCIES: Final = {"operator-a": "EUR", "operator-b": "USD", "operator-c": "EUR"}
 NODES: Final = ("one", "two")
 MODELS: Final = tuple(sha256(f"model {n}".encode()).digest() for n in range(2))
+HONEST: Final = TENANTS[-1]
+"""A tenant whose receipts are all in order: invoices lie about its lines."""
 FAULTS: Final = (
     *("answered-twice", "failed", "unsigned-cancel", "no-deadline", "nothing", "over-bound"),
     *("unknown-card", "superseded", "convicted", "held"),
@@ -33,12 +35,26 @@ FAULTS: Final = (
 CHUNK: Final = 20_000
 
 
+Place = tuple[str, str, str, bytes]
+"""(operator, tenant, node, model root)"""
+
+
 @dataclass(slots=True)
 class Planted:
-    """What was planted: how many receipts, how many of each fault."""
+    """What was planted, as the operators' own meters and the truth have it. Tokens are (input, cached, output)."""
 
     receipts: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    metered: dict[Place, list[int]] = field(default_factory=dict)
+    """What the nodes counted for every receipt, payable or not: what an operator would like to bill."""
+    payable: dict[Place, list[int]] = field(default_factory=dict)
+
+    def count(self, place: Place, tokens: tuple[int, int, int], *, payable: bool) -> None:
+        """Count one receipt."""
+        for sums in (self.metered, self.payable)[: 2 if payable else 1]:
+            found = sums.setdefault(place, [0, 0, 0])
+            for at, number in enumerate(tokens):
+                found[at] += number
 
 
 @dataclass(slots=True)
@@ -93,20 +109,22 @@ class Month:
             for row in self._request(fault, rows):
                 rows.receipts.append(row)
                 self.planted.receipts += 1
-            if fault is not None:
-                self.planted.faults[fault] += 1
         return rows
 
     def _request(self, fault: str | None, rows: _Rows) -> Iterator[tuple[Any, ...]]:
         chance = self._random
         operator, tenant = chance.choice(tuple(CURRENCIES)), chance.choice(TENANTS)
+        if tenant == HONEST:
+            fault = None
+        if fault is not None:
+            self.planted.faults[fault] += 1
         place = (operator, chance.choice(NODES), chance.choice(MODELS))
         number = self._number[tenant]
         self._number[tenant] += 1
         order = self._order(tenant, number, 0, fault, rows)
         yield self._receipt(order, tenant, number, 0, place, fault)
         if fault == "answered-twice":
-            yield self._receipt(order, tenant, number, 0, place, None)
+            yield self._receipt(order, tenant, number, 0, place, "again")
         if fault == "superseded":
             again = self._order(tenant, number, 1, None, rows)
             yield self._receipt(again, tenant, number, 1, place, None)
@@ -140,6 +158,10 @@ class Month:
         output = 0 if fault == "nothing" else chance.randint(11, 600)
         start = (
             MONTH.start + (MONTH.end - MONTH.start - 60_000) * self.planted.receipts // self._wanted
+        )
+        payable = fault in {None, "answered-twice", "held"}
+        self.planted.count(
+            (operator, tenant, node, model), (prompt - cached, cached, output), payable=payable
         )
         card = bytes(32) if fault == "unknown-card" else entry_of(self.cards[operator])
         finish = {"failed": "failed", "unsigned-cancel": "cancelled", "no-deadline": "deadline"}

@@ -44,19 +44,16 @@ ONE_ROW = (
     ),
     (
         'INSERT INTO costs_periods (tenant, operator, currency, start, "end", time_zone)'  # noqa: S608  # constants
-        f" SELECT DISTINCT c.tenant, c.operator, c.currency, {_month('b.at')}, {_month('b.at', 1)}, 'UTC'"
-        " FROM costs_rated_receipts c CROSS JOIN LATERAL (SELECT c.ended AS at UNION ALL"
-        " SELECT x.at FROM costs_corrections x WHERE x.receipt = c.receipt AND x.journal IS NOT NULL) b"
-        " WHERE c.amount IS NOT NULL"
+        f" SELECT DISTINCT tenant, operator, currency, {_month('ended')}, {_month('ended', 1)}, 'UTC'"
+        " FROM costs_rated_receipts WHERE amount IS NOT NULL"
     ),
     (
         "UPDATE costs_rated_receipts c SET period = p.id FROM costs_periods p WHERE c.amount IS NOT NULL"
         ' AND (p.tenant, p.operator, p.currency) = (c.tenant, c.operator, c.currency) AND c.ended >= p.start AND c.ended < p."end"'
     ),
     (
-        "UPDATE costs_corrections x SET period = p.id FROM costs_rated_receipts c, costs_periods p"
+        "UPDATE costs_corrections x SET period = c.period FROM costs_rated_receipts c"
         " WHERE c.receipt = x.receipt AND x.journal IS NOT NULL"
-        ' AND (p.tenant, p.operator, p.currency) = (c.tenant, c.operator, c.currency) AND x.at >= p.start AND x.at < p."end"'
     ),
 )
 # The earlier version makes the books up again from the log.

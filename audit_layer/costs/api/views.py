@@ -1,17 +1,25 @@
 """Answers of the cost routes. Money is exact text, hashes lower-case hexadecimal, times Unix milliseconds."""
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from audit_layer.costs.contracts.bill import Bill
 from audit_layer.costs.contracts.store import Contract
+from audit_layer.costs.interval import Interval
 from audit_layer.costs.invoicing import Listed, Outcome
 from audit_layer.costs.ledger.balances import Balance, Entry
 from audit_layer.costs.reconciling.words import headline, in_words
 from audit_layer.costs.reporting import as_json, exact
 from audit_layer.costs.schedule import PeriodState
 from shared.codec.money import format_decimal
+
+
+def plain(amount: Decimal) -> str:
+    """Return an exact amount without zeros that say nothing."""
+    return exact(Fraction(amount))
 
 
 class View(BaseModel):
@@ -84,7 +92,7 @@ class BillView(View):
     @classmethod
     def of(cls, bill: Bill) -> Self:
         """Return the view."""
-        text = format_decimal
+        text = plain
         return cls(
             currency=bill.currency,
             usage=text(bill.usage),
@@ -93,7 +101,7 @@ class BillView(View):
                 for item in bill.charges
             ],
             held=text(bill.held),
-            total=text(bill.total),
+            total=format_decimal(bill.total),
             due=text(bill.due),
             usage_priced=text(bill.usage_priced),
             pricing_currency=bill.pricing_currency,
@@ -180,6 +188,35 @@ class EventView(View):
     amount: str
 
 
+class IntervalView(View):
+    """What the beacon's sample says about all receipts that an invoice bills, in its currency."""
+
+    confidence: str
+    low: str
+    high: str
+    found: str
+    """What audits proved to be overbilled."""
+    open: str
+    """What audits without an answer may add."""
+    unaudited: str
+    """The amount of the receipts that nobody audited."""
+    sentence: str
+
+    @classmethod
+    def of(cls, interval: Interval, currency: str) -> Self:
+        """Return the view."""
+        text = plain
+        return cls(
+            confidence=text(interval.confidence),
+            low=text(interval.low),
+            high=text(interval.high),
+            found=text(interval.found),
+            open=text(interval.open),
+            unaudited=text(interval.unaudited),
+            sentence=interval.sentence(currency),
+        )
+
+
 class ReconciliationView(View):
     """An invoice compared with what is proven."""
 
@@ -201,6 +238,8 @@ class ReconciliationView(View):
     history: list[EventView]
     headline: str
     sentences: list[SentenceView]
+    sample: IntervalView | None
+    """Null without receipts."""
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
@@ -219,6 +258,9 @@ class ReconciliationView(View):
                 for event in outcome.history
             ],
             headline=headline(outcome.result),
+            sample=None
+            if outcome.interval is None
+            else IntervalView.of(outcome.interval, outcome.result.currency),
             sentences=[
                 SentenceView(part=one.part, amount=exact(one.amount), text=one.text, do=one.do)
                 for one in words
@@ -236,7 +278,7 @@ class BalanceView(View):
     @classmethod
     def of(cls, item: Balance) -> Self:
         """Return the view."""
-        return cls(account=item.account, currency=item.currency, amount=format_decimal(item.amount))
+        return cls(account=item.account, currency=item.currency, amount=plain(item.amount))
 
 
 class EntryView(View):
@@ -258,8 +300,8 @@ class EntryView(View):
             journal=item.journal,
             kind=item.kind,
             day=item.day.isoformat(),
-            amount=format_decimal(item.amount),
-            balance=format_decimal(item.balance),
+            amount=plain(item.amount),
+            balance=plain(item.balance),
             currency=item.currency,
             memo=item.memo,
             mirrors=item.mirrors,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from audit_layer.costs.exports.focus_rows import SECOND
 from audit_layer.costs.exports.table import Column, Dataset, Kind, Row
 from shared.codec.moment import Period
 
@@ -37,9 +38,9 @@ def period_rows(periods: Iterable[BilledPeriod]) -> Iterator[Row]:
     for found in periods:
         updated = found.created if found.closed is None else max(found.created, found.closed)
         yield {
-            "BillingPeriodCreated": found.created,
+            "BillingPeriodCreated": found.created // SECOND * SECOND,
             "BillingPeriodEnd": found.period.end,
-            "BillingPeriodLastUpdated": updated,
+            "BillingPeriodLastUpdated": updated // SECOND * SECOND,
             "BillingPeriodStart": found.period.start,
             "BillingPeriodStatus": "Open" if found.closed is None else "Closed",
             "InvoiceIssuerName": found.operator,

@@ -5,7 +5,7 @@ FOCUS's own columns come first, ours begin with `x_`. Columns that 1.2 and 1.4 d
 | 1.2                         | 1.4                                    |
 |-----------------------------|----------------------------------------|
 | ProviderName, PublisherName | ServiceProviderName, HostProviderName  |
-| CommitmentDiscountStatus    |                                        |
+| CommitmentDiscount…         |                                        |
 |                             | InvoiceDetailId                        |
 """
 
@@ -14,7 +14,12 @@ from typing import Final
 from audit_layer.costs.exports.table import Column, Dataset, Kind
 
 _COSTS: Final = ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost")
-_OLD: Final = frozenset({"ProviderName", "PublisherName", "CommitmentDiscountStatus"})
+_COMMITMENTS: Final = tuple(
+    f"CommitmentDiscount{what}"
+    for what in ("Category", "Id", "Name", "Quantity", "Status", "Type", "Unit")
+)
+"""Of commitments there are none here: FOCUS 1.2 wants all of these columns or none, and readers expect the status."""
+_OLD: Final = frozenset({"ProviderName", "PublisherName", *_COMMITMENTS})
 _NEW: Final = frozenset({"ServiceProviderName", "HostProviderName", "InvoiceDetailId"})
 
 _EVERY: Final = (
@@ -32,7 +37,10 @@ _EVERY: Final = (
     Column("ChargeClass", Kind.TEXT, nullable=True),
     Column("ChargeDescription", Kind.TEXT),
     Column("ChargeFrequency", Kind.TEXT),
-    Column("CommitmentDiscountStatus", Kind.TEXT, nullable=True),
+    *(
+        Column(name, Kind.QUANTITY if name.endswith("Quantity") else Kind.TEXT, nullable=True)
+        for name in _COMMITMENTS
+    ),
     Column("ConsumedQuantity", Kind.QUANTITY, nullable=True),
     Column("ConsumedUnit", Kind.TEXT, nullable=True),
     Column("InvoiceId", Kind.TEXT, nullable=True),

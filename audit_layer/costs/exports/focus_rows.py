@@ -98,6 +98,7 @@ def shared_cells(charge: Charge) -> dict[str, Cell]:
         "ChargeDescription": describe(charge),
         "ChargeFrequency": _frequency(charge.kind),
         "InvoiceId": charge.invoice_id,
+        "InvoiceDetailId": charge.invoice_line,
         **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), name),
         **dict.fromkeys(("ServiceProviderName", "HostProviderName"), name),
         "ResourceId": resource_id(charge.operator, charge.node) if charge.node else None,

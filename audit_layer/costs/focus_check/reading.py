@@ -205,13 +205,7 @@ def open_table(path: Path, note: Note) -> "CsvTable | ParquetTable":
             Code.CONFIGURATION, f"{path} cannot be read: {error.strerror}"
         ) from error
     if start == b"PAR1":
-        try:
-            from audit_layer.costs.focus_check.parquet import ParquetTable  # noqa: PLC0415  # needs pyarrow
-        except ImportError as error:
-            raise CounterfoilError(
-                Code.CONFIGURATION,
-                f"{path} is Parquet, which cannot be read without the package {error.name}",
-                remedy="pip install 'counterfoil[audit]'",
-            ) from error
+        from audit_layer.costs.focus_check.parquet import ParquetTable  # noqa: PLC0415  # it builds on this module
+
         return ParquetTable(path, note)
     return CsvTable(path, note)

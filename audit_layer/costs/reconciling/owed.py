@@ -6,7 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.billing import bill_of
@@ -15,7 +15,6 @@ from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import last_day
 from audit_layer.costs.models import PeriodRow, RateCardRow, RatedReceiptRow
-from audit_layer.costs.rating import price_for
 from audit_layer.costs.reading import among, ended_in
 from audit_layer.costs.reconciling.variance import Key, Owed, Proven
 from shared.codec.moment import Period
@@ -40,7 +39,6 @@ def owed(db: Session, operator: str, period: Period, *, tenant: str | None, curr
     """
     within = (
         RatedReceiptRow.operator == operator,
-        RatedReceiptRow.amount.is_not(None),
         *ended_in(period),
         *(() if tenant is None else (RatedReceiptRow.tenant == tenant,)),
     )
@@ -71,16 +69,16 @@ def owed(db: Session, operator: str, period: Period, *, tenant: str | None, curr
 
 
 def _usage(db: Session, within: Sequence[Any]) -> dict[str, list[_Usage]]:
-    """Return what receipts prove, by currency."""
+    """Return what receipts prove, and those that are not payable, by currency."""
     last = last_corrections()
     cards = {row.entry: card_of(row) for row in db.scalars(select(RateCardRow))}
+    payable = and_(RatedReceiptRow.billable, last.c.payable.is_distinct_from(False))
     group = (
-        RatedReceiptRow.currency,
         RatedReceiptRow.tenant,
         RatedReceiptRow.node,
         RatedReceiptRow.model_root,
         RatedReceiptRow.rate_card,
-        last.c.payable.is_distinct_from(False),
+        payable,
     )
     columns = (RatedReceiptRow.input, RatedReceiptRow.cached, RatedReceiptRow.output)
     query = (
@@ -91,11 +89,20 @@ def _usage(db: Session, within: Sequence[Any]) -> dict[str, list[_Usage]]:
         .order_by(*group)
     )
     found: dict[str, list[_Usage]] = defaultdict(list)
-    for currency, tenant, node, root, card, payable, *tokens in db.execute(query):
-        price = price_for(cards[card], root)
-        found[currency or ""].append(
-            _Usage(Key(tenant, node, root), payable, tuple(map(int, tokens)), price)
-        )
+    unpriced: list[tuple[Key, tuple[int, ...]]] = []
+    for tenant, node, root, entry, ok, *sums in db.execute(query):
+        key, tokens, card = Key(tenant, node, root), tuple(map(int, sums)), cards.get(entry)
+        price = None if card is None else card.price_of(root)
+        if card is None or price is None:
+            unpriced.append((key, tokens))
+        else:
+            found[card.currency].append(_Usage(key, ok, tokens, price))
+    for key, tokens in unpriced:  # never payable; at the price of what the key has otherwise
+        for usage in found.values():
+            other = next((item for item in usage if item.key == key), None)
+            if other is not None:
+                usage.append(_Usage(key, False, tokens, other.price))
+                break
     return found
 
 
@@ -140,6 +147,7 @@ def _held(db: Session, within: Sequence[Any], currency: str) -> Fraction:
         .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
         .where(
             *within,
+            RatedReceiptRow.billable,
             RatedReceiptRow.currency == currency,
             last.c.payable.is_distinct_from(False),
             among(RatedReceiptRow.receipt, held(db)),

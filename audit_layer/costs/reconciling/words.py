@@ -1,11 +1,11 @@
 """A reconciliation in words: what differs, by how many tokens, at which node, on which lines, and what to do. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from audit_layer.costs.charge import TOKENS
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.reconciling.variance import KeyVariance, Reconciliation
 from audit_layer.costs.reporting import rounded
 
@@ -86,14 +86,24 @@ def _key(item: KeyVariance, part: str, currency: str, name: Name) -> str:
         *([] if root is None else [f"model {name(root)}"]),
         *([] if tenant is None else [f"tenant {tenant}"]),
     ]
-    tokens = [
-        f"{item.tokens[kind]:+d} {kind.value}" for kind in TOKENS if item.tokens.get(kind)
-    ]  # fmt: skip
-    counted = f" ({', '.join(tokens)} tokens)" if tokens and part not in {"price", "fx"} else ""
+    counts = _tokens(item, part)
+    tokens = [f"{counts[kind]:+d} {kind.value}" for kind in TOKENS if counts.get(kind)]
+    counted = f" ({', '.join(tokens)} tokens)" if tokens else ""
     return (
         f"{', '.join(where) or 'all of it'}: {_money(item.parts[part], currency)}{counted}"
         f"{_lines(item.places)}"
     )
+
+
+def _tokens(item: KeyVariance, part: str) -> Mapping[ChargeKind, int]:
+    """Return the tokens that a part is about: those of unpaid receipts, those beyond, or those that changed their kind."""
+    if part == "unproven":
+        return item.refused if any(item.refused.values()) else item.tokens
+    if part in {"quantity", "classification"}:
+        beyond = {kind: n - item.refused.get(kind, 0) for kind, n in item.tokens.items()}
+        moved = {ChargeKind.CACHED: beyond.get(ChargeKind.CACHED, 0)}
+        return beyond if part == "quantity" else moved
+    return {}
 
 
 def _lines(places: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit_layer.costs.focus_check.columns import DATASETS, Kind
+from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.costs.focus_check.files import charges, check, found, kinds
 
 DECIMALS, TIMES = kinds(Kind.DECIMAL), kinds(Kind.DATE_TIME)
@@ -119,7 +120,7 @@ def test_a_truncated_file_never_conforms(part, tmp_path):
 def test_a_damaged_file_is_judged_or_refused(tmp_path):
     content = parquet(tmp_path, list(charges().values()) * 50)
     rng = random.Random(3)
-    for _ in range(60):
+    for _ in range(25):
         damaged = bytearray(content)
         for at in rng.sample(range(4, len(damaged)), 3):
             damaged[at] = rng.randrange(256)
@@ -155,3 +156,37 @@ def test_bytes_that_are_no_utf_8_are_found(tmp_path):
 
 def test_the_columns_of_the_data_are_those_of_the_dataset():
     assert {*DECIMALS, *TIMES} < set(DATASETS["cost-and-usage", "1.2"].columns)
+
+
+def test_a_page_that_becomes_larger_than_the_memory_allowed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("audit_layer.costs.focus_check.parquet.MEMORY", 192 << 20)
+    assert check(parquet(tmp_path, list(charges().values())), tmp_path).conforms
+    large = pa.array(["a" * (150 << 20)], pa.large_string())
+    pq.write_table(pa.table({"ChargeDescription": large}), tmp_path / "made", compression="zstd")
+    content = (tmp_path / "made").read_bytes()
+    assert len(content) < 1 << 20
+    report = check(content, tmp_path)
+    assert found(report)["CF-0005"] == 1
+    assert not report.complete
+
+
+def test_parquet_without_its_package_is_told(tmp_path, monkeypatch):
+    child = tmp_path / "child.py"
+    child.write_text('print(\'{"missing": "pyarrow"}\')')
+    monkeypatch.setattr("audit_layer.costs.focus_check.parquet.CHILD", child)
+    with pytest.raises(CounterfoilError) as caught:
+        check(b"PAR1", tmp_path)
+    assert caught.value.code is Code.CONFIGURATION
+    assert "pyarrow" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "told", ["", '{"names": ["a"], "holds": ["text"], "types": ["x"], "rows": 2}\n["1"]\n']
+)
+def test_decoding_that_ends_early_is_no_end_of_the_file(told, tmp_path, monkeypatch):
+    child = tmp_path / "child.py"
+    child.write_text(f"import os; os.write(1, {told.encode()!r}); os.abort()")
+    monkeypatch.setattr("audit_layer.costs.focus_check.parquet.CHILD", child)
+    report = check(b"PAR1", tmp_path)
+    assert found(report)["CF-0005"] == 1
+    assert not report.complete

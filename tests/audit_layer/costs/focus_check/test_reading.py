@@ -2,7 +2,6 @@
 
 import gzip
 import random
-import sys
 import tracemalloc
 
 import pytest
@@ -192,14 +191,6 @@ def test_what_cannot_be_opened_is_an_error_of_the_caller(tmp_path):
     with pytest.raises(CounterfoilError) as caught:
         check_file(tmp_path / "none.csv", DATASETS["cost-and-usage", "1.2"])
     assert caught.value.code is Code.CONFIGURATION
-
-
-def test_parquet_without_its_package_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "audit_layer.costs.focus_check.parquet", None)
-    with pytest.raises(CounterfoilError) as caught:
-        check(b"PAR1", tmp_path)
-    assert caught.value.code is Code.CONFIGURATION
-    assert "counterfoil[audit]" in (caught.value.remedy or "")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
