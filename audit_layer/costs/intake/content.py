@@ -15,6 +15,9 @@ from shared.runtime.reading import open_regular, read_up_to
 _MIB: Final = MAX_BYTES // 2**20
 _TOO_LARGE: Final = f"is larger than {_MIB} MiB; have the operator split it by period or tenant"
 
+_WRAPPINGS: Final = 2
+"""An operator's, and that of whoever sends the file on."""
+
 
 class Container(StrEnum):
     """What a file is, by its first bytes alone."""
@@ -45,7 +48,10 @@ def content_of(source: bytes | Path) -> bytes:
         source = _read(source)
     if len(source) > MAX_BYTES:
         raise refused(_TOO_LARGE)
-    content = _unzipped(source) if source.startswith(b"\x1f\x8b") else source
+    content = source
+    for _ in range(_WRAPPINGS):
+        if content.startswith(b"\x1f\x8b"):
+            content = _unzipped(content)
     if not content or content.isspace():
         raise refused("is empty")
     return content

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from audit_layer.costs.intake.faults import Unreadable
-from audit_layer.costs.intake.mapping import DateForm, FileForm
+from audit_layer.costs.intake.forms import DateForm, FileForm
 from audit_layer.costs.intake.table import EMPTY, Cell, plain
 from audit_layer.costs.intake.values import (
     MAX_PER,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from audit_layer.costs.intake import values
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.faults import Problems, Unreadable
-from audit_layer.costs.intake.mapping import DOCUMENTS, STATED
+from audit_layer.costs.intake.forms import DOCUMENTS, STATED
 from audit_layer.costs.intake.table import Cell
 from audit_layer.costs.intake.trace import FieldReading
 

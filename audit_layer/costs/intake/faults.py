@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from audit_layer.costs.intake.limits import MAX_LISTED
+from audit_layer.costs.intake.limits import MAX_LISTED, MAX_PROBLEMS
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
 
@@ -52,6 +52,7 @@ class Problems:
     def __init__(self) -> None:
         self.listed: list[Problem] = []
         self.count = 0
+        self._stopped_at: int | None = None
 
     def add(
         self,
@@ -71,10 +72,23 @@ class Problems:
         """Whether there are any."""
         return self.count > 0
 
+    def lists_more(self) -> bool:
+        """Whether one more problem would be listed, so that it is worth a hint."""
+        return self.count < MAX_LISTED
+
+    def are_enough(self, row: int) -> bool:
+        """Whether reading shall stop at this row, since there are more problems than anyone will mend."""
+        if self.count >= MAX_PROBLEMS:
+            self._stopped_at = row
+        return self._stopped_at is not None
+
     def told(self) -> list[str]:
         """Return the problems for people, one line each, and how many more there are."""
-        more = self.count - len(self.listed)
-        return [*map(str, self.listed), *([f"and {more} more"] if more else [])]
+        lines = [str(problem) for problem in self.listed]
+        if more := self.count - len(self.listed):
+            stopped = "" if self._stopped_at is None else f" before row {self._stopped_at}, where reading stopped"  # fmt: skip
+            lines.append(f"and {more} more{stopped}")
+        return lines
 
     def refusal(self) -> CounterfoilError:
         """Return the error that refuses the file."""

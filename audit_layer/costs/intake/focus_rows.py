@@ -120,6 +120,8 @@ class FocusRows:
         for count, row in enumerate(rows, start=1):
             if count > MAX_ROWS:
                 raise refused(f"has more than {MAX_ROWS} rows")
+            if self._problems.are_enough(row.number):
+                break
             reading = RowReading(row.number, "line")
             draft = None
             if row.blank:
@@ -166,6 +168,8 @@ class FocusRows:
         if kind is None:
             return None
         consumed, priced = units
+        if consumed is not None and priced is not None and consumed.what != priced.what:
+            priced = None  # a price for something else than what was consumed
         which = "Consumed" if consumed is not None and self._text(row, "ConsumedQuantity") else "Pricing"  # fmt: skip
         unit = consumed if which == "Consumed" else priced
         before = self._problems.count

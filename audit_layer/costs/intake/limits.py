@@ -12,3 +12,5 @@ MAX_PARTS: Final = 4_096
 """Files within a workbook's archive."""
 MAX_LISTED: Final = 20
 """Problems listed in one refusal."""
+MAX_PROBLEMS: Final = 10_000
+"""Problems after which no further row is read."""

@@ -12,7 +12,7 @@ from audit_layer.costs.intake import values
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts, shown
 from audit_layer.costs.intake.faults import Problems, Unreadable
-from audit_layer.costs.intake.mapping import INVOICE_FIELDS
+from audit_layer.costs.intake.forms import INVOICE_FIELDS
 from audit_layer.costs.intake.table import Cell, Column, Row
 from audit_layer.costs.intake.trace import FieldReading, RowReading
 
@@ -138,7 +138,7 @@ class LineReader:
         try:
             value = parse(cell)
         except Unreadable as error:
-            hint = self._conventions.meant(field, cell.text)
+            hint = self._conventions.meant(field, cell.text) if self._problems.lists_more() else ""
             self._problems.add(
                 f"{error}{hint}", row=row.number, column=str(column), field=field, raw=cell.text
             )

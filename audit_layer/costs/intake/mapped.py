@@ -9,9 +9,10 @@ from audit_layer.costs.charge import ChargeKind
 from audit_layer.costs.intake.conventions import Conventions
 from audit_layer.costs.intake.facts import Facts
 from audit_layer.costs.intake.faults import Problems, quoted, refused
+from audit_layer.costs.intake.forms import TOTALS, RowRule
 from audit_layer.costs.intake.limits import MAX_ROWS
 from audit_layer.costs.intake.lines import Draft, LineReader
-from audit_layer.costs.intake.mapping import TOTALS, InvoiceMapping, RowRule
+from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.table import Column, Row, Table, index_of, plain
 from audit_layer.costs.intake.trace import RowReading, Trace
 
@@ -53,6 +54,8 @@ class MappedRows:
         for count, row in enumerate(self._table.rows, start=1):
             if count > MAX_ROWS:
                 raise refused(f"has more than {MAX_ROWS} rows")
+            if self._problems.are_enough(row.number):
+                break
             if row.number in addressed:
                 self._note_cells(row)
             if row.number == header:
@@ -208,9 +211,9 @@ class MappedRows:
     def _unknown_kind(self, row: Row, meaning: str, reader: LineReader) -> None:
         column = str(reader.columns["kind"])
         kinds = ", ".join(ChargeKind)
+        hint = self._conventions.meant("kind", meaning) if self._problems.lists_more() else ""
         self._problems.add(
-            f"a text that values.kind translates, or one of {kinds}"
-            + self._conventions.meant("kind", meaning),
+            f"a text that values.kind translates, or one of {kinds}{hint}",
             row=row.number,
             column=column,
             field="kind",

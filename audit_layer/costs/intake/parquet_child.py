@@ -87,6 +87,7 @@ def main() -> None:
         # As dictionaries, so that one long text does not become a long text for every row.
         file = parquet.ParquetFile(source, read_dictionary=texts)
         _decode(file, [field.name for field in fields], most, cell)
+        os._exit(0)  # as below; everything is written
     except MemoryError:  # Arrow's own error is one, too
         _refuse("asks for far more memory than its size explains")
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:

@@ -7,6 +7,7 @@ file; whatever becomes of it (out of memory, out of time, a crash), the file is 
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,12 @@ from audit_layer.costs.intake.csv_table import csv_table
 from audit_layer.costs.intake.faults import refused
 from audit_layer.costs.intake.limits import MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_ROWS
 from audit_layer.costs.intake.table import Table
+from shared.runtime.printable import printable
 
 _MEMORY: Final = 2 * 2**30
 _CPU_S: Final = 120
+_WALL_S: Final = 300
+"""For a child that waits instead of computing."""
 
 
 def parquet_table(content: bytes) -> Table:
@@ -35,18 +39,24 @@ def parquet_table(content: bytes) -> Table:
             command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:
             assert child.stdout is not None and child.stderr is not None  # noqa: PT018
+            end = threading.Timer(_WALL_S, child.kill)
+            end.daemon = True
+            end.start()
             try:
                 rows = child.stdout.read(MAX_BYTES + 1)
-                why = child.stderr.read(1000).decode("utf-8", "replace") if not rows else ""
+                large = len(rows) > MAX_BYTES
+                why = "" if large else child.stderr.read(1000).decode("utf-8", "replace")
             except BaseException:
                 child.kill()
                 raise
-            if len(rows) > MAX_BYTES:
+            finally:
+                end.cancel()
+            if large:
                 child.kill()
-    if child.returncode == parquet_child.REFUSED:
-        raise refused(why.strip() or "cannot be decoded")
-    if child.returncode != 0 and len(rows) <= MAX_BYTES:
-        raise refused("is damaged, or asks for far more memory or time than its size explains")
-    if len(rows) > MAX_BYTES:
+    if large:
         raise refused(f"holds more than {MAX_BYTES // 2**20} MiB once decompressed")
+    if child.returncode == parquet_child.REFUSED:
+        raise refused(printable(why, 200))
+    if child.returncode != 0:
+        raise refused("is damaged, or asks for far more memory or time than its size explains")
     return csv_table(rows, encoding="utf-8", delimiter=",", quote='"', by_record=True)

@@ -18,9 +18,10 @@ from audit_layer.costs.intake.csv_table import csv_table
 from audit_layer.costs.intake.facts import Facts, state
 from audit_layer.costs.intake.faults import Problem, Problems, refused
 from audit_layer.costs.intake.focus_rows import REQUIRED, FocusRows
+from audit_layer.costs.intake.forms import INVOICE_FIELDS, DateForm, NumberForm
 from audit_layer.costs.intake.lines import Draft
 from audit_layer.costs.intake.mapped import MappedRows
-from audit_layer.costs.intake.mapping import INVOICE_FIELDS, DateForm, InvoiceMapping, NumberForm
+from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.ours import billed
 from audit_layer.costs.intake.parquet_table import parquet_table
 from audit_layer.costs.intake.table import Table
@@ -61,6 +62,8 @@ class Preview:
     problems: tuple[Problem, ...]
     """The first of them."""
     problem_count: int
+    told: tuple[str, ...]
+    """The problems in words, safe to print, and how many more there are."""
     notes: tuple[str, ...]
     """What is not wrong, but worth knowing."""
 
@@ -112,6 +115,7 @@ def preview(
         counts=dict(reading.trace.counts),
         problems=tuple(reading.problems.listed),
         problem_count=reading.problems.count,
+        told=tuple(reading.problems.told()),
         notes=tuple(reading.trace.notes),
     )
 

@@ -28,10 +28,9 @@ def lines_of(made: Preview) -> list[str]:
             f"(rounding {invoice.rounding:f})."
         )
         return told
-    told.append(f"{made.problem_count} problems; nothing would be stored.")
-    told += [f"  {problem}" for problem in made.problems]
-    if (more := made.problem_count - len(made.problems)) > 0:
-        told.append(f"  and {more} more")
+    many = "1 problem" if made.problem_count == 1 else f"{made.problem_count} problems"
+    told.append(f"{many}; nothing would be stored.")
+    told += [f"  {problem}" for problem in made.told]
     return told
 
 

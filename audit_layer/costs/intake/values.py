@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import Final, NamedTuple
 
 from audit_layer.costs.exports.table import FORMULAS, neutral
-from audit_layer.costs.intake.currencies import ISO_4217
+from audit_layer.costs.focus_check.currencies import ISO_4217
 from audit_layer.costs.intake.faults import Unreadable
-from audit_layer.costs.intake.mapping import DateForm, NumberForm
+from audit_layer.costs.intake.forms import DateForm, NumberForm
 from audit_layer.costs.intake.table import Cell, plain
 from shared.codec.ids import NAME, check_label
 from shared.codec.moment import day_of, parse_day, parse_rfc3339
@@ -219,7 +219,7 @@ def name(text: str) -> str:
 def currency(text: str) -> str:
     """Return an ISO 4217 code."""
     if text not in ISO_4217:
-        raise Unreadable("an active ISO 4217 code such as EUR")
+        raise Unreadable("an ISO 4217 code such as EUR")
     return text
 
 

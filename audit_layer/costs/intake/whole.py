@@ -15,8 +15,8 @@ from audit_layer.costs.billed import BilledInvoice, BilledLine
 from audit_layer.costs.charge import USAGE, ChargeKind
 from audit_layer.costs.intake.facts import Facts
 from audit_layer.costs.intake.faults import Problems
+from audit_layer.costs.intake.forms import DateForm, NumberForm, TaxForm
 from audit_layer.costs.intake.lines import Draft
-from audit_layer.costs.intake.mapping import DateForm, NumberForm, TaxForm
 from audit_layer.costs.intake.values import Day
 from shared.codec.moment import Period, days_period
 from shared.codec.money import exact_sum, minor_digits
@@ -207,6 +207,8 @@ class Assembly:
             wrong("quantity", line.quantity, "zero or more; what is taken back is a credit note")
         if line.unit_price is not None and line.unit_price < 0:
             wrong("unit_price", line.unit_price, "zero or more")
+        if line.kind in USAGE and line.amount < 0 and not back:
+            wrong("amount", line.amount, "zero or more; what is taken back is a credit")
         if line.kind in _DEDUCTED and line.amount > 0 and not back:
             wrong(
                 "amount",

@@ -12,13 +12,28 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from xml.parsers import expat
 
-from audit_layer.costs.intake.faults import refused
+from audit_layer.costs.intake.faults import quoted, refused
 from audit_layer.costs.intake.limits import MAX_BYTES, MAX_PARTS
 
 _CHUNK: Final = 2**20
 _MAX_TAG: Final = 2**18
 """Bytes of an unfinished tag, which the parser would hold in memory and scan again with every chunk."""
 _MAX_DEPTH: Final = 64
+_ELEMENTS: Final = frozenset(
+    {
+        "http://schemas.openxmlformats.org/spreadsheetml/2006/main",
+        "http://purl.oclc.org/ooxml/spreadsheetml/main",
+        "http://schemas.openxmlformats.org/package/2006/relationships",
+    }
+)
+"""Namespaces of the elements that are heeded, transitional and strict."""
+_REFERENCES: Final = frozenset(
+    {
+        "http://schemas.openxmlformats.org/officeDocument/2006/relationships id",
+        "http://purl.oclc.org/ooxml/officeDocument/relationships id",
+    }
+)
+"""The attribute that names a relationship."""
 _CENTRAL: Final = b"PK\x01\x02"
 
 Attributes = Mapping[str, str]
@@ -43,10 +58,6 @@ class Package:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
-    def parts(self) -> set[str]:
-        """Return the names of all parts."""
-        return self._names
-
     def read(self, name: str, handler: "Handler") -> None:
         """Parse a part with a handler; MALFORMED for what is missing, damaged, too large or not XML without DOCTYPE."""
         for _ in self.steps(name, handler):
@@ -58,7 +69,7 @@ class Package:
         parser.buffer_text = True
         inner = _Inner(handler)
         parser.StartElementHandler, parser.EndElementHandler = inner.start, inner.end
-        parser.CharacterDataHandler = handler.text
+        parser.CharacterDataHandler = inner.text
         parser.StartDoctypeDeclHandler = _doctype
         fed = 0
         try:
@@ -70,12 +81,12 @@ class Package:
                 yield
             parser.Parse(b"", True)
         except expat.ExpatError as error:
-            raise refused(f"is a damaged workbook: {name} is not XML") from error
+            raise refused(f"is a damaged workbook: {quoted(name)} is not XML") from error
         yield
 
     def _chunks(self, name: str) -> Iterator[bytes]:
         if name not in self._names:
-            raise refused(f"is not a workbook that is known here: it has no part {name[:80]!a}")
+            raise refused(f"is not a workbook that is known here: it has no part {quoted(name)}")
         try:
             with self._archive.open(name) as part:
                 while chunk := part.read(min(_CHUNK, self._left + 1)):
@@ -84,10 +95,10 @@ class Package:
                         raise refused(f"holds more than {MAX_BYTES // 2**20} MiB once decompressed")
                     yield chunk
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-            raise refused(f"is damaged: {name[:80]!a} cannot be decompressed") from error
+            raise refused(f"is damaged: {quoted(name)} cannot be decompressed") from error
         except (NotImplementedError, RuntimeError) as error:  # another compression; a password
             raise refused(
-                f"is encrypted or compressed in an unknown way at {name[:80]!a}"
+                f"is encrypted or compressed in an unknown way at {quoted(name)}"
             ) from error
 
 
@@ -112,24 +123,37 @@ def target(base: str, path: str) -> str:
 
 
 class _Inner:
-    """Passes elements on without their namespaces, and not too deep ones."""
+    """Passes elements on without their namespaces: those that a spreadsheet heeds, and not too deep ones."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._depth = 0
+        self._passed_over = 0
+        """How deep the elements are that no spreadsheet heeds."""
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise refused(f"is a workbook with elements more than {_MAX_DEPTH} deep")
-        self._handler.start(
-            tag.rpartition(" ")[2],
-            {name.rpartition(" ")[2]: value for name, value in attributes.items()},
-        )
+        namespace, _, name = tag.rpartition(" ")
+        if self._passed_over or namespace not in _ELEMENTS:
+            self._passed_over += 1
+            return
+        own = {key: value for key, value in attributes.items() if " " not in key}
+        for key in _REFERENCES.intersection(attributes):
+            own["id"] = attributes[key]
+        self._handler.start(name, own)
 
     def end(self, tag: str) -> None:
         self._depth -= 1
-        self._handler.end(tag.rpartition(" ")[2])
+        if self._passed_over:
+            self._passed_over -= 1
+        else:
+            self._handler.end(tag.rpartition(" ")[2])
+
+    def text(self, data: str) -> None:
+        if not self._passed_over:
+            self._handler.text(data)
 
 
 def _doctype(*_: object) -> None:

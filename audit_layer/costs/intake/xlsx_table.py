@@ -3,141 +3,44 @@
 Numbers are stored as the text of a double. The value taken is the shortest decimal that reads back as that double: 0.1
 for both `0.1` and `0.10000000000000001`. Formulas count by the result that the spreadsheet stored, never computed here; a
 formula without one, and an error value, cannot be read. Hidden sheets, rows and columns are refused where they matter.
+
+Libraries that read workbooks row by row do not tell merged cells, hidden rows and a formula beside its result, and turn
+numbers into floats before one sees their text; so the XML is read here.
 """
 
 import re
-from collections.abc import Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import Enum, auto
 from typing import Final
 
 from audit_layer.costs.intake.faults import quoted, refused
-from audit_layer.costs.intake.limits import MAX_CELL, MAX_COLUMNS, MAX_ROWS
+from audit_layer.costs.intake.limits import MAX_COLUMNS, MAX_ROWS
 from audit_layer.costs.intake.table import EMPTY, Cell, Range, Row, Table, index_of
-from audit_layer.costs.intake.xlsx_package import Attributes, Handler, Package, target
+from audit_layer.costs.intake.xlsx_package import Attributes, Handler, Package
+from audit_layer.costs.intake.xlsx_parts import (
+    TRUE,
+    Book,
+    Relations,
+    Sheet,
+    Shown,
+    Strings,
+    Styles,
+    bounded,
+    bounded_text,
+    whole_of,
+)
 
-_WORKBOOK: Final = "xl/workbook.xml"
 _REFERENCE: Final = re.compile(r"([A-Z]{1,3})([1-9][0-9]{0,6})", re.ASCII)
 _NUMBER: Final = re.compile(
     r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?", re.ASCII
 )
-_DATE_STYLES: Final = frozenset({*range(14, 18), 22, 27, 28, 29, 30, 31, 36, *range(50, 59)})
-"""Built-in number formats of days; those of times of day alone are no dates."""
-_PERCENT_STYLES: Final = frozenset({9, 10})
-_LITERALS: Final = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')
-_TRUE: Final = ("1", "true")
-_MAX_STRINGS: Final = 4_000_000
-_MAX_OTHERS: Final = 70_000
-"""Styles (of which a spreadsheet has up to 65,490), sheets, hidden columns, merged ranges."""
-
-
-@dataclass(slots=True)
-class _Sheet:
-    name: str
-    relation: str
-    hidden: bool
-
-
-@dataclass(slots=True)
-class _Book(Handler):
-    """The workbook part: its sheets, and which calendar it counts days in."""
-
-    sheets: list[_Sheet] = field(default_factory=list)
-    from_1904: bool = False
-
-    def start(self, tag: str, attributes: Attributes) -> None:
-        if tag == "sheet":
-            _bounded(self.sheets)
-            state = attributes.get("state", "visible")
-            self.sheets.append(
-                _Sheet(attributes.get("name", ""), attributes.get("id", ""), state != "visible")
-            )
-        elif tag == "workbookPr":
-            self.from_1904 = attributes.get("date1904", "").lower() in _TRUE
-
-
-@dataclass(slots=True)
-class _Relations(Handler):
-    targets: dict[str, str] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
-
-    def start(self, tag: str, attributes: Attributes) -> None:
-        if tag == "Relationship" and attributes.get("TargetMode") != "External":
-            _bounded(self.targets)
-            part = target(_WORKBOOK, attributes.get("Target", ""))
-            self.targets[attributes.get("Id", "")] = part
-            self.kinds[attributes.get("Type", "").rpartition("/")[2]] = part
-
-
-class _Strings(Handler):
-    """The shared strings: one per `si`, without the phonetic hints (`rPh`) beside it."""
-
-    def __init__(self) -> None:
-        self.strings: list[str] = []
-        self._parts: list[str] = []
-        self._length = 0
-        self._takes = self._hint = False
-
-    def start(self, tag: str, attributes: Attributes) -> None:  # noqa: ARG002  # the handler's form
-        if tag == "si":
-            self._parts, self._length = [], 0
-        elif tag == "rPh":
-            self._hint = True
-        self._takes = tag == "t" and not self._hint
-
-    def end(self, tag: str) -> None:
-        self._takes = False
-        if tag == "rPh":
-            self._hint = False
-        elif tag == "si":
-            _bounded(self.strings, _MAX_STRINGS)
-            self.strings.append("".join(self._parts).strip())
-
-    def text(self, data: str) -> None:
-        if self._takes:
-            self._length += _bounded_text(self._length, data)
-            self._parts.append(data)
-
-
-class _Shown(Enum):
-    """What a cell style makes of a number."""
-
-    NUMBER = auto()
-    DATE = auto()
-    PERCENT = auto()
-
-
-class _Styles(Handler):
-    """What each cell style shows."""
-
-    def __init__(self) -> None:
-        self.shown: list[_Shown] = []
-        self._custom: dict[int, _Shown] = {}
-        self._within = False
-
-    def start(self, tag: str, attributes: Attributes) -> None:
-        if tag == "numFmt":
-            _bounded(self._custom)
-            code = attributes.get("formatCode", "")
-            self._custom[_int(attributes.get("numFmtId"))] = _shown_by(code)
-        elif tag == "cellXfs":
-            self._within = True
-        elif tag == "xf" and self._within:
-            _bounded(self.shown)
-            number = _int(attributes.get("numFmtId", "0"))
-            self.shown.append(self._custom.get(number, _built_in(number)))
-
-    def end(self, tag: str) -> None:
-        if tag == "cellXfs":
-            self._within = False
 
 
 class _Cells(Handler):
     """A sheet's rows, taken out by `taken` as they become complete."""
 
-    def __init__(self, strings: list[str], shown: list[_Shown], epoch: datetime) -> None:
+    def __init__(self, strings: list[str], shown: list[Shown], epoch: datetime) -> None:
         self.ready: list[Row] = []
         self.hidden_columns: list[tuple[int, int]] = []
         self.merged: list[Range] = []
@@ -157,11 +60,11 @@ class _Cells(Handler):
         self._takes = False
         match tag:
             case "row":
-                number = _int(attributes.get("r", str(self._row + 1)))
+                number = whole_of(attributes.get("r", str(self._row + 1)))
                 if not self._row < number <= 1_048_576:
                     raise refused(f"is a damaged workbook: row {number} follows row {self._row}")
                 self._row, self._cells, self._column = number, [], -1
-                self._hidden = attributes.get("hidden", "").lower() in _TRUE
+                self._hidden = attributes.get("hidden", "").lower() in TRUE
             case "c":
                 self._begin(attributes)
             case "v" | "t" if not self._hint:
@@ -170,12 +73,12 @@ class _Cells(Handler):
                 self._formula = True
             case "rPh":
                 self._hint = True
-            case "col" if attributes.get("hidden", "").lower() in _TRUE:
-                bounds = (_int(attributes.get("min")) - 1, _int(attributes.get("max")) - 1)
-                _bounded(self.hidden_columns)
+            case "col" if attributes.get("hidden", "").lower() in TRUE:
+                bounds = (whole_of(attributes.get("min")) - 1, whole_of(attributes.get("max")) - 1)
+                bounded(self.hidden_columns)
                 self.hidden_columns.append(bounds)
             case "mergeCell":
-                _bounded(self.merged)
+                bounded(self.merged)
                 self.merged.append(_range(attributes.get("ref", "")))
 
     def end(self, tag: str) -> None:
@@ -191,7 +94,7 @@ class _Cells(Handler):
 
     def text(self, data: str) -> None:
         if self._takes:
-            self._length += _bounded_text(self._length, data)
+            self._length += bounded_text(self._length, data)
             self._value.append(data)
 
     def taken(self) -> list[Row]:
@@ -225,7 +128,7 @@ class _Cells(Handler):
             case "n" | "" if text.strip():
                 return self._number(text.strip())
             case "s" if text.strip():
-                at = _int(text)
+                at = whole_of(text)
                 if not 0 <= at < len(self._strings):
                     raise refused(f"is a damaged workbook: there is no shared string {at}")
                 return Cell(self._strings[at])
@@ -244,10 +147,10 @@ class _Cells(Handler):
         if double in (float("inf"), float("-inf")):
             return Cell(fault=f"holds {quoted(text)}, which is too large for a number")
         number = Decimal(repr(double + 0.0)).normalize()  # without the sign of a negative zero
-        style = _int(self._form.get("s", "0"))
-        shown = self._shown[style] if 0 <= style < len(self._shown) else _Shown.NUMBER
-        if shown is not _Shown.DATE:
-            return Cell(format(number, "f"), number=number, percent=shown is _Shown.PERCENT)
+        style = whole_of(self._form.get("s", "0"))
+        shown = self._shown[style] if 0 <= style < len(self._shown) else Shown.NUMBER
+        if shown is not Shown.DATE:
+            return Cell(format(number, "f"), number=number, percent=shown is Shown.PERCENT)
         # Day 60 of the 1900 calendar never was; before it, and in negative time, serial numbers mean other days.
         if not (61 if self._epoch.year == 1899 else 0) <= number < 2_958_466:
             return Cell(fault=f"holds the day {quoted(text)}, which is not in 1900 … 9999")
@@ -260,11 +163,16 @@ class _Cells(Handler):
 def xlsx_table(content: bytes, sheet: str | None) -> Table:
     """Return the rows of one visible sheet: the named one, or the only one. MALFORMED for anything else."""
     package = Package(content)
-    if _WORKBOOK not in package:
+    root, book, strings, styles = Relations(""), Book(), Strings(), Styles()
+    if "_rels/.rels" in package:
+        package.read("_rels/.rels", root)
+    workbook = root.kinds.get("officeDocument", "")
+    if not workbook.endswith(".xml") or workbook not in package:
         raise refused("is a ZIP archive, but no .xlsx workbook")
-    book, relations, strings, styles = _Book(), _Relations(), _Strings(), _Styles()
-    package.read(_WORKBOOK, book)
-    package.read("xl/_rels/workbook.xml.rels", relations)
+    package.read(workbook, book)
+    folder, _, name = workbook.rpartition("/")
+    relations = Relations(workbook)
+    package.read(f"{folder}/_rels/{name}.rels".lstrip("/"), relations)
     chosen, notes = _chosen(book.sheets, sheet)
     if chosen.relation not in relations.targets:
         raise refused(f"is a damaged workbook: the sheet {quoted(chosen.name)} is not in it")
@@ -297,7 +205,7 @@ def _rows(cells: _Cells, steps: Iterator[None]) -> Iterator[Row]:
             return
 
 
-def _chosen(sheets: list[_Sheet], wanted: str | None) -> tuple[_Sheet, list[str]]:
+def _chosen(sheets: list[Sheet], wanted: str | None) -> tuple[Sheet, list[str]]:
     """Return the sheet to read, and notes about those that nobody sees."""
     visible = [sheet for sheet in sheets if not sheet.hidden]
     names = ", ".join(quoted(sheet.name) for sheet in visible[:10]) or "none"
@@ -319,20 +227,6 @@ def _chosen(sheets: list[_Sheet], wanted: str | None) -> tuple[_Sheet, list[str]
     return chosen, notes
 
 
-def _shown_by(code: str) -> _Shown:
-    """Return what a number format shows: a day has a year or a day outside literals and conditions."""
-    bare = _LITERALS.sub("", code.partition(";")[0]).lower()
-    if "y" in bare or "d" in bare:
-        return _Shown.DATE
-    return _Shown.PERCENT if "%" in bare else _Shown.NUMBER
-
-
-def _built_in(number: int) -> _Shown:
-    if number in _PERCENT_STYLES:
-        return _Shown.PERCENT
-    return _Shown.DATE if number in _DATE_STYLES else _Shown.NUMBER
-
-
 def _range(text: str) -> Range:
     match = re.fullmatch(rf"{_REFERENCE.pattern}(?::{_REFERENCE.pattern})?", text, re.ASCII)
     if match is None:
@@ -348,23 +242,3 @@ def _iso(text: str) -> Cell:
     except ValueError:
         return Cell(fault=f"holds the date {quoted(text)}, which cannot be read")
     return Cell(text, moment=moment.replace(tzinfo=None))
-
-
-def _int(text: str | None) -> int:
-    if text is None or not re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text, re.ASCII):
-        raise refused(f"is a damaged workbook: {quoted(text or '')} stands where a number belongs")
-    return int(text)
-
-
-def _bounded(things: Sized, most: int = _MAX_OTHERS) -> None:
-    if len(things) >= most:
-        raise refused(
-            f"is a workbook with more than {most} strings, styles, sheets or merged cells"
-        )
-
-
-def _bounded_text(length: int, data: str) -> int:
-    """Return how many characters follow; MALFORMED where a cell would be longer than a cell may be."""
-    if length + len(data) > MAX_CELL:
-        raise refused(f"has more than {MAX_CELL} characters in one cell")
-    return len(data)

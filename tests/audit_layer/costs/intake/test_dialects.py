@@ -118,6 +118,9 @@ def test_a_file_is_read_from_its_path_and_out_of_gzip(tmp_path):
     path = tmp_path / "rechnung.csv.gz"
     path.write_bytes(gzip.compress(GERMAN_BYTES))
     assert read_invoice(path, mapping=mapping(GERMAN_MAPPING), names=MODELS.get) == german()
+    twice = gzip.compress(path.read_bytes())  # as a client sends on what an operator wrapped
+    assert read_invoice(twice, mapping=mapping(GERMAN_MAPPING), names=MODELS.get) == german()
+    assert "neither text" in refusal(gzip.compress(twice), mapping=mapping(GERMAN_MAPPING))
 
 
 def test_totals_by_model_need_no_day_node_or_tenant():

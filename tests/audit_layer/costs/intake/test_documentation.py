@@ -3,16 +3,16 @@
 import re
 from pathlib import Path
 
-from audit_layer.costs.intake.mapping import (
+from audit_layer.costs.intake.forms import (
     FIELDS,
     MEANINGS,
     DateForm,
     FileForm,
-    InvoiceMapping,
     NumberForm,
     RowForm,
     TaxForm,
 )
+from audit_layer.costs.intake.mapping import InvoiceMapping
 from audit_layer.costs.intake.read import preview
 from audit_layer.costs.intake.shown import lines_of
 from tests.audit_layer.costs.intake.files import SMALL

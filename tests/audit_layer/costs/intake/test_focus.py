@@ -223,6 +223,8 @@ def test_what_is_stated_of_the_whole_does_not_hide_what_the_rows_say():
 
 
 def test_a_price_that_the_billed_cost_does_not_follow_is_left_out():
+    [line] = read({"PricingUnit": "Requests"}).lines
+    assert (line.quantity, line.unit_price, line.amount) == (1000, None, Decimal("0.6"))
     [line] = read({"BilledCost": "0"}).lines
     assert (line.quantity, line.unit_price, line.amount, line.exact) == (1000, None, 0, 0)
 

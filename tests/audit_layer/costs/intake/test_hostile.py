@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from audit_layer.costs.intake import mapped
+from audit_layer.costs.intake import faults, mapped
 from audit_layer.costs.intake.limits import MAX_BYTES, MAX_CELL, MAX_COLUMNS, MAX_LISTED
 from audit_layer.costs.intake.read import preview, read_invoice
+from audit_layer.costs.intake.shown import lines_of
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.costs.intake.files import AMERICAN, AMERICAN_MAPPING, STATED, mapping
 from tests.audit_layer.costs.intake.refusals import refusal
@@ -72,7 +73,7 @@ def test_a_gzip_bomb_is_refused_once_it_is_larger_than_a_file_may_be():
 def test_a_zip_bomb_in_a_workbook_is_refused_as_it_grows():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("xl/workbook.xml", "xl/_rels/workbook.xml.rels"):
+        for name in ("_rels/.rels", "xl/workbook.xml"):
             archive.writestr(name, b"<a>" + b" " * (3 * MAX_BYTES // 2) + b"</a>")
     assert len(out.getvalue()) < 2**20
     with memory_below(2**24):
@@ -222,6 +223,16 @@ def test_the_first_problems_are_listed_and_the_others_counted():
     assert made.invoice is None
     assert made.problem_count == int(caught.value.metadata["problems"])
     assert len(made.rows) == 3
+
+
+def test_reading_stops_where_there_are_more_problems_than_anyone_will_mend(monkeypatch):
+    monkeypatch.setattr(faults, "MAX_PROBLEMS", 30)
+    content = AMERICAN.split("\n", 1)[0] + "\n" + "X,x,ACME Inc.,,,Service credit,,,($1)\n" * 100
+    assert "and 10 more before row 32, where reading stopped" in american(content)
+    rows = [{"BilledCost": "x"}] * 100
+    assert "and 10 more before row 32" in refusal(focus(*rows), stated=STATED)
+    made = preview(content.encode(), mapping=CSV, stated=STATED)
+    assert "  and 10 more before row 32, where reading stopped" in lines_of(made)
 
 
 def test_a_long_text_is_cut_in_the_message():

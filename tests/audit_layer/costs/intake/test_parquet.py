@@ -117,6 +117,12 @@ def test_a_few_kilobytes_that_ask_for_terabytes_are_refused():
     assert "characters in one cell" in refused(content) or "memory" in refused(content)
 
 
+def test_what_is_wrong_far_into_a_file_is_told():
+    rows: list[dict[str, str]] = [{}] * 3000 + [{"ChargeDescription": "x" * 40_000}]
+    table = table_of(*rows, number=pa.float64(), time=pa.timestamp("ms", "UTC"))
+    assert "characters in one cell" in refused(written(table))
+
+
 def test_a_page_that_asks_for_gigabytes_is_refused(monkeypatch):
     monkeypatch.setattr(module, "_MEMORY", 200 * 2**20)
     text = "x" * (150 * 2**20)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from audit_layer.costs.intake import values
 from audit_layer.costs.intake.faults import Unreadable
-from audit_layer.costs.intake.mapping import DateForm, NumberForm
+from audit_layer.costs.intake.forms import DateForm, NumberForm
 from audit_layer.costs.intake.table import Cell
 from audit_layer.costs.intake.values import Day, Days, FocusNumbers, Models, Numbers
 

@@ -185,6 +185,10 @@ def test_a_line_may_have_an_amount_alone():
     assert (line.quantity, line.exact) == (None, 3)
 
 
+def test_usage_costs_nothing_or_something():
+    assert "amount: found “-3.00”, expected zero or more" in refused("1,output,,,-3.00")
+
+
 def test_amounts_of_forty_digits_add_up_exactly():
     big = "99999999999999999999.999999999999999999"
     made = read(f"1,fee,,,{big}\n2,fee,,,{big}\n3,credit,,,-{big}", constants={"total": big})

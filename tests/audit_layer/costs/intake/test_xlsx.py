@@ -311,6 +311,14 @@ def test_a_sheet_that_no_spreadsheet_writes_is_refused(sheet_data):
     malformed(lambda: cells(sheet_data))
 
 
+def test_a_number_format_longer_than_any_is_refused_before_it_is_looked_at():
+    def long(name: str, data: bytes) -> bytes:
+        formats = f'<numFmts><numFmt numFmtId="200" formatCode="{"[" * 200_000}"/></numFmts><fonts'
+        return data.replace(b"<fonts", formats.encode(), 1) if name == "xl/styles.xml" else data
+
+    assert "number format of more than" in refused(rebuilt(workbook(ROWS), long))
+
+
 def test_cells_of_every_kind_are_read_or_said_to_be_unreadable():
     [row] = cells(
         '<row><c><v>1</v></c><c t="str"><f>A1</f><v>x</v></c><c t="inlineStr"><is><r><t>a</t></r><r><t>b</t></r>'
@@ -345,6 +353,46 @@ def test_two_parts_of_one_name_are_refused():
     assert "two parts of one name" in refused(content)
     content = rebuilt(workbook(ROWS), lambda _, data: data, **{"XL/worksheets/sheet1.xml": b"<x/>"})
     assert "two parts of one name" in refused(content)
+
+
+def test_the_workbook_is_the_one_that_a_spreadsheet_opens():
+    def moved(name: str, data: bytes) -> bytes:
+        return (
+            data.replace(b"xl/workbook.xml", b"xl/workbook2.xml") if name == "_rels/.rels" else data
+        )
+
+    content = workbook(ROWS)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {
+            "xl/workbook2.xml": archive.read("xl/workbook.xml"),
+            "xl/_rels/workbook2.xml.rels": archive.read("xl/_rels/workbook.xml.rels"),
+        }
+    made = rebuilt(content, moved, **parts)
+    assert read(rebuilt(made, lambda n, d: b"<x/>" if n == "xl/workbook.xml" else d)) == read(
+        content
+    )
+    assert "no .xlsx workbook" in refused(rebuilt(content, moved))
+
+
+@pytest.mark.parametrize("kind", ["styles", "sharedStrings"])
+def test_two_tables_of_styles_or_strings_are_refused(kind):
+    def doubled(name: str, data: bytes) -> bytes:
+        more = f'<Relationship Type="x/{kind}" Target="x.xml" Id="x"/></Relationships>'
+        return (
+            data.replace(b"</Relationships>", more.encode())
+            if "workbook.xml.rels" in name
+            else data
+        )
+
+    assert f"“{kind}” is in it twice" in refused(rebuilt(workbook(ROWS), doubled))
+
+
+def test_elements_that_no_spreadsheet_heeds_say_nothing():
+    [row] = cells(
+        '<row r="1" xmlns:x="urn:x" x:r="9"><x:c><v>1</v></x:c><c r="A1" x:t="e"><x:v>2</x:v><v>3</v></c>'
+        '<x:row r="2"><c><v>4</v></c></x:row><x:mergeCell ref="?"/></row>'
+    )
+    assert [text for text, _ in row] == ["3"]
 
 
 def test_an_archive_of_another_kind_is_refused():

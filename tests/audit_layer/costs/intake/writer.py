@@ -40,7 +40,7 @@ class Dialect:
 
     def number(self, value: Decimal | int) -> Any:
         """Write a number."""
-        if self.form == "xlsx" and self.typed and Decimal(repr(float(value))) == value:
+        if self.form == "xlsx" and self.typed and _short(value):
             return float(value) if value % 1 else int(value)
         whole, _, places = format(abs(value), "f").partition(".")
         if self.thousands is not None:
@@ -109,6 +109,11 @@ def placed(invoice: BilledInvoice, dialect: Dialect) -> BilledInvoice:
     first = dialect.preamble + 3
     lines = tuple(replace(line, place=f"row {first + at}") for at, line in enumerate(invoice.lines))
     return replace(invoice, lines=lines, format=dialect.form)
+
+
+def _short(value: Decimal | int) -> bool:
+    """Whether a spreadsheet keeps all digits of a number: it has at most 15."""
+    return len(Decimal(value).normalize().as_tuple().digits) <= 15
 
 
 def _field(line: BilledLine, name: str, dialect: Dialect) -> Any:
