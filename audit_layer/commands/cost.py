@@ -25,6 +25,7 @@ from shared.runtime.output import emit, table
 FORMATS = (
     *("focus-1.2-csv", "focus-1.2-parquet", "focus-1.4-csv", "focus-1.4-parquet"),
     *("focus-1.4-billing-period-csv", "focus-1.4-billing-period-parquet", "xlsx", "gl-csv"),
+    *("focus-1.4-invoice-detail-csv", "focus-1.4-invoice-detail-parquet"),
 )
 
 
@@ -169,6 +170,12 @@ def _paragraph(row: dict[str, Any]) -> str:
     help="What is written; never guessed from the file's name.",
 )
 @click.option("--period", type=click.IntRange(1), help="A billing period, instead of days.")
+@click.option(
+    "--invoice",
+    type=click.IntRange(1),
+    help="A stored invoice, instead of days, for focus-1.4-invoice-detail.",
+)
+@click.option("--payment-terms", help="What that invoice says about payment, such as 'Net 30'.")
 @tenant_option
 @operator_option
 @from_option
@@ -184,6 +191,8 @@ def export(
     out: Path,
     format_name: str,
     period: int | None,
+    invoice: int | None,
+    payment_terms: str | None,
     tenant: str | None,
     operator: str | None,
     start: date | None,
@@ -205,13 +214,19 @@ def export(
 
     check_extension(out, format_named(format_name))
     first, after = _days(start, end, zone_name)
-    days = {} if period else {"start": str(first), "end": str(after), "time_zone": zone_name}
+    days = (
+        {}
+        if period or invoice
+        else {"start": str(first), "end": str(after), "time_zone": zone_name}
+    )
     answer = api.answer(
         "GET",
         "/export",
         {
             "format": format_name,
             "period": period,
+            "invoice": invoice,
+            "payment_terms": payment_terms,
             "tenant": tenant,
             "operator": operator,
             "accounts": None if accounts is None else read_bounded(accounts, 16_384).decode(),
@@ -220,6 +235,7 @@ def export(
     )
     manifest = json.loads(base64.b64decode(answer.headers["counterfoil-manifest"]))
     what = f"billing period {period}" if period else f"{first} to {after}"
+    what = f"invoice {invoice}" if invoice else what
     if not manifest["rows"] and not allow_empty:
         raise CounterfoilError(
             Code.NOT_FOUND,

@@ -18,10 +18,12 @@ from audit_layer.costs.exports.billing_period import (
 from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
 from audit_layer.costs.exports.focus_rows import rows_of
 from audit_layer.costs.exports.formats import Format
+from audit_layer.costs.exports.invoice_detail import INVOICE_DETAIL_1_4, Issue, invoice_rows
 from audit_layer.costs.exports.journal import Accounts, Posting, write_journal
 from audit_layer.costs.exports.manifest import About, Manifest
 from audit_layer.costs.exports.workbook import write_workbook
 from audit_layer.costs.exports.writing import write_table
+from audit_layer.costs.invoicing import stored_invoice
 from audit_layer.costs.model_names import names_of
 from audit_layer.costs.models import InvoiceRow, JournalRow, PostingRow
 from audit_layer.costs.periods import CLOSED
@@ -48,6 +50,10 @@ class Wanted:
     tenant: str | None = None
     operator: str | None = None
     time_zone: str = "UTC"
+    invoice: int | None = None
+    """A stored invoice, for Invoice Detail."""
+    payment_terms: str = "unstated"
+    """As that invoice says, which its file does not."""
     accounts: bytes | None = None
     """The customer's GL accounts, for `gl-csv`."""
 
@@ -70,14 +76,26 @@ def export(engine: Engine, path: Path, wanted: Wanted) -> Manifest:
         if wanted.format in {Format.BILLING_PERIOD_CSV, Format.BILLING_PERIOD_PARQUET}:
             found = period_rows(_periods(db, wanted, period))
             return write_table(path, wanted.format, BILLING_PERIOD_1_4, found, about)
+        return _invoice(db, path, wanted, about)
+
+
+def _invoice(db: Session, path: Path, wanted: Wanted, about: About) -> Manifest:
+    if wanted.invoice is None or wanted.tenant is not None:
         raise CounterfoilError(
-            Code.UNSUPPORTED,
-            f"{wanted.format} is written from an invoice, not from a period",
-            remedy="Use `counterfoil cost invoice export`.",
+            Code.INVALID_ARGUMENT,
+            f"{wanted.format} is written from a stored invoice, not from days or a billing period",
+            remedy="Name one with --invoice; `counterfoil cost invoice list` shows their numbers.",
         )
+    invoice, received = stored_invoice(db, wanted.invoice)
+    issue = Issue(wanted.payment_terms, received, received)
+    about = replace(about, period=invoice.period)
+    rows = invoice_rows([(invoice, issue)])
+    return write_table(path, wanted.format, INVOICE_DETAIL_1_4, rows, about)
 
 
 def _period(db: Session, wanted: Wanted) -> Period:
+    if wanted.invoice is not None:
+        return stored_invoice(db, wanted.invoice)[0].period
     if wanted.number is None:
         assert wanted.period is not None
         return wanted.period

@@ -212,6 +212,14 @@ def _compare(db: Session, number: int) -> Outcome:
     return Outcome(number, invoice, result, _history(db, number), names_of(db), interval)
 
 
+def stored_invoice(db: Session, number: int) -> tuple[BilledInvoice, int]:
+    """Return a stored invoice, and when it was received (ms); NOT_FOUND if there is none."""
+    row = db.get(InvoiceRow, number)
+    if row is None:
+        raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {number}")
+    return _stored(db, row), row.received_at
+
+
 def _stored(db: Session, row: InvoiceRow) -> BilledInvoice:
     settings = json.loads(row.mapping or b"{}")
     mapping = settings.get("mapping")

@@ -53,13 +53,20 @@ def prompt(hearing: Hearing) -> Difference | None:
 
 
 def frames(hearing: Hearing) -> Difference | None:
-    """(4) Every frame opens along the chain, which ends at `h_final`."""
+    """(4) Every frame opens along the chain, which ends at `h_final`; together they hold no more than was ordered.
+
+    Frames beyond the order are not opened: 64 MiB of them can hold tokens that take gigabytes.
+    """
     opener, opened = FrameOpener(hearing.opened.keys, receipt_context(hearing.receipt)), []
+    most, count = hearing.order.max_output_tokens, 0
     for number, ciphertext in enumerate(hearing.case.frames):
         try:
             opened.append(opener.open(ciphertext))
         except CounterfoilError as error:
             return _refused("a frame that opens", error, {"frame": number})
+        count += len(opened[-1].tokens)
+        if count > most:
+            return Difference(f"at most {most} tokens", f"{count} or more", {"frame": number})
     hearing.answer = Answer(tuple(opened))
     hearing.tokens = hearing.answer.tokens
     hearing.facts["output_tokens"] = len(hearing.tokens)

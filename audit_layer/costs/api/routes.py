@@ -342,15 +342,19 @@ def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller])
         end: Day | None = None,
         time_zone: Annotated[str, Query(max_length=64)] = "UTC",
         period: Annotated[int | None, Query(ge=1)] = None,
+        invoice: Annotated[int | None, Query(ge=1)] = None,
+        payment_terms: Annotated[str, Query(max_length=200)] = "unstated",
         tenant: NameQuery = None,
         operator: NameQuery = None,
         accounts: Annotated[str | None, Query(max_length=16_384)] = None,
     ) -> FileResponse:
-        """A file of the days [start, end) of a time zone, or of a billing period, in a named format."""
+        """A file of the days [start, end) of a time zone, of a billing period or an invoice, in a named format."""
         chosen: ExportFormat = format_named(format)
-        if (period is None) == (start is None or end is None):
+        given = (period is not None, invoice is not None, start is not None and end is not None)
+        if sum(given) != 1:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "name either a billing period, or start and end"
+                Code.INVALID_ARGUMENT,
+                "name one of a billing period, an invoice, and days by start and end",
             )
         days = None
         if start is not None and end is not None:
@@ -365,6 +369,8 @@ def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller])
                     format=chosen,
                     period=days,
                     number=period,
+                    invoice=invoice,
+                    payment_terms=payment_terms,
                     tenant=_own(caller, tenant),
                     operator=operator,
                     time_zone=time_zone,

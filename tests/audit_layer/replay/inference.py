@@ -212,9 +212,10 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     statement = sign(receipt, key=Ed25519PrivateKey.from_private_bytes(H), issuer="op")
     record = FinalRecord(sent, text, receipt.usage, receipt.finish, statement, evidence)
     final = sealer.seal_final(replace(record, **(story.final_changes or {})))
+    most = 64 if story.settings is None else max(64, story.settings.max_tokens)
     order = Order(
         tenant="acme", number=0, attempt=0, ctx=sealed.ctx, kc=sealed.kc, envelope=sealed.envelope_hash, bundle=H,
-        created=1, expiry=10**12, max_output_tokens=64, max_input_tokens=2**20, rate_card=H,
+        created=1, expiry=10**12, max_output_tokens=most, max_input_tokens=2**20, rate_card=H,
     )  # fmt: skip
     order = replace(order, **(story.order_changes or {}))
     ordered = sign(order, key=Ed25519PrivateKey.from_private_bytes(H), issuer="acme")

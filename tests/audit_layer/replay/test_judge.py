@@ -209,6 +209,21 @@ def test_dropped_frames_fail():
     assert (result.outcome, result.reason) == ("FAIL", "stream")
 
 
+def test_frames_beyond_what_was_ordered_are_not_opened():
+    """A hostile answer of 64 MiB can hold tokens that take gigabytes once they are opened."""
+    case, opened = make_case(Story(tokens=tuple(range(40)) * 2)), []
+
+    def each():
+        for frame in (*case.frames, b"never looked at"):
+            opened.append(frame)
+            yield frame
+
+    result = judge(replace(case, frames=each()), FakeArithmetic())
+    assert (result.outcome, result.reason) == ("FAIL", "stream")
+    assert result.checks[-1].difference.expected == "at most 64 tokens"
+    assert b"never looked at" not in opened
+
+
 def test_judgements_survive_the_pipe():
     found = judge(make_case(), FakeArithmetic())
     assert Judgement.from_bytes(found.to_bytes()) == found
