@@ -106,21 +106,26 @@ def _alike(
     *,
     clean: bool,
 ) -> Alike:
-    if epoch is None or epoch.draw is None:  # no chance yet of having been looked at
-        return Alike(amount, 0, None)
-    rate = CERTAIN if epoch.blind else epoch.rate_ppm
-    if index not in epoch.drawn and not epoch.draw.whole:
-        return Alike(amount, rate, None)
-    by_rate: bool | None = drawn_by_rate(epoch.draw.seed, receipt, epoch.rate_ppm)
-    if epoch.blind:
-        by_rate = True
-    elif epoch.draw.whole:
-        by_rate = None
+    rate: int = 0
+    by_rate: bool | None = False  # nothing was drawn from it yet
+    if epoch is not None and epoch.draw is not None:
+        rate = CERTAIN if epoch.blind else epoch.rate_ppm
+        by_rate = _by_rate(epoch, epoch.draw, receipt)
     if reason is not None and reason.startswith("confirmed"):
         return Alike(amount, rate, Finding.exactly(amount, by_rate=by_rate))
     if clean:
         return Alike(amount, rate, Finding.exactly(Decimal(0), by_rate=by_rate))
-    return Alike(amount, rate, Finding.unanswered(amount, by_rate=by_rate))
+    drawn = (
+        epoch is not None and epoch.draw is not None and (index in epoch.drawn or epoch.draw.whole)
+    )
+    return Alike(amount, rate, Finding.unanswered(amount, by_rate=by_rate) if drawn else None)
+
+
+def _by_rate(epoch: _Epoch, draw: Draw, receipt: bytes) -> bool | None:
+    """Return whether the epoch's rate drew a receipt that was audited; None where nobody can tell."""
+    if epoch.blind:
+        return True
+    return None if draw.whole else drawn_by_rate(draw.seed, receipt, epoch.rate_ppm)
 
 
 def _epochs(db: Session) -> Sequence[_Epoch]:
