@@ -23,9 +23,9 @@ _WHAT: Final = {
 }
 _DO: Final = {
     "unproven": "Ask for the receipts; pay nothing of it without them.",
-    "quantity": "Dispute the lines: the receipts are attached.",
+    "quantity": "Dispute the lines.",
     "classification": "Dispute the lines: each receipt says how many tokens were cached.",
-    "price": "Dispute the lines: the signed rate card is attached.",
+    "price": "Dispute the lines: the rate card is signed.",
     "fx": "Dispute the rate: the contract states it for the period's last day.",
     "timing": "Ask for an invoice of the period to which the lines belong.",
     "rounding": "Nothing: rounding is within the currency's smallest unit.",
