@@ -239,9 +239,10 @@ class RatedReceiptRow(Base):
     """Exact; null where it was never rated."""
     currency: Mapped[str | None] = mapped_column(Text)
     cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
-    journal: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"))
-    period: Mapped[int | None] = mapped_column(ForeignKey("costs_periods.id"))
-    """The billing period whose bill it is on: the one in which it ended, or the first one that was open then."""
+    journal: Mapped[int | None] = mapped_column(BigInteger)
+    period: Mapped[int | None] = mapped_column(BigInteger)
+    """The billing period whose bill it is on: the one in which it ended, or the first one that was open then. That both exist
+    is checked by a trigger for each statement; a foreign key would look them up for each row."""
 
 
 class ContestedRequestRow(Base):
@@ -545,6 +546,11 @@ LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
   into_period bigint;
 BEGIN
+  IF EXISTS (SELECT journal FROM fresh WHERE journal IS NOT NULL EXCEPT SELECT id FROM costs_journals)
+     OR EXISTS (SELECT period FROM fresh WHERE period IS NOT NULL EXCEPT SELECT id FROM costs_periods) THEN
+    RAISE EXCEPTION 'a rated receipt names a journal or a billing period that does not exist'
+      USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'costs_rated_receipts_booked';
+  END IF;
   FOR into_period IN SELECT DISTINCT period FROM fresh WHERE period IS NOT NULL ORDER BY 1 LOOP
     PERFORM pg_advisory_xact_lock(hashtextextended('costs_period', into_period));
     IF EXISTS (SELECT FROM costs_period_events WHERE period = into_period AND state = 'closed') THEN

@@ -29,7 +29,8 @@ class Periods:
 
     def __init__(self, db: Session) -> None:
         self._db = db
-        self._known: dict[Parties, list[PeriodRow]] = {}
+        self._known: dict[Parties, tuple[list[int], list[PeriodRow]]] = {}
+        """Starts and rows, in order."""
         self._closed: set[int] = set(
             db.scalars(select(PeriodEventRow.period).where(PeriodEventRow.state == CLOSED))
         )
@@ -43,14 +44,16 @@ class Periods:
         return period.id
 
     def _at(self, parties: Parties, at: int) -> PeriodRow:
-        rows = self._known.get(parties)
-        if rows is None:
-            rows = self._known[parties] = list(self._stored(parties))
-        place = bisect_right(rows, at, key=lambda row: row.start)
+        if parties not in self._known:
+            stored = list(self._stored(parties))
+            self._known[parties] = ([row.start for row in stored], stored)
+        starts, rows = self._known[parties]
+        place = bisect_right(starts, at)
         if place and at < rows[place - 1].end:
             return rows[place - 1]
         after = rows[place].start if place < len(rows) else None
         made = self._make(parties, at, rows[place - 1].end if place else None, after)
+        starts.insert(place, made.start)
         rows.insert(place, made)
         return made
 

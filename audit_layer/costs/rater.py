@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import COLUMNS, Usage, settle
@@ -53,6 +53,34 @@ _EPOCH: Final = date(1970, 1, 1)
 _FINISH: Final = {finish.value: finish for finish in Finish}
 
 
+class _Next(NamedTuple):
+    """A receipt of the trail with what its order bounds, as `_NEXT` selects them."""
+
+    entry: bytes
+    log_index: int
+    order_entry: bytes
+    tenant: str
+    number: int
+    attempt: int
+    operator: str
+    node: str
+    model_root: bytes
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    finish: str
+    cancelled: bool
+    started: int
+    ended: int
+    rate_card: bytes
+    ordered: bytes | None
+    max_input_tokens: int | None
+    max_output_tokens: int | None
+    max_ms: int | None
+    cost_centre: bytes | None
+    answered: bool
+
+
 class _Place(NamedTuple):
     log_index: int
     operator: str
@@ -71,7 +99,7 @@ def rate_new(db: Session, limit: int) -> int:
     alone(db)
     _learn_cards(db)
     last = db.scalar(select(func.coalesce(func.max(RatedReceiptRow.log_index), -1)))
-    rows = db.execute(_NEXT, {"last": last, "limit": limit}).all()
+    rows = [*map(_Next._make, db.execute(_NEXT, {"last": last, "limit": limit}))]
     if not rows:
         return 0
     cards = cards_in_books(db, {row.rate_card for row in rows})
@@ -84,7 +112,7 @@ def rate_new(db: Session, limit: int) -> int:
             record[_PERIOD] = periods.holding(row.tenant, row.operator, currency, row.ended)
             journals.add(record[_DAY], row.tenant, row.operator, currency, record)
     journals.post(db)
-    copy_tuples(db.connection(), RatedReceiptRow, COLUMNS, records)
+    copy_tuples(db.connection(), RatedReceiptRow, COLUMNS, records, checked=True)
     span = {"first": rows[0].log_index, "last": rows[-1].log_index, "passed": Outcome.PASS.value}
     settle(db, {(tenant, number) for tenant, number in db.execute(_CONCERNED, span)})
     return len(rows)
@@ -143,7 +171,7 @@ class _Rating:
         """What was signed, for receipts whose columns do not have it all."""
         self._prices: dict[tuple[int, bytes], Scaled | str] = {}
 
-    def of(self, row: Row[Any]) -> _Came:
+    def of(self, row: _Next) -> _Came:
         """Return what a receipt comes to: by order and card, and as the first that answers its order."""
         if row.answered:
             return _Came(None, ANSWERED, None)
@@ -160,14 +188,14 @@ class _Rating:
         )
         return _Came(amount, reason, row.cost_centre)
 
-    def _as_signed(self, row: Row[Any], card: Card | None) -> _Came:
+    def _as_signed(self, row: _Next, card: Card | None) -> _Came:
         raws, place = self._signed[row.entry], _Place(row.log_index, row.operator)
         lines, reason, order = rated_by_itself(self._db, place, raws.raw, raws.order, card)
         amount = None if reason is not None else exact_sum(line.amount for line in lines)
         return _Came(amount, reason, None if order is None else order.cost_centre)
 
 
-def _facts(row: Row[Any]) -> Facts:
+def _facts(row: _Next) -> Facts:
     cached = row.cached_tokens
     return Facts(
         tokens=Tokens(row.input_tokens - cached, cached, row.output_tokens),
@@ -183,7 +211,7 @@ def _facts(row: Row[Any]) -> Facts:
     )
 
 
-def _signed(db: Session, rows: Sequence[Row[Any]]) -> Mapping[bytes, Any]:
+def _signed(db: Session, rows: Sequence[_Next]) -> Mapping[bytes, Any]:
     """Return the stored statements of rows that were written before the trail had a column for each fact."""
     older = [row.entry for row in rows if row.max_output_tokens is None or row.cancelled is None]
     if not older:
@@ -203,7 +231,7 @@ def _erased(db: Session) -> frozenset[tuple[str, int]]:
     return frozenset((tenant, day) for tenant, day in db.execute(gone))
 
 
-def _record(row: Row[Any], came: _Came) -> list[Any]:
+def _record(row: _Next, came: _Came) -> list[Any]:
     """Return the values of `COLUMNS`, without currency, journal and period."""
     cached = row.cached_tokens
     return [

@@ -296,20 +296,6 @@ def upgrade() -> None:
     op.create_unique_constraint(
         op.f("uq_costs_rated_receipts_log_index"), "costs_rated_receipts", ["log_index"]
     )
-    op.create_foreign_key(
-        op.f("fk_costs_rated_receipts_journal_costs_journals"),
-        "costs_rated_receipts",
-        "costs_journals",
-        ["journal"],
-        ["id"],
-    )
-    op.create_foreign_key(
-        op.f("fk_costs_rated_receipts_period_costs_periods"),
-        "costs_rated_receipts",
-        "costs_periods",
-        ["period"],
-        ["id"],
-    )
     op.create_check_constraint(
         op.f("ck_costs_rated_receipts_billable_has_amount"),
         "costs_rated_receipts",
@@ -441,6 +427,11 @@ def upgrade() -> None:
         "DECLARE\n"
         "  into_period bigint;\n"
         "BEGIN\n"
+        "  IF EXISTS (SELECT journal FROM fresh WHERE journal IS NOT NULL EXCEPT SELECT id FROM costs_journals)\n"
+        "     OR EXISTS (SELECT period FROM fresh WHERE period IS NOT NULL EXCEPT SELECT id FROM costs_periods) THEN\n"
+        "    RAISE EXCEPTION 'a rated receipt names a journal or a billing period that does not exist'\n"
+        "      USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'costs_rated_receipts_booked';\n"
+        "  END IF;\n"
         "  FOR into_period IN SELECT DISTINCT period FROM fresh WHERE period IS NOT NULL ORDER BY 1 LOOP\n"
         "    PERFORM pg_advisory_xact_lock(hashtextextended('costs_period', into_period));\n"
         "    IF EXISTS (SELECT FROM costs_period_events WHERE period = into_period AND state = 'closed') THEN\n"
@@ -667,16 +658,6 @@ def downgrade() -> None:
     )
     op.drop_constraint(
         op.f("ck_costs_rated_receipts_billable_has_amount"), "costs_rated_receipts", type_="check"
-    )
-    op.drop_constraint(
-        op.f("fk_costs_rated_receipts_period_costs_periods"),
-        "costs_rated_receipts",
-        type_="foreignkey",
-    )
-    op.drop_constraint(
-        op.f("fk_costs_rated_receipts_journal_costs_journals"),
-        "costs_rated_receipts",
-        type_="foreignkey",
     )
     op.drop_constraint(
         op.f("uq_costs_rated_receipts_log_index"), "costs_rated_receipts", type_="unique"

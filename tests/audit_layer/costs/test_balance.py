@@ -51,3 +51,18 @@ def test_a_balanced_journal_is_kept(database):
 def test_an_unbalanced_journal_is_refused_at_commit(database, amounts):
     with pytest.raises(IntegrityError, match="do not sum to zero"):
         post(database, *amounts)
+
+
+def test_a_rated_receipt_names_a_journal_and_a_period_that_exist(database):
+    """A trigger for each statement stands in for two foreign keys."""
+    columns = "receipt, log_index, order_entry, tenant, number, attempt, complete, billable, operator, node, model_root, day"
+    more = "started, ended, input, cached, output, rate_card, amount, currency, journal, period"
+    h = "sha256('x')"
+    row = f"{h}, 0, {h}, 't', 0, 0, true, true, 'o', 'n', {h}, '2026-03-01', 1, 2, 1, 0, 1, {h}, 1, 'EUR', 7, 7"
+    with (
+        pytest.raises(IntegrityError, match="does not exist"),
+        transaction(database.engine("worker")) as connection,
+    ):
+        connection.exec_driver_sql(
+            f"INSERT INTO costs_rated_receipts ({columns}, {more}) VALUES ({row})"  # noqa: S608
+        )
