@@ -3,8 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, Final
+from dataclasses import replace
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, func, select, text
 from sqlalchemy.orm import Session
@@ -12,8 +13,8 @@ from sqlalchemy.orm import Session
 from audit_layer.costs.books import card_of, held
 from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
 from audit_layer.costs.contracts.bill import Bill, Usage, Used, make_bill
-from audit_layer.costs.contracts.store import terms_at
-from audit_layer.costs.contracts.terms import last_day
+from audit_layer.costs.contracts.store import terms_at, terms_by_digest
+from audit_layer.costs.contracts.terms import Terms, default_terms, last_day
 from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.costs.rating import price_for, rate_tokens
@@ -52,6 +53,7 @@ _FAILED: Final = text(
     " WHERE c.period = :period AND NOT c.payable AND c.reason LIKE 'confirmed FAIL%'"
 )
 PAGE: Final = 10_000
+_EXACT: Final = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
 
 
 def period_row(db: Session, number: int) -> PeriodRow:
@@ -107,15 +109,52 @@ def _summed(items: Sequence[Used]) -> Used:
 
 
 def bill_of(db: Session, row: PeriodRow) -> Bill:
-    """Return a period's bill as it stands, under the terms in force on its last day."""
-    terms = terms_at(db, row.tenant, row.operator, row.end - 1)
+    """Return a period's bill: as it stands, under the terms in force on its last day; a closed one as it was closed.
+
+    Errors: CONFLICT where the terms have no exchange rate; NOT_FOUND where those of a closed one are not in the books.
+    """
+    closed = _closed(db, row.id)
+    terms = terms_at(db, row.tenant, row.operator, row.end - 1) if closed is None else closed.terms
     usage = usage_of(db, row, gpu=terms.per_gpu_second > 0)
     day = last_day(Period(row.start, row.end), row.time_zone)
-    return make_bill(usage, terms, day, credits_used(db, row))
+    used = credits_used(db, row, None if closed is None else closed.at)
+    bill = make_bill(usage, terms, day, used)
+    return bill if closed is None else replace(bill, held=closed.held)
 
 
-def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
-    """Return how much of each credit the closed periods before this one used."""
+class _Closed(NamedTuple):
+    """What the bill of a closed period rests on, besides its lines."""
+
+    at: int
+    terms: Terms
+    held: Decimal
+    """What awaited another verdict at the close: later ones change nothing of the bill."""
+
+
+def _closed(db: Session, period: int) -> _Closed | None:
+    row = db.scalar(
+        select(PeriodEventRow).where(
+            PeriodEventRow.period == period, PeriodEventRow.state == CLOSED
+        )
+    )
+    if row is None:
+        return None
+    document = json.loads(row.bill or b"{}")
+    digest = bytes.fromhex(document["contract"])
+    parties = period_row(db, period)
+    terms = terms_by_digest(db, digest)
+    if terms is None:
+        terms = default_terms(parties.tenant, parties.operator)
+        if terms.digest != digest:
+            raise CounterfoilError(
+                Code.NOT_FOUND,
+                f"billing period {period} was billed under terms that are not in the books: {digest.hex()}",
+            )
+    return _Closed(row.at, terms, Decimal(document["held"]))
+
+
+def credits_used(db: Session, row: PeriodRow, before: int | None = None) -> Mapping[str, Decimal]:
+    """Return how much of each credit other periods of the two parties used: those closed before a time (ms), or all."""
     documents = db.scalars(
         select(PeriodEventRow.bill)
         .join(PeriodRow, PeriodRow.id == PeriodEventRow.period)
@@ -124,7 +163,7 @@ def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
             PeriodRow.tenant == row.tenant,
             PeriodRow.operator == row.operator,
             PeriodRow.id != row.id,
-            PeriodRow.start < row.start,
+            *(() if before is None else (PeriodEventRow.at < before,)),
         )
     )
     used: dict[str, list[Decimal]] = defaultdict(list)
@@ -136,8 +175,9 @@ def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
 
 
 def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Iterator[Charge]:
-    """Yield a period's charges: those of receipts in order of log index, then those of the whole period."""
-    prices, waiting = _Prices(db), held(db)
+    """Yield a period's charges in the bill's currency: those of receipts by log index, then those of the whole period."""
+    prices, waiting, bill = _Prices(db), held(db), bill_of(db, row)
+    foreign = bill.currency != bill.pricing_currency
     rows = db.execute(_CHARGES, {"period": row.id}, execution_options={"yield_per": PAGE})
     for found in rows:
         price = prices.of(found.rate_card, found.model_root)
@@ -149,10 +189,10 @@ def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Itera
                 operator=found.operator,
                 kind=line.kind,
                 quantity=found.net * line.quantity,
-                unit_price=line.unit_price,
+                unit_price=_EXACT.multiply(line.unit_price, bill.fx_rate),
                 per=line.per,
-                amount=line.amount if found.net > 0 else line.amount.copy_negate(),
-                currency=found.currency,
+                amount=_EXACT.multiply(line.amount, found.net * bill.fx_rate),
+                currency=bill.currency,
                 started=found.started,
                 ended=found.ended,
                 period_start=row.start,
@@ -168,8 +208,9 @@ def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Itera
                 audit=_audit(found, stuck is not None),
                 reason=stuck.reason if stuck else found.why,
                 because=stuck.because if stuck else found.because and bytes(found.because),
+                pricing_currency=bill.pricing_currency if foreign else None,
+                fx_rate=bill.fx_rate if foreign else None,
             )
-    bill = bill_of(db, row)
     for charge in bill.charges:
         yield Charge(
             tenant=row.tenant,

@@ -1,7 +1,7 @@
 """Billing periods: which one a charge belongs to, and their state. In the caller's transaction, one process at a time.
 
 A period is a calendar month of the contract's time zone. What is booked into a period that is closed goes to the next one
-that is open: a correction there.
+that is open: a correction there. So does what belongs before a closed one, where no period ever was: periods close in order.
 """
 
 from bisect import bisect_right
@@ -37,15 +37,11 @@ class Periods:
     def holding(self, tenant: str, operator: str, currency: str, at: int) -> int:
         """Return the period into which a charge of this time (ms) is booked."""
         parties = (tenant, operator, currency)
-        period = self._at(parties, at)
-        while period.id in self._closed:
-            period = self._at(parties, period.end)
-        return period.id
+        ends = (row.end for row in self._rows(parties) if row.id in self._closed)
+        return self._at(parties, max(at, max(ends, default=0))).id
 
     def _at(self, parties: Parties, at: int) -> PeriodRow:
-        rows = self._known.get(parties)
-        if rows is None:
-            rows = self._known[parties] = list(self._stored(parties))
+        rows = self._rows(parties)
         place = bisect_right(rows, at, key=lambda row: row.start)
         if place and at < rows[place - 1].end:
             return rows[place - 1]
@@ -53,6 +49,12 @@ class Periods:
         made = self._make(parties, at, rows[place - 1].end if place else None, after)
         rows.insert(place, made)
         return made
+
+    def _rows(self, parties: Parties) -> list[PeriodRow]:
+        """Return the periods of the parties, in order."""
+        if parties not in self._known:
+            self._known[parties] = list(self._stored(parties))
+        return self._known[parties]
 
     def _stored(self, parties: Parties) -> Sequence[PeriodRow]:
         tenant, operator, currency = parties

@@ -34,7 +34,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.problems import told
 from shared.codec.moment import Period, day_of, day_period, parse_day, zone
 from shared.codec.money import check_currency, minor_digits, parse_decimal
@@ -143,8 +143,8 @@ class Discount(_Strict):
         bounds = [tier.above for tier in self.tiers]
         if bounds != sorted(set(bounds)):
             raise ValueError("tiers must rise, each above the one before")
-        if self.kind is not None and self.kind not in USAGE:
-            raise ValueError(f"kind must be one of {', '.join(USAGE)}")
+        if self.kind is not None and self.kind not in TOKENS:
+            raise ValueError(f"kind must be one of {', '.join(TOKENS)}")
         return self
 
 
