@@ -57,7 +57,7 @@ class Usage:
                     kind="usage",
                     key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
                     day=day,
-                    postings=_owed(tenant, operator, total, currency),
+                    postings=owed(tenant, operator, total, currency),
                     tenant=tenant,
                     operator=operator,
                 ),
@@ -66,7 +66,7 @@ class Usage:
                 record[_JOURNAL] = journal
 
 
-def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
+def owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
     """Debit the tenant's expense and credit the operator's payable."""
     return (
         Posting(f"expense:{tenant}", amount, currency),
@@ -172,7 +172,7 @@ def _correct(
                 kind="correction",
                 key=f"correction {receipt.hex()} {turn}",
                 day=day_of(now_ms()),
-                postings=_owed(row.tenant, row.operator, amount, row.currency),
+                postings=owed(row.tenant, row.operator, amount, row.currency),
                 tenant=row.tenant,
                 operator=row.operator,
             ),

@@ -23,7 +23,7 @@ SCALE: Final = 24
 """Digits after the point that a posting's column holds."""
 LIMIT: Final = Decimal(10) ** 24
 """What a posting's column holds stays below this."""
-_BY_RULE: Final = frozenset({"usage", "correction", "close"})
+BY_RULE: Final = frozenset({"usage", "correction", "close"})
 """Kinds of journals that receipts, verdicts and the close of a period bring about."""
 _COVERED: Final = "costs_account_covered"
 
@@ -103,7 +103,7 @@ def mirror(db: Session, number: int, *, day: date, memo: str) -> int:
     row = db.get(JournalRow, number)
     if row is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no journal {number}")
-    if row.mirrors is not None or row.kind in _BY_RULE:
+    if row.mirrors is not None or row.kind in BY_RULE:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
             f"journal {number} is {row.kind if row.mirrors is None else 'a mirror'}, which is not mirrored by hand",

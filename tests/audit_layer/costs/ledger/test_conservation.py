@@ -359,7 +359,11 @@ class Conservation(RuleBasedStateMachine):
 
 
 def test_no_sequence_of_events_loses_or_invents_money(postgres: PostgresServer, tmp_path: Path):
+    class Bound(Conservation):
+        def __init__(self) -> None:
+            super().__init__(postgres, tmp_path)
+
     run_state_machine_as_test(
-        lambda: Conservation(postgres, tmp_path),
+        Bound,
         settings=settings(max_examples=10, stateful_step_count=15, deadline=None),
     )
