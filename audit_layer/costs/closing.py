@@ -28,6 +28,7 @@ from audit_layer.trail.models import StatementRow
 from shared.codec.moment import day_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import fault_point
 from shared.statements.cose import entry_of, sign
 from shared.statements.periods import NO_PERIOD, PeriodSeal, lines_root
 
@@ -147,10 +148,12 @@ class Closing:
             journal = close_journal(row, bill)
             if journal is not None:
                 post(db, journal)
+            fault_point("costs.close.posted")
             _event(
                 db, number, CLOSED, self.name, at,
                 root=seal.root, statement=statement, bill=bill.document(),
             )  # fmt: skip
+        fault_point("costs.close.committed")
         logger.info("billing period %d closed: %d lines", number, seal.lines)
         return True
 
@@ -167,6 +170,7 @@ class Closing:
         missing = [raw for entry, raw in raws.items() if entry not in set(known)]
         if missing:
             self.log.submit(missing)
+            fault_point("costs.close.sent")
 
 
 def _seal(db: Session, row: PeriodRow, bill: Bill, size: int, now: int) -> PeriodSeal:

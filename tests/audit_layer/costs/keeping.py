@@ -1,20 +1,26 @@
 """Periods, closes and the ledger over a scene, as tests drive them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from audit_layer.costs.bookkeeping import Bookkeeping
 from audit_layer.costs.closing import Closing, put_into
 from audit_layer.costs.contracts.bill import Bill
+from audit_layer.costs.service import Costs
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS
+from shared.statements.receipts import EnergyQuality, Usage
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.costs.test_books import Scene
-from tests.audit_layer.trail.conftest import World
+from tests.audit_layer.costs.test_books import WORKERS, Scene
+from tests.audit_layer.costs.test_service import Books
+from tests.audit_layer.trail.conftest import World, world_over
+from tests.postgres import PostgresServer
 
 
 @dataclass
@@ -32,6 +38,16 @@ class TrailLog:
         self.world.put(*map(Submission, statements))
 
 
+@contextmanager
+def keeping_over(postgres: PostgresServer, folder: Path) -> Iterator["Keeping"]:
+    """Keep books over a database of their own."""
+    with postgres.database(folder) as database, world_over(database) as world:
+        books = Books(world, Costs(database.engine("worker")))
+        for name in WORKERS[1:]:
+            world.trail.add_party(name, "worker", made.public(name))
+        yield Keeping(Scene(books, [world.node, books.node("beta")]))
+
+
 @dataclass
 class Keeping:
     """Everything that finance people do, over the books of a scene."""
@@ -44,6 +60,11 @@ class Keeping:
         self.books = Bookkeeping(self.world.database.engine("server"))
         self.log = TrailLog(self.world)
 
+    def serve(self, number: int = 0, tokens: int = 7, *, cached: int = 0, **where: Any) -> bytes:
+        """Log a receipt of 5 prompt tokens, of which some were cached; return its entry."""
+        used = Usage(input=5, cached=cached, output=tokens, energy_quality=EnergyQuality.UNMEASURED)
+        return self.scene.receipt(number, usage=used, **where)
+
     def closing(self) -> Closing:
         return Closing("authority", self.engine, self.log, made.key("authority"))
 
@@ -55,7 +76,8 @@ class Keeping:
 
     def periods(self, **parties: str) -> list[int]:
         """Return the numbers of periods, the earliest first."""
-        return [item.row.id for item in reversed(self.books.periods(**parties))]
+        rows = [item.row for item in self.books.periods(**parties)]
+        return [row.id for row in sorted(rows, key=lambda row: (row.start, row.id))]
 
     def put(self, number: int, state: str, *, now: int = MAX_MS) -> str:
         """Put a period into a state, whatever day it is."""

@@ -22,15 +22,9 @@ from hypothesis.stateful import (
 from audit_layer.costs.charge import ChargeKind
 from audit_layer.costs.ledger.operations import Operation
 from audit_layer.costs.periods import CLOSED
-from audit_layer.costs.service import Costs
 from shared.codec.moment import MAX_MS
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.receipts import EnergyQuality, Usage
-from tests.audit_layer.api import statements as made
-from tests.audit_layer.costs.keeping import Keeping
-from tests.audit_layer.costs.test_books import WORKERS, Scene
-from tests.audit_layer.costs.test_service import Books
-from tests.audit_layer.trail.conftest import world_over
+from tests.audit_layer.costs.keeping import keeping_over
 from tests.postgres import PostgresServer
 
 SIDES = {
@@ -121,14 +115,9 @@ class Conservation(RuleBasedStateMachine):
 
     def __init__(self, postgres: PostgresServer, folder: Path) -> None:
         super().__init__()
-        self._database = postgres.database(folder)
-        self._world = world_over(self._database.__enter__())
-        world = self._world.__enter__()
-        books = Books(world, Costs(world.database.engine("worker")))
-        for name in WORKERS[1:]:
-            world.trail.add_party(name, "worker", made.public(name))
-        self.scene = Scene(books, [world.node, books.node("beta")])
-        self.keeping = Keeping(self.scene)
+        self._keeping = keeping_over(postgres, folder)
+        self.keeping = self._keeping.__enter__()
+        self.scene = self.keeping.scene
         self.model = Model()
 
     def teardown(self) -> None:
@@ -137,8 +126,7 @@ class Conservation(RuleBasedStateMachine):
             for journal in self.model.journals:
                 self.repeated(journal)
         finally:
-            self._world.__exit__(None, None, None)
-            self._database.__exit__(None, None, None)
+            self._keeping.__exit__(None, None, None)
 
     # -- operations ----------------------------------------------------------------------------------
 
@@ -232,11 +220,8 @@ class Conservation(RuleBasedStateMachine):
     # -- receipts and verdicts -------------------------------------------------------------------------
 
     def answered(self, number: int, attempt: int, node: int, tokens: int) -> Answer:
-        used = Usage(
-            input=5, cached=tokens % 6, output=tokens, energy_quality=EnergyQuality.UNMEASURED
-        )
-        receipt = self.scene.receipt(number, attempt, node=node, usage=used)
         cached = tokens % 6
+        receipt = self.keeping.serve(number, tokens, cached=cached, attempt=attempt, node=node)
         amount = Decimal(5 - cached) + cached * Decimal("0.5") + 2 * tokens
         return Answer(receipt, ("alpha", "beta")[node], amount / 1000)
 
