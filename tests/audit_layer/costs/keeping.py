@@ -60,9 +60,12 @@ class Keeping:
         self.books = Bookkeeping(self.world.database.engine("server"))
         self.log = TrailLog(self.world)
 
-    def serve(self, number: int = 0, tokens: int = 7, *, cached: int = 0, **where: Any) -> bytes:
+    def serve(
+        self, number: int = 0, tokens: int = 7, *, cached: int = 0, compute_ms: int | None = None, **where: Any
+    ) -> bytes:  # fmt: skip
         """Log a receipt of 5 prompt tokens, of which some were cached; return its entry."""
-        used = Usage(input=5, cached=cached, output=tokens, energy_quality=EnergyQuality.UNMEASURED)
+        unmeasured = EnergyQuality.UNMEASURED
+        used = Usage(5, cached, tokens, energy_quality=unmeasured, compute_ms=compute_ms)
         return self.scene.receipt(number, usage=used, **where)
 
     def closing(self) -> Closing:

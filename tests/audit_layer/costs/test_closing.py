@@ -32,7 +32,10 @@ from tests.postgres import PostgresServer
 
 _children = multiprocessing.get_context("forkserver")
 _children.set_forkserver_preload(["tests.audit_layer.costs.close_child"])
-FX: dict[str, Any] = {"currency": "CHF", "fx": [{"currency": "EUR", "valid_from": "2020-01-01", "rate": "0.937654321098"}]}  # fmt: skip
+FX: dict[str, Any] = {
+    "currency": "CHF",
+    "fx": [{"currency": "EUR", "valid_from": "2020-01-01", "rate": "0.937654321098"}],
+}
 
 
 @pytest.fixture
