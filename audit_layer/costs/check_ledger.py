@@ -32,8 +32,8 @@ def check_ledger(db: Session) -> Iterator[str]:
     """Yield what in journals and balances is not as operations, receipts and corrections make it."""
     found: dict[int, list[Posting]] = defaultdict(list)
     columns = (PostingRow.journal, PostingRow.account, PostingRow.amount, PostingRow.currency)
-    for journal, *posting in db.execute(select(*columns).order_by(PostingRow.id)):
-        found[journal].append(Posting(*posting))
+    for journal, account, amount, currency in db.execute(select(*columns).order_by(PostingRow.id)):
+        found[journal].append(Posting(account, amount, currency))
     journals = {row.id: row for row in db.scalars(select(JournalRow).order_by(JournalRow.id))}
     rated = _rated(db)
     for row in journals.values():
