@@ -1,10 +1,10 @@
 """One export of the books into a file, in any format that its charges allow."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import Engine, select
+from sqlalchemy import ColumnElement, Engine, and_, or_, select
 from sqlalchemy.orm import Session
 
 from audit_layer.costs import reading, schedule
@@ -22,8 +22,10 @@ from audit_layer.costs.exports.journal import Accounts, Posting, write_journal
 from audit_layer.costs.exports.manifest import About, Manifest
 from audit_layer.costs.exports.workbook import write_workbook
 from audit_layer.costs.exports.writing import write_table
+from audit_layer.costs.invoice_numbers import InvoiceNumbers
+from audit_layer.costs.ledger.posting import BY_RULE
 from audit_layer.costs.model_names import names_of
-from audit_layer.costs.models import InvoiceRow, JournalRow, PostingRow
+from audit_layer.costs.models import CorrectionRow, JournalRow, PostingRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.storage.engine import session
 from shared.codec.moment import Period, day_of, now_ms
@@ -58,7 +60,9 @@ def export(engine: Engine, path: Path, wanted: Wanted) -> Manifest:
     Errors: NOT_FOUND when there is nothing; UNSUPPORTED where the format needs what was not given.
     """
     with session(engine, isolation="REPEATABLE READ") as db:
-        period = _period(db, wanted)
+        wanted = _scoped(db, wanted)
+        period = wanted.period
+        assert period is not None
         about = About(period, now_ms())
         if wanted.format in OF_CHARGES:
             rows = rows_of(_charges(db, wanted, period))
@@ -77,14 +81,20 @@ def export(engine: Engine, path: Path, wanted: Wanted) -> Manifest:
         )
 
 
-def _period(db: Session, wanted: Wanted) -> Period:
+def _scoped(db: Session, wanted: Wanted) -> Wanted:
+    """Return what is wanted with its bounds: a billing period is of two parties, and has days of its own time zone."""
     if wanted.number is None:
-        assert wanted.period is not None
-        return wanted.period
+        return wanted
     row = period_row(db, wanted.number)
-    if wanted.tenant not in {None, row.tenant}:
+    if wanted.tenant not in {None, row.tenant} or wanted.operator not in {None, row.operator}:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no billing period {wanted.number}")
-    return Period(row.start, row.end)
+    return replace(
+        wanted,
+        period=Period(row.start, row.end),
+        tenant=row.tenant,
+        operator=row.operator,
+        time_zone=row.time_zone,
+    )
 
 
 def _charges(db: Session, wanted: Wanted, period: Period) -> Iterator[Charge]:
@@ -93,21 +103,15 @@ def _charges(db: Session, wanted: Wanted, period: Period) -> Iterator[Charge]:
         found: Iterator[Charge] = charges_of(db, period_row(db, wanted.number), names)
     else:
         found = reading.charges(db, period, tenant=wanted.tenant, operator=wanted.operator)
-    invoices = _invoice_ids(db)
+    numbers = InvoiceNumbers(db, wanted.operator)
     for charge in found:
         name = None if charge.model_root is None else names.get(charge.model_root)
-        yield replace(charge, model_name=name, invoice_id=invoices.get(charge.operator))
-
-
-def _invoice_ids(db: Session) -> Mapping[str, str]:
-    """Return the latest invoice of each operator that sent one."""
-    rows = db.execute(select(InvoiceRow.operator, InvoiceRow.invoice_id).order_by(InvoiceRow.id))
-    return {operator: number for operator, number in rows}  # noqa: C416  # rows, not pairs
+        yield replace(charge, model_name=name, invoice_id=numbers.of(charge))
 
 
 def _periods(db: Session, wanted: Wanted, period: Period) -> Iterator[BilledPeriod]:
     for item in schedule.periods(db, tenant=wanted.tenant, operator=wanted.operator):
-        if period.start <= item.row.start < period.end:
+        if wanted.number in {None, item.row.id} and period.start <= item.row.start < period.end:
             closed = item.since if item.state == CLOSED else None
             bounds = Period(item.row.start, item.row.end)
             yield BilledPeriod(item.row.operator, bounds, item.row.start, closed)
@@ -124,8 +128,7 @@ def _journal(db: Session, path: Path, wanted: Wanted, about: About) -> Manifest:
         select(JournalRow, PostingRow)
         .join(PostingRow, PostingRow.journal == JournalRow.id)
         .where(
-            JournalRow.day >= day_of(about.period.start, wanted.time_zone),
-            JournalRow.day <= day_of(about.period.end - 1, wanted.time_zone),
+            _belongs(wanted, about.period),
             *(() if wanted.tenant is None else (JournalRow.tenant == wanted.tenant,)),
             *(() if wanted.operator is None else (JournalRow.operator == wanted.operator,)),
         )
@@ -144,3 +147,25 @@ def _journal(db: Session, path: Path, wanted: Wanted, about: About) -> Manifest:
         for journal, posting in rows
     )
     return write_journal(path, postings, Accounts.parse(wanted.accounts), about)
+
+
+def _belongs(wanted: Wanted, period: Period) -> ColumnElement[bool]:
+    """Return the condition for the journals of some days, or of a billing period: what its bill rests on, whatever its day.
+
+    A journal's day of usage is one of UTC, and a period's are those of its own zone.
+    """
+    days = and_(
+        JournalRow.day >= day_of(period.start, wanted.time_zone),
+        JournalRow.day <= day_of(period.end - 1, wanted.time_zone),
+    )
+    if wanted.number is None:
+        return days
+    booked = (
+        select(row.journal).where(row.period == wanted.number)
+        for row in (RatedReceiptRow, CorrectionRow)
+    )
+    return or_(
+        *(JournalRow.id.in_(journals) for journals in booked),
+        JournalRow.key == f"close {wanted.number}",
+        and_(days, JournalRow.kind.not_in(BY_RULE)),
+    )
