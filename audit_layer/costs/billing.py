@@ -3,9 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from audit_layer.costs.books import card_of, held
 from audit_layer.costs.charge import TOKENS, AuditState, Charge, ChargeKind
 from audit_layer.costs.contracts.bill import Bill, Usage, Used, make_bill
-from audit_layer.costs.contracts.store import terms_at
-from audit_layer.costs.contracts.terms import last_day
+from audit_layer.costs.contracts.store import terms_at, terms_by_digest
+from audit_layer.costs.contracts.terms import Terms, default_terms, last_day
 from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.costs.rating import price_for
@@ -112,15 +112,52 @@ def _summed(items: Sequence[Used]) -> Used:
 
 
 def bill_of(db: Session, row: PeriodRow) -> Bill:
-    """Return a period's bill as it stands, under the terms in force on its last day."""
-    terms = terms_at(db, row.tenant, row.operator, row.end - 1)
+    """Return a period's bill: as it stands, under the terms in force on its last day; a closed one as it was closed.
+
+    Errors: CONFLICT where the terms have no exchange rate; NOT_FOUND where those of a closed one are not in the books.
+    """
+    closed = _closed(db, row.id)
+    terms = terms_at(db, row.tenant, row.operator, row.end - 1) if closed is None else closed.terms
     usage = usage_of(db, row, gpu=terms.per_gpu_second > 0)
     day = last_day(Period(row.start, row.end), row.time_zone)
-    return make_bill(usage, terms, day, credits_used(db, row))
+    used = credits_used(db, row, None if closed is None else closed.at)
+    bill = make_bill(usage, terms, day, used)
+    return bill if closed is None else replace(bill, held=closed.held)
 
 
-def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
-    """Return how much of each credit the closed periods before this one used."""
+class _Closed(NamedTuple):
+    """What the bill of a closed period rests on, besides its lines."""
+
+    at: int
+    terms: Terms
+    held: Decimal
+    """What awaited another verdict at the close: later ones change nothing of the bill."""
+
+
+def _closed(db: Session, period: int) -> _Closed | None:
+    row = db.scalar(
+        select(PeriodEventRow).where(
+            PeriodEventRow.period == period, PeriodEventRow.state == CLOSED
+        )
+    )
+    if row is None:
+        return None
+    document = json.loads(row.bill or b"{}")
+    digest = bytes.fromhex(document["contract"])
+    parties = period_row(db, period)
+    terms = terms_by_digest(db, digest)
+    if terms is None:
+        terms = default_terms(parties.tenant, parties.operator)
+        if terms.digest != digest:
+            raise CounterfoilError(
+                Code.NOT_FOUND,
+                f"billing period {period} was billed under terms that are not in the books: {digest.hex()}",
+            )
+    return _Closed(row.at, terms, Decimal(document["held"]))
+
+
+def credits_used(db: Session, row: PeriodRow, before: int | None = None) -> Mapping[str, Decimal]:
+    """Return how much of each credit other periods of the two parties used: those closed before a time (ms), or all."""
     documents = db.scalars(
         select(PeriodEventRow.bill)
         .join(PeriodRow, PeriodRow.id == PeriodEventRow.period)
@@ -129,7 +166,7 @@ def credits_used(db: Session, row: PeriodRow) -> Mapping[str, Decimal]:
             PeriodRow.tenant == row.tenant,
             PeriodRow.operator == row.operator,
             PeriodRow.id != row.id,
-            PeriodRow.start < row.start,
+            *(() if before is None else (PeriodEventRow.at < before,)),
         )
     )
     used: dict[str, list[Decimal]] = defaultdict(list)

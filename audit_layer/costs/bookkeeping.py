@@ -15,7 +15,7 @@ from audit_layer.costs.contracts.bill import Bill
 from audit_layer.costs.contracts.store import Contract
 from audit_layer.costs.ledger import balances
 from audit_layer.costs.ledger.operations import Operation, journal_of
-from audit_layer.costs.ledger.posting import mirror, post
+from audit_layer.costs.ledger.posting import check_covered, mirror, post
 from audit_layer.costs.rater import alone as booking_alone
 from audit_layer.costs.schedule import PeriodState
 from audit_layer.storage.engine import session
@@ -124,10 +124,14 @@ class Bookkeeping:
         )
         with session(self._engine) as db:
             booking_alone(db)
-            return post(db, journal)
+            number = post(db, journal)
+            check_covered(db)
+            return number
 
     def mirror(self, journal: int, *, memo: str) -> int:
-        """Reverse a whole journal, once; errors as `ledger.posting.mirror`."""
+        """Reverse a whole journal, once; errors as `ledger.posting.mirror`, and CONFLICT as `operate`."""
         with session(self._engine) as db:
             booking_alone(db)
-            return mirror(db, journal, day=day_of(now_ms()), memo=memo)
+            number = mirror(db, journal, day=day_of(now_ms()), memo=memo)
+            check_covered(db)
+            return number

@@ -32,22 +32,24 @@ COLUMNS: Final = (
     *("currency", "cost_centre", "journal", "period"),
 )  # fmt: skip
 """Of a rated receipt, in the order in which they are copied."""
-_LOG_INDEX, _AMOUNT, _JOURNAL = map(COLUMNS.index, ("log_index", "amount", "journal"))
+_LOG_INDEX, _AMOUNT, _JOURNAL, _PERIOD = map(
+    COLUMNS.index, ("log_index", "amount", "journal", "period")
+)
 
 
 class Usage:
-    """Gathers what is billable and posts one journal per tenant, operator, day and currency."""
+    """Gathers what is billable and posts one journal per tenant, operator, day, currency and billing period."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[date, str, str, str], list[list[Any]]] = defaultdict(list)
+        self._groups: dict[tuple[date, str, str, str, int], list[list[Any]]] = defaultdict(list)
 
     def add(self, day: date, tenant: str, operator: str, currency: str, record: list[Any]) -> None:
         """Gather a rated receipt's values; `post` gives it its journal."""
-        self._groups[day, tenant, operator, currency].append(record)
+        self._groups[day, tenant, operator, currency, record[_PERIOD]].append(record)
 
     def post(self, db: Session) -> None:
         """Debit tenants' expense and credit operators' payable."""
-        for (day, tenant, operator, currency), group in self._groups.items():
+        for (day, tenant, operator, currency, _), group in self._groups.items():
             total = exact_sum(record[_AMOUNT] for record in group)
             journal = post(
                 db,
@@ -55,7 +57,7 @@ class Usage:
                     kind="usage",
                     key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
                     day=day,
-                    postings=_owed(tenant, operator, total, currency),
+                    postings=owed(tenant, operator, total, currency),
                     tenant=tenant,
                     operator=operator,
                 ),
@@ -64,7 +66,7 @@ class Usage:
                 record[_JOURNAL] = journal
 
 
-def _owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
+def owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
     """Debit the tenant's expense and credit the operator's payable."""
     return (
         Posting(f"expense:{tenant}", amount, currency),
@@ -170,7 +172,7 @@ def _correct(
                 kind="correction",
                 key=f"correction {receipt.hex()} {turn}",
                 day=day_of(now_ms()),
-                postings=_owed(row.tenant, row.operator, amount, row.currency),
+                postings=owed(row.tenant, row.operator, amount, row.currency),
                 tenant=row.tenant,
                 operator=row.operator,
             ),

@@ -1,4 +1,4 @@
-"""Recompute the books from what the log has: every amount, every standing, every balance. Reports, and repairs nothing."""
+"""Recompute the books from what the log has: every amount, standing, balance, journal and close. Reports, and repairs nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import last_corrections
 from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_itself
+from audit_layer.costs.check_ledger import check_ledger
+from audit_layer.costs.check_periods import check_periods
 from audit_layer.costs.models import JournalRow, PostingRow, RatedReceiptRow
 from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
 from audit_layer.costs.rating import price_for, rate_tokens
@@ -27,7 +29,7 @@ _SAME: Final = (
 
 
 def check_books(db: Session) -> Iterator[str]:
-    """Yield what in the books differs from what receipts, rate cards and verdicts imply."""
+    """Yield what in the books differs from what receipts, rate cards, verdicts, contracts and seals imply."""
     cards = cards_in_books(db)
     query = select(RatedReceiptRow, ReceiptRow).outerjoin(
         ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt
@@ -40,6 +42,8 @@ def check_books(db: Session) -> Iterator[str]:
     yield from _reasons(db, cards)
     yield from _standings(db, [(row, receipt) for row, receipt in rated if receipt is not None])
     yield from _balances(db)
+    yield from check_ledger(db)
+    yield from check_periods(db)
 
 
 def _receipt(

@@ -7,17 +7,18 @@ that after a crash the same bytes are sent.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.billing import bill_of, lines_of, period_row
 from audit_layer.costs.charge import ChargeKind
 from audit_layer.costs.contracts.bill import Bill
-from audit_layer.costs.ledger.posting import Journal, Posting, post
+from audit_layer.costs.ledger.posting import SCALE, Journal, Posting, post
 from audit_layer.costs.models import PeriodEventRow, PeriodRow
 from audit_layer.costs.periods import CLOSED, CLOSING, OPEN, SOFT_CLOSED, next_turn, state_of
 from audit_layer.costs.rater import alone as booking_alone
@@ -25,7 +26,9 @@ from audit_layer.log.tile_table import log_size
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import StatementRow
 from shared.codec.moment import day_of
+from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import fault_point
 from shared.statements.cose import entry_of, sign
 from shared.statements.periods import NO_PERIOD, PeriodSeal, lines_root
 
@@ -38,6 +41,7 @@ _ACCOUNTS: Final = {
     ChargeKind.TAX: "tax",
 }
 """Where the tenant's side of a period charge is posted; otherwise it is an expense."""
+_POSTED: Final = Context(prec=120, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 _UNBOOKED: Final = text(
     "SELECT EXISTS (SELECT FROM trail_receipts WHERE log_index < :size"
     " AND log_index > (SELECT coalesce(max(log_index), -1) FROM costs_rated_receipts))"
@@ -96,12 +100,15 @@ class Closing:
     key: Ed25519PrivateKey
 
     def tick(self, now: int) -> int:
-        """Send what was stored, then close what is to be closed; return how many periods were closed."""
+        """Send what was stored, then close what is to be closed; return how many periods were closed.
+
+        A period whose terms do not allow a bill (no exchange rate, say) stays as it is and stops no other.
+        """
         with alone(self.engine, CLOSE_LOCK) as ours:
             if not ours:
                 return 0
             self._send()
-            closed = sum(self._close(number, now) for number in self._asked())
+            closed = sum(self._try(number, now) for number in self._asked())
             self._send()
             return closed
 
@@ -114,25 +121,39 @@ class Closing:
             ).all()  # fmt: skip
             return [number for number in numbers if state_of(db, number) == CLOSING]
 
+    def _try(self, number: int, now: int) -> bool:
+        try:
+            return self._close(number, now)
+        except CounterfoilError as error:
+            if error.code is Code.UNAVAILABLE:
+                raise
+            logger.warning("billing period %d cannot be closed: %s", number, error.detail)
+            return False
+
     def _close(self, number: int, now: int) -> bool:
         """Close one period, unless something has yet to be booked or an earlier one to be closed; both resolve themselves."""
         with session(self.engine) as db:
             booking_alone(db)
+            if state_of(db, number) != CLOSING:  # somebody thought better of it meanwhile
+                return False
             size = log_size(db)
             row = period_row(db, number)
             if db.scalar(_UNBOOKED, {"size": size}) or _earlier_open(db, row):
                 logger.info("billing period %d waits: something earlier is not settled", number)
                 return False
             bill = bill_of(db, row)
-            seal = _seal(db, row, bill, size, now)
+            at = max(now, _last_close(db, row) + 1)
+            seal = _seal(db, row, bill, size, at)
             statement = sign(seal, key=self.key, issuer=self.name)
             journal = close_journal(row, bill)
             if journal is not None:
                 post(db, journal)
+            fault_point("costs.close.posted")
             _event(
-                db, number, CLOSED, self.name, now,
+                db, number, CLOSED, self.name, at,
                 root=seal.root, statement=statement, bill=bill.document(),
             )  # fmt: skip
+        fault_point("costs.close.committed")
         logger.info("billing period %d closed: %d lines", number, seal.lines)
         return True
 
@@ -149,6 +170,7 @@ class Closing:
         missing = [raw for entry, raw in raws.items() if entry not in set(known)]
         if missing:
             self.log.submit(missing)
+            fault_point("costs.close.sent")
 
 
 def _seal(db: Session, row: PeriodRow, bill: Bill, size: int, now: int) -> PeriodSeal:
@@ -170,27 +192,35 @@ def _seal(db: Session, row: PeriodRow, bill: Bill, size: int, now: int) -> Perio
 
 
 def close_journal(row: PeriodRow, bill: Bill) -> Journal | None:
-    """Return what the close posts: the exchange of the usage, and each charge of the period; None if there is nothing."""
+    """Return what the close posts: the exchange of the usage, and each charge of the period; None if there is nothing.
+
+    After an exchange, an amount may have more digits than a posting holds. It is posted to the last digit held, and the
+    rounding line takes up the rest: what is payable is the total.
+    """
     tenant, operator = row.tenant, f"payable:{row.operator}"
     postings: list[Posting] = []
-    if bill.currency != bill.pricing_currency:
+    usage = _posted(bill.usage)
+    if bill.currency != bill.pricing_currency and usage:
         for account in (operator, f"expense:{tenant}"):
             sign_ = -1 if account == operator else 1
             for amount, currency, way in (
                 (bill.usage_priced, bill.pricing_currency, -sign_),
-                (bill.usage, bill.currency, sign_),
+                (usage, bill.currency, sign_),
             ):
                 signed = amount if way > 0 else amount.copy_negate()
                 postings += [
                     Posting(account, signed, currency),
                     Posting(f"fx:{tenant}", signed.copy_negate(), currency),
                 ]
-    for charge in bill.charges:
-        account = f"{_ACCOUNTS.get(charge.kind, 'expense')}:{tenant}"
-        postings += [
-            Posting(account, charge.amount, bill.currency),
-            Posting(operator, charge.amount.copy_negate(), bill.currency),
-        ]
+    charged = [(charge.kind, _posted(charge.amount)) for charge in bill.charges]
+    rest = _POSTED.subtract(bill.total, exact_sum([usage, *(amount for _, amount in charged)]))
+    for kind, amount in [*charged, (ChargeKind.ROUNDING, rest)]:
+        if amount:
+            account = f"{_ACCOUNTS.get(kind, 'expense')}:{tenant}"
+            postings += [
+                Posting(account, amount, bill.currency),
+                Posting(operator, amount.copy_negate(), bill.currency),
+            ]
     if not postings:
         return None
     return Journal(
@@ -204,6 +234,14 @@ def close_journal(row: PeriodRow, bill: Bill) -> Journal | None:
     )
 
 
+def _posted(amount: Decimal) -> Decimal:
+    """Return an amount as a posting holds it."""
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and exponent >= -SCALE:
+        return amount
+    return _POSTED.quantize(amount, Decimal(1).scaleb(-SCALE))
+
+
 def _event(db: Session, period: int, state: str, by: str, now: int, **sealed: bytes | None) -> None:
     event = PeriodEventRow(
         period=period, turn=next_turn(db, period), state=state, at=now, by=by, **sealed
@@ -213,18 +251,28 @@ def _event(db: Session, period: int, state: str, by: str, now: int, **sealed: by
 
 
 def _same_parties(row: PeriodRow) -> tuple[Any, ...]:
-    return (
-        PeriodRow.tenant == row.tenant,
-        PeriodRow.operator == row.operator,
-        PeriodRow.start < row.start,
-    )
+    return (PeriodRow.tenant == row.tenant, PeriodRow.operator == row.operator)
 
 
 def _earlier_open(db: Session, row: PeriodRow) -> bool:
-    """Whether an earlier period of the two parties is not closed: credits are used up in order."""
+    """Whether an earlier period of the two parties, in any currency, is not closed: credits are used up in order."""
     closed = select(PeriodEventRow.period).where(PeriodEventRow.state == CLOSED)
-    earlier = select(PeriodRow.id).where(*_same_parties(row), PeriodRow.id.not_in(closed))
+    before = or_(
+        PeriodRow.start < row.start,
+        and_(PeriodRow.start == row.start, PeriodRow.id < row.id),
+    )
+    earlier = select(PeriodRow.id).where(*_same_parties(row), before, PeriodRow.id.not_in(closed))
     return db.scalar(select(earlier.exists())) or False
+
+
+def _last_close(db: Session, row: PeriodRow) -> int:
+    """Return when a period of the two parties was last closed (ms): their closes have different times, in order."""
+    last = (
+        select(func.max(PeriodEventRow.at))
+        .join(PeriodRow, PeriodRow.id == PeriodEventRow.period)
+        .where(*_same_parties(row), PeriodEventRow.state == CLOSED)
+    )
+    return db.scalar(last) or 0
 
 
 def _previous(db: Session, row: PeriodRow) -> bytes:
@@ -233,6 +281,7 @@ def _previous(db: Session, row: PeriodRow) -> bytes:
         .join(PeriodRow, PeriodRow.id == PeriodEventRow.period)
         .where(
             *_same_parties(row),
+            PeriodRow.start < row.start,
             PeriodRow.currency == row.currency,
             PeriodEventRow.state == CLOSED,
         )

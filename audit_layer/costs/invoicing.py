@@ -13,14 +13,14 @@ from typing import Final
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from audit_layer.costs.billed import BilledInvoice
+from audit_layer.costs.charge import ChargeKind
 from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import Tolerance
 from audit_layer.costs.intake.content import content_of
-from audit_layer.costs.intake.mapping import InvoiceMapping
-from audit_layer.costs.intake.read import Format, Preview, preview, read_invoice, told_format
+from audit_layer.costs.intake.read import Preview, preview, told_format
 from audit_layer.costs.interval import Interval
 from audit_layer.costs.model_names import names_of, roots_of
 from audit_layer.costs.models import CaseEventRow, InvoiceRow, ReconciliationRow
@@ -28,7 +28,18 @@ from audit_layer.costs.reconciling.cases import SETTLED, Event, State, check_mov
 from audit_layer.costs.reconciling.owed import owed
 from audit_layer.costs.reconciling.sampled import interval_of
 from audit_layer.costs.reconciling.variance import Reconciliation, reconcile
+from audit_layer.costs.reconciling.words import is_petty
 from audit_layer.costs.reporting import as_json
+from audit_layer.costs.stored_invoices import (
+    Submitted,
+    corrected_by,
+    credit_notes,
+    mapping_of,
+    read,
+    settings_of,
+    stored,
+    tenant_of,
+)
 from audit_layer.log.tile_table import log_size
 from audit_layer.storage.engine import session
 from audit_layer.trail.models import PartyRow
@@ -40,17 +51,6 @@ MAX_NOTE: Final = 2000
 CASE_LOCK: Final = (
     0x63665F63617365  # "cf_case": two people at once would each decide on the same state
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """An invoice file, and what says how it is to be read."""
-
-    content: bytes
-    format: Format | None = None
-    mapping: bytes | None = None
-    stated: Mapping[str, str] | None = None
-    """What the file does not say, by field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Invoicing:
         return preview(
             given.content,
             format=given.format,
-            mapping=_mapping(given.mapping),
+            mapping=mapping_of(given.mapping),
             names=roots.get,
             stated=given.stated,
         )
@@ -107,10 +107,9 @@ class Invoicing:
         Errors: MALFORMED; NOT_FOUND when this log does not know its operator; CONFLICT when another invoice has its number.
         """
         with session(self._engine) as db:
-            invoice = _read(db, given)
+            invoice = read(db, given)
             _check_operator(db, invoice.operator)
-            extra = {"mapping": _text(given.mapping), "stated": dict(given.stated or {})}
-            settings = json.dumps(extra, sort_keys=True).encode()
+            settings = settings_of(given)
             digest = sha256(given.content + b"\0" + settings).digest()
             db.execute(
                 upsert(InvoiceRow)
@@ -120,7 +119,7 @@ class Invoicing:
                     digest=digest,
                     content=given.content,
                     format=told_format(
-                        content_of(given.content), given.format, _mapping(given.mapping)
+                        content_of(given.content), given.format, mapping_of(given.mapping)
                     ).value,
                     mapping=settings,
                     received_at=now_ms(),
@@ -154,6 +153,8 @@ class Invoicing:
     def reconcile(self, number: int, *, by: str = "counterfoil") -> Outcome:
         """Compare a stored invoice, with its credit notes, with what is proven now; keep the result, and the case's state.
 
+        A credit note is part of what it corrects: it is that invoice which is compared, and has the case.
+
         Errors: NOT_FOUND; CONFLICT when the contract bills in another currency.
         """
         with session(self._engine) as db:
@@ -165,7 +166,7 @@ class Invoicing:
                 history.append(_write_event(db, outcome, state, by, "compared"))
             db.add(
                 ReconciliationRow(
-                    invoice=number,
+                    invoice=outcome.id,
                     log_size=log_size(db),
                     result=json.dumps(as_json(outcome.result)),
                     computed_at=now_ms(),
@@ -176,7 +177,8 @@ class Invoicing:
     def move(self, number: int, to: State, *, by: str, note: str) -> Outcome:
         """Put an invoice's case into another state.
 
-        Errors: NOT_FOUND; CONFLICT for a step that does not exist; FORBIDDEN where a second person is needed.
+        Errors: NOT_FOUND; CONFLICT for a step that does not exist, or when the variance is another one than people decided
+        on; FORBIDDEN where a second person is needed.
         """
         if not note.strip() or len(note) > MAX_NOTE:
             raise CounterfoilError(
@@ -191,84 +193,39 @@ class Invoicing:
                     f"invoice {number} has not been compared",
                     remedy="Reconcile it first.",
                 )
+            if _to_be_judged_anew(outcome.history[-1], outcome.result):
+                raise CounterfoilError(
+                    Code.CONFLICT,
+                    f"the variance of invoice {outcome.id} has changed since its case was put into its state",
+                    remedy="Reconcile it again and decide on what it is now.",
+                )
             check_move(outcome.history, to, by)
             event = _write_event(db, outcome, to, by, note)
-            history = [*outcome.history, event]
-            return replace(outcome, history=history)
+            return replace(outcome, history=[*outcome.history, event])
 
 
 def _compare(db: Session, number: int) -> Outcome:
     row = db.get(InvoiceRow, number)
     if row is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {number}")
-    invoice = _stored(db, row)
-    family = [invoice, *_credit_notes(db, invoice)]
-    tenant = _tenant(family)
-    due = owed(db, invoice.operator, invoice.period, tenant=tenant, currency=invoice.currency)
-    result = reconcile(family, due)
-    interval = interval_of(
-        db, invoice.operator, invoice.period, tenant=tenant, rate=_decimal(due.fx_rate)
-    )
-    return Outcome(number, invoice, result, _history(db, number), names_of(db), interval)
-
-
-def stored_invoice(db: Session, number: int) -> tuple[BilledInvoice, int]:
-    """Return a stored invoice, and when it was received (ms); NOT_FOUND if there is none."""
-    row = db.get(InvoiceRow, number)
-    if row is None:
-        raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {number}")
-    return _stored(db, row), row.received_at
-
-
-def _stored(db: Session, row: InvoiceRow) -> BilledInvoice:
-    settings = json.loads(row.mapping or b"{}")
-    mapping = settings.get("mapping")
-    return _read(
+    invoice = stored(db, row)
+    corrected = corrected_by(db, invoice)
+    if corrected is not None:
+        row, invoice = corrected, stored(db, corrected)
+    family = [invoice, *credit_notes(db, invoice)]
+    tenant = tenant_of(family)
+    due = owed(
         db,
-        Submitted(
-            row.content,
-            Format(row.format),
-            None if mapping is None else mapping.encode(),
-            settings.get("stated") or None,
-        ),
+        invoice.operator,
+        invoice.period,
+        tenant=tenant,
+        currency=invoice.currency,
+        fees=any(line.kind is ChargeKind.FEE for one in family for line in one.lines),
     )
-
-
-def _read(db: Session, given: Submitted) -> BilledInvoice:
-    return read_invoice(
-        given.content,
-        format=given.format,
-        mapping=_mapping(given.mapping),
-        names=roots_of(db).get,
-        stated=given.stated,
-    )
-
-
-def _mapping(data: bytes | None) -> InvoiceMapping | None:
-    return None if data is None else InvoiceMapping.parse(data)
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8-sig")
-
-
-def _credit_notes(db: Session, invoice: BilledInvoice) -> list[BilledInvoice]:
-    """Return the invoices of the same operator that correct this one."""
-    rows = db.scalars(
-        select(InvoiceRow)
-        .where(InvoiceRow.operator == invoice.operator, InvoiceRow.invoice_id != invoice.invoice_id)
-        .order_by(InvoiceRow.id)
-    )
-    others = (_stored(db, row) for row in rows if row.format != Format.JSON)
-    return [other for other in others if other.corrects == invoice.invoice_id]
-
-
-def _tenant(invoices: Sequence[BilledInvoice]) -> str | None:
-    """Return the one tenant that all lines name; None if there is no such one."""
-    named = {one.tenant for one in invoices if one.tenant} | {
-        line.tenant for one in invoices for line in one.lines if line.tenant
-    }
-    return named.pop() if len(named) == 1 else None
+    result = reconcile(family, due)
+    rate = _decimal(due.fx_rate)
+    interval = interval_of(db, invoice.operator, invoice.period, tenant=tenant, rate=rate)
+    return Outcome(row.id, invoice, result, _history(db, row.id), names_of(db), interval)
 
 
 def _history(db: Session, number: int) -> list[Event]:
@@ -285,29 +242,45 @@ def _to_be_judged_anew(last: Event, result: Reconciliation) -> bool:
 
 def _judged(db: Session, outcome: Outcome) -> State:
     invoice, result = outcome.invoice, outcome.result
-    tenant = result.tenant or _tenant([invoice])
+    tenant = result.tenant or tenant_of([invoice])
     at = invoice.period.end - 1
     terms = None if tenant is None else terms_at(db, tenant, invoice.operator, at)
     tolerance = Tolerance() if terms is None else terms.tolerance
-    beyond = result.gap - result.parts["rounding"]  # which intake has bounded by the smallest unit
-    return first_state(
-        beyond, result.proven, tolerance, _tolerated(db, invoice.operator, outcome.id)
+    tolerated = _tolerated(db, (tenant, invoice.operator, result.currency), outcome.id)
+    rounding = result.parts["rounding"]
+    petty = rounding if is_petty(rounding, result.currency) else Fraction(0)
+    return first_state(result.gap - petty, result.proven, tolerance, tolerated)
+
+
+def _tolerated(db: Session, parties: tuple[str | None, str, str], number: int) -> list[Fraction]:
+    """Return the variances of the parties' other invoices that are within tolerance, since the last one that was settled.
+
+    Parties are (tenant, operator, currency). In the order of decisions, not of invoices: else whoever compares the latest
+    first would find nothing before it.
+    """
+    tenant, operator, currency = parties
+    later = aliased(CaseEventRow)
+    last = ~select(later).where(
+        later.invoice == CaseEventRow.invoice, later.turn > CaseEventRow.turn
+    ).exists()  # fmt: skip
+    others = db.execute(
+        select(InvoiceRow, CaseEventRow)
+        .join(CaseEventRow, (CaseEventRow.invoice == InvoiceRow.id) & last)
+        .where(
+            InvoiceRow.operator == operator,
+            InvoiceRow.id != number,
+            CaseEventRow.currency == currency,
+            CaseEventRow.state.in_([State.WITHIN_TOLERANCE, *SETTLED - {State.MATCHED}]),
+        )
+        .order_by(CaseEventRow.at, InvoiceRow.id)
     )
-
-
-def _tolerated(db: Session, operator: str, number: int) -> list[Fraction]:
-    """Return the variances of the operator's other invoices that are within tolerance, since the last one that was settled."""
     found: list[Fraction] = []
-    others = db.scalars(
-        select(InvoiceRow.id)
-        .where(InvoiceRow.operator == operator, InvoiceRow.id < number)
-        .order_by(InvoiceRow.id)
-    )
-    for other in others:
-        history = _history(db, other)
-        if history and history[-1].state is State.WITHIN_TOLERANCE:
-            found.append(history[-1].amount)
-        elif history and history[-1].state in SETTLED - {State.MATCHED}:
+    for row, event in others:
+        if tenant_of([stored(db, row)]) != tenant:
+            continue
+        if event.state == State.WITHIN_TOLERANCE:
+            found.append(Fraction(event.amount))
+        else:
             found.clear()
     return found
 

@@ -1,11 +1,12 @@
 """Billing periods: which one a charge belongs to, and their state. In the caller's transaction, one process at a time.
 
 A period is a calendar month of the contract's time zone. What is booked into a period that is closed goes to the next one
-that is open: a correction there.
+that is open: a correction there. So does what belongs before a closed one, where no period ever was: periods close in order.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import func, select
@@ -24,13 +25,22 @@ Parties = tuple[str, str, str]
 """(tenant, operator, currency)"""
 
 
+@dataclass(slots=True)
+class _Calendar:
+    """The periods of some parties, in order."""
+
+    starts: list[int]
+    rows: list[PeriodRow]
+    closed: int
+    """When the last one that is closed ends; nothing is booked before that."""
+
+
 class Periods:
     """Finds and makes the periods of one transaction."""
 
     def __init__(self, db: Session) -> None:
         self._db = db
-        self._known: dict[Parties, tuple[list[int], list[PeriodRow]]] = {}
-        """Starts and rows, in order."""
+        self._known: dict[Parties, _Calendar] = {}
         self._closed: set[int] = set(
             db.scalars(select(PeriodEventRow.period).where(PeriodEventRow.state == CLOSED))
         )
@@ -38,24 +48,25 @@ class Periods:
     def holding(self, tenant: str, operator: str, currency: str, at: int) -> int:
         """Return the period into which a charge of this time (ms) is booked."""
         parties = (tenant, operator, currency)
-        period = self._at(parties, at)
-        while period.id in self._closed:
-            period = self._at(parties, period.end)
-        return period.id
+        calendar = self._known.get(parties) or self._calendar(parties)
+        return self._at(parties, calendar, max(at, calendar.closed)).id
 
-    def _at(self, parties: Parties, at: int) -> PeriodRow:
-        if parties not in self._known:
-            stored = list(self._stored(parties))
-            self._known[parties] = ([row.start for row in stored], stored)
-        starts, rows = self._known[parties]
-        place = bisect_right(starts, at)
+    def _at(self, parties: Parties, calendar: _Calendar, at: int) -> PeriodRow:
+        rows, place = calendar.rows, bisect_right(calendar.starts, at)
         if place and at < rows[place - 1].end:
             return rows[place - 1]
         after = rows[place].start if place < len(rows) else None
         made = self._make(parties, at, rows[place - 1].end if place else None, after)
-        starts.insert(place, made.start)
+        calendar.starts.insert(place, made.start)
         rows.insert(place, made)
         return made
+
+    def _calendar(self, parties: Parties) -> _Calendar:
+        rows = list(self._stored(parties))
+        ends = (row.end for row in rows if row.id in self._closed)
+        found = _Calendar([row.start for row in rows], rows, max(ends, default=0))
+        self._known[parties] = found
+        return found
 
     def _stored(self, parties: Parties) -> Sequence[PeriodRow]:
         tenant, operator, currency = parties

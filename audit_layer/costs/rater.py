@@ -23,6 +23,7 @@ from audit_layer.trail.at_rest import DAY_MS
 from audit_layer.trail.models import DataKeyRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from shared.codec.moment import now_ms
 from shared.codec.money import exact_sum
+from shared.runtime.faults import fault_point
 from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Finish
@@ -112,9 +113,11 @@ def rate_new(db: Session, limit: int) -> int:
             record[_PERIOD] = periods.holding(row.tenant, row.operator, currency, row.ended)
             journals.add(record[_DAY], row.tenant, row.operator, currency, record)
     journals.post(db)
+    fault_point("costs.rate.posted")
     copy_tuples(db.connection(), RatedReceiptRow, COLUMNS, records, checked=True)
     span = {"first": rows[0].log_index, "last": rows[-1].log_index, "passed": Outcome.PASS.value}
     settle(db, {(tenant, number) for tenant, number in db.execute(_CONCERNED, span)})
+    fault_point("costs.rate.settled")
     return len(rows)
 
 
@@ -135,6 +138,7 @@ def heed_new(db: Session, limit: int) -> int:
         )
     )
     settle(db, {(tenant, number) for tenant, number in concerned})
+    fault_point("costs.heed.settled")
     return len(verdicts)
 
 

@@ -29,11 +29,12 @@ from audit_layer.costs.exports.formats import Format as ExportFormat
 from audit_layer.costs.exports.formats import format_named
 from audit_layer.costs.intake.read import Format
 from audit_layer.costs.intake.shown import lines_of
-from audit_layer.costs.invoicing import Invoicing, Submitted
+from audit_layer.costs.invoicing import Invoicing
 from audit_layer.costs.ledger.operations import Operation
 from audit_layer.costs.reconciling.cases import State
 from audit_layer.costs.reconciling.letter import letter_html, letter_text
 from audit_layer.costs.service import Costs
+from audit_layer.costs.stored_invoices import Submitted
 from shared.codec.ids import NAME, parse_hex32
 from shared.codec.moment import days_period, parse_day
 from shared.codec.money import parse_decimal

@@ -119,7 +119,7 @@ def make_bill(
         *_failed(usage, terms, rate),
     ]
     subtotal = exact_sum([amount, *(charge.amount for charge in charges)])
-    if subtotal < terms.minimum:
+    if terms.minimum and subtotal < terms.minimum:  # without one, corrections may leave a credit
         gap = _EXACT.subtract(terms.minimum, subtotal)
         why = f"minimum {terms.minimum:f} − {format_decimal(subtotal)}"
         charges.append(PeriodCharge(ChargeKind.MINIMUM, gap, why))

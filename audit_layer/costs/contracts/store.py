@@ -28,12 +28,13 @@ def record(db: Session, document: bytes, *, by: str, supersedes: int | None = No
     """Record terms and return them; the same terms again are the same contract.
 
     Errors: MALFORMED; NOT_FOUND when there is no contract to supersede; CONFLICT when they overlap others of the same
-    parties, or when what they would supersede is superseded already.
+    parties, when what they would supersede is superseded already, or when they were recorded before as superseding
+    something else.
     """
     terms = Terms.parse(document)
     known = db.scalar(select(ContractRow).where(ContractRow.digest == terms.digest))
     if known is not None:
-        return _contract(db, known)
+        return _again(_contract(db, known), supersedes)
     if supersedes is not None and db.get(ContractRow, supersedes) is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no contract {supersedes}")
     start, end = terms.valid
@@ -98,6 +99,18 @@ def terms_by_digest(db: Session, digest: bytes) -> Terms | None:
     """Return terms that were recorded, by their digest."""
     row = db.scalar(select(ContractRow).where(ContractRow.digest == digest))
     return None if row is None else Terms.parse(row.document)
+
+
+def _again(known: Contract, supersedes: int | None) -> Contract:
+    """Return terms that are recorded already, if it is the same step that was repeated."""
+    if supersedes in {None, known.supersedes}:
+        return known
+    now = f", which contract {known.superseded_by} superseded" if known.superseded_by else ""
+    raise CounterfoilError(
+        Code.CONFLICT,
+        f"these very terms are recorded as contract {known.id}{now}",
+        remedy="Terms come into force once; to return to earlier ones, give them another `valid_from`.",
+    )
 
 
 def _contract(db: Session, row: ContractRow) -> Contract:

@@ -32,12 +32,20 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-from audit_layer.costs.charge import USAGE, ChargeKind
+from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.problems import told
 from shared.codec.moment import Period, day_of, day_period, parse_day, zone
-from shared.codec.money import check_currency, minor_digits, parse_decimal
+from shared.codec.money import check_currency, format_decimal, minor_digits, parse_decimal
 from shared.runtime.errors import Code, CounterfoilError
 
 MAX_BYTES: Final = 256 * 1024
@@ -105,9 +113,9 @@ def _zone(value: object) -> str:
     return _text(value)
 
 
-Amount = Annotated[Decimal, BeforeValidator(_amount)]
+Amount = Annotated[Decimal, BeforeValidator(_amount), PlainSerializer(format_decimal)]
 Day = Annotated[date, BeforeValidator(_day)]
-Percent = Annotated[Decimal, BeforeValidator(_amount), Field(le=100)]
+Percent = Annotated[Amount, Field(le=100)]
 Currency = Annotated[str, BeforeValidator(_currency)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Root = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -143,8 +151,8 @@ class Discount(_Strict):
         bounds = [tier.above for tier in self.tiers]
         if bounds != sorted(set(bounds)):
             raise ValueError("tiers must rise, each above the one before")
-        if self.kind is not None and self.kind not in USAGE:
-            raise ValueError(f"kind must be one of {', '.join(USAGE)}")
+        if self.kind is not None and self.kind not in TOKENS:
+            raise ValueError(f"kind must be one of {', '.join(TOKENS)}")
         return self
 
 
@@ -161,7 +169,7 @@ class Rate(_Strict):
 
     currency: Currency
     valid_from: Day
-    rate: Annotated[Decimal, BeforeValidator(_amount), Field(gt=0)]
+    rate: Annotated[Amount, Field(gt=0)]
 
 
 class Tolerance(_Strict):

@@ -8,15 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.models import JournalRow, PostingRow
 from shared.codec.moment import now_ms
 from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
+
+SCALE: Final = 24
+"""Digits after the point that a posting's column holds."""
+LIMIT: Final = Decimal(10) ** 24
+"""What a posting's column holds stays below this."""
+BY_RULE: Final = frozenset({"usage", "correction", "close"})
+"""Kinds of journals that receipts, verdicts and the close of a period bring about."""
+_COVERED: Final = "costs_account_covered"
 
 
 class Posting(NamedTuple):
@@ -43,6 +52,7 @@ class Journal:
     def __post_init__(self) -> None:
         sums: dict[str, list[Decimal]] = defaultdict(list)
         for posting in self.postings:
+            _check_amount(posting.amount)
             sums[posting.currency].append(posting.amount)
         off = {currency: exact_sum(amounts) for currency, amounts in sums.items()}
         if len(self.postings) < 2 or any(off.values()):
@@ -87,16 +97,17 @@ def post(db: Session, journal: Journal) -> int:
 def mirror(db: Session, number: int, *, day: date, memo: str) -> int:
     """Reverse a whole journal and return the id of its mirror; doing so again returns the same one.
 
-    Errors: NOT_FOUND; INVALID_ARGUMENT for a journal that is itself a mirror, or usage, which its receipts correct.
+    Errors: NOT_FOUND; INVALID_ARGUMENT for a journal that is itself a mirror, usage, which its receipts correct, or the
+    close of a period.
     """
     row = db.get(JournalRow, number)
     if row is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no journal {number}")
-    if row.mirrors is not None or row.kind in {"usage", "correction"}:
+    if row.mirrors is not None or row.kind in BY_RULE:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
             f"journal {number} is {row.kind if row.mirrors is None else 'a mirror'}, which is not mirrored by hand",
-            remedy="Usage is corrected by verdicts and receipts; what a mirror undid is posted anew.",
+            remedy="Usage is corrected by verdicts and receipts, also after a close; what a mirror undid is posted anew.",
         )
     postings = [
         Posting(posting.account, posting.amount.copy_negate(), posting.currency)
@@ -115,6 +126,24 @@ def mirror(db: Session, number: int, *, day: date, memo: str) -> int:
             mirrors=number,
         ),
     )
+
+
+def check_covered(db: Session) -> None:
+    """Check now what the database checks at commit: that no account has less than was taken from it.
+
+    Errors: CONFLICT, naming the account; the transaction is void then.
+    """
+    try:
+        db.connection().exec_driver_sql("SET CONSTRAINTS costs_postings_covered IMMEDIATE")
+    except IntegrityError as error:
+        told = cast("Any", error.orig).diag
+        if told.constraint_name != _COVERED:
+            raise
+        raise CounterfoilError(
+            Code.CONFLICT,
+            str(told.message_primary),
+            remedy="Nothing was posted. `counterfoil cost ledger balances` shows what each account has.",
+        ) from error
 
 
 def postings_of(db: Session, journal: int) -> list[Posting]:
@@ -136,3 +165,14 @@ def _the_same(db: Session, row: JournalRow, journal: Journal) -> int:
             remedy="A different journal needs a key of its own.",
         )
     return row.id
+
+
+def _check_amount(amount: Decimal) -> None:
+    """Refuse what the column would round, or cannot hold."""
+    exponent = amount.as_tuple().exponent
+    exact = isinstance(exponent, int) and exponent >= -SCALE
+    if not exact or amount.copy_abs() >= LIMIT:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"{amount} is not an amount below 10^24 with at most {SCALE} digits after the point",
+        )

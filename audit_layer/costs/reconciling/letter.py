@@ -3,7 +3,7 @@
 from html import escape
 
 from audit_layer.costs.invoicing import Outcome
-from audit_layer.costs.reconciling.words import Sentence, headline, in_words
+from audit_layer.costs.reconciling.words import Sentence, headline, in_words, is_petty
 from audit_layer.costs.reporting import exact, rounded
 from shared.codec.moment import day_of
 from shared.runtime.printable import printable
@@ -62,7 +62,10 @@ def letter_html(outcome: Outcome) -> str:
 def _sentences(outcome: Outcome) -> list[Sentence]:
     names = outcome.names
     found = in_words(outcome.result, lambda root: names.get(root, root.hex()))
-    return [sentence for sentence in found if sentence.part != "rounding"]
+    currency = outcome.result.currency
+    return [
+        item for item in found if item.part != "rounding" or not is_petty(item.amount, currency)
+    ]
 
 
 def _facts(outcome: Outcome) -> list[str]:

@@ -1,7 +1,7 @@
 """What is proven to be owed for the days of an invoice, from the books. In the caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -13,13 +13,16 @@ from audit_layer.costs.billing import bill_of
 from audit_layer.costs.books import card_of, held, last_corrections
 from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.contracts.store import terms_at
-from audit_layer.costs.contracts.terms import last_day
+from audit_layer.costs.contracts.terms import Cached, last_day
 from audit_layer.costs.models import PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.reading import among, ended_in
 from audit_layer.costs.reconciling.variance import Key, Owed, Proven
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price
+
+_IN_PRICES = frozenset({ChargeKind.ROUNDING, ChargeKind.FEE})
+"""Charges that are not compared by themselves: the one fee that a contract knows is in the prices of cached tokens."""
 
 
 class _Usage(NamedTuple):
@@ -31,11 +34,23 @@ class _Usage(NamedTuple):
     price: Price
 
 
-def owed(db: Session, operator: str, period: Period, *, tenant: str | None, currency: str) -> Owed:
+def owed(
+    db: Session,
+    operator: str,
+    period: Period,
+    *,
+    tenant: str | None,
+    currency: str,
+    fees: bool = False,
+) -> Owed:
     """Return what a tenant, or every tenant, owes an operator for a period, as an invoice in `currency` would bill it.
 
+    Where a contract bills cached tokens as fresh ones, they have that price; with `fees`, they have their own, and what is
+    added is a fee.
+
     The contract's own charges count for billing periods that lie within the period. Errors: CONFLICT where receipts are
-    priced in several currencies of which none is the invoice's, or tenants' contracts bill in different ones.
+    priced in several currencies of which none is the invoice's, or tenants' contracts bill in different ones or at
+    different exchange rates.
     """
     within = (
         RatedReceiptRow.operator == operator,
@@ -45,6 +60,12 @@ def owed(db: Session, operator: str, period: Period, *, tenant: str | None, curr
     usage = _usage(db, within)
     tenants = sorted({item.key.tenant or "" for items in usage.values() for item in items})
     billing = {name: terms_at(db, name, operator, period.end - 1) for name in tenants}
+    if currency not in usage and len(usage) > 1:
+        raise CounterfoilError(
+            Code.CONFLICT,
+            f"{operator} has rate cards in {', '.join(sorted(usage))}, and the invoice is in {currency}",
+            remedy="Have the operator send an invoice for each of these currencies.",
+        )
     priced = currency if currency in usage or not usage else min(usage)
     wanted = {terms.currency or priced for terms in billing.values()} or {currency}
     if len(wanted) > 1:
@@ -56,14 +77,23 @@ def owed(db: Session, operator: str, period: Period, *, tenant: str | None, curr
     billed_in = wanted.pop()
     rate = Decimal(1)
     if billed_in != priced and tenants:
-        first = billing[tenants[0]]
-        rate = first.fx_rate(priced, last_day(period, first.time_zone))
+        rates = {
+            terms.fx_rate(priced, last_day(period, terms.time_zone)) for terms in billing.values()
+        }
+        if len(rates) > 1:
+            raise CounterfoilError(
+                Code.CONFLICT,
+                f"the contracts of {', '.join(tenants)} with {operator} have different exchange rates",
+                remedy="Have the operator send an invoice for each tenant.",
+            )
+        rate = rates.pop()
+    as_input = {name for name, terms in billing.items() if terms.cached is Cached.AS_INPUT}
     return Owed(
-        proven=_proven(usage.get(priced, ())),
+        proven=_proven(usage.get(priced, ()), frozenset() if fees else as_input),
         currency=priced,
         billing_currency=billed_in,
         fx_rate=Fraction(rate),
-        terms=_terms(db, operator, period, tenants),
+        terms=_terms(db, (operator, priced), period, tenants, fees=fees),
         held=_held(db, within, priced) * Fraction(rate),
     )
 
@@ -106,7 +136,7 @@ def _usage(db: Session, within: Sequence[Any]) -> dict[str, list[_Usage]]:
     return found
 
 
-def _proven(usage: Sequence[_Usage]) -> list[Proven]:
+def _proven(usage: Sequence[_Usage], as_input: Collection[str]) -> list[Proven]:
     found = []
     for key, payable, tokens, price in usage:
         counted = dict(zip(TOKENS, tokens, strict=True))
@@ -115,6 +145,8 @@ def _proven(usage: Sequence[_Usage]) -> list[Proven]:
             kind: Fraction(unit) / price.per
             for kind, unit in zip(TOKENS, price.amounts(), strict=True)
         }
+        if key.tenant in as_input:
+            prices[ChargeKind.CACHED] = prices[ChargeKind.INPUT]
         found.append(
             Proven(key, counted if payable else none, prices, none if payable else counted)
         )
@@ -122,11 +154,18 @@ def _proven(usage: Sequence[_Usage]) -> list[Proven]:
 
 
 def _terms(
-    db: Session, operator: str, period: Period, tenants: Sequence[str]
+    db: Session,
+    operator_and_currency: tuple[str, str],
+    period: Period,
+    tenants: Sequence[str],
+    *,
+    fees: bool,
 ) -> dict[ChargeKind, Fraction]:
+    operator, currency = operator_and_currency
     rows = db.scalars(
         select(PeriodRow).where(
             PeriodRow.operator == operator,
+            PeriodRow.currency == currency,
             PeriodRow.tenant.in_(tenants),
             PeriodRow.start >= period.start,
             PeriodRow.end <= period.end,
@@ -135,7 +174,7 @@ def _terms(
     found: dict[ChargeKind, Fraction] = defaultdict(Fraction)
     for row in rows:
         for charge in bill_of(db, row).charges:
-            if charge.kind is not ChargeKind.ROUNDING:
+            if charge.kind not in ({ChargeKind.ROUNDING} if fees else _IN_PRICES):
                 found[charge.kind] += Fraction(charge.amount)
     return dict(found)
 

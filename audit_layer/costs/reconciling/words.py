@@ -8,10 +8,15 @@ from typing import Final
 from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.reconciling.variance import KeyVariance, Reconciliation
 from audit_layer.costs.reporting import rounded
+from shared.codec.money import minor_digits
+from shared.runtime.errors import CounterfoilError
+from shared.runtime.printable import printable
 
 Name = Callable[[bytes], str]
 """A model's name for people."""
 MAX_PLACES: Final = 12
+MAX_NUMBER: Final = 128
+"""Characters shown of a name or number that a stranger wrote."""
 _WHAT: Final = {
     "unproven": "billed without a receipt that proves it, or for a receipt that is not payable",
     "quantity": "other numbers of tokens than receipts prove",
@@ -28,8 +33,11 @@ _DO: Final = {
     "price": "Dispute the lines: the rate card is signed.",
     "fx": "Dispute the rate: the contract states it for the period's last day.",
     "timing": "Ask for an invoice of the period to which the lines belong.",
-    "rounding": "Nothing: rounding is within the currency's smallest unit.",
+    "rounding": "Nothing: it is within the currency's smallest unit.",
 }
+
+
+_TOO_MUCH: Final = "Dispute the lines: a bill is rounded once, to the currency's smallest unit."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +56,29 @@ def in_words(result: Reconciliation, name: Name) -> list[Sentence]:
     for part, amount in result.parts.items():
         if amount:
             text = f"{_money(amount, result.currency)}: {_WHAT[part]}.{_where(result, part, name)}"
-            found.append(Sentence(part, amount, text, _DO[part]))
+            petty = part != "rounding" or is_petty(amount, result.currency)
+            found.append(Sentence(part, amount, text, _DO[part] if petty else _TOO_MUCH))
     return sorted(found, key=lambda item: -abs(item.amount))
+
+
+def is_petty(rounding: Fraction, currency: str) -> bool:
+    """Whether rounding is what one total, rounded once, may bring about: less than the currency's smallest unit."""
+    try:
+        digits = minor_digits(currency)
+    except CounterfoilError:  # a token: the contract says how many digits it has
+        digits = 6
+    return abs(rounding) < Fraction(1, 10**digits)
 
 
 def headline(result: Reconciliation) -> str:
     """Return the whole in one sentence."""
-    gap = result.gap
+    gap, number = result.gap, printable(result.invoice_id, MAX_NUMBER)
     if not gap:
-        return f"Invoice {result.invoice_id} bills exactly what is proven."
+        return f"Invoice {number} bills exactly what is proven."
     way = "more" if gap > 0 else "less"
     share = f" ({rounded(abs(gap) * 100 / abs(result.proven), 2)} %)" if result.proven else ""
     return (
-        f"Invoice {result.invoice_id} bills {_money(abs(gap), result.currency)} {way} than the "
+        f"Invoice {number} bills {_money(abs(gap), result.currency)} {way} than the "
         f"{_money(result.proven, result.currency)} that are proven{share}."
     )
 
@@ -82,9 +100,9 @@ def _where(result: Reconciliation, part: str, name: Name) -> str:
 def _key(item: KeyVariance, part: str, currency: str, name: Name) -> str:
     tenant, node, root = item.key
     where = [
-        *([] if node is None else [f"node {node}"]),
-        *([] if root is None else [f"model {name(root)}"]),
-        *([] if tenant is None else [f"tenant {tenant}"]),
+        *([] if node is None else [f"node {printable(node, MAX_NUMBER)}"]),
+        *([] if root is None else [f"model {printable(name(root), MAX_NUMBER)}"]),
+        *([] if tenant is None else [f"tenant {printable(tenant, MAX_NUMBER)}"]),
     ]
     counts = _tokens(item, part)
     tokens = [f"{counts[kind]:+d} {kind.value}" for kind in TOKENS if counts.get(kind)]
@@ -110,7 +128,8 @@ def _lines(places: Sequence[str]) -> str:
     if not places:
         return ""
     more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
-    return f", {', '.join(places[:MAX_PLACES])}{more}"
+    told = [printable(place, MAX_NUMBER) for place in places[:MAX_PLACES]]
+    return f", {', '.join(told)}{more}"
 
 
 def _money(amount: Fraction, currency: str) -> str:

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from audit_layer.costs.exports.focus_csv import COLUMNS, to_csv
-from audit_layer.costs.invoicing import Invoicing, Submitted
+from audit_layer.costs.invoicing import Invoicing
 from audit_layer.costs.reconciling.variance import Reconciliation
 from audit_layer.costs.service import Costs
+from audit_layer.costs.stored_invoices import Submitted
 from audit_layer.trail.service import Submission
 from shared.codec.moment import Period, day_of, days_period
 from shared.codec.money import amount_of

@@ -77,6 +77,13 @@ class World:
 
 @pytest.fixture
 def world(database: Database) -> Iterator[World]:
+    with world_over(database) as found:
+        yield found
+
+
+@contextmanager
+def world_over(database: Database) -> Iterator[World]:
+    """Open a trail over an empty database, with everybody registered."""
     engine = database.engine("server")
     with session(engine) as db:
         db.add_all(
