@@ -16,11 +16,11 @@ from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import last_day
 from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
-from audit_layer.costs.rating import price_for, rate_tokens
 from shared.codec.moment import Period
 from shared.codec.money import amount_of, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price
+from shared.verification.rating import price_for, rate_tokens
 
 _NET: Final = """
 WITH changed AS (
@@ -147,7 +147,7 @@ def charges_of(db: Session, row: PeriodRow, names: Mapping[bytes, str]) -> Itera
             yield Charge(
                 tenant=found.tenant,
                 operator=found.operator,
-                kind=line.kind,
+                kind=ChargeKind(line.kind),
                 quantity=found.net * line.quantity,
                 unit_price=line.unit_price,
                 per=line.per,

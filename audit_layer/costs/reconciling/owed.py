@@ -15,12 +15,12 @@ from audit_layer.costs.charge import TOKENS, ChargeKind
 from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import last_day
 from audit_layer.costs.models import PeriodRow, RateCardRow, RatedReceiptRow
-from audit_layer.costs.rating import price_for
 from audit_layer.costs.reading import among, ended_in
 from audit_layer.costs.reconciling.variance import Key, Owed, Proven
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price
+from shared.verification.rating import price_for
 
 
 class _Usage(NamedTuple):
