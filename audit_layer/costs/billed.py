@@ -63,3 +63,5 @@ class BilledInvoice:
     corrects: str | None = None
     """The number of the invoice that this one replaces or credits."""
     format: str = "json"
+    time_zone: str | None = None
+    """The zone of its days; None where only the bounds of its period say when its days begin."""

@@ -197,15 +197,16 @@ def _compare(db: Session, number: int) -> Outcome:
     row = db.get(InvoiceRow, number)
     if row is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {number}")
-    invoice = _stored(db, row)
+    invoice = stored(db, row)
     family = [invoice, *_credit_notes(db, invoice)]
-    tenant = _tenant(family)
+    tenant = tenant_of(family)
     due = owed(db, invoice.operator, invoice.period, tenant=tenant, currency=invoice.currency)
     result = reconcile(family, due)
     return Outcome(number, invoice, result, _history(db, number), names_of(db))
 
 
-def _stored(db: Session, row: InvoiceRow) -> BilledInvoice:
+def stored(db: Session, row: InvoiceRow) -> BilledInvoice:
+    """Return a stored invoice as it is read."""
     settings = json.loads(row.mapping or b"{}")
     mapping = settings.get("mapping")
     return _read(
@@ -244,11 +245,11 @@ def _credit_notes(db: Session, invoice: BilledInvoice) -> list[BilledInvoice]:
         .where(InvoiceRow.operator == invoice.operator, InvoiceRow.invoice_id != invoice.invoice_id)
         .order_by(InvoiceRow.id)
     )
-    others = (_stored(db, row) for row in rows if row.format != Format.JSON)
+    others = (stored(db, row) for row in rows if row.format != Format.JSON)
     return [other for other in others if other.corrects == invoice.invoice_id]
 
 
-def _tenant(invoices: Sequence[BilledInvoice]) -> str | None:
+def tenant_of(invoices: Sequence[BilledInvoice]) -> str | None:
     """Return the one tenant that all lines name; None if there is no such one."""
     named = {one.tenant for one in invoices if one.tenant} | {
         line.tenant for one in invoices for line in one.lines if line.tenant
@@ -270,7 +271,7 @@ def _to_be_judged_anew(last: Event, result: Reconciliation) -> bool:
 
 def _judged(db: Session, outcome: Outcome) -> State:
     invoice, result = outcome.invoice, outcome.result
-    tenant = result.tenant or _tenant([invoice])
+    tenant = result.tenant or tenant_of([invoice])
     at = invoice.period.end - 1
     terms = None if tenant is None else terms_at(db, tenant, invoice.operator, at)
     tolerance = Tolerance() if terms is None else terms.tolerance

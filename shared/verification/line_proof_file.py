@@ -40,7 +40,7 @@ MAX_VERDICTS: Final = 64
 MAX_SIGNERS: Final = 1_024
 """Key bundles, rate cards, and public keys, each."""
 MAX_CLAIMS: Final = 64
-MAX_SEALS: Final = 64
+MAX_SEALS: Final = 1_024
 _MAX_BASE64: Final = 1 << 17
 
 
@@ -109,9 +109,10 @@ class Claim(Part):
     place: Label
     """Where it stands in the invoice's file."""
     kind: TokenKind
-    quantity: Unsigned | None = None
+    quantity: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    """Negative where a line gives back; absent where it has only an amount."""
     unit_price: Stated | None = None
-    per: Annotated[int, Field(ge=1, le=10**9, strict=True)] = 1
+    per: Annotated[int, Field(ge=1, lt=2**63, strict=True)] = 1
     amount: Stated
 
 

@@ -113,7 +113,7 @@ class Ledger:
         card: bytes,
         bundle: bytes = KEY_BUNDLE,
         node: str = "node",
-        usage: dict[str, int] | None = None,
+        usage: dict[str, Any] | None = None,
         **changes: Any,
     ) -> bytes:
         """Log a receipt with an order of its own."""
@@ -241,7 +241,7 @@ class Case:
     def proof(self, **changes: Any) -> LineProof:
         """Return the honest proof of a line that bills 500 output tokens, with changes."""
         ledger = self.ledger
-        states = {
+        states: dict[int, tuple[State, bytes | None]] = {
             1: (State.REFUSED, self.verdicts[1][1]),
             2: (State.HELD, self.verdicts[2][0]),
         }
@@ -249,7 +249,8 @@ class Case:
         parts = [
             ledger.part(
                 raw,
-                *states.get(at, (State.PAYABLE, None)),
+                states.get(at, (State.PAYABLE, None))[0],
+                states.get(at, (State.PAYABLE, None))[1],
                 verdicts=self.verdicts.get(at, ()),
                 sealed=[line_of(self.bill, raw)] if raw in billed else [],
             )
