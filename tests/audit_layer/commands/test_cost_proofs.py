@@ -1,10 +1,10 @@
 """`counterfoil cost prove`: a proof is made through the API, and checked with nothing at hand but the file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from audit_layer.commands.cost import cost
 from shared.runtime.cli import run
@@ -17,6 +17,7 @@ from tests.audit_layer.trail.conftest import world
 
 __all__ = ["books", "command", "world"]
 
+Check = Callable[..., str]
 ODD = "7/a b?c#d%"
 """A line's number that an address must not be confused by."""
 PINS = [
@@ -33,15 +34,22 @@ def number(books: Books) -> int:
     return books.take(invoice(line("output", 30, "2", line_id=ODD)))
 
 
-def check(file: Path, *options: str, code: int = 0) -> str:
-    """Run the check without server, token or variables."""
-    result = CliRunner().invoke(cost, ["prove", "--verify", str(file), *options], env={})
-    assert result.exit_code == code, result.output
-    return result.stdout
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Check a file without server, token or variables."""
+    for name in ("AUDIT_URL", "FINANCE_TOKEN_FILE", "CA"):
+        monkeypatch.delenv(f"COUNTERFOIL_{name}", raising=False)
+
+    def checked(file: Path, *options: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert run(cost, ["prove", "--verify", str(file), *options]) == code
+        return capsys.readouterr().out
+
+    return checked
 
 
 def test_a_line_is_proved_and_the_proof_verifies_alone_and_by_own_pins(
-    command: Command, number: int, tmp_path: Path
+    command: Command, check: Check, number: int, tmp_path: Path
 ):
     out, own = tmp_path / "line.json", tmp_path / "log.policy"
     own.write_text(PolicyFile.of(POLICY).encode(), "utf-8")
@@ -59,7 +67,9 @@ def test_a_line_is_proved_and_the_proof_verifies_alone_and_by_own_pins(
     assert [step["number"] for step in found["steps"]] == list(range(1, 14))
 
 
-def test_a_proof_that_was_changed_fails_at_its_step(command: Command, number: int, tmp_path: Path):
+def test_a_proof_that_was_changed_fails_at_its_step(
+    command: Command, check: Check, number: int, tmp_path: Path
+):
     out = tmp_path / "line.json"
     assert "3 receipts prove 0.042 of 0.06 EUR" in command.text(
         "prove", str(number), ODD, "--out", str(out)
