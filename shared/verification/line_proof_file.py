@@ -85,7 +85,7 @@ Amount = Annotated[str, Field(pattern=r"^-?[0-9]{1,60}(\.[0-9]{1,40})?$", max_le
 
 
 class Part(BaseModel):
-    """Base of the file's parts: no unknown members."""
+    """Base of the file's parts: every member is there, null where it has nothing to say, and no other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -109,19 +109,19 @@ class Claim(Part):
     place: Label
     """Where it stands in the invoice's file."""
     kind: TokenKind
-    quantity: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    quantity: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None
     """Negative where a line gives back; absent where it has only an amount."""
-    unit_price: Stated | None = None
-    per: Annotated[int, Field(ge=1, lt=2**63, strict=True)] = 1
+    unit_price: Stated | None
+    per: Annotated[int, Field(ge=1, lt=2**63, strict=True)]
     amount: Stated
 
 
 class Scope(Part):
     """Which receipts are behind the line: those that ended in [start, end) and are of all that is named."""
 
-    tenant: Name | None = None
-    node: Name | None = None
-    model_root: Hex32 | None = None
+    tenant: Name | None
+    node: Name | None
+    model_root: Hex32 | None
     start: Moment
     end: Moment
 
@@ -156,10 +156,10 @@ class ReceiptPart(Logged):
     """A receipt, its order, every verdict about it, and what is said to become of it."""
 
     order: Octets
-    verdicts: Annotated[tuple[Logged, ...], Field(max_length=MAX_VERDICTS)] = ()
-    sealed: Annotated[tuple[SealedLine, ...], Field(max_length=MAX_SEALS)] = ()
+    verdicts: Annotated[tuple[Logged, ...], Field(max_length=MAX_VERDICTS)]
+    sealed: Annotated[tuple[SealedLine, ...], Field(max_length=MAX_SEALS)]
     state: State
-    because: Hex32 | None = None
+    because: Hex32 | None
     """Entry of the verdict or receipt that holds it up or refuses it."""
 
 
@@ -207,9 +207,9 @@ class LineProof(Part):
     rate_cards: Annotated[tuple[Logged, ...], Field(max_length=MAX_SIGNERS)]
     receipts: Annotated[tuple[ReceiptPart, ...], Field(max_length=MAX_RECEIPTS)]
     """Those behind the line, in order of log index."""
-    others: Annotated[tuple[ReceiptPart, ...], Field(max_length=MAX_RECEIPTS)] = ()
+    others: Annotated[tuple[ReceiptPart, ...], Field(max_length=MAX_RECEIPTS)]
     """Other receipts of the same requests, which decide what is payable."""
-    seals: Annotated[tuple[Logged, ...], Field(max_length=MAX_SEALS)] = ()
+    seals: Annotated[tuple[Logged, ...], Field(max_length=MAX_SEALS)]
     """Of the closed billing periods that bill or take back one of `receipts`."""
     figures: Figures
 

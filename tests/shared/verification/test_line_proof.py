@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -543,6 +543,27 @@ def test_a_hostile_file_is_malformed(data: bytes):
         parse_line_proof(data)
     assert caught.value.code is Code.MALFORMED
     assert caught.value.detail.isprintable()
+
+
+def members(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of every member of every object."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (*path, name)
+            yield from members(inner, (*path, name))
+    elif isinstance(value, list) and value:
+        yield from members(value[0], (*path, 0))
+
+
+@pytest.mark.parametrize("path", list(members(json.loads(TEXT))), ids=str)
+def test_a_member_that_is_missing_is_malformed(path: tuple[str | int, ...]):
+    def drop(values: Any) -> None:
+        for key in path[:-1]:
+            values = values[key]
+        del values[path[-1]]
+
+    with pytest.raises(CounterfoilError, match="MALFORMED"):
+        parse_line_proof(with_values(drop))
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
