@@ -100,6 +100,35 @@ def figures(
     )
 
 
+def added(parts: Sequence[Figures]) -> Figures:
+    """Return the figures of a line from those of its parts; those with terms have currency and exchange rate in common."""
+    groups: dict[tuple[int, str, Decimal, int], list[Term]] = defaultdict(list)
+    order = list(TokenKind)
+    for term in (term for part in parts for term in part.terms):
+        unit = Decimal(term.unit_price)
+        groups[order.index(term.kind), term.rate_card, unit, term.per].append(term)
+    terms = tuple(
+        same_price[0].model_copy(
+            update={
+                "quantity": sum(term.quantity for term in same_price),
+                "amount": _text(_sum(same_price)),
+            }
+        )
+        for _, same_price in sorted(groups.items(), key=lambda group: group[0])
+    )
+    first = next((part for part in parts if part.terms), parts[0])
+    billed = Decimal(first.billed)
+    proven = exact_sum(Decimal(part.proven) for part in parts)
+    return first.model_copy(
+        update={
+            "terms": terms,
+            "held": _text(exact_sum(Decimal(part.held) for part in parts)),
+            "proven": _text(proven),
+            "difference": _text(_EXACT.subtract(billed, proven)),
+        }
+    )
+
+
 def same(one: Figures, other: Figures) -> bool:
     """Whether two arithmetics are the same numbers, however they are written."""
     return _numbers(one) == _numbers(other)

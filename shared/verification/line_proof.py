@@ -30,6 +30,7 @@ _ALL_OF_THEM: Final = (
     "That these are all receipts behind the line, and that no other attempt and no other verdict changes what is payable,"
     " is the word of the file's maker. Whoever knows of another can show it."
 )
+A_PART: Final = "The file is one part of the line's proof: verify all of them together."
 
 
 def verify_line(proof: LineProof, trust: Trust) -> Report:
@@ -98,7 +99,9 @@ class _Conclusions:
                     related = self._known[item.entry].request in requests
                     require(related, "it is of no request of the line's")
         scope = self._proof.scope
-        return f"{to_rfc3339(scope.start)} to {to_rfc3339(min(scope.end, MAX_MS))}"
+        days = f"{to_rfc3339(scope.start)} to {to_rfc3339(min(scope.end, MAX_MS))}"
+        part = f", at log indexes from {scope.first_index} to before {scope.end_index}"
+        return days + (part if self._proof.is_part else "")
 
     def _why_not(self, item: Signed) -> str | None:
         """Return why a receipt is not behind the line; None if it is."""
@@ -112,7 +115,10 @@ class _Conclusions:
         ):
             if wanted is not None and wanted != has:
                 return f"is of another {name}"
-        return None if scope.start <= receipt.ended < scope.end else "ended on another day"
+        if not scope.start <= receipt.ended < scope.end:
+            return "ended on another day"
+        within = scope.first_index <= item.part.index < scope.end_index
+        return None if within else "belongs to another part of the proof"
 
     def outcomes(self) -> str:
         """Apply protocol §8.3, and check what the file says that becomes of each receipt."""
@@ -200,7 +206,7 @@ class _Conclusions:
             f"{found.billed} billed less {found.proven} proven is {found.difference}, which is"
             f" not {said.difference} of {said.billed}",
         )
-        return _compared(found, self._proof.claims, self._proof.invoice.currency)
+        return compared(found, self._proof.claims, self._proof.invoice.currency)
 
     def facts(self, head: Witnessed) -> dict[str, Any]:
         """Return what was verified, once every step has passed."""
@@ -265,7 +271,8 @@ def _sum_of(given: Figures) -> str:
     return f"{terms or 'nothing'} = {given.proven} {given.currency}{held}"
 
 
-def _compared(found: Figures, claims: Sequence[Claim], currency: str) -> str:
+def compared(found: Figures, claims: Sequence[Claim], currency: str) -> str:
+    """Say in words how what a line bills differs from what is proven."""
     told = f"billed {found.billed}, proven {found.proven}: {found.difference} {currency} apart"
     if any(claim.quantity is None for claim in claims):
         return told
@@ -285,6 +292,8 @@ def _rests_on(proof: LineProof, trust: Trust) -> list[str]:
         _THE_LINE.format(proof.invoice.sha256),
         _ALL_OF_THEM,
     ]
+    if proof.is_part:
+        told.append(A_PART)
     if Decimal(proof.figures.fx_rate) != 1:
         told.append("The exchange rate is that of a contract that is not in the file.")
     if not proof.seals:

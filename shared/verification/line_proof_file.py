@@ -35,6 +35,8 @@ MAX_FILE: Final = 32 * 2**20
 """Bytes."""
 MAX_RECEIPTS: Final = 1_000
 """Receipts in one file, those of the line and those that bear on them together."""
+END_INDEX: Final = 2**63
+"""Above every log index."""
 MAX_VERDICTS: Final = 64
 """About one receipt."""
 MAX_SIGNERS: Final = 1_024
@@ -117,13 +119,16 @@ class Claim(Part):
 
 
 class Scope(Part):
-    """Which receipts are behind the line: those that ended in [start, end) and are of all that is named."""
+    """Which receipts the file is about: those that ended in [start, end) and are of all that is named."""
 
     tenant: Name | None
     node: Name | None
     model_root: Hex32 | None
     start: Moment
     end: Moment
+    first_index: Unsigned
+    end_index: Annotated[int, Field(ge=1, le=END_INDEX, strict=True)]
+    """At log indexes [first_index, end_index): a line with many receipts is proved in several files."""
 
 
 class Log(Part):
@@ -212,6 +217,11 @@ class LineProof(Part):
     seals: Annotated[tuple[Logged, ...], Field(max_length=MAX_SEALS)]
     """Of the closed billing periods that bill or take back one of `receipts`."""
     figures: Figures
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is about some of the line's receipts only."""
+        return (self.scope.first_index, self.scope.end_index) != (0, END_INDEX)
 
     def encode(self) -> str:
         """Return the file's text."""

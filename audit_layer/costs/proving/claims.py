@@ -10,7 +10,7 @@ from shared.codec.moment import Period, day_period
 from shared.codec.money import format_decimal
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.printable import printable
-from shared.verification.line_proof_file import MAX_CLAIMS, Claim, Scope
+from shared.verification.line_proof_file import END_INDEX, MAX_CLAIMS, Claim, Scope
 from shared.verification.rating import TokenKind
 
 _DAY_MS: Final = 86_400_000
@@ -26,12 +26,14 @@ class _Where(NamedTuple):
 
 
 def claims_of(
-    invoice: BilledInvoice, line_id: str, *, tenant: str | None
+    invoice: BilledInvoice, line_id: str, *, tenant: str | None, first_index: int = 0
 ) -> tuple[tuple[Claim, ...], Scope]:
     """Return what a line bills, with every other line of the invoice that bills the same tokens, and whose they are.
 
-    `tenant` is the invoice's where its lines do not say. Errors: NOT_FOUND for a line that is not on the invoice;
-    INVALID_ARGUMENT for one that no receipt can prove; CONFLICT where too many lines bill the same.
+    `tenant` is the invoice's where its lines do not say; `first_index` is the log index from which on.
+
+    Errors: NOT_FOUND for a line that is not on the invoice; INVALID_ARGUMENT for one that no receipt can prove; CONFLICT where
+    too many lines bill the same.
     """
     lines = [line for line in invoice.lines if line.line_id == line_id]
     shown = printable(line_id, 128)
@@ -65,6 +67,8 @@ def claims_of(
         model_root=None if where.model_root is None else where.model_root.hex(),
         start=days.start,
         end=days.end,
+        first_index=first_index,
+        end_index=END_INDEX,
     )
     return tuple(map(_claim, same)), scope
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.billing import lines_of
@@ -25,7 +25,7 @@ from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.verification.line_figures import Known
-from shared.verification.line_proof_file import MAX_RECEIPTS, Scope, SealedLine
+from shared.verification.line_proof_file import END_INDEX, MAX_RECEIPTS, Scope, SealedLine
 
 MAX_LINES: Final = 2_000_000
 """Lines of a closed period whose tree is computed for a proof: 128 MiB of hashes."""
@@ -57,17 +57,17 @@ class Gathered:
     sealed: Mapping[bytes, Sequence[SealedLine]]
     """The lines of receipts in these seals."""
     keys: Sequence[bytes]
+    end_index: int
+    """The log index up to which these are all receipts behind the line."""
 
 
 def gather(db: Session, operator: str, scope: Scope) -> Gathered:
-    """Return everything behind a line of an operator's invoice, as far as the books have processed it.
+    """Return what is behind a line of an operator's invoice from a log index on, as much of it as a file holds, as far as
+    the books have processed it.
 
-    Errors: INVALID_ARGUMENT where it is too much for one file, ERASED where something of it was erased.
+    Errors: INVALID_ARGUMENT where one receipt is too much for a file, ERASED where something of it was erased.
     """
-    own = _rows(db, _scoped(operator, scope))
-    others = _attempts(db, own) if own else []
-    if len(own) + len(others) > MAX_RECEIPTS:
-        raise _too_many(db, _scoped(operator, scope))
+    own, others, end_index = _page(db, _scoped(operator, scope))
     rows = [*own, *others]
     receipts = [row.receipt for row in rows]
     bundles = _column(db, ReceiptRow.bundle, ReceiptRow.entry, receipts)
@@ -115,6 +115,7 @@ def gather(db: Session, operator: str, scope: Scope) -> Gathered:
         seals=seals,
         sealed=sealed,
         keys=_keys(db, signers),
+        end_index=end_index,
     )
 
 
@@ -127,6 +128,7 @@ def _scoped(operator: str, scope: Scope) -> list[Any]:
     )
     return [
         RatedReceiptRow.operator == operator,
+        RatedReceiptRow.log_index >= scope.first_index,
         *ended_in(Period(scope.start, scope.end)),
         *(column == value for column, value in named if value is not None),
     ]
@@ -148,15 +150,24 @@ def _attempts(db: Session, own: Sequence[RatedReceiptRow]) -> list[RatedReceiptR
     return _rows(db, conditions)
 
 
-def _too_many(db: Session, conditions: Sequence[Any]) -> CounterfoilError:
-    count = db.scalar(select(func.count()).select_from(RatedReceiptRow).where(*conditions))
-    return CounterfoilError(
-        Code.INVALID_ARGUMENT,
-        f"{count} receipts are behind this line, and with the other attempts of their requests more than the"
-        f" {MAX_RECEIPTS} that one proof holds",
-        remedy="Ask the operator to bill it in smaller lines, by tenant, node, model and day; or check single receipts"
-        " with `counterfoil log bundle` and `counterfoil verify`.",
-    )
+def _page(
+    db: Session, conditions: Sequence[Any]
+) -> tuple[list[RatedReceiptRow], list[RatedReceiptRow], int]:
+    """Return receipts and the other attempts of their requests, together as many as a file holds, and where the rest begins."""
+    rows = _rows(db, conditions)
+    size = min(len(rows), MAX_RECEIPTS)
+    while True:
+        own = rows[:size]
+        others = _attempts(db, own) if own else []
+        if len(own) + len(others) <= MAX_RECEIPTS:
+            return own, others, rows[size].log_index if size < len(rows) else END_INDEX
+        if size == 1:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"one request behind this line has {len(others)} other receipts, more than the {MAX_RECEIPTS - 1} that a"
+                " proof holds",
+            )
+        size //= 2
 
 
 def _sealed(

@@ -72,15 +72,17 @@ class LineProofs:
         self._engine = engine
         self._proofs = proofs
 
-    def make(self, number: int, line_id: str) -> bytes:
+    def make(self, number: int, line_id: str, *, first_index: int = 0) -> bytes:
         """Return the proof of a line of a stored invoice, as a file. It has been checked.
+
+        A line with more receipts than a file holds takes several: `scope.end_index` of one is `first_index` of the next.
 
         Errors: NOT_FOUND; those of `claims_of` and `gather`; INVALID_ARGUMENT for what is too large; NOT_WITNESSED with a
         hint until a witnessed checkpoint covers everything; CONFLICT where prices do not add up or the contract does not
         bill in the invoice's currency; CORRUPT.
         """
         with session(self._engine, isolation="REPEATABLE READ") as db:
-            asked = _asked(db, number, line_id)
+            asked = _asked(db, number, line_id, first_index)
         found = asked.found
         places = {entry: item.index for entry, item in found.statements.items()}
         together = self._proofs.prove_together(places)
@@ -109,12 +111,14 @@ def _too_large(why: str) -> CounterfoilError:
     )
 
 
-def _asked(db: Session, number: int, line_id: str) -> _Asked:
+def _asked(db: Session, number: int, line_id: str, first_index: int) -> _Asked:
     row = db.get(InvoiceRow, number)
     if row is None:
         raise CounterfoilError(Code.NOT_FOUND, f"there is no invoice {number}")
     invoice = stored(db, row)
-    claims, scope = claims_of(invoice, line_id, tenant=tenant_of([invoice]))
+    claims, scope = claims_of(
+        invoice, line_id, tenant=tenant_of([invoice]), first_index=first_index
+    )
     found = gather(db, invoice.operator, scope)
     becomes = outcomes([*found.receipts, *found.others])
     currency, rate = _exchange(db, invoice, found, becomes)
@@ -125,6 +129,7 @@ def _asked(db: Session, number: int, line_id: str) -> _Asked:
         currency=invoice.currency,
         sha256=sha256(content_of(row.content)).hexdigest(),
     )
+    scope = scope.model_copy(update={"end_index": found.end_index})
     return _Asked(told, claims, scope, found, becomes, currency, rate)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from audit_layer.commands import cost_proofs
 from audit_layer.commands.cost import cost
+from audit_layer.costs.proving import gathering
 from shared.runtime.cli import run
 from shared.translog.policy_file import PolicyFile
 from tests.audit_layer.api import statements as made
@@ -55,7 +57,7 @@ def test_a_line_is_proved_and_the_proof_verifies_alone_and_by_own_pins(
     own.write_text(PolicyFile.of(POLICY).encode(), "utf-8")
     told = command.json("prove", str(number), ODD, "--out", str(out))
     assert (told["receipts"], told["proven"], told["difference"]) == (3, "0.042", "0.018")
-    assert told["bytes"] == out.stat().st_size
+    assert told["files"] == [str(out)]
     assert "only its maker says" in check(out)
     text = check(out, "--policy", str(own), *PINS)
     assert "21 output × 2 / 1000 = 0.042 EUR" in text
@@ -128,3 +130,40 @@ def test_no_file_is_written_for_a_line_that_is_not_there(
     assert code == 4
     assert "has no line 'nothing'" in told
     assert not out.exists()
+
+
+def test_a_line_with_many_receipts_takes_several_files_that_verify_together(
+    command: Command,
+    check: Check,
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(gathering, "MAX_RECEIPTS", 2)
+    out = tmp_path / "line.json"
+    told = command.json("prove", str(number), ODD, "--out", str(out))
+    second = tmp_path / "line.2.json"
+    assert told["files"] == [str(out), str(second)]
+    assert (told["receipts"], told["proven"], told["difference"]) == (3, "0.042", "0.018")
+    text = check(out, "--verify", str(second), *PINS)
+    assert "21 proven" in text
+    assert "2 of 2 is proved" in text
+    assert "one part" in check(second)
+    found = json.loads(check(second, "--verify", str(second), "--json", code=3))
+    assert "missing" in found["steps"][-1]["detail"]
+
+
+def test_a_server_that_never_ends_is_not_followed(
+    command: Command,
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(gathering, "MAX_RECEIPTS", 1)
+    monkeypatch.setattr(cost_proofs, "MAX_PARTS", 2)
+    code, _, told = command.run(
+        capsys, "prove", str(number), ODD, "--out", str(tmp_path / "line.json")
+    )
+    assert code == 2
+    assert "more than 2 files" in told

@@ -21,6 +21,7 @@ from shared.translog.proofs import inclusion_proof, lookup_in, root_at
 from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tree import leaf_hash
 from shared.verification.line_proof_file import (
+    END_INDEX,
     Claim,
     Figures,
     Invoice,
@@ -267,7 +268,8 @@ class Case:
                 ),
             ),
             "scope": Scope(
-                tenant="acme", node="n1", model_root=MODEL.hex(), start=NOW, end=NOW + DAY
+                tenant="acme", node="n1", model_root=MODEL.hex(), start=NOW, end=NOW + DAY,
+                first_index=0, end_index=END_INDEX,
             ),
             "log": Log(checkpoint=ledger.note(), policy=PolicyFile.of(policy()).encode()),
             "keys": tuple(public_bytes(signing_key(key)) for key in SIGNERS.values()),

@@ -19,8 +19,9 @@ from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.verdicts import Reason
 from shared.verification.bundle_check import Report
+from shared.verification.line_parts import verify_parts
 from shared.verification.line_proof import verify_line
-from shared.verification.line_proof_file import LineProof, parse_line_proof
+from shared.verification.line_proof_file import END_INDEX, LineProof, parse_line_proof
 from shared.verification.trust import Trust
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.costs.log_proofs import POLICY, LogProofs
@@ -45,6 +46,17 @@ def proved(books: Books, number: int, line_id: str) -> tuple[LineProof, Report]:
     report = verify_line(proof, TRUST)
     assert report.verified, report.steps[-1]
     return proof, report
+
+
+def pages(books: Books, number: int, line_id: str) -> list[LineProof]:
+    """Make all files of a line's proof."""
+    proofs = LineProofs(books.world.database.engine("server"), LogProofs(books.world.database))
+    found: list[LineProof] = []
+    first = 0
+    while first < END_INDEX:
+        found.append(parse_line_proof(proofs.make(number, line_id, first_index=first)))
+        first = found[-1].scope.end_index
+    return found
 
 
 def refusal(books: Books, number: int, line_id: str) -> CounterfoilError:
@@ -193,22 +205,66 @@ def test_what_is_not_there_is_not_found(books: Books):
     assert refusal(books, number, "output-8").code is Code.NOT_FOUND
 
 
-def test_more_receipts_than_a_file_holds_are_refused_with_their_number(
+def test_a_line_with_more_receipts_than_a_file_holds_takes_several(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ):
-    for _ in range(4):
+    entries = [books.receipt() for _ in range(5)]
+    books.costs.rate_new()
+    number = books.take(invoice(line("output", 36, "2")))
+    monkeypatch.setattr(gathering, "MAX_RECEIPTS", 2)
+    parts = pages(books, number, "output-36")
+    assert [len(part.receipts) for part in parts] == [2, 2, 1]
+    report = verify_parts(parts, TRUST)
+    assert report.verified, report.steps[-1]
+    assert report.facts["entries"] == entries
+    assert report.facts["figures"]["difference"] == "0.002"
+
+
+def test_a_page_leaves_room_for_the_other_attempts_of_its_requests(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+):
+    """Both attempts are the line's: each is in the file of its own index, and among the others of the other file."""
+    books.receipt()
+    _attempt(books, books.world.node, 1)
+    _attempt(books, books.world.node, 2)
+    books.costs.rate_new()
+    number = books.take(invoice(line("output", 7, "2")))
+    for most, sizes in ((3, [3]), (2, None)):
+        monkeypatch.setattr(gathering, "MAX_RECEIPTS", most)
+        if sizes is None:
+            with pytest.raises(CounterfoilError, match="other receipts") as caught:
+                pages(books, number, "output-7")
+            assert caught.value.code is Code.INVALID_ARGUMENT
+        else:
+            assert [len(part.receipts) for part in pages(books, number, "output-7")] == sizes
+
+
+def test_attempts_in_different_parts_are_judged_together(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+):
+    books.receipt()
+    for _ in range(3):
         books.receipt()
+    _attempt(books, books.world.node, 1)
     books.costs.rate_new()
     number = books.take(invoice(line("output", 28, "2")))
     monkeypatch.setattr(gathering, "MAX_RECEIPTS", 3)
-    error = refusal(books, number, "output-28")
-    assert error.code is Code.INVALID_ARGUMENT
-    assert error.detail.startswith("4 receipts")
-    monkeypatch.setattr(gathering, "MAX_RECEIPTS", 4)
+    parts = pages(books, number, "output-28")
+    assert len(parts) > 1
+    report = verify_parts(parts, TRUST)
+    assert report.verified, report.steps[-1]
+    assert report.facts["receipts"] == {"payable": 4, "held": 0, "refused": 1}
+    assert report.facts["figures"]["difference"] == "0"
+
+
+def test_a_file_that_would_be_too_long_is_refused(books: Books, monkeypatch: pytest.MonkeyPatch):
+    books.receipt()
+    books.costs.rate_new()
+    number = books.take(invoice(line("output", 7, "2")))
     monkeypatch.setattr(service, "MAX_FILE", 1000)
-    assert "of at most 1000" in refusal(books, number, "output-28").detail
-    monkeypatch.setattr(service, "MAX_FILE", 2**20)
-    proved(books, number, "output-28")
+    error = refusal(books, number, "output-7")
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "of at most 1000" in error.detail
 
 
 def test_books_that_were_changed_prove_nothing(books: Books):
