@@ -141,10 +141,10 @@ def in_words(member: Verifier | Group) -> str:
     return f"{member.threshold} of ({', '.join(in_words(inner) for inner in member.members)})"
 
 
-def policy_in(text: str, trust: Trust) -> tuple[LogPolicy, str]:
-    """Return the verifier's own log policy, or else that of a file (C2SP tlog-policy), also in words."""
+def policy_in(text: str, trust: Trust, what: str = "bundle") -> tuple[LogPolicy, str]:
+    """Return the verifier's own log policy, or else that of a bundle or another kind of file (C2SP tlog-policy), also in words."""
     policy = trust.log or parse_policy_file(text).policy()
-    whose = "the bundle's own" if trust.log is None else "yours"
+    whose = f"the {what}'s own" if trust.log is None else "yours"
     logs = ", ".join(sorted({key.name for key in policy.logs}))
     return policy, f"{whose}: log {logs}; witnessed by {in_words(policy.quorum)}"
 

@@ -38,7 +38,7 @@ def verify_line(proof: LineProof, trust: Trust) -> Report:
     run = Verification()
     policy: LogPolicy = run.step(
         "the policy names a log and a quorum of witnesses",
-        lambda: policy_in(proof.log.policy, trust),
+        lambda: policy_in(proof.log.policy, trust, "file"),
     )
     head: Witnessed = run.step(
         "the checkpoint is signed by the log and its witnesses", lambda: _checkpoint(proof, policy)
