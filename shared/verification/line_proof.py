@@ -294,7 +294,7 @@ def _rests_on(proof: LineProof, trust: Trust) -> list[str]:
     ]
     if proof.is_part:
         told.append(A_PART)
-    if Decimal(proof.figures.fx_rate) != 1:
+    if proof.figures.currency != proof.invoice.currency:
         told.append("The exchange rate is that of a contract that is not in the file.")
     if not proof.seals:
         told.append("That no closed period bills these receipts is the word of the file's maker.")

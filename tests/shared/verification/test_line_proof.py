@@ -128,6 +128,10 @@ def test_a_proof_in_another_currency_is_exchanged_at_the_stated_rate_and_says_wh
     report = verify_line(CASE.proof(invoice=abroad, figures=figures), OWN)
     assert report.verified, report.steps
     assert any("exchange rate" in sentence for sentence in report.rests_on)
+    at_par = verify_line(CASE.proof(invoice=abroad), OWN)
+    assert at_par.verified
+    assert any("exchange rate" in sentence for sentence in at_par.rests_on)
+    assert not any("exchange rate" in sentence for sentence in verify_line(HONEST, OWN).rests_on)
     fails(CASE.proof(figures=figures), ARITHMETIC, Code.COMMITMENT_MISMATCH, "within one currency")
     free = HONEST.figures.model_copy(update={"fx_rate": "0"})
     fails(CASE.proof(invoice=abroad, figures=free), ARITHMETIC, Code.COMMITMENT_MISMATCH)
@@ -351,6 +355,23 @@ def test_a_verdict_dropped_with_everything_said_of_it_is_missed_by_the_sealed_bi
         Code.COMMITMENT_MISMATCH,
         "its period lacks it",
     )
+
+
+def test_a_later_attempt_dropped_with_everything_said_of_it_is_missed_by_the_sealed_bill():
+    """The earlier attempt would be payable alone; the bill of its period was sealed without it."""
+    case = Case.made()
+    day = {"start": NOW + DAY, "end": NOW + 2 * DAY, "at": NOW + 2 * DAY}
+    lines = [(case.receipts[0], 1)]  # any other line
+    seal = case.ledger.add(seal_of(lines, len(case.ledger.raws), **day))
+    alone = case.ledger.part(case.early)
+    shown = case.proof(
+        scope=HONEST.scope.model_copy(update={"start": NOW + DAY, "end": NOW + 2 * DAY}),
+        receipts=(alone,),
+        others=(),
+        seals=(case.ledger.logged(seal),),
+        figures=expected(case.card, 9, "0", "1"),
+    )
+    fails(shown, BILLS, Code.COMMITMENT_MISMATCH, "its period lacks it")
 
 
 def test_a_verdict_about_another_receipt_is_refused():
