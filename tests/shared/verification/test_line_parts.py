@@ -84,6 +84,25 @@ def test_parts_of_different_lines_are_refused():
     fails([FIRST, part(MIDDLE, END_INDEX, 90, "0.08", invoice=invoice)], 3, "different lines")
 
 
+def test_parts_with_different_exchange_rates_are_refused():
+    invoice = HONEST.invoice.model_copy(update={"currency": "USD"})
+    exchanged = [
+        part.model_copy(
+            update={
+                "invoice": invoice,
+                "figures": part.figures.model_copy(
+                    update={"fx_rate": rate, "proven": proven, "difference": difference}
+                ),
+            }
+        )
+        for part, rate, proven, difference in (
+            (FIRST, "1.25", "0.25", "0.75"),
+            (SECOND, "1.5", "0.27", "0.73"),
+        )
+    ]
+    fails(exchanged, 3, "exchange rates")
+
+
 def test_a_receipt_in_another_part_is_no_part_of_this_one():
     shifted = FIRST.scope.model_copy(update={"end_index": MIDDLE - 1})
     fails([FIRST.model_copy(update={"scope": shifted}), SECOND], 1, "another part of the proof")

@@ -133,7 +133,9 @@ def test_a_proof_in_another_currency_is_exchanged_at_the_stated_rate_and_says_wh
     assert any("exchange rate" in sentence for sentence in at_par.rests_on)
     assert not any("exchange rate" in sentence for sentence in verify_line(HONEST, OWN).rests_on)
     fails(CASE.proof(figures=figures), ARITHMETIC, Code.COMMITMENT_MISMATCH, "within one currency")
-    free = HONEST.figures.model_copy(update={"fx_rate": "0"})
+    free = HONEST.figures.model_copy(
+        update={"fx_rate": "0", "proven": "0", "difference": "1", "held": "0.08"}
+    )
     fails(CASE.proof(invoice=abroad, figures=free), ARITHMETIC, Code.COMMITMENT_MISMATCH)
 
 
