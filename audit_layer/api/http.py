@@ -35,7 +35,7 @@ def create_app(parts: Parts) -> FastAPI:
     keeps = requiring(parts.tokens, Role.FINANCE)
     strict = [STRICT]
     app.include_router(query_router(parts), dependencies=strict)
-    app.include_router(cost_router(parts.engine, reads, keeps), dependencies=strict)
+    app.include_router(cost_router(parts.engine, parts.proofs, reads, keeps), dependencies=strict)
     app.include_router(public_router(parts))  # unknown parameters change no file
     app.include_router(timestamp_router(parts), dependencies=strict)
     app.include_router(public_statements_router(parts), dependencies=strict)

@@ -15,6 +15,7 @@ import click
 from audit_layer.commands.cost_client import Api, with_api
 from audit_layer.commands.cost_invoices import invoice, reconcile
 from audit_layer.commands.cost_keeping import bill, contract, ledger, period
+from audit_layer.commands.cost_proofs import prove
 from audit_layer.commands.focus_check import check
 from audit_layer.commands.options import FILE
 from shared.codec.ids import check_name
@@ -80,7 +81,7 @@ def cost() -> None:
     """What is payable and why; billing periods, contracts, invoices, the ledger, exports."""
 
 
-for _command in (bill, check, contract, invoice, ledger, period, reconcile):
+for _command in (bill, check, contract, invoice, ledger, period, prove, reconcile):
     cost.add_command(_command)
 
 

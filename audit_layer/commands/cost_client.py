@@ -72,16 +72,26 @@ class Api:
 
 def with_api(command: F) -> F:
     """Give a command `api`, from the options --url, --token-file and --ca, and `as_json` from --json."""
+    return _with_api(command, required=True)
+
+
+def with_optional_api(command: F) -> F:
+    """Do the same for a command that can do without: `api` is None where one of the options is missing."""
+    return _with_api(command, required=False)
+
+
+def _with_api(command: F, *, required: bool) -> F:
     import functools  # noqa: PLC0415  # next to its only use
 
     @functools.wraps(command)
-    def wrapped(*, url: str, token_file: Path, ca: Path, **others: Any) -> Any:
-        return command(api=Api(url, token_file, ca), **others)
+    def wrapped(*, url: str | None, token_file: Path | None, ca: Path | None, **others: Any) -> Any:
+        api = None if url is None or token_file is None or ca is None else Api(url, token_file, ca)
+        return command(api=api, **others)
 
     options = (
         click.option(
             "--url",
-            required=True,
+            required=required,
             envvar="COUNTERFOIL_AUDIT_URL",
             show_envvar=True,
             help="https://host:port of the query API.",
@@ -89,7 +99,7 @@ def with_api(command: F) -> F:
         click.option(
             "--token-file",
             type=FILE,
-            required=True,
+            required=required,
             envvar="COUNTERFOIL_FINANCE_TOKEN_FILE",
             show_envvar=True,
             help="File with a bearer token of role finance.",
@@ -97,7 +107,7 @@ def with_api(command: F) -> F:
         click.option(
             "--ca",
             type=FILE,
-            required=True,
+            required=required,
             envvar="COUNTERFOIL_CA",
             show_envvar=True,
             help="Authority of its certificate (PEM).",

@@ -4,7 +4,7 @@ Nothing in it is trusted: it is what the operator says.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -63,3 +63,6 @@ class BilledInvoice:
     corrects: str | None = None
     """The number of the invoice that this one replaces or credits."""
     format: str = "json"
+    time_zone: str | None = field(default=None, compare=False)
+    """The zone of its days; None where only the bounds of its period say when its days begin. Two files that mean the same
+    times may name it differently."""

@@ -17,12 +17,12 @@ from audit_layer.costs.contracts.store import terms_at, terms_by_digest
 from audit_layer.costs.contracts.terms import Terms, default_terms, last_day
 from audit_layer.costs.models import PeriodEventRow, PeriodRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
-from audit_layer.costs.rating import price_for
 from shared.codec.moment import Period
 from shared.codec.money import amount_of, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price
 from shared.statements.verdicts import Outcome
+from shared.verification.rating import price_for
 
 _NET: Final = """
 WITH changed AS (

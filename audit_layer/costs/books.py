@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session, aliased
 
 from audit_layer.costs.ledger.posting import Journal, Posting, post
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
-from audit_layer.costs.payable import Claim, Standing, State, standings
 from audit_layer.costs.periods import Periods
 from audit_layer.trail.models import VerdictRow
 from audit_layer.trail.standings import opinion_of
@@ -21,6 +20,7 @@ from shared.codec.money import exact_sum
 from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
 from shared.statements.verdicts import Outcome
+from shared.verification.payable import Claim, Standing, State, standings
 
 CHUNK = 500
 """Requests settled per query."""

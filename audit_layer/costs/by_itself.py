@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of
 from audit_layer.costs.models import RateCardRow
-from audit_layer.costs.rating import RatedLine, rated
 from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import StatementRow
 from shared.runtime.errors import Code, CounterfoilError
@@ -19,6 +18,7 @@ from shared.statements.cose import read_as
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.verification.rating import RatedLine, rated
 
 ERASED: Final = "erased"
 NO_ORDER: Final = "its order is not kept"

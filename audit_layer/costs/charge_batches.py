@@ -9,7 +9,7 @@ from audit_layer.costs.billing import CHARGES, Prices, audit_state, bill_of
 from audit_layer.costs.books import held
 from audit_layer.costs.charge import TOKENS, AuditState
 from audit_layer.costs.models import PeriodRow
-from audit_layer.costs.payable import Standing
+from shared.verification.payable import Standing
 
 PAGE: Final = 20_000
 _PASSED: Final = AuditState.PASSED.value

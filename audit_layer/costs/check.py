@@ -13,13 +13,13 @@ from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_i
 from audit_layer.costs.check_ledger import check_ledger
 from audit_layer.costs.check_periods import check_periods
 from audit_layer.costs.models import JournalRow, PostingRow, RatedReceiptRow
-from audit_layer.costs.payable import ANSWERED, COMPLETE, Claim, State, standings
-from audit_layer.costs.rating import price_for, rate_tokens
 from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
 from shared.statements.verdicts import Outcome
+from shared.verification.payable import ANSWERED, COMPLETE, Claim, State, standings
+from shared.verification.rating import price_for, rate_tokens
 
 _PAGE: Final = 1000
 _SAME: Final = (

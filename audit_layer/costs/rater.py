@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 from audit_layer.costs.books import COLUMNS, Usage, settle
 from audit_layer.costs.by_itself import ERASED, NO_ORDER, Card, cards_in_books, rated_by_itself
 from audit_layer.costs.models import HeededVerdictRow, RateCardRow, RatedReceiptRow
-from audit_layer.costs.payable import ANSWERED, COMPLETE
 from audit_layer.costs.periods import Periods
-from audit_layer.costs.rating import Facts, Scaled, Tokens, rate_amount
+from audit_layer.costs.rating import Scaled, rate_amount
 from audit_layer.storage.copying import copy_tuples
 from audit_layer.trail.at_rest import DAY_MS
 from audit_layer.trail.models import DataKeyRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
@@ -28,6 +27,8 @@ from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Finish
 from shared.statements.verdicts import Outcome
+from shared.verification.payable import ANSWERED, COMPLETE
+from shared.verification.rating import Facts, Tokens
 
 RATE_LOCK = 0x63665F72617465  # "cf_rate"
 

@@ -21,13 +21,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import card_of, held, last_corrections
-from audit_layer.costs.charge import AuditState, Charge
+from audit_layer.costs.charge import AuditState, Charge, ChargeKind
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
-from audit_layer.costs.payable import ANSWERED, PAYABLE, Standing, State
-from audit_layer.costs.rating import RatedLine, price_for, rate_tokens
 from audit_layer.costs.reporting import exact
 from audit_layer.trail.models import ReceiptRow
 from shared.codec.moment import Period, day_of
+from shared.verification.payable import ANSWERED, PAYABLE, Standing, State
+from shared.verification.rating import RatedLine, price_for, rate_tokens
 
 Total = dict[str, str | int]
 
@@ -288,7 +288,7 @@ def _charge(
         operator=row.operator,
         node=row.node,
         model_root=row.model_root,
-        kind=line.kind,
+        kind=ChargeKind(line.kind),
         quantity=sign * line.quantity,
         unit_price=line.unit_price,
         per=line.per,

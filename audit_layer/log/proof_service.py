@@ -4,17 +4,31 @@ The database answers only where an entry is; every hash in a proof comes from th
 files, and every proof is checked before it is handed out.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from sqlalchemy import Engine, text
 
 from audit_layer.log.files import PublishedFiles
 from audit_layer.log.tile_cache import TileCache
 from audit_layer.storage.engine import transaction
 from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import LogPolicy, Witnessed, verify_witnessed
 from shared.translog.proofs import consistency_proof, inclusion_proof, root_from_inclusion
 from shared.translog.tiles import NodeReader
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Proofs under one checkpoint."""
+
+    note: str
+    """The checkpoint with its signatures."""
+    paths: Mapping[bytes, tuple[bytes, ...]]
+    """The inclusion path of each entry."""
 
 
 class ProofService:
@@ -73,7 +87,22 @@ class ProofService:
         if index < 0:
             raise CounterfoilError(Code.NOT_FOUND, f"the log has no index {index}")
         witnessed = self.witnessed()
-        checkpoint = witnessed.checkpoint
+        path = self._path(witnessed.checkpoint, index, entry)
+        return TlogProof(index, path, witnessed.note.encode())
+
+    def prove_together(self, places: Mapping[bytes, int]) -> Together:
+        """Prove that entries are at these indexes, all under one checkpoint: the newest witnessed one.
+
+        Errors: NOT_WITNESSED and CORRUPT as of `prove`.
+        """
+        witnessed = self.witnessed()
+        paths = {
+            entry: self._path(witnessed.checkpoint, index, entry) for entry, index in places.items()
+        }
+        return Together(witnessed.note.encode(), paths)
+
+    def _path(self, checkpoint: Checkpoint, index: int, entry: bytes | None) -> tuple[bytes, ...]:
+        """Return an inclusion path, checked."""
         if index >= checkpoint.size:
             raise self._not_yet(
                 f"index {index} is not covered; {checkpoint.size} entries are witnessed"
@@ -89,7 +118,7 @@ class ProofService:
                 f"the published files do not lead from index {index} to the checkpoint",
                 remedy="Run `counterfoil log fsck`.",
             )
-        return TlogProof(index, tuple(path), witnessed.note.encode())
+        return tuple(path)
 
     def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """Prove that the tree of `new_size`, which is published, extends that of `old_size` (RFC 9162 §2.1.4.1).

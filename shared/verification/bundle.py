@@ -7,11 +7,12 @@ here has been verified: a bundle is untrusted input.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.reading import read_bounded
 from shared.translog.notes import decode_base64, encode_base64
+from shared.verification.strict_json import strict_json
 
 FORMAT: Final = "counterfoil-bundle/v1"
 MAX_BUNDLE: Final = 4 * 2**20
@@ -73,7 +74,7 @@ def parse_bundle(data: bytes) -> Bundle:
     if len(data) > MAX_BUNDLE:
         raise _malformed(f"is larger than {MAX_BUNDLE} bytes")
     try:
-        values = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        values = strict_json(data)
     except (ValueError, RecursionError) as error:
         raise _malformed("is not JSON in UTF-8") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -107,17 +108,6 @@ def parse_bundle(data: bytes) -> Bundle:
 def read_bundle(path: Path) -> Bundle:
     """Read and parse a file; NOT_FOUND if it cannot be read."""
     return parse_bundle(read_bounded(path, MAX_BUNDLE, code=Code.NOT_FOUND))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a member occurs twice")
-    return values
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _text(values: dict[str, Any], name: str) -> str:

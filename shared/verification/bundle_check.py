@@ -68,7 +68,8 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
     """Check everything that a bundle claims, offline."""
     run = Verification()
     policy: LogPolicy = run.step(
-        "the policy names a log and a quorum of witnesses", lambda: _policy(bundle, trust)
+        "the policy names a log and a quorum of witnesses",
+        lambda: policy_in(bundle.policy, trust),
     )
     statement: SignedStatement
     found: VerifiedInclusion
@@ -102,7 +103,7 @@ def key_bundle_steps(
 ) -> tuple[KeyBundle, bytes]:
     """Run the two steps about a key bundle; return it and its entry (None once a step has failed)."""
     found: tuple[KeyBundle, bytes] = run.step(
-        "the key bundle is signed by its operator", lambda: _key_bundle(raw, trust, offered)
+        "the key bundle is signed by its operator", lambda: key_bundle_of(raw, trust, offered)
     )
     run.step("the key bundle is in the witnessed log", lambda: included(proof, found[1], policy))
     return found
@@ -140,9 +141,10 @@ def in_words(member: Verifier | Group) -> str:
     return f"{member.threshold} of ({', '.join(in_words(inner) for inner in member.members)})"
 
 
-def _policy(bundle: Bundle, trust: Trust) -> tuple[LogPolicy, str]:
-    policy = trust.log or parse_policy_file(bundle.policy).policy()
-    whose = "the bundle's own" if trust.log is None else "yours"
+def policy_in(text: str, trust: Trust, what: str = "bundle") -> tuple[LogPolicy, str]:
+    """Return the verifier's own log policy, or else that of a bundle or another kind of file (C2SP tlog-policy), also in words."""
+    policy = trust.log or parse_policy_file(text).policy()
+    whose = f"the {what}'s own" if trust.log is None else "yours"
     logs = ", ".join(sorted({key.name for key in policy.logs}))
     return policy, f"{whose}: log {logs}; witnessed by {in_words(policy.quorum)}"
 
@@ -171,11 +173,11 @@ def _receipt_steps(
     )
     receipt: SignedStatement = run.step(
         "the receipt is a valid statement of the bundle's signing key and names the bundle",
-        lambda: _receipt(bundle.statement, *keys),
+        lambda: receipt_of(bundle.statement, *keys),
     )
-    ordered: tuple[Order, bytes] = run.step(
+    answered: tuple[Order, bytes] = run.step(
         "the order that it answers is in the bundle and signed by its tenant",
-        lambda: _order(context.order, receipt.read(Receipt), trust, bundle.keys),
+        lambda: ordered(context.order, receipt.read(Receipt), trust, bundle.keys),
     )
     found: VerifiedInclusion = run.step(
         "the receipt is in the witnessed log",
@@ -184,25 +186,29 @@ def _receipt_steps(
     # After the log: whoever shows a false receipt still sees that it was signed and logged.
     run.step(
         "the answer ended by a rule, by its tenant's signature, or at its order's deadline",
-        lambda: _end(*ordered, receipt.read(Receipt)),
+        lambda: _end(*answered, receipt.read(Receipt)),
     )
     run.step(
         "nothing that it claims about times, compute and energy is impossible",
-        lambda: _claims(ordered[0], receipt.read(Receipt)),
+        lambda: _claims(answered[0], receipt.read(Receipt)),
     )
     return receipt, found
 
 
-def _key_bundle(
+def key_bundle_of(
     raw: bytes, trust: Trust, offered: Sequence[bytes]
 ) -> tuple[tuple[KeyBundle, bytes], str]:
+    """Verify a key bundle; return it and its entry, and whose key signed it."""
     claimed, statement = open_as(KeyBundle, raw, None)
     key, whose = trust.key(Role.OPERATOR, statement.kid, claimed.operator, offered)
     verify_signature(statement, key)
     return (claimed, statement.entry), whose
 
 
-def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement, str]:
+def receipt_of(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement, str]:
+    """Verify a receipt with the key bundle that it names, given that one's entry; COMMITMENT_MISMATCH or STALE_KEY if they
+    do not fit.
+    """
     receipt, statement = open_as(Receipt, detach(raw)[0], keys.signing_key)
     if receipt.bundle != entry or statement.issuer != keys.issuer:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the receipt names another key bundle")
@@ -218,10 +224,10 @@ def _receipt(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement
     return statement, f"{statement.issuer}, number {receipt.node_sequence}: {statement.entry.hex()}"
 
 
-def _order(
+def ordered(
     raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]
 ) -> tuple[tuple[Order, bytes], str]:
-    """Return the order and its tenant's key."""
+    """Verify the order that a receipt answers; return it and its tenant's key, and whose that is."""
     order, statement = order_of(raw, receipt)
     key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
     verify_signature(statement, key)
@@ -257,21 +263,26 @@ def _cose_receipts(
     return f"{len(receipts)} of {'; '.join(sorted(words))}"
 
 
-def _rests_on(bundle: Bundle, trust: Trust) -> list[str]:
+def whose_word(trust: Trust, what: str = "bundle") -> list[str]:
+    """Say on whose word log, witnesses and signers are who their names say, for a bundle or another kind of file."""
     policy = (
-        "Log and witnesses are those of the policy in the bundle: only its maker says that they exist and are"
+        f"Log and witnesses are those of the policy in the {what}: only its maker says that they exist and are"
         " independent. Give your own policy with --policy FILE."
         if trust.log is None
         else "Log and witnesses are those of your own policy."
     )
     signers = (
-        "Only the bundle's maker says which key belongs to which name. Pin your own with"
+        f"Only the {what}'s maker says which key belongs to which name. Pin your own with"
         " --signer NAME=KEY."
         if not trust.pins
         else "Signers are identified by keys that you trust, except where a step says otherwise."
     )
+    return [policy, signers]
+
+
+def _rests_on(bundle: Bundle, trust: Trust) -> list[str]:
     unchecked = ["The timestamp tokens in it were not checked."] if bundle.timestamps else []
-    return [policy, signers, *unchecked]
+    return [*whose_word(trust), *unchecked]
 
 
 def _facts(statement: SignedStatement, found: VerifiedInclusion, receipts: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 
+from audit_layer.costs.api.proofs import proof_router
 from audit_layer.costs.api.views import (
     BalanceView,
     BillView,
@@ -31,6 +32,7 @@ from audit_layer.costs.intake.read import Format
 from audit_layer.costs.intake.shown import lines_of
 from audit_layer.costs.invoicing import Invoicing
 from audit_layer.costs.ledger.operations import Operation
+from audit_layer.costs.proving.service import LineProofs, Proofs
 from audit_layer.costs.reconciling.cases import State
 from audit_layer.costs.reconciling.letter import letter_html, letter_text
 from audit_layer.costs.service import Costs
@@ -124,6 +126,7 @@ class OperationBody(_Body):
 
 def cost_router(
     engine: Engine,
+    proofs: Proofs,
     reads: Callable[..., Caller],
     keeps: Callable[..., Caller],
 ) -> APIRouter:
@@ -133,6 +136,7 @@ def cost_router(
     _add_keeping(router, Bookkeeping(engine), reads, keeps)
     _add_ledger(router, Bookkeeping(engine), keeps)
     _add_invoices(router, Invoicing(engine), keeps)
+    router.include_router(proof_router(LineProofs(engine, proofs), keeps))
     _add_export(router, engine, reads)
     return router
 

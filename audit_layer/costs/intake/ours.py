@@ -37,6 +37,7 @@ def billed(invoice: Invoice) -> BilledInvoice:
         ),
         rounding=invoice.rounding,
         total=invoice.total,
+        time_zone=invoice.time_zone,
     )
 
 

@@ -81,6 +81,7 @@ class Assembly:
             tenant=self._facts.get("tenant"),
             corrects=self._facts.get("corrects"),
             format=self._format,
+            time_zone=self._dates.time_zone,
         )
 
     # -- the period ----------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """A letter that disputes an invoice: as text, and as a page that prints well. Pure."""
 
+import shlex
 from html import escape
+from typing import Final
 
 from audit_layer.costs.invoicing import Outcome
+from audit_layer.costs.proving.claims import line_ids
 from audit_layer.costs.reconciling.words import Sentence, headline, in_words, is_petty
 from audit_layer.costs.reporting import exact, rounded
 from shared.codec.moment import day_of
@@ -12,6 +15,13 @@ _STYLE = (
     "body{font:11pt/1.5 Georgia,serif;max-width:42em;margin:3em auto;color:#111}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #bbb;padding:.35em;text-align:left}"
     "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}@media print{body{margin:0}}"
+)
+
+MAX_NAMED: Final = 12
+"""Lines whose command a letter has."""
+_ATTACHED: Final = (
+    "Each receipt bears your node's signature and has a proof of inclusion in the log. For each disputed line, a file shows"
+    " what is behind it, which anyone checks offline with `counterfoil cost prove --verify FILE`. These commands write it:"
 )
 
 
@@ -88,5 +98,32 @@ def _asked(outcome: Outcome) -> list[str]:
     written = day_of(outcome.history[-1].at) if outcome.history else outcome.invoice.issued
     return [
         f"As of {written}, we ask you to correct the invoice, or to name the receipts that prove what we found unproven.",
-        "Each receipt bears your node's signature and has a proof of inclusion in the log; `counterfoil cost prove` attaches them.",
+        *_proofs(outcome),
     ]
+
+
+def _proofs(outcome: Outcome) -> list[str]:
+    """Say how what is proven of the disputed lines is shown, with the command for each of the first ones."""
+    places = [
+        place for key in outcome.result.keys if any(key.parts.values()) for place in key.places
+    ]
+    lines = line_ids(outcome.invoice, places)
+    if not lines:
+        return []
+    told = [
+        _ATTACHED,
+        *(
+            _command(outcome.id, at, line_id)
+            for at, line_id in enumerate(lines[:MAX_NAMED], start=1)
+        ),
+    ]
+    if len(lines) > MAX_NAMED:
+        told.append(f"and likewise for {len(lines) - MAX_NAMED} more lines.")
+    return told
+
+
+def _command(number: int, at: int, line_id: str) -> str:
+    """Return the command that proves a line; its number is the operator's text, so a shell must read it as one word."""
+    word = shlex.quote(printable(line_id, 128))
+    end = "-- " if word.startswith("-") else ""
+    return f"counterfoil cost prove --out line-{at}.json {number} {end}{word}"

@@ -33,6 +33,7 @@ MATRIX = {
     "/v1/costs/ledger/statement": (403, 403, 403, 200),
     "/v1/costs/invoices": (403, 403, 403, 200),
     "/v1/costs/invoices/{number}/letter": (403, 403, 403, 404),
+    "/v1/costs/invoices/{number}/lines/{line}/proof": (403, 403, 403, 404),
     "/v1/costs/export": (200, 403, 200, 200),
 }
 """What each role gets. No statement has the entry 00…0, and nothing the number 999, so whoever may ask at all gets 404."""
@@ -70,6 +71,7 @@ VALUES = {
     "size": "1",
     "number": "999",
     "name": "fox",
+    "line": "1",
 }
 QUERIES: dict[str, dict[str, Any]] = {
     "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},

@@ -23,6 +23,7 @@ from shared.runtime.http import install_problem_handlers
 from shared.runtime.problems import from_problem
 from shared.runtime.queries import STRICT
 from shared.statements.receipts import Finish
+from tests.audit_layer.costs.log_proofs import LogProofs
 from tests.audit_layer.costs.test_service import AFTER, FIRST, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world
 
@@ -40,7 +41,10 @@ class Command:
             return Access(Role.FINANCE, None, by)
 
         engine = held.world.database.engine("server")
-        app.include_router(cost_router(engine, caller, caller), dependencies=[STRICT])
+        app.include_router(
+            cost_router(engine, LogProofs(held.world.database), caller, caller),
+            dependencies=[STRICT],
+        )
         self.client = TestClient(app, raise_server_exceptions=False)
 
     def answer(self, method: str, path: str, parameters: dict, body: Any = None) -> Any:

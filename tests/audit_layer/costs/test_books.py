@@ -14,8 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit_layer.costs.exports.focus_csv import to_csv
-from audit_layer.costs.payable import ANSWERED, SUPERSEDED
-from audit_layer.costs.rating import rated
 from audit_layer.storage import migrate
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS, Period
@@ -23,6 +21,8 @@ from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
+from shared.verification.payable import ANSWERED, SUPERSEDED
+from shared.verification.rating import rated
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.costs.test_service import EACH, Books, books, invoice, line
 from tests.audit_layer.trail.conftest import world

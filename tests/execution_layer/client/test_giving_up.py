@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_layer.costs.rating import rated
 from execution_layer.client import cancelling
 from execution_layer.client.archive import State
 from execution_layer.client.attempt import _max_ms
@@ -26,6 +25,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import MAX_WAIT_MS, Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Finish, Receipt
+from shared.verification.rating import rated
 from tests.execution_layer.asking import ask, make_request
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.waiting import until

@@ -5,7 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_layer.costs.payable import (
+from shared.verification.opinions import Opinion
+from shared.verification.payable import (
     ANSWERED,
     PAYABLE,
     SUPERSEDED,
@@ -14,7 +15,6 @@ from audit_layer.costs.payable import (
     State,
     standings,
 )
-from shared.verification.opinions import Opinion
 
 
 def name(*parts: object) -> bytes:

@@ -5,11 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from audit_layer.costs.charge import ChargeKind
-from audit_layer.costs.rating import Tokens, price_for, rate_tokens, rated
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.verification.rating import TokenKind, Tokens, price_for, rate_tokens, rated
 from tests.vectors.samples import ORDER
 
 MODEL = b"\x01" * 32
@@ -40,13 +39,13 @@ def rate(given, rates):
 
 def test_cached_tokens_are_subtracted_from_the_input_and_billed_at_their_own_price():
     lines = {line.kind: line for line in rate(receipt(input=100, cached=40, output=7), card())}
-    assert lines[ChargeKind.INPUT].amount == Decimal("0.000018")
-    assert lines[ChargeKind.CACHED].amount == Decimal("0.0000012")
-    assert lines[ChargeKind.OUTPUT].amount == Decimal("0.0000042")
+    assert lines[TokenKind.INPUT].amount == Decimal("0.000018")
+    assert lines[TokenKind.CACHED].amount == Decimal("0.0000012")
+    assert lines[TokenKind.OUTPUT].amount == Decimal("0.0000042")
 
 
 def test_kinds_without_tokens_yield_no_line():
-    assert [line.kind for line in rate(receipt(output=5), card())] == [ChargeKind.OUTPUT]
+    assert [line.kind for line in rate(receipt(output=5), card())] == [TokenKind.OUTPUT]
 
 
 def why_not(given, order=ORDER, **changes):
@@ -61,8 +60,8 @@ def test_an_answer_that_its_tenant_cut_off_is_paid_for_what_was_delivered():
     lines, reason = rated(signed, card(), "op", ORDER)
     assert reason is None
     assert {line.kind: line.quantity for line in lines} == {
-        ChargeKind.INPUT: 9,
-        ChargeKind.OUTPUT: 5,
+        TokenKind.INPUT: 9,
+        TokenKind.OUTPUT: 5,
     }
     late = replace(receipt(Finish.DEADLINE, input=9, output=5), ended=60_001)
     assert why_not(late, replace(ORDER, max_ms=60_000)) is None
