@@ -34,6 +34,7 @@ MATRIX = {
     "/v1/costs/invoices": (403, 403, 403, 200),
     "/v1/costs/invoices/{number}/letter": (403, 403, 403, 404),
     "/v1/costs/export": (200, 403, 200, 200),
+    "/v1/costs/centres": (200, 403, 200, 200),
 }
 """What each role gets. No statement has the entry 00…0, and nothing the number 999, so whoever may ask at all gets 404."""
 FINANCE_ONLY = (403, 403, 403)
@@ -74,6 +75,7 @@ VALUES = {
 QUERIES: dict[str, dict[str, Any]] = {
     "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},
     "/v1/costs/export": {"format": "focus-1.2-csv", "start": "2026-01-01", "end": "2026-02-01"},
+    "/v1/costs/centres": {"start": "2026-01-01", "end": "2026-02-01"},
     "/v1/costs/ledger/statement": {"account": "cash:acme", "currency": "EUR"},
 }
 
