@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from audit_layer.commands.cost_budget import budget
 from audit_layer.commands.cost_client import Api, with_api
 from audit_layer.commands.cost_days import tenant_option
 from audit_layer.commands.cost_export import export
@@ -23,7 +24,7 @@ def cost() -> None:
     """What is payable and why; billing periods, contracts, invoices, the ledger, exports."""
 
 
-for _command in (bill, check, contract, export, invoice, ledger, period, reconcile, teams):
+for _command in (bill, budget, check, contract, export, invoice, ledger, period, reconcile, teams):
     cost.add_command(_command)
 
 

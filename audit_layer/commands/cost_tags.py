@@ -61,6 +61,22 @@ def book_of(
     return TagBook.of(load_tag_key(tag_key), tenant, combinations(candidates))
 
 
+def centre_of(
+    cost_centre: str | None, tag_key: Path | None, tags: Sequence[str], tenant: str
+) -> str | None:
+    """Return the blinded value that orders with exactly these tags show, in hexadecimal; None for every order."""
+    if tag_key is None and not tags:
+        return cost_centre
+    if cost_centre is not None or tag_key is None or not tags:
+        raise _wrong("name either --cost-centre, or --tag-key with --tag")
+    from shared.statements.tag_key_file import load_tag_key  # noqa: PLC0415  # --help stays light
+
+    pairs = dict(_pair(tag) for tag in tags)
+    if len(pairs) != len(tags):
+        raise _wrong("a tag has one value")
+    return load_tag_key(tag_key).blind(tenant, pairs).hex()
+
+
 def combinations(candidates: Sequence[str]) -> list[dict[str, str]]:
     """Return every set of tags of one value a name, or none, but not the empty one."""
     from itertools import product  # noqa: PLC0415  # next to its only use
@@ -68,9 +84,7 @@ def combinations(candidates: Sequence[str]) -> list[dict[str, str]]:
 
     values: dict[str, list[str]] = {}
     for candidate in candidates:
-        name, found, value = candidate.partition("=")
-        if not found:
-            raise _wrong(f"{candidate[:60]!r} is not NAME=VALUE")
+        name, value = _pair(candidate)
         values.setdefault(name, []).append(value)
     if prod(len(each) + 1 for each in values.values()) > MOST_CANDIDATES:
         raise _wrong(f"the tags have more than {MOST_CANDIDATES:,} combinations")
@@ -80,6 +94,13 @@ def combinations(candidates: Sequence[str]) -> list[dict[str, str]]:
         for chosen in sets
         if any(value is not None for value in chosen)
     ]
+
+
+def _pair(tag: str) -> tuple[str, str]:
+    name, found, value = tag.partition("=")
+    if not found:
+        raise _wrong(f"{tag[:60]!r} is not NAME=VALUE")
+    return name, value
 
 
 def _wrong(detail: str) -> CounterfoilError:

@@ -23,6 +23,7 @@ from audit_layer.costs.api.asking import (
     days_or_period,
     own,
 )
+from audit_layer.costs.api.budgets import add_budgets
 from audit_layer.costs.api.reports import add_reports
 from audit_layer.costs.api.views import (
     BalanceView,
@@ -34,6 +35,7 @@ from audit_layer.costs.api.views import (
     ReconciliationView,
 )
 from audit_layer.costs.bookkeeping import Bookkeeping
+from audit_layer.costs.budgets.use import Budgets
 from audit_layer.costs.exporting import Wanted, export
 from audit_layer.costs.exports.formats import Format as ExportFormat
 from audit_layer.costs.exports.formats import format_named
@@ -122,6 +124,7 @@ def cost_router(
     _add_invoices(router, Invoicing(engine), keeps)
     _add_export(router, engine, reads)
     add_reports(router, engine, reads)
+    add_budgets(router, Budgets(engine), reads, keeps)
     return router
 
 

@@ -35,6 +35,8 @@ MATRIX = {
     "/v1/costs/invoices/{number}/letter": (403, 403, 403, 404),
     "/v1/costs/export": (200, 403, 200, 200),
     "/v1/costs/centres": (200, 403, 200, 200),
+    "/v1/costs/budgets": (200, 403, 200, 200),
+    "/v1/costs/budget-status": (200, 403, 200, 200),
 }
 """What each role gets. No statement has the entry 00…0, and nothing the number 999, so whoever may ask at all gets 404."""
 FINANCE_ONLY = (403, 403, 403)
@@ -43,6 +45,11 @@ WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("POST", "/v1/costs/periods/{number}/state"): ({"state": "closing"}, 404),
     ("POST", "/v1/costs/contracts"): ({"terms": {}}, 400),
     ("PUT", "/v1/costs/models/{name}"): ({"model_root": "00" * 32}, 200),
+    ("PUT", "/v1/costs/budgets/{name}"): (
+        {"tenant": "acme", "amount": "1", "currency": "EUR"},
+        200,
+    ),
+    ("POST", "/v1/costs/budgets/{name}/end"): ({"tenant": "acme"}, 200),
     ("POST", "/v1/costs/ledger/operations"): (
         {"operation": "prepay", "key": "1", "amount": "1", "currency": "EUR", "tenant": "acme"},
         200,
