@@ -14,6 +14,7 @@ from audit_layer.commands.cost_days import tenant_option
 from audit_layer.commands.cost_export import export
 from audit_layer.commands.cost_invoices import invoice, reconcile
 from audit_layer.commands.cost_keeping import bill, contract, ledger, period
+from audit_layer.commands.cost_plausibility import plausibility
 from audit_layer.commands.cost_teams import teams
 from audit_layer.commands.focus_check import check
 from shared.runtime.output import emit, table
@@ -24,7 +25,19 @@ def cost() -> None:
     """What is payable and why; billing periods, contracts, invoices, the ledger, exports."""
 
 
-for _command in (bill, budget, check, contract, export, invoice, ledger, period, reconcile, teams):
+for _command in (
+    bill,
+    budget,
+    check,
+    contract,
+    export,
+    invoice,
+    ledger,
+    period,
+    plausibility,
+    reconcile,
+    teams,
+):
     cost.add_command(_command)
 
 

@@ -123,7 +123,7 @@ def cost_router(
     _add_ledger(router, Bookkeeping(engine), keeps)
     _add_invoices(router, Invoicing(engine), keeps)
     _add_export(router, engine, reads)
-    add_reports(router, engine, reads)
+    add_reports(router, engine, reads, keeps)
     add_budgets(router, Budgets(engine), reads, keeps)
     return router
 

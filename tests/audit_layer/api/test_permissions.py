@@ -45,6 +45,15 @@ WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("POST", "/v1/costs/periods/{number}/state"): ({"state": "closing"}, 404),
     ("POST", "/v1/costs/contracts"): ({"terms": {}}, 400),
     ("PUT", "/v1/costs/models/{name}"): ({"model_root": "00" * 32}, 200),
+    ("POST", "/v1/costs/plausibility"): (
+        {
+            "operator": "alpha",
+            "start": "2026-01-01",
+            "end": "2026-02-01",
+            "serving": '[serving]\ndevice = "cpu"\n',
+        },
+        200,
+    ),
     ("PUT", "/v1/costs/budgets/{name}"): (
         {"tenant": "acme", "amount": "1", "currency": "EUR"},
         200,
@@ -60,7 +69,7 @@ WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("POST", "/v1/costs/invoices/{number}/reconcile"): ({}, 404),
     ("POST", "/v1/costs/invoices/{number}/state"): ({"state": "disputed", "note": "x"}, 404),
 }
-"""What changes the books: a body, and what finance gets for it. Nobody else may."""
+"""What changes the books, or costs them much: a body, and what finance gets for it. Nobody else may."""
 PUBLIC = {
     "/checkpoint",
     "/tile/{path}",
