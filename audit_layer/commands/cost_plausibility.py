@@ -78,7 +78,7 @@ def _node(operator: str, node: dict[str, Any], when: str) -> str:
     if not counts and not node["together"]:
         lines.append("  nothing is beyond what the declared hardware can do")
     for quantity, count in counts.items():
-        lines.append(f"  {quantity}: {count:,} receipts are beyond their bound")
+        lines.append(f"  {quantity}: {count:,} of them beyond the bound")
     for title, findings in (
         ("One by one, the worst:", node["worst"]),
         ("Together, of each kind the worst:", node["together"]),
@@ -87,7 +87,7 @@ def _node(operator: str, node: dict[str, Any], when: str) -> str:
             lines.append(f"  {title}")
             lines += [line for finding in findings for line in _finding(finding)]
     for quantity, count in node["unmeasured"].items():
-        lines.append(f"  unmeasured: {quantity} of {count:,} receipts; that is not zero")
+        lines.append(f"  unmeasured {quantity}: {count:,} of them; that is not zero")
     for what, reasons in (
         ("one by one", node["unbounded"]),
         ("together", node["unbounded_together"]),

@@ -32,7 +32,7 @@ from shared.verification.physics import (
 from shared.verification.physics_node import check_node
 
 MOST_RECEIPTS: Final = 200_000
-"""Of one node: some 150 MB while they are looked at together."""
+"""Of one node. 100,000 took 49 MB more and 6 s of one core (Xeon, Python 3.11)."""
 SHOWN: Final = 20
 """Findings about single receipts, of each node and quantity: the worst."""
 PAGE: Final = 10_000

@@ -55,7 +55,7 @@ def test_a_finding_shows_its_arithmetic_and_is_an_exit_code(
     assert code == 3
     assert f"tokens  {entry}" in shown
     assert "weights: ⌈7 tokens / 1 a pass⌉" in shown
-    assert "unmeasured: energy of 1 receipts; that is not zero" in shown
+    assert "unmeasured energy: 1 of them; that is not zero" in shown
 
 
 def test_what_is_plausible_and_what_is_not_there_are_told_apart(
