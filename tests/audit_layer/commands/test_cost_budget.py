@@ -1,5 +1,6 @@
 """`counterfoil cost budget`: set, list, check with its exit code, end."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -67,6 +68,34 @@ def test_the_tags_of_a_budget_are_blinded_on_this_machine(
     (found,) = command.json("budget", "check")
     assert found["spent"] == "0.019"
     assert centre.hex()[:16] in command.text("budget", "check")
+
+
+def test_what_is_billed_in_another_currency_counts_at_the_contracts_rate(
+    books: Books, command: Command, tmp_path: Path
+):
+    terms = {
+        "tenant": "acme",
+        "operator": "alpha",
+        "valid_from": "1970-01-01",
+        "currency": "CHF",
+        "time_zone": "Europe/Berlin",
+        "fx": [{"currency": "EUR", "valid_from": "1970-01-01", "rate": "0.92"}],
+    }
+    path = tmp_path / "contract.json"
+    path.write_text(json.dumps(terms))
+    command.json("contract", "record", str(path))
+    books.receipt()
+    command.json("rate")
+    for currency in ("CHF", "EUR"):
+        command.json("budget", "set", currency.lower(), *ACME, "--currency", currency, "--amount", "1")  # fmt: skip
+    francs, euros = command.json("budget", "check")
+    assert (francs["spent"], francs["other_currencies"]) == ("0.01748", {})
+    assert (euros["spent"], euros["other_currencies"]) == ("0", {"CHF": "0.01748"})
+    assert "not counted: 0.017480 CHF" in command.text("budget", "check")
+    (team, *rest) = command.json("teams", "--period", "1")["rows"]
+    assert (team["amount"], team["currency"]) == ("0.01748", "CHF")
+    total = sum(Fraction(row["amount"]) for row in (team, *rest))
+    assert total == Fraction(command.json("bill", "1")["total"])
 
 
 MISTAKES = {

@@ -1,5 +1,6 @@
 """`counterfoil cost export --tags` and `cost teams`: tags are read on this machine, and the sums are those of the books."""
 
+import base64
 import csv
 import json
 from decimal import Decimal
@@ -126,6 +127,49 @@ def test_a_file_that_is_not_the_described_one_replaces_nothing(
             code, _, _ = month.run(capsys, "export", "--format", name, "--out", str(path), *more, *DAYS)  # fmt: skip
             assert code in {3, 6}, (name, more)
             assert path.read_text() == "last month"
+
+
+def test_a_server_that_states_other_totals_is_not_believed(
+    month: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], book: str
+):
+    answer = month.answer
+
+    def forged(*given):
+        found = answer(*given)
+        told = json.loads(base64.b64decode(found.headers["counterfoil-manifest"]))
+        told["totals"]["EUR"]["Usage"] = "1.0"
+        found.headers["counterfoil-manifest"] = base64.b64encode(json.dumps(told).encode()).decode()
+        return found
+
+    month.answer = forged  # type: ignore[method-assign]
+    path = tmp_path / "a"
+    path.write_text("last month")
+    for name in ("focus-1.2-csv", "focus-1.2-parquet", "xlsx"):
+        asked = ("export", "--format", name, "--out", str(path), "--tags", book, *DAYS)
+        code, _, told = month.run(capsys, *asked)
+        assert (code, "do not come to" in told) == (6, True)
+        assert path.read_text() == "last month"
+
+
+def test_an_empty_file_and_a_format_without_tags(
+    books: Books, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], book: str
+):
+    path = tmp_path / "a"
+    for name in (
+        "focus-1.2-csv",
+        "focus-1.4-csv",
+        "focus-1.2-parquet",
+        "focus-1.4-parquet",
+        "xlsx",
+    ):
+        asked = ("export", "--format", name, "--out", str(path), "--tags", book, *DAYS)
+        assert command.run(capsys, *asked)[0] == 4
+        assert command.json(*asked, "--allow-empty")["rows"] == 0
+        path.unlink()
+    for name in ("gl-csv", "focus-1.4-billing-period-csv"):
+        code, _, told = command.run(capsys, "export", "--format", name, "--out", str(path), "--tags", book, *DAYS)  # fmt: skip
+        assert (code, "nothing about tags" in told) == (2, True)
+    assert not path.exists()
 
 
 def test_teams_are_summed_exactly_and_the_rest_is_told_apart(month: Command, book: str):
