@@ -19,6 +19,8 @@ class Received:
     url: str
     ca: Path
     status: int = 204
+    slow: threading.Event | None = None
+    """Until it is set, a byte of the answer comes now and then."""
     came: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Method, headers by lower-case name, body."""
 
@@ -36,6 +38,8 @@ def https_receiver(folder: Path) -> Iterator[Received]:
             length = int(self.headers.get("content-length", "0"))
             headers = {name.lower(): value for name, value in self.headers.items()}
             received.came.append((self.command, headers, self.rfile.read(length)))
+            while received.slow is not None and not received.slow.wait(0.05):
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.send_response(received.status)
             self.send_header("location", f"{received.url}/elsewhere")
             self.send_header("content-length", "0")

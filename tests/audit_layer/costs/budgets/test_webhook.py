@@ -1,7 +1,9 @@
 """A message is sent over HTTPS only, authenticated, to the configured place and no other."""
 
 import hmac
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,15 @@ def test_a_receiver_that_is_not_there_is_reported(tmp_path: Path):
     with https_receiver(tmp_path) as gone:
         pass
     assert webhook(tmp_path, gone.url, gone.ca).deliver("id", b"{}")
+
+
+def test_an_answer_that_never_ends_ends_with_the_time_for_it(receiver: Received, tmp_path: Path):
+    """Each of its bytes comes in time, the whole does not."""
+    receiver.slow = threading.Event()
+    hook = replace(webhook(tmp_path, receiver.url, receiver.ca), timeout_s=0.5)
+    assert hook.deliver("id", b"{}") == "did not answer within 0.5 s"
+    receiver.slow.set()
+    assert hook.deliver("id", b"{}") is None
 
 
 def test_only_https_and_a_secret_of_some_length_are_taken(tmp_path: Path):
