@@ -3,77 +3,23 @@
 Everything goes through the query API with a token of role finance; none of it needs the database.
 """
 
-import base64
-import json
-from calendar import monthrange
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from audit_layer.commands.cost_budget import budget
 from audit_layer.commands.cost_client import Api, with_api
+from audit_layer.commands.cost_days import tenant_option
+from audit_layer.commands.cost_export import export
 from audit_layer.commands.cost_invoices import invoice, reconcile
 from audit_layer.commands.cost_keeping import bill, contract, ledger, period
+from audit_layer.commands.cost_plausibility import plausibility
 from audit_layer.commands.cost_proofs import prove
+from audit_layer.commands.cost_teams import teams
 from audit_layer.commands.focus_check import check
-from audit_layer.commands.options import FILE
-from shared.codec.ids import check_name
-from shared.codec.moment import day_of, now_ms, parse_day
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.output import emit, table
-
-FORMATS = (
-    *("focus-1.2-csv", "focus-1.2-parquet", "focus-1.4-csv", "focus-1.4-parquet"),
-    *("focus-1.4-billing-period-csv", "focus-1.4-billing-period-parquet", "xlsx", "gl-csv"),
-    *("focus-1.4-invoice-detail-csv", "focus-1.4-invoice-detail-parquet"),
-)
-
-
-def _day(_context: click.Context, parameter: click.Parameter, value: str | None) -> date | None:
-    return None if value is None else parse_day(value, parameter.opts[0])
-
-
-def _name(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else check_name(value, parameter.opts[0])
-
-
-from_option = click.option(
-    "--from",
-    "start",
-    callback=_day,
-    help="First day, YYYY-MM-DD [default: the first of this month].",
-)
-to_option = click.option(
-    "--to",
-    "end",
-    callback=_day,
-    help="Day after the last, YYYY-MM-DD [default: the end of that month].",
-)
-zone_option = click.option(
-    "--time-zone",
-    "zone_name",
-    default="UTC",
-    show_default=True,
-    help="Time zone of the days, such as Europe/Berlin.",
-)
-tenant_option = click.option("--tenant", callback=_name, help="Only this tenant.")
-operator_option = click.option("--operator", callback=_name, help="Only this operator.")
-
-
-def _days(start: date | None, end: date | None, zone_name: str) -> tuple[date, date]:
-    """Return the days [start, end): this month by default; a start without an end runs to the end of its month."""
-    first = start or day_of(now_ms(), zone_name).replace(day=1)
-    last = first.replace(day=monthrange(first.year, first.month)[1])
-    if end is None and last < date.max:
-        return first, last + timedelta(days=1)
-    if end is None or end <= first:
-        raise CounterfoilError(
-            Code.INVALID_ARGUMENT,
-            f"the period begins on {first} and ends before {end or 'the year 10000'}",
-            remedy="--to is the day after the last, and --from lies before it.",
-        )
-    return first, end
 
 
 @click.group("cost")
@@ -81,7 +27,20 @@ def cost() -> None:
     """What is payable and why; billing periods, contracts, invoices, the ledger, exports."""
 
 
-for _command in (bill, check, contract, invoice, ledger, period, prove, reconcile):
+for _command in (
+    bill,
+    budget,
+    check,
+    contract,
+    export,
+    invoice,
+    ledger,
+    period,
+    plausibility,
+    prove,
+    reconcile,
+    teams,
+):
     cost.add_command(_command)
 
 
@@ -156,119 +115,6 @@ def _paragraph(row: dict[str, Any]) -> str:
     if row["because"] is not None:
         lines.append(f"  because  {row['because']}")
     return "\n".join(lines)
-
-
-@cost.command("export")
-@click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write."
-)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(FORMATS),
-    default="focus-1.2-csv",
-    show_default=True,
-    help="What is written; never guessed from the file's name.",
-)
-@click.option("--period", type=click.IntRange(1), help="A billing period, instead of days.")
-@click.option(
-    "--invoice",
-    type=click.IntRange(1),
-    help="A stored invoice, instead of days, for focus-1.4-invoice-detail.",
-)
-@click.option("--payment-terms", help="What that invoice says about payment, such as 'Net 30'.")
-@tenant_option
-@operator_option
-@from_option
-@to_option
-@zone_option
-@click.option("--accounts", type=FILE, help="CSV from our accounts to yours, for gl-csv.")
-@click.option("--sign-key", type=FILE, help="Ed25519 key (PEM) to sign a manifest beside the file.")
-@click.option("--allow-empty", is_flag=True, help="Write a file also where nothing was charged.")
-@with_api
-def export(
-    api: Api,
-    *,
-    out: Path,
-    format_name: str,
-    period: int | None,
-    invoice: int | None,
-    payment_terms: str | None,
-    tenant: str | None,
-    operator: str | None,
-    start: date | None,
-    end: date | None,
-    zone_name: str,
-    accounts: Path | None,
-    sign_key: Path | None,
-    allow_empty: bool,
-    as_json: bool,
-) -> None:
-    """Write a billing period, or the charges of some days (default: this month), in a named format.
-
-    An existing file is replaced as a whole, once the new one is complete. Where nothing was charged, nothing is written and
-    the exit code is 4, unless --allow-empty is given.
-    """
-    from audit_layer.costs.exports.formats import check_extension, format_named  # noqa: PLC0415  # --help stays light
-    from shared.runtime.keys import write_result  # noqa: PLC0415
-    from shared.runtime.reading import read_bounded  # noqa: PLC0415
-
-    check_extension(out, format_named(format_name))
-    first, after = _days(start, end, zone_name)
-    days = (
-        {}
-        if period or invoice
-        else {"start": str(first), "end": str(after), "time_zone": zone_name}
-    )
-    answer = api.answer(
-        "GET",
-        "/export",
-        {
-            "format": format_name,
-            "period": period,
-            "invoice": invoice,
-            "payment_terms": payment_terms,
-            "tenant": tenant,
-            "operator": operator,
-            "accounts": None if accounts is None else read_bounded(accounts, 16_384).decode(),
-            **days,
-        },
-    )
-    manifest = json.loads(base64.b64decode(answer.headers["counterfoil-manifest"]))
-    what = f"billing period {period}" if period else f"{first} to {after}"
-    what = f"invoice {invoice}" if invoice else what
-    if not manifest["rows"] and not allow_empty:
-        raise CounterfoilError(
-            Code.NOT_FOUND,
-            f"nothing was charged in {what}; no file was written",
-            remedy="`counterfoil cost rate` books what is in the log; `counterfoil cost report` shows what is booked.",
-        )
-    write_result(out, answer.content)
-    if sign_key is not None:
-        _sign(out, manifest, sign_key)
-    data = {
-        "file": str(out),
-        "rows": manifest["rows"],
-        "format": format_name,
-        "sha256": manifest["sha256"],
-        "totals": manifest["totals"],
-    }
-    emit(data, as_json, lambda: f"{manifest['rows']} rows of {what} written to {out}")
-
-
-def _sign(out: Path, told: dict[str, Any], sign_key: Path) -> None:
-    """Check what was said about the file against the file, and sign it."""
-    from dataclasses import fields  # noqa: PLC0415  # --help stays light
-    from hashlib import sha256  # noqa: PLC0415
-
-    from audit_layer.costs.exports.manifest import Manifest, beside, signed  # noqa: PLC0415
-    from shared.runtime.keys import load_ed25519, write_result  # noqa: PLC0415
-
-    values = {field.name: told[field.name] for field in fields(Manifest)} | {"file": out.name}
-    manifest = Manifest(**values)
-    if sha256(out.read_bytes()).hexdigest() != manifest.sha256:
-        raise CounterfoilError(Code.CONFLICT, "the file is not what the server says that it wrote")
-    write_result(beside(out), signed(manifest, load_ed25519(sign_key)))
 
 
 @click.command("name")

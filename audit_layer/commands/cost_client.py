@@ -1,6 +1,8 @@
 """What the cost commands share: the query API with a token of finance, and how money is shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_S: Final = 900.0
 """Rating or reconciling a month of receipts takes minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer that is still coming."""
+
+    headers: Mapping[str, str]
+    chunks: Iterator[bytes]
 
 
 class Api:
@@ -39,6 +49,20 @@ class Api:
         self, method: str, path: str, parameters: dict[str, Any], body: Any = None
     ) -> "httpx.Response":
         """Return the answer; raise the server's error, or UNAVAILABLE."""
+        with self._asked(method, path, parameters, body) as answer:
+            answer.read()
+        return answer
+
+    @contextmanager
+    def stream(self, path: str, parameters: dict[str, Any]) -> Iterator[Streamed]:
+        """Yield the answer to GET as it comes; errors as in `answer`, also while it is read."""
+        with self._asked("GET", path, parameters) as answer:
+            yield Streamed(answer.headers, answer.iter_bytes())
+
+    @contextmanager
+    def _asked(
+        self, method: str, path: str, parameters: dict[str, Any], body: Any = None
+    ) -> Iterator["httpx.Response"]:
         import httpx  # noqa: PLC0415  # --help stays light
 
         from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
@@ -50,24 +74,31 @@ class Api:
         if not self._url.startswith("https://"):
             raise CounterfoilError(Code.INVALID_ARGUMENT, f"{self._url!r} is not https://")
         given = {name: value for name, value in parameters.items() if value is not None}
-        header = {"authorization": f"Bearer {read_secret(self._token_file).strip()}"}
+        # Nothing is packed, so that no small answer can become a large one here.
+        headers = {
+            "authorization": f"Bearer {read_secret(self._token_file).strip()}",
+            "accept-encoding": "identity",
+        }
         context = client_context(self._ca)
         try:
-            with httpx.Client(
-                base_url=self._url, verify=context, timeout=TIMEOUT_S, trust_env=False
-            ) as client:
-                answer = client.request(
-                    method, f"/v1/costs{path}", params=given, json=body, headers=header
-                )
+            with (
+                httpx.Client(
+                    base_url=self._url, verify=context, timeout=TIMEOUT_S, trust_env=False
+                ) as client,
+                client.stream(
+                    method, f"/v1/costs{path}", params=given, json=body, headers=headers
+                ) as answer,
+            ):
+                if answer.status_code != httpx.codes.OK:
+                    answer.read()
+                    raise from_problem(answer.status_code, answer.content, self._url)
+                yield answer
         except httpx.HTTPError as error:
             raise CounterfoilError(
                 Code.UNAVAILABLE,
                 f"{self._url} does not answer ({how_it_failed(error)})",
                 remedy="Check the address, and that the server is running (`counterfoil doctor`).",
             ) from error
-        if answer.status_code != httpx.codes.OK:
-            raise from_problem(answer.status_code, answer.content, self._url)
-        return answer
 
 
 def with_api(command: F) -> F:

@@ -24,7 +24,7 @@ from shared.statements.ratecards import Price
 from shared.statements.verdicts import Outcome
 from shared.verification.rating import price_for
 
-_NET: Final = """
+NET: Final = """
 WITH changed AS (
   SELECT receipt, sum(CASE WHEN payable THEN 1 ELSE -1 END) AS net, max(turn) AS turn
     FROM costs_corrections WHERE period = :period GROUP BY receipt
@@ -37,19 +37,19 @@ WITH changed AS (
 )
 """
 """What a period adds: receipts that it bills (net 1) or takes back (net −1)."""
-_LINES: Final = text(f"{_NET} SELECT receipt, net FROM lines WHERE net <> 0 ORDER BY log_index")  # noqa: S608  # constants
+_LINES: Final = text(f"{NET} SELECT receipt, net FROM lines WHERE net <> 0 ORDER BY log_index")  # noqa: S608  # constants
 CHARGES: Final = text(
-    f"{_NET} SELECT l.*, x.reason AS why, x.because, v.outcome AS verdict FROM lines l"  # noqa: S608
+    f"{NET} SELECT l.*, x.reason AS why, x.because, v.outcome AS verdict FROM lines l"  # noqa: S608
     " LEFT JOIN costs_corrections x ON x.receipt = l.receipt AND x.turn = l.turn"
     " LEFT JOIN LATERAL (SELECT outcome FROM trail_verdicts WHERE receipt = l.receipt"
     " ORDER BY log_index DESC LIMIT 1) v ON true WHERE l.net <> 0 ORDER BY l.log_index"
 )
 _USED: Final = text(
-    f"{_NET} SELECT model_root, rate_card, sum(net * input) AS input, sum(net * cached) AS cached,"  # noqa: S608
+    f"{NET} SELECT model_root, rate_card, sum(net * input) AS input, sum(net * cached) AS cached,"  # noqa: S608
     " sum(net * output) AS output, sum(net) AS requests FROM lines WHERE net <> 0 GROUP BY 1, 2 ORDER BY 1, 2"
 )
 _GPU: Final = text(
-    f"{_NET} SELECT coalesce(sum(net * t.compute_ms), 0) FROM lines JOIN trail_receipts t ON t.entry = lines.receipt"  # noqa: S608
+    f"{NET} SELECT coalesce(sum(net * t.compute_ms), 0) FROM lines JOIN trail_receipts t ON t.entry = lines.receipt"  # noqa: S608
 )
 _FAILED: Final = text(
     "SELECT coalesce(sum(r.amount), 0) FROM costs_corrections c JOIN costs_rated_receipts r USING (receipt)"

@@ -2,16 +2,18 @@
 
 from celery import Celery
 
+from audit_layer.costs.budgets.alerts import Alerts
 from audit_layer.costs.closing import Closing
 from audit_layer.costs.service import Costs
 from shared.codec.moment import now_ms
 
 RATE = "costs.rate"
 CLOSE = "costs.close"
+ALERTS = "costs.alerts"
 
 
-def register(app: Celery, costs: Costs, closing: Closing) -> None:
-    """Register the room's tasks on `app`."""
+def register(app: Celery, costs: Costs, closing: Closing, alerts: Alerts | None) -> None:
+    """Register the room's tasks on `app`; without a receiver of alerts none are raised."""
 
     @app.task(name=RATE, ignore_result=True, shared=False)
     def rate() -> None:
@@ -21,3 +23,8 @@ def register(app: Celery, costs: Costs, closing: Closing) -> None:
     @app.task(name=CLOSE, ignore_result=True, shared=False)
     def close() -> None:
         closing.tick(now_ms())
+
+    @app.task(name=ALERTS, ignore_result=True, shared=False)
+    def alert() -> None:
+        if alerts is not None:
+            alerts.tick(now_ms())

@@ -12,7 +12,7 @@ from kombu.entity import Queue
 from kombu.transport.sqlalchemy import Transport
 from sqlalchemy import text
 
-from audit_layer.costs.tasks import CLOSE, RATE
+from audit_layer.costs.tasks import ALERTS, CLOSE, RATE
 from audit_layer.replay.tasks import worker_queue
 from audit_layer.selection.tasks import AUTHORITY_QUEUE, SEAL, TICK
 from audit_layer.storage.connecting import connect, session_parameters
@@ -26,6 +26,8 @@ POLL_S = 0.1
 """How often Kombu's SQLAlchemy transport polls; its default of one second means one task a second."""
 SEAL_S = 10.0
 """How often tenant seals, and billing periods to be closed, are checked for being due."""
+ALERTS_S = 60.0
+"""How often budgets are checked: each time, every month that is not closed is summed up."""
 
 CONNECTION_ERRORS = (*Transport.connection_errors, RecoverableConnectionError, CounterfoilError)
 """A channel lost while Postgres restarted raises the second, a connection that cannot be made the third;
@@ -54,6 +56,7 @@ def make_app(broker_url: str, *, worker: str, authority: bool, tick_s: float = 0
         (RATE, max(tick_s, 1.0)),
         (SEAL, max(tick_s, SEAL_S)),
         (CLOSE, max(tick_s, SEAL_S)),
+        (ALERTS, max(tick_s, ALERTS_S)),
     ]
     if on_postgres:
         schedule.append((PURGE, 60.0))

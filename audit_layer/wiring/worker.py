@@ -10,6 +10,8 @@ from celery import Celery
 from celery.signals import worker_ready
 from sqlalchemy import Engine
 
+from audit_layer.costs.budgets.alerts import Alerts
+from audit_layer.costs.budgets.webhook import Webhook
 from audit_layer.costs.closing import Closing
 from audit_layer.costs.service import Costs
 from audit_layer.costs.tasks import register as register_costs
@@ -164,7 +166,8 @@ def _add_authority(
     hint_ms = int(settings.hint_seconds * 1000)
     register_authority(app, authority, partial(offer_work, app, engine, hint_ms=hint_ms))
     register_sealing(app, Sealing(AUTHORITY, engine, server, authority.key, chosen))
-    register_costs(app, Costs(engine), Closing(AUTHORITY, engine, server, authority.key))
+    alerts = None if settings.alerts is None else Alerts(engine, Webhook.of(settings.alerts))
+    register_costs(app, Costs(engine), Closing(AUTHORITY, engine, server, authority.key), alerts)
 
 
 def run_beat(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from audit_layer.costs.budgets.settings import AlertSettings
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from shared.runtime.config import Settings
 
@@ -47,6 +48,8 @@ class WorkerSettings(Settings):
     witnesses: tuple[PartySettings, ...] = ()
     peers: tuple[PeerSettings, ...] = ()
     authority: AuthoritySettings | None = None
+    alerts: AlertSettings | None = None
+    """Where the authority's worker sends alerts of budgets; nowhere, if there is no such table."""
     tick_seconds: float = Field(default=1.0, gt=0)
     """How often beat triggers the epoch clock."""
     hint_seconds: float = Field(default=30.0, gt=0)

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Final
 
 from execution_layer.client.policy import ClientPolicy
-from shared.codec.ids import parse_hex32
-from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private, private_folder
 from shared.runtime.printable import command_line
-from shared.runtime.reading import read_bounded
+from shared.statements.tag_key_file import load_tag_key
 from shared.statements.tags import KEY_BYTES, TagKey
 
 FILE: Final = "tags.key"
 """Its name beside the key that signs orders, unless the policy names another file."""
-_LENGTH: Final = 2 * KEY_BYTES + 1
 
 
 class Tagger:
@@ -38,19 +35,6 @@ class Tagger:
 def tag_key_file(policy: ClientPolicy) -> Path:
     """Return where the client's tag key is, or will be."""
     return policy.tag_key_file or policy.tenant_key_file.with_name(FILE)
-
-
-def load_tag_key(path: Path) -> TagKey:
-    """Return the key in a file; CONFIGURATION if it is absent, open to others or not a tag key."""
-    check_private(path)
-    data = read_bounded(path, _LENGTH)
-    try:
-        return TagKey(parse_hex32(data.decode("ascii").removesuffix("\n"), "a tag key"))
-    except (UnicodeDecodeError, CounterfoilError) as error:
-        raise CounterfoilError(
-            Code.CONFIGURATION,
-            f"{path} is not a tag key: 64 lower-case hexadecimal digits and a line feed",
-        ) from error
 
 
 def load_or_create_tag_key(policy: ClientPolicy) -> TagKey:

@@ -544,9 +544,79 @@ def upgrade() -> None:
         "FOR EACH STATEMENT EXECUTE FUNCTION costs_find_contested_requests()",
         table="costs_rated_receipts",
     )
+    op.create_table(
+        "costs_budgets",
+        sa.Column(
+            "id", sa.BigInteger(), sa.Identity(always=True), autoincrement=True, nullable=False
+        ),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("operator", sa.Text(), nullable=True),
+        sa.Column("cost_centre", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("amount", sa.Numeric(precision=48, scale=24), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("thresholds", sa.ARRAY(sa.Integer()), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("recorded_at", sa.BigInteger(), nullable=False),
+        sa.Column("recorded_by", sa.Text(), nullable=False),
+        sa.CheckConstraint("amount > 0", name=op.f("ck_costs_budgets_amount")),
+        sa.CheckConstraint(
+            "cardinality(thresholds) BETWEEN 1 AND 10", name=op.f("ck_costs_budgets_thresholds")
+        ),
+        sa.CheckConstraint(
+            "octet_length(cost_centre) = 32", name=op.f("ck_costs_budgets_cost_centre_length")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_costs_budgets")),
+    )
+    op.create_index(
+        op.f("ix_costs_budgets_tenant_name"), "costs_budgets", ["tenant", "name"], unique=False
+    )
+    op.create_table(
+        "costs_budget_alerts",
+        sa.Column("budget", sa.BigInteger(), nullable=False),
+        sa.Column("month", sa.Text(), nullable=False),
+        sa.Column("threshold", sa.Integer(), nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "(body IS NOT NULL) = (state = 'raised')", name=op.f("ck_costs_budget_alerts_body")
+        ),
+        sa.CheckConstraint(
+            "(turn = 0) = (state = 'raised')", name=op.f("ck_costs_budget_alerts_raised_first")
+        ),
+        sa.CheckConstraint(
+            "state IN ('raised', 'failed', 'sent', 'given-up')",
+            name=op.f("ck_costs_budget_alerts_state"),
+        ),
+        sa.CheckConstraint("turn >= 0", name=op.f("ck_costs_budget_alerts_turn_not_negative")),
+        sa.ForeignKeyConstraint(
+            ["budget"],
+            ["costs_budgets.id"],
+            name=op.f("fk_costs_budget_alerts_budget_costs_budgets"),
+        ),
+        sa.PrimaryKeyConstraint(
+            "budget", "month", "threshold", "turn", name=op.f("pk_costs_budget_alerts")
+        ),
+    )
+    for table in ("costs_budgets", "costs_budget_alerts"):
+        op.set_access(
+            table,
+            {
+                "counterfoil_server": ["insert", "select"],
+                "counterfoil_worker": ["insert", "select"],
+            },
+        )
 
 
 def downgrade() -> None:
+    for table in ("costs_budget_alerts", "costs_budgets"):
+        op.set_access(table, {})
+    op.drop_table("costs_budget_alerts")
+    op.drop_index(op.f("ix_costs_budgets_tenant_name"), table_name="costs_budgets")
+    op.drop_table("costs_budgets")
     op.drop_object(
         "costs_rated_receipts_contested",
         table="costs_rated_receipts",

@@ -48,16 +48,21 @@ class _Stretch:
         return ROUNDING_MS * (len(self.works) + 1)
 
 
-def check_node(works: Iterable[Work], serving: Serving) -> Report:
+def check_node(
+    works: Iterable[Work], serving: Serving, within: tuple[int, int] | None = None
+) -> Report:
     """Compare the claims of receipts that overlap in time with what the node's hardware can do in that time.
 
     For each quantity and each kind of stretch, the worst one is reported, with how many there are. That energy is too
-    *low* is said only if the receipts are all that the node served in that time: pass them all.
+    *low* is said only if the receipts are all that the node served in that time: pass all that overlap `within` (ms, its
+    end not in it), and stretches that reach beyond it are not held against it; without it, pass all that there are.
     """
     everything = tuple(sorted(works, key=lambda work: (work.started, work.ended)))
     sizes = sum(work.model is None for work in everything)
     unbounded = Counter({"the model's size is not known": sizes} if sizes else {})
-    busy = list(_busy(everything))
+    busy = [_whole(one, within) for one in _busy(everything)]
+    if cut := sum(not one.whole for one in busy):
+        unbounded["the time that was asked for cuts a busy stretch"] += cut
     if serving.device.idle_watts is None and busy:
         unbounded["the device's idle power is not known"] += len(busy)
     found = list(_worst(busy, serving))
@@ -82,6 +87,14 @@ def _busy(works: Sequence[Work]) -> Iterator[_Stretch]:
         current.append(work)
     if len(current) > 1:
         yield _stretch(current, whole=True)
+
+
+def _whole(one: _Stretch, within: tuple[int, int] | None) -> _Stretch:
+    """Return a busy stretch; one that reaches beyond the time of which every receipt is known may lack some."""
+    if within is None:
+        return one
+    first, last = min(w.started for w in one.works), max(w.ended for w in one.works)
+    return replace(one, whole=within[0] <= first and last <= within[1])
 
 
 def _windows(works: Sequence[Work], length: int) -> Iterator[_Stretch]:

@@ -6,15 +6,26 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Engine
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 
+from audit_layer.costs.api.asking import (
+    NAME_PATTERN,
+    Body,
+    Caller,
+    Day,
+    NameQuery,
+    days_or_period,
+    own,
+)
+from audit_layer.costs.api.budgets import add_budgets
 from audit_layer.costs.api.proofs import proof_router
+from audit_layer.costs.api.reports import add_reports
 from audit_layer.costs.api.views import (
     BalanceView,
     BillView,
@@ -25,6 +36,7 @@ from audit_layer.costs.api.views import (
     ReconciliationView,
 )
 from audit_layer.costs.bookkeeping import Bookkeeping
+from audit_layer.costs.budgets.use import Budgets
 from audit_layer.costs.exporting import Wanted, export
 from audit_layer.costs.exports.formats import Format as ExportFormat
 from audit_layer.costs.exports.formats import format_named
@@ -37,38 +49,16 @@ from audit_layer.costs.reconciling.cases import State
 from audit_layer.costs.reconciling.letter import letter_html, letter_text
 from audit_layer.costs.service import Costs
 from audit_layer.costs.stored_invoices import Submitted
-from shared.codec.ids import NAME, parse_hex32
-from shared.codec.moment import days_period, parse_day
+from shared.codec.ids import parse_hex32
+from shared.codec.moment import parse_day
 from shared.codec.money import parse_decimal
 from shared.runtime.errors import Code, CounterfoilError
 
-Day = Annotated[str, Query(max_length=10, json_schema_extra={"format": "date"})]
-"""YYYY-MM-DD. Text, because FastAPI reads a number as a date too."""
-NAME_PATTERN = f"^{NAME.pattern}$"
-NameQuery = Annotated[str | None, Query(pattern=NAME_PATTERN)]
 MANIFEST_HEADER = "counterfoil-manifest"
 """What is to be signed about an exported file: canonical JSON, base64."""
 
 
-class Caller(Protocol):
-    """Who asks, as far as these routes need it."""
-
-    @property
-    def name(self) -> str:
-        """The token's label, which the books record."""
-        ...
-
-    @property
-    def tenant(self) -> str | None:
-        """The tenant to which the token is limited."""
-        ...
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class InvoiceBody(_Body):
+class InvoiceBody(Body):
     """An invoice file."""
 
     content: Annotated[str, Field(max_length=8 * 2**20)]
@@ -89,7 +79,7 @@ class InvoiceBody(_Body):
         return Submitted(content, self.format, mapping, self.stated)
 
 
-class ContractBody(_Body):
+class ContractBody(Body):
     """Terms to be recorded."""
 
     terms: dict[str, Any]
@@ -97,20 +87,20 @@ class ContractBody(_Body):
     """The contract that they replace."""
 
 
-class StateBody(_Body):
+class StateBody(Body):
     """A state to be put into."""
 
     state: Annotated[str, Field(max_length=32)]
     note: Annotated[str, Field(max_length=2000)] = ""
 
 
-class ModelBody(_Body):
+class ModelBody(Body):
     """The model that gets a name."""
 
     model_root: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class OperationBody(_Body):
+class OperationBody(Body):
     """An operation of the ledger."""
 
     operation: Operation
@@ -138,6 +128,8 @@ def cost_router(
     _add_invoices(router, Invoicing(engine), keeps)
     router.include_router(proof_router(LineProofs(engine, proofs), keeps))
     _add_export(router, engine, reads)
+    add_reports(router, engine, reads, keeps)
+    add_budgets(router, Budgets(engine), reads, keeps)
     return router
 
 
@@ -149,7 +141,7 @@ def _add_books(
         caller: Annotated[Caller, Depends(reads)], tenant: NameQuery = None
     ) -> list[dict[str, str | int]]:
         """What is booked, by operator and node; amounts are exact decimals as text."""
-        return costs.totals(tenant=_own(caller, tenant))
+        return costs.totals(tenant=own(caller, tenant))
 
     @router.get("/unpaid")
     def unpaid(
@@ -158,7 +150,7 @@ def _add_books(
         tenant: NameQuery = None,
     ) -> list[dict[str, Any]]:
         """The latest receipts that are not payable, or not yet, each with the statement that says so."""
-        rows = costs.unpaid(tenant=_own(caller, tenant), limit=limit)
+        rows = costs.unpaid(tenant=own(caller, tenant), limit=limit)
         hexed = ("receipt", "because")
         return [
             {k: v.hex() if k in hexed and v is not None else v for k, v in asdict(row).items()}
@@ -197,7 +189,7 @@ def _add_keeping(
         """Billing periods, the latest first."""
         return [
             PeriodView.of(item)
-            for item in books.periods(tenant=_own(caller, tenant), operator=operator)
+            for item in books.periods(tenant=own(caller, tenant), operator=operator)
         ]
 
     @router.get("/periods/{number}/bill")
@@ -355,15 +347,12 @@ def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller])
     ) -> FileResponse:
         """A file of the days [start, end) of a time zone, of a billing period or an invoice, in a named format."""
         chosen: ExportFormat = format_named(format)
-        given = (period is not None, invoice is not None, start is not None and end is not None)
-        if sum(given) != 1:
+        if invoice is not None and (period, start, end) != (None, None, None):
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
                 "name one of a billing period, an invoice, and days by start and end",
             )
-        days = None
-        if start is not None and end is not None:
-            days = days_period(parse_day(start, "start"), parse_day(end, "end"), time_zone)
+        days = None if invoice else days_or_period(start, end, time_zone, period)
         folder = tempfile.TemporaryDirectory(prefix="counterfoil-export-")
         path = Path(folder.name) / f"export.{chosen.container}"
         try:
@@ -376,7 +365,7 @@ def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller])
                     number=period,
                     invoice=invoice,
                     payment_terms=payment_terms,
-                    tenant=_own(caller, tenant),
+                    tenant=own(caller, tenant),
                     operator=operator,
                     time_zone=time_zone,
                     accounts=None if accounts is None else accounts.encode(),
@@ -389,10 +378,3 @@ def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller])
         return FileResponse(
             path, headers={MANIFEST_HEADER: header}, background=BackgroundTask(folder.cleanup)
         )
-
-
-def _own(caller: Caller, asked: str | None) -> str | None:
-    """Return the tenant to search for; any tenant other than the caller's own is NOT_FOUND."""
-    if caller.tenant is not None and asked not in {None, caller.tenant}:
-        raise CounterfoilError(Code.NOT_FOUND, f"this token sees nothing of {(asked or '')[:64]!r}")
-    return caller.tenant or asked

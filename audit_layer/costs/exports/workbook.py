@@ -4,7 +4,7 @@ A spreadsheet computes in binary fractions of 15 digits: what it shows is rounde
 Parquet are the authority. Text is always written as a string, never as a formula, a link or a number.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,8 +58,12 @@ def write_workbook(
     key: Ed25519PrivateKey | None = None,
     *,
     zone: str = "UTC",
+    check: Callable[[Totals], None] | None = None,
 ) -> Manifest:
-    """Write charges as a workbook, its days those of `zone`; errors as in `writing.publish`."""
+    """Write charges as a workbook, its days those of `zone`; errors as in `writing.publish`.
+
+    `check` sees the totals before the file replaces another; its errors pass.
+    """
 
     def fill(out: Output, totals: Totals) -> None:
         with _book(out) as book:
@@ -69,6 +73,8 @@ def write_workbook(
             first = book.add_worksheet(SUMMARY)
             _write_lines(book, styles, charges, summary, totals)
             _write_summary(book, first, styles, summary, about)
+            if check is not None:
+                check(totals)
             book.close()
 
     return publish(path, Format.XLSX, ("Workbook", "1"), about, fill, key)

@@ -99,6 +99,7 @@ class Node:
         tokens: int = 7,
         max_ms: int | None = None,
         cancelled: bool = False,
+        cost_centre: bytes | None = None,
     ) -> Submission:
         """`cancelled`: by its tenant, with its signature."""
         number = self.orders.get(tenant, 0)
@@ -122,6 +123,7 @@ class Node:
                 max_input_tokens=64,
                 max_output_tokens=64,
                 max_ms=max_ms,
+                cost_centre=cost_centre,
             ),
             key=key(tenant),
             issuer=tenant,

@@ -35,6 +35,9 @@ MATRIX = {
     "/v1/costs/invoices/{number}/letter": (403, 403, 403, 404),
     "/v1/costs/invoices/{number}/lines/{line}/proof": (403, 403, 403, 404),
     "/v1/costs/export": (200, 403, 200, 200),
+    "/v1/costs/centres": (200, 403, 200, 200),
+    "/v1/costs/budgets": (200, 403, 200, 200),
+    "/v1/costs/budget-status": (200, 403, 200, 200),
 }
 """What each role gets. No statement has the entry 00…0, and nothing the number 999, so whoever may ask at all gets 404."""
 FINANCE_ONLY = (403, 403, 403)
@@ -43,6 +46,20 @@ WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("POST", "/v1/costs/periods/{number}/state"): ({"state": "closing"}, 404),
     ("POST", "/v1/costs/contracts"): ({"terms": {}}, 400),
     ("PUT", "/v1/costs/models/{name}"): ({"model_root": "00" * 32}, 200),
+    ("POST", "/v1/costs/plausibility"): (
+        {
+            "operator": "alpha",
+            "start": "2026-01-01",
+            "end": "2026-02-01",
+            "serving": '[serving]\ndevice = "cpu"\n',
+        },
+        200,
+    ),
+    ("PUT", "/v1/costs/budgets/{name}"): (
+        {"tenant": "acme", "amount": "1", "currency": "EUR"},
+        200,
+    ),
+    ("POST", "/v1/costs/budgets/{name}/end"): ({"tenant": "acme"}, 200),
     ("POST", "/v1/costs/ledger/operations"): (
         {"operation": "prepay", "key": "1", "amount": "1", "currency": "EUR", "tenant": "acme"},
         200,
@@ -53,7 +70,7 @@ WRITES: dict[tuple[str, str], tuple[dict[str, Any], int]] = {
     ("POST", "/v1/costs/invoices/{number}/reconcile"): ({}, 404),
     ("POST", "/v1/costs/invoices/{number}/state"): ({"state": "disputed", "note": "x"}, 404),
 }
-"""What changes the books: a body, and what finance gets for it. Nobody else may."""
+"""What changes the books, or costs them much: a body, and what finance gets for it. Nobody else may."""
 PUBLIC = {
     "/checkpoint",
     "/tile/{path}",
@@ -76,6 +93,7 @@ VALUES = {
 QUERIES: dict[str, dict[str, Any]] = {
     "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},
     "/v1/costs/export": {"format": "focus-1.2-csv", "start": "2026-01-01", "end": "2026-02-01"},
+    "/v1/costs/centres": {"start": "2026-01-01", "end": "2026-02-01"},
     "/v1/costs/ledger/statement": {"account": "cash:acme", "currency": "EUR"},
 }
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from audit_layer.api.tokens import Access, Role
 from audit_layer.commands.cost import cost
-from audit_layer.commands.cost_client import Api
+from audit_layer.commands.cost_client import Api, Streamed
 from audit_layer.costs.api.routes import cost_router
 from audit_layer.costs.exports.focus_csv import COLUMNS
 from shared.runtime.cli import run
@@ -58,15 +60,29 @@ class Command:
         asking = ("--url", "https://audit", "--token-file", __file__, "--ca", __file__)
         return [*arguments, *asking]
 
+    @contextmanager
+    def stream(self, path: str, parameters: dict) -> Iterator[Streamed]:
+        answer = self.answer("GET", path, parameters)
+        yield Streamed(answer.headers, answer.iter_bytes(1000))
+
+    @contextmanager
+    def routed(self) -> Iterator[None]:
+        """Let the commands talk to the application instead of a server."""
+        with (
+            patch.object(Api, "answer", lambda _, *given: self.answer(*given)),
+            patch.object(Api, "stream", lambda _, *given: self.stream(*given)),
+        ):
+            yield
+
     def text(self, *arguments: str, code: int = 0) -> str:
-        with patch.object(Api, "answer", lambda _, *given: self.answer(*given)):
+        with self.routed():
             result = CliRunner().invoke(cost, self._given(arguments), catch_exceptions=False)
         assert result.exit_code == code, result.output
         return result.stdout
 
     def run(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
         """Return exit code, output and messages as the program gives them."""
-        with patch.object(Api, "answer", lambda _, *given: self.answer(*given)):
+        with self.routed():
             code = run(cost, self._given(arguments))
         return code, *capsys.readouterr()
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit_layer.costs.bookkeeping import Bookkeeping
 from audit_layer.costs.exports.focus_csv import to_csv
+from audit_layer.costs.reports import Reports
 from audit_layer.storage import migrate
 from audit_layer.trail.service import Submission
 from shared.codec.moment import MAX_MS, Period
@@ -104,11 +106,30 @@ class Scene:
         )
         for periods in ([EVER], [Period(0, half), Period(half, MAX_MS)]):
             assert sum(self.exported(period) for period in periods) == owed
+        assert self.on_bills() == owed
         return owed
 
     def exported(self, period: Period) -> Decimal:
         rows = csv.DictReader(StringIO(to_csv(self.books.costs.charges(period))))
-        return sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
+        total = sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
+        found = self.reports.centres_of_days(period, tenant=None, operator=None).centres
+        assert sum(one.amount for one in found.sums) == total
+        return total
+
+    @property
+    def reports(self) -> Reports:
+        return Reports(self.books.world.database.engine("server"))
+
+    def on_bills(self) -> Decimal:
+        """What all billing periods come to, by cost centre as in their bills."""
+        usage = []
+        for item in Bookkeeping(self.books.world.database.engine("server")).periods():
+            bill = Bookkeeping(self.books.world.database.engine("server")).bill(item.row.id)
+            found = self.reports.centres_of_period(item.row.id, tenant=item.row.tenant).centres
+            assert sum(one.amount for one in found.sums) == bill.usage
+            assert sum(one.held for one in found.sums) == bill.held
+            usage.append(bill.usage)
+        return sum(usage, Decimal(0))
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Books:
     def receipt(self, tenant: str = "acme", node: made.Node | None = None, **changes) -> bytes:
         """Log one receipt, with changes that its node signs; return its entry."""
         node = node or self.world.node
-        given = ("tokens", "max_ms", "cancelled")
+        given = ("tokens", "max_ms", "cancelled", "cost_centre")
         ordered = {name: changes.pop(name) for name in given if name in changes}
         submission = node.receipt(tenant, **ordered)
         if changes:

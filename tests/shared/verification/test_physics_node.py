@@ -242,3 +242,17 @@ def test_a_day_of_many_receipts_takes_time_in_proportion():
         for _ in range(20_000)
     ]
     assert found([*works, work(0, MOST - T, output=1)]) == ()
+
+
+def test_a_stretch_that_reaches_beyond_the_time_that_is_known_is_not_held_to_its_energy():
+    """A receipt that is not among them may have the rest of the counter."""
+    both = [work(0, 1_000, compute=500, energy=1), work(0, 1_000, compute=500, energy=1)]
+    assert quantities(both, IDLE) == {Quantity.ENERGY}
+    for within, complete in (
+        ((T, T + 1_000), True),
+        ((T + 1, T + 1_000), False),
+        ((T, T + 999), False),
+    ):
+        report = check_node(both, IDLE, within)
+        assert bool(report.findings) == complete
+        assert bool(report.unbounded) != complete

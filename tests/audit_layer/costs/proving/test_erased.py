@@ -2,9 +2,10 @@
 
 import pytest
 
-from audit_layer.costs.invoicing import Invoicing, Submitted
+from audit_layer.costs.invoicing import Invoicing
 from audit_layer.costs.proving.service import LineProofs
 from audit_layer.costs.service import Costs
+from audit_layer.costs.stored_invoices import Submitted
 from shared.runtime.errors import Code, CounterfoilError
 from shared.verification.line_proof import verify_line
 from shared.verification.line_proof_file import parse_line_proof
