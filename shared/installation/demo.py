@@ -176,6 +176,7 @@ class Demo:
             },
             "reconciled": reconciled,
             "focus": exported,
+            "payable": await commands.json("cost", "report", *finance, "--json"),
         }
 
     async def status(self) -> dict[str, Any]:

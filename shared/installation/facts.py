@@ -252,12 +252,15 @@ class _Variance:
 
 
 def _no_invoice(report: Report, node: NodePlan) -> Fact:
-    """Return what is said where a node's meter counted nothing: no honest node is left without a request."""
+    """Return what is said where a node cannot bill: no honest node is left so, and what nobody bills is not payable."""
     answers = [r["output_tokens"] for r in report.view.receipts if r["node"] == node.name]
     why = "no answer of its node has a token" if answers else "nobody sent its node a request"
+    if any(answers):
+        why = "its rate card has no price for what its node served"
+    payable = [row for row in report.costs["payable"] if row["operator"] == node.operator]
     return Fact(
         f"{node.operator} has nothing to bill: {why}",
-        bool(node.wrapper) and not any(answers),
+        bool(node.wrapper) and not any(Decimal(row["amount"]) for row in payable),
         f"{len(answers)} receipts",
     )
 

@@ -96,6 +96,7 @@ def costs() -> dict:
             "operator-c": reconciled(3, "0.0018", *CAUGHT),
         },
         "focus": {"rows": 8, "file": "focus.csv"},
+        "payable": [{"operator": "operator-a", "amount": "0.012"}],
         "invoices": {"operator-a": "a.json", "operator-c": "c.json"},
     }
 
@@ -332,6 +333,9 @@ def test_a_node_whose_key_bundle_the_log_refuses_is_named_by_the_log_and_bills_n
     assert fallen(facts) == []
     assert "operator-c" in shown(facts, 80)
     facts["receipts"][3]["node"] = "node-c"
+    assert "no price" in " ".join(fact.promise for fact in facts_of(report(facts)))
+    assert not any("nothing to bill" in fact for fact in fallen(facts))
+    facts["costs"]["payable"].append({"operator": "operator-c", "amount": "0.006"})
     assert any("nothing to bill" in fact for fact in fallen(facts))
 
 
