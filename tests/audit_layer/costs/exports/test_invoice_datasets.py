@@ -95,10 +95,12 @@ def test_a_line_that_says_nowhere_whom_it_bills_is_refused_by_its_place():
 
 def test_a_period_is_open_until_it_was_closed():
     rows = list(
-        period_rows([BilledPeriod("alpha", MONTH, 5), BilledPeriod("beta", MONTH, 5, closed=9)])
+        period_rows(
+            [BilledPeriod("alpha", MONTH, 5_250), BilledPeriod("beta", MONTH, 5_250, closed=9_999)]
+        )
     )
     assert [row["BillingPeriodStatus"] for row in rows] == ["Open", "Closed"]
-    assert [row["BillingPeriodLastUpdated"] for row in rows] == [5, 9]
+    assert [row["BillingPeriodLastUpdated"] for row in rows] == [5_000, 9_000]
     assert {tuple(row) for row in rows} == {BILLING_PERIOD_1_4.names}
     assert (rows[1]["BillingPeriodStart"], rows[1]["BillingPeriodEnd"]) == (MONTH.start, MONTH.end)
 
