@@ -21,6 +21,7 @@ from audit_layer.costs.ledger.operations import Operation
 from shared.codec.moment import MAX_MS, Period, days_period
 from shared.runtime.errors import Code, CounterfoilError
 from tests.audit_layer.costs.keeping import Keeping, keeping_over
+from tests.audit_layer.costs.test_invoicing import note
 from tests.audit_layer.costs.test_service import DAY, EACH, invoice, line
 from tests.postgres import PostgresServer
 
@@ -268,6 +269,7 @@ def test_every_charge_names_the_invoice_of_its_operator_its_period_and_its_tenan
         take("ACME", MONTH, NEXT, line("output", 7, "2"))
         take("BOLT", MONTH, NEXT, line("output", 7, "2", tenant="bolt"))
         take("LATER", MONTH, NEXT)
+        keeping.scene.books.invoicing.take(note("NOTE", "ACME", "-0.01"), by="finance")
         assert numbers(number=mine) == {("acme", "alpha", "ACME")}
         assert numbers(number=later) == {("acme", "alpha", "NEXT")}
         whole = days_period(MONTH, NEXT)
