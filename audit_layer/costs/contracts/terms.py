@@ -216,7 +216,27 @@ class Terms(_Strict):
         ):
             if len(set(found)) != len(found):
                 raise ValueError(f"{name} has an entry twice")
+        if self._deepest() > 100:
+            raise ValueError("discounts on the same usage come to more than 100 percent")
         return self
+
+    def _deepest(self) -> Decimal:
+        """Return the most percent that discounts together can take off one kind of usage of one model."""
+        models = {discount.model for discount in self.discounts}
+        kinds = {discount.kind for discount in self.discounts}
+        sums = (
+            sum(
+                (
+                    max(tier.percent for tier in discount.tiers)
+                    for discount in self.discounts
+                    if discount.model in {None, model} and discount.kind in {None, kind}
+                ),
+                Decimal(0),
+            )
+            for model in models
+            for kind in kinds
+        )
+        return max(sums, default=Decimal(0))
 
     @classmethod
     def parse(cls, data: bytes) -> Self:

@@ -167,6 +167,15 @@ def test_a_discount_is_on_tokens_only_and_tiers_rise():
         ({"time_zone": "Mars/Olympus"}, "time_zone"),
         ({"valid_to": "2026-01-01"}, "valid_to is not after valid_from"),
         ({"credits": [{"id": "a", "amount": "1"}] * 2}, "credits has an entry twice"),
+        (
+            {
+                "discounts": [
+                    {"tiers": [{"above": "0", "percent": "60"}]},
+                    {"tiers": [{"above": "5", "percent": "41"}], "kind": "output"},
+                ]
+            },
+            "more than 100 percent",
+        ),
         ({"fx": [{"currency": "USD", "valid_from": "2026-01-01", "rate": "0"}]}, "fx"),
         ({"rounding": {"digits": 13}}, "rounding.digits"),
         ({"rounding": {"digits": True}}, "rounding.digits"),
