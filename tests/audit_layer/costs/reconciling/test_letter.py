@@ -121,7 +121,7 @@ def test_a_letter_says_how_much_where_and_on_which_lines():
     )
     assert "1. quantity" in letter
     assert "model small, tenant acme: 0.003660 EUR (+61 output tokens), row 2, row 3." in letter
-    assert "2." not in letter
+    assert "\n2. " not in letter
     assert "we ask you to correct the invoice" in letter
 
 
