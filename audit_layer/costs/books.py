@@ -1,16 +1,16 @@
 """What receipts do to the books: usage is posted, and corrections mirror it. In the caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Select, Subquery, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from audit_layer.costs.ledger.posting import Journal, Posting, post
+from audit_layer.costs.ledger.posting import Journal, Posting, post_all
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import Periods
 from audit_layer.trail.models import VerdictRow
@@ -49,21 +49,22 @@ class Usage:
 
     def post(self, db: Session) -> None:
         """Debit tenants' expense and credit operators' payable."""
-        for (day, tenant, operator, currency, _), group in self._groups.items():
-            total = exact_sum(record[_AMOUNT] for record in group)
-            journal = post(
-                db,
-                Journal(
-                    kind="usage",
-                    key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
-                    day=day,
-                    postings=owed(tenant, operator, total, currency),
-                    tenant=tenant,
-                    operator=operator,
+        journals = [
+            Journal(
+                kind="usage",
+                key=f"usage {tenant} {operator} {day} {currency} {group[0][_LOG_INDEX]}",
+                day=day,
+                postings=owed(
+                    tenant, operator, exact_sum(record[_AMOUNT] for record in group), currency
                 ),
+                tenant=tenant,
+                operator=operator,
             )
+            for (day, tenant, operator, currency, _), group in self._groups.items()
+        ]
+        for number, group in zip(post_all(db, journals), self._groups.values(), strict=True):
             for record in group:
-                record[_JOURNAL] = journal
+                record[_JOURNAL] = number
 
 
 def owed(tenant: str, operator: str, amount: Decimal, currency: str) -> tuple[Posting, Posting]:
@@ -80,17 +81,21 @@ def settle(db: Session, requests: Collection[Request]) -> int:
     ordered = sorted(requests)
     for at in range(0, len(ordered), CHUNK):
         these = tuple_(RatedReceiptRow.tenant, RatedReceiptRow.number).in_(ordered[at : at + CHUNK])
-        claims = [claim_of(row) for row in db.scalars(select(RatedReceiptRow).where(these))]
+        rows = {row.receipt: row for row in db.scalars(select(RatedReceiptRow).where(these))}
         verdicts = select(VerdictRow).join(
             RatedReceiptRow, RatedReceiptRow.receipt == VerdictRow.receipt
         )
-        wanted = standings(claims, map(opinion_of, db.scalars(verdicts.where(these))))
+        wanted = standings(
+            map(claim_of, rows.values()), map(opinion_of, db.scalars(verdicts.where(these)))
+        )
         present = {row.receipt: row for row in db.scalars(_corrections().where(these))}
-        for claim in claims:
-            if claim.unbillable is None:
-                last = present.get(claim.receipt)
-                changed += _correct(db, periods, claim.receipt, wanted[claim.receipt], last)
-        db.flush()
+        changes = [
+            _Change(row, wanted[receipt], present.get(receipt))
+            for receipt, row in rows.items()
+            if row.billable and _differs(wanted[receipt], present.get(receipt))
+        ]
+        _correct(db, periods, changes)
+        changed += len(changes)
     return changed
 
 
@@ -152,41 +157,75 @@ def _corrections() -> Select[CorrectionRow]:
     )
 
 
-def _correct(
-    db: Session, periods: Periods, receipt: bytes, wanted: Standing, last: CorrectionRow | None
-) -> bool:
-    """Append a correction where the books differ from the rule; return whether they did."""
-    payable = wanted.state is not State.REFUSED  # what is held stays posted
-    reason, because = (None, None) if payable else (wanted.reason, wanted.because)
-    before = (True, None, None) if last is None else (last.payable, last.reason, last.because)
-    if before == (payable, reason, because):
-        return False
-    row, journal, period = db.get_one(RatedReceiptRow, receipt), None, None
-    turn = 0 if last is None else last.turn + 1
-    if before[0] is not payable and row.amount is not None and row.currency is not None:
-        amount = row.amount if payable else row.amount.copy_negate()
-        period = periods.holding(row.tenant, row.operator, row.currency, row.ended)
-        journal = post(
-            db,
-            Journal(
-                kind="correction",
-                key=f"correction {receipt.hex()} {turn}",
-                day=day_of(now_ms()),
-                postings=owed(row.tenant, row.operator, amount, row.currency),
-                tenant=row.tenant,
-                operator=row.operator,
+class _Change(NamedTuple):
+    """A receipt of which the books do not say what the rule does."""
+
+    row: RatedReceiptRow
+    wanted: Standing
+    last: CorrectionRow | None
+
+    @property
+    def payable(self) -> bool:
+        """Whether it stays posted: what is held does."""
+        return self.wanted.state is not State.REFUSED
+
+    @property
+    def turn(self) -> int:
+        """The number of its next correction."""
+        return 0 if self.last is None else self.last.turn + 1
+
+    @property
+    def posts(self) -> bool:
+        """Whether anything is posted or taken back."""
+        was = True if self.last is None else self.last.payable
+        return was is not self.payable and self.row.amount is not None
+
+    def journal(self) -> Journal:
+        """Return what is posted or taken back."""
+        row, amount = self.row, self.row.amount or Decimal(0)
+        return Journal(
+            kind="correction",
+            key=f"correction {row.receipt.hex()} {self.turn}",
+            day=day_of(now_ms()),
+            postings=owed(
+                row.tenant,
+                row.operator,
+                amount if self.payable else amount.copy_negate(),
+                row.currency or "",
             ),
+            tenant=row.tenant,
+            operator=row.operator,
         )
-    db.add(
-        CorrectionRow(
-            receipt=receipt,
-            turn=turn,
-            payable=payable,
-            reason=reason,
-            because=because,
-            journal=journal,
-            period=period,
-            at=now_ms(),
-        )
+
+
+def _differs(wanted: Standing, last: CorrectionRow | None) -> bool:
+    payable = wanted.state is not State.REFUSED
+    rule = (True, None, None) if payable else (False, wanted.reason, wanted.because)
+    return rule != (
+        (True, None, None) if last is None else (last.payable, last.reason, last.because)
     )
-    return True
+
+
+def _correct(db: Session, periods: Periods, changes: Sequence[_Change]) -> None:
+    """Append a correction for each change, and post what that posts."""
+    posting = [change for change in changes if change.posts]
+    numbers = post_all(db, [change.journal() for change in posting])
+    journals = {change.row.receipt: number for change, number in zip(posting, numbers, strict=True)}
+    for change in changes:
+        row, wanted = change.row, change.wanted
+        journal = journals.get(row.receipt)
+        db.add(
+            CorrectionRow(
+                receipt=row.receipt,
+                turn=change.turn,
+                payable=change.payable,
+                reason=None if change.payable else wanted.reason,
+                because=None if change.payable else wanted.because,
+                journal=journal,
+                period=None
+                if journal is None
+                else periods.holding(row.tenant, row.operator, row.currency or "", row.ended),
+                at=now_ms(),
+            )
+        )
+    db.flush()

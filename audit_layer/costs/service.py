@@ -15,7 +15,7 @@ from audit_layer.trail.models import ReceiptRow
 from shared.codec.moment import Period
 
 BATCH = 500
-RATED_AT_ONCE = 20_000
+RATED_AT_ONCE = 40_000
 
 
 class Costs:

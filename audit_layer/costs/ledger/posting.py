@@ -66,32 +66,48 @@ def post(db: Session, journal: Journal) -> int:
 
     Errors: CONFLICT when its key was used for another journal.
     """
-    known = db.scalar(select(JournalRow).where(JournalRow.key == journal.key))
-    if known is not None:
-        return _the_same(db, known, journal)
-    number = db.execute(
-        insert(JournalRow)
-        .values(
-            kind=journal.kind,
-            key=journal.key,
-            tenant=journal.tenant,
-            operator=journal.operator,
-            day=journal.day,
-            posted_at=now_ms(),
-            postings=len(journal.postings),
-            mirrors=journal.mirrors,
-            memo=journal.memo,
+    return post_all(db, [journal])[0]
+
+
+def post_all(db: Session, journals: Sequence[Journal]) -> list[int]:
+    """Post journals of different keys together and return their ids, in their order; errors as in `post`."""
+    keys = [journal.key for journal in journals]
+    known = {row.key: row for row in db.scalars(select(JournalRow).where(JournalRow.key.in_(keys)))}
+    numbers = {
+        journal.key: _the_same(db, known[journal.key], journal)
+        for journal in journals
+        if journal.key in known
+    }
+    fresh = [journal for journal in journals if journal.key not in known]
+    if fresh:
+        made = db.scalars(
+            insert(JournalRow).returning(JournalRow.id, sort_by_parameter_order=True),
+            [_values(journal) for journal in fresh],
+        ).all()
+        numbers |= {journal.key: number for journal, number in zip(fresh, made, strict=True)}
+        db.execute(
+            insert(PostingRow),
+            [
+                {"journal": number, "account": account, "amount": amount, "currency": currency}
+                for journal, number in zip(fresh, made, strict=True)
+                for account, amount, currency in journal.postings
+            ],
         )
-        .returning(JournalRow.id)
-    ).scalar_one()
-    db.execute(
-        insert(PostingRow),
-        [
-            {"journal": number, "account": account, "amount": amount, "currency": currency}
-            for account, amount, currency in journal.postings
-        ],
-    )
-    return int(number)
+    return [numbers[key] for key in keys]
+
+
+def _values(journal: Journal) -> dict[str, Any]:
+    return {
+        "kind": journal.kind,
+        "key": journal.key,
+        "tenant": journal.tenant,
+        "operator": journal.operator,
+        "day": journal.day,
+        "posted_at": now_ms(),
+        "postings": len(journal.postings),
+        "mirrors": journal.mirrors,
+        "memo": journal.memo,
+    }
 
 
 def mirror(db: Session, number: int, *, day: date, memo: str) -> int:
