@@ -100,7 +100,8 @@ def tag_key_import(config: Path, file: Path, as_json: bool) -> None:
 
 
 def _show(policy: Any, as_json: bool) -> None:
-    from execution_layer.client.tag_key import load_tag_key, tag_key_file  # noqa: PLC0415
+    from execution_layer.client.tag_key import tag_key_file  # noqa: PLC0415
+    from shared.statements.tag_key_file import load_tag_key  # noqa: PLC0415
 
     path = tag_key_file(policy)
     fingerprint = load_tag_key(path).fingerprint if path.exists() else None

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from execution_layer.client.tag_export import book_of, write_book
-from execution_layer.client.tag_key import load_tag_key
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_or_create_ed25519
 from shared.statements.cose import sign
 from shared.statements.tag_book import TagBook
+from shared.statements.tag_key_file import load_tag_key
 from shared.statements.tags import TagKey
 from tests.vectors.samples import SAMPLES, octets
 

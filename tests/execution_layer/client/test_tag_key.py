@@ -13,13 +13,13 @@ from execution_layer.client.tag_key import (
     Tagger,
     import_tag_key,
     load_or_create_tag_key,
-    load_tag_key,
     tag_key_file,
 )
 from shared.runtime.config import to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import open_as
 from shared.statements.orders import Order
+from shared.statements.tag_key_file import load_tag_key
 from tests.execution_layer.client.test_policy import facts
 
 TAGS = {"team": "search"}
