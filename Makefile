@@ -76,6 +76,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.log
 	$(BIN)/python -m benchmarks.detection --tokens 100000
 	$(BIN)/python -m benchmarks.interval
+	$(BIN)/python -m benchmarks.cost
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(PYTEST_FLAGS)

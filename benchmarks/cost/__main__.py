@@ -75,11 +75,11 @@ def main(sizes: tuple[int, ...], quick: bool, json_file: Path | None) -> None:
 
 def measure(size: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Return seconds and peak memory of each step; WrongError if the books say anything but what was planted."""
-    with _database() as (server, store, folder):
-        engine = make_engine(store.dsn("worker"), application_name="counterfoil-bench")
+    with _database() as (server, store, folder), _engine(store, "worker") as engine:
         month = Month(SEED, size)
         tell("being written as the trail has them")
-        month.write(make_engine(store.dsn("server"), application_name="counterfoil-bench"))
+        with _engine(store, "server") as writing:
+            month.write(writing)
         _contracts(engine)
         planted = month.planted
         steps: dict[str, Callable[[], Callable[[], None]]] = {
@@ -117,10 +117,19 @@ def _database() -> Iterator[tuple[EmbeddedPostgres, Store, Path]]:
             server.stop()
 
 
+@contextmanager
+def _engine(store: Store, role: str) -> Iterator[Engine]:
+    engine = make_engine(store.dsn(role), application_name="counterfoil-bench")
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _contracts(engine: Engine) -> None:
     """operator-a grants discounts by volume; operator-b bills in EUR what its rate card prices in USD."""
     books = Bookkeeping(engine)
-    tiers = [{"above": "1", "percent": "5"}, {"above": "10", "percent": "12.5"}]
+    tiers = [{"above": "0.01", "percent": "5"}, {"above": "5", "percent": "12.5"}]
     fx = [{"currency": "USD", "valid_from": "2026-01-01", "rate": str(FX)}]
     for tenant in TENANTS:
         for terms in (
