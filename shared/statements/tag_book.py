@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from shared.codec.ids import check_name, parse_hex32
+from shared.codec.strict_json import strict_json
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.printable import printable
 from shared.runtime.reading import read_bounded
 from shared.statements.tags import TagKey, canonical_tags
 
@@ -42,9 +42,7 @@ class TagBook:
         if len(data) > MAX_BYTES:
             _refuse(f"a tag book has at most {MAX_BYTES} bytes")
         try:
-            values = json.loads(
-                data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number
-            )
+            values = strict_json(data)
         except (ValueError, RecursionError) as error:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "a tag book is JSON in UTF-8, with every member once"
@@ -103,17 +101,6 @@ def _canonical(blinded: str, found: object) -> dict[str, str]:
     if tags != found:
         _refuse(f"a value in the tags of {blinded} is not in Unicode's form NFC")
     return tags
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a member occurs twice")
-    return values
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{printable(text, 20)} is not JSON")
 
 
 def _refuse(detail: str) -> NoReturn:

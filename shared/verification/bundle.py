@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from shared.codec.strict_json import strict_json
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.reading import read_bounded
 from shared.translog.notes import decode_base64, encode_base64
-from shared.verification.strict_json import strict_json
 
 FORMAT: Final = "counterfoil-bundle/v1"
 MAX_BUNDLE: Final = 4 * 2**20

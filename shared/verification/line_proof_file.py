@@ -21,6 +21,7 @@ from pydantic import (
 
 from shared.codec.ids import check_label
 from shared.codec.moment import MAX_MS
+from shared.codec.strict_json import strict_json
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.reading import read_bounded
 from shared.translog.notes import MAX_NOTE_BYTES, decode_base64, encode_base64
@@ -28,7 +29,6 @@ from shared.translog.policy_file import MAX_POLICY_BYTES
 from shared.translog.tlog_proof import MAX_PATH
 from shared.verification.payable import State
 from shared.verification.rating import TokenKind
-from shared.verification.strict_json import strict_json
 
 FORMAT: Final = "counterfoil-line-proof/v1"
 MAX_FILE: Final = 32 * 2**20
