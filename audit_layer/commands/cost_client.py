@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import click
-
-from audit_layer.commands.options import FILE
-from shared.runtime.output import json_option
+from audit_layer.commands.options import query_api_options
 
 if TYPE_CHECKING:
     import httpx
@@ -119,35 +116,12 @@ def _with_api(command: F, *, required: bool) -> F:
         api = None if url is None or token_file is None or ca is None else Api(url, token_file, ca)
         return command(api=api, **others)
 
-    options = (
-        click.option(
-            "--url",
-            required=required,
-            envvar="COUNTERFOIL_AUDIT_URL",
-            show_envvar=True,
-            help="https://host:port of the query API.",
-        ),
-        click.option(
-            "--token-file",
-            type=FILE,
-            required=required,
-            envvar="COUNTERFOIL_FINANCE_TOKEN_FILE",
-            show_envvar=True,
-            help="File with a bearer token of role finance.",
-        ),
-        click.option(
-            "--ca",
-            type=FILE,
-            required=required,
-            envvar="COUNTERFOIL_CA",
-            show_envvar=True,
-            help="Authority of its certificate (PEM).",
-        ),
-        json_option,
-    )
-    for option in reversed(options):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]  # click's decorators keep it a function
+    return query_api_options(
+        wrapped,
+        variable="COUNTERFOIL_FINANCE_TOKEN_FILE",
+        whose="File with a bearer token of role finance.",
+        required=required,
+    )  # type: ignore[return-value]  # click's decorators keep it a function
 
 
 def shown(amount: str, places: int = 6) -> str:

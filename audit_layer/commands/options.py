@@ -3,14 +3,17 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+from shared.runtime.output import json_option
 
 if TYPE_CHECKING:
     from audit_layer.wiring.audit_server import Core
     from audit_layer.wiring.audit_settings import AuditSettings
 
+F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 config_option = click.option(
@@ -31,6 +34,39 @@ key_option = click.option(
     callback=lambda _ctx, _param, value: _hex32(value),
     help="Ed25519 public key, 64 hexadecimal digits.",
 )
+
+
+def query_api_options(command: F, *, variable: str, whose: str, required: bool = True) -> F:
+    """Give a command the options --url, --token-file and --ca of the query API, and --json. `whose` is the token's help."""
+    options = (
+        click.option(
+            "--url",
+            required=required,
+            envvar="COUNTERFOIL_AUDIT_URL",
+            show_envvar=True,
+            help="https://host:port of the query API.",
+        ),
+        click.option(
+            "--token-file",
+            type=FILE,
+            required=required,
+            envvar=variable,
+            show_envvar=True,
+            help=whose,
+        ),
+        click.option(
+            "--ca",
+            type=FILE,
+            required=required,
+            envvar="COUNTERFOIL_CA",
+            show_envvar=True,
+            help="Authority of its certificate (PEM).",
+        ),
+        json_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def _prefix(value: str) -> str:

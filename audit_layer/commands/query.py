@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from audit_layer.commands.options import FILE, entry_argument, rendered, utc
-from shared.runtime.output import emit, json_option, to_json
+from audit_layer.commands.options import FILE, entry_argument, query_api_options, rendered, utc
+from shared.runtime.output import emit, to_json
 from shared.runtime.printable import for_terminal
 
 if TYPE_CHECKING:
@@ -21,35 +21,9 @@ TIMEOUT_S: Final = 30.0
 
 def asking(command: F) -> F:
     """Give a command the options --url, --token-file, --ca and --json."""
-    options = (
-        click.option(
-            "--url",
-            required=True,
-            envvar="COUNTERFOIL_AUDIT_URL",
-            show_envvar=True,
-            help="https://host:port of the query API.",
-        ),
-        click.option(
-            "--token-file",
-            type=FILE,
-            required=True,
-            envvar="COUNTERFOIL_AUDIT_TOKEN_FILE",
-            show_envvar=True,
-            help="File with the bearer token.",
-        ),
-        click.option(
-            "--ca",
-            type=FILE,
-            required=True,
-            envvar="COUNTERFOIL_CA",
-            show_envvar=True,
-            help="Authority of its certificate (PEM).",
-        ),
-        json_option,
+    return query_api_options(
+        command, variable="COUNTERFOIL_AUDIT_TOKEN_FILE", whose="File with the bearer token."
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def paged(command: F) -> F:

@@ -105,7 +105,7 @@ class LineReader:
         draft.model_root = self._model(row, trace)
         day = self.read(row, "day", self._conventions.days.read, trace) or self._constant("day")
         draft.day = None if day is None else day.day
-        draft.tax_rate = self.read(row, "tax_rate", self._rate, trace)
+        draft.tax_rate = self.read(row, "tax_rate", self._conventions.rate, trace)
         if draft.tax_rate is None:
             draft.tax_rate = self._constant("tax_rate")
         draft.description = (
@@ -129,7 +129,7 @@ class LineReader:
         column = self.columns.get(field)
         if column is None:
             return None
-        cell = self._conventions.cell(row.cell(column.index))
+        cell = self.cell(row, field)
         if cell.fault is not None:
             self._problems.add(cell.fault, row=row.number, column=str(column), field=field)
             return None
@@ -201,9 +201,6 @@ class LineReader:
         )
         constant: bytes | None = self._constant("model")
         return constant if root is None else root
-
-    def _rate(self, cell: Cell) -> Decimal:
-        return self._conventions.rate(cell)
 
     def _constant(self, field: str) -> Any:
         return self._facts.get(field)
