@@ -160,6 +160,23 @@ class Supervisor:
         running = self._find(name)
         running.stopping = True
         await self._stop_one(running)
+        await self.bring_back(name)
+
+    async def take_down(self, name: str) -> None:
+        """Kill one process (SIGKILL: nothing of it runs any more) and leave it so until `bring_back`.
+
+        Raises:
+            CounterfoilError: NOT_FOUND for a name that is not supervised or not running.
+        """
+        running = self._find(name)
+        running.stopping = True
+        with contextlib.suppress(ProcessLookupError):  # it died by itself a moment ago
+            os.kill(self.pid(name), signal.SIGKILL)
+        await self._stop_one(running)
+
+    async def bring_back(self, name: str) -> None:
+        """Start a process that was taken down; return when it is ready. Errors as of `start`."""
+        running = self._find(name)
         running.stopping = False
         await self._bring_up(running)
 

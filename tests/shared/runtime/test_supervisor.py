@@ -201,6 +201,28 @@ async def test_restart_on_purpose_keeps_the_name_and_changes_the_process(supervi
     assert gone(first)
 
 
+async def test_a_process_that_was_taken_down_stays_down_until_it_is_brought_back(
+    supervisor, events, tmp_path
+):
+    """Its own way of stopping is not asked: one that ignores the polite signal is gone at once."""
+    stubborn = f"trap '' TERM; {SERVE}"
+    spec = server(tmp_path)
+    command = ["/bin/sh", "-c", stubborn, *spec.command[3:]]
+    await supervisor.start([replace(spec, command=command, kill_after_s=60.0)])
+    first = supervisor.pid("server")
+    await supervisor.take_down("server")
+    assert gone(first)
+    assert not supervisor.is_ready("server")
+    with pytest.raises(CounterfoilError) as caught:
+        await supervisor.take_down("server")
+    assert caught.value.code is Code.NOT_FOUND
+    assert events.order("restarting") == []
+    await supervisor.bring_back("server")
+    assert is_running(supervisor.pid("server"))
+    os.kill(supervisor.pid("server"), signal.SIGKILL)  # it is supervised as before
+    await events.wait_for("server", "restarting")
+
+
 async def test_environment_is_added_and_a_long_log_put_aside(supervisor, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOG_LIMIT_BYTES", 10)
     (tmp_path / "once.log").write_text("a line that is longer than ten bytes\n")
