@@ -1,11 +1,12 @@
 """What the cost commands share: the query API with a token of finance, and how money is shown."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from audit_layer.commands.https import answered
 from audit_layer.commands.options import query_api_options
 
 if TYPE_CHECKING:
@@ -56,46 +57,11 @@ class Api:
         with self._asked("GET", path, parameters) as answer:
             yield Streamed(answer.headers, answer.iter_bytes())
 
-    @contextmanager
     def _asked(
         self, method: str, path: str, parameters: dict[str, Any], body: Any = None
-    ) -> Iterator["httpx.Response"]:
-        import httpx  # noqa: PLC0415  # --help stays light
-
-        from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
-        from shared.runtime.config import read_secret  # noqa: PLC0415
-        from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
-        from shared.runtime.problems import from_problem  # noqa: PLC0415
-        from shared.runtime.tls import client_context  # noqa: PLC0415
-
-        if not self._url.startswith("https://"):
-            raise CounterfoilError(Code.INVALID_ARGUMENT, f"{self._url!r} is not https://")
-        given = {name: value for name, value in parameters.items() if value is not None}
-        # Nothing is packed, so that no small answer can become a large one here.
-        headers = {
-            "authorization": f"Bearer {read_secret(self._token_file).strip()}",
-            "accept-encoding": "identity",
-        }
-        context = client_context(self._ca)
-        try:
-            with (
-                httpx.Client(
-                    base_url=self._url, verify=context, timeout=TIMEOUT_S, trust_env=False
-                ) as client,
-                client.stream(
-                    method, f"/v1/costs{path}", params=given, json=body, headers=headers
-                ) as answer,
-            ):
-                if answer.status_code != httpx.codes.OK:
-                    answer.read()
-                    raise from_problem(answer.status_code, answer.content, self._url)
-                yield answer
-        except httpx.HTTPError as error:
-            raise CounterfoilError(
-                Code.UNAVAILABLE,
-                f"{self._url} does not answer ({how_it_failed(error)})",
-                remedy="Check the address, and that the server is running (`counterfoil doctor`).",
-            ) from error
+    ) -> AbstractContextManager["httpx.Response"]:
+        at = (self._url, self._token_file, self._ca)
+        return answered(*at, method, f"/v1/costs{path}", parameters, body, timeout_s=TIMEOUT_S)
 
 
 def with_api(command: F) -> F:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from audit_layer.commands.https import answered
 from audit_layer.commands.options import FILE, entry_argument, query_api_options, rendered, utc
 from shared.runtime.output import emit, to_json
 from shared.runtime.printable import for_terminal
@@ -47,31 +48,8 @@ def paged(command: F) -> F:
 
 def ask(url: str, token_file: Path, ca: Path, path: str, **parameters: Any) -> Any:
     """Return the JSON answer to GET `path`; raise the server's error, or UNAVAILABLE."""
-    import httpx  # noqa: PLC0415  # --help stays light
-
-    from shared.runtime.certificates import how_it_failed  # noqa: PLC0415
-    from shared.runtime.config import read_secret  # noqa: PLC0415
-    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
-    from shared.runtime.problems import from_problem  # noqa: PLC0415
-    from shared.runtime.tls import client_context  # noqa: PLC0415
-
-    if not url.startswith("https://"):
-        raise CounterfoilError(Code.INVALID_ARGUMENT, f"{url!r} is not https://")
-    given = {name: value for name, value in parameters.items() if value is not None}
-    header = {"authorization": f"Bearer {read_secret(token_file).strip()}"}
-    try:
-        with httpx.Client(
-            base_url=url, verify=client_context(ca), timeout=TIMEOUT_S, trust_env=False
-        ) as client:
-            answer: httpx.Response = client.get(path, params=given, headers=header)
-    except httpx.HTTPError as error:
-        raise CounterfoilError(
-            Code.UNAVAILABLE,
-            f"{url} does not answer ({how_it_failed(error)})",
-            remedy="Check the address, and that the server is running (`counterfoil doctor`).",
-        ) from error
-    if answer.status_code != httpx.codes.OK:
-        raise from_problem(answer.status_code, answer.content, url)
+    with answered(url, token_file, ca, "GET", path, parameters, timeout_s=TIMEOUT_S) as answer:
+        answer.read()
     return answer.json()
 
 
