@@ -1,10 +1,10 @@
 """`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports are deferred to their command."""
 
-import asyncio
 from pathlib import Path
 
 import click
 
+from execution_layer.commands.node_keys import revoke, roll
 from shared.runtime.output import emit, json_option
 
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -18,6 +18,10 @@ config_option = click.option(
 @click.group("node")
 def node() -> None:
     """Run a node: identity, rate card, configuration, service, invoice."""
+
+
+node.add_command(revoke)
+node.add_command(roll)
 
 
 @node.command("operator-init")
@@ -272,50 +276,6 @@ def serve(config: Path, ready_file: Path | None) -> int:
 
     settings = load(NodeSettings, config, env_prefix="COUNTERFOIL_NODE")
     return serve_node(settings, ready_file=ready_file)
-
-
-@node.command("revoke")
-@click.argument("bundle")
-@click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
-@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
-@click.option("--audit-ca", type=_file, required=True, help="Authority of its certificate.")
-@click.option("--reason", required=True, help="Why; everybody can read it.")
-@json_option
-def revoke(
-    bundle: str,
-    operator_folder: Path,
-    audit_target: str,
-    audit_ca: Path,
-    reason: str,
-    as_json: bool,
-) -> None:
-    """End the key bundle with the entry BUNDLE (64 hexadecimal digits) now.
-
-    The log accepts no receipt for work that begins under it later, and clients seal nothing for it once they have seen
-    the revocation with its proof. Give the node new keys before it continues.
-    """
-    from execution_layer.node.audit_link import AuditLink  # noqa: PLC0415  # --help stays light
-    from execution_layer.node.operators import Operator  # noqa: PLC0415
-    from execution_layer.node.revoking import Revoked  # noqa: PLC0415
-    from execution_layer.node.revoking import revoke as revoke_bundle  # noqa: PLC0415
-    from execution_layer.node.settings import AuditTarget  # noqa: PLC0415
-    from shared.codec.ids import parse_hex32  # noqa: PLC0415
-    from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
-
-    operator, entry = Operator.load(operator_folder), parse_hex32(bundle, "a key bundle's entry")
-
-    async def main() -> Revoked:
-        async with AuditLink(AuditTarget(target=audit_target, ca_file=audit_ca)) as link:
-            return await revoke_bundle(operator, entry, link, reason=reason, at=now_ms())
-
-    done = asyncio.run(main())
-    facts = {
-        "bundle": done.bundle.hex(),
-        "revoked_from": to_rfc3339(done.at),
-        "revocation": done.entry.hex(),
-        "log_index": done.index,
-    }
-    emit(facts, as_json, lambda: "\n".join(f"{name:<14}{value}" for name, value in facts.items()))
 
 
 @node.command("drain")

@@ -29,6 +29,7 @@ class AuditLink:
         self._channel = secure_aio_channel(settings.target, settings.ca_file)
         self._intake = audit_pb2_grpc.IntakeStub(self._channel)
         self._log = audit_pb2_grpc.LogStub(self._channel)
+        self._directory = audit_pb2_grpc.DirectoryStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,6 +67,15 @@ class AuditLink:
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return response.tlog_proof
+
+    async def revocations(self, model_root: bytes) -> list[bytes]:
+        """Return the revocations of a model's key bundles that have not expired, as the directory lists them: unchecked."""
+        request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
+        try:
+            response = await self._directory.ListKeyBundles(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return [item.statement for item in response.revocations]
 
 
 def _submitted(result: audit_pb2.SubmitResult) -> Submitted:

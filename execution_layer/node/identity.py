@@ -1,18 +1,21 @@
 """The node's keys and key bundles, in one folder of files that only their owner can read.
 
 The signing key stays for the life of the node; each HPKE key lives one day under a key bundle signed with
-the operator's identity key. A new key bundle begins an hour before the old one ends, and until then both
-open requests. A key bundle is also replaced when its content is no longer true (endpoint, model, profile).
+the operator's identity key. A key bundle's successor is made some hours before its end, so that it can be registered
+and witnessed although the audit server is away for a while; clients are told of it only then, and for the last hour at
+least both open requests. A key bundle is also replaced when its content is no longer true (endpoint, model, profile),
+when its operator has revoked it, and at once when somebody asks for it (`request_roll`).
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from execution_layer.node.revoking import revoked_from
 from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_key, save_hpke_key
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
@@ -22,15 +25,26 @@ from shared.runtime.keys import (
     private_folder,
     public_bytes,
     write_atomic,
+    write_private,
 )
 from shared.statements.cose import open_as, sign
 from shared.statements.keys import HOUR_MS, KeyBundle
 
 LIFE_MS: Final = 24 * HOUR_MS
 OVERLAP_MS: Final = HOUR_MS
+"""How long the old and the new key bundle are both open to clients."""
+RENEWAL_MS: Final = OVERLAP_MS + 3 * HOUR_MS
+"""How long before its end a key bundle's successor is made: for up to three hours, nothing depends on the audit server."""
 SKEW_MS: Final = 60_000
 """How far a key bundle is backdated, for clients whose clocks are behind."""
 STORAGE_KEY_BYTES: Final = 32
+_ROLL: Final = "roll"
+"""The file by which somebody asks for a new key bundle."""
+
+
+def request_roll(folder: Path) -> None:
+    """Ask the node with this key folder for a new key bundle; it stays asked until one is made, over restarts too."""
+    write_private(folder / _ROLL, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +92,19 @@ class KeyRing:
         self._operator_key = operator_key
         self.signing_key = load_or_create_ed25519(folder / "signing.pem")
         self.storage_key = _load_or_create_secret(folder / "storage.key")
+        self._roll = folder / _ROLL
         self._bundles = self._load()
 
     def current(self) -> BundleKeys:
-        """Return the newest key bundle."""
-        if not self._bundles:
+        """Return the key bundle that clients are told of: the newest that is witnessed, or the newest if none is."""
+        return _newest([keys for keys in self._bundles.values() if keys.proof]) or self.newest()
+
+    def newest(self) -> BundleKeys:
+        """Return the newest key bundle, which may not be witnessed yet."""
+        newest = _newest(list(self._bundles.values()))
+        if newest is None:
             raise CounterfoilError(Code.STALE_KEY, "the node has no key bundle yet")
-        return max(list(self._bundles.values()), key=lambda keys: keys.bundle.not_before)
+        return newest
 
     def find(self, entry: bytes, now_ms: int) -> BundleKeys | None:
         """Return a key bundle that is valid now, by its entry."""
@@ -100,22 +120,40 @@ class KeyRing:
         """Return the key bundles that are not witnessed yet."""
         return [keys for keys in self._bundles.values() if not keys.proof]
 
+    def asked(self) -> bool:
+        """Return whether somebody asked for a new key bundle."""
+        return self._roll.exists()
+
+    def revoked(self, listed: Iterable[bytes], now_ms: int) -> list[bytes]:
+        """Return the entries of the key bundles that the operator's own revocations, among those `listed`, have ended."""
+        known, key = list(listed), public_bytes(self._operator_key)
+        ends = {entry: revoked_from(known, entry, key) for entry in self._bundles}
+        return [entry for entry, at in ends.items() if at is not None and at <= now_ms]
+
+    def end(self, entry: bytes) -> None:
+        """Drop a key bundle that its operator has revoked: nothing that is sealed for it is opened any more."""
+        if (keys := self._bundles.get(entry)) is not None:
+            self._forget(keys)
+
     def renew(self, facts: NodeFacts, now_ms: int) -> BundleKeys | None:
-        """Make a new key bundle if the newest is near its expiry or outdated.
+        """Make a new key bundle if the newest is near its expiry or outdated, or if somebody asked for it.
         Those that have expired, or that promise another model or numeric profile, are dropped.
         """
         for keys in list(self._bundles.values()):
             if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
                 self._forget(keys)
         self._sweep()
-        newest = self.current() if self._bundles else None
+        newest = _newest(list(self._bundles.values()))
         if (
             newest is not None
-            and now_ms < newest.bundle.not_after - OVERLAP_MS
+            and now_ms < newest.bundle.not_after - RENEWAL_MS
             and facts.are_those_of(newest.bundle)
+            and not self.asked()
         ):
             return None
-        return self._create(facts, now_ms)
+        made = self._create(facts, now_ms)
+        self._roll.unlink(missing_ok=True)
+        return made
 
     def staple(self, keys: BundleKeys, proof: str) -> None:
         """Store a key bundle's tlog-proof."""
@@ -182,6 +220,10 @@ class KeyRing:
 
     def _file(self, entry: bytes, suffix: str) -> Path:
         return self._folder / f"{entry.hex()}.{suffix}"
+
+
+def _newest(bundles: list[BundleKeys]) -> BundleKeys | None:
+    return max(bundles, key=lambda keys: keys.bundle.not_before, default=None)
 
 
 def _load_or_create_secret(path: Path) -> bytes:

@@ -1,4 +1,8 @@
-"""Keeps the node's key bundle in the directory: renews it in time, submits it, fetches and stores its proof."""
+"""Keeps the node's key bundle in the directory: renews it in time, submits it, fetches and stores its proof.
+
+Clients are told of a key bundle once it is witnessed (`KeyRing.current`), so an audit server that is away delays a roll
+and fails no request. What the operator has revoked is dropped, and replaced at once.
+"""
 
 import asyncio
 import logging
@@ -13,7 +17,9 @@ from shared.runtime.errors import CounterfoilError
 PROOF_POLL_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 15.0
 CHECK_S: Final = 60.0
-"""How often a key bundle's expiry is checked."""
+"""How often a key bundle's expiry is checked, and whether its operator has revoked it."""
+ASKED_S: Final = 1.0
+"""How often it is checked whether somebody asked for a new key bundle."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +33,9 @@ class Directory(Protocol):
     async def proof(self, entry: bytes) -> str:
         """Return an entry's tlog-proof; raise until there is one."""
 
+    async def revocations(self, model_root: bytes) -> list[bytes]:
+        """Return the revocation statements of key bundles for a model that have not expired, by whomever."""
+
 
 class Registration:
     """One task: submits key bundles until they are witnessed."""
@@ -39,7 +48,7 @@ class Registration:
         self._directory = directory
         self._rate_card = rate_card
         self.witnessed = asyncio.Event()
-        """Set while the current key bundle has its proof."""
+        """Set while the newest key bundle has its proof."""
 
     def renew(self) -> None:
         """Make a new key bundle if one is due."""
@@ -54,31 +63,50 @@ class Registration:
         while True:
             self.renew()
             try:
-                done = await self._register()
+                await self._register()
+                done = not await self._heed_revocations()
             except CounterfoilError as error:
                 _log.warning("the key bundle cannot be registered yet: %s", error)
                 done = False
             if done:
                 pause_s = PROOF_POLL_S
-                await asyncio.sleep(CHECK_S)
+                await self._until_due()
             else:
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
-    async def _register(self) -> bool:
-        """Submit key bundles without a proof and fetch the proofs; return whether all have one."""
+    async def _register(self) -> None:
+        """Submit key bundles without a proof and fetch the proofs; raise what kept one of them from it."""
         waiting = self._ring.unproved()
         if not waiting:
-            return True
+            return
         statements = [(self._rate_card, b""), *((keys.statement, b"") for keys in waiting)]
-        for answer in await self._directory.submit(statements):
-            if answer.refusal is not None:
-                code, detail = answer.refusal
-                raise CounterfoilError(code, detail)
-        for keys in waiting:
-            await self._staple(keys)
+        card, *answers = await self._directory.submit(statements)
+        refused = [answer.refusal for answer in (card, *answers) if answer.refusal is not None]
+        for keys, answer in zip(waiting, answers, strict=True):
+            if answer.refusal is None:
+                await self._staple(keys)
         self._note()
-        return True
+        for code, detail in refused:
+            raise CounterfoilError(code, detail)
+
+    async def _heed_revocations(self) -> bool:
+        """Replace the key bundles that their operator has revoked; return whether there were any."""
+        listed = await self._directory.revocations(self._facts.model_roots[0])
+        ended = self._ring.revoked(listed, now_ms())
+        for entry in ended:
+            self._ring.end(entry)
+            _log.warning("a key bundle was revoked", extra={"bundle": entry.hex()})
+        if ended:
+            self.renew()
+        return bool(ended)
+
+    async def _until_due(self) -> None:
+        """Wait for the next check, or until somebody asks for a new key bundle."""
+        for _ in range(max(1, int(CHECK_S / ASKED_S))):
+            if self._ring.asked():
+                return
+            await asyncio.sleep(min(CHECK_S, ASKED_S))
 
     async def _staple(self, keys: BundleKeys) -> None:
         proof = await self._directory.proof(keys.entry)
@@ -86,7 +114,7 @@ class Registration:
         _log.info("the key bundle is witnessed", extra={"bundle": keys.entry.hex()})
 
     def _note(self) -> None:
-        if self._ring.current().proof:
+        if self._ring.newest().proof:
             self.witnessed.set()
         else:
             self.witnessed.clear()

@@ -6,11 +6,18 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.node.identity import LIFE_MS, OVERLAP_MS, KeyRing, NodeFacts
+from execution_layer.node.identity import (
+    LIFE_MS,
+    OVERLAP_MS,
+    RENEWAL_MS,
+    KeyRing,
+    NodeFacts,
+    request_roll,
+)
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import open_as
-from shared.statements.keys import HOUR_MS, KeyBundle
+from shared.statements.cose import open_as, sign
+from shared.statements.keys import HOUR_MS, KeyBundle, Revocation
 
 NOW = 1_800_000_000_000
 FACTS = NodeFacts("honest", "node-1", "127.0.0.1:1", (b"\x01" * 32,), b"\x02" * 32, {"device": "x"})
@@ -32,18 +39,59 @@ def test_a_bundle_is_signed_by_the_operator_and_lives_a_day_at_most(tmp_path, op
     assert bundle.model_roots == FACTS.model_roots
 
 
-def test_renewal_begins_an_hour_before_the_end_and_both_keys_open_until_then(tmp_path, operator):
+def test_renewal_begins_hours_before_the_end_and_both_keys_open_until_then(tmp_path, operator):
     ring = KeyRing(tmp_path / "keys", operator)
     first = ring.renew(FACTS, NOW)
     end = first.bundle.not_after
-    assert ring.renew(FACTS, end - OVERLAP_MS - 1) is None
-    second = ring.renew(FACTS, end - OVERLAP_MS)
+    assert RENEWAL_MS > OVERLAP_MS == HOUR_MS
+    assert ring.renew(FACTS, end - RENEWAL_MS - 1) is None
+    second = ring.renew(FACTS, end - RENEWAL_MS)
     assert second is not None
     assert second.hpke.public_bytes != first.hpke.public_bytes
     assert second.bundle.signing_key == first.bundle.signing_key
-    assert ring.current() is second
+    assert ring.newest() is second
     assert ring.find(first.entry, end - 1) is first
     assert ring.find(first.entry, end) is None
+
+
+def test_clients_are_told_of_a_new_bundle_once_it_is_witnessed(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    first = ring.renew(FACTS, NOW)
+    assert ring.current() is first  # there is no other
+    ring.staple(first, "a proof")
+    request_roll(tmp_path / "keys")
+    second = ring.renew(FACTS, NOW + 1)
+    assert ring.current() is first
+    assert ring.unproved() == [second]
+    again = KeyRing(tmp_path / "keys", operator)
+    assert (again.current().entry, again.newest().entry) == (first.entry, second.entry)
+    ring.staple(second, "another proof")
+    assert ring.current() is second
+
+
+def test_a_roll_that_is_asked_for_happens_once_and_survives_a_kill_before_it(tmp_path, operator):
+    KeyRing(tmp_path / "keys", operator).renew(FACTS, NOW)
+    request_roll(tmp_path / "keys")
+    ring = KeyRing(tmp_path / "keys", operator)  # started again
+    assert ring.asked()
+    assert ring.renew(FACTS, NOW + 1) is not None
+    assert not ring.asked()
+    assert ring.renew(FACTS, NOW + 2) is None
+
+
+def test_a_revoked_bundles_key_is_deleted_and_only_its_operator_can_revoke_it(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    made = ring.renew(FACTS, NOW)
+    revocation = Revocation(bundle=made.entry, reason="key lost", at=NOW)
+    forged = sign(revocation, key=Ed25519PrivateKey.generate(), issuer="honest")
+    true = sign(revocation, key=operator, issuer="honest")
+    assert ring.revoked([forged, b"junk"], NOW) == []
+    assert ring.revoked([forged, true], NOW - 1) == []
+    assert ring.revoked([forged, true], NOW) == [made.entry]
+    ring.end(made.entry)
+    assert ring.find(made.entry, NOW) is None
+    assert not list((tmp_path / "keys").glob(f"{made.entry.hex()}.*"))
+    assert ring.renew(FACTS, NOW).entry != made.entry
 
 
 def test_an_ended_bundles_key_is_deleted(tmp_path, operator):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from execution_layer.commands.node import revoke as command
 from execution_layer.commands.node import status as status_command
+from execution_layer.commands.node_keys import revoke as command
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
