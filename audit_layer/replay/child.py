@@ -46,7 +46,7 @@ class ModelArithmetic:
         """Hash of the numeric profile, whose probe this process has run."""
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
-        """Return the prompt's tokens."""
+        """Return the input's tokens."""
         return prompt_ids(self._tokenizer, body)
 
     def check(self, prompt: Sequence[int], output: Sequence[int]) -> None:
@@ -60,26 +60,32 @@ class ModelArithmetic:
         settings: SamplingSettings,
         seed: bytes,
         choice: int,
+        delivered: int = 0,
     ) -> Replayed:
         """Replay in one teacher-forced pass."""
-        result = replay(self._decoder, prompt, output, settings, seed, choice=choice)
+        result = replay(
+            self._decoder, prompt, output, settings, seed, choice=choice, delivered=delivered
+        )
         return Replayed(result.activations, result.chosen, result.logprobs)
 
     def says(
         self,
         frames: Sequence[tuple[Sequence[int], str]],
         settings: SamplingSettings,
+        prefix: Sequence[int] = (),
         *,
         ended: bool,
     ) -> bool:
-        """Return whether the frames' text is that of their tokens."""
+        """Return whether the frames' text is that of their tokens after a prefix."""
         return frames_say(
-            self._tokenizer, frames, settings.stop, settings.stop_token_ids, ended=ended
+            self._tokenizer, frames, settings.stop, settings.stop_token_ids, prefix, ended=ended
         )
 
-    def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
-        """Return the length up to and including the first stop; None without one."""
-        return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids)
+    def stops_at(
+        self, output: Sequence[int], settings: SamplingSettings, prefix: Sequence[int] = ()
+    ) -> int | None:
+        """Return the length up to and including the first stop after a prefix; None without one."""
+        return stop_length(self._tokenizer, output, settings.stop, settings.stop_token_ids, prefix)
 
 
 class Bench:

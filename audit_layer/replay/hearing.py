@@ -37,7 +37,7 @@ class Arithmetic(Protocol):
         """Hash of the numeric profile (32 bytes)."""
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
-        """Return the prompt's tokens: the tokenizer's own encoding under the chat template."""
+        """Return the input's tokens: the tokenizer's own encoding under the chat template, then the body's prefix."""
 
     def check(self, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Raise what `replay` raises for tokens that no sequence of this model has, without a pass."""
@@ -49,8 +49,9 @@ class Arithmetic(Protocol):
         settings: SamplingSettings,
         seed: bytes,
         choice: int,
+        delivered: int = 0,
     ) -> Replayed:
-        """Replay prompt and output in one pass.
+        """Replay prompt and output in one pass; the prompt's last `delivered` tokens are sampled after as output.
 
         INVALID_ARGUMENT or MALFORMED if no sequence of this model has these tokens.
         """
@@ -59,13 +60,18 @@ class Arithmetic(Protocol):
         self,
         frames: Sequence[tuple[Sequence[int], str]],
         settings: SamplingSettings,
+        prefix: Sequence[int] = (),
         *,
         ended: bool,
     ) -> bool:
-        """Return whether the text of frames (tokens, text) is that of their tokens; all of it if the sequence `ended`."""
+        """Return whether the text of frames (tokens, text) is that of their tokens after a prefix; all of it if the sequence
+        `ended`.
+        """
 
-    def stops_at(self, output: Sequence[int], settings: SamplingSettings) -> int | None:
-        """Return the number of tokens of `output` up to and including the first stop; None without one."""
+    def stops_at(
+        self, output: Sequence[int], settings: SamplingSettings, prefix: Sequence[int] = ()
+    ) -> int | None:
+        """Return the number of tokens of `output` up to and including the first stop after a prefix; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class Hearing:
     facts: dict[str, Fact] = field(default_factory=dict)
     opened: OpenedRequest = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
+    """All input tokens, those of the body's prefix included."""
     answer: Answer = field(init=False)
     tokens: tuple[int, ...] = field(init=False)
     final: FinalRecord | None = None
@@ -120,6 +127,11 @@ class Hearing:
         return self.opened.body.settings
 
     @property
+    def prefix(self) -> tuple[int, ...]:
+        """Output tokens of earlier attempts from which the answer goes on."""
+        return self.opened.body.prefix
+
+    @property
     def seed(self) -> bytes:
         """The effective sampling seed."""
         return self.opened.body.seed or self.opened.keys.sampling_seed
@@ -128,9 +140,8 @@ class Hearing:
         """Return the receipt's blinded fields as they follow from the request, the frames and commitment blocks."""
         return blinded_fields(
             self.opened.keys,
-            settings=self.settings,
+            body=self.opened.body,
             seed=self.seed,
-            choice=self.opened.body.choice,
             input_tokens=self.prompt,
             output_tokens=self.tokens,
             prompt_blocks=blocks.prompt_blocks if blocks else (),

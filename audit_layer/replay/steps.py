@@ -41,7 +41,7 @@ def model(hearing: Hearing) -> Difference | None:
 
 
 def prompt(hearing: Hearing) -> Difference | None:
-    """(3) `input` is the tokenizer's own encoding of the prompt."""
+    """(3) `input` is the tokenizer's own encoding of the prompt, and the prefix from which the answer goes on."""
     hearing.tokens = ()
     try:
         hearing.prompt = hearing.arithmetic.tokenise(hearing.opened.body)
@@ -134,7 +134,12 @@ def replay(hearing: Hearing) -> Difference | None:
     body = hearing.opened.body
     try:
         hearing.replayed = hearing.arithmetic.replay(
-            hearing.prompt, hearing.tokens, body.settings, hearing.seed, body.choice
+            hearing.prompt,
+            hearing.tokens,
+            body.settings,
+            hearing.seed,
+            body.choice,
+            len(body.prefix),
         )
     except CounterfoilError as error:
         if error.code in IMPOSSIBLE:
@@ -216,7 +221,7 @@ def text(hearing: Hearing) -> Difference | None:
     says, answer = hearing.arithmetic.says, hearing.answer
     told = [(frame.tokens, frame.text) for frame in answer.frames]
     ended = hearing.receipt.finish in {Finish.STOP, Finish.LENGTH}
-    if not says(told, hearing.settings, ended=ended):
+    if not says(told, hearing.settings, hearing.prefix, ended=ended):
         return Difference("the text of the tokens", "another text", _first_frame(hearing, told))
     for name, repeated in (("final record", hearing.final), ("evidence", hearing.evidence)):
         if repeated is not None and repeated.text != answer.text:
@@ -229,7 +234,8 @@ def _first_frame(hearing: Hearing, told: Sequence[tuple[Sequence[int], str]]) ->
     low, high = 0, len(told)
     while low < high:
         middle = (low + high) // 2
-        if hearing.arithmetic.says(told[: middle + 1], hearing.settings, ended=False):
+        part = told[: middle + 1]
+        if hearing.arithmetic.says(part, hearing.settings, hearing.prefix, ended=False):
             low = middle + 1
         else:
             high = middle
@@ -237,7 +243,7 @@ def _first_frame(hearing: Hearing, told: Sequence[tuple[Sequence[int], str]]) ->
 
 
 def settings(hearing: Hearing) -> Difference | None:
-    """(10) `settings` commits to the settings, seed and choice of the sealed body."""
+    """(10) `settings` commits to the settings, seed, choice and length of the prefix of the sealed body."""
     same = hearing.blinded().settings == hearing.receipt.settings
     return None if same else Difference("the settings of the request", "other settings")
 
@@ -247,7 +253,7 @@ def finish(hearing: Hearing) -> Difference | None:
     said, count, most = hearing.receipt.finish, len(hearing.tokens), hearing.settings.max_tokens
     if hearing.final is not None and hearing.final.finish is not said:
         return Difference(said.value, f"{hearing.final.finish.value} in the final record")
-    stop = hearing.arithmetic.stops_at(hearing.tokens, hearing.settings)
+    stop = hearing.arithmetic.stops_at(hearing.tokens, hearing.settings, hearing.prefix)
     if stop is not None and stop < count:
         return Difference(f"an end after {stop} tokens", f"{count} tokens")
     if count > most:

@@ -26,7 +26,7 @@ class ModelText:
     tokenizer: "Tokenizer"
 
     def tokenise(self, body: RequestBody) -> Tokenise:
-        """Return a function that gives the tokens of a request's prompt."""
+        """Return a function that gives the tokens of a request's input."""
         from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages that a client may lack
 
         return lambda: prompt_ids(self.tokenizer, body)
@@ -36,7 +36,7 @@ class ModelText:
         from shared.text.stream import SaidText  # noqa: PLC0415  # likewise
 
         settings = body.settings
-        return lambda: SaidText(self.tokenizer, settings.stop, settings.stop_token_ids)
+        return lambda: SaidText(self.tokenizer, settings.stop, settings.stop_token_ids, body.prefix)
 
 
 class Texts:

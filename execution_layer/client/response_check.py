@@ -95,6 +95,7 @@ class StreamReader:
         self._verify(0, self._opener.h0, signature)
         self._alternatives = sent.opened.body.settings.logprobs
         self._budget = sent.opened.body.settings.max_tokens
+        self._delivered = len(sent.opened.body.prefix)
         self._text_bytes = 0
         self.said = said
         self.tokens: list[int] = []
@@ -141,7 +142,7 @@ class StreamReader:
             problem = f"the frames hold {tokens} tokens; at most {self._budget} were requested"
         elif index > self._budget + 1:
             problem = f"more than {self._budget + 1} frames came for {self._budget} tokens"
-        elif size > LONGEST_TOKEN * tokens:
+        elif size > LONGEST_TOKEN * (self._delivered + tokens):
             problem = f"the frames hold more text than {tokens} tokens can have"
         if problem is not None:
             raise CounterfoilError(Code.MALFORMED, problem)
@@ -289,7 +290,7 @@ def _check_commitments(
 ) -> Evidence | None:
     """Check (6): the blinded fields follow from settings, tokens and the sealed evidence."""
     keys, body = response.sent.opened.keys, response.sent.opened.body
-    settings = settings_bytes(body.settings, response.sent.seed, body.choice)
+    settings = settings_bytes(body, response.sent.seed)
     _agree("settings", receipt.settings, keys.blind("settings", settings))
     _agree("output", receipt.output, keys.blind("output", token_bytes(response.tokens)))
     if tokenise is not None:

@@ -120,13 +120,13 @@ class LocalEngine:
                 Code.INVALID_ARGUMENT, "the prompt is empty or has tokens outside the vocabulary"
             )
         self._scheduler.check(len(request.prompt_ids), request.settings.max_tokens)
+        how, own = request.settings, len(request.prompt_ids) - request.delivered
+        prompt, prefix = request.prompt_ids[:own], request.prompt_ids[own:]
         state = SequenceState(
             request=request,
-            stream=TextStream(
-                self._tokenizer, request.settings.stop, request.settings.stop_token_ids
-            ),
+            stream=TextStream(self._tokenizer, how.stop, how.stop_token_ids, prefix),
             hasher=ActivationHasher(len(request.prompt_ids), self._row_bytes),
-            sampler=Sampler(request.settings, request.seed, request.choice, request.prompt_ids),
+            sampler=Sampler(how, request.seed, request.choice, prompt, prefix),
         )
         generation = LocalGeneration(self, state)
         with self._lock:

@@ -25,7 +25,8 @@ class GenerationRequest:
     """One sequence to generate. `seed` has 32 bytes; `choice` distinguishes several answers under one seed.
 
     `deadline` is the value of time.monotonic() at which the sequence ends; without it only its own rules or somebody's
-    wish end it.
+    wish end it. The last `delivered` tokens of the prompt count as the first ones of the output for positions, penalties,
+    stops and text (protocol §3.3.1), but not for `max_tokens`, and they are not returned again.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class GenerationRequest:
     seed: bytes
     choice: int = 0
     deadline: float | None = None
+    delivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,8 @@ class Admission:
                 f" tokens has room for at most {self._model.most_bytes}",
                 remedy="Shorten the prompt.",
             )
+        if len(opened.body.prefix) >= self._model.max_positions:
+            raise self._too_long(len(opened.body.prefix), opened.body)
         prompt_ids = self._model.tokenise(opened.body)
         most = checked.order.max_input_tokens
         assert most is not None  # mandatory in every new order (1)
@@ -148,15 +150,8 @@ class Admission:
                 f"the prompt has {len(prompt_ids)} tokens; the order pays for {most}",
                 remedy="Order with a higher max_input_tokens.",
             )
-        longest = self._model.max_positions - opened.body.settings.max_tokens
-        if len(prompt_ids) > longest:
-            raise CounterfoilError(
-                Code.INVALID_ARGUMENT,
-                f"the prompt has {len(prompt_ids)} tokens; with max_tokens"
-                f" {opened.body.settings.max_tokens} this node's context of"
-                f" {self._model.max_positions} has room for {max(0, longest)}",
-                remedy="Shorten the prompt or ask for fewer tokens.",
-            )
+        if len(prompt_ids) > self._model.max_positions - opened.body.settings.max_tokens:
+            raise self._too_long(len(prompt_ids), opened.body)
         return Admitted(
             order=checked.order,
             order_statement=checked.order_statement,
@@ -166,6 +161,15 @@ class Admission:
             keys=checked.keys,
             opened=opened,
             prompt_ids=prompt_ids,
+        )
+
+    def _too_long(self, tokens: int, body: RequestBody) -> CounterfoilError:
+        context, budget = self._model.max_positions, body.settings.max_tokens
+        return CounterfoilError(
+            Code.INVALID_ARGUMENT,
+            f"the prompt has {tokens} tokens; with max_tokens {budget} this node's context of"
+            f" {context} has room for {max(0, context - budget)}",
+            remedy="Shorten the prompt or ask for fewer tokens.",
         )
 
     def _check_order(self, raw: bytes) -> tuple[Order, bytes, bytes]:

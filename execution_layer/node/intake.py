@@ -165,6 +165,7 @@ def _generation_request(admitted: Admitted, start: Start) -> GenerationRequest:
         seed=admitted.seed,
         choice=admitted.opened.body.choice,
         deadline=start.deadline(admitted.order.max_ms),
+        delivered=len(admitted.opened.body.prefix),
     )
 
 

@@ -320,7 +320,7 @@ async def open_session(
 ) -> Session:
     """Record the request as accepted at `start` and return its session; REPLAYED if another call with it came first."""
     keys, body = admitted.opened.keys, admitted.opened.body
-    settings = settings_bytes(body.settings, admitted.seed, body.choice)
+    settings = settings_bytes(body, admitted.seed)
     record = AcceptedRecord(
         order=admitted.order_statement,
         order_entry=admitted.order_entry,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shared.envelope.body import settings_bytes
 from shared.envelope.secrets import OUTPUT_SIDE, PROMPT_SIDE, TranscriptKeys
-from shared.statements.request import SamplingSettings
+from shared.statements.request import RequestBody
 from shared.translog.tree import leaf_hash, root
 
 
@@ -23,17 +23,16 @@ class BlindedFields:
 def blinded_fields(
     keys: TranscriptKeys,
     *,
-    settings: SamplingSettings,
+    body: RequestBody,
     seed: bytes,
     input_tokens: Sequence[int],
     output_tokens: Sequence[int],
     prompt_blocks: Sequence[bytes],
     output_blocks: Sequence[bytes],
-    choice: int = 0,
 ) -> BlindedFields:
-    """Compute the fields. `seed` is the effective sampling seed (the body's, or the derived one), `choice` is the body's."""
+    """Compute the fields. `seed` is the effective sampling seed (the body's, or the derived one)."""
     return BlindedFields(
-        settings=keys.blind("settings", settings_bytes(settings, seed, choice)),
+        settings=keys.blind("settings", settings_bytes(body, seed)),
         input=keys.blind("input", token_bytes(input_tokens)),
         output=keys.blind("output", token_bytes(output_tokens)),
         activation_root=activation_root(keys, prompt_blocks, output_blocks),

@@ -9,6 +9,7 @@ from shared.codec.cbor import Value
 from shared.codec.hashing import labelled_hash
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import (
+    MAX_ANSWER,
     MAX_CHOICE,
     MAX_STOP_TOKENS,
     Message,
@@ -81,13 +82,19 @@ class _Body(Record):
     prompt: _Content | None = None
     seed: Bytes32 | None = None
     choice: Annotated[int, Whole(MAX_CHOICE, 1)] | None = None
+    prefix: Annotated[tuple[U32, ...], Count(1, MAX_ANSWER)] | None = None
 
 
 def encode_body(body: RequestBody) -> bytes:
     """Encode; MALFORMED for text that is not valid Unicode, INVALID_ARGUMENT above 2 MiB."""
     turns = tuple(_Turn(message.role, message.content) for message in body.messages)
     record = _Body(
-        _settings_record(body.settings), turns or None, body.prompt, body.seed, body.choice or None
+        settings=_settings_record(body.settings),
+        messages=turns or None,
+        prompt=body.prompt,
+        seed=body.seed,
+        choice=body.choice or None,
+        prefix=body.prefix or None,
     )
     data = record.to_cbor()
     if len(data) > MAX_BODY:
@@ -109,6 +116,7 @@ def decode_body(data: bytes) -> RequestBody:
             prompt=record.prompt,
             seed=record.seed,
             choice=record.choice or 0,
+            prefix=record.prefix or (),
         )
     except CounterfoilError as error:
         raise CounterfoilError(Code.MALFORMED, f"the body is not valid: {error.detail}") from error
@@ -119,10 +127,15 @@ def settings_map(settings: SamplingSettings) -> dict[str, Value]:
     return _settings_record(settings).to_payload()
 
 
-def settings_bytes(settings: SamplingSettings, seed: bytes, choice: int) -> bytes:
-    """Return what a receipt's `settings` blinds: the settings with the effective seed and, unless 0, the choice."""
+def settings_bytes(body: RequestBody, seed: bytes) -> bytes:
+    """Return what a receipt's `settings` blinds: the settings with the effective seed and, unless they are 0, the choice
+    and the number of tokens that were delivered before.
+    """
+    optional = {"choice": body.choice, "delivered": len(body.prefix)}
     return cbor.encode(
-        settings_map(settings) | {"seed": seed} | ({"choice": choice} if choice else {})
+        settings_map(body.settings)
+        | {"seed": seed}
+        | {name: value for name, value in optional.items() if value}
     )
 
 

@@ -40,9 +40,11 @@ def replay(
     seed: bytes,
     *,
     choice: int = 0,
+    delivered: int = 0,
 ) -> ReplayResult:
     """Feed prompt and output back in one pass; the last output token's own state is not needed.
 
+    The last `delivered` tokens of `prompt` are sampled after as the output's first ones (protocol §3.3.1).
     INVALID_ARGUMENT when a token is outside the vocabulary or the sequence is longer than the model's context.
     """
     check_sequence(decoder, prompt, output)
@@ -54,7 +56,8 @@ def replay(
     hasher.append(backend.to_host(hidden if output else hidden[:-1]))
     if not output:
         return ReplayResult(hasher.finish(), ())
-    sampler = Sampler(settings, seed, choice, prompt)
+    own = len(prompt) - delivered
+    sampler = Sampler(settings, seed, choice, prompt[:own], prompt[own:])
     sampled = [
         sampler.sample(row, output[:position])
         for position, row in enumerate(_logits(decoder, hidden[len(prompt) - 1 :]))

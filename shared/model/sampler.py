@@ -46,13 +46,16 @@ class Sampler:
         seed: bytes,
         choice: int = 0,
         prompt_ids: Sequence[int] = (),
+        prefix: Sequence[int] = (),
     ) -> None:
         self._settings = settings
+        self._prefix = list(prefix)
         self._noise = Noise(seed, choice)
         self._penalties = Penalties.of(settings, prompt_ids)
 
     def sample(self, logits: NDArray[np.float32], output: Sequence[int]) -> Sampled:
-        """Return the token that follows `output` (all output tokens so far); `logits` has shape (V,)."""
+        """Return the token that follows `output` (all tokens so far that follow the prefix); `logits` has shape (V,)."""
+        output = [*self._prefix, *output] if self._prefix else output
         token = self.choose(logits, len(output), output)
         if self._settings.logprobs is None:
             return Sampled(token)

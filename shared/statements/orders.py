@@ -61,7 +61,10 @@ def cancel_message(order: bytes) -> bytes:
 
 def input_bound(body: RequestBody) -> int:
     """Return a `max_input_tokens` for a client without a tokenizer: a token per UTF-8 byte, plus the template's."""
-    return min(MAX_TOKENS, body.size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages))
+    return min(
+        MAX_TOKENS,
+        body.size + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body.messages) + len(body.prefix),
+    )
 
 
 def within_order(order: Order, usage: Usage) -> str | None:

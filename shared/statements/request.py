@@ -13,6 +13,8 @@ MAX_MESSAGES = 256
 MAX_STOP_TOKENS = 64
 MAX_LOGPROBS = 20
 MAX_CHOICE = 2**32 - 1
+MAX_ANSWER = 2**20
+"""Most tokens of one answer, those that earlier attempts delivered included."""
 ROLES = frozenset({"system", "user", "assistant"})
 
 
@@ -53,7 +55,7 @@ class SamplingSettings:
     """How many of the most likely tokens are returned with each output token's log-probability."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.max_tokens <= 2**20, "max_tokens must be between 1 and 1048576")
+        _require(1 <= self.max_tokens <= MAX_ANSWER, "max_tokens must be between 1 and 1048576")
         _require(0 <= self.temperature_ppm <= 100 * PPM, "temperature must be between 0 and 100")
         _require(0 <= self.top_k <= 2**20, "top_k must be between 0 and 1048576")
         _require(1 <= self.top_p_ppm <= PPM, "top_p must be above 0 and at most 1")
@@ -111,6 +113,8 @@ class RequestBody:
     """32 bytes, or absent: then the sampling seed is derived from the transcript secret."""
     choice: int = 0
     """Which of several answers to the same request this one is."""
+    prefix: tuple[int, ...] = ()
+    """Output tokens that earlier attempts delivered: the answer goes on from there (protocol §3.3.1)."""
 
     def __post_init__(self) -> None:
         _require(
@@ -120,6 +124,15 @@ class RequestBody:
         _require(len(self.messages) <= MAX_MESSAGES, f"at most {MAX_MESSAGES} messages")
         _require(self.seed is None or len(self.seed) == 32, "a seed must be 32 bytes long")
         _require(0 <= self.choice <= MAX_CHOICE, "a choice must be between 0 and 2^32 - 1")
+        _require(not self.prefix or self.seed is not None, "a prefix needs a seed")
+        _require(
+            len(self.prefix) + self.settings.max_tokens <= MAX_ANSWER,
+            f"prefix and max_tokens together are at most {MAX_ANSWER} tokens",
+        )
+        _require(
+            all(0 <= token < 2**32 for token in self.prefix),
+            "a token of the prefix must be between 0 and 2^32 - 1",
+        )
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ incomplete. The stop string and the stop token are not part of the text.
 
 from collections.abc import Iterable, Sequence
 
+from shared.runtime.errors import Code, CounterfoilError
 from shared.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -18,10 +19,18 @@ CONTEXT = 8
 
 
 class TextStream:
-    """Takes tokens and returns text that never splits a character and never shows a stop string."""
+    """Takes tokens and returns text that never splits a character and never shows a stop string.
+
+    `prefix` are the sequence's first tokens, as `push` would have taken them; their settled text is not returned again.
+    INVALID_ARGUMENT if the sequence ends with them or before (protocol §3.3.1).
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        prefix: Sequence[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
@@ -33,6 +42,15 @@ class TextStream:
         self.text = ""
         """All text so far, up to a stop string."""
         self.stopped = False
+        for token in prefix:
+            self.push(token)
+            if self.stopped:
+                raise CounterfoilError(
+                    Code.INVALID_ARGUMENT,
+                    "the prefix is a whole answer: nothing comes after its stop",
+                    remedy="Leave out the last tokens.",
+                    metadata={"prefix": "complete"},
+                )
 
     def push(self, token: int) -> str:
         """Take one token; return the text that can be shown now. Sets `stopped` at the sequence's end."""
@@ -85,10 +103,14 @@ class TextStream:
 
 
 def stop_length(
-    tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str], stop_ids: Sequence[int] = ()
+    tokenizer: Tokenizer,
+    tokens: Sequence[int],
+    stop: Sequence[str],
+    stop_ids: Sequence[int] = (),
+    prefix: Sequence[int] = (),
 ) -> int | None:
-    """Return the number of tokens up to and including the first stop, or None."""
-    stream = TextStream(tokenizer, stop, stop_ids)
+    """Return the number of tokens up to and including the first stop, or None; `prefix` goes before them, uncounted."""
+    stream = TextStream(tokenizer, stop, stop_ids, prefix)
     for count, token in enumerate(tokens, start=1):
         stream.push(token)
         if stream.stopped:
@@ -116,9 +138,13 @@ class SaidText:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        prefix: Sequence[int] = (),
     ) -> None:
-        self._stream = TextStream(tokenizer, stop, stop_ids)
+        self._stream = TextStream(tokenizer, stop, stop_ids, prefix)
         self._over = False
         self._due = ""
         """Settled text that is not yet in any frame."""
@@ -149,9 +175,10 @@ def frames_say(
     frames: Iterable[tuple[Sequence[int], str]],
     stop: Sequence[str],
     stop_ids: Sequence[int] = (),
+    prefix: Sequence[int] = (),
     *,
     ended: bool,
 ) -> bool:
     """Return whether the text of every frame of (tokens, text) matches its tokens, and is complete if the sequence `ended`."""
-    said = SaidText(tokenizer, stop, stop_ids)
+    said = SaidText(tokenizer, stop, stop_ids, prefix)
     return all(said.take(tokens, text) for tokens, text in frames) and (not ended or said.whole())

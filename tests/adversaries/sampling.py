@@ -27,9 +27,13 @@ def sampling_as(
     """Have the engine sample under other settings, from another seed, or by another rule."""
 
     def make(
-        asked: SamplingSettings, given: bytes, choice: int = 0, prompt_ids: Sequence[int] = ()
+        asked: SamplingSettings,
+        given: bytes,
+        choice: int = 0,
+        prompt_ids: Sequence[int] = (),
+        prefix: Sequence[int] = (),
     ) -> Sampler:
-        return kind(settings(asked), seed(given), choice, prompt_ids)
+        return kind(settings(asked), seed(given), choice, prompt_ids, prefix)
 
     return patched((engine_module, "Sampler", make))
 

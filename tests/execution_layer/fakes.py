@@ -66,7 +66,7 @@ class FakeGeneration:
             if self._wanted is not None:
                 reason = self._wanted
                 break
-            token = self._engine.token(self.request, len(output))
+            token = self._engine.token(self.request, self.request.delivered + len(output))
             output.append(token)
             self.position = len(output)
             yield TokenChunk(

@@ -31,11 +31,11 @@ MOST_BYTES = 4 * MAX_POSITIONS
 
 
 def fake_tokenise(body):
-    """A double of the tokenizer: one token per byte."""
+    """A double of the tokenizer: one token per byte; then the prefix."""
     text = body.prompt if body.prompt is not None else "|".join(m.content for m in body.messages)
     if not text:
         raise CounterfoilError(Code.INVALID_ARGUMENT, "the prompt is empty")
-    return tuple(text.encode())
+    return (*text.encode(), *body.prefix)
 
 
 def fake_model(engine):

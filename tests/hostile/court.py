@@ -60,14 +60,14 @@ class BoundedArithmetic(FakeArithmetic):
         if any(token > 255 for token in (*prompt, *output)) or len(prompt) + len(output) > 4096:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "a token is outside the vocabulary")
 
-    def replay(self, prompt, output, settings, seed, choice):
+    def replay(self, prompt, output, settings, seed, choice, delivered=0):
         """Refuse likewise."""
         self.check(prompt, output)
-        return super().replay(prompt, output, settings, seed, choice)
+        return super().replay(prompt, output, settings, seed, choice, delivered)
 
-    def stops_at(self, output, settings):
+    def stops_at(self, output, settings, prefix=()):
         """Return where the double's end token is."""
-        return super().stops_at(tuple(output), settings)
+        return super().stops_at(tuple(output), settings, prefix)
 
 
 def doubled_node() -> Node:

@@ -143,9 +143,8 @@ class Forger:
         sealed = seal_evidence(Raw(told("evidence", evidence.to_payload())), keys, context)  # type: ignore[arg-type]  # its bytes
         blinded = blinded_fields(
             keys,
-            settings=settings,
+            body=self._body if opened is None else opened.body,
             seed=seed,
-            choice=0 if opened is None else opened.body.choice,
             input_tokens=prompt,
             output_tokens=tokens,
             prompt_blocks=blocks.prompt_blocks,

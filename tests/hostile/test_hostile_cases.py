@@ -92,7 +92,7 @@ class Blind:
     def __getattr__(self, name):
         return getattr(self._real, name)
 
-    def says(self, frames, settings, *, ended):
+    def says(self, frames, settings, prefix=(), *, ended):
         """Agree."""
         return True
 

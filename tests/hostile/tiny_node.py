@@ -15,11 +15,12 @@ from tests.hostile.forge import Node
 class GeneratingArithmetic(ModelArithmetic):
     """The auditor's arithmetic, which also generates what it will replay: token by token, by the same definition."""
 
-    def generate(self, prompt, count, seed):
+    def generate(self, prompt, count, seed, delivered=0):
         """Return `count` tokens, or fewer that end with a stop token: a text takes none after it."""
         output: list[int] = []
         for _ in range(count):
-            chosen = self.replay(prompt, [*output, 0], SamplingSettings(max_tokens=count), seed, 0)
+            settings = SamplingSettings(max_tokens=count)
+            chosen = self.replay(prompt, [*output, 0], settings, seed, 0, delivered)
             output.append(chosen.chosen[-1])
             if output[-1] in self._tokenizer.stop_tokens:
                 break

@@ -152,7 +152,7 @@ def secrets() -> Json:
     blocks = [octets(f"block {b}") for b in range(5)]
     fields = blinded_fields(
         keys,
-        settings=BODY.settings,
+        body=BODY,
         seed=keys.sampling_seed,
         input_tokens=(1, 2, 70_000),
         output_tokens=(5, 6),
@@ -184,7 +184,7 @@ def secrets() -> Json:
         "body": encode_body(BODY).hex(),
         "full_body": encode_body(FULL_BODY).hex(),
         "full_settings_blinded": keys.blind(
-            "settings", settings_bytes(FULL_BODY.settings, octets("seed"), FULL_BODY.choice)
+            "settings", settings_bytes(FULL_BODY, octets("seed"))
         ).hex(),
         "body_padded": pad(encode_body(BODY), SMALLEST_BODY).hex(),
         "policies": {

@@ -35,8 +35,9 @@ FULL_BODY = RequestBody(
     prompt="Once",
     seed=octets("seed"),
     choice=2,
+    prefix=(5, 6, 70_000),
 )
-"""Every setting that may be absent, and a choice; no envelope of the vectors holds it."""
+"""Every setting that may be absent, a choice and a prefix; no envelope of the vectors holds it."""
 TS = octets("transcript secret")
 CUSTODIANS = ("custodian 1", "custodian 2", "custodian 3")
 

@@ -27,6 +27,12 @@ PROFILE = b"\x07" * 32
 EOS = 0
 
 
+def cut(tokens, delivered):
+    """Return the prompt's own tokens, and those of the prefix."""
+    own = len(tokens) - delivered
+    return tokens[:own], tokens[own:]
+
+
 class FakeArithmetic:
     """A double of the auditor's model: tokens and states are hashes of what came before."""
 
@@ -36,20 +42,21 @@ class FakeArithmetic:
         self.passes = 0
 
     def tokenise(self, body):
-        return tuple((body.prompt or "").encode())
+        return (*(body.prompt or "").encode(), *body.prefix)
 
     def check(self, prompt, output):
         """Refuse nothing."""
 
-    def replay(self, prompt, output, settings, seed, choice):
+    def replay(self, prompt, output, settings, seed, choice, delivered=0):
         self.passes += 1
-        chosen = tuple(self.choose(prompt, output[:n], seed) for n in range(len(output)))
+        own, prefix = cut(prompt, delivered)
+        chosen = tuple(self.choose(own, (*prefix, *output[:n]), seed) for n in range(len(output)))
         return Replayed(self.activations(prompt, output), chosen)
 
-    def says(self, frames, settings, *, ended):
+    def says(self, frames, settings, prefix=(), *, ended):
         return all(text == self.text(tokens) for tokens, text in frames)
 
-    def stops_at(self, output, settings):
+    def stops_at(self, output, settings, prefix=()):
         return output.index(EOS) + 1 if EOS in output else None
 
     def frame_texts(self, frames, settings):
@@ -76,10 +83,11 @@ class FakeArithmetic:
             blocks, tuple(sha256(b"o" + whole + bytes(output[:end])).digest() for end in ends)
         )
 
-    def generate(self, prompt, count, seed):
+    def generate(self, prompt, count, seed, delivered=0):
+        own, prefix = cut(prompt, delivered)
         output = []
         while len(output) < count:
-            output.append(self.choose(prompt, tuple(output), seed))
+            output.append(self.choose(own, (*prefix, *output), seed))
         return tuple(output)
 
 
@@ -88,14 +96,14 @@ class SamplingArithmetic(FakeArithmetic):
 
     def logits(self, prompt, so_far):
         """Return a row of 24 values that depends on everything before."""
-        data = sha256(repr((tuple(prompt), tuple(so_far))).encode()).digest()[:24]
+        data = sha256(repr((*prompt, *so_far)).encode()).digest()[:24]
         return np.frombuffer(data, dtype=np.uint8).astype(np.float32) / 64
 
     def tokenise(self, body):
-        return tuple(byte % 24 for byte in (body.prompt or "").encode())
+        return (*(byte % 24 for byte in (body.prompt or "").encode()), *body.prefix)
 
-    def replay(self, prompt, output, settings, seed, choice):
-        sampler = Sampler(settings, seed, choice, prompt)
+    def replay(self, prompt, output, settings, seed, choice, delivered=0):
+        sampler = Sampler(settings, seed, choice, *cut(prompt, delivered))
         rows = [(self.logits(prompt, output[:n]), output[:n]) for n in range(len(output))]
         sampled = [sampler.sample(row, so_far) for row, so_far in rows]
         return Replayed(
@@ -104,14 +112,14 @@ class SamplingArithmetic(FakeArithmetic):
             tuple(told for item in sampled for told in item.logprobs),
         )
 
-    def stops_at(self, output, settings):
+    def stops_at(self, output, settings, prefix=()):
         ends = [n for n, token in enumerate(output, 1) if token in settings.stop_token_ids]
         return min(ends, default=None)
 
-    def serve(self, prompt, settings, seed, choice=0):
+    def serve(self, prompt, settings, seed, choice=0, delivered=0):
         """Return what a node delivers under some settings: (tokens, logprobs)."""
         output = []
-        sampler = Sampler(settings, seed, choice, prompt)
+        sampler = Sampler(settings, seed, choice, *cut(prompt, delivered))
         told = []
         while len(output) < settings.max_tokens:
             sampled = sampler.sample(self.logits(prompt, output), output)
@@ -145,6 +153,9 @@ class Story:
     settings: SamplingSettings | None = None
     choice: int = 0
     seed: bytes | None = None
+    prefix: tuple[int, ...] = ()
+    treated: RequestBody | None = None
+    """What the node takes the request for, if for another one than the sealed one."""
     logprobs: tuple = ()
     order_changes: dict | None = None
     header_model: bytes = H
@@ -158,7 +169,9 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     node, custodian = generate_hpke_key(), generate_hpke_key()
     settings = story.settings or SamplingSettings(max_tokens=story.max_tokens)
     sealed = seal_request(
-        RequestBody(settings, prompt=prompt, seed=story.seed, choice=story.choice),
+        RequestBody(
+            settings, prompt=prompt, seed=story.seed, choice=story.choice, prefix=story.prefix
+        ),
         tenant="acme",
         candidates=[Candidate(H, node.public_bytes)],
         custodians=[custodian.public_bytes],
@@ -170,11 +183,12 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     )
     opened = open_with_secret(sealed.envelope_bytes, sealed.ts)
     keys, seed = opened.keys, story.seed or opened.keys.sampling_seed
-    inputs = arithmetic.tokenise(opened.body)
+    taken = story.treated or opened.body
+    inputs = arithmetic.tokenise(taken)
     tokens = (
         story.tokens
         if story.tokens is not None
-        else arithmetic.generate(inputs, story.max_tokens, seed)
+        else arithmetic.generate(inputs, story.max_tokens, seed, len(taken.prefix))
     )
     context = StreamContext(ctx=sealed.ctx, kc=sealed.kc, bundle=H, node_nonce=H, attempt=0)
     sealer = FrameSealer(keys, context)
@@ -196,7 +210,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         context,
     )
     blinded = blinded_fields(
-        keys, settings=settings, seed=seed, choice=story.choice, input_tokens=inputs, output_tokens=claimed,
+        keys, body=taken, seed=seed, input_tokens=inputs, output_tokens=claimed,
         prompt_blocks=activations.prompt_blocks, output_blocks=activations.output_blocks,
     )  # fmt: skip
     usage = {"input": len(inputs), "cached": 0, "output": len(tokens), **(story.usage or {})}

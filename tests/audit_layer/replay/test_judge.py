@@ -6,6 +6,7 @@ import pytest
 
 from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
+from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.statements.verdicts import Reason
@@ -124,6 +125,92 @@ def test_a_node_that_ignores_a_filter_or_penalty_fails(ignored):
     only = SamplingSettings(64, temperature_ppm=1_500_000, **{ignored: getattr(ASKED, ignored)})
     assert judged(only) == "PASS exact"
     assert judged(only, served=replace(only, **{ignored: None})) == "FAIL tokens"
+
+
+PREFIX = (7, 3, 3, 19)
+"""Tokens that earlier attempts delivered, one of them twice."""
+
+
+def going_on(*, served=None, tokens=None, receipt_changes=None, treated=None):
+    """Have a node serve a request with a prefix, perhaps as if its last `served` tokens had been delivered, and judge it."""
+    arithmetic = SamplingArithmetic()
+    body = RequestBody(ASKED, prompt=PROMPT, seed=H, prefix=PREFIX)
+    taken = treated or body
+    inputs, delivered = arithmetic.tokenise(taken), len(taken.prefix) if served is None else served
+    answer, told = arithmetic.serve(inputs, ASKED, H, 0, delivered)
+    story = Story(
+        settings=ASKED,
+        seed=H,
+        prefix=PREFIX,
+        treated=treated,
+        tokens=answer if tokens is None else tokens,
+        logprobs=told,
+        receipt_changes=receipt_changes,
+    )
+    result = judge(make_case(story, prompt=PROMPT, arithmetic=arithmetic), arithmetic)
+    return f"{result.outcome} {result.reason}"
+
+
+def test_an_answer_goes_on_from_a_prefix_as_if_it_had_been_its_own():
+    arithmetic = SamplingArithmetic()
+    prompt = arithmetic.tokenise(RequestBody(ASKED, prompt=PROMPT))
+    whole, told = arithmetic.serve(prompt, ASKED, H)
+    for place in range(1, len(whole)):
+        rest = replace(ASKED, max_tokens=len(whole) - place)
+        served = arithmetic.serve((*prompt, *whole[:place]), rest, H, 0, place)
+        assert served == (whole[place:], told[place:])
+        story = Story(
+            settings=rest, seed=H, prefix=whole[:place], tokens=served[0], logprobs=served[1]
+        )
+        case = make_case(story, prompt=PROMPT, arithmetic=arithmetic)
+        assert judge(case, arithmetic).reason is Reason.EXACT
+
+
+def test_a_prefix_that_is_taken_for_a_part_of_the_prompt_fails():
+    """Positions that start again at 0, or penalties that do not count what was delivered, are another sampling."""
+    assert going_on(served=0) == "FAIL tokens"
+    assert going_on(served=len(PREFIX) - 1) == "FAIL tokens"
+
+
+def test_a_node_that_serves_another_prefix_than_the_sealed_one_fails():
+    for prefix in ((), PREFIX[:-1], (*PREFIX, 5), PREFIX[::-1]):
+        other = RequestBody(ASKED, prompt=PROMPT, seed=H, prefix=prefix)
+        assert going_on(treated=other) == "FAIL input"
+
+
+def test_a_receipt_that_commits_to_a_longer_prefix_of_the_same_input_fails():
+    """The input is the same tokens; where the prompt ends in them is the tenant's to say."""
+    arithmetic = SamplingArithmetic()
+    prompt = arithmetic.tokenise(RequestBody(ASKED, prompt=PROMPT))
+    letter = PROMPT[-1].encode()[0] % 24
+    longer = RequestBody(ASKED, prompt=PROMPT[:-1], seed=H, prefix=(letter, *PREFIX))
+    assert arithmetic.tokenise(longer) == (*prompt, *PREFIX)
+    assert going_on(treated=longer, served=len(PREFIX)) == "FAIL settings"
+    assert going_on(treated=longer) == "FAIL tokens"
+
+
+def test_a_node_that_delivers_the_prefix_again_fails():
+    assert going_on(tokens=(*PREFIX, *range(8))) == "FAIL tokens"
+
+
+def test_a_node_that_answers_what_has_come_to_its_end_fails():
+    """A prefix that is a whole answer has no input to begin with: honest nodes refuse it."""
+
+    class Ended(SamplingArithmetic):
+        def tokenise(self, body):
+            if body.prefix:
+                raise CounterfoilError(Code.INVALID_ARGUMENT, "the prefix is a whole answer")
+            return super().tokenise(body)
+
+    story = Story(
+        settings=ASKED,
+        seed=H,
+        prefix=PREFIX,
+        tokens=(1,) * 12,
+        treated=RequestBody(ASKED, prompt=PROMPT),
+    )
+    case = make_case(story, prompt=PROMPT, arithmetic=SamplingArithmetic())
+    assert judge(case, Ended()).reason is Reason.INPUT
 
 
 def test_a_node_that_answers_under_another_choice_fails():

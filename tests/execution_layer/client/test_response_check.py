@@ -431,6 +431,17 @@ async def test_text_is_no_longer_than_its_tokens_can_say(answer):
     assert len(node.reader.text) == LONGEST_TOKEN
 
 
+async def test_what_a_prefix_held_back_may_come_before_the_first_token(answer):
+    """An answer that is cancelled at once may still owe text to tokens that were delivered before."""
+    opened = answer.sent.opened
+    body = replace(opened.body, seed=bytes(32), prefix=(9, 8))
+    sent = replace(answer.sent, opened=replace(opened, body=body))
+    node = Endless(replace(answer, sent=sent))
+    assert node.send((), "x" * 2 * LONGEST_TOKEN) is None
+    error = node.send((1,), "x" * (LONGEST_TOKEN + 1))
+    assert "more text than 1 tokens can have" in error.detail
+
+
 class Words:
     """A double of a tokenizer's reader: a token's text is `w<token> `, as in the engine's double."""
 

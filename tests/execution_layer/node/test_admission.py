@@ -358,6 +358,33 @@ async def test_a_prompt_with_more_bytes_than_the_context_can_hold_is_not_even_to
         assert f"room for at most {MOST_BYTES}" in str(refusal)
 
 
+def going_on(size, *, max_tokens=6):
+    return RequestBody(
+        SamplingSettings(max_tokens), prompt="hello", seed=bytes(32), prefix=(9,) * size
+    )
+
+
+async def test_a_prefix_counts_against_the_context_and_against_what_the_order_pays_for(world, node):
+    fits = make_request(world, node, body=going_on(MAX_POSITIONS - 11))
+    assert await ask(world, node, fits.order, fits.envelope)
+    error = await refusal_of(world, node, body=going_on(MAX_POSITIONS - 10))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "context" in error.detail
+    error = await refusal_of(world, node, body=going_on(20), order_changes={"max_input_tokens": 24})
+    assert "the prompt has 25 tokens; the order pays for 24" in error.detail
+
+
+async def test_a_prefix_longer_than_the_context_is_not_even_decoded(world, node, monkeypatch):
+    def tokenised(_body):
+        raise AssertionError("tokenised")
+
+    monkeypatch.setattr(
+        node._admission, "_model", replace(node._admission._model, tokenise=tokenised)
+    )
+    error = await refusal_of(world, node, body=going_on(MAX_POSITIONS, max_tokens=1))
+    assert "context" in error.detail
+
+
 async def test_invalid_utf8_in_an_order_is_malformed(world, node):
     request = make_request(world, node)
     spoiled = request.order.replace(b"dacme", b"dac\xff\xfe", 1)

@@ -1,6 +1,7 @@
 """From acceptance to receipt, even for requests that failed."""
 
 import asyncio
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -15,6 +16,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.statements.cose import entry_of, open_as
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
+from shared.statements.request import RequestBody, SamplingSettings
 from tests.execution_layer.asking import ask, make_request
 from tests.execution_layer.fakes import EOS, FakeEngine
 from tests.execution_layer.waiting import until
@@ -77,7 +79,7 @@ async def test_frames_final_record_and_receipt_speak_of_the_same_answer(world):
         evidence = open_evidence(final.evidence, keys, context)
         blinded = blinded_fields(
             keys,
-            settings=request.body.settings,
+            body=request.body,
             seed=keys.sampling_seed,
             input_tokens=tuple(b"hello"),
             output_tokens=tokens,
@@ -91,6 +93,34 @@ async def test_frames_final_record_and_receipt_speak_of_the_same_answer(world):
             receipt.activation_root,
         )
         assert await receipt_of(world, request) == receipt
+
+
+async def test_an_answer_that_goes_on_has_only_the_rest_and_a_receipt_for_prefix_and_rest(world):
+    whole = RequestBody(SamplingSettings(20), prompt="hello", seed=bytes(32))
+    async with world.node(name="a") as node:
+        request = make_request(world, node, body=whole)
+        frames, *_ = opened(node, request, await ask(world, node, request.order, request.envelope))
+        tokens = tuple(token for frame in frames for token in frame.tokens)
+        rest = replace(whole, settings=SamplingSettings(12), prefix=tokens[:8])
+        request = make_request(world, node, body=rest, attempt=1)
+        messages = await ask(world, node, request.order, request.envelope)
+        _, final, receipt, _ = opened(node, request, messages)
+        assert final.tokens == tokens[8:]
+        assert (receipt.usage.input, receipt.usage.output) == (len("hello") + 8, 12)
+        evidence = open_evidence(
+            final.evidence, request.sealed.keys, context_of(node, request, receipt.node_nonce)
+        )
+        assert evidence.input_tokens == (*b"hello", *tokens[:8])
+        blinded = blinded_fields(
+            request.sealed.keys,
+            body=rest,
+            seed=bytes(32),
+            input_tokens=evidence.input_tokens,
+            output_tokens=tokens[8:],
+            prompt_blocks=(),
+            output_blocks=(),
+        )
+        assert (blinded.settings, blinded.input) == (receipt.settings, receipt.input)
 
 
 async def test_tokens_within_the_frame_interval_share_a_frame_and_the_first_comes_at_once(world):

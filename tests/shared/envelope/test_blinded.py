@@ -15,16 +15,17 @@ from shared.envelope.blinded import (
     token_bytes,
 )
 from shared.envelope.secrets import TranscriptKeys
-from shared.statements.request import SamplingSettings
+from shared.statements.request import RequestBody, SamplingSettings
 from tests.vectors.samples import octets
 
 SETTINGS = SamplingSettings(max_tokens=8)
+BODY = RequestBody(SETTINGS, prompt="p", seed=octets("seed"))
 BLOCKS = tuple(octets(f"block {i}") for i in range(5))
 
 
 def fields(keys, **changes):
     arguments = {
-        "settings": SETTINGS,
+        "body": BODY,
         "seed": octets("seed"),
         "input_tokens": (1, 2),
         "output_tokens": (3,),
@@ -60,7 +61,12 @@ def test_a_field_varies_with_its_own_data_only():
     keys = keys_of(octets("ts"))
     base = fields(keys)
     changes: dict[str, list[dict[str, Any]]] = {
-        "settings": [{"settings": replace(SETTINGS, top_k=1)}, {"seed": octets("other seed")}],
+        "settings": [
+            {"body": replace(BODY, settings=replace(SETTINGS, top_k=1))},
+            {"body": replace(BODY, choice=1)},
+            {"body": replace(BODY, prefix=(2,))},
+            {"seed": octets("other seed")},
+        ],
         "input": [{"input_tokens": (1, 2, 3)}, {"input_tokens": ()}],
         "output": [{"output_tokens": (4,)}],
         "activation_root": [

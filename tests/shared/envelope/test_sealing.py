@@ -218,6 +218,12 @@ def test_text_that_is_not_unicode_is_malformed_on_both_sides():
         lambda body: {**body, "choice": 0},
         lambda body: {**body, "choice": -1},
         lambda body: {**body, "choice": 2**32},
+        lambda body: {**body, "prefix": [5]},  # without a seed
+        lambda body: {**body, "seed": bytes(32), "prefix": []},
+        lambda body: {**body, "seed": bytes(32), "prefix": [2**32]},
+        lambda body: {**body, "seed": bytes(32), "prefix": [-1]},
+        lambda body: {**body, "seed": bytes(32), "prefix": b"5"},
+        lambda body: {**body, "seed": bytes(32), "prefix": [1] * (2**20 - 63)},
         lambda body: {**body, "settings": {**body["settings"], "stop": ["x"] * 9}},
         lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": []}},
         lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": [2**32]}},
@@ -278,6 +284,8 @@ def test_settings_that_are_off_leave_no_trace_and_those_that_are_on_come_through
     full = replace(
         BODY,
         choice=2**32 - 1,
+        seed=bytes(32),
+        prefix=(0, 2**32 - 1),
         settings=SamplingSettings(
             max_tokens=16,
             min_p_ppm=50_000,

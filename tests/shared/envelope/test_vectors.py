@@ -147,12 +147,13 @@ def test_the_frame_with_logprobs_opens():
     assert not frame.answers(None)
 
 
-def test_the_body_with_every_setting_decodes_and_its_settings_blind_seed_and_choice():
+def test_the_body_with_every_setting_decodes_and_its_settings_blind_seed_choice_and_prefix():
     body = decode_body(octets(SECRETS, "full_body"))
     assert (body.settings.presence_penalty_ppm, body.settings.logprobs) == (-250_000, 3)
     keys = TranscriptKeys.derive(octets(SECRETS, "transcript_secret"), octets(SECRETS, "ctx"))
     decoded = cbor.decode(octets(SECRETS, "full_body"))
-    plain = {**decoded["settings"], "seed": decoded["seed"], "choice": 2}
+    assert body.prefix == (5, 6, 70_000)
+    plain = {**decoded["settings"], "seed": decoded["seed"], "choice": 2, "delivered": 3}
     assert keys.blind("settings", cbor.encode(plain)).hex() == SECRETS["full_settings_blinded"]
 
 

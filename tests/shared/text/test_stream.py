@@ -1,9 +1,14 @@
 """Streaming text: only whole characters, nothing lost, and an end that node and auditor find at the same token."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.request import RequestBody, SamplingSettings
+from shared.text.prompt import prompt_ids
 from shared.text.stream import (
     REPLACEMENT,
     SaidText,
@@ -250,3 +255,69 @@ def test_text_is_judged_frame_by_frame_as_it_arrives():
     assert said.take((), "n")
     assert said.whole()
     assert not SaidText(backend).take(backend.encode("the"), "thé")
+
+
+# -- an answer that goes on from a prefix ------------------------------------------------------------------
+
+
+@some
+@given(tokens=TOKENS, stop=STOPS, data=st.data())
+def test_what_goes_on_after_a_prefix_is_what_would_have_gone_on(tokens, stop, data):
+    """Wherever an answer is cut: in a character, in what may begin a stop string, or between them."""
+    chosen = tokenizer("tiny")
+    whole = pushed(TextStream(chosen, stop), tokens)
+    taken = tokens[: len(whole) - 1]
+    stops = stop_length(chosen, taken, stop) is not None
+    place = data.draw(st.integers(0, len(taken) - stops))
+    stream = TextStream(chosen, stop, (), taken[:place])
+    assert pushed(stream, taken[place:]) == whole[place:]
+    assert stream.stopped == stops
+    assert stop_length(chosen, taken[place:], stop, (), taken[:place]) == (
+        len(taken) - place if stops else None
+    )
+    frames = [((token,), text) for token, text in zip(taken[place:], whole[place:], strict=False)]
+    frames.append(((), whole[-1]))
+    assert frames_say(chosen, frames, stop, (), taken[:place], ended=True)
+    if "".join(whole[:place]):
+        again = [((), "".join(whole[:place])), *frames]
+        assert not frames_say(chosen, again, stop, (), taken[:place], ended=True)
+
+
+def test_a_character_that_a_prefix_began_comes_with_its_last_byte():
+    first, last = byte_tokens("tiny", "é".encode())
+    stream = TextStream(tokenizer("tiny"), (), (), [*tokenizer("tiny").encode("a"), first])
+    assert stream.push(last) == "é"
+    never = TextStream(tokenizer("tiny"), (), (), [first])
+    assert never.flush() == REPLACEMENT
+
+
+def test_a_stop_string_that_a_prefix_began_ends_the_answer_and_is_in_no_text():
+    chosen = tokenizer("tiny")
+    prefix = chosen.encode("xab")
+    stream = TextStream(chosen, ("abc",), (), prefix)
+    assert stream.push(*chosen.encode("c")) == ""
+    assert stream.stopped
+    assert stream.flush() == ""
+    other = TextStream(chosen, ("abc",), (), prefix)
+    assert other.push(*chosen.encode("d")) == "abd"  # it was held back, and belongs to nobody else
+
+
+@pytest.mark.parametrize(
+    ("stop", "stop_ids", "tokens"),
+    [
+        (("bc",), (), [*tokenizer("tiny").encode("abc")]),
+        (("bc",), (), [*tokenizer("tiny").encode("abcde")]),
+        ((), (), [5, tiny.END]),
+        ((), (7,), [7, 5]),
+    ],
+)
+def test_a_prefix_that_comes_to_an_end_is_refused(stop, stop_ids, tokens):
+    chosen = tokenizer("tiny")
+    settings = SamplingSettings(4, stop=stop, stop_token_ids=stop_ids)
+    body = RequestBody(settings, prompt="a", seed=bytes(32), prefix=tuple(tokens))
+    with pytest.raises(CounterfoilError) as caught:
+        prompt_ids(chosen, body)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.metadata == {"prefix": "complete"}
+    free = replace(body, settings=SamplingSettings(4), prefix=(5, 6))
+    assert prompt_ids(chosen, free) == (*chosen.encode("a"), 5, 6)
