@@ -231,7 +231,7 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
         page: Paged,
         tenant: NameQuery = None,
     ) -> Page[StatementSummary]:
-        """Disclosures to the audit layer: disclosure requests and disclosure releases."""
+        """Disclosures to the audit layer: requests, releases, and reports where a share does not fit."""
         rows = parts.trail.disclosures(tenant=own_tenant(access, tenant), page=page)
         return _page(rows, page.limit)
 

@@ -172,6 +172,63 @@ def custodian_reports(config: Path, as_json: bool) -> None:
         click.echo(f"{total} of {most} releases in the last 24 hours.")
 
 
+@custodian.command("releases")
+@click.option("--config", type=_file, required=True)
+@json_option
+def custodian_releases(config: Path, as_json: bool) -> None:
+    """Show the custodian's own log of releases: what it released, why, and whether its share was handed out.
+
+    A share is handed out once its release was shown to be in the log, which is where the index comes from.
+    """
+    from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
+    from audit_layer.custodian.store import Logged, read_releases  # noqa: PLC0415
+    from shared.codec.moment import to_rfc3339  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+    from shared.statements.cose import read_as  # noqa: PLC0415
+    from shared.statements.disclosures import DisclosureRelease  # noqa: PLC0415
+
+    rows = read_releases(load(CustodianSettings, config).state_file)
+
+    def receipt(row: Logged) -> str:
+        return read_as(DisclosureRelease, row.statement).receipt.hex()
+
+    def at(moment: int | None) -> str:
+        return "not yet" if moment is None else to_rfc3339(moment)[:19] + "Z"
+
+    def shown() -> Any:
+        lines = [
+            (
+                at(row.released_at),
+                receipt(row)[:16],
+                row.tenant or "",
+                row.request.hex()[:16],
+                row.reason.value if row.reason else "",
+                "not shown" if row.log_index is None else row.log_index,
+                at(row.handed_out_at),
+            )
+            for row in rows
+        ]
+        columns = ("released", "receipt", "tenant", "request", "reason", "in the log", "handed out")
+        return (
+            table("Releases of this custodian", columns, lines) if rows else "Nothing was released."
+        )
+
+    facts = [
+        {
+            "receipt": receipt(row),
+            "tenant": row.tenant,
+            "request": row.request.hex(),
+            "reason": row.reason,
+            "released_at": row.released_at,
+            "log_index": row.log_index,
+            "handed_out_at": row.handed_out_at,
+            "release": row.statement.hex(),
+        }
+        for row in rows
+    ]
+    emit(facts, as_json, shown)
+
+
 def _write(kind: Any, file: str, options: dict[str, Any], more: tuple[str, ...]) -> None:
     from shared.runtime.config import checked, to_toml  # noqa: PLC0415
     from shared.runtime.keys import write_atomic  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The custodian over HTTPS: `POST /release`, the beacon, `GET /reports`, `GET /health`."""
+"""The custodian over HTTPS: `POST /release`, `POST /share`, the beacon, `GET /reports`, `GET /health`."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.store import Report
 from shared.parties.beacon_http import CBOR, beacon_router
 from shared.parties.beacon_service import BeaconService
+from shared.parties.custody import MAX_SHARE_REQUEST
 from shared.runtime.http import install_problem_handlers, limited_body
 from shared.statements.beacons import BeaconReveal
 from shared.verification.release_check import MAX_CASE
@@ -23,6 +24,11 @@ def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:
     async def release(request: Request) -> Response:
         body = await limited_body(request, MAX_CASE)
         return Response(await run_in_threadpool(custodian.release, body), media_type=CBOR)
+
+    @app.post("/share")
+    async def share(request: Request) -> Response:
+        body = await limited_body(request, MAX_SHARE_REQUEST)
+        return Response(await run_in_threadpool(custodian.share, body), media_type=CBOR)
 
     @app.get("/reports")
     def reports() -> dict[str, list[dict[str, Any]]]:

@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_layer.custodian.store import Release, ReleaseStore, Report
-from shared.codec import cbor
+from audit_layer.custodian.store import Account, Release, ReleaseStore, Report
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
 from shared.envelope.body import Audit
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, seal_release
-from shared.envelope.sealing import open_escrow
+from shared.envelope.sealing import EscrowShare, open_escrow
+from shared.parties.custody import MAX_SHARE_REQUEST, CaseAnswer, ShareAnswer, ShareRequest
 from shared.parties.reveal_memory import Kept, RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
+from shared.selection.epoch import open_witnessed
 from shared.statements.cose import entry_of, open_as, parse_statement, read_as, sign
-from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest, EscrowReport
 from shared.statements.epochs import EpochSeal
 from shared.verification.limits import InsistenceError, Terms
 from shared.verification.release_check import MAX_CASE, Permitted, ReleaseCase, check_release
@@ -43,71 +44,123 @@ class Custodian:
             raise CounterfoilError(Code.CONFIGURATION, "a custodian pins its own key")
 
     def release(self, message: bytes) -> bytes:
-        """Check a release case and answer `{release, share}`; the same request always gets the same answer.
+        """Check a release case and answer with a `CaseAnswer`; the same request always gets the same answer.
 
-        Errors: those of `check_release`; UNREADABLE for a wrap that does not open, FORBIDDEN by the tenant's policy,
+        What is signed is kept before it leaves. Errors: those of `check_release`; FORBIDDEN by the tenant's policy,
         QUOTA when a daily limit is reached. A refusal by the custodian's own rules is kept as a report.
         """
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
         # Strangers get no further: nothing else is parsed before the authority's signature over the request verifies.
         kid = parse_statement(case.request, expected=DisclosureRequest.TYPE).kid
         open_as(DisclosureRequest, case.request, self.trust.authority_key(kid, "the request"))
-        known = self.store.find(entry_of(case.request))
-        if known is None:
-            epoch = read_as(EpochSeal, case.seal).epoch
-            own: Kept | None = None
-            try:
-                with self.memory.lock:
-                    own = self.memory.find(epoch)
-                    revealed = None if own is None else own.revealed
-                    permitted = check_release(case, self.trust, self.terms, revealed=revealed)
-                    if (
-                        permitted.without_own
-                    ):  # epoch seals are public: nobody may make it reveal now
-                        self.memory.pass_over(epoch)
-                known = self._make(case, permitted)
-            except InsistenceError as refused:
-                self._report(case, refused, epoch, own)
-                raise
-        return cbor.encode({"release": known.statement, "share": known.share})
+        request = entry_of(case.request)
+        if (known := self.store.find(request)) is not None:
+            return CaseAnswer(release=known.statement).to_cbor()
+        if (reported := self.store.find_report(request)) is not None:
+            return CaseAnswer(report=reported).to_cbor()
+        epoch = read_as(EpochSeal, case.seal).epoch
+        own: Kept | None = None
+        try:
+            with self.memory.lock:
+                own = self.memory.find(epoch)
+                revealed = None if own is None else own.revealed
+                permitted = check_release(case, self.trust, self.terms, revealed=revealed)
+                if permitted.without_own:  # epoch seals are public: nobody may make it reveal now
+                    self.memory.pass_over(epoch)
+            return self._answer(case, permitted, kid).to_cbor()
+        except InsistenceError as refused:
+            self._report(case, refused, epoch, own)
+            raise
 
-    def _make(self, case: ReleaseCase, permitted: Permitted) -> Release:
-        opened = open_escrow(  # (7), (8)
-            case.envelope, custodian_key_id=self.hpke_key.key_id, hpke_private=self.hpke_key
+    def share(self, message: bytes) -> bytes:
+        """Answer a `ShareRequest` with the sealed share, once the release that names it is in the witnessed log.
+
+        Errors: NOT_FOUND without a release for the request; BAD_PROOF, BAD_SIGNATURE and NOT_WITNESSED for a proof that
+        does not hold; CORRUPT if the share on disk is not the one that was released.
+        """
+        asked = ShareRequest.from_cbor(message, max_bytes=MAX_SHARE_REQUEST)
+        known = self.store.find(asked.request)
+        if known is None:
+            raise CounterfoilError(Code.NOT_FOUND, "this custodian made no release for the request")
+        log = self.trust.required_log()
+        released, _, index = open_witnessed(
+            DisclosureRelease, known.statement, asked.proof, None, log=log, origin=self.trust.origin
         )
+        if sha256(known.share) != released.share:
+            raise CounterfoilError(
+                Code.CORRUPT, "the share on disk is not the one that was released"
+            )
+        fault_point("custodian.share.before-note")
+        self.store.hand_out(asked.request, log_index=index, now=now_ms())
+        fault_point("custodian.share.after-note")
+        return ShareAnswer(known.share).to_cbor()
+
+    def _answer(self, case: ReleaseCase, permitted: Permitted, authority: bytes) -> CaseAnswer:
+        """Take steps (7) to (9), and keep what comes of them."""
+        try:
+            opened = open_escrow(  # (7), (8)
+                case.envelope, custodian_key_id=self.hpke_key.key_id, hpke_private=self.hpke_key
+            )
+        except CounterfoilError as error:
+            if error.code is not Code.UNREADABLE:
+                raise
+            return CaseAnswer(report=self._report_escrow(permitted))
         if opened.policy.audit is Audit.NEVER:
             raise CounterfoilError(
                 Code.FORBIDDEN, "the tenant's policy permits no audit of this request"
             )
+        account = Account(
+            permitted.request.receipt,
+            permitted.receipt.tenant,
+            permitted.request.reason,
+            permitted.drawn_by,
+            authority,
+        )
+        made = self._make(permitted, opened)
+        fault_point("custodian.release.before-keep")
+        kept = self.store.keep(  # (9)
+            permitted.request_entry,
+            made,
+            account,
+            now=now_ms(),
+            decide=lambda released: self.terms.limits.check_day(account.drawn_by, released),
+        )
+        fault_point("custodian.release.after-keep")
+        return CaseAnswer(release=kept.statement)
+
+    def _make(self, permitted: Permitted, opened: EscrowShare) -> Release:
+        """Seal the share for the worker, and sign the release that names it."""
         context = ReleaseContext(
             permitted.request_entry, self.hpke_key.key_id, opened.ctx, opened.kc
         )
         share = seal_release(permitted.recipient.hpke_key, context, opened.index, opened.share)
-        statement = sign(
-            DisclosureRelease(
-                request=permitted.request_entry,
-                receipt=permitted.request.receipt,
-                custodian=self.name,
-                share=sha256(share),
-            ),
-            key=self.signing_key,
-            issuer=self.name,
+        release = DisclosureRelease(
+            request=permitted.request_entry,
+            receipt=permitted.request.receipt,
+            custodian=self.name,
+            share=sha256(share),
         )
-        fault_point("custodian.release.before-keep")
-        kept = self.store.keep(  # (9)
-            permitted.request_entry,
-            Release(statement, share),
-            drawn_by=permitted.drawn_by,
-            now=now_ms(),
-            decide=lambda released: self.terms.limits.check_day(permitted.drawn_by, released),
+        return Release(sign(release, key=self.signing_key, issuer=self.name), share)
+
+    def _report_escrow(self, permitted: Permitted) -> bytes:
+        report = EscrowReport(
+            request=permitted.request_entry,
+            receipt=permitted.request.receipt,
+            envelope=permitted.receipt.envelope,
+            custodian=self.name,
+            key=self.hpke_key.key_id,
         )
-        fault_point("custodian.release.after-keep")
+        statement = sign(report, key=self.signing_key, issuer=self.name)
+        fault_point("custodian.report.before-keep")
+        kept = self.store.keep_report(permitted.request_entry, statement, now=now_ms())
+        fault_point("custodian.report.after-keep")
         return kept
 
     def _report(
         self, case: ReleaseCase, refused: InsistenceError, epoch: int, own: Kept | None
     ) -> None:
-        """Keep and log a refusal once. Its evidence was verified: only the authority can cause a report."""
+        """Keep and log a refusal by the custodian's own rules once. Its evidence was verified: only the authority can
+        cause one."""
         statement: bytes = getattr(case, refused.shown)
         proof: str = getattr(case, f"{refused.shown}_proof")
         shown = {refused.shown: statement, f"{refused.shown}_proof": proof.encode()}

@@ -28,6 +28,10 @@ class LimitSettings(Settings):
     """Of these, releases for receipts that only the floor draws."""
     max_whole_per_day: int = Field(default=_DEFAULT.max_whole_per_day, ge=0)
     """Of these, releases for epochs that are audited whole."""
+    max_tenant_per_day: int = Field(default=_DEFAULT.max_tenant_per_day, ge=0)
+    """Of these, releases about the receipts of any one tenant."""
+    max_authority_per_day: int = Field(default=_DEFAULT.max_authority_per_day, ge=0)
+    """Of these, releases for requests that are signed with any one key of the authority."""
 
     @model_validator(mode="after")
     def _leave_room(self) -> Self:
@@ -50,7 +54,7 @@ class CustodianSettings(Settings):
     address: str
     keys_folder: Path
     state_file: Path
-    """sqlite: releases, and reports of what was refused."""
+    """sqlite: releases with what became of them, escrow reports, and reports of what was refused."""
     authority: str
     """Hex of the audit authority's public key."""
     tls: TlsFiles

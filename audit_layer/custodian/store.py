@@ -1,4 +1,5 @@
-"""What a custodian must not forget: each disclosure release that it signed, counted, and each refusal by its own rules.
+"""What a custodian must not forget: each disclosure release and escrow report that it signed, what it counted and handed out,
+and each refusal by its own rules.
 
 sqlite, durable before an answer leaves.
 """
@@ -12,12 +13,12 @@ from typing import Final
 from shared.codec import cbor
 from shared.runtime.journal import Journal, connect
 from shared.statements.disclosures import DisclosureReason
-from shared.verification.limits import DAY_MS, Rule
+from shared.verification.limits import DAY_MS, Released, Rule
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_REPORTS: Final = 32
 """Latest reports kept per rule: whoever keeps breaking a rule cannot fill the disk."""
-_SCHEMA: Final = """
+_FIRST: Final = """
 CREATE TABLE IF NOT EXISTS releases (
   request BLOB PRIMARY KEY CHECK (length(request) = 32),
   statement BLOB NOT NULL,
@@ -41,6 +42,26 @@ CREATE TABLE reports (
   UNIQUE (rule, about)
 ) STRICT
 """
+_SECOND: Final = """
+CREATE TABLE accounts (
+  request BLOB PRIMARY KEY CHECK (length(request) = 32),
+  receipt BLOB NOT NULL CHECK (length(receipt) = 32),
+  tenant TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  authority BLOB NOT NULL CHECK (length(authority) = 32)
+) STRICT;
+CREATE TABLE handed_out (
+  request BLOB PRIMARY KEY CHECK (length(request) = 32),
+  log_index INTEGER NOT NULL,
+  at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE escrow_reports (
+  request BLOB PRIMARY KEY CHECK (length(request) = 32),
+  statement BLOB NOT NULL,
+  at INTEGER NOT NULL
+) STRICT
+"""
+_SCHEMA: Final = f"{_FIRST};{_SECOND}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,37 @@ class Release:
 
     statement: bytes
     share: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a release is about, for the custodian's limits and its own log."""
+
+    receipt: bytes
+    tenant: str
+    reason: DisclosureReason
+    """The one that the request gives."""
+    drawn_by: DisclosureReason
+    """The rule that draws the receipt: DRAW, FLOOR or WHOLE."""
+    authority: bytes
+    """Key id with which the request is signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One line of the custodian's own log of releases."""
+
+    request: bytes
+    statement: bytes
+    """The disclosure release."""
+    released_at: int
+    tenant: str | None
+    """None, like the reason, for what was released before this log was kept."""
+    reason: DisclosureReason | None
+    log_index: int | None
+    """Where the release is in the log, by the proof that was shown; None if nobody has shown one."""
+    handed_out_at: int | None
+    """When the share first left, ms; None if it has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +118,14 @@ class Report:
     """When it was first refused, ms."""
 
 
-Decide = Callable[[Mapping[DisclosureReason, int]], None]
+Decide = Callable[[Released], None]
 
 
 class ReleaseStore:
-    """One release per request, forever: asking again gives the same bytes. Safe for several threads."""
+    """One release or escrow report per request, forever: asking again gives the same bytes. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path, schema=_SCHEMA, version=VERSION)
+        self._journal = Journal(path, schema=_SCHEMA, version=VERSION, upgrades={1: _SECOND})
 
     def close(self) -> None:
         """Close the database."""
@@ -83,34 +135,60 @@ class ReleaseStore:
         """Return the release made for a request, if there is one."""
         return self._journal.read(lambda db: _find(db, request))
 
+    def find_report(self, request: bytes) -> bytes | None:
+        """Return the escrow report made for a request, if there is one."""
+        return self._journal.read(lambda db: _find_report(db, request))
+
     def keep(
-        self,
-        request: bytes,
-        release: Release,
-        *,
-        drawn_by: DisclosureReason,
-        now: int,
-        decide: Decide,
+        self, request: bytes, release: Release, account: Account, *, now: int, decide: Decide
     ) -> Release:
         """Store and count a release unless there is one; return the one that counts. Durable on return.
 
-        `decide` gets the releases of the last 24 hours by the rule that drew them, in the transaction that adds
-        this one; if it raises, nothing changes. A clock that is set back forgets nothing.
+        `decide` gets the releases of the last 24 hours, in the transaction that adds this one; if it raises,
+        nothing changes. A clock that is set back forgets nothing.
         """
 
         def write(db: Connection) -> Release:
             known = _find(db, request)
             if known is not None:
                 return known
-            decide(_count(db, now))
+            decide(_released(db, account, now))
             db.execute(
                 "INSERT INTO releases VALUES (?, ?, ?, ?)",
                 (request, release.statement, release.share, now),
             )
-            db.execute("INSERT INTO counted VALUES (?, ?, ?)", (request, drawn_by.value, now))
+            db.execute(
+                "INSERT INTO counted VALUES (?, ?, ?)", (request, account.drawn_by.value, now)
+            )
+            db.execute(
+                "INSERT INTO accounts VALUES (?, ?, ?, ?, ?)",
+                (request, account.receipt, account.tenant, account.reason.value, account.authority),
+            )
             return release
 
         return self._journal.write_now(write)
+
+    def keep_report(self, request: bytes, statement: bytes, *, now: int) -> bytes:
+        """Store an escrow report unless there is one; return the one that counts. Durable on return."""
+
+        def write(db: Connection) -> bytes:
+            known = _find_report(db, request)
+            if known is not None:
+                return known
+            db.execute("INSERT INTO escrow_reports VALUES (?, ?, ?)", (request, statement, now))
+            return statement
+
+        return self._journal.write_now(write)
+
+    def hand_out(self, request: bytes, *, log_index: int, now: int) -> None:
+        """Record that a release was shown to be in the log and its share leaves; the first time counts. Durable on return."""
+
+        def write(db: Connection) -> None:
+            db.execute(
+                "INSERT OR IGNORE INTO handed_out VALUES (?, ?, ?)", (request, log_index, now)
+            )
+
+        self._journal.write_now(write)
 
     def report(self, report: Report) -> bool:
         """Keep a report once, and the last `MAX_REPORTS` per rule; return whether it is new."""
@@ -150,11 +228,52 @@ def read_reports(path: Path, now: int) -> tuple[list[Report], Mapping[Disclosure
         db.close()
 
 
+def read_releases(path: Path) -> list[Logged]:
+    """Return what a custodian's file holds of its releases, oldest first; it may be running. NOT_FOUND without a file."""
+    db = connect(path, read_only=True)
+    try:
+        rows = db.execute(
+            "SELECT r.request, r.statement, r.released_at, a.tenant, a.reason, h.log_index, h.at FROM releases r"
+            " LEFT JOIN accounts a USING (request) LEFT JOIN handed_out h USING (request)"
+            " ORDER BY r.released_at, r.rowid"
+        ).fetchall()
+    finally:
+        db.close()
+    return [
+        Logged(
+            request=request,
+            statement=statement,
+            released_at=released_at,
+            tenant=tenant,
+            reason=None if reason is None else DisclosureReason(reason),
+            log_index=log_index,
+            handed_out_at=handed_out_at,
+        )
+        for request, statement, released_at, tenant, reason, log_index, handed_out_at in rows
+    ]
+
+
 def _find(db: Connection, request: bytes) -> Release | None:
     row = db.execute(
         "SELECT statement, share FROM releases WHERE request = ?", (request,)
     ).fetchone()
     return None if row is None else Release(*row)
+
+
+def _find_report(db: Connection, request: bytes) -> bytes | None:
+    row = db.execute(
+        "SELECT statement FROM escrow_reports WHERE request = ?", (request,)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _released(db: Connection, account: Account, now: int) -> Released:
+    of_tenant, of_authority = db.execute(
+        "SELECT count(*) FILTER (WHERE tenant = ?), count(*) FILTER (WHERE authority = ?)"
+        " FROM counted JOIN accounts USING (request) WHERE at > ?",
+        (account.tenant, account.authority, now - DAY_MS),
+    ).fetchone()
+    return Released(_count(db, now), of_tenant, of_authority)
 
 
 def _count(db: Connection, now: int) -> dict[DisclosureReason, int]:

@@ -1,19 +1,22 @@
 """One disclosure, from the logged request to the transcript secret.
 
 Order matters: the request must be witnessed before anyone is asked; ciphertexts are checked against the receipt before
-a custodian sees them; a disclosure release is logged before its share is used.
+a custodian sees them; a disclosure release is logged and witnessed before its custodian hands out the share.
 """
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_layer.disclosure.audit_client import AuditServer
+from audit_layer.disclosure.audit_client import AuditServer, Proof
+from audit_layer.disclosure.custody import Gathered, Heard, ask_all
 from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence, fetch_from_node
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
@@ -22,11 +25,14 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, open_as
-from shared.statements.disclosures import DisclosureRelease
+from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Reason
 from shared.verification.release_check import ReleaseCase
+
+POLL_S: Final = 0.1
+"""How often a worker asks whether a release is witnessed."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +87,12 @@ class Deposits(Protocol):
         """Return all deposits for one receipt; none of them is believed."""
 
 
-class _LogAwayError(Exception):
-    """The log did not admit a disclosure release: not the custodian's fault, but the share must not be used yet."""
-
-    def __init__(self, error: CounterfoilError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 @dataclass(frozen=True, slots=True)
 class Disclosure:
     """Opens drawn cases for one worker."""
 
+    name: str
+    """The worker's."""
     server: AuditServer
     custodians: Mapping[bytes, CustodianClient]
     """By key id of their HPKE key."""
@@ -102,6 +102,8 @@ class Disclosure:
     """The worker's signing key, by which nodes know who asks."""
     ca_file: Path
     evidence_timeout_s: float
+    publication_s: float = 5.0
+    """How long to wait for a release to be witnessed before the case is left for later."""
 
     def open(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
         """Disclose one case.
@@ -122,17 +124,18 @@ class Disclosure:
         if ciphertexts is None:
             return Disclosed(None, None, Reason.WITHHELD, why)
         try:
-            secret = self._secret(case, ciphertexts, proofs)
-        except CounterfoilError as error:
-            if error.code in {
-                Code.UNREADABLE,
-                Code.MALFORMED,
-            }:  # the envelope is malformed, or does not open
-                return Disclosed(ciphertexts, None, Reason.ESCROW)
-            if error.code.value.retryable and past_deadline:
-                return Disclosed(ciphertexts, None, Reason.UNAVAILABLE)
-            raise
-        return Disclosed(ciphertexts, secret, why=why)
+            header = Envelope.from_bytes(ciphertexts.sent.envelope).header
+        except CounterfoilError as error:  # order and receipt name these bytes: anyone sees it
+            return Disclosed(ciphertexts, None, Reason.ESCROW, str(error))
+        gathered = self._ask_custodians(case, ciphertexts, proofs, header)
+        if gathered.enough:
+            secret = combine(gathered.shares, header.threshold)
+            return Disclosed(ciphertexts, secret, why=why)
+        if gathered.convicts:
+            return Disclosed(ciphertexts, None, Reason.ESCROW, gathered.why)
+        if past_deadline:
+            return Disclosed(ciphertexts, None, Reason.UNAVAILABLE, gathered.why)
+        raise CounterfoilError(Code.UNAVAILABLE, gathered.why)
 
     def _proofs(self, case: DrawnCase) -> dict[str, Any]:
         """Gather witnessed proofs of every statement that a custodian will want to see."""
@@ -168,8 +171,9 @@ class Disclosure:
             case.endpoint, self.ca_file, asking, timeout_s=self.evidence_timeout_s
         )
 
-    def _secret(self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any]) -> bytes:
-        header = Envelope.from_bytes(found.sent.envelope).header
+    def _ask_custodians(
+        self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any], header: Header
+    ) -> Gathered:
         release_case = ReleaseCase(
             **proofs,
             bundle=case.bundle,
@@ -179,44 +183,70 @@ class Disclosure:
             envelope=found.sent.envelope,
             floor_entries=case.floor_entries or None,
         ).to_cbor()
-        shares: dict[int, bytes] = {}
-        refusals: list[CounterfoilError] = []
-        for key_id in header.custodians:
-            custodian = self.custodians.get(key_id)
-            if custodian is None or len(shares) == header.threshold:
-                continue
-            try:
-                index, share = self._share(custodian, release_case, key_id, header, case)
-                shares[index] = share
-            except _LogAwayError as away:
-                raise away.error from away
-            except (
-                CounterfoilError
-            ) as error:  # one bad custodian among several must not stop an audit
-                refusals.append(error)
-        if len(shares) < header.threshold:
-            raise _too_few(len(shares), header, refusals)
-        return combine(shares, header.threshold)
+        known = {
+            key_id: self.custodians[key_id]
+            for key_id in header.custodians
+            if key_id in self.custodians
+        }
+        asking = {
+            custodian.name: partial(self._ask, custodian, release_case, key_id, header, case)
+            for key_id, custodian in known.items()
+        }
+        gathered = Gathered(header, case.entry, case.receipt.envelope, len(asking))
+        ask_all(asking, gathered)
+        return gathered
 
-    def _share(
+    def _ask(
         self,
         custodian: CustodianClient,
         release_case: bytes,
         key_id: bytes,
         header: Header,
         case: DrawnCase,
-    ) -> tuple[int, bytes]:
-        """Have one custodian release, log its release, and open its share; raises on any fault of its."""
-        statement, sealed = custodian.release(release_case)
-        _check_release(statement, sealed, case)
+        over: threading.Event,
+    ) -> Heard:
+        """Have one custodian release; log its release; show it the proof; open its share. Raises on any fault of its."""
+        answer = custodian.release(release_case)
+        if answer.report is not None:
+            report = _check_report(answer.report, custodian.name, key_id, case)
+            self.server.submit([answer.report])
+            return Heard(report=report)
+        assert answer.release is not None
+        release = _check_release(answer.release, custodian.name, case)
+        self.server.submit([answer.release])
+        entry = entry_of(answer.release)
+        sealed = custodian.share(release.request, self._published(entry, over).text)
+        if sha256(sealed) != release.share:
+            raise CounterfoilError(
+                Code.COMMITMENT_MISMATCH,
+                f"{custodian.name} handed out other bytes than its release names",
+            )
+        context = ReleaseContext(release.request, key_id, case.receipt.ctx, case.receipt.kc)
         try:
-            self.server.submit([statement])
+            return Heard(share=open_release(self.private_key, context, header, sealed))
         except CounterfoilError as error:
-            if error.code.value.retryable:
-                raise _LogAwayError(error) from error
-            raise
-        context = ReleaseContext(entry_of(case.request), key_id, case.receipt.ctx, case.receipt.kc)
-        return open_release(self.private_key, context, header, sealed)
+            if error.code is not Code.UNREADABLE:
+                raise
+            self.server.submit([self._share_report(entry, release)])
+            return Heard(why=f"{custodian.name} released a share that does not fit")
+
+    def _published(self, entry: bytes, over: threading.Event) -> Proof:
+        """Return the proof of a release once it is witnessed; NOT_WITNESSED if that takes too long."""
+        until = time.monotonic() + self.publication_s
+        while (proof := self.server.proof(entry)) is None:
+            if over.wait(POLL_S) or time.monotonic() > until:
+                raise CounterfoilError(Code.NOT_WITNESSED, "a release is not witnessed yet")
+        return proof
+
+    def _share_report(self, entry: bytes, release: DisclosureRelease) -> bytes:
+        report = ShareReport(
+            release=entry,
+            request=release.request,
+            receipt=release.receipt,
+            custodian=release.custodian,
+            worker=self.name,
+        )
+        return sign(report, key=self.signing_key, issuer=self.name)
 
 
 class _Gathered:
@@ -263,18 +293,29 @@ def _kept(deposit: Ciphertexts) -> Ciphertexts:
     return deposit
 
 
-def _check_release(statement: bytes, sealed: bytes, case: DrawnCase) -> None:
-    """Check that a disclosure release is about this request, receipt and share; the log checks its signature."""
+def _check_release(statement: bytes, name: str, case: DrawnCase) -> DisclosureRelease:
+    """Check that a disclosure release is this custodian's, for this request; the log checks its signature."""
     release, _ = open_as(DisclosureRelease, statement, None)
-    about = (entry_of(case.request), entry_of(case.receipt_statement), sha256(sealed))
-    if (release.request, release.receipt, release.share) != about:
-        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the release is about something else")
+    about = (name, entry_of(case.request), case.entry)
+    if (release.custodian, release.request, release.receipt) != about:
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, f"the release of {name} is about something else"
+        )
+    return release
 
 
-def _too_few(count: int, header: Header, refusals: Sequence[CounterfoilError]) -> CounterfoilError:
-    """UNREADABLE when too many wraps or shares fail to open for waiting to help, else UNAVAILABLE."""
-    reasons = "; ".join(map(str, refusals))
-    problem = f"{count} of {header.threshold} shares were released: {reasons}"
-    closed = sum(error.code is Code.UNREADABLE for error in refusals)
-    hopeless = len(header.custodians) - closed < header.threshold
-    return CounterfoilError(Code.UNREADABLE if hopeless else Code.UNAVAILABLE, problem)
+def _check_report(statement: bytes, name: str, key_id: bytes, case: DrawnCase) -> EscrowReport:
+    """Check that an escrow report is this custodian's, about its wrap; the log checks its signature."""
+    report, _ = open_as(EscrowReport, statement, None)
+    expected = EscrowReport(
+        request=entry_of(case.request),
+        receipt=case.entry,
+        envelope=case.receipt.envelope,
+        custodian=name,
+        key=key_id,
+    )
+    if report != expected:
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, f"the escrow report of {name} is about something else"
+        )
+    return report

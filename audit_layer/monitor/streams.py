@@ -26,14 +26,13 @@ from audit_layer.monitor.statements import (
 from audit_layer.monitor.store import Cursor, Learnt, MonitorStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import SignedStatement
-from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"
 DISCLOSURES: Final = "disclosures"
-_DISCLOSURE_TYPES: Final = frozenset({DisclosureRequest.TYPE, DisclosureRelease.TYPE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class Streams:
         """Check disclosures of the tenant's requests; return how many were new."""
 
         async def check(item: Listed, page: _Round) -> None:
-            statement = await self._shown(item, _DISCLOSURE_TYPES)
+            statement = await self._shown(item, DISCLOSURE_TYPES)
             summary = f"{statement.type} about receipt {statement.subject} by {statement.issuer}"
             page.news.append(_news(DISCLOSURES, statement, item.index, summary))
 

@@ -15,7 +15,12 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
-from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import (
+    DisclosureRelease,
+    DisclosureRequest,
+    EscrowReport,
+    ShareReport,
+)
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
@@ -44,6 +49,9 @@ class Lookups(Protocol):
 
     def receipt(self, entry: bytes) -> Receipt | None:
         """Return a receipt that is in the log."""
+
+    def release(self, entry: bytes) -> DisclosureRelease | None:
+        """Return a disclosure release that is in the log."""
 
     def numeric_profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles that this log's auditors can compute (protocol §7.2)."""
@@ -227,6 +235,24 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
     )
 
 
+def _share_report(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    """Admit a worker's report only about a release that its custodian signed: the log holds what it is about."""
+    value = admitted.value
+    assert isinstance(value, ShareReport)
+    _same_name("worker")(admitted, name, lookups, now)
+    release = lookups.release(value.release)
+    if release is None:
+        raise CounterfoilError(
+            Code.NOT_FOUND, "the share report is about a release that is not in the log"
+        )
+    for field in ("request", "receipt", "custodian"):
+        if getattr(release, field) != getattr(value, field):
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"share report and release disagree on {field}"
+            )
+    return admitted
+
+
 def _bundle(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
     """Admit only what an auditor of this log can recompute: any other profile would never be judged."""
     value = admitted.value
@@ -270,6 +296,8 @@ KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
     BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
     BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),
     DisclosureRelease.TYPE: (DisclosureRelease, "custodian", _same_name("custodian")),
+    EscrowReport.TYPE: (EscrowReport, "custodian", _same_name("custodian")),
+    ShareReport.TYPE: (ShareReport, "worker", _share_report),
     Verdict.TYPE: (Verdict, "worker", _verdict),
 }
 """Type → (class, role that must have signed it, what is checked beyond the signature)."""

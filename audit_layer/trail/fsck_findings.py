@@ -18,14 +18,16 @@ from audit_layer.trail.models import (
     ResolutionRow,
     StatementRow,
 )
+from audit_layer.trail.share_reports import SHARE_MISMATCH
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import open_as, parse_statement, verify_signature
+from shared.statements.disclosures import DisclosureRelease, ShareReport
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Verdict
 
-_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE, WORKERS_DISAGREE})
+_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE, WORKERS_DISAGREE, SHARE_MISMATCH})
 
 
 def check_findings(db: Session) -> Iterator[str]:
@@ -43,6 +45,8 @@ def check_findings(db: Session) -> Iterator[str]:
             yield from _convicted(db, where, row)
         elif row.kind == WORKERS_DISAGREE:
             yield from _disagreed(db, where, row)
+        elif row.kind == SHARE_MISMATCH:
+            yield from _mismatched(db, where, row)
         elif row.kind == "gap":
             yield from _gap(db, where, row)
         if not between(0, row.at, now_ms()):
@@ -100,6 +104,37 @@ def check_disagreements(db: Session) -> Iterator[str]:
                 f"trail_verdicts[log_index={index}].outcome: another worker's verdict contradicts it, and no row says"
                 " so in trail_findings.kind"
             )
+
+
+def check_share_reports(db: Session) -> Iterator[str]:
+    """Check that every share report has a finding against its custodian."""
+    rows = db.scalars(select(StatementRow).where(StatementRow.type == ShareReport.TYPE))
+    for row in rows:
+        if not _told(db, SHARE_MISMATCH, row.raw):
+            yield (
+                f"trail_statements[log_index={row.log_index}].type: a share report, and no row says so in"
+                " trail_findings.kind"
+            )
+
+
+def _mismatched(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that a share report and the release that it is about, both in the trail, name the custodian."""
+    try:
+        release, released = open_as(DisclosureRelease, row.first_statement, None)
+        report, reported = open_as(ShareReport, row.second_statement, None)
+    except CounterfoilError as error:
+        yield f"{where}.first_statement, {where}.second_statement: {error.detail}"
+        return
+    for column, statement in (("first_statement", released), ("second_statement", reported)):
+        held = db.get(StatementRow, statement.entry)
+        if held is None:
+            yield f"{where}.{column}: is not in the trail"
+        elif not between(held.recorded_at, row.at, now_ms()):
+            yield f"{where}.at: is before its {column}, or in the future"
+    if report.release != released.entry:
+        yield f"{where}.first_statement, {where}.second_statement: are about different releases"
+    if row.issuer != release.custodian:
+        yield f"{where}.issuer: is not the custodian of first_statement"
 
 
 def _disagreed(db: Session, where: str, row: FindingRow) -> Iterator[str]:

@@ -18,6 +18,7 @@ from audit_layer.trail.admission import BEACON_ROLES
 from audit_layer.trail.models import PartyRow, StatementRow
 from shared.runtime.keys import key_id
 from shared.statements.cose import read_as
+from shared.statements.disclosures import DisclosureRelease
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.receipts import Receipt
 
@@ -82,6 +83,11 @@ class DatabaseLookups:
         """Return a receipt that is in the log."""
         raw = self._raw(entry, Receipt.TYPE)
         return None if raw is None else read_as(Receipt, raw)
+
+    def release(self, entry: bytes) -> DisclosureRelease | None:
+        """Return a disclosure release that is in the log."""
+        raw = self._raw(entry, DisclosureRelease.TYPE)
+        return None if raw is None else read_as(DisclosureRelease, raw)
 
     def numeric_profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles that this log's auditors can compute."""

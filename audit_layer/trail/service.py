@@ -37,6 +37,7 @@ from shared.codec.moment import now_ms
 from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
+from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.keys import Revocation
 
 MAX_EVIDENCE = 16 << 20
@@ -338,10 +339,8 @@ class Trail:
         return self._all(page.of(found, VerdictRow.log_index))
 
     def disclosures(self, *, tenant: str | None = None, page: Span) -> list[StatementRow]:
-        """Return a page of disclosure requests and disclosure releases; a tenant's are those about its receipts."""
-        found = select(StatementRow).where(
-            StatementRow.type.in_(("disclosure-request", "disclosure-release"))
-        )
+        """Return a page of disclosure requests, releases and reports; a tenant's are those about its receipts."""
+        found = select(StatementRow).where(StatementRow.type.in_(DISCLOSURE_TYPES))
         if tenant is not None:
             own = select(func.encode(ReceiptRow.entry, "hex")).where(ReceiptRow.tenant == tenant)
             found = found.where(StatementRow.subject.in_(own))

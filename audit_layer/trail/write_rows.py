@@ -20,6 +20,7 @@ from audit_layer.trail.columns import (
 )
 from audit_layer.trail.disagreements import disagreements
 from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.share_reports import mismatches
 from shared.codec.moment import now_ms
 from shared.statements.receipts import Receipt
 
@@ -59,6 +60,8 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
         copy_rows(connection, VerdictRow, verdicts)
         if contradicted:
             connection.execute(upsert(FindingRow).on_conflict_do_nothing(), contradicted)
+    if misfits := mismatches(connection, new, now):
+        connection.execute(upsert(FindingRow).on_conflict_do_nothing(), misfits)
 
 
 def _answered_twice(

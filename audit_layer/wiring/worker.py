@@ -122,6 +122,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         engine=engine,
         server=server,
         disclosure=Disclosure(
+            name=settings.name,
             server=server,
             custodians=custodians,
             deposits=TrailDeposits(engine),

@@ -12,7 +12,7 @@ from audit_layer.trail.admission import Admitted, admit
 from shared.codec.moment import now_ms
 from shared.runtime.keys import key_id, public_bytes
 from shared.statements.cose import open_as, sign
-from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.disclosures import DisclosureReason, DisclosureRelease, DisclosureRequest
 from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
@@ -205,6 +205,9 @@ class _Known:
         return None
 
     def receipt(self, _entry: bytes) -> Receipt | None:
+        return None
+
+    def release(self, _entry: bytes) -> DisclosureRelease | None:
         return None
 
     def numeric_profiles(self) -> frozenset[bytes]:

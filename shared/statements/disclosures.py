@@ -1,8 +1,8 @@
-"""Disclosure requests and releases (protocol §6.2)."""
+"""Disclosure requests, releases, and what is reported where a share does not fit (protocol §6.2)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from shared.statements.schema import Bytes32, Ms, Name, Statement, Uint
 
@@ -52,3 +52,51 @@ class DisclosureRelease(Statement):
     def subject(self) -> str:
         """The receipt."""
         return self.receipt.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowReport(Statement):
+    """A custodian's account of a wrap that does not open, or does not hold what the envelope's header commits to.
+
+    Alone it blames nobody (protocol §6.2.2).
+    """
+
+    TYPE: ClassVar[str] = "escrow-report"
+
+    request: Bytes32
+    receipt: Bytes32
+    envelope: Bytes32
+    """Hash of the envelope."""
+    custodian: Name
+    key: Bytes32
+    """Key id of the custodian's HPKE key, as the header lists it."""
+
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class ShareReport(Statement):
+    """A worker's account of a sealed share that a release names, and that is not the one the header commits to."""
+
+    TYPE: ClassVar[str] = "share-report"
+
+    release: Bytes32
+    """Entry of the disclosure release."""
+    request: Bytes32
+    receipt: Bytes32
+    custodian: Name
+    worker: Name
+
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
+
+
+DISCLOSURE_TYPES: Final = frozenset(
+    {DisclosureRequest.TYPE, DisclosureRelease.TYPE, EscrowReport.TYPE, ShareReport.TYPE}
+)
+"""What a tenant sees of disclosures of its requests."""

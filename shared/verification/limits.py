@@ -27,6 +27,8 @@ class Rule(StrEnum):
     RELEASES_A_DAY = "releases-a-day"
     FLOOR_A_DAY = "floor-a-day"
     WHOLE_A_DAY = "whole-a-day"
+    TENANT_A_DAY = "tenant-a-day"
+    AUTHORITY_A_DAY = "authority-a-day"
 
 
 _CODES: Mapping[Rule, Code] = {
@@ -36,6 +38,8 @@ _CODES: Mapping[Rule, Code] = {
     Rule.RELEASES_A_DAY: Code.QUOTA,
     Rule.FLOOR_A_DAY: Code.QUOTA,
     Rule.WHOLE_A_DAY: Code.QUOTA,
+    Rule.TENANT_A_DAY: Code.QUOTA,
+    Rule.AUTHORITY_A_DAY: Code.QUOTA,
 }
 _SHOWN: Mapping[Rule, str] = {
     Rule.OWN_COMMITMENT: "open",
@@ -61,6 +65,23 @@ class InsistenceError(CounterfoilError):
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """The releases of the last 24 hours, before one more."""
+
+    by_kind: Mapping[DisclosureReason, int]
+    """By the rule that draws the receipt: DRAW, FLOOR or WHOLE."""
+    of_tenant: int = 0
+    """About receipts of the same tenant."""
+    of_authority: int = 0
+    """For requests signed with the same key of the authority."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.by_kind.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The most that a custodian accepts. A day is any 24 hours."""
 
@@ -71,6 +92,10 @@ class Limits:
     """Releases of receipts that only the floor draws."""
     max_whole_per_day: int = 1_000
     """Releases of epochs that are audited whole."""
+    max_tenant_per_day: int = 5_000
+    """Releases about one tenant's receipts."""
+    max_authority_per_day: int = 10_000
+    """Releases for requests under one key of the authority."""
 
     def check_epoch(self, epoch: Epoch) -> None:
         """Refuse an epoch whose open statement asks for too much."""
@@ -89,26 +114,23 @@ class Limits:
                 f" this custodian accepts at most {self.max_floor}",
             )
 
-    def check_day(
-        self, drawn_by: DisclosureReason, released: Mapping[DisclosureReason, int]
-    ) -> None:
-        """Refuse one more release of this kind, given those of the last 24 hours, counted by kind.
-
-        A kind is the rule by which the receipt is drawn: DRAW, FLOOR or WHOLE.
-        """
-        for rule, most, count in (
-            (Rule.RELEASES_A_DAY, self.max_releases_per_day, sum(released.values())),
-            (Rule.FLOOR_A_DAY, self.max_floor_per_day, released.get(DisclosureReason.FLOOR, 0)),
-            (Rule.WHOLE_A_DAY, self.max_whole_per_day, released.get(DisclosureReason.WHOLE, 0)),
-        ):
-            of_this_rule = {
-                Rule.FLOOR_A_DAY: DisclosureReason.FLOOR,
-                Rule.WHOLE_A_DAY: DisclosureReason.WHOLE,
-            }
-            if of_this_rule.get(rule, drawn_by) is drawn_by and count >= most:
+    def check_day(self, drawn_by: DisclosureReason, released: Released) -> None:
+        """Refuse one more release, given those of the last 24 hours; `drawn_by` is DRAW, FLOOR or WHOLE."""
+        rules = [
+            (Rule.RELEASES_A_DAY, self.max_releases_per_day, released.total),
+            (Rule.TENANT_A_DAY, self.max_tenant_per_day, released.of_tenant),
+            (Rule.AUTHORITY_A_DAY, self.max_authority_per_day, released.of_authority),
+        ]
+        count = released.by_kind.get(drawn_by, 0)
+        if drawn_by is DisclosureReason.FLOOR:
+            rules.append((Rule.FLOOR_A_DAY, self.max_floor_per_day, count))
+        elif drawn_by is DisclosureReason.WHOLE:
+            rules.append((Rule.WHOLE_A_DAY, self.max_whole_per_day, count))
+        for rule, most, made in rules:
+            if made >= most:
                 raise InsistenceError(
                     rule,
-                    f"this custodian has made {count} such releases in 24 hours, which is its limit",
+                    f"this custodian has made {made} such releases in 24 hours, which is its limit",
                 )
 
 

@@ -9,7 +9,12 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import SignedStatement
-from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import (
+    DisclosureRelease,
+    DisclosureRequest,
+    EscrowReport,
+    ShareReport,
+)
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
@@ -34,7 +39,8 @@ class Role(StrEnum):
     AUTHORITY = "authority"
     WORKER = "worker"
     PARTY = "party"
-    """A witness or custodian: what it signs for the beacon and, if it is a custodian, its disclosure releases."""
+    """A witness or custodian: what it signs for the beacon and, if it is a custodian, its disclosure releases and
+    escrow reports."""
     LOG = "log"
     """The log itself, under its origin: COSE Receipts."""
 
@@ -54,6 +60,8 @@ SIGNED_BY: Final[Mapping[str, Role]] = {
     BeaconCommitment.TYPE: Role.PARTY,
     BeaconReveal.TYPE: Role.PARTY,
     DisclosureRelease.TYPE: Role.PARTY,
+    EscrowReport.TYPE: Role.PARTY,
+    ShareReport.TYPE: Role.WORKER,
     Verdict.TYPE: Role.WORKER,
 }
 """Who signs which type of statement. A receipt is signed with the key of the key bundle that it names."""

@@ -7,7 +7,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shared.envelope.hpke import HpkePrivateKey
 from shared.runtime.keys import public_bytes
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
-from shared.statements.disclosures import DisclosureReason, DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import (
+    DisclosureReason,
+    DisclosureRelease,
+    DisclosureRequest,
+    EscrowReport,
+    ShareReport,
+)
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.keys import KeyBundle, Revocation
@@ -257,6 +263,28 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
         ),
         "custodian",
         "custodian-1",
+    ),
+    "escrow-report": (
+        EscrowReport(
+            request=octets("request"),
+            receipt=octets("receipt"),
+            envelope=octets("envelope"),
+            custodian="custodian-1",
+            key=hpke_key("custodian 1").key_id,
+        ),
+        "custodian",
+        "custodian-1",
+    ),
+    "share-report": (
+        ShareReport(
+            release=octets("release"),
+            request=octets("request"),
+            receipt=octets("receipt"),
+            custodian="custodian-1",
+            worker="worker-1",
+        ),
+        "worker",
+        "worker-1",
     ),
     "verdict": (
         Verdict(

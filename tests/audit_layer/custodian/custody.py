@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.store import ReleaseStore
@@ -15,6 +16,7 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.envelope.shares import split
 from shared.parties.beacon_service import BeaconService
+from shared.parties.custody import CaseAnswer, ShareAnswer, ShareRequest
 from shared.parties.reveal_memory import RevealMemory
 from shared.runtime.keys import public_bytes
 from shared.statements.cose import entry_of
@@ -28,6 +30,7 @@ from tests.shared.selection.world import (
     PARTIES,
     TERMS,
     TRUST,
+    World,
 )
 from tests.vectors.samples import BUNDLE, NOW, hpke_key, octets
 
@@ -62,6 +65,24 @@ def custodian(
 def beacon(holder: Custodian) -> BeaconService:
     """Return the same custodian as a party of the beacon."""
     return BeaconService(PARTY, holder.memory, LOG_POLICY, public_bytes(AUTHORITY))
+
+
+def case_answer(holder: Custodian, world: World, **changes: Any) -> CaseAnswer:
+    """Show a custodian the world's case, with changes."""
+    return CaseAnswer.from_cbor(holder.release(world.case(**changes).to_cbor()), max_bytes=2**17)
+
+
+def release(holder: Custodian, world: World, **changes: Any) -> bytes:
+    """Have a custodian sign a release for the world's case."""
+    answered = case_answer(holder, world, **changes)
+    assert answered.release is not None, "it reported the escrow"
+    return answered.release
+
+
+def share(holder: Custodian, world: World, released: bytes) -> bytes:
+    """Log a release, and have its custodian hand out the share."""
+    asked = ShareRequest(entry_of(world.request), world.publish(released))
+    return ShareAnswer.from_cbor(holder.share(asked.to_cbor()), max_bytes=2**13).share
 
 
 def kept(folder: Path) -> int:

@@ -12,18 +12,19 @@ from audit_layer.custodian.app import create_app
 from audit_layer.custodian.core import Custodian
 from audit_layer.disclosure.parties import CustodianClient
 from shared.envelope.release import ReleaseContext, open_release
+from shared.parties.custody import MAX_SHARE_REQUEST, CaseAnswer, ShareRequest
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import serve_https
 from shared.runtime.tls import LocalCA, client_context
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as
-from shared.statements.disclosures import DisclosureRelease
+from shared.statements.disclosures import DisclosureRelease, EscrowReport
 from shared.verification.release_check import MAX_CASE
 from tests.audit_layer.custodian import custody
 from tests.audit_layer.custodian.test_core import GOOD, LIES
 from tests.shared.selection import world as worlds
 from tests.shared.selection.world import World, not_by_rate, sealed
-from tests.vectors.samples import hpke_key
+from tests.vectors.samples import hpke_key, octets
 
 
 @dataclass
@@ -58,9 +59,13 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 async def test_the_audit_layers_client_gets_a_share_that_its_worker_opens(served: Served):
     client = served.client()
     try:
-        case = GOOD.case().to_cbor()
-        statement, share = await asyncio.to_thread(client.release, case)
-        assert await asyncio.to_thread(client.release, case) == (statement, share)
+        case, request = GOOD.case().to_cbor(), entry_of(GOOD.request)
+        answered = await asyncio.to_thread(client.release, case)
+        assert await asyncio.to_thread(client.release, case) == answered
+        statement = answered.release
+        assert statement is not None
+        share = await asyncio.to_thread(client.share, request, GOOD.publish(statement))
+        assert await asyncio.to_thread(client.share, request, GOOD.publish(statement)) == share
     finally:
         client.close()
     context = ReleaseContext(entry_of(GOOD.request), custody.KEY.key_id, sealed().ctx, sealed().kc)
@@ -89,20 +94,38 @@ async def test_whatever_is_wrong_with_a_wrap_looks_the_same_from_outside(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ):
     """Otherwise a custodian would tell strangers what it can and cannot open."""
-    answers = []
+    looks = set()
     for lie in LIES.values():
         monkeypatch.setattr(worlds, "sealed", lambda lie=lie: lie)
-        answers.append(await served.post(World().case().to_cbor()))
-    looks = {(found.status_code, found.content, _named(found)) for found in answers}
-    assert len(answers) == 5
+        world = World()
+        found = await served.post(world.case().to_cbor())
+        looks.add((found.status_code, len(found.content), _named(found)))
+        answered = CaseAnswer.from_cbor(found.content, max_bytes=2**17)
+        assert answered.report is not None
+        report, _ = open_as(EscrowReport, answered.report, custody.PUBLIC)
+        assert (report.request, report.envelope) == (entry_of(world.request), lie.envelope_hash)
+    assert len(LIES) == 5
     assert len(looks) == 1
-    assert answers[0].json()["code"] == "UNREADABLE"
-    assert "detail" not in answers[0].json()
     assert custody.kept(served.folder) == 0
 
 
 def _named(found: httpx.Response) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((k, v) for k, v in found.headers.items() if k != "date"))
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "code"),
+    [
+        (b"junk", 400, "MALFORMED"),
+        (ShareRequest(octets("request"), "proof").to_cbor(), 404, "NOT_FOUND"),
+        (bytes(MAX_SHARE_REQUEST + 1), 400, "MALFORMED"),
+    ],
+)
+async def test_who_asks_for_a_share_that_was_not_released_gets_none(
+    served: Served, message: bytes, status: int, code: str
+):
+    found = await served.post(message, "/share")
+    assert (found.status_code, found.json()["code"]) == (status, code)
 
 
 async def test_refusals_are_problems_with_the_catalogues_code(served: Served):

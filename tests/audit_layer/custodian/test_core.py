@@ -10,21 +10,25 @@ from dataclasses import replace
 import pytest
 
 from audit_layer.custodian.core import Custodian
-from shared.codec import cbor
-from shared.codec.fields import Reader
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
 from shared.envelope.body import Audit
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import split
 from shared.parties.beacon_service import RevealRequest
+from shared.parties.custody import ShareRequest
 from shared.runtime import faults
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, open_as, sign
-from shared.statements.disclosures import DisclosureReason, DisclosureRelease, DisclosureRequest
+from shared.statements.disclosures import (
+    DisclosureReason,
+    DisclosureRelease,
+    DisclosureRequest,
+    EscrowReport,
+)
 from shared.statements.epochs import Draw
 from shared.statements.orders import Order
 from shared.translog.notes import parse_note
@@ -58,10 +62,9 @@ def holder(tmp_path):
 
 
 def answer(holder: Custodian, world: World = GOOD, **changes) -> tuple[bytes, bytes]:
-    read = Reader(cbor.decode(holder.release(world.case(**changes).to_cbor())), "answer")
-    release, share = read.bytes("release"), read.bytes("share")
-    read.done()
-    return release, share
+    """Take both steps; return the release and the share."""
+    release = custody.release(holder, world, **changes)
+    return release, custody.share(holder, world, release)
 
 
 def context(world: World = GOOD) -> ReleaseContext:
@@ -153,7 +156,7 @@ def test_a_repeated_request_is_answered_with_the_same_bytes_even_after_a_restart
 
 def test_requests_that_come_at_once_get_one_answer(holder, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        answers = set(pool.map(lambda _: answer(holder), range(8)))
+        answers = set(pool.map(lambda _: custody.release(holder, GOOD), range(8)))
     assert len(answers) == 1
     assert custody.kept(tmp_path) == 1
 
@@ -372,15 +375,32 @@ LIES = lying_requests()
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_what_a_lying_client_wrapped_is_unreadable_whichever_part_is_wrong(
+def test_what_a_lying_client_wrapped_is_reported_whichever_part_is_wrong(
     holder, tmp_path, monkeypatch, name
 ):
+    """The report says which wrap, and nothing of what is in it."""
     monkeypatch.setattr(worlds, "sealed", lambda: LIES[name])
-    with pytest.raises(CounterfoilError) as caught:
-        answer(holder, World())
-    assert caught.value.code is Code.UNREADABLE
-    assert caught.value.code.value.opaque
+    world = World()
+    answered = custody.case_answer(holder, world)
+    assert answered.release is None
+    assert answered.report is not None
+    report, signed = open_as(EscrowReport, answered.report, custody.PUBLIC)
+    assert report == EscrowReport(
+        request=entry_of(world.request),
+        receipt=entry_of(world.receipts[world.chosen]),
+        envelope=LIES[name].envelope_hash,
+        custodian=custody.NAME,
+        key=custody.KEY.key_id,
+    )
+    assert signed.issuer == custody.NAME
     assert custody.kept(tmp_path) == 0
+    with custody.custodian(tmp_path) as again:  # for ever, as a release would be
+        assert custody.case_answer(again, world) == answered
+        with pytest.raises(CounterfoilError) as caught:
+            again.share(
+                ShareRequest(entry_of(world.request), world.publish(answered.report)).to_cbor()
+            )
+    assert caught.value.code is Code.NOT_FOUND
 
 
 def test_a_wrap_for_another_custodian_is_unreadable_and_a_stranger_holds_nothing(tmp_path):

@@ -2,11 +2,7 @@
 
 import json
 import logging
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +21,6 @@ from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.settings import CustodianSettings
 from audit_layer.custodian.store import ReleaseStore
 from shared.parties.beacon_service import RevealRequest
-from shared.runtime import faults
 from shared.runtime.config import checked, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
@@ -117,6 +112,19 @@ def test_a_whole_epoch_uses_up_its_own_share_of_a_day_and_no_more(tmp_path):
         assert [release(holder, world) for world in DRAWN[:3]] == [None, None, Rule.RELEASES_A_DAY]
 
 
+@pytest.mark.parametrize("name", ["tenant", "authority"])
+def test_one_tenant_or_one_authority_has_its_own_part_of_a_day(tmp_path, monkeypatch, name):
+    now = 1_800_000_000_000
+    monkeypatch.setattr(core, "now_ms", lambda: now)
+    with limited(tmp_path, replace(FEW, **{f"max_{name}_per_day": 1})) as holder:
+        assert [release(holder, world) for world in DRAWN[:2]] == [None, Rule(f"{name}-a-day")]
+        (report,) = holder.store.reports()
+        assert report.shown["request"] == DRAWN[1].request
+        assert "acme" not in report.detail, "anyone may read reports"
+        now += DAY_MS
+        assert release(holder, DRAWN[1]) is None
+
+
 def test_what_is_refused_for_another_reason_does_not_count(tmp_path):
     with limited(tmp_path, replace(FEW, max_releases_per_day=1)) as holder:
         with pytest.raises(CounterfoilError):
@@ -124,21 +132,9 @@ def test_what_is_refused_for_another_reason_does_not_count(tmp_path):
         assert release(holder, GOOD) is None
 
 
-def test_a_release_counts_even_if_the_process_was_killed_before_its_share_left(tmp_path):
-    fault = {faults.VARIABLE: "custodian.release.after-keep:kill"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.audit_layer.custodian.doomed", str(tmp_path)],
-        env={**os.environ, **fault}, check=False, capture_output=True, timeout=120,
-    )  # fmt: skip
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    with limited(tmp_path, replace(FEW, max_releases_per_day=1)) as holder:
-        assert release(holder, DRAWN[1]) is Rule.RELEASES_A_DAY
-    assert custody.kept(tmp_path) == 1
-
-
 def test_a_file_of_a_custodian_that_did_not_count_yet_stays_usable(tmp_path):
     old = sqlite3.connect(tmp_path / custody.RELEASES)
-    old.execute(store._SCHEMA.split(";")[0])
+    old.execute(store._FIRST.split(";")[0])
     old.execute("INSERT INTO releases VALUES (?, ?, ?, ?)", (bytes(32), b"statement", b"share", 1))
     old.commit()
     old.close()

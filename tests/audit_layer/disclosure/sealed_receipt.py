@@ -1,13 +1,15 @@
 """One logged receipt of a really sealed request, drawn and requested, with its custodians: for tests of a disclosure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.service import DrawnCase
 from audit_layer.trail.service import Submission
+from shared.envelope import sealing
 from shared.envelope.body import Audit, AuditPolicy
-from shared.envelope.header import envelope_hash
+from shared.envelope.header import Envelope, envelope_hash
 from shared.envelope.sealing import Candidate, SealedRequest, open_with_secret, seal_request
 from shared.envelope.stream import FrameSealer, StreamContext
 from shared.statements.cose import entry_of, sign
@@ -18,11 +20,12 @@ from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receip
 from shared.statements.request import RequestBody, SamplingSettings
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.trail.conftest import World
-from tests.vectors.samples import hpke_key
+from tests.vectors.samples import hpke_key, octets
 
-CUSTODIANS = ("custodian-1", "custodian-2", "custodian-3")
-THRESHOLD = 2
+CUSTODIANS = tuple(f"custodian-{number}" for number in range(1, 6))
+THRESHOLD = 3
 WORKER = hpke_key("worker")
+POLICY, NONCE = AuditPolicy(Audit.SAMPLED), octets("policy nonce")
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,13 @@ class SealedReceipt:
     case: DrawnCase
 
 
-def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
-    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead of the real one."""
+def make(
+    world: World, envelope: bytes | None = None, *, spoil: Mapping[str, bytes] | None = None
+) -> SealedReceipt:
+    """Log a receipt and the statements of its draw; `envelope` is what its node signed for instead of the real one.
+
+    `spoil`: custodians for which the client wrapped another share, and which.
+    """
     sealed = seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",
@@ -44,9 +52,11 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         threshold=THRESHOLD,
         model_root=made.MODEL,
         max_output_tokens=4,
-        policy=AuditPolicy(Audit.SAMPLED),
+        policy=POLICY,
         expiry_ms=made.NOW + made.HOUR,
+        policy_nonce=NONCE,
     )
+    sealed = _spoiled(sealed, spoil or {})
     context = StreamContext(sealed.ctx, sealed.kc, world.bundle, made.some("nonce"), 0)
     sealer = FrameSealer(open_with_secret(sealed.envelope_bytes, sealed.ts).keys, context)
     frames = tuple(sealer.seal((token,), "x")[0] for token in range(3))
@@ -72,6 +82,20 @@ def make(world: World, envelope: bytes | None = None) -> SealedReceipt:
         Ciphertexts(order, made.delivered(Submission(raw, order), given=given, frames=frames)),
         _case(world, raw, receipt, logged.index),
     )
+
+
+def _spoiled(sealed: SealedRequest, spoil: Mapping[str, bytes]) -> SealedRequest:
+    """Wrap other shares for some custodians; header, ctx and kc stay as they are, so no node notices."""
+    envelope = Envelope.from_bytes(sealed.envelope_bytes)
+    wraps = list(envelope.escrow)
+    for name, share in spoil.items():
+        place = CUSTODIANS.index(name)
+        escrow = sealing._Escrow(place + 1, share, POLICY.to_bytes(), NONCE)
+        wraps[place] = sealing._seal_share(
+            hpke_key(name).public_bytes, escrow, sealed.ctx, sealed.kc
+        )
+    raw = replace(envelope, escrow=tuple(wraps)).to_bytes()
+    return replace(sealed, envelope_bytes=raw, envelope_hash=envelope_hash(raw))
 
 
 def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:

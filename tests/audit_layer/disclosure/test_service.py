@@ -1,23 +1,32 @@
 """A disclosure yields the secret once enough custodians have released their shares, visibly in the log, and blames nobody else."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit_layer.disclosure import service
+from audit_layer.disclosure.audit_client import Logged, Proof
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.disclosure.service import Disclosed, Disclosure
 from shared.codec.hashing import sha256
 from shared.envelope.delivered import receipt_context
-from shared.envelope.release import ReleaseContext, open_release, seal_release
+from shared.envelope.header import envelope_hash
+from shared.envelope.release import ReleaseContext, seal_release
 from shared.envelope.sealing import open_escrow
 from shared.envelope.stream import final_signature_message
+from shared.parties.custody import CaseAnswer
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, open_as, sign
-from shared.statements.disclosures import DisclosureRelease
+from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
+from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.verdicts import Reason
+from shared.translog.tlog_proof import verify_tlog_proof
+from shared.verification.escrow_check import escrow_is_bad
 from shared.verification.release_check import MAX_CASE, ReleaseCase
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.disclosure.sealed_receipt import (
@@ -36,21 +45,40 @@ __all__ = ["world"]
 
 
 class FakeCustodian:
-    """A double of a custodian that releases without looking at the draw. `lie` changes what it answers."""
+    """A double of a custodian that does not look at the draw. `lie` changes what it releases, `hand_out` what it hands out."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.key = hpke_key(name)
         self.asked = 0
         self.refuse: Code | None = None
+        self.away: threading.Event | None = None
+        """Until it is set, no answer comes."""
+        self.reports = False
         self.lie: Callable[[FakeCustodian, ReleaseCase], tuple[bytes, bytes]] | None = None
+        self.hand_out: Callable[[bytes], bytes] = lambda sealed: sealed
+        self.shown: list[str] = []
+        self._sealed: dict[bytes, bytes] = {}
 
-    def release(self, message: bytes) -> tuple[bytes, bytes]:
+    def release(self, message: bytes) -> CaseAnswer:
         self.asked += 1
+        if self.away is not None:
+            self.away.wait(60)
         case = ReleaseCase.from_cbor(message, max_bytes=MAX_CASE)
         if self.refuse is not None:
             raise CounterfoilError(self.refuse, f"{self.name} refuses")
-        return self.honest(case) if self.lie is None else self.lie(self, case)
+        if self.reports:
+            return CaseAnswer(report=self.report(case))
+        try:
+            statement, sealed = self.honest(case) if self.lie is None else self.lie(self, case)
+        except CounterfoilError:  # its wrap does not open
+            return CaseAnswer(report=self.report(case))
+        self._sealed[entry_of(case.request)] = sealed
+        return CaseAnswer(release=statement)
+
+    def share(self, request: bytes, proof: str) -> bytes:
+        self.shown.append(proof)
+        return self.hand_out(self._sealed[request])
 
     def honest(self, case: ReleaseCase, **changes) -> tuple[bytes, bytes]:
         opened = open_escrow(case.envelope, custodian_key_id=self.key.key_id, hpke_private=self.key)
@@ -71,6 +99,36 @@ class FakeCustodian:
             issuer=self.name,
         )
 
+    def report(self, case: ReleaseCase, key=None, **changes) -> bytes:
+        value = EscrowReport(
+            request=entry_of(case.request),
+            receipt=entry_of(case.receipt),
+            envelope=envelope_hash(case.envelope),
+            custodian=self.name,
+            key=self.key.key_id,
+        )
+        return sign(replace(value, **changes), key=key or made.key(self.name), issuer=self.name)
+
+
+class Server(FakeAuditServer):
+    """A log whose witnesses sign as soon as a release is in it; one call at a time."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.publishes = True
+        self._one = threading.Lock()
+
+    def submit(self, statements: Sequence[bytes]) -> list[Logged]:
+        with self._one:
+            logged = super().submit(statements)
+            if self.publishes and parse_statement(statements[0]).type == DisclosureRelease.TYPE:
+                self.publish()
+            return logged
+
+    def proof(self, entry: bytes) -> Proof | None:
+        with self._one:
+            return super().proof(entry)
+
 
 class FakeDeposits:
     """A double of the trail's deposits: what somebody deposited for a receipt."""
@@ -84,10 +142,10 @@ class FakeDeposits:
 
 @dataclass
 class Desk:
-    """A worker's disclosure with three custodians, two of whom suffice."""
+    """A worker's disclosure with five custodians, three of whom suffice."""
 
     world: World
-    server: FakeAuditServer
+    server: Server
     custodians: list[FakeCustodian]
     deposits: FakeDeposits
     subject: SealedReceipt
@@ -104,22 +162,35 @@ class Desk:
         assert disclosed.secret is not None, disclosed.missing
         return disclosed.secret
 
-    def releases(self) -> list[DisclosureRelease]:
+    def logged(self, kind: type[Payload]) -> list[Any]:
+        """Return what the log holds of a type of statement, in its order."""
         rows = self.world.rows(
-            "SELECT raw FROM trail_statements WHERE type = 'disclosure-release' ORDER BY log_index"
+            "SELECT raw FROM trail_statements WHERE type = %s ORDER BY log_index", kind.TYPE
         )
-        return [open_as(DisclosureRelease, raw, None)[0] for (raw,) in rows]
+        return [open_as(kind, raw, None)[0] for (raw,) in rows]
+
+    def releases(self) -> list[DisclosureRelease]:
+        return self.logged(DisclosureRelease)
 
 
-@pytest.fixture
-def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def settle() -> None:
+    """Wait until nothing of an earlier disclosure is on its way."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("custodian "):
+            thread.join(60)
+
+
+@contextmanager
+def opened_desk(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **spoiled: Any
+) -> Iterator[Desk]:
     log = make_world(
         world.database.engine("server"), tmp_path / "log", names=["w1.example"], threshold=1
     )
     custodians = [FakeCustodian(name) for name in CUSTODIANS]
     for name in CUSTODIANS:
         world.trail.add_party(name, "custodian", made.public(name))
-    server, deposits, subject = FakeAuditServer(world.trail, log), FakeDeposits(), make(world)
+    server, deposits, subject = Server(world.trail, log), FakeDeposits(), make(world, **spoiled)
 
     def no_node(*_arguments: object, **_options: object) -> Ciphertexts:
         raise CounterfoilError(Code.UNAVAILABLE, "the node does not answer")
@@ -127,6 +198,7 @@ def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(service, "fetch_from_node", no_node)
     deposits.kept.append(subject.ciphertexts)
     disclosure = Disclosure(
+        name="worker",
         server=server,  # type: ignore[arg-type]  # a double
         custodians={item.key.key_id: item for item in custodians},  # type: ignore[misc]  # doubles
         deposits=deposits,
@@ -135,27 +207,63 @@ def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         ca_file=tmp_path / "unused",
         evidence_timeout_s=1,
     )
-    yield Desk(world, server, custodians, deposits, subject, disclosure)
-    log.close()
+    try:
+        yield Desk(world, server, custodians, deposits, subject, disclosure)
+    finally:
+        for custodian in custodians:
+            if custodian.away is not None:
+                custodian.away.set()
+        settle()
+        log.close()
+
+
+@pytest.fixture
+def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    with opened_desk(world, tmp_path, monkeypatch) as opened:
+        yield opened
 
 
 # -- shares -------------------------------------------------------------------------------------------------------
 
 
-def test_enough_shares_give_the_secret_and_nobody_more_is_asked(desk: Desk):
+def test_all_custodians_are_asked_and_the_first_that_suffice_give_the_secret(desk: Desk):
     assert desk.secret() == desk.subject.sealed.ts
-    assert [item.asked for item in desk.custodians] == [1, 1, 0]
-    assert [release.custodian for release in desk.releases()] == list(CUSTODIANS[:THRESHOLD])
+    settle()
+    assert [item.asked for item in desk.custodians] == [1] * len(CUSTODIANS)
+    assert {release.custodian for release in desk.releases()} == set(CUSTODIANS)
     for release in desk.releases():
         assert release.request == entry_of(desk.subject.case.request)
         assert release.receipt == entry_of(desk.subject.case.receipt_statement)
 
 
-def test_any_two_of_three_custodians_suffice(desk: Desk):
-    for away in desk.custodians:
-        away.refuse = Code.UNAVAILABLE
+def test_any_three_of_five_custodians_suffice_whatever_the_others_say(desk: Desk):
+    for away in combinations(desk.custodians, 2):
+        for custodian in desk.custodians:
+            custodian.refuse = None
+        away[0].refuse, away[1].refuse = Code.UNAVAILABLE, Code.FORBIDDEN
         assert desk.secret() == desk.subject.sealed.ts
-        away.refuse = None
+        settle()
+
+
+def test_nobody_waits_for_custodians_that_do_not_answer(desk: Desk):
+    """The two that are slow answer only when the test ends: waiting for them would take that long."""
+    for custodian in desk.custodians[:2]:
+        custodian.away = threading.Event()
+    assert desk.secret() == desk.subject.sealed.ts
+    assert [item.asked for item in desk.custodians] == [1] * len(CUSTODIANS)
+    assert {release.custodian for release in desk.releases()} == set(CUSTODIANS[2:])
+
+
+def test_fewer_than_k_custodians_open_nothing(desk: Desk):
+    """Each share that comes fits, and they are one too few, before the deadline and after it."""
+    for custodian in desk.custodians[THRESHOLD - 1 :]:
+        custodian.refuse = Code.FORBIDDEN
+    with pytest.raises(CounterfoilError) as caught:
+        desk.open()
+    assert caught.value.code is Code.UNAVAILABLE
+    assert f"of {THRESHOLD} shares" in caught.value.detail
+    late = desk.open(past_deadline=True)
+    assert (late.secret, late.missing) == (None, "unavailable")
 
 
 def junk(custodian: FakeCustodian, case: ReleaseCase) -> tuple[bytes, bytes]:
@@ -175,10 +283,26 @@ def wrong_share(custodian: FakeCustodian, case: ReleaseCase) -> tuple[bytes, byt
     return custodian.statement(case, sealed), sealed
 
 
-LIES = {
-    "a share that is not the one it signed for": junk,
+def of_another_request(custodian: FakeCustodian, case: ReleaseCase) -> tuple[bytes, bytes]:
+    """The right share, sealed for another request of the same worker."""
+    opened = open_escrow(
+        case.envelope, custodian_key_id=custodian.key.key_id, hpke_private=custodian.key
+    )
+    context = ReleaseContext(
+        made.some("another request"), custodian.key.key_id, opened.ctx, opened.kc
+    )
+    sealed = seal_release(WORKER.public_bytes, context, opened.index, opened.share)
+    return custodian.statement(case, sealed), sealed
+
+
+UNFIT = {
     "a share that does not open": sealed_junk,
     "a share that the header does not commit to": wrong_share,
+    "a share that was sealed for another request": of_another_request,
+}
+LIES = {
+    **UNFIT,
+    "a share that is not the one it signed for": junk,
     "a statement that is none": lambda custodian, case: (b"junk", custodian.honest(case)[1]),
     "a statement with another's signature": lambda custodian, case: custodian.honest(
         case, key=made.key("stranger")
@@ -195,62 +319,182 @@ LIES = {
 }
 
 
-def test_one_hostile_custodian_of_three_stops_no_audit(desk: Desk):
-    """Otherwise one of them could shield a node forever."""
+def test_two_hostile_custodians_of_five_stop_no_audit_and_blame_nobody_else(desk: Desk):
+    """Otherwise two of them could shield a node for ever, or have a client blamed."""
     for name, lie in LIES.items():
-        desk.custodians[0].lie = lie
-        for custodian in desk.custodians:
-            custodian.asked = 0
+        for liar in desk.custodians[:2]:
+            liar.lie = lie
         assert desk.secret() == desk.subject.sealed.ts, name
-        assert [item.asked for item in desk.custodians] == [1, 1, 1], name
+        settle()
+    assert desk.logged(EscrowReport) == []
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_custodian_whose_share_does_not_fit_is_named_and_nobody_else(desk: Desk, name: str):
+    desk.custodians[1].lie = UNFIT[name]
+    assert desk.secret() == desk.subject.sealed.ts
+    settle()
+    (report,) = desk.logged(ShareReport)
+    (release,) = [item for item in desk.releases() if item.custodian == "custodian-2"]
+    assert (report.custodian, report.worker) == ("custodian-2", "worker")
+    assert (report.request, report.receipt) == (release.request, release.receipt)
+    (found,) = desk.world.trail.findings()
+    assert (found[0].kind, found[0].issuer) == ("share-mismatch", "custodian-2")
+    assert open_as(DisclosureRelease, found[0].first_statement, None)[0] == release
+    assert open_as(ShareReport, found[0].second_statement, made.public("worker"))[0] == report
+    assert desk.world.fsck() == []
+
+
+def test_bytes_that_a_custodian_did_not_sign_for_are_no_finding_against_it(desk: Desk):
+    """Whoever sits between could have changed them."""
+    desk.custodians[1].hand_out = lambda sealed: sealed[:-1] + b"x"
+    assert desk.secret() == desk.subject.sealed.ts
+    settle()
+    assert desk.logged(ShareReport) == []
 
 
 def test_too_few_shares_mean_waiting_until_the_deadline(desk: Desk):
     for code in (Code.UNAVAILABLE, Code.FORBIDDEN, Code.FORK, Code.NOT_WITNESSED):
-        desk.custodians[0].refuse = desk.custodians[2].refuse = code
+        for custodian in desk.custodians[2:]:
+            custodian.refuse = code
         with pytest.raises(CounterfoilError) as caught:
             desk.open()
         assert caught.value.code is Code.UNAVAILABLE
-        assert "1 of 2" in caught.value.detail
         assert "custodian-3 refuses" in caught.value.detail
         late = desk.open(past_deadline=True)
         assert (late.secret, late.missing) == (None, "unavailable")
+        settle()
 
 
-def test_wraps_that_no_custodian_can_open_are_the_escrows_fault_at_once(desk: Desk):
-    """The client sealed them, so the node is not to blame, and waiting does not help."""
-    desk.custodians[0].refuse = desk.custodians[1].refuse = Code.UNREADABLE
-    disclosed = desk.open()
-    assert (disclosed.secret, disclosed.missing) == (None, "escrow")
+# -- who is to blame for a bad escrow -----------------------------------------------------------------------------
 
 
-def test_a_release_is_in_the_log_before_its_share_is_used(desk: Desk, monkeypatch):
-    order: list[str] = []
+def test_a_client_whose_wraps_do_not_fit_is_blamed_by_as_many_custodians_as_leave_too_few(
+    world: World, tmp_path, monkeypatch
+):
+    """n − k + 1 reports: at least one is honest, or else k custodians lie. They are in the log, for anyone to count."""
+    bad = {name: made.some("another share") for name in CUSTODIANS[:3]}
+    with opened_desk(world, tmp_path, monkeypatch, spoil=bad) as desk:
+        disclosed = desk.open()
+        assert (disclosed.secret, disclosed.missing) == (None, "escrow")
+        for name in bad:
+            assert name in disclosed.why
+        reports = desk.logged(EscrowReport)
+        header = desk.subject.sealed.header
+        assert {(report.custodian, report.key) for report in reports} == {
+            (name, hpke_key(name).key_id) for name in bad
+        }
+        assert {report.envelope for report in reports} == {desk.subject.case.receipt.envelope}
+        about = (header, desk.subject.case.entry, desk.subject.case.receipt.envelope)
+        assert escrow_is_bad(*about, reports)
+        assert not escrow_is_bad(*about, reports[1:])
 
-    def watched(*arguments):
-        order.append("opened")
-        return open_release(*arguments)
 
-    monkeypatch.setattr(service, "open_release", watched)
-    desk.server.after = order.extend
+def test_a_client_that_frames_two_custodians_gains_nothing_and_they_are_not_blamed(
+    world: World, tmp_path, monkeypatch
+):
+    bad = {name: made.some("another share") for name in CUSTODIANS[:2]}
+    with opened_desk(world, tmp_path, monkeypatch, spoil=bad) as desk:
+        assert desk.secret() == desk.subject.sealed.ts
+        settle()
+        assert {report.custodian for report in desk.logged(EscrowReport)} == set(bad)
+        assert desk.logged(ShareReport) == []
+        assert desk.world.trail.findings() == []
+
+
+def test_two_custodians_that_blame_an_honest_client_do_not_convict_it(desk: Desk):
+    """Nor if a third is away: then the audit waits, and says so."""
+    for custodian in desk.custodians[:2]:
+        custodian.reports = True
+    assert desk.secret() == desk.subject.sealed.ts
+    settle()
+    desk.custodians[2].refuse = Code.UNAVAILABLE
+    with pytest.raises(CounterfoilError) as caught:
+        desk.open()
+    assert caught.value.code is Code.UNAVAILABLE
+    assert desk.open(past_deadline=True).missing == "unavailable"
+
+
+REPORTS: dict[str, dict[str, Any]] = {
+    "another's signature": {"key": made.key("custodian-1")},
+    "another's name": {"custodian": "custodian-1"},
+    "another wrap": {"key_id": hpke_key("custodian-1").key_id},
+    "another envelope": {"envelope": made.some("another envelope")},
+    "another receipt": {"receipt": made.some("another receipt")},
+    "another request": {"request": made.some("another request")},
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_that_is_not_the_custodians_own_about_its_wrap_does_not_count(
+    desk: Desk, monkeypatch, name: str
+):
+    """A custodian cannot speak for others, nor an old report be shown again."""
+    for custodian in desk.custodians[:3]:
+        custodian.reports = True
+    changes = dict(REPORTS[name])
+    signing = changes.pop("key", None)
+    if "key_id" in changes:
+        changes["key"] = changes.pop("key_id")
+    third = desk.custodians[2]
+    monkeypatch.setattr(third, "report", lambda case: _report(third, case, signing, changes))
+    with pytest.raises(CounterfoilError) as caught:
+        desk.open()
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+def _report(custodian: FakeCustodian, case: ReleaseCase, signing: Any, changes: Any) -> bytes:
+    value = open_as(EscrowReport, FakeCustodian.report(custodian, case), None)[0]
+    return sign(
+        replace(value, **changes), key=signing or made.key(custodian.name), issuer=custodian.name
+    )
+
+
+# -- the log comes first --------------------------------------------------------------------------------------------
+
+
+def test_a_share_is_asked_for_with_the_proof_that_its_release_is_witnessed(desk: Desk):
     desk.secret()
-    tail = order[-2 * THRESHOLD :]
-    assert tail == ["disclosure-release", "opened"] * THRESHOLD
+    settle()
+    assert desk.server.log is not None
+    for custodian in desk.custodians:
+        (proof,) = custodian.shown
+        entries = [
+            entry_of(raw)
+            for raw in desk.server.submitted
+            if parse_statement(raw).issuer == custodian.name
+        ]
+        assert len(entries) == 1
+        found = verify_tlog_proof(proof, entries[0], desk.server.log.policy)
+        assert found.index < found.checkpoint.size
 
 
-def test_while_the_log_is_away_no_share_is_used(desk: Desk, monkeypatch):
+def test_while_a_release_is_not_witnessed_no_share_is_asked_for(desk: Desk):
+    desk.server.publishes = False
+    impatient = replace(desk.disclosure, publication_s=0)
+    desk.disclosure = impatient
+    with pytest.raises(CounterfoilError) as caught:
+        desk.open()
+    assert caught.value.code is Code.UNAVAILABLE
+    settle()
+    assert [custodian.shown for custodian in desk.custodians] == [[]] * len(CUSTODIANS)
+    desk.server.publishes = True
+    assert desk.secret() == desk.subject.sealed.ts
+    settle()
+    assert len(desk.releases()) == 2 * len(CUSTODIANS)  # these doubles sign anew each time
+
+
+def test_while_the_log_is_away_no_share_is_asked_for(desk: Desk):
     def away(types: list[str]) -> None:
         if "disclosure-release" in types:
             raise CounterfoilError(Code.UNAVAILABLE, "the log is away")
 
-    def never(*_arguments: object) -> None:
-        raise AssertionError("a share was used that nobody can see")
-
     desk.server.before = away
-    monkeypatch.setattr(service, "open_release", never)
     with pytest.raises(CounterfoilError) as caught:
         desk.open()
     assert caught.value.code is Code.UNAVAILABLE
+    settle()
+    assert [custodian.shown for custodian in desk.custodians] == [[]] * len(CUSTODIANS)
 
 
 # -- order of things ------------------------------------------------------------------------------------------------
@@ -260,7 +504,7 @@ def test_nobody_is_asked_before_the_request_is_witnessed(desk: Desk):
     with pytest.raises(CounterfoilError) as caught:
         desk.open(witnessed=False)
     assert caught.value.code is Code.NOT_WITNESSED
-    assert [item.asked for item in desk.custodians] == [0, 0, 0]
+    assert [item.asked for item in desk.custodians] == [0] * len(CUSTODIANS)
 
 
 def test_draw_and_request_are_resubmitted_by_the_worker(desk: Desk):
@@ -281,7 +525,7 @@ def test_without_evidence_it_waits_until_the_deadline_and_then_reports_it_withhe
     assert caught.value.code is Code.UNAVAILABLE
     late = desk.open(past_deadline=True)
     assert (late.ciphertexts, late.secret, late.missing) == (None, None, "withheld")
-    assert [item.asked for item in desk.custodians] == [0, 0, 0]
+    assert [item.asked for item in desk.custodians] == [0] * len(CUSTODIANS)
 
 
 def test_what_does_not_hash_to_the_receipt_was_not_delivered_whoever_sends_it(
@@ -354,7 +598,8 @@ def test_two_final_records_that_the_node_signed_convict_it(desk: Desk):
     assert not desk.open().signed_twice
     desk.deposits.kept.append(replace(good, sent=other))
     assert desk.open().signed_twice
-    assert [item.asked for item in desk.custodians].count(0) == 1, "nothing more is released"
+    settle()
+    assert {item.asked for item in desk.custodians} == {1}, "nothing more is released"
 
 
 def test_the_nodes_own_answer_is_as_good_as_a_deposit(desk: Desk, monkeypatch):
@@ -379,9 +624,10 @@ def test_a_malformed_envelope_ends_in_an_answer_and_not_in_an_endless_case(
     log = make_world(
         world.database.engine("server"), tmp_path / "log", names=["w1.example"], threshold=1
     )
-    server, deposits = FakeAuditServer(world.trail, log), FakeDeposits()
+    server, deposits = Server(world.trail, log), FakeDeposits()
     deposits.kept.append(subject.ciphertexts)
     disclosure = Disclosure(
+        name="worker",
         server=server,  # type: ignore[arg-type]  # a double
         custodians={},
         deposits=deposits,

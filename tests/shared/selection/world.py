@@ -242,6 +242,12 @@ class World:
         self.entries.append(entry_of(raw))
         return raw
 
+    def publish(self, raw: bytes) -> str:
+        """Log a further statement, once, and return its tlog-proof."""
+        if entry_of(raw) not in self.entries:
+            self._log(raw)
+        return self.proof(raw)
+
     # -- showing -------------------------------------------------------------------------------------
 
     def proof(

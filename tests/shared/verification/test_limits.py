@@ -9,7 +9,7 @@ from shared.runtime.keys import public_bytes
 from shared.selection.party import Revealed
 from shared.statements.cose import entry_of
 from shared.statements.disclosures import DisclosureReason
-from shared.verification.limits import InsistenceError, Limits, Rule
+from shared.verification.limits import InsistenceError, Limits, Released, Rule
 from shared.verification.trust import Role
 from tests.shared.selection.world import AUTHORITY, PARTIES, TERMS, TRUST, World, trusting
 from tests.vectors.samples import octets, signing_key
@@ -84,18 +84,26 @@ def test_a_floor_above_its_own_is_not_released():
 
 
 def test_without_configuration_the_documented_limits_hold():
-    assert Limits() == Limits(100_000, 10, 10_000, 5_000, 1_000)
+    assert Limits() == Limits(100_000, 10, 10_000, 5_000, 1_000, 5_000, 10_000)
 
 
 # -- a day -------------------------------------------------------------------------------------------
 
-DAY = Limits(max_releases_per_day=5, max_floor_per_day=2, max_whole_per_day=1)
+DAY = Limits(
+    max_releases_per_day=5,
+    max_floor_per_day=2,
+    max_whole_per_day=1,
+    max_tenant_per_day=3,
+    max_authority_per_day=4,
+)
 
 
-def stopped(drawn_by: DisclosureReason, **released: int) -> Rule | None:
+def stopped(
+    drawn_by: DisclosureReason, *, of_tenant: int = 0, of_authority: int = 0, **released: int
+) -> Rule | None:
     counted = {DisclosureReason(name): count for name, count in released.items()}
     try:
-        DAY.check_day(drawn_by, counted)
+        DAY.check_day(drawn_by, Released(counted, of_tenant, of_authority))
     except InsistenceError as error:
         return error.rule if error.code.value.retryable else None
     return None
@@ -113,6 +121,13 @@ def test_what_an_authority_can_inflate_leaves_room_for_draws_by_the_rate():
     assert stopped(D, floor=2, whole=1) is None
     assert stopped(F, whole=1) is None
     assert stopped(W, floor=2) is None
+
+
+@pytest.mark.parametrize("drawn_by", [D, F, W])
+def test_one_tenant_or_one_authority_uses_up_its_own_part_of_a_day_whatever_draws(drawn_by):
+    assert stopped(drawn_by, of_tenant=2, of_authority=3) is None
+    assert stopped(drawn_by, of_tenant=3) is Rule.TENANT_A_DAY
+    assert stopped(drawn_by, of_authority=4) is Rule.AUTHORITY_A_DAY
 
 
 @pytest.mark.parametrize(
