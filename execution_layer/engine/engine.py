@@ -52,6 +52,11 @@ class LocalGeneration:
         self._engine.wake()
 
     @property
+    def cached_prompt_tokens(self) -> int:
+        """Prompt positions that were not computed for the sequence; fixed once there is a token."""
+        return self.state.cached_prompt_tokens
+
+    @property
     def wanted_end(self) -> FinishReason | None:
         """The reason for which somebody asked to end the sequence."""
         return self._wanted
@@ -113,9 +118,11 @@ class LocalEngine:
         self._work.set()
 
     def submit(self, request: GenerationRequest) -> LocalGeneration:
-        """Accept a sequence; INVALID_ARGUMENT, OVERLOADED or DRAINING otherwise."""
+        """Accept a sequence; INVALID_ARGUMENT, OVERLOADED, DRAINING or CORRUPT otherwise."""
         vocabulary = self._decoder.config.vocab_size
-        if not request.prompt_ids or not all(0 <= t < vocabulary for t in request.prompt_ids):
+        before = () if request.resumed is None else request.resumed.output_ids
+        tokens = (*request.prompt_ids, *before)
+        if not request.prompt_ids or not all(0 <= token < vocabulary for token in tokens):
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, "the prompt is empty or has tokens outside the vocabulary"
             )
@@ -128,6 +135,8 @@ class LocalEngine:
             hasher=ActivationHasher(len(request.prompt_ids), self._row_bytes),
             sampler=Sampler(how, request.seed, request.choice, prompt, prefix),
         )
+        if request.resumed is not None:
+            state.resume(request.resumed)
         generation = LocalGeneration(self, state)
         with self._lock:
             if self._stopping:
@@ -210,6 +219,13 @@ class LocalEngine:
                 logger.debug("the event loop of a generation has closed")
 
     def _take(self, sequence: SequenceState, chosen: Sampled) -> None:
+        if sequence.again is not None:
+            sequence.repeat(chosen.token)
+            if sequence.ended is FinishReason.FAILED:
+                logger.error(
+                    "a resumed sequence chose another token than before; it ends as failed"
+                )
+            return
         try:
             text = sequence.take(chosen.token)
         except Exception:
@@ -220,7 +236,10 @@ class LocalEngine:
         self._outbox.append((self._generations[id(sequence)], chunk))
 
     def _end_from_outside(self) -> None:
-        """End what somebody wants to end. Sequences that came to their own end are gone by now, so none is renamed."""
+        """End what somebody wants to end. Sequences that came to their own end are gone by now, so none is renamed.
+
+        One that is resumed first recomputes the states of what it has shown: the receipt commits to them.
+        """
         now = self._clock()
         for sequence in self._scheduler.everyone():
             assert sequence.ended is None
@@ -228,6 +247,8 @@ class LocalEngine:
             deadline = sequence.request.deadline
             if self._stopping:
                 sequence.ended = FinishReason.FAILED
+            elif sequence.again is not None and wanted is not FinishReason.FAILED:
+                continue
             elif wanted is not None:
                 sequence.ended = wanted
             elif deadline is not None and now >= deadline:
@@ -272,9 +293,9 @@ def _finished(sequence: SequenceState) -> Finished:
     assert sequence.ended is not None
     return Finished(
         finish_reason=sequence.ended,
-        output_ids=tuple(sequence.output),
+        output_ids=sequence.output_ids,
         activations=sequence.hasher.finish(),
         prompt_tokens=len(sequence.request.prompt_ids),
-        cached_prompt_tokens=sequence.cached,
+        cached_prompt_tokens=sequence.cached_prompt_tokens,
         compute_ms=round(sequence.compute_s * 1000),
     )

@@ -21,12 +21,24 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """What an earlier engine made of a sequence, and showed: its output tokens and their text so far."""
+
+    output_ids: tuple[int, ...] = ()
+    text: str = ""
+    cached: int = 0
+    """The prompt positions that it found in its prefix cache; it has no meaning without output."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate. `seed` has 32 bytes; `choice` distinguishes several answers under one seed.
 
     `deadline` is the value of time.monotonic() at which the sequence ends; without it only its own rules or somebody's
     wish end it. The last `delivered` tokens of the prompt count as the first ones of the output for positions, penalties,
     stops and text (protocol §3.3.1), but not for `max_tokens`, and they are not returned again.
+    A sequence that is `resumed` goes on as if it had never been interrupted: what was shown is not shown again, and it
+    counts in everything.
     """
 
     request_id: str
@@ -37,6 +49,7 @@ class GenerationRequest:
     choice: int = 0
     deadline: float | None = None
     delivered: int = 0
+    resumed: Resumed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,7 @@ class Finished:
     """The end of a sequence: everything a receipt needs.
 
     `cached_prompt_tokens` counts prompt positions that were not computed for it; the last one always is. `compute_ms` is
-    the sequence's share of the steps.
+    the sequence's share of this engine's steps.
     """
 
     finish_reason: FinishReason
@@ -92,6 +105,10 @@ class EngineStats:
 class Generation(Protocol):
     """One submitted sequence."""
 
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """As in `Finished`; it does not change any more once there is a token."""
+
     def __aiter__(self) -> AsyncIterator[TokenChunk | Finished]:
         """Yield chunks, then exactly one Finished, also for a sequence that was cancelled or failed."""
 
@@ -116,7 +133,8 @@ class Engine(Protocol):
         """Accept a sequence.
 
         Raises INVALID_ARGUMENT when prompt and budget exceed the context or the memory, OVERLOADED (with a hint when to
-        try again) when the queue, or the tenant's part of it, is full.
+        try again) when the queue, or the tenant's part of it, is full. One that is resumed had its place before; CORRUPT
+        when its tokens cannot have been shown with that text.
         """
 
     @property

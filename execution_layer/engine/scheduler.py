@@ -101,13 +101,10 @@ class Scheduler:
             )
 
     def enqueue(self, sequence: SequenceState) -> None:
-        """Put a sequence in its tenant's queue; OVERLOADED when there is no room."""
+        """Put a sequence in its tenant's queue; OVERLOADED when there is no room, unless it is resumed."""
         tenant = sequence.request.tenant
-        own = len(self._waiting.get(tenant, ()))
-        if self.waiting >= self.limits.queue:
-            raise self._overloaded(f"{self.waiting} requests are waiting", self.waiting)
-        if own >= self.limits.queue_per_tenant:
-            raise self._overloaded(f"{own} requests of {tenant} are waiting", own)
+        if sequence.request.resumed is None:
+            self._check_room(tenant)
         self._waiting.setdefault(tenant, deque()).append(sequence)
         self._service.enter(tenant)
 
@@ -164,6 +161,13 @@ class Scheduler:
             self._service.leave(sequence.request.tenant)
             self._pace.note_end(self._clock())
             yield sequence
+
+    def _check_room(self, tenant: str) -> None:
+        own = len(self._waiting.get(tenant, ()))
+        if self.waiting >= self.limits.queue:
+            raise self._overloaded(f"{self.waiting} requests are waiting", self.waiting)
+        if own >= self.limits.queue_per_tenant:
+            raise self._overloaded(f"{own} requests of {tenant} are waiting", own)
 
     def _overloaded(self, text: str, ahead: int) -> CounterfoilError:
         wait_s = self._pace.seconds_for(ahead, self._clock())
@@ -265,9 +269,15 @@ class Scheduler:
         return sequence.keys[index]
 
     def _hits(self, sequence: SequenceState) -> list[CachedBlock]:
-        """Return cached blocks that follow a sequence's own; its last known token is always computed."""
+        """Return cached blocks that follow a sequence's own; its last known token is always computed.
+
+        The hashes of blocks after the prompt are of no use to a sequence's own output blocks, so what is resumed takes
+        none of them before it has hashed their states itself.
+        """
         hits: list[CachedBlock] = []
-        for index in range(len(sequence.blocks), (sequence.length - 1) // self._block):
+        prompt = len(sequence.request.prompt_ids)
+        end = min(sequence.length, max(sequence.hasher.position + 1, prompt)) - 1
+        for index in range(len(sequence.blocks), end // self._block):
             key = self._key(sequence, index)
             hit = None if key is None else self.cache.get(key)
             if hit is None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 
-from execution_layer.engine.protocol import FinishReason, GenerationRequest
+from execution_layer.engine.protocol import FinishReason, GenerationRequest, Resumed
 from shared.commitments.exact import ActivationHasher
 from shared.model.sampler import Sampler
+from shared.runtime.errors import Code, CounterfoilError
 from shared.text.stream import TextStream
 
 
@@ -18,6 +19,9 @@ class SequenceState:
     hasher: ActivationHasher
     sampler: Sampler
     output: list[int] = field(default_factory=list)
+    again: int | None = None
+    """The last token of a sequence that is resumed: it is chosen once more, and must be the same. Until then the states
+    that led to it are incomplete."""
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     """The prefix cache's keys of the blocks that known tokens fill, made when they are needed."""
@@ -61,17 +65,59 @@ class SequenceState:
         """Return how many of the next `count` positions are hashed already: those of a sequence that was preempted."""
         return min(count, max(0, self.hasher.position - self.computed))
 
+    @property
+    def output_ids(self) -> tuple[int, ...]:
+        """Every output token, including one that is still to be chosen again."""
+        return (*self.output, *(() if self.again is None else (self.again,)))
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Prompt positions that were not computed for the sequence, when its first token was chosen."""
+        resumed = self.request.resumed
+        return resumed.cached if resumed is not None and resumed.output_ids else self.cached
+
+    def resume(self, resumed: Resumed) -> None:
+        """Begin with what was shown before; CORRUPT if no sequence of these settings shows that text with these tokens."""
+        tokens, budget = resumed.output_ids, self.request.settings.max_tokens
+        text = ""
+        for token in tokens[:budget]:
+            if self.stream.stopped:
+                break
+            text += self.stream.push(token)
+            self.output.append(token)
+        if len(tokens) == budget:
+            text += self.stream.flush()
+        if (tuple(self.output), text) != (tokens, resumed.text):
+            raise CounterfoilError(
+                Code.CORRUPT,
+                "the tokens of an interrupted sequence do not have the text that was shown",
+            )
+        if tokens:
+            self.again = self.output.pop()
+
+    def repeat(self, token: int) -> None:
+        """Take the last token that was shown, chosen once more; one that differs ends the sequence as failed."""
+        shown, self.again = self.again, None
+        assert shown is not None
+        self.output.append(shown)
+        if token != shown:
+            self.ended = FinishReason.FAILED
+        else:
+            self._note_end()
+
     def take(self, token: int) -> str:
         """Append a sampled token; return the text that it settles and note whether the sequence ends."""
         self.output.append(token)
         text = self.stream.push(token)
-        if self.stream.stopped:
-            self.ended = FinishReason.STOP
-        elif len(self.output) == self.request.settings.max_tokens:
-            self.ended = FinishReason.LENGTH
-            text += self.stream.flush()
-        return text
+        self._note_end()
+        return text + self.stream.flush() if self.ended is FinishReason.LENGTH else text
 
     def rest(self) -> str:
         """Return the text still held back at an end from outside; a failed sequence says no more."""
         return "" if self.ended is FinishReason.FAILED else self.stream.flush()
+
+    def _note_end(self) -> None:
+        if self.stream.stopped:
+            self.ended = FinishReason.STOP
+        elif len(self.output) == self.request.settings.max_tokens:
+            self.ended = FinishReason.LENGTH

@@ -42,6 +42,10 @@ class FakeGeneration:
         self._changed.set()
 
     @property
+    def cached_prompt_tokens(self):
+        return self._engine.cached
+
+    @property
     def cancelled_for(self):
         return self._wanted
 
@@ -53,7 +57,7 @@ class FakeGeneration:
             self.cancel(FinishReason.DEADLINE)
 
     async def __aiter__(self):
-        output = []
+        output = list(self.request.resumed.output_ids) if self.request.resumed else []
         settings = self.request.settings
         reason = FinishReason.LENGTH
         while len(output) < settings.max_tokens:
@@ -80,7 +84,7 @@ class FakeGeneration:
             output_ids=tuple(output),
             activations=self._engine.activations(self.request.prompt_ids, output),
             prompt_tokens=len(self.request.prompt_ids),
-            cached_prompt_tokens=0,
+            cached_prompt_tokens=self._engine.cached,
             compute_ms=1,
         )
 
@@ -90,6 +94,7 @@ class FakeEngine:
 
     def __init__(self, *, pause_s=0.0, holds_after=None, dies_after=None, stops_after=None):
         self.failures = 0
+        self.cached = 0
         self.pause_s = pause_s
         self.holds_after = holds_after
         self.dies_after = dies_after

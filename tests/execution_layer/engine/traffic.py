@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
-from execution_layer.engine.protocol import Finished, FinishReason, GenerationRequest, TokenChunk
+from execution_layer.engine.protocol import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Resumed,
+    TokenChunk,
+)
 from execution_layer.engine.scheduler import Limits
 from shared.model.backend import blocks_for
 from shared.model.decoder import Decoder
@@ -35,6 +41,7 @@ class Arrival:
     """One sequence, and the steps before which it arrives, is cancelled and has its deadline.
 
     With `after` it arrives once that earlier one has ended, and its prompt continues the other's prompt and answer.
+    `resumed` is what an earlier engine made of it.
     """
 
     prompt: tuple[int, ...]
@@ -45,6 +52,8 @@ class Arrival:
     tenant: str = "a"
     deadline: int | None = None
     after: int | None = None
+    delivered: int = 0
+    resumed: Resumed | None = None
 
 
 @dataclass
@@ -54,6 +63,7 @@ class Served:
     prompt: tuple[int, ...] = ()
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    chunks: list[TokenChunk] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
 
     @property
@@ -80,6 +90,8 @@ def request(arrival: Arrival, name: str = "r") -> GenerationRequest:
         arrival.settings,
         arrival.seed,
         deadline=arrival.deadline,
+        delivered=arrival.delivered,
+        resumed=arrival.resumed,
     )
 
 
@@ -92,6 +104,7 @@ def drain(generation: LocalGeneration, into: Served) -> None:
             assert not into.finished
             into.tokens += event.token_ids
             into.text += event.text
+            into.chunks.append(event)
         else:
             into.finished.append(event)
 
