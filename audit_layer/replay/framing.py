@@ -13,14 +13,15 @@ from typing import IO, Final
 from audit_layer.replay.case import Case
 from shared.codec import cbor
 from shared.codec.fields import Reader
-from shared.envelope.delivered import SPARE_FRAMES
 from shared.envelope.header import MAX_ENVELOPE
-from shared.envelope.stream import MAX_FINAL, MAX_FRAME
+from shared.envelope.shape import MAX_FINAL, MAX_FRAME
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import MAX_STATEMENT
 from shared.statements.orders import MAX_TOKENS
 
 HEADER: Final = struct.Struct(">I")
+SPARE_FRAMES: Final = 64
+"""Frames without a token: for text that was held back, and for what a failure left."""
 MAX_FRAMES: Final = MAX_TOKENS + SPARE_FRAMES
 """Frames of the longest answer that can be ordered: each but a few has at least one token."""
 MAX_HEAD: Final = 2 * MAX_STATEMENT + 2**10

@@ -57,7 +57,8 @@ def frames(hearing: Hearing) -> Difference | None:
 
     Frames beyond the order are not opened: 64 MiB of them can hold tokens that take gigabytes.
     """
-    opener, opened = FrameOpener(hearing.opened.keys, receipt_context(hearing.receipt)), []
+    context = receipt_context(hearing.receipt)
+    opener, opened = FrameOpener(hearing.opened.keys, context, hearing.opened.shape), []
     most, count = hearing.order.max_output_tokens, 0
     for number, ciphertext in enumerate(hearing.case.frames):
         try:

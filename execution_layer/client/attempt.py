@@ -150,6 +150,8 @@ class Attempt:
         now = now_ms()
         sealed = _seal(terms, node, wanted, now)
         bound, max_ms = wanted.input_bound, _max_ms(timeout_s)
+        if wanted.body.slots is not None:
+            wanted.body.slots.check(wanted.body.settings, max_ms)
         order_for = partial(_order, terms, node, wanted, sealed, rate_card, bound, max_ms, now)
 
         def signed(given: int, attempt: int) -> tuple[bytes, bytes]:

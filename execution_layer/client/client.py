@@ -8,6 +8,7 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self, Unpack, overload
 
@@ -26,6 +27,7 @@ from execution_layer.client.options import (
     Options,
     Turn,
     request_body,
+    slots_of,
     tags_of,
     timeout_of,
 )
@@ -168,6 +170,7 @@ class AsyncCounterfoilClient:
         options: Options,
     ) -> Wanted:
         body = request_body(messages, settings, options)
+        body = replace(body, slots=slots_of(options, self._policy.slots_ms, body.settings))
         model_root = self._model_root(options.get("model"))
         text = self._texts.of(model_root)
         tags = tags_of(options)

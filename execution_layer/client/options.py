@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypedDict, get_type_hints
 from execution_layer.client.attempt import OnText
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.request import PPM, Message, RequestBody, SamplingSettings
+from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
 from shared.statements.tags import COST_CENTRE, canonical_tags
 
 Turn: TypeAlias = Message | Mapping[str, str]
@@ -60,9 +60,14 @@ class Options(Sampling, total=False):
     """Called with text as it arrives, before the receipt can be checked; a retry starts over."""
     on_retry: OnRetry | None
     """Called with (node, error) when a retry begins."""
+    slots_ms: int | None
+    """Milliseconds from one frame to the next, all of one size, whatever the answer is (docs/traffic-analysis.md); 0: off."""
 
 
 DEFAULT_MAX_TOKENS: Final = 256
+SLOT_BYTES: Final = 256
+"""The frames of an answer in time slots: some 20 tokens each."""
+LOGPROBS_SLOT_BYTES: Final = 2048
 FRACTIONS: Final = (
     "temperature",
     "top_p",
@@ -180,6 +185,17 @@ def timeout_of(options: Mapping[str, Any], default: float) -> float:
     ):
         raise _wrong(f"timeout_s must be a number of seconds, not {str(given)[:40]!r}")
     return float(given)
+
+
+def slots_of(
+    options: Mapping[str, Any], default: int | None, settings: SamplingSettings
+) -> Slots | None:
+    """Return a call's time slots, `default` (in ms) if it does not say; None for none. INVALID_ARGUMENT if they cannot be."""
+    given = options.get("slots_ms")
+    ms = default if given is None else _whole(given, "slots_ms")
+    if not ms:
+        return None
+    return Slots(ms, SLOT_BYTES if settings.logprobs is None else LOGPROBS_SLOT_BYTES)
 
 
 def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:

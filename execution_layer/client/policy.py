@@ -95,6 +95,9 @@ class ClientPolicy(Settings):
     accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """If a node has not accepted a request within these seconds, another node is tried."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
+    slots_ms: Annotated[int, Field(ge=20, le=10_000)] | None = None
+    """If it is set, answers come in frames of one size, one in every so many milliseconds, so that an observer of the
+    network learns less from sizes and times (docs/traffic-analysis.md)."""
     tokenizer: Path | None = None
     """Folder of the checkpoint's tokenizer, if the client is to read prompts and answers itself (extra `text`).
     Without it, the files fetched by `counterfoil client tokenizer fetch` are used."""

@@ -91,7 +91,7 @@ class StreamReader:
             raise CounterfoilError(Code.MALFORMED, "the node's nonce is not 32 bytes long")
         self.context = sent.context(node_nonce)
         self._node = public_key(sent.bundle.signing_key)
-        self._opener = FrameOpener(sent.opened.keys, self.context)
+        self._opener = FrameOpener(sent.opened.keys, self.context, sent.opened.shape)
         self._verify(0, self._opener.h0, signature)
         self._alternatives = sent.opened.body.settings.logprobs
         self._budget = sent.opened.body.settings.max_tokens
@@ -136,12 +136,14 @@ class StreamReader:
         tokens = len(self.tokens) + len(frame.tokens)
         size = self._text_bytes + len(frame.text.encode("utf-8"))
         problem = None
-        if not frame.tokens and not frame.text:
+        most = self._opener.shape.most_frames(self._budget)
+        empty = not frame.tokens and not frame.text
+        if empty and self._opener.shape.slots is None:
             problem = f"frame {index} is empty"
         elif tokens > self._budget:
             problem = f"the frames hold {tokens} tokens; at most {self._budget} were requested"
-        elif index > self._budget + 1:
-            problem = f"more than {self._budget + 1} frames came for {self._budget} tokens"
+        elif index > most:
+            problem = f"more than {most} frames came for {self._budget} tokens"
         elif size > LONGEST_TOKEN * (self._delivered + tokens):
             problem = f"the frames hold more text than {tokens} tokens can have"
         if problem is not None:

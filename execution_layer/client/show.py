@@ -47,5 +47,5 @@ def _text(item: Transcript, opened: OpenedRequest) -> str | None:
         return None
     order, _ = open_as(Order, item.order_statement, None)
     context = StreamContext(order.ctx, order.kc, item.bundle, item.node_nonce, item.attempt)
-    opener = FrameOpener(opened.keys, context)
+    opener = FrameOpener(opened.keys, context, opened.shape)
     return "".join(opener.open(frame).text for frame in item.frames)

@@ -49,6 +49,12 @@ from shared.runtime.output import emit, json_option, table
     metavar="NAME=VALUE",
     help="Tag for your own books; blinded in the log, yours in the exports; may be repeated.",
 )
+@click.option(
+    "--slots",
+    type=click.IntRange(20, 10_000),
+    metavar="MS",
+    help="Have a frame of constant size every MS milliseconds, whatever the answer is.",
+)
 @click.option("--node", help="Use only this node (NAME or OPERATOR/NAME).")
 @click.option("--spread", is_flag=True, help="With --file: give each node an equal share.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
@@ -74,6 +80,7 @@ def infer(
     seed: int | None,
     cost_centre: str | None,
     tag: tuple[str, ...],
+    slots: int | None,
     node: str | None,
     spread: bool,
     concurrency: int,
@@ -97,6 +104,8 @@ def infer(
     if (prompt is None) == (file is None):
         raise click.UsageError("pass either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
+    if slots is not None:
+        policy = policy.model_copy(update={"slots_ms": slots})
     if file is not None:
         if n is not None:
             raise click.UsageError("--n is for one PROMPT")

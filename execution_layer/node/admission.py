@@ -141,6 +141,8 @@ class Admission:
             )
         if len(opened.body.prefix) >= self._model.max_positions:
             raise self._too_long(len(opened.body.prefix), opened.body)
+        if opened.body.slots is not None:
+            opened.body.slots.check(opened.body.settings, checked.order.max_ms)
         prompt_ids = self._model.tokenise(opened.body)
         most = checked.order.max_input_tokens
         assert most is not None  # mandatory in every new order (1)

@@ -6,6 +6,7 @@ from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, s
 from execution_layer.node.request_records import UnfinishedRecord
 from execution_layer.node.store import NodeStore
 from shared.codec.moment import now_ms
+from shared.envelope.sealing import open_with_secret
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.stream import FrameOpener
 from shared.statements.cose import open_as
@@ -43,8 +44,9 @@ async def finish_interrupted(
 def _outcome(record: UnfinishedRecord) -> tuple[TranscriptKeys, Outcome]:
     accepted = record.accepted
     order, _ = open_as(Order, accepted.order, None)
-    keys = TranscriptKeys.derive(accepted.secret, order.ctx)
-    opener = FrameOpener(keys, stream_context(order, accepted.node_nonce))
+    opened = open_with_secret(accepted.envelope, accepted.secret)
+    keys, context = opened.keys, stream_context(order, accepted.node_nonce)
+    opener = FrameOpener(keys, context, opened.shape)
     tokens = tuple(token for frame in record.frames for token in opener.open(frame).tokens)
     usage = Usage(
         input=accepted.prompt_tokens,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from execution_layer.engine.protocol import (
@@ -22,11 +22,14 @@ from execution_layer.node.admission import Admitted
 from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.request_records import AcceptedRecord
+from execution_layer.node.slot_clock import SlotClock
 from execution_layer.node.start import Start
 from execution_layer.node.store import NodeStore
+from execution_layer.node.words import Waiting, Words
 from shared.envelope.blinded import token_bytes
 from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
+from shared.envelope.shape import frame_class
 from shared.envelope.stream import (
     FinalRecord,
     FrameSealer,
@@ -36,8 +39,8 @@ from shared.envelope.stream import (
 from shared.runtime.faults import fault_point
 from shared.runtime.logs import incident
 from shared.statements.cancellations import verify_cancellation
-from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import EnergyQuality, Finish, Usage
+from shared.statements.request import Slots
 
 _log = logging.getLogger(__name__)
 NONCE_BYTES: Final = 32
@@ -84,23 +87,6 @@ class SessionParts:
     numeric_profile: bytes
 
 
-@dataclass(slots=True)
-class _Words:
-    """Tokens and the text that they settle."""
-
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-
-    def add(self, chunk: TokenChunk) -> None:
-        self.tokens.extend(chunk.token_ids)
-        self.text += chunk.text
-        self.logprobs.extend(chunk.logprobs)
-
-    def __bool__(self) -> bool:
-        return bool(self.tokens or self.text)
-
-
 class Session:
     """Create it with `open_session`; `run` it in a task, read `events` from the call."""
 
@@ -126,10 +112,10 @@ class Session:
         """The tenant's signature, once it has cancelled the order."""
         self._context = stream_context(admitted.order, record.node_nonce)
         self._keys = admitted.opened.keys
-        self._sealer = FrameSealer(self._keys, self._context)
-        self._waiting = _Words()
+        self._sealer = FrameSealer(self._keys, self._context, admitted.opened.shape)
+        self._waiting = Waiting()
         """What has not been framed yet."""
-        self._stored = _Words()
+        self._stored = Words()
         """What is in frames on disk: all that the receipt will cover."""
         self._stored_h = self._sealer.h0
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -138,16 +124,20 @@ class Session:
         self._heard = True
         """Whether a call still takes the events."""
         self._flushed_at = float("-inf")
+        self._hurry = asyncio.Event()
+        """Set once nothing is to wait for a time slot any more."""
 
     def cancel(self, signature: bytes) -> None:
         """End the sequence as its tenant wishes; BAD_SIGNATURE if the order's tenant did not sign this."""
         verify_cancellation(self._record.order_entry, signature, self._admitted.tenant_key)
         self._cancel = self._cancel or signature
         self._generation.cancel(FinishReason.CANCELLED)
+        self._hurry.set()
 
     def fail(self) -> None:
         """End the sequence because the node cannot go on; the receipt says so."""
         self._generation.cancel(FinishReason.FAILED)
+        self._hurry.set()
 
     def leave(self) -> None:
         """Note that the call has ended: the answer goes on, and its events are kept for nobody."""
@@ -166,7 +156,8 @@ class Session:
         try:
             self._emit(AcceptedEvent(self._record.node_nonce, self._sign(0, self._sealer.h0)))
             try:
-                finished = await self._stream()
+                slots = self._admitted.opened.body.slots
+                finished = await (self._stream() if slots is None else self._stream_in_slots(slots))
             except Exception as error:  # noqa: BLE001  # a node is accountable for what it accepted
                 self.incident = incident(_log, error, "a generation").metadata["incident"]
                 self._generation.cancel(FinishReason.FAILED)
@@ -200,34 +191,86 @@ class Session:
                     return event
                 assert isinstance(event, TokenChunk)
                 self._waiting.add(event)
-                if len(self._waiting.tokens) >= FRAME_TOKENS:
+                if len(self._waiting) >= FRAME_TOKENS:
                     await self._flush()
         finally:
             if pending is not None:
                 pending.cancel()
 
+    async def _stream_in_slots(self, slots: Slots) -> Finished:
+        """Send a frame in every slot, whatever the engine does, and then up to a class of their number."""
+        loop = asyncio.get_running_loop()
+        clock, reading = SlotClock(loop.time(), slots.ms / 1000), asyncio.create_task(self._read())
+        try:
+            while not reading.done():
+                await asyncio.wait({reading}, timeout=clock.wait(loop.time()))
+                if clock.due(loop.time()):
+                    await self._flush(slots)
+            finished = reading.result()
+        finally:
+            reading.cancel()
+        if finished.finish_reason not in {FinishReason.STOP, FinishReason.LENGTH}:
+            self._hurry.set()
+        while not self._hurry.is_set() and (self._waiting or not self._in_class):
+            await self._slot(clock)
+            await self._flush(slots)
+        while self._waiting:
+            await self._flush(slots)
+        return finished
+
+    async def _read(self) -> Finished:
+        """Take in what is generated, at the engine's own pace."""
+        async for event in self._generation:
+            if isinstance(event, Finished):
+                self._waiting.add(TokenChunk(self._rest(event), ""))
+                return event
+            self._waiting.add(event)
+        raise AssertionError("a generation ends with Finished")
+
+    async def _slot(self, clock: SlotClock) -> None:
+        """Wait for the next slot, or until nothing is to wait any more: then the order's deadline has come, or somebody
+        wants the end.
+        """
+        loop, order = asyncio.get_running_loop(), self._admitted.order
+        deadline = self._start.deadline(order.max_ms) or float("inf")
+        try:
+            async with asyncio.timeout_at(min(clock.next_at, deadline)):
+                await self._hurry.wait()
+        except TimeoutError:
+            clock.due(loop.time())
+            if loop.time() >= deadline:
+                self._hurry.set()
+
+    @property
+    def _in_class(self) -> bool:
+        return self._sealer.frames == frame_class(self._sealer.frames)
+
     async def _flush_rest(self, finished: Finished) -> None:
         """Frame what is left, so that frames and receipt cover the same tokens."""
+        self._waiting.add(TokenChunk(self._rest(finished), ""))
+        await self._flush()
+
+    def _rest(self, finished: Finished) -> tuple[int, ...]:
+        """Return the tokens that came in no chunk."""
         known = (*self._stored.tokens, *self._waiting.tokens)
         assert finished.output_ids[: len(known)] == known
         rest = finished.output_ids[len(known) :]
         if self._admitted.opened.body.settings.logprobs is None:
-            self._waiting.add(TokenChunk(rest, ""))
-        else:  # a token that lacks its log-probabilities because of a failure is not sent
-            assert not rest or finished.finish_reason is FinishReason.FAILED
-        await self._flush()
+            return rest
+        # a token that lacks its log-probabilities because of a failure is not sent
+        assert not rest or finished.finish_reason is FinishReason.FAILED
+        return ()
 
-    async def _flush(self) -> None:
-        """Seal, store and send one frame of what has accumulated."""
-        words, self._waiting = self._waiting, _Words()
-        if not words:
+    async def _flush(self, slots: Slots | None = None) -> None:
+        """Seal, store and send one frame of what has accumulated: under time slots what it has room for, be it nothing."""
+        if slots is None and not self._waiting:
             return
+        words = self._waiting.take() if slots is None else self._waiting.take_within(slots.size)
         self._flushed_at = asyncio.get_running_loop().time()
         ciphertext, h = self._sealer.seal(words.tokens, words.text, words.logprobs)
         index = self._sealer.frames
         await self._parts.store.append_frame(self.request, index, ciphertext)
-        self._stored.tokens.extend(words.tokens)
-        self._stored.text += words.text
+        self._stored.add(words.tokens, words.text)
         self._stored_h = h
         fault_point("node.frame.stored")
         self._emit(FrameEvent(index, ciphertext, self._sign(index, h)))

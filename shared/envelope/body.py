@@ -15,6 +15,7 @@ from shared.statements.request import (
     Message,
     RequestBody,
     SamplingSettings,
+    Slots,
 )
 from shared.statements.rules import Count, Text, Whole
 from shared.statements.schema import U32, Bytes32, Record
@@ -76,6 +77,12 @@ class _Settings(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class _Slots(Record):
+    ms: U32
+    size: U32
+
+
+@dataclass(frozen=True, slots=True)
 class _Body(Record):
     settings: _Settings
     messages: Annotated[tuple[_Turn, ...], Count(1, 256)] | None = None
@@ -83,6 +90,7 @@ class _Body(Record):
     seed: Bytes32 | None = None
     choice: Annotated[int, Whole(MAX_CHOICE, 1)] | None = None
     prefix: Annotated[tuple[U32, ...], Count(1, MAX_ANSWER)] | None = None
+    slots: _Slots | None = None
 
 
 def encode_body(body: RequestBody) -> bytes:
@@ -95,6 +103,7 @@ def encode_body(body: RequestBody) -> bytes:
         seed=body.seed,
         choice=body.choice or None,
         prefix=body.prefix or None,
+        slots=None if body.slots is None else _Slots(body.slots.ms, body.slots.size),
     )
     data = record.to_cbor()
     if len(data) > MAX_BODY:
@@ -117,6 +126,7 @@ def decode_body(data: bytes) -> RequestBody:
             seed=record.seed,
             choice=record.choice or 0,
             prefix=record.prefix or (),
+            slots=None if record.slots is None else Slots(record.slots.ms, record.slots.size),
         )
     except CounterfoilError as error:
         raise CounterfoilError(Code.MALFORMED, f"the body is not valid: {error.detail}") from error

@@ -11,9 +11,8 @@ from cryptography.exceptions import InvalidSignature
 
 from shared.codec.hashing import framing
 from shared.envelope.header import MAX_ENVELOPE, envelope_hash
+from shared.envelope.shape import MAX_FINAL, MAX_FRAME
 from shared.envelope.stream import (
-    MAX_FINAL,
-    MAX_FRAME,
     StreamContext,
     final_signature_message,
     stream_hash,
@@ -26,8 +25,6 @@ MAX_FRAMES = 1 << 16
 """Most frames in one response."""
 MAX_DELIVERED = 1 << 26
 """Bytes of envelope, frames and final record of one request."""
-SPARE_FRAMES = 64
-"""Most frames without a token: for text that was held back, and for what a failure left."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,8 +63,7 @@ def receipt_context(receipt: Receipt) -> StreamContext:
 def check_stream(found: Delivered, receipt: Receipt) -> None:
     """Raise COMMITMENT_MISMATCH, with the reason, unless envelope, nonce and frames are what the receipt names."""
     _require(found.size <= MAX_DELIVERED, f"it is longer than {MAX_DELIVERED} bytes")
-    most = min(MAX_FRAMES, receipt.usage.output + SPARE_FRAMES)
-    _require(len(found.frames) <= most, f"there are more than {most} frames")
+    _require(len(found.frames) <= MAX_FRAMES, f"there are more than {MAX_FRAMES} frames")
     _require(len(found.envelope) <= MAX_ENVELOPE, "the envelope is too long")
     _require(all(len(frame) <= MAX_FRAME for frame in found.frames), "a frame is too long")
     _require(envelope_hash(found.envelope) == receipt.envelope, "the envelope is not the receipt's")

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.envelope.opaque import opening, unreadable
 from shared.envelope.secrets import TranscriptKeys
-from shared.envelope.stream import MAX_FINAL, StreamContext, Tokens
+from shared.envelope.shape import MAX_FINAL
+from shared.envelope.stream import StreamContext, Tokens
 from shared.statements.rules import Count, Text
 from shared.statements.schema import Bytes32, Record
 

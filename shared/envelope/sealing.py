@@ -21,6 +21,7 @@ from shared.envelope.hpke import HpkePrivateKey, hpke_key_id, open_sealed, seal
 from shared.envelope.opaque import opening, unreadable
 from shared.envelope.padding import pad, padded_size, unpad
 from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shape import Shape
 from shared.envelope.shares import (
     MAX_SHARES,
     share_commitment,
@@ -74,6 +75,11 @@ class OpenedRequest:
     body: RequestBody
     ts: bytes
     envelope_hash: bytes
+
+    @property
+    def shape(self) -> Shape:
+        """Return how the response's records are padded."""
+        return Shape(self.body.slots, self.header.padded)
 
     def __repr__(self) -> str:
         return f"OpenedRequest(ctx={self.ctx.hex()[:16]}…)"

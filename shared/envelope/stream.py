@@ -14,18 +14,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.codec.hashing import framing, labelled_hash
 from shared.envelope.opaque import opening, unreadable
-from shared.envelope.padding import pad, unpad
+from shared.envelope.padding import pad_to, unpad_from
 from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shape import CLASSES, MAX_FINAL, MAX_FRAME, TAG, Shape
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Usage
 from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import U32, Record
 
-SMALLEST_FRAME = 64
-SMALLEST_FINAL = 256
-MAX_FRAME = 2**20
-MAX_FINAL = 2**24
 MAX_FRAME_LOGPROBS = 2**15
 """More than fit into a frame: each takes at least 36 bytes."""
 _FRAME, _FINAL = 0, 1
@@ -119,12 +116,16 @@ def final_signature_message(context: StreamContext, h_final: bytes, ciphertext: 
 class _Chain:
     """The state of one response: key, number of frames, running hash."""
 
-    def __init__(self, keys: TranscriptKeys, context: StreamContext) -> None:
+    def __init__(
+        self, keys: TranscriptKeys, context: StreamContext, shape: Shape = CLASSES
+    ) -> None:
         key = keys.response_key(context.bundle, context.node_nonce, context.attempt)
         self._aead = AESGCM(key)
         self._h0 = self._h = context.h_0
         self._frames = 0
         self._ended = False
+        self.shape = shape
+        """How plaintexts are padded: `OpenedRequest.shape` of the request."""
 
     @property
     def h0(self) -> bytes:
@@ -146,6 +147,11 @@ class _Chain:
         """Number of frames so far."""
         return self._frames
 
+    def _size(self, kind: int, length: int) -> int:
+        return (
+            self.shape.frame(length) if kind == _FRAME else self.shape.final(length, self._frames)
+        )
+
     def _nonce(self, kind: int) -> bytes:
         return struct.pack(">IQ", kind, self._frames + 1)
 
@@ -165,23 +171,26 @@ class FrameSealer(_Chain):
     ) -> tuple[bytes, bytes]:
         """Seal the next frame; return (ciphertext, h_i). `logprobs` is empty, or has one entry per token."""
         frame = Frame(tuple(tokens), text, tuple(logprobs) or None)
-        ciphertext = self._seal(_FRAME, frame, SMALLEST_FRAME, MAX_FRAME)
+        ciphertext = self._seal(_FRAME, frame, MAX_FRAME)
         self._advance(ciphertext)
         return ciphertext, self._h
 
     def seal_final(self, record: FinalRecord) -> bytes:
         """Seal the final record, once: its nonce must not serve twice."""
-        sealed = self._seal(_FINAL, record, SMALLEST_FINAL, MAX_FINAL)
+        sealed = self._seal(_FINAL, record, MAX_FINAL)
         self._ended = True
         return sealed
 
-    def _seal(self, kind: int, record: Record, smallest: int, most: int) -> bytes:
+    def _seal(self, kind: int, record: Record, most: int) -> bytes:
         if self._ended:
             raise CounterfoilError(Code.CONFLICT, "the response already has its final record")
-        plaintext = pad(record.to_cbor(), smallest)
-        if len(plaintext) + 16 > most:
-            raise CounterfoilError(Code.INVALID_ARGUMENT, f"a record is limited to {most} bytes")
-        return self._aead.encrypt(self._nonce(kind), plaintext, self._aad(kind))
+        data = record.to_cbor()
+        size = self._size(kind, len(data))
+        if len(data) >= size or size + TAG > most:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"a record is limited to {min(size, most)} bytes"
+            )
+        return self._aead.encrypt(self._nonce(kind), pad_to(data, size), self._aad(kind))
 
 
 class FrameOpener(_Chain):
@@ -189,17 +198,17 @@ class FrameOpener(_Chain):
 
     def open(self, ciphertext: bytes) -> Frame:
         """Open the next frame."""
-        frame = self._open(_FRAME, Frame, ciphertext, SMALLEST_FRAME, MAX_FRAME)
+        frame = self._open(_FRAME, Frame, ciphertext, MAX_FRAME)
         self._advance(ciphertext)
         return frame
 
     def open_final(self, data: bytes) -> FinalRecord:
         """Open the final record; nothing can follow it."""
-        record = self._open(_FINAL, FinalRecord, data, SMALLEST_FINAL, MAX_FINAL)
+        record = self._open(_FINAL, FinalRecord, data, MAX_FINAL)
         self._ended = True
         return record
 
-    def _open(self, kind: int, record: type[R], data: bytes, smallest: int, most: int) -> R:
+    def _open(self, kind: int, record: type[R], data: bytes, most: int) -> R:
         if self._ended or len(data) > most:
             raise unreadable()
         try:
@@ -207,4 +216,5 @@ class FrameOpener(_Chain):
         except (InvalidTag, ValueError) as error:
             raise unreadable() from error
         with opening():
-            return record.from_cbor(unpad(padded, smallest), max_bytes=most)
+            plain = unpad_from(padded, lambda length: self._size(kind, length))
+            return record.from_cbor(plain, max_bytes=most)

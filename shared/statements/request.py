@@ -15,6 +15,9 @@ MAX_LOGPROBS = 20
 MAX_CHOICE = 2**32 - 1
 MAX_ANSWER = 2**20
 """Most tokens of one answer, those that earlier attempts delivered included."""
+SLOT_SIZES = frozenset(256 << k for k in range(9))
+LOGPROBS_SLOT = 1024
+"""A token with all its log-probabilities fits into a frame of this size."""
 ROLES = frozenset({"system", "user", "assistant"})
 
 
@@ -103,6 +106,35 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Slots:
+    """The shape of a response whose sizes and times say nothing of its content (protocol §4.2.1)."""
+
+    ms: int
+    """From one frame to the next, in milliseconds."""
+    size: int
+    """Bytes of every frame's plaintext."""
+
+    def __post_init__(self) -> None:
+        _require(20 <= self.ms <= 10_000, "a time slot must last 20 to 10000 ms")
+        _require(self.size in SLOT_SIZES, "a time slot's size must be 256·2^k bytes, up to 65536")
+
+    def check(self, settings: SamplingSettings, max_ms: int | None) -> None:
+        """Raise INVALID_ARGUMENT for a request that takes larger slots, or an order that permits too many of them."""
+        _require(
+            settings.logprobs is None or self.size >= LOGPROBS_SLOT,
+            f"log-probabilities need time slots of at least {LOGPROBS_SLOT} bytes",
+        )
+        most = min(2**15, 2**24 // self.size) * self.ms
+        if max_ms is None or max_ms > most:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"an answer in time slots of {self.ms} ms and {self.size} bytes needs an order with a deadline"
+                f" (max_ms) of at most {most} ms",
+                remedy="Use longer slots or a shorter timeout.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class RequestBody:
     """The plaintext of a sealed body: exactly one of `messages` and `prompt`."""
 
@@ -115,6 +147,8 @@ class RequestBody:
     """Which of several answers to the same request this one is."""
     prefix: tuple[int, ...] = ()
     """Output tokens that earlier attempts delivered: the answer goes on from there (protocol §3.3.1)."""
+    slots: Slots | None = None
+    """How the answer hides its sizes and times; None if it does not."""
 
     def __post_init__(self) -> None:
         _require(

@@ -46,7 +46,7 @@ def as_received(
     evidence: Evidence | None = None
     accepted = next(event for event in events if isinstance(event, AcceptedEvent))
     context = sent.context(accepted.node_nonce)
-    opener = FrameOpener(sent.opened.keys, context)
+    opener = FrameOpener(sent.opened.keys, context, sent.opened.shape)
     with contextlib.suppress(CounterfoilError):
         for event in events:
             if isinstance(event, FrameEvent):

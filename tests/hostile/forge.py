@@ -23,12 +23,9 @@ from shared.envelope.header import ESCROW_BYTES, WRAP_BYTES, Header, envelope_ha
 from shared.envelope.padding import pad
 from shared.envelope.sealing import OpenedRequest, open_with_secret
 from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shape import MAX_FINAL, MAX_FRAME
 from shared.envelope.shares import share_commitments
 from shared.envelope.stream import (
-    MAX_FINAL,
-    MAX_FRAME,
-    SMALLEST_FINAL,
-    SMALLEST_FRAME,
     FinalRecord,
     FrameSealer,
     StreamContext,
@@ -192,7 +189,7 @@ class Forger:
             Receipt.TYPE, told("receipt", receipt.to_payload()), receipt.subject
         )
         record = FinalRecord(tokens, text, usage, finish, statement, sealed)
-        final = sealer._seal(1, Raw(told("final", record.to_payload())), SMALLEST_FINAL, MAX_FINAL)  # type: ignore[arg-type]  # its bytes
+        final = sealer._seal(1, Raw(told("final", record.to_payload())), MAX_FINAL)  # type: ignore[arg-type]  # its bytes
         return Case(statement, ordered, envelope, frames, final, SECRET)
 
     def _envelope(self, told: Any) -> tuple[bytes, bytes, bytes]:
@@ -266,7 +263,7 @@ def _frames(tokens: Sequence[int], texts: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _seal_frame(sealer: FrameSealer, data: bytes) -> bytes:
-    ciphertext = sealer._seal(0, Raw(data), SMALLEST_FRAME, MAX_FRAME)  # type: ignore[arg-type]  # its bytes
+    ciphertext = sealer._seal(0, Raw(data), MAX_FRAME)  # type: ignore[arg-type]  # its bytes
     sealer._advance(ciphertext)
     return ciphertext
 

@@ -27,6 +27,7 @@ from shared.envelope.sealing import (
     seal_request,
 )
 from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shape import Shape, frame_class
 from shared.envelope.shares import share_commitments, split
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext, stream_signature_message
 from shared.runtime.keys import public_bytes
@@ -36,7 +37,7 @@ from shared.statements.cose import entry_of, sign, sign_statement
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
-from shared.statements.request import SamplingSettings
+from shared.statements.request import SamplingSettings, Slots
 from tests.vectors import arithmetic, tags
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
@@ -235,6 +236,24 @@ def stream() -> Json:
         "evidence": sealed_evidence.hex(),
         "final_record": sealer.seal_final(record).hex(),
         "with_logprobs": _frame_with_logprobs(keys),
+        "in_slots": _in_slots(keys, record),
+    }
+
+
+def _in_slots(keys: TranscriptKeys, record: FinalRecord) -> Json:
+    """An answer in time slots, under the same keys (§4.2.1): the text is spread, and a frame is empty."""
+    slots, padded = Slots(50, 256), 512
+    sealer = FrameSealer(keys, CONTEXT, Shape(slots, padded))
+    frames = [
+        sealer.seal(tokens, text)[0] for tokens, text in (((5,), "A"), ((6, 7), " st"), ((), "ub"))
+    ]
+    frames += [sealer.seal((), "")[0] for _ in range(frame_class(len(frames)) - len(frames))]
+    return {
+        "slots": {"ms": slots.ms, "size": slots.size},
+        "padded": padded,
+        "frames": [frame.hex() for frame in frames],
+        "h_final": sealer.h_final.hex(),
+        "final_record": sealer.seal_final(record).hex(),
     }
 
 

@@ -12,7 +12,7 @@ from shared.envelope.body import SMALLEST_BODY, encode_body
 from shared.envelope.header import Envelope
 from shared.envelope.padding import pad
 from shared.envelope.secrets import TranscriptKeys
-from shared.statements.request import Message, RequestBody, SamplingSettings
+from shared.statements.request import Message, RequestBody, SamplingSettings, Slots
 from tests.vectors.samples import NOW, octets
 
 BODY = RequestBody(
@@ -36,8 +36,9 @@ FULL_BODY = RequestBody(
     seed=octets("seed"),
     choice=2,
     prefix=(5, 6, 70_000),
+    slots=Slots(50, 1024),
 )
-"""Every setting that may be absent, a choice and a prefix; no envelope of the vectors holds it."""
+"""Every setting that may be absent, a choice, a prefix and time slots; no envelope of the vectors holds it."""
 TS = octets("transcript secret")
 CUSTODIANS = ("custodian 1", "custodian 2", "custodian 3")
 

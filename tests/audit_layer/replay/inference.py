@@ -15,12 +15,13 @@ from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.hpke import generate_hpke_key
 from shared.envelope.sealing import Candidate, open_with_secret, seal_request
+from shared.envelope.shape import Shape
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
 from shared.model.sampler import Sampler
 from shared.statements.cose import sign
 from shared.statements.orders import Order
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
-from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.request import RequestBody, SamplingSettings, Slots
 
 H = bytes(range(32))
 PROFILE = b"\x07" * 32
@@ -154,6 +155,9 @@ class Story:
     choice: int = 0
     seed: bytes | None = None
     prefix: tuple[int, ...] = ()
+    slots: Slots | None = None
+    shape: Shape | None = None
+    """How the node pads its records, if in another way than was requested."""
     treated: RequestBody | None = None
     """What the node takes the request for, if for another one than the sealed one."""
     logprobs: tuple = ()
@@ -170,7 +174,12 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
     settings = story.settings or SamplingSettings(max_tokens=story.max_tokens)
     sealed = seal_request(
         RequestBody(
-            settings, prompt=prompt, seed=story.seed, choice=story.choice, prefix=story.prefix
+            settings,
+            prompt=prompt,
+            seed=story.seed,
+            choice=story.choice,
+            prefix=story.prefix,
+            slots=story.slots,
         ),
         tenant="acme",
         candidates=[Candidate(H, node.public_bytes)],
@@ -191,7 +200,7 @@ def make_case(story: Story | None = None, *, prompt: str = "hello", arithmetic=N
         else arithmetic.generate(inputs, story.max_tokens, seed, len(taken.prefix))
     )
     context = StreamContext(ctx=sealed.ctx, kc=sealed.kc, bundle=H, node_nonce=H, attempt=0)
-    sealer = FrameSealer(keys, context)
+    sealer = FrameSealer(keys, context, story.shape or opened.shape)
     sent = tuple(reversed(tokens)) if story.frames_lie else tokens
     parts = [sent[i : i + 2] for i in range(0, len(sent), 2)]
     texts = [story.text(text) for text in arithmetic.frame_texts(parts, settings)]

@@ -25,7 +25,7 @@ from audit_layer.replay.framing import (
 from audit_layer.replay.judge import judge
 from shared.codec import cbor
 from shared.envelope.header import MAX_ENVELOPE
-from shared.envelope.stream import MAX_FINAL, MAX_FRAME
+from shared.envelope.shape import MAX_FINAL, MAX_FRAME
 from shared.statements.cose import MAX_STATEMENT
 from shared.statements.verdicts import Reason
 from tests.audit_layer.replay.inference import FakeArithmetic, make_case

@@ -6,9 +6,10 @@ import pytest
 
 from audit_layer.replay.judge import judge
 from shared.commitments.exact import Activations
+from shared.envelope.shape import Shape
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.receipts import EnergyQuality, Finish, Usage
-from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.request import RequestBody, SamplingSettings, Slots
 from shared.statements.verdicts import Reason
 from shared.verification.judgement import Difference, Judgement
 from tests.audit_layer.replay.inference import (
@@ -211,6 +212,14 @@ def test_a_node_that_answers_what_has_come_to_its_end_fails():
     )
     case = make_case(story, prompt=PROMPT, arithmetic=SamplingArithmetic())
     assert judge(case, Ended()).reason is Reason.INPUT
+
+
+def test_an_answer_in_time_slots_passes_with_its_empty_frames_and_fails_under_other_sizes():
+    slots = Slots(50, 256)
+    assert verdict(Story(slots=slots, added=("", "", ""))) == "PASS exact"
+    for shape in (Shape(), Shape(Slots(50, 512), 256), Shape(slots, 2**20)):
+        assert verdict(Story(slots=slots, shape=shape)) == "FAIL stream"
+    assert verdict(Story(shape=Shape(slots, 256))) == "FAIL stream"
 
 
 def test_a_node_that_answers_under_another_choice_fails():

@@ -20,7 +20,7 @@ from audit_layer.replay.framing import MAX_ANSWER, MAX_FRAMES, read_message, wri
 from audit_layer.replay.lease import ENOUGH
 from audit_layer.replay.replayer import Replayer, ReplayFailedError, _parse
 from shared.codec import cbor
-from shared.envelope.stream import MAX_FRAME
+from shared.envelope.shape import MAX_FRAME
 from shared.model.cpu import CpuBackend, arithmetics_for
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_root

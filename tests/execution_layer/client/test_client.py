@@ -8,6 +8,7 @@ import pytest
 
 from execution_layer.client import directory
 from execution_layer.client.archive import State
+from execution_layer.client.verify import verify_entry
 from execution_layer.node import session
 from execution_layer.node.settings import Quotas
 from shared.envelope.sealing import open_with_secret
@@ -481,3 +482,27 @@ async def test_a_deadline_between_attempts_gives_the_number_back(world):
         assert error.code in {Code.DEADLINE, Code.DRAINING}
         node.load._draining = False
         assert (await client.generate(prompt=PROMPT, max_tokens=2)).number == 0
+
+
+async def test_an_answer_in_time_slots_is_the_same_answer_and_verifies_afterwards(world):
+    """By a call's option or by the policy; 0 switches it off for a call."""
+    seed = bytes(32)
+    async with world.node(), world.client(slots_ms=20) as client:
+        slotted = await client.generate(prompt=PROMPT, max_tokens=6, seed=seed)
+        plain = await client.generate(prompt=PROMPT, max_tokens=6, seed=seed, slots_ms=0)
+        assert (slotted.text, slotted.token_ids) == (plain.text, plain.token_ids)
+        first, second = (client.archive.get(one.transcript_id) for one in (slotted, plain))
+        assert [len(frame) for frame in first.frames] == [256 + 16] * 16
+        assert len(second.frames) < 16
+        told = await client.generate(prompt=PROMPT, max_tokens=3, logprobs=20, timeout_s=60)
+        assert len(told.logprobs) == 3
+        steps = verify_entry(world.folder / "client" / "client.toml", slotted.receipt.entry.hex())
+        assert all(step.holds for step in steps[:-1])  # the last one needs a proof
+
+
+async def test_slots_longer_than_an_order_may_take_are_refused_before_anything_is_ordered(world):
+    async with world.node(), world.client(slots_ms=20, timeout_s=3600) as client:
+        error = await refused(client)
+        assert error.code is Code.INVALID_ARGUMENT
+        assert "max_ms" in error.detail
+        assert states(client) == []

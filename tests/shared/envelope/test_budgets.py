@@ -5,7 +5,8 @@ import pytest
 from shared.codec import cbor
 from shared.envelope.evidence import MAX_EVIDENCE, Evidence
 from shared.envelope.header import MAX_ENVELOPE, Envelope, Header
-from shared.envelope.stream import MAX_FINAL, MAX_FRAME, FinalRecord, Frame
+from shared.envelope.shape import MAX_FINAL, MAX_FRAME
+from shared.envelope.stream import FinalRecord, Frame
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
 from shared.verification.release_check import MAX_CASE, ReleaseCase

@@ -23,7 +23,7 @@ from shared.envelope.sealing import Candidate, open_escrow, open_request, open_w
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.request import PPM, Message, RequestBody, SamplingSettings
+from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
 from tests.shared.envelope.sealed import (
     BODY,
     BUNDLE,
@@ -223,7 +223,12 @@ def test_text_that_is_not_unicode_is_malformed_on_both_sides():
         lambda body: {**body, "seed": bytes(32), "prefix": [2**32]},
         lambda body: {**body, "seed": bytes(32), "prefix": [-1]},
         lambda body: {**body, "seed": bytes(32), "prefix": b"5"},
-        lambda body: {**body, "seed": bytes(32), "prefix": [1] * (2**20 - 63)},
+        lambda body: {**body, "seed": bytes(32), "prefix": [1] * (2**20 - 15)},
+        lambda body: {**body, "slots": {"ms": 50}},
+        lambda body: {**body, "slots": {"ms": 19, "size": 256}},
+        lambda body: {**body, "slots": {"ms": 50, "size": 300}},
+        lambda body: {**body, "slots": {"ms": 50, "size": 256, "x": 1}},
+        lambda body: {**body, "slots": None},
         lambda body: {**body, "settings": {**body["settings"], "stop": ["x"] * 9}},
         lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": []}},
         lambda body: {**body, "settings": {**body["settings"], "stop_token_ids": [2**32]}},
@@ -286,6 +291,7 @@ def test_settings_that_are_off_leave_no_trace_and_those_that_are_on_come_through
         choice=2**32 - 1,
         seed=bytes(32),
         prefix=(0, 2**32 - 1),
+        slots=Slots(20, 2**16),
         settings=SamplingSettings(
             max_tokens=16,
             min_p_ppm=50_000,

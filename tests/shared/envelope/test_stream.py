@@ -209,7 +209,7 @@ def test_any_pieces_round_trip(pieces):
 
 def test_a_record_that_is_valid_cbor_of_another_shape_is_unreadable():
     sealer = FrameSealer(KEYS, CONTEXT)
-    odd = sealer._seal(0, FINAL, 64, 2**20)
+    odd = sealer._seal(0, FINAL, 2**20)
     refused([odd])
 
 

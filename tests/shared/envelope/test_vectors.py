@@ -13,9 +13,11 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.sealing import open_escrow, open_request, open_with_secret
 from shared.envelope.secrets import TranscriptKeys
+from shared.envelope.shape import Shape
 from shared.envelope.shares import combine, share_commitment
 from shared.envelope.stream import FrameOpener, StreamContext, stream_signature_message
 from shared.runtime.errors import CounterfoilError
+from shared.statements.request import Slots
 from tests.vectors.files import apply, load
 
 ENVELOPE, STREAM, SHARES, SECRETS = (
@@ -145,6 +147,22 @@ def test_the_frame_with_logprobs_opens():
     assert frame.answers(2)
     assert not frame.answers(1)
     assert not frame.answers(None)
+
+
+def test_the_answer_in_time_slots_has_one_size_of_frames_and_opens():
+    vector = STREAM["in_slots"]
+    keys = TranscriptKeys.derive(octets(STREAM, "transcript_secret"), octets(STREAM, "ctx"))
+    names = ("ctx", "bundle", "node_nonce")
+    ctx, bundle, nonce = (octets(STREAM, name) for name in names)
+    context = StreamContext(ctx, keys.kc, bundle, nonce, STREAM["attempt"])
+    shape = Shape(Slots(**vector["slots"]), vector["padded"])
+    opener = FrameOpener(keys, context, shape)
+    frames = [opener.open(bytes.fromhex(frame)) for frame in vector["frames"]]
+    assert {len(bytes.fromhex(frame)) for frame in vector["frames"]} == {256 + 16}
+    assert "".join(frame.text for frame in frames) == "A stub"
+    assert opener.h_final.hex() == vector["h_final"]
+    assert len(octets(vector, "final_record")) == 2**14 + 16
+    assert opener.open_final(octets(vector, "final_record")).tokens == (5, 6, 7)
 
 
 def test_the_body_with_every_setting_decodes_and_its_settings_blind_seed_choice_and_prefix():
