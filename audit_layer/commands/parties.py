@@ -70,7 +70,7 @@ def witness() -> None:
 @_common
 def witness_keys(folder: Path, name: str) -> None:
     """Create the witness's keys and print what others must know about it as JSON."""
-    from audit_layer.wiring.parties import witness_identity  # noqa: PLC0415
+    from audit_layer.wiring.party_keys import witness_identity  # noqa: PLC0415
 
     emit(witness_identity(folder / "keys", name), True, str)
 
@@ -107,7 +107,7 @@ def custodian() -> None:
 @_common
 def custodian_keys(folder: Path, name: str) -> None:
     """Create the custodian's keys and print what others must know about it as JSON."""
-    from audit_layer.wiring.parties import custodian_identity  # noqa: PLC0415
+    from audit_layer.wiring.party_keys import custodian_identity  # noqa: PLC0415
 
     emit(custodian_identity(folder / "keys", name), True, str)
 

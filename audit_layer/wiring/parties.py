@@ -9,58 +9,23 @@ from audit_layer.custodian.app import create_app as custodian_app
 from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.settings import CustodianSettings
 from audit_layer.custodian.store import ReleaseStore
+from audit_layer.wiring.party_keys import cosigners
 from audit_layer.witness.app import create_app as witness_app
 from audit_layer.witness.core import Witness
 from audit_layer.witness.settings import WitnessSettings
 from audit_layer.witness.store import WitnessStore
-from shared.envelope.hpke import generate_hpke_key, load_hpke_key, save_hpke_key
+from shared.envelope.hpke import load_hpke_key
 from shared.parties.beacon_http import beacon_router
 from shared.parties.beacon_service import BeaconService
 from shared.parties.reveal_memory import RevealMemory
 from shared.parties.settings import LogSettings, key_bytes
-from shared.runtime.config import check_private, read_secret
+from shared.runtime.config import check_private
 from shared.runtime.http import serve_https
-from shared.runtime.keys import create_private, load_or_create_ed25519, private_folder, public_bytes
+from shared.runtime.keys import create_private, load_or_create_ed25519, public_bytes
 from shared.runtime.readiness import write_ready
 from shared.selection.party import BeaconParty
-from shared.translog.notes import SignatureType, Signer, parse_secret
 from shared.verification.limits import Recipient, Terms
 from shared.verification.trust import Trust
-
-COSIGNATURES = (SignatureType.COSIGNATURE_ED25519, SignatureType.COSIGNATURE_MLDSA44)
-
-
-def cosigners(keys: Path, name: str) -> list[Signer]:
-    """Return the witness's cosigning keys, creating them at first use."""
-    private_folder(keys)
-    signers = []
-    for kind in COSIGNATURES:
-        path = keys / f"{kind.name.lower().replace('_', '-')}.key"
-        create_private(path, Signer.generate(name, kind).secret_text().encode() + b"\n")
-        signers.append(parse_secret(read_secret(path)))
-    return signers
-
-
-def witness_identity(keys: Path, name: str) -> dict[str, object]:
-    """Return what others must know about a witness; creates its keys."""
-    vkeys = [signer.verifier.vkey() for signer in cosigners(keys, name)]
-    signing = load_or_create_ed25519(keys / "sign.pem")
-    return {"name": name, "vkeys": vkeys, "signing_key": public_bytes(signing)}
-
-
-def custodian_identity(keys: Path, name: str) -> dict[str, object]:
-    """Return what others must know about a custodian; creates its keys."""
-    private_folder(keys)
-    path = keys / "hpke.key"
-    if not path.exists():
-        save_hpke_key(path, generate_hpke_key())
-    hpke, signing = load_hpke_key(path), load_or_create_ed25519(keys / "sign.pem")
-    return {
-        "name": name,
-        "hpke_key": hpke.public_bytes,
-        "hpke_key_id": hpke.key_id,
-        "signing_key": public_bytes(signing),
-    }
 
 
 def _beacon(

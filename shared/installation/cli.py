@@ -59,7 +59,7 @@ def up(
     arithmetic: str | None,
     json_file: Path | None,
 ) -> int:
-    """Start Postgres, audit server, workers, witness, custodian and nodes, and keep them up.
+    """Start Postgres, audit server, workers, witness, custodians and nodes, and keep them up.
 
     Use the platform from another terminal; Ctrl-C stops everything. With --demo it runs the whole job on real input,
     prints the results, and exits with 0 only if every fact in its summary holds.

@@ -10,10 +10,10 @@ from typing import Any
 
 from shared.installation.commands import Commands
 from shared.installation.layout import (
-    CUSTODIAN,
     ORIGIN,
     SERVICES,
     TENANT,
+    THRESHOLD,
     WITNESS,
     WORKERS,
     NodePlan,
@@ -34,9 +34,14 @@ class Identities:
     """What the `keys` commands reported for each party."""
 
     witness: Json
-    custodian: Json
+    custodians: list[Json]
     workers: list[Json]
     operators: dict[str, Json]
+
+    @property
+    def beacon(self) -> dict[str, str]:
+        """Signing keys of the beacon's parties, by name."""
+        return {told["name"]: told["signing_key"] for told in (self.witness, *self.custodians)}
 
 
 class Installer:
@@ -68,7 +73,7 @@ class Installer:
 
     @property
     def _servers(self) -> tuple[str, ...]:
-        return ("audit", WITNESS, CUSTODIAN, *(node.name for node in self._plan.nodes))
+        return ("audit", WITNESS, *self._plan.custodians, *(node.name for node in self._plan.nodes))
 
     async def install(self) -> None:
         """Do everything that a first start needs, then record that it is done."""
@@ -82,19 +87,27 @@ class Installer:
         parties = await keys
         log = await self._audit(tls["audit"], parties, await probe)
         self._say("registering parties; setting up workers, operators and nodes")
-        *cards, _, _, _ = await asyncio.gather(
-            *(self._node(node, tls[node.name], log, parties) for node in plan.nodes),
+        cards = asyncio.gather(
+            *(self._node(node, tls[node.name], log, parties) for node in plan.nodes)
+        )
+        await asyncio.gather(
+            cards,
             self._party("witness", WITNESS, tls, log, parties),
-            self._party("custodian", CUSTODIAN, tls, log, parties),
+            *(self._party("custodian", name, tls, log, parties) for name in plan.custodians),
             self._register(log, parties),
         )
         self._say("setting up the client")
         await self._client(
             log,
             parties,
-            {node.operator: card for node, card in zip(plan.nodes, cards, strict=True) if card},
+            {
+                node.operator: card
+                for node, card in zip(plan.nodes, await cards, strict=True)
+                if card
+            },
         )
-        write_atomic(plan.installed, json.dumps({"version": 1}).encode())
+        done = {"version": 1, "custodians": plan.custodians}
+        write_atomic(plan.installed, json.dumps(done).encode())
 
     def _say(self, text: str) -> None:
         self._commands.say("setup", text)
@@ -111,12 +124,9 @@ class Installer:
     async def _identities(self) -> Identities:
         plan, audit = self._plan, ("audit",)
         operators = [node.operator for node in plan.nodes]
-        witness, custodian, first, second, *told = await asyncio.gather(
+        witness, first, second, *told = await asyncio.gather(
             self._json(
                 *audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS
-            ),
-            self._json(
-                *audit, "custodian", "keys", "--folder", plan.path(CUSTODIAN), "--name", CUSTODIAN
             ),
             self._json(
                 *(*audit, "worker", "keys", "--folder", plan.path(WORKERS[0])),
@@ -126,6 +136,10 @@ class Installer:
                 *audit, "worker", "keys", "--folder", plan.path(WORKERS[1]), "--name", WORKERS[1]
             ),
             *(
+                self._json(*audit, "custodian", "keys", "--folder", plan.path(name), "--name", name)
+                for name in plan.custodians
+            ),
+            *(
                 self._json(
                     *("node", "operator-init", "--folder", plan.path("operators", name)),
                     *("--operator", name, "--json"),
@@ -133,8 +147,9 @@ class Installer:
                 for name in operators
             ),
         )
+        custodians, rest = told[: len(plan.custodians)], told[len(plan.custodians) :]
         return Identities(
-            witness, custodian, [first, second], dict(zip(operators, told, strict=True))
+            witness, custodians, [first, second], dict(zip(operators, rest, strict=True))
         )
 
     async def _profiles(self) -> list[str]:
@@ -168,7 +183,7 @@ class Installer:
         trust = {
             **_believed(log, parties),
             "limits": {"max_rate_ppm": plan.rate_ppm, "max_floor": plan.strict_floor},
-            "parties": {WITNESS: parties.witness["signing_key"]},
+            "parties": {other: key for other, key in parties.beacon.items() if other != name},
             "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
         }
         files = tls[name]
@@ -183,10 +198,11 @@ class Installer:
         trust: Json = {
             "custodians": [
                 {
-                    "name": CUSTODIAN,
-                    "url": f"https://{ports[CUSTODIAN]}",
-                    "hpke_key": parties.custodian["hpke_key"],
+                    "name": custodian["name"],
+                    "url": f"https://{ports[custodian['name']]}",
+                    "hpke_key": custodian["hpke_key"],
                 }
+                for custodian in parties.custodians
             ],
             "witnesses": [{"name": WITNESS, "url": f"https://{ports[WITNESS]}"}],
             "peers": [
@@ -221,7 +237,7 @@ class Installer:
         members = [
             ("authority", "authority", authority),
             (WITNESS, "witness", parties.witness["signing_key"]),
-            (CUSTODIAN, "custodian", parties.custodian["signing_key"]),
+            *((told["name"], "custodian", told["signing_key"]) for told in parties.custodians),
             *((worker["name"], "worker", worker["signing_key"]) for worker in parties.workers),
             *((name, "operator", told["operator_key"]) for name, told in parties.operators.items()),
         ]
@@ -274,8 +290,10 @@ class Installer:
             "model_root": first["model_root"],
             "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
             "rate_cards": {name: [card["rate_card"]] for name, card in cards.items()},
-            "custodians": [{"name": CUSTODIAN, "hpke_key": parties.custodian["hpke_key"]}],
-            "threshold": 1,
+            "custodians": [
+                {"name": told["name"], "hpke_key": told["hpke_key"]} for told in parties.custodians
+            ],
+            "threshold": THRESHOLD,
             "log_keys": log["vkeys"],
             "witnesses": log["witnesses"],
             "quorum": log["quorum"],
@@ -318,7 +336,7 @@ def _believed(log: Json, parties: Identities) -> Json:
 def _ports(plan: Plan) -> Ports:
     """Return the installation's addresses, choosing them at first start."""
     path = plan.path("ports.json")
-    services = (*SERVICES, *(node.name for node in plan.nodes))
+    services = (*SERVICES, *plan.custodians, *(node.name for node in plan.nodes))
     if path.exists():
         known = Ports(json.loads(path.read_text(encoding="utf-8")))
         if set(services) <= set(known.addresses):

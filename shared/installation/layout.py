@@ -1,15 +1,19 @@
 """The folder layout of one machine's platform, and its participants."""
 
+import json
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ORIGIN = "counterfoil.local/log"
 TENANT = "acme"
-WITNESS, CUSTODIAN = "witness-1", "custodian-1"
+WITNESS = "witness-1"
+CUSTODIANS = tuple(f"custodian-{number}" for number in range(1, 6))
+THRESHOLD = 3
+"""How many custodians together can open a request."""
 WORKERS = ("worker-a", "worker-b")
 """The first worker holds the selection authority's key."""
-SERVICES = ("audit-grpc", "audit-http", WITNESS, CUSTODIAN)
+SERVICES = ("audit-grpc", "audit-http", WITNESS)
 MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
 
@@ -51,6 +55,14 @@ class Plan:
     def installed(self) -> Path:
         """Written when the installation is complete."""
         return self.folder / "installed.json"
+
+    @property
+    def custodians(self) -> tuple[str, ...]:
+        """The custodians' names. An installation keeps those that it began with: before there were five, the first alone."""
+        if not self.installed.exists():
+            return CUSTODIANS
+        told = json.loads(self.installed.read_text(encoding="utf-8"))
+        return tuple(told.get("custodians", CUSTODIANS[:1]))
 
     @property
     def database_log(self) -> Path:

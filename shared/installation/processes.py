@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from shared.installation.commands import CLI, environment
-from shared.installation.layout import CUSTODIAN, WITNESS, WORKERS, NodePlan, Plan
+from shared.installation.layout import WITNESS, WORKERS, NodePlan, Plan
 from shared.runtime.supervisor import ProcessSpec
 
 POSTGRES, AUDIT, BEAT = "postgres", "audit", "beat"
@@ -25,7 +25,10 @@ def services(plan: Plan) -> list[ProcessSpec]:
             name,
             (*CLI, "audit", group, "serve", "--config", str(plan.path(name, f"{group}.toml"))),
         )
-        for group, name in (("witness", WITNESS), ("custodian", CUSTODIAN))
+        for group, name in (
+            ("witness", WITNESS),
+            *(("custodian", name) for name in plan.custodians),
+        )
     ]
     workers = [
         _spec(

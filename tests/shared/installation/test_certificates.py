@@ -7,7 +7,7 @@ import pytest
 from shared.installation import platform
 from shared.installation.commands import Commands
 from shared.installation.install import Installer
-from shared.installation.layout import NodePlan, Plan
+from shared.installation.layout import CUSTODIANS, NodePlan, Plan
 from shared.runtime.certificates import life_of
 from shared.runtime.tls import LIFE
 
@@ -27,7 +27,7 @@ def test_what_is_near_its_end_is_renewed_and_reported_and_nothing_else_is(instal
     now = datetime.now(UTC)
     files = installer.certificates(now)
     first = {name: life_of(its.cert) for name, its in files.items()}
-    assert set(files) == {"audit", "witness-1", "custodian-1", "node-a"}
+    assert set(files) == {"audit", "witness-1", *CUSTODIANS, "node-a"}
     installer.renew(now + LIFE / 2)
     assert said == []
     installer.renew(now + LIFE - timedelta(days=20))
