@@ -37,10 +37,10 @@ class Endless(TextStream):
 
 
 def stopping_at_a_full_stop(
-    tokenizer: Tokenizer, stop: Sequence[str] = (), stop_ids: Sequence[int] = ()
+    tokenizer: Tokenizer, stop: Sequence[str] = (), *rules: Sequence[int]
 ) -> TextStream:
     """Return a stream that takes a full stop for a stop string."""
-    return TextStream(tokenizer, (*stop, "."), stop_ids)
+    return TextStream(tokenizer, (*stop, "."), *rules)
 
 
 def ended_after(count: int, why: FinishReason) -> AbstractContextManager[None]:
