@@ -17,11 +17,13 @@ from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import Service
 from shared.runtime.interceptor import Context
+from shared.statements.identities import identity
 from shared.verification.standing import standing_in
 
 PACKAGE: Final = "counterfoil.audit.v1"
 MAX_SUBMISSIONS: Final = 1024
 """Statements in one call; the whole message is bounded by the server."""
+MAX_IDENTITIES: Final = 256
 
 
 class IntakeServicer(audit_pb2_grpc.IntakeServicer):
@@ -109,6 +111,7 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
             self._directory.listing, request.model_root or None
         )
         records = await asyncio.to_thread(self._standings.records)
+        operators = sorted({identity("operator", item.bundle.operator) for item in found})
         return audit_pb2.ListKeyBundlesResponse(
             bundles=[
                 audit_pb2.KeyBundleEntry(
@@ -124,7 +127,26 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
                 for statement, proof in revocations
             ],
             numeric_profiles=sorted(self._directory.numeric_profiles()),
+            identities=await self._identities(operators),
         )
+
+    async def ListIdentityKeys(  # noqa: N802  # the generated name
+        self, request: audit_pb2.ListIdentityKeysRequest, _context: Context
+    ) -> audit_pb2.ListIdentityKeysResponse:
+        """Return what the log has about the keys of the identities that are named; nothing for an unknown one."""
+        if len(request.identities) > MAX_IDENTITIES:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"a call is about at most {MAX_IDENTITIES} identities"
+            )
+        found = await self._identities(request.identities)
+        return audit_pb2.ListIdentityKeysResponse(identities=found)
+
+    async def _identities(self, subjects: Sequence[str]) -> list[audit_pb2.IdentityEntry]:
+        found = await asyncio.to_thread(self._directory.identities, subjects)
+        return [
+            audit_pb2.IdentityEntry(statement=statement, tlog_proof=proof)
+            for statement, proof in found
+        ]
 
 
 def audit_services(

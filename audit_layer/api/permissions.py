@@ -26,6 +26,9 @@ PUBLIC_TYPES: Final = frozenset(
 )
 """Statements that concern everybody: keys, prices, and how selection was made."""
 
+IDENTITY_TYPES: Final = frozenset({"identity-key", "identity-key-end"})
+"""Public for operators. A tenant's, like its name, are for whoever can name it (`Directory.ListIdentityKeys`)."""
+
 _bearer = HTTPBearer(auto_error=False, description="A token of `counterfoil token create`.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
@@ -72,6 +75,9 @@ def may_see(access: Access, row: StatementRow, trail: Trail) -> bool:
     """Whether a statement exists for this access."""
     if access.role is Role.AUDITOR or row.type in PUBLIC_TYPES:
         return True
+    if row.type in IDENTITY_TYPES:
+        own = f"tenant/{access.scope}" if access.role is Role.TENANT else None
+        return row.subject.startswith("operator/") or row.subject == own
     if row.type in {"tenant-seal", "erasure", "period-seal"}:  # they reveal business volume
         return access.role is Role.TENANT and row.subject == access.scope
     receipt = _receipt_of(row, trail)

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Query
 from sqlalchemy import select, text
 
 from audit_layer.api.parts import Parts
-from audit_layer.api.permissions import PUBLIC_TYPES
+from audit_layer.api.permissions import IDENTITY_TYPES, PUBLIC_TYPES
 from audit_layer.api.schemas import Page, View
 from audit_layer.storage.engine import session
 from audit_layer.trail.models import StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 
+LISTED: Final = PUBLIC_TYPES | IDENTITY_TYPES
+"""Of identity statements, those of operators."""
 MAX_LIMIT: Final = 256
 MAX_PAGE_BYTES: Final = 2 * 2**20
 """Signed bytes on one page, not counting its first statement: strangers may ask as often as they like."""
@@ -28,7 +30,8 @@ _PAGE: Final = text(
     FROM unnest(CAST(:types AS text[])) AS wanted(type)
     CROSS JOIN LATERAL (
         SELECT log_index, length(raw) AS bytes FROM trail_statements
-        WHERE type = wanted.type AND log_index > :after ORDER BY log_index LIMIT :limit
+        WHERE type = wanted.type AND log_index > :after
+        AND (type NOT IN ('identity-key', 'identity-key-end') OR starts_with(subject, 'operator/')) ORDER BY log_index LIMIT :limit
     ) AS found
     ORDER BY found.log_index LIMIT :limit
     """
@@ -64,10 +67,10 @@ def public_statements_router(parts: Parts) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
         kinds: Annotated[
             list[str] | None,
-            Query(alias="type", max_length=len(PUBLIC_TYPES), description="Only these types."),
+            Query(alias="type", max_length=len(LISTED), description="Only these types."),
         ] = None,
     ) -> Page[PublicStatement]:
-        """Key bundles, revocations, rate cards and the beacon's statements, in log order."""
+        """Key bundles, revocations, operators' identity keys, rate cards and the beacon's statements, in log order."""
         return _page(parts, _types(kinds), after, limit)
 
     return router
@@ -75,12 +78,12 @@ def public_statements_router(parts: Parts) -> APIRouter:
 
 def _types(asked: list[str] | None) -> list[str]:
     """Return the types to search for; INVALID_ARGUMENT for any that is not public."""
-    wanted = frozenset(asked) if asked else PUBLIC_TYPES
-    if not wanted <= PUBLIC_TYPES:
+    wanted = frozenset(asked) if asked else LISTED
+    if not wanted <= LISTED:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
             "only public types can be read without a token",
-            remedy=f"Ask for {', '.join(sorted(PUBLIC_TYPES))}.",
+            remedy=f"Ask for {', '.join(sorted(LISTED))}.",
         )
     return sorted(wanted)
 

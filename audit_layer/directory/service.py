@@ -1,6 +1,7 @@
 """Which key bundles a client may choose from: those in the log that have not expired, and whether they were revoked."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,6 +81,18 @@ class Directory:
         ]
         proofs = [(item.statement, self._proof(item.entry)) for item in ended.values()]
         return listed, [(statement, proof) for statement, proof in proofs if proof is not None]
+
+    def identities(self, subjects: Iterable[str]) -> list[tuple[bytes, str]]:
+        """Return (statement, tlog-proof) of what is witnessed about the keys of identities, each `operator/NAME` or
+        `tenant/NAME`, in log order for each. Clients check signatures, chain and proofs themselves.
+        """
+        rows = [
+            row
+            for subject in subjects
+            for row in self._trail.identity(*subject.partition("/")[::2])
+        ]
+        proofs = ((row.raw, self._proof(row.entry)) for row in rows)
+        return [(raw, proof) for raw, proof in proofs if proof is not None]
 
     def _live(self, moment: int) -> list[_Known]:
         with self._mutex:

@@ -1,6 +1,6 @@
 """What a monitor learns from a public statement: whom it concerns, and whether pinned keys signed it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -8,12 +8,18 @@ from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
 from shared.statements.epochs import EpochSeal
+from shared.statements.identities import Holder, IdentityKey, IdentityKeyEnd, identity
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.ratecards import RateCard
 from shared.verification.epoch_record import TYPES, epoch_of
+from shared.verification.identities import KeyHistory, Logged, key_history
 from shared.verification.trust import Pins, Role, Trust
 
 P = TypeVar("P", bound=Payload)
+IDENTITY_TYPES: Final[Mapping[str, type[IdentityKey | IdentityKeyEnd]]] = {
+    IdentityKey.TYPE: IdentityKey,
+    IdentityKeyEnd.TYPE: IdentityKeyEnd,
+}
 OPERATOR_TYPES: Final = frozenset({KeyBundle.TYPE, Revocation.TYPE, RateCard.TYPE})
 """Statements that an operator's identity key signs."""
 
@@ -114,6 +120,15 @@ def understand(statement: SignedStatement, known: Mapping[bytes, KnownBundle]) -
             frozenset(price.model_root for price in card.prices),
             f"rate card {card.name!r} of {card.operator} in {card.currency}",
         )
+    if statement.type in IDENTITY_TYPES:
+        change = read_payload(IDENTITY_TYPES[statement.type], statement)
+        verb = "has another" if statement.type == IdentityKey.TYPE else "ends its"
+        return Seen(
+            statement,
+            frozenset({change.name} if change.role is Holder.OPERATOR else ()),
+            frozenset(),
+            f"{change.name} {verb} identity key {change.key.hex()}",
+        )
     if statement.type == EpochSeal.TYPE:
         seal = read_payload(EpochSeal, statement)
         bundles = [known[entry] for entry in seal.nodes if entry in known]
@@ -132,26 +147,57 @@ def concerns(seen: Seen, watch: Watch) -> bool:
     return bool(seen.operators & watched or seen.models & watch.models)
 
 
-def check_key(seen: Seen, watch: Watch) -> Finding | None:
-    """Return a finding when a pinned operator's statement is not signed by a key pinned for it."""
+def is_about_keys(seen: Seen, watch: Watch) -> bool:
+    """Whether a statement changes the keys of a pinned operator."""
+    return seen.statement.type in IDENTITY_TYPES and bool(seen.operators & watch.pinned.keys())
+
+
+def check_key(seen: Seen, watch: Watch, index: int, identities: Sequence[Logged]) -> Finding | None:
+    """Return a finding when a pinned operator's statement, at `index`, is not signed by a key that it had there: one that is
+    pinned, or to which those lead by the statements about its `identities` so far (this one included).
+    """
     statement = seen.statement
     pinned = [name for name in sorted(seen.operators) if name in watch.pinned]
-    if statement.type not in OPERATOR_TYPES or not pinned:
+    if statement.type not in OPERATOR_TYPES | IDENTITY_TYPES.keys() or not pinned:
         return None
     name = pinned[0]
-    for key in watch.pinned[name]:
-        try:
-            verify_signature(statement, key)
-        except CounterfoilError as error:
-            if error.code is Code.UNTRUSTED_KEY:
-                continue
+    history = key_history(Holder.OPERATOR, name, watch.pinned[name], _of(name, identities))
+    if statement.type in IDENTITY_TYPES:
+        return _check_change(statement, index, history)
+    try:
+        verify_signature(statement, history.key(statement.kid, index))
+    except CounterfoilError as error:
+        if error.code is not Code.UNTRUSTED_KEY:
             return _about(Kind.SIGNATURE, statement, f"is wrongly signed in the name of {name}")
-        return None
-    return _about(
-        Kind.KEY,
-        statement,
-        f"of {name} is signed by the key {statement.kid.hex()}, which is not pinned for it",
-    )
+        return _about(
+            Kind.KEY,
+            statement,
+            f"of {name} is signed by the key {statement.kid.hex()}, which is not pinned for it, or to which no pinned"
+            " key leads, or which had ended",
+        )
+    return None
+
+
+def _check_change(statement: SignedStatement, index: int, history: KeyHistory) -> Finding | None:
+    """Return a finding when a change of keys does not count, or when two holders of one key contend."""
+    for ignored in history.ignored:
+        if ignored.index == index:
+            return _about(
+                Kind.KEY, statement, f"of {history.name} does not count: {ignored.problem}"
+            )
+    for life in history.contested():
+        if life.ended == index:
+            return _about(
+                Kind.KEY,
+                statement,
+                f"of {history.name} ends {life.key.hex()}, a key of another branch: somebody else may hold one of its keys",
+            )
+    return None
+
+
+def _of(name: str, identities: Sequence[Logged]) -> list[Logged]:
+    subject = identity(Holder.OPERATOR, name)
+    return [item for item in identities if parse_statement(item.statement).subject == subject]
 
 
 def _about(kind: Kind, statement: SignedStatement, problem: str) -> Finding:

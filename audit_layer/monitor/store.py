@@ -19,6 +19,7 @@ from shared.runtime.faults import fault_point
 from shared.runtime.journal import Journal
 from shared.runtime.keys import create_private, private_folder
 from shared.translog.checkpoint import Checkpoint
+from shared.verification.identities import Logged
 
 VERSION: Final = 1
 MAX_FINDINGS: Final = 1000
@@ -51,6 +52,12 @@ CREATE TABLE numbers (
     PRIMARY KEY (origin, tenant)
 ) STRICT
 """
+_IDENTITIES: Final = """
+CREATE TABLE IF NOT EXISTS identities (
+    origin TEXT NOT NULL, place INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (origin, place)
+) STRICT
+"""
+"""Run at every start, as for `selected.SCHEMA`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,8 @@ class Learnt:
     bundles: Mapping[bytes, KnownBundle] = field(default_factory=dict)
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     selection: Sequence[Selected] = ()
+    identities: Sequence[Logged] = ()
+    """All statements about pinned operators' keys, known ones included."""
 
 
 class MonitorStore:
@@ -99,6 +108,7 @@ class MonitorStore:
                 Code.CONFIGURATION, f"the monitor cannot keep its state in {path}: {error.strerror}"
             ) from error
         self._journal.write_now(lambda db: db.execute(selected.SCHEMA))
+        self._journal.write_now(lambda db: db.execute(_IDENTITIES))
 
     def close(self) -> None:
         """Close the file."""
@@ -284,6 +294,10 @@ class MonitorStore:
             db.executemany("INSERT OR REPLACE INTO bundles VALUES (?, ?, ?, ?)", bundles)
             db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", numbers)
             selected.put(db, self._origin, learnt.selection)
+            db.executemany(
+                "INSERT OR IGNORE INTO identities VALUES (?, ?, ?)",
+                [(self._origin, item.index, item.statement) for item in learnt.identities],
+            )
 
         fault_point("monitor.before-stream")
         await self._journal.write(write)
@@ -297,6 +311,15 @@ class MonitorStore:
             ).fetchall()
         )
         return {entry: KnownBundle(operator, _models(models)) for entry, operator, models in rows}
+
+    def identities(self) -> list[Logged]:
+        """Return the statements about pinned operators' keys met so far."""
+        rows = self._journal.read(
+            lambda db: db.execute(
+                "SELECT place, raw FROM identities WHERE origin = ?", (self._origin,)
+            ).fetchall()
+        )
+        return [Logged(place, raw) for place, raw in rows]
 
     def numbers(self) -> dict[str, Numbers]:
         """Return what is known about order numbers, by tenant."""

@@ -18,6 +18,7 @@ from audit_layer.monitor.statements import (
     Watch,
     check_key,
     concerns,
+    is_about_keys,
     open_raw,
     read_epoch,
     read_payload,
@@ -29,6 +30,7 @@ from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
+from shared.verification.identities import Logged
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"
@@ -52,6 +54,7 @@ class _Round:
 
     bundles: dict[bytes, KnownBundle]
     numbers: dict[str, Numbers]
+    identities: list[Logged]
     selection: list[Selected] = field(default_factory=list)
     news: list[News] = field(default_factory=list)
 
@@ -95,7 +98,9 @@ class Streams:
             if epoch is not None:
                 page.selection.append(Selected(epoch, item.index, item.raw))
             seen = understand(statement, page.bundles)
-            wrong = check_key(seen, self._watch)
+            if is_about_keys(seen, self._watch):
+                page.identities.append(Logged(item.index, item.raw))
+            wrong = check_key(seen, self._watch, item.index, page.identities)
             if wrong is not None:
                 await self._found(wrong)
             if concerns(seen, self._watch):
@@ -178,7 +183,7 @@ class Streams:
         new = 0
         while True:
             page = await fetch(cursor.after)
-            learnt = _Round(self._store.bundles(), self._store.numbers())
+            learnt = _Round(self._store.bundles(), self._store.numbers(), self._store.identities())
             after, waiting = await self._check_page(
                 page, check, verified.checkpoint, learnt, cursor
             )
@@ -186,7 +191,7 @@ class Streams:
             for item in learnt.news:
                 self._tell(item)
             if after != cursor:
-                kept = Learnt(learnt.bundles, learnt.numbers, learnt.selection)
+                kept = Learnt(learnt.bundles, learnt.numbers, learnt.selection, learnt.identities)
                 await self._store.move(name, after, kept)
             if learnt.selection:  # checked ones need not be kept, and a long log has many epochs
                 await self._draws.check(verified, from_start=start == 0, ended=False)

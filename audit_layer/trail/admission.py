@@ -7,6 +7,7 @@ from typing import Protocol
 from shared.codec.hashing import labelled_hash
 from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import (
@@ -23,6 +24,7 @@ from shared.statements.disclosures import (
 )
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
+from shared.statements.identities import Holder, IdentityKey, IdentityKeyEnd
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order, within_order
 from shared.statements.periods import PeriodSeal
@@ -30,6 +32,7 @@ from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, seal_domain
 from shared.statements.verdicts import Verdict
+from shared.verification.identities import END_SKEW_MS, GRACE_MS, KeyHistory, KeyLife, next_lives
 
 CLOCK_SKEW_MS = 5 * 60_000
 """How far an issuer's clock may be ahead of ours."""
@@ -40,6 +43,12 @@ class Lookups(Protocol):
 
     def party_key(self, role: str, kid: bytes) -> tuple[str, bytes] | None:
         """Return (name, public key) of an enabled party with this key id."""
+
+    def identity(self, role: str, name: str) -> tuple[KeyLife, ...]:
+        """Return the keys of a name in a role that the log still believes, or that `identity-key-end` statements have ended."""
+
+    def ended_key(self, role: str, kid: bytes) -> tuple[str, KeyLife] | None:
+        """Return (name, life) of a key that an `identity-key-end` in the log has ended."""
 
     def bundle(self, entry: bytes) -> KeyBundle | None:
         """Return a key bundle that is in the log."""
@@ -87,7 +96,7 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
             Code.UNSUPPORTED, f"statements of type {statement.type!r} are not admitted"
         )
     cls, role, check = kind
-    name, _ = _verified(statement, role, lookups)
+    name, _ = _verified(statement, role or statement.subject.partition("/")[0], lookups)
     value = statement.read(cls, new=True)
     _check_issuer(statement, name)
     admitted = Admitted(statement, value, issuer=statement.kid, number=None)
@@ -111,6 +120,21 @@ def _verified(statement: SignedStatement, role: str, lookups: Lookups) -> tuple[
     name, public_key = found
     verify_signature(statement, public_key)
     return name, public_key
+
+
+def _orderer(order: SignedStatement, started: int, lookups: Lookups, now: int) -> tuple[str, bytes]:
+    """Verify an order with its tenant's key; one that has ended since counts for what had begun before (protocol §2.3)."""
+    ended = lookups.ended_key("tenant", order.kid)
+    if ended is None:
+        return _verified(order, "tenant", lookups)
+    name, life = ended
+    at = life.ended_at or 0
+    if started >= at + END_SKEW_MS or now > at + GRACE_MS:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"the order's key was ended by its tenant: {life.reason}"
+        )
+    verify_signature(order, life.key)
+    return name, life.key
 
 
 def _check_issuer(statement: SignedStatement, name: str) -> None:
@@ -137,7 +161,7 @@ def _admit_receipt(
     order_statement = parse_statement(order_raw, expected=Order.TYPE)
     if order_statement.entry != receipt.order:
         raise CounterfoilError(Code.NO_ORDER, "the order submitted is not the receipt's")
-    tenant, tenant_key = _verified(order_statement, "tenant", lookups)
+    tenant, tenant_key = _orderer(order_statement, receipt.started, lookups, now)
     order = order_statement.read(Order, new=True)
     if tenant != order.tenant:
         raise CounterfoilError(Code.NO_ORDER, "the order's tenant has a different key")
@@ -278,14 +302,39 @@ def _seal(admitted: Admitted, _name: str, _lookups: Lookups, _now: int) -> Admit
     return replace(admitted, issuer=seal_domain(value.tenant), number=value.number)
 
 
+def _identity(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    """Continue an identity's keys as every verifier will; its times must be the log's, since grace is counted from them."""
+    value = admitted.value
+    assert isinstance(value, IdentityKey | IdentityKeyEnd)
+    _same_name("name")(admitted, name, lookups, now)
+    moment = value.not_before if isinstance(value, IdentityKey) else value.at
+    if abs(moment - now) > END_SKEW_MS:
+        raise untimely(
+            Code.INVALID_ARGUMENT,
+            f"the {admitted.statement.type} says that it was made at",
+            moment,
+            now,
+            remedy="Make it anew, and check the clock of the machine that signs it.",
+        )
+    history = KeyHistory(Holder(value.role), name, lookups.identity(value.role, name))
+    next_lives(history, admitted.statement)
+    if isinstance(value, IdentityKey):
+        taken = lookups.party_key(value.role, key_id(value.key))
+        if taken is not None:
+            raise CounterfoilError(Code.CONFLICT, f"this key is a {value.role}'s already")
+    return admitted
+
+
 def _party(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
     return _same_name("party")(admitted, name, lookups, now)
 
 
-KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
+KINDS: Mapping[str, tuple[type[Payload], str | None, Check]] = {
     KeyBundle.TYPE: (KeyBundle, "operator", _bundle),
     Revocation.TYPE: (Revocation, "operator", _revocation),
     RateCard.TYPE: (RateCard, "operator", _same_name("operator")),
+    IdentityKey.TYPE: (IdentityKey, None, _identity),
+    IdentityKeyEnd.TYPE: (IdentityKeyEnd, None, _identity),
     EpochOpen.TYPE: (EpochOpen, "authority", _no_more),
     EpochSeal.TYPE: (EpochSeal, "authority", _no_more),
     Draw.TYPE: (Draw, "authority", _no_more),
@@ -300,7 +349,7 @@ KINDS: Mapping[str, tuple[type[Payload], str, Check]] = {
     ShareReport.TYPE: (ShareReport, "worker", _share_report),
     Verdict.TYPE: (Verdict, "worker", _verdict),
 }
-"""Type → (class, role that must have signed it, what is checked beyond the signature)."""
+"""Type → (class, role that must have signed it, what is checked beyond the signature). Without a role: the subject names it."""
 
 ROLES = frozenset({"operator", "tenant", "authority", "worker", "custodian", "witness"})
 BEACON_ROLES = ("custodian", "witness")

@@ -113,6 +113,7 @@ def _statements(db: Session, parties: Parties) -> Iterator[str]:
                 yield f"{where}.raw: statements of type {statement.type!r} are not admitted"
                 continue
             kind, role, _ = KINDS[statement.type]
+            role = role or statement.subject.partition("/")[0]
             value = statement.read(kind)
             yield from parties.signed(f"{where}.raw", statement, value, role, row.recorded_at)
             if isinstance(value, Verdict):

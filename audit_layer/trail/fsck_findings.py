@@ -1,15 +1,18 @@
 """Findings, gaps and deposits, compared with the receipts that they are about."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.trail.columns import ANSWERED_TWICE, evidence_digest, finding_values
 from audit_layer.trail.disagreements import OPPOSITE, WORKERS_DISAGREE
-from audit_layer.trail.fsck_parties import between
+from audit_layer.trail.fsck_parties import Parties, between
 from audit_layer.trail.fsck_stored import bundle_of, opened
 from audit_layer.trail.gaps import NODE, TENANT
+from audit_layer.trail.identities import CONTESTED
+from audit_layer.trail.identities import TYPES as IDENTITY_TYPES
 from audit_layer.trail.models import (
     CounterRow,
     EvidenceRow,
@@ -27,8 +30,6 @@ from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Verdict
 
-_KINDS = frozenset({"equivocation", "gap", ANSWERED_TWICE, WORKERS_DISAGREE, SHARE_MISMATCH})
-
 
 def check_findings(db: Session) -> Iterator[str]:
     """Check that each finding's statements are what it says they are."""
@@ -36,19 +37,13 @@ def check_findings(db: Session) -> Iterator[str]:
         where = f"trail_findings[id={row.id}]"
         statements = (row.first_statement, row.second_statement)
         values = finding_values(row.kind, row.issuer, row.detail, statements, row.at)
-        if row.kind not in _KINDS:
-            yield f"{where}.kind: findings of kind {row.kind!r} are unknown"
         if values["digest"] != row.digest:
             columns = ("kind", "first_statement", "second_statement")
             yield f"{where}.digest: is not that of {', '.join(f'{where}.{name}' for name in columns)}"
-        if row.kind in {"equivocation", ANSWERED_TWICE}:
-            yield from _convicted(db, where, row)
-        elif row.kind == WORKERS_DISAGREE:
-            yield from _disagreed(db, where, row)
-        elif row.kind == SHARE_MISMATCH:
-            yield from _mismatched(db, where, row)
-        elif row.kind == "gap":
-            yield from _gap(db, where, row)
+        if (check := _CHECKS.get(row.kind)) is not None:
+            yield from check(db, where, row)
+        else:
+            yield f"{where}.kind: findings of kind {row.kind!r} are unknown"
         if not between(0, row.at, now_ms()):
             yield f"{where}.at: is in the future"
     resolved = select(ResolutionRow.finding, ResolutionRow.at, FindingRow.at, FindingRow.kind)
@@ -60,6 +55,23 @@ def check_findings(db: Session) -> Iterator[str]:
             yield f"{where}.finding: there is no such gap among trail_findings.id"
         elif not between(found_at, at, now_ms()):
             yield f"{where}.at: is before the finding, or in the future"
+
+
+def _contested(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that a finding about an identity shows an end in the trail, and a statement of a key of that identity."""
+    parties = Parties(db)
+    for column in ("first_statement", "second_statement"):
+        raw = getattr(row, column)
+        try:
+            statement = parse_statement(raw)
+            role = statement.subject.partition("/")[0]
+            key = parties.key_of(role, statement) if statement.type in IDENTITY_TYPES else None
+            if key is None or statement.subject != row.issuer:
+                yield f"{where}.{column}: is not about the keys of {row.issuer}"
+                continue
+            verify_signature(statement, key)
+        except CounterfoilError as error:
+            yield f"{where}.{column}: {error.detail}"
 
 
 def check_answers(db: Session) -> Iterator[str]:
@@ -301,3 +313,14 @@ def check_evidence(db: Session) -> Iterator[str]:
             yield f"{where}.receipt: is not in the trail"
         elif not between(about.recorded_at, row.deposited_at, now_ms()):
             yield f"{where}.deposited_at: is before the receipt was recorded, or in the future"
+
+
+_CHECKS: Final[Mapping[str, Callable[[Session, str, FindingRow], Iterator[str]]]] = {
+    "equivocation": _convicted,
+    ANSWERED_TWICE: _convicted,
+    WORKERS_DISAGREE: _disagreed,
+    SHARE_MISMATCH: _mismatched,
+    CONTESTED: _contested,
+    "gap": _gap,
+}
+"""Kind of a finding → what holds of its statements."""

@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.trail.admission import BEACON_ROLES
+from audit_layer.trail.identities import TYPES as IDENTITY_TYPES
 from audit_layer.trail.models import PartyRow
 from shared.codec.moment import now_ms
 from shared.runtime.keys import key_id
 from shared.statements.cose import Payload, SignedStatement, verify_signature
+from shared.verification.identities import GRACE_MS
 
 _NAMED: Final = {
     "operator": "operator",
@@ -58,7 +60,8 @@ class Parties:
             return
         place = f"trail_parties[id={seen.row.id}]"
         verify_signature(statement, seen.row.public_key)
-        name = getattr(value, _NAMED.get(role, ""), seen.row.name)
+        field = "name" if statement.type in IDENTITY_TYPES else _NAMED.get(role, "")
+        name = getattr(value, field, seen.row.name)
         if name != seen.row.name:
             yield f"{place}.name: is {seen.row.name!r}, but its key signed as {name!r}"
         if recorded_at is not None:
@@ -93,7 +96,10 @@ class Parties:
             if not between(0, seen.row.added_at, seen.first or now_ms()):
                 yield f"{place}.added_at: is after the first statement by its key, or in the future"
             ended = seen.row.disabled_at
-            if ended is not None and not between(seen.last or seen.row.added_at, ended, now_ms()):
+            last = seen.last or seen.row.added_at
+            if seen.row.role == "tenant":  # orders on which work had begun by then
+                last = max(seen.row.added_at, last - GRACE_MS)
+            if ended is not None and not between(last, ended, now_ms()):
                 yield f"{place}.disabled_at: is before the last statement by its key, or in the future"
 
 

@@ -7,10 +7,12 @@ registered is not refused. Key bundles and receipts never change.
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Final
 
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
 from audit_layer.trail import at_rest
@@ -19,8 +21,10 @@ from audit_layer.trail.models import PartyRow, StatementRow
 from shared.runtime.keys import key_id
 from shared.statements.cose import read_as
 from shared.statements.disclosures import DisclosureRelease
+from shared.statements.identities import IdentityKeyEnd
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.receipts import Receipt
+from shared.verification.identities import KeyLife
 
 FRESH_S: Final = 1.0
 AT_MOST_EVERY_S: Final = 0.02
@@ -40,6 +44,8 @@ class DatabaseLookups:
         self._mutex = Lock()
         self._asked = self._until = 0.0
         self._parties: dict[tuple[str, bytes], Party] = {}
+        self._disabled: dict[tuple[str, bytes], Party] = {}
+        self._ends: dict[tuple[str, bytes], KeyLife] = {}
         self._revoked: dict[bytes, int] = {}
         self._bundles: OrderedDict[bytes, KeyBundle] = OrderedDict()
 
@@ -56,6 +62,22 @@ class DatabaseLookups:
             self._reload()
             found = self._party(role, kid)
         return found
+
+    def identity(self, role: str, name: str) -> tuple[KeyLife, ...]:
+        """Return the keys of a name in a role, those that are not believed any more as ended."""
+        self._reload()
+        believed = [KeyLife(party[1]) for party in _of(self._parties, role, name)]
+        return (
+            *believed,
+            *(KeyLife(party[1], ended=0) for party in _of(self._disabled, role, name)),
+        )
+
+    def ended_key(self, role: str, kid: bytes) -> tuple[str, KeyLife] | None:
+        """Return (name, life) of a key that an `identity-key-end` in the log has ended."""
+        if time.monotonic() > self._until:
+            self._reload()
+        party, life = self._disabled.get((role, kid)), self._ends.get((role, kid))
+        return None if party is None or life is None else (party[0], life)
 
     def bundle(self, entry: bytes) -> KeyBundle | None:
         """Return a key bundle that is in the log."""
@@ -108,9 +130,16 @@ class DatabaseLookups:
     def _reload(self) -> None:
         asked = time.monotonic()
         with session(self._engine) as db:
-            parties = {
-                (party.role, key_id(party.public_key)): (party.name, party.public_key)
-                for party in db.scalars(select(PartyRow).where(PartyRow.disabled_at.is_(None)))
+            parties: dict[tuple[str, bytes], Party] = {}
+            disabled: dict[tuple[str, bytes], Party] = {}
+            for party in db.scalars(select(PartyRow)):
+                place = parties if party.disabled_at is None else disabled
+                place[party.role, key_id(party.public_key)] = (party.name, party.public_key)
+            ends = {
+                (end.role.value, key_id(end.key)): KeyLife(
+                    end.key, ended=index, ended_at=end.at, reason=end.reason
+                )
+                for index, end in _ends(db)
             }
             revoked: dict[bytes, int] = {}
             for raw in db.scalars(
@@ -119,4 +148,16 @@ class DatabaseLookups:
                 value = read_as(Revocation, raw)
                 revoked[value.bundle] = min(value.at, revoked.get(value.bundle, value.at))
         self._parties, self._revoked = parties, revoked
+        self._disabled, self._ends = disabled, ends
         self._asked, self._until = asked, asked + FRESH_S
+
+
+def _of(parties: Mapping[tuple[str, bytes], Party], role: str, name: str) -> list[Party]:
+    return [party for (its, _), party in parties.items() if its == role and party[0] == name]
+
+
+def _ends(db: Session) -> Iterator[tuple[int, IdentityKeyEnd]]:
+    """Yield each identity key's end, with its log index."""
+    query = select(StatementRow.log_index, StatementRow.raw)
+    for index, raw in db.execute(query.where(StatementRow.type == IdentityKeyEnd.TYPE)):
+        yield index, read_as(IdentityKeyEnd, raw)

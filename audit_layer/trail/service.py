@@ -20,6 +20,8 @@ from audit_layer.storage.engine import session
 from audit_layer.trail import at_rest
 from audit_layer.trail.admission import ROLES, Admitted, admit
 from audit_layer.trail.columns import evidence_digest, finding_values
+from audit_layer.trail.identities import TYPES as IDENTITY_TYPES
+from audit_layer.trail.identities import note_late
 from audit_layer.trail.lookups import DatabaseLookups
 from audit_layer.trail.models import (
     EvidenceRow,
@@ -38,11 +40,15 @@ from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
 from shared.statements.disclosures import DISCLOSURE_TYPES
+from shared.statements.identities import IdentityKey, IdentityKeyEnd, identity
 from shared.statements.keys import Revocation
 
 MAX_EVIDENCE = 16 << 20
 MAX_DEPOSITS = 4
 """Deposits kept for one receipt: a node may sign several final records, and each is evidence against it."""
+
+REMEMBERED = (Revocation, IdentityKey, IdentityKeyEnd)
+"""What changes what admission remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class Trail:
                 admitted.append((place, item))
             except CounterfoilError as error:
                 results[place] = self._held(submission.statement) or Refused(error)
+                self._note_late(submission.statement, error, now)
         items = [
             LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
             for _, item in admitted
@@ -156,9 +163,19 @@ class Trail:
             else:
                 self._note_equivocation(item, outcome)
                 results[place] = Refused(outcome)
-        if any(isinstance(item.value, Revocation) for _, item in pending.admitted):
+        if any(isinstance(item.value, REMEMBERED) for _, item in pending.admitted):
             self._lookups.forget()
         return [result for result in results if result is not None]
+
+    def _note_late(self, raw: bytes, error: CounterfoilError, now: int) -> None:
+        """Keep what a key that has ended says about its identity."""
+        if error.code is not Code.UNTRUSTED_KEY:
+            return
+        statement = parse_statement(raw)
+        if statement.type in IDENTITY_TYPES:
+            role = statement.subject.partition("/")[0]
+            if (ended := self._lookups.ended_key(role, statement.kid)) is not None:
+                note_late(self._engine, statement, ended, now)
 
     def _held(self, raw: bytes) -> Accepted | None:
         """Return where the log has these very bytes."""
@@ -375,6 +392,13 @@ class Trail:
             if known is None or value.at < known.at:
                 revoked[value.bundle] = Revoked(value.at, row.entry, row.raw)
         return revoked
+
+    def identity(self, role: str, name: str) -> list[StatementRow]:
+        """Return the statements about an identity's keys, in log order."""
+        query = select(StatementRow).where(
+            StatementRow.type.in_(IDENTITY_TYPES), StatementRow.subject == identity(role, name)
+        )
+        return self._all(query.order_by(StatementRow.log_index))
 
     def status(self) -> dict[str, int]:
         """Return counts of statements by type, and of findings."""

@@ -19,6 +19,7 @@ from audit_layer.trail.columns import (
     verdict_values,
 )
 from audit_layer.trail.disagreements import disagreements
+from audit_layer.trail.identities import follow
 from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
 from audit_layer.trail.share_reports import mismatches
 from shared.codec.moment import now_ms
@@ -54,6 +55,7 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
         copy_rows(connection, ReceiptRow, [receipt_values(item, index) for item, index in receipts])
         if convictions:
             connection.execute(upsert(FindingRow).on_conflict_do_nothing(), convictions)
+    follow(connection, new, now)
     verdicts = [verdict_values(item, index) for item, index in new if item.concerns is not None]
     if verdicts:
         contradicted = disagreements(connection, new, now)

@@ -17,6 +17,7 @@ from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+from shared.verification.identities import KeyLife
 
 AUTHORITY = "authority"
 MODEL_ROOT = sha256(b"benchmarks.log: model").digest()
@@ -200,6 +201,12 @@ class _Known:
 
     def bundle(self, entry: bytes) -> KeyBundle | None:
         return self._bundles.get(entry)
+
+    def identity(self, _role: str, _name: str) -> tuple[KeyLife, ...]:
+        return ()
+
+    def ended_key(self, _role: str, _kid: bytes) -> tuple[str, KeyLife] | None:
+        return None
 
     def revoked_at(self, _bundle: bytes) -> int | None:
         return None

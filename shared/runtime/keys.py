@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -17,6 +17,17 @@ from cryptography.hazmat.primitives.serialization import (
 
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
+
+
+class Signer(Protocol):
+    """An Ed25519 key that signs, wherever its private half is: in this process, or with whoever keeps it."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return the signature (RFC 8032), 64 bytes."""
+
+    def public_key(self) -> Ed25519PublicKey:
+        """Return the public half."""
+
 
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
@@ -109,9 +120,9 @@ def private_pem(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
+def public_bytes(key: Signer | Ed25519PublicKey) -> bytes:
     """Return the 32 raw bytes of the public key (RFC 8032)."""
-    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+    public = key if isinstance(key, Ed25519PublicKey) else key.public_key()
     return public.public_bytes_raw()
 
 
@@ -125,7 +136,7 @@ def public_key(raw: bytes) -> Ed25519PublicKey:
         ) from error
 
 
-def key_id(key: Ed25519PrivateKey | Ed25519PublicKey | bytes) -> bytes:
+def key_id(key: Signer | Ed25519PublicKey | bytes) -> bytes:
     """Return the SHA-256 of the raw public key (protocol §1)."""
     return hashlib.sha256(key if isinstance(key, bytes) else public_bytes(key)).digest()
 

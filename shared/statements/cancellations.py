@@ -1,14 +1,15 @@
 """Cancellations: a tenant's signed wish that the answer to one of its orders end (protocol §4.7)."""
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.statements.cose import check_signing_key
 from shared.statements.orders import cancel_message
 
 
-def sign_cancellation(order: bytes, key: Ed25519PrivateKey) -> bytes:
+def sign_cancellation(order: bytes, key: Signer) -> bytes:
     """Return the signature, 64 bytes, that has the answer to an order end; `order` is its entry, `key` its tenant's."""
     return key.sign(cancel_message(order))
 

@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import ClassVar, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.codec import cbor
 from shared.codec.cbor import Tag, Value
 from shared.codec.ids import NAME
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import key_id
+from shared.runtime.keys import Signer, key_id
 from shared.statements.rules import Text
 
 COSE_SIGN1 = 18
@@ -137,7 +137,7 @@ def sign_statement(
     content: str,
     payload: Mapping[str, Value],
     *,
-    key: Ed25519PrivateKey,
+    key: Signer,
     issuer: str,
     subject: str,
 ) -> bytes:
@@ -210,9 +210,7 @@ def check_signing_key(public_key: bytes) -> None:
         raise CounterfoilError(Code.UNTRUSTED_KEY, "these bytes are not a usable Ed25519 key")
 
 
-def sign(
-    value: Payload, *, key: Ed25519PrivateKey, issuer: str, subject: str | None = None
-) -> bytes:
+def sign(value: Payload, *, key: Signer, issuer: str, subject: str | None = None) -> bytes:
     """Sign one of the statement dataclasses; with a `subject` other than the value's own, every reader refuses the result."""
     return sign_statement(
         value.TYPE,

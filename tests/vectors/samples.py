@@ -5,7 +5,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.envelope.hpke import HpkePrivateKey
-from shared.runtime.keys import public_bytes
+from shared.runtime.keys import key_id, public_bytes
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.disclosures import (
     DisclosureReason,
@@ -16,6 +16,7 @@ from shared.statements.disclosures import (
 )
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
+from shared.statements.identities import Holder, IdentityKey, IdentityKeyEnd, possession_message
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.periods import PeriodSeal
@@ -126,12 +127,34 @@ EARLY_FAILURE = Receipt(
     number=42,
     attempt=1,
 )
+IDENTITY_KEY = IdentityKey(
+    role=Holder.OPERATOR,
+    name="gpu-farm",
+    key=public_bytes(signing_key("next operator")),
+    possession=signing_key("next operator").sign(
+        possession_message(
+            "operator",
+            "gpu-farm",
+            public_bytes(signing_key("next operator")),
+            key_id(signing_key("operator")),
+        )
+    ),
+    not_before=NOW,
+)
 SAMPLES: dict[str, tuple[Statement, str, str]] = {
     "key-bundle": (BUNDLE, "operator", "gpu-farm"),
     "revocation": (
         Revocation(bundle=octets("bundle"), reason="key lost", at=NOW),
         "operator",
         "gpu-farm",
+    ),
+    "identity-key": (IDENTITY_KEY, "operator", "gpu-farm"),
+    "identity-key-end": (
+        IdentityKeyEnd(
+            role=Holder.TENANT, name="acme", key=octets("ended key"), at=NOW, reason="rotated"
+        ),
+        "tenant",
+        "acme",
     ),
     "order": (ORDER, "tenant", "acme"),
     "receipt": (RECEIPT, "node", "gpu-farm/n1"),

@@ -10,9 +10,11 @@ from starlette.responses import JSONResponse, Response
 from audit_layer.monitor import store
 from audit_layer.monitor.statements import Watch
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import entry_of, sign
+from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.epochs import EpochSeal
+from shared.statements.identities import Holder, IdentityKeyEnd, sign_identity_key
 from shared.statements.keys import Revocation
+from shared.statements.ratecards import RateCard
 from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.monitor.conftest import Scene
@@ -163,6 +165,45 @@ async def test_a_statement_of_a_pinned_operator_by_another_key_is_a_finding(
     assert scene.heard.kinds() == ["key"]
     proof = kept(scene.heard.of("finding")[0]["evidence"])
     assert bytes.fromhex(proof["statement"]) == raw
+
+
+def change(by: str, new: str) -> bytes:
+    return sign_identity_key(
+        Holder.OPERATOR, "alpha", new=made.key(new), by=made.key(by), now_ms=made.NOW
+    )
+
+
+def ending(by: str, key: str) -> bytes:
+    value = IdentityKeyEnd(Holder.OPERATOR, "alpha", made.public(key), made.NOW, "rotated")
+    return sign(value, key=made.key(by), issuer="alpha")
+
+
+async def test_a_pinned_operators_rotation_is_followed_over_restarts_and_what_its_old_key_signs_later_is_a_finding(
+    scene: Scene,
+):
+    pinned = Watch(trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("alpha"),)}}))
+    card = sign(open_as(RateCard, CARD, None)[0], key=made.key("second"), issuer="alpha")
+    rotation = [(3, BUNDLE), (4, change("alpha", "second")), (5, ending("second", "alpha"))]
+    later = [(7, CARD), (8, change("alpha", "thief"))]
+    scene.server.show(log_with([*rotation, (6, card), *later]))
+    scene.server.statements(PUBLIC, [*rotation, (6, card)])
+    await scene.look(watch=pinned)
+    assert scene.heard.kinds() == []
+    assert [kind for kind, _ in told(scene)] == [
+        *("key-bundle", "identity-key", "identity-key-end", "rate-card"),
+    ]
+    scene.server.statements(PUBLIC, later)
+    await scene.look(watch=pinned)  # from what it remembers
+    assert scene.heard.kinds() == ["key", "key"]
+
+
+async def test_two_holders_of_a_pinned_operators_key_are_a_finding(scene: Scene):
+    pinned = Watch(trust=Trust(pins={Role.OPERATOR: {"alpha": (made.public("alpha"),)}}))
+    both = [(3, change("alpha", "thief")), (4, change("alpha", "second"))]
+    show(scene, [*both, (5, ending("thief", "second"))])
+    await scene.look(watch=pinned)
+    assert scene.heard.kinds() == ["key"]
+    assert "another branch" in scene.heard.of("finding")[0]["detail"]
 
 
 async def test_a_server_that_lies_without_end_fills_no_disk(scene: Scene, monkeypatch):

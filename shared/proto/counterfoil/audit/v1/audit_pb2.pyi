@@ -419,6 +419,7 @@ class ListKeyBundlesResponse(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
     NUMERIC_PROFILES_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyBundleEntry]: ...
     @_builtins.property
@@ -429,17 +430,89 @@ class ListKeyBundlesResponse(_message.Message):
     def numeric_profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The numeric profiles that this log's auditors can compute, 32 bytes each: a key bundle with another one is refused."""
 
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityEntry]:
+        """Witnessed statements about the identity keys of these key bundles' operators, in log order."""
+
     def __init__(
         self,
         *,
         bundles: _abc.Iterable[Global___KeyBundleEntry] | None = ...,
         revocations: _abc.Iterable[Global___RevocationEntry] | None = ...,
         numeric_profiles: _abc.Iterable[_builtins.bytes] | None = ...,
+        identities: _abc.Iterable[Global___IdentityEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "numeric_profiles", b"numeric_profiles", "revocations", b"revocations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "identities", b"identities", "numeric_profiles", b"numeric_profiles", "revocations", b"revocations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListKeyBundlesResponse: _TypeAlias = ListKeyBundlesResponse  # noqa: Y015
+
+@_typing.final
+class ListIdentityKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each "operator/NAME" or "tenant/NAME"; at most 256."""
+
+    def __init__(
+        self,
+        *,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIdentityKeysRequest: _TypeAlias = ListIdentityKeysRequest  # noqa: Y015
+
+@_typing.final
+class IdentityEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    TLOG_PROOF_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """COSE_Sign1 statement of type identity-key or identity-key-end."""
+    tlog_proof: _builtins.str
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        tlog_proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentityEntry: _TypeAlias = IdentityEntry  # noqa: Y015
+
+@_typing.final
+class ListIdentityKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityEntry]:
+        """Witnessed statements, of one identity after the other, each in log order."""
+
+    def __init__(
+        self,
+        *,
+        identities: _abc.Iterable[Global___IdentityEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIdentityKeysResponse: _TypeAlias = ListIdentityKeysResponse  # noqa: Y015

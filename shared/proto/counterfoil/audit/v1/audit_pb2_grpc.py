@@ -322,6 +322,11 @@ class DirectoryStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesResponse.FromString,
                 _registered_method=True)
+        self.ListIdentityKeys = channel.unary_unary(
+                '/counterfoil.audit.v1.Directory/ListIdentityKeys',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServicer:
@@ -334,6 +339,13 @@ class DirectoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListIdentityKeys(self, request, context):
+        """What the log has about the keys of identities that the caller can name (protocol 2.3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DirectoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -341,6 +353,11 @@ def add_DirectoryServicer_to_server(servicer, server):
                     servicer.ListKeyBundles,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesResponse.SerializeToString,
+            ),
+            'ListIdentityKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIdentityKeys,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -371,6 +388,33 @@ class Directory:
             '/counterfoil.audit.v1.Directory/ListKeyBundles',
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListKeyBundlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIdentityKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.audit.v1.Directory/ListIdentityKeys',
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

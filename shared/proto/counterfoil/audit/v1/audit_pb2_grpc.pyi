@@ -129,6 +129,8 @@ class DirectoryStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DirectoryAsyncStub: ...
     ListKeyBundles: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListKeyBundlesRequest, _audit_pb2.ListKeyBundlesResponse]
+    ListIdentityKeys: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListIdentityKeysRequest, _audit_pb2.ListIdentityKeysResponse]
+    """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
 
 @_typing.type_check_only
 class DirectoryAsyncStub(DirectoryStub):
@@ -136,6 +138,8 @@ class DirectoryAsyncStub(DirectoryStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListKeyBundles: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListKeyBundlesRequest, _audit_pb2.ListKeyBundlesResponse]  # type: ignore[assignment]
+    ListIdentityKeys: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListIdentityKeysRequest, _audit_pb2.ListIdentityKeysResponse]  # type: ignore[assignment]
+    """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
 
 class DirectoryServicer(metaclass=_abc_1.ABCMeta):
     """Public statements: key bundles, revocations, rate cards."""
@@ -146,5 +150,13 @@ class DirectoryServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListKeyBundlesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListKeyBundlesResponse, _abc.Awaitable[_audit_pb2.ListKeyBundlesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListIdentityKeys(
+        self,
+        request: _audit_pb2.ListIdentityKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListIdentityKeysResponse, _abc.Awaitable[_audit_pb2.ListIdentityKeysResponse]]:
+        """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
 
 def add_DirectoryServicer_to_server(servicer: DirectoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
