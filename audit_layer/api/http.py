@@ -5,7 +5,7 @@ from importlib import metadata
 from fastapi import FastAPI
 
 from audit_layer.api.parts import Parts
-from audit_layer.api.permissions import requiring
+from audit_layer.api.permissions import ExpiryWarning, requiring
 from audit_layer.api.public import public_router
 from audit_layer.api.public_statements import public_statements_router
 from audit_layer.api.routes import query_router
@@ -31,6 +31,7 @@ def create_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     install_problem_handlers(app)
+    app.add_middleware(ExpiryWarning)
     reads = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE)
     keeps = requiring(parts.tokens, Role.FINANCE)
     strict = [STRICT]

@@ -23,6 +23,7 @@ class ApiTokenRow(Base):
         bytes_check("hash", 32),
         CheckConstraint("role IN ('tenant', 'auditor', 'finance', 'operator')", name="role"),
         CheckConstraint("(scope IS NOT NULL) = (role IN ('tenant', 'operator'))", name="scope"),
+        CheckConstraint("expires > created", name="life"),
         access(server=WRITE),
     )
 
@@ -35,4 +36,6 @@ class ApiTokenRow(Base):
     hash: Mapped[Hash32] = mapped_column(unique=True)
     """SHA-256 of the token."""
     created: Mapped[UnixMs]
+    expires: Mapped[UnixMs]
+    """From when on it is refused."""
     revoked: Mapped[UnixMs | None]

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Annotated, Final
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_layer.api.tokens import Access, Role, Tokens
 from audit_layer.trail.models import ReceiptRow, StatementRow
 from audit_layer.trail.service import Trail
+from shared.codec.moment import to_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.problems import EXPIRES_HEADER
 from shared.statements.cose import parse_statement
 
 PUBLIC_TYPES: Final = frozenset(
@@ -35,10 +38,10 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 def requiring(
     tokens: Tokens, *roles: Role
-) -> Callable[[HTTPAuthorizationCredentials | None], Access]:
+) -> Callable[[Request, HTTPAuthorizationCredentials | None], Access]:
     """Return a dependency that authenticates and lets only these roles pass."""
 
-    def authorised(credentials: Credentials) -> Access:
+    def authorised(request: Request, credentials: Credentials) -> Access:
         if credentials is None:
             raise CounterfoilError(
                 Code.UNAUTHENTICATED,
@@ -50,9 +53,29 @@ def requiring(
             raise CounterfoilError(
                 Code.FORBIDDEN, f"a token of role {access.role} does not permit this"
             )
+        request.state.token_expires = access.expiring
         return access
 
     return authorised
+
+
+class ExpiryWarning:
+    """Adds the header `counterfoil-token-expires` (RFC 3339) to the answers to a token that expires soon."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its answer back."""
+
+        async def warning(message: Message) -> None:
+            expires = scope.get("state", {}).get("token_expires")
+            if message["type"] == "http.response.start" and expires is not None:
+                header = (EXPIRES_HEADER.encode(), to_rfc3339(expires).encode())
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        await self._app(scope, receive, warning)
 
 
 def own_tenant(access: Access, asked: str | None) -> str | None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audit_layer.commands.options import warn_of_expiry
+
 if TYPE_CHECKING:
     import httpx
 
@@ -52,6 +54,7 @@ def answered(
             if answer.status_code != httpx.codes.OK:
                 answer.read()
                 raise from_problem(answer.status_code, answer.content, url)
+            warn_of_expiry(answer.headers)
             yield answer
     except httpx.HTTPError as error:
         raise CounterfoilError(

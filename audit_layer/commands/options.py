@@ -1,7 +1,8 @@
 """Options and helpers that the audit server's commands share; imports nothing heavy until a command runs."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
+_UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000}
 
 config_option = click.option(
     "--config",
@@ -34,6 +36,44 @@ key_option = click.option(
     callback=lambda _ctx, _param, value: _hex32(value),
     help="Ed25519 public key, 64 hexadecimal digits.",
 )
+
+
+class Life(click.ParamType[int]):
+    """A number of days, hours, minutes or seconds, such as 90d; its value is in milliseconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> int:
+        """Return the milliseconds."""
+        found = re.fullmatch(r"([0-9]{1,9})([dhms])", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r} is not a number with d, h, m or s after it, such as 90d")
+        return int(found[1]) * _UNITS_MS[found[2]]
+
+
+expires_option = click.option(
+    "--expires",
+    "life_ms",
+    type=Life(),
+    default="90d",
+    show_default=True,
+    help="How long it is accepted, such as 12h or 90d; at most 366d.",
+)
+
+
+def warn_of_expiry(headers: Mapping[str, str]) -> None:
+    """Say on standard error that the token expires soon, if an answer's headers say so."""
+    from shared.runtime.printable import for_terminal  # noqa: PLC0415  # --help stays light
+    from shared.runtime.problems import EXPIRES_HEADER  # noqa: PLC0415
+
+    if expires := headers.get(EXPIRES_HEADER):
+        click.echo(
+            f"Warning: the token expires on {for_terminal(expires[:40])}. Renew it on the audit server:"
+            " counterfoil token renew ID --out FILE",
+            err=True,
+        )
 
 
 def query_api_options(command: F, *, variable: str, whose: str, required: bool = True) -> F:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,10 @@ from shared.runtime.keys import private_folder, write_atomic
 from shared.runtime.tls import LocalCA, TlsFiles
 
 HOSTS = ("localhost", "127.0.0.1", "::1")
+TOKENS = ("auditor", "finance")
+"""The roles for which `up` keeps a token."""
+TOKEN_RENEWAL_S = 60 * 86_400
+"""Age of a token's file at which it is renewed: two thirds of what `token create` gives it."""
 Json = dict[str, Any]
 
 
@@ -70,6 +75,26 @@ class Installer:
         for name, files in self.certificates(now).items():
             if (life := life_of(files.cert)) is not None and life != before[name]:
                 self._commands.say(name, f"certificate renewed until {life.end:%Y-%m-%d}")
+
+    async def renew_tokens(self, now: float | None = None) -> None:
+        """Renew the tokens of this machine's auditor and finance person once they have lived two thirds of their life."""
+        moment = time.time() if now is None else now
+        due = {
+            role: file
+            for role in TOKENS
+            if moment - (file := self._token(role)).stat().st_mtime > TOKEN_RENEWAL_S
+        }
+        if not due:
+            return
+        config = ("--config", self.audit_config)
+        listed = await self._json("token", "list", "--json", *config)
+        for role, file in due.items():
+            own = [row["id"] for row in listed if row["role"] == role and row["revoked"] is None]
+            await self._run("token", "renew", str(max(own)), "--out", file, *config)
+            self._commands.say("audit", f"the token of role {role} is renewed")
+
+    def _token(self, role: str) -> Path:
+        return self._plan.path("audit", f"{role}.token")
 
     @property
     def _servers(self) -> tuple[str, ...]:
@@ -246,9 +271,8 @@ class Installer:
         await self._run("audit", "party", "import", self._trust("parties", listed), *config)
         for name in WORKERS:
             await self._worker(name, log, parties)
-        for role in ("auditor", "finance"):
-            out = self._plan.path("audit", f"{role}.token")
-            await self._run("token", "create", "--role", role, "--out", out, *config)
+        for role in TOKENS:
+            await self._run("token", "create", "--role", role, "--out", self._token(role), *config)
 
     async def _node(self, node: NodePlan, tls: TlsFiles, log: Json, parties: Identities) -> Json:
         """Sign the operator's rate card and write the node's configuration; return the card's facts."""

@@ -66,6 +66,7 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
             await supervisor.start(specs[:1])
             if plan.installed.exists():
                 installer.certificates()
+                await installer.renew_tokens()
             else:
                 say("setup", "first start: installing into " + str(plan.folder))
                 await installer.install()
@@ -74,13 +75,14 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
 
 
 async def _renew(installer: Installer, say: Say) -> None:
-    """Renew certificates while everything runs, until cancelled; the start has already done it once."""
+    """Renew certificates and tokens while everything runs, until cancelled; the start has already done it once."""
     while True:
         await asyncio.sleep(RENEW_S)
         try:
             await asyncio.to_thread(installer.renew)
+            await installer.renew_tokens()
         except (CounterfoilError, OSError) as error:
-            say("setup", f"certificates cannot be renewed: {error}")
+            say("setup", f"certificates or tokens cannot be renewed: {error}")
 
 
 def _open_folder(folder: Path) -> None:

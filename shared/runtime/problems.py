@@ -1,6 +1,7 @@
 """The error catalogue as HTTP problem details (RFC 9457), for servers and clients; no web framework here."""
 
 import json
+import math
 import time
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ from shared.runtime.printable import printable
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_TEXT: Final = 1000
+EXPIRES_HEADER: Final = "counterfoil-token-expires"
+"""When the caller's token expires (RFC 3339); in answers to one that soon does."""
 
 
 def to_problem(error: CounterfoilError) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -30,7 +33,7 @@ def to_problem(error: CounterfoilError) -> tuple[int, dict[str, str], dict[str, 
         if error.remedy:
             members["remedy"] = error.remedy
         if error.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+            headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.metadata and (not meaning.opaque or "incident" in error.metadata):
         members["metadata"] = error.metadata
     if code is Code.UNAUTHENTICATED:

@@ -83,9 +83,14 @@ def test_parties_tenants_and_tokens_are_administered(database: Database, tmp_pat
         ("tenant", "acme"),
     ]
     shown = CliRunner().invoke(token, ["list", *at[:2]], env={"COLUMNS": "200"}).output
-    assert (
-        len(re.findall(r" 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ ", shown)) == 3
-    )  # made, made and revoked
+    times = re.findall(r" 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ ", shown)
+    assert len(times) == 5  # both were made and expire, one was revoked
+    renewed = command("token", "renew", str(other["id"]), "--expires", "12h", *at)
+    assert len(renewed["token"]) == 43
+    assert (renewed["scope"], renewed["expires"] - renewed["created"]) == ("acme", 12 * 3_600_000)
+    assert run(token, ["renew", str(made_one["id"]), *at]) == 6  # revoked
+    for life in ("367d", "0s", "1y", "-1d", "90"):
+        assert run(token, ["create", "--role", "auditor", "--expires", life, *at]) == 2, life
     assert run(token, ["revoke", "999", *at]) == 4
     assert run(token, ["create", "--role", "auditor", "--scope", "acme", *at]) == 2
     assert run(audit, ["party", "add", "x", "--role", "worker", "--key", "00", *at]) == 2

@@ -1,5 +1,6 @@
 """Certificates of `up`: renewed, and reported, while everything runs."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -51,6 +52,9 @@ async def test_a_renewal_that_fails_is_reported_and_retried(monkeypatch):
     class Failing:
         rounds = 0
 
+        async def renew_tokens(self) -> None:
+            raise AssertionError("not reached")
+
         def renew(self) -> None:
             self.rounds += 1
             if self.rounds > 1:
@@ -61,3 +65,34 @@ async def test_a_renewal_that_fails_is_reported_and_retried(monkeypatch):
         await platform._renew(Failing(), lambda _who, what: told.append(what))  # type: ignore[arg-type]  # a double
     assert len(told) == 1
     assert "No space left" in told[0]
+
+
+async def test_tokens_are_renewed_after_two_thirds_of_their_life(installer, said, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+    listed = [
+        {"id": 1, "role": "auditor", "revoked": None},
+        {"id": 2, "role": "finance", "revoked": None},
+        {"id": 3, "role": "auditor", "revoked": None},
+        {"id": 4, "role": "auditor", "revoked": 1},
+    ]
+
+    async def run(*arguments: object) -> str:
+        asked.append(tuple(map(str, arguments)))
+        return ""
+
+    async def listing(*_arguments: object) -> object:
+        return listed
+
+    monkeypatch.setattr(installer, "_run", run)
+    monkeypatch.setattr(installer, "_json", listing)
+    auditor, finance = (installer._token(role) for role in ("auditor", "finance"))
+    auditor.parent.mkdir(parents=True)
+    for file in (auditor, finance):
+        file.write_text("secret")
+    written = auditor.stat().st_mtime
+    await installer.renew_tokens(written + 59 * 86_400)
+    assert asked == []
+    os.utime(finance, (written + 86_400,) * 2)
+    await installer.renew_tokens(written + 60 * 86_400 + 1)
+    assert [command[:5] for command in asked] == [("token", "renew", "3", "--out", str(auditor))]
+    assert said == [("audit", "the token of role auditor is renewed")]
