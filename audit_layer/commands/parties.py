@@ -142,15 +142,16 @@ def custodian_serve(config: Path, ready_file: Path | None) -> int:
 def custodian_reports(config: Path, as_json: bool) -> None:
     """Show what was refused by the custodian's own rules, and how much of its daily limits is used.
 
-    JSON has the statements behind each refusal, with their proofs, in hexadecimal.
+    JSON has the statements behind each refusal, with their proofs, in hexadecimal, and the escrow reports that it signed.
     """
     from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415
-    from audit_layer.custodian.store import read_reports  # noqa: PLC0415
+    from audit_layer.custodian.store import read_escrow_reports, read_reports  # noqa: PLC0415
     from shared.codec.moment import now_ms, to_rfc3339  # noqa: PLC0415
     from shared.runtime.config import load  # noqa: PLC0415
 
     settings = load(CustodianSettings, config)
     reports, released = read_reports(settings.state_file, now_ms())
+    escrow = read_escrow_reports(settings.state_file)
     total = sum(released.values())
 
     most = settings.limits.max_releases_per_day
@@ -166,10 +167,16 @@ def custodian_reports(config: Path, as_json: bool) -> None:
         )
 
     by_rule = {kind.value: count for kind, count in released.items()}
-    facts = {"reports": reports, "released": by_rule, "limits": settings.limits.model_dump()}
+    facts = {
+        "reports": reports,
+        "escrow_reports": escrow,
+        "released": by_rule,
+        "limits": settings.limits.model_dump(),
+    }
     emit(facts, as_json, shown)
     if not as_json:
         click.echo(f"{total} of {most} releases in the last 24 hours.")
+        click.echo(f"{len(escrow)} escrow reports about wraps that did not fit.")
 
 
 @custodian.command("releases")

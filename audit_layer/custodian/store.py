@@ -253,6 +253,17 @@ def read_releases(path: Path) -> list[Logged]:
     ]
 
 
+def read_escrow_reports(path: Path) -> list[bytes]:
+    """Return the escrow reports in a custodian's file, oldest first; it may be running. NOT_FOUND without a file."""
+    db = connect(path, read_only=True)
+    try:
+        return [
+            bytes(raw) for (raw,) in db.execute("SELECT statement FROM escrow_reports ORDER BY at")
+        ]
+    finally:
+        db.close()
+
+
 def _find(db: Connection, request: bytes) -> Release | None:
     row = db.execute(
         "SELECT statement, share FROM releases WHERE request = ?", (request,)

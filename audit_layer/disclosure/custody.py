@@ -7,12 +7,17 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
+from typing import Final
 
+from audit_layer.disclosure.at_once import as_they_come
 from shared.envelope.header import Header
 from shared.runtime.errors import CounterfoilError
 from shared.statements.disclosures import EscrowReport
 from shared.verification.escrow_check import escrow_is_bad
+
+PATIENCE_S: Final = 60.0
+"""Longer than custodians that answer at all take; those that do not must not hold up a worker's other cases."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,22 +90,17 @@ class Gathered:
             self.refusals.append(heard.why)
 
 
-def ask_all(asking: Mapping[str, Ask], gathered: Gathered) -> None:
-    """Ask every custodian (by name) at once; return as soon as the outcome is settled.
+def ask_all(asking: Mapping[str, Ask], gathered: Gathered, *, within_s: float = PATIENCE_S) -> None:
+    """Ask every custodian (by name) at once; return as soon as the outcome is settled, or after `within_s` seconds.
 
-    Who has not answered by then is not waited for: its thread ends with its own timeouts.
+    Who has not answered by then is not waited for.
     """
-    answers: SimpleQueue[Heard] = SimpleQueue()
     over = threading.Event()
-    for name, ask in asking.items():
-        thread = threading.Thread(
-            target=lambda name=name, ask=ask: answers.put(_heard(name, ask, over)),
-            name=f"custodian {name}",
-            daemon=True,
-        )
-        thread.start()
-    while not gathered.settled:
-        gathered.add(answers.get())
+    asked = [partial(_heard, name, ask, over) for name, ask in asking.items()]
+    for heard in () if gathered.settled else as_they_come(asked, within_s=within_s):
+        gathered.add(heard)
+        if gathered.settled:
+            break
     over.set()
 
 

@@ -7,11 +7,13 @@ log answers a second copy with the first one's index. Protocol §6.1 numbers the
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from audit_layer.disclosure.at_once import as_they_come
 from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.parties import BeaconClient
 from audit_layer.log.tile_table import log_size
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = 500
 """Statements per call to the log, which takes 1,024."""
+PATIENCE_S = 30.0
+"""How long a tick waits for all parties of the beacon together: none can stop the clock by answering for ever."""
 TICK_LOCK = 0x63665F7469636B  # "cf_tick": one tick at a time per installation
 
 
@@ -93,16 +97,13 @@ class Authority:
 
     def _open(self, epoch: int, now: int) -> None:
         """Collect the parties' commitments and log them with the statement that names them."""
-        commitments: list[tuple[str, bytes]] = []
-        for party in self.parties:
-            try:
-                raw = party.commitment(epoch)
-                read_commitment(raw, party.name, self.origin, epoch)
-            except CounterfoilError as error:
-                logger.warning("beacon party %s gave no commitment: %s", party.name, error)
-                continue
-            if self._taken_in(party.name, raw):
-                commitments.append((party.name, raw))
+        asking = [partial(self._commitment, party, epoch) for party in self.parties]
+        answers = dict(as_they_come(asking, within_s=PATIENCE_S))
+        commitments = [
+            (party.name, raw)
+            for party in self.parties
+            if (raw := answers.get(party.name)) and self._taken_in(party.name, raw)
+        ]
         with session(self.engine) as db:
             size = log_size(db)
         statement = self._sign(
@@ -126,6 +127,15 @@ class Authority:
                 for position, (name, raw) in enumerate(commitments)
             )
         self._log_open(epoch)
+
+    def _commitment(self, party: BeaconClient, epoch: int) -> tuple[str, bytes | None]:
+        try:
+            raw = party.commitment(epoch)
+            read_commitment(raw, party.name, self.origin, epoch)
+        except CounterfoilError as error:
+            logger.warning("beacon party %s gave no commitment: %s", party.name, error)
+            return party.name, None
+        return party.name, raw
 
     def _log_open(self, epoch: int) -> None:
         with session(self.engine) as db:
@@ -202,10 +212,13 @@ class Authority:
         open_proof = self.server.proof(entry_of(row.open_statement))
         if seal_proof is None or open_proof is None:
             return
-        for beacon in beacons:
-            if beacon.reveal_statement is None:
-                shown = (row.open_statement, open_proof.text, row.seal_statement, seal_proof.text)
-                self._reveal(beacon, shown)
+        shown = (row.open_statement, open_proof.text, row.seal_statement, seal_proof.text)
+        asked = [beacon for beacon in beacons if beacon.reveal_statement is None]
+        asking = [partial(self._revealed, beacon, shown) for beacon in asked]
+        answers = dict(as_they_come(asking, within_s=PATIENCE_S))
+        for beacon in asked:
+            if reveal := answers.get(beacon.party):
+                self._keep_reveal(beacon, reveal)
         complete = bool(beacons) and all(beacon.reveal_statement for beacon in beacons)
         if not complete and now < row.sealed_at + self.settings.reveal_seconds * 1000:
             return
@@ -213,16 +226,21 @@ class Authority:
         self.server.submit(reveals)
         self._store_draw(epoch, reveals, whole=not complete, now=now)
 
-    def _reveal(self, beacon: BeaconRow, shown: tuple[bytes, str, bytes, str]) -> None:
+    def _revealed(
+        self, beacon: BeaconRow, shown: tuple[bytes, str, bytes, str]
+    ) -> tuple[str, bytes | None]:
         party = next((party for party in self.parties if party.name == beacon.party), None)
         if party is None:
-            return
+            return beacon.party, None
         try:
             reveal = party.reveal(beacon.epoch, *shown)
             read_reveal(reveal, beacon.commitment_statement, entry_of(shown[2]))
         except CounterfoilError as error:
             logger.warning("beacon party %s did not reveal: %s", beacon.party, error)
-            return
+            return beacon.party, None
+        return beacon.party, reveal
+
+    def _keep_reveal(self, beacon: BeaconRow, reveal: bytes) -> None:
         if not self._taken_in(beacon.party, reveal):
             return
         with session(self.engine) as db:

@@ -316,4 +316,6 @@ def test_the_command_prints_what_was_refused_and_how_much_of_a_day_is_used(tmp_p
     assert told["released"] == {"draw": 1}
     text = CliRunner().invoke(commands, ["reports", "--config", str(path)]).stdout
     assert "1 of 10000 releases" in text
+    assert told["escrow_reports"] == []
+    assert "0 escrow reports" in text
     assert "rate" in text

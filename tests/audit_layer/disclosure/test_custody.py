@@ -5,6 +5,7 @@ from itertools import permutations
 
 import pytest
 
+from audit_layer.disclosure.at_once import as_they_come
 from audit_layer.disclosure.custody import Ask, Gathered, Heard, ask_all
 from shared.runtime.errors import Code, CounterfoilError
 from tests.shared.verification.test_escrow_check import ENVELOPE, HEADER, RECEIPT, K, N, report
@@ -65,6 +66,12 @@ def test_a_custodian_whose_answer_raises_is_one_that_said_nothing():
     assert "it is away" in found.why
 
 
+def test_what_a_party_of_the_beacon_raises_is_raised_where_answers_are_read():
+    with pytest.raises(ZeroDivisionError):
+        list(as_they_come([lambda: 1 // 0], within_s=60))
+    assert sorted(as_they_come([lambda: 1, lambda: 2], within_s=60)) == [1, 2]
+
+
 def test_those_that_are_still_asked_are_told_that_nobody_waits():
     told = threading.Event()
 
@@ -76,6 +83,22 @@ def test_those_that_are_still_asked_are_told_that_nobody_waits():
     quick = {f"c{place}": answering(place) for place in range(K)}
     ask_all({"slow": slow, **quick}, gathered())
     assert told.wait(60)
+
+
+def test_custodians_that_never_answer_hold_up_a_worker_for_a_bounded_time_only():
+    """Each could otherwise keep a connection alive for ever, and the worker's other cases with it."""
+    stuck = threading.Event()
+
+    def hangs(_over: threading.Event) -> Heard:
+        stuck.wait(60)
+        return Heard(why="late")
+
+    found = gathered()
+    ask_all(dict.fromkeys(map(str, range(N)), hangs), found, within_s=0.05)
+    stuck.set()
+    assert not found.enough
+    assert not found.convicts
+    assert found.pending == N
 
 
 def test_shares_do_not_appear_in_representations():

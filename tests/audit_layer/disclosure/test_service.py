@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from audit_layer.disclosure import service
+from audit_layer.disclosure.at_once import THREAD
 from audit_layer.disclosure.audit_client import Logged, Proof
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.disclosure.service import Disclosed, Disclosure
@@ -176,7 +177,7 @@ class Desk:
 def settle() -> None:
     """Wait until nothing of an earlier disclosure is on its way."""
     for thread in threading.enumerate():
-        if thread.name.startswith("custodian "):
+        if thread.name == THREAD:
             thread.join(60)
 
 
