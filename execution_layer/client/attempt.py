@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -17,15 +17,14 @@ from execution_layer.client.completion import CheckedReceipt, Completion, Timing
 from execution_layer.client.directory import NodeEntry
 from execution_layer.client.response_check import (
     Response,
-    Said,
     Sent,
     StreamReader,
-    Tokenise,
     check_response,
 )
+from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.moment import now_ms
-from shared.envelope.body import AuditPolicy
 from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
+from shared.envelope.stream import Frame
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
@@ -33,53 +32,15 @@ from shared.runtime.grpc import error_from_rpc
 from shared.runtime.keys import public_bytes
 from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
-from shared.statements.orders import MAX_WAIT_MS, Order, input_bound
+from shared.statements.orders import MAX_WAIT_MS, Order
 from shared.statements.receipts import Finish
 from shared.statements.request import RequestBody
 
-OnText = Callable[[str], None]
 ANSWER_SHARE: Final = 0.95
 """Of a call's timeout, what the order allows for the answer: the rest is for the receipt to reach the caller."""
 BACKSTOP_S: Final = 1.0
 """How much later than ours gRPC's own deadline comes. Ours must be first: a status could as well be the node's word,
 and a node that could make us sign a cancellation early would be paid for an answer that it cut off itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What every order of this client has in common."""
-
-    tenant: str
-    key: Ed25519PrivateKey
-    custodians: tuple[bytes, ...]
-    """Raw HPKE keys, in the order of the shares."""
-    threshold: int
-    policy: AuditPolicy
-    expiry_ms: int
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Wanted:
-    """What the application requested."""
-
-    body: RequestBody
-    model_root: bytes
-    tags: Mapping[str, str] | None
-    cost_centre: bytes | None
-    """The tags, blinded."""
-    on_text: OnText | None
-    tokenise: Tokenise | None
-    said: Callable[[], Said] | None = None
-    """Creates a reader of an answer's text, if the client has the tokenizer."""
-
-    @property
-    def input_bound(self) -> int:
-        """The most prompt tokens to pay for: the prompt's exact number, if the client can count them."""
-        return input_bound(self.body) if self.tokenise is None else len(self.tokenise())
-
-    def for_choice(self, choice: int) -> "Wanted":
-        """Return the same request for one of several answers."""
-        return replace(self, body=replace(self.body, choice=choice))
 
 
 @dataclass(slots=True, repr=False)
@@ -130,6 +91,11 @@ class Attempt:
         self._envelope = envelope
         self._key = key
         self.ordered = ordered
+        self.node = node.name
+        """operator/node"""
+        self.frames: list[Frame] = []
+        """What opened under the chain and was signed."""
+        self.receipt: CheckedReceipt | None = None
 
     @classmethod
     async def prepare(
@@ -205,6 +171,7 @@ class Attempt:
             raise
         fault_point("client.receipt.checked")
         await self._close(State.ANSWERED, arrived, receipt=(response.final.receipt, entry))
+        self.receipt = CheckedReceipt(receipt, response.final.receipt, entry)
         if receipt.finish is Finish.FAILED:
             raise CounterfoilError(
                 Code.UNAVAILABLE, f"{self._node.name} failed, and says so in its receipt"
@@ -215,7 +182,7 @@ class Attempt:
             token_ids=response.tokens,
             logprobs=response.logprobs,
             choice=self._wanted.body.choice,
-            receipt=CheckedReceipt(receipt, response.final.receipt, entry),
+            receipt=self.receipt,
             usage=receipt.usage,
             finish=receipt.finish,
             timings=_timings(started, arrived.first_token_at),
@@ -288,12 +255,14 @@ class Attempt:
             raise CounterfoilError(Code.MALFORMED, "the stream does not begin with the acceptance")
         accepted = message.accepted
         arrived.node_nonce, arrived.signature = accepted.node_nonce, accepted.signature
-        said = None if self._wanted.said is None else self._wanted.said()
+        text = self._wanted.model_text
+        said = None if text is None else text.said(self._wanted.body)()
         return StreamReader(self._sent, accepted.node_nonce, accepted.signature, said)
 
     def _frame(self, reader: StreamReader, frame: execution_pb2.Frame, arrived: _Arrived) -> None:
         arrived.frames.append((frame.ciphertext, frame.signature))
         opened = reader.frame(frame.index, frame.ciphertext, frame.signature)
+        self.frames.append(opened)
         if opened.tokens and arrived.first_token_at is None:
             arrived.first_token_at = time.monotonic()
         if opened.text and self._wanted.on_text is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from execution_layer.client.client import AsyncCounterfoilClient
-from execution_layer.client.completion import Completion
+from execution_layer.client.completion import Completion, Contribution
 from execution_layer.client.prompts import PromptLine
 from shared.runtime.errors import CounterfoilError
 
@@ -26,12 +26,18 @@ def summary(completion: Completion) -> dict[str, Any]:
         **({"logprobs": _logprobs(completion)} if completion.logprobs else {}),
         "usage": {"input": usage.input, "cached": usage.cached, "output": usage.output},
         "receipt": completion.receipt.entry.hex(),
+        "contributions": [_contribution(one) for one in completion.contributions],
         "ttft_ms": None if first is None else round(first, 1),
         "total_ms": round(timings.total_ms, 1),
         "tokens_per_s": round(timings.tokens_per_s(usage.output), 1),
         "checked": True,
         "text_verified": completion.text_verified,
     }
+
+
+def _contribution(one: Contribution) -> dict[str, Any]:
+    receipt = None if one.receipt is None else one.receipt.entry.hex()
+    return {"attempt": one.attempt, "node": one.node, "tokens": one.tokens, "receipt": receipt}
 
 
 def _logprobs(completion: Completion) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """The client: chooses a node, seals, orders, streams, checks, archives; retries elsewhere if a node is unavailable.
-A retry is a fresh envelope for another node and the next attempt under the same order number. If a response
+A retry is a fresh envelope for another node and the next attempt under the same order number; it goes on from what was
+delivered if the policy or the call says so. If a response
 fails the checks, there is no silent retry: the error is raised, and the response is kept.
 """
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,17 +17,19 @@ from typing import Final, Self, Unpack, overload
 import grpc
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.attempt import Attempt, Terms, Wanted
+from execution_layer.client.attempt import Attempt
 from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
+from execution_layer.client.going_on import GoingOn
 from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import (
     OnRetry,
     Options,
     Turn,
+    continues_of,
     request_body,
     slots_of,
     tags_of,
@@ -35,6 +39,7 @@ from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.tag_key import Tagger
+from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
@@ -172,7 +177,6 @@ class AsyncCounterfoilClient:
         body = request_body(messages, settings, options)
         body = replace(body, slots=slots_of(options, self._policy.slots_ms, body.settings))
         model_root = self._model_root(options.get("model"))
-        text = self._texts.of(model_root)
         tags = tags_of(options)
         return Wanted(
             body=body,
@@ -180,8 +184,8 @@ class AsyncCounterfoilClient:
             tags=tags,
             cost_centre=self._tagger.blinded(tags),
             on_text=options.get("on_text"),
-            tokenise=None if text is None else text.tokenise(body),
-            said=None if text is None else text.said(body),
+            model_text=self._texts.of(model_root),
+            continues=continues_of(options, self._policy.failover),
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
@@ -239,6 +243,7 @@ class AsyncCounterfoilClient:
         given: list[int],
     ) -> Completion:
         """Try until a node answers; the order number, once assigned, is put into `given`."""
+        going_on = GoingOn(wanted, os.urandom(32))
         tried: list[str] = []
         pause_s, refresh = FIRST_PAUSE_S, False
         for left in reversed(range(self._policy.max_attempts)):
@@ -252,18 +257,20 @@ class AsyncCounterfoilClient:
                 self.archive,
                 self._terms,
                 node,
-                wanted,
+                going_on.next(),
                 rate_card=self._policy.rate_card(node.bundle.operator),
                 number=given[0] if given else None,
                 timeout_s=remaining,
             )
             given[:] = [attempt.ordered.number]
             try:
-                return await self._run(attempt, node, remaining)
+                return going_on.complete(await self._run(attempt, node, remaining))
             except Unwritable:
                 raise
             except CounterfoilError as error:
-                if error.code not in ELSEWHERE or not left:
+                elsewhere = error.code in ELSEWHERE or going_on.shortened(error)
+                going_on.take(attempt)
+                if not elsewhere or not left:
                     raise _told_by(node, error) from error
                 if on_retry is not None:
                     on_retry(node.name, error)

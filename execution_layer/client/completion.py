@@ -29,6 +29,21 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """A part of an answer that one attempt wrote."""
+
+    attempt: int
+    node: str
+    """operator/node"""
+    transcript_id: int
+    """Row of the archive."""
+    tokens: int
+    """How many of the answer's tokens are its."""
+    receipt: CheckedReceipt | None
+    """None if the attempt broke off before it came: the node owes it to the log all the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer, returned only after its receipt was checked."""
 
@@ -50,3 +65,6 @@ class Completion:
     """Which of several answers to the same request this is."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One per token if the settings ask for them: log-probabilities in micro-nats."""
+    contributions: tuple[Contribution, ...] = ()
+    """The attempts that wrote the answer, in order. `usage`, `finish` and `receipt` are those of the last one, whose input
+    includes what came before."""

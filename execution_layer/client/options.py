@@ -5,9 +5,9 @@ Unknown or mistyped options are refused by name: an option that silently has no 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from difflib import get_close_matches
-from typing import Any, Final, TypeAlias, TypedDict, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args, get_type_hints
 
-from execution_layer.client.attempt import OnText
+from execution_layer.client.wanted import OnText
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
@@ -15,6 +15,7 @@ from shared.statements.tags import COST_CENTRE, canonical_tags
 
 Turn: TypeAlias = Message | Mapping[str, str]
 Fraction: TypeAlias = float | str | Decimal
+Failover = Literal["again", "continue"]
 OnRetry = Callable[[str, CounterfoilError], None]
 
 
@@ -57,9 +58,12 @@ class Options(Sampling, total=False):
     timeout_s: float | None
     """Seconds for all attempts together; each order's deadline is 95 % of those that are left when it is signed."""
     on_text: OnText | None
-    """Called with text as it arrives, before the receipt can be checked; a retry starts over."""
+    """Called with text as it arrives, before the receipt can be checked; a retry starts over unless it continues."""
     on_retry: OnRetry | None
     """Called with (node, error) when a retry begins."""
+    failover: Failover | None
+    """What a retry is: `again` begins the answer anew, `continue` goes on from the tokens that were delivered and verified.
+    The next node then gets them as input, and they are billed as such."""
     slots_ms: int | None
     """Milliseconds from one frame to the next, all of one size, whatever the answer is (docs/traffic-analysis.md); 0: off."""
 
@@ -196,6 +200,14 @@ def slots_of(
     if not ms:
         return None
     return Slots(ms, SLOT_BYTES if settings.logprobs is None else LOGPROBS_SLOT_BYTES)
+
+
+def continues_of(options: Mapping[str, Any], default: Failover) -> bool:
+    """Return whether a call's retries go on from what was delivered; `default` if it does not say."""
+    given = options.get("failover")
+    if given not in (None, *get_args(Failover)):
+        raise _wrong(f"failover must be again or continue, not {str(given)[:40]!r}")
+    return (given or default) == "continue"
 
 
 def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -95,6 +95,10 @@ class ClientPolicy(Settings):
     accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """If a node has not accepted a request within these seconds, another node is tried."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
+    failover: Literal["again", "continue"] = "again"
+    """What the next attempt is when a node breaks off in the middle of an answer. `again`: the whole answer, from its
+    beginning. `continue`: the rest of it, after the tokens that were delivered and verified; the next node gets these as
+    input, which is billed, and the application's stream goes on."""
     slots_ms: Annotated[int, Field(ge=20, le=10_000)] | None = None
     """If it is set, answers come in frames of one size, one in every so many milliseconds, so that an observer of the
     network learns less from sizes and times (docs/traffic-analysis.md)."""

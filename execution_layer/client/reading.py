@@ -2,7 +2,7 @@
 Without one, both are the node's word until an audit. The tokenizer needs packages that a client may lack (extra `text`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +30,13 @@ class ModelText:
         from shared.text.prompt import prompt_ids  # noqa: PLC0415  # packages that a client may lack
 
         return lambda: prompt_ids(self.tokenizer, body)
+
+    def settled(self, body: RequestBody, tokens: Sequence[int]) -> str:
+        """Return the text that is certain after an answer's first tokens; INVALID_ARGUMENT if the answer ends with them."""
+        from shared.text.stream import TextStream  # noqa: PLC0415  # packages that a client may lack
+
+        settings = body.settings
+        return TextStream(self.tokenizer, settings.stop, settings.stop_token_ids, tokens).settled
 
     def said(self, body: RequestBody) -> Callable[[], Said]:
         """Return a factory for readers of one answer's frames."""

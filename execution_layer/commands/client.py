@@ -50,6 +50,11 @@ from shared.runtime.output import emit, json_option, table
     help="Tag for your own books; blinded in the log, yours in the exports; may be repeated.",
 )
 @click.option(
+    "--failover",
+    type=click.Choice(["again", "continue"]),
+    help="When a node breaks off: begin again elsewhere, or go on after what was delivered.",
+)
+@click.option(
     "--slots",
     type=click.IntRange(20, 10_000),
     metavar="MS",
@@ -80,6 +85,7 @@ def infer(
     seed: int | None,
     cost_centre: str | None,
     tag: tuple[str, ...],
+    failover: str | None,
     slots: int | None,
     node: str | None,
     spread: bool,
@@ -104,8 +110,8 @@ def infer(
     if (prompt is None) == (file is None):
         raise click.UsageError("pass either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
-    if slots is not None:
-        policy = policy.model_copy(update={"slots_ms": slots})
+    chosen = {"slots_ms": slots, "failover": failover}
+    policy = policy.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     if file is not None:
         if n is not None:
             raise click.UsageError("--n is for one PROMPT")

@@ -30,7 +30,8 @@ def infer_one(
         click.echo(for_terminal(text), nl=False)
 
     def retrying(name: str, error: CounterfoilError) -> None:
-        told = for_terminal(f"{name}: {error.detail}; starting over")
+        how = "going on elsewhere" if policy.failover == "continue" else "starting over"
+        told = for_terminal(f"{name}: {error.detail}; {how}")
         click.secho(f"\n[{told}]", fg="yellow", err=True)
 
     async def main() -> list[dict[str, Any]]:
@@ -61,6 +62,11 @@ def _tell(facts: dict[str, Any]) -> None:
     if "logprobs" in facts:
         emit(facts["logprobs"], False, lambda: _logprobs_table(facts["logprobs"]))
     usage = facts["usage"]
+    for part in facts["contributions"][:-1]:
+        receipt = "its receipt is still to come" if part["receipt"] is None else part["receipt"]
+        click.secho(
+            f"— {part['node']}: the first {part['tokens']} tokens; {receipt}", fg="green", err=True
+        )
     click.secho(
         f"— {facts['node']}: {usage['input']} + {usage['output']} tokens in {facts['total_ms']:.0f} ms"
         f" ({facts['tokens_per_s']} tokens/s); receipt {facts['receipt']} checked",

@@ -52,6 +52,11 @@ class TextStream:
                     metadata={"prefix": "complete"},
                 )
 
+    @property
+    def settled(self) -> str:
+        """The text that no later token can change or take for a stop string, so far."""
+        return self.text[: self._given]
+
     def push(self, token: int) -> str:
         """Take one token; return the text that can be shown now. Sets `stopped` at the sequence's end."""
         assert not self.stopped

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from execution_layer.client.archive import Archive
 from execution_layer.commands.client import client as client_group
 from execution_layer.commands.client import infer
 from execution_layer.node import session
+from shared.envelope.sealing import open_with_secret
 from shared.runtime.cli import run
 from tests.execution_layer.asking import random32
 from tests.execution_layer.fakes import FakeEngine
@@ -47,6 +49,26 @@ async def test_text_streams_to_standard_output_and_the_facts_to_standard_error(w
         assert len(out.split()) == 4
         assert "honest/node-1: 5 + 4 tokens" in err
         assert "checked" in err
+
+
+async def test_slots_and_failover_are_the_policys_unless_the_command_says_otherwise(world, capsys):
+    shell = Shell(world, capsys, max_attempts=2)
+    options = ("--slots", 20, "--failover", "continue", "--json")
+    async with world.node(FakeEngine(dies_after=2, pause_s=0.3)):
+        code, out, _ = await shell.infer("hello", "--max-tokens", 4, *options)
+        assert code != 0
+        assert out == ""
+    archive = Archive(world.folder / "client" / "archive.sqlite")
+    last, first = archive.latest(2)
+    archive.close()
+    bodies = [open_with_secret(item.envelope, item.secret).body for item in (first, last)]
+    assert [body.slots.ms for body in bodies] == [20, 20]
+    assert [bool(body.prefix) for body in bodies] == [False, True]
+    async with world.node(FakeEngine()):
+        code, out, _ = await shell.infer("hello", "--max-tokens", 4, *options)
+        assert code == 0
+        (part,) = json.loads(out)["contributions"]
+        assert (part["tokens"], part["receipt"]) == (4, json.loads(out)["receipt"])
 
 
 async def test_the_receipt_is_printed_whole_so_that_other_commands_take_it(world, capsys, tmp_path):

@@ -1,0 +1,58 @@
+"""What an application asks for, and what every order of a client has in common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.client.reading import ModelText
+from execution_layer.client.response_check import Tokenise
+from shared.envelope.body import AuditPolicy
+from shared.statements.orders import input_bound
+from shared.statements.request import RequestBody
+
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every order of this client has in common."""
+
+    tenant: str
+    key: Ed25519PrivateKey
+    custodians: tuple[bytes, ...]
+    """Raw HPKE keys, in the order of the shares."""
+    threshold: int
+    policy: AuditPolicy
+    expiry_ms: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Wanted:
+    """What the application requested."""
+
+    body: RequestBody
+    model_root: bytes
+    tags: Mapping[str, str] | None
+    cost_centre: bytes | None
+    """The tags, blinded."""
+    on_text: OnText | None
+    model_text: ModelText | None
+    """The model's tokenizer, if the client has it."""
+    continues: bool = False
+    """Whether an attempt goes on from what the attempts before it delivered."""
+
+    @property
+    def tokenise(self) -> Tokenise | None:
+        """Return a function that gives the input's tokens, if the client can count them."""
+        return None if self.model_text is None else self.model_text.tokenise(self.body)
+
+    @property
+    def input_bound(self) -> int:
+        """The most prompt tokens to pay for: the prompt's exact number, if the client can count them."""
+        tokenise = self.tokenise
+        return input_bound(self.body) if tokenise is None else len(tokenise())
+
+    def for_choice(self, choice: int) -> "Wanted":
+        """Return the same request for one of several answers."""
+        return replace(self, body=replace(self.body, choice=choice))
