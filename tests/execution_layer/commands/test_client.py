@@ -52,12 +52,12 @@ async def test_text_streams_to_standard_output_and_the_facts_to_standard_error(w
 
 
 async def test_slots_and_failover_are_the_policys_unless_the_command_says_otherwise(world, capsys):
-    shell = Shell(world, capsys, max_attempts=2)
     options = ("--slots", 20, "--failover", "continue", "--json")
     async with world.node(FakeEngine(dies_after=2, pause_s=0.3)):
-        code, out, _ = await shell.infer("hello", "--max-tokens", 4, *options)
-        assert code != 0
-        assert out == ""
+        shell = Shell(world, capsys, max_attempts=2)
+        code, out, err = await shell.infer("hello", "--max-tokens", 4, *options)
+        assert "failed, and says so in its receipt" in err
+        assert (code != 0, out) == (True, "")
     archive = Archive(world.folder / "client" / "archive.sqlite")
     last, first = archive.latest(2)
     archive.close()
