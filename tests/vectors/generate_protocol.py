@@ -38,7 +38,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings, Slots
-from tests.vectors import arithmetic, identities, tags
+from tests.vectors import arithmetic, custody, identities, tags
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
@@ -431,6 +431,7 @@ def files(frozen: Mapping[str, str]) -> dict[str, str]:
         "selection": selection(),
         "envelope": envelope(frozen),
         "arithmetic": arithmetic.vectors(),
+        "custody": custody.vectors(frozen),
         "tags": tags.vectors(),
         "identities": identities.vectors(),
     }

@@ -1,4 +1,4 @@
-"""The published vectors of §1, §3 and §4, read as another implementation would read them."""
+"""The published vectors of §1, §3, §4 and §6.2.2, read as another implementation would read them."""
 
 import hmac
 from hashlib import sha256
@@ -16,12 +16,16 @@ from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shape import Shape
 from shared.envelope.shares import combine, share_commitment
 from shared.envelope.stream import FrameOpener, StreamContext, stream_signature_message
+from shared.parties.custody import CaseAnswer, ShareAnswer, ShareRequest
 from shared.runtime.errors import CounterfoilError
+from shared.statements.cose import open_as, verify_signature
+from shared.statements.disclosures import DisclosureRelease, EscrowReport
 from shared.statements.request import Slots
+from shared.verification.escrow_check import escrow_is_bad
 from tests.vectors.files import apply, load
 
-ENVELOPE, STREAM, SHARES, SECRETS = (
-    load(name) for name in ("envelope", "stream", "shares", "secrets")
+ENVELOPE, STREAM, SHARES, SECRETS, CUSTODY = (
+    load(name) for name in ("envelope", "stream", "shares", "secrets", "custody")
 )
 FROZEN = bytes.fromhex(ENVELOPE["frozen"]["envelope"])
 
@@ -78,6 +82,45 @@ def test_the_frozen_envelope_opens_for_node_auditor_custodians_and_worker():
     )
     assert released == (release["index"], octets(release, "share"))
     assert released[1] == shares[release["index"]]
+
+
+@pytest.mark.parametrize("mixed", CUSTODY["mixed"], ids=lambda mixed: mixed["name"])
+def test_a_share_of_one_request_does_not_open_as_that_of_another(mixed):
+    context = ReleaseContext(
+        *(octets(mixed, name) for name in ("request", "custodian", "ctx", "kc"))
+    )
+    worker = HpkePrivateKey.from_seed(octets(ENVELOPE["release"], "worker_seed"))
+    sealed = bytes.fromhex(ENVELOPE["frozen"]["release"])
+    with pytest.raises(CounterfoilError) as caught:
+        open_release(worker, context, open_frozen(FROZEN).header, sealed)
+    assert caught.value.code.name == mixed["error"]
+
+
+def test_the_custody_messages_are_read_and_the_release_names_the_frozen_share():
+    messages = {name: bytes.fromhex(raw) for name, raw in CUSTODY["messages"].items()}
+    limit = 2**16
+    released = CaseAnswer.from_cbor(messages["answer_with_release"], max_bytes=limit).release
+    assert released == octets(CUSTODY, "release")
+    key = octets(CUSTODY["keys"], "custodian-2")
+    release, _ = open_as(DisclosureRelease, released, key)
+    share = ShareAnswer.from_cbor(messages["share_answer"], max_bytes=limit).share
+    assert sha256(share).digest() == release.share
+    asked = ShareRequest.from_cbor(messages["share_request"], max_bytes=limit)
+    assert asked.request == release.request
+    reported = CaseAnswer.from_cbor(messages["answer_with_report"], max_bytes=limit).report
+    assert reported == bytes.fromhex(CUSTODY["blame"][0]["reports"][0])
+
+
+@pytest.mark.parametrize("case", CUSTODY["blame"], ids=lambda case: case["name"])
+def test_the_blame_vectors_follow_the_rule(case):
+    reports = []
+    for raw in map(bytes.fromhex, case["reports"]):
+        value, statement = open_as(EscrowReport, raw, None)
+        verify_signature(statement, octets(CUSTODY["keys"], statement.issuer))
+        reports.append(value)
+    header = open_frozen(FROZEN).header
+    about = (octets(CUSTODY, "receipt"), octets(CUSTODY, "envelope"))
+    assert escrow_is_bad(header, *about, reports) is case["escrow_is_bad"]
 
 
 @pytest.mark.parametrize("change", ENVELOPE["spoiled"], ids=lambda change: change["name"])
