@@ -220,7 +220,8 @@ class LocalEngine:
 
     def _take(self, sequence: SequenceState, chosen: Sampled) -> None:
         if sequence.again is not None:
-            sequence.repeat(chosen.token)
+            if due := sequence.repeat(chosen.token):
+                self._outbox.append((self._generations[id(sequence)], TokenChunk((), due)))
             if sequence.ended is FinishReason.FAILED:
                 logger.error(
                     "a resumed sequence chose another token than before; it ends as failed"

@@ -22,7 +22,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What an earlier engine made of a sequence, and showed: its output tokens and their text so far."""
+    """What an earlier engine made of a sequence, and showed: its output tokens, and their text or the beginning of it."""
 
     output_ids: tuple[int, ...] = ()
     text: str = ""

@@ -22,6 +22,8 @@ class SequenceState:
     again: int | None = None
     """The last token of a sequence that is resumed: it is chosen once more, and must be the same. Until then the states
     that led to it are incomplete."""
+    due: str = ""
+    """Text that tokens shown before have settled, and that was not shown itself."""
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     """The prefix cache's keys of the blocks that known tokens fill, made when they are needed."""
@@ -87,23 +89,27 @@ class SequenceState:
             self.output.append(token)
         if len(tokens) == budget:
             text += self.stream.flush()
-        if (tuple(self.output), text) != (tokens, resumed.text):
+        if tuple(self.output) != tokens or not text.startswith(resumed.text):
             raise CounterfoilError(
                 Code.CORRUPT,
                 "the tokens of an interrupted sequence do not have the text that was shown",
             )
+        self.due = text.removeprefix(resumed.text)
         if tokens:
             self.again = self.output.pop()
 
-    def repeat(self, token: int) -> None:
-        """Take the last token that was shown, chosen once more; one that differs ends the sequence as failed."""
+    def repeat(self, token: int) -> str:
+        """Take the last token that was shown, chosen once more, and return the text that is due; one that differs ends the
+        sequence as failed.
+        """
         shown, self.again = self.again, None
         assert shown is not None
         self.output.append(shown)
         if token != shown:
             self.ended = FinishReason.FAILED
-        else:
-            self._note_end()
+            return ""
+        self._note_end()
+        return self.due
 
     def take(self, token: int) -> str:
         """Append a sampled token; return the text that it settles and note whether the sequence ends."""

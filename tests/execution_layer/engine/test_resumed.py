@@ -137,9 +137,10 @@ def test_the_text_goes_on_in_the_middle_of_a_character_or_a_stop_string(tokens, 
     chunks = spoken(usual, tokens)
     count = data.draw(st.integers(1, len(chunks)))
     said = "".join(text for _, text in chunks[:count])
-    again = sequence(how, Resumed(tuple(tokens[:count]), said))
+    shown = data.draw(st.integers(0, len(said)) | st.just(len(said)))
+    again = sequence(how, Resumed(tuple(tokens[:count]), said[:shown]))
     assert again.output_ids == tuple(tokens[:count])
-    again.repeat(tokens[count - 1])
+    assert again.repeat(tokens[count - 1]) == said[shown:]
     rest = spoken(again, tokens[count:])
     assert rest == chunks[count:]
     assert (again.ended, again.output) == (usual.ended, usual.output)
@@ -151,7 +152,7 @@ def test_the_text_goes_on_in_the_middle_of_a_character_or_a_stop_string(tokens, 
 @pytest.mark.parametrize(
     "resumed",
     [
-        Resumed((104, 105), "h"),  # a text that was not shown
+        Resumed((104, 105), "h "),  # a text that was not shown
         Resumed((104,), "hi"),
         Resumed((104, 105, 106, 107, 108), "hijkl"),  # more than the budget
         Resumed((104, 120, 105), "h"),  # a token after the stop string
