@@ -74,8 +74,6 @@ class Admitted:
     tenant_key: bytes
     """The public key (32 bytes) that signed the order."""
     envelope: bytes
-    keys: BundleKeys
-    """The key bundle that the order names."""
     opened: OpenedRequest
     prompt_ids: tuple[int, ...]
 
@@ -160,7 +158,6 @@ class Admission:
             order_entry=checked.order_entry,
             tenant_key=checked.tenant_key,
             envelope=checked.envelope,
-            keys=checked.keys,
             opened=opened,
             prompt_ids=prompt_ids,
         )

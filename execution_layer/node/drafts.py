@@ -1,5 +1,6 @@
 """Drafts of receipts from what happened; number and predecessor come from the store."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from execution_layer.node.request_records import AcceptedRecord
 from shared.envelope.blinded import activation_root, token_bytes
 from shared.envelope.secrets import TranscriptKeys
-from shared.envelope.stream import StreamContext
+from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
 from shared.statements.cose import open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
@@ -67,6 +68,29 @@ def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome
         evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
         cancel=outcome.cancel,
     )
+
+
+def seal_final(
+    sealer: FrameSealer, sign: Callable[[bytes, bytes], bytes], outcome: Outcome, text: str
+) -> Callable[[bytes], tuple[bytes, bytes]]:
+    """Return what turns an outcome's signed receipt into (final record, signature over it); `sign` takes h_final and the
+    record, `text` is that of the frames.
+    """
+
+    def seal(statement: bytes) -> tuple[bytes, bytes]:
+        sealed = sealer.seal_final(
+            FinalRecord(
+                tokens=outcome.output_ids,
+                text=text,
+                usage=outcome.usage,
+                finish=outcome.finish,
+                receipt=statement,
+                evidence=outcome.evidence,
+            )
+        )
+        return sealed, sign(outcome.h_final, sealed)
+
+    return seal
 
 
 class ReceiptSigner:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Final
 
 from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
@@ -9,6 +10,7 @@ from execution_layer.node.admission import Admission, Admitted, Checked
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.health import Health
 from execution_layer.node.load import Load
+from execution_layer.node.recovery import Continuation
 from execution_layer.node.session import Session, SessionParts, open_session
 from execution_layer.node.start import Start
 from shared.codec.moment import now_ms
@@ -45,7 +47,7 @@ class Intake:
         """Accepted requests whose session ended without a receipt."""
         self._opening: set[asyncio.Task[Session]] = set()
         self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._by_order: dict[bytes, asyncio.Task[Session]] = {}
+        self._by_order: dict[bytes, asyncio.Future[Session]] = {}
         """What opens or has opened the session in flight, by its order's entry."""
         self.load = load
 
@@ -63,19 +65,51 @@ class Intake:
             opening.add_done_callback(_unheard)
             raise
 
+    async def take_up(self, interrupted: Continuation) -> None:
+        """Let a request go on that an earlier process had accepted; the log says why one does not, and it is then owed its
+        receipt.
+        """
+        admitted, request = interrupted.admitted, interrupted.record.id
+        try:
+            await self._parts.store.note_interruption(request)
+            start = Start.at(interrupted.record.accepted.started)
+            wanted = replace(_generation_request(admitted, start), resumed=interrupted.resumed)
+            generation = self._engine.submit(wanted)
+        except CounterfoilError as error:
+            _log.error("an interrupted request cannot go on: %s", error)
+            self.owed.add(request)
+            return
+        accepted, before = interrupted.record.accepted, interrupted.before
+        session = Session(admitted, generation, accepted, request, start, self._parts, before)
+        self.load.enter_again(admitted.order.tenant)
+        opened = asyncio.get_running_loop().create_future()
+        opened.set_result(session)
+        self._by_order[admitted.order_entry] = opened
+        self._sessions[session] = asyncio.create_task(self._run(session, admitted, opened))
+        _log.info("an interrupted request goes on", extra={"output_tokens": len(before.tokens)})
+
+    async def in_flight(self, order: bytes) -> Session | None:
+        """Return the session that answers an order (by its entry), once it is accepted; None if there is none."""
+        opening = self._by_order.get(order)
+        if opening is None:
+            return None
+        try:
+            return await asyncio.shield(opening)
+        except CounterfoilError:  # it is refused after all
+            return None
+
     async def cancel(self, order: bytes, signature: bytes) -> None:
         """End the answer to an order (by its entry), as its tenant wishes; repeated, it changes nothing.
 
         NOT_FOUND if the order is not in flight, BAD_SIGNATURE if the key that signed the order did not sign this.
         """
-        opening = self._by_order.get(order)
-        if opening is None:
-            raise _not_in_flight()
+        session = await self.in_flight(order)
+        if session is None:
+            raise CounterfoilError(Code.NOT_FOUND, "no such order is in flight here")
         try:
-            session = await asyncio.shield(opening)
-        except CounterfoilError as error:  # it is refused after all
-            raise _not_in_flight() from error
-        session.cancel(signature)
+            await session.cancel(signature)
+        except Unwritable as error:
+            raise self._health.told(error) from error
 
     def refusal(self) -> CounterfoilError | None:
         """Return why requests are refused now; None if they are accepted."""
@@ -137,7 +171,7 @@ class Intake:
             raise
 
     async def _run(
-        self, session: Session, checked: Checked, opening: asyncio.Task[Session]
+        self, session: Session, request: Checked | Admitted, opening: asyncio.Future[Session]
     ) -> None:
         try:
             await session.run()
@@ -146,14 +180,14 @@ class Intake:
             self.owed.add(session.request)
         finally:
             del self._sessions[session]
-            self._forget(checked, opening)
+            self._forget(request, opening)
             self._delivery.wake()
 
-    def _forget(self, checked: Checked, opening: asyncio.Task[Session]) -> None:
+    def _forget(self, request: Checked | Admitted, opening: asyncio.Future[Session]) -> None:
         """Release a request's place; its order can no longer be cancelled."""
-        if self._by_order.get(checked.order_entry) is opening:
-            del self._by_order[checked.order_entry]
-        self.load.leave(checked.order.tenant)
+        if self._by_order.get(request.order_entry) is opening:
+            del self._by_order[request.order_entry]
+        self.load.leave(request.order.tenant)
 
 
 def _generation_request(admitted: Admitted, start: Start) -> GenerationRequest:
@@ -170,9 +204,6 @@ def _generation_request(admitted: Admitted, start: Start) -> GenerationRequest:
 
 
 def _unheard(opening: asyncio.Future[Session]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().leave()
-
-
-def _not_in_flight() -> CounterfoilError:
-    return CounterfoilError(Code.NOT_FOUND, "no such order is in flight here")
+    """Take note of how an opening ended for which nobody waits any more."""
+    if not opening.cancelled():
+        opening.exception()

@@ -60,6 +60,10 @@ class Load:
                 f"the node has {self._quotas.in_flight} requests in flight",
                 retry_after_s=RETRY_AFTER_S,
             )
+        self.enter_again(tenant)
+
+    def enter_again(self, tenant: str) -> None:
+        """Take a place for a request that had one before a restart."""
         self._by_tenant[tenant] += 1
         self._idle.clear()
 

@@ -21,8 +21,9 @@ from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
 from execution_layer.node.model_files import ModelFiles
-from execution_layer.node.recovery import finish_interrupted
+from execution_layer.node.recovery import continuations, finish_interrupted
 from execution_layer.node.registration import Registration
+from execution_layer.node.resuming import Resuming
 from execution_layer.node.service import InferenceService
 from execution_layer.node.session import SessionParts
 from execution_layer.node.settings import NodeSettings
@@ -100,7 +101,11 @@ class Node:
     async def running(self) -> AsyncIterator[RpcServer]:
         """Recover, bind, register and serve; on exit, finish what is in flight and deliver once more."""
         await self.store.remember_rate_card(self._card_entry, self._card_statement)
-        await finish_interrupted(self.store, self._signer)
+        interrupted = continuations(self.store, self._model.served)
+        over = {item.id for item in self.store.unfinished()} - {
+            one.record.id for one in interrupted
+        }
+        await finish_interrupted(self.store, self._signer, only=frozenset(over))
         if refused := await self.spool.retry_rejected():
             _log.warning("refused receipts are retried", extra={"receipts": refused})
         async with AuditLink(self._settings.audit) as link:
@@ -120,6 +125,8 @@ class Node:
             registration.renew()
             self.registration = registration
             await self._model.engine.start()
+            for one in interrupted:
+                await intake.take_up(one)
             watch = Watch(
                 self._health,
                 self.store,
@@ -176,7 +183,13 @@ class Node:
                 Service(
                     f"{package}.Inference",
                     execution_pb2_grpc.add_InferenceServicer_to_server,
-                    InferenceService(intake, self.ring, self._model.served.root, self._model.files),
+                    InferenceService(
+                        intake,
+                        Resuming(intake, self.store, self._signer),
+                        self.ring,
+                        self._model.served.root,
+                        self._model.files,
+                    ),
                 ),
                 Service(
                     f"{package}.Evidence",

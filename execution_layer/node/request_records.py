@@ -29,6 +29,8 @@ class AcceptedRecord:
     prompt_tokens: int
     started: int
     """Milliseconds since 1970."""
+    tenant_key: bytes | None
+    """The public key (32 bytes) that signed the order; None for one that an older version accepted."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -38,6 +40,32 @@ class UnfinishedRecord:
     id: int
     accepted: AcceptedRecord
     frames: tuple[bytes, ...]
+    cancelled: bool = False
+    """Whether its tenant has cancelled it."""
+    cached: int = 0
+    """Prompt positions that came from the prefix cache; 0 while there is no token."""
+    interruptions: int = 0
+    """After how many restarts it went on."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StoredStream:
+    """What the store knows of one response, beside its frames."""
+
+    request: int
+    order: bytes
+    """The order statement."""
+    tenant_key: bytes | None
+    node_nonce: bytes
+    frames: int
+    """How many there are."""
+    finished: bool
+    """Whether it has a receipt."""
+    kept: bool
+    """Whether its evidence is still there."""
+    final_record: bytes
+    final_signature: bytes
+    """Both are empty if nothing was sealed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
 """Tables of a node's database."""
 
-VERSION = 3
+from collections.abc import Mapping
+from typing import Final
+
+VERSION = 4
 
 SCHEMA = """
 CREATE TABLE requests (
@@ -23,8 +26,13 @@ CREATE TABLE requests (
     started INTEGER NOT NULL,
     final_record BLOB,
     final_signature BLOB,
+    tenant_key BLOB,
+    cancel BLOB,
+    cached INTEGER,
+    interruptions INTEGER NOT NULL DEFAULT 0,
     UNIQUE (tenant, number, attempt)
 ) STRICT;
+CREATE INDEX requests_order ON requests (order_entry);
 CREATE TABLE seen (
     hash BLOB PRIMARY KEY,
     until INTEGER NOT NULL
@@ -64,5 +72,16 @@ CREATE TABLE rate_cards (
 """
 """`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after the retention period.
 `seen` holds the order's entry and the `ctx` of an accepted request until both have expired, so that they cannot be
-accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice.
+accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice. `tenant_key` signed the order,
+`cancel` is its signature that ends the answer, `cached` is known with the first token, and `interruptions` counts the
+restarts after which the answer went on.
 """
+
+UPGRADES: Final[Mapping[int, str]] = {
+    3: "ALTER TABLE requests ADD COLUMN tenant_key BLOB;"
+    "ALTER TABLE requests ADD COLUMN cancel BLOB;"
+    "ALTER TABLE requests ADD COLUMN cached INTEGER;"
+    "ALTER TABLE requests ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX requests_order ON requests (order_entry)",
+}
+"""What an older database lacks: it holds receipts that are still to be delivered, and evidence."""

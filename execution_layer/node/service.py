@@ -9,7 +9,8 @@ import grpc
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.intake import Intake
 from execution_layer.node.model_files import ModelFiles
-from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
+from execution_layer.node.resuming import Resuming, Wish
+from execution_layer.node.tape import AcceptedEvent, Event, FinalEvent, FrameEvent
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -23,9 +24,15 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     """Sealed requests in, sealed frames and a receipt out."""
 
     def __init__(
-        self, intake: Intake, ring: KeyRing, model_root: bytes, files: ModelFiles | None
+        self,
+        intake: Intake,
+        resuming: Resuming,
+        ring: KeyRing,
+        model_root: bytes,
+        files: ModelFiles | None,
     ) -> None:
         self._intake = intake
+        self._resuming = resuming
         self._ring = ring
         self._model_root = model_root
         self._files = files
@@ -53,12 +60,9 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         """Run one request. If the caller is gone before the end, the answer goes on without it."""
         session = await self._intake.take(request.order, request.envelope)
         ended = False
-        try:
-            async for event in session.events():
-                ended = isinstance(event, FinalEvent)
-                yield _message(event)
-        finally:
-            session.leave()
+        async for event in session.events():
+            ended = isinstance(event, FinalEvent)
+            yield _message(event)
         if not ended:
             number = session.incident
             raise CounterfoilError(
@@ -67,6 +71,16 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
                 remedy="Retry as a new attempt.",
                 metadata={} if number is None else {"incident": number},
             )
+
+    async def Resume(  # noqa: N802  # likewise
+        self,
+        request: execution_pb2.ResumeRequest,
+        context: Context,  # noqa: ARG002
+    ) -> AsyncIterator[execution_pb2.GenerateResponse]:
+        """Send the rest of a response; its answer does not depend on it."""
+        wish = Wish(request.order, request.frames, request.at, request.signature)
+        async for event in self._resuming.events(wish):
+            yield _message(event)
 
     async def Cancel(  # noqa: N802  # likewise
         self,

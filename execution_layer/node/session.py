@@ -1,8 +1,8 @@
 """One accepted request, from its first token to its receipt.
 
 A session runs in a task of its own and outlives the call that started it: if the client goes away, the
-answer is completed all the same, and its receipt written (protocol §4.7). Events reach the call through a
-queue, each only after its content is stored; without a call, none are kept.
+answer is completed all the same, and its receipt written (protocol §4.7). Whoever reads its events, now or later, has
+each only after its content is stored. It also goes on where a process that was killed had stored a session's last frame.
 """
 
 import asyncio
@@ -19,23 +19,25 @@ from execution_layer.engine.protocol import (
     TokenChunk,
 )
 from execution_layer.node.admission import Admitted
-from execution_layer.node.drafts import Outcome, ReceiptSigner, draft_receipt, stream_context
-from execution_layer.node.energy import EnergyMeter
+from execution_layer.node.drafts import (
+    Outcome,
+    ReceiptSigner,
+    draft_receipt,
+    seal_final,
+    stream_context,
+)
+from execution_layer.node.energy import UNMEASURED, EnergyMeter
 from execution_layer.node.request_records import AcceptedRecord
 from execution_layer.node.slot_clock import SlotClock
 from execution_layer.node.start import Start
 from execution_layer.node.store import NodeStore
+from execution_layer.node.tape import Event, FinalEvent, StreamSigner, Tape
 from execution_layer.node.words import Waiting, Words
 from shared.envelope.blinded import token_bytes
 from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, seal_evidence
 from shared.envelope.shape import frame_class
-from shared.envelope.stream import (
-    FinalRecord,
-    FrameSealer,
-    final_signature_message,
-    stream_signature_message,
-)
+from shared.envelope.stream import FrameSealer
 from shared.runtime.faults import fault_point
 from shared.runtime.logs import incident
 from shared.statements.cancellations import verify_cancellation
@@ -49,34 +51,6 @@ FRAME_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class AcceptedEvent:
-    """The request is accepted and stored. `signature` covers h_0."""
-
-    node_nonce: bytes
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FrameEvent:
-    """A sealed frame; `signature` covers h_index."""
-
-    index: int
-    ciphertext: bytes
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FinalEvent:
-    """The sealed final record, which contains the receipt, and the node's signature over it."""
-
-    ciphertext: bytes
-    signature: bytes
-
-
-Event = AcceptedEvent | FrameEvent | FinalEvent
-
-
-@dataclass(frozen=True, slots=True)
 class SessionParts:
     """What all of a node's sessions share."""
 
@@ -87,8 +61,17 @@ class SessionParts:
     numeric_profile: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What an earlier process had stored of a response: its frames, and what they say."""
+
+    frames: tuple[bytes, ...] = ()
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+
+
 class Session:
-    """Create it with `open_session`; `run` it in a task, read `events` from the call."""
+    """Create it with `open_session`; `run` it in a task, read its `tape`. With `before`, it goes on behind those frames."""
 
     def __init__(
         self,
@@ -98,6 +81,7 @@ class Session:
         request: int,
         start: Start,
         parts: SessionParts,
+        before: Before | None = None,
     ) -> None:
         self._admitted = admitted
         self._generation = generation
@@ -112,24 +96,27 @@ class Session:
         """The tenant's signature, once it has cancelled the order."""
         self._context = stream_context(admitted.order, record.node_nonce)
         self._keys = admitted.opened.keys
+        self._interrupted = before is not None
+        before = before or Before()
         self._sealer = FrameSealer(self._keys, self._context, admitted.opened.shape)
+        for ciphertext in before.frames:
+            self._sealer.follow(ciphertext)
         self._waiting = Waiting()
         """What has not been framed yet."""
-        self._stored = Words()
+        self._stored = Words(list(before.tokens), before.text)
         """What is in frames on disk: all that the receipt will cover."""
-        self._stored_h = self._sealer.h0
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        """Unbounded, because its content is bounded anyway: one response, whose tokens the order limits, times the node's
-        quota of requests in flight. So a client that does not read costs memory, never the engine's time."""
-        self._heard = True
-        """Whether a call still takes the events."""
+        self._stored_h = self._sealer.h
+        self._signer = StreamSigner(self._context, parts.signer)
+        self.tape = Tape(parts.store, request, self._signer, self._sealer.frames)
+        """What callers have of the response."""
         self._flushed_at = float("-inf")
         self._hurry = asyncio.Event()
         """Set once nothing is to wait for a time slot any more."""
 
-    def cancel(self, signature: bytes) -> None:
-        """End the sequence as its tenant wishes; BAD_SIGNATURE if the order's tenant did not sign this."""
+    async def cancel(self, signature: bytes) -> None:
+        """End the sequence as its tenant wishes, also over a restart; BAD_SIGNATURE if the order's tenant did not sign this."""
         verify_cancellation(self._record.order_entry, signature, self._admitted.tenant_key)
+        await self._parts.store.note_cancel(self.request, signature)
         self._cancel = self._cancel or signature
         self._generation.cancel(FinishReason.CANCELLED)
         self._hurry.set()
@@ -139,22 +126,14 @@ class Session:
         self._generation.cancel(FinishReason.FAILED)
         self._hurry.set()
 
-    def leave(self) -> None:
-        """Note that the call has ended: the answer goes on, and its events are kept for nobody."""
-        self._heard = False
-        while not self._events.empty():
-            self._events.get_nowait()
-
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """Yield the events for the client, in order, up to the final record."""
-        while (event := await self._events.get()) is not None:
-            yield event
+        return self.tape.read()
 
     async def run(self) -> None:
         """Stream, then write the receipt. Whatever goes wrong, the request ends with a receipt."""
         share = self._parts.energy.begin()
         try:
-            self._emit(AcceptedEvent(self._record.node_nonce, self._sign(0, self._sealer.h0)))
             try:
                 slots = self._admitted.opened.body.slots
                 finished = await (self._stream() if slots is None else self._stream_in_slots(slots))
@@ -163,10 +142,12 @@ class Session:
                 self._generation.cancel(FinishReason.FAILED)
                 finished = None
             energy = self._parts.energy.end(share)
+            if self._interrupted:  # what an earlier process used is known to nobody
+                energy = UNMEASURED
             outcome = self._outcome(finished, energy.quality, energy.millijoules)
             await self._finish(outcome)
         finally:
-            self._events.put_nowait(None)
+            self.tape.end(None)
 
     async def _stream(self) -> Finished:
         """Frame tokens as they arrive: the first immediately, later ones grouped by the frame interval."""
@@ -269,11 +250,13 @@ class Session:
         self._flushed_at = asyncio.get_running_loop().time()
         ciphertext, h = self._sealer.seal(words.tokens, words.text, words.logprobs)
         index = self._sealer.frames
-        await self._parts.store.append_frame(self.request, index, ciphertext)
+        first = bool(words.tokens) and not self._stored.tokens
+        cached = self._generation.cached_prompt_tokens if first else None
+        await self._parts.store.append_frame(self.request, index, ciphertext, cached=cached)
         self._stored.add(words.tokens, words.text)
         self._stored_h = h
         fault_point("node.frame.stored")
-        self._emit(FrameEvent(index, ciphertext, self._sign(index, h)))
+        self.tape.add(self._signer.frame(index, ciphertext, h))
 
     def _outcome(
         self, finished: Finished | None, quality: EnergyQuality, millijoules: int | None
@@ -316,26 +299,12 @@ class Session:
         """Number, sign and store the receipt; only then may the final record be sent."""
         whole = self._sealer.h == self._stored_h
         """False if a frame was sealed but could not be stored: nothing can follow it then."""
-
-        def seal_final(statement: bytes) -> tuple[bytes, bytes]:
-            sealed = self._sealer.seal_final(
-                FinalRecord(
-                    tokens=outcome.output_ids,
-                    text=self._stored.text,
-                    usage=outcome.usage,
-                    finish=outcome.finish,
-                    receipt=statement,
-                    evidence=outcome.evidence,
-                )
-            )
-            message = final_signature_message(self._context, outcome.h_final, sealed)
-            return sealed, self._parts.signer.message(message)
-
+        seal = seal_final(self._sealer, self._signer.final, outcome, self._stored.text)
         signed = await self._parts.store.finish(
             self.request,
             draft_receipt(self._record, self._keys, outcome),
             sign=self._parts.signer.receipt,
-            seal_final=seal_final if whole else None,
+            seal_final=seal if whole else None,
         )
         fault_point("node.receipt.stored")
         _log.info(
@@ -348,14 +317,7 @@ class Session:
             },
         )
         if whole:
-            self._emit(FinalEvent(signed.final_record, signed.final_signature))
-
-    def _sign(self, index: int, h: bytes) -> bytes:
-        return self._parts.signer.message(stream_signature_message(self._context, index, h))
-
-    def _emit(self, event: Event) -> None:
-        if self._heard:
-            self._events.put_nowait(event)
+            self.tape.end(FinalEvent(signed.final_record, signed.final_signature))
 
 
 async def open_session(
@@ -381,6 +343,7 @@ async def open_session(
         input=keys.blind("input", token_bytes(admitted.prompt_ids)),
         prompt_tokens=len(admitted.prompt_ids),
         started=start.wall_ms,
+        tenant_key=admitted.tenant_key,
     )
     until = max(admitted.order.expiry, admitted.opened.header.expiry)
     request = await parts.store.accept(record, until_ms=until)

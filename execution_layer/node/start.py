@@ -20,6 +20,12 @@ class Start:
         """Return the present moment."""
         return cls(now_ms(), time.monotonic())
 
+    @classmethod
+    def at(cls, wall_ms: int) -> "Start":
+        """Return an earlier moment, whose monotonic clock is gone; one in the future is now."""
+        passed_s = max(0, now_ms() - wall_ms) / 1000
+        return cls(wall_ms, time.monotonic() - passed_s)
+
     def deadline(self, max_ms: int | None) -> float | None:
         """Return the value of time.monotonic() `max_ms` milliseconds later; None if the order sets no deadline."""
         return None if max_ms is None else self.monotonic_s + max_ms / 1000

@@ -21,7 +21,7 @@ from execution_layer.node.request_records import (
     StoredEvidence,
     UnfinishedRecord,
 )
-from execution_layer.node.schema import SCHEMA, VERSION
+from execution_layer.node.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.moment import day_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
@@ -38,7 +38,9 @@ class NodeStore:
     """Requests and receipts of one node. One process at a time."""
 
     def __init__(self, path: Path, storage_key: bytes) -> None:
-        self.journal = Journal(path, schema=SCHEMA, version=VERSION, exclusive=True)
+        self.journal = Journal(
+            path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES, exclusive=True
+        )
         self._aead = AESGCM(storage_key)
 
     def close(self) -> None:
@@ -67,7 +69,8 @@ class NodeStore:
             cursor = db.execute(
                 "INSERT INTO requests (order_entry, ctx, tenant, number, attempt, order_statement,"
                 " request_id, envelope, secret, node_nonce, model_root, numeric_profile, settings,"
-                " input, prompt_tokens, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " input, prompt_tokens, started, tenant_key) VALUES"
+                " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     record.order_entry,
                     record.ctx,
@@ -85,6 +88,7 @@ class NodeStore:
                     record.input,
                     record.prompt_tokens,
                     record.started,
+                    record.tenant_key,
                 ),
             )
             assert cursor.lastrowid is not None
@@ -105,13 +109,30 @@ class NodeStore:
             lambda db: db.execute("DELETE FROM seen WHERE until < ?", (before_ms,)).rowcount
         )
 
-    async def append_frame(self, request: int, position: int, ciphertext: bytes) -> None:
-        """Store frame `position` (from 1) of a request."""
+    async def append_frame(
+        self, request: int, position: int, ciphertext: bytes, *, cached: int | None = None
+    ) -> None:
+        """Store frame `position` (from 1) of a request; with the first token, the prompt positions that were not computed."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO frames VALUES (?, ?, ?)", (request, position, ciphertext))
+            if cached is not None:
+                db.execute("UPDATE requests SET cached = ? WHERE id = ?", (cached, request))
+
+        await self.journal.write(write)
+
+    async def note_cancel(self, request: int, signature: bytes) -> None:
+        """Record that a tenant has cancelled its request: it does not go on after a restart."""
         await self.journal.write(
             lambda db: db.execute(
-                "INSERT INTO frames VALUES (?, ?, ?)", (request, position, ciphertext)
+                "UPDATE requests SET cancel = ? WHERE id = ?", (signature, request)
             )
         )
+
+    async def note_interruption(self, request: int) -> None:
+        """Count a restart after which a request goes on."""
+        query = "UPDATE requests SET interruptions = interruptions + 1 WHERE id = ?"
+        await self.journal.write(lambda db: db.execute(query, (request,)))
 
     async def finish(
         self, request: int, draft: Receipt, *, sign: Sign, seal_final: SealFinal | None
@@ -119,7 +140,7 @@ class NodeStore:
         """Number, sign and store a receipt with its final record, and meter it; one transaction.
 
         `draft` is the receipt without its number and predecessor. `seal_final` turns the signed receipt
-        into the final record's ciphertext and the signature over it; None after a crash, when there is no client to send it to.
+        into the final record's ciphertext and the signature over it; None if it cannot be sealed any more.
         """
 
         def write(db: sqlite3.Connection) -> SignedReceipt:
@@ -146,7 +167,15 @@ class NodeStore:
         query = "SELECT * FROM requests WHERE id NOT IN (SELECT request FROM receipts) ORDER BY id"
         rows = self.journal.read(lambda db: db.execute(query).fetchall())
         return [
-            UnfinishedRecord(row["id"], self._record(row), self._frames(row["id"])) for row in rows
+            UnfinishedRecord(
+                id=row["id"],
+                accepted=self._record(row),
+                frames=self._frames(row["id"]),
+                cancelled=row["cancel"] is not None,
+                cached=row["cached"] or 0,
+                interruptions=row["interruptions"],
+            )
+            for row in rows
         ]
 
     def evidence_of(self, receipt_entry: bytes) -> StoredEvidence | None:
@@ -201,6 +230,7 @@ class NodeStore:
             input=row["input"],
             prompt_tokens=row["prompt_tokens"],
             started=row["started"],
+            tenant_key=row["tenant_key"],
         )
 
     def _encrypt(self, secret: bytes, order_entry: bytes) -> bytes:

@@ -166,6 +166,10 @@ class _Chain:
 class FrameSealer(_Chain):
     """The node's side of one response."""
 
+    def follow(self, ciphertext: bytes) -> None:
+        """Go on behind a frame of this response that was sealed before."""
+        self._advance(ciphertext)
+
     def seal(
         self, tokens: Sequence[int], text: str, logprobs: Sequence[TokenLogprobs] = ()
     ) -> tuple[bytes, bytes]:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 from execution_layer.client.response_check import Response, Sent, StreamReader, check_response
-from execution_layer.node.session import AcceptedEvent, Event, FinalEvent, FrameEvent
+from execution_layer.node.tape import AcceptedEvent, Event, FinalEvent, FrameEvent
 from shared.codec.moment import now_ms
 from shared.envelope.evidence import Evidence, open_evidence
 from shared.envelope.stream import FinalRecord, Frame, FrameOpener

@@ -32,10 +32,11 @@ from execution_layer.node.health import Health
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.intake import Intake
 from execution_layer.node.load import Load
-from execution_layer.node.session import Event, SessionParts
+from execution_layer.node.session import SessionParts
 from execution_layer.node.settings import Quotas
 from execution_layer.node.spool import Spool
 from execution_layer.node.store import NodeStore
+from execution_layer.node.tape import Event
 from shared.codec.moment import now_ms
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.delivered import Delivered

@@ -16,9 +16,10 @@ from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.envelope.secrets import TranscriptKeys
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
-from shared.statements.cose import sign
+from shared.statements.cose import entry_of, sign
 from shared.statements.orders import Order, input_bound
 from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.resumption import sign_resumption
 from tests.execution_layer.world import MODEL_ROOT
 
 
@@ -127,6 +128,21 @@ async def ask(world, node, order, envelope, *, timeout=10.0):
         message = execution_pb2.GenerateRequest(order=order, envelope=envelope)
         try:
             return [answer async for answer in stub.Generate(message, timeout=timeout)]
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+
+
+async def resume(world, node, request, frames=0, *, key=None, order=None, timeout=10.0, **changes):
+    """Resume a stream and return its messages; raises what the node raised. Every part can be made wrong."""
+    entry = entry_of(request.order) if order is None else order
+    signed = {"order": entry, "frames": frames, "at": now_ms()}
+    values = {**signed, **changes}
+    signature = sign_resumption(*signed.values(), key or world.tenant_key)
+    message = execution_pb2.ResumeRequest(**{"signature": signature, **values})
+    async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
+        try:
+            call = execution_pb2_grpc.InferenceStub(channel).Resume(message, timeout=timeout)
+            return [answer async for answer in call]
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
 

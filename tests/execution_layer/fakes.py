@@ -43,7 +43,8 @@ class FakeGeneration:
 
     @property
     def cached_prompt_tokens(self):
-        return self._engine.cached
+        resumed = self.request.resumed
+        return resumed.cached if resumed and resumed.output_ids else self._engine.cached
 
     @property
     def cancelled_for(self):
@@ -84,7 +85,7 @@ class FakeGeneration:
             output_ids=tuple(output),
             activations=self._engine.activations(self.request.prompt_ids, output),
             prompt_tokens=len(self.request.prompt_ids),
-            cached_prompt_tokens=self._engine.cached,
+            cached_prompt_tokens=self.cached_prompt_tokens,
             compute_ms=1,
         )
 

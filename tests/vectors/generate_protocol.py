@@ -38,6 +38,7 @@ from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings, Slots
+from shared.statements.resumption import resume_message, sign_resumption
 from tests.vectors import arithmetic, custody, identities, tags
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
@@ -96,6 +97,7 @@ def statements() -> Json:
         "spoiled_receipt": spoiled,
         "growth": growth(),
         "cancellation": cancellation(),
+        "resumption": resumption(),
     }
 
 
@@ -109,6 +111,21 @@ def cancellation() -> Json:
         "public_key": public_bytes(key).hex(),
         "message": cancel_message(order).hex(),
         "signature": sign_cancellation(order, key).hex(),
+    }
+
+
+def resumption() -> Json:
+    """The wish to have what follows the third frame of the response to the sample order (§4.9)."""
+    value, signer, issuer = SAMPLES["order"]
+    key, frames, at = signing_key(signer), 3, 1_767_225_600_000
+    order = entry_of(sign(value, key=key, issuer=issuer))
+    return {
+        "order": order.hex(),
+        "frames": frames,
+        "at": at,
+        "public_key": public_bytes(key).hex(),
+        "message": resume_message(order, frames, at).hex(),
+        "signature": sign_resumption(order, frames, at, key).hex(),
     }
 
 

@@ -177,10 +177,10 @@ async def test_a_frame_that_cannot_be_stored_does_not_leave(world, monkeypatch):
         stored = []
         append = node.store.append_frame
 
-        async def failing(request, position, ciphertext):
+        async def failing(request, position, ciphertext, **facts):
             if position == 3:
                 raise OSError("no space left on device")
-            await append(request, position, ciphertext)
+            await append(request, position, ciphertext, **facts)
             stored.append(ciphertext)
 
         monkeypatch.setattr(node.store, "append_frame", failing)

@@ -10,6 +10,7 @@ from shared.statements.cancellations import verify_cancellation
 from shared.statements.cose import entry_of, open_as, parse_statement, sign_statement
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
+from shared.statements.resumption import verify_resumption
 from tests.vectors.files import apply, load
 from tests.vectors.samples import SAMPLES
 
@@ -60,6 +61,18 @@ def test_the_cancellation_of_the_sample_order_is_signed_over_its_entry():
     framed = bytes([len(label)]) + label + (32).to_bytes(4, "big") + vector["order"]
     assert vector["message"] == framed
     verify_cancellation(vector["order"], vector["signature"], vector["public_key"])
+
+
+def test_the_resumption_of_the_sample_order_is_signed_over_entry_place_and_time():
+    vector = VECTORS["resumption"]
+    order, frames, at = bytes.fromhex(vector["order"]), vector["frames"], vector["at"]
+    label = b"counterfoil/v1/resume-signature"
+    framed = bytes([len(label)]) + label + (32).to_bytes(4, "big") + order
+    for number in (frames, at):
+        framed += (8).to_bytes(4, "big") + number.to_bytes(8, "big")
+    assert vector["message"] == framed.hex()
+    signature, key = (bytes.fromhex(vector[name]) for name in ("signature", "public_key"))
+    verify_resumption(order, frames, at, signature, key)
 
 
 @pytest.mark.parametrize("case", VECTORS["growth"], ids=lambda case: case["name"])

@@ -187,6 +187,38 @@ class FinalRecord(_message.Message):
 Global___FinalRecord: _TypeAlias = FinalRecord  # noqa: Y015
 
 @_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    order: _builtins.bytes
+    """Entry of the order."""
+    frames: _builtins.int
+    """How many frames the caller has."""
+    at: _builtins.int
+    """The caller's time, milliseconds since 1970."""
+    signature: _builtins.bytes
+    """By the key that signed the order, over all of these."""
+    def __init__(
+        self,
+        *,
+        order: _builtins.bytes = ...,
+        frames: _builtins.int = ...,
+        at: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "frames", b"frames", "order", b"order", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
 class CancelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

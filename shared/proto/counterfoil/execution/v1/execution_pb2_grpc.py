@@ -45,6 +45,11 @@ class InferenceStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/counterfoil.execution.v1.Inference/Resume',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/counterfoil.execution.v1.Inference/Cancel',
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.CancelRequest.SerializeToString,
@@ -76,6 +81,14 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resume(self, request, context):
+        """Sends what follows the frames that the caller has of the response to its order, also after the answer's end (protocol
+        4.9). The stream is that of Generate, without those frames.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
         NOT_FOUND if the order is not in flight, also once the answer has ended.
@@ -102,6 +115,11 @@ def add_InferenceServicer_to_server(servicer, server):
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ResumeRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
@@ -169,6 +187,33 @@ class Inference:
             target,
             '/counterfoil.execution.v1.Inference/Generate',
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/counterfoil.execution.v1.Inference/Resume',
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.ResumeRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_execution__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,

@@ -39,6 +39,10 @@ class InferenceStub:
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
     A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
     """
+    Resume: _grpc.UnaryStreamMultiCallable[_execution_pb2.ResumeRequest, _execution_pb2.GenerateResponse]
+    """Sends what follows the frames that the caller has of the response to its order, also after the answer's end (protocol
+    4.9). The stream is that of Generate, without those frames.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_execution_pb2.CancelRequest, _execution_pb2.CancelResponse]
     """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
     NOT_FOUND if the order is not in flight, also once the answer has ended.
@@ -56,6 +60,10 @@ class InferenceAsyncStub(InferenceStub):
     Generate: _aio.UnaryStreamMultiCallable[_execution_pb2.GenerateRequest, _execution_pb2.GenerateResponse]  # type: ignore[assignment]
     """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
     A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+    """
+    Resume: _aio.UnaryStreamMultiCallable[_execution_pb2.ResumeRequest, _execution_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Sends what follows the frames that the caller has of the response to its order, also after the answer's end (protocol
+    4.9). The stream is that of Generate, without those frames.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_execution_pb2.CancelRequest, _execution_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends the answer to an order, as its tenant wishes; the receipt then carries the signature (protocol 4.7).
@@ -83,6 +91,16 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.GenerateResponse], _abc.AsyncIterator[_execution_pb2.GenerateResponse]]:
         """Runs one sealed request. The stream is: one Accepted, any number of Frames, one FinalRecord.
         A call that breaks changes nothing: the answer goes on to its end, and its receipt is made and delivered.
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _execution_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_execution_pb2.GenerateResponse], _abc.AsyncIterator[_execution_pb2.GenerateResponse]]:
+        """Sends what follows the frames that the caller has of the response to its order, also after the answer's end (protocol
+        4.9). The stream is that of Generate, without those frames.
         """
 
     @_abc_1.abstractmethod
