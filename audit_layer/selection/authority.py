@@ -6,7 +6,7 @@ log answers a second copy with the first one's index. Protocol §6.1 numbers the
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +24,7 @@ from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
 from audit_layer.trail.standings import strict_bundles
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.logs import News
 from shared.selection.beacon import combine
 from shared.selection.draw import (
     DrawnReceipt,
@@ -63,6 +64,7 @@ class Authority:
     settings: AuthoritySettings
     peers: Sequence[PeerSettings]
     work: WorkList
+    _news: News = field(default_factory=News, init=False, repr=False)
 
     def tick(self, now: int) -> None:
         """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick is running."""
@@ -225,6 +227,8 @@ class Authority:
         reveals = [b.reveal_statement for b in beacons if b.reveal_statement is not None]
         self.server.submit(reveals)
         self._store_draw(epoch, reveals, whole=not complete, now=now)
+        for beacon in beacons:
+            self._news.over(_who(beacon))
 
     def _revealed(
         self, beacon: BeaconRow, shown: tuple[bytes, str, bytes, str]
@@ -236,7 +240,13 @@ class Authority:
             reveal = party.reveal(beacon.epoch, *shown)
             read_reveal(reveal, beacon.commitment_statement, entry_of(shown[2]))
         except CounterfoilError as error:
-            logger.warning("beacon party %s did not reveal: %s", beacon.party, error)
+            if self._news.about(_who(beacon), str(error)):
+                logger.warning(
+                    "beacon party %s did not reveal for epoch %d: %s",
+                    beacon.party,
+                    beacon.epoch,
+                    error,
+                )
             return beacon.party, None
         return beacon.party, reveal
 
@@ -361,6 +371,10 @@ def batched(statements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Split statements into batches that one call takes; none is empty."""
     for start in range(0, len(statements), MAX_BATCH):
         yield statements[start : start + MAX_BATCH]
+
+
+def _who(beacon: BeaconRow) -> str:
+    return f"{beacon.party} {beacon.epoch}"
 
 
 def _beacons(db: Session, epoch: int) -> Sequence[BeaconRow]:

@@ -44,6 +44,11 @@ DEFAULT_FOLDER = Path(".counterfoil")
     help="Demonstration: serve under this arithmetic, honestly and dishonestly, beside a node under chain-1.",
 )
 @click.option(
+    "--faults",
+    is_flag=True,
+    help="Demonstration: roll keys, and kill the audit server, custodians and a node while requests are under way.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -57,6 +62,7 @@ def up(
     wrapper: Path | None,
     cheat: str | None,
     arithmetic: str | None,
+    faults: bool,
     json_file: Path | None,
 ) -> int:
     """Start Postgres, audit server, workers, witness, custodians and nodes, and keep them up.
@@ -80,6 +86,7 @@ def up(
                 wrapper=program,
                 cheat=cheat,
                 arithmetic=arithmetic,
+                faults=faults,
                 json_file=json_file,
                 stop=stop,
             )

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shared.installation.audit_view import AuditView
 from shared.installation.cheat import Cheat, choose_cheat
 from shared.installation.commands import CLI, Commands, last_words, started
-from shared.installation.facts import Report, facts_of
+from shared.installation.facts import Fact, Report, facts_of
+from shared.installation.faults import Faults, Share, survived
 from shared.installation.layout import MODEL, NodePlan, Plan
 from shared.installation.platform import Platform, running
 from shared.installation.query import Query
@@ -29,6 +30,8 @@ PROMPTS = Path(__file__).with_name("prompts.jsonl")
 EVERYWHERE = "chain-1"
 """The arithmetic that is any processor's own."""
 CONCURRENCY = 16
+BURST = 48
+"""How many of the prompts a node is asked that is to be killed in mid-stream."""
 SENDINGS = 4
 """How often a request that gets no answer is sent."""
 AUDIT_TIMEOUT_S = 240.0
@@ -46,6 +49,9 @@ class Demo:
     refusals: list[dict[str, Any]] = field(default_factory=list)
     """What the client said of answers that it refused, each with the node's name."""
     began: float = field(default_factory=time.monotonic)
+    answered: Share = field(default_factory=Share)
+    sendings: int = 0
+    """How often a client was run on a file of requests."""
 
     @property
     def plan(self) -> Plan:
@@ -67,9 +73,11 @@ class Demo:
             task = progress.add_task("sealed requests answered and checked", total=len(prompts))
 
             async def send(places: Sequence[int], *options: str) -> None:
-                async for answer in self._send([prompts[place] for place in places], *options):
+                async for answer in self.send([prompts[place] for place in places], *options):
                     answers[places[answer["line"]]] = answer
-                    progress.update(task, completed=sum(a["checked"] for a in answers.values()))
+                    checked = sum(a["checked"] for a in answers.values())
+                    self.answered.grow(checked / len(prompts))
+                    progress.update(task, completed=checked)
 
             for attempt in range(SENDINGS):
                 left = [place for place in range(len(prompts)) if _unsettled(answers.get(place))]
@@ -85,6 +93,7 @@ class Demo:
                 said = f"{len(lies)} answers are refused, and {other} is asked instead"
                 self.platform.commands.say("client", said)
                 await send(sorted(lies), "--node", other)
+        self.answered.grow(1.0)
         return [answers[place] for place in sorted(answers)]
 
     def _liar(self, answer: Mapping[str, Any]) -> str | None:
@@ -92,9 +101,10 @@ class Demo:
         cheating = {node.issuer: node.name for node in self.plan.nodes if node.wrapper}
         return None if answer["checked"] else cheating.get(answer.get("node", ""))
 
-    async def _send(self, prompts: Sequence[str], *options: str) -> AsyncIterator[dict[str, Any]]:
+    async def send(self, prompts: Sequence[str], *options: str) -> AsyncIterator[dict[str, Any]]:
         """Run the client once; UNAVAILABLE repeats its message if it failed on its own."""
-        file = self.plan.path("client", "requests.jsonl")
+        self.sendings += 1
+        file = self.plan.path("client", f"requests-{self.sendings}.jsonl")
         write_atomic(file, "\n".join(prompts).encode())
         command = (*CLI, "infer", "--config", str(self.client), "--file", str(file))
         how = (*options, "--concurrency", str(CONCURRENCY), "--json")
@@ -179,6 +189,11 @@ class Demo:
             "payable": await commands.json("cost", "report", *finance, "--json"),
         }
 
+    async def survived(self, breaking: Faults, view: AuditView, after: int) -> list[Fact]:
+        """Return what holds of the faults, by what the log has of this run."""
+        disclosures = await self.query.all("/v1/disclosures", after=after)
+        return survived(breaking.struck, view.receipts, disclosures)
+
     async def status(self) -> dict[str, Any]:
         """Return what the status command says of each node that is not the ordinary program."""
         return {
@@ -216,6 +231,7 @@ async def run(
     wrapper: Path | None,
     cheat: str | None,
     arithmetic: str | None,
+    faults: bool,
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
@@ -240,7 +256,9 @@ async def run(
     )
     chosen = prompts or PROMPTS
     lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
-    work = asyncio.ensure_future(_demonstrate(plan, cheating, lines, narrator, json_file))
+    work = asyncio.ensure_future(
+        _demonstrate(plan, cheating, lines, narrator, json_file, faults=faults)
+    )
     ended = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
@@ -253,7 +271,13 @@ async def run(
 
 
 async def _demonstrate(
-    plan: Plan, cheat: Cheat, prompts: Sequence[str], narrator: Narrator, json_file: Path | None
+    plan: Plan,
+    cheat: Cheat,
+    prompts: Sequence[str],
+    narrator: Narrator,
+    json_file: Path | None,
+    *,
+    faults: bool,
 ) -> int:
     console = narrator.console
     console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
@@ -271,11 +295,19 @@ async def _demonstrate(
         others = ", ".join(node.name for node in plan.nodes if not node.wrapper)
         liars = ", ".join(node.name for node in plan.nodes if node.wrapper)
         console.print(f"         {liars} {cheat.does}; {others} are honest", markup=False)
-        answers = await demo.infer(prompts)
+        breaking = None
+        if faults:
+            breaking = Faults(platform, demo.answered, demo.send, prompts[:BURST])
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(demo.infer(prompts))
+            if breaking is not None:
+                group.create_task(breaking.strike())
+        answers = asked.result()
         answered = time.monotonic()
         proofs = await demo.proofs()
         console.rule("Audit: an unforeseeable sample is disclosed and replayed")
-        view = await demo.audit(before, len(answers))
+        expected = len(answers) + (0 if breaking is None else breaking.struck.receipts)
+        view = await demo.audit(before, expected)
         console.rule("Costs: three invoices against receipts")
         costs = await demo.costs()
         status, log = await demo.status(), await demo.check_log()
@@ -297,6 +329,7 @@ async def _demonstrate(
                 "all": time.monotonic() - begun,
             },
             addresses=dict(platform.ports.addresses),
+            faults=() if breaking is None else await demo.survived(breaking, view, before),
         )
         console.print(render(report))
         console.print(what_to_try(report), markup=False, soft_wrap=True)  # lines can be copied

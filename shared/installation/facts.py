@@ -42,6 +42,8 @@ class Report:
     deaths: Sequence[str]
     seconds: Mapping[str, float]
     addresses: Mapping[str, str]
+    faults: Sequence[Fact] = ()
+    """What holds of the faults that were caused on purpose."""
 
     @property
     def cheating(self) -> frozenset[str]:
@@ -121,6 +123,7 @@ def facts_of(report: Report) -> list[Fact]:
             if isinstance(fsck, dict) and (fsck.get("findings") or "error" in fsck)
             else "clean",
         ),
+        *report.faults,
     ]
 
 

@@ -111,6 +111,23 @@ class TextFormatter(logging.Formatter):
         return for_terminal(text)
 
 
+class News:
+    """Tells what is worth a line in a log: a text that differs from the last one about its subject."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+
+    def about(self, subject: str, text: str) -> bool:
+        """Return whether this is news, and remember it."""
+        known = self._last.get(subject)
+        self._last[subject] = text
+        return known != text
+
+    def over(self, subject: str) -> None:
+        """Forget a subject: whatever is said of it next is news."""
+        self._last.pop(subject, None)
+
+
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

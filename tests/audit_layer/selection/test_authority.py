@@ -335,6 +335,19 @@ def test_a_missing_reveal_delays_the_draw_and_then_the_whole_epoch_is_audited(ma
     }
 
 
+def test_a_party_that_stays_silent_is_told_once_in_each_epoch(make, caplog):
+    clock = make(rate_ppm=0, floor=0)
+    clock.step()
+    clock.receipts(1)
+    clock.step(EPOCH_MS)
+    clock.parties[1].down = True
+    for _ in range(4):
+        clock.step(1)
+    told = [record.getMessage() for record in caplog.records if "did not reveal" in record.msg]
+    assert len(told) == 1
+    assert clock.parties[1].name in told[0]
+
+
 def test_a_reveal_that_comes_late_but_in_time_makes_an_ordinary_draw(make):
     clock = make(rate_ppm=0, floor=1)
     clock.step()
