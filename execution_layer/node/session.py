@@ -190,6 +190,9 @@ class Session:
             finished = reading.result()
         finally:
             reading.cancel()
+        self._waiting.add(
+            TokenChunk(self._rest(finished), "")
+        )  # no frame is on its way to disk now
         if finished.finish_reason not in {FinishReason.STOP, FinishReason.LENGTH}:
             self._hurry.set()
         while not self._hurry.is_set() and (self._waiting or not self._in_class):
@@ -203,7 +206,6 @@ class Session:
         """Take in what is generated, at the engine's own pace."""
         async for event in self._generation:
             if isinstance(event, Finished):
-                self._waiting.add(TokenChunk(self._rest(event), ""))
                 return event
             self._waiting.add(event)
         raise AssertionError("a generation ends with Finished")

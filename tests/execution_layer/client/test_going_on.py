@@ -12,6 +12,7 @@ from execution_layer.client.completion import CheckedReceipt, Completion, Timing
 from execution_layer.client.going_on import GoingOn
 from execution_layer.client.wanted import Wanted
 from execution_layer.node.session import Session
+from execution_layer.node.tape import StreamSigner
 from shared.envelope.sealing import open_with_secret
 from shared.envelope.stream import Frame
 from shared.runtime.errors import Code, CounterfoilError
@@ -303,10 +304,12 @@ async def test_text_that_a_node_held_back_is_made_up_for_by_a_client_with_the_to
 
 async def test_what_a_node_did_not_sign_is_no_prefix(world, monkeypatch):
     """Frames that cannot be believed end the call: there is no silent retry, and nothing of them goes elsewhere."""
-    ordinary = Session._sign
-    monkeypatch.setattr(
-        Session, "_sign", lambda self, i, h: ordinary(self, i, h if i < 2 else bytes(32))
-    )
+    ordinary = StreamSigner.frame
+
+    def sign(self, index, ciphertext, h):
+        return ordinary(self, index, ciphertext, h if index < 2 else bytes(32))
+
+    monkeypatch.setattr(StreamSigner, "frame", sign)
     engine = FakeEngine(pause_s=0.02)
     async with (
         world.node(engine),

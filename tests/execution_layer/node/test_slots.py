@@ -5,6 +5,7 @@ import asyncio
 import pytest
 import pytest_asyncio
 
+from execution_layer.node.store import NodeStore
 from shared.envelope.shape import TAG, Shape
 from shared.envelope.stream import FrameOpener, StreamContext
 from shared.runtime.errors import Code, CounterfoilError
@@ -77,6 +78,25 @@ async def test_the_engine_does_not_wait_for_slots_and_what_does_not_fit_waits(wo
     assert set(sizes) == {256 + TAG}
     assert len(sizes) in {16, 32}
     assert max(len(frame.tokens) for frame in frames) < 40
+
+
+async def test_an_answer_that_ends_while_a_frame_goes_to_disk_is_whole(world, monkeypatch):
+    engine, ordinary = FakeEngine(holds_after=3), NodeStore.append_frame
+
+    async def append(self, *frame, **more):
+        generation = engine.generations[-1]
+        if generation.position == 3:
+            engine.holds_after = None
+            generation.release()
+            await until(lambda: generation.position == 8)
+            await asyncio.sleep(0.05)  # the end of the generation has been read meanwhile
+        await ordinary(self, *frame, **more)
+
+    monkeypatch.setattr(NodeStore, "append_frame", append)
+    async with world.node(engine) as node:
+        _, frames, _, final, _ = await answer(world, node, request_for(world, node, 8))
+    assert len(final.tokens) == 8
+    assert any(frame.tokens for frame in frames[1:])
 
 
 async def test_an_engine_slower_than_the_slots_leaves_some_of_them_empty_and_nothing_is_billed_for_them(
