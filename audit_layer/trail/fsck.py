@@ -17,11 +17,11 @@ from audit_layer.trail.columns import receipt_columns, signed_columns, verdict_c
 from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
 from audit_layer.trail.fsck_findings import (
     check_answers,
+    check_custodians,
     check_disagreements,
     check_evidence,
     check_findings,
     check_gaps,
-    check_share_reports,
 )
 from audit_layer.trail.fsck_parties import Parties
 from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
@@ -62,7 +62,7 @@ def check_trail(engine: Engine, *, now: int | None = None) -> list[str]:
             *check_findings(db),
             *check_answers(db),
             *check_disagreements(db),
-            *check_share_reports(db),
+            *check_custodians(db),
             *check_evidence(db),
             *check_gaps(db),
             *check_erasures(db, now_ms() if now is None else now),

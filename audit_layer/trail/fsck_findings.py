@@ -7,6 +7,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from audit_layer.trail.columns import ANSWERED_TWICE, evidence_digest, finding_values
+from audit_layer.trail.custodian_findings import SELF_CONTRADICTION, SHARE_MISMATCH
 from audit_layer.trail.disagreements import OPPOSITE, WORKERS_DISAGREE
 from audit_layer.trail.fsck_parties import Parties, between
 from audit_layer.trail.fsck_stored import bundle_of, opened
@@ -21,11 +22,10 @@ from audit_layer.trail.models import (
     ResolutionRow,
     StatementRow,
 )
-from audit_layer.trail.share_reports import SHARE_MISMATCH
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import open_as, parse_statement, verify_signature
-from shared.statements.disclosures import DisclosureRelease, ShareReport
+from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Verdict
@@ -118,22 +118,35 @@ def check_disagreements(db: Session) -> Iterator[str]:
             )
 
 
-def check_share_reports(db: Session) -> Iterator[str]:
-    """Check that every share report has a finding against its custodian."""
-    rows = db.scalars(select(StatementRow).where(StatementRow.type == ShareReport.TYPE))
-    for row in rows:
-        if not _told(db, SHARE_MISMATCH, row.raw):
+def check_custodians(db: Session) -> Iterator[str]:
+    """Check that every share report, and every escrow report of a custodian that also released, has a finding."""
+    rows = db.execute(
+        text(
+            "SELECT s.log_index, s.type, s.raw FROM trail_statements s WHERE s.type = 'share-report'"
+            " OR (s.type = 'escrow-report' AND EXISTS (SELECT FROM trail_receipts r JOIN trail_statements o"
+            " ON o.type = 'disclosure-release' AND o.subject = s.subject AND o.issuer = s.issuer"
+            " AND o.log_index > r.log_index WHERE encode(r.entry, 'hex') = s.subject))"
+            " ORDER BY s.log_index"
+        )
+    )
+    for index, kind, raw in rows:
+        of = SHARE_MISMATCH if kind == ShareReport.TYPE else SELF_CONTRADICTION
+        if not _told(db, of, raw):
             yield (
-                f"trail_statements[log_index={row.log_index}].type: a share report, and no row says so in"
+                f"trail_statements[log_index={index}].type: {kind} against a custodian, and no row says so in"
                 " trail_findings.kind"
             )
 
 
-def _mismatched(db: Session, where: str, row: FindingRow) -> Iterator[str]:
-    """Check that a share report and the release that it is about, both in the trail, name the custodian."""
+def _of_custodian(db: Session, where: str, row: FindingRow) -> Iterator[str]:
+    """Check that a release, and what speaks against it, are both in the trail and name the custodian."""
+    report: ShareReport | EscrowReport
     try:
         release, released = open_as(DisclosureRelease, row.first_statement, None)
-        report, reported = open_as(ShareReport, row.second_statement, None)
+        if row.kind == SHARE_MISMATCH:
+            report, reported = open_as(ShareReport, row.second_statement, None)
+        else:
+            report, reported = open_as(EscrowReport, row.second_statement, None)
     except CounterfoilError as error:
         yield f"{where}.first_statement, {where}.second_statement: {error.detail}"
         return
@@ -143,8 +156,10 @@ def _mismatched(db: Session, where: str, row: FindingRow) -> Iterator[str]:
             yield f"{where}.{column}: is not in the trail"
         elif not between(held.recorded_at, row.at, now_ms()):
             yield f"{where}.at: is before its {column}, or in the future"
-    if report.release != released.entry:
+    if isinstance(report, ShareReport) and report.release != released.entry:
         yield f"{where}.first_statement, {where}.second_statement: are about different releases"
+    if (report.receipt, report.custodian) != (release.receipt, release.custodian):
+        yield f"{where}.first_statement, {where}.second_statement: do not speak of one share"
     if row.issuer != release.custodian:
         yield f"{where}.issuer: is not the custodian of first_statement"
 
@@ -319,7 +334,8 @@ _CHECKS: Final[Mapping[str, Callable[[Session, str, FindingRow], Iterator[str]]]
     "equivocation": _convicted,
     ANSWERED_TWICE: _convicted,
     WORKERS_DISAGREE: _disagreed,
-    SHARE_MISMATCH: _mismatched,
+    SHARE_MISMATCH: _of_custodian,
+    SELF_CONTRADICTION: _of_custodian,
     CONTESTED: _contested,
     "gap": _gap,
 }

@@ -18,10 +18,10 @@ from audit_layer.trail.columns import (
     statement_values,
     verdict_values,
 )
+from audit_layer.trail.custodian_findings import custodian_findings
 from audit_layer.trail.disagreements import disagreements
 from audit_layer.trail.identities import follow
 from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
-from audit_layer.trail.share_reports import mismatches
 from shared.codec.moment import now_ms
 from shared.statements.receipts import Receipt
 
@@ -62,8 +62,8 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
         copy_rows(connection, VerdictRow, verdicts)
         if contradicted:
             connection.execute(upsert(FindingRow).on_conflict_do_nothing(), contradicted)
-    if misfits := mismatches(connection, new, now):
-        connection.execute(upsert(FindingRow).on_conflict_do_nothing(), misfits)
+    if found := custodian_findings(connection, new, now):
+        connection.execute(upsert(FindingRow).on_conflict_do_nothing(), found)
 
 
 def _answered_twice(

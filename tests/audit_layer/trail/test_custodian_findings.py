@@ -2,8 +2,8 @@
 
 import pytest
 
+from audit_layer.trail.custodian_findings import SELF_CONTRADICTION, SHARE_MISMATCH
 from audit_layer.trail.service import Submission
-from audit_layer.trail.share_reports import SHARE_MISMATCH
 from shared.runtime.errors import Code
 from shared.statements.cose import entry_of, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
@@ -47,10 +47,12 @@ def report(worker: str = "worker", signer: str = "worker", **changes: object) ->
     return sign(ShareReport(**value), key=made.key(signer), issuer=worker)  # type: ignore[arg-type]
 
 
-def escrow_report(signer: str = CUSTODIAN, custodian: str = CUSTODIAN) -> bytes:
+def escrow_report(
+    signer: str = CUSTODIAN, custodian: str = CUSTODIAN, receipt: bytes = made.some("receipt")
+) -> bytes:
     value = EscrowReport(
         request=made.some("request"),
-        receipt=made.some("receipt"),
+        receipt=receipt,
         envelope=made.some("envelope"),
         custodian=custodian,
         key=made.some("key"),
@@ -58,10 +60,9 @@ def escrow_report(signer: str = CUSTODIAN, custodian: str = CUSTODIAN) -> bytes:
     return sign(value, key=made.key(signer), issuer=custodian)
 
 
-def findings(world: World) -> list[tuple]:
+def findings(world: World, kind: str = SHARE_MISMATCH) -> list[tuple]:
     return world.rows(
-        "SELECT issuer, first_statement, second_statement FROM trail_findings WHERE kind = %s",
-        SHARE_MISMATCH,
+        "SELECT issuer, first_statement, second_statement FROM trail_findings WHERE kind = %s", kind
     )
 
 
@@ -96,6 +97,46 @@ def test_nobody_is_reported_for_what_is_not_in_the_log_or_by_who_is_not_to_say_i
 def test_an_escrow_report_is_kept_and_is_no_finding(held: World):
     held.put(Submission(escrow_report()))
     assert held.rows("SELECT count(*) FROM trail_findings") == [(0,)]
+
+
+def released(receipt: bytes, custodian: str = CUSTODIAN) -> bytes:
+    value = DisclosureRelease(
+        request=made.some("another request"),
+        receipt=receipt,
+        custodian=custodian,
+        share=made.some("share"),
+    )
+    return sign(value, key=made.key(custodian), issuer=custodian)
+
+
+@pytest.mark.parametrize("order", ["release first", "report first", "together"])
+def test_a_custodian_that_released_and_reports_contradicts_itself(held: World, order: str):
+    """So whoever blames a client before one worker, and releases to another, is convicted by its own signatures."""
+    (receipt,) = held.put(held.node.receipt("acme"))
+    both = released(receipt.entry), escrow_report(receipt=receipt.entry)
+    submissions = [Submission(raw) for raw in (both[::-1] if order == "report first" else both)]
+    if order == "together":
+        held.put(*submissions)
+    else:
+        for submission in submissions:
+            held.put(submission)
+    assert findings(held, SELF_CONTRADICTION) == [(CUSTODIAN, *both)]
+    assert held.fsck() == []
+    held.rows("DELETE FROM trail_findings")
+    assert any("against a custodian" in problem for problem in held.fsck())
+
+
+def test_custodians_that_differ_do_not_contradict_each_other(held: World):
+    other = "custodian-2"
+    held.trail.add_party(other, "custodian", made.public(other))
+    one, another = held.put(held.node.receipt("acme"), held.node.receipt("acme"))
+    held.put(
+        Submission(released(one.entry)),
+        Submission(escrow_report(other, other, one.entry)),
+        Submission(escrow_report(receipt=another.entry)),
+    )
+    assert findings(held, SELF_CONTRADICTION) == []
+    assert held.fsck() == []
 
 
 @pytest.mark.parametrize(
