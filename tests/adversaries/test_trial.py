@@ -3,7 +3,7 @@
 import pytest
 
 from shared.model.cpu import arithmetics_for
-from shared.statements.request import RequestBody, SamplingSettings
+from shared.statements.request import RequestBody, SamplingSettings, Slots
 from shared.statements.verdicts import Reason
 from tests.adversaries.asked import REQUESTS
 from tests.adversaries.catalogue import ADVERSARIES
@@ -45,4 +45,15 @@ def test_a_plain_prompt_under_every_setting_is_believed(tmp_path):
     (tried,) = trial.run([Ask(RequestBody(settings, prompt="The fox", choice=2), max_ms=60_000)])
     assert tried.refusal is None
     assert len(tried.logprobs) == len(tried.output_ids) > 0
+    assert trial.judge(tried).reason is Reason.EXACT
+
+
+def test_an_answer_in_time_slots_is_believed_and_passes(tmp_path):
+    """It has more frames than tokens, some of them empty; whoever takes it in must not mind."""
+    settings = SamplingSettings(3, temperature_ppm=900_000, logprobs=1)
+    body = RequestBody(settings, prompt="The fox", slots=Slots(20, 1024))
+    trial = Trial(tmp_path)
+    (tried,) = trial.run([Ask(body, max_ms=60_000)])
+    assert tried.refusal is None
+    assert len(tried.frames) == 16
     assert trial.judge(tried).reason is Reason.EXACT

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks.common.figures import percentile
@@ -26,14 +25,6 @@ from benchmarks.engine.workloads import FULL, QUICK, WORKLOADS, jobs, warming
 SPREAD = {"median", "low", "high", "rounds"}
 BOUNDS = {"read_bytes_per_s": 1000.0, "flop_per_s": 10_000.0}
 FACTS = {"parameters": 10, "step_bytes": 20}
-
-
-@pytest.fixture
-def _threads_kept():
-    """The engine sets torch's thread count for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks.leak.__main__ import main
@@ -111,14 +110,6 @@ def test_the_prompts_are_different_and_the_way_without_padding_is_put_back():
     with WAYS[0].applied():
         assert shape.padded_size(10, 64) == 11
     assert shape.padded_size is before
-
-
-@pytest.fixture
-def _threads_kept():
-    """The engine sets torch's thread count for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

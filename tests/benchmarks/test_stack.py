@@ -6,11 +6,9 @@ on a shared machine a time promises nothing.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks.stack.__main__ import main
@@ -19,14 +17,6 @@ from benchmarks.stack.rounds import QUICK, Pass, Round
 from benchmarks.stack.sides import Answer
 
 SPREAD = {"median", "low", "high", "rounds"}
-
-
-@pytest.fixture
-def _threads_kept() -> Iterator[None]:
-    """The engine sets torch's thread count for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow
