@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audit_layer.commands.monitor import mirror
 from audit_layer.commands.options import FILE, config_option, core_of, entry_argument, settings_of
 from shared.runtime.output import emit, json_option
 
@@ -19,6 +20,9 @@ DAMAGED = 3
 @click.group("log")
 def log() -> None:
     """Read and check the log of this audit server."""
+
+
+log.add_command(mirror)
 
 
 def _proofs(config: Path, core: "Core") -> "ProofService":

@@ -1,5 +1,6 @@
 """`counterfoil log monitor`: follow a log from anywhere, with nothing but its address and keys."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,24 +21,35 @@ TROUBLE: Final = 5
 _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say whom to believe."""
+    for option in reversed(
+        (
+            click.option(
+                "--policy", "policy_file", type=_READ,
+                help="C2SP tlog-policy: the log's keys, the witnesses, and what makes a quorum.",
+            ),
+            click.option(
+                "--log", "log_keys", multiple=True, metavar="VKEY",
+                help="Without --policy: a key of the log, as `name+id+key`; all that are given must sign.",
+            ),
+            click.option(
+                "--witness", "witness_keys", multiple=True, metavar="VKEY",
+                help="Without --policy: a key of a witness; all keys under one name must sign.",
+            ),
+            click.option(
+                "--threshold", type=click.IntRange(1),
+                help="Without --policy: how many witnesses make a quorum.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.command("monitor")
 @click.argument("url")
-@click.option(
-    "--policy", "policy_file", type=_READ,
-    help="C2SP tlog-policy: the log's keys, the witnesses, and what makes a quorum.",
-)  # fmt: skip
-@click.option(
-    "--log", "log_keys", multiple=True, metavar="VKEY",
-    help="Without --policy: a key of the log, as `name+id+key`; all that are given must sign.",
-)  # fmt: skip
-@click.option(
-    "--witness", "witness_keys", multiple=True, metavar="VKEY",
-    help="Without --policy: a key of a witness; all keys under one name must sign.",
-)  # fmt: skip
-@click.option(
-    "--threshold", type=click.IntRange(1),
-    help="Without --policy: how many witnesses make a quorum.",
-)  # fmt: skip
+@_policy_options
 @click.option(
     "--state", type=click.Path(dir_okay=False, path_type=Path), required=True,
     help="File for what was verified and found; evidence goes into a folder next to it.",
@@ -121,11 +133,12 @@ async def _run(
     import asyncio  # noqa: PLC0415  # --help stays light
     from contextlib import AsyncExitStack  # noqa: PLC0415
 
-    from audit_layer.monitor.client import ApiClient, Https, LogClient  # noqa: PLC0415
+    from audit_layer.monitor.client import ApiClient, Https  # noqa: PLC0415
     from audit_layer.monitor.monitor import Monitor  # noqa: PLC0415
     from audit_layer.monitor.report import JsonLines, Reporter, TextLines  # noqa: PLC0415
     from audit_layer.monitor.store import MonitorStore  # noqa: PLC0415
     from shared.runtime.config import read_secret  # noqa: PLC0415
+    from shared.translog.published import PublishedLog  # noqa: PLC0415
 
     policy = _policy(policy_file, log_keys, witness_keys, threshold)
     rules = _rules(**options)
@@ -140,7 +153,7 @@ async def _run(
         if token_file is not None:
             token = {"authorization": f"Bearer {read_secret(token_file).strip()}"}
             tenant_api = ApiClient(reach(api_url or url, token))
-        log, api = LogClient(reach(url)), ApiClient(reach(api_url or url))
+        log, api = PublishedLog(reach(url)), ApiClient(reach(api_url or url))
         store = MonitorStore(state, policy.logs[0].name)
         stack.callback(store.close)
         reporter = Reporter(JsonLines() if as_json else TextLines())
@@ -162,6 +175,93 @@ async def _run(
         task.cancel()
         await asyncio.wait({task})
     return 0
+
+
+@click.command("mirror")
+@click.argument("url")
+@click.option(
+    "--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True,
+    help="Folder of the copy; any web server can serve it over HTTPS.",
+)  # fmt: skip
+@_policy_options
+@click.option(
+    "--ca", type=_READ, envvar="COUNTERFOIL_CA", show_envvar=True,
+    help="Certificate authority of the server (PEM), instead of the system's.",
+)  # fmt: skip
+@click.option("--api-url", help="Address of the query API, if it is not the log's.")
+@click.option(
+    "--interval", "interval_s", type=click.FloatRange(0.05), default=60.0, show_default=True,
+    help="Seconds between looks: clients refuse a copy whose checkpoint is older than their policy accepts.",
+)  # fmt: skip
+@click.option("--once", is_flag=True, help="Copy once and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def mirror(url: str, **options: Any) -> int:
+    """Copy the log at URL into a folder, checked entry by entry, with a directory of key bundles and revocations.
+
+    Clients that name the copy under `mirrors` in client.toml use it while the audit server does not answer; they check it
+    themselves and believe it in nothing. With --once the exit code is 3 when what is served is wrong, 5 when the log could
+    not be reached, else 0.
+    """
+    from shared.runtime.readiness import run_service  # noqa: PLC0415  # --help stays light
+
+    return run_service(lambda stop: _mirror(url, stop, **options))
+
+
+async def _mirror(
+    url: str,
+    stop: "asyncio.Event",
+    *,
+    folder: Path,
+    policy_file: Path | None,
+    log_keys: tuple[str, ...],
+    witness_keys: tuple[str, ...],
+    threshold: int | None,
+    ca: Path | None,
+    api_url: str | None,
+    interval_s: float,
+    once: bool,
+    as_json: bool,
+) -> int:
+    import asyncio  # noqa: PLC0415  # --help stays light
+    from contextlib import AsyncExitStack, suppress  # noqa: PLC0415
+
+    from audit_layer.monitor.client import ApiClient, Https  # noqa: PLC0415
+    from audit_layer.monitor.findings import FoundError  # noqa: PLC0415
+    from audit_layer.monitor.mirror import LogMirror  # noqa: PLC0415
+    from shared.runtime.errors import CounterfoilError  # noqa: PLC0415
+    from shared.runtime.output import emit_line  # noqa: PLC0415
+    from shared.translog.published import PublishedLog  # noqa: PLC0415
+
+    def tell(facts: dict[str, Any], text: str) -> None:
+        if as_json:
+            emit_line(facts)
+        else:
+            click.echo(text)
+
+    policy = _policy(policy_file, log_keys, witness_keys, threshold)
+    async with AsyncExitStack() as stack:
+        log, api = Https(url, ca), Https(api_url or url, ca)
+        stack.push_async_callback(log.aclose)
+        stack.push_async_callback(api.aclose)
+        copying = LogMirror(folder, policy, PublishedLog(log), ApiClient(api))
+        while True:
+            code = 0
+            try:
+                shown = (await copying.step()).checkpoint
+            except CounterfoilError as error:
+                code = TROUBLE if error.code.value.retryable else FOUND
+                tell({"error": error.code.name, "detail": error.detail}, str(error))
+            except FoundError as error:
+                code = FOUND
+                tell({"error": "MALFORMED", "detail": error.finding.detail}, error.finding.detail)
+            else:
+                facts = {"origin": shown.origin, "size": shown.size, "root": shown.root}
+                tell(facts, f"{folder} shows {shown.origin} at size {shown.size}")
+            if once or stop.is_set():
+                return code
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), interval_s)
+                return 0
 
 
 def _policy(

@@ -6,9 +6,9 @@ MALFORMED for a body of the wrong length; what the query API refuses keeps its c
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import httpx
 
@@ -17,11 +17,6 @@ from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
-from shared.translog.notes import MAX_NOTE_BYTES
-from shared.translog.tiles import Tile
-
-T = TypeVar("T")
-FetchTile = Callable[[Tile], Awaitable[bytes]]
 
 TIMEOUT_S: Final = 20.0
 """For a whole request, from connecting to the last byte."""
@@ -70,7 +65,7 @@ class Https:
         await self._client.aclose()
 
     async def get(
-        self, path: str, limit: int, parameters: Mapping[str, int] | None = None
+        self, path: str, limit: int, parameters: Mapping[str, int | Sequence[str]] | None = None
     ) -> bytes:
         """Return the body of a 200 answer of at most `limit` bytes."""
         try:
@@ -85,46 +80,15 @@ class Https:
             raise _unavailable(f"{path} is not answered ({how_it_failed(error)})") from error
 
 
-class LogClient:
-    """The published log: C2SP tlog-tiles below one address."""
-
-    def __init__(self, https: Https) -> None:
-        self._https = https
-
-    async def checkpoint(self) -> bytes:
-        """Return the newest checkpoint note, unverified."""
-        return await self._https.get("checkpoint", MAX_NOTE_BYTES)
-
-    async def tile(self, tile: Tile) -> bytes:
-        """Return a tile's or entry bundle's bytes, exactly as many as it must have.
-
-        A partial one may be gone once the full one, which begins with it, is there.
-        """
-        try:
-            return await self._exactly(tile)
-        except CounterfoilError as error:
-            if error.code is not Code.NOT_FOUND or not tile.is_partial:
-                raise
-        return (await self._exactly(tile.full()))[: tile.byte_length]
-
-    async def _exactly(self, tile: Tile) -> bytes:
-        data = await self._https.get(tile.path, tile.byte_length)
-        if len(data) != tile.byte_length:
-            raise CounterfoilError(
-                Code.MALFORMED, f"it is {len(data)} bytes long instead of {tile.byte_length}"
-            )
-        return data
-
-
 class ApiClient:
     """The part of the audit server's query API that a monitor uses."""
 
     def __init__(self, https: Https) -> None:
         self._https = https
 
-    async def public(self, after: int) -> Page:
-        """Return public statements that follow an index; they need no token."""
-        return await self._page("v1/public/statements", after, raw=True)
+    async def public(self, after: int, kinds: Sequence[str] = ()) -> Page:
+        """Return public statements (of some types, or all) that follow an index; they need no token."""
+        return await self._page("v1/public/statements", after, raw=True, kinds=kinds)
 
     async def receipts(self, after: int) -> Page:
         """Return the token's receipts that follow an index."""
@@ -139,38 +103,14 @@ class ApiClient:
         path = f"v1/statements/{entry.hex()}"
         return read_statement(await self._https.get(path, MAX_ANSWER), path)
 
-    async def _page(self, path: str, after: int, *, raw: bool) -> Page:
-        body = await self._https.get(path, MAX_ANSWER, {"after": after, "limit": PAGE})
+    async def _page(self, path: str, after: int, *, raw: bool, kinds: Sequence[str] = ()) -> Page:
+        asked: dict[str, int | Sequence[str]] = {
+            "after": after,
+            "limit": PAGE,
+            **({"type": kinds} if kinds else {}),
+        }
+        body = await self._https.get(path, MAX_ANSWER, asked)
         return read_page(body, after, path, raw=raw)
-
-
-class OnDemand:
-    """Runs pure functions over tiles that are fetched on demand."""
-
-    def __init__(self, fetch: FetchTile) -> None:
-        self._fetch = fetch
-        self._held: dict[Tile, bytes] = {}
-
-    async def compute(self, function: Callable[[Callable[[Tile], bytes]], T]) -> T:
-        """Return `function(fetch)`; it restarts for each tile that it lacks, so it must be small."""
-        while True:
-            try:
-                return function(self._have)
-            except _AbsentError as absent:
-                tile = absent.tile
-            self._held[tile] = await self._fetch(tile)
-
-    def _have(self, tile: Tile) -> bytes:
-        try:
-            return self._held[tile]
-        except KeyError:
-            raise _AbsentError(tile) from None
-
-
-class _AbsentError(Exception):
-    def __init__(self, tile: Tile) -> None:
-        super().__init__(tile)
-        self.tile = tile
 
 
 async def _body(answer: httpx.Response, path: str, limit: int) -> bytes:

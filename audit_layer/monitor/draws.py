@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from audit_layer.monitor.answers import Listed
-from audit_layer.monitor.client import ApiClient, FetchTile, OnDemand
+from audit_layer.monitor.client import ApiClient
 from audit_layer.monitor.core import Verified
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from audit_layer.monitor.inclusion import prove
@@ -21,6 +21,7 @@ from shared.selection.draw import Logged
 from shared.statements.cose import parse_statement
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.translog.checkpoint import Checkpoint
+from shared.translog.published import FetchTile, OnDemand
 from shared.translog.tiles import TILE_WIDTH, Tile, decode_bundle, width_at
 from shared.verification.draw_check import Fault, Known, Wrong, check_draw
 from shared.verification.epoch_record import EpochRecord, gather

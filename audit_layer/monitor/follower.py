@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from audit_layer.monitor import core
-from audit_layer.monitor.client import LogClient, OnDemand
 from audit_layer.monitor.core import Relation, Verified
 from audit_layer.monitor.findings import FoundError
 from audit_layer.monitor.store import MonitorStore
-from audit_layer.monitor.walk import Walk, damaged, missing, roots_of
+from audit_layer.monitor.walk import Walk, damaged, missing
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.policy import LogPolicy, Witnessed
+from shared.translog.prefix import roots_of
+from shared.translog.published import OnDemand, PublishedLog
 from shared.translog.tiles import Tile, TileReader, right_edge
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class Follower:
 
     def __init__(
         self,
-        client: LogClient,
+        client: PublishedLog,
         store: MonitorStore,
         policy: LogPolicy,
         *,

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from audit_layer.monitor.answers import Listed
-from audit_layer.monitor.client import OnDemand
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from shared.runtime.errors import CounterfoilError
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.proofs import inclusion_proof, verify_inclusion
+from shared.translog.published import OnDemand
 from shared.translog.tiles import TileReader
 from shared.translog.tree import leaf_hash
 

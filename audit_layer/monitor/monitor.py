@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit_layer.monitor import core
-from audit_layer.monitor.client import ApiClient, LogClient
+from audit_layer.monitor.client import ApiClient
 from audit_layer.monitor.core import Verified
 from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError
@@ -18,6 +18,7 @@ from audit_layer.monitor.store import MonitorStore
 from audit_layer.monitor.streams import Streams
 from shared.runtime.errors import Code, CounterfoilError
 from shared.translog.policy import LogPolicy, verify_witnessed
+from shared.translog.published import PublishedLog
 
 MAX_PAUSE_S: Final = 300.0
 Stream = Callable[[Verified, int], Awaitable[int]]
@@ -51,7 +52,7 @@ class Monitor:
         self,
         store: MonitorStore,
         policy: LogPolicy,
-        log: LogClient,
+        log: PublishedLog,
         api: ApiClient,
         tenant_api: ApiClient | None,
         rules: Rules,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit_layer.monitor.answers import Listed, Page
-from audit_layer.monitor.client import ApiClient, FetchTile, OnDemand
+from audit_layer.monitor.client import ApiClient
 from audit_layer.monitor.core import Verified
 from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError, Kind
@@ -31,6 +31,7 @@ from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
 from shared.verification.identities import Logged
+from shared.translog.published import FetchTile, OnDemand
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"

@@ -13,14 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from execution_layer.client.log_records import LogRecords
 from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
-from shared.statements.keys import Revocation
-from shared.translog.checkpoint import Checkpoint
-from shared.translog.policy import Witnessed
 
 
 class State(StrEnum):
@@ -118,11 +116,11 @@ _FORGOTTEN: Final = (
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
 
-class Archive:
-    """Transcripts of one tenant."""
+class Archive(LogRecords):
+    """Transcripts of one tenant, and what it knows of the log."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES)
+        super().__init__(Journal(path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES))
         before = now_ms() - FORGOTTEN_MS
         if self._journal.read(lambda db: db.execute(_FORGOTTEN, (before,)).fetchone()):
             self._journal.write_now(
@@ -201,77 +199,6 @@ class Archive:
 
         await self._journal.write(write)
 
-    async def remember_bundle(self, entry: bytes, statement: bytes, proof: str) -> None:
-        """Store a key bundle for which requests are sealed."""
-        await self._journal.write(
-            lambda db: db.execute(
-                "INSERT INTO bundles VALUES (?, ?, ?) ON CONFLICT (entry) DO UPDATE"
-                " SET proof = excluded.proof",
-                (entry, statement, proof),
-            )
-        )
-
-    def largest_checkpoint(self, origin: str) -> Checkpoint | None:
-        """Return the largest accepted checkpoint of a log."""
-        query = "SELECT size, root FROM checkpoints WHERE origin = ? ORDER BY size DESC LIMIT 1"
-        row = self._journal.read(lambda db: db.execute(query, (origin,)).fetchone())
-        return None if row is None else Checkpoint(origin, row["size"], row["root"])
-
-    async def remember_checkpoint(self, seen: Witnessed, beside: Checkpoint) -> None:
-        """Store a checkpoint that was proved consistent with `beside`, the largest one stored.
-        CONFLICT if another process has accepted a larger one meanwhile.
-        """
-        item = seen.checkpoint
-
-        def write(db: sqlite3.Connection) -> None:
-            query = "SELECT size, root FROM checkpoints WHERE origin = ? ORDER BY size DESC LIMIT 1"
-            kept = db.execute(query, (item.origin,)).fetchone()
-            if kept is not None and (kept["size"], kept["root"]) != (beside.size, beside.root):
-                raise CounterfoilError(
-                    Code.CONFLICT, "another process has seen more of the log meanwhile; try again"
-                )
-            db.execute(
-                "INSERT INTO checkpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (item.origin, item.size, item.root, seen.note.encode()),
-            )
-
-        await self._journal.write(write)
-
-    async def keep_suspect(self, seen: Witnessed, reason: str) -> None:
-        """Store a witnessed checkpoint that contradicts the accepted ones: together they are evidence."""
-        item, at = seen.checkpoint, now_ms()
-        await self._journal.write(
-            lambda db: db.execute(
-                "INSERT INTO suspects VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (item.origin, item.size, item.root, seen.note.encode(), reason, at),
-            )
-        )
-
-    def suspects(self) -> list[tuple[int, bytes, str]]:
-        """Return (size, root, note) of the checkpoints that contradict the accepted ones."""
-        query = "SELECT size, root, note FROM suspects ORDER BY origin, size"
-        rows = self._journal.read(lambda db: db.execute(query).fetchall())
-        return [(row["size"], row["root"], row["note"]) for row in rows]
-
-    async def remember_revocation(
-        self, value: Revocation, operator: str, statement: bytes, proof: str
-    ) -> None:
-        """Store an operator's revocation that was proved to be in the log, forever: no listing can undo it."""
-        await self._journal.write(
-            lambda db: db.execute(
-                "INSERT INTO revocations VALUES (?, ?, ?, ?, ?) ON CONFLICT (bundle, operator) DO UPDATE"
-                " SET at = excluded.at, statement = excluded.statement, proof = excluded.proof"
-                " WHERE excluded.at < revocations.at",
-                (value.bundle, operator, value.at, statement, proof),
-            )
-        )
-
-    def revoked_at(self) -> dict[tuple[bytes, str], int]:
-        """Return the known revocations: key bundle and revoking operator, and the time (ms) from which it is revoked."""
-        query = "SELECT bundle, operator, at FROM revocations"
-        rows = self._journal.read(lambda db: db.execute(query).fetchall())
-        return {(row["bundle"], row["operator"]): row["at"] for row in rows}
-
     async def attach_proof(self, transcript: int, proof: str, index: int) -> None:
         """Store a receipt's verified tlog-proof."""
         await self._journal.write(
@@ -318,14 +245,6 @@ class Archive:
         query = "SELECT order_statement, tags FROM transcripts WHERE tags IS NOT NULL ORDER BY id"
         rows = self._journal.read(lambda db: db.execute(query).fetchall())
         return [(row["order_statement"], json.loads(row["tags"])) for row in rows]
-
-    def bundle(self, entry: bytes) -> tuple[bytes, str]:
-        """Return (statement, proof) of a key bundle that was used."""
-        query = "SELECT statement, proof FROM bundles WHERE entry = ?"
-        row = self._journal.read(lambda db: db.execute(query, (entry,)).fetchone())
-        if row is None:
-            raise CounterfoilError(Code.NOT_FOUND, "the archive has no such key bundle")
-        return row["statement"], row["proof"]
 
     def counts(self) -> dict[str, int]:
         """Return how many numbers were assigned, and how many receipts and proofs are held."""

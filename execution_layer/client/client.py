@@ -23,7 +23,8 @@ from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.going_on import GoingOn
-from execution_layer.client.log_memory import LogMemory
+from execution_layer.client.log_memory import AuditLog, LogMemory
+from execution_layer.client.mirrors import Mirror
 from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import (
     OnRetry,
@@ -40,6 +41,7 @@ from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.tag_key import Tagger
 from execution_layer.client.wanted import Terms, Wanted
+from execution_layer.client.views import read_view
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
@@ -90,6 +92,7 @@ class AsyncCounterfoilClient:
         self._cancellations = Cancellations()
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
+        self._mirrors = tuple(Mirror(url, policy.ca_file) for url in policy.mirrors)
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,7 +193,7 @@ class AsyncCounterfoilClient:
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
         """Return the usable nodes for a model, according to the directory and the policy."""
-        return await self._nodes(self._model_root(model), refresh=False)
+        return await self._nodes(self._model_root(model))
 
     async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
         """Fetch a model's tokenizer files from a node, check them against the model root, and use them from now on.
@@ -198,7 +201,7 @@ class AsyncCounterfoilClient:
         """
         root = self._model_root(model)
         failed: CounterfoilError | None = None
-        for found in _named(await self._nodes(root, refresh=False), node, self._refused()):
+        for found in _named(await self._nodes(root), node, self._refused()):
             try:
                 files = await fetch_files(self._channel(found.bundle.endpoint), root)
             except CounterfoilError as error:
@@ -221,6 +224,16 @@ class AsyncCounterfoilClient:
     async def deposit_evidence(self, receipt_entry: bytes) -> None:
         """Deposit the ciphertexts of one request with the audit layer, if its node withholds them."""
         await self._proofs().deposit(receipt_entry)
+
+    async def compare_view(self, file: Path) -> dict[str, int]:
+        """Compare another client's exported view with ours; FORK, with the evidence kept, if we were shown two histories."""
+        others = read_view(file, self._log)
+        origin = others[0].checkpoint.origin
+        kept = self.archive.largest_checkpoint(origin)
+        largest = max(seen.checkpoint.size for seen in others)
+        common = await self._memory().compare(others)
+        sizes = (largest, kept.size if kept is not None else largest)
+        return {"common": common, "smaller": min(sizes), "larger": max(sizes)}
 
     async def _with_retries(
         self, wanted: Wanted, name: str | None, until: float, on_retry: OnRetry | None
@@ -245,9 +258,10 @@ class AsyncCounterfoilClient:
         """Try until a node answers; the order number, once assigned, is put into `given`."""
         going_on = GoingOn(wanted, os.urandom(32))
         tried: list[str] = []
-        pause_s, refresh = FIRST_PAUSE_S, False
+        pause_s, since, refreshed = FIRST_PAUSE_S, float("-inf"), False
         for left in reversed(range(self._policy.max_attempts)):
-            usable = await self._nodes(wanted.model_root, refresh=refresh)
+            usable = await self._nodes(wanted.model_root, since=since)
+            chosen_at = time.monotonic()
             nodes = _named(usable, name, self._refused())
             node = self._choose(nodes, tried)
             remaining = until - time.monotonic()
@@ -275,7 +289,11 @@ class AsyncCounterfoilClient:
                 if on_retry is not None:
                     on_retry(node.name, error)
                 hint = error.retry_after_s
-                refresh = error.code in {Code.STALE_KEY, Code.UNAVAILABLE}
+                if error.code is Code.UNAVAILABLE or (
+                    error.code is Code.STALE_KEY and not refreshed
+                ):
+                    since = chosen_at  # a listing that was read since then is shared
+                    refreshed = refreshed or error.code is Code.STALE_KEY
             tried.append(node.name)
             if {item.name for item in nodes} <= set(tried):
                 await asyncio.sleep(min(hint or pause_s, max(0.0, until - time.monotonic())))
@@ -306,11 +324,13 @@ class AsyncCounterfoilClient:
         by_name = {node.name: node for node in nodes}
         return by_name[self._node_choice.choose(list(by_name), tried, time.monotonic())]
 
-    async def _nodes(self, model_root: bytes, *, refresh: bool) -> list[NodeEntry]:
+    async def _nodes(self, model_root: bytes, *, since: float = float("-inf")) -> list[NodeEntry]:
         if self._directory is None:
             channel = self._channel(self._policy.audit_target)
-            self._directory = Directory(self._policy, self.archive, self._memory(), channel)
-        return await self._directory.nodes(model_root, refresh=refresh)
+            self._directory = Directory(
+                self._policy, self.archive, self._memory(), channel, self._mirrors
+            )
+        return await self._directory.nodes(model_root, since=since)
 
     def _proofs(self) -> Proofs:
         channel = self._channel(self._policy.audit_target)
@@ -321,7 +341,8 @@ class AsyncCounterfoilClient:
 
     def _memory(self) -> LogMemory:
         if self._seen is None:
-            self._seen = LogMemory(self.archive, self._channel(self._policy.audit_target))
+            log = AuditLog(self._channel(self._policy.audit_target))
+            self._seen = LogMemory(self.archive, self._log, (log, *self._mirrors))
         return self._seen
 
     def _channel(self, target: str) -> grpc.aio.Channel:

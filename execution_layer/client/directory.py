@@ -1,24 +1,31 @@
 """The key directory, which is not trusted at all: every key bundle is checked against the policy before it is used.
 
+It is read from the audit server; if that does not answer, from the mirrors of the log that the policy names; if none of them
+does, from what the archive has kept. Whoever lists a key bundle, the same checks are made.
+
 A key bundle counts if (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
 policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent with what was shown before, (3) it
 is live now, (4) no revocation by its operator is known that is also in the log, and (5) its node stands as well as the policy
 demands. For (5) the directory's word is taken: it can keep a client from a node, and does nothing for one. Its other
 unsigned claims, such as the listing's own `revoked`, are believed in neither direction. A listing can omit a new revocation:
-to learn of it at once, follow the public statements (`counterfoil log monitor`).
+to learn of it at once, follow the public statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror
+shows what the others omit.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
 
 from execution_layer.client.archive import Archive
-from execution_layer.client.log_memory import AUDIT_SERVER, LogMemory, check_age
+from execution_layer.client.log_memory import AUDIT_SERVER, NO_ANSWER, LogMemory, check_age
+from execution_layer.client.mirrors import Listing, Mirror, ask_all
 from execution_layer.client.policy import ClientPolicy
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
@@ -33,9 +40,10 @@ from shared.verification.standing import Standing
 _log = logging.getLogger(__name__)
 MAX_BUNDLES: Final = 4096
 FRESH_S: Final = 30.0
-STALE_S: Final = 600.0
-"""How long a listing may be used if the directory does not answer: a revocation could be missed."""
-TIMEOUT_S: Final = 20.0
+TIMEOUT_S: Final = 10.0
+KEPT: Final = "the archive"
+"""Where a listing comes from that was kept."""
+MAX_DETAIL: Final = 2000
 PATIENCE_S: Final = 10.0
 """How long to wait for a first key bundle's proof."""
 POLL_S: Final = 0.25
@@ -52,6 +60,8 @@ class NodeEntry:
     witnessed: Witnessed
     standing: Standing = Standing.NEW
     """As the directory says."""
+    source: str = AUDIT_SERVER
+    """Who listed it; for people."""
 
     @property
     def name(self) -> str:
@@ -65,10 +75,12 @@ def check_bundle(
     log: LogPolicy,
     now: int,
     revoked: Mapping[tuple[bytes, str], int],
+    max_age_s: int,
 ) -> NodeEntry:
     """Run the five checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
 
-    `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts.
+    `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts;
+    `max_age_s` bounds the checkpoint's age.
     """
     claimed, _ = open_as(KeyBundle, listed.statement, None)
     key = policy.operator_key(claimed.operator)
@@ -82,7 +94,7 @@ def check_bundle(
             Code.NOT_WITNESSED, f"the key bundle of {bundle.issuer} has no proof"
         )
     included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)  # (2)
-    check_age(included.witnessed, policy.max_checkpoint_age_s)
+    check_age(included.witnessed, max_age_s)
     if not bundle.is_live(now):  # (3)
         raise stale_bundle(bundle, now)
     if revoked.get((statement.entry, bundle.operator), now + 1) <= now:  # (4)
@@ -132,7 +144,7 @@ def newest(nodes: Sequence[NodeEntry]) -> list[NodeEntry]:
 
 
 class Directory:
-    """Nodes that serve a model, read from the audit server and cached for half a minute (longer while it is unavailable)."""
+    """Nodes that serve a model; what was read is used for half a minute."""
 
     def __init__(
         self,
@@ -140,97 +152,168 @@ class Directory:
         archive: Archive,
         memory: LogMemory,
         channel: grpc.aio.Channel,
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         self._policy = policy
         self._log = policy.log.policy()
         self._archive = archive
         self._memory = memory
+        self._mirrors = mirrors
         self._stub = audit_pb2_grpc.DirectoryStub(channel)
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
+        self._turns: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.refused: list[str] = []
         """Why key bundles in the last listing were refused."""
 
-    async def nodes(self, model_root: bytes, *, refresh: bool = False) -> list[NodeEntry]:
-        """Return the usable nodes. Raises STALE_KEY, with the reasons, if there is none, and
-        NOT_WITNESSED if all there are have waited for their proofs longer than `PATIENCE_S`.
-        """
-        read_at, nodes = self._known.get(model_root, (float("-inf"), []))
-        now, age_s = now_ms(), time.monotonic() - read_at
-        live = [node for node in nodes if node.bundle.is_live(now)]
-        if live and not refresh and age_s < FRESH_S:
-            return live
-        patient_until = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return await self._read(model_root)
-            except CounterfoilError as error:
-                if live and error.code in {Code.UNAVAILABLE, Code.DEADLINE} and age_s < STALE_S:
-                    return live  # the audit server is briefly unavailable; nodes keep serving
-                if error.code is not Code.NOT_WITNESSED or time.monotonic() > patient_until:
-                    raise
-            await asyncio.sleep(POLL_S)  # a node has just registered; its proof is on the way
+    async def nodes(self, model_root: bytes, *, since: float = float("-inf")) -> list[NodeEntry]:
+        """Return the usable nodes by a listing that was read after `since` (monotonic), or is less than `FRESH_S` old.
 
-    async def _read(self, model_root: bytes) -> list[NodeEntry]:
+        Concurrent callers share one reading. Raises STALE_KEY, with the reasons, if there is no usable node, NOT_WITNESSED if
+        all there are have waited for their proofs longer than `PATIENCE_S`, and UNAVAILABLE if nobody answers and nothing
+        that was kept is recent enough.
+        """
+        async with self._turns[model_root]:
+            read_at, nodes = self._known.get(model_root, (float("-inf"), []))
+            live = [node for node in nodes if node.bundle.is_live(now_ms())]
+            if live and read_at > since and time.monotonic() - read_at < FRESH_S:
+                return live
+            patient_until = time.monotonic() + PATIENCE_S
+            while True:
+                try:
+                    nodes = await self._ask(model_root)
+                    break
+                except CounterfoilError as error:
+                    if error.code is not Code.NOT_WITNESSED or time.monotonic() > patient_until:
+                        raise
+                await asyncio.sleep(POLL_S)  # a node has just registered; its proof is on the way
+            self._known[model_root] = (time.monotonic(), nodes)
+            return nodes
+
+    async def _ask(self, model_root: bytes) -> list[NodeEntry]:
+        """Ask the audit server, then mirrors, then the archive."""
         request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
         try:
             answer = await self._stub.ListKeyBundles(request, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, AUDIT_SERVER) from error
-        await self._learn(answer.revocations[:MAX_BUNDLES])
-        nodes, refused = self._check(answer.bundles[:MAX_BUNDLES], model_root)
+        except grpc.RpcError as rpc_error:
+            error = error_from_rpc(rpc_error, AUDIT_SERVER)
+            if error.code not in NO_ANSWER:
+                raise error from rpc_error
+            return await self._without_audit_server(model_root, error)
+        await self._remember_standings(answer)
+        await self._learn(answer)
+        return await self._read(answer, model_root, AUDIT_SERVER, self._policy.max_checkpoint_age_s)
+
+    async def _without_audit_server(
+        self, model_root: bytes, unanswered: CounterfoilError
+    ) -> list[NodeEntry]:
+        """Return the nodes that a mirror lists or, if none does, those kept: under checkpoints within `max_listing_age_s`."""
+        shown, failed = await ask_all(self._mirrors)
+        for one in shown:
+            try:
+                await self._learn(one.listing)
+            except CounterfoilError as error:
+                if error.code is Code.FORK:
+                    raise
+        listings = [(one.source, one.listing) for one in shown]
+        for source, listing in [*listings, (KEPT, self._kept())]:
+            self._add_standings(listing)
+            try:
+                return await self._read(listing, model_root, source, self._policy.max_listing_age_s)
+            except CounterfoilError as error:
+                if error.code is Code.FORK:
+                    raise
+                failed.append(error)
+        raise CounterfoilError(
+            unanswered.code,
+            "; ".join([unanswered.detail, *(error.detail for error in failed)])[:MAX_DETAIL],
+            remedy="Check the audit server's address and the network; `mirrors` in client.toml names others that list nodes.",
+            retry_after_s=unanswered.retry_after_s,
+        )
+
+    def _kept(self) -> Listing:
+        """Return the key bundles that were usable when they were last listed, and have not expired."""
+        listing = Listing()
+        for statement, proof in self._archive.live_bundles(now_ms(), MAX_BUNDLES):
+            listing.bundles.add(statement=statement, tlog_proof=proof)
+        return listing
+
+    async def _read(
+        self, listing: Listing, model_root: bytes, source: str, max_age_s: int
+    ) -> list[NodeEntry]:
+        """Return the listing's usable nodes, and keep their key bundles; the errors of `nodes`."""
+        called = "the directory" if source == AUDIT_SERVER else source
+        nodes, refused = self._check(listing.bundles[:MAX_BUNDLES], model_root, source, max_age_s)
         self.refused = [error.detail for error in refused]
         if not nodes:
             reasons = "; ".join(error.detail for error in refused[:5])
             soon = any(error.code is Code.NOT_WITNESSED for error in refused)
             raise CounterfoilError(
                 Code.NOT_WITNESSED if soon else Code.STALE_KEY,
-                "the directory has no key bundle that the policy accepts"
+                f"{called} has no key bundle that the policy accepts"
                 + (f": {reasons}" if reasons else ""),
                 remedy="Check that nodes are running and registered, and check the policy's pins.",
             )
+        if source == KEPT:  # the checkpoints were accepted when these were listed
+            return nodes
         for witnessed in {node.witnessed.note.encode(): node.witnessed for node in nodes}.values():
             await self._memory.accept(witnessed)
-            self._check_newest(witnessed)
+            await self._memory.refuse_older(witnessed, called)
         for node in nodes:
-            await self._archive.remember_bundle(node.entry, node.statement, node.proof)
-        self._known[model_root] = (time.monotonic(), nodes)
+            await self._archive.remember_bundle(
+                node.entry, node.statement, node.proof, node.bundle.not_after
+            )
         return nodes
 
-    async def _learn(self, listed: Sequence[audit_pb2.RevocationEntry]) -> None:
+    async def _learn(self, listing: Listing) -> None:
         """Store the revocations that are proved; any other is logged and ends nothing."""
-        for item in listed:
+        for item in listing.revocations[:MAX_BUNDLES]:
             try:
                 value, included = check_revocation(item, self._policy, self._log)
             except CounterfoilError as error:
                 _log.warning("the directory shows a revocation that does not count: %s", error)
                 continue
-            await self._memory.accept(included.witnessed)
             operator = parse_statement(item.statement).issuer
             await self._archive.remember_revocation(
                 value, operator, item.statement, item.tlog_proof
             )
+            await self._memory.accept(included.witnessed)
 
-    def _check_newest(self, witnessed: Witnessed) -> None:
-        """Refuse a listing under an older checkpoint than one seen before: it may hide what came since."""
-        kept = self._archive.largest_checkpoint(witnessed.checkpoint.origin)
-        if kept is not None and witnessed.checkpoint.size < kept.size:
-            raise CounterfoilError(
-                Code.NOT_WITNESSED,
-                f"the directory shows the log at size {witnessed.checkpoint.size}; it had {kept.size} before",
-                remedy="Try again; if this persists, the audit server was restored from an older state or hides entries.",
-            )
+    async def _remember_standings(self, answer: Listing) -> None:
+        """Keep what the audit server says of nodes of pinned operators, for when it does not answer."""
+        known, told = self._archive.standings(), dict[str, str]()
+        for item in answer.bundles[:MAX_BUNDLES]:
+            with contextlib.suppress(CounterfoilError):
+                statement = parse_statement(item.statement, expected=KeyBundle.TYPE)
+                said = _standing(item).value
+                key = self._policy.operator_key(statement.issuer)
+                if key is not None and known.get(statement.subject) != said:
+                    verify_signature(statement, key)  # so that only real nodes take room
+                    told[statement.subject] = said
+        if told:
+            await self._archive.remember_standings(told)
+
+    def _add_standings(self, listing: Listing) -> None:
+        """Say of each node what the audit server last said; mirrors cannot know."""
+        known = self._archive.standings()
+        for item in listing.bundles:
+            with contextlib.suppress(CounterfoilError):
+                item.standing = known.get(parse_statement(item.statement).subject, "")
 
     def _check(
-        self, listed: Sequence[audit_pb2.KeyBundleEntry], model_root: bytes
+        self,
+        listed: Sequence[audit_pb2.KeyBundleEntry],
+        model_root: bytes,
+        source: str,
+        max_age_s: int,
     ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
         nodes, refused = [], []
         revoked = self._archive.revoked_at()
         for item in listed:
             try:
-                node = check_bundle(item, self._policy, self._log, now_ms(), revoked)
+                node = check_bundle(item, self._policy, self._log, now_ms(), revoked, max_age_s)
             except CounterfoilError as error:
                 refused.append(error)
                 continue
             if model_root in node.bundle.model_roots:
-                nodes.append(node)
+                nodes.append(replace(node, source=source))
         return newest(nodes), refused

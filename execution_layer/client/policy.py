@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.codec.ids import NAME
 from shared.envelope.hpke import PUBLIC_BYTES, check_hpke_public_key
 from shared.runtime.config import Settings, load
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.fetching import checked_url
 from shared.translog.policy import LogPolicy
 from shared.verification.standing import Standing
 
@@ -89,6 +90,14 @@ class ClientPolicy(Settings):
     max_checkpoint_age_s: Annotated[int, Field(ge=60, le=7 * 86_400)] = 900
     """The maximum age of the witnessed checkpoint under which a node's keys are proved: revocations since then are
     unknown."""
+    mirrors: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """https:// addresses of copies of the log (`counterfoil log mirror`). They are asked for key bundles, revocations and
+    consistency while the audit server does not answer, and are believed in nothing. Their certificates are checked by the
+    system's authorities and that of `ca_file`."""
+    max_listing_age_s: Annotated[int, Field(ge=0, le=90_000)] = 3600
+    """The same maximum age while the audit server does not answer and a mirror's listing, or one that was kept, is used
+    (0: none is). A revocation since then can be unknown to this client: for as long, whoever has stolen a node's keys and
+    keeps the audit server away from this client reads its requests."""
     min_standing: Standing = Standing.WATCHED
     """The worst standing of a node that still gets requests: `suspended` (any), `watched`, `new` or `good`. It follows from
     the verdicts in the log (docs/protocol.md, 6.4); the directory's word is taken for it."""
@@ -111,6 +120,14 @@ class ClientPolicy(Settings):
     """Entries of each operator's accepted rate cards; orders name the first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
     log: Log
+
+    @field_validator("mirrors")
+    @classmethod
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(checked_url(url) for url in urls)
+        except CounterfoilError as error:
+            raise ValueError(error.detail) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 4
+VERSION = 5
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -42,7 +42,8 @@ CREATE TABLE frames (
 CREATE TABLE bundles (
     entry BLOB PRIMARY KEY,
     statement BLOB NOT NULL,
-    proof TEXT NOT NULL
+    proof TEXT NOT NULL,
+    not_after INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE checkpoints (
     origin TEXT NOT NULL,
@@ -58,6 +59,8 @@ CREATE TABLE suspects (
     note TEXT NOT NULL,
     reason TEXT NOT NULL,
     seen INTEGER NOT NULL,
+    beside INTEGER,
+    nodes TEXT,
     PRIMARY KEY (origin, size, root)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE revocations (
@@ -71,18 +74,30 @@ CREATE TABLE revocations (
 CREATE TABLE free_numbers (
     number INTEGER PRIMARY KEY
 ) STRICT;
-CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('ordered', 'refused')
+CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('ordered', 'refused');
+CREATE TABLE standings (
+    node TEXT PRIMARY KEY,
+    standing TEXT NOT NULL
+) STRICT, WITHOUT ROWID
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
-orders of which no attempt was accepted; the next requests take them. `tags` is a JSON object of texts."""
+orders of which no attempt was accepted; the next requests take them. `tags` is a JSON object of texts. A suspect's `beside`
+is the size of the accepted checkpoint that it contradicts, `nodes` the subtrees that prove it, as JSON. `standings` is what the
+audit server last said of each node."""
 
-_SINCE_2 = SCHEMA[SCHEMA.index("CREATE TABLE suspects") : SCHEMA.index("CREATE TABLE free_numbers")]
-_SINCE_3 = SCHEMA[SCHEMA.index("CREATE TABLE free_numbers") :]
+_IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
+_SUSPECTS, _FREE, _STANDINGS = (
+    SCHEMA.index(f"CREATE TABLE {name}") for name in ("suspects", "free_numbers", "standings")
+)
+_SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
+_SINCE_3 = SCHEMA[_FREE:_STANDINGS].rstrip().rstrip(";")
 
 UPGRADES: Final[Mapping[int, str]] = {
     1: f"ALTER TABLE transcripts ADD COLUMN final_signature BLOB; {_SINCE_2.rstrip().rstrip(';')}",
     2: _SINCE_3,
     3: "ALTER TABLE transcripts RENAME COLUMN cost_centre TO tags;"
     "UPDATE transcripts SET tags = json_object('cost_centre', tags) WHERE tags IS NOT NULL",
+    4: "ALTER TABLE suspects ADD COLUMN beside INTEGER; ALTER TABLE suspects ADD COLUMN nodes TEXT;"
+    "ALTER TABLE bundles ADD COLUMN not_after INTEGER NOT NULL DEFAULT 0;" + SCHEMA[_STANDINGS:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

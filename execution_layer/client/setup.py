@@ -22,7 +22,9 @@ FACTS = frozenset(
     {
         "audit_target",
         "ca_file",
+        "max_listing_age_s",
         "min_standing",
+        "mirrors",
         "model_root",
         "operators",
         "rate_cards",

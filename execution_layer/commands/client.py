@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
 from execution_layer.commands.tags import tag_key, tags
 from shared.runtime.output import emit, json_option, table
@@ -222,6 +223,8 @@ def client() -> None:
 
 client.add_command(tags)
 client.add_command(tag_key)
+for command in (view, compare, evidence):
+    client.add_command(command)
 
 
 @client.command("init")

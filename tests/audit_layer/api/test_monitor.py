@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 
-from audit_layer.monitor.client import ApiClient, Https, LogClient
+from audit_layer.monitor.client import ApiClient, Https
 from audit_layer.monitor.monitor import Monitor, Round, Rules
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.statements import Watch
@@ -13,6 +13,7 @@ from audit_layer.trail.service import Submission
 from audit_layer.wiring.audit_settings import load_settings
 from audit_layer.wiring.log_keys import log_policy
 from shared.runtime.errors import Code, CounterfoilError
+from shared.translog.published import PublishedLog
 from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.monitor.doubles import Heard
@@ -31,7 +32,7 @@ async def look(world: World, state: Path, heard: Heard, token: str) -> Round:
     store = MonitorStore(state, ORIGIN)
     try:
         return await Monitor(
-            store, log_policy(load_settings(world.config)), LogClient(log), ApiClient(log),
+            store, log_policy(load_settings(world.config)), PublishedLog(log), ApiClient(log),
             ApiClient(tenant), Rules(watch=PINNED), Reporter(heard),
         ).once()  # fmt: skip
     finally:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from audit_layer.monitor.client import ApiClient, Https, LogClient
+from audit_layer.monitor.client import ApiClient, Https
 from audit_layer.monitor.monitor import Monitor, Round, Rules
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.store import MonitorStore
 from shared.translog.policy import LogPolicy
+from shared.translog.published import PublishedLog
 from tests.audit_layer.log.world import ORIGIN
 from tests.audit_layer.monitor.doubles import POLICY, TIME, Heard, TamperingServer
 
@@ -40,7 +41,7 @@ class Scene:
         store = MonitorStore(self.state, self.origin)
         try:
             return await Monitor(
-                store, self.policy, LogClient(https), ApiClient(https),
+                store, self.policy, PublishedLog(https), ApiClient(https),
                 ApiClient(tenant) if token else None,
                 Rules(**rules), Reporter(self.heard), clock=lambda: self.now_s,
             ).once()  # fmt: skip

@@ -3,7 +3,8 @@
 import pytest
 
 from audit_layer.monitor.findings import FoundError, Kind
-from audit_layer.monitor.walk import CHUNK_BUNDLES, Walk, roots_of
+from audit_layer.monitor.walk import CHUNK_BUNDLES, Walk
+from shared.translog.prefix import roots_of
 from shared.translog.proofs import lookup_in
 from shared.translog.tiles import Tile, encode_bundle
 from shared.translog.tree import leaf_hash, root

@@ -1,6 +1,7 @@
 """The archive: on disk before an order is sent, numbers assigned once, and a kill -9 at any point loses nothing of it."""
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -41,7 +42,7 @@ def signed(number, attempt):
 @pytest.fixture
 async def archive(tmp_path):
     opened = Archive(tmp_path / "client" / "archive.sqlite")
-    await opened.remember_bundle(BUNDLE, b"statement", "proof")
+    await opened.remember_bundle(BUNDLE, b"statement", "proof", 2**50)
     yield opened
     opened.close()
 
@@ -248,14 +249,20 @@ async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_
     assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
     await close(archive, await archive.order(NEW, signed), State.REFUSED)
     archive.close()
     path = tmp_path / "client" / "archive.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE transcripts RENAME COLUMN tags TO cost_centre")
-        db.execute("UPDATE transcripts SET cost_centre = ?", (CENTRE,))
+        for later in ("suspects DROP COLUMN beside", "suspects DROP COLUMN nodes"):
+            db.execute(f"ALTER TABLE {later}")
+        db.execute("ALTER TABLE bundles DROP COLUMN not_after")
+        db.execute("DROP TABLE standings")
+        tags = CENTRE if version < 4 else json.dumps({"cost_centre": CENTRE})
+        db.execute("UPDATE transcripts SET tags = ?", (tags,))
+        if version < 4:
+            db.execute("ALTER TABLE transcripts RENAME COLUMN tags TO cost_centre")
         if version < 3:
             db.execute("DROP TABLE free_numbers")
             db.execute("DROP INDEX transcripts_not_accepted")
@@ -271,6 +278,8 @@ async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_p
         assert [item.tags for item in opened.latest(5)] == [{"cost_centre": CENTRE}]
         assert opened.suspects() == []
         assert opened.revoked_at() == {}
+        assert opened.standings() == {}
+        assert opened.live_bundles(0, 5) == []
         await opened.give_back(0)
         again = await opened.order(NEW, signed)
         assert opened.get(again.id).tags is None

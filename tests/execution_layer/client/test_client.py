@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -362,7 +363,7 @@ async def test_nodes_are_asked_while_the_audit_server_is_away(world):
         await client.nodes()
         world.audit.away = True
         assert (await client.generate(prompt=PROMPT, max_tokens=3)).text
-        assert await client._directory.nodes(client._model_root(None), refresh=True)
+        assert await client._directory.nodes(client._model_root(None), since=time.monotonic())
         report = await client.upgrade_proofs()
         assert (report.proved, report.missing) == (0, 1)
         world.audit.away = False

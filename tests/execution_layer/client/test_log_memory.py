@@ -68,15 +68,17 @@ async def test_another_history_is_a_fork_whatever_its_size_and_is_kept_as_eviden
     async with world.node(), world.client() as client:
         fill(world, 5)
         memory = client._memory()
-        await memory.accept(seen(world, 5))
+        kept = seen(world, 5)
+        await memory.accept(kept)
         world.audit.forked = True
         other = seen(world, size)
         with pytest.raises(CounterfoilError) as caught:
             await memory.accept(other)
         assert caught.value.code is Code.FORK
         assert client.archive.largest_checkpoint(ORIGIN).size == 5
-        ((kept_size, root, note),) = client.archive.suspects()
-        assert (kept_size, root, note) == (size, other.checkpoint.root, other.note.encode())
+        (suspect,) = client.archive.suspects()
+        assert (suspect.size, suspect.root) == (size, other.checkpoint.root)
+        assert (suspect.note, suspect.kept) == (other.note.encode(), kept.note.encode())
 
 
 async def test_a_log_that_is_away_is_not_a_fork(world):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -182,7 +183,7 @@ async def test_kill_9_of_a_real_node_after_an_acknowledged_receipt_delivers_it_a
             assert receipts(world) == [answer.receipt.value]
             assert (await client.upgrade_proofs(10)).missing == 0
             (kept,) = client.archive.latest(1)
-            (node,) = await client._directory.nodes(root, refresh=True)
+            (node,) = await client._directory.nodes(root, since=time.monotonic())
 
             assert await refused_as_replayed(world, At(node.bundle.endpoint), kept)
 
