@@ -18,6 +18,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import write_result
 from shared.runtime.reading import read_bounded
 from shared.statements.cose import parse_statement
+from shared.statements.identities import IdentityKey, IdentityKeyEnd
 from shared.statements.keys import KeyBundle, Revocation
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import MAX_NOTE_BYTES
@@ -36,7 +37,7 @@ from shared.verification.directory_file import (
 )
 
 CHECKPOINT: Final = "checkpoint"
-KINDS: Final = (KeyBundle.TYPE, Revocation.TYPE)
+KINDS: Final = (KeyBundle.TYPE, Revocation.TYPE, IdentityKey.TYPE, IdentityKeyEnd.TYPE)
 """Types of public statements that the directory file holds."""
 WIDTHS_KEPT: Final = 16
 """How many widths of one partial tile stay for readers of earlier checkpoints."""

@@ -30,8 +30,8 @@ from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.receipts import Receipt
 from shared.translog.checkpoint import Checkpoint
-from shared.verification.identities import Logged
 from shared.translog.published import FetchTile, OnDemand
+from shared.verification.identities import Logged
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"

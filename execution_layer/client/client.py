@@ -40,8 +40,8 @@ from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.tag_key import Tagger
-from execution_layer.client.wanted import Terms, Wanted
 from execution_layer.client.views import read_view
+from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError

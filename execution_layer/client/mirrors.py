@@ -14,6 +14,7 @@ from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.fetching import HttpsFiles
 from shared.statements.cose import parse_statement
+from shared.statements.identities import IdentityKey, IdentityKeyEnd
 from shared.statements.keys import KeyBundle, Revocation
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.notes import parse_note
@@ -121,6 +122,8 @@ def _shown(source: str, file: DirectoryFile) -> Shown:
         match _type(placed):
             case KeyBundle.TYPE:
                 listing.bundles.add(statement=placed.statement, tlog_proof=file.proof(placed))
+            case IdentityKey.TYPE | IdentityKeyEnd.TYPE:
+                listing.identities.add(statement=placed.statement, tlog_proof=file.proof(placed))
             case Revocation.TYPE:
                 listing.revocations.add(statement=placed.statement, tlog_proof=file.proof(placed))
     return Shown(source, parse_checkpoint(parse_note(file.note).text).size, listing)

@@ -243,6 +243,7 @@ for command in (view, compare, evidence):
 @click.option("--log-key", "log_keys", multiple=True, help="vkey of the log; repeatable.")
 @click.option("--witness", "witnesses", multiple=True, help="vkey of a witness; repeatable.")
 @click.option("--quorum", type=click.IntRange(1, 64), help="Witnesses needed.")
+@click.option("--mirror", "mirrors", multiple=True, help="https:// address of a copy; repeatable.")
 @json_option
 def init(
     folder: Path,
@@ -258,6 +259,7 @@ def init(
     log_keys: tuple[str, ...],
     witnesses: tuple[str, ...],
     quorum: int | None,
+    mirrors: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Create a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
@@ -281,6 +283,7 @@ def init(
         "log_keys": [*known.get("log_keys", ()), *log_keys],
         "witnesses": [*known.get("witnesses", ()), *witnesses],
         "quorum": quorum,
+        "mirrors": [*known.get("mirrors", ()), *mirrors],
     }
     merged = {**known, **{name: value for name, value in given.items() if value is not None}}
     printed = write_client(folder, tenant, merged)

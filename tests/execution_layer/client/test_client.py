@@ -9,6 +9,7 @@ import pytest
 
 from execution_layer.client import directory
 from execution_layer.client.archive import State
+from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.verify import verify_entry
 from execution_layer.node import session
 from execution_layer.node.settings import Quotas
@@ -370,7 +371,9 @@ async def test_nodes_are_asked_while_the_audit_server_is_away(world):
         report = await client.upgrade_proofs(10)
         assert (report.proved, report.missing) == (1, 0)
     world.audit.away = True
-    async with world.client() as client:  # one that never read the directory
+    policy = world.policy()
+    never = policy.model_copy(update={"archive": world.folder / "other" / "archive.sqlite"})
+    async with AsyncCounterfoilClient(never) as client:  # one that never read the directory
         error = await refused(client)
         assert error.code is Code.UNAVAILABLE
         assert error.detail.startswith("the audit server")
