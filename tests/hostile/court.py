@@ -55,6 +55,11 @@ class Seeded:
 class BoundedArithmetic(FakeArithmetic):
     """The double with a vocabulary of 256 tokens and a context of 4,096, as a model has bounds."""
 
+    def tokenise(self, body):
+        """Refuse a prefix that no model can have said."""
+        self.check(body.prefix, ())
+        return super().tokenise(body)
+
     def check(self, prompt, output):
         """Refuse what no sequence of a model can be, as the real one does."""
         if any(token > 255 for token in (*prompt, *output)) or len(prompt) + len(output) > 4096:
@@ -79,17 +84,18 @@ def wrongly_passed(case: Case, node: Node) -> str | None:
     """Return why a case must not pass, by a look at it that shares nothing with the judge's steps; None if it may."""
     receipt = read_as(Receipt, case.receipt)
     opened = open_with_secret(case.envelope, case.secret)
-    opener = FrameOpener(opened.keys, receipt_context(receipt))
+    opener = FrameOpener(opened.keys, receipt_context(receipt), opened.shape)
     frames = [opener.open(frame) for frame in case.frames]
     final = opener.open_final(case.final_record)
     prompt = node.arithmetic.tokenise(opened.body)
     seed = opened.body.seed or opened.keys.sampling_seed
     tokens = tuple(token for frame in frames for token in frame.tokens)
-    honest = node.arithmetic.generate(prompt, len(tokens), seed)
+    body = opened.body
+    honest = node.arithmetic.generate(prompt, len(tokens), seed, len(body.prefix))
     said = "".join(
-        node.arithmetic.frame_texts([frame.tokens for frame in frames], opened.body.settings)
+        node.arithmetic.frame_texts([frame.tokens for frame in frames], body.settings, body.prefix)
     )
-    most, finish = opened.body.settings.max_tokens, receipt.finish
+    most, finish = body.settings.max_tokens, receipt.finish
     cut = finish is Finish.CANCELLED and receipt.cancel is not None
     problems = {
         "its tokens are not the honest ones": tokens != honest or tuple(final.tokens) != honest,

@@ -72,9 +72,14 @@ class Node:
         seed = body.seed or opened.keys.sampling_seed
         prompt = self.arithmetic.tokenise(body)
         count = min(body.settings.max_tokens, 6)
-        tokens = self.arithmetic.generate(prompt, count, seed)
+        tokens = self.arithmetic.generate(prompt, count, seed, len(body.prefix))
         frames = [tokens[i : i + 2] for i in range(0, len(tokens), 2)]
-        return prompt, tokens, list(self.arithmetic.frame_texts(frames, body.settings))
+        texts = self.arithmetic.frame_texts(frames, body.settings, body.prefix)
+        return prompt, tokens, list(texts)
+
+
+PREFIX = (70, 71, 71)
+"""Tokens of earlier attempts, from which the forged answers go on."""
 
 
 class Forger:
@@ -82,7 +87,9 @@ class Forger:
 
     def __init__(self, node: Node, *, prompt: str = "hello") -> None:
         self.node = node
-        self._body = RequestBody(SamplingSettings(max_tokens=6), prompt=prompt, seed=H)
+        self._body = RequestBody(
+            SamplingSettings(max_tokens=6), prompt=prompt, seed=H, prefix=PREFIX
+        )
 
     def honest(self) -> Case:
         """Return the case without any lie."""

@@ -27,9 +27,9 @@ class GeneratingArithmetic(ModelArithmetic):
         self.generated = tuple(output)
         return self.generated
 
-    def frame_texts(self, frames, settings):
+    def frame_texts(self, frames, settings, prefix=()):
         """Return the text of each frame."""
-        stream = TextStream(self._tokenizer, settings.stop, settings.stop_token_ids)
+        stream = TextStream(self._tokenizer, settings.stop, settings.stop_token_ids, prefix)
         texts = ["".join(stream.push(token) for token in tokens) for tokens in frames]
         return [*texts[:-1], texts[-1] + stream.flush()] if texts else []
 

@@ -60,7 +60,7 @@ class FakeArithmetic:
     def stops_at(self, output, settings, prefix=()):
         return output.index(EOS) + 1 if EOS in output else None
 
-    def frame_texts(self, frames, settings):
+    def frame_texts(self, frames, settings, prefix=()):
         return [self.text(tokens) for tokens in frames]
 
     @staticmethod
