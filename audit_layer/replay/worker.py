@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 
 from audit_layer.disclosure.audit_client import AuditServer
-from audit_layer.disclosure.service import Disclosure, DrawnCase
+from audit_layer.disclosure.service import Disclosed, Disclosure, DrawnCase
 from audit_layer.replay import work_list
 from audit_layer.replay.case import Case
 from audit_layer.replay.drawn_case import (
@@ -152,7 +153,7 @@ class Worker:
         now = now_ms()
         with session(self.engine) as db:
             work_list.note_asked(db, row.id, now=now)
-        disclosed = self.disclosure.open(case, past_deadline=now > row.deadline)
+        disclosed = self._disclosed(case, past_deadline=now > row.deadline)
         if disclosed.signed_twice:
             return two_finals()
         if disclosed.missing is not None:
@@ -173,6 +174,14 @@ class Worker:
             ),
         )
         return _as_asked(found, row, disclosed.why)
+
+    def _disclosed(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
+        began = time.monotonic()
+        disclosed = self.disclosure.open(case, past_deadline=past_deadline)
+        if disclosed.secret is not None:
+            took_ms = round(1000 * (time.monotonic() - began))
+            logger.info("disclosed", extra={"receipt": case.entry.hex(), "took_ms": took_ms})
+        return disclosed
 
     def _replay(self, row: WorkRow, receipt: Receipt, case: Case) -> Judgement:
         """Have a case judged, under a lease as long as its replay is predicted to take."""

@@ -1,5 +1,6 @@
 """The figures for a person. Pure."""
 
+from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Final
 
@@ -28,7 +29,8 @@ def render(found: Figures) -> RenderableType:
     settings = found["settings"]
     how = f"{settings['rounds']} rounds of {settings['repetitions']} each, one thread; medians"
     shapes = dict(zip(ascii_uppercase, found["shapes"], strict=False))
-    return Group(head(found["machine"]), how, _bytes(shapes), _times(shapes))
+    more = [_disclosures(found["disclosures"])] if "disclosures" in found else []
+    return Group(head(found["machine"]), how, _bytes(shapes), _times(shapes), *more)
 
 
 def _bytes(shapes: Figures) -> Table:
@@ -64,4 +66,21 @@ def _times(shapes: Figures) -> Table:
             if (most := found["aims"].get(step)) is not None
         ]
         table.add_row(step, whose, *(f"{value:,.1f}" for value in medians.values()), *aims)
+    return table
+
+
+def _disclosures(rows: Sequence[Figures]) -> Table:
+    table = Table(
+        title="Disclosures in a running platform, 3 of 5 custodians", title_justify="left"
+    )
+    for name in ("checkpoint every", "disclosures", "median", "90 %", "aim"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['publish_interval_ms']} ms",
+            str(row["disclosures"]),
+            f"{row['median_ms']:.0f} ms",
+            f"{row['p90_ms']:.0f} ms",
+            f"≤ {row['aim_ms']} ms{mark(row['median_ms'] <= row['aim_ms'])}",
+        )
     return table

@@ -190,7 +190,8 @@ class Installer:
             *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
             *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
             *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
-            *("--publish-interval-ms", "250", *(["--reflection"] if plan.reflection else [])),
+            *("--publish-interval-ms", str(plan.publish_interval_ms)),
+            *(["--reflection"] if plan.reflection else []),
             *(part for profile in profiles for part in ("--numeric-profile", profile)),
         )
         vkeys = parties.witness["vkeys"]

@@ -49,6 +49,8 @@ class Plan:
     strict_floor: int = 10
     """The floor of nodes that are suspended or watched."""
     disclosure_seconds: float = 86_400.0
+    publish_interval_ms: int = 250
+    """How often the log publishes a checkpoint while statements come in."""
     reflection: bool = False
 
     @property
