@@ -20,6 +20,7 @@ from audit_layer.api.schemas import (
 from audit_layer.api.standing_schemas import StandingView
 from audit_layer.api.tokens import Access, Role
 from audit_layer.replay.account import account_of
+from audit_layer.trail import disclosure_document
 from audit_layer.trail.completeness_document import build
 from audit_layer.trail.models import StatementRow
 from audit_layer.trail.pages import MAX_PAGE, Span, find_entry
@@ -28,6 +29,7 @@ from shared.codec.ids import MIN_PREFIX, NAME, parse_hex32
 from shared.codec.moment import MAX_MS, Period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.verification.completeness import Document
+from shared.verification.disclosure_record import DisclosureDocument
 
 MAX_ANSWERED = 50_000
 """Receipts in one answer about completeness; the command lists more."""
@@ -88,6 +90,7 @@ def query_router(parts: Parts) -> APIRouter:
         _add_account,
         _add_standings,
         _add_completeness,
+        _add_disclosure_record,
         _add_audit,
         _add_overview,
     ):
@@ -209,6 +212,24 @@ def _add_completeness(router: APIRouter, parts: Parts) -> None:
         return build(parts.engine, parts.proofs, tenant, Period(start, end), limit=MAX_ANSWERED)
 
 
+def _add_disclosure_record(router: APIRouter, parts: Parts) -> None:
+    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
+
+    @router.get("/tenants/{tenant}/disclosures")
+    def disclosure_record(
+        access: Annotated[Access, Depends(permitted)],
+        tenant: Annotated[str, Path(pattern=NAME_PATTERN)],
+        start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
+        end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
+    ) -> DisclosureDocument:
+        """All disclosures of a tenant's receipts that began in [from, to), with a proof that nothing is hidden.
+
+        `counterfoil audit disclosures --from … --to …` verifies the answer.
+        """
+        own_tenant(access, tenant)
+        return disclosure_document.build(parts.engine, parts.proofs, tenant, Period(start, end))
+
+
 def _add_audit(router: APIRouter, parts: Parts) -> None:
     all_but_finance = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
     concerned = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
@@ -231,7 +252,7 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
         page: Paged,
         tenant: NameQuery = None,
     ) -> Page[StatementSummary]:
-        """Disclosures to the audit layer: requests, releases, and reports where a share does not fit."""
+        """Disclosures to the audit layer: audit requests, requests, releases, reports where a share does not fit, verdicts."""
         rows = parts.trail.disclosures(tenant=own_tenant(access, tenant), page=page)
         return _page(rows, page.limit)
 

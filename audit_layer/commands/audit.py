@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from audit_layer.commands.disclosures import disclosures
 from audit_layer.commands.options import (
     FILE,
     config_option,
@@ -274,5 +275,5 @@ def parties(config: Path, role: str | None) -> list[dict[str, Any]]:
     ]
 
 
-for query in QUERIES:
+for query in (*QUERIES, disclosures):
     audit.add_command(query)

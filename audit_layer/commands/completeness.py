@@ -92,15 +92,16 @@ def _ask(config: Path, tenant: str, span: tuple[int, int], statements: bool) -> 
 def _check(path: Path, policy: Path | None, as_json: bool) -> int:
     from shared.verification.completeness import parse_document, parse_trust  # noqa: PLC0415
 
-    document = parse_document(_read(path, MAX_DOCUMENT))
+    document = parse_document(read_file(path, MAX_DOCUMENT))
     if policy is None:
         whose = "the document's own keys: it agrees with itself, but not with anyone you chose"
         return _show(document, document.trust.trust(), whose, as_json)
-    trust = parse_trust(_read(policy, MAX_POLICY)).trust()
+    trust = parse_trust(read_file(policy, MAX_POLICY)).trust()
     return _show(document, trust, str(policy), as_json)
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_file(path: Path, most: int) -> bytes:
+    """Return the bytes of a document or policy; MALFORMED when there are more than `most`."""
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
     from shared.runtime.reading import read_bounded  # noqa: PLC0415  # --help stays light
 

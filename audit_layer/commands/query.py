@@ -59,7 +59,10 @@ def _ms(_context: click.Context, _parameter: click.Parameter, value: datetime | 
     return None if value is None else int(value.replace(tzinfo=UTC).timestamp() * 1000)
 
 
-_moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
+def moment_option(name: str, parameter: str, about: str) -> Callable[[F], F]:
+    """Return the decorator of an option that takes a UTC time and gives Unix milliseconds."""
+    kind = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
+    return click.option(name, parameter, type=kind, callback=_ms, help=about)
 
 
 @click.command("receipts")
@@ -67,16 +70,8 @@ _moment = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 @click.option("--operator")
 @click.option("--node", help="Its name, or operator/node as tables show it.")
 @click.option("--model", "model_root", help="Model root, hexadecimal.")
-@click.option(
-    "--from",
-    "started_from",
-    type=_moment,
-    callback=_ms,
-    help="Started at or after this time (UTC).",
-)
-@click.option(
-    "--to", "started_to", type=_moment, callback=_ms, help="Started before this time (UTC)."
-)
+@moment_option("--from", "started_from", "Started at or after this time (UTC).")
+@moment_option("--to", "started_to", "Started before this time (UTC).")
 @paged
 @asking
 def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
@@ -87,7 +82,7 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
         row["node"] = f"{row['operator']}/{row['node']}"
         row["tokens"] = f"{row['input_tokens']} + {row['output_tokens']}"
         row["started"] = utc(row["started"])
-    _show_page("Receipts", columns, page, as_json)
+    show_page("Receipts", columns, page, as_json)
 
 
 @click.command("verdicts")
@@ -99,7 +94,7 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
 def verdicts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
     """Show verdicts by the parties that they concern."""
     columns = ("log_index", "operator", "node", "outcome", "reason", "worker", "receipt")
-    _show_page("Verdicts", columns, ask(url, token_file, ca, "/v1/verdicts", **query), as_json)
+    show_page("Verdicts", columns, ask(url, token_file, ca, "/v1/verdicts", **query), as_json)
 
 
 @click.command("epochs")
@@ -145,7 +140,7 @@ def epochs(
     columns = ("log_index", "type", "subject", "recorded_at", "entry")
     for row in [] if as_json else page["items"]:
         row["recorded_at"] = utc(row["recorded_at"])
-    _show_page("Epochs", columns, page, as_json)
+    show_page("Epochs", columns, page, as_json)
     return 0
 
 
@@ -196,17 +191,6 @@ def _check(
 
     emit({"epochs": rows, "wrong": wrong}, as_json, shown)
     return 1 if wrong else 0
-
-
-@click.command("disclosures")
-@click.option("--tenant")
-@paged
-@asking
-def disclosures(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
-    """Show disclosures to the audit layer."""
-    columns = ("log_index", "type", "issuer", "subject", "entry")
-    page = ask(url, token_file, ca, "/v1/disclosures", **query)
-    _show_page("Disclosures", columns, page, as_json)
 
 
 @click.command("statement")
@@ -325,10 +309,11 @@ def _write_parts(found: dict[str, Any], proof: Path | None, raw: Path | None) ->
         write_result(proof, found["tlog_proof"].encode())
 
 
-def _show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:
+def show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_json: bool) -> None:
+    """Print a page of a list, and where the next begins."""
     emit(page, as_json, rendered(title, columns, page["items"]))
     if page["next"] is not None and not as_json:
         click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
 
 
-QUERIES: Final = (receipts, verdicts, statement, epochs, disclosures, explain, standing)
+QUERIES: Final = (receipts, verdicts, statement, epochs, explain, standing)

@@ -15,11 +15,12 @@ from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.selection.models import SealRow
 from audit_layer.selection.settings import AuthoritySettings, SealPeriod
 from audit_layer.storage.engine import alone, session
+from audit_layer.trail.disclosures import disclosures_of
 from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as, sign
-from shared.statements.seals import NO_SEAL, TenantSeal, entries_digest, order_numbers
+from shared.statements.seals import NO_SEAL, TenantSeal, counted, entries_digest, order_numbers
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.notes import parse_note
 
@@ -142,6 +143,11 @@ def make_seal(
     began_before = (ReceiptRow.started < period.start, ReceiptRow.log_index >= sealed)
     on_time = db.execute(receipts.where(*began_within)).all()
     late = db.execute(receipts.where(*began_before)).all()
+    disclosed = db.scalars(
+        disclosures_of(tenant, StatementRow.entry)
+        .where(StatementRow.log_index >= sealed, StatementRow.log_index < checkpoint.size)
+        .order_by(StatementRow.log_index)
+    ).all()
     return TenantSeal(
         tenant=tenant,
         number=0 if before is None else before.number + 1,
@@ -159,6 +165,7 @@ def make_seal(
             None if before is None else before.orders,
             (number for _, number in (*on_time, *late)),
         ),
+        disclosures=counted(disclosed),
     )
 
 

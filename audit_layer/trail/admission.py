@@ -17,6 +17,7 @@ from shared.statements.cose import (
     verify_signature,
 )
 from shared.statements.disclosures import (
+    AuditRequest,
     DisclosureRelease,
     DisclosureRequest,
     EscrowReport,
@@ -277,6 +278,20 @@ def _share_report(admitted: Admitted, name: str, lookups: Lookups, now: int) -> 
     return admitted
 
 
+def _audit_request(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
+    value = admitted.value
+    assert isinstance(value, AuditRequest)
+    _same_name("tenant")(admitted, name, lookups, now)
+    receipt = lookups.receipt(value.receipt)
+    if receipt is None or receipt.tenant != name:
+        raise CounterfoilError(
+            Code.NOT_FOUND,
+            "the tenant has no such receipt in the log",
+            remedy="Hand the receipt in first, with its order.",
+        )
+    return admitted
+
+
 def _bundle(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admitted:
     """Admit only what an auditor of this log can recompute: any other profile would never be judged."""
     value = admitted.value
@@ -341,6 +356,7 @@ KINDS: Mapping[str, tuple[type[Payload], str | None, Check]] = {
     TenantSeal.TYPE: (TenantSeal, "authority", _seal),
     Erasure.TYPE: (Erasure, "authority", _no_more),
     PeriodSeal.TYPE: (PeriodSeal, "authority", _no_more),
+    AuditRequest.TYPE: (AuditRequest, "tenant", _audit_request),
     DisclosureRequest.TYPE: (DisclosureRequest, "authority", _no_more),
     BeaconCommitment.TYPE: (BeaconCommitment, "beacon", _party),
     BeaconReveal.TYPE: (BeaconReveal, "beacon", _party),

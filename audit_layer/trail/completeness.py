@@ -59,20 +59,20 @@ def holdings(
     """
     with session(engine, isolation="REPEATABLE READ") as db:
         reader = _Reader(db, tenant, limit)
-        known = _seals(db, tenant)
+        known = tenant_seals(db, tenant)
         first = next(
-            (at for at, item in enumerate(known) if item[2].end > period.start), len(known)
+            (at for at, item in enumerate(known) if item[1].end > period.start), len(known)
         )
         found: list[SealWithReceipts] = []
         for at in range(max(0, first - 1), len(known)):
-            entry, raw, seal = known[at]
-            before = known[at - 1][2].size if at else 0
+            row, seal = known[at]
+            before = known[at - 1][1].size if at else 0
             covers = at >= first and seal.start < period.end
             inside = period.start <= seal.start and seal.end <= period.end
             receipts = reader.on_time(seal, statements or not inside) if covers else None
             late = reader.late(seal, before) if at >= first else None
-            found.append(SealWithReceipts(entry, raw, seal, receipts, late))
-        newest = known[-1][2] if known else None
+            found.append(SealWithReceipts(row.entry, row.raw, seal, receipts, late))
+        newest = known[-1][1] if known else None
         return Holdings(tuple(found), reader.unsealed(period, newest, statements))
 
 
@@ -88,15 +88,16 @@ def authority_keys(engine: Engine) -> list[bytes]:
         )
 
 
-def _seals(db: Session, tenant: str) -> list[tuple[bytes, bytes, TenantSeal]]:
-    """Return (entry, signed bytes, seal) of all of a tenant's seals, in order of their numbers."""
-    rows = db.execute(
-        select(StatementRow.entry, StatementRow.raw).where(
+def tenant_seals(db: Session, tenant: str) -> list[tuple[StatementRow, TenantSeal]]:
+    """Return all of a tenant's seals, in order of their numbers."""
+    rows = db.scalars(
+        select(StatementRow).where(
             StatementRow.type == TenantSeal.TYPE, StatementRow.subject == tenant
         )
     )
-    found = [(e, raw, read_as(TenantSeal, raw)) for e, raw in rows]
-    return sorted(found, key=lambda item: item[2].number)
+    return sorted(
+        ((row, read_as(TenantSeal, row.raw)) for row in rows), key=lambda item: item[1].number
+    )
 
 
 class _Reader:

@@ -20,6 +20,7 @@ from audit_layer.storage.engine import session
 from audit_layer.trail import at_rest
 from audit_layer.trail.admission import ROLES, Admitted, admit
 from audit_layer.trail.columns import evidence_digest, finding_values
+from audit_layer.trail.disclosures import disclosures_of
 from audit_layer.trail.identities import TYPES as IDENTITY_TYPES
 from audit_layer.trail.identities import note_late
 from audit_layer.trail.lookups import DatabaseLookups
@@ -39,7 +40,6 @@ from shared.codec.moment import now_ms
 from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
-from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.identities import IdentityKey, IdentityKeyEnd, identity
 from shared.statements.keys import Revocation
 
@@ -356,12 +356,8 @@ class Trail:
         return self._all(page.of(found, VerdictRow.log_index))
 
     def disclosures(self, *, tenant: str | None = None, page: Span) -> list[StatementRow]:
-        """Return a page of disclosure requests, releases and reports; a tenant's are those about its receipts."""
-        found = select(StatementRow).where(StatementRow.type.in_(DISCLOSURE_TYPES))
-        if tenant is not None:
-            own = select(func.encode(ReceiptRow.entry, "hex")).where(ReceiptRow.tenant == tenant)
-            found = found.where(StatementRow.subject.in_(own))
-        return self._all(page.of(found, StatementRow.log_index))
+        """Return a page of statements about disclosures; a tenant's are those about its receipts."""
+        return self._all(page.of(disclosures_of(tenant), StatementRow.log_index))
 
     def findings(self, limit: int = 100) -> list[tuple[FindingRow, int | None]]:
         """Return the latest findings, each with the time at which it ceased to hold.

@@ -1,10 +1,11 @@
-"""Disclosure requests, releases, and what is reported where a share does not fit (protocol §6.2)."""
+"""Audit requests, disclosure requests, releases, and what is reported where a share does not fit (protocol §6.2)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
 from shared.statements.schema import Bytes32, Ms, Name, Statement, Uint
+from shared.statements.verdicts import Verdict
 
 
 class DisclosureReason(StrEnum):
@@ -14,6 +15,24 @@ class DisclosureReason(StrEnum):
     FLOOR = "floor"
     WHOLE = "whole"
     CONFIRM = "confirm"
+    TENANT = "tenant"
+    """Its tenant asked for it, whatever the draw says."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRequest(Statement):
+    """A tenant wants one of its receipts audited whatever the draw says, and pays for it."""
+
+    TYPE: ClassVar[str] = "audit-request"
+
+    tenant: Name
+    receipt: Bytes32
+    at: Ms
+
+    @property
+    def subject(self) -> str:
+        """The receipt."""
+        return self.receipt.hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +44,7 @@ class DisclosureRequest(Statement):
     receipt: Bytes32
     index: Uint
     draw: Bytes32
+    """Entry of the draw or, where its tenant asked for the audit, of the audit request."""
     reason: DisclosureReason
     recipient: Bytes32
     """Key id of the worker's HPKE key."""
@@ -97,6 +117,13 @@ class ShareReport(Statement):
 
 
 DISCLOSURE_TYPES: Final = frozenset(
-    {DisclosureRequest.TYPE, DisclosureRelease.TYPE, EscrowReport.TYPE, ShareReport.TYPE}
+    {
+        AuditRequest.TYPE,
+        DisclosureRequest.TYPE,
+        DisclosureRelease.TYPE,
+        EscrowReport.TYPE,
+        ShareReport.TYPE,
+        Verdict.TYPE,
+    }
 )
-"""What a tenant sees of disclosures of its requests."""
+"""What a tenant sees of disclosures of its requests, and its seals count: each names the receipt as its subject."""

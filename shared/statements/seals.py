@@ -60,10 +60,19 @@ class OrderNumbers(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Counted(Record):
+    """A number of statements, and the SHA-256 of their entries, concatenated by index."""
+
+    count: Uint
+    entries: Bytes32
+
+
+@dataclass(frozen=True, slots=True)
 class TenantSeal(Statement):
     """All receipts of one tenant that began in [start, end), as the log had them at `size`."""
 
     TYPE: ClassVar[str] = "tenant-seal"
+    NEEDED: ClassVar[frozenset[str]] = frozenset({"disclosures"})
 
     tenant: Name
     number: Uint
@@ -85,6 +94,9 @@ class TenantSeal(Statement):
     late_entries: Bytes32
     """SHA-256 of their entries, likewise."""
     orders: OrderNumbers
+    disclosures: Counted | None = None
+    """The statements about disclosures of the tenant's receipts with an index from the previous seal's `size` up to this
+    one's (protocol §5.1); absent in seals from before it was defined."""
 
     @property
     def subject(self) -> str:
@@ -112,6 +124,11 @@ def entries_digest(entries: Iterable[bytes]) -> bytes:
     for entry in entries:
         digest.update(entry)
     return digest.digest()
+
+
+def counted(entries: Sequence[bytes]) -> Counted:
+    """Count statements, given their entries in order of log index."""
+    return Counted(len(entries), entries_digest(entries))
 
 
 def order_numbers(previous: OrderNumbers | None, seen: Iterable[int]) -> OrderNumbers:

@@ -1,5 +1,7 @@
 """The format of the document that answers "is that all?" for one tenant and period. Pure."""
 
+import base64
+import binascii
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -89,15 +91,24 @@ class Document(Part):
 
 def parse_document(data: bytes) -> Document:
     """Parse a document strictly; MALFORMED says what is wrong."""
-    return _parse(Document, data, "the document")
+    return parse_part(Document, data, "the document")
 
 
 def parse_trust(data: bytes) -> TrustPart:
     """Parse a policy file: a JSON object like `trust` in a document; MALFORMED says what is wrong."""
-    return _parse(TrustPart, data, "the policy")
+    return parse_part(TrustPart, data, "the policy")
 
 
-def _parse(kind: type[T], data: bytes, what: str) -> T:
+def decoded(text: str) -> bytes:
+    """Return the bytes of a statement in a document; MALFORMED if it is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise CounterfoilError(Code.MALFORMED, "a statement is not base64") from error
+
+
+def parse_part(kind: type[T], data: bytes, what: str) -> T:
+    """Parse one of these documents strictly; MALFORMED says what is wrong."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

@@ -5,8 +5,6 @@ exactly the receipts listed (protocol §5.1), and that these seals leave no gap 
 number belongs to which entry is proved where the signed receipt is shown; otherwise, only which numbers exist.
 """
 
-import base64
-import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +18,7 @@ from shared.statements.receipts import Receipt
 from shared.statements.seals import TenantSeal, entries_digest, follows, order_numbers
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
-from shared.verification.completeness import Document, ReceiptLine, SealPart
+from shared.verification.completeness import Document, ReceiptLine, SealPart, decoded
 from shared.verification.trust import Trust
 
 SHOWN_RUNS = 20
@@ -115,11 +113,11 @@ def judge(document: Document, trust: Trust) -> Answer:
 
 def seal_number(part: SealPart) -> int:
     """Return the number of a seal in a document; nothing about it is verified."""
-    return read_as(TenantSeal, _decoded(part.statement)).number
+    return read_as(TenantSeal, decoded(part.statement)).number
 
 
 def _open(part: SealPart, tenant: str, trust: Trust, policy: LogPolicy) -> _Opened:
-    raw = _decoded(part.statement)
+    raw = decoded(part.statement)
     kid = parse_statement(raw, expected=TenantSeal.TYPE).kid
     seal, statement = open_as(TenantSeal, raw, trust.authority_key(kid, "a seal"))
     _require(seal.tenant == tenant, f"seal {seal.number} belongs to another tenant")
@@ -217,7 +215,7 @@ def _check_statement(line: ReceiptLine, tenant: str) -> None:
     """Check a line against the signed receipt, where it is shown."""
     if line.statement is None:
         return
-    raw = _decoded(line.statement)
+    raw = decoded(line.statement)
     receipt = read_as(Receipt, raw)
     shown = (entry_of(raw).hex(), receipt.tenant, receipt.number, receipt.attempt, receipt.started)
     _require(
@@ -275,13 +273,6 @@ def _late(opened: Iterable[_Opened]) -> Iterator[ReceiptLine]:
 
 def _of_period(document: Document, lines: Iterable[ReceiptLine]) -> Iterator[ReceiptLine]:
     return (line for line in lines if document.start <= line.started < document.end)
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise CounterfoilError(Code.MALFORMED, "a statement is not base64") from error
 
 
 def _require(condition: bool, problem: str) -> None:

@@ -10,6 +10,7 @@ from shared.runtime.keys import key_id
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import (
+    AuditRequest,
     DisclosureRelease,
     DisclosureRequest,
     EscrowReport,
@@ -50,6 +51,7 @@ SIGNED_BY: Final[Mapping[str, Role]] = {
     Revocation.TYPE: Role.OPERATOR,
     RateCard.TYPE: Role.OPERATOR,
     Order.TYPE: Role.TENANT,
+    AuditRequest.TYPE: Role.TENANT,
     EpochOpen.TYPE: Role.AUTHORITY,
     EpochSeal.TYPE: Role.AUTHORITY,
     Draw.TYPE: Role.AUTHORITY,

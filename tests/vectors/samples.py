@@ -8,6 +8,7 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.runtime.keys import key_id, public_bytes
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.disclosures import (
+    AuditRequest,
     DisclosureReason,
     DisclosureRelease,
     DisclosureRequest,
@@ -23,7 +24,7 @@ from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
 from shared.statements.schema import Statement
-from shared.statements.seals import Missing, OrderNumbers, TenantSeal
+from shared.statements.seals import Counted, Missing, OrderNumbers, TenantSeal
 from shared.statements.verdicts import Outcome, Reason, Verdict
 
 NOW = 1_772_323_200_000
@@ -217,6 +218,7 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
             late=2,
             late_entries=octets("late entries"),
             orders=OrderNumbers(next=61, missing=(Missing(7, 9), Missing(30, 30))),
+            disclosures=Counted(5, octets("disclosure entries")),
         ),
         "authority",
         "authority",
@@ -264,6 +266,11 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
         ),
         "authority",
         "authority",
+    ),
+    "audit-request": (
+        AuditRequest(tenant="acme", receipt=octets("receipt"), at=NOW),
+        "tenant",
+        "acme",
     ),
     "disclosure-request": (
         DisclosureRequest(

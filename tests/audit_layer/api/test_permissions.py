@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 
 from audit_layer.wiring.openapi import described_app
+from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import client_context
-from tests.audit_layer.served import World
+from tests.audit_layer.served import World, until
 
 ROLES = (("tenant", "acme"), ("operator", "alpha"), ("auditor", None), ("finance", None))
 MATRIX = {
@@ -18,6 +19,7 @@ MATRIX = {
     "/v1/standings": (200, 200, 200, 200),
     "/v1/verdicts": (200, 200, 200, 403),
     "/v1/tenants/{tenant}/completeness": (200, 403, 200, 403),
+    "/v1/tenants/{tenant}/disclosures": (200, 403, 200, 403),
     "/v1/epochs": (200, 200, 200, 403),
     "/v1/disclosures": (200, 403, 200, 403),
     "/v1/findings": (403, 403, 200, 403),
@@ -92,6 +94,7 @@ VALUES = {
 }
 QUERIES: dict[str, dict[str, Any]] = {
     "/v1/tenants/{tenant}/completeness": {"from": 0, "to": 86_400_000},
+    "/v1/tenants/{tenant}/disclosures": {"from": 0, "to": 86_400_000},
     "/v1/costs/export": {"format": "focus-1.2-csv", "start": "2026-01-01", "end": "2026-02-01"},
     "/v1/costs/centres": {"start": "2026-01-01", "end": "2026-02-01"},
     "/v1/costs/ledger/statement": {"account": "cash:acme", "currency": "EUR"},
@@ -123,6 +126,11 @@ async def test_every_route_is_in_the_matrix_or_public_by_name(world: World):
 
 
 async def test_each_role_may_ask_what_its_row_of_the_matrix_says(world: World):
+    async def published() -> None:
+        if (await world.get("/checkpoint", None)).status_code != 200:
+            raise CounterfoilError(Code.NOT_WITNESSED, "not yet")
+
+    await until(published, Code.NOT_WITNESSED)  # what proves something needs a witnessed checkpoint
     for path, expected in MATRIX.items():
         for (role, scope), status in zip(ROLES, expected, strict=True):
             answer = await world.get(filled(path), role, scope, **QUERIES.get(path, {}))
