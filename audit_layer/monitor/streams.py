@@ -8,6 +8,7 @@ from typing import Final
 from audit_layer.monitor.answers import Listed, Page
 from audit_layer.monitor.client import ApiClient
 from audit_layer.monitor.core import Verified
+from audit_layer.monitor.disclosures import summary_of
 from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from audit_layer.monitor.inclusion import prove
@@ -141,8 +142,7 @@ class Streams:
 
         async def check(item: Listed, page: _Round) -> None:
             statement = await self._shown(item, DISCLOSURE_TYPES)
-            summary = f"{statement.type} about receipt {statement.subject} by {statement.issuer}"
-            page.news.append(_news(DISCLOSURES, statement, item.index, summary))
+            page.news.append(_news(DISCLOSURES, statement, item.index, summary_of(statement)))
 
         return await self._follow(DISCLOSURES, self._api.disclosures, check, verified, start)
 

@@ -271,6 +271,8 @@ def _check_drawn(
         case DisclosureReason.FLOOR:
             require(not draw.whole, "an epoch that is audited whole has no floor")
             drawn_by = DisclosureReason.FLOOR
+        case DisclosureReason.TENANT:
+            require(False, "a draw is no reason to release in the tenant's name")
         case DisclosureReason.CONFIRM:
             _check_verdict(case, trust, recipient, receipt_entry)
     if drawn_by is DisclosureReason.FLOOR:

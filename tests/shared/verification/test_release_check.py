@@ -284,6 +284,10 @@ def test_step_5_a_receipt_that_the_rate_does_not_draw_is_refused_even_if_the_dra
     assert "rate" in refused(Code.BAD_PROOF, world)
 
 
+def test_nobody_releases_in_the_tenants_name_under_a_draw():
+    refused(Code.BAD_PROOF, World(reason=DisclosureReason.TENANT))
+
+
 @pytest.mark.parametrize("reason", [DisclosureReason.DRAW, DisclosureReason.FLOOR])
 def test_step_5_rate_and_floor_are_no_reasons_in_a_whole_epoch(reason):
     refused(Code.BAD_PROOF, World(reason=reason, missing=1, rate_ppm=500_000, floor=2))
