@@ -17,7 +17,12 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import sign
 from shared.statements.disclosures import AuditRequest, DisclosureReason, DisclosureRequest
 from shared.statements.seals import counted
-from shared.verification.disclosure_record import Answer, judge_record, parse_record
+from shared.verification.disclosure_record import (
+    Answer,
+    DisclosureDocument,
+    judge_record,
+    parse_record,
+)
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.selection.sealing_court import (
     BEGAN,
@@ -38,7 +43,7 @@ __all__ = ["court", "make", "server", "world"]
 EVER = Period(0, MAX_MS)
 
 
-def record(court: Court, period: Period = EVER) -> disclosure_document.DisclosureDocument:
+def record(court: Court, period: Period = EVER) -> DisclosureDocument:
     court.server.publish()
     engine = court.world.database.engine("server")
     found = disclosure_document.build(engine, court.log.proofs(), "acme", period)
