@@ -32,6 +32,8 @@ class State(StrEnum):
     """The node did not accept the request."""
     BROKEN = "broken"
     """The stream ended without a receipt."""
+    LOST = "lost"
+    """The stream ended without a receipt, and its node has no more of it."""
     DISBELIEVED = "disbelieved"
     """The node's response did not pass the checks; it is kept as evidence."""
 
@@ -166,6 +168,29 @@ class Archive(LogRecords):
 
         await self._journal.write(write)
 
+    async def keep(self, transcript: int, received: Received, known: int) -> None:
+        """Record what has arrived so far; the first `known` frames are recorded already."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE transcripts SET node_nonce = ?, accepted_signature = ? WHERE id = ?",
+                (received.node_nonce, received.accepted_signature, transcript),
+            )
+            _insert_frames(db, transcript, received, known)
+
+        await self._journal.write(write)
+
+    async def keep_contradiction(
+        self, transcript: int, position: int, value: bytes, signature: bytes
+    ) -> None:
+        """Record what a node signed beside a frame that it had sent, or (position 0) beside its nonce."""
+        row = (transcript, position, value, signature, now_ms())
+        await self._journal.write(
+            lambda db: db.execute(
+                "INSERT INTO contradictions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row
+            )
+        )
+
     async def close_attempt(
         self,
         transcript: int,
@@ -189,13 +214,7 @@ class Archive(LogRecords):
                     *(statement, entry, now_ms(), transcript),
                 ),
             )
-            db.executemany(
-                "INSERT INTO frames VALUES (?, ?, ?, ?)",
-                [
-                    (transcript, position, ciphertext, signature)
-                    for position, (ciphertext, signature) in enumerate(received.frames, start=1)
-                ],
-            )
+            _insert_frames(db, transcript, received, 0)
 
         await self._journal.write(write)
 
@@ -240,6 +259,19 @@ class Archive(LogRecords):
         """Return the transcripts whose receipts have no proof yet."""
         return self._many("SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL")
 
+    def unfinished(self) -> list[Transcript]:
+        """Return the attempts whose answers may have a rest at their nodes: the last ones of their numbers, oldest first."""
+        return self._many(
+            "SELECT * FROM transcripts AS one WHERE state IN ('ordered', 'broken') AND NOT EXISTS (SELECT 1 FROM"
+            " transcripts AS later WHERE later.number = one.number AND later.attempt > one.attempt) ORDER BY id"
+        )
+
+    def contradictions(self, transcript: int) -> list[tuple[int, bytes, bytes]]:
+        """Return (position, value, signature) of what the node signed beside what it had sent."""
+        query = "SELECT position, value, signature FROM contradictions WHERE transcript = ?"
+        rows = self._journal.read(lambda db: db.execute(query, (transcript,)).fetchall())
+        return [tuple(row) for row in rows]
+
     def tagged(self) -> list[tuple[bytes, Mapping[str, str]]]:
         """Return (order statement, tags) of every attempt that has tags, oldest first."""
         query = "SELECT order_statement, tags FROM transcripts WHERE tags IS NOT NULL ORDER BY id"
@@ -262,6 +294,17 @@ class Archive(LogRecords):
         return self._journal.read(
             lambda db: [_transcript(db, row) for row in db.execute(query, arguments).fetchall()]
         )
+
+
+def _insert_frames(db: sqlite3.Connection, transcript: int, received: Received, known: int) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?)",
+        [
+            (transcript, position, ciphertext, signature)
+            for position, (ciphertext, signature) in enumerate(received.frames, start=1)
+            if position > known
+        ],
+    )
 
 
 def _next_number(db: sqlite3.Connection) -> tuple[int, int]:

@@ -3,24 +3,27 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.client.archive import Archive, NewTranscript, Ordered, Received, State
+from execution_layer.client.archive import (
+    Archive,
+    NewTranscript,
+    Ordered,
+    Received,
+    State,
+    Transcript,
+)
+from execution_layer.client.calls import LIES, Calls, Patience, Reach
 from execution_layer.client.cancelling import Cancellations, cancel_order
 from execution_layer.client.completion import CheckedReceipt, Completion, Timings
 from execution_layer.client.directory import NodeEntry
-from execution_layer.client.response_check import (
-    Response,
-    Sent,
-    StreamReader,
-    check_response,
-)
+from execution_layer.client.receiving import Receiving
+from execution_layer.client.response_check import Sent, check_response
 from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.moment import now_ms
 from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
@@ -28,7 +31,7 @@ from shared.envelope.stream import Frame
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
-from shared.runtime.grpc import error_from_rpc
+from shared.runtime.journal import Unwritable
 from shared.runtime.keys import public_bytes
 from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
@@ -41,34 +44,8 @@ ANSWER_SHARE: Final = 0.95
 BACKSTOP_S: Final = 1.0
 """How much later than ours gRPC's own deadline comes. Ours must be first: a status could as well be the node's word,
 and a node that could make us sign a cancellation early would be paid for an answer that it cut off itself."""
-
-
-@dataclass(slots=True, repr=False)
-class _Arrived:
-    """What has come back so far."""
-
-    node_nonce: bytes | None = None
-    signature: bytes | None = None
-    frames: list[tuple[bytes, bytes]] = field(default_factory=list)
-    final_record: bytes | None = None
-    final_signature: bytes | None = None
-    first_token_at: float | None = None
-    over: bool = False
-    """Whether the node, or the network, ended the stream."""
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the node said that it accepted the request."""
-        return self.node_nonce is not None
-
-    def received(self) -> Received:
-        return Received(
-            self.node_nonce,
-            self.signature,
-            tuple(self.frames),
-            self.final_record,
-            self.final_signature,
-        )
+KEEP_EVERY_S: Final = 0.25
+"""How often the archive gets what has arrived: what a client that is killed has not recorded, its node still has."""
 
 
 class Attempt:
@@ -77,7 +54,7 @@ class Attempt:
     def __init__(
         self,
         archive: Archive,
-        node: NodeEntry,
+        node: str,
         wanted: Wanted,
         sent: Sent,
         ordered: Ordered,
@@ -85,16 +62,16 @@ class Attempt:
         key: Ed25519PrivateKey,
     ) -> None:
         self._archive = archive
-        self._node = node
         self._wanted = wanted
         self._sent = sent
         self._envelope = envelope
         self._key = key
         self.ordered = ordered
-        self.node = node.name
+        self.node = node
         """operator/node"""
-        self.frames: list[Frame] = []
-        """What opened under the chain and was signed."""
+        text = wanted.model_text
+        said = None if text is None else text.said(wanted.body)
+        self._receiving = Receiving(sent, said, wanted.on_text)
         self.receipt: CheckedReceipt | None = None
 
     @classmethod
@@ -136,7 +113,32 @@ class Attempt:
             bundle_entry=node.entry,
             tenant_key=public_bytes(terms.key),
         )
-        return cls(archive, node, wanted, sent, ordered, sealed.envelope_bytes, terms.key)
+        return cls(archive, node.name, wanted, sent, ordered, sealed.envelope_bytes, terms.key)
+
+    @classmethod
+    def reopen(
+        cls,
+        archive: Archive,
+        kept: Transcript,
+        wanted: Wanted,
+        sent: Sent,
+        key: Ed25519PrivateKey,
+    ) -> "Attempt":
+        """Return an attempt of an earlier process, with what it had received; `wanted.on_text` gets the text of that too."""
+        ordered = Ordered(
+            kept.id, kept.number, kept.attempt, kept.order_statement, kept.order_entry
+        )
+        attempt = cls(archive, kept.node, wanted, sent, ordered, kept.envelope, key)
+        frames = tuple(zip(kept.frames, kept.signatures, strict=True))
+        attempt._receiving.recall(
+            Received(kept.node_nonce, kept.accepted_signature, frames, None, None)
+        )
+        return attempt
+
+    @property
+    def frames(self) -> list[Frame]:
+        """What opened under the chain and was signed."""
+        return self._receiving.opened
 
     async def run(
         self,
@@ -144,64 +146,79 @@ class Attempt:
         timeout_s: float,
         cancellations: Cancellations,
         accept_s: float = float("inf"),
+        patience: Patience | None = None,
     ) -> Completion:
         """Send, read, check; whatever came back is archived, even if this raises.
         UNAVAILABLE if the node has not accepted within `accept_s` seconds, DEADLINE if the answer is not complete within
-        `timeout_s`. A node whose stream we leave by ourselves is sent a cancellation; nobody waits for that.
+        `timeout_s`. Once it is accepted, a stream that breaks is resumed with `patience`. A node whose stream we leave by
+        ourselves is sent a cancellation; nobody waits for that.
         """
-        arrived = _Arrived()
         started = time.monotonic()
-        try:
-            response = await self._exchange(channel, timeout_s, accept_s, arrived)
-        except CounterfoilError as error:
-            if not arrived.over and arrived.final_record is None:
-                cancellations.send(channel, *self._cancellation(), accepted=arrived.accepted)
-            await self._close(_state_of(error, arrived), arrived, problem=str(error))
-            raise
-        except BaseException:  # the caller gave up; the node still writes its receipt
-            try:
-                await cancel_order(channel, *self._cancellation(), accepted=arrived.accepted)
-            finally:
-                await self._close(State.BROKEN, arrived, problem="cancelled by the caller")
-            raise
-        try:
-            receipt, entry = check_response(response, now_ms(), self._wanted.tokenise)
-        except CounterfoilError as error:
-            await self._close(State.DISBELIEVED, arrived, problem=str(error))
-            raise
-        fault_point("client.receipt.checked")
-        await self._close(State.ANSWERED, arrived, receipt=(response.final.receipt, entry))
-        self.receipt = CheckedReceipt(receipt, response.final.receipt, entry)
-        if receipt.finish is Finish.FAILED:
-            raise CounterfoilError(
-                Code.UNAVAILABLE, f"{self._node.name} failed, and says so in its receipt"
-            )
-        return Completion(
-            text=response.text,
-            text_verified=response.text_is_whole is not None,
-            token_ids=response.tokens,
-            logprobs=response.logprobs,
-            choice=self._wanted.body.choice,
-            receipt=self.receipt,
-            usage=receipt.usage,
-            finish=receipt.finish,
-            timings=_timings(started, arrived.first_token_at),
-            transcript_id=self.ordered.id,
-            number=self.ordered.number,
-            attempt=self.ordered.attempt,
-            node=self._node.name,
-        )
-
-    async def _exchange(
-        self, channel: grpc.aio.Channel, timeout_s: float, accept_s: float, arrived: _Arrived
-    ) -> Response:
+        calls = self._calls(patience or Patience(0.0, _same(channel)), timeout_s)
         call = execution_pb2_grpc.InferenceStub(channel).Generate(
             execution_pb2.GenerateRequest(order=self.ordered.statement, envelope=self._envelope),
             timeout=timeout_s + BACKSTOP_S,
         )
         try:
-            async with asyncio.timeout(timeout_s) as whole, asyncio.timeout(accept_s) as patience:
-                return await self._read(call, arrived, lambda: patience.reschedule(None))
+            await self._exchange(calls, call, timeout_s, accept_s)
+        except CounterfoilError as error:
+            if not calls.over and self._receiving.received().final_record is None:
+                cancellations.send(channel, *self._cancellation(), accepted=self._accepted)
+            await self._close(_state_of(error, self._accepted), problem=str(error))
+            raise
+        except BaseException:  # the caller gave up; the node still writes its receipt
+            try:
+                await cancel_order(channel, *self._cancellation(), accepted=self._accepted)
+            finally:
+                await self._close(State.BROKEN, problem="cancelled by the caller")
+            raise
+        return await self._checked(started)
+
+    async def resume(self, timeout_s: float, patience: Patience) -> Completion:
+        """Get the rest of an answer that was cut off, and check it; whatever comes back is archived.
+        NOT_FOUND if the node has no more of it. It stays as it was, to be resumed later, where the node does not answer.
+        """
+        started = time.monotonic()
+        try:
+            await self._exchange(self._calls(patience, timeout_s), None, timeout_s, float("inf"))
+        except CounterfoilError as error:
+            if error.code in LIES:
+                await self._close(State.DISBELIEVED, problem=str(error))
+            elif error.code is Code.NOT_FOUND and self._accepted:
+                await self._close(State.LOST, problem=str(error))
+            elif error.code is Code.NOT_FOUND and self._is_past:
+                await self._close(State.REFUSED, problem=str(error))
+            raise
+        return await self._checked(started)
+
+    def paused(self, error: CounterfoilError) -> None:
+        """Tell the application that the stream has broken and is being resumed."""
+        if self._wanted.on_pause is not None:
+            self._wanted.on_pause(self.node, error)
+
+    @property
+    def _accepted(self) -> bool:
+        return self._receiving.accepted
+
+    @property
+    def _is_past(self) -> bool:
+        """Whether nobody can accept the order any more, nor be answering it."""
+        order = self._sent.order
+        return max(order.expiry, order.created + (order.max_ms or 0)) < now_ms()
+
+    def _calls(self, patience: Patience, timeout_s: float) -> Calls:
+        return Calls(
+            self.ordered.entry, self._key, self._receiving, patience, timeout_s + BACKSTOP_S
+        )
+
+    async def _exchange(self, calls: Calls, call: Any, timeout_s: float, accept_s: float) -> None:
+        try:
+            async with (
+                self._keeping(),
+                asyncio.timeout(timeout_s) as whole,
+                asyncio.timeout(accept_s) as patience,
+            ):
+                await calls.receive(call, lambda: patience.reschedule(None))
         except TimeoutError as error:
             if whole.expired():
                 raise CounterfoilError(
@@ -212,12 +229,63 @@ class Attempt:
             raise CounterfoilError(
                 Code.UNAVAILABLE, f"the request was not accepted within {accept_s:g} s"
             ) from error
-        except grpc.RpcError as error:
-            arrived.over = True
-            raise error_from_rpc(error) from error
         finally:
-            with contextlib.suppress(Exception):
-                call.cancel()
+            if (found := calls.contradiction) is not None:
+                await self._archive.keep_contradiction(
+                    self.ordered.id, found.position, found.value, found.signature
+                )
+
+    @contextlib.asynccontextmanager
+    async def _keeping(self) -> AsyncIterator[None]:
+        """Archive what arrives, from time to time: what this process leaves behind is what another one resumes."""
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+
+    async def _keep(self) -> None:
+        known = 0
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            received = self._receiving.received()
+            if received.node_nonce is not None and len(received.frames) > known:
+                with contextlib.suppress(Unwritable):  # then the end of the attempt says so
+                    await self._archive.keep(self.ordered.id, received, known)
+                known = len(received.frames)
+                fault_point("client.frames.kept")
+
+    async def _checked(self, started: float) -> Completion:
+        """Check the response, and archive and return the answer."""
+        response = self._receiving.response
+        assert response is not None
+        try:
+            receipt, entry = check_response(response, now_ms(), self._wanted.tokenise)
+        except CounterfoilError as error:
+            await self._close(State.DISBELIEVED, problem=str(error))
+            raise
+        fault_point("client.receipt.checked")
+        await self._close(State.ANSWERED, receipt=(response.final.receipt, entry))
+        self.receipt = CheckedReceipt(receipt, response.final.receipt, entry)
+        if receipt.finish is Finish.FAILED:
+            raise CounterfoilError(
+                Code.UNAVAILABLE, f"{self.node} failed, and says so in its receipt"
+            )
+        return Completion(
+            text=response.text,
+            text_verified=response.text_is_whole is not None,
+            token_ids=response.tokens,
+            logprobs=response.logprobs,
+            choice=self._wanted.body.choice,
+            receipt=self.receipt,
+            usage=receipt.usage,
+            finish=receipt.finish,
+            timings=_timings(started, self._receiving.first_token_at),
+            transcript_id=self.ordered.id,
+            number=self.ordered.number,
+            attempt=self.ordered.attempt,
+            node=self.node,
+        )
 
     def _cancellation(self) -> tuple[bytes, bytes]:
         """Return the order's entry and the signature that the rest of its answer is not wanted.
@@ -225,72 +293,23 @@ class Attempt:
         """
         return self.ordered.entry, sign_cancellation(self.ordered.entry, self._key)
 
-    async def _read(
-        self,
-        call: AsyncIterable[execution_pb2.GenerateResponse],
-        arrived: _Arrived,
-        on_accepted: Callable[[], None],
-    ) -> Response:
-        reader: StreamReader | None = None
-        response: Response | None = None
-        async for message in call:
-            if response is not None:
-                raise CounterfoilError(
-                    Code.MALFORMED, "the node sent something after the final record"
-                )
-            if reader is None:
-                reader = self._accepted(message, arrived)
-                on_accepted()
-            elif message.WhichOneof("event") == "frame":
-                self._frame(reader, message.frame, arrived)
-            else:
-                response = self._final(reader, message, arrived)
-        arrived.over = True
-        if response is None:
-            raise CounterfoilError(Code.UNAVAILABLE, "the stream ended without a final record")
-        return response
-
-    def _accepted(self, message: execution_pb2.GenerateResponse, arrived: _Arrived) -> StreamReader:
-        if message.WhichOneof("event") != "accepted":
-            raise CounterfoilError(Code.MALFORMED, "the stream does not begin with the acceptance")
-        accepted = message.accepted
-        arrived.node_nonce, arrived.signature = accepted.node_nonce, accepted.signature
-        text = self._wanted.model_text
-        said = None if text is None else text.said(self._wanted.body)()
-        return StreamReader(self._sent, accepted.node_nonce, accepted.signature, said)
-
-    def _frame(self, reader: StreamReader, frame: execution_pb2.Frame, arrived: _Arrived) -> None:
-        arrived.frames.append((frame.ciphertext, frame.signature))
-        opened = reader.frame(frame.index, frame.ciphertext, frame.signature)
-        self.frames.append(opened)
-        if opened.tokens and arrived.first_token_at is None:
-            arrived.first_token_at = time.monotonic()
-        if opened.text and self._wanted.on_text is not None:
-            self._wanted.on_text(opened.text)
-
-    def _final(
-        self,
-        reader: StreamReader,
-        message: execution_pb2.GenerateResponse,
-        arrived: _Arrived,
-    ) -> Response:
-        if message.WhichOneof("event") != "final_record":
-            raise CounterfoilError(Code.MALFORMED, "the node accepted the request twice")
-        sealed, signature = message.final_record.ciphertext, message.final_record.signature
-        arrived.final_record, arrived.final_signature = sealed, signature
-        return Response.of(self._sent, reader, reader.final(sealed, signature))
-
     async def _close(
         self,
         state: State,
-        arrived: _Arrived,
         *,
         problem: str | None = None,
         receipt: tuple[bytes, bytes] | None = None,
     ) -> None:
         await self._archive.close_attempt(
-            self.ordered.id, state, arrived.received(), receipt=receipt, problem=problem
+            self.ordered.id, state, self._receiving.received(), receipt=receipt, problem=problem
         )
+
+
+def _same(channel: grpc.aio.Channel) -> Reach:
+    async def reach(_elsewhere: bool) -> grpc.aio.Channel:
+        return channel
+
+    return reach
 
 
 def _seal(terms: Terms, node: NodeEntry, wanted: Wanted, now: int) -> SealedRequest:
@@ -354,12 +373,11 @@ def _as_opened(sealed: SealedRequest, body: RequestBody) -> OpenedRequest:
     )
 
 
-def _state_of(error: CounterfoilError, arrived: _Arrived) -> State:
+def _state_of(error: CounterfoilError, accepted: bool) -> State:
     """Distinguish a refusal, a broken stream, and a response that cannot be believed."""
-    if arrived.node_nonce is None:
+    if not accepted:
         return State.REFUSED
-    lying = {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
-    return State.DISBELIEVED if error.code in lying else State.BROKEN
+    return State.DISBELIEVED if error.code in LIES else State.BROKEN
 
 
 def _timings(started: float, first_token_at: float | None) -> Timings:

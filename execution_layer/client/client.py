@@ -7,7 +7,6 @@ fails the checks, there is no silent retry: the error is raised, and the respons
 import asyncio
 import contextlib
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +15,9 @@ from typing import Final, Self, Unpack, overload
 
 import grpc
 
-from execution_layer.client.archive import Archive
+from execution_layer.client.archive import Archive, State
 from execution_layer.client.attempt import Attempt
+from execution_layer.client.calls import LIES, Patience
 from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
@@ -25,9 +25,9 @@ from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.going_on import GoingOn
 from execution_layer.client.log_memory import AuditLog, LogMemory
 from execution_layer.client.mirrors import Mirror
+from execution_layer.client.naming import named, told_by
 from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import (
-    OnRetry,
     Options,
     Turn,
     continues_of,
@@ -39,15 +39,17 @@ from execution_layer.client.options import (
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
+from execution_layer.client.reopening import reopened
 from execution_layer.client.tag_key import Tagger
 from execution_layer.client.views import read_view
-from execution_layer.client.wanted import Terms, Wanted
+from execution_layer.client.wanted import OnRetry, OnText, Terms, Wanted
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.journal import Unwritable
 from shared.runtime.keys import load_ed25519
+from shared.statements.keys import KeyBundle
 from shared.statements.request import SamplingSettings
 
 ELSEWHERE: Final = frozenset(
@@ -62,11 +64,9 @@ ELSEWHERE: Final = frozenset(
     }
 )
 """Errors that another node, or the same one later, might not have."""
-DISBELIEVED: Final = frozenset(
-    {Code.UNREADABLE, Code.BAD_SIGNATURE, Code.MALFORMED, Code.COMMITMENT_MISMATCH}
-)
-INCIDENT: Final = re.compile(r"[0-9a-f]{12}")
 MAX_ANSWERS: Final = 128
+LOOK_UP_S: Final = 2.0
+"""How long a broken stream waits for the directory to say where its node is now."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 
@@ -188,6 +188,7 @@ class AsyncCounterfoilClient:
             cost_centre=self._tagger.blinded(tags),
             on_text=options.get("on_text"),
             model_text=self._texts.of(model_root),
+            on_pause=options.get("on_pause"),
             continues=continues_of(options, self._policy.failover),
         )
 
@@ -201,11 +202,11 @@ class AsyncCounterfoilClient:
         """
         root = self._model_root(model)
         failed: CounterfoilError | None = None
-        for found in _named(await self._nodes(root), node, self._refused()):
+        for found in named(await self._nodes(root), node, self._refused()):
             try:
                 files = await fetch_files(self._channel(found.bundle.endpoint), root)
             except CounterfoilError as error:
-                failed = _told_by(found, error)
+                failed = told_by(found.name, error)
                 continue
             folder = fetched_folder(self._policy, root)
             await asyncio.to_thread(keep_files, folder, files)
@@ -235,6 +236,44 @@ class AsyncCounterfoilClient:
         sizes = (largest, kept.size if kept is not None else largest)
         return {"common": common, "smaller": min(sizes), "larger": max(sizes)}
 
+    async def resume(
+        self,
+        which: str,
+        *,
+        timeout_s: float | None = None,
+        on_text: OnText | None = None,
+        on_pause: OnRetry | None = None,
+    ) -> Completion:
+        """Return an answer that was cut off when a client died or gave up, once its rest has come and all of it is checked.
+
+        `which` is the entry of its order, or `latest`; `archive.unfinished()` lists what there is. `on_text` gets the
+        whole text, from its beginning. NOT_FOUND if the node has no more of it, CONFLICT if nothing is left to resume.
+        """
+        kept = self.archive.find(which)
+        attempt, bundle = reopened(
+            self.archive, kept, self._terms.key, self._texts, on_text, on_pause
+        )
+        limit_s = timeout_of({"timeout_s": timeout_s}, self._policy.timeout_s)
+        try:
+            return await attempt.resume(limit_s, self._patience(attempt, bundle))
+        except CounterfoilError as error:
+            if self.archive.get(kept.id).state is State.REFUSED:
+                await self.archive.give_back(kept.number)
+            raise told_by(kept.node, error) from error
+
+    def _patience(self, attempt: Attempt, bundle: KeyBundle) -> Patience:
+        async def reach(elsewhere: bool) -> grpc.aio.Channel:
+            endpoint = bundle.endpoint
+            if elsewhere:  # it may have come back at another address
+                with contextlib.suppress(CounterfoilError, TimeoutError):
+                    async with asyncio.timeout(LOOK_UP_S):
+                        nodes = await self._nodes(bundle.model_roots[0], since=time.monotonic())
+                    here = [node.bundle.endpoint for node in nodes if node.name == bundle.issuer]
+                    endpoint = (here or [endpoint])[0]
+            return self._channel(endpoint)
+
+        return Patience(self._policy.resume_patience_s, reach, attempt.paused)
+
     async def _with_retries(
         self, wanted: Wanted, name: str | None, until: float, on_retry: OnRetry | None
     ) -> Completion:
@@ -262,7 +301,7 @@ class AsyncCounterfoilClient:
         for left in reversed(range(self._policy.max_attempts)):
             usable = await self._nodes(wanted.model_root, since=since)
             chosen_at = time.monotonic()
-            nodes = _named(usable, name, self._refused())
+            nodes = named(usable, name, self._refused())
             node = self._choose(nodes, tried)
             remaining = until - time.monotonic()
             if remaining <= 0:
@@ -285,7 +324,7 @@ class AsyncCounterfoilClient:
                 elsewhere = error.code in ELSEWHERE or going_on.shortened(error)
                 going_on.take(attempt)
                 if not elsewhere or not left:
-                    raise _told_by(node, error) from error
+                    raise told_by(node.name, error) from error
                 if on_retry is not None:
                     on_retry(node.name, error)
                 hint = error.retry_after_s
@@ -308,11 +347,12 @@ class AsyncCounterfoilClient:
                 timeout_s,
                 self._cancellations,
                 self._policy.accept_timeout_s,
+                self._patience(attempt, node.bundle),
             )
         except Unwritable:
             raise  # our own archive
         except CounterfoilError as error:
-            if error.code in (ELSEWHERE | DISBELIEVED) - {Code.STALE_KEY}:
+            if error.code in (ELSEWHERE | LIES) - {Code.STALE_KEY}:
                 self._node_choice.failed(node.name, error, time.monotonic())
             raise
         finally:
@@ -357,36 +397,3 @@ class AsyncCounterfoilClient:
                 Code.INVALID_ARGUMENT, "no model is given", remedy="Set model_root in client.toml."
             )
         return parse_hex32(chosen, "the model root")
-
-
-def _told_by(node: NodeEntry, error: CounterfoilError) -> CounterfoilError:
-    """Return a node's error with the node's name, and the incident number in that node's log if there is one."""
-    number = error.metadata.get("incident", "")
-    incident = f" (incident {number})" if INCIDENT.fullmatch(number) else ""
-    return CounterfoilError(
-        error.code,
-        f"{node.name}: {error.detail}{incident if number not in error.detail else ''}",
-        remedy=error.remedy,
-        metadata={**error.metadata, "node": node.name},
-        retry_after_s=error.retry_after_s,
-    )
-
-
-def _named(
-    nodes: Sequence[NodeEntry], name: str | None, refused: Sequence[str]
-) -> Sequence[NodeEntry]:
-    """Return the nodes with a name; NOT_FOUND if there is none, with the reason if one was `refused`."""
-    if name is None:
-        return nodes
-    found = [node for node in nodes if name in {node.bundle.node, node.name}]
-    if not found:
-        known = ", ".join(node.name for node in nodes)
-        why = [
-            f"; {reason}"
-            for reason in refused
-            if name in {*reason.split(), *reason.replace("/", " ").split()}
-        ]
-        raise CounterfoilError(
-            Code.NOT_FOUND, f"no node is named {name}; there are: {known}{''.join(why[-1:])}"
-        )
-    return found

@@ -2,12 +2,12 @@
 Unknown or mistyped options are refused by name: an option that silently has no effect is worse than an error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args, get_type_hints
 
-from execution_layer.client.wanted import OnText
+from execution_layer.client.wanted import OnRetry, OnText
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
@@ -16,7 +16,6 @@ from shared.statements.tags import COST_CENTRE, canonical_tags
 Turn: TypeAlias = Message | Mapping[str, str]
 Fraction: TypeAlias = float | str | Decimal
 Failover = Literal["again", "continue"]
-OnRetry = Callable[[str, CounterfoilError], None]
 
 
 class Sampling(TypedDict, total=False):
@@ -61,6 +60,9 @@ class Options(Sampling, total=False):
     """Called with text as it arrives, before the receipt can be checked; a retry starts over unless it continues."""
     on_retry: OnRetry | None
     """Called with (node, error) when a retry begins."""
+    on_pause: OnRetry | None
+    """Called with (node, error) when a stream has broken and is being resumed on its node; the text then goes on where it
+    was."""
     failover: Failover | None
     """What a retry is: `again` begins the answer anew, `continue` goes on from the tokens that were delivered and verified.
     The next node then gets them as input, and they are billed as such."""

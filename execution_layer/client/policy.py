@@ -103,6 +103,9 @@ class ClientPolicy(Settings):
     the verdicts in the log (docs/protocol.md, 6.4); the directory's word is taken for it."""
     accept_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """If a node has not accepted a request within these seconds, another node is tried."""
+    resume_patience_s: Annotated[float, Field(ge=0, le=86_400)] = 15.0
+    """If an accepted answer's stream breaks, its rest is asked for on the same node for so many seconds without anything
+    new, before another node is tried; 0: not at all."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     failover: Literal["again", "continue"] = "again"
     """What the next attempt is when a node breaks off in the middle of an answer. `again`: the whole answer, from its

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 5
+VERSION = 6
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -78,16 +78,26 @@ CREATE INDEX transcripts_not_accepted ON transcripts (number) WHERE state IN ('o
 CREATE TABLE standings (
     node TEXT PRIMARY KEY,
     standing TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE contradictions (
+    transcript INTEGER NOT NULL REFERENCES transcripts (id),
+    position INTEGER NOT NULL,
+    value BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    seen INTEGER NOT NULL,
+    PRIMARY KEY (transcript, position, value)
 ) STRICT, WITHOUT ROWID
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
 orders of which no attempt was accepted; the next requests take them. `tags` is a JSON object of texts. A suspect's `beside`
 is the size of the accepted checkpoint that it contradicts, `nodes` the subtrees that prove it, as JSON. `standings` is what the
-audit server last said of each node."""
+audit server last said of each node. `contradictions` are what a node signed in a place of a stream where it had signed
+something else: a frame, or at position 0 its nonce."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS = (
-    SCHEMA.index(f"CREATE TABLE {name}") for name in ("suspects", "free_numbers", "standings")
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS = (
+    SCHEMA.index(f"CREATE TABLE {name}")
+    for name in ("suspects", "free_numbers", "standings", "contradictions")
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
 _SINCE_3 = SCHEMA[_FREE:_STANDINGS].rstrip().rstrip(";")
@@ -98,6 +108,8 @@ UPGRADES: Final[Mapping[int, str]] = {
     3: "ALTER TABLE transcripts RENAME COLUMN cost_centre TO tags;"
     "UPDATE transcripts SET tags = json_object('cost_centre', tags) WHERE tags IS NOT NULL",
     4: "ALTER TABLE suspects ADD COLUMN beside INTEGER; ALTER TABLE suspects ADD COLUMN nodes TEXT;"
-    "ALTER TABLE bundles ADD COLUMN not_after INTEGER NOT NULL DEFAULT 0;" + SCHEMA[_STANDINGS:],
+    "ALTER TABLE bundles ADD COLUMN not_after INTEGER NOT NULL DEFAULT 0;"
+    + SCHEMA[_STANDINGS:_CONTRADICTIONS].rstrip().rstrip(";"),
+    5: SCHEMA[_CONTRADICTIONS:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

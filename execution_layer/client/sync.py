@@ -12,6 +12,7 @@ from execution_layer.client.completion import Completion
 from execution_layer.client.options import Options, Turn
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import ProofReport
+from execution_layer.client.wanted import OnRetry, OnText
 from shared.statements.request import SamplingSettings
 
 T = TypeVar("T")
@@ -82,6 +83,19 @@ class CounterfoilClient:
         if n is None:
             return self._await(self._client.generate(messages, settings, **options))
         return self._await(self._client.generate(messages, settings, n=n, **options))
+
+    def resume(
+        self,
+        which: str,
+        *,
+        timeout_s: float | None = None,
+        on_text: OnText | None = None,
+        on_pause: OnRetry | None = None,
+    ) -> Completion:
+        """Finish an answer that was cut off, as `AsyncCounterfoilClient.resume` does."""
+        return self._await(
+            self._client.resume(which, timeout_s=timeout_s, on_text=on_text, on_pause=on_pause)
+        )
 
     def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
         """Fetch a model's tokenizer as `AsyncCounterfoilClient.fetch_tokenizer` does."""

@@ -6,16 +6,14 @@ from pathlib import Path
 from execution_layer.client.archive import Archive, Transcript
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
+from execution_layer.client.reopening import sent_of
 from execution_layer.client.response_check import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
-from shared.envelope.header import envelope_hash
-from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import load_ed25519, public_bytes
 from shared.statements.cose import entry_of, open_as
 from shared.statements.keys import KeyBundle
-from shared.statements.orders import Order
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
 from shared.translog.tlog_proof import parse_tlog_proof
@@ -88,7 +86,7 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
     bundle = key_bundle_steps(run, statement, proof, log, trust_of(policy))
     sent = run.step(
         "order and envelope are ours and belong together",
-        lambda: _sent(transcript, bundle[0], bundle[1], policy),
+        lambda: sent_of(transcript, bundle[0], bundle[1], _own_key(policy)),
     )
     response = run.step(
         "every frame opens in order under its AAD and is signed",
@@ -100,16 +98,6 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
             run.step(title, lambda: _advance(checks))
     run.step("the receipt is in the witnessed log", lambda: _proved(transcript, log))
     return run.steps
-
-
-def _sent(transcript: Transcript, bundle: KeyBundle, entry: bytes, policy: ClientPolicy) -> Sent:
-    own_key = _own_key(policy)
-    order, statement = open_as(Order, transcript.order_statement, own_key)
-    opened = open_with_secret(transcript.envelope, transcript.secret)
-    ours = (opened.ctx, opened.kc, envelope_hash(transcript.envelope), entry)
-    if (order.ctx, order.kc, order.envelope, order.bundle) != ours:
-        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is for another envelope")
-    return Sent(order, statement.entry, opened, bundle, entry, own_key)
 
 
 def _response(transcript: Transcript, sent: Sent, texts: Texts) -> Response:

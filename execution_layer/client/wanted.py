@@ -8,10 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from execution_layer.client.reading import ModelText
 from execution_layer.client.response_check import Tokenise
 from shared.envelope.body import AuditPolicy
+from shared.runtime.errors import CounterfoilError
 from shared.statements.orders import input_bound
 from shared.statements.request import RequestBody
 
 OnText = Callable[[str], None]
+OnRetry = Callable[[str, CounterfoilError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Wanted:
     on_text: OnText | None
     model_text: ModelText | None
     """The model's tokenizer, if the client has it."""
+    on_pause: OnRetry | None = None
     continues: bool = False
     """Whether an attempt goes on from what the attempts before it delivered."""
 

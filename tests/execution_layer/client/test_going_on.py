@@ -211,7 +211,7 @@ async def test_a_stream_that_ends_without_a_word_goes_on_and_the_receipt_is_stil
     async with (
         world.node(engine),
         world.node(engine, name="node-2"),
-        world.client(failover="continue") as client,
+        world.client(failover="continue", resume_patience_s=0) as client,
     ):
         cut_off(1)
         answer = await client.generate(prompt=PROMPT, max_tokens=10)
@@ -237,7 +237,7 @@ async def test_an_answer_whose_end_was_lost_is_heard_once_and_its_last_frame_wri
     async with (
         world.node(engine),
         world.node(engine, name="node-2"),
-        world.client(failover="continue") as client,
+        world.client(failover="continue", resume_patience_s=0) as client,
     ):
         cut_off(1)
         heard = []
@@ -268,7 +268,7 @@ async def test_a_node_that_goes_on_differently_is_not_believed_to_be_the_same_an
     async with (
         world.node(engine),
         world.node(engine, name="node-2"),
-        world.client(failover="continue") as client,
+        world.client(failover="continue", resume_patience_s=0) as client,
     ):
         cut_off(1)
         with pytest.raises(CounterfoilError) as caught:

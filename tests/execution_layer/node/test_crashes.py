@@ -108,7 +108,7 @@ async def test_kill_9_before_the_answer_was_out_lets_what_was_accepted_go_on_to_
 ):
     config = world.settings().spool.parent / "node.toml"
     words = ("tests.execution_layer.node.crash_child", str(config))
-    async with world.client(max_attempts=1) as client:
+    async with world.client(max_attempts=1, resume_patience_s=0) as client:
         async with node_process(world, *words, fault=fault) as process:
             whole = await client.generate(prompt="hello", max_tokens=TOKENS)
             await world.audit.wait_for_receipts(1)

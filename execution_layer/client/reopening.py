@@ -1,0 +1,58 @@
+"""An attempt of an earlier process, from the archive: what was sent, and what had come back."""
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from execution_layer.client.archive import Archive, State, Transcript
+from execution_layer.client.attempt import Attempt
+from execution_layer.client.reading import Texts
+from execution_layer.client.response_check import Sent
+from execution_layer.client.wanted import OnRetry, OnText, Wanted
+from shared.envelope.header import envelope_hash
+from shared.envelope.sealing import open_with_secret
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import public_bytes
+from shared.statements.cose import entry_of, open_as
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
+
+RESUMABLE = frozenset({State.ORDERED, State.BROKEN, State.LOST})
+
+
+def sent_of(transcript: Transcript, bundle: KeyBundle, entry: bytes, own_key: bytes) -> Sent:
+    """Return what was sent in an attempt; COMMITMENT_MISMATCH if order and envelope do not belong together."""
+    order, statement = open_as(Order, transcript.order_statement, own_key)
+    opened = open_with_secret(transcript.envelope, transcript.secret)
+    ours = (opened.ctx, opened.kc, envelope_hash(transcript.envelope), entry)
+    if (order.ctx, order.kc, order.envelope, order.bundle) != ours:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is for another envelope")
+    return Sent(order, statement.entry, opened, bundle, entry, own_key)
+
+
+def reopened(
+    archive: Archive,
+    kept: Transcript,
+    key: Ed25519PrivateKey,
+    texts: Texts,
+    on_text: OnText | None,
+    on_pause: OnRetry | None,
+) -> tuple[Attempt, KeyBundle]:
+    """Return an attempt that may be resumed, and its node's key bundle; CONFLICT for one that has come to its end."""
+    if kept.state not in RESUMABLE:
+        raise CounterfoilError(
+            Code.CONFLICT, f"there is nothing to resume: the attempt is {kept.state.value}"
+        )
+    statement, _ = archive.bundle(
+        kept.bundle
+    )  # it was checked before the request was sealed for it
+    bundle, _ = open_as(KeyBundle, statement, None)
+    sent = sent_of(kept, bundle, entry_of(statement), public_bytes(key))
+    wanted = Wanted(
+        body=sent.opened.body,
+        model_root=sent.opened.header.model_root,
+        tags=kept.tags,
+        cost_centre=sent.order.cost_centre,
+        on_text=on_text,
+        model_text=texts.of(sent.opened.header.model_root),
+        on_pause=on_pause,
+    )
+    return Attempt.reopen(archive, kept, wanted, sent, key), bundle
