@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
+from execution_layer.commands.resume import resume
 from execution_layer.commands.tags import tag_key, tags
 from shared.runtime.output import emit, json_option, table
 
@@ -221,6 +222,7 @@ def client() -> None:
     """Set up a tenant's client; fetch proofs; inspect the archive; read tags."""
 
 
+client.add_command(resume)
 client.add_command(tags)
 client.add_command(tag_key)
 for command in (view, compare, evidence):

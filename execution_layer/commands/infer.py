@@ -11,6 +11,7 @@ from execution_layer.client.batch import generate_line, run_batch, summary
 from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prompts import PromptLine
+from execution_layer.commands.resume import tell_pause
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.output import emit, emit_line, table
 from shared.runtime.printable import for_terminal
@@ -37,11 +38,18 @@ def infer_one(
     async def main() -> list[dict[str, Any]]:
         async with AsyncCounterfoilClient(policy) as client:
             if n is not None:
-                answers = await generate_line(client, line, node=node, on_retry=retrying, n=n)
+                answers = await generate_line(
+                    client, line, node=node, on_retry=retrying, on_pause=tell_pause, n=n
+                )
                 return [summary(answer) for answer in answers]
             on_text = None if as_json else show
             answer = await generate_line(
-                client, line, node=node, on_text=on_text, on_retry=retrying
+                client,
+                line,
+                node=node,
+                on_text=on_text,
+                on_retry=retrying,
+                on_pause=tell_pause,
             )
             return [summary(answer)]
 

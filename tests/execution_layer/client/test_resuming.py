@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import json
+import os
+import signal
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +21,7 @@ from shared.codec.moment import now_ms
 from shared.envelope.stream import FrameSealer
 from shared.proto.counterfoil.execution.v1 import execution_pb2
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import VARIABLE
 from shared.runtime.keys import public_bytes
 from shared.statements.cose import open_as
 from shared.statements.keys import KeyBundle
@@ -421,3 +426,45 @@ async def test_a_receipt_that_says_failed_ends_what_was_open(world, cuts, monkey
                 await client.resume("latest")
             kept = client.archive.latest(1)[0]
             assert (kept.state, kept.receipt is None) == (State.ANSWERED, False)
+
+
+async def command(world, *arguments, fault=""):
+    """Run a command of the client; return (exit code, what it printed, what it said on stderr)."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shared.runtime", *arguments[:-1]),
+        *("--config", str(world.folder / "client" / "client.toml"), *arguments[-1:]),
+        env={**os.environ, VARIABLE: fault},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_what_a_client_that_was_killed_had_kept_is_finished_by_the_command(world):
+    async with world.node(FakeEngine(pause_s=0.1)):
+        world.policy()
+        asked = ("infer", "--max-tokens", str(TOKENS), "hello")
+        code, _, _ = await command(world, *asked, fault="client.frames.kept:kill")
+        assert code == -signal.SIGKILL
+        code, listed, _ = await command(world, "client", "resume", "--list", "--json")
+        (item,) = json.loads(listed)
+        assert (code, item["state"]) == (0, "ordered")
+        assert 1 <= item["frames"] < TOKENS
+        code, finished, _ = await command(world, "client", "resume", "--json")
+        facts = json.loads(finished)
+        assert (code, facts["order"], facts["finish"]) == (0, item["order"], "length")
+        assert len(facts["text"].split()) == TOKENS
+        assert await command(world, "client", "resume", "--list", "--json") == (0, "[]\n", "")
+        await world.audit.wait_for_receipts(1)
+        assert len(world.audit.receipts()) == 1
+
+
+async def test_the_command_says_that_an_answer_pauses(world, cuts):
+    cuts += [3]
+    async with world.node(engine()):
+        world.policy()
+        code, out, err = await command(world, "infer", "--max-tokens", str(TOKENS), "hello")
+    assert (code, len(out.split())) == (0, TOKENS)
+    assert "honest/node-1: " in err
+    assert err.count("waiting for the rest") == 1
