@@ -17,7 +17,7 @@ from benchmarks.leak.attackers import attack
 from benchmarks.leak.serving import WAYS, Load, Seen, Way, cost, serve
 from benchmarks.leak.table import render
 
-FULL: Final = Load(prompts=50, repetitions=16, tokens=48, pace_ms=15.0, clients=10)
+FULL: Final = Load(prompts=50, repetitions=12, tokens=48, pace_ms=15.0, clients=12)
 QUICK: Final = Load(prompts=3, repetitions=4, tokens=6, pace_ms=2.0, clients=3)
 ANSWERS: Final = {"greedy": "0", "sampled": "1"}
 """What an answer is called, and its temperature."""
@@ -25,7 +25,7 @@ ANSWERS: Final = {"greedy": "0", "sampled": "1"}
 
 @click.command()
 @click.option("--way", "ways", multiple=True, type=click.Choice([way.name for way in WAYS]))
-@click.option("--repetitions", type=click.IntRange(4, 1000), help="Answers to each prompt. [16]")
+@click.option("--repetitions", type=click.IntRange(4, 1000), help="Answers to each prompt. [12]")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quick", is_flag=True, help="Three prompts, four answers: does it run at all?")
 def main(

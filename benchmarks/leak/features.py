@@ -29,6 +29,13 @@ def sizes_of(records: Sequence[Record]) -> Vector:
     )
 
 
+def totals_of(records: Sequence[Record]) -> Vector:
+    """Return the few numbers that hardly depend on how records were cut: the largest one, and what the others come to."""
+    down = sorted(record.size for record in records if record.down and record.size >= SMALLEST)
+    final, others = (down[-1], down[:-1]) if down else (0, [])
+    return np.array([final, sum(others), len(others), max(others, default=0)], dtype=float)
+
+
 def times_of(records: Sequence[Record]) -> Vector:
     """Return what the times say: until the first record, until the last, from one to the next, and how much came when."""
     began = records[0].at if records else 0.0
