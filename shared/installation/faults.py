@@ -13,7 +13,7 @@ from typing import Any, Final
 from shared.installation.facts import Fact, Item
 from shared.installation.layout import CUSTODIANS
 from shared.installation.platform import Platform
-from shared.runtime.errors import CounterfoilError
+from shared.runtime.errors import Code, CounterfoilError
 
 AUDIT_SERVER: Final = "audit"
 LOST: Final = CUSTODIANS[-2:]
@@ -123,21 +123,26 @@ class Faults:
     async def _kill_node(self) -> None:
         """Kill a node while it answers many requests, and bring it back."""
         supervisor, share = self._platform.supervisor, Share()
-        asking = asyncio.create_task(self._ask_many(share))
+        asking = asyncio.create_task(self._ask_many(self._burst, share))
         await share.reached(DIES_AT)
         self._say(f"{self._dies} is killed in mid-stream")
         self.struck.killed_at = time.time_ns() // 1_000_000
         await supervisor.take_down(self._dies)
         await supervisor.bring_back(self._dies)
-        self.struck.asked += await asking
+        answers = await asking
+        self.struck.asked += [answer for answer in answers if not _later(answer)]
+        refused = [self._burst[answer["line"]] for answer in answers if _later(answer)]
+        if refused:  # nobody was there to accept them: a user sends them again, too
+            self._say(f"{len(refused)} requests that it had not accepted are sent again")
+            self.struck.asked += await self._ask_many(refused, Share())
 
-    async def _ask_many(self, share: Share) -> list[Item]:
+    async def _ask_many(self, prompts: Sequence[str], share: Share) -> list[Item]:
         """Send many requests to the node that is to die; return what the client says of each."""
         try:
             answers = []
-            async for answer in self._send(self._burst, "--node", self._dies):
+            async for answer in self._send(prompts, "--node", self._dies):
                 answers.append(answer)
-                share.grow(len(answers) / len(self._burst))
+                share.grow(len(answers) / len(prompts))
             return answers
         finally:
             share.grow(1.0)
@@ -186,6 +191,11 @@ def _unaudited(struck: Struck) -> Fact:
         answered == len(QUESTIONS),
         "; ".join([f"{answered} of {len(QUESTIONS)}", *failed[:1]]),
     )
+
+
+def _later(answer: Item) -> bool:
+    """Return whether a client says of a request that it may be sent again."""
+    return "receipt" not in answer and Code[answer["error"]].value.retryable
 
 
 def _why(answer: Item) -> str:

@@ -48,13 +48,18 @@ class Recorded:
 BURST = ["one", "two", "three", "four"]
 
 
-async def struck_by(platform):
-    share = Share()
+async def struck_by(platform, refused=()):
+    """Let all faults happen; `refused` requests find nobody there at first."""
+    share, away = Share(), set(refused)
 
     async def send(prompts, *options):
-        assert (list(prompts), options) == (BURST, ("--node", "node-b"))
-        for line, _ in enumerate(prompts):
-            platform.done.append(("answered", line))
+        assert options == ("--node", "node-b")
+        for line, prompt in enumerate(prompts):
+            if prompt in away:
+                away.remove(prompt)
+                yield {"line": line, "error": "UNAVAILABLE", "detail": "nobody is there"}
+                continue
+            platform.done.append(("answered", prompt))
             yield {"line": line, "receipt": "r"}
             await asyncio.sleep(0)
 
@@ -70,7 +75,7 @@ async def struck_by(platform):
 async def test_keys_roll_and_processes_die_one_after_the_other(tmp_path):
     platform = Recorded(tmp_path)
     struck = await struck_by(platform)
-    answers = [("answered", line) for line in range(len(BURST))]
+    answers = [("answered", prompt) for prompt in BURST]
     assert [what for what in platform.done if what not in answers] == [
         ("command", "node", "roll"),
         ("asked", QUESTIONS[0]),
@@ -84,6 +89,16 @@ async def test_keys_roll_and_processes_die_one_after_the_other(tmp_path):
     dies = platform.done.index(("down", "node-b"))
     assert answers[0] in platform.done[:dies]
     assert answers[-1] in platform.done[dies:]
+    assert struck.receipts == 1 + len(QUESTIONS) + len(BURST)
+
+
+async def test_what_the_dead_node_had_not_accepted_is_sent_again(tmp_path):
+    platform = Recorded(tmp_path)
+    struck = await struck_by(platform, refused=["two", "three"])
+    assert sorted(what for what in platform.done if what[0] == "answered") == sorted(
+        ("answered", prompt) for prompt in BURST
+    )
+    assert struck.failed == []
     assert struck.receipts == 1 + len(QUESTIONS) + len(BURST)
 
 
