@@ -13,9 +13,11 @@ from audit_layer.trail.call_batching import CallBatcher
 from audit_layer.trail.service import Accepted, Refused, Submission, Trail
 from audit_layer.trail.standings import Standings
 from shared.envelope.delivered import Delivered
+from shared.parties.permissions import BRINGERS, BROUGHT_BY_ANYBODY
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import Service
+from shared.runtime.grpc_access import calling_party
 from shared.runtime.interceptor import Context
 from shared.statements.identities import identity
 from shared.verification.standing import standing_in
@@ -34,15 +36,18 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
         self._intake = CallBatcher(trail)
 
     async def Submit(  # noqa: N802  # the generated name
-        self, request: audit_pb2.SubmitRequest, _context: Context
+        self, request: audit_pb2.SubmitRequest, context: Context
     ) -> audit_pb2.SubmitResponse:
         """Answer each submission separately; UNAVAILABLE for the whole call when no outcome is known."""
+        party = calling_party(context)
         if len(request.submissions) > MAX_SUBMISSIONS:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT, f"a call takes at most {MAX_SUBMISSIONS} statements"
             )
+        brings = party is not None and party.role in BRINGERS
+        types = None if brings else BROUGHT_BY_ANYBODY
         submissions = [
-            Submission(item.statement, item.order or None) for item in request.submissions
+            Submission(item.statement, item.order or None, types) for item in request.submissions
         ]
         results = await self._intake.submit(submissions, receipts=request.receipts)
         return audit_pb2.SubmitResponse(results=[_result(result) for result in results])

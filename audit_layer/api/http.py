@@ -2,15 +2,14 @@
 
 from importlib import metadata
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from audit_layer.api.parts import Parts
-from audit_layer.api.permissions import ExpiryWarning, requiring
+from audit_layer.api.permissions import ExpiryWarning, access_to, asking
 from audit_layer.api.public import public_router
 from audit_layer.api.public_statements import public_statements_router
 from audit_layer.api.routes import query_router
 from audit_layer.api.timestamps import timestamp_router
-from audit_layer.api.tokens import Role
 from audit_layer.costs.api.routes import cost_router
 from shared.runtime.http import install_problem_handlers
 from shared.runtime.queries import STRICT
@@ -29,14 +28,13 @@ def create_app(parts: Parts) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
+        dependencies=[Depends(access_to(parts.tokens))],
     )
     install_problem_handlers(app)
     app.add_middleware(ExpiryWarning)
-    reads = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE)
-    keeps = requiring(parts.tokens, Role.FINANCE)
     strict = [STRICT]
     app.include_router(query_router(parts), dependencies=strict)
-    app.include_router(cost_router(parts.engine, parts.proofs, reads, keeps), dependencies=strict)
+    app.include_router(cost_router(parts.engine, parts.proofs, asking), dependencies=strict)
     app.include_router(public_router(parts))  # unknown parameters change no file
     app.include_router(timestamp_router(parts), dependencies=strict)
     app.include_router(public_statements_router(parts), dependencies=strict)

@@ -1,18 +1,24 @@
-"""Who may see what: a route is for some roles and FORBIDDEN to others; what it lists of others' does not exist for them."""
+"""Who may see what. Whether a role may ask at all, one table says (`shared.parties.permissions`); what a route lists of
+others' does not exist for the caller.
+"""
 
-from collections.abc import Callable
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_layer.api.tokens import Access, Role, Tokens
 from audit_layer.trail.models import ReceiptRow, StatementRow
 from audit_layer.trail.service import Trail
 from shared.codec.moment import to_rfc3339
+from shared.parties.permissions import AUDIT_HTTP
+from shared.runtime.access import Rule, check_token_role
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.http_access import HttpAccess, called
 from shared.runtime.problems import EXPIRES_HEADER
+from shared.runtime.traffic import Gate
 from shared.statements.cose import parse_statement
 
 PUBLIC_TYPES: Final = frozenset(
@@ -36,27 +42,35 @@ _bearer = HTTPBearer(auto_error=False, description="A token of `counterfoil toke
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-def requiring(
-    tokens: Tokens, *roles: Role
-) -> Callable[[Request, HTTPAuthorizationCredentials | None], Access]:
-    """Return a dependency that authenticates and lets only these roles pass."""
+def access_to(tokens: Tokens) -> HttpAccess:
+    """Return the check in front of every route: what the table of permissions says, with these tokens."""
 
-    def authorised(request: Request, credentials: Credentials) -> Access:
-        if credentials is None:
+    async def authenticate(request: Request, rule: Rule) -> None:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer":
             raise CounterfoilError(
                 Code.UNAUTHENTICATED,
                 "the request carries no token",
                 remedy="Send the header `Authorization: Bearer TOKEN`.",
             )
-        access = tokens.authenticate(credentials.credentials)
-        if access.role not in roles:
-            raise CounterfoilError(
-                Code.FORBIDDEN, f"a token of role {access.role} does not permit this"
-            )
+        access = await run_in_threadpool(tokens.authenticate, token.strip())
+        check_token_role(rule, access.role)
+        gate: Gate | None = getattr(request.state, "gate", None)
+        if access.tenant is not None and gate is not None:
+            gate.tenant(access.tenant, called(request))
+        request.state.access = access
         request.state.token_expires = access.expiring
-        return access
 
-    return authorised
+    return HttpAccess(AUDIT_HTTP, authenticate=authenticate)
+
+
+def asking(request: Request, _: Credentials) -> Access:
+    """Return who asks, as the check in front of the route has found."""
+    access: Access = request.state.access
+    return access
+
+
+Caller = Annotated[Access, Depends(asking)]
 
 
 class ExpiryWarning:

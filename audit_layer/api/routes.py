@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from audit_layer.api.account_schemas import AccountView
 from audit_layer.api.parts import EPOCH_TYPES, Parts, status_of
-from audit_layer.api.permissions import may_see, own_operator, own_tenant, requiring
+from audit_layer.api.permissions import Caller, may_see, own_operator, own_tenant
 from audit_layer.api.schemas import (
     FindingView,
     Page,
@@ -18,7 +18,6 @@ from audit_layer.api.schemas import (
     VerdictView,
 )
 from audit_layer.api.standing_schemas import StandingView
-from audit_layer.api.tokens import Access, Role
 from audit_layer.replay.account import account_of
 from audit_layer.trail import disclosure_document
 from audit_layer.trail.completeness_document import build
@@ -99,11 +98,9 @@ def query_router(parts: Parts) -> APIRouter:
 
 
 def _add_receipts(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE, Role.OPERATOR)
-
     @router.get("/receipts")
     def receipts(
-        access: Annotated[Access, Depends(permitted)],
+        access: Caller,
         page: Paged,
         tenant: NameQuery = None,
         operator: NameQuery = None,
@@ -128,10 +125,8 @@ def _add_receipts(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_statements(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
-
     @router.get("/statements/{entry}")
-    def statement(access: Annotated[Access, Depends(permitted)], entry: Entry) -> StatementView:
+    def statement(access: Caller, entry: Entry) -> StatementView:
         """One signed statement with its payload, its bytes and its proof of inclusion."""
         row = parts.trail.statement(find_entry(parts.engine, entry))
         if row is None or not may_see(access, row, parts.trail):
@@ -140,11 +135,9 @@ def _add_statements(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_verdicts(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
-
     @router.get("/verdicts")
     def verdicts(
-        access: Annotated[Access, Depends(permitted)],
+        access: Caller,
         page: Paged,
         tenant: NameQuery = None,
         operator: NameQuery = None,
@@ -163,10 +156,8 @@ def _add_verdicts(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_account(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
-
     @router.get("/receipts/{entry}/account")
-    def account(access: Annotated[Access, Depends(permitted)], entry: Entry) -> AccountView:
+    def account(access: Caller, entry: Entry) -> AccountView:
         """What the audit did about one receipt: drawn or not, what every worker checked and found, what is payable."""
         found = find_entry(parts.engine, entry)
         row, receipt = parts.trail.statement(found), parts.trail.receipt_row(found)
@@ -176,11 +167,9 @@ def _add_account(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_standings(router: APIRouter, parts: Parts) -> None:
-    everyone = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.FINANCE, Role.OPERATOR)
-
     @router.get("/standings")
     def standings(
-        _access: Annotated[Access, Depends(everyone)],
+        _access: Caller,
         operator: NameQuery = None,
         node: NodeQuery = None,
     ) -> list[StandingView]:
@@ -195,11 +184,9 @@ def _add_standings(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_completeness(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
-
     @router.get("/tenants/{tenant}/completeness")
     def completeness(
-        access: Annotated[Access, Depends(permitted)],
+        access: Caller,
         tenant: Annotated[str, Path(pattern=NAME_PATTERN)],
         start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
         end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
@@ -213,11 +200,9 @@ def _add_completeness(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_disclosure_record(router: APIRouter, parts: Parts) -> None:
-    permitted = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
-
     @router.get("/tenants/{tenant}/disclosures")
     def disclosure_record(
-        access: Annotated[Access, Depends(permitted)],
+        access: Caller,
         tenant: Annotated[str, Path(pattern=NAME_PATTERN)],
         start: Annotated[int, Query(alias="from", ge=0, le=MAX_MS)],
         end: Annotated[int, Query(alias="to", ge=0, le=MAX_MS)],
@@ -231,13 +216,8 @@ def _add_disclosure_record(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_audit(router: APIRouter, parts: Parts) -> None:
-    all_but_finance = requiring(parts.tokens, Role.TENANT, Role.AUDITOR, Role.OPERATOR)
-    concerned = requiring(parts.tokens, Role.TENANT, Role.AUDITOR)
-
     @router.get("/epochs")
-    def epochs(
-        _access: Annotated[Access, Depends(all_but_finance)], page: Paged
-    ) -> Page[StatementSummary]:
+    def epochs(_access: Caller, page: Paged) -> Page[StatementSummary]:
         """How receipts were selected: epoch opens, epoch seals and draws."""
         rows = sorted(
             (row for kind in EPOCH_TYPES for row in parts.trail.statements(type=kind, page=page)),
@@ -248,7 +228,7 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
 
     @router.get("/disclosures")
     def disclosures(
-        access: Annotated[Access, Depends(concerned)],
+        access: Caller,
         page: Paged,
         tenant: NameQuery = None,
     ) -> Page[StatementSummary]:
@@ -258,17 +238,13 @@ def _add_audit(router: APIRouter, parts: Parts) -> None:
 
 
 def _add_overview(router: APIRouter, parts: Parts) -> None:
-    auditor = requiring(parts.tokens, Role.AUDITOR)
-
     @router.get("/findings")
-    def findings(
-        _access: Annotated[Access, Depends(auditor)], limit: Limit = 100
-    ) -> list[FindingView]:
+    def findings(_access: Caller, limit: Limit = 100) -> list[FindingView]:
         """Findings that issuers must explain, the latest first."""
         return [FindingView.of(row, resolved) for row, resolved in parts.trail.findings(limit)]
 
     @router.get("/status")
-    def status(_access: Annotated[Access, Depends(auditor)]) -> StatusView:
+    def status(_access: Caller) -> StatusView:
         """Figures of the log and the trail."""
         return status_of(parts.origin, parts.engine, parts.trail, parts.proofs)
 

@@ -35,12 +35,31 @@ def audit() -> None:
 )
 @click.option("--origin", required=True, help="The log's permanent name, such as example.org/log.")
 @click.option("--dsn-file", type=FILE, required=True, help="DSN file of the service role `server`.")
-@click.option("--grpc", "grpc_address", required=True, help="host:port for nodes and clients.")
+@click.option("--grpc", "grpc_address", required=True, help="host:port for clients.")
 @click.option("--http", "http_address", required=True, help="host:port for auditors.")
 @click.option("--cert", type=FILE, required=True, help="TLS certificate chain (PEM).")
 @click.option("--key", type=FILE, required=True, help="Its private key (PEM).")
 @click.option(
     "--ca", type=FILE, required=True, help="Certificate authority that clients trust (PEM)."
+)
+@click.option(
+    "--party-grpc",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="host:port where nodes and workers call with their certificates.",
+)
+@click.option(
+    "--party-cert",
+    type=FILE,
+    required=True,
+    help="Certificate that names this server to other parties (`audit party certificate`).",
+)
+@click.option("--party-key", type=FILE, required=True, help="Its private key (PEM).")
+@click.option(
+    "--party-ca",
+    type=FILE,
+    required=True,
+    help="Authorities of the certificates of nodes and workers (PEM).",
 )
 @click.option("--publish-interval-ms", type=click.IntRange(10, 3_600_000))
 @click.option(
@@ -61,6 +80,7 @@ def init(folder: Path, **given: Any) -> None:
     from audit_layer.wiring import log_keys  # noqa: PLC0415  # --help stays light
     from shared.runtime.config import checked  # noqa: PLC0415
     from shared.runtime.keys import private_folder, public_bytes  # noqa: PLC0415
+    from shared.runtime.party import PartyListener  # noqa: PLC0415
     from shared.runtime.tls import TlsFiles  # noqa: PLC0415
 
     private_folder(folder)
@@ -77,6 +97,10 @@ def init(folder: Path, **given: Any) -> None:
         "reflection": given["reflection"],
         "numeric_profiles": given["numeric_profiles"] or None,
         "tls": TlsFiles(**{name: given[name].absolute() for name in ("cert", "key", "ca")}),
+        "party": PartyListener(
+            address=given["party_grpc"],
+            **{name: given[f"party_{name}"].absolute() for name in ("cert", "key", "ca")},
+        ),
     }
     wanted = {**kept, **{name: value for name, value in changes.items() if value is not None}}
     settings = checked(files.AuditSettings, wanted, "the given configuration")
@@ -221,6 +245,39 @@ def party_list(role: str | None, config: Path, as_json: bool) -> None:
     rows = parties(config, role)
     columns = ("name", "role", "key", "disabled_at")
     emit(rows, as_json, rendered("Parties", columns, rows, times=("disabled_at",)))
+
+
+@party.command("certificate")
+@click.option(
+    "--local-ca",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of a local authority; it is made if there is none.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["node", "worker", "custodian", "witness", "audit"]),
+    required=True,
+)
+@click.option("--name", required=True, help="The party's name; a node's is OPERATOR/NODE.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Where party.pem and party.key go.",
+)
+@json_option
+def party_certificate(local_ca: Path, role: str, name: str, folder: Path, as_json: bool) -> None:
+    """Issue the certificate that names a party to others. One that is still good is kept; run it again from a month before
+    its end.
+    """
+    from shared.runtime.party import Party, PartyRole  # noqa: PLC0415  # --help stays light
+    from shared.runtime.tls import LocalCA  # noqa: PLC0415
+
+    party = Party(PartyRole(role), name)
+    files = LocalCA.load_or_create(local_ca).issue_party(party, folder=folder)
+    facts = {field: str(path.absolute()) for field, path in files}
+    emit({"party": party.uri, **facts}, as_json, lambda: f"{party.uri}: {files.cert}")
 
 
 @party.command("disable")

@@ -36,6 +36,16 @@ def _trust(command: Any) -> Any:
             click.option(
                 "--trust", type=_file, required=True, help="JSON: whom this party believes."
             ),
+            click.option(
+                "--party-ca",
+                type=_file,
+                help="Authorities of the certificates that workers and the audit server show (PEM).",
+            ),
+            click.option(
+                "--behind-proxy",
+                is_flag=True,
+                help="Instead: a proxy in front, past which nobody comes, checks these certificates.",
+            ),
         )
     ):
         command = option(command)
@@ -43,12 +53,23 @@ def _trust(command: Any) -> Any:
 
 
 def _config(
-    folder: Path, name: str, address: str, cert: Path, key: Path, ca: Path, trust: Path
+    folder: Path,
+    name: str,
+    address: str,
+    cert: Path,
+    key: Path,
+    ca: Path,
+    trust: Path,
+    party_ca: Path | None,
+    behind_proxy: bool,
 ) -> dict[str, Any]:
     """Return the values that both parties' settings share. `trust` holds `log`, `authority` and what custodians need."""
     from shared.runtime.config import read_json  # noqa: PLC0415
 
+    if (party_ca is None) != behind_proxy:
+        raise click.UsageError("give either --party-ca FILE or --behind-proxy")
     told = read_json(trust)
+    checked = {"behind_proxy": True} if party_ca is None else {"ca": party_ca.absolute()}
     return {
         "name": name,
         "address": address,
@@ -56,6 +77,7 @@ def _config(
         "state_file": (folder / "state.sqlite").absolute(),
         "authority": told.get("authority"),
         "tls": {"cert": cert.absolute(), "key": key.absolute(), "ca": ca.absolute()},
+        "party": checked,
         "log": told.get("log"),
         "told": told,
     }

@@ -36,8 +36,17 @@ def keys(folder: Path, name: str, authority: bool) -> None:
 @click.option(
     "--broker-url-file", type=_file, required=True, help="Redis, RabbitMQ or Postgres URL."
 )
-@click.option("--audit-server", required=True, help="host:port of the audit server's gRPC API.")
-@click.option("--ca", type=_file, required=True)
+@click.option(
+    "--audit-server", required=True, help="host:port where the audit server takes calls of parties."
+)
+@click.option("--ca", type=_file, required=True, help="Authority of others' certificates (PEM).")
+@click.option(
+    "--cert",
+    type=_file,
+    required=True,
+    help="Certificate that names this worker to others (`audit party certificate`).",
+)
+@click.option("--key", type=_file, required=True, help="Its private key (PEM).")
 @click.option(
     "--model", "models", type=_folder, multiple=True, required=True, help="A checkpoint folder."
 )
@@ -60,6 +69,7 @@ def init(**options: Any) -> None:
             "broker_url_file": options["broker_url_file"].absolute(),
             "audit_server": options["audit_server"],
             "ca_file": options["ca"].absolute(),
+            "party": {name: options[name].absolute() for name in ("cert", "key", "ca")},
             "keys_folder": folder / "keys",
             "models": [path.absolute() for path in options["models"]],
             **read_json(options["trust"]),

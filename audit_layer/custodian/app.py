@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from audit_layer.custodian.core import Custodian
@@ -10,14 +10,22 @@ from audit_layer.custodian.store import Report
 from shared.parties.beacon_http import CBOR, beacon_router
 from shared.parties.beacon_service import BeaconService
 from shared.parties.custody import MAX_SHARE_REQUEST
+from shared.parties.permissions import CUSTODIAN_HTTP
 from shared.runtime.http import install_problem_handlers, limited_body
+from shared.runtime.http_access import HttpAccess
 from shared.statements.beacons import BeaconReveal
 from shared.verification.release_check import MAX_CASE
 
 
-def create_app(custodian: Custodian, beacon: BeaconService) -> FastAPI:
-    """Return the application."""
-    app = FastAPI(title=f"Counterfoil custodian {custodian.name}", openapi_url=None)
+def create_app(
+    custodian: Custodian, beacon: BeaconService, *, behind_proxy: bool = False
+) -> FastAPI:
+    """Return the application. Behind a proxy, that one has checked the callers' certificates."""
+    app = FastAPI(
+        title=f"Counterfoil custodian {custodian.name}",
+        openapi_url=None,
+        dependencies=[Depends(HttpAccess(CUSTODIAN_HTTP, behind_proxy))],
+    )
     install_problem_handlers(app)
 
     @app.post("/release")

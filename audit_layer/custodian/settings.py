@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
+from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 from shared.verification.limits import Limits
@@ -58,6 +59,8 @@ class CustodianSettings(Settings):
     authority: str
     """Hex of the audit authority's public key."""
     tls: TlsFiles
+    party: PartyCallers | None = None
+    """How the certificates of those who call a party's route are checked. It must be said."""
     log: LogSettings
     traffic: Traffic = Traffic()
     workers: tuple[WorkerSettings, ...] = ()

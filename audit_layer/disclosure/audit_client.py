@@ -13,6 +13,7 @@ import grpc
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
+from shared.runtime.party import PartyFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,15 @@ class Proof:
 class AuditServer:
     """Synchronous client of Intake and Log. Every call has a deadline; failures are CounterfoilErrors."""
 
-    def __init__(self, target: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
-        self._channel = secure_channel(target, ca_file)
+    def __init__(
+        self,
+        target: str,
+        ca_file: Path,
+        party: PartyFiles | None = None,
+        *,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._channel = secure_channel(target, ca_file, party)
         self._intake = audit_pb2_grpc.IntakeStub(self._channel)
         self._log = audit_pb2_grpc.LogStub(self._channel)
         self._timeout_s = timeout_s

@@ -23,6 +23,7 @@ from shared.envelope.delivered import (
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
+from shared.runtime.party import PartyFiles
 from shared.statements.cose import entry_of
 from shared.statements.receipts import Receipt
 
@@ -59,13 +60,18 @@ class Asking:
 
 
 def fetch_from_node(
-    endpoint: str, ca_file: Path, asking: Asking, *, timeout_s: float
+    endpoint: str,
+    ca_file: Path,
+    asking: Asking,
+    *,
+    timeout_s: float,
+    party: PartyFiles | None = None,
 ) -> Ciphertexts:
     """Ask a node for the ciphertexts of the receipt that a logged disclosure request names.
 
     Raises the node's error, UNAVAILABLE, or COMMITMENT_MISMATCH for more than a response can hold.
     """
-    with secure_channel(endpoint, ca_file) as channel:
+    with secure_channel(endpoint, ca_file, party) as channel:
         stub = execution_pb2_grpc.EvidenceStub(channel)
         try:
             return _collect(stub.GetEvidence(asking.message(), timeout=timeout_s))

@@ -18,6 +18,8 @@ from shared.parties.beacon_service import CommitmentRequest, RevealRequest
 from shared.parties.custody import MAX_SEALED_SHARE, CaseAnswer, ShareAnswer, ShareRequest
 from shared.runtime.certificates import how_it_failed
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.party import PartyFiles
+from shared.runtime.probe import refused_by
 from shared.runtime.problems import from_problem
 from shared.runtime.tls import client_context
 
@@ -30,13 +32,22 @@ MAX_UNANSWERED = 8
 class PartyClient:
     """One party's HTTPS endpoint. Its answers are untrusted until the caller has checked their signatures."""
 
-    def __init__(self, name: str, url: str, ca_file: Path, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        ca_file: Path,
+        party: PartyFiles | None = None,
+        *,
+        timeout_s: float = 10.0,
+    ) -> None:
         self.name = name
+        self._url, self._ca_file, self._party = url, ca_file, party
         self._timeout_s = timeout_s
         self._room = threading.BoundedSemaphore(MAX_UNANSWERED)
         self._http = httpx.Client(
             base_url=url,
-            verify=client_context(ca_file),
+            verify=client_context(ca_file, party),
             timeout=timeout_s,
             headers={"content-type": CBOR, "accept-encoding": "identity"},
         )
@@ -58,8 +69,9 @@ class PartyClient:
             with self._http.stream("POST", path, content=message) as response:
                 body = self._body(response)
         except httpx.HTTPError as error:
+            why = refused_by(self._url, self._ca_file, self._party) or how_it_failed(error)
             raise CounterfoilError(
-                Code.UNAVAILABLE, f"{self.name} does not answer: {how_it_failed(error)}"
+                Code.UNAVAILABLE, f"{self.name} does not answer: {why}"
             ) from error
         finally:
             self._room.release()

@@ -25,6 +25,7 @@ from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.party import PartyFiles
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.receipts import Receipt
@@ -102,6 +103,8 @@ class Disclosure:
     """The worker's signing key, by which nodes know who asks."""
     ca_file: Path
     evidence_timeout_s: float
+    party: PartyFiles | None = None
+    """What the worker shows to nodes."""
     publication_s: float = 5.0
     """How long to wait for a release to be witnessed before the case is left for later."""
 
@@ -168,7 +171,11 @@ class Disclosure:
     def _from_node(self, case: DrawnCase, proof: str) -> Ciphertexts:
         asking = Asking(case.request, proof, case.entry, self.signing_key)
         return fetch_from_node(
-            case.endpoint, self.ca_file, asking, timeout_s=self.evidence_timeout_s
+            case.endpoint,
+            self.ca_file,
+            asking,
+            timeout_s=self.evidence_timeout_s,
+            party=self.party,
         )
 
     def _ask_custodians(

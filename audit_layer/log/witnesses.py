@@ -1,7 +1,8 @@
 """Asking witnesses for cosignatures (C2SP tlog-witness, the log's side)."""
 
+import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import httpx
@@ -49,16 +50,22 @@ class WitnessClient(Protocol):
 
 
 class HttpWitness:
-    """A witness reached over HTTPS. `tls` holds its certificate authority."""
+    """A witness reached over HTTPS. `tls` holds its certificate authority; `why` finds out what keeps it from answering."""
 
     def __init__(
-        self, name: str, url: str, tls: ssl.SSLContext, *, timeout_s: float = TIMEOUT_S
+        self,
+        name: str,
+        url: str,
+        tls: ssl.SSLContext,
+        *,
+        why: Callable[[], str | None] = lambda: None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         if not url.startswith("https://"):
             raise CounterfoilError(
                 Code.CONFIGURATION, f"the address of witness {name!r} is not https://"
             )
-        self._name = name
+        self._name, self._why = name, why
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/") + "/", verify=tls, timeout=timeout_s, trust_env=False
         )
@@ -103,9 +110,10 @@ class HttpWitness:
                             Code.MALFORMED, f"witness {self._name!r}'s answer is too long"
                         )
         except httpx.HTTPError as e:
+            why = await asyncio.to_thread(self._why) or how_it_failed(e)
             raise CounterfoilError(
                 Code.UNAVAILABLE,
-                f"witness {self._name!r} does not answer ({how_it_failed(e)})",
+                f"witness {self._name!r} does not answer ({why})",
                 retry_after_s=1.0,
             ) from e
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:

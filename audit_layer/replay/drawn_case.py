@@ -41,7 +41,7 @@ def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
             receipt_statement=receipt_raw,
             receipt=receipt,
             bundle=bundle_raw,
-            endpoint=bundle.endpoint,
+            endpoint=bundle.evidence or bundle.endpoint,
             signing_key=bundle.signing_key,
             opened=epoch.open_statement,
             seal=epoch.seal_statement,

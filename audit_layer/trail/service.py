@@ -57,6 +57,21 @@ class Submission:
 
     statement: bytes
     order: bytes | None = None
+    types: frozenset[str] | None = None
+    """What its caller may bring; None if it may bring any."""
+
+
+def check_bringer(submission: Submission) -> None:
+    """Raise FORBIDDEN for a type of statement that its caller may not bring."""
+    if submission.types is None:
+        return
+    kind = parse_statement(submission.statement).type
+    if kind not in submission.types:
+        raise CounterfoilError(
+            Code.FORBIDDEN,
+            f"a statement of type {kind} comes from a node or a worker that shows its certificate; the call shows none",
+            remedy="Call the address for parties: [party] in the caller's configuration.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +156,7 @@ class Trail:
         now = now_ms()
         for place, submission in enumerate(submissions):
             try:
+                check_bringer(submission)
                 item = admit(submission.statement, submission.order, self._lookups, now)
                 admitted.append((place, item))
             except CounterfoilError as error:

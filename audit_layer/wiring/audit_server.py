@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,12 +41,15 @@ from audit_layer.trail.gap_watch import GapWatch
 from audit_layer.trail.service import Trail
 from audit_layer.trail.standings import Standings
 from audit_layer.trail.write_rows import write_rows
-from audit_layer.wiring.audit_settings import AuditSettings
+from audit_layer.wiring.audit_settings import AuditSettings, WitnessSettings
 from audit_layer.wiring.log_keys import load_cose_key, load_signers, log_policy
 from shared.codec.moment import now_ms
+from shared.parties.permissions import AUDIT_GRPC
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, build_server
 from shared.runtime.http import HttpsServer, serve_https
+from shared.runtime.party import PartyFiles, PartyListener, PartyRole, check_party
+from shared.runtime.probe import refused_by
 from shared.runtime.readiness import write_ready
 from shared.runtime.tls import client_context
 from shared.translog.policy import LogPolicy
@@ -116,6 +120,13 @@ def second_place(settings: AuditSettings, policy: LogPolicy) -> SecondPlace:
     return SecondPlace(settings.second_place, policy.logs)
 
 
+def party_of(settings: AuditSettings) -> PartyListener:
+    """Return where parties call and what this server shows them; CONFIGURATION for a file from before they had certificates."""
+    check_party(settings.party, PartyRole.AUDIT, None, "counterfoil audit init")
+    assert settings.party is not None
+    return settings.party
+
+
 def timestamp_anchors(settings: AuditSettings) -> tuple[Certificate, ...]:
     """Return the certificates to which timestamps must chain, none without [timestamps]; CONFIGURATION."""
     if settings.timestamps is None:
@@ -140,6 +151,7 @@ async def serve_audit(
     The ready file states what was bound: `{"grpc": "host:port", "http": "host:port"}`.
     """
     policy = log_policy(settings)
+    party = party_of(settings)
     with open_core(settings, application_name="counterfoil-audit") as core, _threads():
         await asyncio.to_thread(_check_tables, core.trail)
         files = published(settings)
@@ -165,15 +177,21 @@ async def serve_audit(
             ),
             reflection=settings.reflection,
             traffic=settings.traffic,
+            rules=AUDIT_GRPC,
+            parties=party,
         )
         async with (
-            _publishing(settings, policy, core.engine, files) as publication,
+            _publishing(settings, party, policy, core.engine, files) as publication,
             _timestamping(settings, core.engine),
             _looking_for_gaps(core.engine, settings),
             _answering(rpc, parts, settings) as https,
             _telling_health(rpc, parts.check_health),
         ):
-            addresses = {"grpc": rpc.address, "http": https.address}
+            addresses = {
+                "grpc": rpc.address,
+                "party": rpc.party_address or "",
+                "http": https.address,
+            }
             gc.collect()
             gc.freeze()  # what is loaded by now stays; collecting it would stop all callers for 0.1 s
             _log.info("the audit server answers: %s", addresses)
@@ -274,12 +292,15 @@ def _problem(check: Callable[[], None]) -> str | None:
 
 @contextlib.asynccontextmanager
 async def _publishing(
-    settings: AuditSettings, policy: LogPolicy, engine: Engine, files: PublishedFiles
+    settings: AuditSettings,
+    party: PartyFiles,
+    policy: LogPolicy,
+    engine: Engine,
+    files: PublishedFiles,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Publish in the background while the block runs."""
     witnesses = [
-        HttpWitness(witness.name, witness.url, client_context(witness.ca or settings.tls.ca))
-        for witness in settings.witnesses
+        _witness(witness, witness.ca or settings.tls.ca, party) for witness in settings.witnesses
     ]
     publisher = Publisher(
         engine,
@@ -297,6 +318,11 @@ async def _publishing(
     finally:
         for witness in witnesses:
             await witness.aclose()
+
+
+def _witness(witness: WitnessSettings, ca: Path, party: PartyFiles) -> HttpWitness:
+    why = partial(refused_by, witness.url, ca, party)
+    return HttpWitness(witness.name, witness.url, client_context(ca, party), why=why)
 
 
 @contextlib.asynccontextmanager

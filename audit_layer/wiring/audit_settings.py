@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from shared.runtime.config import Settings, load, to_toml
 from shared.runtime.keys import write_atomic
+from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 
@@ -71,7 +72,7 @@ class AuditSettings(Settings):
     database_dsn_file: Path
     """File with the DSN of the service role `server`."""
     grpc_address: str = "127.0.0.1:0"
-    """Where nodes, clients and workers call, host:port."""
+    """Where clients call, host:port; for nodes and workers see [party]."""
     http_address: str = "127.0.0.1:0"
     """Where auditors ask and the log is read, host:port."""
     keys_folder: Path = Path("keys")
@@ -99,6 +100,8 @@ class AuditSettings(Settings):
     reflection: bool = False
     """Whether gRPC reflection tells strangers what can be called."""
     tls: TlsFiles
+    party: PartyListener | None = None
+    """Where nodes and workers call, and the certificate that this server shows to witnesses. It must be given."""
     witnesses: tuple[WitnessSettings, ...] = ()
     object_store: ObjectStoreSettings | None = None
     timestamps: TimestampSettings | None = None

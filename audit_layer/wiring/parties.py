@@ -22,6 +22,7 @@ from shared.parties.settings import LogSettings, key_bytes
 from shared.runtime.config import check_private
 from shared.runtime.http import serve_https
 from shared.runtime.keys import create_private, load_or_create_ed25519, public_bytes
+from shared.runtime.party import check_callers
 from shared.runtime.readiness import write_ready
 from shared.selection.party import BeaconParty
 from shared.verification.limits import Recipient, Terms
@@ -47,14 +48,21 @@ async def serve_witness(
     settings: WitnessSettings, ready_file: Path | None, stop: asyncio.Event
 ) -> None:
     """Serve until `stop` is set."""
+    callers = check_callers(settings.party, "witness.toml", "counterfoil audit witness init")
     authority = key_bytes(settings.authority, "authority")
     memory = RevealMemory(settings.state_file.with_name("reveals.sqlite"))
     beacon = _beacon(settings.name, settings.keys_folder, memory, settings.log, authority)
     with WitnessStore(settings.state_file) as store:
         known = {settings.log.origin: settings.log.policy().logs}
         witness = Witness(store, cosigners(settings.keys_folder, settings.name), known)
-        app = witness_app(witness, extra_routers=[beacon_router(beacon)])
-        server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
+        app = witness_app(
+            witness,
+            extra_routers=[beacon_router(beacon)],
+            behind_proxy=callers.behind_proxy,
+        )
+        server = await serve_https(
+            app, settings.tls, settings.address, traffic=settings.traffic, callers_ca=callers.ca
+        )
         if ready_file is not None:
             write_ready(ready_file, {"https": server.address})
         await stop.wait()
@@ -66,6 +74,7 @@ async def serve_custodian(
     settings: CustodianSettings, ready_file: Path | None, stop: asyncio.Event
 ) -> None:
     """Serve until `stop` is set."""
+    callers = check_callers(settings.party, "custodian.toml", "counterfoil audit custodian init")
     authority = key_bytes(settings.authority, "authority")
     keys = settings.keys_folder
     signing, hpke = load_or_create_ed25519(keys / "sign.pem"), load_hpke_key(keys / "hpke.key")
@@ -88,8 +97,10 @@ async def serve_custodian(
     )
     custodian = Custodian(settings.name, signing, hpke, trust, terms, store, memory)
     beacon = _beacon(settings.name, keys, memory, settings.log, authority)
-    app = custodian_app(custodian, beacon)
-    server = await serve_https(app, settings.tls, settings.address, traffic=settings.traffic)
+    app = custodian_app(custodian, beacon, behind_proxy=callers.behind_proxy)
+    server = await serve_https(
+        app, settings.tls, settings.address, traffic=settings.traffic, callers_ca=callers.ca
+    )
     if ready_file is not None:
         write_ready(ready_file, {"https": server.address})
     await stop.wait()

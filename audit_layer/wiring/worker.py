@@ -37,6 +37,7 @@ from shared.envelope.hpke import generate_hpke_key, hpke_key_id, load_hpke_key, 
 from shared.parties.settings import key_bytes
 from shared.runtime.config import read_secret
 from shared.runtime.keys import load_ed25519, load_or_create_ed25519, private_folder, public_bytes
+from shared.runtime.party import PartyRole, check_party
 from shared.runtime.readiness import write_ready
 from shared.verification.trust import AUTHORITY
 
@@ -90,19 +91,24 @@ class WorkerProcess:
 
 def build_worker(settings: WorkerSettings) -> WorkerProcess:
     """Build a worker from its settings."""
+    party = check_party(
+        settings.party, PartyRole.WORKER, settings.name, "counterfoil audit worker init"
+    )
     engine = with_keeper(
         make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
         settings.erasure_key_file,
     )
     check_usable(engine)
-    server = AuditServer(settings.audit_server, settings.ca_file)
+    server = AuditServer(settings.audit_server, settings.ca_file, party)
     custodians = {
         hpke_key_id(key_bytes(item.hpke_key or "", item.name)): CustodianClient(
-            item.name, item.url, settings.ca_file
+            item.name, item.url, settings.ca_file, party
         )
         for item in settings.custodians
     }
-    witnesses = [BeaconClient(item.name, item.url, settings.ca_file) for item in settings.witnesses]
+    witnesses = [
+        BeaconClient(item.name, item.url, settings.ca_file, party) for item in settings.witnesses
+    ]
     parties: list[BeaconClient] = [*witnesses, *custodians.values()]
     replayer = Replayer(
         settings.models,
@@ -129,6 +135,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
             private_key=load_hpke_key(settings.keys_folder / "hpke.key"),
             signing_key=signing_key,
             ca_file=settings.ca_file,
+            party=party,
             evidence_timeout_s=settings.evidence_timeout_seconds,
         ),
         replayer=replayer,

@@ -7,6 +7,7 @@ from pydantic import Field
 from audit_layer.costs.budgets.settings import AlertSettings
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from shared.runtime.config import Settings
+from shared.runtime.party import PartyFiles
 
 
 class PartySettings(Settings):
@@ -27,8 +28,10 @@ class WorkerSettings(Settings):
     database_dsn_file: Path
     broker_url_file: Path
     audit_server: str
-    """host:port of the audit server's gRPC API."""
+    """host:port where the audit server takes calls of parties."""
     ca_file: Path
+    party: PartyFiles | None = None
+    """The certificate that names this worker to the audit server, nodes, custodians and witnesses. It must be given."""
     keys_folder: Path
     erasure_key_file: Path | None = None
     """The audit server's, where it has one: the worker reads what is stored under it."""

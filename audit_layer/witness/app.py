@@ -2,21 +2,29 @@
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from audit_layer.witness.core import TEXT, Answer, Witness
+from shared.parties.permissions import WITNESS_HTTP
 from shared.runtime.http import install_problem_handlers, limited_body
+from shared.runtime.http_access import HttpAccess
 from shared.translog.witness_protocol import MAX_REQUEST_BYTES
 
 
-def create_app(witness: Witness, *, extra_routers: Sequence[APIRouter] = ()) -> FastAPI:
+def create_app(
+    witness: Witness, *, extra_routers: Sequence[APIRouter] = (), behind_proxy: bool = False
+) -> FastAPI:
     """Return the application: `POST /add-checkpoint`, `GET /checkpoint/{hash}`, `GET /health`.
 
     `extra_routers` are mounted alongside these (the beacon's, for instance); what they raise is
-    answered as a problem document.
+    answered as a problem document. Behind a proxy, that one has checked the callers' certificates.
     """
-    app = FastAPI(title=f"Counterfoil witness {witness.name}", openapi_url=None)
+    app = FastAPI(
+        title=f"Counterfoil witness {witness.name}",
+        openapi_url=None,
+        dependencies=[Depends(HttpAccess(WITNESS_HTTP, behind_proxy))],
+    )
     install_problem_handlers(app)
 
     @app.post("/add-checkpoint")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shared.parties.settings import LogSettings
 from shared.runtime.config import Settings
+from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 
@@ -19,5 +20,7 @@ class WitnessSettings(Settings):
     authority: str
     """Hex of the audit authority's public key."""
     tls: TlsFiles
+    party: PartyCallers | None = None
+    """How the certificates of those who call a party's route are checked. It must be said."""
     log: LogSettings
     traffic: Traffic = Traffic()

@@ -101,7 +101,7 @@ async def grown(platform: Platform, seed: bytes, make: Make) -> AsyncIterator[Gr
     engine = make_engine(platform.store.dsn("server"))
     files = published(settings)
     (asked,) = settings.witnesses
-    witness = HttpWitness(asked.name, asked.url, client_context(platform.ca))
+    witness = HttpWitness(asked.name, asked.url, client_context(platform.ca, settings.party))
     publisher = Publisher(
         engine,
         signers=load_signers(settings.keys_folder, settings.origin),

@@ -23,7 +23,8 @@ from benchmarks.log.statements import Signed, Source
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
-from shared.runtime.tls import client_context
+from shared.runtime.party import Party, PartyRole
+from shared.runtime.tls import LocalCA, client_context
 
 CALL_S = 60.0
 """Deadline of one call."""
@@ -170,8 +171,13 @@ def _main(
 async def _serve(
     pipe: "Connection[Any, Any]", addresses: dict[str, str], ca: Path, source: Source
 ) -> None:
+    folder = ca.parent
+    named = Party(PartyRole.WORKER, "load")
+    worker = LocalCA.load_or_create(folder).issue_party(
+        named, folder=folder / f"load-{source.place}"
+    )
     async with (
-        secure_aio_channel(addresses["grpc"], ca) as channel,
+        secure_aio_channel(addresses["party"], ca, worker) as channel,
         httpx.AsyncClient(
             base_url=f"https://{addresses['http']}", verify=client_context(ca), trust_env=False
         ) as web,

@@ -20,6 +20,7 @@ from benchmarks.log.statements import PROFILE
 from shared.installation.commands import CLI, Commands, environment
 from shared.installation.layout import free_ports
 from shared.runtime.keys import write_atomic
+from shared.runtime.party import Party, PartyRole
 from shared.runtime.supervisor import ProcessSpec, Supervisor
 from shared.runtime.tls import LocalCA
 from shared.translog.policy import LogPolicy
@@ -146,6 +147,7 @@ async def platform(
     run = Commands(_silent)
     authority = LocalCA.load_or_create(folder / "ca")
     audit_tls, witness_tls = authority.issue(AUDIT), authority.issue(WITNESS)
+    shown = authority.issue_party(Party(PartyRole.AUDIT, ORIGIN), folder=folder / "party")
     address = free_ports((WITNESS,))[WITNESS]
     identity, known = await asyncio.gather(
         run.json("audit", "witness", "keys", "--folder", folder / WITNESS, "--name", WITNESS),
@@ -154,6 +156,7 @@ async def platform(
             *("--dsn-file", store.files["server"]),
             *("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
             *("--cert", audit_tls.cert, "--key", audit_tls.key, "--ca", audit_tls.ca),
+            *("--party-cert", shown.cert, "--party-key", shown.key, "--party-ca", shown.ca),
             *("--publish-interval-ms", str(PUBLISH_INTERVAL_MS)),
             *("--numeric-profile", PROFILE.hex()),
         ),
@@ -173,6 +176,7 @@ async def platform(
             *("audit", "witness", "init", "--config-folder", folder / WITNESS, "--name", WITNESS),
             *("--address", address, "--cert", witness_tls.cert, "--key", witness_tls.key),
             *("--ca", witness_tls.ca, "--trust", _json(folder / "trust.json", trust)),
+            *("--party-ca", witness_tls.ca),
         ),
     )
     listed = _json(folder / "parties.json", parties)

@@ -109,7 +109,9 @@ def rate_card(
 @click.option("--name", required=True, help="The node's name.")
 @click.option("--model", type=_folder, required=True, help="Folder of the checkpoint.")
 @click.option("--rate-card", type=_file, required=True, help="See rate-card.")
-@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
+@click.option(
+    "--audit-target", required=True, help="host:port where the audit server takes calls of parties."
+)
 @click.option("--audit-ca", type=_file, help="Authority of its certificate [default: the node's].")
 @click.option(
     "--trust",
@@ -122,6 +124,22 @@ def rate_card(
 @click.option("--endpoint", help="host:port published to clients [default: the bound address].")
 @click.option("--local-ca", type=_folder, help="Local authority that issues the certificate.")
 @click.option("--host", "hosts", multiple=True, help="Name or address in that certificate.")
+@click.option(
+    "--party-cert",
+    type=_file,
+    help="Certificate that names this node to others [default: issued by --local-ca].",
+)
+@click.option("--party-key", type=_file)
+@click.option("--party-ca", type=_file, help="Authorities of the audit workers' certificates.")
+@click.option(
+    "--party-address",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="Where audit workers call with their certificates.",
+)
+@click.option(
+    "--party-endpoint", help="host:port published to audit workers [default: the bound address]."
+)
 @click.option("--tls-cert", type=_file)
 @click.option("--tls-key", type=_file)
 @click.option("--tls-ca", type=_file)
@@ -172,6 +190,11 @@ def init(
     endpoint: str | None,
     local_ca: Path | None,
     hosts: tuple[str, ...],
+    party_cert: Path | None,
+    party_key: Path | None,
+    party_ca: Path | None,
+    party_address: str,
+    party_endpoint: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
@@ -196,11 +219,13 @@ def init(
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
     from execution_layer.node.settings import (  # noqa: PLC0415
         AuditServer,
+        NodeParty,
         NodeSettings,
         Quotas,
     )
     from execution_layer.node.setup import (  # noqa: PLC0415
         audit_trust,
+        party_files,
         settled,
         tls_files,
         write_node,
@@ -210,6 +235,14 @@ def init(
     operator = Operator.load(operator_folder.absolute())
     tls = tls_files(
         name, folder, local_ca=local_ca, cert=tls_cert, key=tls_key, ca=tls_ca, hosts=hosts
+    )
+    party = party_files(
+        f"{operator.name}/{name}",
+        folder,
+        local_ca=local_ca,
+        cert=party_cert,
+        key=party_key,
+        ca=party_ca,
     )
     audit = settled(
         AuditServer,
@@ -239,6 +272,7 @@ def init(
         gpu_energy=gpu_energy,
         reflection=reflection,
         tls=tls,
+        party=settled(NodeParty, **dict(party), address=party_address, endpoint=party_endpoint),
         audit=audit,
         quotas=Quotas(
             max_output_tokens=max_output_tokens, in_flight_per_tenant=in_flight_per_tenant

@@ -14,7 +14,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.command("revoke")
 @click.argument("bundle")
 @click.option("--operator-folder", type=_folder, required=True, help="See operator-init.")
-@click.option("--audit-target", required=True, help="host:port of the audit server's gRPC.")
+@click.option("--audit-target", required=True, help="host:port of the audit server for clients.")
 @click.option("--audit-ca", type=_file, required=True, help="Authority of its certificate.")
 @click.option("--reason", required=True, help="Why; everybody can read it.")
 @json_option

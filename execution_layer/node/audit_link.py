@@ -10,6 +10,7 @@ from execution_layer.node.settings import AuditTarget
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
+from shared.runtime.party import PartyFiles
 
 TIMEOUT_S: Final = 20.0
 
@@ -25,8 +26,8 @@ class Submitted:
 class AuditLink:
     """A channel to the audit server; opened within the event loop that uses it."""
 
-    def __init__(self, settings: AuditTarget) -> None:
-        self._channel = secure_aio_channel(settings.target, settings.ca_file)
+    def __init__(self, settings: AuditTarget, party: PartyFiles | None = None) -> None:
+        self._channel = secure_aio_channel(settings.target, settings.ca_file, party)
         self._intake = audit_pb2_grpc.IntakeStub(self._channel)
         self._log = audit_pb2_grpc.LogStub(self._channel)
         self._directory = audit_pb2_grpc.DirectoryStub(self._channel)

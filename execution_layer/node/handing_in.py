@@ -67,7 +67,7 @@ def _deposit(settings: NodeSettings, entry: bytes, found: StoredEvidence) -> Non
         final_record=found.final_record,
         final_signature=found.final_signature,
     )
-    with secure_channel(settings.audit.target, settings.audit.ca_file) as channel:
+    with secure_channel(settings.audit.target, settings.audit.ca_file, settings.party) as channel:
         try:
             audit_pb2_grpc.IntakeStub(channel).Deposit(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:

@@ -57,6 +57,8 @@ class NodeFacts:
     model_roots: tuple[bytes, ...]
     numeric_profile: bytes
     profile: Mapping[str, str | int]
+    evidence: str | None = None
+    """Where audit workers call, if not at `endpoint`."""
 
     def compute_as(self, bundle: KeyBundle) -> bool:
         """Return whether a key bundle promises this model and numeric profile."""
@@ -68,8 +70,9 @@ class NodeFacts:
 
     def are_those_of(self, bundle: KeyBundle) -> bool:
         """Return whether a key bundle still states all of these facts."""
-        names = (bundle.operator, bundle.node, bundle.endpoint)
-        return names == (self.operator, self.node, self.endpoint) and self.compute_as(bundle)
+        names = (bundle.operator, bundle.node, bundle.endpoint, bundle.evidence)
+        own = (self.operator, self.node, self.endpoint, self.evidence)
+        return names == own and self.compute_as(bundle)
 
 
 @dataclass(slots=True)
@@ -173,6 +176,7 @@ class KeyRing:
             numeric_profile=facts.numeric_profile,
             profile=dict(facts.profile),
             endpoint=facts.endpoint,
+            evidence=facts.evidence,
         )
         statement = sign(bundle, key=self._operator_key, issuer=facts.operator)
         _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))

@@ -35,7 +35,9 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
     facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
     facts["max_model_len"] = _context(settings)
     facts.update(_spool_facts(settings))
-    facts.update(_certificate_facts(settings.tls.cert))
+    facts["certificate"] = _certificate(settings.tls.cert)
+    if settings.party is not None:
+        facts["party_certificate"] = _certificate(settings.party.cert)
     bundles = _newest_first(settings)
     if bundles:
         newest = read_as(KeyBundle, bundles[0])
@@ -93,12 +95,11 @@ def _spool_facts(settings: NodeSettings) -> dict[str, int]:
     }
 
 
-def _certificate_facts(path: Path) -> dict[str, str]:
+def _certificate(path: Path) -> str:
     life = life_of(path)
     if life is None:
-        return {"certificate": f"{path} cannot be read"}
-    said = life.warning(datetime.now(UTC))
-    return {"certificate": said or f"valid until {life.end:%Y-%m-%d}"}
+        return f"{path} cannot be read"
+    return life.warning(datetime.now(UTC)) or f"valid until {life.end:%Y-%m-%d}"
 
 
 def _newest_first(settings: NodeSettings) -> list[bytes]:
@@ -115,7 +116,7 @@ def _directory_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
     Empty if the audit server does not answer.
     """
     operator_key = public_bytes(load_ed25519(settings.operator_key_file))
-    with secure_channel(settings.audit.target, settings.audit.ca_file) as channel:
+    with secure_channel(settings.audit.target, settings.audit.ca_file, settings.party) as channel:
         stub = audit_pb2_grpc.DirectoryStub(channel)
         try:
             answer = stub.ListKeyBundles(audit_pb2.ListKeyBundlesRequest(), timeout=_TIMEOUT_S)

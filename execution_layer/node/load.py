@@ -42,12 +42,7 @@ class Load:
         """Take a place for a request; DRAINING, QUOTA or OVERLOADED if there is none, QUOTA if the tenant orders too often."""
         if (refused := self.refusal()) is not None:
             raise refused
-        if wait := self._rate.take(tenant):
-            raise CounterfoilError(
-                Code.QUOTA,
-                f"{tenant} orders more than {self._quotas.requests_per_s_per_tenant:g} times a second",
-                retry_after_s=wait,
-            )
+        self.pace(tenant, "Generate")
         if self._by_tenant[tenant] >= self._quotas.in_flight_per_tenant:
             raise CounterfoilError(
                 Code.QUOTA,
@@ -61,6 +56,16 @@ class Load:
                 retry_after_s=RETRY_AFTER_S,
             )
         self.enter_again(tenant)
+
+    def pace(self, tenant: str, method: str) -> None:
+        """Count a call that a tenant has signed; QUOTA if it calls this method too often, from wherever it does."""
+        if wait := self._rate.take((tenant, method)):
+            most = self._quotas.requests_per_s_per_tenant
+            raise CounterfoilError(
+                Code.QUOTA,
+                f"{tenant} calls {method} more than {most:g} times a second",
+                retry_after_s=wait,
+            )
 
     def enter_again(self, tenant: str) -> None:
         """Take a place for a request that had one before a restart."""

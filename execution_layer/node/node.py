@@ -32,6 +32,7 @@ from execution_layer.node.store import NodeStore
 from execution_layer.node.tenants import Tenants
 from shared.codec.moment import now_ms
 from shared.envelope.header import MAX_ENVELOPE
+from shared.parties.permissions import NODE_GRPC
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_ed25519, public_bytes
@@ -108,7 +109,7 @@ class Node:
         await finish_interrupted(self.store, self._signer, only=frozenset(over))
         if refused := await self.spool.retry_rejected():
             _log.warning("refused receipts are retried", extra={"receipts": refused})
-        async with AuditLink(self._settings.audit) as link:
+        async with AuditLink(self._settings.audit, self._settings.party) as link:
             delivery = Delivery(self.spool, link)
             intake = Intake(
                 admission=self._admission,
@@ -120,7 +121,7 @@ class Node:
             )
             server = self._build_server(intake)
             registration = Registration(
-                self.ring, self._facts(server.address), link, rate_card=self._card_statement
+                self.ring, self._facts(server), link, rate_card=self._card_statement
             )
             registration.renew()
             self.registration = registration
@@ -185,7 +186,7 @@ class Node:
                     execution_pb2_grpc.add_InferenceServicer_to_server,
                     InferenceService(
                         intake,
-                        Resuming(intake, self.store, self._signer),
+                        Resuming(intake, self.store, self._signer, intake.load.pace),
                         self.ring,
                         self._model.served.root,
                         self._model.files,
@@ -200,13 +201,18 @@ class Node:
             reflection=self._settings.reflection,
             max_message_bytes=MAX_REQUEST_BYTES,
             traffic=self._settings.traffic,
+            rules=None if self._settings.party is None else NODE_GRPC,
+            parties=self._settings.party,
         )
 
-    def _facts(self, bound: str) -> NodeFacts:
+    def _facts(self, server: RpcServer) -> NodeFacts:
         return NodeFacts(
             operator=self._settings.operator,
             node=self._settings.node,
-            endpoint=self._settings.endpoint or bound,
+            endpoint=self._settings.endpoint or server.address,
+            evidence=None
+            if self._settings.party is None
+            else self._settings.party.endpoint or server.party_address,
             model_roots=(self._model.served.root,),
             numeric_profile=self._model.served.numeric_profile,
             profile=self._model.profile,

@@ -1,6 +1,6 @@
 """Resuming streams (protocol §4.9): who may have the rest of a response, and how many at a time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -49,8 +49,16 @@ class InFlight(Protocol):
 class Resuming:
     """Belongs to one event loop."""
 
-    def __init__(self, sessions: InFlight, store: NodeStore, signer: ReceiptSigner) -> None:
+    def __init__(
+        self,
+        sessions: InFlight,
+        store: NodeStore,
+        signer: ReceiptSigner,
+        pace: Callable[[str, str], None],
+    ) -> None:
+        """`pace` counts a call of a tenant to a method, or raises QUOTA."""
         self._sessions = sessions
+        self._pace = pace
         self._store = store
         self._signer = signer
         self._rate = RateLimit(PER_S, BURST)
@@ -100,6 +108,7 @@ class Resuming:
                 now,
                 remedy="Set the clocks.",
             )
+        self._pace(open_as(Order, found.order, None)[0].tenant, "Resume")
         if wait := self._rate.take(wish.order):
             raise CounterfoilError(
                 Code.QUOTA, "this response is resumed too often", retry_after_s=wait

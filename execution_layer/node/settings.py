@@ -9,6 +9,7 @@ from shared.codec.ids import NAME
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
 
@@ -22,7 +23,7 @@ class AuditTarget(Settings):
     """Where statements are submitted."""
 
     target: str
-    """host:port of the audit server's gRPC intake."""
+    """host:port where the audit server takes calls of parties."""
     ca_file: Path
     """The authority that must have issued the audit server's certificate."""
 
@@ -38,6 +39,13 @@ class AuditServer(AuditTarget):
     """The audit workers that may request evidence, each for what is disclosed to it."""
 
 
+class NodeParty(PartyListener):
+    """The certificate that names this node to the audit server, and where audit workers call with theirs."""
+
+    endpoint: str | None = None
+    """host:port published to workers, if it is not the bound address."""
+
+
 class Quotas(Settings):
     """Limits for one request, one tenant and all tenants together."""
 
@@ -50,7 +58,8 @@ class Quotas(Settings):
     """Requests that wait for their first token; more are OVERLOADED."""
     queue_per_tenant: Annotated[int, Field(ge=1, le=4096)] = 64
     requests_per_s_per_tenant: Annotated[float, Field(ge=0.001, le=2**20)] = 1000
-    """Signed orders per second that are examined for one tenant, including refused ones; bursts of four times as many."""
+    """Calls of Generate per second that one tenant has signed, refused ones included, and likewise of Resume; bursts of four
+    times as many."""
 
 
 class Retention(Settings):
@@ -105,6 +114,8 @@ class NodeSettings(Settings):
     reflection: bool = False
     """Offer gRPC reflection; off in production."""
     tls: TlsFiles
+    party: NodeParty | None = None
+    """It must be given to serve."""
     audit: AuditServer
     quotas: Quotas = Quotas()
     retention: Retention = Retention()

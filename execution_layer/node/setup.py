@@ -12,6 +12,7 @@ from shared.codec.ids import check_name, parse_hex32
 from shared.runtime.config import Settings, load, read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, public_bytes, write_atomic, write_private
+from shared.runtime.party import Party, PartyFiles, PartyRole, check_party
 from shared.runtime.tls import LocalCA, TlsFiles
 from shared.statements.cose import check_signing_key
 
@@ -86,6 +87,29 @@ def tls_files(
             remedy="Pass --tls-cert, --tls-key and --tls-ca, or --local-ca FOLDER.",
         )
     return TlsFiles(cert=cert.absolute(), key=key.absolute(), ca=ca.absolute())
+
+
+def party_files(
+    issuer: str,
+    folder: Path,
+    *,
+    local_ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    ca: Path | None,
+) -> PartyFiles:
+    """Return the certificate that names the node to others: a given one, or one issued by a local authority."""
+    if cert is not None and key is not None and ca is not None:
+        given = PartyFiles(cert=cert.absolute(), key=key.absolute(), ca=ca.absolute())
+        return check_party(given, PartyRole.NODE, issuer, "counterfoil node init")
+    if local_ca is None or not (cert is None and key is None and ca is None):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "a node needs a certificate that names it to other parties",
+            remedy="Pass --party-cert, --party-key and --party-ca, or --local-ca FOLDER.",
+        )
+    authority = LocalCA.load_or_create(local_ca.absolute())
+    return authority.issue_party(Party(PartyRole.NODE, issuer), folder=folder)
 
 
 def add_tenant(path: Path, tenant: str, key_hex: str) -> int:

@@ -21,6 +21,7 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
 from shared.model.unchanged import Snapshot
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.party import PartyRole, check_party
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.opening import open_tokenizer
 from shared.text.prompt import most_bytes, prompt_ids
@@ -120,6 +121,8 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT; SIGUSR1 drains. Returns the exit code."""
 
+    check_party(settings.party, PartyRole.NODE, settings.issuer, "counterfoil node init")
+
     async def main(stop: asyncio.Event) -> None:
         node = build_node(settings, load_decoder=load_decoder)
         try:
@@ -127,7 +130,9 @@ def serve(
                 _drain_on_signal(node)
                 _log.info("node is serving", extra={"address": server.address})
                 if ready_file is not None:
-                    write_ready(ready_file, {"grpc": server.address})
+                    write_ready(
+                        ready_file, {"grpc": server.address, "party": server.party_address or ""}
+                    )
                 await stop.wait()
         finally:
             node.close()

@@ -2,19 +2,19 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from shared.installation.commands import Commands
+from shared.installation.credentials import TOKENS, Credentials
 from shared.installation.layout import (
     ORIGIN,
     SERVICES,
     TENANT,
     THRESHOLD,
+    VERSION,
     WITNESS,
     WORKERS,
     NodePlan,
@@ -22,15 +22,10 @@ from shared.installation.layout import (
     Ports,
     free_ports,
 )
-from shared.runtime.certificates import life_of
 from shared.runtime.keys import private_folder, write_atomic
-from shared.runtime.tls import LocalCA, TlsFiles
+from shared.runtime.party import PartyFiles
+from shared.runtime.tls import TlsFiles
 
-HOSTS = ("localhost", "127.0.0.1", "::1")
-TOKENS = ("auditor", "finance")
-"""The roles for which `up` keeps a token."""
-TOKEN_RENEWAL_S = 60 * 86_400
-"""Age of a token's file at which it is renewed: two thirds of what `token create` gives it."""
 Json = dict[str, Any]
 
 
@@ -58,51 +53,12 @@ class Installer:
         self._json = commands.json
         self._commands = commands
         self.ports = _ports(plan)
-
-    def certificates(self, now: datetime | None = None) -> dict[str, TlsFiles]:
-        """Issue certificates that are missing or near their expiry; run at start and repeatedly after that, so they are renewed."""
-        authority = LocalCA.load_or_create(self._plan.path("ca"), now=now)
-        return {
-            name: authority.issue(name, HOSTS, folder=self._plan.path(name, "tls"), now=now)
-            for name in self._servers
-        }
-
-    def renew(self, now: datetime | None = None) -> None:
-        """Renew certificates that are near their expiry, and say which; running servers reload them by themselves."""
-        before = {
-            name: life_of(self._plan.path(name, "tls", f"{name}.pem")) for name in self._servers
-        }
-        for name, files in self.certificates(now).items():
-            if (life := life_of(files.cert)) is not None and life != before[name]:
-                self._commands.say(name, f"certificate renewed until {life.end:%Y-%m-%d}")
-
-    async def renew_tokens(self, now: float | None = None) -> None:
-        """Renew the tokens of this machine's auditor and finance person once they have lived two thirds of their life."""
-        moment = time.time() if now is None else now
-        due = {
-            role: file
-            for role in TOKENS
-            if moment - (file := self._token(role)).stat().st_mtime > TOKEN_RENEWAL_S
-        }
-        if not due:
-            return
-        config = ("--config", self.audit_config)
-        listed = await self._json("token", "list", "--json", *config)
-        for role, file in due.items():
-            own = [row["id"] for row in listed if row["role"] == role and row["revoked"] is None]
-            await self._run("token", "renew", str(max(own)), "--out", file, *config)
-            self._commands.say("audit", f"the token of role {role} is renewed")
-
-    def _token(self, role: str) -> Path:
-        return self._plan.path("audit", f"{role}.token")
-
-    @property
-    def _servers(self) -> tuple[str, ...]:
-        return ("audit", WITNESS, *self._plan.custodians, *(node.name for node in self._plan.nodes))
+        self.credentials = Credentials(plan, commands)
 
     async def install(self) -> None:
         """Do everything that a first start needs, then record that it is done."""
-        plan, tls = self._plan, self.certificates()
+        plan, tls = self._plan, self.credentials.certificates()
+        shown = self.credentials.party_certificates()
         self._say("creating roles and databases")
         keys = asyncio.create_task(self._identities())
         probe = asyncio.create_task(self._profiles())
@@ -110,16 +66,19 @@ class Installer:
         await self._run("db", "upgrade", "--dsn-file", self.dsn("owner"))
         self._say("creating keys and configurations")
         parties = await keys
-        log = await self._audit(tls["audit"], parties, await probe)
+        log = await self._audit(tls["audit"], shown["audit"], parties, await probe)
         self._say("registering parties; setting up workers, operators and nodes")
         cards = asyncio.gather(
-            *(self._node(node, tls[node.name], log, parties) for node in plan.nodes)
+            *(
+                self._node(node, tls[node.name], shown[node.name], log, parties)
+                for node in plan.nodes
+            )
         )
         await asyncio.gather(
             cards,
             self._party("witness", WITNESS, tls, log, parties),
             *(self._party("custodian", name, tls, log, parties) for name in plan.custodians),
-            self._register(log, parties),
+            self._register(log, parties, shown),
         )
         self._say("setting up the client")
         await self._client(
@@ -131,7 +90,7 @@ class Installer:
                 if card
             },
         )
-        done = {"version": 1, "custodians": plan.custodians}
+        done = {"version": VERSION, "custodians": plan.custodians}
         write_atomic(plan.installed, json.dumps(done).encode())
 
     def _say(self, text: str) -> None:
@@ -144,7 +103,7 @@ class Installer:
     @property
     def audit_config(self) -> Path:
         """The audit server's configuration."""
-        return self._plan.path("audit", "audit.toml")
+        return self.credentials.audit_config
 
     async def _identities(self) -> Identities:
         plan, audit = self._plan, ("audit",)
@@ -183,13 +142,16 @@ class Installer:
         told = await self._json(*command)
         return [each["numeric_profile"] for each in told]
 
-    async def _audit(self, tls: TlsFiles, parties: Identities, profiles: Sequence[str]) -> Json:
+    async def _audit(
+        self, tls: TlsFiles, shown: PartyFiles, parties: Identities, profiles: Sequence[str]
+    ) -> Json:
         """Write the audit server's configuration; return the log's part of the trust that everybody needs."""
         plan, ports = self._plan, self.ports
         told = await self._json(
             *("audit", "init", "--folder", plan.path("audit"), "--origin", ORIGIN),
             *("--dsn-file", self.dsn("server"), "--grpc", ports["audit-grpc"]),
             *("--http", ports["audit-http"], "--cert", tls.cert, "--key", tls.key, "--ca", tls.ca),
+            *("--party-grpc", ports["audit-parties"], *_party_options(shown)),
             *("--publish-interval-ms", str(plan.publish_interval_ms)),
             *(["--reflection"] if plan.reflection else []),
             *(part for profile in profiles for part in ("--numeric-profile", profile)),
@@ -216,10 +178,10 @@ class Installer:
         await self._run(
             *("audit", group, "init", "--config-folder", plan.path(name), "--name", name),
             *("--address", self.ports[name], "--cert", files.cert, "--key", files.key),
-            *("--ca", files.ca, "--trust", self._trust(name, trust)),
+            *("--ca", files.ca, "--trust", self._trust(name, trust), "--party-ca", files.ca),
         )
 
-    async def _worker(self, name: str, log: Json, parties: Identities) -> None:
+    async def _worker(self, name: str, shown: PartyFiles, log: Json, parties: Identities) -> None:
         plan, ports = self._plan, self.ports
         trust: Json = {
             "custodians": [
@@ -252,12 +214,12 @@ class Installer:
         await self._run(
             *("audit", "worker", "init", "--folder", plan.path(name), "--name", name),
             *("--origin", log["origin"], "--dsn-file", self.dsn("worker")),
-            *("--broker-url-file", self.dsn("broker"), "--audit-server", ports["audit-grpc"]),
-            *("--ca", plan.path("ca", "ca.pem"), "--model", plan.model),
+            *("--broker-url-file", self.dsn("broker"), "--audit-server", ports["audit-parties"]),
+            *("--ca", shown.ca, "--cert", shown.cert, "--key", shown.key, "--model", plan.model),
             *("--trust", self._trust(name, trust)),
         )
 
-    async def _register(self, log: Json, parties: Identities) -> None:
+    async def _register(self, log: Json, parties: Identities, shown: dict[str, PartyFiles]) -> None:
         """Tell the audit layer which keys to trust, then set up its workers and the auditors' tokens."""
         authority = parties.workers[0]["authority_key"]
         members = [
@@ -271,11 +233,14 @@ class Installer:
         config = ("--config", self.audit_config)
         await self._run("audit", "party", "import", self._trust("parties", listed), *config)
         for name in WORKERS:
-            await self._worker(name, log, parties)
+            await self._worker(name, shown[name], log, parties)
         for role in TOKENS:
-            await self._run("token", "create", "--role", role, "--out", self._token(role), *config)
+            out = self.credentials.token(role)
+            await self._run("token", "create", "--role", role, "--out", out, *config)
 
-    async def _node(self, node: NodePlan, tls: TlsFiles, log: Json, parties: Identities) -> Json:
+    async def _node(
+        self, node: NodePlan, tls: TlsFiles, shown: PartyFiles, log: Json, parties: Identities
+    ) -> Json:
         """Sign the operator's rate card and write the node's configuration; return the card's facts."""
         plan = self._plan
         operator = plan.path("operators", node.operator)
@@ -289,7 +254,8 @@ class Installer:
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
             *("--arithmetic", node.arithmetic),
-            *("--audit-target", self.ports["audit-grpc"], "--address", self.ports[node.name]),
+            *("--audit-target", self.ports["audit-parties"], "--address", self.ports[node.name]),
+            *("--party-address", self.ports[parties_of(node)], *_party_options(shown)),
             *("--trust", self._trust(node.name, _believed(log, parties))),
             *(
                 "--tls-cert",
@@ -361,11 +327,21 @@ def _believed(log: Json, parties: Identities) -> Json:
 def _ports(plan: Plan) -> Ports:
     """Return the installation's addresses, choosing them at first start."""
     path = plan.path("ports.json")
-    services = (*SERVICES, *plan.custodians, *(node.name for node in plan.nodes))
+    nodes = (name for node in plan.nodes for name in (node.name, parties_of(node)))
+    services = (*SERVICES, *plan.custodians, *nodes)
+    known: dict[str, str] = {}
     if path.exists():
-        known = Ports(json.loads(path.read_text(encoding="utf-8")))
-        if set(services) <= set(known.addresses):
-            return known
-    ports = free_ports(services)
-    write_atomic(path, json.dumps(ports.addresses, indent=1).encode())
-    return ports
+        known = json.loads(path.read_text(encoding="utf-8"))
+    if missing := tuple(name for name in services if name not in known):
+        known = {**known, **free_ports(missing).addresses}
+        write_atomic(path, json.dumps(known, indent=1).encode())
+    return Ports(known)
+
+
+def parties_of(node: NodePlan) -> str:
+    """Return the name of the address where audit workers call a node."""
+    return f"{node.name}-parties"
+
+
+def _party_options(shown: PartyFiles) -> tuple[str | Path, ...]:
+    return ("--party-cert", shown.cert, "--party-key", shown.key, "--party-ca", shown.ca)

@@ -13,7 +13,9 @@ THRESHOLD = 3
 """How many custodians together can open a request."""
 WORKERS = ("worker-a", "worker-b")
 """The first worker holds the selection authority's key."""
-SERVICES = ("audit-grpc", "audit-http", WITNESS)
+SERVICES = ("audit-grpc", "audit-parties", "audit-http", WITNESS)
+VERSION = 2
+"""Of an installation's configurations: from 2 on, parties have certificates."""
 MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
 
@@ -57,6 +59,14 @@ class Plan:
     def installed(self) -> Path:
         """Written when the installation is complete."""
         return self.folder / "installed.json"
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the installation is complete, and of a version whose configurations this one reads."""
+        if not self.installed.exists():
+            return False
+        told = json.loads(self.installed.read_text(encoding="utf-8"))
+        return bool(told["version"] >= VERSION)
 
     @property
     def custodians(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import IO
 
 from shared.installation import processes
 from shared.installation.commands import Commands, Say
+from shared.installation.credentials import Credentials
 from shared.installation.install import Installer
 from shared.installation.layout import Plan
 from shared.installation.logwatch import watch
@@ -61,26 +62,36 @@ async def running(plan: Plan, say: Say) -> AsyncIterator[Platform]:
             logs = {spec.name: spec.log_file for spec in specs}
             watcher = asyncio.create_task(watch({**logs, "database": plan.database_log}, say))
             stack.callback(watcher.cancel)
-            renewal = asyncio.create_task(_renew(installer, say))
+            renewal = asyncio.create_task(_renew(installer.credentials, say))
             stack.callback(renewal.cancel)
             await supervisor.start(specs[:1])
-            if plan.installed.exists():
-                installer.certificates()
-                await installer.renew_tokens()
+            if plan.up_to_date:
+                installer.credentials.certificates()
+                installer.credentials.party_certificates()
+                await installer.credentials.renew_tokens()
             else:
-                say("setup", "first start: installing into " + str(plan.folder))
+                say("setup", _why_install(plan))
                 await installer.install()
             await supervisor.start(specs[1:])
             yield Platform(plan, installer, supervisor, commands)
 
 
-async def _renew(installer: Installer, say: Say) -> None:
+def _why_install(plan: Plan) -> str:
+    if not plan.installed.exists():
+        return f"first start: installing into {plan.folder}"
+    return (
+        f"{plan.folder} is from a version whose parties had no certificates: its configurations are written again; keys and"
+        " data stay, and changes that you made to configurations have to be made again"
+    )
+
+
+async def _renew(credentials: Credentials, say: Say) -> None:
     """Renew certificates and tokens while everything runs, until cancelled; the start has already done it once."""
     while True:
         await asyncio.sleep(RENEW_S)
         try:
-            await asyncio.to_thread(installer.renew)
-            await installer.renew_tokens()
+            await asyncio.to_thread(credentials.renew)
+            await credentials.renew_tokens()
         except (CounterfoilError, OSError) as error:
             say("setup", f"certificates or tokens cannot be renewed: {error}")
 

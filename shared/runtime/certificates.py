@@ -177,9 +177,11 @@ class TrustingContext(ssl.SSLContext):
     authority: Path
 
     @classmethod
-    def of(cls, authority: Path, make: Callable[[], ssl.SSLContext]) -> "TrustingContext":
-        """Return a context as `make` builds it from `authority`; all of them are instances of this class."""
-        followed = Followed([authority], make)
+    def of(
+        cls, authority: Path, make: Callable[[], ssl.SSLContext], more: Sequence[Path] = ()
+    ) -> "TrustingContext":
+        """Return a context as `make` builds it from `authority` and `more`; all of them are instances of this class."""
+        followed = Followed([authority, *more], make)
         context = followed.current()
         assert isinstance(context, cls)
         context._followed = followed

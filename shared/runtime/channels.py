@@ -1,12 +1,11 @@
-"""gRPC channels that outlive a certificate authority's file, and that say why a server was refused.
+"""gRPC channels that outlive the files of their certificates, and that say why either side refused the other.
 
-A core channel keeps the authority that it was created with. These create a new one when the file is replaced; calls in
-flight finish on the old one.
+A core channel keeps the authority and the certificate that it was created with. These create a new one when a file is
+replaced; calls in flight finish on the old one.
 """
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
@@ -17,63 +16,60 @@ from grpc.aio import AioRpcError, Metadata
 
 from shared.runtime.certificates import Followed
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.net import split_address
-from shared.runtime.tls import client_context
+from shared.runtime.party import PartyFiles
+from shared.runtime.probe import refusal
+from shared.runtime.tls import load_pair
 
-PROBE_S: Final = 2.0
 REFUSED: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 """What the core says when our side refused the server's certificate."""
+DROPPED: Final = ("Socket closed", "Connection reset", "handshake")
+"""What it says, among other occasions, when the server refused ours."""
 
 Options = list[tuple[str, int]]
 
 
-def credentials(ca_file: Path) -> grpc.ChannelCredentials:
-    """Return credentials that trust only the authority in `ca_file`; CONFIGURATION if it cannot be read."""
+def credentials(ca_file: Path, party: PartyFiles | None = None) -> grpc.ChannelCredentials:
+    """Return credentials that trust only the authority in `ca_file`, and show a party's certificate if given.
+
+    CONFIGURATION if a file cannot be read, or the certificate and its key do not match.
+    """
     try:
-        return grpc.ssl_channel_credentials(root_certificates=ca_file.read_bytes())
+        roots = ca_file.read_bytes()
     except OSError as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"the certificate authority's file {ca_file} cannot be read: {error.strerror}",
         ) from error
-
-
-def refusal(target: str, ca_file: Path) -> str | None:
-    """Perform a handshake and return why the server's certificate is refused; None if it is not, or nobody answers."""
-    try:
-        host, port = split_address(target)
-        with (
-            socket.create_connection((host, port), timeout=PROBE_S) as plain,
-            client_context(ca_file).wrap_socket(plain, server_hostname=host),
-        ):
-            return None
-    except ssl.SSLCertVerificationError as error:
-        return str(error.strerror)
-    except (OSError, ValueError, CounterfoilError):
-        return None
+    if party is None:
+        return grpc.ssl_channel_credentials(root_certificates=roots)
+    load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), party)  # the core says nothing of a mismatch
+    return grpc.ssl_channel_credentials(roots, party.key.read_bytes(), party.cert.read_bytes())
 
 
 class _Channels:
-    """The channels of one target: the current one is for the authority that is in the file now."""
+    """The channels of one target: the current one is for the files' present content."""
 
-    def __init__(self, target: str, ca_file: Path, make: Callable[[], Any]) -> None:
-        self.target, self.ca_file = target, ca_file
+    def __init__(
+        self, target: str, ca_file: Path, party: PartyFiles | None, make: Callable[[], Any]
+    ) -> None:
+        self.target, self.ca_file, self.party = target, ca_file, party
         self.made: list[Any] = []
 
         def kept() -> Any:
             self.made.append(channel := make())
             return channel
 
-        self._followed = Followed([ca_file], kept)
+        own = [] if party is None else [party.cert, party.key]
+        self._followed = Followed([ca_file, *own], kept)
 
     def current(self) -> Any:
         return self._followed.current()
 
     def explained(self, error: grpc.RpcError) -> grpc.RpcError:
-        """Return a call's error, with the cause if the server's certificate was refused. Blocks."""
+        """Return a call's error, with the cause if a certificate was refused. Blocks."""
         if not _is_refusal(error):
             return error
-        said = refusal(self.target, self.ca_file)
+        said = refusal(self.target, self.ca_file, self.party)
         return (
             AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), said)
             if said
@@ -186,11 +182,14 @@ class BlockingChannel(_Methods, grpc.Channel):
 
     _method = _BlockingMethod
 
-    def __init__(self, target: str, ca_file: Path, options: Options) -> None:
+    def __init__(
+        self, target: str, ca_file: Path, options: Options, party: PartyFiles | None = None
+    ) -> None:
         self._channels = _Channels(
             target,
             ca_file,
-            lambda: grpc.secure_channel(target, credentials(ca_file), options=options),
+            party,
+            lambda: grpc.secure_channel(target, credentials(ca_file, party), options=options),
         )
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
@@ -219,11 +218,14 @@ class AioChannel(_Methods, grpc.aio.Channel):
 
     _method = _AioMethod
 
-    def __init__(self, target: str, ca_file: Path, options: Options) -> None:
+    def __init__(
+        self, target: str, ca_file: Path, options: Options, party: PartyFiles | None = None
+    ) -> None:
         self._channels = _Channels(
             target,
             ca_file,
-            lambda: grpc.aio.secure_channel(target, credentials(ca_file), options=options),
+            party,
+            lambda: grpc.aio.secure_channel(target, credentials(ca_file, party), options=options),
         )
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
@@ -255,4 +257,6 @@ def _is_refusal(error: grpc.RpcError) -> bool:
     if not isinstance(error, grpc.Call | AioRpcError):
         return False
     details = error.details() or ""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and any(said in details for said in REFUSED)
+    return error.code() is grpc.StatusCode.UNAVAILABLE and any(
+        said in details for said in (*REFUSED, *DROPPED)
+    )

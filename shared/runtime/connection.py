@@ -6,10 +6,18 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from shared.runtime.party import Party, party_in
 from shared.runtime.traffic import Gate, peer_of
 
 MAX_HEAD_BYTES: Final = 32 * 2**10
 _TIMEOUT: Final = 408
+
+
+def _party(transport: asyncio.Transport) -> Party | None:
+    """Return the party whose certificate the caller has shown; TLS has verified it."""
+    secure = transport.get_extra_info("ssl_object")
+    shown = None if secure is None else secure.getpeercert(binary_form=True)
+    return party_in(shown) if shown else None
 
 
 class Connection(H11Protocol):
@@ -37,6 +45,7 @@ class Connection(H11Protocol):
             transport.abort()
             return
         self._peer = peer
+        self.app_state = {**self.app_state, "party": _party(transport)}
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

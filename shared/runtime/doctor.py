@@ -26,6 +26,8 @@ from shared.runtime.certificates import Life, life_of
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.net import split_address
 from shared.runtime.output import emit, json_option
+from shared.runtime.party import PartyFiles
+from shared.runtime.probe import refusal
 from shared.runtime.tls import client_context
 
 Status = Literal["ok", "note", "wrong"]
@@ -56,6 +58,8 @@ REMEDIES = {
     "triton": "Install a CUDA build of torch, which brings Triton, if nodes are to run on the GPU.",
     "pynvml": "pip install nvidia-ml-py, so that nodes meter energy.",
 }
+PARTIES = "-parties"
+"""The end of the names of addresses where parties call with their certificates."""
 NO_WORK = "It is draining, or cannot store what it accepts: see `counterfoil node status --config …` and its log."
 START = "Start it: `counterfoil up`."
 OTHER_PROGRAM = "Another program or installation may be using the port; see the process's log."
@@ -195,7 +199,10 @@ def installation(folder: Path) -> Iterator[Diagnosis]:
     now = datetime.now(UTC)
     yield _certificates(folder, now)
     ca_file = folder / "ca" / "ca.pem"
-    found = [_answers(name, address, ca_file, now) for name, address in sorted(addresses.items())]
+    party = _party(folder, ca_file)
+    found = [
+        _answers(name, address, ca_file, now, party) for name, address in sorted(addresses.items())
+    ]
     running = any(diagnosis.remedy not in {START, OTHER_PROGRAM} for diagnosis in found)
     log = f"Other processes of this installation answer: see its log in {folder / 'logs'}."
     for diagnosis in found:
@@ -230,7 +237,18 @@ def _said(life: Life | None, now: datetime) -> str | None:
     return "cannot be read" if life is None else life.warning(now)
 
 
-def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis:
+def _party(folder: Path, ca_file: Path) -> PartyFiles | None:
+    """Return the certificate of one of the installation's workers, to call what is for parties; None if there is none."""
+    for cert in sorted(folder.glob("worker-*/tls/party.pem")):
+        return PartyFiles(cert=cert, key=cert.with_suffix(".key"), ca=ca_file)
+    return None
+
+
+def _answers(
+    name: str, address: str, ca_file: Path, now: datetime, party: PartyFiles | None
+) -> Diagnosis:
+    if name.endswith(PARTIES) and (said := refusal(address, ca_file, party)) is not None:
+        return Diagnosis(name, "wrong", f"{address}: {said}", RENEWAL)
     host, port = split_address(address)
     try:
         context = client_context(ca_file)
@@ -248,9 +266,10 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis
         return Diagnosis(name, "wrong", f"{address}: TLS fails: {error.reason}", OTHER_PROGRAM)
     except (OSError, CounterfoilError):
         return Diagnosis(name, "note", f"{address}: nothing answers", START)
-    if speaks_grpc and _refuses_work(address, ca_file):
+    own = party if name.endswith(PARTIES) else None
+    if speaks_grpc and _refuses_work(address, ca_file, own):
         return Diagnosis(name, "wrong", f"{address}: answers, but accepts no work", NO_WORK)
-    if not speaks_grpc and (unwell := _unwell(address, ca_file)) is not None:
+    if not speaks_grpc and (unwell := _unwell(address, ca_file, party)) is not None:
         return Diagnosis(name, "wrong", f"{address}: is unhealthy: {unwell[0]}", unwell[1])
     life = Life.of(x509.load_der_x509_certificate(shown))
     late = life.warning(now) is not None
@@ -262,16 +281,18 @@ def _answers(name: str, address: str, ca_file: Path, now: datetime) -> Diagnosis
     )
 
 
-def _refuses_work(address: str, ca_file: Path) -> bool:
+def _refuses_work(address: str, ca_file: Path, party: PartyFiles | None) -> bool:
     from shared.runtime.grpc import serves  # noqa: PLC0415  # gRPC is slow to load
 
-    return serves(address, ca_file) is False
+    return serves(address, ca_file, party) is False
 
 
-def _unwell(address: str, ca_file: Path) -> tuple[str, str] | None:
+def _unwell(address: str, ca_file: Path, party: PartyFiles | None) -> tuple[str, str] | None:
     """Return what a server's `/healthz` says is wrong, and what to do; None if all is well or there is no such route."""
     host, port = split_address(address)
-    asked = HTTPSConnection(host, port, context=client_context(ca_file), timeout=HEALTH_TIMEOUT_S)
+    asked = HTTPSConnection(
+        host, port, context=client_context(ca_file, party), timeout=HEALTH_TIMEOUT_S
+    )
     try:
         asked.request("GET", "/healthz")
         answer = asked.getresponse()

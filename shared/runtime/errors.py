@@ -25,6 +25,8 @@ class Meaning:
     opaque: bool = False
     """Whether the detail stays in our own log."""
     retryable: bool = False
+    retry_s: float | None = None
+    """When to try again, where the occurrence says nothing better."""
 
 
 class Code(Enum):
@@ -66,9 +68,9 @@ class Code(Enum):
     )
     UNKNOWN_MODEL = Meaning("NOT_FOUND", 404, "The node does not serve that model.")
     # Capacity.
-    QUOTA = Meaning("RESOURCE_EXHAUSTED", 429, "A quota is used up.", retryable=True)
+    QUOTA = Meaning("RESOURCE_EXHAUSTED", 429, "A quota is used up.", retryable=True, retry_s=60.0)
     OVERLOADED = Meaning(
-        "RESOURCE_EXHAUSTED", 429, "The server has no room right now.", retryable=True
+        "RESOURCE_EXHAUSTED", 429, "The server has no room right now.", retryable=True, retry_s=1.0
     )
     UNAVAILABLE = Meaning(
         "UNAVAILABLE", 503, "A required component does not answer.", retryable=True
@@ -78,7 +80,7 @@ class Code(Enum):
     CANCELLED = Meaning("CANCELLED", 499, "The caller cancelled.")
     # Access.
     UNAUTHENTICATED = Meaning("UNAUTHENTICATED", 401, "A valid token is required.")
-    FORBIDDEN = Meaning("PERMISSION_DENIED", 403, "The token does not permit this.")
+    FORBIDDEN = Meaning("PERMISSION_DENIED", 403, "The caller is not permitted to do this.")
     NOT_FOUND = Meaning("NOT_FOUND", 404, "There is no such thing, or it is not yours to see.")
     ERASED = Meaning("NOT_FOUND", 410, "The content was erased; the proof that it existed remains.")
     CONFLICT = Meaning("FAILED_PRECONDITION", 409, "The present state does not permit this.")
@@ -111,6 +113,11 @@ class CounterfoilError(Exception):
         self.remedy = remedy
         self.metadata: dict[str, str] = dict(metadata or {})
         self.retry_after_s = retry_after_s
+
+    @property
+    def retry_s(self) -> float | None:
+        """In how many seconds to try again; every refusal for want of room or quota says so."""
+        return self.code.value.retry_s if self.retry_after_s is None else self.retry_after_s
 
     def __str__(self) -> str:
         text = f"{self.code.name}: {self.detail}"

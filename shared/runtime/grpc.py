@@ -18,11 +18,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs
 
+from shared.runtime.access import Rules
 from shared.runtime.channels import AioChannel, BlockingChannel
 from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc_access import AccessInterceptor
 from shared.runtime.interceptor import DETAILS_KEY, DOMAIN, MAX_DETAIL, ErrorInterceptor
 from shared.runtime.net import is_loopback, join_address, split_address
+from shared.runtime.party import PartyFiles, PartyListener
 from shared.runtime.printable import printable
 from shared.runtime.tls import TlsFiles, loaded_context, served
 from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic
@@ -52,6 +55,9 @@ _FROM_STATUS: Final[Mapping[grpc.StatusCode, Code]] = {
 """For peers, and parts of gRPC itself, that attach no ErrorInfo."""
 
 
+Served = tuple[bytes, bytes, bytes | None]
+"""A server's key and certificate, and the authorities of its callers' certificates if it asks for any."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +80,8 @@ class RpcServer:
     """The bound port, even if port 0 was requested."""
     _services: tuple[str, ...]
     _health: Any = field(default=None, repr=False)
+    party_address: str | None = None
+    """`host:port` where parties call with their certificates; None if they are not asked for any."""
 
     @property
     def address(self) -> str:
@@ -124,17 +132,23 @@ def build_server(
     reflection: bool = False,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     traffic: Traffic | None = None,
+    rules: Rules | None = None,
+    parties: PartyListener | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> RpcServer:
     """Bind an asyncio server to `address` (host:port); call within the running loop, then `start()`.
 
-    `max_message_bytes` bounds received messages, `traffic` the rate of calls. `interceptors` run inside ours, so what they
-    raise is mapped too. Raises CONFIGURATION if the address cannot be bound.
+    `max_message_bytes` bounds received messages, `traffic` the rate of calls. `rules` say who may call what; without them
+    everybody may call everything. At the address of `parties` the same methods are served to those who show a party's
+    certificate: the library asks everybody at one address for a certificate, or nobody. `interceptors` run inside ours, so
+    what they raise is mapped too. Raises CONFIGURATION if an address cannot be bound.
     """
     host, port = split_address(address)
     traffic = traffic or Traffic()
+    gate = Gate(traffic)
+    checks = [] if rules is None else [AccessInterceptor(rules, gate)]
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(Gate(traffic)), *interceptors],
+        interceptors=[ErrorInterceptor(gate), *checks, *interceptors],
         options=[
             ("grpc.so_reuseport", 0),  # two servers on one port would silently share its calls
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -155,15 +169,25 @@ def build_server(
             [*names, *extra, reflecting.SERVICE_NAME],
             server,
         )
+    bound = _bind(server, address, server_credentials(tls))
+    built = RpcServer(server, host, bound or port, names, servicer)
+    if parties is not None:
+        own_host, own_port = split_address(parties.address)
+        port = _bind(server, parties.address, server_credentials(tls, parties.ca))
+        built.party_address = join_address(own_host, port or own_port)
+    return built
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    """Return the bound port; CONFIGURATION if the address cannot be bound."""
     try:
-        bound = server.add_secure_port(address, server_credentials(tls))
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"the address {address} is in use or does not belong to this machine",
             remedy="Stop what listens there, or choose another port (0 takes any free one).",
         ) from error
-    return RpcServer(server, host, bound or port, names, servicer)
 
 
 def _server_options(traffic: Traffic) -> list[tuple[str, int]]:
@@ -183,72 +207,90 @@ def _server_options(traffic: Traffic) -> list[tuple[str, int]]:
     ]
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+def server_credentials(files: TlsFiles, callers_ca: Path | None = None) -> grpc.ServerCredentials:
     """Return credentials from a server's certificate and key; the core speaks TLS 1.2 and 1.3 only.
 
-    Each handshake uses the files as they are at that time. CONFIGURATION if they do not match.
+    Each handshake uses the files as they are at that time. With `callers_ca`, everybody must show a certificate of these
+    authorities. CONFIGURATION if the files do not match.
     """
 
-    def make() -> tuple[bytes, bytes]:
-        loaded_context(
-            files
-        )  # the core would accept a mismatched pair, and fail at every handshake
+    def make() -> Served:
+        loaded_context(  # the core would accept a mismatched pair, and fail at every handshake
+            files, callers_ca
+        )
         try:
-            return files.key.read_bytes(), files.cert.read_bytes()
+            roots = None if callers_ca is None else callers_ca.read_bytes()
+            return files.key.read_bytes(), files.cert.read_bytes(), roots
         except OSError as error:
             raise CounterfoilError(
                 Code.CONFIGURATION, f"{error.filename} cannot be read: {error.strerror}"
             ) from error
 
-    current = served(files, make)
+    current = served(files, make, callers_ca)
     replaced = Replaced(current)
     return grpc.dynamic_ssl_server_credentials(
-        grpc.ssl_server_certificate_configuration([replaced.first]),
+        _configuration(replaced.first),
         replaced,  # type: ignore[arg-type]  # None means "no change", according to its documentation
+        require_client_authentication=callers_ca is not None,
     )
 
 
 class Replaced:
-    """Called by the core at every handshake: returns a configuration if the pair was replaced, None if it is being served.
+    """Called by the core at every handshake: returns a configuration if the files were replaced, None if they are being served.
     The core takes ownership of what it is given and frees it, so nothing may be given to it twice.
     """
 
-    def __init__(self, current: Callable[[], tuple[bytes, bytes]]) -> None:
+    def __init__(self, current: Callable[[], Served]) -> None:
         self._current = current
         self.first = self._given = current()
         self._lock = threading.Lock()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the configuration to serve from now on, or None."""
-        pair = self._current()
+        now = self._current()
         with self._lock:
-            if pair == self._given:
+            if now == self._given:
                 return None
-            self._given = pair
-        return grpc.ssl_server_certificate_configuration([pair])
+            self._given = now
+        return _configuration(now)
+
+
+def _configuration(now: Served) -> grpc.ServerCertificateConfiguration:
+    key, certificate, roots = now
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=roots)
 
 
 def secure_channel(
-    target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+    target: str,
+    ca_file: Path,
+    party: PartyFiles | None = None,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> grpc.Channel:
-    """Return a blocking channel to host:port that trusts only the authority in `ca_file`."""
-    return BlockingChannel(target, ca_file, _channel_options(target, max_message_bytes))
+    """Return a blocking channel to host:port that trusts only the authority in `ca_file`, and shows the party's certificate."""
+    return BlockingChannel(target, ca_file, _channel_options(target, max_message_bytes), party)
 
 
 def secure_aio_channel(
-    target: str, ca_file: Path, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+    target: str,
+    ca_file: Path,
+    party: PartyFiles | None = None,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> grpc.aio.Channel:
-    """Return an asyncio channel to host:port that trusts only the authority in `ca_file`."""
-    return AioChannel(target, ca_file, _channel_options(target, max_message_bytes))
+    """Return an asyncio channel to host:port that trusts only the authority in `ca_file`, and shows the party's certificate."""
+    return AioChannel(target, ca_file, _channel_options(target, max_message_bytes), party)
 
 
-def serves(target: str, ca_file: Path, timeout_s: float = 3.0) -> bool | None:
+def serves(
+    target: str, ca_file: Path, party: PartyFiles | None = None, timeout_s: float = 3.0
+) -> bool | None:
     """Ask a server's health service whether it accepts work; None if it does not answer. Blocks."""
     try:
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415  # an extra that clients lack
     except ImportError:
         return None
-    with secure_channel(target, ca_file) as channel:
+    with secure_channel(target, ca_file, party) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -133,6 +134,7 @@ class _GateMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})["gate"] = self._gate
         with contextlib.ExitStack() as passing:
             try:
                 self._enter(scope, passing)
@@ -210,14 +212,16 @@ async def serve_https(
     address: str,
     *,
     traffic: Traffic | None = None,
+    callers_ca: Path | None = None,
     grace_s: float = 5.0,
 ) -> HttpsServer:
     """Serve `app` in the running loop over TLS 1.3; return once connections are accepted.
 
-    `traffic` bounds the rate of calls, and how long a request may take to arrive.
+    `traffic` bounds the rate of calls, and how long a request may take to arrive. With `callers_ca`, callers are asked for
+    a certificate of these authorities; who has shown one is `request.state.party`, and health checks need none.
     Raises CONFIGURATION if the address cannot be bound or the certificate cannot be used.
     """
-    context = server_context(tls)
+    context = server_context(tls, callers_ca)
     listener = bind(address)
     gate = Gate(traffic or Traffic())
     config = uvicorn.Config(

@@ -54,10 +54,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler  # there is no such method
         passage = _open_ended if name.startswith(_OPEN_ENDED) else _bounded
-        return _wrap(handler, lambda context: _mapped(name, context, passage, self._gate))
+        return wrap(handler, lambda context: _mapped(name, context, passage, self._gate))
 
 
-def _wrap(handler: Handler, passing: Passing) -> Handler:
+def wrap(handler: Handler, passing: Passing) -> Handler:
     """Return the handler with its behaviour wrapped in `passing`; the four kinds of call are preserved."""
     if handler.response_streaming:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -170,9 +170,9 @@ def status_of(error: Exception, where: str) -> status_pb2.Status:
         code=grpc.StatusCode[meaning.grpc].value[0], message=error.public_detail()[:MAX_DETAIL]
     )
     status.details.append(_packed(info))
-    if error.retry_after_s is not None and not meaning.opaque:
+    if (delay := error.retry_s) is not None and not meaning.opaque:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        retry.retry_delay.FromNanoseconds(int(delay * 1e9))
         status.details.append(_packed(retry))
     return status
 

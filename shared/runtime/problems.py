@@ -32,8 +32,8 @@ def to_problem(error: CounterfoilError) -> tuple[int, dict[str, str], dict[str, 
         members["detail"] = error.detail
         if error.remedy:
             members["remedy"] = error.remedy
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        if (delay := error.retry_s) is not None:
+            headers["retry-after"] = str(max(1, math.ceil(delay)))
     if error.metadata and (not meaning.opaque or "incident" in error.metadata):
         members["metadata"] = error.metadata
     if code is Code.UNAUTHENTICATED:

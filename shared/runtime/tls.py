@@ -29,6 +29,7 @@ from shared.runtime.certificates import Followed, Teller, TrustingContext
 from shared.runtime.config import Settings, check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private, private_folder, write_atomic, write_private
+from shared.runtime.party import Party, PartyFiles
 
 T = TypeVar("T")
 
@@ -110,18 +111,44 @@ class LocalCA:
 
         They are in `folder`, by default next to the authority. A certificate that is still good is kept.
         """
-        moment = now or datetime.now(UTC)
         where = private_folder(folder or self.folder)
         files = TlsFiles(cert=where / f"{name}.pem", key=where / f"{name}.key", ca=self.ca_file)
-        names = [_general_name(host) for host in hosts]
-        if not self._still_good(files, names, moment):
-            key = ec.generate_private_key(ec.SECP256R1())
-            certificate = self._sign(key.public_key(), name, names, moment)
-            write_private(files.key, _pem(key))
-            write_atomic(files.cert, certificate.public_bytes(Encoding.PEM))
+        usages = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        self._keep_or_sign(files, name, [_general_name(host) for host in hosts], usages, now)
         return files
 
-    def _still_good(self, files: TlsFiles, names: list[x509.GeneralName], moment: datetime) -> bool:
+    def issue_party(
+        self, party: Party, *, folder: Path | None = None, now: datetime | None = None
+    ) -> PartyFiles:
+        """Return a certificate for one party to show to others, as `party.pem` and `party.key` in `folder`.
+
+        It can be no server's. A certificate that is still good is kept.
+        """
+        where = private_folder(folder or self.folder)
+        files = PartyFiles(cert=where / "party.pem", key=where / "party.key", ca=self.ca_file)
+        names = [x509.UniformResourceIdentifier(party.uri)]
+        self._keep_or_sign(files, str(party)[:64], names, (ExtendedKeyUsageOID.CLIENT_AUTH,), now)
+        return files
+
+    def _keep_or_sign(
+        self,
+        files: TlsFiles | PartyFiles,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        usages: Sequence[x509.ObjectIdentifier],
+        now: datetime | None,
+    ) -> None:
+        moment = now or datetime.now(UTC)
+        if self._still_good(files, names, moment):
+            return
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(key.public_key(), name, names, usages, moment)
+        write_private(files.key, _pem(key))
+        write_atomic(files.cert, certificate.public_bytes(Encoding.PEM))
+
+    def _still_good(
+        self, files: TlsFiles | PartyFiles, names: Sequence[x509.GeneralName], moment: datetime
+    ) -> bool:
         certificate = _load_certificate(files.cert)
         if certificate is None or not files.key.exists():
             return False
@@ -131,7 +158,7 @@ class LocalCA:
         except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
             return False
         return (
-            list(found.value) == names
+            list(found.value) == list(names)
             and certificate.public_key() == _load_key(files.key).public_key()
             and not _in_last_third(certificate, moment)
         )
@@ -140,11 +167,11 @@ class LocalCA:
         self,
         key: ec.EllipticCurvePublicKey,
         name: str,
-        names: list[x509.GeneralName],
+        names: Sequence[x509.GeneralName],
+        usages: Sequence[x509.ObjectIdentifier],
         moment: datetime,
     ) -> x509.Certificate:
         issuer = self._key.public_key()
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         return (
             x509.CertificateBuilder()
             .subject_name(_common_name(name))
@@ -165,9 +192,9 @@ class LocalCA:
         )
 
 
-def client_context(ca_file: Path) -> ssl.SSLContext:
-    """Return a context for HTTPS clients that trusts only this authority, TLS 1.3.
-    It reloads the file: connections made after it was replaced trust its new content.
+def client_context(ca_file: Path, party: PartyFiles | None = None) -> ssl.SSLContext:
+    """Return a context for HTTPS clients that trusts only this authority, TLS 1.3, and shows a party's certificate if given.
+    It reloads the files: connections made after they were replaced use their new content.
     """
 
     def make() -> TrustingContext:
@@ -182,15 +209,23 @@ def client_context(ca_file: Path) -> ssl.SSLContext:
         context.options, context.verify_flags = usual.options, usual.verify_flags
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.authority = ca_file
+        if party is not None:
+            load_pair(context, party)
         return context
 
-    return TrustingContext.of(ca_file, make)
+    return TrustingContext.of(ca_file, make, [] if party is None else [party.cert, party.key])
 
 
-def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for HTTPS servers, TLS 1.3. Each handshake uses the files as they are at that time."""
-    current = served(files, lambda: loaded_context(files))
-    context = loaded_context(files)
+def server_context(files: TlsFiles, callers_ca: Path | None = None) -> ssl.SSLContext:
+    """Return a context for HTTPS servers, TLS 1.3. Each handshake uses the files as they are at that time.
+    With `callers_ca`, callers are asked for a certificate: one may show none, but one that it shows must be of these authorities.
+    """
+
+    def make() -> ssl.SSLContext:
+        return loaded_context(files, callers_ca)
+
+    current = served(files, make, callers_ca)
+    context = make()
 
     def choose(connection: ssl.SSLSocket | ssl.SSLObject, _name: object, _context: object) -> None:
         connection.context = current()
@@ -199,7 +234,9 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
+def served(
+    files: TlsFiles, make: Callable[[], T], callers_ca: Path | None = None
+) -> Callable[[], T]:
     """Return a function to call at every handshake: it returns what `make` builds from the server's files at that time.
     Warnings that the certificate is about to expire are logged, now and while it is served.
     """
@@ -210,7 +247,8 @@ def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
         teller.renewed()
         return value
 
-    followed = Followed([files.cert, files.key], made)
+    authorities = [] if callers_ca is None else [callers_ca]
+    followed = Followed([files.cert, files.key, *authorities], made)
 
     def current() -> T:
         value = followed.current()
@@ -221,18 +259,32 @@ def served(files: TlsFiles, make: Callable[[], T]) -> Callable[[], T]:
     return current
 
 
-def loaded_context(files: TlsFiles) -> ssl.SSLContext:
+def loaded_context(files: TlsFiles, callers_ca: Path | None = None) -> ssl.SSLContext:
     """Return a context with a server's certificate and key as they are now; CONFIGURATION if they do not match."""
-    check_private(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    load_pair(context, files)
+    if callers_ca is not None:
+        try:
+            context.load_verify_locations(cafile=str(callers_ca))
+        except OSError as error:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"{callers_ca} does not hold the certificate of an authority of parties",
+            ) from error
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def load_pair(context: ssl.SSLContext, files: TlsFiles | PartyFiles) -> None:
+    """Load a certificate and its key as they are now; CONFIGURATION if they do not match."""
+    check_private(files.key)
     try:
         context.load_cert_chain(files.cert, files.key)
     except OSError as error:
         raise CounterfoilError(
             Code.CONFIGURATION, f"{files.cert} and {files.key} are not a certificate and its key"
         ) from error
-    return context
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, moment: datetime) -> x509.Certificate:

@@ -38,6 +38,10 @@ class Traffic(Settings):
     """Calls per second from one address, for each gRPC method, and for HTTP as a whole; bursts of four times as many."""
     method_calls_per_s: Mapping[str, _Rate] = Field(default_factory=dict)
     """Different rates for individual gRPC methods, by name (`Submit`)."""
+    party_calls_per_s: _Rate = 5000
+    """Calls per second of one party, by its certificate, for each method or route; bursts of four times as many."""
+    tenant_calls_per_s: _Rate = 1000
+    """Calls per second in the name of one tenant, as its signature or token shows, for each method or route; bursts likewise."""
     streams_per_connection: _Count = 512
     """Concurrent gRPC calls on one connection; a client holds back further ones."""
     watches_per_peer: _Count = 32
@@ -61,6 +65,8 @@ class Gate:
         self._own_rates = {
             name: _rate(per_s, clock) for name, per_s in traffic.method_calls_per_s.items()
         }
+        self._party_rate = _rate(traffic.party_calls_per_s, clock)
+        self._tenant_rate = _rate(traffic.tenant_calls_per_s, clock)
         self._calls = Places(traffic.calls_in_flight, traffic.calls_in_flight_per_peer)
         self._watches = Places(traffic.connections, traffic.watches_per_peer)
         body = traffic.body_mib * 2**20
@@ -90,6 +96,14 @@ class Gate:
         """Admit the body of one request, or raise OVERLOADED."""
         with self._place(self._bodies, peer, size, "too many long requests are being read"):
             yield
+
+    def party(self, party: str, method: str) -> None:
+        """Count a call against the party whose certificate it shows, wherever it comes from, or raise OVERLOADED."""
+        self._pace(self._party_rate, (party, method), f"{party} calls {method} too often")
+
+    def tenant(self, tenant: str, method: str) -> None:
+        """Count a call against the tenant whose signature or token it bears, wherever it comes from, or raise OVERLOADED."""
+        self._pace(self._tenant_rate, (tenant, method), f"tenant {tenant} calls {method} too often")
 
     def credential(self, header: bytes) -> None:
         """Count a call against the token that it presents, wherever it comes from, or raise OVERLOADED."""

@@ -36,6 +36,8 @@ class KeyBundle(Statement):
         Count(0, 64),
     ]
     endpoint: Line
+    evidence: Line | None = None
+    """Where audit workers ask for evidence, host:port; at `endpoint` if absent."""
 
     @property
     def subject(self) -> str:

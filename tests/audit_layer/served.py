@@ -28,10 +28,12 @@ from shared.proto.counterfoil.audit.v1 import audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.http import serve_https
+from shared.runtime.party import PartyRole
 from shared.runtime.tls import LocalCA, TlsFiles, client_context
 from shared.statements.cose import entry_of
 from shared.translog.notes import SignatureType, Signer, parse_vkey
 from tests.audit_layer.api import statements as made
+from tests.parties import shown_by
 from tests.postgres import Database
 
 ORIGIN = "log.example/api"
@@ -97,6 +99,8 @@ class World:
         self.filled = filled
         self.url = f"https://{addresses['http']}"
         self.grpc = addresses["grpc"]
+        self.parties = addresses["party"]
+        self.worker = shown_by(PartyRole.WORKER, "worker", ca)
         self._tokens: dict[tuple[str, str | None], str] = {}
 
     def token(self, role: str, scope: str | None = None) -> str:
@@ -133,7 +137,8 @@ class World:
     ) -> AsyncIterator[
         tuple[audit_pb2_grpc.IntakeStub, audit_pb2_grpc.LogStub, audit_pb2_grpc.DirectoryStub]
     ]:
-        async with secure_aio_channel(self.grpc, self.ca) as channel:
+        """The services as a worker calls them, who may bring any statement."""
+        async with secure_aio_channel(self.parties, self.ca, self.worker) as channel:
             yield (
                 audit_pb2_grpc.IntakeStub(channel),
                 audit_pb2_grpc.LogStub(channel),
@@ -170,12 +175,14 @@ class DsnFiles(Protocol):
 
 def initialise(folder: Path, database: DsnFiles, tls: TlsFiles) -> dict[str, Any]:
     """Run `audit init`."""
+    own = shown_by(PartyRole.AUDIT, ORIGIN, tls.ca)
     known: dict[str, Any] = command(
         "audit", "init", "--folder", str(folder), "--origin", ORIGIN,
         "--numeric-profile", made.PROFILE.hex(),
         "--dsn-file", str(database.dsn_file("server")),
         "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
         "--cert", str(tls.cert), "--key", str(tls.key), "--ca", str(tls.ca),
+        "--party-cert", str(own.cert), "--party-key", str(own.key), "--party-ca", str(own.ca),
         "--publish-interval-ms", "50",
     )  # fmt: skip
     return known
@@ -192,7 +199,8 @@ async def witness(
     ]
     known = {ORIGIN: [parse_vkey(vkey) for vkey in log_vkeys]}
     with WitnessStore(folder / "witness.db") as store:
-        server = await serve_https(create_app(Witness(store, signers, known)), tls, "127.0.0.1:0")
+        app = create_app(Witness(store, signers, known))
+        server = await serve_https(app, tls, "127.0.0.1:0", callers_ca=tls.ca)
         try:
             yield server.address, [signer.verifier.vkey() for signer in signers]
         finally:

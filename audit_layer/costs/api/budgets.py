@@ -114,21 +114,20 @@ class StatusView(View):
 def add_budgets(
     router: APIRouter,
     budgets: Budgets,
-    reads: Callable[..., Caller],
-    keeps: Callable[..., Caller],
+    asking: Callable[..., Caller],
 ) -> None:
     """Add the routes."""
 
     @router.get("/budgets")
     def listed(
-        caller: Annotated[Caller, Depends(reads)], tenant: NameQuery = None
+        caller: Annotated[Caller, Depends(asking)], tenant: NameQuery = None
     ) -> list[BudgetView]:
         """Budgets that apply, by tenant and name."""
         return [BudgetView.of(row) for row in budgets.in_force(own(caller, tenant))]
 
     @router.get("/budget-status")
     def checked(
-        caller: Annotated[Caller, Depends(reads)],
+        caller: Annotated[Caller, Depends(asking)],
         tenant: NameQuery = None,
         month: Annotated[str | None, Query(max_length=7)] = None,
     ) -> list[StatusView]:
@@ -136,7 +135,7 @@ def add_budgets(
         return [StatusView.of(found) for found in budgets.check(own(caller, tenant), month)]
 
     @router.put("/budgets/{name}")
-    def put(caller: Annotated[Caller, Depends(keeps)], name: str, body: BudgetBody) -> BudgetView:
+    def put(caller: Annotated[Caller, Depends(asking)], name: str, body: BudgetBody) -> BudgetView:
         """Record a budget in place of the tenant's one of that name."""
         centre = body.cost_centre
         budget = Budget(
@@ -151,6 +150,6 @@ def add_budgets(
         return BudgetView.of(budgets.record(budget, by=caller.name))
 
     @router.post("/budgets/{name}/end")
-    def end(caller: Annotated[Caller, Depends(keeps)], name: str, body: EndBody) -> BudgetView:
+    def end(caller: Annotated[Caller, Depends(asking)], name: str, body: EndBody) -> BudgetView:
         """End a budget; it stays on record."""
         return BudgetView.of(budgets.end(body.tenant, name, by=caller.name))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from audit_layer.costs.proving.service import LineProofs
 
 
-def proof_router(proofs: LineProofs, keeps: Callable[..., Any]) -> APIRouter:
+def proof_router(proofs: LineProofs, asking: Callable[..., Any]) -> APIRouter:
     """Return the route; `keeps` lets finance pass."""
     router = APIRouter()
 
@@ -18,7 +18,7 @@ def proof_router(proofs: LineProofs, keeps: Callable[..., Any]) -> APIRouter:
         responses={200: {"content": {"application/json": {}}}},
     )
     def proof(
-        _: Annotated[Any, Depends(keeps)],
+        _: Annotated[Any, Depends(asking)],
         number: Annotated[int, Path(ge=1, le=2**63 - 1)],
         line: Annotated[str, Path(min_length=1, max_length=128)],
         first_index: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,

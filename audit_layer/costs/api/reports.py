@@ -39,18 +39,16 @@ class PlausibilityBody(Body):
     """TOML with devices that the table does not have."""
 
 
-def add_reports(
-    router: APIRouter, engine: Engine, reads: Callable[..., Caller], keeps: Callable[..., Caller]
-) -> None:
+def add_reports(router: APIRouter, engine: Engine, asking: Callable[..., Caller]) -> None:
     """Add the routes."""
-    _add_centres(router, Reports(engine), reads)
-    _add_plausibility(router, Reports(engine), keeps)
+    _add_centres(router, Reports(engine), asking)
+    _add_plausibility(router, Reports(engine), asking)
 
 
-def _add_centres(router: APIRouter, reports: Reports, reads: Callable[..., Caller]) -> None:
+def _add_centres(router: APIRouter, reports: Reports, asking: Callable[..., Caller]) -> None:
     @router.get("/centres")
     def centres(
-        caller: Annotated[Caller, Depends(reads)],
+        caller: Annotated[Caller, Depends(asking)],
         start: Day | None = None,
         end: Day | None = None,
         time_zone: Annotated[str, Query(max_length=64)] = "UTC",
@@ -67,10 +65,10 @@ def _add_centres(router: APIRouter, reports: Reports, reads: Callable[..., Calle
         return CentresView.of(reports.centres_of_days(days, tenant=whose, operator=operator))
 
 
-def _add_plausibility(router: APIRouter, reports: Reports, keeps: Callable[..., Caller]) -> None:
+def _add_plausibility(router: APIRouter, reports: Reports, asking: Callable[..., Caller]) -> None:
     @router.post("/plausibility")
     def plausibility(
-        _: Annotated[Caller, Depends(keeps)], body: PlausibilityBody
+        _: Annotated[Caller, Depends(asking)], body: PlausibilityBody
     ) -> PlausibilityView:
         """Hold an operator's receipts against what its declared hardware can do; nothing is stored."""
         days = days_period(

@@ -117,35 +117,32 @@ class OperationBody(Body):
 def cost_router(
     engine: Engine,
     proofs: Proofs,
-    reads: Callable[..., Caller],
-    keeps: Callable[..., Caller],
+    asking: Callable[..., Caller],
 ) -> APIRouter:
-    """Return the routes. `reads` lets tenants, finance and auditors pass, `keeps` finance alone."""
+    """Return the routes. `asking` returns who calls; the table of permissions has let it pass."""
     router = APIRouter(prefix="/v1/costs", tags=["costs"])
-    _add_books(router, Costs(engine), reads, keeps)
-    _add_keeping(router, Bookkeeping(engine), reads, keeps)
-    _add_ledger(router, Bookkeeping(engine), keeps)
-    _add_invoices(router, Invoicing(engine), keeps)
-    router.include_router(proof_router(LineProofs(engine, proofs), keeps))
-    _add_export(router, engine, reads)
-    add_reports(router, engine, reads, keeps)
-    add_budgets(router, Budgets(engine), reads, keeps)
+    _add_books(router, Costs(engine), asking)
+    _add_keeping(router, Bookkeeping(engine), asking)
+    _add_ledger(router, Bookkeeping(engine), asking)
+    _add_invoices(router, Invoicing(engine), asking)
+    router.include_router(proof_router(LineProofs(engine, proofs), asking))
+    _add_export(router, engine, asking)
+    add_reports(router, engine, asking)
+    add_budgets(router, Budgets(engine), asking)
     return router
 
 
-def _add_books(
-    router: APIRouter, costs: Costs, reads: Callable[..., Caller], keeps: Callable[..., Caller]
-) -> None:
+def _add_books(router: APIRouter, costs: Costs, asking: Callable[..., Caller]) -> None:
     @router.get("/totals")
     def totals(
-        caller: Annotated[Caller, Depends(reads)], tenant: NameQuery = None
+        caller: Annotated[Caller, Depends(asking)], tenant: NameQuery = None
     ) -> list[dict[str, str | int]]:
         """What is booked, by operator and node; amounts are exact decimals as text."""
         return costs.totals(tenant=own(caller, tenant))
 
     @router.get("/unpaid")
     def unpaid(
-        caller: Annotated[Caller, Depends(reads)],
+        caller: Annotated[Caller, Depends(asking)],
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
         tenant: NameQuery = None,
     ) -> list[dict[str, Any]]:
@@ -158,7 +155,7 @@ def _add_books(
         ]
 
     @router.post("/rate")
-    def rate(_: Annotated[Caller, Depends(keeps)]) -> dict[str, int]:
+    def rate(_: Annotated[Caller, Depends(asking)]) -> dict[str, int]:
         """Rate and post every receipt that the books have not processed, and take every verdict into account."""
         done = 0
         while count := costs.rate_new():
@@ -169,7 +166,7 @@ def _add_books(
         return {"rated_receipts": done}
 
     @router.get("/fsck")
-    def fsck(_: Annotated[Caller, Depends(keeps)]) -> dict[str, list[str]]:
+    def fsck(_: Annotated[Caller, Depends(asking)]) -> dict[str, list[str]]:
         """Recompute the books from receipts, rate cards and verdicts; what differs."""
         return {"findings": costs.check()}
 
@@ -177,12 +174,11 @@ def _add_books(
 def _add_keeping(
     router: APIRouter,
     books: Bookkeeping,
-    reads: Callable[..., Caller],
-    keeps: Callable[..., Caller],
+    asking: Callable[..., Caller],
 ) -> None:
     @router.get("/periods")
     def periods(
-        caller: Annotated[Caller, Depends(reads)],
+        caller: Annotated[Caller, Depends(asking)],
         tenant: NameQuery = None,
         operator: NameQuery = None,
     ) -> list[PeriodView]:
@@ -193,27 +189,27 @@ def _add_keeping(
         ]
 
     @router.get("/periods/{number}/bill")
-    def bill(caller: Annotated[Caller, Depends(reads)], number: int) -> BillView:
+    def bill(caller: Annotated[Caller, Depends(asking)], number: int) -> BillView:
         """A period's bill as it stands, or as it was closed."""
         books.period(number, tenant=caller.tenant)
         return BillView.of(books.bill(number))
 
     @router.post("/periods/{number}/state")
     def put_period(
-        caller: Annotated[Caller, Depends(keeps)], number: int, body: StateBody
+        caller: Annotated[Caller, Depends(asking)], number: int, body: StateBody
     ) -> PeriodView:
         """Soft-close a period, reopen a soft-closed one, or ask for its close."""
         books.put_period(number, body.state, by=caller.name)
         return PeriodView.of(books.period(number))
 
     @router.get("/contracts")
-    def contracts(caller: Annotated[Caller, Depends(reads)]) -> list[ContractView]:
+    def contracts(caller: Annotated[Caller, Depends(asking)]) -> list[ContractView]:
         """Every contract ever recorded, those that were superseded too."""
         return [ContractView.of(item) for item in books.contracts(tenant=caller.tenant)]
 
     @router.post("/contracts")
     def record_contract(
-        caller: Annotated[Caller, Depends(keeps)], body: ContractBody
+        caller: Annotated[Caller, Depends(asking)], body: ContractBody
     ) -> ContractView:
         """Record terms between a tenant and an operator."""
         document = json.dumps(body.terms).encode()
@@ -222,13 +218,13 @@ def _add_keeping(
         )
 
     @router.get("/models")
-    def models(_: Annotated[Caller, Depends(reads)]) -> dict[str, str]:
+    def models(_: Annotated[Caller, Depends(asking)]) -> dict[str, str]:
         """The root of every model that has a name."""
         return {name: root.hex() for name, root in books.model_names().items()}
 
     @router.put("/models/{name}")
     def name_model(
-        caller: Annotated[Caller, Depends(keeps)], name: str, body: ModelBody
+        caller: Annotated[Caller, Depends(asking)], name: str, body: ModelBody
     ) -> dict[str, str]:
         """Give a model a name."""
         root = parse_hex32(body.model_root, "a model root")
@@ -236,15 +232,15 @@ def _add_keeping(
         return {name: body.model_root}
 
 
-def _add_ledger(router: APIRouter, books: Bookkeeping, keeps: Callable[..., Caller]) -> None:
+def _add_ledger(router: APIRouter, books: Bookkeeping, asking: Callable[..., Caller]) -> None:
     @router.get("/ledger/balances")
-    def balances(_: Annotated[Caller, Depends(keeps)]) -> list[BalanceView]:
+    def balances(_: Annotated[Caller, Depends(asking)]) -> list[BalanceView]:
         """The trial balance: every account; those of one currency sum to zero."""
         return [BalanceView.of(item) for item in books.trial_balance()]
 
     @router.get("/ledger/statement")
     def statement(
-        _: Annotated[Caller, Depends(keeps)],
+        _: Annotated[Caller, Depends(asking)],
         account: Annotated[str, Query(max_length=160)],
         currency: Annotated[str, Query(max_length=12)],
     ) -> list[EntryView]:
@@ -252,7 +248,7 @@ def _add_ledger(router: APIRouter, books: Bookkeeping, keeps: Callable[..., Call
         return [EntryView.of(item) for item in books.statement(account, currency)]
 
     @router.post("/ledger/operations")
-    def operate(caller: Annotated[Caller, Depends(keeps)], body: OperationBody) -> dict[str, int]:
+    def operate(caller: Annotated[Caller, Depends(asking)], body: OperationBody) -> dict[str, int]:
         """Post a prepayment, payment, stake, slash, bounty or dispute, once per key."""
         memo = f"{caller.name}: {body.memo}" if body.memo else caller.name
         number = books.operate(
@@ -269,22 +265,22 @@ def _add_ledger(router: APIRouter, books: Bookkeeping, keeps: Callable[..., Call
 
     @router.post("/ledger/journals/{number}/mirror")
     def mirror(
-        caller: Annotated[Caller, Depends(keeps)], number: int, body: StateBody
+        caller: Annotated[Caller, Depends(asking)], number: int, body: StateBody
     ) -> dict[str, int]:
         """Reverse a whole journal, once; `note` says why."""
         return {"journal": books.mirror(number, memo=f"{caller.name}: {body.note}")}
 
 
-def _add_invoices(router: APIRouter, invoices: Invoicing, keeps: Callable[..., Caller]) -> None:
+def _add_invoices(router: APIRouter, invoices: Invoicing, asking: Callable[..., Caller]) -> None:
     @router.get("/invoices")
     def listed(
-        _: Annotated[Caller, Depends(keeps)], operator: NameQuery = None
+        _: Annotated[Caller, Depends(asking)], operator: NameQuery = None
     ) -> list[InvoiceView]:
         """Stored invoices, the latest first."""
         return [InvoiceView.of(item) for item in invoices.list(operator)]
 
     @router.post("/invoices/preview")
-    def look(_: Annotated[Caller, Depends(keeps)], body: InvoiceBody) -> dict[str, Any]:
+    def look(_: Annotated[Caller, Depends(asking)], body: InvoiceBody) -> dict[str, Any]:
         """How a file would be read; nothing is stored."""
         found = invoices.look(body.submitted())
         return {
@@ -294,19 +290,19 @@ def _add_invoices(router: APIRouter, invoices: Invoicing, keeps: Callable[..., C
         }
 
     @router.post("/invoices")
-    def take(caller: Annotated[Caller, Depends(keeps)], body: InvoiceBody) -> ReconciliationView:
+    def take(caller: Annotated[Caller, Depends(asking)], body: InvoiceBody) -> ReconciliationView:
         """Store an invoice and compare it with what is proven."""
         number = invoices.take(body.submitted(), by=caller.name)
         return ReconciliationView.of(invoices.reconcile(number, by=caller.name))
 
     @router.post("/invoices/{number}/reconcile")
-    def reconcile(caller: Annotated[Caller, Depends(keeps)], number: int) -> ReconciliationView:
+    def reconcile(caller: Annotated[Caller, Depends(asking)], number: int) -> ReconciliationView:
         """Compare a stored invoice with what is proven now."""
         return ReconciliationView.of(invoices.reconcile(number, by=caller.name))
 
     @router.post("/invoices/{number}/state")
     def move(
-        caller: Annotated[Caller, Depends(keeps)], number: int, body: StateBody
+        caller: Annotated[Caller, Depends(asking)], number: int, body: StateBody
     ) -> ReconciliationView:
         """Dispute, credit or write off a variance; a write-off needs a second person."""
         try:
@@ -319,7 +315,7 @@ def _add_invoices(router: APIRouter, invoices: Invoicing, keeps: Callable[..., C
 
     @router.get("/invoices/{number}/letter")
     def letter(
-        caller: Annotated[Caller, Depends(keeps)],
+        caller: Annotated[Caller, Depends(asking)],
         number: int,
         form: Annotated[str, Query(pattern="^(text|html)$")] = "text",
     ) -> Response:
@@ -330,10 +326,10 @@ def _add_invoices(router: APIRouter, invoices: Invoicing, keeps: Callable[..., C
         return Response(letter_text(outcome), media_type="text/plain")
 
 
-def _add_export(router: APIRouter, engine: Engine, reads: Callable[..., Caller]) -> None:
+def _add_export(router: APIRouter, engine: Engine, asking: Callable[..., Caller]) -> None:
     @router.get("/export", response_class=FileResponse)
     def exported(
-        caller: Annotated[Caller, Depends(reads)],
+        caller: Annotated[Caller, Depends(asking)],
         format: Annotated[str, Query(max_length=64)],  # noqa: A002  # the parameter's name
         start: Day | None = None,
         end: Day | None = None,

@@ -7,16 +7,18 @@ import pytest
 
 from audit_layer.wiring.audit_settings import load_settings
 from audit_layer.wiring.log_keys import load_cose_key, log_policy
-from shared.proto.counterfoil.audit.v1 import audit_pb2
+from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import error_from_rpc
+from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
+from shared.runtime.party import PartyRole
 from shared.statements.cose import attach, detach, entry_of
 from shared.translog.cose_receipt import verify_receipt
 from shared.translog.policy import verify_witnessed
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.served import World, call, until
+from tests.audit_layer.served import ORIGIN, World, call, until
+from tests.parties import shown_by
 from tests.postgres import Database
 
 
@@ -187,3 +189,30 @@ async def test_while_the_database_is_down_calls_say_so_and_afterwards_all_contin
         request = audit_pb2.GetProofRequest(entry=entry_of(raw))
         await until(lambda: call(log.GetProof, request), Code.NOT_WITNESSED)
     assert (await world.get("/v1/receipts")).status_code == 200
+
+
+async def test_without_a_certificate_only_what_tenants_and_operators_hand_in_is_taken(world: World):
+    """Their own signatures are right all the same: a certificate adds to them and replaces none."""
+    bundle = made.bundle("alpha", not_after=made.NOW + 5 * made.HOUR)
+    receipt = world.filled.by_operator["alpha"][0]
+    brought = world.filled.signed[receipt]
+    request = submit(
+        (bundle, b""),
+        (made.verdict(world.filled.by_operator["alpha"][2]), b""),
+        (made.rate_card("alpha"), b""),
+        (brought.statement, brought.order or b""),
+        (b"junk", b""),
+    )
+    async with secure_aio_channel(world.grpc, world.ca) as channel:
+        stub = audit_pb2_grpc.IntakeStub(channel)
+        answers = (await call(stub.Submit, request)).results
+    assert [answer.rejected.code for answer in answers[:2]] == ["FORBIDDEN"] * 2
+    assert "key-bundle" in answers[0].rejected.detail
+    assert answers[3].sequenced.duplicate
+    assert answers[4].rejected.code == "MALFORMED"
+    audit = shown_by(PartyRole.AUDIT, ORIGIN, world.ca)
+    for party, code in ((audit, "FORBIDDEN"), (world.worker, "")):
+        async with secure_aio_channel(world.parties, world.ca, party) as channel:
+            stub = audit_pb2_grpc.IntakeStub(channel)
+            (answer,) = (await call(stub.Submit, submit((bundle, b"")))).results
+        assert answer.rejected.code == code

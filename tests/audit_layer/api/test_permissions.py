@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 
 from audit_layer.wiring.openapi import described_app
+from shared.parties.permissions import AUDIT_HTTP
+from shared.runtime.access import PUBLIC as PUBLIC_RULE
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import client_context
 from tests.audit_layer.served import World, until
@@ -159,3 +161,46 @@ def test_no_route_is_hidden_from_the_list():
     assert {route.path for route in routes} - listed == {"/openapi.json"}
     written = {path for _, path in WRITES} - MATRIX.keys()
     assert len(listed) == len(MATRIX) + len(PUBLIC) - 1 + len(written)
+
+
+def test_the_table_of_permissions_names_every_route_and_no_other():
+    """A route without an entry answers to nobody; an entry without a route is one that nobody reviews."""
+    with described_app() as app:
+        listed = {
+            (method, context.path)
+            for context in effective(app.router)
+            for method in context.methods or ()
+            if method != "HEAD"
+        }
+    named = {f"{method} {path}" for method, path in listed}
+    assert named | {"GET /openapi.json"} == set(AUDIT_HTTP)
+
+
+def effective(router: Any) -> Iterator[Any]:
+    """Yield every route with its whole path, as requests meet it."""
+    for route in router.routes:
+        if hasattr(route, "effective_candidates"):
+            yield from leaves(route.effective_candidates())
+        else:
+            yield route
+
+
+def leaves(candidates: Iterable[Any]) -> Iterator[Any]:
+    """Yield the routes among candidates, and those of routers among them."""
+    for found in candidates:
+        inner = getattr(found, "effective_candidates", None)
+        yield from [found] if inner is None else leaves(inner())
+
+
+def test_the_matrix_and_the_table_agree():
+    """The matrix above is written by hand; so is the table. Neither is derived from the other."""
+    roles = [role for role, _ in ROLES]
+    table = {where.replace(":path}", "}"): rule for where, rule in AUDIT_HTTP.items()}
+    matrix = {("GET", path): row for path, row in MATRIX.items()}
+    matrix.update({where: (*FINANCE_ONLY, status) for where, (_, status) in WRITES.items()})
+    for (method, path), row in matrix.items():
+        rule = table[f"{method} {path}"]
+        allowed = {role for role, status in zip(roles, row, strict=True) if status != 403}
+        assert rule.tokens == allowed, path
+    for path in PUBLIC:
+        assert table[f"GET {path}"] == PUBLIC_RULE

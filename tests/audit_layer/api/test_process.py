@@ -61,7 +61,7 @@ async def test_the_process_says_when_it_is_ready_and_ends_when_it_is_told(
         arguments = ["serve", "--config", str(config), "--ready-file", str(ready)]
         process, addresses = await asyncio.to_thread(start, arguments, ready)
         try:
-            assert set(addresses) == {"grpc", "http"}
+            assert set(addresses) == {"grpc", "party", "http"}
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 30) == 0
         finally:

@@ -18,12 +18,14 @@ from audit_layer.wiring.log_keys import log_policy
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
+from shared.runtime.party import PartyRole
 from shared.statements.cose import entry_of
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.api.test_process import SERVE
 from tests.audit_layer.served import call, configured, until
+from tests.parties import shown_by
 from tests.postgres import Database
 
 TAKEOVER_S = 5.0
@@ -43,7 +45,7 @@ class Server:
             while not self._ready.exists():
                 assert self.process.poll() is None
                 await asyncio.sleep(0.05)
-        return str(json.loads(self._ready.read_text())["grpc"])
+        return str(json.loads(self._ready.read_text())["party"])
 
 
 @asynccontextmanager
@@ -109,8 +111,9 @@ async def test_a_killed_server_loses_nothing_acknowledged_and_the_other_takes_ov
         with open_core(settings, application_name="test") as core:
             made.register(core.trail)
         running = await stack.enter_async_context(servers(config, tmp_path, 2))
+        worker = shown_by(PartyRole.WORKER, "worker", ca)
         channels = [
-            await stack.enter_async_context(secure_aio_channel(await server.address(), ca))
+            await stack.enter_async_context(secure_aio_channel(await server.address(), ca, worker))
             for server in running
         ]
         intakes = [audit_pb2_grpc.IntakeStub(channel) for channel in channels]

@@ -44,7 +44,7 @@ class Command:
 
         engine = held.world.database.engine("server")
         app.include_router(
-            cost_router(engine, LogProofs(held.world.database), caller, caller),
+            cost_router(engine, LogProofs(held.world.database), caller),
             dependencies=[STRICT],
         )
         self.client = TestClient(app, raise_server_exceptions=False)

@@ -15,6 +15,7 @@ from shared.envelope.release import ReleaseContext, open_release
 from shared.parties.custody import MAX_SHARE_REQUEST, CaseAnswer, ShareRequest
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import serve_https
+from shared.runtime.party import PartyFiles, PartyRole
 from shared.runtime.tls import LocalCA, client_context
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as
@@ -22,6 +23,7 @@ from shared.statements.disclosures import DisclosureRelease, EscrowReport
 from shared.verification.release_check import MAX_CASE
 from tests.audit_layer.custodian import custody
 from tests.audit_layer.custodian.test_core import GOOD, LIES
+from tests.parties import shown_by
 from tests.shared.selection import world as worlds
 from tests.shared.selection.world import World, not_by_rate, sealed
 from tests.vectors.samples import hpke_key, octets
@@ -36,12 +38,17 @@ class Served:
     folder: Path
     holder: Custodian
 
+    @property
+    def worker(self) -> PartyFiles:
+        """What a worker shows."""
+        return shown_by(PartyRole.WORKER, "worker", self.ca_file)
+
     def client(self) -> CustodianClient:
-        return CustodianClient(custody.NAME, self.url, self.ca_file)
+        return CustodianClient(custody.NAME, self.url, self.ca_file, self.worker)
 
     async def post(self, content: bytes, path: str = "/release") -> httpx.Response:
         async with httpx.AsyncClient(
-            base_url=self.url, verify=client_context(self.ca_file), trust_env=False
+            base_url=self.url, verify=client_context(self.ca_file, self.worker), trust_env=False
         ) as http:
             return await http.post(path, content=content)
 
@@ -51,7 +58,9 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     authority = LocalCA.load_or_create(tmp_path / "ca")
     with custody.custodian(tmp_path) as holder:
         app = create_app(holder, custody.beacon(holder))
-        server = await serve_https(app, authority.issue("custodian"), "127.0.0.1:0")
+        server = await serve_https(
+            app, authority.issue("custodian"), "127.0.0.1:0", callers_ca=authority.ca_file
+        )
         yield Served(f"https://{server.address}", authority.ca_file, tmp_path, holder)
         await server.stop()
 

@@ -27,12 +27,14 @@ from audit_layer.witness.store import WitnessStore
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
+from shared.runtime.party import PartyRole
 from shared.runtime.tls import LocalCA, TlsFiles
 from shared.statements.cose import entry_of
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.log.nursery import Child, Nursery
 from tests.audit_layer.log.observer import Observer
 from tests.audit_layer.served import ORIGIN, DsnFiles, call, command, initialise
+from tests.parties import shown_by
 
 BEFORE_LOAD: Final = 4
 """Entries that are appended before the first server runs."""
@@ -66,7 +68,7 @@ class Stage:
         trust.write_text(json.dumps({"log": log, "authority": made.public("authority").hex()}))
         _party("init", "--config-folder", str(folder), "--name", "witness", "--address", address,
                "--cert", str(tls.cert), "--key", str(tls.key), "--ca", str(tls.ca),
-               "--trust", str(trust))  # fmt: skip
+               "--trust", str(trust), "--party-ca", str(tls.ca))  # fmt: skip
         return folder / "witness.toml"
 
     def start(self, name: str, fault: str | None = None) -> None:
@@ -89,7 +91,7 @@ class Stage:
     def grpc_address(self) -> str | None:
         child = self.running.get("server")
         found = child.addresses() if child else None
-        return found["grpc"] if found else None
+        return found["party"] if found else None
 
     def witness_holds(self) -> str | None:
         """Return the note in the witness's store, whether the witness lives or not."""
@@ -146,7 +148,9 @@ class Client:
             if address is None:
                 await asyncio.sleep(0.02)
                 continue
-            async with secure_aio_channel(address, stage.ca) as channel:
+            async with secure_aio_channel(
+                address, stage.ca, shown_by(PartyRole.WORKER, "worker", stage.ca)
+            ) as channel:
                 stub = audit_pb2_grpc.IntakeStub(channel)
                 while (self._waiting or not self.enough) and stage.grpc_address() == address:
                     await self._call(stub)

@@ -14,6 +14,7 @@ from audit_layer.witness.core import Witness
 from audit_layer.witness.store import WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.http import HttpsServer, serve_https
+from shared.runtime.party import PartyFiles, PartyRole
 from shared.runtime.tls import LocalCA, client_context
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import SignatureType, Signer
@@ -21,6 +22,12 @@ from shared.translog.proofs import consistency_proof
 from shared.translog.signed_checkpoint import sign, signature_time
 from shared.translog.witness_protocol import AddCheckpoint, latest_path
 from tests.audit_layer.witness.test_core import COSIGNERS, FORKED, HONEST, KNOWN, NAME, ORIGIN
+from tests.parties import shown_by
+
+
+def log_of(ca_file: Path) -> PartyFiles:
+    """Return what the log's server shows."""
+    return shown_by(PartyRole.AUDIT, ORIGIN, ca_file)
 
 
 @pytest.fixture
@@ -28,14 +35,14 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[HttpsServer, Path]]:
     authority = LocalCA.load_or_create(tmp_path / "ca")
     extra = APIRouter()
 
-    @extra.get("/beacon")
+    @extra.post("/beacon/commitment")
     def beacon() -> str:
         raise CounterfoilError(Code.NOT_FOUND, "no such epoch")
 
     with WitnessStore(tmp_path / "witness.db") as store:
         app = create_app(Witness(store, COSIGNERS, KNOWN), extra_routers=[extra])
         tls = authority.issue("witness")
-        server = await serve_https(app, tls, "127.0.0.1:0")
+        server = await serve_https(app, tls, "127.0.0.1:0", callers_ca=tls.ca)
         yield server, authority.ca_file
         await server.stop()
 
@@ -43,7 +50,9 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[HttpsServer, Path]]:
 @pytest.fixture
 async def client(served: tuple[HttpsServer, Path]) -> AsyncIterator[HttpWitness]:
     server, ca_file = served
-    witness = HttpWitness(NAME, f"https://{server.address}", client_context(ca_file))
+    witness = HttpWitness(
+        NAME, f"https://{server.address}", client_context(ca_file, log_of(ca_file))
+    )
     yield witness
     await witness.aclose()
 
@@ -77,7 +86,7 @@ async def test_a_witness_that_is_away_is_unavailable_and_plain_http_is_refused(
         await client.latest(ORIGIN)
     assert caught.value.code is Code.UNAVAILABLE
     with pytest.raises(CounterfoilError) as caught:
-        HttpWitness(NAME, f"http://{server.address}", client_context(ca_file))
+        HttpWitness(NAME, f"http://{server.address}", client_context(ca_file, log_of(ca_file)))
     assert caught.value.code is Code.CONFIGURATION
 
 
@@ -111,7 +120,9 @@ async def test_statuses_types_and_bodies_are_those_of_c2sp(served: tuple[HttpsSe
         (HONEST.request(0, 20), 409, size, b"20\n"),
     ]
     async with httpx.AsyncClient(
-        base_url=f"https://{server.address}", verify=client_context(ca_file), trust_env=False
+        base_url=f"https://{server.address}",
+        verify=client_context(ca_file, log_of(ca_file)),
+        trust_env=False,
     ) as http:
         for number, (request, status, media_type, body) in enumerate(cases):
             answer = await http.post("/add-checkpoint", content=request)
@@ -134,7 +145,11 @@ async def test_statuses_types_and_bodies_are_those_of_c2sp(served: tuple[HttpsSe
         shown = await http.get("/" + latest_path(ORIGIN))
         assert shown.text.startswith(HONEST.checkpoint(20).body)
         assert (await http.get("/health")).json()["witness"] == NAME
-        assert (await http.get("/beacon")).json()["code"] == "NOT_FOUND"
+    own = shown_by(PartyRole.WORKER, "worker", ca_file)
+    async with httpx.AsyncClient(
+        base_url=f"https://{server.address}", verify=client_context(ca_file, own), trust_env=False
+    ) as worker:
+        assert (await worker.post("/beacon/commitment")).json()["code"] == "NOT_FOUND"
 
 
 async def test_a_witness_answers_many_requests_on_one_connection(
@@ -142,7 +157,10 @@ async def test_a_witness_answers_many_requests_on_one_connection(
 ):
     server, ca_file = served
     reader, writer = await asyncio.open_connection(
-        server.host, server.port, ssl=client_context(ca_file), server_hostname=server.host
+        server.host,
+        server.port,
+        ssl=client_context(ca_file, log_of(ca_file)),
+        server_hostname=server.host,
     )
     for request in (HONEST.request(0, 3), HONEST.request(3, 5), b"?"):
         head = f"POST /add-checkpoint HTTP/1.1\r\nHost: x\r\nContent-Length: {len(request)}\r\n\r\n"

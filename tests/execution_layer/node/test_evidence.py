@@ -11,18 +11,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.disclosure.evidence import Asking, check_evidence, fetch_from_node
 from execution_layer.node import evidence_service
+from execution_layer.node.settings import NodeParty
 from shared.codec.moment import now_ms
 from shared.envelope.delivered import evidence_request_message
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
+from shared.runtime.party import PartyRole
 from shared.statements.cose import entry_of, parse_statement, read_as, sign
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
 from tests.execution_layer.asking import ask, make_request, random32
 from tests.execution_layer.waiting import until
 from tests.execution_layer.world import small_world
+from tests.parties import shown_by
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "a secret that must not leave in the clear"
@@ -85,8 +89,9 @@ def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None):
     )
 
 
-async def evidence(world, node, statement, **options):
-    async with secure_aio_channel(node.address, world.ca.ca_file) as channel:
+async def evidence(world, node, statement, *, address=None, party=None, **options):
+    to = address or node.address
+    async with secure_aio_channel(to, world.ca.ca_file, party) as channel:
         stub = execution_pb2_grpc.EvidenceStub(channel)
         try:
             return [
@@ -248,3 +253,23 @@ async def test_a_database_under_another_storage_key_is_corrupt_and_not_served(wo
     assert (
         world.audit.receipts()[-1].payload["finish"] == "length"
     )  # it goes on from its last frame
+
+
+async def test_evidence_is_for_workers_by_certificate_at_the_address_that_the_key_bundle_names(
+    world,
+):
+    own = shown_by(PartyRole.NODE, "honest/apart", world.ca.ca_file)
+    async with world.node(name="apart", party=NodeParty(**own.model_dump())) as node:
+        _, _, entry = await served(world, node)
+        statement = wanted(world, entry)
+        named = read_as(KeyBundle, node.ring.current().statement).evidence
+        assert named not in {None, node.address}
+        worker = shown_by(PartyRole.WORKER, "worker", world.ca.ca_file)
+        assert await evidence(world, node, statement, address=named, party=worker)
+        for address, party in ((node.address, None), (node.address, worker), (named, own)):
+            told = await refused(world, node, statement, address=address, party=party)
+            assert told is Code.FORBIDDEN
+        assert await refused(world, node, statement, address=named) is Code.UNAVAILABLE
+        stranger = Ed25519PrivateKey.generate()
+        told = await refused(world, node, statement, address=named, party=worker, key=stranger)
+        assert told is Code.BAD_SIGNATURE  # the certificate alone opens nothing

@@ -7,9 +7,10 @@ import pytest
 
 from shared.installation import platform
 from shared.installation.commands import Commands
-from shared.installation.install import Installer
+from shared.installation.credentials import Credentials
 from shared.installation.layout import CUSTODIANS, NodePlan, Plan
 from shared.runtime.certificates import life_of
+from shared.runtime.party import party_in
 from shared.runtime.tls import LIFE
 
 
@@ -19,21 +20,31 @@ def said() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def installer(tmp_path, said) -> Installer:
+def credentials(tmp_path, said) -> Credentials:
     commands = Commands(lambda who, what: said.append((who, what)))
-    return Installer(Plan(tmp_path, (NodePlan("node-a", "operator-a"),)), commands)
+    return Credentials(Plan(tmp_path, (NodePlan("node-a", "operator-a"),)), commands)
 
 
-def test_what_is_near_its_end_is_renewed_and_reported_and_nothing_else_is(installer, said):
+def test_what_is_near_its_end_is_renewed_and_reported_and_nothing_else_is(credentials, said):
     now = datetime.now(UTC)
-    files = installer.certificates(now)
+    files = credentials.certificates(now)
     first = {name: life_of(its.cert) for name, its in files.items()}
     assert set(files) == {"audit", "witness-1", *CUSTODIANS, "node-a"}
-    installer.renew(now + LIFE / 2)
+    named = {
+        name: party_in(its.cert.read_bytes())
+        for name, its in credentials.party_certificates(now).items()
+    }
+    assert {name: str(party) for name, party in named.items()} == {
+        "audit": "audit counterfoil.local/log",
+        "worker-a": "worker worker-a",
+        "worker-b": "worker worker-b",
+        "node-a": "node operator-a/node-a",
+    }
+    credentials.renew(now + LIFE / 2)
     assert said == []
-    installer.renew(now + LIFE - timedelta(days=20))
-    assert {who for who, _ in said} == set(files)
-    for name, its in installer.certificates(now + LIFE - timedelta(days=20)).items():
+    credentials.renew(now + LIFE - timedelta(days=20))
+    assert {who for who, _ in said} == {*files, *named}
+    for name, its in credentials.certificates(now + LIFE - timedelta(days=20)).items():
         before, after = first[name], life_of(its.cert)
         assert before is not None
         assert after is not None
@@ -67,7 +78,7 @@ async def test_a_renewal_that_fails_is_reported_and_retried(monkeypatch):
     assert "No space left" in told[0]
 
 
-async def test_tokens_are_renewed_after_two_thirds_of_their_life(installer, said, monkeypatch):
+async def test_tokens_are_renewed_after_two_thirds_of_their_life(credentials, said, monkeypatch):
     asked: list[tuple[str, ...]] = []
     listed = [
         {"id": 1, "role": "auditor", "revoked": None},
@@ -83,16 +94,16 @@ async def test_tokens_are_renewed_after_two_thirds_of_their_life(installer, said
     async def listing(*_arguments: object) -> object:
         return listed
 
-    monkeypatch.setattr(installer, "_run", run)
-    monkeypatch.setattr(installer, "_json", listing)
-    auditor, finance = (installer._token(role) for role in ("auditor", "finance"))
+    monkeypatch.setattr(credentials._commands, "run", run)
+    monkeypatch.setattr(credentials._commands, "json", listing)
+    auditor, finance = (credentials.token(role) for role in ("auditor", "finance"))
     auditor.parent.mkdir(parents=True)
     for file in (auditor, finance):
         file.write_text("secret")
     written = auditor.stat().st_mtime
-    await installer.renew_tokens(written + 59 * 86_400)
+    await credentials.renew_tokens(written + 59 * 86_400)
     assert asked == []
     os.utime(finance, (written + 86_400,) * 2)
-    await installer.renew_tokens(written + 60 * 86_400 + 1)
+    await credentials.renew_tokens(written + 60 * 86_400 + 1)
     assert [command[:5] for command in asked] == [("token", "renew", "3", "--out", str(auditor))]
     assert said == [("audit", "the token of role auditor is renewed")]

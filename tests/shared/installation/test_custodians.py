@@ -56,7 +56,8 @@ async def test_clients_seal_for_five_custodians_of_whom_three_suffice(tmp_path):
 
 async def test_workers_know_the_address_and_key_of_each_custodian(tmp_path):
     setup, _ = installer(tmp_path)
-    await setup._worker(WORKERS[1], LOG, PARTIES)
+    shown = setup.credentials.party_certificates()[WORKERS[1]]
+    await setup._worker(WORKERS[1], shown, LOG, PARTIES)
     custodians = told(tmp_path, WORKERS[1])["custodians"]
     assert [(each["name"], each["hpke_key"]) for each in custodians] == [
         (name, f"hpke {name}") for name in CUSTODIANS
@@ -66,7 +67,7 @@ async def test_workers_know_the_address_and_key_of_each_custodian(tmp_path):
 
 async def test_a_custodian_pins_the_other_parties_of_the_beacon(tmp_path):
     setup, commands = installer(tmp_path)
-    await setup._party("custodian", CUSTODIANS[1], setup.certificates(), LOG, PARTIES)
+    await setup._party("custodian", CUSTODIANS[1], setup.credentials.certificates(), LOG, PARTIES)
     others = told(tmp_path, CUSTODIANS[1])["parties"]
     assert set(others) == {"witness-1", *CUSTODIANS} - {CUSTODIANS[1]}
     assert others[CUSTODIANS[0]] == f"sign {CUSTODIANS[0]}"

@@ -113,9 +113,10 @@ async def test_a_running_server_shows_the_certificate_that_replaced_its_own(auth
 
 
 def test_the_core_is_given_a_pair_once_since_it_frees_what_it_is_given():
-    pairs = iter([(b"k1", b"c1")] * 3 + [(b"k2", b"c2")] * 3 + [(b"k1", b"c1")] * 2)
+    one, two, roots = (b"k1", b"c1", None), (b"k2", b"c2", None), (b"k2", b"c2", b"ca")
+    pairs = iter([one] * 3 + [two] * 3 + [roots] * 2)
     replaced = Replaced(lambda: next(pairs))
-    assert replaced.first == (b"k1", b"c1")
+    assert replaced.first == one
     given = [replaced() for _ in range(7)]
     assert [item is None for item in given] == [True, True, False, True, True, False, True]
     assert given[2] is not given[5]

@@ -3,9 +3,12 @@
 import contextlib
 
 import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # no stubs
 
 from shared.runtime.config import Settings, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.interceptor import status_of
+from shared.runtime.problems import to_problem
 from shared.runtime.traffic import Gate, Traffic, peer_of, peer_of_grpc
 
 
@@ -89,3 +92,38 @@ def test_bodies_share_a_memory_of_which_one_peer_gets_a_quarter():
             pass
         with gate.body("192.0.2.8", 2**20), gate.body("192.0.2.9", 2**20):
             pass
+
+
+@pytest.mark.parametrize("whose", ["party", "tenant"])
+def test_a_party_and_a_tenant_are_counted_by_method_wherever_they_call_from(whose):
+    now = [0.0]
+    gate = Gate(Traffic(party_calls_per_s=2, tenant_calls_per_s=2), clock=lambda: now[0])
+    count = getattr(gate, whose)
+    for _ in range(8):
+        count("worker one", "/p.S/Get")
+    for name, method in (("worker two", "/p.S/Get"), ("worker one", "/p.S/Put")):
+        count(name, method)  # neither another caller nor another method pays for it
+    for _ in range(2):
+        with pytest.raises(CounterfoilError) as caught:
+            count("worker one", "/p.S/Get")
+        assert caught.value.code is Code.OVERLOADED
+        assert caught.value.retry_after_s == pytest.approx(0.5)
+        assert "worker one calls /p.S/Get too often" in caught.value.detail
+    now[0] += 0.5
+    count("worker one", "/p.S/Get")
+    with pytest.raises(CounterfoilError):
+        count("worker one", "/p.S/Get")
+
+
+@pytest.mark.parametrize("code", [Code.OVERLOADED, Code.QUOTA])
+@pytest.mark.parametrize(("given", "told"), [(None, None), (2.5, 2.5), (0.2, 0.2)])
+def test_every_refusal_for_want_of_room_or_quota_says_when_to_try_again(code, given, told):
+    error = CounterfoilError(code, "too often", retry_after_s=given)
+    expected = code.value.retry_s if told is None else told
+    assert expected is not None
+    found = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(found) for detail in status_of(error, "here").details)
+    assert found.retry_delay.ToNanoseconds() / 1e9 == expected
+    _, headers, _ = to_problem(error)
+    assert int(headers["retry-after"]) >= expected  # whole seconds, and never too early
+    assert int(headers["retry-after"]) < expected + 1.5
