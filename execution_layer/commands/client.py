@@ -1,18 +1,18 @@
 """`counterfoil infer`, `counterfoil verify`, `counterfoil client`. No torch, no node code."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from execution_layer.commands.archive import archive, recipient_key, share
 from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
 from execution_layer.commands.resume import resume
 from execution_layer.commands.tags import tag_key, tags
-from shared.runtime.output import emit, json_option, table
+from shared.runtime.output import emit, json_option
 
 
 @click.command("infer")
@@ -163,6 +163,11 @@ def infer(
     show_envvar=True,
     help="The client's policy (client.toml); its pins are trusted, and its archive holds ENTRY.",
 )
+@click.option(
+    "--recipient-key",
+    type=file_path,
+    help="Your key, if the file is a share that is sealed to you.",
+)
 @json_option
 @click.pass_context
 def verify(
@@ -171,50 +176,30 @@ def verify(
     policy_file: Path | None,
     signers: tuple[str, ...],
     config: Path | None,
+    recipient_key: Path | None,
     as_json: bool,
 ) -> int:
     """Verify a bundle offline: no network, no database, no configuration.
 
-    BUNDLE is a file made by `log bundle` or `client archive show --export`. What you pass as --policy, --signer or
+    BUNDLE is a file made by `log bundle`, `client archive show --export` or `client share`; of a share, prompt and answer
+    are shown once every step holds. What you pass as --policy, --signer or
     --config is trusted instead of what the bundle says about itself. A configuration named by the environment is
     ignored if the bundle is from another log. ENTRY, with --config, is a receipt in the archive (or `latest`),
     whose whole stream is then rechecked. Exit code 3 if a step fails.
     """
-    from execution_layer.client.verify import (  # noqa: PLC0415  # --help stays light
-        is_of_its_log,
-        trust_given,
-        verify_entry,
+    from execution_layer.commands.verifying import (  # noqa: PLC0415  # --help stays light
+        verify_archived,
+        verify_file,
     )
-    from shared.verification.bundle import read_bundle  # noqa: PLC0415
-    from shared.verification.bundle_check import verify_bundle  # noqa: PLC0415
-    from shared.verification.steps import as_text  # noqa: PLC0415
 
     if not Path(what).is_file():
         if config is None:
             raise click.UsageError(f"{what} is not a file, and an ENTRY needs --config")
-        steps = verify_entry(config, what)
-        holds = all(step.holds for step in steps)
-        emit({"verified": holds, "steps": steps}, as_json, lambda: as_text(steps))
-        return 0 if holds else 3
-    bundle = read_bundle(Path(what))
-    remarks = []
+        return verify_archived(config, what, as_json)
     implied = context.get_parameter_source("config") is ParameterSource.ENVIRONMENT
-    if config is not None and implied and not is_of_its_log(config, bundle):
-        remarks = [f"The policy in {config} is for another log, so it was ignored."]
-        config = None
-    report = verify_bundle(bundle, trust_given(config, policy_file, signers))
-    report = replace(report, rests_on=[*remarks, *report.rests_on])
-    emit(
-        {
-            "verified": report.verified,
-            "steps": report.steps,
-            "rests_on": report.rests_on,
-            "facts": report.facts,
-        },
-        as_json,
-        report.as_text,
+    return verify_file(
+        Path(what), config, policy_file, signers, recipient_key, implied=implied, as_json=as_json
     )
-    return 0 if report.verified else 3
 
 
 @click.group("client")
@@ -225,7 +210,7 @@ def client() -> None:
 client.add_command(resume)
 client.add_command(tags)
 client.add_command(tag_key)
-for command in (view, compare, evidence):
+for command in (archive, view, compare, evidence, share, recipient_key):
     client.add_command(command)
 
 
@@ -361,58 +346,3 @@ def tokenizer_fetch(config: Path, model: str | None, node: str | None, as_json: 
     folder = asyncio.run(main())
     files = sorted(path.name for path in folder.iterdir())
     emit({"folder": folder, "files": files}, as_json, lambda: f"{', '.join(files)} in {folder}")
-
-
-@client.group("archive")
-def archive() -> None:
-    """Inspect the client's own records."""
-
-
-@archive.command("list")
-@config_option
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
-@json_option
-def archive_list(config: Path, limit: int, as_json: bool) -> None:
-    """List the latest attempts, newest first."""
-    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
-    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.show import brief  # noqa: PLC0415
-
-    opened = Archive(ClientPolicy.load(config).archive)
-    try:
-        rows = [brief(item) for item in opened.latest(limit)]
-    finally:
-        opened.close()
-    columns = ("number", "attempt", "node", "state", "receipt", "log_index")
-    emit(
-        rows,
-        as_json,
-        lambda: table("Archive", columns, [[row[column] for column in columns] for row in rows]),
-    )
-
-
-@archive.command("show")
-@config_option
-@click.argument("entry")
-@click.option(
-    "--export", "export_to", type=file_path, help="Write a bundle for `verify` to this file."
-)
-@json_option
-def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
-    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""
-    from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
-    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.show import full  # noqa: PLC0415
-    from execution_layer.client.verify import export  # noqa: PLC0415
-    from shared.runtime.keys import write_result  # noqa: PLC0415
-
-    policy = ClientPolicy.load(config)
-    opened = Archive(policy.archive)
-    try:
-        found = opened.find(entry)
-        facts = full(found)
-        if export_to is not None:
-            write_result(export_to, export(opened, found, policy).encode().encode())
-    finally:
-        opened.close()
-    emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))

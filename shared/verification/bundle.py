@@ -46,8 +46,8 @@ class Bundle:
     timestamps: tuple[bytes, ...] = ()
     """RFC 3161 timestamp tokens, DER."""
 
-    def encode(self) -> str:
-        """Return the file's text."""
+    def members(self) -> dict[str, Any]:
+        """Return the members of the file's JSON object."""
         values: dict[str, Any] = {
             "format": FORMAT,
             "statement": encode_base64(self.statement),
@@ -61,7 +61,11 @@ class Bundle:
             values["key_bundle_proof"] = self.receipt.key_bundle_proof
         if self.timestamps:
             values["timestamps"] = [encode_base64(token) for token in self.timestamps]
-        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        return values
+
+    def encode(self) -> str:
+        """Return the file's text."""
+        return json.dumps(self.members(), indent=2, ensure_ascii=False) + "\n"
 
 
 _REQUIRED: Final = frozenset({"format", "statement", "tlog_proof", "policy", "keys"})
@@ -77,6 +81,11 @@ def parse_bundle(data: bytes) -> Bundle:
         values = strict_json(data)
     except (ValueError, RecursionError) as error:
         raise _malformed("is not JSON in UTF-8") from error
+    return bundle_of(values)
+
+
+def bundle_of(values: Any) -> Bundle:
+    """Return the bundle that a JSON value is; MALFORMED if it is none."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _malformed(f"is not in the format {FORMAT}")
     names = set(values) - _OPTIONAL

@@ -20,10 +20,10 @@ class Step:
 
 
 class Verification:
-    """Runs named checks in order; after the first that fails, nothing more is claimed."""
+    """Runs named checks in order, after those that were `done` before; after the first that fails, nothing more is claimed."""
 
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
+    def __init__(self, done: Sequence[Step] = ()) -> None:
+        self.steps: list[Step] = list(done)
 
     @property
     def holds(self) -> bool:
