@@ -190,6 +190,7 @@ class AsyncCounterfoilClient:
             model_text=self._texts.of(model_root),
             on_pause=options.get("on_pause"),
             continues=continues_of(options, self._policy.failover),
+            on_choice=options.get("on_choice"),
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
@@ -306,6 +307,8 @@ class AsyncCounterfoilClient:
             remaining = until - time.monotonic()
             if remaining <= 0:
                 raise CounterfoilError(Code.DEADLINE, "no node answered before the deadline")
+            if wanted.on_choice is not None:
+                wanted.on_choice([node], wanted)
             attempt = await Attempt.prepare(
                 self.archive,
                 self._terms,

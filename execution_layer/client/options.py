@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args, get_type_hints
 
-from execution_layer.client.wanted import OnRetry, OnText
+from execution_layer.client.wanted import OnChoice, OnRetry, OnText
 from shared.codec.ids import parse_hex32
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
@@ -63,6 +63,9 @@ class Options(Sampling, total=False):
     on_pause: OnRetry | None
     """Called with (node, error) when a stream has broken and is being resumed on its node; the text then goes on where it
     was."""
+    on_choice: OnChoice | None
+    """Called with the candidates and the request before each attempt, when everything was checked and nothing was sealed or
+    sent; what it raises ends the call (`execution_layer.client.explain` says what was checked)."""
     failover: Failover | None
     """What a retry is: `again` begins the answer anew, `continue` goes on from the tokens that were delivered and verified.
     The next node then gets them as input, and they are billed as such."""

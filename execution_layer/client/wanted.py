@@ -1,10 +1,11 @@
 """What an application asks for, and what every order of a client has in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from execution_layer.client.directory import NodeEntry
 from execution_layer.client.reading import ModelText
 from execution_layer.client.response_check import Tokenise
 from shared.envelope.body import AuditPolicy
@@ -44,6 +45,8 @@ class Wanted:
     on_pause: OnRetry | None = None
     continues: bool = False
     """Whether an attempt goes on from what the attempts before it delivered."""
+    on_choice: "OnChoice | None" = None
+    """Called before anything is sealed or sent."""
 
     @property
     def tokenise(self) -> Tokenise | None:
@@ -59,3 +62,6 @@ class Wanted:
     def for_choice(self, choice: int) -> "Wanted":
         """Return the same request for one of several answers."""
         return replace(self, body=replace(self.body, choice=choice))
+
+
+OnChoice = Callable[[Sequence[NodeEntry], Wanted], None]

@@ -64,6 +64,10 @@ from shared.runtime.output import emit, json_option
 )
 @click.option("--node", help="Use only this node (NAME or OPERATOR/NAME).")
 @click.option("--spread", is_flag=True, help="With --file: give each node an equal share.")
+@click.option(
+    "--explain", is_flag=True, help="Show what was checked, and what is trusted, before sending."
+)
+@click.option("--dry-run", is_flag=True, help="Like --explain, and stop before sending.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
 @json_option
 def infer(
@@ -91,12 +95,14 @@ def infer(
     slots: int | None,
     node: str | None,
     spread: bool,
+    explain: bool,
+    dry_run: bool,
     concurrency: int,
     as_json: bool,
 ) -> int:
     """Order and run sealed requests; an answer is believed only after its receipt has been checked.
 
-    With --json, one line of JSON per request.
+    With --json, one line of JSON per request, and before it one per attempt with --explain.
     """
     from execution_layer.client.options import (  # noqa: PLC0415  # --help stays light
         sampling_settings,
@@ -106,7 +112,11 @@ def infer(
     )
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.prompts import PromptLine, read_prompts  # noqa: PLC0415
-    from execution_layer.commands.infer import infer_file, infer_one  # noqa: PLC0415  # --help stays light
+    from execution_layer.commands.infer import (  # noqa: PLC0415  # --help stays light
+        Explained,
+        infer_file,
+        infer_one,
+    )
     from shared.statements.request import Message  # noqa: PLC0415
 
     if (prompt is None) == (file is None):
@@ -115,6 +125,8 @@ def infer(
     chosen = {"slots_ms": slots, "failover": failover}
     policy = policy.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     if file is not None:
+        if explain or dry_run:
+            raise click.UsageError("--explain and --dry-run are for one PROMPT")
         if n is not None:
             raise click.UsageError("--n is for one PROMPT")
         if tag or cost_centre is not None:
@@ -142,7 +154,8 @@ def infer(
     messages = () if raw else (*turns, Message("user", prompt))
     noted = tags_of({"tags": tag_pairs(tag), "cost_centre": cost_centre})
     line = PromptLine(messages, None if messages else prompt, settings, seed_bytes(seed), noted)
-    return infer_one(policy, line, node, n, as_json)
+    explained = Explained(explain or dry_run, stop=dry_run)
+    return infer_one(policy, line, node, n, as_json, explained)
 
 
 @click.command("verify")

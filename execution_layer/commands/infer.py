@@ -1,6 +1,8 @@
 """What `counterfoil infer` does with requests: runs them, and shows answers to people or programs."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -9,9 +11,14 @@ from rich.progress import Progress
 
 from execution_layer.client.batch import generate_line, run_batch, summary
 from execution_layer.client.client import AsyncCounterfoilClient
+from execution_layer.client.directory import NodeEntry
+from execution_layer.client.explain import explain
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prompts import PromptLine
+from execution_layer.client.wanted import OnChoice, Wanted
+from execution_layer.commands import explaining
 from execution_layer.commands.resume import tell_pause
+from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.output import emit, emit_line, table
 from shared.runtime.printable import for_terminal
@@ -22,8 +29,42 @@ UNVERIFIED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Whether to show what was checked before sending, and whether to stop then."""
+
+    wanted: bool = False
+    stop: bool = False
+
+    def hook(
+        self, policy: ClientPolicy, client: AsyncCounterfoilClient, as_json: bool
+    ) -> OnChoice | None:
+        """Return what shows it for each attempt: on standard error for people, as a line of JSON for programs."""
+
+        def show(nodes: Sequence[NodeEntry], wanted: Wanted) -> None:
+            known = len(client.archive.revoked_at())
+            facts = explain(policy, nodes, wanted, known, now_ms())
+            if as_json:
+                emit_line({"explained": facts, "sent": not self.stop})
+            else:
+                explaining.show(facts)
+            if self.stop:
+                raise _StoppedError
+
+        return show if self.wanted else None
+
+
+class _StoppedError(Exception):
+    """Nothing was sent, as asked."""
+
+
 def infer_one(
-    policy: ClientPolicy, line: PromptLine, node: str | None, n: int | None, as_json: bool
+    policy: ClientPolicy,
+    line: PromptLine,
+    node: str | None,
+    n: int | None,
+    as_json: bool,
+    explained: Explained = Explained(),  # frozen
 ) -> int:
     """Run one request; one answer's text streams to the terminal as it arrives."""
 
@@ -37,23 +78,26 @@ def infer_one(
 
     async def main() -> list[dict[str, Any]]:
         async with AsyncCounterfoilClient(policy) as client:
+            on_choice = explained.hook(policy, client, as_json)
+            common = {
+                "node": node,
+                "on_retry": retrying,
+                "on_pause": tell_pause,
+                "on_choice": on_choice,
+            }
             if n is not None:
-                answers = await generate_line(
-                    client, line, node=node, on_retry=retrying, on_pause=tell_pause, n=n
-                )
+                answers = await generate_line(client, line, n=n, **common)
                 return [summary(answer) for answer in answers]
             on_text = None if as_json else show
-            answer = await generate_line(
-                client,
-                line,
-                node=node,
-                on_text=on_text,
-                on_retry=retrying,
-                on_pause=tell_pause,
-            )
+            answer = await generate_line(client, line, on_text=on_text, **common)
             return [summary(answer)]
 
-    for facts in asyncio.run(main()):
+    try:
+        answered = asyncio.run(main())
+    except _StoppedError:
+        click.secho("Nothing was sent.", fg="green", err=True)
+        return 0
+    for facts in answered:
         if as_json:
             emit_line(facts)
             continue

@@ -1,0 +1,132 @@
+"""What was checked before a prompt leaves this machine, what was not, and who will be able to read it. Pure.
+
+Every sentence is derived from the policy and from what the directory's checks verified; nothing is asked anew.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from execution_layer.client.directory import KEPT, NodeEntry
+from execution_layer.client.log_memory import AUDIT_SERVER
+from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.wanted import Wanted
+from shared.codec.moment import to_rfc3339
+from shared.envelope.hpke import hpke_key_id
+from shared.translog.tlog_proof import parse_tlog_proof
+
+
+def explain(
+    policy: ClientPolicy,
+    nodes: Sequence[NodeEntry],
+    wanted: Wanted,
+    revocations: int,
+    now: int,
+) -> dict[str, Any]:
+    """Return the facts about one attempt; `nodes` are its candidates, `revocations` how many are known, `now` in ms."""
+    return {
+        "checked": {
+            "nodes": [_node(policy, node, now) for node in nodes],
+            "revocations": {
+                "known": revocations,
+                "unknown_since": to_rfc3339(1000 * min(_seen(node) for node in nodes)),
+            },
+            "custodians": _custodians(policy),
+            "price": _price(policy, nodes, wanted),
+            "model_root": wanted.model_root.hex(),
+        },
+        "readers": _readers(policy, nodes),
+        "trusted": _trusted(policy, nodes, wanted),
+    }
+
+
+def _node(policy: ClientPolicy, node: NodeEntry, now: int) -> dict[str, Any]:
+    bundle, checkpoint = node.bundle, node.witnessed.checkpoint
+    return {
+        "name": node.name,
+        "endpoint": bundle.endpoint,
+        "key_bundle": node.entry.hex(),
+        "valid_until": to_rfc3339(bundle.not_after),
+        "operator_key": policy.operators[bundle.operator],
+        "listed_by": node.source,
+        "log": {
+            "origin": checkpoint.origin,
+            "index": parse_tlog_proof(node.proof).index,
+            "size": checkpoint.size,
+            "witnesses": {name: to_rfc3339(1000 * at) for name, at in node.witnessed.times.items()},
+            "age_s": max(0, now // 1000 - _seen(node)),
+            "accepted_age_s": _accepted_age(policy, node),
+        },
+        "standing": node.standing.value,
+        "demanded_standing": policy.min_standing.value,
+        "numeric_profile": bundle.numeric_profile.hex(),
+        "profile": dict(bundle.profile),
+    }
+
+
+def _custodians(policy: ClientPolicy) -> dict[str, Any]:
+    return {
+        "threshold": policy.threshold,
+        "of": len(policy.custodians),
+        "pinned_keys": {
+            item.name: hpke_key_id(item.public_key()).hex() for item in policy.custodians
+        },
+        "audit": policy.audit,
+    }
+
+
+def _price(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> dict[str, Any]:
+    return {
+        "rate_cards": {
+            node.bundle.operator: policy.rate_card(node.bundle.operator).hex() for node in nodes
+        },
+        "max_input_tokens": wanted.input_bound,
+        "max_output_tokens": wanted.body.settings.max_tokens,
+        "counted_here": wanted.model_text is not None,
+    }
+
+
+def _readers(policy: ClientPolicy, nodes: Sequence[NodeEntry]) -> list[str]:
+    names = ", ".join(node.name for node in nodes)
+    k, n = policy.threshold, len(policy.custodians)
+    holders = ", ".join(item.name for item in policy.custodians)
+    who = "each of them reads it" if len(nodes) > 1 else "it reads it"
+    return [
+        f"The node {names}: {who}, and whoever controls its machine.",
+        f"Any {k} of the {n} custodians ({holders}) together, without the log knowing; fewer learn nothing.",
+        "An audit worker, if the draw selects the request: each disclosure is in the log, where you can watch for it.",
+        "Nobody else. The network sees sizes and timing.",
+    ]
+
+
+def _trusted(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> list[str]:
+    without_server = any(node.source != AUDIT_SERVER for node in nodes)
+    kept = any(node.source == KEPT for node in nodes)
+    seen = to_rfc3339(1000 * min(_seen(node) for node in nodes))
+    return [
+        "That the operators' keys in your policy are the operators', and that the nodes' keys are only on their machines.",
+        f"That no key bundle was revoked since {seen}: a listing can omit what is newer."
+        + (" The audit server did not answer." if without_server else "")
+        + (" The key bundles are those kept from then." if kept else ""),
+        f"That no {policy.log.quorum} of {_witnesses(policy)} witnesses conspire with the log to show you a history of your own.",
+        "The directory's word for the standing of nodes; anybody with a token can recompute it from the log.",
+        "The prices behind the rate card's hash, which the order names: the card itself was not read here.",
+        *(
+            []
+            if wanted.model_text is not None
+            else ["The node's word for the prompt's tokens and the answer's text, until an audit."]
+        ),
+        "That the node computes what it signs, until an audit: receipts are checked by a sample.",
+    ]
+
+
+def _witnesses(policy: ClientPolicy) -> int:
+    return len({key.partition("+")[0] for key in policy.log.witnesses})
+
+
+def _seen(node: NodeEntry) -> int:
+    return min(node.witnessed.times.values())
+
+
+def _accepted_age(policy: ClientPolicy, node: NodeEntry) -> int:
+    direct = node.source == AUDIT_SERVER
+    return policy.max_checkpoint_age_s if direct else policy.max_listing_age_s

@@ -1,0 +1,101 @@
+"""`counterfoil infer --explain`: what was checked, and what is trusted, before anything leaves the machine."""
+
+import json
+
+from execution_layer.client.explain import explain
+from execution_layer.commands.explaining import as_tree
+from shared.codec.moment import now_ms
+from tests.execution_layer.commands.test_client import Shell
+
+PROMPT = "a prompt that nobody else reads"
+
+
+def words(text):
+    """Return a tree's text without branches and line breaks."""
+    return " ".join(text.translate({ord(c): " " for c in "│├└─"}).split())
+
+
+async def test_people_read_on_standard_error_what_was_checked_and_the_answer_follows(world, capsys):
+    async with world.node() as node:
+        commands = Shell(world, capsys)
+        code, out, err = await commands.infer(PROMPT, "--max-tokens", "3", "--explain")
+    assert code == 0
+    assert out.startswith("w")
+    bundle = node.ring.current()
+    text = words(err)
+    for part in (
+        "Before the prompt leaves this machine",
+        f"node honest/node-1 at {bundle.bundle.endpoint}, listed by the audit server",
+        "custodians: any 1 of 1 can open it, fewer cannot; audit policy: sampled",
+        "standing new; the policy demands watched",
+        "Who can read it",
+        "The node honest/node-1: it reads it, and whoever controls its machine.",
+        "Any 1 of the 1 custodians (c1) together, without the log knowing; fewer learn nothing.",
+        "What remains trusted",
+        "The node's word for the prompt's tokens and the answer's text, until an audit.",
+        "That no 1 of 1 witnesses conspire with the log to show you a history of your own.",
+        f"key bundle {bundle.entry.hex()}, valid until",
+        f"signed with the operator's key {world.operator('honest')[0].public_hex[:16]}…, which your policy pins",
+        "in log.test/fake; witnessed by witness.test/one 20",
+        "s ago; the policy accepts 900 s",
+        "none of these is among the 0 known here; newer than",
+        "c1: key ",
+        "output tokens are paid for",
+        f"honest: rate card {world.cards['honest'].hex()}, which your policy accepts",
+        "numeric profile 0707",
+        "device fake",
+    ):
+        assert part in text
+    assert PROMPT not in err
+
+
+async def test_a_dry_run_sends_nothing_and_uses_no_number(world, capsys):
+    async with world.node() as node:
+        commands = Shell(world, capsys)
+        code, out, err = await commands.infer(PROMPT, "--dry-run")
+        assert code == 0
+        assert "Nothing was sent." in err
+        assert out == ""
+        code, out, _ = await commands.infer(PROMPT, "--dry-run", "--json")
+        facts = json.loads(out)
+        assert facts["sent"] is False
+        (told,) = facts["explained"]["checked"]["nodes"]
+        assert told["name"] == "honest/node-1"
+        assert told["key_bundle"] == node.ring.current().entry.hex()
+        assert told["log"]["index"] < told["log"]["size"]
+        assert PROMPT not in out
+        code, out, _ = await commands.infer(PROMPT, "--max-tokens", "2", "--explain", "--json")
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert first["sent"] is True
+    assert second["number"] == 0
+
+
+async def test_what_was_kept_and_who_did_not_answer_is_said(world):
+    async with world.node(), world.client() as client:
+        await client.nodes()
+        world.audit.away = True
+        client._directory._known.clear()
+        (node,) = await client.nodes()
+        wanted = client._wanted(None, None, {"prompt": PROMPT})
+        facts = explain(client._policy, [node, node], wanted, 3, now_ms())
+    assert facts["checked"]["nodes"][0]["log"]["accepted_age_s"] == 3600
+    assert facts["checked"]["revocations"]["known"] == 3
+    assert "The audit server did not answer. The key bundles are those kept" in facts["trusted"][1]
+    assert "each of them reads it" in facts["readers"][0]
+
+
+def test_a_name_steers_no_terminal_and_is_no_markup():
+    node = {
+        "name": "[red]x[/red]\x1b[2J", "endpoint": "e", "key_bundle": "0", "valid_until": "t", "operator_key": "k",
+        "listed_by": "s", "standing": "new", "demanded_standing": "new", "numeric_profile": "0", "profile": {},
+        "log": {"origin": "o", "index": 0, "size": 1, "witnesses": {}, "age_s": 1, "accepted_age_s": 2},
+    }  # fmt: skip
+    checked = {
+        "nodes": [node], "revocations": {"known": 0, "unknown_since": "t"}, "model_root": "0",
+        "custodians": {"threshold": 1, "of": 1, "pinned_keys": {}, "audit": "never"},
+        "price": {"rate_cards": {}, "max_input_tokens": 1, "max_output_tokens": 1, "counted_here": True},
+    }  # fmt: skip
+    tree = as_tree({"checked": checked, "readers": [], "trusted": []})
+    label = tree.children[0].children[0].label
+    assert "[red]x" in label.plain
+    assert "\x1b" not in label.plain
