@@ -5,9 +5,10 @@ does, from what the archive has kept. Whoever lists a key bundle, the same check
 
 A key bundle counts if (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
 policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent with what was shown before, (3) it
-is live now, (4) no revocation by its operator is known that is also in the log, and (5) its node stands as well as the policy
-demands. For (5) the directory's word is taken: it can keep a client from a node, and does nothing for one. Its other
-unsigned claims, such as the listing's own `revoked`, are believed in neither direction. A listing can omit a new revocation:
+is live now, (4) no revocation by its operator is known that is also in the log, (5) its node stands as well as the policy
+demands, and (6) its evidence, if it carries any, affirms what the policy demands. For (5) the directory's word is taken: it
+can keep a client from a node, and does nothing for one. Its other unsigned claims, such as the listing's own `revoked`, are
+believed in neither direction. A listing can omit a new revocation:
 to learn of it at once, follow the public statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror
 shows what the others omit.
 """
@@ -24,6 +25,7 @@ from typing import Final
 import grpc
 
 from execution_layer.client.archive import Archive
+from execution_layer.client.attesting import Attesting
 from execution_layer.client.log_memory import AUDIT_SERVER, NO_ANSWER, LogMemory, check_age
 from execution_layer.client.mirrors import Listing, Mirror, ask_all
 from execution_layer.client.policy import ClientPolicy
@@ -35,6 +37,7 @@ from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.keys import KeyBundle, Revocation, stale_bundle
 from shared.translog.policy import LogPolicy, Witnessed
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
+from shared.verification.attestation import Claim
 from shared.verification.standing import Standing
 
 _log = logging.getLogger(__name__)
@@ -62,6 +65,8 @@ class NodeEntry:
     """As the directory says."""
     source: str = AUDIT_SERVER
     """Who listed it; for people."""
+    claims: tuple[Claim, ...] = ()
+    """What the key bundle's evidence shows."""
 
     @property
     def name(self) -> str:
@@ -156,6 +161,7 @@ class Directory:
     ) -> None:
         self._policy = policy
         self._log = policy.log.policy()
+        self._attesting = Attesting(policy.attestation)
         self._archive = archive
         self._memory = memory
         self._mirrors = mirrors
@@ -242,7 +248,9 @@ class Directory:
     ) -> list[NodeEntry]:
         """Return the listing's usable nodes, and keep their key bundles; the errors of `nodes`."""
         called = "the directory" if source == AUDIT_SERVER else source
-        nodes, refused = self._check(listing.bundles[:MAX_BUNDLES], model_root, source, max_age_s)
+        nodes, refused = await self._check(
+            listing.bundles[:MAX_BUNDLES], model_root, source, max_age_s
+        )
         self.refused = [error.detail for error in refused]
         if not nodes:
             reasons = "; ".join(error.detail for error in refused[:5])
@@ -299,7 +307,7 @@ class Directory:
             with contextlib.suppress(CounterfoilError):
                 item.standing = known.get(parse_statement(item.statement).subject, "")
 
-    def _check(
+    async def _check(
         self,
         listed: Sequence[audit_pb2.KeyBundleEntry],
         model_root: bytes,
@@ -311,9 +319,9 @@ class Directory:
         for item in listed:
             try:
                 node = check_bundle(item, self._policy, self._log, now_ms(), revoked, max_age_s)
+                if model_root in node.bundle.model_roots:
+                    claims = await self._attesting.check(node.bundle, now_ms())  # (6)
+                    nodes.append(replace(node, source=source, claims=claims))
             except CounterfoilError as error:
                 refused.append(error)
-                continue
-            if model_root in node.bundle.model_roots:
-                nodes.append(replace(node, source=source))
         return newest(nodes), refused

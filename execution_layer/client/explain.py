@@ -60,6 +60,10 @@ def _node(policy: ClientPolicy, node: NodeEntry, now: int) -> dict[str, Any]:
         "demanded_standing": policy.min_standing.value,
         "numeric_profile": bundle.numeric_profile.hex(),
         "profile": dict(bundle.profile),
+        "attestation": [
+            {"name": claim.name, "value": claim.value.value, "source": claim.source}
+            for claim in node.claims
+        ],
     }
 
 
@@ -101,6 +105,7 @@ def _readers(policy: ClientPolicy, nodes: Sequence[NodeEntry]) -> list[str]:
 def _trusted(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> list[str]:
     without_server = any(node.source != AUDIT_SERVER for node in nodes)
     kept = any(node.source == KEPT for node in nodes)
+    unattested = [node.name for node in nodes if not node.claims]
     seen = to_rfc3339(1000 * min(_seen(node) for node in nodes))
     return [
         "That the operators' keys in your policy are the operators', and that the nodes' keys are only on their machines.",
@@ -114,6 +119,13 @@ def _trusted(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -
             []
             if wanted.model_text is not None
             else ["The node's word for the prompt's tokens and the answer's text, until an audit."]
+        ),
+        *(
+            [
+                f"That nobody else is on the machine of {', '.join(unattested)}: there is no attestation of it."
+            ]
+            if unattested
+            else ["What the verifiers of attestation claim, within what their sources can know."]
         ),
         "That the node computes what it signs, until an audit: receipts are checked by a sample.",
     ]

@@ -62,6 +62,16 @@ class Log(Settings):
         return LogPolicy.from_vkeys(logs=self.keys, witnesses=self.witnesses, threshold=self.quorum)
 
 
+class AttestationPolicy(Settings):
+    """What a client demands of the evidence that nodes' key bundles carry (docs/protocol.md, 2.4)."""
+
+    require: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    """Claims that must be affirmed, by a verifier that is installed, for a node to be used; with any of them, also that the
+    evidence is about these keys (`bound`) and counts now (`fresh`)."""
+    development: bool = False
+    """Whether nodes with a development attester's evidence, which proves nothing, are used. Only for tests."""
+
+
 class ClientPolicy(Settings):
     """A tenant's client: identity, pins, archive."""
 
@@ -123,6 +133,7 @@ class ClientPolicy(Settings):
     """Entries of each operator's accepted rate cards; orders name the first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
     log: Log
+    attestation: AttestationPolicy = AttestationPolicy()
 
     @field_validator("mirrors")
     @classmethod

@@ -20,6 +20,7 @@ from shared.runtime.keys import (
 CONFIG = "client.toml"
 FACTS = frozenset(
     {
+        "attestation",
         "audit_target",
         "ca_file",
         "max_listing_age_s",

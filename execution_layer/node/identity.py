@@ -8,8 +8,8 @@ when its operator has revoked it, and at once when somebody asks for it (`reques
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,9 @@ from shared.runtime.keys import (
     write_private,
 )
 from shared.statements.cose import open_as, sign
-from shared.statements.keys import HOUR_MS, KeyBundle
+from shared.statements.keys import HOUR_MS, Attestation, KeyBundle
+from shared.verification.attestation import report_data
+from shared.verification.development_attestation import FORMAT, attest
 
 LIFE_MS: Final = 24 * HOUR_MS
 OVERLAP_MS: Final = HOUR_MS
@@ -75,6 +77,16 @@ class NodeFacts:
         return names == own and self.compute_as(bundle)
 
 
+Attest = Callable[[KeyBundle], Attestation]
+"""Returns evidence about a key bundle's keys."""
+
+
+def development_attestation(bundle: KeyBundle) -> Attestation:
+    """Return evidence that proves nothing, for as long as the key bundle lives."""
+    evidence = attest(report_data(bundle), bundle.not_before, bundle.not_after)
+    return Attestation(FORMAT, evidence)
+
+
 @dataclass(slots=True)
 class BundleKeys:
     """One key bundle with the private key that opens what is sealed for it."""
@@ -90,7 +102,11 @@ class BundleKeys:
 class KeyRing:
     """The node's keys. `renew` is called at start and from time to time; the other methods mostly look up."""
 
-    def __init__(self, folder: Path, operator_key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self, folder: Path, operator_key: Ed25519PrivateKey, attest: Attest | None = None
+    ) -> None:
+        """`attest` gives each key bundle its evidence."""
+        self._attest = attest
         self._folder = private_folder(folder)
         self._operator_key = operator_key
         self.signing_key = load_or_create_ed25519(folder / "signing.pem")
@@ -178,6 +194,8 @@ class KeyRing:
             endpoint=facts.endpoint,
             evidence=facts.evidence,
         )
+        if self._attest is not None:
+            bundle = replace(bundle, attestation=self._attest(bundle))
         statement = sign(bundle, key=self._operator_key, issuer=facts.operator)
         _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))
         # The key is written first: a key bundle without its key must never be published.

@@ -16,7 +16,7 @@ from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.health import Health, Watch
-from execution_layer.node.identity import KeyRing, NodeFacts
+from execution_layer.node.identity import KeyRing, NodeFacts, development_attestation
 from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
@@ -74,7 +74,8 @@ class Node:
             settings.rate_card_file, public_bytes(operator_key)
         )
         self._card_entry = card_entry
-        self.ring = KeyRing(settings.keys, operator_key)
+        attest = development_attestation if settings.attestation else None
+        self.ring = KeyRing(settings.keys, operator_key, attest)
         self.store = NodeStore(settings.spool, self.ring.storage_key)
         self.spool = Spool(self.store.journal)
         self.load = Load(settings.quotas)

@@ -85,6 +85,9 @@ class NodeSettings(Settings):
     """Folder of the node's own keys and key bundles."""
     operator_key_file: Path
     """The operator's identity key: it signs key bundles."""
+    attestation: Literal["development"] | None = None
+    """What attests the node's keys in its key bundles: `development` makes evidence that proves nothing, for tests; clients
+    refuse it unless their policy says otherwise."""
     tenants_file: Path
     """Public keys of the tenants; reloaded when it changes."""
     rate_card_file: Path

@@ -8,13 +8,21 @@ from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key
 from shared.statements.rules import Count, Either, Octets, Text, Whole, refuse
-from shared.statements.schema import Bytes32, Line, Ms, Name, Statement
+from shared.statements.schema import Bytes32, Line, Ms, Name, Record, Statement
 
 HOUR_MS = 3_600_000
 MAX_LIFE_MS = 25 * HOUR_MS
 """HPKE keys live at most 24 hours, and overlap their successors by one hour."""
 
 _PROFILE_VALUE = Either({str: Text(512), int: Whole(2**63 - 1)})
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation(Record):
+    """Evidence in a format that a verifier knows; everybody can read it in the log."""
+
+    format: Name
+    evidence: Annotated[bytes, Octets(32_768, 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class KeyBundle(Statement):
     endpoint: Line
     evidence: Line | None = None
     """Where audit workers ask for evidence, host:port; at `endpoint` if absent."""
+    attestation: Attestation | None = None
+    """Evidence about where the keys live; without it, nothing is claimed."""
 
     @property
     def subject(self) -> str:
