@@ -41,7 +41,7 @@ from execution_layer.client.proofs import ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.reopening import reopened
 from execution_layer.client.tag_key import Tagger
-from execution_layer.client.views import read_view
+from execution_layer.client.views import compare_view
 from execution_layer.client.wanted import OnRetry, OnText, Terms, Wanted
 from shared.codec.ids import parse_hex32
 from shared.envelope.body import Audit, AuditPolicy
@@ -229,13 +229,7 @@ class AsyncCounterfoilClient:
 
     async def compare_view(self, file: Path) -> dict[str, int]:
         """Compare another client's exported view with ours; FORK, with the evidence kept, if we were shown two histories."""
-        others = read_view(file, self._log)
-        origin = others[0].checkpoint.origin
-        kept = self.archive.largest_checkpoint(origin)
-        largest = max(seen.checkpoint.size for seen in others)
-        common = await self._memory().compare(others)
-        sizes = (largest, kept.size if kept is not None else largest)
-        return {"common": common, "smaller": min(sizes), "larger": max(sizes)}
+        return await compare_view(file, self._memory(), self.archive, self._log)
 
     async def resume(
         self,

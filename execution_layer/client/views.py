@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from execution_layer.client.log_memory import LogMemory
 from execution_layer.client.log_records import LogRecords, Suspect
 from shared.codec.moment import to_rfc3339
 from shared.codec.strict_json import strict_json
@@ -53,6 +54,18 @@ def read_view(path: Path, policy: LogPolicy) -> list[Witnessed]:
     if not all(isinstance(note, str) and len(note) <= MAX_NOTE_BYTES for note in notes):
         raise _malformed(path)
     return [verify_witnessed(note, policy) for note in notes]
+
+
+async def compare_view(
+    file: Path, memory: LogMemory, archive: LogRecords, policy: LogPolicy
+) -> dict[str, int]:
+    """Hold another client's view against ours; return how many sizes both have, and the two largest. FORK, or UNAVAILABLE."""
+    others = read_view(file, policy)
+    largest = max(seen.checkpoint.size for seen in others)
+    kept = archive.largest_checkpoint(others[0].checkpoint.origin)
+    common = await memory.compare(others)
+    sizes = (largest, largest if kept is None else kept.size)
+    return {"common": common, "smaller": min(sizes), "larger": max(sizes)}
 
 
 def encode_evidence(suspects: Sequence[Suspect], policy: LogPolicy) -> bytes:
