@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_layer.api.tokens import Access, Role, Tokens
-from audit_layer.trail.models import ReceiptRow, StatementRow
+from audit_layer.trail.models import ReceiptRow, RefusalRow, StatementRow
 from audit_layer.trail.service import Trail
 from shared.codec.moment import to_rfc3339
 from shared.parties.permissions import AUDIT_HTTP
@@ -117,17 +117,19 @@ def may_see(access: Access, row: StatementRow, trail: Trail) -> bool:
         return row.subject.startswith("operator/") or row.subject == own
     if row.type in {"tenant-seal", "erasure", "period-seal"}:  # they reveal business volume
         return access.role is Role.TENANT and row.subject == access.scope
-    receipt = _receipt_of(row, trail)
-    if receipt is None:
+    about = _indexed(row, trail)
+    if about is None:
         return False
     if access.role is Role.OPERATOR:
-        return row.type in {"receipt", "verdict"} and receipt.operator == access.scope
-    return access.role is Role.TENANT and receipt.tenant == access.scope
+        return row.type in {"receipt", "refusal", "verdict"} and about.operator == access.scope
+    return access.role is Role.TENANT and about.tenant == access.scope
 
 
-def _receipt_of(row: StatementRow, trail: Trail) -> ReceiptRow | None:
-    """Return the receipt that a statement is, or is about."""
+def _indexed(row: StatementRow, trail: Trail) -> ReceiptRow | RefusalRow | None:
+    """Return the receipt that a statement is, or is about, or the refusal that it is."""
     if row.type == "receipt":
         return trail.receipt_row(row.entry)
+    if row.type == "refusal":
+        return trail.refusal_row(row.entry)
     named = parse_statement(row.raw).payload.get("receipt")
     return trail.receipt_row(named) if isinstance(named, bytes) else None

@@ -12,6 +12,7 @@ from audit_layer.api.schemas import (
     FindingView,
     Page,
     ReceiptView,
+    RefusalView,
     StatementSummary,
     StatementView,
     StatusView,
@@ -85,6 +86,7 @@ def query_router(parts: Parts) -> APIRouter:
     for add in (
         _add_receipts,
         _add_statements,
+        _add_refusals,
         _add_verdicts,
         _add_account,
         _add_standings,
@@ -132,6 +134,27 @@ def _add_statements(router: APIRouter, parts: Parts) -> None:
         if row is None or not may_see(access, row, parts.trail):
             raise CounterfoilError(Code.NOT_FOUND, "there is no such statement")
         return StatementView.with_proof(row, parts.proofs.tlog_proof_or_none(row.entry))
+
+
+def _add_refusals(router: APIRouter, parts: Parts) -> None:
+    @router.get("/refusals")
+    def refusals(
+        access: Caller,
+        page: Paged,
+        tenant: NameQuery = None,
+        operator: NameQuery = None,
+        node: NodeQuery = None,
+    ) -> Page[RefusalView]:
+        """Attempts that nodes did not accept, by tenant, operator and node: they close their order numbers."""
+        operator, node = _node(operator, node)
+        rows = parts.trail.refusals(
+            tenant=own_tenant(access, tenant),
+            operator=own_operator(access, operator),
+            node=node,
+            page=page,
+        )
+        views = [RefusalView.of(row) for row in rows]
+        return Page[RefusalView].of(views, [row.log_index for row in rows], page.limit)
 
 
 def _add_verdicts(router: APIRouter, parts: Parts) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from audit_layer.trail.models import FindingRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import FindingRow, ReceiptRow, RefusalRow, StatementRow, VerdictRow
 from shared.statements.cose import parse_statement
 
 T = TypeVar("T")
@@ -61,6 +61,30 @@ class ReceiptView(View):
 
     @classmethod
     def of(cls, row: ReceiptRow) -> Self:
+        """Translate a row."""
+        return cls(
+            order=row.order_entry.hex(),
+            **{name: _plain(getattr(row, name)) for name in cls.model_fields if name != "order"},
+        )
+
+
+class RefusalView(View):
+    """One refusal: an attempt that its node did not accept."""
+
+    entry: str
+    log_index: int
+    order: str
+    bundle: str
+    tenant: str
+    number: int
+    attempt: int
+    operator: str
+    node: str
+    reason: str
+    at: int
+
+    @classmethod
+    def of(cls, row: RefusalRow) -> Self:
         """Translate a row."""
         return cls(
             order=row.order_entry.hex(),

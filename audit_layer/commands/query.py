@@ -85,6 +85,18 @@ def receipts(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) 
     show_page("Receipts", columns, page, as_json)
 
 
+@click.command("refusals")
+@click.option("--tenant")
+@click.option("--operator")
+@click.option("--node", help="Its name, or operator/node as tables show it.")
+@paged
+@asking
+def refusals(url: str, token_file: Path, ca: Path, as_json: bool, **query: Any) -> None:
+    """Show attempts that nodes refused with a signature, and for what; they close their order numbers."""
+    columns = ("log_index", "tenant", "number", "attempt", "operator", "node", "reason", "at")
+    show_page("Refusals", columns, ask(url, token_file, ca, "/v1/refusals", **query), as_json)
+
+
 @click.command("verdicts")
 @click.option("--tenant")
 @click.option("--operator")
@@ -316,4 +328,4 @@ def show_page(title: str, columns: tuple[str, ...], page: dict[str, Any], as_jso
         click.echo(for_terminal(f"More: --after {page['next']}"), err=True)
 
 
-QUERIES: Final = (receipts, verdicts, statement, epochs, explain, standing)
+QUERIES: Final = (receipts, refusals, verdicts, statement, epochs, explain, standing)

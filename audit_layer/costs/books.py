@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from audit_layer.costs.ledger.posting import Journal, Posting, post_all
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import Periods
-from audit_layer.trail.models import VerdictRow
+from audit_layer.trail.models import RefusalRow, VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.moment import day_of, now_ms
 from shared.codec.money import exact_sum
@@ -85,8 +85,10 @@ def settle(db: Session, requests: Collection[Request]) -> int:
         verdicts = select(VerdictRow).join(
             RatedReceiptRow, RatedReceiptRow.receipt == VerdictRow.receipt
         )
+        refused = refusals_of(db, [row.order_entry for row in rows.values()])
         wanted = standings(
-            map(claim_of, rows.values()), map(opinion_of, db.scalars(verdicts.where(these)))
+            (claim_of(row, refused.get(row.order_entry)) for row in rows.values()),
+            map(opinion_of, db.scalars(verdicts.where(these))),
         )
         present = {row.receipt: row for row in db.scalars(_corrections().where(these))}
         changes = [
@@ -104,8 +106,15 @@ def card_of(row: RateCardRow) -> RateCard:
     return read_as(RateCard, row.statement)
 
 
-def claim_of(row: RatedReceiptRow) -> Claim:
-    """Return a rated receipt in the rule's terms."""
+def refusals_of(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return, of these orders, those that were refused, each with the entry of its refusal."""
+    query = select(RefusalRow.order_entry, RefusalRow.entry)
+    found = db.execute(query.where(RefusalRow.order_entry.in_(orders)))
+    return {row.order_entry: row.entry for row in found}
+
+
+def claim_of(row: RatedReceiptRow, refused: bytes | None = None) -> Claim:
+    """Return a rated receipt in the rule's terms, given the refusal of its order if there is one."""
     return Claim(
         receipt=row.receipt,
         log_index=row.log_index,
@@ -115,6 +124,7 @@ def claim_of(row: RatedReceiptRow) -> Claim:
         attempt=row.attempt,
         complete=row.complete,
         unbillable=row.reason,
+        refused=refused,
     )
 
 

@@ -13,7 +13,7 @@ from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_i
 from audit_layer.costs.check_ledger import check_ledger
 from audit_layer.costs.check_periods import check_periods
 from audit_layer.costs.models import JournalRow, PostingRow, RatedReceiptRow
-from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import OrderRow, ReceiptRow, RefusalRow, StatementRow, VerdictRow
 from audit_layer.trail.standings import opinion_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import CounterfoilError
@@ -118,6 +118,8 @@ def _booked(reason: str | None) -> str:
 def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> Iterator[str]:
     """Compare what the books pay with the rule applied to all receipts and verdicts at once."""
     verdicts = db.scalars(select(VerdictRow).where(VerdictRow.outcome != Outcome.PASS.value))
+    every = db.execute(select(RefusalRow.order_entry, RefusalRow.entry))
+    refusals = {row.order_entry: row.entry for row in every}
     claims = [
         Claim(
             receipt=receipt.entry,
@@ -128,6 +130,7 @@ def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> 
             attempt=receipt.attempt,
             complete=receipt.finish in COMPLETE,
             unbillable=None if row.reason == ANSWERED else row.reason,
+            refused=refusals.get(receipt.order_entry),
         )
         for row, receipt in rated
     ]

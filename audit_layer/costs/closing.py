@@ -47,6 +47,8 @@ _UNBOOKED: Final = text(
     " AND log_index > (SELECT coalesce(max(log_index), -1) FROM costs_rated_receipts))"
     " OR EXISTS (SELECT FROM trail_verdicts WHERE outcome <> 'PASS' AND log_index < :size"
     " AND log_index > (SELECT coalesce(max(log_index), -1) FROM costs_heeded_verdicts))"
+    " OR EXISTS (SELECT FROM trail_refusals WHERE log_index < :size"
+    " AND log_index > (SELECT coalesce(max(log_index), -1) FROM costs_heeded_refusals))"
 )
 STEPS: Final = {
     OPEN: (SOFT_CLOSED,),

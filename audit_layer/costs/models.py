@@ -299,6 +299,16 @@ class HeededVerdictRow(Base):
     log_index: Mapped[Count] = mapped_column(unique=True)
 
 
+class HeededRefusalRow(Base):
+    """A refusal that the books have taken into account."""
+
+    __tablename__ = "costs_heeded_refusals"
+    __table_args__ = (bytes_check("refusal", 32), KEPT_BY_WORKER)
+
+    refusal: Mapped[Hash32] = mapped_column(primary_key=True)
+    log_index: Mapped[Count] = mapped_column(unique=True)
+
+
 class PostingRow(Base):
     """One side of a journal: debits are positive, credits negative."""
 

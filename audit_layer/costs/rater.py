@@ -14,12 +14,24 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.books import COLUMNS, Usage, settle
 from audit_layer.costs.by_itself import ERASED, NO_ORDER, Card, cards_in_books, rated_by_itself
-from audit_layer.costs.models import HeededVerdictRow, RateCardRow, RatedReceiptRow
+from audit_layer.costs.models import (
+    HeededRefusalRow,
+    HeededVerdictRow,
+    RateCardRow,
+    RatedReceiptRow,
+)
 from audit_layer.costs.periods import Periods
 from audit_layer.costs.rating import Scaled, rate_amount
 from audit_layer.storage.copying import copy_tuples
 from audit_layer.trail.at_rest import DAY_MS
-from audit_layer.trail.models import DataKeyRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import (
+    DataKeyRow,
+    OrderRow,
+    ReceiptRow,
+    RefusalRow,
+    StatementRow,
+    VerdictRow,
+)
 from shared.codec.moment import now_ms
 from shared.codec.money import exact_sum
 from shared.runtime.faults import fault_point
@@ -45,9 +57,10 @@ SELECT DISTINCT fresh.tenant, fresh.number FROM costs_rated_receipts fresh
  WHERE fresh.log_index BETWEEN :first AND :last
    AND (EXISTS (SELECT FROM costs_rated_receipts o WHERE o.tenant = fresh.tenant AND o.number = fresh.number
                  AND o.receipt <> fresh.receipt)
+     OR EXISTS (SELECT FROM trail_refusals f WHERE f.order_entry = fresh.order_entry)
      OR EXISTS (SELECT FROM trail_verdicts v WHERE v.receipt = fresh.receipt AND v.outcome <> :passed))
 """)
-"""Requests of new receipts that something else has a say in: another receipt, or a verdict other than PASS."""
+"""Requests of new receipts that something else has a say in: another receipt, a refusal, or a verdict other than PASS."""
 _DAY, _AMOUNT, _CURRENCY, _PERIOD = (
     COLUMNS.index(name) for name in ("day", "amount", "currency", "period")
 )
@@ -123,8 +136,30 @@ def rate_new(db: Session, limit: int) -> int:
 
 
 def heed_new(db: Session, limit: int) -> int:
-    """Take verdicts other than PASS into account, oldest first; return how many."""
+    """Take verdicts other than PASS, and refusals, into account, oldest first; return how many."""
     alone(db)
+    return _heed_verdicts(db, limit) + _heed_refusals(db, limit)
+
+
+def _heed_refusals(db: Session, limit: int) -> int:
+    highest = select(func.coalesce(func.max(HeededRefusalRow.log_index), -1)).scalar_subquery()
+    refusals = db.scalars(
+        select(RefusalRow)
+        .where(RefusalRow.log_index > highest)
+        .order_by(RefusalRow.log_index)
+        .limit(limit)
+    ).all()
+    db.add_all(HeededRefusalRow(refusal=row.entry, log_index=row.log_index) for row in refusals)
+    answered = db.execute(
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
+        .where(ReceiptRow.order_entry.in_([row.order_entry for row in refusals]))
+    )
+    settle(db, {(tenant, number) for tenant, number in answered})
+    return len(refusals)
+
+
+def _heed_verdicts(db: Session, limit: int) -> int:
     highest = select(func.coalesce(func.max(HeededVerdictRow.log_index), -1)).scalar_subquery()
     verdicts = db.scalars(
         select(VerdictRow)
@@ -144,14 +179,21 @@ def heed_new(db: Session, limit: int) -> int:
 
 
 def settle_all(db: Session) -> int:
-    """Settle every request that has several receipts, whatever was done before; return how many receipts changed."""
+    """Settle every request that has several receipts, or a refused order, whatever was done before; return how many receipts
+    changed.
+    """
     alone(db)
     several = db.execute(
         select(RatedReceiptRow.tenant, RatedReceiptRow.number)
         .group_by(RatedReceiptRow.tenant, RatedReceiptRow.number)
         .having(func.count() > 1)
     )
-    return settle(db, {(tenant, number) for tenant, number in several})
+    refused = db.execute(
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
+        .join(RefusalRow, RefusalRow.order_entry == ReceiptRow.order_entry)
+    )
+    return settle(db, {(tenant, number) for rows in (several, refused) for tenant, number in rows})
 
 
 def alone(db: Session) -> None:

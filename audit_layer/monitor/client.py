@@ -94,6 +94,10 @@ class ApiClient:
         """Return the token's receipts that follow an index."""
         return await self._page("v1/receipts", after, raw=False)
 
+    async def refusals(self, after: int) -> Page:
+        """Return refusals of the token's orders that follow an index."""
+        return await self._page("v1/refusals", after, raw=False)
+
     async def disclosures(self, after: int) -> Page:
         """Return disclosures of the token's receipts that follow an index."""
         return await self._page("v1/disclosures", after, raw=False)

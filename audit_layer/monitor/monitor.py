@@ -134,7 +134,9 @@ class Monitor:
         start = await self._store.start(held.checkpoint.size if self._rules.from_now else 0)
         await self._attempt(self._public_or_none(held, start))
         streams: Sequence[Stream] = (
-            (self._tenant.receipts, self._tenant.disclosures) if self._tenant else ()
+            (self._tenant.refusals, self._tenant.receipts, self._tenant.disclosures)
+            if self._tenant
+            else ()
         )
         for stream in streams:
             await self._attempt(stream(held, start))

@@ -1,6 +1,6 @@
-"""Which of a tenant's order numbers 0, 1, 2, … have no receipt yet, as ranges. Pure.
+"""Which of a tenant's order numbers 0, 1, 2, … have neither receipt nor refusal yet, as ranges. Pure.
 
-A number counts as present when any attempt at it has a receipt: a retry keeps the number.
+A number counts as present when any attempt at it has one: a retry keeps the number.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from audit_layer.monitor.findings import Finding, Kind
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The numbers first … last without a receipt, and when (POSIX seconds) this was first seen."""
+    """The numbers first … last without a receipt or refusal, and when (POSIX seconds) this was first seen."""
 
     first: int
     last: int
@@ -25,7 +25,7 @@ class Numbers:
     gaps: tuple[Gap, ...] = ()
 
     def with_number(self, number: int, now_s: int) -> "Numbers":
-        """Return what is known once a receipt for `number` is in the log."""
+        """Return what is known once a receipt or refusal for `number` is in the log."""
         if number >= self.end:
             opened = (Gap(self.end, number - 1, now_s),) if number > self.end else ()
             return Numbers(number + 1, self.gaps + opened)
@@ -46,7 +46,7 @@ class Numbers:
             Finding(
                 Kind.ORDER_GAP,
                 f"{tenant}:{gap.first}-{gap.last}",
-                f"{_named(gap)} of tenant {tenant} without a receipt in the log"
+                f"{_named(gap)} of tenant {tenant} without a receipt or refusal in the log"
                 f" for {now_s - gap.since} s",
             )
             for gap in self.gaps

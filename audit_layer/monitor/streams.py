@@ -30,12 +30,14 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import DISCLOSURE_TYPES
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.published import FetchTile, OnDemand
 from shared.verification.identities import Logged
 
 PUBLIC: Final = "public"
 RECEIPTS: Final = "receipts"
+REFUSALS: Final = "refusals"
 DISCLOSURES: Final = "disclosures"
 
 
@@ -62,7 +64,7 @@ class _Round:
 
 
 class Streams:
-    """Public statements and, with a tenant's token, its receipts and disclosures.
+    """Public statements and, with a tenant's token, its receipts, refusals and disclosures.
 
     `found` and `tell` are awaited before a list moves on, so that a crash repeats reports rather than losing any.
     """
@@ -120,11 +122,7 @@ class Streams:
         async def check(item: Listed, page: _Round) -> None:
             statement = await self._shown(item, frozenset({Receipt.TYPE}))
             receipt = read_payload(Receipt, statement)
-            known = page.numbers.get(receipt.tenant)
-            if known is None:  # numbers begin at 0, or where watching began
-                known = Numbers(receipt.number if start else 0)
-            now_s = int(self._clock())
-            page.numbers[receipt.tenant] = known.with_number(receipt.number, now_s)
+            self._count(page, receipt.tenant, receipt.number, start)
             summary = (
                 f"receipt for order {receipt.number}.{receipt.attempt} of {receipt.tenant}"
                 f" by {statement.issuer}: {receipt.usage.input} + {receipt.usage.output} tokens"
@@ -136,6 +134,28 @@ class Streams:
             for gap in numbers.overdue(tenant, int(self._clock()), self._grace_s):
                 await self._found(gap)
         return new
+
+    async def refusals(self, verified: Verified, start: int) -> int:
+        """Check refusals of the tenant's orders, which count as their numbers' receipts do; return how many were new."""
+
+        async def check(item: Listed, page: _Round) -> None:
+            statement = await self._shown(item, frozenset({Refusal.TYPE}))
+            refusal = read_payload(Refusal, statement)
+            self._count(page, refusal.tenant, refusal.number, start)
+            summary = (
+                f"refusal of order {refusal.number}.{refusal.attempt} of {refusal.tenant}"
+                f" by {statement.issuer}: {refusal.reason.value}"
+            )
+            page.news.append(_news(REFUSALS, statement, item.index, summary))
+
+        return await self._follow(REFUSALS, self._api.refusals, check, verified, start)
+
+    def _count(self, page: _Round, tenant: str, number: int, start: int) -> None:
+        """Count an order number that has a receipt or a refusal."""
+        known = page.numbers.get(tenant)
+        if known is None:  # numbers begin at 0, or where watching began
+            known = Numbers(number if start else 0)
+        page.numbers[tenant] = known.with_number(number, int(self._clock()))
 
     async def disclosures(self, verified: Verified, start: int) -> int:
         """Check disclosures of the tenant's requests; return how many were new."""

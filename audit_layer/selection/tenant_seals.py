@@ -1,14 +1,14 @@
-"""Tenant seals (protocol §5.1): the audit authority counts every tenant's receipts, period by period.
+"""Tenant seals (protocol §5.1): the audit authority counts every tenant's receipts and refusals, period by period.
 
 A seal is stored before it is sent, like everything that the authority signs: after a crash, the same bytes are sent.
 """
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from audit_layer.disclosure.audit_client import AuditServer
@@ -16,11 +16,18 @@ from audit_layer.selection.models import SealRow
 from audit_layer.selection.settings import AuthoritySettings, SealPeriod
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.disclosures import disclosures_of
-from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
+from audit_layer.trail.models import PartyRow, ReceiptRow, RefusalRow, StatementRow
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as, sign
-from shared.statements.seals import NO_SEAL, TenantSeal, counted, entries_digest, order_numbers
+from shared.statements.seals import (
+    NO_SEAL,
+    TenantSeal,
+    counted,
+    entries_digest,
+    order_numbers,
+    refusals_of,
+)
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.notes import parse_note
 
@@ -135,10 +142,7 @@ def make_seal(
     """Return the seal of the period after the previous seal's, from the trail's receipts."""
     before = None if previous is None else read_as(TenantSeal, previous)
     sealed = 0 if before is None else before.size
-    receipts = select(ReceiptRow.entry, ReceiptRow.number).where(
-        ReceiptRow.tenant == tenant, ReceiptRow.log_index < checkpoint.size
-    )
-    receipts = receipts.order_by(ReceiptRow.log_index)
+    receipts = _below(ReceiptRow, tenant, checkpoint.size)
     began_within = (ReceiptRow.started >= period.start, ReceiptRow.started < period.end)
     began_before = (ReceiptRow.started < period.start, ReceiptRow.log_index >= sealed)
     on_time = db.execute(receipts.where(*began_within)).all()
@@ -148,6 +152,11 @@ def make_seal(
         .where(StatementRow.log_index >= sealed, StatementRow.log_index < checkpoint.size)
         .order_by(StatementRow.log_index)
     ).all()
+    due = or_(
+        and_(RefusalRow.at >= period.start, RefusalRow.at < period.end),
+        and_(RefusalRow.at < period.start, RefusalRow.log_index >= sealed),
+    )
+    refused = db.execute(_below(RefusalRow, tenant, checkpoint.size).where(due)).all()
     return TenantSeal(
         tenant=tenant,
         number=0 if before is None else before.number + 1,
@@ -163,9 +172,19 @@ def make_seal(
         late_entries=entries_digest(entry for entry, _ in late),
         orders=order_numbers(
             None if before is None else before.orders,
-            (number for _, number in (*on_time, *late)),
+            (number for _, number in (*on_time, *late, *refused)),
         ),
         disclosures=counted(disclosed),
+        refusals=refusals_of([entry for entry, _ in refused]),
+    )
+
+
+def _below(kind: Any, tenant: str, size: int) -> Select[Any]:
+    """Return the query for (entry, number) of a tenant's receipts or refusals below a log index, in its order."""
+    return (
+        select(kind.entry, kind.number)
+        .where(kind.tenant == tenant, kind.log_index < size)
+        .order_by(kind.log_index)
     )
 
 
@@ -183,12 +202,17 @@ def _start(db: Session, tenant: str, previous: bytes | None, kind: SealPeriod) -
 
 
 def _covers(db: Session, tenant: str, size: int, closing: int) -> bool:
-    """Whether all of the tenant's receipts that were recorded before `closing` (ms) are below `size`."""
-    recorded_at = db.scalar(
+    """Whether all of the tenant's receipts and refusals that were recorded before `closing` (ms) are below `size`."""
+    return all(_recorded_at(db, kind, tenant, size) >= closing for kind in (ReceiptRow, RefusalRow))
+
+
+def _recorded_at(db: Session, kind: Any, tenant: str, size: int) -> float:
+    """Return when (ms) the first of a tenant's receipts or refusals from a log index on was recorded."""
+    found = db.scalar(
         select(StatementRow.recorded_at)
-        .join(ReceiptRow, ReceiptRow.log_index == StatementRow.log_index)
-        .where(ReceiptRow.tenant == tenant, ReceiptRow.log_index >= size)
-        .order_by(ReceiptRow.log_index)
+        .join(kind, kind.log_index == StatementRow.log_index)
+        .where(kind.tenant == tenant, kind.log_index >= size)
+        .order_by(kind.log_index)
         .limit(1)
     )
-    return recorded_at is None or recorded_at >= closing
+    return float("inf") if found is None else found

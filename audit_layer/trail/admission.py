@@ -31,6 +31,7 @@ from shared.statements.orders import Order, within_order
 from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal, check_refused, refusal_domain
 from shared.statements.seals import TenantSeal, seal_domain
 from shared.statements.verdicts import Verdict
 from shared.verification.identities import END_SKEW_MS, GRACE_MS, KeyHistory, KeyLife, next_lives
@@ -89,8 +90,12 @@ def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitt
     statement = parse_statement(raw)
     if statement.type == Receipt.TYPE:
         return _admit_receipt(statement, order, lookups, now)
+    if statement.type == Refusal.TYPE:
+        return _admit_refusal(statement, order, lookups, now)
     if order:
-        raise CounterfoilError(Code.INVALID_ARGUMENT, "only a receipt comes with an order")
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "only a receipt or a refusal comes with an order"
+        )
     kind = KINDS.get(statement.type)
     if kind is None:
         raise CounterfoilError(
@@ -157,16 +162,9 @@ def _admit_receipt(
     verify_signature(statement, bundle.signing_key)
     _check_issuer(statement, bundle.issuer)
     _check_bundle_use(receipt, bundle, lookups.revoked_at(receipt.bundle), now)
-    if not order_raw:
-        raise CounterfoilError(Code.NO_ORDER, "the receipt comes without its order")
-    order_statement = parse_statement(order_raw, expected=Order.TYPE)
-    if order_statement.entry != receipt.order:
-        raise CounterfoilError(Code.NO_ORDER, "the order submitted is not the receipt's")
-    tenant, tenant_key = _orderer(order_statement, receipt.started, lookups, now)
-    order = order_statement.read(Order, new=True)
-    if tenant != order.tenant:
-        raise CounterfoilError(Code.NO_ORDER, "the order's tenant has a different key")
-    _check_issuer(order_statement, tenant)
+    order, order_statement, tenant_key = _order_of(
+        statement, receipt.order, receipt.started, order_raw, lookups, now
+    )
     for name in ("tenant", "number", "attempt", "ctx", "kc", "envelope", "bundle", "rate_card"):
         if getattr(receipt, name) != getattr(order, name):
             raise CounterfoilError(Code.NO_ORDER, f"receipt and order disagree on {name}")
@@ -183,6 +181,67 @@ def _admit_receipt(
         order_value=order,
         bundle=bundle,
     )
+
+
+def _admit_refusal(
+    statement: SignedStatement, order_raw: bytes | None, lookups: Lookups, now: int
+) -> Admitted:
+    """Admit a refusal with its order. Whether the key bundle had expired makes no difference: that may be the reason."""
+    refusal = statement.read(Refusal, new=True)
+    bundle = lookups.bundle(refusal.bundle)
+    if bundle is None:
+        raise CounterfoilError(Code.STALE_KEY, "the refusal's key bundle is not in the log")
+    verify_signature(statement, bundle.signing_key)
+    _check_issuer(statement, bundle.issuer)
+    order, order_statement, _ = _order_of(
+        statement, refusal.order, refusal.at, order_raw, lookups, now
+    )
+    check_refused(refusal, order, order_statement.entry)
+    revoked_at = lookups.revoked_at(refusal.bundle)
+    if refusal.at < bundle.not_before or (revoked_at is not None and refusal.at >= revoked_at):
+        raise CounterfoilError(
+            Code.STALE_KEY,
+            "the key bundle was not valid yet, or revoked, when the order was refused",
+        )
+    if refusal.at > now + CLOCK_SKEW_MS:
+        raise untimely(
+            Code.INVALID_ARGUMENT,
+            "the order was refused in the future, at",
+            refusal.at,
+            now,
+            remedy="Set the node's clock, or the audit server's.",
+        )
+    return Admitted(
+        statement,
+        refusal,
+        issuer=refusal_domain(refusal.order),
+        number=0,
+        order=order_statement,
+        order_value=order,
+        bundle=bundle,
+    )
+
+
+def _order_of(
+    statement: SignedStatement,
+    entry: bytes,
+    at: int,
+    order_raw: bytes | None,
+    lookups: Lookups,
+    now: int,
+) -> tuple[Order, SignedStatement, bytes]:
+    """Verify the order that a statement answers, given its entry and when (ms) that began; return it with its tenant's key."""
+    if not order_raw:
+        raise CounterfoilError(Code.NO_ORDER, f"the {statement.type} comes without its order")
+    order_statement = parse_statement(order_raw, expected=Order.TYPE)
+    if order_statement.entry != entry:
+        raise CounterfoilError(Code.NO_ORDER, f"the order submitted is not the {statement.type}'s")
+    tenant, tenant_key = _orderer(order_statement, at, lookups, now)
+    order = order_statement.read(Order, new=True)
+    if tenant != order.tenant:
+        raise CounterfoilError(Code.NO_ORDER, "the order's tenant has a different key")
+    _check_issuer(order_statement, tenant)
+    return order, order_statement, tenant_key
 
 
 def _check_bundle_use(

@@ -8,11 +8,14 @@ from shared.codec.hashing import sha256
 from shared.statements.cose import SignedStatement
 from shared.statements.keys import KeyBundle
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal
 from shared.statements.verdicts import Verdict
 
 Values = dict[str, Any]
 ANSWERED_TWICE = "order-answered-twice"
 """Kind of the finding about a second receipt for one order."""
+REFUSED_AND_ANSWERED = "order-refused-and-answered"
+"""Kind of the finding about an order that has both a refusal and a receipt."""
 
 
 def statement_values(item: Admitted, index: int, now: int, raw: bytes) -> Values:
@@ -88,6 +91,30 @@ def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundl
         "started": receipt.started,
         "ended": receipt.ended,
         "rate_card": receipt.rate_card,
+    }
+
+
+def refusal_values(item: Admitted, index: int) -> Values:
+    """Return the columns of `trail_refusals`."""
+    assert isinstance(item.value, Refusal)
+    assert item.bundle is not None
+    return refusal_columns(item.statement.entry, index, item.value, item.bundle)
+
+
+def refusal_columns(entry: bytes, index: int, refusal: Refusal, bundle: KeyBundle) -> Values:
+    """Return the columns of `trail_refusals` for a refusal under its key bundle."""
+    return {
+        "entry": entry,
+        "log_index": index,
+        "order_entry": refusal.order,
+        "bundle": refusal.bundle,
+        "tenant": refusal.tenant,
+        "number": refusal.number,
+        "attempt": refusal.attempt,
+        "operator": bundle.operator,
+        "node": bundle.node,
+        "reason": refusal.reason.value,
+        "at": refusal.at,
     }
 
 

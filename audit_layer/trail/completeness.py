@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Engine, null, select
+from sqlalchemy import ColumnElement, Engine, and_, null, or_, select
 from sqlalchemy.orm import Session
 
 from audit_layer.storage.engine import session
 from audit_layer.trail.at_rest import decrypted
-from audit_layer.trail.models import PartyRow, ReceiptRow, StatementRow
+from audit_layer.trail.models import PartyRow, ReceiptRow, RefusalRow, StatementRow
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as
@@ -30,6 +30,15 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedRefusal:
+    """A refusal that a seal counts."""
+
+    index: int
+    entry: bytes
+    statement: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SealWithReceipts:
     """A tenant seal, and the receipts that its digests cover; None if the question does not need them."""
 
@@ -38,6 +47,8 @@ class SealWithReceipts:
     seal: TenantSeal
     receipts: tuple[Listed, ...] | None
     late: tuple[Listed, ...] | None
+    refusals: tuple[ListedRefusal, ...]
+    """Those that it counts, where its receipts are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,8 @@ def holdings(
             inside = period.start <= seal.start and seal.end <= period.end
             receipts = reader.on_time(seal, statements or not inside) if covers else None
             late = reader.late(seal, before) if at >= first else None
-            found.append(SealWithReceipts(row.entry, row.raw, seal, receipts, late))
+            refusals = reader.refusals(seal, before) if covers else ()
+            found.append(SealWithReceipts(row.entry, row.raw, seal, receipts, late, refusals))
         newest = known[-1][1] if known else None
         return Holdings(tuple(found), reader.unsealed(period, newest, statements))
 
@@ -121,6 +133,22 @@ class _Reader:
         came = (ReceiptRow.log_index >= before, ReceiptRow.log_index < seal.size)
         return self._list(True, *came, ReceiptRow.started < seal.start)
 
+    def refusals(self, seal: TenantSeal, before: int) -> tuple[ListedRefusal, ...]:
+        """Return the refusals that a seal counts; `before` is the size of the seal before it."""
+        counted = or_(
+            and_(RefusalRow.at >= seal.start, RefusalRow.at < seal.end),
+            and_(RefusalRow.at < seal.start, RefusalRow.log_index >= before),
+        )
+        rows = self._db.execute(
+            select(RefusalRow.log_index, RefusalRow.entry, StatementRow.raw)
+            .join(StatementRow, StatementRow.entry == RefusalRow.entry)
+            .where(RefusalRow.tenant == self._tenant, RefusalRow.log_index < seal.size, counted)
+            .order_by(RefusalRow.log_index)
+            .limit(self._left + 1)
+        ).all()
+        self._take(len(rows))
+        return tuple(ListedRefusal(*row) for row in rows)
+
     def unsealed(
         self, period: Period, newest: TenantSeal | None, statements: bool
     ) -> tuple[Listed, ...]:
@@ -144,14 +172,17 @@ class _Reader:
             query = query.join(StatementRow, StatementRow.entry == ReceiptRow.entry)
         query = query.order_by(ReceiptRow.log_index).limit(self._left + 1)
         rows = self._db.execute(query).all()
-        self._left -= len(rows)
+        self._take(len(rows))
+        return tuple(Listed(*row[:-1], *self._readable(row[-1])) for row in rows)
+
+    def _take(self, count: int) -> None:
+        self._left -= count
         if self._left < 0:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
                 "the period has more receipts than one answer may list",
                 remedy="Ask for a shorter period.",
             )
-        return tuple(Listed(*row[:-1], *self._readable(row[-1])) for row in rows)
 
     def _readable(self, stored: bytes | None) -> tuple[bytes | None, bool]:
         """Return a statement as it was signed, if asked for and not erased, and whether it is erased."""

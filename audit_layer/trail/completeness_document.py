@@ -9,7 +9,13 @@ from sqlalchemy import Engine
 from audit_layer.log.proof_service import ProofService
 from audit_layer.trail.completeness import Listed, SealWithReceipts, authority_keys, holdings
 from shared.codec.moment import Period, now_ms
-from shared.verification.completeness import Document, ReceiptLine, SealPart, TrustPart
+from shared.verification.completeness import (
+    Document,
+    ReceiptLine,
+    RefusalLine,
+    SealPart,
+    TrustPart,
+)
 
 MAX_LISTED: Final = 2_000_000
 """Receipts in one document."""
@@ -50,6 +56,14 @@ def _seal_part(item: SealWithReceipts, proofs: ProofService) -> SealPart:
         tlog_proof=proofs.tlog_proof_or_none(item.entry),
         receipts=None if item.receipts is None else _lines(item.receipts),
         late=None if item.late is None else _lines(item.late),
+        refusals=tuple(
+            RefusalLine(
+                index=refusal.index,
+                entry=refusal.entry.hex(),
+                statement=base64.b64encode(refusal.statement).decode("ascii"),
+            )
+            for refusal in item.refusals
+        ),
     )
 
 

@@ -7,13 +7,18 @@ and name against its signatures, times against each other, within `CLOCK_SLACK_M
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select, text, union_all
 from sqlalchemy.orm import Session
 
 from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.storage.engine import session
 from audit_layer.trail.admission import KINDS
-from audit_layer.trail.columns import receipt_columns, signed_columns, verdict_columns
+from audit_layer.trail.columns import (
+    receipt_columns,
+    refusal_columns,
+    signed_columns,
+    verdict_columns,
+)
 from audit_layer.trail.fsck_erasures import check_data_keys, check_erasures
 from audit_layer.trail.fsck_findings import (
     check_answers,
@@ -25,7 +30,13 @@ from audit_layer.trail.fsck_findings import (
 )
 from audit_layer.trail.fsck_parties import Parties
 from audit_layer.trail.fsck_stored import bundle_of, opened, signed_bytes
-from audit_layer.trail.models import OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import (
+    OrderRow,
+    ReceiptRow,
+    RefusalRow,
+    StatementRow,
+    VerdictRow,
+)
 from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cancellations import verify_cancellation
@@ -38,6 +49,7 @@ from shared.statements.cose import (
 )
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Receipt
+from shared.statements.refusals import Refusal
 from shared.statements.verdicts import Verdict
 
 BOUNDS: Final = ("max_input_tokens", "max_output_tokens", "max_ms", "cost_centre")
@@ -109,6 +121,9 @@ def _statements(db: Session, parties: Parties) -> Iterator[str]:
             if statement.type == Receipt.TYPE:
                 yield from _receipt(db, where, row, statement, parties)
                 continue
+            if statement.type == Refusal.TYPE:
+                yield from _refusal(db, where, row, statement)
+                continue
             if statement.type not in KINDS:
                 yield f"{where}.raw: statements of type {statement.type!r} are not admitted"
                 continue
@@ -158,6 +173,24 @@ def _receipt(
             verify_cancellation(receipt.order, receipt.cancel, tenant_key)
 
 
+def _refusal(
+    db: Session, where: str, row: StatementRow, statement: SignedStatement
+) -> Iterator[str]:
+    refusal = statement.read(Refusal)
+    indexed, bundle = db.get(RefusalRow, row.entry), bundle_of(db, refusal.bundle)
+    if indexed is None:
+        yield f"{where}.entry: no row has it as trail_refusals.entry"
+    if bundle is None:
+        yield f"{where}.raw: its key bundle is missing"
+        return
+    verify_signature(statement, bundle.signing_key)
+    if indexed is not None:
+        expected = refusal_columns(statement.entry, row.log_index, refusal, bundle)
+        yield from _differences(_of("trail_refusals", row), indexed, expected)
+    if db.get(OrderRow, refusal.order) is None:
+        yield f"{where}.raw: its order is missing: no row has it as trail_orders.entry"
+
+
 def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> Iterator[str]:
     indexed, about = db.get(VerdictRow, row.entry), db.get(StatementRow, verdict.receipt)
     if indexed is None:
@@ -176,7 +209,12 @@ def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> It
 
 def _strays(db: Session) -> Iterator[str]:
     """Find index rows that belong to no statement."""
-    for kind, type_ in ((ReceiptRow, Receipt.TYPE), (VerdictRow, Verdict.TYPE)):
+    kinds: tuple[tuple[Any, str], ...] = (
+        (ReceiptRow, Receipt.TYPE),
+        (RefusalRow, Refusal.TYPE),
+        (VerdictRow, Verdict.TYPE),
+    )
+    for kind, type_ in kinds:
         held = select(StatementRow.entry).where(
             StatementRow.entry == kind.entry, StatementRow.type == type_
         )
@@ -185,17 +223,23 @@ def _strays(db: Session) -> Iterator[str]:
 
 
 def _orders(db: Session, parties: Parties) -> Iterator[str]:
+    came_with = union_all(
+        select(ReceiptRow.order_entry, ReceiptRow.log_index),
+        select(RefusalRow.order_entry, RefusalRow.log_index),
+    ).subquery()
     query = (
         select(OrderRow, func.min(StatementRow.recorded_at))
-        .outerjoin(ReceiptRow, ReceiptRow.order_entry == OrderRow.entry)
-        .outerjoin(StatementRow, StatementRow.entry == ReceiptRow.entry)
+        .outerjoin(came_with, came_with.c.order_entry == OrderRow.entry)
+        .outerjoin(StatementRow, StatementRow.log_index == came_with.c.log_index)
         .group_by(OrderRow.entry)
     )
     rows: Iterable[Any] = db.execute(query.execution_options(yield_per=_PAGE))
     for row, recorded_at in rows:
         where = f"trail_orders[entry={row.entry.hex()[:16]}…]"
         if recorded_at is None:
-            yield f"{where}.entry: no row has it as trail_receipts.order_entry"
+            yield (
+                f"{where}.entry: no row has it as trail_receipts.order_entry or trail_refusals.order_entry"
+            )
         try:
             raw = signed_bytes(db, row)
             if raw is None:

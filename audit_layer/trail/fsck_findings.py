@@ -6,7 +6,12 @@ from typing import Final
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from audit_layer.trail.columns import ANSWERED_TWICE, evidence_digest, finding_values
+from audit_layer.trail.columns import (
+    ANSWERED_TWICE,
+    REFUSED_AND_ANSWERED,
+    evidence_digest,
+    finding_values,
+)
 from audit_layer.trail.custodian_findings import SELF_CONTRADICTION, SHARE_MISMATCH
 from audit_layer.trail.disagreements import OPPOSITE, WORKERS_DISAGREE
 from audit_layer.trail.fsck_parties import Parties, between
@@ -28,7 +33,14 @@ from shared.statements.cose import open_as, parse_statement, verify_signature
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal
 from shared.statements.verdicts import Verdict
+
+_TYPES = {
+    ANSWERED_TWICE: (Receipt.TYPE, Receipt.TYPE),
+    REFUSED_AND_ANSWERED: (Refusal.TYPE, Receipt.TYPE),
+}
+"""Of the statements of a finding, in their order; an equivocation has two of one type."""
 
 
 def check_findings(db: Session) -> Iterator[str]:
@@ -75,7 +87,7 @@ def _contested(db: Session, where: str, row: FindingRow) -> Iterator[str]:
 
 
 def check_answers(db: Session) -> Iterator[str]:
-    """Check that every receipt whose order was already answered has a finding."""
+    """Check that every receipt whose order was already answered, or refused, has a finding."""
     rows = db.execute(
         text(
             "SELECT r.log_index, s.raw FROM (SELECT entry, log_index, row_number()"
@@ -87,6 +99,19 @@ def check_answers(db: Session) -> Iterator[str]:
         if not _told(db, ANSWERED_TWICE, raw):
             yield (
                 f"trail_receipts[log_index={index}].order_entry: the order was answered before, and no row says so"
+                " in trail_findings.kind"
+            )
+
+    rows = db.execute(
+        text(
+            "SELECT r.log_index, s.raw FROM trail_receipts r JOIN trail_refusals f USING (order_entry)"
+            " JOIN trail_statements s ON s.entry = r.entry ORDER BY r.log_index"
+        )
+    )
+    for index, raw in rows:
+        if not _told(db, REFUSED_AND_ANSWERED, raw):
+            yield (
+                f"trail_receipts[log_index={index}].order_entry: the order was refused, and no row says so"
                 " in trail_findings.kind"
             )
 
@@ -192,8 +217,8 @@ def _disagreed(db: Session, where: str, row: FindingRow) -> Iterator[str]:
 
 
 def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:
-    """Check that two receipts of one issuer have one number, or one order."""
-    receipts: list[Receipt] = []
+    """Check that two statements of one issuer are about one number, or one order."""
+    signed: list[Receipt | Refusal] = []
     for column, stored in (
         ("first_statement", row.first_statement),
         ("second_statement", row.second_statement),
@@ -202,8 +227,12 @@ def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:
             raw = opened(db, stored)
             if raw is None:
                 return  # erased since
-            receipt, statement = open_as(Receipt, raw, None)
-            bundle = bundle_of(db, receipt.bundle)
+            statement = parse_statement(raw)
+            refused = statement.type == Refusal.TYPE
+            value: Receipt | Refusal = (
+                statement.read(Refusal) if refused else statement.read(Receipt)
+            )
+            bundle = bundle_of(db, value.bundle)
             if bundle is None:
                 yield f"{where}.{column}: its key bundle is missing"
                 continue
@@ -211,20 +240,32 @@ def _convicted(db: Session, where: str, row: FindingRow) -> Iterator[str]:
         except CounterfoilError as error:
             yield f"{where}.{column}: {error.detail}"
             continue
-        if not receipts:
+        if not signed:
             held = db.get(StatementRow, statement.entry)
             if held is None:
                 yield f"{where}.first_statement: is not in the trail"
             elif not between(held.recorded_at, row.at, now_ms()):
                 yield f"{where}.at: is before its first statement, or in the future"
-        receipts.append(receipt)
+        signed.append(value)
         if statement.issuer != row.issuer:
             yield f"{where}.issuer: is not that of {column}"
-    field, what = (
-        ("order", "orders") if row.kind == ANSWERED_TWICE else ("node_sequence", "numbers")
-    )
-    if len({getattr(receipt, field) for receipt in receipts}) > 1:
-        yield f"{where}.first_statement, {where}.second_statement: have different {what}"
+    both = f"{where}.first_statement, {where}.second_statement"
+    types = [value.TYPE for value in signed]
+    expected = _TYPES.get(row.kind)
+    if len(types) == 2 and (
+        (expected is None and types[0] != types[1]) or expected not in {None, tuple(types)}
+    ):
+        yield f"{both}: are not two statements that contradict each other"
+    elif len({_about(row.kind, value) for value in signed}) > 1:
+        numbers = row.kind == "equivocation" and types[0] == Receipt.TYPE
+        yield f"{both}: have different {'numbers' if numbers else 'orders'}"
+
+
+def _about(kind: str, value: Receipt | Refusal) -> int | bytes:
+    """Return what may be signed once only, and was signed twice."""
+    if kind == "equivocation" and isinstance(value, Receipt):
+        return value.node_sequence
+    return value.order
 
 
 def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
@@ -251,7 +292,7 @@ def _gap(db: Session, where: str, row: FindingRow) -> Iterator[str]:
 
 
 def check_gaps(db: Session) -> Iterator[str]:
-    """Recompute counters and gaps from the receipts that were looked at."""
+    """Recompute counters and gaps from the receipts and refusals that were looked at."""
     mark = db.get(CounterRow, ("log", ""))
     looked_at = 0 if mark is None else mark.next
     counters = {
@@ -274,11 +315,8 @@ def check_gaps(db: Session) -> Iterator[str]:
             told is None or (told.kind, told.issuer) != ("gap", gap.issuer)
         ):
             yield f"{where}.finding: is not a finding about this gap"
-    for kind, issuer, number in (
-        (NODE, "operator || '/' || node", "node_sequence"),
-        (TENANT, "tenant", "number"),
-    ):
-        for numbering, (following, missing) in _runs(db, kind, issuer, number, looked_at).items():
+    for kind, numbers in _NUMBERS.items():
+        for numbering, (following, missing) in _runs(db, kind, numbers, looked_at).items():
             place = f"[kind={numbering[0]}, issuer={numbering[1]}]"
             if counters.pop(numbering, 0) != following:
                 yield f"trail_counters{place}.next: the receipts say {following}"
@@ -295,15 +333,28 @@ Runs = dict[tuple[str, str], tuple[int, list[tuple[int, int]]]]
 """Numbering → one more than its highest number, and the numbers missing below it."""
 
 
-def _runs(db: Session, kind: str, issuer: str, number: str, looked_at: int) -> Runs:
-    """Return what the receipts below a log index say of one kind of numbering."""
+_NUMBERS = {
+    NODE: (
+        "SELECT operator || '/' || node AS issuer, node_sequence AS number FROM trail_receipts"
+        " WHERE log_index < :looked_at"
+    ),
+    TENANT: (
+        "SELECT tenant AS issuer, number FROM trail_receipts WHERE log_index < :looked_at"
+        " UNION SELECT tenant, number FROM trail_refusals WHERE log_index < :looked_at"
+    ),
+}
+"""Kind of numbering → the numbers that receipts and refusals below a log index have in it."""
+
+
+def _runs(db: Session, kind: str, numbers: str, looked_at: int) -> Runs:
+    """Return what the receipts and refusals below a log index say of one kind of numbering."""
     rows = db.execute(
         text(
             "SELECT issuer, before + 1, number - 1, max(number) OVER (PARTITION BY issuer) + 1"  # noqa: S608  # no input
             " FROM (SELECT issuer, number, lag(number, 1, -1::bigint)"
             " OVER (PARTITION BY issuer ORDER BY number) AS before"
-            f" FROM (SELECT DISTINCT {issuer} AS issuer, {number} AS number FROM trail_receipts"
-            " WHERE log_index < :looked_at) AS numbers) AS steps ORDER BY issuer, number"
+            f" FROM (SELECT DISTINCT issuer, number FROM ({numbers}) AS every) AS numbers) AS steps"
+            " ORDER BY issuer, number"
         ),
         {"looked_at": looked_at},
     )
@@ -333,6 +384,7 @@ def check_evidence(db: Session) -> Iterator[str]:
 _CHECKS: Final[Mapping[str, Callable[[Session, str, FindingRow], Iterator[str]]]] = {
     "equivocation": _convicted,
     ANSWERED_TWICE: _convicted,
+    REFUSED_AND_ANSWERED: _convicted,
     WORKERS_DISAGREE: _disagreed,
     SHARE_MISMATCH: _of_custodian,
     SELF_CONTRADICTION: _of_custodian,

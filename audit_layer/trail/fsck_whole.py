@@ -13,9 +13,10 @@ from audit_layer.log.timestamp_table import check_timestamps
 from audit_layer.storage.engine import session, transaction
 from audit_layer.trail.admission import receipt_domain
 from audit_layer.trail.fsck import check_trail
-from audit_layer.trail.models import ReceiptRow, StatementRow
+from audit_layer.trail.models import ReceiptRow, RefusalRow, StatementRow
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import read_as
+from shared.statements.refusals import refusal_domain
 from shared.statements.seals import TenantSeal, seal_domain
 from shared.translog.policy import LogPolicy
 
@@ -67,13 +68,17 @@ class _Identify:
                     ReceiptRow.operator,
                     ReceiptRow.node,
                     ReceiptRow.node_sequence,
+                    RefusalRow.order_entry,
                 )
                 .outerjoin(ReceiptRow, ReceiptRow.entry == StatementRow.entry)
+                .outerjoin(RefusalRow, RefusalRow.entry == StatementRow.entry)
                 .where(StatementRow.log_index >= first, StatementRow.log_index < first + _PAGE)
             ).all()
-        for index, entry, signer, seal, operator, node, number in rows:
+        for index, entry, signer, seal, operator, node, number, refused in rows:
             if seal is not None:
                 yield index, (entry, *_seal_key(seal, signer))
+            elif refused is not None:
+                yield index, (entry, refusal_domain(refused), 0)
             else:
                 yield index, (entry, _domain(signer, operator, node), number)
 

@@ -1,6 +1,6 @@
 """Watches the numberings of nodes and tenants: a number missing for too long becomes a finding.
 
-Every receipt is looked at once, in log order, so the cost is that of what is new; the tables hold the open
+Every receipt and refusal is looked at once, in log order, so the cost is that of what is new; the tables hold the open
 gaps and one counter for each numbering. Indexes are committed in their order: none can appear below the mark later.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Engine, delete, func, insert, select
+from sqlalchemy import Engine, delete, func, insert, null, select, union_all
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -22,12 +22,13 @@ from audit_layer.trail.models import (
     GapRow,
     OrderRow,
     ReceiptRow,
+    RefusalRow,
     ResolutionRow,
     StatementRow,
 )
 
 BATCH: Final = 20_000
-"""Receipts of one transaction."""
+"""Receipts and refusals of one transaction."""
 MAX_REPORTED: Final = 1_000
 """Findings per look; the rest follow at the next."""
 LOCK: Final = 0x63665F67617073  # "cf_gaps": one look at a time per installation
@@ -42,7 +43,7 @@ class Look:
     """What one look found."""
 
     receipts: int
-    """New receipts looked at."""
+    """New receipts and refusals looked at."""
     reported: int
     """Gaps that became findings."""
     resolved: int
@@ -59,7 +60,7 @@ class GapWatch:
         self._grace_ms = grace_ms
 
     def look(self, now: int) -> Look:
-        """Process new receipts, and report gaps that are too old at `now` (ms)."""
+        """Process new receipts and refusals, and report gaps that are too old at `now` (ms)."""
         receipts = resolved = 0
         while True:
             with session(self._engine) as db:
@@ -84,27 +85,16 @@ def _take_in(db: Session, now: int) -> tuple[int, int]:
     """Look at the next batch; return its size, and how many findings it resolved."""
     mark = db.get(CounterRow, _MARK)
     start = 0 if mark is None else mark.next
-    rows = db.execute(
-        select(
-            ReceiptRow.log_index,
-            ReceiptRow.operator,
-            ReceiptRow.node,
-            ReceiptRow.node_sequence,
-            ReceiptRow.tenant,
-            ReceiptRow.number,
-            StatementRow.recorded_at,
-        )
-        .join(StatementRow, StatementRow.log_index == ReceiptRow.log_index)
-        .where(ReceiptRow.log_index >= start)
-        .order_by(ReceiptRow.log_index)
-        .limit(BATCH)
-    ).all()
+    rows = _new(db, start)
     if not rows:
         return 0, 0
     arrived: dict[Numbering, dict[int, int]] = defaultdict(dict)
-    for _, operator, node, sequence, tenant, number, at in rows:
-        arrived[NODE, f"{operator}/{node}"].setdefault(sequence, at)
-        arrived[TENANT, tenant].setdefault(number, at)
+    for row in rows:
+        if row.node_sequence is not None:
+            arrived[NODE, f"{row.operator}/{row.node}"].setdefault(
+                row.node_sequence, row.recorded_at
+            )
+        arrived[TENANT, row.tenant].setdefault(row.number, row.recorded_at)
     counters = _counters(db, arrived)
     touched: set[int] = set()
     for numbering, numbers in arrived.items():
@@ -114,6 +104,36 @@ def _take_in(db: Session, now: int) -> tuple[int, int]:
     counters[_MARK] = rows[-1].log_index + 1
     _store(db, counters)
     return len(rows), _resolve(db, touched, now)
+
+
+def _new(db: Session, start: int) -> Sequence[Any]:
+    """Return the next receipts and refusals, in order of log index; a refusal has no number of its node's."""
+    kinds: tuple[tuple[Any, Any], ...] = (
+        (ReceiptRow, ReceiptRow.node_sequence),
+        (RefusalRow, null()),
+    )
+    either = union_all(
+        *(
+            select(
+                kind.log_index,
+                kind.operator,
+                kind.node,
+                sequence.label("node_sequence"),
+                kind.tenant,
+                kind.number,
+            )
+            .where(kind.log_index >= start)
+            .order_by(kind.log_index)
+            .limit(BATCH)
+            for kind, sequence in kinds
+        )
+    ).subquery()
+    return db.execute(
+        select(either, StatementRow.recorded_at)
+        .join(StatementRow, StatementRow.log_index == either.c.log_index)
+        .order_by(either.c.log_index)
+        .limit(BATCH)
+    ).all()
 
 
 def _counters(db: Session, numberings: Iterable[Numbering]) -> dict[Numbering, int]:
@@ -209,7 +229,7 @@ def _report(db: Session, now: int, grace_ms: int) -> int:
 
 
 def _neighbour(db: Session, gap: GapRow, number: int) -> bytes:
-    """Return the signed statement with a number: a node's receipt, or an order that a tenant's receipt answers."""
+    """Return the signed statement with a number: a node's receipt, or an order that a receipt answers or a refusal refuses."""
     if number < 0:
         return b""
     if gap.kind == TENANT:

@@ -55,6 +55,8 @@ def advance(
 
 def describe(kind: str, issuer: str, first: int, last: int) -> str:
     """Return a finding's sentence."""
-    what = "receipts" if kind == NODE else "orders"
+    what, lacks = (
+        ("receipts", "no receipt") if kind == NODE else ("orders", "no receipt or refusal")
+    )
     which = f"number {first}" if first == last else f"numbers {first} to {last}"
-    return f"{issuer} went on numbering its {what}, but the log has no receipt for {which}"
+    return f"{issuer} went on numbering its {what}, but the log has {lacks} for {which}"

@@ -83,7 +83,7 @@ class StatementRow(Base):
 
 
 class OrderRow(Base):
-    """An order that came with its receipt; the receipt's hash binds it, so it has no log entry of its own."""
+    """An order that came with its receipt or refusal, whose hash binds it; so it has no log entry of its own."""
 
     __tablename__ = "trail_orders"
     __table_args__ = (
@@ -148,6 +148,31 @@ class ReceiptRow(Base):
     rate_card: Mapped[Hash32]
 
 
+class RefusalRow(Base):
+    """A refusal's fields, for queries. Its order is kept as a receipt's is."""
+
+    __tablename__ = "trail_refusals"
+    __table_args__ = (
+        bytes_check("entry", 32),
+        Index(None, "tenant", "log_index"),
+        Index(None, "operator", "node", "log_index"),
+        UniqueConstraint("order_entry"),
+        KEPT_BY_SERVER,
+    )
+
+    entry: Mapped[Hash32] = mapped_column(primary_key=True)
+    log_index: Mapped[Count] = mapped_column(unique=True)
+    order_entry: Mapped[Hash32]
+    bundle: Mapped[Hash32]
+    tenant: Mapped[Name]
+    number: Mapped[Count]
+    attempt: Mapped[Count]
+    operator: Mapped[Name]
+    node: Mapped[Name]
+    reason: Mapped[Name]
+    at: Mapped[UnixMs]
+
+
 class VerdictRow(Base):
     """A verdict, with the parties that its receipt concerns."""
 
@@ -193,8 +218,8 @@ class EvidenceRow(Base):
 
 
 class FindingRow(Base):
-    """Something that an issuer must explain: two statements under one number, two receipts for one order, numbers that
-    never arrived.
+    """Something that an issuer must explain: two statements under one number, two receipts for one order, a receipt for an order
+    that was refused, numbers that never arrived.
 
     For a gap the statements are its neighbours: those with the number before it (empty when it begins at 0) and after it.
     """

@@ -29,6 +29,7 @@ from audit_layer.trail.models import (
     FindingRow,
     PartyRow,
     ReceiptRow,
+    RefusalRow,
     ResolutionRow,
     StatementRow,
     VerdictRow,
@@ -53,7 +54,7 @@ REMEMBERED = (Revocation, IdentityKey, IdentityKeyEnd)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A statement to be taken in; a receipt comes with the order that it answers."""
+    """A statement to be taken in; a receipt or a refusal comes with its order."""
 
     statement: bytes
     order: bytes | None = None
@@ -351,6 +352,30 @@ class Trail:
         if query.started_to is not None:
             found = found.where(ReceiptRow.started < query.started_to)
         return self._all(page.of(found, ReceiptRow.log_index))
+
+    def refusal_row(self, entry: bytes) -> RefusalRow | None:
+        """Return one refusal's index row."""
+        with session(self._engine) as db:
+            return db.get(RefusalRow, entry)
+
+    def refusals(
+        self,
+        *,
+        tenant: str | None = None,
+        operator: str | None = None,
+        node: str | None = None,
+        page: Span,
+    ) -> list[RefusalRow]:
+        """Return a page of refusals."""
+        found = select(RefusalRow)
+        for column, value in (
+            (RefusalRow.tenant, tenant),
+            (RefusalRow.operator, operator),
+            (RefusalRow.node, node),
+        ):
+            if value is not None:
+                found = found.where(column == value)
+        return self._all(page.of(found, RefusalRow.log_index))
 
     def verdicts(
         self,

@@ -11,19 +11,29 @@ from audit_layer.trail import at_rest
 from audit_layer.trail.admission import Admitted
 from audit_layer.trail.columns import (
     ANSWERED_TWICE,
+    REFUSED_AND_ANSWERED,
     Values,
     finding_values,
     order_values,
     receipt_values,
+    refusal_values,
     statement_values,
     verdict_values,
 )
 from audit_layer.trail.custodian_findings import custodian_findings
 from audit_layer.trail.disagreements import disagreements
 from audit_layer.trail.identities import follow
-from audit_layer.trail.models import FindingRow, OrderRow, ReceiptRow, StatementRow, VerdictRow
+from audit_layer.trail.models import (
+    FindingRow,
+    OrderRow,
+    ReceiptRow,
+    RefusalRow,
+    StatementRow,
+    VerdictRow,
+)
 from shared.codec.moment import now_ms
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal
 
 
 def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequenced]]) -> None:
@@ -37,7 +47,8 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
     if not new:
         return
     receipts = [(item, index) for item, index in new if isinstance(item.value, Receipt)]
-    stored = stored_forms(connection, [item for item, _ in receipts])
+    refusals = [(item, index) for item, index in new if isinstance(item.value, Refusal)]
+    stored = stored_forms(connection, [item for item, _ in (*receipts, *refusals)])
     copy_rows(
         connection,
         StatementRow,
@@ -46,13 +57,21 @@ def write_rows(connection: Connection, placed: Sequence[tuple[Submission, Sequen
             for item, index in new
         ],
     )
-    if receipts:
+    if receipts or refusals:
         _copy_orders(
             connection,
-            [order_values(item, stored[item.order.entry]) for item, _ in receipts if item.order],
+            [
+                order_values(item, stored[item.order.entry])
+                for item, _ in (*receipts, *refusals)
+                if item.order
+            ],
         )
         convictions = _answered_twice(connection, receipts, stored, now)
         copy_rows(connection, ReceiptRow, [receipt_values(item, index) for item, index in receipts])
+        copy_rows(connection, RefusalRow, [refusal_values(item, index) for item, index in refusals])
+        convictions += _refused_and_answered(
+            connection, [item for item, _ in (*receipts, *refusals)], now
+        )
         if convictions:
             connection.execute(upsert(FindingRow).on_conflict_do_nothing(), convictions)
     follow(connection, new, now)
@@ -104,19 +123,52 @@ def _answered_twice(
     return convictions
 
 
-def stored_forms(connection: Connection, receipts: Sequence[Admitted]) -> dict[bytes, bytes]:
-    """Return the stored form of receipts and their orders, by entry."""
-    items: list[at_rest.Item] = []
-    for item in receipts:
-        assert isinstance(item.value, Receipt)
+def _refused_and_answered(
+    connection: Connection, items: Sequence[Admitted], now: int
+) -> list[Values]:
+    """Return a finding for each receipt, of these orders, whose order its node refused: it signed both."""
+    orders = list({item.order.entry for item in items if item.order is not None})
+    found = connection.execute(
+        text(
+            "SELECT f.entry, r.entry, fs.raw, rs.raw, fs.issuer FROM trail_refusals f"
+            " JOIN trail_receipts r USING (order_entry) JOIN trail_statements fs ON fs.entry = f.entry"
+            " JOIN trail_statements rs ON rs.entry = r.entry WHERE f.order_entry = ANY(:orders)"
+            " ORDER BY r.log_index"
+        ),
+        {"orders": orders},
+    )
+    return [
+        finding_values(
+            REFUSED_AND_ANSWERED,
+            issuer,
+            f"receipt {bytes(receipt).hex()} answers an order that {bytes(refusal).hex()} refuses",
+            (bytes(refused), bytes(answered)),
+            now,
+        )
+        for refusal, receipt, refused, answered, issuer in found
+    ]
+
+
+def stored_forms(connection: Connection, items: Sequence[Admitted]) -> dict[bytes, bytes]:
+    """Return the stored form of receipts, and of the orders of receipts and refusals, by entry.
+
+    A refusal itself is stored as it was signed: it says less than what is kept about a receipt that was erased.
+    """
+    parts: list[at_rest.Item] = []
+    for item in items:
         assert item.order is not None
-        items += [
+        if isinstance(item.value, Refusal):
+            order = item.order
+            parts.append(at_rest.Item(order.entry, item.value.tenant, item.value.at, order.raw))
+            continue
+        assert isinstance(item.value, Receipt)
+        parts += [
             at_rest.Item(part.entry, item.value.tenant, item.value.started, part.raw)
             for part in (item.statement, item.order)
         ]
     return {
         item.entry: raw
-        for item, raw in zip(items, at_rest.encrypted(connection, items), strict=True)
+        for item, raw in zip(parts, at_rest.encrypted(connection, parts), strict=True)
     }
 
 

@@ -1,8 +1,8 @@
 """The client's own records: without them there is no client-held disclosure, and no proof against a node.
 
 One sqlite file that only its owner can read. A transcript is on disk before its order is sent. Numbers are
-assigned in the same transaction, so no number is in use twice at a time, even by two processes; a number under
-which nothing was accepted goes to the next request, so the log sees no gap.
+assigned in the same transaction, so no number is in use twice at a time, even by two processes. So that the log sees no gap, a
+number under which nothing was accepted is closed by the node's signed refusal, or goes to the next request.
 """
 
 import json
@@ -101,8 +101,20 @@ class Transcript:
     proof: str | None
     log_index: int | None
     handed_in: int | None
+    refusal: bytes | None
+    refusal_entry: bytes | None
+    rejected: str | None
     frames: tuple[bytes, ...]
     signatures: tuple[bytes, ...]
+
+    @property
+    def evidence(self) -> tuple[bytes, bytes] | None:
+        """(statement, entry) of what the node signed for the log about this attempt: its receipt, or else its refusal."""
+        if self.receipt is not None and self.receipt_entry is not None:
+            return self.receipt, self.receipt_entry
+        if self.refusal is not None and self.refusal_entry is not None:
+            return self.refusal, self.refusal_entry
+        return None
 
 
 SignOrder = Callable[[int, int], tuple[bytes, bytes]]
@@ -113,7 +125,14 @@ FORGOTTEN_MS: Final = 2 * 86_400_000
 _FORGOTTEN: Final = (
     "SELECT number FROM transcripts AS one WHERE state IN ('ordered', 'refused') AND number NOT IN (SELECT number FROM"
     " free_numbers) GROUP BY number HAVING max(created) < ? AND NOT EXISTS (SELECT 1 FROM transcripts AS other WHERE"
-    " other.number = one.number AND other.state NOT IN ('ordered', 'refused'))"
+    " other.number = one.number AND (other.state NOT IN ('ordered', 'refused') OR other.refusal IS NOT NULL"
+    " AND other.rejected IS NULL AND NOT EXISTS (SELECT 1 FROM transcripts AS later WHERE later.number = one.number"
+    " AND later.attempt > other.attempt)))"
+)
+_CLOSING: Final = (
+    "SELECT * FROM transcripts AS one WHERE refusal IS NOT NULL AND handed_in IS NULL AND rejected IS NULL"
+    " AND (state != 'refused' OR NOT EXISTS (SELECT 1 FROM transcripts AS later WHERE later.number = one.number"
+    " AND later.attempt > one.attempt)) AND finished <= ? ORDER BY id LIMIT ?"
 )
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
@@ -158,15 +177,10 @@ class Archive(LogRecords):
         return await self._journal.write(write)
 
     async def give_back(self, number: int) -> None:
-        """Free a number for the next request, unless an attempt under it was, or may yet be, accepted."""
-
-        def write(db: sqlite3.Connection) -> None:
-            query = "SELECT count(*) FROM transcripts WHERE number = ? AND state != 'refused'"
-            (others,) = db.execute(query, (number,)).fetchone()
-            if not others:
-                db.execute("INSERT OR IGNORE INTO free_numbers VALUES (?)", (number,))
-
-        await self._journal.write(write)
+        """Free a number for the next request, unless an attempt under it was, or may yet be, accepted, or the last one was
+        refused with a signature: that closes the number.
+        """
+        await self._journal.write(lambda db: _give_back(db, number))
 
     async def keep(self, transcript: int, received: Received, known: int) -> None:
         """Record what has arrived so far; the first `known` frames are recorded already."""
@@ -198,20 +212,22 @@ class Archive(LogRecords):
         received: Received,
         *,
         receipt: tuple[bytes, bytes] | None = None,
+        refusal: tuple[bytes, bytes] | None = None,
         problem: str | None = None,
     ) -> None:
-        """Record how an attempt ended; `receipt` is (statement, entry) of one that passed the checks."""
+        """Record how an attempt ended; `receipt` or `refusal` is (statement, entry) of one that passed the checks."""
         statement, entry = receipt or (None, None)
+        refused, refusal_entry = refusal or (None, None)
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE transcripts SET state = ?, problem = ?, node_nonce = ?, accepted_signature = ?,"
-                " final_record = ?, final_signature = ?, receipt = ?, receipt_entry = ?, finished = ?"
-                " WHERE id = ?",
+                " final_record = ?, final_signature = ?, receipt = ?, receipt_entry = ?, finished = ?, refusal = ?,"
+                " refusal_entry = ? WHERE id = ?",
                 (
                     *(state.value, problem, received.node_nonce, received.accepted_signature),
                     *(received.final_record, received.final_signature),
-                    *(statement, entry, now_ms(), transcript),
+                    *(statement, entry, now_ms(), refused, refusal_entry, transcript),
                 ),
             )
             _insert_frames(db, transcript, received, 0)
@@ -219,7 +235,7 @@ class Archive(LogRecords):
         await self._journal.write(write)
 
     async def attach_proof(self, transcript: int, proof: str, index: int) -> None:
-        """Store a receipt's verified tlog-proof."""
+        """Store a receipt's or a refusal's verified tlog-proof."""
         await self._journal.write(
             lambda db: db.execute(
                 "UPDATE transcripts SET proof = ?, log_index = ? WHERE id = ?",
@@ -228,7 +244,7 @@ class Archive(LogRecords):
         )
 
     async def note_handed_in(self, transcript: int) -> None:
-        """Record that the client itself submitted the receipt to the log."""
+        """Record that the client itself submitted the receipt, or the refusal, to the log."""
         at = now_ms()
         await self._journal.write(
             lambda db: db.execute(
@@ -236,17 +252,29 @@ class Archive(LogRecords):
             )
         )
 
+    async def note_rejected(self, transcript: Transcript, reason: str) -> None:
+        """Record why the log does not take a refusal, which then closes nothing: its number goes to the next request."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE transcripts SET rejected = ? WHERE id = ?", (reason, transcript.id))
+            _give_back(db, transcript.number)
+
+        await self._journal.write(write)
+
     def get(self, transcript: int) -> Transcript:
         """Return a transcript by its id; NOT_FOUND if there is none."""
         return self._one("SELECT * FROM transcripts WHERE id = ?", transcript)
 
     def by_entry(self, entry: bytes) -> Transcript:
-        """Return the transcript of a receipt or an order, by its entry; NOT_FOUND if there is none."""
-        query = "SELECT * FROM transcripts WHERE receipt_entry = ?1 OR order_entry = ?1"
+        """Return the transcript of a receipt, a refusal or an order, by its entry; NOT_FOUND if there is none."""
+        query = (
+            "SELECT * FROM transcripts WHERE receipt_entry = ?1 OR order_entry = ?1"
+            " OR refusal IS NOT NULL AND refusal_entry = ?1"
+        )
         return self._one(query, entry)
 
     def find(self, which: str) -> Transcript:
-        """Return a transcript as people name it: by the hexadecimal entry of its receipt or order, or `latest`."""
+        """Return a transcript as people name it: by the hexadecimal entry of its receipt, refusal or order, or `latest`."""
         if which == LATEST:
             return self._one(_LATEST_FIRST, 1)
         return self.by_entry(parse_hex32(which, "an entry"))
@@ -256,8 +284,17 @@ class Archive(LogRecords):
         return self._many(_LATEST_FIRST, limit)
 
     def unproved(self) -> list[Transcript]:
-        """Return the transcripts whose receipts have no proof yet."""
-        return self._many("SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL")
+        """Return the transcripts whose receipts, or handed in refusals, have no proof yet."""
+        return self._many(
+            "SELECT * FROM transcripts WHERE receipt IS NOT NULL AND proof IS NULL UNION ALL"
+            " SELECT * FROM transcripts WHERE refusal IS NOT NULL AND receipt IS NULL AND handed_in IS NOT NULL AND proof IS NULL"
+        )
+
+    def closing(self, *, before_ms: int, limit: int) -> list[Transcript]:
+        """Return attempts that ended by `before_ms` and whose refusals the log is to have: the last attempts of their numbers, and
+        those whose nodes contradict themselves. Each is returned until the log has answered.
+        """
+        return self._many(_CLOSING, before_ms, limit)
 
     def unfinished(self) -> list[Transcript]:
         """Return the attempts whose answers may have a rest at their nodes: the last ones of their numbers, oldest first."""
@@ -279,10 +316,14 @@ class Archive(LogRecords):
         return [(row["order_statement"], json.loads(row["tags"])) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Return how many numbers were assigned, and how many receipts and proofs are held."""
-        query = "SELECT count(DISTINCT number), count(receipt), count(proof) FROM transcripts"
-        numbers, receipts, proofs = self._journal.read(lambda db: db.execute(query).fetchone())
-        return {"numbers": numbers, "receipts": receipts, "proofs": proofs}
+        """Return how many numbers were assigned, how many receipts and refusals are held, and how many receipts are proved."""
+        names = ("numbers", "receipts", "proofs", "refusals")
+        query = (
+            "SELECT count(DISTINCT number), count(receipt), count(proof) FILTER (WHERE receipt IS NOT NULL),"
+            " count(refusal) FROM transcripts"
+        )
+        row = self._journal.read(lambda db: db.execute(query).fetchone())
+        return dict(zip(names, row, strict=True))
 
     def _one(self, query: str, *arguments: int | bytes) -> Transcript:
         found = self._many(query, *arguments)
@@ -305,6 +346,17 @@ def _insert_frames(db: sqlite3.Connection, transcript: int, received: Received, 
             if position > known
         ],
     )
+
+
+def _give_back(db: sqlite3.Connection, number: int) -> None:
+    rows = db.execute(
+        "SELECT state, refusal, rejected FROM transcripts WHERE number = ? ORDER BY attempt",
+        (number,),
+    ).fetchall()
+    open_ended = all(row["state"] == State.REFUSED for row in rows)
+    last = rows[-1] if rows else None
+    if open_ended and (last is None or last["refusal"] is None or last["rejected"] is not None):
+        db.execute("INSERT OR IGNORE INTO free_numbers VALUES (?)", (number,))
 
 
 def _next_number(db: sqlite3.Connection) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -22,11 +23,12 @@ from execution_layer.client.calls import LIES, Calls, Patience, Reach
 from execution_layer.client.cancelling import Cancellations, cancel_order
 from execution_layer.client.completion import CheckedReceipt, Completion, Timings
 from execution_layer.client.directory import NodeEntry
+from execution_layer.client.envelopes import Envelopes
 from execution_layer.client.receiving import Receiving
 from execution_layer.client.response_check import Sent, check_response
 from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.moment import now_ms
-from shared.envelope.sealing import Candidate, OpenedRequest, SealedRequest, seal_request
+from shared.envelope.sealing import OpenedRequest, SealedRequest
 from shared.envelope.stream import Frame
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -37,8 +39,10 @@ from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
 from shared.statements.orders import MAX_WAIT_MS, Order
 from shared.statements.receipts import Finish
+from shared.statements.refusals import open_refusal
 from shared.statements.request import RequestBody
 
+_log = logging.getLogger(__name__)
 ANSWER_SHARE: Final = 0.95
 """Of a call's timeout, what the order allows for the answer: the rest is for the receipt to reach the caller."""
 BACKSTOP_S: Final = 1.0
@@ -85,13 +89,16 @@ class Attempt:
         rate_card: bytes,
         number: int | None,
         timeout_s: float,
+        envelopes: Envelopes | None = None,
+        beside: Sequence[NodeEntry] = (),
     ) -> "Attempt":
-        """Seal a fresh envelope for one node and order it: a new number, or the next attempt of `number`.
+        """Seal an envelope for a node, and for those beside it, and order it from that node: a new number, or the next attempt of
+        `number`. What `envelopes` has sealed is used again where it serves.
 
         `timeout_s` is how long `run` will wait; the order's deadline comes a little earlier.
         """
         now = now_ms()
-        sealed = _seal(terms, node, wanted, now)
+        sealed = (envelopes or Envelopes()).seal(terms, node, beside, wanted, now)
         bound, max_ms = wanted.input_bound, _max_ms(timeout_s)
         if wanted.body.slots is not None:
             wanted.body.slots.check(wanted.body.settings, max_ms)
@@ -164,7 +171,10 @@ class Attempt:
         except CounterfoilError as error:
             if not calls.over and self._receiving.received().final_record is None:
                 cancellations.send(channel, *self._cancellation(), accepted=self._accepted)
-            await self._close(_state_of(error, self._accepted), problem=str(error))
+            refusal = self._refusal(error)
+            contradicted = refusal is not None and self._accepted
+            state = State.DISBELIEVED if contradicted else _state_of(error, self._accepted)
+            await self._close(state, problem=str(error), refusal=refusal)
             raise
         except BaseException:  # the caller gave up; the node still writes its receipt
             try:
@@ -287,6 +297,24 @@ class Attempt:
             node=self.node,
         )
 
+    def _refusal(self, error: CounterfoilError) -> tuple[bytes, bytes] | None:
+        """Return (statement, entry) of the refusal that came with an error, if it is this order's and the node signed it; the error
+        then says so. Any other one is worth no more than none.
+        """
+        raw, error.statement = error.statement, None
+        if raw is None:
+            return None
+        try:
+            refusal, signed = open_refusal(
+                raw, self._sent.bundle, self._sent.order, self.ordered.entry
+            )
+        except CounterfoilError as wrong:
+            _log.warning("%s sent a refusal that does not count: %s", self.node, wrong.detail)
+            return None
+        error.statement = raw
+        error.metadata |= {"refusal": signed.entry.hex(), "refused_for": refusal.reason.value}
+        return raw, signed.entry
+
     def _cancellation(self) -> tuple[bytes, bytes]:
         """Return the order's entry and the signature that the rest of its answer is not wanted.
         A broken call alone would not tell the node.
@@ -299,9 +327,15 @@ class Attempt:
         *,
         problem: str | None = None,
         receipt: tuple[bytes, bytes] | None = None,
+        refusal: tuple[bytes, bytes] | None = None,
     ) -> None:
         await self._archive.close_attempt(
-            self.ordered.id, state, self._receiving.received(), receipt=receipt, problem=problem
+            self.ordered.id,
+            state,
+            self._receiving.received(),
+            receipt=receipt,
+            refusal=refusal,
+            problem=problem,
         )
 
 
@@ -310,20 +344,6 @@ def _same(channel: grpc.aio.Channel) -> Reach:
         return channel
 
     return reach
-
-
-def _seal(terms: Terms, node: NodeEntry, wanted: Wanted, now: int) -> SealedRequest:
-    return seal_request(
-        wanted.body,
-        tenant=terms.tenant,
-        candidates=[Candidate(node.entry, node.bundle.hpke_key)],
-        custodians=terms.custodians,
-        threshold=terms.threshold,
-        model_root=wanted.model_root,
-        max_output_tokens=wanted.body.settings.max_tokens,
-        policy=terms.policy,
-        expiry_ms=now + terms.expiry_ms,
-    )
 
 
 def _order(

@@ -19,8 +19,10 @@ from execution_layer.client.archive import Archive, State
 from execution_layer.client.attempt import Attempt
 from execution_layer.client.calls import LIES, Patience
 from execution_layer.client.cancelling import Cancellations
+from execution_layer.client.closing import Closing
 from execution_layer.client.completion import Completion
 from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.envelopes import Envelopes
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.going_on import GoingOn
 from execution_layer.client.log_memory import AuditLog, LogMemory
@@ -30,6 +32,7 @@ from execution_layer.client.node_choice import NodeChoice
 from execution_layer.client.options import (
     Options,
     Turn,
+    candidates_of,
     continues_of,
     request_body,
     slots_of,
@@ -44,6 +47,7 @@ from execution_layer.client.tag_key import Tagger
 from execution_layer.client.views import compare_view
 from execution_layer.client.wanted import OnRetry, OnText, Terms, Wanted
 from shared.codec.ids import parse_hex32
+from shared.codec.moment import now_ms
 from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
@@ -90,6 +94,7 @@ class AsyncCounterfoilClient:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._node_choice = NodeChoice()
         self._cancellations = Cancellations()
+        self._closing: Closing | None = None
         self._directory: Directory | None = None
         self._seen: LogMemory | None = None
         self._mirrors = tuple(Mirror(url, policy.ca_file) for url in policy.mirrors)
@@ -101,8 +106,10 @@ class AsyncCounterfoilClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close channels and archive; a cancellation that is under way has up to 2 s to arrive."""
+        """Close channels and archive; a cancellation, or a refusal for the log, that is under way has up to 2 s to arrive."""
         await self._cancellations.close()
+        if self._closing is not None:
+            await self._closing.close()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
@@ -149,6 +156,8 @@ class AsyncCounterfoilClient:
         time, a stream that cannot be believed), the cancellation is sent in the background.
         """
         wanted = self._wanted(messages, settings, options)
+        if self._closing is None:  # what an earlier process left
+            self._close_numbers()
         until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
         node, on_retry = options.get("node"), options.get("on_retry")
         if n is None:
@@ -191,6 +200,7 @@ class AsyncCounterfoilClient:
             on_pause=options.get("on_pause"),
             continues=continues_of(options, self._policy.failover),
             on_choice=options.get("on_choice"),
+            candidates=candidates_of(options, self._policy.candidates),
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
@@ -220,7 +230,7 @@ class AsyncCounterfoilClient:
         return await self._proofs().upgrade(timeout_s)
 
     async def hand_in_missing(self, after_s: float = 60.0) -> int:
-        """Submit to the log the receipts that are older than `after_s` and have no proof; return how many."""
+        """Submit to the log the receipts and refusals that are older than `after_s` and have no proof; return how many."""
         return await self._proofs().hand_in(after_s)
 
     async def deposit_evidence(self, receipt_entry: bytes) -> None:
@@ -279,7 +289,15 @@ class AsyncCounterfoilClient:
             with contextlib.suppress(Unwritable):
                 for number in given:
                     await self.archive.give_back(number)
+            if given:
+                self._close_numbers()
             raise
+
+    def _close_numbers(self) -> None:
+        """Hand in the refusals that close numbers, in the background."""
+        if self._closing is None:
+            self._closing = Closing(lambda: self._proofs().hand_in_refusals(now_ms()))
+        self._closing.wake()
 
     async def _attempts(
         self,
@@ -292,6 +310,7 @@ class AsyncCounterfoilClient:
         """Try until a node answers; the order number, once assigned, is put into `given`."""
         going_on = GoingOn(wanted, os.urandom(32))
         tried: list[str] = []
+        envelopes = Envelopes()
         pause_s, since, refreshed = FIRST_PAUSE_S, float("-inf"), False
         for left in reversed(range(self._policy.max_attempts)):
             usable = await self._nodes(wanted.model_root, since=since)
@@ -311,6 +330,8 @@ class AsyncCounterfoilClient:
                 rate_card=self._policy.rate_card(node.bundle.operator),
                 number=given[0] if given else None,
                 timeout_s=remaining,
+                envelopes=envelopes,
+                beside=self._beside(nodes, node, tried, wanted.candidates - 1),
             )
             given[:] = [attempt.ordered.number]
             try:
@@ -338,6 +359,7 @@ class AsyncCounterfoilClient:
 
     async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
         self._node_choice.begin(node.name)
+        began = time.monotonic()
         try:
             completion = await attempt.run(
                 self._channel(node.bundle.endpoint),
@@ -351,15 +373,32 @@ class AsyncCounterfoilClient:
         except CounterfoilError as error:
             if error.code in (ELSEWHERE | LIES) - {Code.STALE_KEY}:
                 self._node_choice.failed(node.name, error, time.monotonic())
+            elif error.code is Code.DEADLINE and not attempt.frames:
+                now = time.monotonic()
+                self._node_choice.waited(node.name, now - began, now)
             raise
         finally:
             self._node_choice.end(node.name)
         self._node_choice.answered(node.name)
+        if completion.timings.first_token_ms is not None:
+            waited_s = completion.timings.first_token_ms / 1000
+            self._node_choice.waited(node.name, waited_s, time.monotonic())
         return completion
 
     def _choose(self, nodes: Sequence[NodeEntry], tried: Sequence[str]) -> NodeEntry:
         by_name = {node.name: node for node in nodes}
         return by_name[self._node_choice.choose(list(by_name), tried, time.monotonic())]
+
+    def _beside(
+        self, nodes: Sequence[NodeEntry], node: NodeEntry, tried: Sequence[str], most: int
+    ) -> list[NodeEntry]:
+        """Return the nodes that would be tried next, up to `most`: those that may read the request too."""
+        found: list[NodeEntry] = []
+        left = [one for one in nodes if one.name != node.name and one.name not in tried]
+        while left and len(found) < most:
+            found.append(self._choose(left, tried))
+            left.remove(found[-1])
+        return found
 
     async def _nodes(self, model_root: bytes, *, since: float = float("-inf")) -> list[NodeEntry]:
         if self._directory is None:

@@ -11,16 +11,18 @@ INCIDENT: Final = re.compile(r"[0-9a-f]{12}")
 
 
 def told_by(node: str, error: CounterfoilError) -> CounterfoilError:
-    """Return a node's error with the node's name, and the incident number in that node's log if there is one."""
+    """Return a node's error with the node's name, the incident number in that node's log, and its signed refusal, if any."""
     number = error.metadata.get("incident", "")
     incident = f" (incident {number})" if INCIDENT.fullmatch(number) else ""
-    return CounterfoilError(
+    told = CounterfoilError(
         error.code,
         f"{node}: {error.detail}{incident if number not in error.detail else ''}",
         remedy=error.remedy,
         metadata={**error.metadata, "node": node},
         retry_after_s=error.retry_after_s,
     )
+    told.statement = error.statement
+    return told
 
 
 def named(

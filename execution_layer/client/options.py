@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args, get_type
 
 from execution_layer.client.wanted import OnChoice, OnRetry, OnText
 from shared.codec.ids import parse_hex32
+from shared.envelope.header import MAX_CANDIDATES
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import PPM, Message, RequestBody, SamplingSettings, Slots
 from shared.statements.tags import COST_CENTRE, canonical_tags
@@ -69,6 +70,9 @@ class Options(Sampling, total=False):
     failover: Failover | None
     """What a retry is: `again` begins the answer anew, `continue` goes on from the tokens that were delivered and verified.
     The next node then gets them as input, and they are billed as such."""
+    candidates: int | None
+    """For how many nodes the request is sealed at once, 1 to 8. Each of them can read it; one is ordered from, and a retry at
+    another needs no other envelope."""
     slots_ms: int | None
     """Milliseconds from one frame to the next, all of one size, whatever the answer is (docs/traffic-analysis.md); 0: off."""
 
@@ -205,6 +209,16 @@ def slots_of(
     if not ms:
         return None
     return Slots(ms, SLOT_BYTES if settings.logprobs is None else LOGPROBS_SLOT_BYTES)
+
+
+def candidates_of(options: Mapping[str, Any], default: int) -> int:
+    """Return for how many nodes a request is sealed; INVALID_ARGUMENT if that is not 1 to 8."""
+    given = options.get("candidates")
+    if given is None:
+        return default
+    if type(given) is not int or not 1 <= given <= MAX_CANDIDATES:
+        raise _wrong(f"candidates must be between 1 and {MAX_CANDIDATES}, not {str(given)[:40]}")
+    return given
 
 
 def continues_of(options: Mapping[str, Any], default: Failover) -> bool:

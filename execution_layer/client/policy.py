@@ -117,6 +117,8 @@ class ClientPolicy(Settings):
     """If an accepted answer's stream breaks, its rest is asked for on the same node for so many seconds without anything
     new, before another node is tried; 0: not at all."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
+    candidates: Annotated[int, Field(ge=1, le=8)] = 1
+    """For how many nodes a request is sealed at once. Each of them can read it; a retry at one of them needs no other envelope."""
     failover: Literal["again", "continue"] = "again"
     """What the next attempt is when a node breaks off in the middle of an answer. `again`: the whole answer, from its
     beginning. `continue`: the rest of it, after the tokens that were delivered and verified; the next node gets these as

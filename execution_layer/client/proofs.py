@@ -1,4 +1,4 @@
-"""After the answer: proofs that receipts are in the witnessed log, and what to do if they are not."""
+"""After the answer: proofs that receipts and refusals are in the witnessed log, and what to do if they are not."""
 
 import asyncio
 import logging
@@ -30,14 +30,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProofReport:
-    """How many receipts are proved, and how many are not yet."""
+    """How many receipts and refusals are proved, and how many are not yet."""
 
     proved: int
     missing: int
 
 
 class Proofs:
-    """Handles the archive's receipts that have no proof yet."""
+    """Handles the archive's receipts and refusals that have no proof yet."""
 
     def __init__(
         self,
@@ -53,11 +53,16 @@ class Proofs:
         self._intake = audit_pb2_grpc.IntakeStub(channel)
 
     async def upgrade(self, timeout_s: float) -> ProofReport:
-        """Fetch, verify and store proofs; missing ones are retried until the time is up.
+        """Hand in the refusals that are due, then fetch, verify and store proofs; missing ones are retried until the time is up.
         Raises FORK, BAD_PROOF and the like at once: there is no point in waiting for a log whose proofs are wrong.
         """
         until = time.monotonic() + timeout_s
         proved = 0
+        try:
+            await self.hand_in_refusals(now_ms())
+        except CounterfoilError as error:
+            if error.code not in LATER:
+                raise
         while True:
             waiting = self._archive.unproved()
             proved += await self._round(waiting)
@@ -67,12 +72,25 @@ class Proofs:
             await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
 
     async def hand_in(self, after_s: float) -> int:
-        """Submit receipts that are older than `after_s` and have no proof, with their orders."""
+        """Submit receipts and refusals that are older than `after_s` and have no proof, with their orders."""
         before = now_ms() - int(1000 * after_s)
+        taken = await self.hand_in_refusals(before)
         late = [item for item in self._archive.unproved() if (item.finished or 0) <= before]
-        taken = 0
         for start in range(0, len(late), BATCH):
             taken += await self._submit(late[start : start + BATCH])
+        return taken
+
+    async def hand_in_refusals(self, before_ms: int) -> int:
+        """Submit the refusals, of attempts that ended by `before_ms`, that close their numbers; return how many were taken.
+
+        What is not answered is found again: nothing but the log's answer ends this.
+        """
+        taken = 0
+        while batch := self._archive.closing(before_ms=before_ms, limit=BATCH):
+            answered = await self._submit(batch)
+            taken += answered
+            if not answered:
+                break
         return taken
 
     async def deposit(self, receipt_entry: bytes) -> None:
@@ -104,8 +122,9 @@ class Proofs:
 
     async def _prove(self, item: Transcript) -> bool:
         """Fetch one proof; return False if it is not available yet."""
-        assert item.receipt_entry is not None
-        request = audit_pb2.GetProofRequest(entry=item.receipt_entry)
+        assert item.evidence is not None
+        _, entry = item.evidence
+        request = audit_pb2.GetProofRequest(entry=entry)
         try:
             answer = await self._log.GetProof(request, timeout=TIMEOUT_S)
         except grpc.RpcError as rpc_error:
@@ -113,15 +132,16 @@ class Proofs:
             if error.code in LATER:
                 return False
             raise error from rpc_error
-        included = verify_tlog_proof(answer.tlog_proof, item.receipt_entry, self._policy)
+        included = verify_tlog_proof(answer.tlog_proof, entry, self._policy)
         await self._memory.accept(included.witnessed)
         await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
         return True
 
     async def _submit(self, batch: Sequence[Transcript]) -> int:
         submissions = [
-            audit_pb2.Submission(statement=item.receipt or b"", order=item.order_statement)
+            audit_pb2.Submission(statement=item.evidence[0], order=item.order_statement)
             for item in batch
+            if item.evidence is not None
         ]
         try:
             answer = await self._intake.Submit(
@@ -135,9 +155,10 @@ class Proofs:
                 await self._archive.note_handed_in(item.id)
                 taken += 1
             else:
+                code, detail = result.rejected.code[:64], result.rejected.detail[:200]
                 _log.warning(
-                    "the log does not accept a receipt: %s: %s",
-                    result.rejected.code[:64],
-                    result.rejected.detail[:200],
+                    "the log does not accept what %s signed: %s: %s", item.node, code, detail
                 )
+                if item.receipt is None and code not in {later.name for later in LATER}:
+                    await self._archive.note_rejected(item, f"{code}: {detail}")
         return taken

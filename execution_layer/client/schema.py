@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 6
+VERSION = 7
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -30,6 +30,9 @@ CREATE TABLE transcripts (
     proof TEXT,
     log_index INTEGER,
     handed_in INTEGER,
+    refusal BLOB,
+    refusal_entry BLOB,
+    rejected TEXT,
     UNIQUE (number, attempt)
 ) STRICT;
 CREATE TABLE frames (
@@ -86,30 +89,41 @@ CREATE TABLE contradictions (
     signature BLOB NOT NULL,
     seen INTEGER NOT NULL,
     PRIMARY KEY (transcript, position, value)
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE INDEX transcripts_refusal ON transcripts (refusal_entry) WHERE refusal IS NOT NULL
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
-orders of which no attempt was accepted; the next requests take them. `tags` is a JSON object of texts. A suspect's `beside`
-is the size of the accepted checkpoint that it contradicts, `nodes` the subtrees that prove it, as JSON. `standings` is what the
-audit server last said of each node. `contradictions` are what a node signed in a place of a stream where it had signed
-something else: a frame, or at position 0 its nonce."""
+orders of which no attempt was accepted, and the last one not refused with a signature; the next requests take them.
+`tags` is a JSON object of texts. A suspect's `beside` is the size of the accepted checkpoint that it contradicts,
+`nodes` the subtrees that prove it, as JSON. `standings` is what the audit server last said of each node.
+`contradictions` are what a node signed in a place of a stream where it had signed something else: a frame, or at
+position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal; `rejected`
+is why the log does not take the refusal."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS = (
-    SCHEMA.index(f"CREATE TABLE {name}")
-    for name in ("suspects", "free_numbers", "standings", "contradictions")
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL = (
+    SCHEMA.index(f"CREATE {name}")
+    for name in (
+        "TABLE suspects",
+        "TABLE free_numbers",
+        "TABLE standings",
+        "TABLE contradictions",
+        "INDEX transcripts_refusal",
+    )
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
 _SINCE_3 = SCHEMA[_FREE:_STANDINGS].rstrip().rstrip(";")
 
 UPGRADES: Final[Mapping[int, str]] = {
     1: f"ALTER TABLE transcripts ADD COLUMN final_signature BLOB; {_SINCE_2.rstrip().rstrip(';')}",
-    2: _SINCE_3,
+    2: _SINCE_3.rstrip().rstrip(";"),
     3: "ALTER TABLE transcripts RENAME COLUMN cost_centre TO tags;"
     "UPDATE transcripts SET tags = json_object('cost_centre', tags) WHERE tags IS NOT NULL",
     4: "ALTER TABLE suspects ADD COLUMN beside INTEGER; ALTER TABLE suspects ADD COLUMN nodes TEXT;"
     "ALTER TABLE bundles ADD COLUMN not_after INTEGER NOT NULL DEFAULT 0;"
     + SCHEMA[_STANDINGS:_CONTRADICTIONS].rstrip().rstrip(";"),
-    5: SCHEMA[_CONTRADICTIONS:],
+    5: SCHEMA[_CONTRADICTIONS:_REFUSAL].rstrip().rstrip(";"),
+    6: "ALTER TABLE transcripts ADD COLUMN refusal BLOB; ALTER TABLE transcripts ADD COLUMN refusal_entry BLOB;"
+    "ALTER TABLE transcripts ADD COLUMN rejected TEXT;" + SCHEMA[_REFUSAL:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

@@ -21,6 +21,7 @@ def brief(item: Transcript) -> dict[str, Any]:
         "created": to_rfc3339(item.created),
         "order": item.order_entry.hex(),
         "receipt": None if item.receipt_entry is None else item.receipt_entry.hex(),
+        "refusal": None if item.refusal_entry is None else item.refusal_entry.hex(),
         "log_index": item.log_index,
         "tags": item.tags,
         "problem": item.problem,

@@ -47,6 +47,8 @@ class Wanted:
     """Whether an attempt goes on from what the attempts before it delivered."""
     on_choice: "OnChoice | None" = None
     """Called before anything is sealed or sent."""
+    candidates: int = 1
+    """For how many nodes an envelope is sealed; each of them can read it."""
 
     @property
     def tokenise(self) -> Tokenise | None:

@@ -52,6 +52,11 @@ from shared.runtime.output import emit, json_option
     help="Tag for your own books; blinded in the log, yours in the exports; may be repeated.",
 )
 @click.option(
+    "--candidates",
+    type=click.IntRange(1, 8),
+    help="Seal for this many nodes at once: each can read the request, and a retry at one needs no other envelope.",
+)
+@click.option(
     "--failover",
     type=click.Choice(["again", "continue"]),
     help="When a node breaks off: begin again elsewhere, or go on after what was delivered.",
@@ -91,6 +96,7 @@ def infer(
     seed: int | None,
     cost_centre: str | None,
     tag: tuple[str, ...],
+    candidates: int | None,
     failover: str | None,
     slots: int | None,
     node: str | None,
@@ -122,7 +128,7 @@ def infer(
     if (prompt is None) == (file is None):
         raise click.UsageError("pass either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
-    chosen = {"slots_ms": slots, "failover": failover}
+    chosen = {"slots_ms": slots, "failover": failover, "candidates": candidates}
     policy = policy.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     if file is not None:
         if explain or dry_run:
@@ -306,7 +312,7 @@ def init(
     type=click.FloatRange(min=0),
     default=120.0,
     show_default=True,
-    help="Age in seconds at which the client itself submits a missing receipt.",
+    help="Age in seconds at which the client itself submits a missing receipt; refusals at once.",
 )
 @json_option
 def proofs(config: Path, timeout_s: float, after_s: float, as_json: bool) -> int:

@@ -1,7 +1,7 @@
 """Admission: the checks that a request must pass before it is accepted (protocol §3), in numbered steps.
 
-No step writes anything: a request that is refused here leaves no trace and may be sent again once the reason is gone; a
-request that was accepted before is refused every time. Anything too long is refused before any of it is parsed. Steps 1 to 7 open
+No step writes anything; a request that was accepted before is refused every time. What fails after step 1 is raised as `Unfit`,
+with what a signed refusal says of it (protocol §3.7). Anything too long is refused before any of it is parsed. Steps 1 to 7 open
 nothing: they compare what anyone can see with the node's tenants, its key bundles and the orders that it has accepted.
 Steps 8 and 9 open the envelope: what fails once its wrap is opened looks the same from outside, except settings that
 are out of range.
@@ -9,10 +9,11 @@ are out of range.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from execution_layer.node import order_times
 from execution_layer.node.identity import BundleKeys, KeyRing
+from execution_layer.node.refusing import Reasons, judging
 from execution_layer.node.settings import Quotas
 from shared.envelope.body import MAX_BODY
 from shared.envelope.header import MAX_ENVELOPE, Envelope, Header, envelope_hash
@@ -21,7 +22,27 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import MAX_STATEMENT, open_as, verify_signature
 from shared.statements.keys import stale_bundle
 from shared.statements.orders import Order
+from shared.statements.refusals import RefusalReason
 from shared.statements.request import RequestBody
+
+_TIMES: Final[Reasons] = {
+    Code.EXPIRED: RefusalReason.TIMES,
+    Code.INVALID_ARGUMENT: RefusalReason.TIMES,
+}
+_ENVELOPE: Final[Reasons] = {
+    **_TIMES,
+    Code.MALFORMED: RefusalReason.ENVELOPE,
+    Code.UNSUPPORTED: RefusalReason.ENVELOPE,
+    Code.NO_ORDER: RefusalReason.ENVELOPE,
+    Code.STALE_KEY: RefusalReason.ENVELOPE,
+}
+_OPENED: Final[Reasons] = {
+    Code.UNREADABLE: RefusalReason.UNREADABLE,
+    Code.EXPIRED: RefusalReason.TIMES,
+    Code.INVALID_ARGUMENT: RefusalReason.REQUEST,
+}
+ACCEPTED: Final[Reasons] = {Code.INVALID_ARGUMENT: RefusalReason.REQUEST}
+"""What the engine says of a request that has passed all steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +66,10 @@ class TenantKeys(Protocol):
 
 
 class Seen(Protocol):
-    """Remembers accepted orders and envelopes, even across restarts."""
+    """Remembers accepted orders and envelopes, and refused orders, even across restarts."""
 
     def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
-        """Return whether an order or an envelope was accepted before."""
+        """Return whether an order or an envelope was accepted, or the order refused, before."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -108,21 +129,26 @@ class Admission:
         _check_size("order", order_statement, MAX_STATEMENT)
         _check_size("envelope", envelope, MAX_ENVELOPE)
         order, entry, tenant_key = self._check_order(order_statement)  # (1)
-        order_times.check_order(order, now_ms)  # (2)
-        keys = self._check_bundle(order, now_ms)  # (3)
-        header = self._check_envelope(order, envelope, now_ms)  # (4)
-        self._check_terms(order)  # (5)
-        self._check_model(header, keys)  # (6)
-        if self._seen.was_seen(entry, order.ctx):  # (7)
-            raise CounterfoilError(
-                Code.REPLAYED,
-                f"order {order.number} attempt {order.attempt} was accepted before",
-                remedy="Seal the request again and order it under the next attempt.",
-            )
+        with judging(order, entry, _TIMES):
+            order_times.check_order(order, now_ms)  # (2)
+        with judging(order, entry, {Code.STALE_KEY: RefusalReason.KEY_BUNDLE}):
+            keys = self._check_bundle(order, now_ms)  # (3)
+        with judging(order, entry, _ENVELOPE):
+            header = self._check_envelope(order, envelope, now_ms)  # (4)
+        with judging(order, entry, {Code.INVALID_ARGUMENT: RefusalReason.TERMS}):
+            self._check_terms(order)  # (5)
+        with judging(order, entry, {Code.UNKNOWN_MODEL: RefusalReason.MODEL}):
+            self._check_model(header, keys)  # (6)
+        with judging(order, entry, {}):
+            self._check_new(order, entry)  # (7)
         return Checked(order, order_statement, entry, tenant_key, envelope, keys)
 
     def open(self, checked: Checked, now_ms: int) -> Admitted:
         """Run steps 8 and 9: open the envelope and tokenise the prompt."""
+        with judging(checked.order, checked.order_entry, _OPENED):
+            return self._open(checked, now_ms)
+
+    def _open(self, checked: Checked, now_ms: int) -> Admitted:
         opened = open_request(  # (8)
             checked.envelope,
             bundle_entry=checked.keys.entry,
@@ -185,6 +211,15 @@ class Admission:
             )
         verify_signature(statement, key)
         return order, statement.entry, key
+
+    def _check_new(self, order: Order, entry: bytes) -> None:
+        """Check that neither the order nor its envelope was seen before."""
+        if self._seen.was_seen(entry, order.ctx):
+            raise CounterfoilError(
+                Code.REPLAYED,
+                f"order {order.number} attempt {order.attempt} was accepted or refused before",
+                remedy="Seal the request again and order it under the next attempt.",
+            )
 
     def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
         keys = self._ring.find(order.bundle, now_ms)

@@ -13,6 +13,7 @@ from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
 from shared.statements.cose import open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
+from shared.statements.refusals import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def seal_final(
 
 
 class ReceiptSigner:
-    """Signs the receipts of one node."""
+    """Signs the receipts and refusals of one node."""
 
     def __init__(self, key: Ed25519PrivateKey, issuer: str) -> None:
         self._key = key
@@ -103,6 +104,10 @@ class ReceiptSigner:
     def receipt(self, receipt: Receipt) -> bytes:
         """Return the signed receipt."""
         return sign(receipt, key=self._key, issuer=self._issuer)
+
+    def refusal(self, refusal: Refusal) -> bytes:
+        """Return the signed refusal."""
+        return sign(refusal, key=self._key, issuer=self._issuer)
 
     def message(self, message: bytes) -> bytes:
         """Sign the message of a stream hash or of the final record (protocol §4.2), 64 bytes."""

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Final
 
 from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
-from execution_layer.node.admission import Admission, Admitted, Checked
+from execution_layer.node.admission import ACCEPTED, Admission, Admitted, Checked
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.health import Health
 from execution_layer.node.load import Load
 from execution_layer.node.recovery import Continuation
+from execution_layer.node.refusing import Refuser, Unfit, judging
 from execution_layer.node.session import Session, SessionParts, open_session
 from execution_layer.node.start import Start
 from shared.codec.moment import now_ms
@@ -37,8 +38,10 @@ class Intake:
         delivery: Delivery,
         health: Health,
         parts: SessionParts,
+        refuser: Refuser,
     ) -> None:
         self._admission = admission
+        self._refuser = refuser
         self._engine = engine
         self._delivery = delivery
         self._health = health
@@ -52,7 +55,8 @@ class Intake:
         self.load = load
 
     async def take(self, order: bytes, envelope: bytes) -> Session:
-        """Accept a request and start its session; if this raises, no trace of the request is left.
+        """Accept a request and start its session; if this raises, all that is left of the request is its signed refusal, which
+        the error then bears.
 
         Once it is accepted, the request runs to its end, whatever becomes of the call.
         """
@@ -133,6 +137,12 @@ class Intake:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start(self, order: bytes, envelope: bytes) -> Session:
+        try:
+            return await self._accept(order, envelope)
+        except Unfit as unfit:
+            raise await self._refuser.signed(unfit, now_ms()) from unfit.__cause__
+
+    async def _accept(self, order: bytes, envelope: bytes) -> Session:
         if len(envelope) > LARGE:
             checked = await asyncio.to_thread(self._admission.check, order, envelope, now_ms())
         else:
@@ -160,9 +170,11 @@ class Intake:
         else:
             admitted = self._admission.open(checked, now_ms())
         start = Start.now()
-        generation = self._engine.submit(_generation_request(admitted, start))
+        with judging(checked.order, checked.order_entry, ACCEPTED):
+            generation = self._engine.submit(_generation_request(admitted, start))
         try:
-            return await open_session(admitted, generation, start, self._parts)
+            with judging(checked.order, checked.order_entry, {}):
+                return await open_session(admitted, generation, start, self._parts)
         except Unwritable as error:
             generation.cancel(FinishReason.FAILED)
             raise self._health.told(error) from error

@@ -22,6 +22,7 @@ from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.recovery import continuations, finish_interrupted
+from execution_layer.node.refusing import Refuser
 from execution_layer.node.registration import Registration
 from execution_layer.node.resuming import Resuming
 from execution_layer.node.service import InferenceService
@@ -119,6 +120,9 @@ class Node:
                 delivery=delivery,
                 health=self._health,
                 parts=self._parts,
+                refuser=Refuser(
+                    self.store, self._signer, self.ring, self._settings.quotas.refusals_per_tenant
+                ),
             )
             server = self._build_server(intake)
             registration = Registration(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 4
+VERSION = 5
 
 SCHEMA = """
 CREATE TABLE requests (
@@ -68,14 +68,25 @@ CREATE TABLE meter (
 CREATE TABLE rate_cards (
     entry BLOB PRIMARY KEY,
     statement BLOB NOT NULL
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE refusals (
+    order_entry BLOB PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    statement BLOB NOT NULL,
+    until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refusals_tenant ON refusals (tenant);
+CREATE INDEX refusals_until ON refusals (until)
 """
 """`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after the retention period.
 `seen` holds the order's entry and the `ctx` of an accepted request until both have expired, so that they cannot be
-accepted again. Rows of `requests` stay, so a tenant's number and attempt are never used twice. `tenant_key` signed the order,
+accepted again; it holds the entry of a refused order likewise, and `refusals` what was signed about it. Rows of `requests`
+stay, so a tenant's number and attempt are never used twice. `tenant_key` signed the order,
 `cancel` is its signature that ends the answer, `cached` is known with the first token, and `interruptions` counts the
 restarts after which the answer went on.
 """
+
+_SINCE_4 = SCHEMA[SCHEMA.index("CREATE TABLE refusals") :]
 
 UPGRADES: Final[Mapping[int, str]] = {
     3: "ALTER TABLE requests ADD COLUMN tenant_key BLOB;"
@@ -83,5 +94,6 @@ UPGRADES: Final[Mapping[int, str]] = {
     "ALTER TABLE requests ADD COLUMN cached INTEGER;"
     "ALTER TABLE requests ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX requests_order ON requests (order_entry)",
+    4: _SINCE_4,
 }
 """What an older database lacks: it holds receipts that are still to be delivered, and evidence."""

@@ -60,6 +60,8 @@ class Quotas(Settings):
     requests_per_s_per_tenant: Annotated[float, Field(ge=0.001, le=2**20)] = 1000
     """Calls of Generate per second that one tenant has signed, refused ones included, and likewise of Resume; bursts of four
     times as many."""
+    refusals_per_tenant: Annotated[int, Field(ge=0, le=2**20)] = 10_000
+    """Signed refusals kept for one tenant, each until a day after its order has expired (some 0.7 kB); more are unsigned."""
 
 
 class Retention(Settings):

@@ -27,9 +27,11 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
 from shared.statements.cose import entry_of
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
+from shared.statements.refusals import Refusal
 
 _NONCE_BYTES: Final = 12
 Sign = Callable[[Receipt], bytes]
+SignRefusal = Callable[[Refusal], bytes]
 SealFinal = Callable[[bytes], tuple[bytes, bytes]]
 """Receipt statement -> (final record's ciphertext, signature over it)"""
 
@@ -48,7 +50,7 @@ class NodeStore:
         self.journal.close()
 
     def was_seen(self, order_entry: bytes, ctx: bytes) -> bool:
-        """Return whether an order or an envelope was accepted before."""
+        """Return whether an order or an envelope was accepted, or the order refused, before."""
         query = "SELECT 1 FROM seen WHERE hash IN (?, ?)"
         return (
             self.journal.read(lambda db: db.execute(query, (order_entry, ctx)).fetchone())
@@ -103,11 +105,42 @@ class NodeStore:
                 remedy="Seal the request again and order it under the next attempt.",
             ) from error
 
+    def refusal_of(self, order_entry: bytes) -> bytes | None:
+        """Return the signed refusal of an order, None if it was not refused."""
+        return self.journal.read(lambda db: _refusal_of(db, order_entry))
+
+    async def refuse(
+        self, refusal: Refusal, sign: SignRefusal, *, until_ms: int, most: int
+    ) -> bytes | None:
+        """Sign and record that an order is refused, and return what was signed: what was signed before, if there is that.
+
+        None if the order, or another one under its number and attempt, was accepted, and if the tenant already has `most` refusals.
+        The order is remembered at least until `until_ms`, and never accepted.
+        """
+
+        def write(db: sqlite3.Connection) -> bytes | None:
+            if (kept := _refusal_of(db, refusal.order)) is not None:
+                return kept
+            if _was_accepted(db, refusal) or _refusals(db, refusal.tenant) >= most:
+                return None
+            statement = sign(refusal)
+            db.execute("INSERT INTO seen VALUES (?, ?)", (refusal.order, until_ms))
+            db.execute(
+                "INSERT INTO refusals VALUES (?, ?, ?, ?)",
+                (refusal.order, refusal.tenant, statement, until_ms),
+            )
+            return statement
+
+        return await self.journal.write(write)
+
     async def forget_expired(self, *, before_ms: int) -> int:
-        """Forget orders and envelopes that expired before `before_ms`; return how many hashes."""
-        return await self.journal.write(
-            lambda db: db.execute("DELETE FROM seen WHERE until < ?", (before_ms,)).rowcount
-        )
+        """Forget orders, envelopes and refusals that expired before `before_ms`; return how many hashes."""
+
+        def forget(db: sqlite3.Connection) -> int:
+            db.execute("DELETE FROM refusals WHERE until < ?", (before_ms,))
+            return db.execute("DELETE FROM seen WHERE until < ?", (before_ms,)).rowcount
+
+        return await self.journal.write(forget)
 
     async def append_frame(
         self, request: int, position: int, ciphertext: bytes, *, cached: int | None = None
@@ -265,6 +298,26 @@ def stored_evidence(db: sqlite3.Connection, receipt_entry: bytes) -> StoredEvide
         final_record=row["final_record"] or b"",
         final_signature=row["final_signature"] or b"",
     )
+
+
+def _refusal_of(db: sqlite3.Connection, order_entry: bytes) -> bytes | None:
+    query = "SELECT statement FROM refusals WHERE order_entry = ?"
+    row = db.execute(query, (order_entry,)).fetchone()
+    return None if row is None else bytes(row["statement"])
+
+
+def _was_accepted(db: sqlite3.Connection, refusal: Refusal) -> bool:
+    query = (
+        "SELECT 1 FROM seen WHERE hash = ?"
+        " UNION ALL SELECT 1 FROM requests WHERE tenant = ? AND number = ? AND attempt = ?"
+    )
+    asked = (refusal.order, refusal.tenant, refusal.number, refusal.attempt)
+    return db.execute(query, asked).fetchone() is not None
+
+
+def _refusals(db: sqlite3.Connection, tenant: str) -> int:
+    (count,) = db.execute("SELECT count(*) FROM refusals WHERE tenant = ?", (tenant,)).fetchone()
+    return int(count)
 
 
 def _frames_of(db: sqlite3.Connection, request: int) -> tuple[bytes, ...]:

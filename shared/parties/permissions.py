@@ -96,6 +96,7 @@ AUDIT_HTTP: Final[Rules] = {
     "GET /v1/statements/{entry}": _AUDITED,
     "GET /v1/receipts/{entry}/account": _AUDITED,
     "GET /v1/standings": _ANYONES,
+    "GET /v1/refusals": _AUDITED,
     "GET /v1/verdicts": _AUDITED,
     "GET /v1/tenants/{tenant}/completeness": _TENANTS,
     "GET /v1/tenants/{tenant}/disclosures": _TENANTS,

@@ -95,7 +95,8 @@ class CounterfoilError(Exception):
     """The one error that crosses module boundaries.
 
     `detail` says what went wrong and where; `remedy` says what to do next. Neither may contain prompt text
-    or key material. `metadata` holds facts for programs, `retry_after_s` a hint in seconds.
+    or key material. `metadata` holds facts for programs, `retry_after_s` a hint in seconds. `statement` holds what the raiser
+    signed about it, which reaches the peer even where the code is opaque.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class CounterfoilError(Exception):
         self.remedy = remedy
         self.metadata: dict[str, str] = dict(metadata or {})
         self.retry_after_s = retry_after_s
+        self.statement: bytes | None = None
 
     @property
     def retry_s(self) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs
 
 from shared.runtime.access import Rules
@@ -305,7 +306,7 @@ def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilE
     """
     status = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
     text = _printable(error.details() or "") if status is not None else type(error).__name__
-    info, retry_after_s = _attached(error)
+    info, retry_after_s, statement = _attached(error)
     code = Code.__members__.get(info.reason) if info is not None else None
     if code is None:
         fallback = _FROM_STATUS.get(status, Code.INTERNAL) if status is not None else Code.INTERNAL
@@ -323,22 +324,29 @@ def error_from_rpc(error: grpc.RpcError, who: str | None = None) -> CounterfoilE
     detail = detail if who is None else f"{who}: {detail}"
     metadata = dict(info.metadata) if info is not None else {}
     told = CounterfoilError(code, detail, metadata=metadata, retry_after_s=retry_after_s)
-    return compared(told, time.time_ns() // 1_000_000)
+    told = compared(told, time.time_ns() // 1_000_000)
+    told.statement = statement
+    return told
 
 
-def _attached(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, float | None]:
-    """Return our ErrorInfo and the retry delay in seconds, if the peer sent them."""
+def _attached(
+    error: grpc.RpcError,
+) -> tuple[error_details_pb2.ErrorInfo | None, float | None, bytes | None]:
+    """Return our ErrorInfo, the retry delay in seconds and a signed statement, if the peer sent them."""
     info: error_details_pb2.ErrorInfo | None = None
     delay: float | None = None
+    statement: bytes | None = None
     for packed in _status_details(error):
         found = error_details_pb2.ErrorInfo()
-        retry = error_details_pb2.RetryInfo()
+        retry, signed = error_details_pb2.RetryInfo(), BytesValue()
         with contextlib.suppress(DecodeError):  # a hostile peer's details say nothing
             if packed.Unpack(found) and found.domain == DOMAIN:
                 info = found
             if packed.Unpack(retry):
                 delay = max(0.0, retry.retry_delay.ToNanoseconds() / 1e9)
-    return info, delay
+            if packed.Unpack(signed):
+                statement = signed.value
+    return info, delay, statement
 
 
 def _status_details(error: grpc.RpcError) -> Sequence[AnyMessage]:

@@ -1,6 +1,7 @@
 """What runs before every gRPC method of ours: limits, the mandatory deadline, and rich errors.
 Servicers contain no try/except: they raise CounterfoilError, which becomes a `google.rpc.Status` with ErrorInfo {reason:
-code, domain: "counterfoil", metadata} and RetryInfo. Any other exception is logged here under an incident id, which
+code, domain: "counterfoil", metadata} and RetryInfo, and with a BytesValue that holds a signed statement, if the error
+has one. Any other exception is logged here under an incident id, which
 is all that the peer learns.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # no stubs
 
 from shared.runtime.errors import Code, CounterfoilError
@@ -174,6 +176,8 @@ def status_of(error: Exception, where: str) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(delay * 1e9))
         status.details.append(_packed(retry))
+    if error.statement is not None:
+        status.details.append(_packed(BytesValue(value=error.statement)))
     return status
 
 

@@ -22,7 +22,7 @@ MAX_MISSING = 1024
 
 @dataclass(frozen=True, slots=True)
 class Missing(Record):
-    """A run of order numbers for which the log has no receipt, inclusive."""
+    """A run of order numbers for which the log has neither a receipt nor a refusal, inclusive."""
 
     first: Uint
     last: Uint
@@ -34,12 +34,12 @@ class Missing(Record):
 
 @dataclass(frozen=True, slots=True)
 class OrderNumbers(Record):
-    """Which of the tenant's order numbers have a receipt in this seal or an earlier one."""
+    """Which of the tenant's order numbers have a receipt or a refusal in this seal or an earlier one."""
 
     next: Uint
     """One more than the highest number; 0 if there was none."""
     missing: Annotated[tuple[Missing, ...], Count(0, MAX_MISSING)]
-    """The numbers below `next` without a receipt: ascending runs that do not touch."""
+    """The numbers below `next` without either: ascending runs that do not touch."""
 
     def check(self) -> None:
         """Check the order of the runs."""
@@ -73,6 +73,7 @@ class TenantSeal(Statement):
 
     TYPE: ClassVar[str] = "tenant-seal"
     NEEDED: ClassVar[frozenset[str]] = frozenset({"disclosures"})
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"refusals"})
 
     tenant: Name
     number: Uint
@@ -97,6 +98,9 @@ class TenantSeal(Statement):
     disclosures: Counted | None = None
     """The statements about disclosures of the tenant's receipts with an index from the previous seal's `size` up to this
     one's (protocol §5.1); absent in seals from before it was defined."""
+    refusals: Counted | None = None
+    """The refusals that it counts: those with start <= at < end below `size`, and those with at < start from the previous seal's
+    `size` up to this one's. Their numbers are among `orders` too. Absent if there are none."""
 
     @property
     def subject(self) -> str:
@@ -109,6 +113,9 @@ class TenantSeal(Statement):
         self.require(
             (self.number == 0) == (self.previous == NO_SEAL),
             "has a predecessor exactly when it is not the tenant's first",
+        )
+        self.require(
+            self.refusals is None or self.refusals.count > 0, "counts refusals where there are none"
         )
         self.require(self.receipts + self.late <= self.size, "counts more receipts than entries")
 
@@ -131,8 +138,13 @@ def counted(entries: Sequence[bytes]) -> Counted:
     return Counted(len(entries), entries_digest(entries))
 
 
+def refusals_of(entries: Sequence[bytes]) -> Counted | None:
+    """Return a seal's `refusals`, given their entries in order of log index."""
+    return counted(entries) if entries else None
+
+
 def order_numbers(previous: OrderNumbers | None, seen: Iterable[int]) -> OrderNumbers:
-    """Return a seal's `orders`: the previous seal's, plus the numbers of this seal's receipts."""
+    """Return a seal's `orders`: the previous seal's, plus the numbers of this seal's receipts and refusals."""
     before = Numbers() if previous is None else previous.numbers()
     return OrderNumbers.of(before.with_seen(seen))
 

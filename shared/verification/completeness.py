@@ -61,8 +61,17 @@ class ReceiptLine(Part):
     """Whether the signed receipt is missing because it was erased."""
 
 
+class RefusalLine(Part):
+    """One refusal: an attempt that its node did not accept."""
+
+    index: Unsigned
+    entry: Hex32
+    statement: Base64
+    """The signed refusal."""
+
+
 class SealPart(Part):
-    """A seal, its proof of inclusion, and the receipts that it counts."""
+    """A seal, its proof of inclusion, and the receipts and refusals that it counts."""
 
     statement: Base64
     tlog_proof: Annotated[str, Field(max_length=1 << 18)] | None
@@ -71,6 +80,8 @@ class SealPart(Part):
     """The receipts that it counts as on time, in order of index; null for a seal outside the period."""
     late: tuple[ReceiptLine, ...] | None
     """The receipts that it counts as late; null for the seal before the period."""
+    refusals: tuple[RefusalLine, ...] = ()
+    """The refusals that it counts, in order of index; none for a seal outside the period."""
 
 
 class Document(Part):

@@ -15,7 +15,14 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, open_as, parse_statement, read_as
 from shared.statements.numbers import Range, count
 from shared.statements.receipts import Receipt
-from shared.statements.seals import TenantSeal, entries_digest, follows, order_numbers
+from shared.statements.refusals import Refusal
+from shared.statements.seals import (
+    TenantSeal,
+    entries_digest,
+    follows,
+    order_numbers,
+    refusals_of,
+)
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.completeness import Document, ReceiptLine, SealPart, decoded
@@ -40,7 +47,9 @@ class Answer:
     unsealed: int
     """How many are not yet counted by any seal."""
     missing: tuple[Range, ...]
-    """Order numbers that were skipped in the period and have no receipt, in runs."""
+    """Order numbers that were skipped in the period and have neither receipt nor refusal, in runs."""
+    refused: int
+    """How many refusals the period's seals count: attempts that no node accepted."""
     complete: bool
     because: tuple[str, ...]
     """What is missing for "complete"."""
@@ -103,6 +112,7 @@ def judge(document: Document, trust: Trust) -> Answer:
         late=sum(1 for _ in _of_period(document, _late(opened))),
         unsealed=len(uncounted),
         missing=missing,
+        refused=sum(len(item.part.refusals) for item in opened),
         complete=not because,
         because=because,
         as_of_size=None if newest is None else newest.size,
@@ -179,12 +189,41 @@ def _check_lines(document: Document, opened: Sequence[_Opened]) -> None:
             )
         if receipts is not None and late is not None:
             orders = None if before is None else before.orders
-            numbers = (line.number for line in (*receipts, *late))
+            refused = _check_refusals(item, document.tenant, first)
+            numbers = [*(line.number for line in (*receipts, *late)), *refused]
             _require(
                 order_numbers(orders, numbers) == seal.orders,
-                f"the order numbers of {item.name} do not follow from its receipts",
+                f"the order numbers of {item.name} do not follow from its receipts and refusals",
             )
         before = seal
+
+
+def _check_refusals(item: _Opened, tenant: str, before: int) -> list[int]:
+    """Check that the listed refusals are those that a seal counts, given the size of the seal before it; return their numbers."""
+    seal, lines = item.seal, item.part.refusals
+    what = f"the refusals of {item.name}"
+    counted = refusals_of([bytes.fromhex(line.entry) for line in lines])
+    _require(counted == seal.refusals, f"{what} are not those that it counts")
+    _require(
+        all(one.index < other.index for one, other in pairwise(lines)),
+        f"{what} are not in the order of the log",
+    )
+    found = []
+    for line in lines:
+        raw = decoded(line.statement)
+        refusal = read_as(Refusal, raw)
+        _require(
+            (entry_of(raw).hex(), refusal.tenant) == (line.entry, tenant),
+            f"the refusal at index {line.index} does not match its line",
+        )
+        on_time = seal.start <= refusal.at < seal.end
+        late = refusal.at < seal.start and before <= line.index
+        _require(
+            line.index < seal.size and (on_time or late),
+            f"{what}: the one at index {line.index} is not of its period",
+        )
+        found.append(refusal.number)
+    return found
 
 
 def _is_on_time(seal: TenantSeal, line: ReceiptLine) -> bool:
@@ -254,7 +293,7 @@ def _because(
     if missing:
         shown = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in missing[:SHOWN_RUNS])
         more = ", …" if len(missing) > SHOWN_RUNS else ""
-        yield f"{count(missing)} order numbers have no receipt: {shown}{more}"
+        yield f"{count(missing)} order numbers have no receipt and no refusal: {shown}{more}"
     erased = sum(line.erased and line.statement is None for line in _counted(opened))
     if erased:
         yield f"{erased} receipts were erased, and nothing signed shows when they began"

@@ -35,6 +35,8 @@ class Known:
     card: RateCard | None
     """The rate card that it names, if that is in the log before it."""
     opinions: Sequence[Opinion] = ()
+    refused: bytes | None = None
+    """Entry of the refusal of its order, if the log has one."""
 
     @property
     def request(self) -> tuple[str, int]:
@@ -59,6 +61,7 @@ def outcomes(receipts: Iterable[Known]) -> dict[bytes, Standing]:
             attempt=item.receipt.attempt,
             complete=item.receipt.finish.value in COMPLETE,
             unbillable=item.rated()[1],
+            refused=item.refused,
         )
         for item in known
     ]

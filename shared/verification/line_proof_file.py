@@ -158,14 +158,16 @@ class SealedLine(Part):
 
 
 class ReceiptPart(Logged):
-    """A receipt, its order, every verdict about it, and what is said to become of it."""
+    """A receipt, its order, every verdict about it, the refusal of its order, and what is said to become of it."""
 
     order: Octets
     verdicts: Annotated[tuple[Logged, ...], Field(max_length=MAX_VERDICTS)]
     sealed: Annotated[tuple[SealedLine, ...], Field(max_length=MAX_SEALS)]
     state: State
     because: Hex32 | None
-    """Entry of the verdict or receipt that holds it up or refuses it."""
+    """Entry of the verdict, receipt or refusal that holds it up or refuses it."""
+    refusal: Logged | None = None
+    """Files from before there were refusals lack it."""
 
 
 class Term(Part):

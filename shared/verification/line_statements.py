@@ -15,6 +15,7 @@ from shared.statements.orders import Order
 from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import open_refusal
 from shared.statements.verdicts import Verdict
 from shared.translog.policy import Witnessed
 from shared.translog.proofs import verify_inclusion
@@ -51,6 +52,7 @@ class Statements:
         self._cards: dict[bytes, tuple[int, RateCard]] = {}
         self._ordered: dict[bytes, Order] = {}
         self._opinions: dict[bytes, list[Opinion]] = {}
+        self._refused: dict[bytes, bytes] = {}
         self.receipts: list[Signed] = []
         """In the file's order: those behind the line first."""
         self.seals: list[PeriodSeal] = []
@@ -88,7 +90,7 @@ class Statements:
         return f"{len(own)} behind the line, {len(others)} others of the same requests"
 
     def open_orders(self) -> str:
-        """Check orders and cancellations."""
+        """Check orders, cancellations and refusals."""
         tenants = set()
         for item in self.receipts:
             receipt = item.receipt
@@ -98,6 +100,12 @@ class Statements:
                 )
                 if receipt.cancel is not None:
                     verify_cancellation(receipt.order, receipt.cancel, key)
+                if item.part.refusal is not None:
+                    _, signed = open_refusal(
+                        item.part.refusal.statement, item.bundle, order, receipt.order
+                    )
+                    self._placed(item.part.refusal, signed.entry)
+                    self._refused[item.entry] = signed.entry
             self._ordered[item.entry] = order
             tenants.add(whose.partition(", number")[0])
         return "; ".join(sorted(tenants)[:_MAX_SHOWN])
@@ -154,6 +162,7 @@ class Statements:
                 operator=item.bundle.operator,
                 card=card if index < item.part.index else None,
                 opinions=self._opinions[item.entry],
+                refused=self._refused.get(item.entry),
             )
         return found
 

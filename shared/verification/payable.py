@@ -1,4 +1,4 @@
-"""What is payable: protocol §8 as one function of receipts and verdicts. Pure.
+"""What is payable: protocol §8 as one function of receipts, refusals and verdicts. Pure.
 
 The order of arrival makes no difference; only log indexes do.
 """
@@ -13,6 +13,7 @@ from shared.statements.receipts import Finish
 from shared.verification.opinions import Opinion, confirmation, disputed
 
 ANSWERED: Final = "the order was answered before"
+ORDER_REFUSED: Final = "its node had refused the order"
 SUPERSEDED: Final = "superseded by another attempt"
 COMPLETE: Final = frozenset({Finish.STOP.value, Finish.LENGTH.value})
 UNCONFIRMED: Final = "FAIL that no second worker has confirmed"
@@ -41,6 +42,8 @@ class Claim:
     """Whether the answer ended by its own rules (`stop`, `length`), as far as the receipt says."""
     unbillable: str | None = None
     """Why it is not payable in itself, whatever others say: it failed, it has no price, it exceeds its order."""
+    refused: bytes | None = None
+    """Entry of the refusal of its order, if the log has one."""
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -103,6 +106,8 @@ def _by_itself(
         return Standing(State.REFUSED, ANSWERED, answer)
     if claim.unbillable is not None:  # (2)
         return Standing(State.REFUSED, claim.unbillable)
+    if claim.refused is not None:
+        return Standing(State.REFUSED, ORDER_REFUSED, claim.refused)
     confirming = confirmation(opinions)
     if confirming is not None:  # (3)
         reason = f"confirmed {confirming.outcome}: {confirming.reason}"

@@ -32,6 +32,7 @@ from execution_layer.node.health import Health
 from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.intake import Intake
 from execution_layer.node.load import Load
+from execution_layer.node.refusing import Refuser
 from execution_layer.node.session import SessionParts
 from execution_layer.node.settings import Quotas
 from execution_layer.node.spool import Spool
@@ -248,6 +249,7 @@ class Trial:
         ring.renew(facts, now_ms())
         store = NodeStore(folder / "node.sqlite", ring.storage_key)
         quotas = Quotas(in_flight_per_tenant=4096, in_flight=4096)
+        signer = ReceiptSigner(ring.signing_key, f"{OPERATOR}/{NODE}")
         intake = Intake(
             admission=Admission(
                 ring=ring,
@@ -263,11 +265,12 @@ class Trial:
             health=Health(store, engine),
             parts=SessionParts(
                 store=store,
-                signer=ReceiptSigner(ring.signing_key, f"{OPERATOR}/{NODE}"),
+                signer=signer,
                 energy=Unmetered(),
                 frame_interval_s=0.02,
                 numeric_profile=served.numeric_profile,
             ),
+            refuser=Refuser(store, signer, ring, quotas.refusals_per_tenant),
         )
         await engine.start()
         try:

@@ -23,6 +23,7 @@ from shared.statements.orders import Order
 from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.statements.refusals import Refusal, RefusalReason
 from shared.statements.schema import Statement
 from shared.statements.seals import Counted, Missing, OrderNumbers, TenantSeal
 from shared.statements.verdicts import Outcome, Reason, Verdict
@@ -142,6 +143,15 @@ IDENTITY_KEY = IdentityKey(
     ),
     not_before=NOW,
 )
+REFUSAL = Refusal(
+    order=octets("order"),
+    bundle=octets("bundle"),
+    tenant="acme",
+    number=43,
+    attempt=0,
+    reason=RefusalReason.REQUEST,
+    at=NOW + 5,
+)
 SAMPLES: dict[str, tuple[Statement, str, str]] = {
     "key-bundle": (BUNDLE, "operator", "gpu-farm"),
     "revocation": (
@@ -159,6 +169,7 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
     ),
     "order": (ORDER, "tenant", "acme"),
     "receipt": (RECEIPT, "node", "gpu-farm/n1"),
+    "refusal": (REFUSAL, "node", "gpu-farm/n1"),
     "receipt-early-failure": (
         EARLY_FAILURE,
         "node",
@@ -219,6 +230,27 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
             late_entries=octets("late entries"),
             orders=OrderNumbers(next=61, missing=(Missing(7, 9), Missing(30, 30))),
             disclosures=Counted(5, octets("disclosure entries")),
+        ),
+        "authority",
+        "authority",
+    ),
+    "tenant-seal-refusals": (
+        TenantSeal(
+            tenant="acme",
+            number=4,
+            start=NOW - 2 * 86_400_000,
+            end=NOW - 86_400_000,
+            at=NOW,
+            previous=octets("seal 3"),
+            size=164,
+            root=octets("root"),
+            receipts=40,
+            entries=octets("entries"),
+            late=2,
+            late_entries=octets("late entries"),
+            orders=OrderNumbers(next=61, missing=(Missing(7, 9),)),
+            disclosures=Counted(0, octets("no disclosure entries")),
+            refusals=Counted(count=1, entries=octets("refusal entries")),
         ),
         "authority",
         "authority",

@@ -9,6 +9,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.billing import lines_of
+from audit_layer.costs.books import refusals_of
 from audit_layer.costs.models import CorrectionRow, PeriodEventRow, RatedReceiptRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.costs.proving.period_tree import paths_in
@@ -80,7 +81,11 @@ def gather(db: Session, operator: str, scope: Scope) -> Gathered:
     )
     seals, sealed = _sealed(db, own)
     cards = sorted({row.rate_card for row in rows})
-    named = [*receipts, *bundles, *cards, *(row.entry for row in verdicts), *seals]
+    refused = refusals_of(db, [row.order_entry for row in rows])
+    named = [
+        *(*receipts, *bundles, *cards, *(row.entry for row in verdicts), *seals),
+        *refused.values(),
+    ]
     statements = _statements(db, named)
     orders = _orders(db, [row.order_entry for row in rows])
     signers = [*(item.raw for item in statements.values()), *orders.values()]
@@ -103,6 +108,7 @@ def gather(db: Session, operator: str, scope: Scope) -> Gathered:
             operator=row.operator,
             card=card if index < row.log_index else None,
             opinions=opinions[row.receipt],
+            refused=refused.get(row.order_entry),
         )
 
     return Gathered(

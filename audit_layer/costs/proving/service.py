@@ -169,6 +169,7 @@ def _written(asked: _Asked, together: Together, policy: LogPolicy) -> LineProof:
             sealed=tuple(found.sealed.get(item.entry, ())),
             state=standing.state,
             because=None if standing.because is None else standing.because.hex(),
+            refusal=None if item.refused is None else Logged(**logged(item.refused)),
         )
 
     def all_of(entries: Any) -> tuple[Logged, ...]:

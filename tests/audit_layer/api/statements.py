@@ -1,6 +1,6 @@
 """Signed statements of a small world: two operators, two tenants, an authority, a worker."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,13 +13,14 @@ from shared.envelope.header import envelope_hash
 from shared.envelope.stream import StreamContext, final_signature_message, stream_hash
 from shared.runtime.keys import public_bytes
 from shared.statements.cancellations import sign_cancellation
-from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.epochs import EpochOpen
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+from shared.statements.refusals import RefusalReason, refuse_order
 from shared.statements.verdicts import Reason, Verdict
 
 NOW = now_ms()
@@ -149,6 +150,30 @@ class Node:
         raw = sign(value, key=key(issuer), issuer=issuer)
         self.number, self.previous = self.number + 1, entry_of(raw)
         return Submission(raw, order)
+
+    def refusal(self, tenant: str, **facts: Any) -> Submission:
+        """Refuse the tenant's next order; the node's own numbers do not move."""
+        number, previous = self.number, self.previous
+        order = self.receipt(tenant).order
+        self.number, self.previous = number, previous
+        assert order is not None
+        return refusal_of(order, operator=self.operator, **facts)
+
+
+def refusal_of(
+    order: bytes,
+    *,
+    reason: RefusalReason = RefusalReason.REQUEST,
+    at: int = NOW - 1000,
+    operator: str = "alpha",
+    signer: str | None = None,
+    **changes: Any,
+) -> Submission:
+    """Return a refusal of an order by `<operator>/one`, with that order."""
+    value = refuse_order(read_as(Order, order), entry_of(order), reason, at)
+    issuer = f"{operator}/one"
+    raw = sign(replace(value, **changes), key=key(signer or issuer), issuer=issuer)
+    return Submission(raw, order)
 
 
 def delivered(

@@ -113,7 +113,7 @@ def test_a_skipped_order_number_makes_its_day_and_the_next_incomplete(court: Cou
     court.tick(END + GRACE)
     said = answer(court)
     assert (said.complete, said.inferences, said.missing) == (False, 2, ((1, 2),))
-    assert said.because == ("2 order numbers have no receipt: 1 to 2",)
+    assert said.because == ("2 order numbers have no receipt and no refusal: 1 to 2",)
     court.world.put(held[1], held[2])
     court.tick(END + DAY + GRACE)
     said = answer(court)
@@ -368,3 +368,50 @@ async def test_the_commands_ask_the_database_of_a_running_server(server: Server,
     # `beta` numbers its orders from 1000, within the grace period
     assert [row["issuer"] for row in found["gaps"]] == ["acme", "bolt"]
     assert looked.return_value == 0
+
+
+def with_a_refusal(court: Court) -> Document:
+    court.put(BEGAN)
+    court.world.put(court.world.node.refusal("acme", at=BEGAN))
+    court.put(BEGAN)
+    court.tick(END + GRACE)
+    return document(court)
+
+
+def test_a_refused_number_is_not_missing(court: Court):
+    found = with_a_refusal(court)
+    told = judge(found, found.trust.trust())
+    assert (told.complete, told.missing, told.inferences, told.refused) == (True, (), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"refusals": []}, "are not those that it counts"),
+        ({"entry": "00" * 32}, "are not those that it counts"),
+        ({"index": 9999}, "is not of its period"),
+        ({"statement": "other"}, "does not match its line"),
+    ],
+)
+def test_a_document_that_hides_or_changes_a_refusal_does_not_verify(court: Court, change, told):
+    found = with_a_refusal(court)
+    if change.get("statement"):
+        another = court.world.node.refusal("acme", at=BEGAN)
+        change = {"statement": base64.b64encode(another.statement).decode()}
+    where = ("seals", 0) if "refusals" in change else ("seals", 0, "refusals", 0)
+    with pytest.raises(CounterfoilError, match=told):
+        judge(altered(found, change, *where), found.trust.trust())
+
+
+def test_an_authority_that_leaves_a_refusal_out_of_its_seal_is_told_by_what_it_leaves_missing(
+    court: Court,
+):
+    """The number is then missing, and the tenant holds the refusal with its proof of inclusion below the seal's size."""
+    found = with_a_refusal(court)
+    seal = read_as(TenantSeal, base64.b64decode(found.seals[0].statement))
+    hidden = replace(seal, refusals=None, orders=OrderNumbers(3, (Missing(1, 1),)))
+    raw = base64.b64encode(sign(hidden, key=made.key("authority"), issuer="authority")).decode()
+    change: dict[str, Any] = {"statement": raw, "refusals": [], "tlog_proof": None}
+    told = judge(altered(found, change, "seals", 0), found.trust.trust())
+    assert told.missing == ((1, 1),)
+    assert "1 order numbers have no receipt and no refusal: 1" in told.because

@@ -19,6 +19,7 @@ MATRIX = {
     "/v1/statements/{entry}": (404, 404, 404, 403),
     "/v1/receipts/{entry}/account": (404, 404, 404, 403),
     "/v1/standings": (200, 200, 200, 200),
+    "/v1/refusals": (200, 200, 200, 403),
     "/v1/verdicts": (200, 200, 200, 403),
     "/v1/tenants/{tenant}/completeness": (200, 403, 200, 403),
     "/v1/tenants/{tenant}/disclosures": (200, 403, 200, 403),

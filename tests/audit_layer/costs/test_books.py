@@ -23,7 +23,7 @@ from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 from shared.statements.verdicts import Blame, Outcome, Reason, Verdict
-from shared.verification.payable import ANSWERED, SUPERSEDED
+from shared.verification.payable import ANSWERED, ORDER_REFUSED, SUPERSEDED
 from shared.verification.rating import rated
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.costs.test_service import EACH, Books, books, invoice, line
@@ -186,6 +186,25 @@ def test_the_node_that_served_the_retry_is_paid_and_the_one_before_is_not(scene:
     (alpha, beta) = scene.books.costs.totals()
     assert (alpha["amount"], alpha["refused"], alpha["receipts"], alpha["tokens"]) == ("0", str(EACH), 0, 0)  # fmt: skip
     assert (beta["amount"], beta["refused"]) == (str(EACH), "0")
+
+
+@pytest.mark.parametrize("first", ["receipt", "refusal", "receipt, and it is booked"])
+def test_an_answer_to_an_order_that_its_node_refused_is_not_paid(scene: Scene, first: str):
+    """Whichever the log has first; what was posted before the refusal came is taken back, with its entry."""
+    order = 0
+    raw, value = scene.made(scene.nodes[0], 0, 0, order)
+    refusal = made.refusal_of(scene.orders[0, 0, order])
+    receipt = Submission(raw, scene.orders[0, 0, order])
+    submissions = [refusal, receipt] if first == "refusal" else [receipt, refusal]
+    for submission in submissions:
+        scene.books.world.put(submission)
+        if first.endswith("booked"):
+            scene.catch_up()
+    scene.catch_up()
+    assert value.number == 0
+    told = [(item.receipt, item.reason, item.because) for item in scene.books.costs.unpaid()]
+    assert told == [(entry_of(raw), ORDER_REFUSED, entry_of(refusal.statement))]
+    assert scene.paid() == 0
 
 
 def test_a_retry_that_fails_or_never_comes_supersedes_nothing(scene: Scene):

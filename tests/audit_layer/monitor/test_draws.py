@@ -180,6 +180,7 @@ def receipts(scene: Scene, made: Book, indexes: Sequence[int]) -> None:
         return JSONResponse({"items": found, "next": None})
 
     scene.server.answers["v1/receipts"] = page
+    scene.server.answers["v1/refusals"] = JSONResponse({"items": [], "next": None})
     scene.server.answers["v1/disclosures"] = JSONResponse({"items": [], "next": None})
 
 

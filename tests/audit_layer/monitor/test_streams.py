@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -249,9 +250,16 @@ def receipts(numbers: list[int]) -> list[tuple[int, bytes]]:
     return [(10 + number, made_by[number]) for number in numbers]
 
 
-def show_tenant(scene: Scene, items: list[tuple[int, bytes]], size: int = 300) -> None:
+def show_tenant(
+    scene: Scene,
+    items: list[tuple[int, bytes]],
+    size: int = 300,
+    *,
+    refused: Sequence[tuple[int, bytes]] = (),
+) -> None:
     disclosed = [(200, made.disclosure_request(entry_of(items[0][1])))]
-    scene.server.show(log_with([*items, *disclosed], size))
+    scene.server.show(log_with([*items, *refused, *disclosed], size))
+    scene.server.statements("v1/refusals", list(refused))
     scene.server.statements(PUBLIC, [])
     scene.server.statements("v1/receipts", items)
     scene.server.statements("v1/disclosures", disclosed)
@@ -278,6 +286,28 @@ async def test_a_missing_order_number_is_a_finding_after_the_grace_and_once(scen
         assert (await scene.look(token="t", grace_s=100)).findings == 1
     assert scene.heard.kinds() == ["order-gap"]
     assert "order 1 of tenant acme" in scene.heard.of("finding")[0]["detail"]
+
+
+async def test_a_refusal_closes_its_number_and_is_reported(scene: Scene):
+    node = made.Node("alpha", entry_of(BUNDLE), entry_of(CARD))
+    first, refusal, third = node.receipt("acme"), node.refusal("acme"), node.receipt("acme")
+    show_tenant(
+        scene,
+        [(10, first.statement), (12, third.statement)],
+        refused=[(11, refusal.statement)],
+    )
+    assert (await scene.look(token="t", grace_s=100)).findings == 0
+    scene.now_s += 101
+    assert (await scene.look(token="t", grace_s=100)).findings == 0
+    assert ("refusal", 11) in told(scene)
+
+
+async def test_a_log_that_hides_a_refusal_shows_a_gap(scene: Scene):
+    """Whoever holds the refusal, with its proof, sees who hides it."""
+    show_tenant(scene, receipts([0, 2]), refused=[])
+    await scene.look(token="t", grace_s=100)
+    scene.now_s += 101
+    assert (await scene.look(token="t", grace_s=100)).findings == 1
 
 
 async def test_a_number_that_arrives_within_the_grace_period_is_not_a_finding(scene: Scene):

@@ -10,9 +10,15 @@ from audit_layer.trail.fsck_whole import check_all
 from audit_layer.trail.service import Submission
 from shared.codec.moment import parse_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import open_as, sign
+from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.receipts import Receipt
-from shared.statements.seals import NO_SEAL, entries_digest, follows, order_numbers
+from shared.statements.seals import (
+    NO_SEAL,
+    entries_digest,
+    follows,
+    order_numbers,
+    refusals_of,
+)
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.selection.sealing_court import (
     BEGAN,
@@ -191,3 +197,34 @@ def test_the_receipts_alone_are_enough_to_recompute_a_seal(court: Court):
     for seal, _, _ in court.seals():
         mine = [e for i, e, r in held if i < seal.size and seal.start <= r.started < seal.end]
         assert (seal.receipts, seal.entries) == (len(mine), entries_digest(mine))
+
+
+def test_refusals_close_numbers_and_are_each_in_exactly_one_seal(court: Court):
+    """On time by when the order was refused, late by when it came; a seal without any has the form that it always had."""
+    node = court.world.node
+    court.put(BEGAN)
+    on_time = node.refusal("acme", at=BEGAN)
+    court.world.put(on_time)
+    court.put(BEGAN)
+    court.tick(END + GRACE)
+    late = node.refusal("acme", at=BEGAN)
+    court.world.put(late)
+    court.tick(END + DAY + GRACE)
+    court.tick(END + 2 * DAY + GRACE)
+    first, second, third = (seal for seal, _, _ in court.seals())
+    assert first.refusals == refusals_of([entry_of(on_time.statement)])
+    assert first.orders == order_numbers(None, range(3))
+    assert second.refusals == refusals_of([entry_of(late.statement)])
+    assert second.orders == order_numbers(None, range(4))
+    assert third.refusals is None
+    assert "crit" not in third.to_payload()
+    assert second.to_payload()["crit"] == ["refusals"]
+
+
+def test_a_tenant_whose_orders_were_all_refused_has_no_seal_yet(court: Court):
+    court.world.put(court.world.node.refusal("acme", at=BEGAN))
+    assert court.tick(END + GRACE) == 0
+    court.put(BEGAN)
+    court.tick(END + GRACE)
+    ((seal, _, _),) = court.seals()
+    assert (seal.refusals is None, seal.orders.next) == (False, 2)

@@ -92,7 +92,7 @@ def leave_gaps(engine: Engine, trail: Trail, node: made.Node) -> None:
     put(trail, following)
     watch = GapWatch(engine, grace_ms=0)
     assert watch.look(now_ms()).reported
-    put(trail, skipped, later)
+    put(trail, skipped, later, node.refusal("acme", at=OLD))
     assert watch.look(now_ms()).resolved
     node.receipt("acme", started=OLD)
     put(trail, node.receipt("acme", started=OLD))

@@ -20,7 +20,8 @@ from shared.runtime.clocks import shown
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import public_bytes
-from shared.statements.cose import entry_of, sign_statement
+from shared.statements.cose import entry_of, read_as, sign_statement
+from shared.statements.refusals import Refusal, RefusalReason
 from shared.statements.request import Message, RequestBody, SamplingSettings
 from tests.execution_layer.asking import (
     ask,
@@ -492,7 +493,8 @@ async def ask_soon(world, node, request, engine):
 
 
 async def test_every_decryption_failure_looks_the_same_from_outside(world, node):
-    """Wrong key, kc, shares, body, padding, CBOR, UTF-8 or budget: one answer, to the last byte."""
+    """Wrong key, kc, shares, body, padding, CBOR, UTF-8 or budget: one answer, to the last byte, and one refusal but for the
+    order's own entry and number, and the time."""
     good = RequestBody(SETTINGS, prompt="hello")
     bad_text = cbor.encode({"prompt": "hellx", "settings": {}}).replace(b"hellx", b"hell\xff")
     over_budget = encode_body(RequestBody(SamplingSettings(250), prompt="hello"))
@@ -525,9 +527,18 @@ async def test_every_decryption_failure_looks_the_same_from_outside(world, node)
     seen = {}
     for name, wrong in ways.items():
         request = make_request(world, node, **wrong)
-        seen[name] = await raw_error(world, node, request.order, request.envelope)
+        status, details, sent = await raw_error(world, node, request.order, request.envelope)
+        signed = node.store.refusal_of(entry_of(request.order))
+        refusal = replace(read_as(Refusal, signed), order=bytes(32), number=0, at=0)
+        blank = [
+            value.replace(signed, bytes(len(signed))) if isinstance(value, bytes) else (key, value)
+            for part in sent
+            for key, value in part
+        ]
+        seen[name] = (status, details, repr(blank), repr(refusal))
     assert len(set(seen.values())) == 1, seen
-    (status, details, _) = next(iter(seen.values()))
+    (status, details, _, _) = next(iter(seen.values()))
+    assert refusal.reason is RefusalReason.UNREADABLE
     assert status.name == "INVALID_ARGUMENT"
     assert details == Code.UNREADABLE.value.message
 

@@ -1,6 +1,7 @@
 """The rule of protocol §8: one receipt for an order, one attempt for a request, nothing under a confirmed verdict."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from shared.verification.opinions import Opinion
 from shared.verification.payable import (
     ANSWERED,
+    ORDER_REFUSED,
     PAYABLE,
     SUPERSEDED,
     Claim,
@@ -59,6 +61,16 @@ def test_of_several_receipts_for_one_order_the_first_in_the_log_counts():
 
 def test_a_second_receipt_is_not_paid_either_when_the_first_failed():
     assert states([claim(3, why="failed"), claim(5, order=3)]) == [R, R]
+
+
+def test_a_receipt_whose_order_its_node_refused_is_not_payable_and_supersedes_nothing():
+    """The node cannot have it both ways: the refusal closes the number, so the answer is nothing that is owed."""
+    first, refused = claim(1), replace(claim(2, attempt=1), refused=name("refusal"))
+    found = standings([first, refused], ())
+    assert found[refused.receipt] == Standing(R, ORDER_REFUSED, name("refusal"))
+    assert found[first.receipt] == PAYABLE
+    failed = replace(claim(3, why="failed"), refused=name("refusal"))
+    assert standings([failed], ())[failed.receipt] == Standing(R, "failed")
 
 
 def test_an_attempt_that_was_cut_off_replaces_none_that_was_not():
