@@ -320,18 +320,12 @@ class AsyncCounterfoilClient:
             remaining = until - time.monotonic()
             if remaining <= 0:
                 raise CounterfoilError(Code.DEADLINE, "no node answered before the deadline")
+            beside = self._beside(nodes, node, tried, wanted.candidates - 1)
             if wanted.on_choice is not None:
-                wanted.on_choice([node], wanted)
-            attempt = await Attempt.prepare(
-                self.archive,
-                self._terms,
-                node,
-                going_on.next(),
-                rate_card=self._policy.rate_card(node.bundle.operator),
-                number=given[0] if given else None,
-                timeout_s=remaining,
-                envelopes=envelopes,
-                beside=self._beside(nodes, node, tried, wanted.candidates - 1),
+                wanted.on_choice([node, *beside], wanted)
+            number = given[0] if given else None
+            attempt = await self._prepare(
+                node, beside, going_on.next(), number, remaining, envelopes
             )
             given[:] = [attempt.ordered.number]
             try:
@@ -357,8 +351,35 @@ class AsyncCounterfoilClient:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
+    async def _prepare(
+        self,
+        node: NodeEntry,
+        beside: Sequence[NodeEntry],
+        wanted: Wanted,
+        number: int | None,
+        timeout_s: float,
+        envelopes: Envelopes,
+    ) -> Attempt:
+        """Seal and order. The node counts as busy from now on, so that requests that are made at once go to different nodes."""
         self._node_choice.begin(node.name)
+        try:
+            return await Attempt.prepare(
+                self.archive,
+                self._terms,
+                node,
+                wanted,
+                rate_card=self._policy.rate_card(node.bundle.operator),
+                number=number,
+                timeout_s=timeout_s,
+                envelopes=envelopes,
+                beside=beside,
+            )
+        except BaseException:
+            self._node_choice.end(node.name)
+            raise
+
+    async def _run(self, attempt: Attempt, node: NodeEntry, timeout_s: float) -> Completion:
+        """Run an attempt that was prepared; then its node is no longer busy with it."""
         began = time.monotonic()
         try:
             completion = await attempt.run(

@@ -70,6 +70,17 @@ async def test_a_dry_run_sends_nothing_and_uses_no_number(world, capsys):
     assert second["number"] == 0
 
 
+async def test_every_candidate_is_named_as_a_reader(world, capsys):
+    async with world.node(), world.node(name="node-2"):
+        commands = Shell(world, capsys)
+        code, out, _ = await commands.infer(PROMPT, "--candidates", "2", "--dry-run", "--json")
+    assert code == 0
+    facts = json.loads(out)["explained"]
+    names = {node["name"] for node in facts["checked"]["nodes"]}
+    assert names == {"honest/node-1", "honest/node-2"}
+    assert "each of them reads it" in facts["readers"][0]
+
+
 async def test_what_was_kept_and_who_did_not_answer_is_said(world):
     async with world.node(), world.client() as client:
         await client.nodes()
