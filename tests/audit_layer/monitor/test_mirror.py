@@ -1,9 +1,14 @@
 """A copy of a log is checked entry by entry, and shows nothing that does not lead to the witnessed root."""
 
+import asyncio
+import json
 import os
+import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.responses import Response
 
 from audit_layer.monitor.client import ApiClient, Https
 from audit_layer.monitor.findings import FoundError
@@ -15,6 +20,7 @@ from shared.translog.published import PublishedLog
 from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.directory_file import parse_directory
 from tests.audit_layer.monitor.doubles import POLICY, TIME, LyingLog, some_entries
+from tests.audit_layer.monitor.test_process import KEYS, ROOT
 
 NOW = 1000 * TIME
 OPERATOR = Ed25519PrivateKey.generate()
@@ -181,3 +187,34 @@ async def test_partial_tiles_of_old_checkpoints_do_not_pile_up(scene, copying):
         await copying.step()
     widths = sorted(int(path.name) for path in (copying.folder / "tile/0/000.p").iterdir())
     assert widths == list(range(7, WIDTHS_KEPT + 7))
+
+
+async def mirror_command(scene, folder, *more):
+    """Run `counterfoil log mirror`; return its exit code and the objects that it printed."""
+    program = (
+        "import sys; from shared.runtime.cli import run; from audit_layer.commands.monitor import mirror;"
+        " sys.exit(run(mirror, sys.argv[1:]))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, scene.url, *KEYS, "--threshold=2", f"--to={folder}",
+        f"--ca={scene.ca}", "--json", *more, cwd=ROOT, stdout=PIPE,
+    )  # fmt: skip
+    scene.processes.append(process)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, [json.loads(line) for line in out.splitlines()]
+
+
+async def test_the_command_copies_once_and_its_exit_code_says_what_happened(scene, tmp_path):
+    folder = tmp_path / "copy"
+    log = log_of(scene, [bundle()], 5)
+    code, (told,) = await mirror_command(scene, folder, "--once")
+    assert (code, told["size"]) == (0, 5)
+    assert (folder / "directory.json").stat().st_mode & 0o777 == 0o644  # a web server reads it
+    scene.server.files["checkpoint"] = LyingLog(some_entries(6, "other")).note()
+    code, (told,) = await mirror_command(scene, folder, "--once")
+    assert code == 3
+    assert told["error"] in {"BAD_PROOF", "MALFORMED", "NOT_FOUND"}
+    scene.server.show(log)
+    scene.server.answers["checkpoint"] = Response(status_code=503)
+    code, (told,) = await mirror_command(scene, folder, "--once")
+    assert (code, told["error"]) == (5, "UNAVAILABLE")
