@@ -3,14 +3,14 @@
 It is read from the audit server; if that does not answer, from the mirrors of the log that the policy names; if none of them
 does, from what the archive has kept. Whoever lists a key bundle, the same checks are made.
 
-A key bundle counts if (1) an operator that the policy pins signed it, (2) it is in a log checkpoint that the
-policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent with what was shown before, (3) it
-is live now, (4) no revocation by its operator is known that is also in the log, (5) its node stands as well as the policy
-demands, and (6) its evidence, if it carries any, affirms what the policy demands. For (5) the directory's word is taken: it
-can keep a client from a node, and does nothing for one. Its other unsigned claims, such as the listing's own `revoked`, are
-believed in neither direction. A listing can omit a new revocation:
-to learn of it at once, follow the public statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror
-shows what the others omit.
+A key bundle counts if (1) an operator that the policy pins signed it, with a key that it had then by the log (protocol §2.3),
+(2) it is in a log checkpoint that the policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent
+with what was shown before, (3) it is live now, (4) no revocation by its operator is known that is also in the log, (5) its node
+stands as well as the policy demands, and (6) its evidence, if it carries any, affirms what the policy demands. For (5) the
+directory's word is taken: it can keep a client from a node, and does nothing for one. Its other unsigned claims, such as the
+listing's own `revoked`, are believed in neither direction. A listing can omit a new revocation or the end of a key: to learn of
+it at once, follow the public statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror shows what the
+others omit.
 """
 
 import asyncio
@@ -28,12 +28,13 @@ from execution_layer.client.archive import Archive
 from execution_layer.client.attesting import Attesting
 from execution_layer.client.log_memory import AUDIT_SERVER, NO_ANSWER, LogMemory, check_age
 from execution_layer.client.mirrors import Listing, Mirror, ask_all
+from execution_layer.client.operators import Operators
 from execution_layer.client.policy import ClientPolicy
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
-from shared.statements.cose import open_as, parse_statement, verify_signature
+from shared.statements.cose import open_as, parse_statement
 from shared.statements.keys import KeyBundle, Revocation, stale_bundle
 from shared.translog.policy import LogPolicy, Witnessed
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
@@ -77,6 +78,7 @@ class NodeEntry:
 def check_bundle(
     listed: audit_pb2.KeyBundleEntry,
     policy: ClientPolicy,
+    operators: Operators,
     log: LogPolicy,
     now: int,
     revoked: Mapping[tuple[bytes, str], int],
@@ -87,18 +89,14 @@ def check_bundle(
     `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts;
     `max_age_s` bounds the checkpoint's age.
     """
-    claimed, _ = open_as(KeyBundle, listed.statement, None)
-    key = policy.operator_key(claimed.operator)
-    if key is None:
-        raise CounterfoilError(
-            Code.UNTRUSTED_KEY, f"the policy does not pin operator {claimed.operator}"
-        )
-    bundle, statement = open_as(KeyBundle, listed.statement, key)  # (1)
+    bundle, statement = open_as(KeyBundle, listed.statement, None)
+    operators.verify(statement, bundle.operator)  # (1)
     if not listed.tlog_proof:
         raise CounterfoilError(
             Code.NOT_WITNESSED, f"the key bundle of {bundle.issuer} has no proof"
         )
     included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)  # (2)
+    operators.check_place(statement, bundle.operator, included.index)
     check_age(included.witnessed, max_age_s)
     if not bundle.is_live(now):  # (3)
         raise stale_bundle(bundle, now)
@@ -126,17 +124,13 @@ def _standing(listed: audit_pb2.KeyBundleEntry) -> Standing:
 
 
 def check_revocation(
-    listed: audit_pb2.RevocationEntry, policy: ClientPolicy, log: LogPolicy
+    listed: audit_pb2.RevocationEntry, operators: Operators, log: LogPolicy
 ) -> tuple[Revocation, VerifiedInclusion]:
     """Check a revocation: signed by a pinned operator, in the witnessed log; it ends only that operator's key bundles."""
     statement = parse_statement(listed.statement, expected=Revocation.TYPE)
-    key = policy.operator_key(statement.issuer)
-    if key is None:
-        raise CounterfoilError(
-            Code.UNTRUSTED_KEY, f"the policy does not pin operator {statement.issuer[:64]}"
-        )
-    verify_signature(statement, key)
+    operators.verify(statement, statement.issuer)
     included = verify_tlog_proof(listed.tlog_proof, statement.entry, log)
+    operators.check_place(statement, statement.issuer, included.index)
     return statement.read(Revocation), included
 
 
@@ -162,6 +156,7 @@ class Directory:
         self._policy = policy
         self._log = policy.log.policy()
         self._attesting = Attesting(policy.attestation)
+        self._operators = Operators(policy)
         self._archive = archive
         self._memory = memory
         self._mirrors = mirrors
@@ -205,8 +200,8 @@ class Directory:
             if error.code not in NO_ANSWER:
                 raise error from rpc_error
             return await self._without_audit_server(model_root, error)
-        await self._remember_standings(answer)
         await self._learn(answer)
+        await self._remember_standings(answer)
         return await self._read(answer, model_root, AUDIT_SERVER, self._policy.max_checkpoint_age_s)
 
     async def _without_audit_server(
@@ -273,10 +268,12 @@ class Directory:
         return nodes
 
     async def _learn(self, listing: Listing) -> None:
-        """Store the revocations that are proved; any other is logged and ends nothing."""
+        """Store the operators' keys and the revocations that are proved; any other is logged and ends nothing."""
+        shown = listing.identities[:MAX_BUNDLES]
+        self._operators.learn((item.statement, item.tlog_proof) for item in shown)
         for item in listing.revocations[:MAX_BUNDLES]:
             try:
-                value, included = check_revocation(item, self._policy, self._log)
+                value, included = check_revocation(item, self._operators, self._log)
             except CounterfoilError as error:
                 _log.warning("the directory shows a revocation that does not count: %s", error)
                 continue
@@ -293,9 +290,8 @@ class Directory:
             with contextlib.suppress(CounterfoilError):
                 statement = parse_statement(item.statement, expected=KeyBundle.TYPE)
                 said = _standing(item).value
-                key = self._policy.operator_key(statement.issuer)
-                if key is not None and known.get(statement.subject) != said:
-                    verify_signature(statement, key)  # so that only real nodes take room
+                if known.get(statement.subject) != said:
+                    self._operators.verify(statement, statement.issuer)  # only real nodes take room
                     told[statement.subject] = said
         if told:
             await self._archive.remember_standings(told)
@@ -318,7 +314,9 @@ class Directory:
         revoked = self._archive.revoked_at()
         for item in listed:
             try:
-                node = check_bundle(item, self._policy, self._log, now_ms(), revoked, max_age_s)
+                node = check_bundle(
+                    item, self._policy, self._operators, self._log, now_ms(), revoked, max_age_s
+                )
                 if model_root in node.bundle.model_roots:
                     claims = await self._attesting.check(node.bundle, now_ms())  # (6)
                     nodes.append(replace(node, source=source, claims=claims))

@@ -129,8 +129,9 @@ class ClientPolicy(Settings):
     tokenizer: Path | None = None
     """Folder of the checkpoint's tokenizer, if the client is to read prompts and answers itself (extra `text`).
     Without it, the files fetched by `counterfoil client tokenizer fetch` are used."""
-    operators: dict[Name, Hex32]
-    """Identity keys of the operators trusted to name their nodes' keys."""
+    operators: dict[Name, Hex32 | Annotated[tuple[Hex32, ...], Field(min_length=1)]]
+    """Identity keys of the operators trusted to name their nodes' keys, one or several each: where the client begins. Keys that
+    they add or end in the log are followed."""
     rate_cards: dict[Name, tuple[Hex32, ...]]
     """Entries of each operator's accepted rate cards; orders name the first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
@@ -158,10 +159,12 @@ class ClientPolicy(Settings):
             )
         return self
 
-    def operator_key(self, operator: str) -> bytes | None:
-        """Return an operator's pinned identity key; None for one that is not trusted."""
-        text = self.operators.get(operator)
-        return None if text is None else bytes.fromhex(text)
+    def operator_keys(self, operator: str) -> tuple[bytes, ...]:
+        """Return an operator's pinned identity keys; none for one that is not trusted."""
+        pinned = self.operators.get(operator, ())
+        return tuple(
+            bytes.fromhex(key) for key in ((pinned,) if isinstance(pinned, str) else pinned)
+        )
 
     def rate_card(self, operator: str) -> bytes:
         """Return the entry of the rate card that orders to this operator must name."""

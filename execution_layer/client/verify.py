@@ -1,35 +1,38 @@
 """Offline verification after the fact: numbered steps over the archive, or over an exported bundle."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from execution_layer.client.archive import Archive, Transcript
+from execution_layer.client.operators import known_operators
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
 from execution_layer.client.reopening import sent_of
 from execution_layer.client.response_check import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
+from shared.parties.key_rotation import known_keys
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import load_ed25519, public_bytes
-from shared.statements.cose import entry_of, open_as
-from shared.statements.keys import KeyBundle
+from shared.runtime.keys import load_ed25519
+from shared.statements.cose import entry_of, parse_statement
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.verification.bundle import Bundle, ReceiptContext
 from shared.verification.bundle_check import included, key_bundle_steps
 from shared.verification.steps import Step, Verification
-from shared.verification.trust import Trust
+from shared.verification.trust import Role, Trust, key_for
 
 
 def trust_of(policy: ClientPolicy) -> Trust:
-    """Return what a client's policy pins: the log's quorum, the operators, and the tenant's own key."""
-    return Trust.of(
-        policy.log.policy(),
-        operators={name: bytes.fromhex(key) for name, key in policy.operators.items()},
-        tenants={policy.tenant: _own_key(policy)},
-    )
+    """Return what a client's policy pins: the log's quorum, the operators, as far as it has read on in the log, and the tenant's
+    own keys."""
+    pins = {
+        Role.OPERATOR: {name: policy.operator_keys(name) for name in policy.operators},
+        Role.TENANT: {policy.tenant: _own_keys(policy)},
+    }
+    return Trust(policy.log.policy(), pins).continued(known_operators(policy))
 
 
 def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence[str]) -> Trust:
@@ -40,7 +43,7 @@ def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence
         for name, key in pairs([signer], "--signer").items():
             named.setdefault(name, set()).add(parse_hex32(key, "a signer's key"))
     log = configured.log if policy_file is None else read_policy_file(policy_file).policy()
-    return Trust(log, configured.with_signers(named).pins)
+    return replace(configured.with_signers(named), log=log)
 
 
 def is_of_its_log(config: Path, bundle: Bundle) -> bool:
@@ -58,12 +61,16 @@ def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bu
     if transcript.proof is None:
         raise _no_proof()
     statement, proof = archive.bundle(transcript.bundle)
-    operator = policy.operator_key(open_as(KeyBundle, statement, None)[0].operator)
+    operators = {
+        key
+        for history in known_operators(policy, parse_statement(statement).issuer)
+        for key in history.ever
+    }
     return Bundle(
         statement=transcript.receipt,
         tlog_proof=transcript.proof,
         policy=PolicyFile.of(policy.log.policy()).encode(),
-        keys=tuple(key for key in (operator, _own_key(policy)) if key is not None),
+        keys=(*operators, *_own_keys(policy)),
         receipt=ReceiptContext(transcript.order_statement, statement, proof),
     )
 
@@ -84,9 +91,10 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
     statement, proof = archive.bundle(transcript.bundle)
     log = policy.log.policy()
     bundle = key_bundle_steps(run, statement, proof, log, trust_of(policy))
+    own = key_for(parse_statement(transcript.order_statement), _own_keys(policy))
     sent = run.step(
         "order and envelope are ours and belong together",
-        lambda: sent_of(transcript, bundle[0], bundle[1], _own_key(policy)),
+        lambda: sent_of(transcript, bundle[0], bundle[1], own),
     )
     response = run.step(
         "every frame opens in order under its AAD and is signed",
@@ -135,5 +143,6 @@ def _no_proof() -> CounterfoilError:
     )
 
 
-def _own_key(policy: ClientPolicy) -> bytes:
-    return public_bytes(load_ed25519(policy.tenant_key_file))
+def _own_keys(policy: ClientPolicy) -> tuple[bytes, ...]:
+    """Return the tenant's keys that are or were in the key file, the current one last."""
+    return known_keys(policy.tenant_key_file, load_ed25519(policy.tenant_key_file))

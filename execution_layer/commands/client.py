@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from execution_layer.commands.archive import archive, recipient_key, share
+from execution_layer.commands.client_key import key
 from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
 from execution_layer.commands.resume import resume
@@ -231,6 +232,7 @@ client.add_command(tags)
 client.add_command(tag_key)
 for command in (archive, view, compare, evidence, share, recipient_key):
     client.add_command(command)
+client.add_command(key)
 
 
 @client.command("init")

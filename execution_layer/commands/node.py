@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from execution_layer.commands.node_keys import revoke, roll
+from execution_layer.commands.operator_key import operator_key
 from shared.runtime.output import emit, json_option
 
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -22,6 +23,7 @@ def node() -> None:
 
 node.add_command(revoke)
 node.add_command(roll)
+node.add_command(operator_key)
 
 
 @node.command("operator-init")

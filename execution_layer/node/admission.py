@@ -61,8 +61,8 @@ class ServedModel:
 class TenantKeys(Protocol):
     """The known tenants."""
 
-    def key_of(self, tenant: str) -> bytes | None:
-        """Return a tenant's public key (32 bytes), None for a stranger."""
+    def key_of(self, tenant: str, kid: bytes) -> bytes | None:
+        """Return a tenant's live key (32 bytes) with this key id, or else any of its keys; None for a stranger."""
 
 
 class Seen(Protocol):
@@ -202,7 +202,7 @@ class Admission:
         if not raw:
             raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
         order, statement = open_as(Order, raw, None, new=True)
-        key = self._tenants.key_of(order.tenant)
+        key = self._tenants.key_of(order.tenant, statement.kid)
         if key is None:
             raise CounterfoilError(
                 Code.NO_ORDER,

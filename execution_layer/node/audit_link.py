@@ -78,6 +78,15 @@ class AuditLink:
             raise error_from_rpc(error) from error
         return [item.statement for item in response.revocations]
 
+    async def identities(self, subjects: Sequence[str]) -> list[tuple[bytes, str]]:
+        """Return (statement, tlog-proof) of what the log has about identities' keys: unchecked."""
+        request = audit_pb2.ListIdentityKeysRequest(identities=subjects)
+        try:
+            response = await self._directory.ListIdentityKeys(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return [(item.statement, item.tlog_proof) for item in response.identities]
+
 
 def _submitted(result: audit_pb2.SubmitResult) -> Submitted:
     if result.WhichOneof("result") == "sequenced":

@@ -7,30 +7,34 @@ least both open requests. A key bundle is also replaced when its content is no l
 when its operator has revoked it, and at once when somebody asks for it (`request_roll`).
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.node.revoking import revoked_from
 from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_key, save_hpke_key
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import (
+    Signer,
     create_private,
+    key_id,
     load_or_create_ed25519,
     private_folder,
     public_bytes,
     write_atomic,
     write_private,
 )
-from shared.statements.cose import open_as, sign
+from shared.statements.cose import open_as, parse_statement, sign
 from shared.statements.keys import HOUR_MS, Attestation, KeyBundle
 from shared.verification.attestation import report_data
 from shared.verification.development_attestation import FORMAT, attest
+from shared.verification.trust import key_for
+
+_log = logging.getLogger(__name__)
 
 LIFE_MS: Final = 24 * HOUR_MS
 OVERLAP_MS: Final = HOUR_MS
@@ -103,12 +107,22 @@ class KeyRing:
     """The node's keys. `renew` is called at start and from time to time; the other methods mostly look up."""
 
     def __init__(
-        self, folder: Path, operator_key: Ed25519PrivateKey, attest: Attest | None = None
+        self,
+        folder: Path,
+        operator_key: Signer,
+        attest: Attest | None = None,
+        *,
+        earlier: Collection[bytes] = (),
+        reload: Callable[[], Signer] | None = None,
     ) -> None:
-        """`attest` gives each key bundle its evidence."""
+        """`attest` gives each key bundle its evidence; `earlier` are public keys that the operator had before; `reload` reads
+        its key anew before it signs.
+        """
         self._attest = attest
         self._folder = private_folder(folder)
         self._operator_key = operator_key
+        self._trusted = {*earlier, public_bytes(operator_key)}
+        self._reload = reload
         self.signing_key = load_or_create_ed25519(folder / "signing.pem")
         self.storage_key = _load_or_create_secret(folder / "storage.key")
         self._roll = folder / _ROLL
@@ -145,8 +159,8 @@ class KeyRing:
 
     def revoked(self, listed: Iterable[bytes], now_ms: int) -> list[bytes]:
         """Return the entries of the key bundles that the operator's own revocations, among those `listed`, have ended."""
-        known, key = list(listed), public_bytes(self._operator_key)
-        ends = {entry: revoked_from(known, entry, key) for entry in self._bundles}
+        known = list(listed)
+        ends = {entry: revoked_from(known, entry, *self._trusted) for entry in self._bundles}
         return [entry for entry, at in ends.items() if at is not None and at <= now_ms]
 
     def end(self, entry: bytes) -> None:
@@ -162,12 +176,14 @@ class KeyRing:
             if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
                 self._forget(keys)
         self._sweep()
+        self._follow_operator()
         newest = _newest(list(self._bundles.values()))
         if (
             newest is not None
             and now_ms < newest.bundle.not_after - RENEWAL_MS
             and facts.are_those_of(newest.bundle)
             and not self.asked()
+            and (newest.proof or self._is_signer(newest))
         ):
             return None
         made = self._create(facts, now_ms)
@@ -178,6 +194,20 @@ class KeyRing:
         """Store a key bundle's tlog-proof."""
         write_atomic(self._file(keys.entry, "tlog-proof"), proof.encode())
         keys.proof = proof
+
+    def _follow_operator(self) -> None:
+        """Use the operator's key as it is now: it may have been rotated."""
+        if self._reload is None:
+            return
+        try:
+            self._operator_key = self._reload()
+        except CounterfoilError as error:
+            _log.error("the operator's key cannot be read again: %s", error)
+        self._trusted.add(public_bytes(self._operator_key))
+
+    def _is_signer(self, keys: BundleKeys) -> bool:
+        """Whether the operator's current key signed a key bundle: the log may not take one of an ended key any more."""
+        return parse_statement(keys.statement).kid == key_id(self._operator_key)
 
     def _create(self, facts: NodeFacts, now_ms: int) -> BundleKeys:
         hpke = generate_hpke_key()
@@ -207,15 +237,18 @@ class KeyRing:
 
     def _load(self) -> dict[bytes, BundleKeys]:
         found = {}
-        trusted, own = public_bytes(self._operator_key), public_bytes(self.signing_key)
+        own = public_bytes(self.signing_key)
         for path in sorted(self._folder.glob("*.bundle")):
             try:
-                bundle, signed = open_as(KeyBundle, path.read_bytes(), trusted)
+                raw = path.read_bytes()
+                signer = key_for(parse_statement(raw), self._trusted)
+                bundle, signed = open_as(KeyBundle, raw, signer)
             except CounterfoilError as error:
                 raise CounterfoilError(
                     Code.CONFIGURATION,
                     f"{path} is not a key bundle of this operator: {error.detail}",
-                    remedy="Give each node a key folder of its own.",
+                    remedy="Give each node a key folder of its own. After a rotation, keep the list of earlier keys"
+                    " (operator.keys) beside the operator's key file.",
                 ) from error
             if bundle.signing_key == own:
                 proof = self._file(signed.entry, "tlog-proof")

@@ -15,14 +15,15 @@ from execution_layer.node.settings import NodeSettings
 from execution_layer.node.spool import spool_counts, unfinished_requests
 from shared.codec.moment import now_ms, to_rfc3339
 from shared.model.config import ModelConfig
+from shared.parties.key_rotation import known_keys
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.certificates import life_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
 from shared.runtime.journal import connect, lock_holder
-from shared.runtime.keys import load_ed25519, public_bytes
-from shared.statements.cose import entry_of, open_as, read_as
+from shared.runtime.keys import load_ed25519
+from shared.statements.cose import entry_of, read_as
 from shared.statements.keys import KeyBundle
 
 _TIMEOUT_S = 5.0
@@ -104,9 +105,8 @@ def _certificate(path: Path) -> str:
 
 def _newest_first(settings: NodeSettings) -> list[bytes]:
     """Return the node's key bundles, as its operator signed them."""
-    trusted = public_bytes(load_ed25519(settings.operator_key_file))
     found = [path.read_bytes() for path in settings.keys.glob("*.bundle")]
-    opened = [(open_as(KeyBundle, raw, trusted)[0].not_before, raw) for raw in found]
+    opened = [(read_as(KeyBundle, raw).not_before, raw) for raw in found]
     return [raw for _, raw in sorted(opened, reverse=True)]
 
 
@@ -115,7 +115,8 @@ def _directory_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
 
     Empty if the audit server does not answer.
     """
-    operator_key = public_bytes(load_ed25519(settings.operator_key_file))
+    operator = load_ed25519(settings.operator_key_file)
+    operator_keys = known_keys(settings.operator_key_file, operator)
     with secure_channel(settings.audit.target, settings.audit.ca_file, settings.party) as channel:
         stub = audit_pb2_grpc.DirectoryStub(channel)
         try:
@@ -127,7 +128,7 @@ def _directory_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
         if sha256(item.statement).digest() == bundle:  # as the operator signed it: nothing attached
             facts["standing"] = item.standing
     listed = [item.statement for item in answer.revocations]
-    at = revoked_from(listed, bundle, operator_key)
+    at = revoked_from(listed, bundle, *operator_keys)
     return facts if at is None else {**facts, "bundle_revoked_from": to_rfc3339(at)}
 
 

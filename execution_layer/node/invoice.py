@@ -18,8 +18,9 @@ from shared.codec.money import Money, format_decimal, parse_decimal, round_to_mi
 from shared.codec.money import amount_of as exact_amount
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import connect
-from shared.statements.cose import open_as
+from shared.statements.cose import open_as, parse_statement
 from shared.statements.ratecards import Price, RateCard
+from shared.verification.trust import key_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,8 @@ def _price(card: RateCard, model_root: bytes) -> Price:
     return price
 
 
-def load_rate_card(path: Path, operator_key: bytes) -> tuple[RateCard, bytes, bytes]:
-    """Return (card, entry, statement) of a signed rate card; CONFIGURATION if the operator did not sign it."""
+def load_rate_card(path: Path, *operator_keys: bytes) -> tuple[RateCard, bytes, bytes]:
+    """Return (card, entry, statement) of a signed rate card; CONFIGURATION if none of the operator's keys signed it."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -179,10 +180,14 @@ def load_rate_card(path: Path, operator_key: bytes) -> tuple[RateCard, bytes, by
             remedy="Make a rate card with `counterfoil node rate-card`.",
         ) from error
     try:
-        card, statement = open_as(RateCard, raw, operator_key)
+        signed = parse_statement(raw, expected=RateCard.TYPE)
+        card, statement = open_as(RateCard, raw, key_for(signed, operator_keys))
     except CounterfoilError as error:
         raise CounterfoilError(
-            Code.CONFIGURATION, f"{path} is not a rate card of this operator: {error.detail}"
+            Code.CONFIGURATION,
+            f"{path} is not a rate card of this operator: {error.detail}",
+            remedy="Sign it again with `counterfoil node rate-card`, or keep the list of earlier keys (operator.keys) beside"
+            " the operator's key file.",
         ) from error
     return card, statement.entry, raw
 

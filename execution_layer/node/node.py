@@ -16,6 +16,7 @@ from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.health import Health, Watch
+from execution_layer.node.identities import TenantIdentities
 from execution_layer.node.identity import KeyRing, NodeFacts, development_attestation
 from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
@@ -33,10 +34,12 @@ from execution_layer.node.store import NodeStore
 from execution_layer.node.tenants import Tenants
 from shared.codec.moment import now_ms
 from shared.envelope.header import MAX_ENVELOPE
+from shared.parties.identity_book import IdentityBook
+from shared.parties.key_rotation import known_keys
 from shared.parties.permissions import NODE_GRPC
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service, build_server
-from shared.runtime.keys import load_ed25519, public_bytes
+from shared.runtime.keys import load_ed25519
 from shared.runtime.logs import incident
 from shared.statements.cose import MAX_STATEMENT
 
@@ -71,12 +74,20 @@ class Node:
         self._settings = settings
         self._model = model
         operator_key = load_ed25519(settings.operator_key_file)
+        operator_keys = known_keys(settings.operator_key_file, operator_key)
         self._card, card_entry, self._card_statement = load_rate_card(
-            settings.rate_card_file, public_bytes(operator_key)
+            settings.rate_card_file, *operator_keys
         )
         self._card_entry = card_entry
-        attest = development_attestation if settings.attestation else None
-        self.ring = KeyRing(settings.keys, operator_key, attest)
+        self.ring = KeyRing(
+            settings.keys,
+            operator_key,
+            development_attestation if settings.attestation else None,
+            earlier=operator_keys,
+            reload=lambda: load_ed25519(settings.operator_key_file),
+        )
+        self._book = IdentityBook(settings.keys / "identities.json", settings.audit.log.policy())
+        self._tenants = Tenants(settings.tenants_file, self._book)
         self.store = NodeStore(settings.spool, self.ring.storage_key)
         self.spool = Spool(self.store.journal)
         self.load = Load(settings.quotas)
@@ -84,7 +95,7 @@ class Node:
         self._signer = ReceiptSigner(self.ring.signing_key, settings.issuer)
         self._admission = Admission(
             ring=self.ring,
-            tenants=Tenants(settings.tenants_file),
+            tenants=self._tenants,
             seen=self.store,
             model=model.served,
             rate_card=card_entry,
@@ -124,7 +135,8 @@ class Node:
                     self.store, self._signer, self.ring, self._settings.quotas.refusals_per_tenant
                 ),
             )
-            server = self._build_server(intake)
+            identities = TenantIdentities(self._tenants, self._book, link)
+            server = self._build_server(intake, identities)
             registration = Registration(
                 self.ring, self._facts(server), link, rate_card=self._card_statement
             )
@@ -144,6 +156,7 @@ class Node:
             background = [
                 asyncio.create_task(_forever(watch.run)),
                 asyncio.create_task(_forever(registration.run)),
+                asyncio.create_task(_forever(identities.run)),
                 asyncio.create_task(_forever(delivery.run)),
                 asyncio.create_task(_forever(self._purge)),
             ]
@@ -180,7 +193,7 @@ class Node:
         await self.load.wait_idle()
         _log.info("drained: nothing is in flight")
 
-    def _build_server(self, intake: Intake) -> RpcServer:
+    def _build_server(self, intake: Intake, identities: TenantIdentities) -> RpcServer:
         package = "counterfoil.execution.v1"
         return build_server(
             tls=self._settings.tls,
@@ -195,6 +208,7 @@ class Node:
                         self.ring,
                         self._model.served.root,
                         self._model.files,
+                        identities,
                     ),
                 ),
                 Service(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from execution_layer.node.audit_link import AuditLink
 from execution_layer.node.operators import Operator
 from shared.runtime.errors import CounterfoilError
-from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.cose import entry_of, open_as, parse_statement, sign
 from shared.statements.keys import Revocation
+from shared.verification.trust import key_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,12 @@ async def revoke(
     return Revoked(bundle, at, entry_of(statement), answer.index, statement)
 
 
-def revoked_from(listed: Iterable[bytes], bundle: bytes, operator_key: bytes) -> int | None:
+def revoked_from(listed: Iterable[bytes], bundle: bytes, *operator_keys: bytes) -> int | None:
     """Return the time (ms) at which the operator's own revocations end a key bundle; None if none of those listed does."""
     found = []
     for raw in listed:
         try:
-            value, _ = open_as(Revocation, raw, operator_key)
+            value, _ = open_as(Revocation, raw, key_for(parse_statement(raw), operator_keys))
         except CounterfoilError:
             continue  # another operator's, or not validly signed
         if value.bundle == bundle:

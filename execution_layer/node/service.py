@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 
+from execution_layer.node.identities import TenantIdentities
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.intake import Intake
 from execution_layer.node.model_files import ModelFiles
@@ -30,9 +31,11 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         ring: KeyRing,
         model_root: bytes,
         files: ModelFiles | None,
+        identities: TenantIdentities,
     ) -> None:
         self._intake = intake
         self._resuming = resuming
+        self._identities = identities
         self._ring = ring
         self._model_root = model_root
         self._files = files
@@ -58,6 +61,7 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[execution_pb2.GenerateResponse]:
         """Run one request. If the caller is gone before the end, the answer goes on without it."""
+        await self._identities.heed(request.order)
         session = await self._intake.take(request.order, request.envelope)
         ended = False
         async for event in session.events():

@@ -147,5 +147,7 @@ class NodeSettings(Settings):
 class TenantsFile(Settings):
     """`tenants.toml`."""
 
-    tenants: dict[NodeName, KeyHex] = Field(default_factory=dict)
-    """Public key (hex) by tenant name."""
+    tenants: dict[NodeName, KeyHex | Annotated[tuple[KeyHex, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Public key or keys (hex) by tenant name. A tenant adds and ends keys in the log by itself; these are the beginning."""

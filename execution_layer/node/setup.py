@@ -9,6 +9,7 @@ from execution_layer.node.identity import KeyRing
 from execution_layer.node.operators import Operator
 from execution_layer.node.settings import NodeSettings, TenantsFile
 from shared.codec.ids import check_name, parse_hex32
+from shared.parties.key_rotation import known_keys
 from shared.runtime.config import Settings, load, read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, public_bytes, write_atomic, write_private
@@ -23,7 +24,8 @@ S = TypeVar("S", bound=Settings)
 def write_node(folder: Path, operator: Operator, settings: NodeSettings) -> dict[str, Any]:
     """Write the configuration, create keys and an empty tenants file; return what others must know."""
     private_folder(folder)
-    ring = KeyRing(settings.keys, operator.key)
+    earlier = known_keys(operator.key_file, operator.key)
+    ring = KeyRing(settings.keys, operator.key, earlier=earlier)
     if not settings.tenants_file.exists():
         write_atomic(settings.tenants_file, to_toml(TenantsFile()).encode())
     write_private(folder / CONFIG, to_toml(settings).encode())

@@ -105,8 +105,21 @@ def key_bundle_steps(
     found: tuple[KeyBundle, bytes] = run.step(
         "the key bundle is signed by its operator", lambda: key_bundle_of(raw, trust, offered)
     )
-    run.step("the key bundle is in the witnessed log", lambda: included(proof, found[1], policy))
+    run.step(
+        "the key bundle is in the witnessed log",
+        lambda: _key_bundle_place(raw, proof, policy, trust),
+    )
     return found
+
+
+def _key_bundle_place(
+    raw: bytes, proof: str, policy: LogPolicy, trust: Trust
+) -> tuple[VerifiedInclusion, str]:
+    """Check that the log has a key bundle, at a place where its signer was one of its operator's keys."""
+    statement = parse_statement(raw, expected=KeyBundle.TYPE)
+    found, told = included(proof, statement.entry, policy)
+    trust.check_place(Role.OPERATOR, statement.issuer, statement.kid, found.index)
+    return found, told
 
 
 def included(proof: str, entry: bytes, policy: LogPolicy) -> tuple[VerifiedInclusion, str]:
@@ -231,6 +244,7 @@ def ordered(
     order, statement = order_of(raw, receipt)
     key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
     verify_signature(statement, key)
+    trust.check_order(order.tenant, statement.kid, receipt.started)
     return (order, key), f"{whose}, number {order.number}"
 
 

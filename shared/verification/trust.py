@@ -1,7 +1,7 @@
 """Whom a verifier believes: one record of pinned keys by role, for every check in this package."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Self
 
@@ -25,6 +25,7 @@ from shared.statements.ratecards import RateCard
 from shared.statements.seals import TenantSeal
 from shared.statements.verdicts import Verdict
 from shared.translog.policy import LogPolicy
+from shared.verification.identities import KeyHistory
 
 Pins = Mapping[str, Collection[bytes]]
 """Ed25519 public keys (32 bytes) by the name under which they sign."""
@@ -78,6 +79,8 @@ class Trust:
     pins: Mapping[Role, Pins] = field(default_factory=dict)
     """Keys by role and name. Nothing is known about an absent role: its keys are believed on the word of the party that
     presents them."""
+    histories: Mapping[tuple[Role, str], KeyHistory] = field(default_factory=dict)
+    """What the log has made of pinned keys, for identities of which it is known."""
 
     @classmethod
     def of(
@@ -153,11 +156,32 @@ class Trust:
             return key, f"{name}, by the key {key.hex()} on the bundle's word"
         raise CounterfoilError(Code.UNTRUSTED_KEY, f"the bundle has no key with id {kid.hex()}")
 
+    def continued(self, histories: Iterable[KeyHistory]) -> "Trust":
+        """Return this trust with identities' keys as the log continues them: each key they ever had is one of theirs, for what
+        the log has in its time (`check_place`, `check_order`).
+        """
+        known = {(Role(history.role.value), history.name): history for history in histories}
+        pins = {role: dict(names) for role, names in self.pins.items()}
+        for (role, name), history in known.items():
+            pins.setdefault(role, {})[name] = history.ever
+        return replace(self, pins=pins, histories={**self.histories, **known})
+
+    def check_place(self, role: Role, name: str, kid: bytes, index: int) -> None:
+        """UNTRUSTED_KEY if the log has a statement at an `index` at which its signer's key was not one of the name's."""
+        if (history := self.histories.get((role, name))) is not None:
+            history.key(kid, index)
+
+    def check_order(self, tenant: str, kid: bytes, started: int) -> None:
+        """UNTRUSTED_KEY if an order's key had ended when work on it began (ms)."""
+        if (history := self.histories.get((Role.TENANT, tenant))) is not None:
+            history.order_key(kid, started)
+
     def with_signers(self, signers: Pins) -> "Trust":
         """Return this trust with keys of names whose role is not given: each counts in every role, and no other name does."""
         if not signers:
             return self
-        return Trust(self.log, {role: _joined(self.pins.get(role, {}), signers) for role in Role})
+        pins = {role: _joined(self.pins.get(role, {}), signers) for role in Role}
+        return replace(self, pins=pins)
 
 
 def with_key_id(keys: Iterable[bytes], kid: bytes) -> bytes | None:

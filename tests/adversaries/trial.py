@@ -167,7 +167,7 @@ class _Keys:
 
     key: bytes
 
-    def key_of(self, tenant: str) -> bytes | None:
+    def key_of(self, tenant: str, _kid: bytes) -> bytes | None:
         return self.key if tenant == TENANT else None
 
 

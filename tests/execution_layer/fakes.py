@@ -168,6 +168,7 @@ class FakeAudit(
         self.standing = ""
         """What the listing says of every node's standing."""
         self.hides_revocations = False
+        self.hides_identities = False
         self.forked = False
         self.clock = time.time
         self.away = False
@@ -259,7 +260,26 @@ class FakeAudit(
                 )
             )
         ended = [] if self.hides_revocations else self._revocations()
-        return audit_pb2.ListKeyBundlesResponse(bundles=found, revocations=ended)
+        about = self._identities(lambda subject: subject.startswith("operator/"))
+        return audit_pb2.ListKeyBundlesResponse(bundles=found, revocations=ended, identities=about)
+
+    async def ListIdentityKeys(self, request, context):
+        self._present()
+        wanted = request.identities
+        return audit_pb2.ListIdentityKeysResponse(
+            identities=self._identities(lambda subject: subject in wanted)
+        )
+
+    def _identities(self, wanted):
+        parsed = [parse_statement(raw) for raw in self.statements]
+        return [
+            audit_pb2.IdentityEntry(statement=item.raw, tlog_proof=self.proof(index))
+            for index, item in enumerate(parsed)
+            if self.witnessing
+            and not self.hides_identities
+            and item.type.startswith("identity-key")
+            and wanted(item.subject)
+        ]
 
     def _revocations(self):
         return [

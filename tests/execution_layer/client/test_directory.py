@@ -8,6 +8,7 @@ import time
 import pytest
 
 from execution_layer.client import directory
+from execution_layer.client.operators import Operators
 from execution_layer.client.views import VIEW, encode_evidence, encode_view, facts
 from shared.codec.moment import now_ms
 from shared.runtime import fetching
@@ -223,7 +224,13 @@ async def mirror_error(client):
     shown, _ = await directory.ask_all(client._mirrors)
     statement = shown[0].listing.bundles[0]
     node = directory.check_bundle(
-        statement, client._policy, client._log, now_ms(), {}, max_age_s=900
+        statement,
+        client._policy,
+        Operators(client._policy),
+        client._log,
+        now_ms(),
+        {},
+        max_age_s=900,
     )
     with pytest.raises(CounterfoilError) as caught:
         await client._mirrors[0].check(
@@ -283,7 +290,13 @@ async def test_a_smaller_tree_that_was_witnessed_long_after_a_larger_one_is_kept
         memory = client._memory()
         shown, _ = await directory.ask_all(client._mirrors)
         node = directory.check_bundle(
-            shown[0].listing.bundles[0], client._policy, client._log, now_ms(), {}, 900
+            shown[0].listing.bundles[0],
+            client._policy,
+            Operators(client._policy),
+            client._log,
+            now_ms(),
+            {},
+            900,
         )
         with pytest.raises(CounterfoilError, match="it had") as caught:
             await memory.refuse_older(node.witnessed, "the mirror")

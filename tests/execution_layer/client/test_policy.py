@@ -47,8 +47,8 @@ def test_what_init_writes_is_read_back_and_private(tmp_path):
     policy = ClientPolicy.load(made["config"])
     assert policy.tenant == "acme"
     assert policy.rate_card("honest").hex() == CARD
-    assert policy.operator_key("honest").hex() == "ef" * 32
-    assert policy.operator_key("stranger") is None
+    assert [key.hex() for key in policy.operator_keys("honest")] == ["ef" * 32]
+    assert policy.operator_keys("stranger") == ()
     assert policy.custodians[0].public_key().hex() == CUSTODIAN
     assert policy.log.policy().threshold == 1
     for name in (CONFIG, "tenant.pem"):

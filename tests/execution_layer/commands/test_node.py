@@ -13,7 +13,7 @@ from execution_layer.node.tenants import Tenants
 from shared.runtime.cli import run
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import load_or_create_ed25519, public_bytes
+from shared.runtime.keys import key_id, load_or_create_ed25519, public_bytes
 from shared.runtime.tls import LIFE, LocalCA
 from tests.execution_layer.fakes import ORIGIN, FakeAudit
 from tests.execution_layer.world import MODEL_ROOT
@@ -193,12 +193,12 @@ def test_a_broken_change_to_the_tenants_is_logged_and_the_last_good_ones_are_kep
     path.write_text(f'[tenants]\nacme = "{key.hex()}"\n')
     tenants = Tenants(path)
     path.write_text("[tenants]\nacme = 5\n")
-    assert tenants.key_of("acme") == key
+    assert tenants.key_of("acme", key_id(key)) == key
     assert "the changed tenants file cannot be used" in caplog.text
     path.unlink()
-    assert tenants.key_of("acme") == key
+    assert tenants.key_of("acme", key_id(key)) == key
     path.write_text("[tenants]\n")
-    assert tenants.key_of("acme") is None
+    assert tenants.key_of("acme", key_id(key)) is None
     path.write_text("nonsense")
     with pytest.raises(CounterfoilError) as caught:
         Tenants(path)
