@@ -36,10 +36,12 @@ def refusal(target: str, ca_file: Path, party: PartyFiles | None = None) -> str 
         return f"the certificate that this party shows, {party.cert}, {life.warning(now)}"
     try:
         host, port = split_address(target)
-        with (
-            socket.create_connection((host, port), timeout=PROBE_S) as plain,
-            client_context(ca_file, party).wrap_socket(plain, server_hostname=host) as secure,
-        ):
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        context = client_context(ca_file, party)
+        # Wrapped before it is connected: of a connected socket that the peer resets, `wrap_socket` would leave one open.
+        with context.wrap_socket(socket.socket(family, kind), server_hostname=host) as secure:
+            secure.settimeout(PROBE_S)
+            secure.connect(address)
             return None if _heard(secure) else f"{target} {_dropped(party)}"
     except ssl.SSLCertVerificationError as error:
         return str(error.strerror)
