@@ -24,6 +24,7 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.replay import check_sequence, replay
 from shared.model.root import model_root
 from shared.model.unchanged import Snapshot
+from shared.runtime.core_dumps import forbid_core_dumps
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import read_as
 from shared.statements.receipts import Receipt
@@ -142,6 +143,7 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve cases until the input ends."""
+    forbid_core_dumps()
     parser = argparse.ArgumentParser(prog="counterfoil-replay")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--threads", type=int, default=1)

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from shared.runtime import logs
+from shared.runtime.core_dumps import forbid_core_dumps
 from shared.runtime.errors import Code, CounterfoilError, sentences
 from shared.runtime.printable import for_terminal, is_text
 
@@ -241,6 +242,7 @@ def root() -> click.Group:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; the only place where errors become messages."""
+    forbid_core_dumps()
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle_streams()
     try:

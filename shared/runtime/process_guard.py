@@ -60,7 +60,7 @@ def command_line(
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *options, "--", *command]
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
     """Set a process attribute on Linux; elsewhere do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
@@ -100,7 +100,7 @@ class Guard:
         """Start the command, watch over it, and return its code as `subprocess` does."""
         if os.getpgid(0) != os.getpid():
             os.setpgid(0, 0)
-        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
         self._catch_signals()
         try:
             self._child = self._start()
@@ -122,11 +122,11 @@ class Guard:
     def _start(self) -> subprocess.Popen[bytes]:
         guard = os.getpid()
         death_signal = int(self._options.death_signal)
-        prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+        set_attribute = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
         def die_with_guard() -> None:  # after setuid, which would clear the attribute
-            if prctl is not None:
-                prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+            if set_attribute is not None:
+                set_attribute(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
             if os.getppid() != guard:
                 os._exit(NOT_STARTED)
 
