@@ -180,7 +180,12 @@ def custodian_reports(config: Path, as_json: bool) -> None:
 
     def shown() -> Any:
         rows = [
-            (to_rfc3339(report.at)[:19] + "Z", report.rule.value, report.epoch, report.detail)
+            (
+                to_rfc3339(report.at)[:19] + "Z",
+                report.rule.value,
+                "" if report.epoch is None else report.epoch,
+                report.detail,
+            )
             for report in reports
         ]
         columns = ("at", "rule", "epoch", "what")

@@ -14,7 +14,7 @@ from shared.parties.permissions import CUSTODIAN_HTTP
 from shared.runtime.http import install_problem_handlers, limited_body
 from shared.runtime.http_access import HttpAccess
 from shared.statements.beacons import BeaconReveal
-from shared.verification.release_check import MAX_CASE
+from shared.verification.release_case import MAX_CASE
 
 
 def create_app(

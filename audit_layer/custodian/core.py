@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.custodian.store import Account, Release, ReleaseStore, Report
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
-from shared.envelope.body import Audit
 from shared.envelope.hpke import HpkePrivateKey
 from shared.envelope.release import ReleaseContext, seal_release
 from shared.envelope.sealing import EscrowShare, open_escrow
@@ -21,7 +20,8 @@ from shared.statements.cose import entry_of, open_as, parse_statement, read_as, 
 from shared.statements.disclosures import DisclosureRelease, DisclosureRequest, EscrowReport
 from shared.statements.epochs import EpochSeal
 from shared.verification.limits import InsistenceError, Terms
-from shared.verification.release_check import MAX_CASE, Permitted, ReleaseCase, check_release
+from shared.verification.release_case import MAX_CASE, ReleaseCase
+from shared.verification.release_check import Permitted, check_release
 from shared.verification.trust import Role, Trust
 
 logger = logging.getLogger(__name__)
@@ -58,14 +58,16 @@ class Custodian:
             return CaseAnswer(release=known.statement).to_cbor()
         if (reported := self.store.find_report(request)) is not None:
             return CaseAnswer(report=reported).to_cbor()
-        epoch = read_as(EpochSeal, case.seal).epoch
+        epoch = None if case.seal is None else read_as(EpochSeal, case.seal).epoch
         own: Kept | None = None
         try:
             with self.memory.lock:
-                own = self.memory.find(epoch)
+                own = None if epoch is None else self.memory.find(epoch)
                 revealed = None if own is None else own.revealed
                 permitted = check_release(case, self.trust, self.terms, revealed=revealed)
-                if permitted.without_own:  # epoch seals are public: nobody may make it reveal now
+                if (
+                    permitted.without_own and epoch is not None
+                ):  # epoch seals are public: nobody may make it reveal now
                     self.memory.pass_over(epoch)
             return self._answer(case, permitted, kid).to_cbor()
         except InsistenceError as refused:
@@ -105,10 +107,7 @@ class Custodian:
             if error.code is not Code.UNREADABLE:
                 raise
             return CaseAnswer(report=self._report_escrow(permitted))
-        if opened.policy.audit is Audit.NEVER:
-            raise CounterfoilError(
-                Code.FORBIDDEN, "the tenant's policy permits no audit of this request"
-            )
+        permitted.check_policy(opened.policy.audit)
         account = Account(
             permitted.request.receipt,
             permitted.receipt.tenant,
@@ -157,7 +156,7 @@ class Custodian:
         return kept
 
     def _report(
-        self, case: ReleaseCase, refused: InsistenceError, epoch: int, own: Kept | None
+        self, case: ReleaseCase, refused: InsistenceError, epoch: int | None, own: Kept | None
     ) -> None:
         """Keep and log a refusal by the custodian's own rules once. Its evidence was verified: only the authority can
         cause one."""

@@ -29,6 +29,8 @@ class LimitSettings(Settings):
     """Of these, releases for receipts that only the floor draws."""
     max_whole_per_day: int = Field(default=_DEFAULT.max_whole_per_day, ge=0)
     """Of these, releases for epochs that are audited whole."""
+    max_asked_per_day: int = Field(default=_DEFAULT.max_asked_per_day, ge=0)
+    """Of these, releases that tenants asked for, whatever the draw says."""
     max_tenant_per_day: int = Field(default=_DEFAULT.max_tenant_per_day, ge=0)
     """Of these, releases about the receipts of any one tenant."""
     max_authority_per_day: int = Field(default=_DEFAULT.max_authority_per_day, ge=0)
@@ -36,10 +38,12 @@ class LimitSettings(Settings):
 
     @model_validator(mode="after")
     def _leave_room(self) -> Self:
-        """Neither a missing reveal nor short epochs may use up what draws by rate need."""
-        if self.max_floor_per_day + self.max_whole_per_day > self.max_releases_per_day:
+        """No missing reveal, short epoch or tenant that asks may use up what draws by rate need."""
+        others = self.max_floor_per_day + self.max_whole_per_day + self.max_asked_per_day
+        if others > self.max_releases_per_day:
             raise ValueError(
-                "max_floor_per_day and max_whole_per_day together are more than max_releases_per_day"
+                "max_floor_per_day, max_whole_per_day and max_asked_per_day together are more than"
+                " max_releases_per_day"
             )
         return self
 

@@ -15,7 +15,7 @@ from shared.runtime.journal import Journal, connect
 from shared.statements.disclosures import DisclosureReason
 from shared.verification.limits import DAY_MS, Released, Rule
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_REPORTS: Final = 32
 """Latest reports kept per rule: whoever keeps breaking a rule cannot fill the disk."""
 _FIRST: Final = """
@@ -61,7 +61,23 @@ CREATE TABLE escrow_reports (
   at INTEGER NOT NULL
 ) STRICT
 """
-_SCHEMA: Final = f"{_FIRST};{_SECOND}"
+_THIRD: Final = """
+CREATE TABLE reports_3 (
+  id INTEGER PRIMARY KEY,
+  rule TEXT NOT NULL,
+  about BLOB NOT NULL CHECK (length(about) = 32),
+  epoch INTEGER,
+  detail TEXT NOT NULL,
+  shown BLOB NOT NULL,
+  at INTEGER NOT NULL,
+  UNIQUE (rule, about)
+) STRICT;
+INSERT INTO reports_3 SELECT id, rule, about, epoch, detail, shown, at FROM reports;
+DROP TABLE reports;
+ALTER TABLE reports_3 RENAME TO reports
+"""
+"""What a tenant asked for is of no epoch."""
+_SCHEMA: Final = f"{_FIRST};{_SECOND};{_THIRD}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +97,7 @@ class Account:
     reason: DisclosureReason
     """The one that the request gives."""
     drawn_by: DisclosureReason
-    """The rule that draws the receipt: DRAW, FLOOR or WHOLE."""
+    """The rule that draws the receipt (DRAW, FLOOR or WHOLE), or TENANT."""
     authority: bytes
     """Key id with which the request is signed."""
 
@@ -108,7 +124,8 @@ class Report:
     """A refusal by one of the custodian's own rules (protocol §6.2.1)."""
 
     rule: Rule
-    epoch: int
+    epoch: int | None
+    """None if a tenant asked for what was refused."""
     detail: str
     about: bytes
     """Entry of the statement that asked for too much: each is reported once."""
@@ -125,7 +142,9 @@ class ReleaseStore:
     """One release or escrow report per request, forever: asking again gives the same bytes. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path, schema=_SCHEMA, version=VERSION, upgrades={1: _SECOND})
+        self._journal = Journal(
+            path, schema=_SCHEMA, version=VERSION, upgrades={1: _SECOND, 2: _THIRD}
+        )
 
     def close(self) -> None:
         """Close the database."""

@@ -30,7 +30,7 @@ from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Reason
-from shared.verification.release_check import ReleaseCase
+from shared.verification.release_case import ReleaseCase
 
 POLL_S: Final = 0.1
 """How often a worker asks whether a release is witnessed."""

@@ -27,6 +27,7 @@ class Rule(StrEnum):
     RELEASES_A_DAY = "releases-a-day"
     FLOOR_A_DAY = "floor-a-day"
     WHOLE_A_DAY = "whole-a-day"
+    ASKED_A_DAY = "asked-a-day"
     TENANT_A_DAY = "tenant-a-day"
     AUTHORITY_A_DAY = "authority-a-day"
 
@@ -38,6 +39,7 @@ _CODES: Mapping[Rule, Code] = {
     Rule.RELEASES_A_DAY: Code.QUOTA,
     Rule.FLOOR_A_DAY: Code.QUOTA,
     Rule.WHOLE_A_DAY: Code.QUOTA,
+    Rule.ASKED_A_DAY: Code.QUOTA,
     Rule.TENANT_A_DAY: Code.QUOTA,
     Rule.AUTHORITY_A_DAY: Code.QUOTA,
 }
@@ -69,7 +71,7 @@ class Released:
     """The releases of the last 24 hours, before one more."""
 
     by_kind: Mapping[DisclosureReason, int]
-    """By the rule that draws the receipt: DRAW, FLOOR or WHOLE."""
+    """By the rule that draws the receipt (DRAW, FLOOR or WHOLE), or TENANT."""
     of_tenant: int = 0
     """About receipts of the same tenant."""
     of_authority: int = 0
@@ -96,6 +98,8 @@ class Limits:
     """Releases about one tenant's receipts."""
     max_authority_per_day: int = 10_000
     """Releases for requests under one key of the authority."""
+    max_asked_per_day: int = 1_000
+    """Releases that tenants asked for."""
 
     def check_epoch(self, epoch: Epoch) -> None:
         """Refuse an epoch whose open statement asks for too much."""
@@ -115,7 +119,7 @@ class Limits:
             )
 
     def check_day(self, drawn_by: DisclosureReason, released: Released) -> None:
-        """Refuse one more release, given those of the last 24 hours; `drawn_by` is DRAW, FLOOR or WHOLE."""
+        """Refuse one more release, given those of the last 24 hours; `drawn_by` is DRAW, FLOOR, WHOLE or TENANT."""
         rules = [
             (Rule.RELEASES_A_DAY, self.max_releases_per_day, released.total),
             (Rule.TENANT_A_DAY, self.max_tenant_per_day, released.of_tenant),
@@ -126,6 +130,8 @@ class Limits:
             rules.append((Rule.FLOOR_A_DAY, self.max_floor_per_day, count))
         elif drawn_by is DisclosureReason.WHOLE:
             rules.append((Rule.WHOLE_A_DAY, self.max_whole_per_day, count))
+        elif drawn_by is DisclosureReason.TENANT:
+            rules.append((Rule.ASKED_A_DAY, self.max_asked_per_day, count))
         for rule, most, made in rules:
             if made >= most:
                 raise InsistenceError(

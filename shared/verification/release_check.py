@@ -7,9 +7,10 @@ and (8) need the custodian's HPKE key: `shared.envelope.sealing.open_escrow`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from shared.envelope.header import MAX_ENVELOPE, Envelope, envelope_hash
+from shared.envelope.body import Audit
+from shared.envelope.header import Envelope, envelope_hash
 from shared.runtime.errors import Code, CounterfoilError
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
@@ -17,61 +18,24 @@ from shared.selection.epoch import Epoch, open_epoch, open_witnessed, raised_flo
 from shared.selection.party import Revealed
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import (
-    MAX_LONG_STATEMENT,
-    MAX_STATEMENT,
     Payload,
     SignedStatement,
     open_as,
     parse_statement,
     verify_signature,
 )
-from shared.statements.disclosures import DisclosureReason, DisclosureRequest
-from shared.statements.epochs import MAX_PARTIES, Draw
+from shared.statements.disclosures import AuditRequest, DisclosureReason, DisclosureRequest
+from shared.statements.epochs import Draw
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
-from shared.statements.rules import Count, Octets, Text
-from shared.statements.schema import Bytes32, Record
 from shared.statements.verdicts import Blame, Verdict
 from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
+from shared.verification.release_case import OF_A_DRAW, ReleaseCase
 from shared.verification.trust import Role, Trust, key_for
 
 P = TypeVar("P", bound=Payload)
-
-MAX_CASE = 8 * 2**20
-_Statement = Annotated[bytes, Octets(MAX_STATEMENT, 1)]
-_Long = Annotated[bytes, Octets(MAX_LONG_STATEMENT, 1)]
-_Proof = Annotated[str, Text(2**18, 1)]
-_Statements = Annotated[tuple[_Statement, ...], Count(0, MAX_PARTIES)]
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseCase(Record):
-    """What a custodian receives, in wire form: statements, and a tlog-proof for each that must be witnessed."""
-
-    request: _Statement
-    request_proof: _Proof
-    receipt: _Statement
-    receipt_proof: _Proof
-    bundle: _Statement
-    """The key bundle that the receipt names."""
-    open: _Statement
-    open_proof: _Proof
-    seal: _Long
-    seal_proof: _Proof
-    draw: _Long
-    draw_proof: _Proof
-    commitments: _Statements
-    """All those that the open statement names, in its order."""
-    reveals: _Statements
-    """In the order of the commitments."""
-    order: _Statement
-    envelope: Annotated[bytes, Octets(MAX_ENVELOPE, 1)]
-    floor_entries: Annotated[tuple[Bytes32, ...], Count(1, 2**16)] | None = None
-    """Entries of the key bundle's receipts in the epoch, in order of index; needed if the floor drew the receipt."""
-    verdict: _Statement | None = None
-    """The FAIL to be confirmed."""
-    verdict_proof: _Proof | None = None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +46,27 @@ class Permitted:
     request_entry: bytes
     receipt: Receipt
     recipient: Recipient
-    epoch: int
+    epoch: int | None
+    """None if the tenant asked."""
     drawn_by: DisclosureReason
-    """The rule that draws the receipt, even for a confirmation: DRAW, FLOOR or WHOLE."""
+    """Why the receipt is disclosed, even for a confirmation: the rule that draws it (DRAW, FLOOR or WHOLE), or TENANT."""
     without_own: bool
     """Whether the draw was made without the custodian's reveal, which it has not given."""
+    only_always: bool = False
+    """Whether the sealed policy alone can show that the tenant wants the audit."""
+
+    def check_policy(self, policy: Audit) -> None:
+        """(8) Refuse with FORBIDDEN what the tenant's sealed policy does not permit."""
+        if policy is Audit.NEVER:
+            raise CounterfoilError(
+                Code.FORBIDDEN, "the tenant's policy permits no audit of this request"
+            )
+        if self.only_always and policy is not Audit.ALWAYS:
+            raise CounterfoilError(
+                Code.FORBIDDEN,
+                "no tenant's key is pinned, and the sealed policy is not 'always': nothing shows that the tenant asked",
+                remedy="pin the tenant's key in custodian.toml (tenants)",
+            )
 
 
 def check_release(
@@ -98,8 +78,16 @@ def check_release(
     that do not hold; COMMITMENT_MISMATCH for openings; `InsistenceError` for what the custodian's own rules
     refuse (protocol §6.2.1).
     """
-    request, request_entry, recipient = _check_request(case, trust, terms)  # (1)
+    request, index, request_entry, recipient = _check_request(case, trust, terms)  # (1)
     receipt, receipt_entry = _check_receipt(case, trust, request)  # (2)
+    if case.audit is not None:
+        _check_asked(case, trust, request, index, receipt)  # (5)
+        if request.reason is DisclosureReason.CONFIRM:
+            _check_verdict(case, trust, recipient, receipt_entry)
+        _check_agreement(case, trust, receipt)  # (6)
+        unknown = Role.TENANT not in trust.pins
+        tenant = DisclosureReason.TENANT
+        return Permitted(request, request_entry, receipt, recipient, None, tenant, False, unknown)
     epoch = _check_epoch(case, trust, terms, request, revealed)  # (3)
     reveals = _check_reveals(case, trust, terms, epoch)  # (4)
     draw = _check_draw(case, trust, request, epoch, reveals)  # (5)
@@ -115,14 +103,14 @@ def check_release(
 
 def _check_request(
     case: ReleaseCase, trust: Trust, terms: Terms
-) -> tuple[DisclosureRequest, bytes, Recipient]:
+) -> tuple[DisclosureRequest, int, bytes, Recipient]:
     """(1) The request is signed by the authority, witnessed, and for a recipient that the configuration pins."""
-    request, statement, _ = _witnessed(
+    request, statement, index = _witnessed(
         DisclosureRequest, case.request, case.request_proof, trust, _authority(case.request, trust)
     )
     for recipient in terms.recipients:
         if recipient.key_id == request.recipient:
-            return request, statement.entry, recipient
+            return request, index, statement.entry, recipient
     raise CounterfoilError(Code.UNTRUSTED_KEY, "the recipient is not a worker in the configuration")
 
 
@@ -149,13 +137,13 @@ def _check_epoch(
 ) -> Epoch:
     """(3) Seal and open statement are signed by the authority, witnessed, belong together and cover the receipt."""
     epoch = open_epoch(
-        case.open,
-        case.open_proof,
-        case.seal,
-        case.seal_proof,
+        _shown(case.open),
+        _shown(case.open_proof),
+        _shown(case.seal),
+        _shown(case.seal_proof),
         log=trust.required_log(),
         origin=trust.origin,
-        authority=_authority(case.open, trust),
+        authority=_authority(_shown(case.open), trust),
     )
     require(
         epoch.seal.first <= request.index < epoch.seal.size, "the epoch does not cover the receipt"
@@ -173,7 +161,7 @@ def _check_reveals(case: ReleaseCase, trust: Trust, terms: Terms, epoch: Epoch) 
     """(4) The reveals open the commitments that the open statement names; return them by party, in order."""
     expected: dict[str, BeaconCommitment] = {}
     entries = []
-    for raw in case.commitments:
+    for raw in _shown(case.commitments):
         value, statement = open_as(BeaconCommitment, raw, None)
         _check_party(statement, value.party, trust)
         require(value.party not in expected, "a party has two commitments")
@@ -190,7 +178,7 @@ def _check_reveals(case: ReleaseCase, trust: Trust, terms: Terms, epoch: Epoch) 
         )
     order = list(expected)
     places, values = [], {}
-    for raw in case.reveals:
+    for raw in _shown(case.reveals):
         reveal, statement = open_as(BeaconReveal, raw, None)
         _check_party(statement, reveal.party, trust)
         require(reveal.party in expected, "a reveal has no commitment")
@@ -222,8 +210,9 @@ def _check_draw(
     reveals: Mapping[str, bytes],
 ) -> Draw:
     """(5) The draw is signed by the authority, witnessed, and follows from the seal and the reveals."""
+    raw_draw = _shown(case.draw)
     draw, statement, index = _witnessed(
-        Draw, case.draw, case.draw_proof, trust, _authority(case.draw, trust)
+        Draw, raw_draw, _shown(case.draw_proof), trust, _authority(raw_draw, trust)
     )
     require(request.draw == statement.entry, "the request names another draw")
     require(
@@ -231,9 +220,9 @@ def _check_draw(
         and index > epoch.seal_index,
         "the draw is not of this seal",
     )
-    shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in case.reveals)
+    shown = tuple(open_as(BeaconReveal, raw, None)[1].entry for raw in _shown(case.reveals))
     require(draw.reveals == shown, "the draw names other reveals")
-    complete = len(reveals) == len(case.commitments)
+    complete = len(reveals) == len(_shown(case.commitments))
     require(draw.whole is not complete, "the draw must be whole exactly when a reveal is missing")
     seal = epoch.seal
     seed = selection_seed(
@@ -280,6 +269,42 @@ def _check_drawn(
     return drawn_by
 
 
+def _check_asked(
+    case: ReleaseCase,
+    trust: Trust,
+    request: DisclosureRequest,
+    request_index: int,
+    receipt: Receipt,
+) -> None:
+    """(5) Its tenant asked before the request. Without pinned tenants, audit request and order only name one key."""
+    require(
+        all(getattr(case, name) is None for name in OF_A_DRAW),
+        "a case shows either a draw or an audit request",
+    )
+    require(
+        request.reason in (DisclosureReason.TENANT, DisclosureReason.CONFIRM),
+        "an audit request is no reason to release in the name of a draw",
+    )
+    raw = _shown(case.audit)
+    signed, key = parse_statement(raw, expected=AuditRequest.TYPE), None
+    if Role.TENANT not in trust.pins:
+        ordered = parse_statement(case.order, expected=Order.TYPE)
+        require(signed.kid == ordered.kid, "another key than the order's asks for the audit")
+    elif keys := trust.named(Role.TENANT, receipt.tenant):
+        key = key_for(signed, keys)
+    else:
+        raise CounterfoilError(
+            Code.UNTRUSTED_KEY, f"{receipt.tenant} asks for an audit, and has no key that is pinned"
+        )
+    asked, _, index = _witnessed(AuditRequest, raw, _shown(case.audit_proof), trust, key)
+    require(request.draw == signed.entry, "the request names another audit request")
+    require(
+        (asked.receipt, asked.tenant) == (request.receipt, receipt.tenant),
+        "the audit request is about another receipt or by another tenant",
+    )
+    require(index < request_index, "the audit request came after the disclosure request")
+
+
 def _check_floor(
     case: ReleaseCase, receipt: Receipt, receipt_entry: bytes, epoch: Epoch, draw: Draw
 ) -> None:
@@ -312,6 +337,12 @@ def _check_verdict(
     require(verdict.reason.blame is Blame.NODE, "the verdict to confirm does not blame the node")
     require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
     require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
+
+
+def _shown(value: T | None) -> T:
+    if value is None:
+        raise CounterfoilError(Code.MALFORMED, "the case lacks a part that its reason needs")
+    return value
 
 
 def _witnessed(

@@ -20,7 +20,7 @@ from shared.runtime.tls import LocalCA, client_context
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
 from shared.statements.cose import entry_of, open_as
 from shared.statements.disclosures import DisclosureRelease, EscrowReport
-from shared.verification.release_check import MAX_CASE
+from shared.verification.release_case import MAX_CASE
 from tests.audit_layer.custodian import custody
 from tests.audit_layer.custodian.test_core import GOOD, LIES
 from tests.parties import shown_by

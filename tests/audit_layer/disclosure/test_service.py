@@ -28,7 +28,7 @@ from shared.statements.disclosures import DisclosureRelease, EscrowReport, Share
 from shared.statements.verdicts import Reason
 from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.escrow_check import escrow_is_bad
-from shared.verification.release_check import MAX_CASE, ReleaseCase
+from shared.verification.release_case import MAX_CASE, ReleaseCase
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.disclosure.sealed_receipt import (
     CUSTODIANS,

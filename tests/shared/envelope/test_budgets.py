@@ -9,7 +9,7 @@ from shared.envelope.shape import MAX_FINAL, MAX_FRAME
 from shared.envelope.stream import FinalRecord, Frame
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.logprobs import TokenLogprobs
-from shared.verification.release_check import MAX_CASE, ReleaseCase
+from shared.verification.release_case import MAX_CASE, ReleaseCase
 
 BOMBS = {
     Frame: ({"text": "", "tokens": [[]] * 200_000}, MAX_FRAME),

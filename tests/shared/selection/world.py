@@ -19,7 +19,7 @@ from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_
 from shared.selection.party import BeaconParty, Revealed
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, sign
-from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.disclosures import AuditRequest, DisclosureReason, DisclosureRequest
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
@@ -34,7 +34,8 @@ from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
 from shared.verification.limits import Limits, Recipient, Terms
-from shared.verification.release_check import Permitted, ReleaseCase, check_release
+from shared.verification.release_case import ReleaseCase
+from shared.verification.release_check import Permitted, check_release
 from shared.verification.trust import Pins, Role, Trust
 from tests.vectors.samples import BUNDLE, NOW, ORDER, ORIGIN, RECEIPT, hpke_key, octets, signing_key
 
@@ -81,7 +82,7 @@ def sealed() -> SealedRequest:
 
 
 class World:
-    """Statements in log order, and the case for one receipt."""
+    """Statements in log order, and the case for one receipt: with a draw or, if `asked`, with its tenant's audit request."""
 
     def __init__(
         self,
@@ -92,12 +93,14 @@ class World:
         strict_floor: int | None = None,
         missing: int = 0,
         no_parties: bool = False,
+        asked: bool = False,
         parties: tuple[BeaconParty, ...] = PARTIES,
         subject: Callable[["World"], int] | None = None,
         signer: Mapping[str, Ed25519PrivateKey] | None = None,
         **edits: Edit,
     ) -> None:
         self.entries: list[bytes] = []
+        self._asked, self.audit = asked, b""
         self._edits, self._signers = edits, dict(signer or {})
         parties = () if no_parties else parties
         commit: Callable[[BeaconParty], bytes] = edits.get(
@@ -210,10 +213,13 @@ class World:
 
     def _put_request(self, reason: DisclosureReason) -> None:
         receipt = entry_of(self.receipts[self.chosen])
+        if self._asked:
+            wanted = AuditRequest(tenant="acme", receipt=receipt, at=NOW)
+            self.audit = self._put("audit", wanted, TENANT)
         request = DisclosureRequest(
             receipt=receipt,
             index=self.chosen,
-            draw=entry_of(self.draw),
+            draw=entry_of(self.audit if self._asked else self.draw),
             reason=reason,
             recipient=WORKERS[0].key_id,
             deadline=NOW + 1000,
@@ -266,6 +272,7 @@ class World:
     def case(self, **changes: Any) -> ReleaseCase:
         """Return the case as an honest audit layer shows it, with changes."""
         receipt = self.receipts[self.chosen]
+        why = self._audit_request() if self._asked else self._drawn()
         return ReleaseCase(
             **{
                 "request": self.request,
@@ -273,22 +280,30 @@ class World:
                 "receipt": receipt,
                 "receipt_proof": self.proof(receipt),
                 "bundle": BUNDLE_RAW,
-                "open": self.open,
-                "open_proof": self.proof(self.open),
-                "seal": self.seal,
-                "seal_proof": self.proof(self.seal),
-                "draw": self.draw,
-                "draw_proof": self.proof(self.draw),
-                "commitments": tuple(self.commitments),
-                "reveals": tuple(self.reveals),
                 "order": self.order,
                 "envelope": sealed().envelope_bytes,
-                "floor_entries": tuple(self.node_entries),
+                **why,
                 "verdict": self.verdict,
                 "verdict_proof": self.proof(self.verdict),
                 **changes,
             }
         )
+
+    def _drawn(self) -> dict[str, Any]:
+        return {
+            "open": self.open,
+            "open_proof": self.proof(self.open),
+            "seal": self.seal,
+            "seal_proof": self.proof(self.seal),
+            "draw": self.draw,
+            "draw_proof": self.proof(self.draw),
+            "commitments": tuple(self.commitments),
+            "reveals": tuple(self.reveals),
+            "floor_entries": tuple(self.node_entries),
+        }
+
+    def _audit_request(self) -> dict[str, Any]:
+        return {"audit": self.audit, "audit_proof": self.proof(self.audit)}
 
     def check(
         self,

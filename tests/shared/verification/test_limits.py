@@ -84,7 +84,7 @@ def test_a_floor_above_its_own_is_not_released():
 
 
 def test_without_configuration_the_documented_limits_hold():
-    assert Limits() == Limits(100_000, 10, 10_000, 5_000, 1_000, 5_000, 10_000)
+    assert Limits() == Limits(100_000, 10, 10_000, 5_000, 1_000, 5_000, 10_000, 1_000)
 
 
 # -- a day -------------------------------------------------------------------------------------------

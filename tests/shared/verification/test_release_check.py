@@ -14,7 +14,7 @@ from shared.statements.cose import entry_of, sign
 from shared.statements.disclosures import DisclosureReason
 from shared.statements.verdicts import Outcome, Reason
 from shared.translog.notes import SignatureType, Signer
-from shared.verification.release_check import MAX_CASE, ReleaseCase
+from shared.verification.release_case import MAX_CASE, ReleaseCase
 from shared.verification.trust import Role
 from tests.shared.selection.world import (
     AUTHORITY,
