@@ -11,13 +11,15 @@ from audit_layer.custodian.app import public_report
 from audit_layer.custodian.store import read_reports
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
+from shared.envelope.body import Audit
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, open_as
 from shared.statements.disclosures import DisclosureReason, DisclosureRelease
 from shared.verification.limits import Rule
 from shared.verification.trust import Role
 from tests.audit_layer.custodian import custody
-from tests.shared.selection.world import TERMS, World, not_by_rate, trusting
+from tests.shared.selection import world as worlds
+from tests.shared.selection.world import TERMS, TRUST, World, not_by_rate, trusting
 from tests.vectors.samples import signing_key
 
 ASKED: dict[str, Any] = {"asked": True, "reason": DisclosureReason.TENANT, "subject": not_by_rate}
@@ -80,3 +82,22 @@ def test_a_file_that_knew_only_epochs_keeps_its_reports(tmp_path):
         (report,) = holder.store.reports()
         assert (report.rule, report.epoch, report.at) == (Rule.RATE, 3, 9)
         custody.release(holder, GOOD)
+
+
+@pytest.mark.parametrize("audit", list(Audit))
+@pytest.mark.parametrize("pinned", [True, False])
+def test_what_the_client_sealed_decides_whether_asking_is_enough(
+    tmp_path, monkeypatch, audit, pinned
+):
+    """Not even the tenant that sealed "never" has it opened later."""
+    made = custody.request(audit)
+    monkeypatch.setattr(worlds, "sealed", lambda: made)
+    world = World(**ASKED)
+    permits = audit is Audit.ALWAYS or (pinned and audit is Audit.SAMPLED)
+    trust = TRUST if pinned else trusting(Role.TENANT, None)
+    with custody.custodian(tmp_path, trust=trust) as holder:
+        if permits:
+            assert custody.release(holder, world)
+        else:
+            assert refused(holder, world) is Code.FORBIDDEN
+    assert custody.kept(tmp_path) == permits

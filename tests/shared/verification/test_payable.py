@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.statements.verdicts import Blame, Outcome, Reason
 from shared.verification.opinions import Opinion
 from shared.verification.payable import (
     ANSWERED,
@@ -181,3 +182,13 @@ def test_a_request_is_paid_once_whatever_is_said_and_in_whatever_order(tries, sa
         assert (standing.reason is None) == (standing.state is P)
         if standing.reason == SUPERSEDED:
             assert standing.because in {other.receipt for other in paid}
+
+
+def test_an_audit_that_custodians_refuse_because_of_never_changes_no_payment():
+    """Neither client nor node is blamed for a policy that permits none: after one such verdict or two, the receipt is paid."""
+    reason = Reason.UNAVAILABLE
+    assert (reason.outcome, reason.blame) == (Outcome.INCONCLUSIVE, Blame.AUDIT)
+    one = claim(1)
+    first = opinion(2, one, reason.outcome, reason, "w1")
+    second = opinion(3, one, reason.outcome, reason, "w2")
+    assert states([one]) == states([one], first) == states([one], first, second) == [P]
