@@ -9,11 +9,12 @@ PR_SET_DUMPABLE: Final = 4
 
 
 def forbid_core_dumps() -> None:
-    """Leave no core dump of this process, nor of those that it starts by the limit's way.
+    """Leave no core dump of this process, nor, unless they ask for one, of those that it starts.
 
     The limit alone does not bind a collector to which the kernel pipes dumps; on Linux the process is therefore also made
     undumpable, which keeps other processes of its user from reading its memory. That attribute ends with `exec`, so every
     program that holds plaintext or keys calls this itself, before it reads any.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
     prctl(PR_SET_DUMPABLE, 0)

@@ -53,7 +53,7 @@ class Demo:
 
     def processes(self) -> list[Victim]:
         """Return all processes of the demonstration, the supervisor first."""
-        found = _below(self.process.pid)
+        found = below(self.process.pid)
         self.seen.update({victim.pid: victim.command for victim in found})
         return found
 
@@ -98,7 +98,8 @@ def kill(victim: Victim) -> None:
         os.kill(victim.pid, signal.SIGKILL)
 
 
-def _below(root: int) -> list[Victim]:
+def below(root: int) -> list[Victim]:
+    """Return a process and all that it and its children started."""
     parents: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and (parent := _parent(int(entry.name))) is not None:
