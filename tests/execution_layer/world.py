@@ -12,7 +12,7 @@ from execution_layer.node.admission import ServedModel
 from execution_layer.node.energy import Unmetered
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.operators import Operator, price, rate_card
-from execution_layer.node.settings import AuditServer, NodeSettings, Quotas
+from execution_layer.node.settings import AuditServer, NodeParty, NodeSettings, Quotas
 from execution_layer.node.setup import add_tenant, write_node
 from shared.envelope.hpke import generate_hpke_key
 from shared.parties.settings import LogSettings, WorkerSettings
@@ -20,8 +20,10 @@ from shared.proto.counterfoil.audit.v1 import audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.keys import load_or_create_ed25519, public_bytes, write_atomic
+from shared.runtime.party import PartyRole
 from shared.runtime.tls import LocalCA
 from tests.execution_layer.fakes import ORIGIN, FakeAudit, FakeEngine
+from tests.parties import shown_by
 
 MODEL_ROOT = bytes(range(32))
 PROFILE = {"device": "fake", "threads": 1}
@@ -103,10 +105,15 @@ class World:
         return operator, path
 
     def settings(self, name="node-1", operator="honest", model=None, **changes):
-        """Write a node's folder and return its settings."""
+        """Write a node's folder and return its settings; with a `model`, all that a process needs to serve it."""
         who, card = self.operator(operator, **({} if model is None else {"model_root": model[1]}))
         folder = self.folder / name
+        party = None
+        if model is not None:
+            shown = shown_by(PartyRole.NODE, f"{operator}/{name}", self.ca.ca_file)
+            party = NodeParty(**shown.model_dump())
         values = {
+            "party": party,
             "operator": operator,
             "node": name,
             "model": folder if model is None else model[0],

@@ -607,7 +607,7 @@ def test_the_nodes_own_answer_is_as_good_as_a_deposit(desk: Desk, monkeypatch):
     desk.deposits.kept.clear()
     asked = []
 
-    def answer(endpoint: str, *_arguments: object, timeout_s: float) -> Ciphertexts:
+    def answer(endpoint: str, *_arguments: object, **_options: object) -> Ciphertexts:
         asked.append(endpoint)
         return desk.subject.ciphertexts
 
