@@ -28,16 +28,21 @@ class AuditView:
         cls, receipts: Sequence[Item], epochs: Iterable[Item], verdicts: Iterable[Item]
     ) -> "AuditView":
         """Combine the answers."""
-        sizes = {e["entry"]: e["payload"]["size"] for e in epochs if e["type"] == "epoch-seal"}
+        epochs = list(epochs)
+        seals = {e["entry"]: e["payload"] for e in epochs if e["type"] == "epoch-seal"}
         draws = [e["payload"] for e in epochs if e["type"] == "draw"]
-        end = max((sizes[draw["seal"]] for draw in draws if draw["seal"] in sizes), default=0)
+        # An epoch that waits for a reveal may be drawn after the next one.
+        drawn = [seals[draw["seal"]] for draw in draws if draw["seal"] in seals]
         indexes = {receipt["log_index"] for receipt in receipts}
         entries = {receipt["entry"] for receipt in receipts}
         ours = [verdict for verdict in verdicts if verdict["receipt"] in entries]
         return cls(
             receipts=receipts,
             drawn=frozenset(i for draw in draws for i in draw["drawn"] if i in indexes),
-            covered=sum(receipt["log_index"] < end for receipt in receipts),
+            covered=sum(
+                any(seal["first"] <= receipt["log_index"] < seal["size"] for seal in drawn)
+                for receipt in receipts
+            ),
             verdicts=ours,
             confirmed=frozenset(v["receipt"] for v in ours if v["confirms"] is not None),
         )

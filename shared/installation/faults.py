@@ -28,6 +28,8 @@ QUESTIONS: Final = (
 
 DIES_AT: Final = 0.25
 """The share of its answers that a node has given when it is killed."""
+SLOT_MS: Final = "100"
+"""Answers in time slots take a while, however fast the node is: so some are under way when it dies."""
 
 Send = Callable[..., AsyncIterator[Item]]
 
@@ -140,7 +142,7 @@ class Faults:
         """Send many requests to the node that is to die; return what the client says of each."""
         try:
             answers = []
-            async for answer in self._send(prompts, "--node", self._dies):
+            async for answer in self._send(prompts, "--node", self._dies, "--slots", SLOT_MS):
                 answers.append(answer)
                 share.grow(len(answers) / len(prompts))
             return answers

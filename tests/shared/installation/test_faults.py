@@ -9,6 +9,7 @@ from shared.installation.faults import (
     AUDIT_SERVER,
     LOST,
     QUESTIONS,
+    SLOT_MS,
     Faults,
     Share,
     Struck,
@@ -53,7 +54,7 @@ async def struck_by(platform, refused=()):
     share, away = Share(), set(refused)
 
     async def send(prompts, *options):
-        assert options == ("--node", "node-b")
+        assert options == ("--node", "node-b", "--slots", SLOT_MS)
         for line, prompt in enumerate(prompts):
             if prompt in away:
                 away.remove(prompt)

@@ -32,7 +32,7 @@ def receipts() -> list[dict]:
 
 def epochs() -> list[dict]:
     return [
-        {"type": "epoch-seal", "entry": SEAL, "payload": {"size": 4}},
+        {"type": "epoch-seal", "entry": SEAL, "payload": {"first": 0, "size": 4}},
         {"type": "draw", "entry": "d", "payload": {"seal": SEAL, "drawn": [0, 1]}},
     ]
 
@@ -403,3 +403,18 @@ def test_the_shipped_prompts_are_what_the_demonstration_promises():
     assert any("system" in roles for roles in turns)
     assert any(roles.count("user") > 1 for roles in turns)
     assert any(ord(letter) > 0x1F300 for text in texts for letter in text)
+
+
+def test_an_epoch_that_is_drawn_after_the_next_one_is_waited_for():
+    """Missing reveals delay a draw; what the later epoch's draw covers says nothing of the earlier one."""
+    seals = [
+        {"type": "epoch-seal", "entry": "s0", "payload": {"first": 0, "size": 3}},
+        {"type": "epoch-seal", "entry": "s1", "payload": {"first": 3, "size": 4}},
+    ]
+    late = {"type": "draw", "entry": "d1", "payload": {"seal": "s1", "drawn": [3]}}
+    judged = [verdict("r3", "node-c", "PASS", "exact")]
+    view = AuditView.of(receipts(), [*seals, late], judged)
+    assert view.covered == 1
+    assert not view.complete
+    first = {"type": "draw", "entry": "d0", "payload": {"seal": "s0", "drawn": []}}
+    assert AuditView.of(receipts(), [*seals, late, first], judged).complete
