@@ -77,6 +77,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.detection --tokens 100000
 	$(BIN)/python -m benchmarks.interval
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.envelope --disclosures 20
+	$(BIN)/python -m benchmarks.leak
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak --soak $(PYTEST_FLAGS)
