@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+from execution_layer.node import drafts
 from execution_layer.node import session as session_module
 from execution_layer.node.drafts import Outcome, draft_receipt
 from execution_layer.node.request_records import AcceptedRecord
@@ -45,4 +46,4 @@ def final_changed(change: Callable[[FinalRecord], FinalRecord]) -> AbstractConte
     def record(**said: Any) -> FinalRecord:
         return change(FinalRecord(**said))
 
-    return patched((session_module, "FinalRecord", record))
+    return patched((drafts, "FinalRecord", record))
