@@ -71,6 +71,16 @@ class AuditView:
             and all(second[receipt] >= 2 for receipt in self.blamed)
         )
 
+    @property
+    def superseded(self) -> list[Item]:
+        """Receipts that are not payable because another attempt of their request is (protocol §8.3, step 4)."""
+        best: dict[tuple[str, int], tuple[bool, int]] = {}
+        left = [r for r in self.receipts if r["entry"] not in self.confirmed]
+        for receipt in left:
+            request = receipt["tenant"], receipt["number"]
+            best[request] = max(best.get(request, (False, -1)), _rank(receipt))
+        return [r for r in left if _rank(r) < best[r["tenant"], r["number"]]]
+
     def by_node(self) -> dict[str, Counter[str]]:
         """Return, per node, receipts, drawn ones, verdicts by outcome, and confirmed ones."""
         nodes: dict[str, Counter[str]] = {}
@@ -88,3 +98,7 @@ class AuditView:
     def named(self) -> frozenset[str]:
         """Return the nodes against which a verdict was confirmed."""
         return frozenset(r["node"] for r in self.receipts if r["entry"] in self.confirmed)
+
+
+def _rank(receipt: Item) -> tuple[bool, int]:
+    return receipt["finish"] in {"stop", "length"}, receipt["attempt"]

@@ -96,7 +96,7 @@ def facts_of(report: Report) -> list[Fact]:
         Fact(
             "every prompt was answered, and its receipt checked by the client before it was believed",
             checked == report.prompts > 0 and report.refused_by_clients <= report.cheating,
-            f"{checked} of {report.prompts}{_asked_again(report)}; see {logs}",
+            f"{checked} of {report.prompts}{_asked_again(report)}{_unanswered(report)}; see {logs}",
         ),
         Fact(
             "every receipt is in the log under a witnessed checkpoint, proved to the client",
@@ -130,6 +130,14 @@ def facts_of(report: Report) -> list[Fact]:
 def _asked_again(report: Report) -> str:
     count = len(report.refusals)
     return f", {count} of them by another node after a refused answer" if count else ""
+
+
+def _unanswered(report: Report) -> str:
+    """Say why the first of those that have no answer has none."""
+    for answer in report.answers:
+        if not answer.get("checked"):
+            return f"; {answer.get('error')} from {answer.get('node') or 'no node'}: {answer.get('detail')}"
+    return ""
 
 
 def _naming(report: Report) -> Fact:
@@ -185,13 +193,7 @@ def _cost_facts(report: Report) -> list[Fact]:
             continue
         variance = _Variance.of(report, node)
         if not node.wrapper:
-            rows.append(
-                Fact(
-                    f"{node.operator}'s invoice: no variance but rounding",
-                    variance.exact and not any(variance.beyond.values()),
-                    variance.told,
-                )
-            )
+            rows.append(_honest(report, node, variance))
             continue
         rows += _caught(report, node, variance)
         rows.append(_overclaim(report, node, variance))
@@ -204,6 +206,25 @@ def _cost_facts(report: Report) -> list[Fact]:
         )
     )
     return rows
+
+
+def _honest(report: Report, node: NodePlan, variance: "_Variance") -> Fact:
+    """Return what is said of an honest operator's invoice.
+
+    It bills every receipt of its node. Of one whose node died, and whose client went elsewhere meanwhile, it cannot know
+    that the later attempt supersedes it.
+    """
+    superseded = [r for r in report.view.superseded if r["node"] == node.name]
+    tokens = {kind: sum(r[f"{kind}_tokens"] for r in superseded) for kind in KINDS}
+    tokens["input"] -= tokens["cached"]
+    whose = f"{node.operator}'s invoice: no variance but rounding"
+    if not superseded:
+        return Fact(whose, variance.exact and not any(variance.beyond.values()), variance.told)
+    return Fact(
+        f"{whose}, and answers that another node gave after this one had died",
+        variance.exact and variance.beyond == variance.refused == tokens,
+        f"{variance.told}; {len(superseded)} superseded, {variance.unproven} {variance.currency} not payable",
+    )
 
 
 @dataclass(frozen=True, slots=True)

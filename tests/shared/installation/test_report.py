@@ -25,7 +25,18 @@ SEAL, EMPTY = "5e", {"missing": 0}
 
 def receipts() -> list[dict]:
     return [
-        {"log_index": i, "entry": f"r{i}", "node": NODES[i % 2].name, "output_tokens": 10}
+        {
+            "log_index": i,
+            "entry": f"r{i}",
+            "node": NODES[i % 2].name,
+            "tenant": "acme",
+            "number": i,
+            "attempt": 0,
+            "finish": "stop",
+            "input_tokens": 0,
+            "cached_tokens": 0,
+            "output_tokens": 10,
+        }
         for i in range(4)
     ]
 
@@ -364,6 +375,27 @@ def test_what_no_receipt_in_the_log_supports_is_unproven_to_the_last_token():
     assert "0.0138 EUR over" in told(facts, "no payable receipt in the log supports")
     bare["parts"]["unproven"] = "0.0137"
     assert any("no payable receipt in the log supports" in fact for fact in fallen(facts))
+
+
+def answered_twice() -> dict:
+    """The client went from node-a to another node for its first request, and node-a answered it after its restart."""
+    facts = nothing_refused()
+    facts["receipts"][3] |= {"number": 0, "attempt": 1}
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(0, "0", 10, "0.006")
+    return facts
+
+
+def test_an_honest_node_is_not_blamed_for_an_answer_that_another_one_gave_as_well():
+    facts = answered_twice()
+    assert "1 superseded, 0.006 EUR not payable" in told(facts, "operator-a's invoice")
+    facts["receipts"][3]["finish"] = "failed"  # which supersedes nothing: there is no excuse then
+    assert any("operator-a's invoice" in fact for fact in fallen(facts))
+
+
+def test_what_an_honest_node_may_bill_in_vain_is_what_was_superseded_to_the_token():
+    facts = answered_twice()
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(0, "0", 11, "0.0066")
+    assert any("operator-a's invoice" in fact for fact in fallen(facts))
 
 
 def shown(facts: dict, width: int) -> str:
