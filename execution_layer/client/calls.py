@@ -101,6 +101,9 @@ class Calls:
                     call = await self._ask(len(self._receiving.opened))
                 await self._read(call, on_accepted, resumed=resumed)
             except (grpc.RpcError, CounterfoilError) as error:
+                if isinstance(error, grpc.RpcError) and self._receiving.response is not None:
+                    self.over = True  # whole and signed: how the call ends after that says nothing
+                    return
                 said = error if isinstance(error, CounterfoilError) else error_from_rpc(error)
             else:
                 self.over = True

@@ -71,6 +71,8 @@ def cuts(monkeypatch):
                 raise BROKEN
             left -= 1
             yield event
+        if left == 0:
+            raise BROKEN
 
     monkeypatch.setattr(Tape, "read", read)
     return after
@@ -96,6 +98,16 @@ async def test_a_stream_that_breaks_again_and_again_is_a_pause_for_the_applicati
         await world.audit.wait_for_receipts(1)
         assert heard.retries == []
         assert len(world.audit.receipts()) == 1
+
+
+async def test_an_answer_that_is_whole_needs_no_call_that_ends_well(world, cuts):
+    cuts.append(1 + TOKENS + 1)  # the acceptance, the frames, the final record
+    heard = Heard()
+    async with world.node(engine()), world.client() as client:
+        answer = await client.generate(**heard.options)
+        assert answer.usage.output == TOKENS == len(heard.text)
+        assert (heard.pauses, heard.retries, cuts) == ([], [], [])
+        assert client.archive.latest(1)[0].state is State.ANSWERED
 
 
 async def test_a_blocking_application_is_told_too(world, cuts):
