@@ -59,3 +59,9 @@ class BlockPool:
             self._idle[block] = None
         else:
             self._free.append(block)
+
+    def forget(self) -> None:
+        """Forget what all blocks hold: nobody may use it again."""
+        self._free += self._idle
+        self._idle.clear()
+        self._cache.clear()

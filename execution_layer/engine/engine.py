@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -14,11 +15,11 @@ from execution_layer.engine.protocol import (
     GenerationRequest,
     TokenChunk,
 )
-from execution_layer.engine.runner import Runner
-from execution_layer.engine.scheduler import Limits, Plan, Scheduler
+from execution_layer.engine.runner import Chosen, LostError, Runner, Step, Steps, lay_out
+from execution_layer.engine.scheduler import Limits, Scheduler
 from execution_layer.engine.sequence import SequenceState
 from shared.commitments.exact import ActivationHasher
-from shared.model.decoder import Decoder
+from shared.model.decoder import Decoder, Ends
 from shared.model.sampler import Sampled, Sampler
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.stream import TextStream
@@ -26,6 +27,8 @@ from shared.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 Event = TokenChunk | Finished
+StepsOf = Callable[[int, Callable[[], None]], Steps]
+"""Makes what computes the steps, given the number of blocks and what it calls, from any thread, when a step may end."""
 
 
 class LocalGeneration:
@@ -71,12 +74,14 @@ class LocalEngine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Ends,
         tokenizer: Tokenizer,
         limits: Limits | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        steps: StepsOf | None = None,
     ) -> None:
+        """`steps` returns what computes the steps, if it is not the decoder in this process."""
         limits = limits or Limits(context=decoder.config.max_positions)
         self.limits = replace(
             limits,
@@ -89,13 +94,20 @@ class LocalEngine:
         self._clock = clock
         self._scheduler = Scheduler(self.limits, clock)
         self._steps = self._failures = 0
-        self._runner = Runner(decoder, decoder.cache(self.limits.blocks))
+        self._work = threading.Event()
+        self._runner: Steps
+        if steps is None:
+            assert isinstance(decoder, Decoder)
+            self._runner = Runner(decoder, decoder.cache(self.limits.blocks))
+        else:
+            self._runner = steps(self.limits.blocks, self.wake)
+        self._under_way: deque[Step] = deque()
+        """Steps that have begun, the oldest first."""
         self._generations: dict[int, LocalGeneration] = {}
         self._outbox: list[tuple[LocalGeneration, Event]] = []
         """What a step has for the event loops, which are woken once for it."""
         self._lock = threading.Lock()
         """Guards the scheduler and the generations; not held while the decoder runs."""
-        self._work = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -174,37 +186,61 @@ class LocalEngine:
             )
 
     def step(self) -> bool:
-        """Schedule, run, postprocess once; return whether there was anything to do."""
-        with self._lock:
-            self._end_from_outside()
-            self._finish_ended()
-            self._scheduler.admit()
-            plan = self._scheduler.plan()
-            assert plan or not self._generations
+        """Begin what can begin, and end the oldest step; return whether there was anything to do."""
+        began = self._begin()
         self._deliver()
-        if not plan:
-            return False
-        sampled = self._carry_out(plan)
-        with self._lock:
-            self._failures = self._failures + 1 if sampled is None else 0
-            if sampled is not None:
-                self._scheduler.settle(plan)
-                for sequence, chosen in sampled:
-                    self._take(sequence, chosen)
-            self._steps += 1
-            self._finish_ended()
+        if not self._under_way:
+            return began
+        ended = self._end(self._under_way[0])
         self._deliver()
-        return True
+        return began or ended
 
-    def _carry_out(self, plan: Plan) -> list[tuple[SequenceState, Sampled]] | None:
-        """Run the decoder; None when it failed, and then nothing that it wrote is used again."""
+    def _begin(self) -> bool:
+        """Schedule until no more steps may be under way or nothing is left to compute; return whether a step has begun."""
+        began = False
+        while True:
+            with self._lock:
+                self._end_from_outside()
+                self._finish_ended()
+                self._scheduler.admit()
+                room = len(self._under_way) < self._runner.depth
+                plan = self._scheduler.plan(self._runner.depth) if room else []
+                assert plan or self._under_way or not self._generations
+                if not plan:
+                    return began
+                step = lay_out(plan)
+                self._under_way.append(step)
+            self._runner.begin(step)
+            began = True
+
+    def _end(self, step: Step) -> bool:
+        """End the oldest step under way; return False while it goes on."""
         try:
-            return self._runner.run(plan)
+            chosen: Chosen | None = self._runner.end(step)
+            if chosen is None:
+                return False
+        except LostError:
+            logger.warning("keys and values are lost; all that runs is computed again")
+            with self._lock:
+                self._under_way.clear()
+                self._scheduler.restart()
+            return True
         except Exception:
             logger.exception("a step failed; the sequences in it end as failed")
-            for sequence, _ in plan:
-                sequence.ended = FinishReason.FAILED
-            return None
+            chosen = None
+        with self._lock:
+            self._under_way.popleft()
+            self._failures = self._failures + 1 if chosen is None else 0
+            if chosen is None:
+                for part in step.parts:
+                    part.sequence.ended = part.sequence.ended or FinishReason.FAILED
+            else:
+                self._scheduler.settle(step.plan)
+                for sequence, sampled in chosen:
+                    self._take(sequence, sampled)
+            self._steps += 1
+            self._finish_ended()
+        return True
 
     def _deliver(self) -> None:
         """Hand the outbox to the event loops, from the engine's thread."""

@@ -61,3 +61,8 @@ class PrefixCache:
     def forget(self, block: int) -> None:
         """Drop a block whose contents are about to be overwritten."""
         del self._entries[self._keys.pop(block)]
+
+    def clear(self) -> None:
+        """Drop all blocks."""
+        self._entries.clear()
+        self._keys.clear()

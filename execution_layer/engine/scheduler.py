@@ -127,18 +127,27 @@ class Scheduler:
             self._adopt(sequence)
             insort(self.running, sequence, key=_age)
 
-    def plan(self) -> Plan:
+    def plan(self, parts: int = 1) -> Plan:
         """Give blocks to all sequences that advance in this step, preempting others when no block is free.
 
         A decoding sequence advances by one position; prompts share the remaining rows, first among tenants, then among
-        each tenant's sequences. The sequence that was admitted first always advances.
+        each tenant's sequences. The sequence that was admitted first always advances, unless it does so in a step that is
+        under way. With `parts` steps under way at once, each has that part of the decoding sequences.
         """
-        counts = {sequence: 1 for sequence in self.running if sequence.left == 1}
+        most = -(-len(self.running) // parts)
+        counts = dict.fromkeys([it for it in self.running if it.left == 1][:most], 1)
         counts |= self._prefill_shares([item for item in self.running if item.left > 1])
         for sequence in tuple(self.running):
-            if sequence in self.running and counts.get(sequence):
-                self._grow(sequence, counts[sequence])
+            wanted = counts.get(sequence) if sequence in self.running else None
+            if wanted and not self._grow(sequence, wanted):
+                del counts[sequence]
         return [(item, counts[item]) for item in self.running if counts.get(item)]
+
+    def restart(self) -> None:
+        """Compute everything again that runs: the memory of its keys and values is lost, and so is the prefix cache's."""
+        for sequence in tuple(self.running):
+            self._preempt(sequence)
+        self._pool.forget()
 
     def settle(self, plan: Plan) -> None:
         """Record a plan that has been carried out: service, and full blocks for the prefix cache."""
@@ -209,11 +218,12 @@ class Scheduler:
         A prompt waits where an older one of its tenant is computing the very block that it needs next.
         """
         by_tenant: dict[str, list[SequenceState]] = {}
-        computing: set[bytes] = set()
+        computing = {key for item in self.running for key in self._keys_under_way(item)}
         for sequence in prompts:
-            if at_border := sequence.computed == len(sequence.blocks) * self._block:
+            at_border = sequence.sent == len(sequence.blocks) * self._block
+            if at_border and not sequence.under_way:
                 self._adopt(sequence)
-            key = self._key(sequence, sequence.computed // self._block)
+            key = self._key(sequence, sequence.sent // self._block)
             if not (at_border and key in computing):
                 by_tenant.setdefault(sequence.request.tenant, []).append(sequence)
             if key is not None:
@@ -225,29 +235,47 @@ class Scheduler:
             shares.update(zip(items, fair_shares([item.left for item in items], own), strict=True))
         return shares
 
-    def _grow(self, sequence: SequenceState, count: int) -> None:
-        """Give a sequence the blocks for its next positions; it may have to give way itself."""
-        while len(sequence.blocks) * self._block < sequence.computed + count:
+    def _keys_under_way(self, sequence: SequenceState) -> Iterator[bytes]:
+        """Yield the prefix cache's keys of the blocks that steps under way compute."""
+        if sequence.under_way:
+            for index in range(sequence.computed // self._block, -(-sequence.sent // self._block)):
+                if (key := self._key(sequence, index)) is not None:
+                    yield key
+
+    def _grow(self, sequence: SequenceState, count: int) -> bool:
+        """Give a sequence the blocks for its next positions. It may have to give way itself, or (False) to wait for a step
+        that is under way.
+        """
+        while len(sequence.blocks) * self._block < sequence.sent + count:
             if self._pool.can_allocate(1):
                 sequence.blocks.append(self._pool.allocate())
                 continue
             victim = self._victim()
+            if victim is None:
+                return False
             self._preempt(victim)
             if victim is sequence:
-                return
+                return True
+        return True
 
-    def _victim(self) -> SequenceState:
-        """Return the sequence that gives way: the last admitted of the tenant that holds most; never the very first."""
+    def _victim(self) -> SequenceState | None:
+        """Return the sequence that gives way: the last admitted of the tenant that holds most; never the very first, nor one
+        that a step under way writes to.
+        """
         held: Counter[str] = Counter()
         for item in self.running:
             held[item.request.tenant] += len(item.blocks)
-        return max(self.running[1:], key=lambda item: (held[item.request.tenant], _age(item)))
+        return max(
+            (item for item in self.running[1:] if not item.under_way),
+            key=lambda item: (held[item.request.tenant], _age(item)),
+            default=None,
+        )
 
     def _preempt(self, sequence: SequenceState) -> None:
         """Take away a sequence's blocks; it will be computed again from its tokens, and its hashes stay."""
         self.running.remove(sequence)
         self._release(sequence)
-        sequence.computed = sequence.offered = 0
+        sequence.restart()
         insort(self._preempted, sequence, key=_age)
         self.preemptions += 1
 
@@ -294,6 +322,7 @@ class Scheduler:
                 sequence.computed // COMMITMENT_BLOCK, hit.hashes
             )
             sequence.computed += self._block
+            sequence.sent = sequence.computed
             self.prefix_hits += self._block
         sequence.offered = max(sequence.offered, sequence.computed // self._block)
 

@@ -31,6 +31,8 @@ class SequenceState:
     """Its place in the order of first admissions, which it keeps when preempted."""
     computed: int = 0
     """Positions whose keys, values and states are done."""
+    sent: int = 0
+    """Positions that are done or being computed: a step that is under way has those from `computed` on."""
     offered: int = 0
     """Blocks that the prefix cache offers, or has offered, to others."""
     cached: int = 0
@@ -50,8 +52,13 @@ class SequenceState:
 
     @property
     def left(self) -> int:
-        """Known tokens that are not computed yet; 1 for a sequence that decodes."""
-        return self.length - self.computed
+        """Known tokens that nobody computes yet; 1 for a sequence that decodes and waits for a step."""
+        return self.length - self.sent
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a step that has begun and not ended computes positions of it."""
+        return self.sent > self.computed
 
     def tokens(self, first: int, last: int) -> Ordered[int]:
         """Return the known tokens at positions first … last-1."""
@@ -60,8 +67,8 @@ class SequenceState:
         return (*prompt[first:last], *self.output[max(0, first - size) : max(0, last - size)])
 
     def next_tokens(self, limit: int) -> Ordered[int]:
-        """Return up to `limit` tokens that are known and not computed yet."""
-        return self.tokens(self.computed, self.computed + limit)
+        """Return up to `limit` tokens that are known and that nobody computes yet."""
+        return self.tokens(self.sent, self.sent + limit)
 
     def hashed_of(self, count: int) -> int:
         """Return how many of the next `count` positions are hashed already: those of a sequence that was preempted."""
@@ -110,6 +117,20 @@ class SequenceState:
             return ""
         self._note_end()
         return self.due
+
+    def begin(self, count: int) -> None:
+        """Note that a step computes the next positions."""
+        self.sent += count
+
+    def advance(self, count: int) -> None:
+        """Note that the oldest positions under way are done."""
+        self.computed += count
+        assert self.computed <= self.sent
+
+    def restart(self) -> None:
+        """Forget the place in memory, which is another's from now on: all known tokens are computed again. Hashes stay."""
+        self.blocks = []
+        self.computed = self.sent = self.offered = 0
 
     def take(self, token: int) -> str:
         """Append a sampled token; return the text that it settles and note whether the sequence ends."""

@@ -90,18 +90,37 @@ class Head:
         return self._backend.logits(hidden_RD, self.matrix)
 
 
-class Decoder:
-    """A whole model on one backend. Not for use by two threads at once."""
+class Ends:
+    """The two ends of a model on one backend: the embedding and the head, and no layers. Not for use by two threads at once."""
 
     def __init__(self, config: ModelConfig, weights: Weights, backend: Backend) -> None:
         self.config = config
         self.backend = backend
         self.dtype = compute_dtype(config)
         """Of hidden states, keys and values."""
-        self.forward_passes = 0
-        """How many passes this decoder has made."""
         self._head = Head(config, weights, backend)
         self._embedding = Embedding(config, weights, backend, head=self._head)
+
+    def embed(self, spans: Sequence[Span]) -> Tensor:
+        """Return the states (R, D) of all spans' tokens in order; ValueError for a token outside the vocabulary."""
+        return self._embedding([token for span in spans for token in span.tokens])
+
+    def hidden(self, states_RD: Tensor) -> Tensor:
+        """Return the hidden states (R, D), which commitments hash, of the last layer's states."""
+        return self._head.hidden(states_RD)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Return float32 logits (R, V) on the host."""
+        return self._head.logits(hidden_RD)
+
+
+class Decoder(Ends):
+    """A whole model on one backend. Not for use by two threads at once."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, backend: Backend) -> None:
+        super().__init__(config, weights, backend)
+        self.forward_passes = 0
+        """How many passes this decoder has made."""
         self._stage = Stage(config, weights, backend, 0, config.layers)
 
     def cache(self, blocks: int) -> Cache:
@@ -114,13 +133,8 @@ class Decoder:
         ValueError for anything outside the model's positions, its vocabulary or the cache.
         """
         self.forward_passes += 1
-        states = self._embedding([token for span in spans for token in span.tokens])
-        states = self._stage(states, [span.rows for span in spans], cache)
-        return self._head.hidden(states)
-
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Return float32 logits (R, V) on the host."""
-        return self._head.logits(hidden_RD)
+        states = self._stage(self.embed(spans), [span.rows for span in spans], cache)
+        return self.hidden(states)
 
 
 def load_decoder(

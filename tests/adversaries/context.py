@@ -1,6 +1,6 @@
 """Something else than the prompt that was sealed, or less of it than was paid for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,13 @@ import torch
 
 from execution_layer.engine import engine as engine_module
 from execution_layer.engine.protocol import GenerationRequest
-from execution_layer.engine.runner import Runner
-from execution_layer.engine.sequence import SequenceState
+from execution_layer.engine.runner import Chosen, Runner, Step
 from execution_layer.node import intake as intake_module
 from execution_layer.node.admission import Admission, Admitted, Checked
 from execution_layer.node.start import Start
 from shared.model import decoder as decoder_module
 from shared.model.config import ModelConfig
 from shared.model.cpu import KVCache
-from shared.model.sampler import Sampled
 from shared.runtime.errors import Code
 from shared.statements.request import Message, RequestBody
 from shared.statements.verdicts import Reason
@@ -57,10 +55,10 @@ def windowed() -> AbstractContextManager[None]:
 class RoundingRunner(Runner):
     """Rounds keys and values to eight bits once a pass has stored them, as engines do to halve their memory."""
 
-    def run(self, plan: Sequence[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Sampled]]:
-        sampled = super().run(plan)
+    def end(self, step: Step) -> Chosen:
+        sampled = super().end(step)
         assert isinstance(self._cache, KVCache)
-        used = sorted({block for sequence, _ in plan for block in sequence.blocks})
+        used = sorted({block for span in step.spans for block in span.blocks})
         for tensor in (*self._cache.keys, *self._cache.values):
             stored = tensor[used].clamp(-LARGEST, LARGEST)
             tensor[used] = stored.to(torch.float8_e4m3fn).to(tensor.dtype)

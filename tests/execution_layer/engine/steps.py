@@ -55,7 +55,8 @@ class FakeMemory:
             self.cells[item.blocks[index], place] = rows[-1]
         assert len(rows) == count
         item.hasher.append(b"".join(rows[item.hashed_of(count) :]))
-        item.computed += count
+        item.begin(count)
+        item.advance(count)
 
     def next_token(self, item: SequenceState) -> int:
         index, place = divmod(item.computed - 1, self.block)
@@ -75,7 +76,8 @@ def advance(scheduler: Scheduler, memory: FakeMemory | None = None) -> Plan:
             memory.compute(item, count)
         else:
             item.hasher.append(bytes(ROW * (count - item.hashed_of(count))))
-            item.computed += count
+            item.begin(count)
+            item.advance(count)
     scheduler.settle(plan)
     for item, _ in plan:
         if item.left == 0:

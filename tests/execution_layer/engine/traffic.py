@@ -10,7 +10,7 @@ from hypothesis import event
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from execution_layer.engine.engine import LocalEngine, LocalGeneration
+from execution_layer.engine.engine import LocalEngine, LocalGeneration, StepsOf
 from execution_layer.engine.protocol import (
     Finished,
     FinishReason,
@@ -20,7 +20,7 @@ from execution_layer.engine.protocol import (
 )
 from execution_layer.engine.scheduler import Limits
 from shared.model.backend import blocks_for
-from shared.model.decoder import Decoder
+from shared.model.decoder import Decoder, Ends
 from shared.model.replay import replay
 from shared.statements.request import PPM, SamplingSettings
 from shared.text.stream import stop_length
@@ -109,16 +109,21 @@ def drain(generation: LocalGeneration, into: Served) -> None:
             into.finished.append(event)
 
 
-async def serve(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> list[Served]:
+async def serve(
+    decoder: Ends,
+    mix: Mix,
+    seen: Counter[str] | None = None,
+    steps: StepsOf | None = None,
+) -> list[Served]:
     """Step until all have ended; return what each consumer saw, in order of `mix.arrivals`.
 
-    `seen` counts cache hits and preemptions.
+    `seen` counts cache hits and preemptions. `steps` computes the steps instead of the decoder.
     """
     limits = Limits(
         sequences=mix.sequences, prefill_rows=mix.prefill_rows, blocks=mix.blocks, context=CONTEXT
     )
     step = 0
-    engine = LocalEngine(decoder, tokenizer(), limits, clock=lambda: step)
+    engine = LocalEngine(decoder, tokenizer(), limits, clock=lambda: step, steps=steps)
     waiting = dict(enumerate(mix.arrivals))
     generations: dict[int, LocalGeneration] = {}
     served = [Served() for _ in mix.arrivals]
@@ -132,8 +137,8 @@ async def serve(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) ->
         for place, generation in generations.items():
             if mix.arrivals[place].cancelled == step:
                 generation.cancel()
-        engine.step()
-        await asyncio.sleep(0)
+        did = engine.step()
+        await asyncio.sleep(0 if did or steps is None else 0.001)
         for place, generation in generations.items():
             drain(generation, served[place])
         step += 1
@@ -159,12 +164,14 @@ def common(prompt: Sequence[int], tokens: Sequence[int]) -> int:
     return next((place for place, (one, other) in pairs if one != other), shorter)
 
 
-def check(decoder: Decoder, mix: Mix, seen: Counter[str] | None = None) -> None:
+def check(
+    decoder: Decoder, mix: Mix, seen: Counter[str] | None = None, steps: StepsOf | None = None
+) -> None:
     """Every sequence gets the tokens it gets alone, and the states that one replay computes.
 
     What was not computed for it was the beginning of another sequence of its tenant.
     """
-    everyone = asyncio.run(serve(decoder, mix, seen))
+    everyone = asyncio.run(serve(decoder, mix, seen, steps))
     for place, (arrival, served) in enumerate(zip(mix.arrivals, everyone, strict=True)):
         output = served.end.output_ids
         assert tuple(served.tokens) == output

@@ -1,0 +1,38 @@
+"""What passes from one stage to the next: the states of one step's rows between two layers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared.model.backend import Rows
+from shared.runtime.errors import Code, CounterfoilError
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The states of one step's rows, as the layers before have left them."""
+
+    number: int
+    """Of the step: 0, 1, … since the chain was connected."""
+    rows: tuple[Rows, ...]
+    states: Tensor
+    """Float32 (R, D)."""
+
+    def check(self, number: int, width: int, limit: int) -> None:
+        """Raise MALFORMED unless this is what may come next: step `number`, up to `limit` rows of `width` finite numbers."""
+        count = sum(span.count for span in self.rows)
+        if self.number != number:
+            raise _wrong(f"step {self.number} comes where step {number} is due")
+        if not 0 < count <= limit or any(span.count < 1 for span in self.rows):
+            raise _wrong(f"a step has {count} rows, of {limit} at most")
+        if self.states.shape != (count, width) or self.states.dtype != torch.float32:
+            raise _wrong(
+                f"{tuple(self.states.shape)} {self.states.dtype} for {count} rows of {width}"
+            )
+        if not torch.isfinite(self.states).all():
+            raise _wrong("a state is not finite")
+
+
+def _wrong(what: str) -> CounterfoilError:
+    return CounterfoilError(Code.MALFORMED, f"boundary states: {what}")

@@ -1,0 +1,101 @@
+"""A chain of stages as the first one sees it: boundaries go in at one end and come out at the other, in order."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from execution_layer.pipeline.boundary import Boundary
+from shared.model.backend import Cache
+from shared.model.decoder import Stage
+
+Arrived = Callable[[Boundary | Exception], None]
+"""Takes what comes out of a chain, from any thread: boundaries in order, or the error after which nothing more comes."""
+
+
+class Line(Protocol):
+    """One connected chain."""
+
+    def send(self, boundary: Boundary) -> None:
+        """Let a boundary in; returns at once. What is wrong with it, or with a stage, arrives at the other end."""
+
+    def close(self) -> None:
+        """Stop all of it; what is under way is lost."""
+
+
+Connect = Callable[[Arrived], Line]
+"""Connects a chain, whose caches are empty; blocks meanwhile, and raises what prevents it."""
+
+
+class StageLine:
+    """One stage in a thread of its own. What it has computed goes to `out`."""
+
+    def __init__(self, stage: Stage, blocks: int, width: int, limit: int, out: Arrived) -> None:
+        """Make a cache of so many blocks; a step has up to `limit` rows of `width` numbers."""
+        self._stage, self._width, self._limit, self._out = stage, width, limit, out
+        self._cache: Cache = stage.cache(blocks)
+        self._queue: queue.SimpleQueue[Boundary | Exception | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, name=f"layers {stage.first}:{stage.last}", daemon=True
+        )
+        self._thread.start()
+
+    def send(self, boundary: Boundary) -> None:
+        """Let a boundary in."""
+        self._queue.put(boundary)
+
+    def take(self, arrived: Boundary | Exception) -> None:
+        """Take what comes out of the stage before; an error passes through."""
+        self._queue.put(arrived)
+
+    def close(self) -> None:
+        """Stop after the step that is being computed, without waiting for it."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        number = 0
+        while (arrived := self._queue.get()) is not None:
+            if isinstance(arrived, Boundary):
+                try:
+                    arrived.check(number, self._width, self._limit)
+                    states = self._stage(arrived.states, arrived.rows, self._cache)
+                    arrived = Boundary(arrived.number, arrived.rows, states)
+                    number += 1
+                except Exception as error:  # noqa: BLE001  # whatever it is, the next stage cannot go on
+                    arrived = error
+            self._out(arrived)
+            if isinstance(arrived, Exception):
+                return
+
+
+class LocalLine:
+    """A chain of stages in threads of this process: one for each of its devices, for instance.
+
+    `delayed` puts a link around what takes the boundaries of each hop, the last one back to the first stage included.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        blocks: int,
+        width: int,
+        limit: int,
+        out: Arrived,
+        delayed: Callable[[Arrived], Arrived] = lambda take: take,
+    ) -> None:
+        self._lines: list[StageLine] = []
+        out = delayed(out)
+        for stage in reversed(stages):
+            line = StageLine(stage, blocks, width, limit, out)
+            self._lines.insert(0, line)
+            out = delayed(line.take)
+        self._into = out
+
+    def send(self, boundary: Boundary) -> None:
+        """Let a boundary in."""
+        self._into(boundary)
+
+    def close(self) -> None:
+        """Stop all stages."""
+        for line in self._lines:
+            line.close()
