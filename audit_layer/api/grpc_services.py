@@ -4,7 +4,9 @@ Use cases block, so they run in threads; failures are CounterfoilErrors, which t
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from audit_layer.directory.service import Directory
@@ -26,6 +28,10 @@ PACKAGE: Final = "counterfoil.audit.v1"
 MAX_SUBMISSIONS: Final = 1024
 """Statements in one call; the whole message is bounded by the server."""
 MAX_IDENTITIES: Final = 256
+MAX_WAIT_S: Final = 2.0
+"""For a proof; each wait is a call in flight."""
+LOOK_S: Final = 0.25
+"""How often a waiting call looks for what another process has published."""
 
 
 class IntakeServicer(audit_pb2_grpc.IntakeServicer):
@@ -73,8 +79,9 @@ class IntakeServicer(audit_pb2_grpc.IntakeServicer):
 class LogServicer(audit_pb2_grpc.LogServicer):
     """Serves checkpoints and proofs."""
 
-    def __init__(self, proofs: ProofService) -> None:
+    def __init__(self, proofs: ProofService, next_published: Callable[[], asyncio.Event]) -> None:
         self._proofs = proofs
+        self._next_published = next_published
 
     async def GetCheckpoint(  # noqa: N802  # the generated name
         self, _request: audit_pb2.GetCheckpointRequest, _context: Context
@@ -84,11 +91,24 @@ class LogServicer(audit_pb2_grpc.LogServicer):
         return audit_pb2.GetCheckpointResponse(note=witnessed.note.encode())
 
     async def GetProof(  # noqa: N802  # the generated name
-        self, request: audit_pb2.GetProofRequest, _context: Context
+        self, request: audit_pb2.GetProofRequest, context: Context
     ) -> audit_pb2.GetProofResponse:
-        """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint of when to retry."""
+        """Return a tlog-proof; NOT_FOUND, or NOT_WITNESSED with a hint of when to retry. A party may have it wait."""
         _check_entry(request.entry)
-        proof = await asyncio.to_thread(self._proofs.prove, request.entry)
+        waits = calling_party(context) is not None
+        until = time.monotonic() + (min(request.wait_ms / 1000, MAX_WAIT_S) if waits else 0)
+        while True:
+            published = self._next_published()
+            try:
+                proof = await asyncio.to_thread(self._proofs.prove, request.entry)
+            except CounterfoilError as error:
+                left = until - time.monotonic()
+                if error.code is not Code.NOT_WITNESSED or left <= 0:
+                    raise
+            else:
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(published.wait(), min(left, LOOK_S))
         return audit_pb2.GetProofResponse(tlog_proof=proof.encode(), index=proof.index)
 
     async def GetConsistency(  # noqa: N802  # the generated name
@@ -155,12 +175,16 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
 
 
 def audit_services(
-    trail: Trail, proofs: ProofService, directory: Directory, standings: Standings
+    trail: Trail,
+    proofs: ProofService,
+    directory: Directory,
+    standings: Standings,
+    next_published: Callable[[], asyncio.Event],
 ) -> Sequence[Service]:
-    """Return the three services for `shared.runtime.grpc.build_server`."""
+    """Return the three services for `shared.runtime.grpc.build_server`; see `Publisher.next_published`."""
     added: tuple[tuple[str, Any, object], ...] = (
         ("Intake", audit_pb2_grpc.add_IntakeServicer_to_server, IntakeServicer(trail)),
-        ("Log", audit_pb2_grpc.add_LogServicer_to_server, LogServicer(proofs)),
+        ("Log", audit_pb2_grpc.add_LogServicer_to_server, LogServicer(proofs, next_published)),
         (
             "Directory",
             audit_pb2_grpc.add_DirectoryServicer_to_server,

@@ -71,12 +71,11 @@ class AuditServer:
             raise error_from_rpc(error) from error
         return [_sequenced(result) for result in response.results]
 
-    def proof(self, entry: bytes) -> Proof | None:
-        """Return the proof, or None while no witnessed checkpoint covers the entry."""
+    def proof(self, entry: bytes, *, wait_s: float = 0.0) -> Proof | None:
+        """Return the proof, or None if no witnessed checkpoint covers the entry within `wait_s` (the server permits 2 s)."""
+        request = audit_pb2.GetProofRequest(entry=entry, wait_ms=max(0, int(1000 * wait_s)))
         try:
-            response = self._log.GetProof(
-                audit_pb2.GetProofRequest(entry=entry), timeout=self._timeout_s
-            )
+            response = self._log.GetProof(request, timeout=self._timeout_s + wait_s)
         except grpc.RpcError as error:
             failure = error_from_rpc(error)
             if failure.code is Code.NOT_WITNESSED:

@@ -32,8 +32,10 @@ from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Reason
 from shared.verification.release_case import ReleaseCase
 
+WAIT_S: Final = 1.0
+"""How long one question whether a release is witnessed waits for the answer."""
 POLL_S: Final = 0.1
-"""How often a worker asks whether a release is witnessed."""
+"""The pause between two such questions."""
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +242,7 @@ class Disclosure:
     def _published(self, entry: bytes, over: threading.Event) -> Proof:
         """Return the proof of a release once it is witnessed; NOT_WITNESSED if that takes too long."""
         until = time.monotonic() + self.publication_s
-        while (proof := self.server.proof(entry)) is None:
+        while (proof := self.server.proof(entry, wait_s=WAIT_S)) is None:
             if over.wait(POLL_S) or time.monotonic() > until:
                 raise CounterfoilError(Code.NOT_WITNESSED, "a release is not witnessed yet")
         return proof

@@ -7,7 +7,7 @@ them, up to the limit. A lone submitter waits for its own commit and nothing els
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -50,9 +50,14 @@ class Batcher:
         self._groups: deque[_Group] = deque()
         self._queued = 0
         self._closed = False
+        self._on_awaited: Callable[[], None] | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
         self._thread.start()
+
+    def tell(self, on_awaited: Callable[[], None] | None) -> None:
+        """Have `on_awaited` called, in the appending thread, whenever something new was sequenced that somebody awaits."""
+        self._on_awaited = on_awaited
 
     def submit(
         self, items: Sequence[Submission], *, receipts: bool = False
@@ -132,6 +137,7 @@ class Batcher:
             self._append(groups[middle:])
             return
         self._answer(groups, results)
+        self._tell(groups, results)
 
     def _answer(self, groups: Sequence[_Group], results: Sequence[Result]) -> None:
         """Give each group its results, with COSE Receipts where they were asked for."""
@@ -150,6 +156,12 @@ class Batcher:
             if not group.future.done():
                 group.future.set_result(found)
 
+    def _tell(self, groups: Sequence[_Group], results: Sequence[Result]) -> None:
+        on_awaited = self._on_awaited
+        items = (item for group in groups for item in group.items)
+        if on_awaited is not None and any(map(_is_new, items, results)):
+            on_awaited()
+
     def _add_receipts(self, groups: Sequence[list[Result]]) -> None:
         """Attach COSE Receipts to what was sequenced, all under one tree head and one signature."""
         placed = [result for found in groups for result in found if isinstance(result, Sequenced)]
@@ -161,3 +173,8 @@ class Batcher:
             found[:] = [
                 next(issued) if isinstance(result, Sequenced) else result for result in found
             ]
+
+
+def _is_new(item: Submission, result: Result) -> bool:
+    """Whether somebody awaits this entry, and it was not in the log before."""
+    return item.awaited and isinstance(result, Sequenced) and not result.duplicate

@@ -49,6 +49,8 @@ class Submission:
     issuer: bytes
     issuer_seq: int | None
     attachment: object = None
+    awaited: bool = False
+    """Whether somebody waits for it to be witnessed: it does not wait for the next regular publication."""
 
     def __post_init__(self) -> None:
         if len(self.entry) != HASH_BYTES or len(self.issuer) != HASH_BYTES:

@@ -45,6 +45,8 @@ from shared.translog.tiles import TileReader, files_grown
 DEFAULT_INTERVAL_S = 0.5
 DEFAULT_REFRESH_S = 120.0
 """Age of its cosignatures at which the newest checkpoint is cosigned again."""
+GATHER_S = 0.02
+"""How long a publication that was asked for waits for what arrives with it: no more of them than 50 a second."""
 _MAX_BACKOFF_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -84,12 +86,17 @@ class Publisher:
         self._fresh_until = 0.0
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._published_next = asyncio.Event()
         self._asked = False
         self._witness_sizes: dict[str, int] = {}
 
     def wake(self) -> None:
-        """Ask `run` for a tick now (from the loop's own thread)."""
+        """Ask `run` for a tick soon (from the loop's own thread): in `GATHER_S`, or as soon as publication works again."""
         self._wake.set()
+
+    def next_published(self) -> asyncio.Event:
+        """Return what is set when this process has published the next checkpoint."""
+        return self._published_next
 
     async def run(self) -> None:
         """Tick until cancelled. Failures are logged and retried, more slowly."""
@@ -111,10 +118,15 @@ class Publisher:
             pause = min(
                 self._interval_s * 2 ** min(failures, 8), max(_MAX_BACKOFF_S, self._interval_s)
             )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self._pause(pause, wakes=failures == 0)
+
+    async def _pause(self, longest_s: float, *, wakes: bool) -> None:
+        """Wait until the next tick is due; being woken shortens it, unless publication fails."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await (self._wake.wait() if wakes else asyncio.sleep(longest_s))
+                await asyncio.sleep(GATHER_S)
+        self._wake.clear()
 
     async def publish(self) -> Witnessed | None:
         """Publish everything sequenced so far, now; return the newest witnessed checkpoint."""
@@ -136,7 +148,13 @@ class Publisher:
                 if row is None or row.note is None:
                     return await self._freshen()
                 cosigned = row.cosigned_note or await self._gather(row.note)
-                return await asyncio.to_thread(self._finish, row, cosigned)
+                witnessed = await asyncio.to_thread(self._finish, row, cosigned)
+                self._tell_published()
+                return witnessed
+
+    def _tell_published(self) -> None:
+        waiting, self._published_next = self._published_next, asyncio.Event()
+        waiting.set()
 
     def observe(self, note: str) -> None:
         """Examine a checkpoint that someone shows; FORK, permanently, if it is ours and not in our tree.

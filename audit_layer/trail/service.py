@@ -41,6 +41,7 @@ from shared.codec.moment import now_ms
 from shared.envelope.delivered import Delivered, check_final, check_stream
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key, parse_statement, read_as
+from shared.statements.disclosures import DisclosureRelease, DisclosureRequest
 from shared.statements.identities import IdentityKey, IdentityKeyEnd, identity
 from shared.statements.keys import Revocation
 
@@ -48,6 +49,10 @@ MAX_EVIDENCE = 16 << 20
 MAX_DEPOSITS = 4
 """Deposits kept for one receipt: a node may sign several final records, and each is evidence against it."""
 
+AWAITED = frozenset(
+    {DisclosureRequest.TYPE, DisclosureRelease.TYPE, Revocation.TYPE, IdentityKeyEnd.TYPE}
+)
+"""What is published at once: a worker waits for it, or everybody who still trusts a key."""
 REMEMBERED = (Revocation, IdentityKey, IdentityKeyEnd)
 """What changes what admission remembers."""
 
@@ -164,7 +169,13 @@ class Trail:
                 results[place] = self._held(submission.statement) or Refused(error)
                 self._note_late(submission.statement, error, now)
         items = [
-            LogSubmission(item.statement.entry, item.issuer, item.number, attachment=item)
+            LogSubmission(
+                item.statement.entry,
+                item.issuer,
+                item.number,
+                attachment=item,
+                awaited=item.statement.type in AWAITED,
+            )
             for _, item in admitted
         ]
         return Pending(results, admitted, self._batcher.submit(items, receipts=receipts))

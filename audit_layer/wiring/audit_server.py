@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -169,11 +169,17 @@ async def serve_audit(
             tokens=core.tokens,
             check_health=lambda: check_served(core.engine, second_place(settings, policy), proofs),
         )
+        witnesses = _witnesses(settings, party)
+        publisher = _publisher(settings, policy, core.engine, files, witnesses)
         rpc = build_server(
             tls=settings.tls,
             address=settings.grpc_address,
             services=audit_services(
-                core.trail, proofs, Directory(core.trail, proofs), parts.standings
+                core.trail,
+                proofs,
+                Directory(core.trail, proofs),
+                parts.standings,
+                publisher.next_published,
             ),
             reflection=settings.reflection,
             traffic=settings.traffic,
@@ -181,7 +187,7 @@ async def serve_audit(
             parties=party,
         )
         async with (
-            _publishing(settings, party, policy, core.engine, files) as publication,
+            _publishing(publisher, witnesses, core.batcher) as publication,
             _timestamping(settings, core.engine),
             _looking_for_gaps(core.engine, settings),
             _answering(rpc, parts, settings) as https,
@@ -290,19 +296,14 @@ def _problem(check: Callable[[], None]) -> str | None:
     return None
 
 
-@contextlib.asynccontextmanager
-async def _publishing(
+def _publisher(
     settings: AuditSettings,
-    party: PartyFiles,
     policy: LogPolicy,
     engine: Engine,
     files: PublishedFiles,
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Publish in the background while the block runs."""
-    witnesses = [
-        _witness(witness, witness.ca or settings.tls.ca, party) for witness in settings.witnesses
-    ]
-    publisher = Publisher(
+    witnesses: Sequence[HttpWitness],
+) -> Publisher:
+    return Publisher(
         engine,
         signers=load_signers(settings.keys_folder, settings.origin),
         policy=policy,
@@ -312,12 +313,32 @@ async def _publishing(
         interval_s=settings.publish_interval_ms / 1000,
         refresh_s=settings.refresh_seconds,
     )
+
+
+@contextlib.asynccontextmanager
+async def _publishing(
+    publisher: Publisher, witnesses: Sequence[HttpWitness], batcher: Batcher
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Publish in the background while the block runs, and at once what somebody awaits."""
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(publisher.wake)
+
+    batcher.tell(wake)
     try:
         async with _in_background(publisher.run(), "publication") as task:
             yield task
     finally:
+        batcher.tell(None)
         for witness in witnesses:
             await witness.aclose()
+
+
+def _witnesses(settings: AuditSettings, party: PartyFiles) -> list[HttpWitness]:
+    return [
+        _witness(witness, witness.ca or settings.tls.ca, party) for witness in settings.witnesses
+    ]
 
 
 def _witness(witness: WitnessSettings, ca: Path, party: PartyFiles) -> HttpWitness:

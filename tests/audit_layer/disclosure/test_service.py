@@ -126,9 +126,9 @@ class Server(FakeAuditServer):
                 self.publish()
             return logged
 
-    def proof(self, entry: bytes) -> Proof | None:
+    def proof(self, entry: bytes, *, wait_s: float = 0.0) -> Proof | None:
         with self._one:
-            return super().proof(entry)
+            return super().proof(entry, wait_s=wait_s)
 
 
 class FakeDeposits:

@@ -91,7 +91,7 @@ class Log:
         self.submitted += statements
         return []
 
-    def proof(self, entry: bytes) -> Proof:
+    def proof(self, entry: bytes, *, wait_s: float = 0.0) -> Proof:
         raw = next(raw for raw in self._known() if entry_of(raw) == entry)
         proof = self.world.proof(raw)
         return Proof(proof, parse_tlog_proof(proof).index)

@@ -121,6 +121,20 @@ def test_each_submission_gets_its_own_result(engine: Engine):
     batcher.close()
 
 
+def test_what_somebody_awaits_is_told_once_when_it_is_new(engine: Engine):
+    told: list[str] = []
+    batcher = Batcher(Sequencer(engine))
+    batcher.tell(lambda: told.append("awaited"))
+    awaited = [Submission(entry(name), NODE, None, awaited=True) for name in "abc"]
+    batcher.submit([numbered(0), numbered(1)]).result(20)
+    batcher.submit([*awaited[:2], numbered(2)]).result(20)
+    batcher.submit(awaited[:2]).result(20)
+    batcher.tell(None)
+    batcher.submit(awaited[2:]).result(20)
+    batcher.close()
+    assert told == ["awaited"]
+
+
 async def test_a_cancelled_caller_takes_nothing_back(engine: Engine):
     sequencer = CountingSequencer(engine)
     sequencer.gate.clear()

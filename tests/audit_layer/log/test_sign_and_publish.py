@@ -291,6 +291,45 @@ async def test_run_publishes_on_wake_and_survives_failures(world: World):
             await task
 
 
+async def test_being_woken_publishes_without_waiting_for_the_interval(world: World):
+    publisher = world.publisher(interval_s=3600.0)
+    first = publisher.next_published()
+    world.append(0, 5)
+    task = asyncio.create_task(publisher.run())
+    async with asyncio.timeout(30):
+        await first.wait()
+        second = publisher.next_published()
+        world.append(5, 6)
+        publisher.wake()
+        await second.wait()
+    assert world.proofs().prove(5).index == 5
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_being_woken_does_not_hurry_a_publication_that_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("audit_layer.log.sign_and_publish._MAX_BACKOFF_S", 3600.0)
+    ticks = 0
+
+    async def failing(_: Publisher) -> None:
+        nonlocal ticks
+        ticks += 1
+        raise CounterfoilError(Code.NOT_WITNESSED, "no quorum")
+
+    monkeypatch.setattr(Publisher, "tick", failing)
+    publisher = world.publisher(interval_s=3600.0)
+    task = asyncio.create_task(publisher.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+        publisher.wake()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait({task})
+    assert ticks == 1
+
+
 async def test_run_ends_whenever_it_is_cancelled(world: World, monkeypatch: pytest.MonkeyPatch):
     async def nothing_to_do(_: Publisher) -> None:
         await asyncio.sleep(0)

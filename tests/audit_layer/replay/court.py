@@ -62,7 +62,7 @@ class FakeAuditServer:
         assert self.log is not None
         return self.log.proofs().witnessed().note.encode()
 
-    def proof(self, entry: bytes) -> Proof | None:
+    def proof(self, entry: bytes, *, wait_s: float = 0.0) -> Proof | None:
         assert self.log is not None
         try:
             proof = self.log.proofs().prove(entry)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-shared/proto/counterfoil/audit/v1/audit.proto\x12\x14\x63ounterfoil.audit.v1\".\n\nSubmission\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\r\n\x05order\x18\x02 \x01(\x0c\"X\n\rSubmitRequest\x12\x35\n\x0bsubmissions\x18\x01 \x03(\x0b\x32 .counterfoil.audit.v1.Submission\x12\x10\n\x08receipts\x18\x02 \x01(\x08\"M\n\tSequenced\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x0f\n\x07receipt\x18\x04 \x01(\x0c\"(\n\x08Rejected\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x82\x01\n\x0cSubmitResult\x12\x34\n\tsequenced\x18\x01 \x01(\x0b\x32\x1f.counterfoil.audit.v1.SequencedH\x00\x12\x32\n\x08rejected\x18\x02 \x01(\x0b\x32\x1e.counterfoil.audit.v1.RejectedH\x00\x42\x08\n\x06result\"E\n\x0eSubmitResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".counterfoil.audit.v1.SubmitResult\"\x86\x01\n\x0e\x44\x65positRequest\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x04 \x03(\x0c\x12\x14\n\x0c\x66inal_record\x18\x05 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x06 \x01(\x0c\"\x11\n\x0f\x44\x65positResponse\"\x16\n\x14GetCheckpointRequest\"%\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\" \n\x0fGetProofRequest\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\"5\n\x10GetProofResponse\x12\x12\n\ntlog_proof\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\";\n\x15GetConsistencyRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"\'\n\x16GetConsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\"+\n\x15ListKeyBundlesRequest\x12\x12\n\nmodel_root\x18\x01 \x01(\x0c\"Z\n\x0eKeyBundleEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x10\n\x08standing\x18\x04 \x01(\t\"8\n\x0fRevocationEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\"\xde\x01\n\x16ListKeyBundlesResponse\x12\x35\n\x07\x62undles\x18\x01 \x03(\x0b\x32$.counterfoil.audit.v1.KeyBundleEntry\x12:\n\x0brevocations\x18\x02 \x03(\x0b\x32%.counterfoil.audit.v1.RevocationEntry\x12\x18\n\x10numeric_profiles\x18\x03 \x03(\x0c\x12\x37\n\nidentities\x18\x04 \x03(\x0b\x32#.counterfoil.audit.v1.IdentityEntry\"-\n\x17ListIdentityKeysRequest\x12\x12\n\nidentities\x18\x01 \x03(\t\"6\n\rIdentityEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\"S\n\x18ListIdentityKeysResponse\x12\x37\n\nidentities\x18\x01 \x03(\x0b\x32#.counterfoil.audit.v1.IdentityEntry2\xb5\x01\n\x06Intake\x12S\n\x06Submit\x12#.counterfoil.audit.v1.SubmitRequest\x1a$.counterfoil.audit.v1.SubmitResponse\x12V\n\x07\x44\x65posit\x12$.counterfoil.audit.v1.DepositRequest\x1a%.counterfoil.audit.v1.DepositResponse2\xb7\x02\n\x03Log\x12h\n\rGetCheckpoint\x12*.counterfoil.audit.v1.GetCheckpointRequest\x1a+.counterfoil.audit.v1.GetCheckpointResponse\x12Y\n\x08GetProof\x12%.counterfoil.audit.v1.GetProofRequest\x1a&.counterfoil.audit.v1.GetProofResponse\x12k\n\x0eGetConsistency\x12+.counterfoil.audit.v1.GetConsistencyRequest\x1a,.counterfoil.audit.v1.GetConsistencyResponse2\xeb\x01\n\tDirectory\x12k\n\x0eListKeyBundles\x12+.counterfoil.audit.v1.ListKeyBundlesRequest\x1a,.counterfoil.audit.v1.ListKeyBundlesResponse\x12q\n\x10ListIdentityKeys\x12-.counterfoil.audit.v1.ListIdentityKeysRequest\x1a..counterfoil.audit.v1.ListIdentityKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-shared/proto/counterfoil/audit/v1/audit.proto\x12\x14\x63ounterfoil.audit.v1\".\n\nSubmission\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\r\n\x05order\x18\x02 \x01(\x0c\"X\n\rSubmitRequest\x12\x35\n\x0bsubmissions\x18\x01 \x03(\x0b\x32 .counterfoil.audit.v1.Submission\x12\x10\n\x08receipts\x18\x02 \x01(\x08\"M\n\tSequenced\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tduplicate\x18\x03 \x01(\x08\x12\x0f\n\x07receipt\x18\x04 \x01(\x0c\"(\n\x08Rejected\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x82\x01\n\x0cSubmitResult\x12\x34\n\tsequenced\x18\x01 \x01(\x0b\x32\x1f.counterfoil.audit.v1.SequencedH\x00\x12\x32\n\x08rejected\x18\x02 \x01(\x0b\x32\x1e.counterfoil.audit.v1.RejectedH\x00\x42\x08\n\x06result\"E\n\x0eSubmitResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".counterfoil.audit.v1.SubmitResult\"\x86\x01\n\x0e\x44\x65positRequest\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x04 \x03(\x0c\x12\x14\n\x0c\x66inal_record\x18\x05 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x06 \x01(\x0c\"\x11\n\x0f\x44\x65positResponse\"\x16\n\x14GetCheckpointRequest\"%\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"1\n\x0fGetProofRequest\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\"5\n\x10GetProofResponse\x12\x12\n\ntlog_proof\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\";\n\x15GetConsistencyRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"\'\n\x16GetConsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\"+\n\x15ListKeyBundlesRequest\x12\x12\n\nmodel_root\x18\x01 \x01(\x0c\"Z\n\x0eKeyBundleEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x10\n\x08standing\x18\x04 \x01(\t\"8\n\x0fRevocationEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\"\xde\x01\n\x16ListKeyBundlesResponse\x12\x35\n\x07\x62undles\x18\x01 \x03(\x0b\x32$.counterfoil.audit.v1.KeyBundleEntry\x12:\n\x0brevocations\x18\x02 \x03(\x0b\x32%.counterfoil.audit.v1.RevocationEntry\x12\x18\n\x10numeric_profiles\x18\x03 \x03(\x0c\x12\x37\n\nidentities\x18\x04 \x03(\x0b\x32#.counterfoil.audit.v1.IdentityEntry\"-\n\x17ListIdentityKeysRequest\x12\x12\n\nidentities\x18\x01 \x03(\t\"6\n\rIdentityEntry\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\"S\n\x18ListIdentityKeysResponse\x12\x37\n\nidentities\x18\x01 \x03(\x0b\x32#.counterfoil.audit.v1.IdentityEntry2\xb5\x01\n\x06Intake\x12S\n\x06Submit\x12#.counterfoil.audit.v1.SubmitRequest\x1a$.counterfoil.audit.v1.SubmitResponse\x12V\n\x07\x44\x65posit\x12$.counterfoil.audit.v1.DepositRequest\x1a%.counterfoil.audit.v1.DepositResponse2\xb7\x02\n\x03Log\x12h\n\rGetCheckpoint\x12*.counterfoil.audit.v1.GetCheckpointRequest\x1a+.counterfoil.audit.v1.GetCheckpointResponse\x12Y\n\x08GetProof\x12%.counterfoil.audit.v1.GetProofRequest\x1a&.counterfoil.audit.v1.GetProofResponse\x12k\n\x0eGetConsistency\x12+.counterfoil.audit.v1.GetConsistencyRequest\x1a,.counterfoil.audit.v1.GetConsistencyResponse2\xeb\x01\n\tDirectory\x12k\n\x0eListKeyBundles\x12+.counterfoil.audit.v1.ListKeyBundlesRequest\x1a,.counterfoil.audit.v1.ListKeyBundlesResponse\x12q\n\x10ListIdentityKeys\x12-.counterfoil.audit.v1.ListIdentityKeysRequest\x1a..counterfoil.audit.v1.ListIdentityKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,31 +52,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHECKPOINTRESPONSE']._serialized_start=714
   _globals['_GETCHECKPOINTRESPONSE']._serialized_end=751
   _globals['_GETPROOFREQUEST']._serialized_start=753
-  _globals['_GETPROOFREQUEST']._serialized_end=785
-  _globals['_GETPROOFRESPONSE']._serialized_start=787
-  _globals['_GETPROOFRESPONSE']._serialized_end=840
-  _globals['_GETCONSISTENCYREQUEST']._serialized_start=842
-  _globals['_GETCONSISTENCYREQUEST']._serialized_end=901
-  _globals['_GETCONSISTENCYRESPONSE']._serialized_start=903
-  _globals['_GETCONSISTENCYRESPONSE']._serialized_end=942
-  _globals['_LISTKEYBUNDLESREQUEST']._serialized_start=944
-  _globals['_LISTKEYBUNDLESREQUEST']._serialized_end=987
-  _globals['_KEYBUNDLEENTRY']._serialized_start=989
-  _globals['_KEYBUNDLEENTRY']._serialized_end=1079
-  _globals['_REVOCATIONENTRY']._serialized_start=1081
-  _globals['_REVOCATIONENTRY']._serialized_end=1137
-  _globals['_LISTKEYBUNDLESRESPONSE']._serialized_start=1140
-  _globals['_LISTKEYBUNDLESRESPONSE']._serialized_end=1362
-  _globals['_LISTIDENTITYKEYSREQUEST']._serialized_start=1364
-  _globals['_LISTIDENTITYKEYSREQUEST']._serialized_end=1409
-  _globals['_IDENTITYENTRY']._serialized_start=1411
-  _globals['_IDENTITYENTRY']._serialized_end=1465
-  _globals['_LISTIDENTITYKEYSRESPONSE']._serialized_start=1467
-  _globals['_LISTIDENTITYKEYSRESPONSE']._serialized_end=1550
-  _globals['_INTAKE']._serialized_start=1553
-  _globals['_INTAKE']._serialized_end=1734
-  _globals['_LOG']._serialized_start=1737
-  _globals['_LOG']._serialized_end=2048
-  _globals['_DIRECTORY']._serialized_start=2051
-  _globals['_DIRECTORY']._serialized_end=2286
+  _globals['_GETPROOFREQUEST']._serialized_end=802
+  _globals['_GETPROOFRESPONSE']._serialized_start=804
+  _globals['_GETPROOFRESPONSE']._serialized_end=857
+  _globals['_GETCONSISTENCYREQUEST']._serialized_start=859
+  _globals['_GETCONSISTENCYREQUEST']._serialized_end=918
+  _globals['_GETCONSISTENCYRESPONSE']._serialized_start=920
+  _globals['_GETCONSISTENCYRESPONSE']._serialized_end=959
+  _globals['_LISTKEYBUNDLESREQUEST']._serialized_start=961
+  _globals['_LISTKEYBUNDLESREQUEST']._serialized_end=1004
+  _globals['_KEYBUNDLEENTRY']._serialized_start=1006
+  _globals['_KEYBUNDLEENTRY']._serialized_end=1096
+  _globals['_REVOCATIONENTRY']._serialized_start=1098
+  _globals['_REVOCATIONENTRY']._serialized_end=1154
+  _globals['_LISTKEYBUNDLESRESPONSE']._serialized_start=1157
+  _globals['_LISTKEYBUNDLESRESPONSE']._serialized_end=1379
+  _globals['_LISTIDENTITYKEYSREQUEST']._serialized_start=1381
+  _globals['_LISTIDENTITYKEYSREQUEST']._serialized_end=1426
+  _globals['_IDENTITYENTRY']._serialized_start=1428
+  _globals['_IDENTITYENTRY']._serialized_end=1482
+  _globals['_LISTIDENTITYKEYSRESPONSE']._serialized_start=1484
+  _globals['_LISTIDENTITYKEYSRESPONSE']._serialized_end=1567
+  _globals['_INTAKE']._serialized_start=1570
+  _globals['_INTAKE']._serialized_end=1751
+  _globals['_LOG']._serialized_start=1754
+  _globals['_LOG']._serialized_end=2065
+  _globals['_DIRECTORY']._serialized_start=2068
+  _globals['_DIRECTORY']._serialized_end=2303
 # @@protoc_insertion_point(module_scope)
