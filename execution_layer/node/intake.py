@@ -120,7 +120,7 @@ class Intake:
         return self.load.refusal() or self._health.refusal()
 
     async def close(self, grace_s: float) -> None:
-        """Refuse new work, wait up to `grace_s` seconds for sessions to end, then cut them off with receipts."""
+        """Refuse new work, wait up to `grace_s` seconds for sessions to end, then leave the others to the node's next process."""
         self.load.drain()
         if self._opening:  # a request that already has a place becomes a session, or is refused
             _, stuck = await asyncio.wait(set(self._opening), timeout=OPENING_S)
@@ -131,9 +131,9 @@ class Intake:
             return
         _, late = await asyncio.wait(tasks, timeout=grace_s)
         if late:
-            _log.warning("requests are cut off by the stop", extra={"requests": len(late)})
+            _log.warning("requests go on after the next start", extra={"requests": len(late)})
         for session in list(self._sessions):
-            session.fail()
+            session.leave()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start(self, order: bytes, envelope: bytes) -> Session:

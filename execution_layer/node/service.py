@@ -67,6 +67,12 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         async for event in session.events():
             ended = isinstance(event, FinalEvent)
             yield _message(event)
+        if not ended and session.left:
+            raise CounterfoilError(
+                Code.DRAINING,
+                "the node stops; the response goes on when it is back",
+                remedy="Resume it.",
+            )
         if not ended:
             number = session.incident
             raise CounterfoilError(

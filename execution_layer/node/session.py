@@ -90,6 +90,8 @@ class Session:
         """Its row in the store."""
         self.incident: str | None = None
         """The number under which the node's log has what went wrong."""
+        self.left = False
+        """Whether the node stops."""
         self._start = start
         self._parts = parts
         self._cancel: bytes | None = None
@@ -121,9 +123,11 @@ class Session:
         self._generation.cancel(FinishReason.CANCELLED)
         self._hurry.set()
 
-    def fail(self) -> None:
-        """End the sequence because the node cannot go on; the receipt says so."""
-        self._generation.cancel(FinishReason.FAILED)
+    def leave(self) -> None:
+        """Stop here, because the node stops: what is not done by then goes on behind its stored frames after the restart."""
+        if self._cancel is None:
+            self.left = True
+            self._generation.cancel(FinishReason.FAILED)
         self._hurry.set()
 
     def events(self) -> AsyncIterator[Event]:
@@ -131,7 +135,9 @@ class Session:
         return self.tape.read()
 
     async def run(self) -> None:
-        """Stream, then write the receipt. Whatever goes wrong, the request ends with a receipt."""
+        """Stream, then write the receipt. Whatever goes wrong, the request ends with a receipt, unless the node stops: then it
+        is left to the node's next process.
+        """
         share = self._parts.energy.begin()
         try:
             try:
@@ -142,6 +148,9 @@ class Session:
                 self._generation.cancel(FinishReason.FAILED)
                 finished = None
             energy = self._parts.energy.end(share)
+            if self._goes_on_later(finished):
+                await self._parts.store.note_stop(self.request)
+                return
             if self._interrupted:  # what an earlier process used is known to nobody
                 energy = UNMEASURED
             outcome = self._outcome(finished, energy.quality, energy.millijoules)
@@ -168,7 +177,8 @@ class Session:
                         continue
                     event, pending = pending.result(), None
                 if isinstance(event, Finished):
-                    await self._flush_rest(event)
+                    if not self._goes_on_later(event):
+                        await self._flush_rest(event)
                     return event
                 assert isinstance(event, TokenChunk)
                 self._waiting.add(event)
@@ -190,6 +200,8 @@ class Session:
             finished = reading.result()
         finally:
             reading.cancel()
+        if self._goes_on_later(finished):
+            return finished
         self._waiting.add(
             TokenChunk(self._rest(finished), "")
         )  # no frame is on its way to disk now
@@ -201,6 +213,10 @@ class Session:
         while self._waiting:
             await self._flush(slots)
         return finished
+
+    def _goes_on_later(self, finished: Finished | None) -> bool:
+        """Whether the node stops before the answer has come to its end."""
+        return self.left and (finished is None or finished.finish_reason is FinishReason.FAILED)
 
     async def _read(self) -> Finished:
         """Take in what is generated, at the engine's own pace."""

@@ -167,6 +167,11 @@ class NodeStore:
         query = "UPDATE requests SET interruptions = interruptions + 1 WHERE id = ?"
         await self.journal.write(lambda db: db.execute(query, (request,)))
 
+    async def note_stop(self, request: int) -> None:
+        """Take back the restart to come: that the node was asked to stop is no sign that a request ends its processes."""
+        query = "UPDATE requests SET interruptions = interruptions - 1 WHERE id = ?"
+        await self.journal.write(lambda db: db.execute(query, (request,)))
+
     async def finish(
         self, request: int, draft: Receipt, *, sign: Sign, seal_final: SealFinal | None
     ) -> SignedReceipt:

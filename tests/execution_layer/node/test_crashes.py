@@ -136,6 +136,28 @@ async def test_kill_9_before_the_answer_was_out_lets_what_was_accepted_go_on_to_
             await settled(world, node, 3)
 
 
+async def test_a_node_that_is_asked_to_stop_goes_on_with_its_answer_after_the_restart(world):
+    config = world.settings(grace_s=0).spool.parent / "node.toml"
+    words = ("tests.execution_layer.node.crash_child", str(config))
+    heard = []
+    async with world.client(max_attempts=1, resume_patience_s=60) as client:
+        async with node_process(world, *words, "3") as process:
+            asking = asyncio.create_task(
+                client.generate(prompt="hello", max_tokens=TOKENS, on_text=heard.append)
+            )
+            await until(lambda: len(heard) == 3)
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert receipts(world) == []
+        async with node_process(world, *words):
+            answer = await asyncio.wait_for(asking, 60)
+            await world.audit.wait_for_receipts(1)
+    assert "".join(heard) == answer.text
+    assert (answer.number, answer.attempt) == (0, 0)
+    (receipt,) = receipts(world)
+    assert (receipt.finish, receipt.usage.output) == (Finish.LENGTH, TOKENS)
+
+
 async def test_kill_9_between_delivery_and_its_acknowledgement_delivers_again_and_is_logged_once(
     world,
 ):

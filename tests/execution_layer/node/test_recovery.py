@@ -51,7 +51,7 @@ async def interrupted(
         asked = asyncio.create_task(ask(world, node, request.order, request.envelope))
         await until(lambda: len(node.store.unfinished()) == 1)
         await until(lambda: len(node.store.unfinished()[0].frames) >= sent)
-        node.store.finish = never
+        node.store.finish = node.store.note_stop = never
         if cancelled:
             order = entry_of(request.order)
             await cancel(world, node, order, sign_cancellation(order, world.tenant_key))
@@ -151,7 +151,7 @@ async def test_a_request_that_ends_every_process_is_given_up(world, monkeypatch)
     for _ in range(MOST_INTERRUPTIONS):
         engine = FakeEngine(holds_after=SENT)
         async with world.node(engine, name="fatal", grace_s=0.05) as node:
-            node.store.finish = never
+            node.store.finish = node.store.note_stop = never
         assert len(engine.generations) == 1
     await failed(world, "fatal", request)
 

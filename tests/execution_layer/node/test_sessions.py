@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 import pytest_asyncio
 
+from execution_layer.node.recovery import MOST_INTERRUPTIONS
 from execution_layer.node.session import open_session
 from shared.envelope.blinded import blinded_fields
 from shared.envelope.evidence import open_evidence
@@ -230,16 +231,40 @@ async def test_stopping_waits_for_a_request_that_is_just_being_accepted(world, m
         running = asyncio.create_task(ask(world, node, request.order, request.envelope))
         await until(lambda: node.load.in_flight)
         asyncio.get_running_loop().call_later(0.05, closing.set)
-    _, _, receipt, _ = opened(node, request, await running)
-    assert receipt.finish is Finish.FAILED
+    await left_alone(running)
+    await goes_on(world, "l", request)
 
 
-async def test_stopping_cuts_off_what_is_left_with_receipts(world):
+async def test_stopping_leaves_what_is_under_way_to_the_next_process(world):
     async with world.node(FakeEngine(holds_after=1), name="k", grace_s=0.1) as node:
         request = make_request(world, node, max_tokens=40)
         running = asyncio.create_task(ask(world, node, request.order, request.envelope))
         await until(lambda: node.load.in_flight)
-    messages = await running
-    _, _, receipt, _ = opened(node, request, messages)
-    assert receipt.finish is Finish.FAILED
-    assert (await receipt_of(world, request)) == receipt  # delivered on the way out
+    await left_alone(running)
+    await goes_on(world, "k", request)
+
+
+async def test_stops_are_not_counted_as_interruptions(world):
+    async with world.node(FakeEngine(holds_after=1), name="m", grace_s=0) as node:
+        request = make_request(world, node, max_tokens=40)
+        running = asyncio.create_task(ask(world, node, request.order, request.envelope))
+        await until(lambda: node.load.in_flight)
+    await left_alone(running)
+    for _ in range(MOST_INTERRUPTIONS + 1):
+        async with world.node(FakeEngine(holds_after=1), name="m", grace_s=0) as node:
+            assert node.load.in_flight == 1
+    await goes_on(world, "m", request)
+
+
+async def left_alone(running):
+    """Wait for the end of a call whose node stops: its client is told to resume."""
+    with pytest.raises(CounterfoilError) as told:
+        await running
+    assert told.value.code is Code.DRAINING
+
+
+async def goes_on(world, name, request):
+    """Start the node again: it ends the answer as if nothing had happened, with one receipt."""
+    async with world.node(FakeEngine(), name=name):
+        receipt = await receipt_of(world, request)
+    assert (receipt.finish, receipt.usage.output) == (Finish.LENGTH, 40)
