@@ -58,10 +58,11 @@ class OpinionView(View):
     """One worker's part in the audit of a receipt."""
 
     kind: str
-    """`primary`, `confirm` for a second opinion, `third` where two disagree."""
+    """`primary`, `confirm` for a second opinion, `third` where two disagree; `asked`, `asked-confirm` and `asked-third` likewise
+    for what the tenant asked for."""
     worker: str
     asked: str
-    """Why it was asked: `draw`, `floor`, `whole` or `confirm`; empty if only its verdict is known."""
+    """Why it was asked: `draw`, `floor`, `whole`, `tenant` or `confirm`; empty if only its verdict is known."""
     deadline: int
     waits_for: str | None
     """While there is no verdict: what it waits for, if it has tried."""

@@ -106,6 +106,8 @@ class VerdictView(View):
     tenant: str
     operator: str
     node: str
+    asked: bool
+    """Whether the receipt's tenant chose it for this audit, and no draw did."""
 
     @classmethod
     def of(cls, row: VerdictRow) -> Self:

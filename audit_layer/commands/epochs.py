@@ -73,7 +73,9 @@ class _View:
         self._judged = (
             None
             if self._verdicts is None
-            else frozenset(parse_hex32(view.receipt, "a receipt") for view in self._verdicts)
+            else frozenset(
+                parse_hex32(view.receipt, "a receipt") for view in self._verdicts if not view.asked
+            )
         )
         self._nodes: dict[bytes, Node] = {}
         """Nodes by key bundle, as far as receipts have named them."""

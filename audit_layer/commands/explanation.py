@@ -94,6 +94,10 @@ FACTS: Final[Mapping[str, str]] = MappingProxyType(
 """Facts of a judgement that are worth a line of their own."""
 
 
+DRAWN_KINDS: Final = frozenset({"primary", "confirm", "third"})
+"""Opinions that a lot has asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line; `held` marks a check that held or did not."""
@@ -178,13 +182,19 @@ def _headline(account: AccountView, decisive: OpinionView | None) -> str:
             )
         return f"{told}{paid}. {MEANS[reason]}"
     if account.opinions:
-        return f"Selected for an audit, not judged yet{paid}."
+        why = "Selected for an audit" if _drawn(account) else "Audited because its tenant asked"
+        return f"{why}, not judged yet{paid}."
     epoch = account.epoch
     if epoch is None or epoch.state != "drawn":
         return (
             f"Not audited yet{paid}: nobody knows until its epoch ends whether it will be selected."
         )
     return f"Not audited{paid}: it was not selected, as most are not. That is not a PASS."
+
+
+def _drawn(account: AccountView) -> bool:
+    """Return whether the lot selected the receipt; its tenant may have asked for an audit besides, or instead."""
+    return any(opinion.kind in DRAWN_KINDS for opinion in account.opinions)
 
 
 def _request(account: AccountView) -> Iterator[Line]:
@@ -204,7 +214,7 @@ def _request(account: AccountView) -> Iterator[Line]:
     chance = (
         f"{epoch.rate_ppm / MILLION:.2%} of all receipts, and at least {epoch.floor} of every node"
     )
-    selected = "This one was" if account.opinions else "This one was not"
+    selected = "This one was" if _drawn(account) else "This one was not"
     if epoch.state != "drawn":
         yield Line(
             f"It belongs to epoch {epoch.number}. When that ends, {chance} will be selected by lot."
@@ -310,10 +320,21 @@ def _sure(account: AccountView, decisive: OpinionView) -> Iterator[Line]:
         )
 
 
+NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "primary": "first",
+        "confirm": "second",
+        "third": "third",
+        "asked": "first, because the tenant asked,",
+        "asked-confirm": "second, because the tenant asked,",
+        "asked-third": "third, because the tenant asked,",
+    }
+)
+"""Opinions in words, by their kind."""
+
+
 def _other(opinion: OpinionView) -> Line:
-    kind = {"primary": "first", "confirm": "second", "third": "third"}.get(
-        opinion.kind, opinion.kind
-    )
+    kind = NAMES.get(opinion.kind, opinion.kind)
     if opinion.verdict is not None:
         verdict = opinion.verdict
         return Line(

@@ -39,4 +39,5 @@ def _opinion(view: VerdictView) -> Opinion:
         view.outcome,
         view.reason,
         confirms,
+        view.asked,
     )

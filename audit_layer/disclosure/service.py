@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit_layer.disclosure.audit_client import AuditServer, Proof
 from audit_layer.disclosure.custody import Gathered, Heard, ask_all
 from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence, fetch_from_node
+from audit_layer.disclosure.ground import Ground
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
 from shared.envelope.header import Envelope, Header
@@ -41,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnCase:
-    """What is known about a drawn receipt before anything is disclosed: statements as they are in the log."""
+class DueCase:
+    """What is known about a receipt that is to be disclosed, before anything is: statements as they are in the log."""
 
     request: bytes
     receipt_statement: bytes
@@ -53,13 +54,7 @@ class DrawnCase:
     """The node's address, from its key bundle."""
     signing_key: bytes
     """The node's signing key, from its key bundle."""
-    opened: bytes
-    seal: bytes
-    draw: bytes
-    commitments: tuple[bytes, ...]
-    reveals: tuple[bytes, ...]
-    floor_entries: tuple[bytes, ...] = ()
-    """The node's receipts of the epoch, when the reason is `floor`."""
+    ground: Ground
     first_verdict: bytes | None = None
     """The FAIL to be confirmed."""
 
@@ -92,7 +87,7 @@ class Deposits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """Opens drawn cases for one worker."""
+    """Opens due cases for one worker."""
 
     name: str
     """The worker's."""
@@ -110,13 +105,13 @@ class Disclosure:
     publication_s: float = 5.0
     """How long to wait for a release to be witnessed before the case is left for later."""
 
-    def open(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
+    def open(self, case: DueCase, *, past_deadline: bool) -> Disclosed:
         """Disclose one case.
 
         Raises NOT_WITNESSED while the log has not caught up, and UNAVAILABLE while evidence or shares may still arrive;
         after the deadline the same is an answer: `withheld` (evidence) or `unavailable` (custodians).
         """
-        self.server.submit([case.draw, case.request])
+        self.server.submit([*case.ground.before, case.request])
         proofs = self._proofs(case)
         found = self._gathered(case, proofs["request_proof"])
         ciphertexts, why = found.best, found.why
@@ -142,14 +137,12 @@ class Disclosure:
             return Disclosed(ciphertexts, None, Reason.UNAVAILABLE, gathered.why)
         raise CounterfoilError(Code.UNAVAILABLE, gathered.why)
 
-    def _proofs(self, case: DrawnCase) -> dict[str, Any]:
+    def _proofs(self, case: DueCase) -> dict[str, Any]:
         """Gather witnessed proofs of every statement that a custodian will want to see."""
         statements = {
             "request": case.request,
             "receipt": case.receipt_statement,
-            "open": case.opened,
-            "seal": case.seal,
-            "draw": case.draw,
+            **case.ground.witnessed,
         }
         if case.first_verdict is not None:
             statements["verdict"] = case.first_verdict
@@ -161,7 +154,7 @@ class Disclosure:
             shown[name], shown[f"{name}_proof"] = statement, proof.text
         return shown
 
-    def _gathered(self, case: DrawnCase, proof: str) -> "_Gathered":
+    def _gathered(self, case: DueCase, proof: str) -> "_Gathered":
         """Gather the ciphertexts that are the receipt's: all deposits', and the node's if none of those is whole."""
         found = _Gathered(case)
         for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
@@ -170,7 +163,7 @@ class Disclosure:
             found.add(case.endpoint, partial(self._from_node, case, proof))
         return found
 
-    def _from_node(self, case: DrawnCase, proof: str) -> Ciphertexts:
+    def _from_node(self, case: DueCase, proof: str) -> Ciphertexts:
         asking = Asking(case.request, proof, case.entry, self.signing_key)
         return fetch_from_node(
             case.endpoint,
@@ -181,16 +174,14 @@ class Disclosure:
         )
 
     def _ask_custodians(
-        self, case: DrawnCase, found: Ciphertexts, proofs: Mapping[str, Any], header: Header
+        self, case: DueCase, found: Ciphertexts, proofs: Mapping[str, Any], header: Header
     ) -> Gathered:
         release_case = ReleaseCase(
             **proofs,
+            **case.ground.besides,
             bundle=case.bundle,
-            commitments=case.commitments,
-            reveals=case.reveals,
             order=found.order,
             envelope=found.sent.envelope,
-            floor_entries=case.floor_entries or None,
         ).to_cbor()
         known = {
             key_id: self.custodians[key_id]
@@ -211,7 +202,7 @@ class Disclosure:
         release_case: bytes,
         key_id: bytes,
         header: Header,
-        case: DrawnCase,
+        case: DueCase,
         over: threading.Event,
     ) -> Heard:
         """Have one custodian release; log its release; show it the proof; open its share. Raises on any fault of its."""
@@ -261,7 +252,7 @@ class Disclosure:
 class _Gathered:
     """Ciphertexts of one receipt, from sources of which none is believed."""
 
-    def __init__(self, case: DrawnCase) -> None:
+    def __init__(self, case: DueCase) -> None:
         self._case = case
         self._lacks: list[str] = []
         self.best: Ciphertexts | None = None
@@ -302,7 +293,7 @@ def _kept(deposit: Ciphertexts) -> Ciphertexts:
     return deposit
 
 
-def _check_release(statement: bytes, name: str, case: DrawnCase) -> DisclosureRelease:
+def _check_release(statement: bytes, name: str, case: DueCase) -> DisclosureRelease:
     """Check that a disclosure release is this custodian's, for this request; the log checks its signature."""
     release, _ = open_as(DisclosureRelease, statement, None)
     about = (name, entry_of(case.request), case.entry)
@@ -313,7 +304,7 @@ def _check_release(statement: bytes, name: str, case: DrawnCase) -> DisclosureRe
     return release
 
 
-def _check_report(statement: bytes, name: str, key_id: bytes, case: DrawnCase) -> EscrowReport:
+def _check_report(statement: bytes, name: str, key_id: bytes, case: DueCase) -> EscrowReport:
     """Check that an escrow report is this custodian's, about its wrap; the log checks its signature."""
     report, _ = open_as(EscrowReport, statement, None)
     expected = EscrowReport(

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import EpochRow
+from audit_layer.selection.work import ASKED, DRAWN
 from audit_layer.storage.engine import session
 from audit_layer.trail.models import ReceiptRow, VerdictRow
 from shared.runtime.errors import CounterfoilError
@@ -34,7 +35,7 @@ class Opinion:
     kind: str
     worker: str
     asked: str
-    """Why: `draw`, `floor`, `whole` or `confirm`."""
+    """Why: `draw`, `floor`, `whole`, `tenant` or `confirm`."""
     deadline: int
     """Unix ms until which evidence is waited for."""
     waits_for: str | None
@@ -98,7 +99,8 @@ def _judgement(row: WorkRow) -> Judgement | None:
 
 def _bare(row: VerdictRow) -> Opinion:
     """Return a verdict that is in the log and not on this work list."""
-    kind = "primary" if row.confirms is None else "confirm"
+    chain = ASKED if row.asked else DRAWN
+    kind = chain.first if row.confirms is None else chain.second
     return Opinion(kind, row.worker, "", 0, None, row, None)
 
 

@@ -27,8 +27,9 @@ class WorkRow(Base):
     id: Mapped[RowId]
     receipt: Mapped[Hash32]
     kind: Mapped[str] = mapped_column(Text)
-    """`primary`; `confirm` for the second opinion on what blames the node, `third` where the second differs."""
-    epoch: Mapped[int] = mapped_column(ForeignKey(EpochRow.epoch))
+    """A `selection.work.Kind`."""
+    epoch: Mapped[int | None] = mapped_column(ForeignKey(EpochRow.epoch))
+    """Null if its tenant asked for the audit."""
     worker: Mapped[str] = mapped_column(Text)
     request_statement: Mapped[bytes] = mapped_column(LargeBinary)
     deadline: Mapped[int] = mapped_column(BigInteger)

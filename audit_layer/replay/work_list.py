@@ -1,13 +1,13 @@
 """The work list: claim by lease, record, find what is due. Every function runs in the caller's transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from audit_layer.replay.models import WorkRow
-from audit_layer.selection.work import Assignment, Kind
+from audit_layer.selection.work import CHAINS, Assignment, Chain, Kind
 from shared.statements.verdicts import Blame, Reason
 
 FIRST_PAUSE_MS: Final = 1_000
@@ -128,23 +128,30 @@ def requests(session: Session, epoch: int) -> Sequence[bytes]:
     """Return the request statements of an epoch's drawn receipts, in the order in which they were assigned."""
     return session.scalars(
         select(WorkRow.request_statement)
-        .where(WorkRow.epoch == epoch, WorkRow.kind == "primary")
+        .where(WorkRow.epoch == epoch, WorkRow.kind == Kind.PRIMARY)
         .order_by(WorkRow.id)
     ).all()
 
 
 def unconfirmed(session: Session) -> Sequence[tuple[Assignment, Kind, Sequence[str]]]:
-    """Return finished primary work that blames the node and that another worker must look at, as `WorkList` says.
+    """Return finished first work that blames the node and that another worker must look at, as `WorkList` says.
 
-    A second worker looks at all of it, a third where the second did not make the same charge, whatever the reason.
+    A second worker looks at all of it, a third where the second did not make the same charge, whatever the reason. What a
+    tenant asked for and what a draw asks for are followed up each by itself.
     """
+    return [due for chain in CHAINS for due in _unconfirmed(session, chain)]
+
+
+def _unconfirmed(
+    session: Session, chain: Chain
+) -> Iterator[tuple[Assignment, Kind, Sequence[str]]]:
     second, third = aliased(WorkRow), aliased(WorkRow)
     rows = session.execute(
         select(WorkRow, second)
-        .outerjoin(second, and_(second.receipt == WorkRow.receipt, second.kind == Kind.CONFIRM))
-        .outerjoin(third, and_(third.receipt == WorkRow.receipt, third.kind == Kind.THIRD))
+        .outerjoin(second, and_(second.receipt == WorkRow.receipt, second.kind == chain.second))
+        .outerjoin(third, and_(third.receipt == WorkRow.receipt, third.kind == chain.third))
         .where(
-            WorkRow.kind == Kind.PRIMARY,
+            WorkRow.kind == chain.first,
             WorkRow.reason.in_([reason for reason in Reason if reason.blame is Blame.NODE]),
             WorkRow.done_at.is_not(None),
             third.id.is_(None),
@@ -155,12 +162,13 @@ def unconfirmed(session: Session) -> Sequence[tuple[Assignment, Kind, Sequence[s
         )
         .order_by(WorkRow.id)
     )
-    return [_due(row, other) for row, other in rows]
+    for row, other in rows:
+        yield _due(row, other, chain)
 
 
-def _due(row: WorkRow, other: WorkRow | None) -> tuple[Assignment, Kind, Sequence[str]]:
-    """Return what is due about primary work, given the second worker's, which is None before there is any."""
+def _due(row: WorkRow, other: WorkRow | None, chain: Chain) -> tuple[Assignment, Kind, list[str]]:
+    """Return what is due about first work, given the second worker's, which is None before there is any."""
     done = Assignment(row.receipt, row.epoch, row.worker, row.request_statement, row.deadline)
     if other is None:
-        return done, Kind.CONFIRM, [row.worker]
-    return done, Kind.THIRD, [row.worker, other.worker]
+        return done, chain.second, [row.worker]
+    return done, chain.third, [row.worker, other.worker]

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 
 from audit_layer.disclosure.audit_client import AuditServer
-from audit_layer.disclosure.service import Disclosed, Disclosure, DrawnCase
+from audit_layer.disclosure.service import Disclosed, Disclosure, DueCase
 from audit_layer.replay import work_list
 from audit_layer.replay.case import Case
-from audit_layer.replay.drawn_case import (
+from audit_layer.replay.due_case import (
     answered_before,
     first_verdict_entry,
     load_case,
@@ -115,6 +115,10 @@ class Worker:
 
     def _decide(self, row: WorkRow) -> bytes:
         case = load_case(self.engine, row)
+        if (
+            row.epoch is None
+        ):  # its request tells its verdict from a draw's, so it must be in the log before
+            self.server.submit([case.request])
         judgement = self._judge(row, case)
         blamed = judgement.reason.blame is Blame.NODE
         verdict = Verdict(
@@ -139,7 +143,7 @@ class Worker:
                 reason=judgement.reason,
             )
 
-    def _judge(self, row: WorkRow, case: DrawnCase) -> Judgement:
+    def _judge(self, row: WorkRow, case: DueCase) -> Judgement:
         first = answered_before(self.engine, row.receipt)
         if first is not None:  # both receipts are in the log: nothing needs to be disclosed
             return Judgement(Reason.ORDER, {"answered_by": first.hex()})
@@ -175,7 +179,7 @@ class Worker:
         )
         return _as_asked(found, row, disclosed.why)
 
-    def _disclosed(self, case: DrawnCase, *, past_deadline: bool) -> Disclosed:
+    def _disclosed(self, case: DueCase, *, past_deadline: bool) -> Disclosed:
         began = time.monotonic()
         disclosed = self.disclosure.open(case, past_deadline=past_deadline)
         if disclosed.secret is not None:

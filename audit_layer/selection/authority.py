@@ -17,9 +17,11 @@ from audit_layer.disclosure.at_once import as_they_come
 from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.parties import BeaconClient
 from audit_layer.log.tile_table import log_size
+from audit_layer.selection.asking import Asking, note_logged, unlogged
 from audit_layer.selection.models import BeaconRow, EpochRow
+from audit_layer.selection.requesting import Requesting
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
-from audit_layer.selection.work import Assignment, Kind, WorkList
+from audit_layer.selection.work import WorkList
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
 from audit_layer.trail.standings import strict_bundles
@@ -27,7 +29,6 @@ from shared.runtime.errors import CounterfoilError
 from shared.runtime.logs import News
 from shared.selection.beacon import combine
 from shared.selection.draw import (
-    DrawnReceipt,
     Logged,
     by_bundle,
     node_hash,
@@ -38,7 +39,6 @@ from shared.selection.epoch import raised_floors
 from shared.selection.party import read_commitment, read_reveal
 from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import Payload, entry_of, read_as, sign
-from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.translog.tlog_proof import parse_tlog_proof
 
@@ -67,7 +67,7 @@ class Authority:
     _news: News = field(default_factory=News, init=False, repr=False)
 
     def tick(self, now: int) -> None:
-        """Do what is due at `now` (ms): open, seal, draw, escalate. Returns at once if another tick is running."""
+        """Do what is due at `now` (ms): open, seal, draw, answer tenants, escalate. Returns at once if another tick is running."""
         with alone(self.engine, TICK_LOCK) as ours:
             if ours:
                 self._advance(now)
@@ -82,6 +82,7 @@ class Authority:
             self._advance_epoch(row, now)
         if not any(row.state == "open" for row in epochs):
             self._open(0 if last is None else last + 1, now)
+        self._answer(now)
         self._escalate(now)
 
     def _advance_epoch(self, row: EpochRow, now: int) -> None:
@@ -299,7 +300,9 @@ class Authority:
             )
             row.draw_statement = self._sign(draw)
             row.whole = whole
-            self.work.assign(db, [self._assigned(item, row, now) for item in drawn])
+            named = entry_of(row.draw_statement)
+            requesting = self._requesting
+            self.work.assign(db, [requesting.drawn(item, named, epoch, now) for item in drawn])
         self._log_draw(epoch)
         logger.info("epoch %d: %d of %d receipts drawn", epoch, len(drawn), len(receipts))
 
@@ -316,49 +319,28 @@ class Authority:
 
     # -- work ----------------------------------------------------------------------------------------
 
-    def _assigned(self, drawn: DrawnReceipt, row: EpochRow, now: int) -> Assignment:
-        peer = self.peers[int.from_bytes(drawn.entry[:4], "big") % len(self.peers)]
-        return self._request(drawn, row, peer, Kind.PRIMARY, now)
+    @property
+    def _requesting(self) -> Requesting:
+        disclosure_ms = int(self.settings.disclosure_seconds * 1000)
+        return Requesting(self.name, self.key, self.peers, disclosure_ms)
 
-    def _request(
-        self,
-        drawn: DrawnReceipt,
-        row: EpochRow,
-        peer: PeerSettings,
-        kind: Kind,
-        now: int,
-    ) -> Assignment:
-        assert row.draw_statement is not None
-        deadline = now + int(self.settings.disclosure_seconds * 1000)
-        request = DisclosureRequest(
-            receipt=drawn.entry,
-            index=drawn.index,
-            draw=entry_of(row.draw_statement),
-            reason=drawn.reason,
-            recipient=peer.hpke_key_id,
-            deadline=deadline,
-        )
-        return Assignment(
-            receipt=drawn.entry,
-            epoch=row.epoch,
-            worker=peer.name,
-            request_statement=self._sign(request),
-            deadline=deadline,
-            kind=kind,
-        )
+    def _answer(self, now: int) -> None:
+        """Answer what tenants have asked for since (protocol §6.2.7), and send what a crash left unsent."""
+        with session(self.engine) as db:
+            self.work.assign(db, Asking.of(self._requesting, self.settings).new(db, now))
+        with session(self.engine) as db:
+            for batch in batched(unlogged(db)):
+                self.server.submit(batch)
+            note_logged(db)
 
     def _escalate(self, now: int) -> None:
         """Ask a second worker, with its own keys, about every verdict that blames a node, and a third if the second differs."""
         with session(self.engine) as db:
-            asked: list[Assignment] = []
-            for failed, kind, heard in self.work.unconfirmed(db):
-                others = [peer for peer in self.peers if peer.name not in heard]
-                if not others:
-                    continue
-                request = read_as(DisclosureRequest, failed.request_statement)
-                drawn = DrawnReceipt(failed.receipt, request.index, DisclosureReason.CONFIRM)
-                row = db.get_one(EpochRow, failed.epoch)
-                asked.append(self._request(drawn, row, others[0], kind, now))
+            further = [
+                self._requesting.further(judged, kind, heard, now)
+                for judged, kind, heard in self.work.unconfirmed(db)
+            ]
+            asked = [item for item in further if item is not None]
             self.work.assign(db, asked)
         for batch in batched([item.request_statement for item in asked]):
             self.server.submit(batch)

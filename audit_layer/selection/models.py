@@ -1,13 +1,22 @@
-"""Tables of the selection room: epochs, beacon values and tenant seals.
+"""Tables of the selection room: epochs, beacon values, what tenants asked for, and tenant seals.
 
 Statements are stored in the row before they are sent to the log, so that after a crash between the two the same bytes
 are sent again; the log answers those with the index that they already have.
 """
 
-from sqlalchemy import BigInteger, Boolean, Index, Integer, LargeBinary, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from audit_layer.storage.base import READ, WRITE, Base, access
+from audit_layer.storage.base import READ, WRITE, Base, Hash32, access, bytes_check
 
 KEPT_BY_WORKER = access(worker=WRITE, server=READ)
 
@@ -44,6 +53,42 @@ class BeaconRow(Base):
     position: Mapped[int] = mapped_column(Integer)
     commitment_statement: Mapped[bytes] = mapped_column(LargeBinary)
     reveal_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class AskedRow(Base):
+    """One audit request that the authority has looked at: either answered with a disclosure request, or left, and why.
+
+    `logged` is set once the log has acknowledged the disclosure request.
+    """
+
+    __tablename__ = "replay_asked"
+    __table_args__ = (
+        bytes_check("audit_request", 32),
+        bytes_check("receipt", 32),
+        CheckConstraint(
+            "(request_statement IS NULL) <> (left_why IS NULL)", name="answered_or_left"
+        ),
+        Index(None, "tenant", "at"),
+        Index(None, "receipt"),
+        Index(
+            "ix_replay_asked_unlogged",
+            "log_index",
+            postgresql_where=text("request_statement IS NOT NULL AND NOT logged"),
+        ),
+        KEPT_BY_WORKER,
+    )
+
+    audit_request: Mapped[Hash32] = mapped_column(primary_key=True)
+    """Its log entry."""
+    log_index: Mapped[int] = mapped_column(BigInteger, unique=True)
+    receipt: Mapped[Hash32]
+    tenant: Mapped[str] = mapped_column(Text)
+    at: Mapped[int] = mapped_column(BigInteger)
+    """When it was looked at."""
+    request_statement: Mapped[bytes | None] = mapped_column(LargeBinary)
+    left_why: Mapped[str | None] = mapped_column(Text)
+    """`again`, `late` or `limit`, as `selection.asking` defines them."""
+    logged: Mapped[bool] = mapped_column(Boolean, default=False)
 
 
 class SealRow(Base):

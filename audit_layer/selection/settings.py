@@ -42,6 +42,11 @@ class AuthoritySettings(Settings):
     of an epoch whose strict floor is above their `max_floor`, so agree on it with them first."""
     disclosure_seconds: float = Field(default=86_400, gt=0)
     """Time from a draw to the deadline, after which missing evidence counts against whoever withheld it."""
+    asked_within_seconds: float = Field(default=86_400, gt=0)
+    """How long after its receipt is in the log a request's tenant may ask for its audit: nodes must keep their evidence for
+    this long, plus `disclosure_seconds`."""
+    max_asked_per_day: int = Field(default=250, ge=0)
+    """How many audits one tenant can have by asking, in any 24 hours. Custodians bound what all tenants ask for together."""
     seal_period: SealPeriod = "day"
     """The period that one tenant seal covers, in UTC."""
     seal_grace_seconds: float = Field(default=3600, ge=0)

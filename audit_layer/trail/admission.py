@@ -64,6 +64,9 @@ class Lookups(Protocol):
     def release(self, entry: bytes) -> DisclosureRelease | None:
         """Return a disclosure release that is in the log."""
 
+    def tenant_chose(self, verdict: Verdict) -> bool:
+        """Return whether the receipt's tenant chose it for this audit, and no draw did."""
+
     def numeric_profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles that this log's auditors can compute (protocol §7.2)."""
 
@@ -83,6 +86,8 @@ class Admitted:
     concerns: Receipt | None = None
     """The receipt that a verdict is about."""
     concerns_bundle: KeyBundle | None = None
+    asked: bool = False
+    """Whether the tenant of a verdict's receipt chose it for this audit."""
 
 
 def admit(raw: bytes, order: bytes | None, lookups: Lookups, now: int) -> Admitted:
@@ -316,6 +321,7 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
         number=None,
         concerns=receipt,
         concerns_bundle=bundle,
+        asked=lookups.tenant_chose(value),
     )
 
 

@@ -124,14 +124,19 @@ def verdict_values(item: Admitted, index: int) -> Values:
     assert item.concerns is not None
     assert item.concerns_bundle is not None
     return verdict_columns(
-        item.statement.entry, index, item.value, item.concerns, item.concerns_bundle
+        item.statement.entry,
+        index,
+        item.value,
+        item.concerns,
+        item.concerns_bundle,
+        asked=item.asked,
     )
 
 
 def verdict_columns(
-    entry: bytes, index: int, verdict: Verdict, receipt: Receipt, bundle: KeyBundle
+    entry: bytes, index: int, verdict: Verdict, receipt: Receipt, bundle: KeyBundle, *, asked: bool
 ) -> Values:
-    """Return the columns of `trail_verdicts` for a verdict about a receipt."""
+    """Return the columns of `trail_verdicts` for a verdict about a receipt, which its tenant chose if it was `asked` for."""
     return {
         "entry": entry,
         "log_index": index,
@@ -144,6 +149,7 @@ def verdict_columns(
         "tenant": receipt.tenant,
         "operator": bundle.operator,
         "node": bundle.node,
+        "asked": asked,
     }
 
 

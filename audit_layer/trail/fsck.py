@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from audit_layer.log.fsck_times import CLOCK_SLACK_MS
 from audit_layer.storage.engine import session
 from audit_layer.trail.admission import KINDS
+from audit_layer.trail.asked import tenant_chose
 from audit_layer.trail.columns import (
     receipt_columns,
     refusal_columns,
@@ -203,7 +204,9 @@ def _verdict(db: Session, where: str, row: StatementRow, verdict: Verdict) -> It
     if receipt is None or bundle is None:
         yield f"{where}.raw: its receipt or that receipt's key bundle is missing"
     elif indexed is not None:
-        expected = verdict_columns(row.entry, row.log_index, verdict, receipt, bundle)
+        expected = verdict_columns(
+            row.entry, row.log_index, verdict, receipt, bundle, asked=tenant_chose(db, verdict)
+        )
         yield from _differences(_of("trail_verdicts", row), indexed, expected)
 
 

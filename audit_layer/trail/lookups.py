@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from audit_layer.storage.engine import session
 from audit_layer.trail import at_rest
 from audit_layer.trail.admission import BEACON_ROLES
+from audit_layer.trail.asked import tenant_chose
 from audit_layer.trail.models import PartyRow, StatementRow
 from shared.runtime.keys import key_id
 from shared.statements.cose import read_as
@@ -24,6 +25,7 @@ from shared.statements.disclosures import DisclosureRelease
 from shared.statements.identities import IdentityKeyEnd
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Verdict
 from shared.verification.identities import KeyLife
 
 FRESH_S: Final = 1.0
@@ -110,6 +112,11 @@ class DatabaseLookups:
         """Return a disclosure release that is in the log."""
         raw = self._raw(entry, DisclosureRelease.TYPE)
         return None if raw is None else read_as(DisclosureRelease, raw)
+
+    def tenant_chose(self, verdict: Verdict) -> bool:
+        """Return whether the receipt's tenant chose it for this audit (`trail.asked`)."""
+        with session(self._engine) as db:
+            return tenant_chose(db, verdict)
 
     def numeric_profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles that this log's auditors can compute."""

@@ -195,6 +195,8 @@ class VerdictRow(Base):
     tenant: Mapped[Name]
     operator: Mapped[Name]
     node: Mapped[Name]
+    asked: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Whether the receipt's tenant chose it for this audit, and no draw did (`trail.asked`)."""
 
 
 class EvidenceRow(Base):

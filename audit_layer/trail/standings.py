@@ -24,7 +24,14 @@ BATCH = 100
 def opinion_of(row: VerdictRow) -> Opinion:
     """Return a verdict in the rules' terms."""
     return Opinion(
-        row.entry, row.log_index, row.receipt, row.worker, row.outcome, row.reason, row.confirms
+        row.entry,
+        row.log_index,
+        row.receipt,
+        row.worker,
+        row.outcome,
+        row.reason,
+        row.confirms,
+        row.asked,
     )
 
 

@@ -19,7 +19,7 @@ from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.parties import BeaconClient, CustodianClient
 from audit_layer.disclosure.service import Disclosure
 from audit_layer.replay import work_list
-from audit_layer.replay.drawn_case import TrailDeposits
+from audit_layer.replay.due_case import TrailDeposits
 from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.replayer import Replayer
 from audit_layer.replay.tasks import offer_work, register_worker

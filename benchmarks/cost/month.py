@@ -180,7 +180,7 @@ class Month:
             index = self._next()
             entry = _hash("verdict", index)
             rows.verdicts.append(
-                (entry, index, receipt, worker, "FAIL", "tokens", confirms, MONTH.end, tenant, *place[:2])
+                (entry, index, receipt, worker, "FAIL", "tokens", confirms, MONTH.end, tenant, *place[:2], False)
             )  # fmt: skip
             confirms = entry
 

@@ -17,6 +17,7 @@ from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.statements.orders import Order
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import NO_RECEIPT, EnergyQuality, Finish, Receipt, Usage
+from shared.statements.verdicts import Verdict
 from shared.verification.identities import KeyLife
 
 AUTHORITY = "authority"
@@ -216,6 +217,9 @@ class _Known:
 
     def release(self, _entry: bytes) -> DisclosureRelease | None:
         return None
+
+    def tenant_chose(self, _verdict: Verdict) -> bool:
+        return False
 
     def numeric_profiles(self) -> frozenset[bytes]:
         return frozenset({PROFILE})

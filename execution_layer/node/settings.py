@@ -67,7 +67,8 @@ class Quotas(Settings):
 class Retention(Settings):
     """How long ciphertexts and transcript secrets are kept for audits. Receipts and orders are kept forever."""
 
-    days: Annotated[int, Field(ge=1, le=3650)] = 30
+    days: Annotated[int, Field(ge=3, le=3650)] = 30
+    """Audits can be asked for during a day, and evidence be waited for during another (protocol §6.2.7)."""
     max_bytes: Annotated[int, Field(ge=2**20)] = 8 * 2**30
     """Above this, the oldest evidence whose receipt was delivered is removed."""
 

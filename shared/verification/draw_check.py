@@ -76,7 +76,7 @@ class Known:
     """Whether `receipts` are all of the epoch's: for (9) and all of (10)."""
     requests: Iterable[DisclosureRequest] | None = None
     judged: frozenset[bytes] | None = None
-    """Entries of receipts that have a verdict, or were erased."""
+    """Entries of receipts that have a verdict for which no tenant asked, or were erased."""
     strict: frozenset[bytes] | None = None
     """Those of the epoch's key bundles whose nodes stood below `new` by the verdicts below the seal's size: (13)."""
 

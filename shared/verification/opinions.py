@@ -25,6 +25,8 @@ class Opinion:
     outcome: str
     reason: str
     confirms: bytes | None = None
+    asked: bool = False
+    """Whether the receipt's tenant chose it for this audit, and no draw did (protocol §6.2.7)."""
 
 
 def confirmation(opinions: Iterable[Opinion]) -> Opinion | None:

@@ -85,14 +85,18 @@ def record_of(opinions: Iterable[Opinion]) -> Record:
 
 
 def _count(about: list[Opinion], tally: _Tally) -> None:
-    """Count one receipt: by what is confirmed, else by what is open, else by its first PASS."""
+    """Count one receipt: by what is confirmed, else by what is open, else by its first PASS.
+
+    Of what its tenant chose, only charges count: a tenant's choice of receipts is no sample.
+    """
     charge = confirmation(about)
     if charge is not None:
         charges = tally.convictions if charge.outcome == Outcome.FAIL else tally.withheld
         charges.append(charge)
         return
-    passes = [opinion for opinion in in_order(about) if opinion.outcome == Outcome.PASS]
-    pending = disputed(about) or (None if passes else _unconfirmed(about))
+    drawn = [opinion for opinion in in_order(about) if not opinion.asked]
+    passes = [opinion for opinion in drawn if opinion.outcome == Outcome.PASS]
+    pending = disputed(about) or (None if passes else _unconfirmed(drawn))
     if pending is not None:
         tally.open.append(pending)
     elif passes:

@@ -14,7 +14,7 @@ from shared.envelope.stream import StreamContext, final_signature_message, strea
 from shared.runtime.keys import public_bytes
 from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, open_as, read_as, sign
-from shared.statements.disclosures import DisclosureReason, DisclosureRequest
+from shared.statements.disclosures import AuditRequest, DisclosureReason, DisclosureRequest
 from shared.statements.epochs import EpochOpen
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
@@ -195,12 +195,21 @@ def epoch_open() -> bytes:
     return sign(value, key=key("authority"), issuer="authority")
 
 
-def disclosure_request(receipt: bytes) -> bytes:
+def audit_request(receipt: bytes, tenant: str = "acme", *, at: int = NOW) -> bytes:
+    value = AuditRequest(tenant=tenant, receipt=receipt, at=at)
+    return sign(value, key=key(tenant), issuer=tenant)
+
+
+def disclosure_request(
+    receipt: bytes,
+    draw: bytes | None = None,
+    reason: DisclosureReason = DisclosureReason.DRAW,
+) -> bytes:
     value = DisclosureRequest(
         receipt=receipt,
         index=0,
-        draw=some("draw"),
-        reason=DisclosureReason.DRAW,
+        draw=some("draw") if draw is None else draw,
+        reason=reason,
         recipient=some("worker's key"),
         deadline=NOW + HOUR,
     )
@@ -214,10 +223,11 @@ def verdict(
     evidence: bytes | None = None,
     worker: str = "worker",
     confirms: bytes | None = None,
+    request: bytes | None = None,
 ) -> bytes:
     value = Verdict(
         receipt=receipt,
-        request=some("request"),
+        request=some("request") if request is None else request,
         worker=worker,
         outcome=reason.outcome,
         reason=reason,

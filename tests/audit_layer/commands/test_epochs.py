@@ -107,6 +107,7 @@ def _verdict(index: int, receipt: bytes, operator: str, **more: Any) -> dict[str
         "outcome": "PASS",
         "reason": "exact",
         "confirms": None,
+        "asked": False,
         "at": 1,
         "tenant": "acme",
         "operator": operator,
@@ -162,6 +163,16 @@ def test_a_missing_request_and_a_missing_verdict_are_named_and_an_erased_receipt
     api.unjudged = {other.receipt}
     assert wrong(api) == [(0, Wrong.OUTCOME)]
     api.erased = {other.receipt}
+    assert wrong(api) == []
+
+
+def test_a_verdict_for_which_a_tenant_asked_does_not_stand_for_the_draws():
+    api = FakeApi(book())
+    drawn = api.book.requests[0].receipt
+    api.unjudged = {drawn}
+    api.earlier = [_verdict(19_000, drawn, "op", asked=True)]
+    assert wrong(api) == [(0, Wrong.OUTCOME)]
+    api.earlier = [_verdict(19_000, drawn, "op")]
     assert wrong(api) == []
 
 

@@ -66,6 +66,7 @@ def opinion(
     if reason is not None:
         verdict = VerdictView(
             entry=("11" if kind == "primary" else "22") * 32,
+            asked=False,
             log_index=50 if kind == "primary" else 60,
             receipt=RECEIPT.entry,
             worker=name,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from audit_layer.disclosure.evidence import Ciphertexts
-from audit_layer.disclosure.service import DrawnCase
+from audit_layer.disclosure.ground import DrawnGround
+from audit_layer.disclosure.service import DueCase
 from audit_layer.trail.service import Submission
 from shared.envelope import sealing
 from shared.envelope.body import Audit, AuditPolicy
@@ -34,7 +35,7 @@ class SealedReceipt:
 
     sealed: SealedRequest
     ciphertexts: Ciphertexts
-    case: DrawnCase
+    case: DueCase
 
 
 def make(
@@ -98,7 +99,7 @@ def _spoiled(sealed: SealedRequest, spoil: Mapping[str, bytes]) -> SealedRequest
     return replace(sealed, envelope_bytes=raw, envelope_hash=envelope_hash(raw))
 
 
-def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
+def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DueCase:
     """Statements of a draw that the doubles of custodians do not look at."""
     ((bundle,),) = world.rows("SELECT raw FROM trail_statements WHERE entry = %s", world.bundle)
     key = made.key("authority")
@@ -125,8 +126,8 @@ def _case(world: World, raw: bytes, receipt: Receipt, index: int) -> DrawnCase:
         key=key, issuer="authority",
     )  # fmt: skip
     world.put(Submission(opened), Submission(seal))
-    return DrawnCase(
+    return DueCase(
         request=request, receipt_statement=raw, receipt=receipt, bundle=bundle,
-        endpoint="127.0.0.1:1", signing_key=made.public("alpha/one"), opened=opened, seal=seal,
-        draw=draw, commitments=(), reveals=(),
+        endpoint="127.0.0.1:1", signing_key=made.public("alpha/one"),
+        ground=DrawnGround(opened=opened, seal=seal, draw=draw, commitments=(), reveals=()),
     )  # fmt: skip

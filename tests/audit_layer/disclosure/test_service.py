@@ -154,7 +154,7 @@ class Desk:
 
     def open(self, *, past_deadline: bool = False, witnessed: bool = True) -> Disclosed:
         if witnessed:
-            self.server.submit([self.subject.case.draw, self.subject.case.request])
+            self.server.submit([*self.subject.case.ground.before, self.subject.case.request])
             self.server.publish()
         return self.disclosure.open(self.subject.case, past_deadline=past_deadline)
 
@@ -637,7 +637,7 @@ def test_a_malformed_envelope_ends_in_an_answer_and_not_in_an_endless_case(
         ca_file=tmp_path / "unused",
         evidence_timeout_s=1,
     )
-    server.submit([subject.case.draw, subject.case.request])
+    server.submit([*subject.case.ground.before, subject.case.request])
     server.publish()
     disclosed = disclosure.open(subject.case, past_deadline=False)
     log.close()

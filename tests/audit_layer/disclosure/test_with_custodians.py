@@ -2,9 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from audit_layer.custodian.store import ReleaseStore, read_releases
 from audit_layer.disclosure import service
 from audit_layer.disclosure.audit_client import Logged, Proof
 from audit_layer.disclosure.evidence import Ciphertexts
-from audit_layer.disclosure.service import Disclosed, Disclosure, DrawnCase
+from audit_layer.disclosure.ground import AskedGround, DrawnGround
+from audit_layer.disclosure.service import Disclosed, Disclosure, DueCase
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.delivered import Delivered
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
@@ -23,12 +25,20 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.selection.party import BeaconParty
 from shared.statements.cose import entry_of, parse_statement
+from shared.statements.disclosures import DisclosureReason
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.verification.trust import Role
 from tests.audit_layer.disclosure.test_service import FakeDeposits, settle
 from tests.shared.selection import world as worlds
-from tests.shared.selection.world import BUNDLE_RAW, PARTIES, TERMS, World, trusting
+from tests.shared.selection.world import (
+    BUNDLE_RAW,
+    PARTIES,
+    TERMS,
+    World,
+    not_by_rate,
+    trusting,
+)
 from tests.vectors.samples import BUNDLE, NOW, ORIGIN, hpke_key, octets, signing_key
 
 NAMES = tuple(f"custodian-{place}" for place in range(1, 6))
@@ -98,7 +108,8 @@ class Log:
 
     def _known(self) -> list[bytes]:
         world = self.world
-        return [world.open, world.seal, *world.receipts.values(), *self.submitted]
+        known = [world.open, world.seal, world.audit, *world.receipts.values(), *self.submitted]
+        return [raw for raw in known if raw]
 
 
 @dataclass
@@ -109,7 +120,7 @@ class Court:
     clients: list[Client]
     folder: Path
     log: Log
-    case: DrawnCase
+    case: DueCase
     disclosure: Disclosure
 
     def open(self) -> Disclosed:
@@ -131,15 +142,27 @@ class Court:
 
 @pytest.fixture
 def court(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Court]:
-    request = sealed()
+    with convened(tmp_path, monkeypatch) as found:
+        yield found
+
+
+@contextmanager
+def convened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit: Audit = Audit.SAMPLED, **options: Any
+) -> Iterator[Court]:
+    """Have a case heard, of a receipt that a draw lists or, with the world's `options`, that its tenant wants audited."""
+    request = sealed(audit)
     monkeypatch.setattr(worlds, "sealed", lambda: request)
     monkeypatch.setattr(service, "check_evidence", lambda found, *_: (found, ""))
-    world = World(parties=BEACON)
+    world = World(parties=BEACON, **options)
     receipt = world.receipts[world.chosen]
-    case = DrawnCase(
+    case = DueCase(
         request=world.request, receipt_statement=receipt, receipt=world.receipt, bundle=BUNDLE_RAW,
-        endpoint="unused", signing_key=BUNDLE.signing_key, opened=world.open, seal=world.seal,
-        draw=world.draw, commitments=tuple(world.commitments), reveals=tuple(world.reveals),
+        endpoint="unused", signing_key=BUNDLE.signing_key,
+        ground=AskedGround(world.audit) if world.audit else DrawnGround(
+            opened=world.open, seal=world.seal, draw=world.draw,
+            commitments=tuple(world.commitments), reveals=tuple(world.reveals),
+        ),
     )  # fmt: skip
     deposits = FakeDeposits()
     sent = Delivered(request.envelope_bytes, octets("nonce"), (), b"final", b"")
@@ -178,6 +201,19 @@ def test_the_secret_comes_of_shares_whose_releases_are_all_in_the_log(court: Cou
     logged = {parse_statement(raw).issuer for raw in court.log.submitted}
     assert court.handed_out() <= logged
     assert len(court.handed_out()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("audit", "opens"), [(Audit.ALWAYS, True), (Audit.SAMPLED, True), (Audit.NEVER, False)]
+)
+def test_what_its_tenant_asks_for_is_opened_without_a_draw_unless_its_policy_is_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit: Audit, opens: bool
+):
+    asked = {"asked": True, "reason": DisclosureReason.TENANT, "subject": not_by_rate}
+    with convened(tmp_path, monkeypatch, audit, **asked) as court:
+        found = court.open()
+        assert (found.secret == court.sealed.ts) is opens
+        assert found.missing == (None if opens else "unavailable")
 
 
 def test_two_that_are_dead_change_nothing_and_a_third_stops_the_disclosure(court: Court):

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Engine
 
+from audit_layer.disclosure.ground import DrawnGround
 from audit_layer.replay import work_list
-from audit_layer.replay.drawn_case import TrailDeposits, load_case
+from audit_layer.replay.due_case import TrailDeposits, load_case
+from audit_layer.replay.models import WorkRow
 from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
+from audit_layer.trail.standings import Standings
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import open_as
+from shared.statements.cose import entry_of, open_as
+from shared.statements.disclosures import DisclosureReason
 from shared.statements.verdicts import Outcome, Verdict
+from shared.verification.standing import Record
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.replay import doomed_worker, fake_child
 from tests.audit_layer.replay.court import (
@@ -243,6 +248,32 @@ def test_the_first_stored_verdict_counts(bench: Bench):
     assert store(b"second") == b"first"
 
 
+def test_a_verdict_on_what_the_tenant_asked_for_names_a_request_that_the_log_has_before_it(
+    bench: Bench,
+):
+    """By that request everybody tells it from a draw's; the authority may have died before it sent it."""
+    world = bench.world
+    (audit,) = world.put(Submission(made.audit_request(bench.receipt)))
+    asked = made.disclosure_request(bench.receipt, audit.entry, DisclosureReason.TENANT)
+    with session(bench.engine) as db:
+        row = WorkRow(
+            receipt=bench.receipt, kind="asked", worker="worker", request_statement=asked,
+            deadline=made.NOW + made.HOUR,
+        )  # fmt: skip
+        db.add(row)
+        db.flush()
+        number = row.id
+    for work in (bench.number, number):
+        assert bench.worker.run(work) == "done"
+    assert world.rows("SELECT asked FROM trail_verdicts ORDER BY log_index") == [(False,), (True,)]
+    ((before,),) = world.rows(
+        "SELECT log_index FROM trail_statements WHERE entry = %s", entry_of(asked)
+    )
+    assert before < world.rows("SELECT max(log_index) FROM trail_verdicts")[0][0]
+    assert Standings(bench.engine).records() == {("alpha", "one"): Record(passed=1)}
+    assert world.fsck() == []
+
+
 # -- cases ------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +282,7 @@ def test_a_case_holds_the_statements_as_the_log_has_them(bench: Bench):
     ((raw,),) = bench.world.rows("SELECT raw FROM trail_statements WHERE entry = %s", bench.receipt)
     assert case.receipt_statement == raw
     assert case.endpoint == "127.0.0.1:1"
-    assert (case.commitments, case.reveals, case.floor_entries) == ((), (), ())
+    assert case.ground == DrawnGround(made.epoch_open(), b"seal", b"draw", (), ())
 
 
 def test_a_missing_statement_is_corruption_and_not_a_verdict(bench: Bench):

@@ -6,6 +6,7 @@ from audit_layer.trail.disagreements import WORKERS_DISAGREE
 from audit_layer.trail.service import Submission
 from audit_layer.trail.standings import Standings
 from shared.statements.cose import entry_of
+from shared.statements.disclosures import DisclosureReason
 from shared.statements.verdicts import Reason
 from shared.verification.standing import Record, Standing
 from tests.audit_layer.api import statements as made
@@ -47,6 +48,25 @@ def test_standing_follows_the_trail_and_reads_only_what_is_new(two: World):
     assert record.because == entry_of(confirmed)
     assert Standings(two.database.engine("server")).records() == standings.records()
     assert findings(two) == []
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_pass_on_what_its_tenant_chose_is_kept_and_counts_for_nothing(two: World, shown: bool):
+    """Whether the tenant asked for the audit, or its client showed the request itself."""
+    standings = Standings(two.database.engine("server"))
+    (receipt,) = two.put(two.node.receipt("acme"))
+    (audit,) = two.put(Submission(made.audit_request(receipt.entry)))
+    asked = made.disclosure_request(receipt.entry, audit.entry, DisclosureReason.TENANT)
+    two.put(Submission(asked))
+    named = receipt.entry if shown else entry_of(asked)
+    two.put(Submission(made.verdict(receipt.entry, request=named)))
+    assert standings.records() == {("alpha", "one"): Record()}
+    again = made.disclosure_request(receipt.entry)
+    two.put(Submission(again), Submission(made.verdict(receipt.entry, request=entry_of(again))))
+    assert standings.records() == {("alpha", "one"): Record(passed=1)}
+    assert two.fsck() == []
+    two.rows("UPDATE trail_verdicts SET asked = NOT asked")
+    assert len(two.fsck()) == 2
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -35,6 +35,7 @@ class Log:
         *,
         worker: str = "carol",
         confirms: Opinion | None = None,
+        asked: bool = False,
     ) -> Opinion:
         self._receipts += 1
         index = len(self.opinions)
@@ -46,6 +47,7 @@ class Log:
             reason.outcome,
             reason,
             None if confirms is None else confirms.entry,
+            asked,
         )
         self.opinions.append(opinion)
         return opinion
@@ -141,6 +143,40 @@ def test_what_is_not_the_nodes_doing_counts_as_nothing(reason):
         first = log.verdict(reason)
         log.verdict(reason, first.receipt, worker="dave", confirms=first)
     assert log.record == Record(KNOWN_PASSES, standing=Standing.GOOD)
+
+
+def test_a_pass_that_the_tenant_asked_for_is_none_of_the_passes():
+    """Otherwise a node's friend could ask for the audit of what the node did well."""
+    log = Log()
+    for _ in range(TRUSTED_PASSES):
+        log.verdict(Reason.EXACT, asked=True)
+    assert log.record == Record()
+    once = log.verdict(Reason.EXACT)
+    log.verdict(Reason.EXACT, once.receipt, worker="dave", asked=True)
+    assert log.record == Record(passed=1)
+
+
+def test_a_pass_that_was_asked_for_lifts_no_suspension_and_hides_no_withholding():
+    log = Log()
+    log.charge()
+    for _ in range(TRUSTED_PASSES):
+        log.verdict(Reason.EXACT, asked=True)
+    assert log.record.standing is Standing.SUSPENDED
+    log = Log()
+    held = log.verdict(HELD_BACK)
+    log.verdict(Reason.EXACT, held.receipt, worker="dave", asked=True)
+    assert (log.record.open, log.record.standing) == (1, Standing.WATCHED)
+
+
+def test_a_confirmed_charge_counts_whoever_asked_for_the_audit():
+    log = Log()
+    first = log.verdict(FAIL, asked=True)
+    assert log.record.standing is Standing.WATCHED
+    confirmed = log.verdict(FAIL, first.receipt, worker="dave", confirms=first, asked=True)
+    assert log.record == Record(convicted=1, standing=Standing.SUSPENDED, because=confirmed.entry)
+    alone = Log()
+    alone.verdict(HELD_BACK, asked=True)
+    assert alone.record == Record()
 
 
 @given(st.lists(st.sampled_from(Reason), max_size=30), st.randoms(use_true_random=False))

@@ -1,4 +1,4 @@
-"""Assembles what a worker needs to know about a drawn receipt, from the trail and the replay tables."""
+"""Assembles what a worker needs to know about a receipt that is to be disclosed, from the trail and the replay tables."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,11 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from audit_layer.disclosure.evidence import Ciphertexts
-from audit_layer.disclosure.service import DrawnCase
+from audit_layer.disclosure.ground import AskedGround, DrawnGround
+from audit_layer.disclosure.service import DueCase
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import BeaconRow, EpochRow
-from audit_layer.selection.work import Kind
+from audit_layer.selection.work import Kind, first_of
 from audit_layer.storage.engine import session
 from audit_layer.trail.at_rest import decrypted
 from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
@@ -22,33 +23,24 @@ from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 
 
-def load_case(engine: Engine, row: WorkRow) -> DrawnCase:
+def load_case(engine: Engine, row: WorkRow) -> DueCase:
     """Return the case of one work row. CORRUPT when a statement that the log must hold is missing."""
     with session(engine) as db:
-        epoch = db.get_one(EpochRow, row.epoch)
-        beacons = db.scalars(
-            select(BeaconRow).where(BeaconRow.epoch == row.epoch).order_by(BeaconRow.position)
-        ).all()
         receipt_raw = _statement(db, row.receipt)
         receipt = read_as(Receipt, receipt_raw)
         bundle_raw = _statement(db, receipt.bundle)
         bundle = read_as(KeyBundle, bundle_raw)
         request = read_as(DisclosureRequest, row.request_statement)
-        assert epoch.seal_statement is not None
-        assert epoch.draw_statement is not None
-        return DrawnCase(
+        return DueCase(
             request=row.request_statement,
             receipt_statement=receipt_raw,
             receipt=receipt,
             bundle=bundle_raw,
             endpoint=bundle.evidence or bundle.endpoint,
             signing_key=bundle.signing_key,
-            opened=epoch.open_statement,
-            seal=epoch.seal_statement,
-            draw=epoch.draw_statement,
-            commitments=tuple(beacon.commitment_statement for beacon in beacons),
-            reveals=tuple(b.reveal_statement for b in beacons if b.reveal_statement is not None),
-            floor_entries=_floor_entries(db, epoch, receipt, request.reason),
+            ground=AskedGround(_statement(db, request.draw))
+            if row.epoch is None
+            else _drawn(db, row.epoch, receipt, request.reason),
             first_verdict=_first_verdict(db, row),
         )
 
@@ -76,7 +68,7 @@ def order_of(engine: Engine, receipt: Receipt) -> Order:
         return read_as(Order, decrypted(db, row.raw))
 
 
-def first_verdict_entry(case: DrawnCase) -> bytes | None:
+def first_verdict_entry(case: DueCase) -> bytes | None:
     """Return the entry of the verdict that this work is to confirm."""
     return None if case.first_verdict is None else entry_of(case.first_verdict)
 
@@ -123,6 +115,23 @@ def _statement(db: Session, entry: bytes) -> bytes:
     return decrypted(db, row.raw)
 
 
+def _drawn(db: Session, number: int, receipt: Receipt, reason: DisclosureReason) -> DrawnGround:
+    epoch = db.get_one(EpochRow, number)
+    beacons = db.scalars(
+        select(BeaconRow).where(BeaconRow.epoch == number).order_by(BeaconRow.position)
+    ).all()
+    assert epoch.seal_statement is not None
+    assert epoch.draw_statement is not None
+    return DrawnGround(
+        opened=epoch.open_statement,
+        seal=epoch.seal_statement,
+        draw=epoch.draw_statement,
+        commitments=tuple(beacon.commitment_statement for beacon in beacons),
+        reveals=tuple(b.reveal_statement for b in beacons if b.reveal_statement is not None),
+        floor_entries=_floor_entries(db, epoch, receipt, reason),
+    )
+
+
 def _floor_entries(
     db: Session, epoch: EpochRow, receipt: Receipt, reason: DisclosureReason
 ) -> tuple[bytes, ...]:
@@ -144,10 +153,11 @@ def _floor_entries(
 
 
 def _first_verdict(db: Session, row: WorkRow) -> bytes | None:
-    if row.kind == Kind.PRIMARY:
+    first = first_of(Kind(row.kind))
+    if row.kind == first:
         return None
     return db.scalars(
         select(WorkRow.verdict_statement).where(
-            WorkRow.receipt == row.receipt, WorkRow.kind == Kind.PRIMARY
+            WorkRow.receipt == row.receipt, WorkRow.kind == first
         )
     ).one()
