@@ -16,6 +16,7 @@ from audit_layer.commands.options import (
     settings_of,
 )
 from audit_layer.commands.query import QUERIES
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option, to_json
 
 ROLES = ("operator", "tenant", "authority", "worker", "custodian", "witness")
@@ -71,6 +72,7 @@ def audit() -> None:
     " machines. Nodes with any other profile are refused. May be repeated.",
 )
 @click.option("--reflection/--no-reflection", default=None, help="gRPC reflection, for tools.")
+@key_store_options
 def init(folder: Path, **given: Any) -> None:
     """Create keys and a configuration, and print as JSON what others must know about this log.
 
@@ -79,6 +81,7 @@ def init(folder: Path, **given: Any) -> None:
     from audit_layer.wiring import audit_settings as files  # noqa: PLC0415
     from audit_layer.wiring import log_keys  # noqa: PLC0415  # --help stays light
     from shared.runtime.config import checked  # noqa: PLC0415
+    from shared.runtime.key_store import open_store  # noqa: PLC0415
     from shared.runtime.keys import private_folder, public_bytes  # noqa: PLC0415
     from shared.runtime.party import PartyListener  # noqa: PLC0415
     from shared.runtime.tls import TlsFiles  # noqa: PLC0415
@@ -96,6 +99,7 @@ def init(folder: Path, **given: Any) -> None:
         "publish_interval_ms": given["publish_interval_ms"],
         "reflection": given["reflection"],
         "numeric_profiles": given["numeric_profiles"] or None,
+        "key_store": given["key_store"],
         "tls": TlsFiles(**{name: given[name].absolute() for name in ("cert", "key", "ca")}),
         "party": PartyListener(
             address=given["party_grpc"],
@@ -105,12 +109,13 @@ def init(folder: Path, **given: Any) -> None:
     wanted = {**kept, **{name: value for name, value in changes.items() if value is not None}}
     settings = checked(files.AuditSettings, wanted, "the given configuration")
     keys = config.parent / settings.keys_folder
-    signers = log_keys.create_keys(keys, settings.origin)
+    store = open_store(settings.key_store)
+    signers = log_keys.create_keys(keys, settings.origin, store)
     files.save(settings, config)
     known = {
         "origin": settings.origin,
         "log_vkeys": [signer.verifier.vkey() for signer in signers],
-        "cose_key": public_bytes(log_keys.load_cose_key(keys)).hex(),
+        "cose_key": public_bytes(log_keys.load_cose_key(keys, store)).hex(),
         "config": str(config),
     }
     click.echo(to_json(known))

@@ -23,13 +23,19 @@ def bundle(entry: str, out: Path, config: Path, as_json: bool) -> None:
     from audit_layer.trail.pages import find_entry  # noqa: PLC0415
     from audit_layer.wiring.audit_server import published  # noqa: PLC0415
     from audit_layer.wiring.log_keys import load_cose_key, log_policy  # noqa: PLC0415
+    from shared.runtime.key_store import open_store  # noqa: PLC0415
     from shared.runtime.keys import write_result  # noqa: PLC0415
 
     settings = settings_of(config)
     policy = log_policy(settings)
     with core_of(config) as core:
         proofs = ProofService(core.engine, published(settings), policy)
-        bundles = Bundles(core.engine, proofs, policy, load_cose_key(settings.keys_folder))
+        bundles = Bundles(
+            core.engine,
+            proofs,
+            policy,
+            load_cose_key(settings.keys_folder, open_store(settings.key_store)),
+        )
         wanted = find_entry(core.engine, entry)
         made = bundles.make(wanted)
     text = made.encode().encode()

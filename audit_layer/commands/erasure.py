@@ -2,12 +2,17 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from audit_layer.commands.options import FILE, config_option, core_of
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
+
 
 KEY_FILE: Final = "erasure.key"
 _day = click.DateTime(("%Y-%m-%d",))
@@ -53,6 +58,7 @@ def init(config: Path, as_json: bool) -> None:
 @click.option("--requested-by", required=True, help="By whom; this stays in the log forever.")
 @click.option("--authority-key", type=FILE, required=True, help="The audit authority's key (PEM).")
 @click.option("--authority", default="authority", show_default=True, help="Its name.")
+@key_store_options
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @config_option
 @json_option
@@ -65,6 +71,7 @@ def run(
     authority_key: Path,
     authority: str,
     yes: bool,
+    key_store: "KeyStoreSettings | None",
     config: Path,
     as_json: bool,
 ) -> None:
@@ -76,6 +83,7 @@ def run(
 
     from audit_layer.trail.erasure import Eraser  # noqa: PLC0415  # --help stays light
     from shared.codec.moment import Period, now_ms  # noqa: PLC0415
+    from shared.runtime.key_store import store_of  # noqa: PLC0415
     from shared.runtime.keys import load_ed25519  # noqa: PLC0415
 
     if not yes:
@@ -84,7 +92,12 @@ def run(
         )
     days = Period(*(int(day.replace(tzinfo=UTC).timestamp() * 1000) for day in (start, end)))
     with core_of(config) as core:
-        eraser = Eraser(core.engine, core.trail, load_ed25519(authority_key), name=authority)
+        eraser = Eraser(
+            core.engine,
+            core.trail,
+            load_ed25519(authority_key, store_of(key_store)),
+            name=authority,
+        )
         done = eraser.erase(tenant, days, reason=reason, requested_by=requested_by, now=now_ms())
     data = {"entry": done.entry, "receipts": done.value.statements, "entries": done.value.entries}
     emit(

@@ -1,11 +1,16 @@
 """`counterfoil audit witness` and `counterfoil audit custodian`: separate parties, each with `init` and `serve`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option, table
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
+
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -62,6 +67,7 @@ def _config(
     trust: Path,
     party_ca: Path | None,
     behind_proxy: bool,
+    key_store: "KeyStoreSettings | None",
 ) -> dict[str, Any]:
     """Return the values that both parties' settings share. `trust` holds `log`, `authority` and what custodians need."""
     from shared.runtime.config import read_json  # noqa: PLC0415
@@ -79,6 +85,7 @@ def _config(
         "tls": {"cert": cert.absolute(), "key": key.absolute(), "ca": ca.absolute()},
         "party": checked,
         "log": told.get("log"),
+        **({} if key_store is None else {"key_store": key_store}),
         "told": told,
     }
 
@@ -90,15 +97,18 @@ def witness() -> None:
 
 @witness.command("keys")
 @_common
-def witness_keys(folder: Path, name: str) -> None:
+@key_store_options
+def witness_keys(folder: Path, name: str, key_store: "KeyStoreSettings | None") -> None:
     """Create the witness's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.party_keys import witness_identity  # noqa: PLC0415
+    from shared.runtime.key_store import store_of  # noqa: PLC0415
 
-    emit(witness_identity(folder / "keys", name), True, str)
+    emit(witness_identity(folder / "keys", name, store_of(key_store)), True, str)
 
 
 @witness.command("init")
 @_trust
+@key_store_options
 def witness_init(**options: Any) -> None:
     """Write witness.toml."""
     from audit_layer.witness.settings import WitnessSettings  # noqa: PLC0415
@@ -127,15 +137,18 @@ def custodian() -> None:
 
 @custodian.command("keys")
 @_common
-def custodian_keys(folder: Path, name: str) -> None:
+@key_store_options
+def custodian_keys(folder: Path, name: str, key_store: "KeyStoreSettings | None") -> None:
     """Create the custodian's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.party_keys import custodian_identity  # noqa: PLC0415
+    from shared.runtime.key_store import store_of  # noqa: PLC0415
 
-    emit(custodian_identity(folder / "keys", name), True, str)
+    emit(custodian_identity(folder / "keys", name, store_of(key_store)), True, str)
 
 
 @custodian.command("init")
 @_trust
+@key_store_options
 def custodian_init(**options: Any) -> None:
     """Write custodian.toml."""
     from audit_layer.custodian.settings import CustodianSettings  # noqa: PLC0415

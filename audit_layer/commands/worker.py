@@ -1,11 +1,16 @@
 """`counterfoil audit worker` and `counterfoil audit beat`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
+
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)
@@ -21,11 +26,14 @@ def worker() -> None:
 @click.option("--folder", type=_folder, required=True, help="Keys, state and configuration.")
 @click.option("--name", required=True)
 @click.option("--authority", is_flag=True, help="Create the selection authority's key too.")
-def keys(folder: Path, name: str, authority: bool) -> None:
+@key_store_options
+def keys(folder: Path, name: str, authority: bool, key_store: "KeyStoreSettings | None") -> None:
     """Create a worker's keys and print what others must know about it as JSON."""
     from audit_layer.wiring.worker import worker_identity  # noqa: PLC0415  # --help stays light
+    from shared.runtime.key_store import store_of  # noqa: PLC0415
 
-    emit(worker_identity(folder / "keys", name, authority=authority), True, str)
+    store = store_of(key_store)
+    emit(worker_identity(folder / "keys", name, store, authority=authority), True, str)
 
 
 @worker.command("init")
@@ -53,6 +61,7 @@ def keys(folder: Path, name: str, authority: bool) -> None:
 @click.option(
     "--trust", type=_file, required=True, help="JSON: custodians, witnesses, peers, authority."
 )
+@key_store_options
 def init(**options: Any) -> None:
     """Write worker.toml. `--trust` is a file because it names keys of a kilobyte each."""
     from audit_layer.wiring.worker_settings import WorkerSettings  # noqa: PLC0415
@@ -71,6 +80,7 @@ def init(**options: Any) -> None:
             "ca_file": options["ca"].absolute(),
             "party": {name: options[name].absolute() for name in ("cert", "key", "ca")},
             "keys_folder": folder / "keys",
+            **({} if options["key_store"] is None else {"key_store": options["key_store"]}),
             "models": [path.absolute() for path in options["models"]],
             **read_json(options["trust"]),
         },

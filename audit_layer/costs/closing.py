@@ -11,7 +11,6 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
@@ -29,6 +28,7 @@ from shared.codec.moment import day_of
 from shared.codec.money import exact_sum
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
+from shared.runtime.keys import Signer
 from shared.statements.cose import entry_of, sign
 from shared.statements.periods import NO_PERIOD, PeriodSeal, lines_root
 
@@ -99,7 +99,7 @@ class Closing:
     name: str
     engine: Engine
     log: Log
-    key: Ed25519PrivateKey
+    key: Signer
 
     def tick(self, now: int) -> int:
         """Send what was stored, then close what is to be closed; return how many periods were closed.

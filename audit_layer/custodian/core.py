@@ -3,18 +3,17 @@
 import logging
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.custodian.store import Account, Release, ReleaseStore, Report
 from shared.codec.hashing import sha256
 from shared.codec.moment import now_ms
-from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.hpke import Opener
 from shared.envelope.release import ReleaseContext, seal_release
 from shared.envelope.sealing import EscrowShare, open_escrow
 from shared.parties.custody import MAX_SHARE_REQUEST, CaseAnswer, ShareAnswer, ShareRequest
 from shared.parties.reveal_memory import Kept, RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
+from shared.runtime.keys import Signer
 from shared.selection.epoch import open_witnessed
 from shared.statements.cose import entry_of, open_as, parse_statement, read_as, sign
 from shared.statements.disclosures import DisclosureRelease, DisclosureRequest, EscrowReport
@@ -32,8 +31,8 @@ class Custodian:
     """Holds the keys of one custodian. Safe for several threads."""
 
     name: str
-    signing_key: Ed25519PrivateKey
-    hpke_key: HpkePrivateKey
+    signing_key: Signer
+    hpke_key: Opener
     trust: Trust
     terms: Terms
     store: ReleaseStore

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
+from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -58,6 +59,8 @@ class CustodianSettings(Settings):
     name: str
     address: str
     keys_folder: Path
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the custodian's keys are."""
     state_file: Path
     """sqlite: releases with what became of them, escrow reports, and reports of what was refused."""
     authority: str

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.codec.moment import now_ms
 from shared.envelope.delivered import (
@@ -23,6 +22,7 @@ from shared.envelope.delivered import (
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
+from shared.runtime.keys import Signer
 from shared.runtime.party import PartyFiles
 from shared.statements.cose import entry_of
 from shared.statements.receipts import Receipt
@@ -44,7 +44,7 @@ class Asking:
     proof: str
     """The request's tlog-proof."""
     receipt: bytes
-    key: Ed25519PrivateKey
+    key: Signer
     """The worker's signing key, which nodes know."""
 
     def message(self) -> execution_pb2.GetEvidenceRequest:

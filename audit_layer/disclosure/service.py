@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.disclosure.audit_client import AuditServer, Proof
 from audit_layer.disclosure.custody import Gathered, Heard, ask_all
 from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence, fetch_from_node
@@ -22,10 +20,11 @@ from audit_layer.disclosure.ground import Ground
 from audit_layer.disclosure.parties import CustodianClient
 from shared.codec.hashing import sha256
 from shared.envelope.header import Envelope, Header
-from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.hpke import Opener
 from shared.envelope.release import ReleaseContext, open_release
 from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.party import PartyFiles
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
@@ -95,8 +94,8 @@ class Disclosure:
     custodians: Mapping[bytes, CustodianClient]
     """By key id of their HPKE key."""
     deposits: Deposits
-    private_key: HpkePrivateKey
-    signing_key: Ed25519PrivateKey
+    private_key: Opener
+    signing_key: Signer
     """The worker's signing key, by which nodes know who asks."""
     ca_file: Path
     evidence_timeout_s: float

@@ -8,13 +8,12 @@ history is checked against the second place before anything is appended to it (s
 import time
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.log.second_place import SecondPlace
 from audit_layer.log.sequencer import Head, Sequenced
+from shared.runtime.keys import Signer
+from shared.translog import notes
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cose_receipt import ReceiptIssuer
-from shared.translog.notes import Signer
 from shared.translog.proofs import inclusion_proof
 from shared.translog.signed_checkpoint import sign
 
@@ -23,7 +22,7 @@ class Receipts:
     """Issues COSE Receipts under the sequencer's tree head."""
 
     def __init__(
-        self, signers: Sequence[Signer], key: Ed25519PrivateKey, second_place: SecondPlace
+        self, signers: Sequence[notes.Signer], key: Signer, second_place: SecondPlace
     ) -> None:
         """`signers` are the log's checkpoint keys; `key` signs COSE Receipts and nothing else."""
         self._origin = signers[0].verifier.name

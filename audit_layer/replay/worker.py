@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 
 from audit_layer.disclosure.audit_client import AuditServer
@@ -28,6 +27,7 @@ from audit_layer.replay.replayer import Replayer, ReplayFailedError
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.printable import printable
 from shared.statements.cose import entry_of, sign
 from shared.statements.receipts import Receipt
@@ -51,7 +51,7 @@ class Worker:
     server: AuditServer
     disclosure: Disclosure
     replayer: Replayer
-    key: Ed25519PrivateKey
+    key: Signer
     lease: LeaseTerms
 
     def run(self, work_id: int) -> str:

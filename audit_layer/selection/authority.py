@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
@@ -26,6 +25,7 @@ from audit_layer.storage.engine import alone, session
 from audit_layer.trail.models import ReceiptRow
 from audit_layer.trail.standings import strict_bundles
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.logs import News
 from shared.selection.beacon import combine
 from shared.selection.draw import (
@@ -59,7 +59,7 @@ class Authority:
     engine: Engine
     server: AuditServer
     parties: Sequence[BeaconClient]
-    key: Ed25519PrivateKey
+    key: Signer
     origin: str
     settings: AuthoritySettings
     peers: Sequence[PeerSettings]

@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
@@ -19,6 +18,7 @@ from audit_layer.trail.disclosures import disclosures_of
 from audit_layer.trail.models import PartyRow, ReceiptRow, RefusalRow, StatementRow
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.seals import (
     NO_SEAL,
@@ -51,7 +51,7 @@ class Sealing:
     name: str
     engine: Engine
     server: AuditServer
-    key: Ed25519PrivateKey
+    key: Signer
     settings: AuthoritySettings
 
     def tick(self, now: int) -> int:

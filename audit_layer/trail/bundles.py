@@ -1,13 +1,12 @@
 """Bundles of statements in the log, for auditors who check them offline (`docs/bundle.md`)."""
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, select
 
 from audit_layer.log.proof_service import ProofService
 from audit_layer.storage.engine import session
 from audit_layer.trail.models import OrderRow, PartyRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import key_id, public_bytes
+from shared.runtime.keys import Signer, key_id, public_bytes
 from shared.statements.cose import attach, parse_statement
 from shared.statements.receipts import Receipt
 from shared.translog.cose_receipt import issue_receipt
@@ -21,7 +20,7 @@ class Bundles:
     """Makes bundles; all of a bundle's proofs lead to the newest witnessed checkpoint."""
 
     def __init__(
-        self, engine: Engine, proofs: ProofService, policy: LogPolicy, cose_key: Ed25519PrivateKey
+        self, engine: Engine, proofs: ProofService, policy: LogPolicy, cose_key: Signer
     ) -> None:
         self._engine = engine
         self._proofs = proofs

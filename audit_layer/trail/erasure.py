@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
@@ -26,6 +25,7 @@ from audit_layer.trail.models import (
 from audit_layer.trail.service import Refused, Submission, Trail
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.erasures import Erasure
 from shared.statements.seals import entries_digest
@@ -45,7 +45,7 @@ class Erased:
 class Eraser:
     """Erases with the audit authority's key. One at a time; every call may be repeated after a crash."""
 
-    def __init__(self, engine: Engine, trail: Trail, key: Ed25519PrivateKey, *, name: str) -> None:
+    def __init__(self, engine: Engine, trail: Trail, key: Signer, *, name: str) -> None:
         self._engine = engine
         self._trail = trail
         self._key = key

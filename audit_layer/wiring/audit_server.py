@@ -48,6 +48,7 @@ from shared.parties.permissions import AUDIT_GRPC
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, build_server
 from shared.runtime.http import HttpsServer, serve_https
+from shared.runtime.key_store import open_store
 from shared.runtime.party import PartyFiles, PartyListener, PartyRole, check_party
 from shared.runtime.probe import refused_by
 from shared.runtime.readiness import write_ready
@@ -84,12 +85,13 @@ def open_core(settings: AuditSettings, *, application_name: str) -> Iterator[Cor
         ),
         settings.erasure_key_file,
     )
-    signers = load_signers(settings.keys_folder, settings.origin)
+    keys = open_store(settings.key_store)
+    signers = load_signers(settings.keys_folder, settings.origin, keys)
     kept = SecondPlace(settings.second_place, [signer.verifier for signer in signers])
     batcher = Batcher(
         Sequencer(engine, guard=lambda connection: check_history(History(connection), kept)),
         in_transaction=write_rows,
-        receipts=Receipts(signers, load_cose_key(settings.keys_folder), kept),
+        receipts=Receipts(signers, load_cose_key(settings.keys_folder, keys), kept),
     )
     try:
         yield Core(engine, batcher, Trail(engine, batcher, settings.profiles()), Tokens(engine))
@@ -305,7 +307,7 @@ def _publisher(
 ) -> Publisher:
     return Publisher(
         engine,
-        signers=load_signers(settings.keys_folder, settings.origin),
+        signers=load_signers(settings.keys_folder, settings.origin, open_store(settings.key_store)),
         policy=policy,
         witnesses=witnesses,
         files=files,

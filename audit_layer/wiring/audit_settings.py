@@ -7,6 +7,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from shared.runtime.config import Settings, load, to_toml
+from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.keys import write_atomic
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
@@ -99,6 +100,8 @@ class AuditSettings(Settings):
     """How often to look for missing numbers."""
     reflection: bool = False
     """Whether gRPC reflection tells strangers what can be called."""
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the log's keys are."""
     tls: TlsFiles
     party: PartyListener | None = None
     """Where nodes and workers call, and the certificate that this server shows to witnesses. It must be given."""

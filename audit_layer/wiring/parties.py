@@ -18,10 +18,10 @@ from shared.envelope.hpke import load_hpke_key
 from shared.parties.beacon_http import beacon_router
 from shared.parties.beacon_service import BeaconService
 from shared.parties.reveal_memory import RevealMemory
-from shared.parties.settings import LogSettings, key_bytes
-from shared.runtime.config import check_private
+from shared.parties.settings import key_bytes
 from shared.runtime.http import serve_https
-from shared.runtime.keys import create_private, load_or_create_ed25519, public_bytes
+from shared.runtime.key_store import open_store
+from shared.runtime.keys import KeyStore, load_or_create_ed25519, public_bytes
 from shared.runtime.party import check_callers
 from shared.runtime.readiness import write_ready
 from shared.selection.party import BeaconParty
@@ -30,13 +30,16 @@ from shared.verification.trust import Trust
 
 
 def _beacon(
-    name: str, keys: Path, memory: RevealMemory, log: LogSettings, authority: bytes
+    settings: WitnessSettings | CustodianSettings,
+    keys: KeyStore,
+    memory: RevealMemory,
+    authority: bytes,
 ) -> BeaconService:
-    path = keys / "beacon.secret"
-    create_private(path, secrets.token_bytes(32))
-    check_private(path)
-    key = load_or_create_ed25519(keys / "sign.pem")
-    party = BeaconParty(name, log.origin, path.read_bytes(), key)
+    path, log = settings.keys_folder / "beacon.secret", settings.log
+    if not path.exists():
+        keys.create_secret(path, secrets.token_bytes(32))
+    key = load_or_create_ed25519(settings.keys_folder / "sign.pem", keys)
+    party = BeaconParty(settings.name, log.origin, keys.secret(path), key)
     return BeaconService(party, memory, log.policy(), authority)
 
 
@@ -51,10 +54,11 @@ async def serve_witness(
     callers = check_callers(settings.party, "witness.toml", "counterfoil audit witness init")
     authority = key_bytes(settings.authority, "authority")
     memory = RevealMemory(settings.state_file.with_name("reveals.sqlite"))
-    beacon = _beacon(settings.name, settings.keys_folder, memory, settings.log, authority)
+    keys = open_store(settings.key_store)
+    beacon = _beacon(settings, keys, memory, authority)
     with WitnessStore(settings.state_file) as store:
         known = {settings.log.origin: settings.log.policy().logs}
-        witness = Witness(store, cosigners(settings.keys_folder, settings.name), known)
+        witness = Witness(store, cosigners(settings.keys_folder, settings.name, keys), known)
         app = witness_app(
             witness,
             extra_routers=[beacon_router(beacon)],
@@ -76,8 +80,9 @@ async def serve_custodian(
     """Serve until `stop` is set."""
     callers = check_callers(settings.party, "custodian.toml", "counterfoil audit custodian init")
     authority = key_bytes(settings.authority, "authority")
-    keys = settings.keys_folder
-    signing, hpke = load_or_create_ed25519(keys / "sign.pem"), load_hpke_key(keys / "hpke.key")
+    folder, keys = settings.keys_folder, open_store(settings.key_store)
+    signing = load_or_create_ed25519(folder / "sign.pem", keys)
+    hpke = load_hpke_key(folder / "hpke.key", keys)
     memory = RevealMemory(settings.state_file.with_name("reveals.sqlite"))
     store = ReleaseStore(settings.state_file)
     parties = {**_keys(settings.parties, "beacon party"), settings.name: public_bytes(signing)}
@@ -96,7 +101,7 @@ async def serve_custodian(
         settings.limits.limits(),
     )
     custodian = Custodian(settings.name, signing, hpke, trust, terms, store, memory)
-    beacon = _beacon(settings.name, keys, memory, settings.log, authority)
+    beacon = _beacon(settings, keys, memory, authority)
     app = custodian_app(custodian, beacon, behind_proxy=callers.behind_proxy)
     server = await serve_https(
         app, settings.tls, settings.address, traffic=settings.traffic, callers_ca=callers.ca

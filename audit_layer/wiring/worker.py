@@ -33,10 +33,18 @@ from audit_layer.storage.engine import check_usable, make_engine
 from audit_layer.trail.at_rest import with_keeper
 from audit_layer.wiring.broker import make_app
 from audit_layer.wiring.worker_settings import WorkerSettings
-from shared.envelope.hpke import generate_hpke_key, hpke_key_id, load_hpke_key, save_hpke_key
+from shared.envelope.hpke import hpke_key_id, load_hpke_key, load_or_create_hpke_key
 from shared.parties.settings import key_bytes
 from shared.runtime.config import read_secret
-from shared.runtime.keys import load_ed25519, load_or_create_ed25519, private_folder, public_bytes
+from shared.runtime.key_store import open_store
+from shared.runtime.keys import (
+    FILES,
+    KeyStore,
+    load_ed25519,
+    load_or_create_ed25519,
+    private_folder,
+    public_bytes,
+)
 from shared.runtime.party import PartyRole, check_party
 from shared.runtime.readiness import write_ready
 from shared.verification.trust import AUTHORITY
@@ -44,19 +52,20 @@ from shared.verification.trust import AUTHORITY
 logger = logging.getLogger(__name__)
 
 
-def worker_identity(keys: Path, name: str, *, authority: bool) -> dict[str, object]:
+def worker_identity(
+    keys: Path, name: str, store: KeyStore = FILES, *, authority: bool
+) -> dict[str, object]:
     """Return what others must know about a worker; creates its keys."""
     private_folder(keys)
-    path = keys / "hpke.key"
-    if not path.exists():
-        save_hpke_key(path, generate_hpke_key())
     identity: dict[str, object] = {
         "name": name,
-        "hpke_key": load_hpke_key(path).public_bytes,
-        "signing_key": public_bytes(load_or_create_ed25519(keys / "sign.pem")),
+        "hpke_key": load_or_create_hpke_key(keys / "hpke.key", store).public_bytes,
+        "signing_key": public_bytes(load_or_create_ed25519(keys / "sign.pem", store)),
     }
     if authority:
-        identity["authority_key"] = public_bytes(load_or_create_ed25519(keys / "authority.pem"))
+        identity["authority_key"] = public_bytes(
+            load_or_create_ed25519(keys / "authority.pem", store)
+        )
     return identity
 
 
@@ -122,7 +131,8 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         authority=settings.authority is not None,
         tick_s=settings.tick_seconds,
     )
-    signing_key = load_ed25519(settings.keys_folder / "sign.pem")
+    keys = open_store(settings.key_store)
+    signing_key = load_ed25519(settings.keys_folder / "sign.pem", keys)
     worker = Worker(
         name=settings.name,
         engine=engine,
@@ -132,7 +142,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
             server=server,
             custodians=custodians,
             deposits=TrailDeposits(engine),
-            private_key=load_hpke_key(settings.keys_folder / "hpke.key"),
+            private_key=load_hpke_key(settings.keys_folder / "hpke.key", keys),
             signing_key=signing_key,
             ca_file=settings.ca_file,
             party=party,
@@ -165,7 +175,7 @@ def _add_authority(
         engine=engine,
         server=server,
         parties=parties,
-        key=load_ed25519(chosen.key_file),
+        key=load_ed25519(chosen.key_file, open_store(settings.key_store)),
         origin=settings.origin,
         settings=chosen,
         peers=settings.peers,

@@ -7,6 +7,7 @@ from pydantic import Field
 from audit_layer.costs.budgets.settings import AlertSettings
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from shared.runtime.config import Settings
+from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.party import PartyFiles
 
 
@@ -33,6 +34,8 @@ class WorkerSettings(Settings):
     party: PartyFiles | None = None
     """The certificate that names this worker to the audit server, nodes, custodians and witnesses. It must be given."""
     keys_folder: Path
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the worker's and the authority's keys are."""
     erasure_key_file: Path | None = None
     """The audit server's, where it has one: the worker reads what is stored under it."""
     models: tuple[Path, ...]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shared.parties.settings import LogSettings
 from shared.runtime.config import Settings
+from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -15,6 +16,8 @@ class WitnessSettings(Settings):
     name: str
     address: str
     keys_folder: Path
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the witness's keys are."""
     state_file: Path
     """sqlite: the latest checkpoint, and reveals."""
     authority: str

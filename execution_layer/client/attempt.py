@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.archive import (
     Archive,
@@ -34,7 +33,7 @@ from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_g
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.runtime.journal import Unwritable
-from shared.runtime.keys import public_bytes
+from shared.runtime.keys import Signer, public_bytes
 from shared.statements.cancellations import sign_cancellation
 from shared.statements.cose import entry_of, sign
 from shared.statements.orders import MAX_WAIT_MS, Order
@@ -63,7 +62,7 @@ class Attempt:
         sent: Sent,
         ordered: Ordered,
         envelope: bytes,
-        key: Ed25519PrivateKey,
+        key: Signer,
     ) -> None:
         self._archive = archive
         self._wanted = wanted
@@ -129,7 +128,7 @@ class Attempt:
         kept: Transcript,
         wanted: Wanted,
         sent: Sent,
-        key: Ed25519PrivateKey,
+        key: Signer,
     ) -> "Attempt":
         """Return an attempt of an earlier process, with what it had received; `wanted.on_text` gets the text of that too."""
         ordered = Ordered(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.client.contradiction import Contradiction, contradiction
 from execution_layer.client.receiving import Receiving
@@ -16,6 +15,7 @@ from shared.codec.moment import now_ms
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
+from shared.runtime.keys import Signer
 from shared.statements.resumption import sign_resumption
 
 LIES: Final = frozenset(
@@ -66,7 +66,7 @@ class Calls:
     def __init__(
         self,
         order: bytes,
-        key: Ed25519PrivateKey,
+        key: Signer,
         receiving: Receiving,
         patience: Patience,
         timeout_s: float,

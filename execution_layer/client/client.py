@@ -52,7 +52,6 @@ from shared.envelope.body import Audit, AuditPolicy
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.journal import Unwritable
-from shared.runtime.keys import load_ed25519
 from shared.statements.keys import KeyBundle
 from shared.statements.request import SamplingSettings
 
@@ -81,7 +80,7 @@ class AsyncCounterfoilClient:
         self._policy = policy
         self._terms = Terms(
             tenant=policy.tenant,
-            key=load_ed25519(policy.tenant_key_file),
+            key=policy.tenant_key(),
             custodians=tuple(custodian.public_key() for custodian in policy.custodians),
             threshold=policy.threshold,
             policy=AuditPolicy(Audit(policy.audit)),

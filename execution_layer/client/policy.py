@@ -10,6 +10,8 @@ from shared.envelope.hpke import PUBLIC_BYTES, check_hpke_public_key
 from shared.runtime.config import Settings, load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.fetching import checked_url
+from shared.runtime.key_store import KeyStoreSettings, open_store
+from shared.runtime.keys import Signer, load_ed25519
 from shared.translog.policy import LogPolicy
 from shared.verification.standing import Standing
 
@@ -137,6 +139,8 @@ class ClientPolicy(Settings):
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
     log: Log
     attestation: AttestationPolicy = AttestationPolicy()
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the key that signs orders is."""
 
     @field_validator("mirrors")
     @classmethod
@@ -158,6 +162,10 @@ class ClientPolicy(Settings):
                 f"a threshold of {self.threshold} cannot be met by {len(self.custodians)} custodians"
             )
         return self
+
+    def tenant_key(self) -> Signer:
+        """Return the key that signs orders; CONFIGURATION says why it cannot be used."""
+        return load_ed25519(self.tenant_key_file, open_store(self.key_store))
 
     def operator_keys(self, operator: str) -> tuple[bytes, ...]:
         """Return an operator's pinned identity keys; none for one that is not trusted."""

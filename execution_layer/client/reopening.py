@@ -1,7 +1,5 @@
 """An attempt of an earlier process, from the archive: what was sent, and what had come back."""
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from execution_layer.client.archive import Archive, State, Transcript
 from execution_layer.client.attempt import Attempt
 from execution_layer.client.reading import Texts
@@ -10,7 +8,7 @@ from execution_layer.client.wanted import OnRetry, OnText, Wanted
 from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import public_bytes
+from shared.runtime.keys import Signer, public_bytes
 from shared.statements.cose import entry_of, open_as
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
@@ -31,7 +29,7 @@ def sent_of(transcript: Transcript, bundle: KeyBundle, entry: bytes, own_key: by
 def reopened(
     archive: Archive,
     kept: Transcript,
-    key: Ed25519PrivateKey,
+    key: Signer,
     texts: Texts,
     on_text: OnText | None,
     on_pause: OnRetry | None,

@@ -10,6 +10,7 @@ from execution_layer.client.policy import ClientPolicy
 from shared.codec.ids import check_name
 from shared.runtime.config import read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.key_store import KeyStoreSettings, open_store
 from shared.runtime.keys import (
     load_or_create_ed25519,
     private_folder,
@@ -60,16 +61,22 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
     return found
 
 
-def write_client(folder: Path, tenant: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_client(
+    folder: Path,
+    tenant: str,
+    facts: Mapping[str, Any],
+    key_store: KeyStoreSettings | None = None,
+) -> dict[str, Any]:
     """Write the key and the policy; return what others must know. An existing key is kept."""
     check_name(tenant, "the tenant")
-    folder = private_folder(folder.absolute())
-    key = load_or_create_ed25519(folder / "tenant.pem")
+    folder, chosen = private_folder(folder.absolute()), key_store or KeyStoreSettings()
+    key = load_or_create_ed25519(folder / "tenant.pem", open_store(chosen))
     log = {"keys": facts.get("log_keys", ()), "witnesses": facts.get("witnesses", ())}
     values = {
         "tenant": tenant,
         "tenant_key_file": folder / "tenant.pem",
         "archive": folder / "archive.sqlite",
+        "key_store": chosen,
         "operators": {},
         "rate_cards": {},
         "custodians": (),

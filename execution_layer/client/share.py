@@ -26,7 +26,7 @@ from shared.codec.moment import now_ms
 from shared.codec.strict_json import strict_json
 from shared.envelope.body import settings_map
 from shared.envelope.header import envelope_hash
-from shared.envelope.hpke import HpkePrivateKey, hpke_key_id, open_sealed, seal
+from shared.envelope.hpke import Opener, hpke_key_id, open_sealed, seal
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.reading import read_bounded
@@ -132,12 +132,12 @@ def is_share(data: bytes) -> bool:
     return any(f'"{name}"'.encode() in head for name in (FORMAT, SEALED))
 
 
-def read_share(path: Path, key: HpkePrivateKey | None) -> Share:
+def read_share(path: Path, key: Opener | None) -> Share:
     """Read and parse a file, with the recipient's key if it is sealed; NOT_FOUND, MALFORMED or UNREADABLE."""
     return parse_share(read_bounded(path, MAX_SHARE, code=Code.NOT_FOUND), key)
 
 
-def parse_share(data: bytes, key: HpkePrivateKey | None = None) -> Share:
+def parse_share(data: bytes, key: Opener | None = None) -> Share:
     """Parse a file's bytes strictly; MALFORMED, or UNREADABLE if it is sealed to somebody else."""
     values = _members(
         data, {SEALED: {"recipient", "sealed"}, FORMAT: {"bundle", "frames", *_OCTETS}}

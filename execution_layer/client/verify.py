@@ -14,7 +14,6 @@ from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
 from shared.parties.key_rotation import known_keys
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import load_ed25519
 from shared.statements.cose import entry_of, parse_statement
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
@@ -145,4 +144,4 @@ def _no_proof() -> CounterfoilError:
 
 def _own_keys(policy: ClientPolicy) -> tuple[bytes, ...]:
     """Return the tenant's keys that are or were in the key file, the current one last."""
-    return known_keys(policy.tenant_key_file, load_ed25519(policy.tenant_key_file))
+    return known_keys(policy.tenant_key_file, policy.tenant_key())

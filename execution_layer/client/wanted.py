@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from execution_layer.client.directory import NodeEntry
 from execution_layer.client.reading import ModelText
 from execution_layer.client.response_check import Tokenise
 from shared.envelope.body import AuditPolicy
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.keys import Signer
 from shared.statements.orders import input_bound
 from shared.statements.request import RequestBody
 
@@ -22,7 +21,7 @@ class Terms:
     """What every order of this client has in common."""
 
     tenant: str
-    key: Ed25519PrivateKey
+    key: Signer
     custodians: tuple[bytes, ...]
     """Raw HPKE keys, in the order of the shares."""
     threshold: int

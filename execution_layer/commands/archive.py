@@ -101,16 +101,10 @@ def share(config: Path, entry: str, to: Path, recipient: Path | None, as_json: b
 @json_option
 def recipient_key(to: Path, as_json: bool) -> None:
     """Make a key to which others seal what they share with you; give them FILE.pub. An existing key is kept."""
-    from shared.envelope.hpke import (  # noqa: PLC0415  # --help stays light
-        generate_hpke_key,
-        load_hpke_key,
-        save_hpke_key,
-    )
+    from shared.envelope.hpke import load_or_create_hpke_key  # noqa: PLC0415  # --help stays light
     from shared.runtime.keys import write_result  # noqa: PLC0415
 
-    if not to.exists():
-        save_hpke_key(to, generate_hpke_key())
-    key = load_hpke_key(to)
+    key = load_or_create_hpke_key(to)
     public = to.with_name(to.name + ".pub")
     write_result(public, key.public_bytes.hex().encode() + b"\n")
     facts = {"private_key": to, "public_key": public, "key_id": key.key_id}

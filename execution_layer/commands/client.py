@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,7 +13,11 @@ from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
 from execution_layer.commands.resume import resume
 from execution_layer.commands.tags import tag_key, tags
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
 
 
 @click.command("infer")
@@ -252,6 +256,7 @@ client.add_command(key)
 @click.option("--witness", "witnesses", multiple=True, help="vkey of a witness; repeatable.")
 @click.option("--quorum", type=click.IntRange(1, 64), help="Witnesses needed.")
 @click.option("--mirror", "mirrors", multiple=True, help="https:// address of a copy; repeatable.")
+@key_store_options
 @json_option
 def init(
     folder: Path,
@@ -268,6 +273,7 @@ def init(
     witnesses: tuple[str, ...],
     quorum: int | None,
     mirrors: tuple[str, ...],
+    key_store: "KeyStoreSettings | None",
     as_json: bool,
 ) -> None:
     """Create a tenant's key and FOLDER/client.toml; print the public key for operators and auditors.
@@ -294,7 +300,7 @@ def init(
         "mirrors": [*known.get("mirrors", ()), *mirrors],
     }
     merged = {**known, **{name: value for name, value in given.items() if value is not None}}
-    printed = write_client(folder, tenant, merged)
+    printed = write_client(folder, tenant, merged, key_store)
     emit(printed, as_json, lambda: f"tenant {tenant}: public key {printed['tenant_key']}")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from execution_layer.client.policy import ClientPolicy
     from shared.parties.identity_log import IdentityLog
     from shared.parties.key_rotation import Owner
+    from shared.runtime.keys import KeyStore
 
 
 @click.group("key")
@@ -41,7 +42,7 @@ def rotate_key(config: Path, timeout_s: float, as_json: bool) -> None:
     the new key when they are started again. If it was interrupted, run it again.
     """
     policy = _policy(config)
-    rotate(_owner(policy), _log(policy), timeout_s, as_json)
+    rotate(*_owner(policy), _log(policy), timeout_s, as_json)
 
 
 @key.command("end")
@@ -56,7 +57,7 @@ def end_key(ended: str, config: Path, reason: str, as_json: bool) -> None:
     later than five minutes after. Programs that still use it must be started again first.
     """
     policy = _policy(config)
-    end(_owner(policy), _log(policy), ended, reason, as_json)
+    end(*_owner(policy), _log(policy), ended, reason, as_json)
 
 
 @key.command("list")
@@ -65,7 +66,7 @@ def end_key(ended: str, config: Path, reason: str, as_json: bool) -> None:
 def list_keys(config: Path, as_json: bool) -> None:
     """List the tenant's keys by the log, and which of them this client has or had."""
     policy = _policy(config)
-    show(_owner(policy), _log(policy), as_json)
+    show(*_owner(policy), _log(policy), as_json)
 
 
 def _policy(config: Path) -> "ClientPolicy":
@@ -78,8 +79,10 @@ def _log(policy: "ClientPolicy") -> "IdentityLog":
     return open_log(policy.audit_target, policy.ca_file)
 
 
-def _owner(policy: "ClientPolicy") -> "Owner":
+def _owner(policy: "ClientPolicy") -> "tuple[Owner, KeyStore]":
     from shared.parties.key_rotation import Owner  # noqa: PLC0415  # --help stays light
+    from shared.runtime.key_store import open_store  # noqa: PLC0415
     from shared.statements.identities import Holder  # noqa: PLC0415
 
-    return Owner(Holder.TENANT, policy.tenant, policy.tenant_key_file)
+    owner = Owner(Holder.TENANT, policy.tenant, policy.tenant_key_file)
+    return owner, open_store(policy.key_store)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from shared.parties.identity_log import IdentityLog
     from shared.parties.key_rotation import Owner
+    from shared.runtime.keys import KeyStore
 
 Command = Callable[..., None]
 COLUMNS = ("state", "here", "added", "ended", "contested", "key", "reason")
@@ -34,12 +35,14 @@ def open_log(target: str, ca_file: "Path") -> "IdentityLog":
     return IdentityLog(target, ca_file)
 
 
-def rotate(owner: "Owner", log: "IdentityLog", timeout_s: float, as_json: bool) -> None:
+def rotate(
+    owner: "Owner", store: "KeyStore", log: "IdentityLog", timeout_s: float, as_json: bool
+) -> None:
     """Rotate, and say what to do next."""
     from shared.parties import key_rotation  # noqa: PLC0415  # --help stays light
 
     with log:
-        done = key_rotation.rotate(owner, log, timeout_s=timeout_s)
+        done = key_rotation.rotate(owner, log, timeout_s=timeout_s, store=store)
     facts = {
         "name": owner.name,
         "key": done.new.hex(),
@@ -57,24 +60,26 @@ def rotate(owner: "Owner", log: "IdentityLog", timeout_s: float, as_json: bool) 
     )
 
 
-def end(owner: "Owner", log: "IdentityLog", key: str, reason: str, as_json: bool) -> None:
+def end(
+    owner: "Owner", store: "KeyStore", log: "IdentityLog", key: str, reason: str, as_json: bool
+) -> None:
     """End a key that is given in hex."""
     from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
     from shared.parties import key_rotation  # noqa: PLC0415
 
     ended = parse_hex32(key, "the key")
     with log:
-        index = key_rotation.end(owner, log, ended, reason=reason)
+        index = key_rotation.end(owner, log, ended, reason=reason, store=store)
     facts = {"name": owner.name, "key": ended.hex(), "reason": reason, "log_index": index}
     emit(facts, as_json, lambda: f"the key {ended.hex()} has ended, at index {index} of the log")
 
 
-def show(owner: "Owner", log: "IdentityLog", as_json: bool) -> None:
+def show(owner: "Owner", store: "KeyStore", log: "IdentityLog", as_json: bool) -> None:
     """List the keys."""
     from shared.parties import key_rotation  # noqa: PLC0415  # --help stays light
 
     with log:
-        rows = key_rotation.listing(owner, log)
+        rows = key_rotation.listing(owner, log, store=store)
     shown = [[str(row[name]) for name in COLUMNS] for row in rows]
     emit(
         {"name": owner.name, "keys": rows},

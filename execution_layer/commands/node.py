@@ -1,12 +1,18 @@
 """`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports are deferred to their command."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from execution_layer.commands.node_keys import revoke, roll
 from execution_layer.commands.operator_key import operator_key
+from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
+
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
@@ -29,14 +35,17 @@ node.add_command(operator_key)
 @node.command("operator-init")
 @click.option("--folder", type=_folder, required=True, help="Folder for the identity key.")
 @click.option("--operator", "name", required=True, help="The operator's name.")
+@key_store_options
 @json_option
-def operator_init(folder: Path, name: str, as_json: bool) -> None:
+def operator_init(
+    folder: Path, name: str, key_store: "KeyStoreSettings | None", as_json: bool
+) -> None:
     """Create an operator's identity key, which clients and the audit layer pin.
     If run again, it prints the same key.
     """
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
 
-    operator = Operator.create(folder.absolute(), name)
+    operator = Operator.create(folder.absolute(), name, key_store)
     facts = {
         "operator": operator.name,
         "operator_key": operator.public_hex,
@@ -177,6 +186,7 @@ def rate_card(
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")
 @click.option("--reflection/--no-reflection", default=False, help="Offer gRPC reflection.")
+@key_store_options
 @json_option
 def init(
     folder: Path,
@@ -211,6 +221,7 @@ def init(
     in_flight_per_tenant: int,
     gpu_energy: bool,
     reflection: bool,
+    key_store: "KeyStoreSettings | None",
     as_json: bool,
 ) -> None:
     """Write FOLDER/node.toml and the node's keys; print what others must know.
@@ -261,6 +272,8 @@ def init(
         endpoint=endpoint,
         keys=folder / "keys",
         operator_key_file=operator.key_file,
+        operator_key_store=operator.key_store,
+        **({} if key_store is None else {"key_store": key_store}),
         tenants_file=(tenants or folder / "tenants.toml").absolute(),
         rate_card_file=rate_card.absolute(),
         spool=folder / "node.sqlite",

@@ -17,6 +17,7 @@ from execution_layer.commands.identity_keys import (
 
 if TYPE_CHECKING:
     from shared.parties.key_rotation import Owner
+    from shared.runtime.keys import KeyStore
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
@@ -52,7 +53,7 @@ def rotate_key(
     The old key signs the new one, stays good and is kept beside it until `end`. Nodes on this folder use the new key for
     their next key bundle. If it was interrupted, run it again.
     """
-    rotate(_owner(operator_folder), open_log(audit_target, audit_ca), timeout_s, as_json)
+    rotate(*_owner(operator_folder), open_log(audit_target, audit_ca), timeout_s, as_json)
 
 
 @operator_key.command("end")
@@ -74,7 +75,7 @@ def end_key(
 
     From now on nothing that it signs is taken in. What it signed before stays valid: key bundles serve until they expire.
     """
-    end(_owner(operator_folder), open_log(audit_target, audit_ca), key, reason, as_json)
+    end(*_owner(operator_folder), open_log(audit_target, audit_ca), key, reason, as_json)
 
 
 @operator_key.command("list")
@@ -84,13 +85,15 @@ def end_key(
 @json_option
 def list_keys(operator_folder: Path, audit_target: str, audit_ca: Path, as_json: bool) -> None:
     """List the operator's keys by the log, and which of them are in the folder."""
-    show(_owner(operator_folder), open_log(audit_target, audit_ca), as_json)
+    show(*_owner(operator_folder), open_log(audit_target, audit_ca), as_json)
 
 
-def _owner(folder: Path) -> "Owner":
+def _owner(folder: Path) -> "tuple[Owner, KeyStore]":
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
     from shared.parties.key_rotation import Owner  # noqa: PLC0415
+    from shared.runtime.key_store import open_store  # noqa: PLC0415
     from shared.statements.identities import Holder  # noqa: PLC0415
 
     operator = Operator.load(folder.absolute())
-    return Owner(Holder.OPERATOR, operator.name, operator.key_file)
+    owner = Owner(Holder.OPERATOR, operator.name, operator.key_file)
+    return owner, open_store(operator.key_store)

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from execution_layer.node.request_records import AcceptedRecord
 from shared.envelope.blinded import activation_root, token_bytes
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
+from shared.runtime.keys import Signer
 from shared.statements.cose import open_as, sign
 from shared.statements.orders import Order
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
@@ -97,7 +96,7 @@ def seal_final(
 class ReceiptSigner:
     """Signs the receipts and refusals of one node."""
 
-    def __init__(self, key: Ed25519PrivateKey, issuer: str) -> None:
+    def __init__(self, key: Signer, issuer: str) -> None:
         self._key = key
         self._issuer = issuer
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from execution_layer.node.revoking import revoked_from
-from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_key, save_hpke_key
-from shared.runtime.config import check_private
+from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_seed, save_hpke_key
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import (
+    FILES,
+    KeyStore,
     Signer,
-    create_private,
     key_id,
     load_or_create_ed25519,
     private_folder,
@@ -114,17 +114,19 @@ class KeyRing:
         *,
         earlier: Collection[bytes] = (),
         reload: Callable[[], Signer] | None = None,
+        store: KeyStore = FILES,
     ) -> None:
         """`attest` gives each key bundle its evidence; `earlier` are public keys that the operator had before; `reload` reads
-        its key anew before it signs.
+        its key anew before it signs. The node's own keys are in `store`; HPKE keys, which live a day, in its files.
         """
         self._attest = attest
         self._folder = private_folder(folder)
         self._operator_key = operator_key
         self._trusted = {*earlier, public_bytes(operator_key)}
         self._reload = reload
-        self.signing_key = load_or_create_ed25519(folder / "signing.pem")
-        self.storage_key = _load_or_create_secret(folder / "storage.key")
+        self._store = store
+        self.signing_key = load_or_create_ed25519(folder / "signing.pem", store)
+        self.storage_key = _load_or_create_secret(folder / "storage.key", store)
         self._roll = folder / _ROLL
         self._bundles = self._load()
 
@@ -229,7 +231,7 @@ class KeyRing:
         statement = sign(bundle, key=self._operator_key, issuer=facts.operator)
         _, signed = open_as(KeyBundle, statement, public_bytes(self._operator_key))
         # The key is written first: a key bundle without its key must never be published.
-        save_hpke_key(self._file(signed.entry, "hpke"), hpke)
+        save_hpke_key(self._file(signed.entry, "hpke"), hpke, self._store)
         write_atomic(self._file(signed.entry, "bundle"), statement)
         keys = BundleKeys(bundle, statement, signed.entry, hpke)
         self._bundles[signed.entry] = keys
@@ -256,7 +258,7 @@ class KeyRing:
                     bundle,
                     signed.raw,
                     signed.entry,
-                    load_hpke_key(self._file(signed.entry, "hpke")),
+                    load_hpke_seed(self._file(signed.entry, "hpke"), self._store),
                     proof.read_text("utf-8") if proof.exists() else "",
                 )
         return found
@@ -281,12 +283,11 @@ def _newest(bundles: list[BundleKeys]) -> BundleKeys | None:
     return max(bundles, key=lambda keys: keys.bundle.not_before, default=None)
 
 
-def _load_or_create_secret(path: Path) -> bytes:
+def _load_or_create_secret(path: Path, store: KeyStore) -> bytes:
     if not path.exists():
-        create_private(path, os.urandom(STORAGE_KEY_BYTES).hex().encode("ascii") + b"\n")
-    check_private(path)
+        store.create_secret(path, os.urandom(STORAGE_KEY_BYTES).hex().encode("ascii") + b"\n")
     try:
-        secret = bytes.fromhex(path.read_text("ascii").strip())
+        secret = bytes.fromhex(store.secret(path).decode("ascii").strip())
     except ValueError as error:
         raise CounterfoilError(Code.CONFIGURATION, f"{path} does not hold a key") from error
     if len(secret) != STORAGE_KEY_BYTES:

@@ -22,6 +22,7 @@ from shared.runtime.certificates import life_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_channel
 from shared.runtime.journal import connect, lock_holder
+from shared.runtime.key_store import open_store
 from shared.runtime.keys import load_ed25519
 from shared.statements.cose import entry_of, read_as
 from shared.statements.keys import KeyBundle
@@ -115,7 +116,7 @@ def _directory_facts(settings: NodeSettings, bundle: bytes) -> dict[str, str]:
 
     Empty if the audit server does not answer.
     """
-    operator = load_ed25519(settings.operator_key_file)
+    operator = load_ed25519(settings.operator_key_file, open_store(settings.operator_key_store))
     operator_keys = known_keys(settings.operator_key_file, operator)
     with secure_channel(settings.audit.target, settings.audit.ca_file, settings.party) as channel:
         stub = audit_pb2_grpc.DirectoryStub(channel)

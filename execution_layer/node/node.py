@@ -39,6 +39,7 @@ from shared.parties.key_rotation import known_keys
 from shared.parties.permissions import NODE_GRPC
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service, build_server
+from shared.runtime.key_store import open_store
 from shared.runtime.keys import load_ed25519
 from shared.runtime.logs import incident
 from shared.statements.cose import MAX_STATEMENT
@@ -73,7 +74,8 @@ class Node:
     def __init__(self, settings: NodeSettings, model: NodeModel, energy: EnergyMeter) -> None:
         self._settings = settings
         self._model = model
-        operator_key = load_ed25519(settings.operator_key_file)
+        operators_keys = open_store(settings.operator_key_store)
+        operator_key = load_ed25519(settings.operator_key_file, operators_keys)
         operator_keys = known_keys(settings.operator_key_file, operator_key)
         self._card, card_entry, self._card_statement = load_rate_card(
             settings.rate_card_file, *operator_keys
@@ -84,7 +86,8 @@ class Node:
             operator_key,
             development_attestation if settings.attestation else None,
             earlier=operator_keys,
-            reload=lambda: load_ed25519(settings.operator_key_file),
+            reload=lambda: load_ed25519(settings.operator_key_file, operators_keys),
+            store=open_store(settings.key_store),
         )
         self._book = IdentityBook(settings.keys / "identities.json", settings.audit.log.policy())
         self._tenants = Tenants(settings.tenants_file, self._book)

@@ -1,16 +1,17 @@
 """The operator's folder: its identity key and name, and the rate cards it signs."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from shared.codec.ids import check_name
 from shared.codec.money import amount_of, check_currency, parse_decimal
+from shared.runtime.config import checked
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.key_store import KeyStoreSettings, open_store
 from shared.runtime.keys import (
+    Signer,
     load_ed25519,
     load_or_create_ed25519,
     private_folder,
@@ -20,6 +21,7 @@ from shared.runtime.keys import (
 from shared.statements.cose import entry_of, sign
 from shared.statements.ratecards import Price, RateCard
 
+KEY, CARD = "operator.pem", "operator.json"
 MAX_SCALE: Final = 12
 """Most decimal places that the price of one token may have."""
 
@@ -30,31 +32,41 @@ class Operator:
 
     folder: Path
     name: str
-    key: Ed25519PrivateKey
+    key: Signer
+    key_store: KeyStoreSettings = field(default_factory=KeyStoreSettings)
+    """Where the identity key is."""
 
     @classmethod
-    def create(cls, folder: Path, name: str) -> "Operator":
-        """Create the folder on first use; CONFLICT if it belongs to another operator."""
+    def create(
+        cls, folder: Path, name: str, key_store: KeyStoreSettings | None = None
+    ) -> "Operator":
+        """Create the folder on first use; CONFLICT if it belongs to another operator.
+
+        An operator that exists keeps its key store unless another is given.
+        """
         check_name(name, "the operator")
         private_folder(folder)
-        card = folder / "operator.json"
-        if card.exists() and (found := _name_in(card)) != name:
-            raise CounterfoilError(Code.CONFLICT, f"{folder} belongs to operator {found}")
-        key = load_or_create_ed25519(folder / "operator.pem")
-        write_atomic(card, (json.dumps({"operator": name}) + "\n").encode())
-        return cls(folder, name, key)
+        card, chosen = folder / CARD, key_store or KeyStoreSettings()
+        if card.exists():
+            found, known = _read(card)
+            if found != name:
+                raise CounterfoilError(Code.CONFLICT, f"{folder} belongs to operator {found}")
+            chosen = key_store or known
+        key = load_or_create_ed25519(folder / KEY, open_store(chosen))
+        shown = {"operator": name, "key_store": chosen.model_dump(exclude_none=True)}
+        write_atomic(card, (json.dumps(shown) + "\n").encode())
+        return cls(folder, name, key, chosen)
 
     @classmethod
     def load(cls, folder: Path) -> "Operator":
         """Read the folder."""
-        return cls(
-            folder, _name_in(folder / "operator.json"), load_ed25519(folder / "operator.pem")
-        )
+        name, key_store = _read(folder / CARD)
+        return cls(folder, name, load_ed25519(folder / KEY, open_store(key_store)), key_store)
 
     @property
     def key_file(self) -> Path:
         """The identity key."""
-        return self.folder / "operator.pem"
+        return self.folder / KEY
 
     @property
     def public_hex(self) -> str:
@@ -95,13 +107,18 @@ def rate_card(
     )
 
 
-def _name_in(path: Path) -> str:
+def _read(path: Path) -> tuple[str, KeyStoreSettings]:
+    """Return an operator's name and key store, from the folder's description."""
     try:
-        name = json.loads(path.read_text("utf-8"))["operator"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shown = json.loads(path.read_text("utf-8"))
+        name, key_store = shown["operator"], shown.get("key_store", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{path} does not name an operator",
             remedy="Create the folder with `counterfoil node operator-init`.",
         ) from error
-    return check_name(str(name), "the operator")
+    if not isinstance(key_store, dict):
+        raise CounterfoilError(Code.CONFIGURATION, f"{path}: key_store is not an object")
+    found = checked(KeyStoreSettings, key_store, f"{path}: key_store")
+    return check_name(str(name), "the operator"), found

@@ -9,6 +9,7 @@ from shared.codec.ids import NAME
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -88,6 +89,10 @@ class NodeSettings(Settings):
     """Folder of the node's own keys and key bundles."""
     operator_key_file: Path
     """The operator's identity key: it signs key bundles."""
+    key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the node's own keys are."""
+    operator_key_store: KeyStoreSettings = KeyStoreSettings()
+    """Where the operator's identity key is."""
     attestation: Literal["development"] | None = None
     """What attests the node's keys in its key bundles: `development` makes evidence that proves nothing, for tests; clients
     refuse it unless their policy says otherwise."""

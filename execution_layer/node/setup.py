@@ -12,6 +12,7 @@ from shared.codec.ids import check_name, parse_hex32
 from shared.parties.key_rotation import known_keys
 from shared.runtime.config import Settings, load, read_json, to_toml
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.key_store import open_store
 from shared.runtime.keys import private_folder, public_bytes, write_atomic, write_private
 from shared.runtime.party import Party, PartyFiles, PartyRole, check_party
 from shared.runtime.tls import LocalCA, TlsFiles
@@ -25,7 +26,9 @@ def write_node(folder: Path, operator: Operator, settings: NodeSettings) -> dict
     """Write the configuration, create keys and an empty tenants file; return what others must know."""
     private_folder(folder)
     earlier = known_keys(operator.key_file, operator.key)
-    ring = KeyRing(settings.keys, operator.key, earlier=earlier)
+    ring = KeyRing(
+        settings.keys, operator.key, earlier=earlier, store=open_store(settings.key_store)
+    )
     if not settings.tenants_file.exists():
         write_atomic(settings.tenants_file, to_toml(TenantsFile()).encode())
     write_private(folder / CONFIG, to_toml(settings).encode())

@@ -8,16 +8,15 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 
 from shared.envelope.opaque import unreadable
-from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import create_private, key_id, private_folder, write_private
+from shared.runtime.keys import FILES, Algorithm, HeldKey, KeyStore, key_id
 
 SEED_BYTES = 32
 PUBLIC_BYTES = 1216
@@ -27,9 +26,24 @@ _MLKEM_PUBLIC = 1184
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
+class Opener(Protocol):
+    """A recipient's key, wherever its private half is."""
+
+    @property
+    def public_bytes(self) -> bytes:
+        """1216 raw bytes."""
+
+    @property
+    def key_id(self) -> bytes:
+        """SHA-256 of the public key."""
+
+    def open(self, info: bytes, data: bytes, /) -> bytes:
+        """Return the plaintext of `enc ‖ ciphertext`; UNREADABLE whatever the failure."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class HpkePrivateKey:
-    """A recipient's key."""
+    """A recipient's key in this process."""
 
     seed: bytes
     _key: hpke.MLKEM768X25519PrivateKey
@@ -56,8 +70,36 @@ class HpkePrivateKey:
         """SHA-256 of the public key."""
         return hpke_key_id(self.public_bytes)
 
+    def open(self, info: bytes, data: bytes) -> bytes:
+        """Return the plaintext; UNREADABLE whatever the failure."""
+        try:
+            return _SUITE.decrypt(data, self._key, info)
+        except (InvalidTag, ValueError) as error:
+            raise unreadable() from error
+
     def __repr__(self) -> str:
         return f"HpkePrivateKey({self.key_id.hex()[:16]}…)"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOpener:
+    """A recipient's key that its key store holds."""
+
+    held: HeldKey
+
+    @property
+    def public_bytes(self) -> bytes:
+        """1216 raw bytes."""
+        return self.held.public_bytes
+
+    @property
+    def key_id(self) -> bytes:
+        """SHA-256 of the public key."""
+        return hpke_key_id(self.public_bytes)
+
+    def open(self, info: bytes, data: bytes) -> bytes:
+        """Return the plaintext; UNREADABLE whatever is wrong with the data."""
+        return self.held.open(info, data)
 
 
 def generate_hpke_key() -> HpkePrivateKey:
@@ -83,33 +125,37 @@ def seal(public_key: bytes, info: bytes, plaintext: bytes) -> bytes:
         raise CounterfoilError(Code.MALFORMED, "the HPKE public key is degenerate") from error
 
 
-def open_sealed(private_key: HpkePrivateKey, info: bytes, data: bytes) -> bytes:
+def open_sealed(private_key: Opener, info: bytes, data: bytes) -> bytes:
     """Return the plaintext; UNREADABLE whatever the failure."""
-    try:
-        return _SUITE.decrypt(data, private_key._key, info)  # one module, one secret
-    except (InvalidTag, ValueError) as error:
-        raise unreadable() from error
+    return private_key.open(info, data)
 
 
-def load_or_create_hpke_key(path: Path) -> HpkePrivateKey:
-    """Return the key in `path`, creating it on first use; two concurrent processes get the same key."""
+def load_or_create_hpke_key(path: Path, store: KeyStore = FILES) -> Opener:
+    """Return the key at `path`, creating it on first use; two concurrent processes get the same key."""
+    if (held := store.held(path, Algorithm.HPKE, create=True)) is not None:
+        return HeldOpener(held)
     if not path.exists():
-        private_folder(path.parent)
-        create_private(path, os.urandom(SEED_BYTES).hex().encode("ascii") + b"\n")
-    return load_hpke_key(path)
+        save_hpke_key(path, generate_hpke_key(), store)
+    return load_hpke_seed(path, store)
 
 
-def save_hpke_key(path: Path, key: HpkePrivateKey) -> None:
-    """Write a key's seed as hexadecimal text to a file that only its owner can read."""
-    write_private(path, key.seed.hex().encode("ascii") + b"\n")
+def load_hpke_key(path: Path, store: KeyStore = FILES) -> Opener:
+    """Return the key at `path`; CONFIGURATION if it is absent, open to others or not a key file."""
+    if (held := store.held(path, Algorithm.HPKE)) is not None:
+        return HeldOpener(held)
+    return load_hpke_seed(path, store)
 
 
-def load_hpke_key(path: Path) -> HpkePrivateKey:
-    """Read a key file; CONFIGURATION if it is absent, open to others or not a key file."""
-    check_private(path)
+def save_hpke_key(path: Path, key: HpkePrivateKey, store: KeyStore = FILES) -> bool:
+    """Store a key's seed, as hexadecimal text, unless there is a file; return whether it was stored."""
+    return store.create_secret(path, key.seed.hex().encode("ascii") + b"\n")
+
+
+def load_hpke_seed(path: Path, store: KeyStore = FILES) -> HpkePrivateKey:
+    """Read a key that is in a file in any store; CONFIGURATION as for `load_hpke_key`."""
     try:
-        seed = bytes.fromhex(path.read_text("ascii").strip())
-    except (OSError, ValueError) as error:
+        seed = bytes.fromhex(store.secret(path).decode("ascii").strip())
+    except ValueError as error:
         raise CounterfoilError(
             Code.CONFIGURATION, f"{path} does not hold an HPKE private key"
         ) from error

@@ -13,8 +13,13 @@ def unreadable() -> CounterfoilError:
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Turn every catalogued failure inside into the one that reveals nothing."""
+    """Turn every catalogued failure inside into the one that reveals nothing.
+
+    That the recipient's key store does not answer is none of the data: it stays UNAVAILABLE, and nobody is blamed for it.
+    """
     try:
         yield
     except CounterfoilError as error:
+        if error.code is Code.UNAVAILABLE:
+            raise
         raise unreadable() from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from shared.codec.hashing import framing
 from shared.envelope.header import Header
-from shared.envelope.hpke import HpkePrivateKey, open_sealed, seal
+from shared.envelope.hpke import Opener, open_sealed, seal
 from shared.envelope.opaque import opening, unreadable
 from shared.envelope.shares import MAX_SHARES, share_commitment
 from shared.statements.rules import Whole
@@ -41,7 +41,7 @@ def seal_release(recipient: bytes, context: ReleaseContext, index: int, share: b
 
 
 def open_release(
-    private_key: HpkePrivateKey, context: ReleaseContext, header: Header, data: bytes
+    private_key: Opener, context: ReleaseContext, header: Header, data: bytes
 ) -> tuple[int, bytes]:
     """Return (index, share); UNREADABLE unless it is the custodian's share that the header commits to."""
     plaintext = open_sealed(private_key, context.info, data)

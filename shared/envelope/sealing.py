@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from shared.codec.hashing import framing
 from shared.envelope.body import SMALLEST_BODY, AuditPolicy, decode_body, encode_body
 from shared.envelope.header import SMALLEST_ESCROW, Envelope, Header, envelope_hash
-from shared.envelope.hpke import HpkePrivateKey, hpke_key_id, open_sealed, seal
+from shared.envelope.hpke import Opener, hpke_key_id, open_sealed, seal
 from shared.envelope.opaque import opening, unreadable
 from shared.envelope.padding import pad, padded_size, unpad
 from shared.envelope.secrets import TranscriptKeys
@@ -169,7 +169,7 @@ def seal_request(
 
 
 def open_request(
-    envelope_bytes: bytes, *, bundle_entry: bytes, hpke_private: HpkePrivateKey, now_ms: int
+    envelope_bytes: bytes, *, bundle_entry: bytes, hpke_private: Opener, now_ms: int
 ) -> OpenedRequest:
     """Open as a node: steps 1 and 3 to 9 of protocol §3.5. Comparing with the order (step 2) is up to the caller.
     Errors: MALFORMED, EXPIRED, STALE_KEY if the header does not name the key bundle; UNREADABLE otherwise.
@@ -197,7 +197,7 @@ def open_with_secret(envelope_bytes: bytes, ts: bytes) -> OpenedRequest:
 
 
 def open_escrow(
-    envelope_bytes: bytes, *, custodian_key_id: bytes, hpke_private: HpkePrivateKey
+    envelope_bytes: bytes, *, custodian_key_id: bytes, hpke_private: Opener
 ) -> EscrowShare:
     """Open a custodian's share and check its commitment and the policy's.
 

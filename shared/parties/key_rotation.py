@@ -6,7 +6,6 @@ id>.pem an earlier private key that has not been ended, and NAME.keys the public
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,8 @@ from shared.parties.identity_log import IdentityLog
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
 from shared.runtime.keys import (
+    FILES,
+    KeyStore,
     Signer,
     key_id,
     load_ed25519,
@@ -36,7 +37,6 @@ from shared.statements.identities import (
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.verification.identities import Logged, key_history
 
-Load = Callable[[Path], Signer]
 SHORT: Final = 16
 """Digits of a key id in a file's name."""
 
@@ -64,8 +64,7 @@ def rotate(
     log: IdentityLog,
     *,
     timeout_s: float,
-    load: Load = load_ed25519,
-    create: Load = load_or_create_ed25519,
+    store: KeyStore = FILES,
 ) -> Rotated:
     """Add a new key to the identity and make the key file hold it, once the log shows that to everybody.
 
@@ -73,8 +72,8 @@ def rotate(
     """
     files = _Files(owner.file)
     if files.statement.exists() and not files.next.exists():  # killed at the very end
-        return _finished(owner, files, log, load(owner.file))
-    old, new = load(owner.file), create(files.next)
+        return _finished(owner, files, log, load_ed25519(owner.file, store))
+    old, new = load_ed25519(owner.file, store), load_or_create_ed25519(files.next, store)
     fault_point("rotation.key-made")
     statement = _statement(owner, files, old, new)
     fault_point("rotation.signed")
@@ -99,11 +98,9 @@ def rotate(
     return Rotated(public_bytes(old), public_bytes(new), index)
 
 
-def end(
-    owner: Owner, log: IdentityLog, key: bytes, *, reason: str, load: Load = load_ed25519
-) -> int:
+def end(owner: Owner, log: IdentityLog, key: bytes, *, reason: str, store: KeyStore = FILES) -> int:
     """End one of the identity's keys, and remove its private half if it is beside the key file; return the log's index."""
-    current = load(owner.file)
+    current = load_ed25519(owner.file, store)
     if key == public_bytes(current):
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
@@ -126,10 +123,10 @@ def known_keys(file: Path, current: Signer) -> tuple[bytes, ...]:
 
 
 def listing(
-    owner: Owner, log: IdentityLog, *, load: Load = load_ed25519
+    owner: Owner, log: IdentityLog, *, store: KeyStore = FILES
 ) -> list[dict[str, str | int]]:
     """Return the identity's keys for people, oldest first: as its own files begin, and as the audit server shows the log."""
-    current = load(owner.file)
+    current = load_ed25519(owner.file, store)
     own = known_keys(owner.file, current)
     shown = [
         Logged(parse_tlog_proof(proof).index, raw)

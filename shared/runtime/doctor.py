@@ -1,5 +1,6 @@
 """`counterfoil doctor`: what this machine can run, and whether an installation answers."""
 
+import contextlib
 import json
 import os
 import platform
@@ -24,6 +25,8 @@ from cryptography import x509
 from shared.runtime.cards import NoCardsError, cards
 from shared.runtime.certificates import Life, life_of
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.key_store import FILE
+from shared.runtime.keys import MOST_KEY_BYTES
 from shared.runtime.net import split_address
 from shared.runtime.output import emit, json_option
 from shared.runtime.party import PartyFiles
@@ -44,6 +47,12 @@ SECRETS = (
     *("client/tenant.pem", "operators/*/operator.pem"),
 )
 """Files that only their owner may read; next to keys there are bundles and proofs that anybody may read."""
+KEYS = (
+    "*/keys/*.pem",
+    *("*/keys/*.key", "*/keys/*.hpke", "*/keys/*.secret", "*/keys/log-*"),
+    *("client/tenant*.pem", "operators/*/operator*.pem"),
+)
+"""Keys that parties sign and open with."""
 ENOUGH_BYTES = 2 * 1024**3
 TRIED_BYTES = 65_536
 HEALTH_TIMEOUT_S = 10.0
@@ -190,6 +199,7 @@ def installation(folder: Path) -> Iterator[Diagnosis]:
         return
     yield Diagnosis("installation", "ok", str(folder))
     yield _secrets(folder)
+    yield _key_stores(folder)
     try:
         addresses: dict[str, str] = json.loads((folder / "ports.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -220,6 +230,22 @@ def _secrets(folder: Path) -> Diagnosis:
             "secrets", "wrong", f"others may read {', '.join(loose)}", "chmod 600 them."
         )
     return Diagnosis("secrets", "ok", f"{len(files)} files, readable by their owner only")
+
+
+def _key_stores(folder: Path) -> Diagnosis:
+    """Say which kind of store holds the keys that parties sign and open with."""
+    from shared.runtime.protecting import kind_of  # noqa: PLC0415  # loads cryptography's parts
+
+    kinds: dict[str, list[str]] = {}
+    for path in sorted({path for pattern in KEYS for path in folder.glob(pattern)}):
+        with contextlib.suppress(OSError):
+            kind = kind_of(path.read_bytes()[:MOST_KEY_BYTES])
+            kinds.setdefault(kind, []).append(str(path.relative_to(folder)))
+    told = [
+        f"{kind}: {len(paths)}" + (f" ({', '.join(paths)})" if kind != FILE else "")
+        for kind, paths in sorted(kinds.items())
+    ]
+    return Diagnosis("key stores", "ok", "; ".join(told) or "no keys")
 
 
 def _certificates(folder: Path, now: datetime) -> Diagnosis:

@@ -1,8 +1,13 @@
-"""Keys and other small files on disk: written completely or not at all, and private where they must be."""
+"""Keys and other small files on disk: written completely or not at all, and private where they must be.
+
+Where a party's keys are is for its key store to know (`KeyStore`); here is the simplest, files that only their owner reads.
+The others are in `shared.runtime.key_store`.
+"""
 
 import hashlib
 import os
 import secrets
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from shared.runtime.age import is_sealed
 from shared.runtime.config import check_private
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.printable import command_line
 
 
 class Signer(Protocol):
@@ -29,6 +36,88 @@ class Signer(Protocol):
         """Return the public half."""
 
 
+class Algorithm(StrEnum):
+    """What a party's key can do."""
+
+    ED25519 = "ed25519"
+    MLDSA44 = "ml-dsa-44"
+    HPKE = "mlkem768-x25519"
+    """Opens what is sealed by HPKE in the suite of protocol §1."""
+
+
+class HeldKey(Signer, Protocol):
+    """A private key that its holder uses and never hands out."""
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The raw public key."""
+
+    def open(self, info: bytes, data: bytes, /) -> bytes:
+        """Return what is sealed by HPKE for this key; UNREADABLE whatever the failure."""
+
+
+class KeyStore(Protocol):
+    """Where a party's keys are. Each has a path: of the file that holds it, or that says who does."""
+
+    @property
+    def kind(self) -> str:
+        """The name of this kind of store."""
+
+    def secret(self, path: Path) -> bytes:
+        """Return the content of a key file; CONFIGURATION says why there is none, and what to do."""
+
+    def create_secret(self, path: Path, data: bytes) -> bool:
+        """Store a key file unless there is one; return whether it was stored. If two race, one wins."""
+
+    def held(self, path: Path, algorithm: Algorithm, *, create: bool = False) -> HeldKey | None:
+        """Return the key to which `path` refers, made at first use if `create`; None if this store keeps keys in files."""
+
+
+class FileStore:
+    """Keys are in files that only their owner can read."""
+
+    kind = "file"
+
+    def secret(self, path: Path) -> bytes:
+        """Return the content of a key file."""
+        data = read_key_file(path)
+        if is_sealed(data):
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"{path} has a passphrase, and the configuration does not say where that is",
+                remedy='Set kind = "passphrase" and passphrase_from under [key_store], or take the passphrase off: '
+                + command_line("counterfoil", "key", "unprotect", path),
+            )
+        return data
+
+    def create_secret(self, path: Path, data: bytes) -> bool:
+        """Store a key file unless there is one."""
+        private_folder(path.parent)
+        return create_private(path, data)
+
+    def held(self, path: Path, algorithm: Algorithm, *, create: bool = False) -> None:
+        """No key is held by anybody else."""
+
+
+FILES: Final[KeyStore] = FileStore()
+
+
+def read_key_file(path: Path) -> bytes:
+    """Return the bytes of a key file of at most 64 KiB; CONFIGURATION if it is absent, open to others or cannot be read."""
+    check_private(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_KEY_BYTES + 1)
+    except OSError as error:
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"{path} cannot be read: {error.strerror}"
+        ) from error
+    if len(data) > MOST_KEY_BYTES:
+        raise CounterfoilError(Code.CONFIGURATION, f"{path} is too long for a key file")
+    return data
+
+
+MOST_KEY_BYTES: Final = 65_536
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 
@@ -93,20 +182,22 @@ def create_private(path: Path, data: bytes) -> bool:
     return True
 
 
-def load_or_create_ed25519(path: Path) -> Ed25519PrivateKey:
-    """Return the key in `path`, creating it on first use; two concurrent processes get the same key."""
+def load_or_create_ed25519(path: Path, store: KeyStore = FILES) -> Signer:
+    """Return the key at `path`, creating it on first use; two concurrent processes get the same key."""
+    if (held := store.held(path, Algorithm.ED25519, create=True)) is not None:
+        return held
     if not path.exists():
-        private_folder(path.parent)
-        create_private(path, private_pem(Ed25519PrivateKey.generate()))
-    return load_ed25519(path)
+        store.create_secret(path, private_pem(Ed25519PrivateKey.generate()))
+    return load_ed25519(path, store)
 
 
-def load_ed25519(path: Path) -> Ed25519PrivateKey:
-    """Return the Ed25519 private key in a PEM file; CONFIGURATION if it is absent, open to others or not a key."""
-    check_private(path)
+def load_ed25519(path: Path, store: KeyStore = FILES) -> Signer:
+    """Return the Ed25519 private key at `path`; CONFIGURATION if it is absent, open to others or not a key."""
+    if (held := store.held(path, Algorithm.ED25519)) is not None:
+        return held
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        key = load_pem_private_key(store.secret(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CounterfoilError(
             Code.CONFIGURATION, f"{path} is not an unencrypted private key in PEM form"
         ) from error

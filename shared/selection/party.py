@@ -6,9 +6,8 @@ Pure: the caller must store what a party has to remember (`Revealed`) before the
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.selection import beacon
 from shared.selection.epoch import open_epoch, require
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
@@ -35,7 +34,7 @@ class BeaconParty:
     name: str
     origin: str
     secret: bytes
-    key: Ed25519PrivateKey
+    key: Signer
 
     def __post_init__(self) -> None:
         if len(self.secret) != SECRET_BYTES:

@@ -1,10 +1,11 @@
 """Resuming a stream: a tenant's signed wish to have the rest of the response to one of its orders (protocol §4.9)."""
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.codec.hashing import framing
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.statements.cose import check_signing_key
 
 
@@ -16,7 +17,7 @@ def resume_message(order: bytes, frames: int, at: int) -> bytes:
     return framing("resume-signature", order, frames.to_bytes(8, "big"), at.to_bytes(8, "big"))
 
 
-def sign_resumption(order: bytes, frames: int, at: int, key: Ed25519PrivateKey) -> bytes:
+def sign_resumption(order: bytes, frames: int, at: int, key: Signer) -> bytes:
     """Return the signature, 64 bytes, by the key that signed the order."""
     return key.sign(resume_message(order, frames, at))
 

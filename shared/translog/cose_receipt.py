@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.codec import cbor
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.translog.proofs import root_from_inclusion, verify_inclusion
 from shared.translog.tree import leaf_hash
 
@@ -44,7 +45,7 @@ class CoseReceipt:
 class ReceiptIssuer:
     """Issues COSE Receipts with one key. A root is signed once, however many entries are proved under it."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: Signer) -> None:
         kid = sha256(key.public_key().public_bytes_raw()).digest()
         self._key = key
         self._protected = cbor.encode({_ALG: _EDDSA, _KID: kid, _VDS: _RFC9162_SHA256})
@@ -71,7 +72,7 @@ def issue_receipt(
     path: Sequence[bytes],
     root: bytes,
     *,
-    key: Ed25519PrivateKey,
+    key: Signer,
 ) -> bytes:
     """Return one COSE Receipt; see `ReceiptIssuer.issue`."""
     return ReceiptIssuer(key).issue(entry, index, size, path, root)

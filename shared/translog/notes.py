@@ -9,6 +9,7 @@ import binascii
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -190,19 +191,35 @@ def parse_vkey(vkey: str) -> Verifier:
     return verifier
 
 
+class RawSigner(Protocol):
+    """A private key, wherever it is."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return the raw signature."""
+
+
 class Signer:
     """A private key under a name, for one signature type."""
 
     def __init__(self, name: str, kind: SignatureType, seed: bytes) -> None:
         if len(seed) != 32:
             raise CounterfoilError(Code.MALFORMED, "a signing key's seed must be 32 bytes long")
-        self._seed = seed
-        self._key: Ed25519PrivateKey | MLDSA44PrivateKey
+        key: Ed25519PrivateKey | MLDSA44PrivateKey
         if kind is SignatureType.COSIGNATURE_MLDSA44:
-            self._key = MLDSA44PrivateKey.from_seed_bytes(seed)
+            key = MLDSA44PrivateKey.from_seed_bytes(seed)
         else:
-            self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self.verifier = Verifier(name, kind, self._key.public_key().public_bytes_raw())
+            key = Ed25519PrivateKey.from_private_bytes(seed)
+        self._key: RawSigner = key
+        self._seed: bytes | None = seed
+        self.verifier = Verifier(name, kind, key.public_key().public_bytes_raw())
+
+    @classmethod
+    def held(cls, name: str, kind: SignatureType, public_key: bytes, key: RawSigner) -> "Signer":
+        """Return a signer whose key somebody else holds."""
+        signer = cls.__new__(cls)
+        signer._key, signer._seed = key, None
+        signer.verifier = Verifier(name, kind, public_key)
+        return signer
 
     @classmethod
     def generate(cls, name: str, kind: SignatureType) -> "Signer":
@@ -215,7 +232,9 @@ class Signer:
         return f"Signer({self.verifier.name!r}, {self.verifier.kind.name})"
 
     def secret_text(self) -> str:
-        """Return `PRIVATE+KEY+name+hex id+base64(type ‖ seed)`, as Go's note package writes it."""
+        """Return `PRIVATE+KEY+name+hex id+base64(type ‖ seed)`, as Go's note package writes it; CONFLICT for a held key."""
+        if self._seed is None:
+            raise CounterfoilError(Code.CONFLICT, "this key is held elsewhere and not handed out")
         material = encode_base64(bytes([self.verifier.kind]) + self._seed)
         return f"{_SECRET_PREFIX}{self.verifier.name}+{self.verifier.key_id.hex()}+{material}"
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_layer.costs.charge import USAGE, Charge
 from audit_layer.costs.exports.charge_columns import Batch, ChargeColumns, refused
@@ -34,6 +33,7 @@ from audit_layer.costs.exports.writing import publish
 from shared.codec.moment import MAX_MS
 from shared.codec.money import amount_of
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.replacing import Output
 
 _COSTS: Final = frozenset({"BilledCost", "EffectiveCost", "ListCost", "ContractedCost"})
@@ -45,7 +45,7 @@ def parquet_from_batches(
     chosen: Format,
     batches: Iterable[Batch],
     about: About,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
 ) -> Manifest:
     """Write FOCUS as Parquet from columns; errors as in `publish`, INVALID_ARGUMENT for columns that are no charges."""
     dataset = DATASETS.get(chosen)

@@ -5,8 +5,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.costs.charge import Charge
 from audit_layer.costs.exports.focus_columns import FOCUS_1_2, FOCUS_1_4
 from audit_layer.costs.exports.focus_rows import rows_of
@@ -16,6 +14,7 @@ from audit_layer.costs.exports.table import Dataset
 from audit_layer.costs.exports.workbook import write_workbook
 from audit_layer.costs.exports.writing import write_table
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 
 DATASETS: Final[Mapping[Format, Dataset]] = MappingProxyType(
     {
@@ -33,7 +32,7 @@ def write_charges(
     chosen: Format,
     charges: Iterable[Charge],
     about: About,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
     *,
     zone: str = "UTC",
 ) -> Manifest:

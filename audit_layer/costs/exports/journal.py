@@ -16,8 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.costs.exports.formats import Format
 from audit_layer.costs.exports.manifest import About, Manifest
 from audit_layer.costs.exports.table import Column, Dataset, Kind, Row
@@ -25,6 +23,7 @@ from audit_layer.costs.exports.totals import Totals
 from audit_layer.costs.exports.writing import csv_lines, publish
 from shared.codec.money import check_currency, exact_sum
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.reading import read_bounded
 from shared.runtime.replacing import Output
 
@@ -122,7 +121,7 @@ def write_journal(
     postings: Iterable[Raw],
     accounts: Accounts,
     about: About,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
 ) -> Manifest:
     """Write postings, those of one journal one after another; the control totals are each currency's debit and credit.
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.codec.moment import Period, to_rfc3339
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import public_bytes
+from shared.runtime.keys import Signer, public_bytes
 from shared.runtime.reading import open_regular, read_bounded
 
 TYPE: Final = "counterfoil/v1/export-manifest"
@@ -79,7 +79,7 @@ def bounds(period: Period) -> tuple[str, str]:
     return start, end
 
 
-def signed(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
+def signed(manifest: Manifest, key: Signer) -> bytes:
     """Return the manifest's file."""
     document = {
         "manifest": json.loads(manifest.canonical()),

@@ -13,8 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.costs.charge import Charge
 from audit_layer.costs.exports.focus_rows import CATEGORIES, METERS
 from audit_layer.costs.exports.formats import Format
@@ -26,6 +24,7 @@ from audit_layer.costs.exports.writing import publish
 from shared.codec.moment import to_rfc3339
 from shared.codec.money import minor_digits
 from shared.runtime.errors import CounterfoilError
+from shared.runtime.keys import Signer
 from shared.runtime.replacing import Output
 
 SUMMARY, LINES = "Summary", "Lines"
@@ -55,7 +54,7 @@ def write_workbook(
     path: Path,
     charges: Iterable[Charge],
     about: About,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
     *,
     zone: str = "UTC",
     check: Callable[[Totals], None] | None = None,

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.costs.exports.formats import Format, check_extension
 from audit_layer.costs.exports.manifest import (
     About,
@@ -22,6 +20,7 @@ from audit_layer.costs.exports.manifest import (
 from audit_layer.costs.exports.table import Dataset, Kind, Row, decimal_text, neutral, time_text
 from audit_layer.costs.exports.totals import Totals
 from shared.codec.moment import to_rfc3339
+from shared.runtime.keys import Signer
 from shared.runtime.replacing import Output, replacing
 
 Write = Callable[[Output, Totals], None]
@@ -39,7 +38,7 @@ def publish(
     dataset: tuple[str, str],
     about: About,
     write: Write,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
 ) -> Manifest:
     """Write a file and, with a key, its signed manifest beside it; return the manifest.
 
@@ -77,7 +76,7 @@ def write_table(
     dataset: Dataset,
     rows: Iterable[Row],
     about: About,
-    key: Ed25519PrivateKey | None = None,
+    key: Signer | None = None,
 ) -> Manifest:
     """Write the rows of a dataset as CSV or Parquet; errors as in `publish`."""
 

@@ -76,9 +76,12 @@ def test_a_key_file_is_private_and_gives_the_same_key_back(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_or_create_hpke_key(path).public_bytes == made.public_bytes
     other = generate_hpke_key()
-    save_hpke_key(path, other)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert load_hpke_key(path).key_id == other.key_id == hpke_key_id(other.public_bytes)
+    assert not save_hpke_key(path, other)  # a key that is there is not replaced
+    assert load_hpke_key(path).key_id == made.key_id
+    other_path = path.with_name("other.key")
+    assert save_hpke_key(other_path, other)
+    assert other_path.stat().st_mode & 0o777 == 0o600
+    assert load_hpke_key(other_path).key_id == other.key_id == hpke_key_id(other.public_bytes)
 
 
 @pytest.mark.parametrize("content", [b"", b"zz" * 32, b"00" * 31, b"\xff\xfe"])

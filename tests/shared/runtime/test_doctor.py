@@ -11,13 +11,15 @@ import pytest
 from click.testing import CliRunner
 from fastapi import FastAPI
 
+from shared.runtime import age
 from shared.runtime import doctor as room
 from shared.runtime.cards import Card, NoCardsError
 from shared.runtime.doctor import doctor, installation, machine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import build_server
 from shared.runtime.http import problem_response, serve_https
-from shared.runtime.keys import write_private
+from shared.runtime.key_store import PassphraseStore
+from shared.runtime.keys import load_or_create_ed25519, write_private
 from shared.runtime.tls import LIFE, LocalCA
 
 
@@ -121,6 +123,19 @@ def test_a_secret_that_others_may_read_is_wrong(tmp_path, secret):
     secrets = by_name(installation(tmp_path))["secrets"]
     assert secrets.status == "wrong"
     assert str(path) in secrets.found
+
+
+def test_the_kinds_of_key_stores_are_named_with_their_keys(tmp_path, monkeypatch):
+    installed(tmp_path)
+    monkeypatch.setattr(age, "WORK", 4)
+    assert by_name(installation(tmp_path))["key stores"].found == "no keys"
+    load_or_create_ed25519(tmp_path / "client" / "tenant.pem")
+    load_or_create_ed25519(tmp_path / "witness-1" / "keys" / "sign.pem")
+    held = PassphraseStore(b"correct horse")
+    load_or_create_ed25519(tmp_path / "operators" / "operator-a" / "operator.pem", held)
+    found = by_name(installation(tmp_path))["key stores"]
+    assert found.status == "ok"
+    assert found.found == "file: 2; passphrase: 1 (operators/operator-a/operator.pem)"
 
 
 def test_a_service_that_is_down_is_a_note_and_another_program_on_its_port_is_wrong(tmp_path):

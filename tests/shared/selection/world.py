@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
+from shared.runtime import keys
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon
 from shared.selection.draw import drawn_by_rate, floor_of, node_hash, selection_seed
@@ -237,11 +238,11 @@ class World:
         )
         self.verdict = self._put("verdict", verdict, signing_key("worker-2"))
 
-    def _sign(self, name: str, value: Any, key: Ed25519PrivateKey) -> bytes:
+    def _sign(self, name: str, value: Any, key: keys.Signer) -> bytes:
         edited = self._edits.get(name, lambda v: v)(value)
         return sign(edited, key=self._signers.get(name, key), issuer="issuer")
 
-    def _put(self, name: str, value: Any, key: Ed25519PrivateKey) -> bytes:
+    def _put(self, name: str, value: Any, key: keys.Signer) -> bytes:
         return self._log(self._sign(name, value, key))
 
     def _log(self, raw: bytes) -> bytes:
