@@ -3,10 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from audit_layer.selection.settings import PeerSettings
 from audit_layer.selection.work import Assignment, Kind
+from shared.runtime.keys import Signer
 from shared.selection.draw import DrawnReceipt
 from shared.statements.cose import read_as, sign
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
@@ -18,7 +17,7 @@ class Requesting:
 
     name: str
     """The authority's."""
-    key: Ed25519PrivateKey
+    key: Signer
     peers: Sequence[PeerSettings]
     disclosure_ms: int
 
