@@ -309,6 +309,13 @@ class Archive(LogRecords):
         rows = self._journal.read(lambda db: db.execute(query, (transcript,)).fetchall())
         return [tuple(row) for row in rows]
 
+    def accused(self) -> list[Transcript]:
+        """Return the attempts about which their nodes signed things that cannot both be true, oldest first."""
+        return self._many(
+            "SELECT * FROM transcripts WHERE id IN (SELECT transcript FROM contradictions) OR refusal IS NOT NULL"
+            " AND (receipt IS NOT NULL OR accepted_signature IS NOT NULL) ORDER BY id"
+        )
+
     def tagged(self) -> list[tuple[bytes, Mapping[str, str]]]:
         """Return (order statement, tags) of every attempt that has tags, oldest first."""
         query = "SELECT order_statement, tags FROM transcripts WHERE tags IS NOT NULL ORDER BY id"

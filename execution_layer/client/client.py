@@ -40,7 +40,7 @@ from execution_layer.client.options import (
     timeout_of,
 )
 from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.proofs import ProofReport, Proofs
+from execution_layer.client.proofs import HandedIn, ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.reopening import reopened
 from execution_layer.client.tag_key import Tagger
@@ -231,6 +231,10 @@ class AsyncCounterfoilClient:
     async def hand_in_missing(self, after_s: float = 60.0) -> int:
         """Submit to the log the receipts and refusals that are older than `after_s` and have no proof; return how many."""
         return await self._proofs().hand_in(after_s)
+
+    async def hand_in_accused(self) -> list[HandedIn]:
+        """Submit what nodes signed and contradicted, so that the log convicts them; return what the log said of each."""
+        return await self._proofs().hand_in_accused()
 
     async def deposit_evidence(self, receipt_entry: bytes) -> None:
         """Deposit the ciphertexts of one request with the audit layer, if its node withholds them."""

@@ -15,6 +15,7 @@ from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
+from shared.runtime.printable import printable
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
@@ -34,6 +35,16 @@ class ProofReport:
 
     proved: int
     missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandedIn:
+    """What the log made of one statement: where it has it, or why it does not take it."""
+
+    order: bytes
+    statement: str
+    index: int | None
+    refused: str | None
 
 
 class Proofs:
@@ -93,6 +104,36 @@ class Proofs:
                 break
         return taken
 
+    async def hand_in_accused(self) -> list[HandedIn]:
+        """Submit the receipts and refusals of attempts about which their nodes contradicted themselves, with their orders."""
+        found = [
+            (item, name, raw)
+            for item in self._archive.accused()
+            for name, raw in (("receipt", item.receipt), ("refusal", item.refusal))
+            if raw is not None
+        ]
+        told: list[HandedIn] = []
+        for start in range(0, len(found), BATCH):
+            batch = found[start : start + BATCH]
+            submissions = [
+                audit_pb2.Submission(statement=raw, order=item.order_statement)
+                for item, _, raw in batch
+            ]
+            results = await self._answers(submissions)
+            for (item, name, _), result in zip(batch, results, strict=False):
+                rejected = result.WhichOneof("result") != "sequenced"
+                said = f"{result.rejected.code[:64]}: {result.rejected.detail[:200]}"
+                index = None if rejected else result.sequenced.index
+                told.append(
+                    HandedIn(
+                        item.order_entry,
+                        name,
+                        index,
+                        printable(said, len(said)) if rejected else None,
+                    )
+                )
+        return told
+
     async def deposit(self, receipt_entry: bytes) -> None:
         """Deposit the ciphertexts of one request, so that it can be audited even if the node withholds them."""
         found = self._archive.by_entry(receipt_entry)
@@ -143,14 +184,8 @@ class Proofs:
             for item in batch
             if item.evidence is not None
         ]
-        try:
-            answer = await self._intake.Submit(
-                audit_pb2.SubmitRequest(submissions=submissions), timeout=TIMEOUT_S
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, AUDIT_SERVER) from error
         taken = 0
-        for item, result in zip(batch, answer.results, strict=False):
+        for item, result in zip(batch, await self._answers(submissions), strict=False):
             if result.WhichOneof("result") == "sequenced":
                 await self._archive.note_handed_in(item.id)
                 taken += 1
@@ -162,3 +197,13 @@ class Proofs:
                 if item.receipt is None and code not in {later.name for later in LATER}:
                     await self._archive.note_rejected(item, f"{code}: {detail}")
         return taken
+
+    async def _answers(
+        self, submissions: Sequence[audit_pb2.Submission]
+    ) -> Sequence[audit_pb2.SubmitResult]:
+        request = audit_pb2.SubmitRequest(submissions=submissions)
+        try:
+            answer = await self._intake.Submit(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, AUDIT_SERVER) from error
+        return answer.results

@@ -4,7 +4,7 @@ Two clients to whom a log shows two histories find out when they compare: one ex
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,8 +68,13 @@ async def compare_view(
     return {"common": common, "smaller": min(sizes), "larger": max(sizes)}
 
 
-def encode_evidence(suspects: Sequence[Suspect], policy: LogPolicy) -> bytes:
-    """Return the evidence as a file for auditors and witnesses, with the rule by which the notes are called witnessed."""
+def encode_evidence(
+    suspects: Sequence[Suspect], policy: LogPolicy, nodes: Sequence[Mapping[str, Any]] = ()
+) -> bytes:
+    """Return the evidence as a file for auditors and witnesses, with the rule by which the notes are called witnessed.
+
+    `nodes` is what there is against nodes (`accusations.exported`).
+    """
     return _encoded(
         {
             "format": EVIDENCE,
@@ -86,6 +91,7 @@ def encode_evidence(suspects: Sequence[Suspect], policy: LogPolicy) -> bytes:
                 }
                 for item in suspects
             ],
+            "nodes": list(nodes),
         }
     )
 
@@ -94,6 +100,7 @@ def facts(item: Suspect) -> dict[str, Any]:
     """Return what people and programs are told about one piece of evidence."""
     accepted = None if item.kept is None else _checkpoint(item.kept)
     return {
+        "against": "the log",
         "origin": item.origin,
         "size": item.size,
         "root": item.root,

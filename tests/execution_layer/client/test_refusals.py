@@ -1,17 +1,21 @@
 """A signed refusal closes its number: kept, verified, handed in to the log until the log has answered, and proved."""
 
 import asyncio
+import json
 import logging
 from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from execution_layer.client.accusations import REFUSED, accusations
 from execution_layer.client.archive import State
 from execution_layer.client.closing import Closing
+from execution_layer.commands.client import client as client_group
 from execution_layer.node import refusing
 from execution_layer.node.drafts import ReceiptSigner
 from execution_layer.node.intake import Intake
+from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.orders import Order
@@ -174,7 +178,7 @@ async def test_a_refusal_replayed_for_the_next_order_does_not_count(world, monke
 
 
 async def test_a_node_that_refuses_what_it_accepted_is_disbelieved_and_the_log_told(
-    world, monkeypatch
+    world, monkeypatch, capsys
 ):
     """Both signatures are kept: over h_0, and over the refusal."""
     honest = Intake.take
@@ -204,6 +208,39 @@ async def test_a_node_that_refuses_what_it_accepted_is_disbelieved_and_the_log_t
         assert kept.refusal
         await until(lambda: logged(world), 10)
         await world.audit.wait_for_receipts(1)  # the node's own spool convicts it
+        (one,) = accusations(client.archive)
+        assert (one.kind, one.convicts) == (REFUSED, False)
+        assert [item.statement for item in await client.hand_in_accused()] == ["refusal"]
+        receipt = world.audit.receipts()[0]
+        await client.archive._journal.write(
+            lambda db: db.execute(
+                "UPDATE transcripts SET receipt = ?, receipt_entry = ? WHERE id = ?",
+                (receipt.raw, receipt.entry, kept.id),
+            )
+        )
+        (one,) = accusations(client.archive)
+        assert one.convicts
+    code, told = await evidence_command(world, capsys, "--hand-in", "--json")
+    assert code == 3
+    (row,) = told["evidence"]
+    assert (row["against"], row["number"]) == ("honest/node-1", 0)
+    handed_in = {item["statement"]: item["index"] for item in told["handed_in"]}
+    assert handed_in.keys() == {"receipt", "refusal"}
+    assert None not in handed_in.values()
+
+
+async def test_evidence_shows_nothing_where_there_is_nothing(world, capsys):
+    async with world.node(), world.client() as client:
+        await refused(client)
+        await client.generate(prompt="hello", max_tokens=2)
+    assert await evidence_command(world, capsys, "--json") == (0, [])
+
+
+async def evidence_command(world, capsys, *options):
+    """Run `counterfoil client evidence`; return its exit code and its JSON."""
+    config = str(world.folder / "client" / "client.toml")
+    code = await asyncio.to_thread(run, client_group, ["evidence", "--config", config, *options])
+    return code, json.loads(capsys.readouterr().out)
 
 
 async def test_closing_hands_in_once_more_for_what_came_while_it_was_busy():

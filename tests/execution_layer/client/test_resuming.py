@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from execution_layer.client import calls
+from execution_layer.client.accusations import accusations, exported
 from execution_layer.client.archive import State
 from execution_layer.client.contradiction import contradiction
 from execution_layer.client.reopening import sent_of
@@ -18,13 +19,14 @@ from execution_layer.node.drafts import stream_context
 from execution_layer.node.resuming import Resuming
 from execution_layer.node.tape import FrameEvent, StreamSigner, Tape
 from shared.codec.moment import now_ms
-from shared.envelope.stream import FrameSealer
+from shared.envelope.stream import FrameSealer, stream_hash, stream_signature_message
 from shared.proto.counterfoil.execution.v1 import execution_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE
-from shared.runtime.keys import public_bytes
+from shared.runtime.keys import public_bytes, public_key
 from shared.statements.cose import open_as
 from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
 from shared.statements.receipts import Finish
 from tests.execution_layer.fakes import FakeEngine, FakeWire
 from tests.execution_layer.waiting import until
@@ -274,6 +276,32 @@ async def test_a_resumed_stream_that_differs_is_refused_and_both_values_are_kept
     [(place, value, signature)] = client.archive.contradictions(kept.id)
     assert place == position
     check_evidence(client, kept, place, value, signature)
+    (one,) = accusations(client.archive)
+    assert not one.convicts
+    check_exported(json.loads(json.dumps(exported(client.archive, one))))
+
+
+def check_exported(told):
+    """A stranger with nothing but the file sees that the node signed two values in one place of one stream."""
+    bundle, _ = open_as(KeyBundle, bytes.fromhex(told["bundle"]), None)
+    order, _ = open_as(Order, bytes.fromhex(told["order"]), None)
+    key, position = public_key(bundle.signing_key), told["position"]
+    frames = [bytes.fromhex(frame["ciphertext"]) for frame in told["frames"]]
+    assert len(frames) == position
+    nonce, first = (bytes.fromhex(told["accepted"][name]) for name in ("node_nonce", "signature"))
+    value, second = (bytes.fromhex(told["second"][name]) for name in ("value", "signature"))
+    context = stream_context(order, nonce)
+    key.verify(first, stream_signature_message(context, 0, context.h_0))
+    if position == 0:
+        assert value != nonce
+        other = stream_context(order, value)
+        key.verify(second, stream_signature_message(other, 0, other.h_0))
+        return
+    assert value != frames[-1]
+    pairs = ((frames[-1], bytes.fromhex(told["frames"][-1]["signature"])), (value, second))
+    for ciphertext, signature in pairs:
+        h = stream_hash(context, [*frames[:-1], ciphertext])
+        key.verify(signature, stream_signature_message(context, position, h))
 
 
 @pytest.mark.parametrize("lie", [garbage, unsigned_frame, own_frame_again])
