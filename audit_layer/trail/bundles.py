@@ -7,13 +7,14 @@ from audit_layer.storage.engine import session
 from audit_layer.trail.models import OrderRow, PartyRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import Signer, key_id, public_bytes
-from shared.statements.cose import attach, parse_statement
+from shared.statements.cose import SignedStatement, attach, parse_statement
 from shared.statements.receipts import Receipt
+from shared.statements.refusals import Refusal
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile
 from shared.translog.tlog_proof import TlogProof
-from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.bundle import Bundle, OrderContext
 
 
 class Bundles:
@@ -36,12 +37,12 @@ class Bundles:
         statement = parse_statement(raw)
         signers = [statement.kid]
         context = None
-        if statement.type == Receipt.TYPE:
-            receipt = statement.read(Receipt)
-            context = ReceiptContext(
-                order=self._order(receipt.order),
-                key_bundle=self._statement(receipt.bundle),
-                key_bundle_proof=self._proofs.prove(receipt.bundle).encode(),
+        answer = _answer(statement)
+        if answer is not None:
+            context = OrderContext(
+                order=self._order(answer.order),
+                key_bundle=self._statement(answer.bundle),
+                key_bundle_proof=self._proofs.prove(answer.bundle).encode(),
             )
             signers = [parse_statement(part).kid for part in (context.key_bundle, context.order)]
         proof = self._proofs.prove(entry)
@@ -50,7 +51,7 @@ class Bundles:
             tlog_proof=proof.encode(),
             policy=PolicyFile.of(self._policy).encode(),
             keys=(*self._keys(signers), public_bytes(self._cose_key)),
-            receipt=context,
+            context=context,
         )
 
     def _cose_receipt(self, entry: bytes, proof: TlogProof) -> bytes:
@@ -72,7 +73,7 @@ class Bundles:
         if raw is None:
             raise CounterfoilError(
                 Code.CORRUPT,
-                f"the order {entry.hex()} of a receipt in the log is missing from the trail",
+                f"the order {entry.hex()} of a receipt or refusal in the log is missing from the trail",
                 remedy="Run `counterfoil log fsck`.",
             )
         return raw
@@ -83,3 +84,10 @@ class Bundles:
             known = db.scalars(select(PartyRow.public_key).distinct()).all()
         by_id = {key_id(key): key for key in known}
         return [by_id[kid] for kid in dict.fromkeys(kids) if kid in by_id]
+
+
+def _answer(statement: SignedStatement) -> Receipt | Refusal | None:
+    """Return what a statement says about an order, if it is a node's answer to one."""
+    if statement.type == Receipt.TYPE:
+        return statement.read(Receipt)
+    return statement.read(Refusal) if statement.type == Refusal.TYPE else None

@@ -157,7 +157,7 @@ def parse_share(data: bytes, key: Opener | None = None) -> Share:
     if not all(isinstance(frame, list) and len(frame) == 2 for frame in frames):
         raise _malformed("has a frame that is not a ciphertext and a signature")
     bundle = bundle_of(values["bundle"])
-    if bundle.receipt is None:
+    if bundle.context is None:
         raise _malformed("is not about a receipt")
     return Share(
         bundle=bundle,
@@ -200,7 +200,7 @@ def verify_share(share: Share, trust: Trust, texts: Texts | None = None) -> Open
 
 
 def _sent(share: Share, trust: Trust) -> Sent:
-    context = share.bundle.receipt
+    context = share.bundle.context
     assert context is not None
     (keys, entry), _ = key_bundle_of(context.key_bundle, trust, share.bundle.keys)
     receipt = receipt_of(share.bundle.statement, keys, entry)[0].read(Receipt)

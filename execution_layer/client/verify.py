@@ -18,7 +18,7 @@ from shared.statements.cose import entry_of, parse_statement
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
 from shared.translog.tlog_proof import parse_tlog_proof
-from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.bundle import Bundle, OrderContext
 from shared.verification.bundle_check import included, key_bundle_steps
 from shared.verification.steps import Step, Verification
 from shared.verification.trust import Role, Trust, key_for
@@ -52,11 +52,13 @@ def is_of_its_log(config: Path, bundle: Bundle) -> bool:
 
 
 def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bundle:
-    """Return what a third party needs to check a receipt; nothing in it opens the request.
-    NOT_FOUND without a receipt that passed the checks, NOT_WITNESSED until its proof has been fetched.
+    """Return what a third party needs to check a receipt, or else a refusal; nothing in it opens the request.
+    NOT_FOUND without one that passed the checks, NOT_WITNESSED until its proof has been fetched.
     """
-    if transcript.receipt is None:
-        raise CounterfoilError(Code.NOT_FOUND, "this attempt has no receipt that passed the checks")
+    if transcript.evidence is None:
+        raise CounterfoilError(
+            Code.NOT_FOUND, "this attempt has no receipt or refusal that passed the checks"
+        )
     if transcript.proof is None:
         raise _no_proof()
     statement, proof = archive.bundle(transcript.bundle)
@@ -66,11 +68,11 @@ def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bu
         for key in history.ever
     }
     return Bundle(
-        statement=transcript.receipt,
+        statement=transcript.evidence[0],
         tlog_proof=transcript.proof,
         policy=PolicyFile.of(policy.log.policy()).encode(),
         keys=(*operators, *_own_keys(policy)),
-        receipt=ReceiptContext(transcript.order_statement, statement, proof),
+        context=OrderContext(transcript.order_statement, statement, proof),
     )
 
 

@@ -22,8 +22,8 @@ MAX_TIMESTAMPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiptContext:
-    """What a receipt is checked against: its order, and its key bundle with the proof that it is in the log."""
+class OrderContext:
+    """What a receipt or a refusal is checked against: its order, and its key bundle with the proof that it is in the log."""
 
     order: bytes
     key_bundle: bytes
@@ -41,8 +41,8 @@ class Bundle:
     """C2SP tlog-policy: the exporter's rule for *witnessed*."""
     keys: tuple[bytes, ...] = ()
     """Ed25519 public keys, found by their key id: signers of statements and of COSE Receipts."""
-    receipt: ReceiptContext | None = None
-    """Present exactly when the statement is a receipt."""
+    context: OrderContext | None = None
+    """Present exactly when the statement is a receipt or a refusal."""
     timestamps: tuple[bytes, ...] = ()
     """RFC 3161 timestamp tokens, DER."""
 
@@ -55,10 +55,10 @@ class Bundle:
             "policy": self.policy,
             "keys": [encode_base64(key) for key in self.keys],
         }
-        if self.receipt is not None:
-            values["order"] = encode_base64(self.receipt.order)
-            values["key_bundle"] = encode_base64(self.receipt.key_bundle)
-            values["key_bundle_proof"] = self.receipt.key_bundle_proof
+        if self.context is not None:
+            values["order"] = encode_base64(self.context.order)
+            values["key_bundle"] = encode_base64(self.context.key_bundle)
+            values["key_bundle_proof"] = self.context.key_bundle_proof
         if self.timestamps:
             values["timestamps"] = [encode_base64(token) for token in self.timestamps]
         return values
@@ -69,7 +69,7 @@ class Bundle:
 
 
 _REQUIRED: Final = frozenset({"format", "statement", "tlog_proof", "policy", "keys"})
-_OF_RECEIPTS: Final = frozenset({"order", "key_bundle", "key_bundle_proof"})
+_OF_ORDERS: Final = frozenset({"order", "key_bundle", "key_bundle_proof"})
 _OPTIONAL: Final = frozenset({"timestamps"})
 
 
@@ -89,14 +89,14 @@ def bundle_of(values: Any) -> Bundle:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _malformed(f"is not in the format {FORMAT}")
     names = set(values) - _OPTIONAL
-    of_receipt = not names.isdisjoint(_OF_RECEIPTS)
-    wrong = names ^ (_REQUIRED | _OF_RECEIPTS if of_receipt else _REQUIRED)
+    of_order = not names.isdisjoint(_OF_ORDERS)
+    wrong = names ^ (_REQUIRED | _OF_ORDERS if of_order else _REQUIRED)
     if wrong:
         listed = ", ".join(sorted(wrong))
         raise _malformed(f"has missing or unknown members: {listed[:200]!a}")
-    receipt = None
-    if of_receipt:
-        receipt = ReceiptContext(
+    context = None
+    if of_order:
+        context = OrderContext(
             _octets(values, "order"),
             _octets(values, "key_bundle"),
             _text(values, "key_bundle_proof"),
@@ -109,7 +109,7 @@ def bundle_of(values: Any) -> Bundle:
         tlog_proof=_text(values, "tlog_proof"),
         policy=_text(values, "policy"),
         keys=keys,
-        receipt=receipt,
+        context=context,
         timestamps=_list(values, "timestamps", MAX_TIMESTAMPS) if "timestamps" in values else (),
     )
 

@@ -19,12 +19,13 @@ from shared.statements.cose import (
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order, within_order
 from shared.statements.receipts import Finish, Receipt
+from shared.statements.refusals import Refusal, check_refused
 from shared.translog.cose_receipt import parse_receipt, verify_receipt
 from shared.translog.notes import Verifier
 from shared.translog.policy import Group, LogPolicy
 from shared.translog.policy_file import parse_policy_file
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
-from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.bundle import Bundle, OrderContext
 from shared.verification.receipt_claims import implausible, unfounded_end
 from shared.verification.steps import Step, Verification, as_text
 from shared.verification.trust import SIGNED_BY, Role, Trust
@@ -73,7 +74,7 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
     )
     statement: SignedStatement
     found: VerifiedInclusion
-    if bundle.receipt is None:
+    if bundle.context is None:
         statement = run.step(
             "the statement is signed by its issuer", lambda: _signed(bundle, trust)
         )
@@ -81,8 +82,10 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
             "the statement is in the witnessed log",
             lambda: included(bundle.tlog_proof, statement.entry, policy),
         )
+    elif _is_refusal(bundle.statement):
+        statement, found = _refusal_steps(run, bundle, bundle.context, policy, trust)
     else:
-        statement, found = _receipt_steps(run, bundle, bundle.receipt, policy, trust)
+        statement, found = _receipt_steps(run, bundle, bundle.context, policy, trust)
     _, receipts = detach(bundle.statement) if run.holds else (b"", ())
     if receipts:
         run.step(
@@ -164,9 +167,9 @@ def policy_in(text: str, trust: Trust, what: str = "bundle") -> tuple[LogPolicy,
 
 def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
     statement = parse_statement(detach(bundle.statement)[0])
-    if statement.type == Receipt.TYPE:
+    if statement.type in {Receipt.TYPE, Refusal.TYPE}:
         raise CounterfoilError(
-            Code.MALFORMED, "the bundle of a receipt lacks its order and key bundle"
+            Code.MALFORMED, f"the bundle of a {statement.type} lacks its order and key bundle"
         )
     role = SIGNED_BY.get(statement.type)
     if role is None:
@@ -179,7 +182,7 @@ def _signed(bundle: Bundle, trust: Trust) -> tuple[SignedStatement, str]:
 
 
 def _receipt_steps(
-    run: Verification, bundle: Bundle, context: ReceiptContext, policy: LogPolicy, trust: Trust
+    run: Verification, bundle: Bundle, context: OrderContext, policy: LogPolicy, trust: Trust
 ) -> tuple[SignedStatement, VerifiedInclusion]:
     keys = key_bundle_steps(
         run, context.key_bundle, context.key_bundle_proof, policy, trust, bundle.keys
@@ -206,6 +209,57 @@ def _receipt_steps(
         lambda: _claims(answered[0], receipt.read(Receipt)),
     )
     return receipt, found
+
+
+def _is_refusal(raw: bytes) -> bool:
+    """Whether a statement says that it is a refusal; whatever else it is, the steps of a receipt judge it."""
+    try:
+        return parse_statement(detach(raw)[0]).type == Refusal.TYPE
+    except CounterfoilError:
+        return False
+
+
+def _refusal_steps(
+    run: Verification, bundle: Bundle, context: OrderContext, policy: LogPolicy, trust: Trust
+) -> tuple[SignedStatement, VerifiedInclusion]:
+    keys = key_bundle_steps(
+        run, context.key_bundle, context.key_bundle_proof, policy, trust, bundle.keys
+    )
+    refusal: SignedStatement = run.step(
+        "the refusal is a valid statement of the bundle's signing key and names the bundle",
+        lambda: _refusal_of(bundle.statement, *keys),
+    )
+    run.step(
+        "the order that it refuses is in the bundle and signed by its tenant",
+        lambda: _refused(context.order, refusal.read(Refusal), trust, bundle.keys),
+    )
+    found: VerifiedInclusion = run.step(
+        "the refusal is in the witnessed log",
+        lambda: included(bundle.tlog_proof, refusal.entry, policy),
+    )
+    return refusal, found
+
+
+def _refusal_of(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStatement, str]:
+    """Verify a refusal with the key bundle that it names (its entry). Whether that had expired makes no difference."""
+    refusal, statement = open_as(Refusal, detach(raw)[0], keys.signing_key)
+    if refusal.bundle != entry or statement.issuer != keys.issuer:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the refusal names another key bundle")
+    if refusal.at < keys.not_before:
+        raise CounterfoilError(
+            Code.STALE_KEY, "the key bundle was not valid yet when the order was refused"
+        )
+    return statement, f"{statement.issuer} for {refusal.reason}: {statement.entry.hex()}"
+
+
+def _refused(raw: bytes, refusal: Refusal, trust: Trust, offered: Sequence[bytes]) -> str:
+    """Verify the order that a refusal is about; return whose it is."""
+    order, statement = open_as(Order, raw, None)
+    check_refused(refusal, order, statement.entry)
+    key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
+    verify_signature(statement, key)
+    trust.check_order(order.tenant, statement.kid, refusal.at)
+    return f"{whose}, number {order.number}, which the refusal closes if no later attempt follows"
 
 
 def key_bundle_of(

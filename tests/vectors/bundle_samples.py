@@ -25,7 +25,7 @@ from shared.translog.proofs import inclusion_proof, lookup_in, root_at
 from shared.translog.signed_checkpoint import sign as sign_checkpoint
 from shared.translog.tlog_proof import TlogProof
 from shared.translog.tree import leaf_hash
-from shared.verification.bundle import Bundle, ReceiptContext
+from shared.verification.bundle import Bundle, OrderContext
 from tests.vectors import samples
 from tests.vectors.generate_translog import TIME, WITNESSES, Json, entry
 from tests.vectors.samples import SAMPLES, signing_key
@@ -112,10 +112,21 @@ IMPOSSIBLE = (
     ("began before it was ordered", _claiming(LATER_ORDER)),
 )
 """Receipts with a claim that cannot be true: name, statement."""
+REFUSAL_VALUE = replace(
+    samples.REFUSAL,
+    order=entry_of(ORDER),
+    bundle=entry_of(KEY_BUNDLE),
+    tenant=samples.ORDER.tenant,
+    number=samples.ORDER.number,
+    attempt=samples.ORDER.attempt,
+    at=samples.BUNDLE.not_after + 1,
+)
+"""Made after the end of its key bundle, which may be its reason."""
+REFUSAL = signed("refusal", REFUSAL_VALUE)
 _FIRST = [entry(index) for index in range(17)]
 ENTRIES = [
     *_FIRST,
-    *(entry_of(raw) for raw in (KEY_BUNDLE, RECEIPT, VERDICT, CANCELLED, LATE)),
+    *(entry_of(raw) for raw in (KEY_BUNDLE, RECEIPT, VERDICT, CANCELLED, LATE, REFUSAL)),
     *(entry_of(raw) for _, raw, _ in UNFOUNDED),
     *(entry_of(raw) for _, raw in IMPOSSIBLE),
 ]
@@ -164,7 +175,7 @@ OF_RECEIPT = Bundle(
     tlog_proof=proof_of(RECEIPT),
     policy=policy_text(2),
     keys=_keys("operator", "tenant"),
-    receipt=ReceiptContext(ORDER, KEY_BUNDLE, proof_of(KEY_BUNDLE)),
+    context=OrderContext(ORDER, KEY_BUNDLE, proof_of(KEY_BUNDLE)),
     timestamps=(b"opaque",),
 )
 
@@ -182,7 +193,7 @@ def of_claim(raw: bytes) -> Bundle:
         tlog_proof=proof_of(raw),
         policy=policy_text(2),
         keys=_keys("operator", "tenant"),
-        receipt=ReceiptContext(order, KEY_BUNDLE, proof_of(KEY_BUNDLE)),
+        context=OrderContext(order, KEY_BUNDLE, proof_of(KEY_BUNDLE)),
     )
 
 
@@ -191,4 +202,12 @@ OF_VERDICT = Bundle(
     tlog_proof=proof_of(VERDICT),
     policy=policy_text(2),
     keys=_keys("worker"),
+)
+
+OF_REFUSAL = Bundle(
+    statement=with_cose_receipt(REFUSAL),
+    tlog_proof=proof_of(REFUSAL),
+    policy=policy_text(2),
+    keys=_keys("operator", "tenant"),
+    context=OrderContext(ORDER, KEY_BUNDLE, proof_of(KEY_BUNDLE)),
 )

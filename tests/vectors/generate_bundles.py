@@ -28,11 +28,14 @@ from tests.vectors.bundle_samples import (
     KEY_BUNDLE,
     LATE,
     OF_RECEIPT,
+    OF_REFUSAL,
     OF_VERDICT,
     ORDER,
     ORIGIN,
     RECEIPT,
     RECEIPT_VALUE,
+    REFUSAL,
+    REFUSAL_VALUE,
     UNFOUNDED,
     VERDICT,
     of_claim,
@@ -304,6 +307,7 @@ def bundle() -> Json:
                 (OF_VERDICT, VERDICT, 3),
                 (of_claim(CANCELLED), CANCELLED, 9),
                 (of_claim(LATE), LATE, 9),
+                (OF_REFUSAL, REFUSAL, 7),
             )
         ],
         "spoiled": spoiled,
@@ -335,7 +339,7 @@ def _policy_of_another_log() -> str:
 def _spoiled_bundles(good: bytes) -> Iterator[tuple[str, bytes, str, int]]:
     for name, bad in _spoiled_files(good):
         yield name, bad, "MALFORMED", 0
-    for name, made, code, step in _spoiled_parts():
+    for name, made, code, step in (*_spoiled_parts(), *_spoiled_refusals()):
         yield name, made.encode().encode(), code, step
 
 
@@ -376,20 +380,20 @@ def _json(values: Json) -> bytes:
 
 def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
     """Steps: 1 policy, 2 and 3 key bundle, 4 receipt, 5 order, 6 proof, 7 end, 8 claims, 9 COSE Receipts."""
-    good, context = OF_RECEIPT, OF_RECEIPT.receipt
+    good, context = OF_RECEIPT, OF_RECEIPT.context
     assert context is not None
     bad, none, malformed = "BAD_SIGNATURE", "NOT_WITNESSED", "MALFORMED"
     mismatch, unknown = "COMMITMENT_MISMATCH", "UNTRUSTED_KEY"
 
     def of(**parts: Any) -> Bundle:
-        return replace(good, receipt=replace(context, **parts))
+        return replace(good, context=replace(context, **parts))
 
     def receipt(**fields: Any) -> Bundle:
         return replace(good, statement=signed("receipt", replace(RECEIPT_VALUE, **fields)))
 
     yield "policy not one", replace(good, policy="quorum"), malformed, 1
     yield "policy with quorum none", replace(good, policy=_quorum_none()), "CONFIGURATION", 1
-    yield "receipt without order and key bundle", replace(good, receipt=None), malformed, 2
+    yield "receipt without order and key bundle", replace(good, context=None), malformed, 2
     yield "key bundle changed", of(key_bundle=_changed(KEY_BUNDLE, -1)), bad, 2
     yield "key bundle is the order", of(key_bundle=ORDER), malformed, 2
     yield "operator's key missing", replace(good, keys=good.keys[1:]), unknown, 2
@@ -425,6 +429,40 @@ def _spoiled_parts() -> Iterator[tuple[str, Bundle, str, int]]:
     yield "COSE Receipt by a stranger", replace(good, statement=stranger), unknown, 9
     for name, statement, code in _spoiled_cose_receipts():
         yield name, replace(good, statement=statement), code, 9
+
+
+def _spoiled_refusals() -> Iterator[tuple[str, Bundle, str, int]]:
+    """Steps: 1 policy, 2 and 3 key bundle, 4 refusal, 5 order, 6 proof, 7 COSE Receipts."""
+    good, context = OF_REFUSAL, OF_REFUSAL.context
+    assert context is not None
+    mismatch = "COMMITMENT_MISMATCH"
+
+    def refusal(**fields: Any) -> Bundle:
+        return replace(good, statement=signed("refusal", replace(REFUSAL_VALUE, **fields)))
+
+    yield "refusal without order and key bundle", replace(good, context=None), "MALFORMED", 2
+    yield "refusal changed", replace(good, statement=_changed(REFUSAL, -1)), "BAD_SIGNATURE", 4
+    yield "refusal of another key bundle", refusal(bundle=octets("bundle")), mismatch, 4
+    early = samples.BUNDLE.not_before - 1
+    yield "refusal before its key bundle", refusal(at=early), "STALE_KEY", 4
+    other = replace(context, order=signed("order", samples.ORDER))
+    yield "refusal with another order", replace(good, context=other), mismatch, 5
+    changed = replace(context, order=_changed(ORDER, -1))
+    yield "refusal with the order changed", replace(good, context=changed), mismatch, 5
+    yield "refusal of another number", refusal(number=42), mismatch, 5
+    missing = (good.keys[0], good.keys[2])
+    yield "refusal, tenant's key missing", replace(good, keys=missing), "UNTRUSTED_KEY", 5
+    later = refusal(at=REFUSAL_VALUE.at + 1)
+    yield "refusal that is not in the log", later, "BAD_PROOF", 6
+    receipts = replace(good, tlog_proof=OF_RECEIPT.tlog_proof)
+    yield "refusal with the receipt's proof", receipts, "BAD_PROOF", 6
+    stranger = with_cose_receipt(REFUSAL, signing_key("stranger"))
+    yield (
+        "refusal, COSE Receipt by a stranger",
+        replace(good, statement=stranger),
+        "UNTRUSTED_KEY",
+        7,
+    )
 
 
 def _spoiled_cose_receipts() -> Iterator[tuple[str, bytes, str]]:

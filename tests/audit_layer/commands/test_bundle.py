@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from audit_layer.commands.bundle import bundle
 from audit_layer.wiring.audit_settings import load_settings
 from audit_layer.wiring.log_keys import log_policy
+from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.cli import run
 from shared.runtime.errors import Code
 from shared.statements.cose import detach, entry_of
@@ -18,7 +19,7 @@ from shared.verification.bundle import read_bundle
 from shared.verification.bundle_check import verify_bundle
 from shared.verification.trust import Trust
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.served import World, until
+from tests.audit_layer.served import World, call, until
 
 
 async def made_of(world: World, entry: bytes, out: Path) -> dict[str, object]:
@@ -61,12 +62,35 @@ async def test_a_bundle_of_every_type_verifies_alone_and_by_the_auditors_own_pin
             assert list(report.facts["witnesses"]) == ["witness"]
         plain, (_,) = detach(written.statement)
         assert entry_of(written.statement) == sha256(plain).digest() == entry
-        assert (written.receipt is not None) == (kind == "receipt")
+        assert (written.context is not None) == (kind == "receipt")
     receipt = read_bundle(tmp_path / "receipt.json")
     strangers = verify_bundle(
         receipt, Trust(own.log).with_signers({"alpha": {made.public("beta")}})
     )
     assert [step.code for step in strangers.steps] == [None, "UNTRUSTED_KEY"]
+
+
+async def test_the_bundle_of_a_refusal_carries_the_order_that_it_refuses(
+    world: World, tmp_path: Path
+):
+    node = made.Node("alpha", world.filled.bundles["alpha"], bytes(32), orders={"acme": 70})
+    refused = node.refusal("acme")
+    assert refused.order is not None
+    async with world.stubs() as (intake, _, _):
+        item = audit_pb2.Submission(statement=refused.statement, order=refused.order)
+        answer = await call(intake.Submit, audit_pb2.SubmitRequest(submissions=[item]))
+    assert answer.results[0].HasField("sequenced"), answer
+    out = tmp_path / "refusal.json"
+    await made_of(world, entry_of(refused.statement), out)
+    written = read_bundle(out)
+    assert written.context is not None
+    assert written.context.order == refused.order
+    pins = {name: {made.public(name)} for name in ("alpha", "acme")}
+    own = Trust(log_policy(load_settings(world.config))).with_signers(pins)
+    report = verify_bundle(written, own)
+    assert (report.verified, report.facts["type"], len(report.steps)) == (True, "refusal", 7)
+    strangers = Trust(own.log).with_signers(pins | {"acme": {made.public("beta")}})
+    assert verify_bundle(written, strangers).steps[-1].code == "UNTRUSTED_KEY"
 
 
 async def test_what_the_log_does_not_have_is_not_bundled(world: World, tmp_path: Path):

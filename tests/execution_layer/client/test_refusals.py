@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from execution_layer.client.accusations import REFUSED, accusations
 from execution_layer.client.archive import State
 from execution_layer.client.closing import Closing
+from execution_layer.client.verify import export
 from execution_layer.commands.client import client as client_group
 from execution_layer.node import refusing
 from execution_layer.node.drafts import ReceiptSigner
@@ -20,6 +21,8 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as, sign
 from shared.statements.orders import Order
 from shared.statements.refusals import Refusal, RefusalReason
+from shared.verification.bundle_check import verify_bundle
+from shared.verification.trust import Trust
 from tests.execution_layer.waiting import until
 
 TYPO = {"prompt": "x" * 600, "max_tokens": 4}
@@ -57,7 +60,10 @@ async def test_a_typo_closes_its_number_and_the_next_request_takes_the_next(worl
         assert read_as(Order, world.audit.orders[kept.refusal_entry]).number == 0
         report = await client.upgrade_proofs(10)
         assert report.missing == 0
-        assert client.archive.get(kept.id).proof is not None
+        kept = client.archive.get(kept.id)
+        assert kept.proof is not None
+        report = verify_bundle(export(client.archive, kept, client._policy), Trust())
+        assert (report.verified, report.facts["type"]) == (True, "refusal")
 
 
 async def test_what_the_log_did_not_hear_is_handed_in_by_the_next_process(world):

@@ -143,12 +143,12 @@ PARTS = {"order": "order", "bundle": "key_bundle", "bundle_proof": "key_bundle_p
 
 def altered(bundle, name, value):
     if name in PARTS:
-        return replace(bundle, receipt=replace(bundle.receipt, **{PARTS[name]: value}))
+        return replace(bundle, context=replace(bundle.context, **{PARTS[name]: value}))
     return replace(bundle, **{name: value})
 
 
 def part(bundle, name):
-    return getattr(bundle.receipt, PARTS[name]) if name in PARTS else getattr(bundle, name)
+    return getattr(bundle.context, PARTS[name]) if name in PARTS else getattr(bundle, name)
 
 
 def spoiled(data, place=-1):

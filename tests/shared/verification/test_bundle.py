@@ -17,7 +17,7 @@ from shared.verification.bundle import (
     MAX_KEYS,
     MAX_TIMESTAMPS,
     Bundle,
-    ReceiptContext,
+    OrderContext,
     parse_bundle,
     read_bundle,
 )
@@ -51,7 +51,7 @@ bundles = st.builds(
     tlog_proof=texts,
     policy=texts,
     keys=st.lists(st.binary(min_size=32, max_size=32), max_size=MAX_KEYS).map(tuple),
-    receipt=st.none() | st.builds(ReceiptContext, octets, octets, texts),
+    context=st.none() | st.builds(OrderContext, octets, octets, texts),
     timestamps=st.lists(octets, max_size=MAX_TIMESTAMPS).map(tuple),
 )
 
@@ -95,7 +95,9 @@ def test_a_changed_byte_fails_or_leaves_what_is_verified_as_it_was(at, change, o
         assert verified(spoiled, trust).facts in ({}, verified(GOOD, trust).facts)
 
 
-@pytest.mark.parametrize("case", VECTORS["valid"], ids=["receipt", "verdict", "cancelled", "late"])
+@pytest.mark.parametrize(
+    "case", VECTORS["valid"], ids=["receipt", "verdict", "cancelled", "late", "refusal"]
+)
 @pytest.mark.parametrize("trust", [Trust(), OWN], ids=["on its word", "own pins"])
 def test_valid_vectors_verify(case, trust: Trust):
     data = case["bundle"].encode()
