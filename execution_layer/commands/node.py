@@ -7,6 +7,7 @@ import click
 
 from execution_layer.commands.node_keys import revoke, roll
 from execution_layer.commands.operator_key import operator_key
+from execution_layer.commands.stage import stage
 from shared.runtime.key_options import key_store_options
 from shared.runtime.output import emit, json_option
 
@@ -30,6 +31,7 @@ def node() -> None:
 node.add_command(revoke)
 node.add_command(roll)
 node.add_command(operator_key)
+node.add_command(stage)
 
 
 @node.command("operator-init")
@@ -182,6 +184,13 @@ def rate_card(
     type=click.IntRange(1, 2**22),
     help="Longest sequence, prompt plus answer [default: the model's context].",
 )
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    help="ADDRESS=FIRST:LAST: a stage that computes these layers, without LAST; in order (see `node stage`).",
+)
+@click.option("--stages-ca", type=_file, help="Authority of the stages [default: the node's].")
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")
@@ -217,6 +226,8 @@ def init(
     prefill_rows: int,
     kv_memory_mib: int,
     max_model_len: int | None,
+    stages: tuple[str, ...],
+    stages_ca: Path | None,
     max_output_tokens: int,
     in_flight_per_tenant: int,
     gpu_energy: bool,
@@ -238,6 +249,7 @@ def init(
     )
     from execution_layer.node.setup import (  # noqa: PLC0415
         audit_trust,
+        chain_of,
         party_files,
         settled,
         tls_files,
@@ -284,6 +296,7 @@ def init(
         prefill_rows=prefill_rows,
         kv_memory_mib=kv_memory_mib,
         max_model_len=max_model_len,
+        chain=chain_of(stages, (stages_ca or tls.ca).absolute()),
         gpu_energy=gpu_energy,
         reflection=reflection,
         tls=tls,

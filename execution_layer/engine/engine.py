@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from execution_layer.engine.protocol import (
     EngineStats,
@@ -27,6 +28,8 @@ from shared.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 Event = TokenChunk | Finished
+LOOK_EVERY_S: Final = 1.0
+"""How often it is asked whether a step under way has stalled, while nothing comes of it."""
 StepsOf = Callable[[int, Callable[[], None]], Steps]
 """Makes what computes the steps, given the number of blocks and what it calls, from any thread, when a step may end."""
 
@@ -304,7 +307,7 @@ class LocalEngine:
                 if not self.step():
                     if self._stopping:
                         return
-                    self._work.wait()
+                    self._work.wait(LOOK_EVERY_S if self._under_way else None)
                     self._work.clear()
         except Exception:
             logger.exception("the engine's bookkeeping is wrong; it ends all sequences and stops")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from execution_layer.pipeline.settings import Chain
 from shared.codec.ids import NAME
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
@@ -124,6 +125,8 @@ class NodeSettings(Settings):
     """Read the first NVIDIA GPU's energy counter. Only for models that run on it."""
     reflection: bool = False
     """Offer gRPC reflection; off in production."""
+    chain: Chain | None = None
+    """The stages that compute the layers which this node does not; without it the node computes all of them."""
     tls: TlsFiles
     party: NodeParty | None = None
     """It must be given to serve."""

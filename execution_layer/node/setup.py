@@ -1,5 +1,6 @@
 """What `counterfoil node init` writes, and the tenants file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.operators import Operator
 from execution_layer.node.settings import NodeSettings, TenantsFile
+from execution_layer.pipeline.settings import Chain, ChainStage
 from shared.codec.ids import check_name, parse_hex32
 from shared.parties.key_rotation import known_keys
 from shared.runtime.config import Settings, load, read_json, to_toml
@@ -69,6 +71,20 @@ def audit_trust(path: Path) -> dict[str, Any]:
         "log": values["log"],
         "workers": values["workers"],
     }
+
+
+def chain_of(stages: Sequence[str], ca: Path) -> Chain | None:
+    """Return the chain of stages given as ADDRESS=FIRST:LAST, if there are any; CONFIGURATION for anything else."""
+    if not stages:
+        return None
+    parts = [text.rpartition("=") for text in stages]
+    return settled(
+        Chain,
+        stages=tuple(
+            settled(ChainStage, address=address, layers=layers) for address, _, layers in parts
+        ),
+        ca=ca,
+    )
 
 
 def tls_files(

@@ -5,9 +5,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from torch import Tensor
+
 from execution_layer.pipeline.boundary import Boundary
-from shared.model.backend import Cache
-from shared.model.decoder import Stage
+from shared.model.backend import Cache, Rows
 
 Arrived = Callable[[Boundary | Exception], None]
 """Takes what comes out of a chain, from any thread: boundaries in order, or the error after which nothing more comes."""
@@ -20,17 +21,30 @@ class Line(Protocol):
         """Let a boundary in; returns at once. What is wrong with it, or with a stage, arrives at the other end."""
 
     def close(self) -> None:
-        """Stop all of it; what is under way is lost."""
+        """Stop all of it, and wait until nothing is computed any more; what is under way is lost."""
 
 
 Connect = Callable[[Arrived], Line]
 """Connects a chain, whose caches are empty; blocks meanwhile, and raises what prevents it."""
 
 
+class StageLike(Protocol):
+    """A range of layers, as `shared.model.decoder.Stage`."""
+
+    first: int
+    last: int
+
+    def cache(self, blocks: int) -> Cache:
+        """Make room for the keys and values of these layers."""
+
+    def __call__(self, states: Tensor, rows: Sequence[Rows], cache: Cache, /) -> Tensor:
+        """Return the states (R, D) after these layers; those given may be overwritten."""
+
+
 class StageLine:
     """One stage in a thread of its own. What it has computed goes to `out`."""
 
-    def __init__(self, stage: Stage, blocks: int, width: int, limit: int, out: Arrived) -> None:
+    def __init__(self, stage: StageLike, blocks: int, width: int, limit: int, out: Arrived) -> None:
         """Make a cache of so many blocks; a step has up to `limit` rows of `width` numbers."""
         self._stage, self._width, self._limit, self._out = stage, width, limit, out
         self._cache: Cache = stage.cache(blocks)
@@ -40,17 +54,14 @@ class StageLine:
         )
         self._thread.start()
 
-    def send(self, boundary: Boundary) -> None:
-        """Let a boundary in."""
-        self._queue.put(boundary)
-
-    def take(self, arrived: Boundary | Exception) -> None:
+    def send(self, arrived: Boundary | Exception) -> None:
         """Take what comes out of the stage before; an error passes through."""
         self._queue.put(arrived)
 
     def close(self) -> None:
-        """Stop after the step that is being computed, without waiting for it."""
+        """Stop after the step that is being computed; blocks until then."""
         self._queue.put(None)
+        self._thread.join()
 
     def _run(self) -> None:
         number = 0
@@ -71,24 +82,24 @@ class StageLine:
 class LocalLine:
     """A chain of stages in threads of this process: one for each of its devices, for instance.
 
-    `delayed` puts a link around what takes the boundaries of each hop, the last one back to the first stage included.
+    `delayed` puts a link around what takes the boundaries of a hop: into stage 0, 1, …, and last out of the chain.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        stages: Sequence[StageLike],
         blocks: int,
         width: int,
         limit: int,
         out: Arrived,
-        delayed: Callable[[Arrived], Arrived] = lambda take: take,
+        delayed: Callable[[int, Arrived], Arrived] = lambda _place, take: take,
     ) -> None:
         self._lines: list[StageLine] = []
-        out = delayed(out)
-        for stage in reversed(stages):
+        out = delayed(len(stages), out)
+        for place, stage in reversed(list(enumerate(stages))):
             line = StageLine(stage, blocks, width, limit, out)
             self._lines.insert(0, line)
-            out = delayed(line.take)
+            out = delayed(place, line.send)
         self._into = out
 
     def send(self, boundary: Boundary) -> None:

@@ -16,6 +16,7 @@ from shared.runtime.errors import Code, CounterfoilError
 
 logger = logging.getLogger(__name__)
 PATIENCE_S: Final = 60.0
+STALL_S: Final = 60.0
 PAUSE_S: Final = 0.2
 
 
@@ -33,12 +34,17 @@ class ChainSteps(Finishing):
         wake: Callable[[], None],
         *,
         patience_s: float = PATIENCE_S,
+        stall_s: float = STALL_S,
     ) -> None:
-        """Keep up to `depth` steps under way. Where no chain can be had for `patience_s` seconds, all of them fail."""
+        """Keep up to `depth` steps under way. Where no chain can be had for `patience_s` seconds, all of them fail; one from
+        which nothing comes for `stall_s` seconds is broken.
+        """
         super().__init__(ends, ends.backend)
         self.depth = depth
         self._ends, self._connect, self._wake = ends, connect, wake
-        self._patience_s = patience_s
+        self._patience_s, self._stall_s = patience_s, stall_s
+        self._heard = 0.0
+        """When the chain last had nothing to do, or something came of it."""
         self._line: Line | None = None
         self._arrivals: queue.SimpleQueue[Boundary | Exception] = queue.SimpleQueue()
         self._sent = self._received = 0
@@ -55,6 +61,8 @@ class ChainSteps(Finishing):
         if self._line is None:
             return
         begun = time.perf_counter()
+        if self._sent == self._received:
+            self._heard = time.monotonic()
         states = self._ends.embed(step.spans)
         self._embedding_s[self._sent] = time.perf_counter() - begun
         self._line.send(Boundary(self._sent, tuple(span.rows for span in step.spans), states))
@@ -66,9 +74,12 @@ class ChainSteps(Finishing):
             self._await_line()
             return None
         try:
-            arrived = self._arrivals.get_nowait()
+            arrived: Boundary | Exception = self._arrivals.get_nowait()
         except queue.Empty:
-            return None
+            if time.monotonic() - self._heard < self._stall_s:
+                return None
+            arrived = TimeoutError(f"nothing came of a step for {self._stall_s:g} s")
+        self._heard = time.monotonic()
         if (wrong := self._wrong(arrived, step)) is not None:
             logger.warning("the chain broke", extra={"error": str(wrong)})
             self._break()

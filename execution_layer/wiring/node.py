@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from execution_layer.engine.engine import LocalEngine
@@ -13,6 +14,7 @@ from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
+from execution_layer.wiring.stage import chain_steps, load_ends, own_layers, widest
 from shared.model.backend import Backend, blocks_for
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
@@ -42,7 +44,6 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     config = ModelConfig.from_folder(settings.model)
     backend = backend_of(settings, config)
     limits = engine_limits(settings, config, backend)
-    decoder = load_decoder(settings.model, backend=backend)
     tokenizer = open_tokenizer(settings.model, rows=config.vocab_size, stops=config.eos_token_ids)
     profile = dict(numeric_profile(config.dtype, backend))
     leaves = model_leaves(settings.model)
@@ -54,7 +55,21 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
         most_bytes=most_bytes(tokenizer, limits.context),
     )
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
-    engine = LocalEngine(decoder, tokenizer, limits)
+    if settings.chain is None:
+        engine = LocalEngine(load_decoder(settings.model, backend=backend), tokenizer, limits)
+    else:
+        assert settings.party is not None
+        ends, own = load_ends(settings.model, config, backend, own_layers(settings.chain, config))
+        steps = partial(
+            chain_steps,
+            settings.chain,
+            ends,
+            own,
+            settings.party,
+            settings.prefill_rows + settings.max_batch,
+            (served.root, served.numeric_profile),
+        )
+        engine = LocalEngine(ends, tokenizer, limits, steps=steps)
     files = ModelFiles.of(settings.model, leaves)
     before.check()
     return Node(settings, NodeModel(served, profile, engine, files), energy)
@@ -91,7 +106,8 @@ def engine_limits(settings: NodeSettings, config: ModelConfig, backend: Backend)
     """Return the engine's limits; CONFIGURATION if its memory cannot hold one sequence of full length."""
     context = settings.context(config.max_positions)
     needed = blocks_for(context, backend.block) + 1  # the null block needs memory too
-    size = backend.block_bytes(config)
+    layers = config.layers if settings.chain is None else widest(settings.chain, config)
+    size = backend.block_bytes(config, layers=layers)
     blocks = settings.kv_memory_mib * MIB // size
     if blocks < needed:
         shorter = f", or max_model_len to {(blocks - 1) * backend.block} or less."

@@ -65,6 +65,13 @@ NODE_GRPC: Final[Rules] = {
     "/counterfoil.execution.v1.Evidence/GetEvidence": by_parties(PartyRole.WORKER),
 }
 
+STAGE_GRPC: Final[Rules] = {
+    **_HEALTH,
+    "/counterfoil.execution.v1.Stages/Join": by_parties(PartyRole.NODE),
+    "/counterfoil.execution.v1.Stages/Push": by_parties(PartyRole.NODE),
+}
+"""Of the nodes, only those that the stage's operator names."""
+
 _BEACON: Final[Rules] = {
     "POST /beacon/commitment": by_parties(PartyRole.WORKER),
     "POST /beacon/reveal": by_parties(PartyRole.WORKER),

@@ -22,7 +22,6 @@ from typing import Any, BinaryIO, Final, Self
 
 from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import append_private, private_folder
 
 POLL_S: Final = 0.02
 FIRST_DELAY_S: Final = 0.2
@@ -392,11 +391,11 @@ async def _is_ready(spec: ProcessSpec) -> bool:
 
 def _open_log(path: Path) -> BinaryIO:
     """Open a log for appending, with a line that marks the start; rename a long one first."""
-    private_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_name(path.name + ".1"))
-    log = append_private(path)
+    log = path.open("ab", buffering=0)
     log.write(f"--- started {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} ---\n".encode())
     return log
 

@@ -29,10 +29,11 @@ from shared.parties.permissions import (
     BROUGHT_BY_ANYBODY,
     CUSTODIAN_HTTP,
     NODE_GRPC,
+    STAGE_GRPC,
     WITNESS_HTTP,
 )
 from shared.proto.counterfoil.audit.v1 import audit_pb2
-from shared.proto.counterfoil.execution.v1 import execution_pb2
+from shared.proto.counterfoil.execution.v1 import execution_pb2, stages_pb2
 from shared.runtime.access import Rules
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import (
@@ -68,6 +69,8 @@ METHODS: dict[str, set[str]] = {
     "/counterfoil.execution.v1.Inference/Cancel": ANYBODY,
     "/counterfoil.execution.v1.Inference/GetModelFiles": ANYBODY,
     "/counterfoil.execution.v1.Evidence/GetEvidence": {"worker"},
+    "/counterfoil.execution.v1.Stages/Join": {"node"},
+    "/counterfoil.execution.v1.Stages/Push": {"node"},
 }
 ROUTES: dict[str, dict[str, set[str]]] = {
     "witness": {
@@ -126,7 +129,11 @@ def methods_of(descriptor: Any) -> Iterator[str]:
 
 
 def test_every_method_of_every_server_has_a_row_and_a_rule():
-    for file, table in ((audit_pb2, AUDIT_GRPC), (execution_pb2, NODE_GRPC)):
+    for file, table in (
+        (audit_pb2, AUDIT_GRPC),
+        (execution_pb2, NODE_GRPC),
+        (stages_pb2, STAGE_GRPC),
+    ):
         defined = set(methods_of(file.DESCRIPTOR))
         assert defined <= METHODS.keys()
         assert defined <= table.keys()
@@ -204,7 +211,9 @@ async def called(
     return None
 
 
-@pytest.mark.parametrize("table", [AUDIT_GRPC, NODE_GRPC], ids=["audit", "node"])
+@pytest.mark.parametrize(
+    "table", [AUDIT_GRPC, NODE_GRPC, STAGE_GRPC], ids=["audit", "node", "stage"]
+)
 async def test_each_caller_of_each_method_gets_what_its_row_says(callers: Callers, table: Rules):
     async with echoing(callers, table) as server:
         assert server.party_address is not None
@@ -219,7 +228,7 @@ async def test_each_caller_of_each_method_gets_what_its_row_says(callers: Caller
                 else:
                     assert error is not None, (method, caller)
                     assert error.code is Code.FORBIDDEN
-                    assert "for parties of role worker" in error.detail
+                    assert f"for parties of role {' or '.join(sorted(allowed))}" in error.detail
                     shows = "no party" if caller in {"nobody", "server"} else f"{caller} one"
                     assert shows in error.detail
 

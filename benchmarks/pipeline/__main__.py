@@ -1,0 +1,119 @@
+"""`python -m benchmarks.pipeline`."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.common.machine import machine
+from benchmarks.pipeline.chain import Chain, computed, modelled, serve
+from benchmarks.pipeline.table import render
+from execution_layer.pipeline.depth import Cost, best_depth
+
+STAGES: Final = (1, 2, 4)
+TRIPS_MS: Final = (0, 25, 50, 100, 200)
+SEQUENCES: Final = (1, 64)
+SLOW: Final = Cost(0.002, 0.004)
+"""A stage that takes 2 ms for a step and 4 ms for each of its rows, as a small machine with a large model's layers does."""
+BATCHED: Final = Cost(0.020, 0.0002)
+"""One that mostly reads its weights: a step takes it 20 ms, and a row hardly anything."""
+GUESS: Final = Cost(0.001, 0.0004)
+"""What `wide`'s layers take together, roughly: it only decides how many steps are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One chain and what it serves."""
+
+    kind: str
+    stages: int
+    trip_ms: int
+    sequences: int
+    cost: Cost
+    tokens: int
+
+    @property
+    def hop_s(self) -> float:
+        """Half a round trip."""
+        return self.trip_ms / 2000
+
+    def depth(self) -> int:
+        """Return how many steps are kept under way."""
+        hops = self.stages if self.stages > 1 else 0
+        return best_depth(self.sequences, [self.cost] * self.stages, hops * self.hop_s).steps
+
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    """Yield them; one stage has no hops."""
+    if quick:
+        yield Case("slow rows", 2, 25, 4, SLOW, 4)
+        return
+    for kind, cost in (("slow rows", SLOW), ("slow steps", BATCHED)):
+        for stages in STAGES:
+            for trip_ms in TRIPS_MS if stages > 1 else (0,):
+                for sequences in SEQUENCES:
+                    yield Case(kind, stages, trip_ms, sequences, cost, 10)
+    for stages in STAGES[:2]:
+        for trip_ms in (0, 100) if stages > 1 else (0,):
+            each = Cost(GUESS.fixed_s / stages, GUESS.row_s / stages)
+            yield Case("computed", stages, trip_ms, 64, each, 10)
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Serve under the best number of steps under way, one step at a time, and with a chain that breaks."""
+    stages = computed(case.stages) if case.kind == "computed" else modelled(case.stages, case.cost)
+
+    def run(depth: int, *, breaks: bool = False) -> dict[str, Any]:
+        chain = Chain(stages, case.hop_s, depth)
+        return asdict(asyncio.run(serve(chain, case.sequences, case.tokens, breaks=breaks)))
+
+    depth = case.depth()
+    hops = case.stages if case.stages > 1 else 0
+    round_s = best_depth(case.sequences, [case.cost] * case.stages, hops * case.hop_s).round_s
+    return {
+        **asdict(case),
+        "depth": depth,
+        "formula_tokens_per_s": None if case.kind == "computed" else case.sequences / round_s,
+        "formula_token_s": None if case.kind == "computed" else round_s,
+        "under_way": run(depth),
+        "one_step": run(1),
+        "broken": run(depth, breaks=True),
+    }
+
+
+@click.command()
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--quick", is_flag=True, help="One small chain: does it run at all?")
+def main(*, json_file: Path | None, quick: bool) -> None:
+    """Measure chains of stages by cut and round trip, with as many steps under way as fill them and with one."""
+    logging.getLogger("execution_layer").setLevel(logging.ERROR)  # chains are broken on purpose
+    about, wanted = machine(), list(cases(quick=quick))
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    rows = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(wanted))
+        for case in wanted:
+            name = f"{case.kind}, {case.stages} stages, {case.trip_ms} ms, {case.sequences}"
+            progress.update(task, description=name)
+            rows.append(measure(case))
+            progress.advance(task)
+    found = {"benchmark": "pipeline", "version": 1, "machine": about, "rows": rows}
+    Console().print(render(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

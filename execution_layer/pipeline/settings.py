@@ -1,0 +1,81 @@
+"""What a stage serves, and what a first stage's chain is made of."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from shared.runtime.config import Settings
+from shared.runtime.party import PartyListener
+from shared.runtime.tls import TlsFiles
+from shared.runtime.traffic import Traffic
+
+_LAYERS: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,4})", re.ASCII)
+
+
+def layers_of(text: str) -> tuple[int, int]:
+    """Return the range that `FIRST:LAST` names, LAST not included; ValueError if it is none."""
+    found = _LAYERS.fullmatch(text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError("layers are FIRST:LAST, for instance 4:8 for layers 4, 5, 6 and 7")
+    return int(found[1]), int(found[2])
+
+
+def _check(text: str) -> str:
+    layers_of(text)
+    return text
+
+
+LayerRange = Annotated[str, AfterValidator(_check)]
+PartyName = Annotated[str, Field(max_length=129)]
+
+
+class ChainStage(Settings):
+    """One stage of a chain, as the first one calls it."""
+
+    address: str
+    """host:port where the stage serves parties."""
+    layers: LayerRange
+    """The layers that it computes, FIRST:LAST without LAST."""
+
+
+class Chain(Settings):
+    """The stages that compute the layers which a node does not compute itself. The last one's range ends with the model."""
+
+    stages: Annotated[tuple[ChainStage, ...], Field(min_length=1, max_length=64)]
+    """In order."""
+    ca: Path
+    """The authority of the stages' server certificates (PEM)."""
+    steps: Annotated[int, Field(ge=0, le=256)] = 0
+    """Steps under way at once. 0: twice as many as there are stages; with a round trip of L between stages that take t
+    for a step, S · (1 + L / t) fill S stages."""
+    patience_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """How long the node tries to connect its chain again before the requests that wait for it fail."""
+    stall_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long nothing may come of a step before the chain counts as dead, and is connected again."""
+
+
+class StageSettings(Settings):
+    """Everything that `counterfoil node stage serve` needs."""
+
+    name: PartyName
+    """OPERATOR/NAME, as its certificate has it."""
+    model: Path
+    """Folder of the checkpoint (Hugging Face layout). Of the tensors, only those of the layers are kept in memory."""
+    layers: LayerRange
+    """The layers that this stage computes, FIRST:LAST without LAST."""
+    callers: Annotated[tuple[PartyName, ...], Field(min_length=1)]
+    """The nodes, OPERATOR/NODE, that may use it: those of one chain, all of the same operator's."""
+    next_ca: Path
+    """The authority of the server certificates of the stages that may follow (PEM)."""
+    address: str = "127.0.0.1:0"
+    """Where health is asked for."""
+    threads: Annotated[int, Field(ge=1, le=512)] = 1
+    arithmetic: str = "auto"
+    """As in `node.toml`; all stages of a chain need the same."""
+    kv_memory_mib: Annotated[int, Field(ge=1, le=2**22)] = 512
+    """Memory for keys and values."""
+    tls: TlsFiles
+    party: PartyListener
+    traffic: Traffic = Traffic()

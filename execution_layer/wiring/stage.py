@@ -1,0 +1,190 @@
+"""Where a stage is wired together, and what a node needs of its chain."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from execution_layer.pipeline.remote import Ask, Place, RemoteLine
+from execution_layer.pipeline.service import Offer, StagesService
+from execution_layer.pipeline.settings import Chain, StageSettings, layers_of
+from execution_layer.pipeline.steps import ChainSteps
+from shared.model.backend import Backend
+from shared.model.config import ModelConfig
+from shared.model.cpu import CpuBackend, own_arithmetic
+from shared.model.decoder import Ends, Stage
+from shared.model.profile import numeric_profile, profile_id
+from shared.model.root import model_leaves, root_of
+from shared.model.unchanged import Snapshot
+from shared.model.weights import load_weights
+from shared.parties.permissions import STAGE_GRPC
+from shared.proto.counterfoil.execution.v1 import stages_pb2_grpc
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import (
+    MAX_MESSAGE_BYTES,
+    Service,
+    build_server,
+    secure_aio_channel,
+    secure_channel,
+)
+from shared.runtime.party import PartyFiles, PartyRole, check_party
+from shared.runtime.readiness import run_service, write_ready
+
+MIB: Final = 2**20
+BESIDES: Final = 64
+"""Bytes of a row besides its states, and more than enough."""
+_log = logging.getLogger(__name__)
+
+
+def most_rows(config: ModelConfig) -> int:
+    """Return how many rows of states fit in one message."""
+    return (MAX_MESSAGE_BYTES - MIB) // (4 * config.hidden_size + BESIDES)
+
+
+def build_offer(settings: StageSettings) -> Offer:
+    """Load the layers, compute the model's root and the numeric profile.
+
+    CONFIGURATION if the range is not the model's, a caller is another operator's, or memory holds no block. CORRUPT if the
+    folder changes meanwhile.
+    """
+    before = Snapshot.of(settings.model)
+    config = ModelConfig.from_folder(settings.model)
+    first, last = layers_of(settings.layers)
+    if last > config.layers:
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"layers {settings.layers}: the model has {config.layers}"
+        )
+    _check_operators(settings)
+    chosen = own_arithmetic(config.dtype) if settings.arithmetic == "auto" else settings.arithmetic
+    backend = CpuBackend(settings.threads, chosen)
+    blocks = settings.kv_memory_mib * MIB // backend.block_bytes(config, layers=last - first) - 1
+    if blocks < 1:
+        raise CounterfoilError(Code.CONFIGURATION, "kv_memory_mib holds no block of these layers")
+    stage = Stage(config, load_weights(settings.model, config), backend, first, last)
+    root = root_of(model_leaves(settings.model))
+    before.check()
+    return Offer(
+        stage=stage,
+        model_root=root,
+        numeric_profile=profile_id(dict(numeric_profile(config.dtype, backend))),
+        width=config.hidden_size,
+        blocks=blocks,
+        rows=most_rows(config),
+        callers=frozenset(settings.callers),
+    )
+
+
+def _check_operators(settings: StageSettings) -> None:
+    """Whoever computes layers can tell what the text is, and clients decide by operator who may: a chain stays with one."""
+    own = settings.name.partition("/")[0]
+    for caller in settings.callers:
+        if caller.partition("/")[0] != own:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"{caller} is not a node of operator {own}",
+                remedy="A stage works for nodes of its own operator: states can be inverted to text, and clients choose"
+                " operators.",
+            )
+
+
+def serve_stage(settings: StageSettings, *, ready_file: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code."""
+    check_party(settings.party, PartyRole.NODE, settings.name, "counterfoil node stage init")
+
+    async def main(stop: asyncio.Event) -> None:
+        offer = await asyncio.to_thread(build_offer, settings)
+        reach = partial(secure_aio_channel, ca_file=settings.next_ca, party=settings.party)
+        server = build_server(
+            tls=settings.tls,
+            address=settings.address,
+            services=[
+                Service(
+                    "counterfoil.execution.v1.Stages",
+                    stages_pb2_grpc.add_StagesServicer_to_server,
+                    StagesService(offer, reach),
+                )
+            ],
+            traffic=settings.traffic,
+            rules=STAGE_GRPC,
+            parties=settings.party,
+        )
+        await server.start()
+        _log.info("stage is serving", extra={"address": server.party_address})
+        if ready_file is not None:
+            write_ready(ready_file, {"grpc": server.address, "party": server.party_address or ""})
+        await stop.wait()
+        await server.stop(0.0)
+
+    return run_service(main)
+
+
+def own_layers(chain: Chain, config: ModelConfig) -> int:
+    """Return how many layers the first stage computes itself; CONFIGURATION unless the chain continues them to the end."""
+    borders = [layers_of(stage.layers) for stage in chain.stages]
+    own = at = borders[0][0]
+    for first, last in borders:
+        if first != at:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"[chain]: a stage begins at layer {first} where {at} is due",
+                remedy="Each stage begins where the one before ends; none may be missing or computed twice.",
+            )
+        at = last
+    if at != config.layers:
+        raise CounterfoilError(
+            Code.CONFIGURATION, f"[chain] ends at layer {at}; the model has {config.layers}"
+        )
+    return own
+
+
+def widest(chain: Chain, config: ModelConfig) -> int:
+    """Return the layers of the stage that has most: all have as many blocks as it has memory for."""
+    ranges = [layers_of(stage.layers) for stage in chain.stages]
+    return max(own_layers(chain, config), *(last - first for first, last in ranges))
+
+
+def chain_steps(
+    chain: Chain,
+    ends: Ends,
+    own: Stage | None,
+    party: PartyFiles,
+    rows: int,
+    asked: tuple[bytes, bytes],
+    blocks: int,
+    wake: Callable[[], None],
+) -> ChainSteps:
+    """Return what computes an engine's steps on a chain. `rows` is the most of one step, `asked` model root and numeric profile.
+
+    CONFIGURATION if a step of so many rows does not fit in a message.
+    """
+    config = ends.config
+    if rows > most_rows(config):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{rows} rows of {config.hidden_size} numbers do not fit in a message between stages",
+            remedy=f"Set prefill_rows and max_batch to {most_rows(config)} or less together.",
+        )
+    places = [Place(stage.address, *layers_of(stage.layers)) for stage in chain.stages]
+    stages = len(places) + (own is not None)
+    depth = chain.steps or 2 * stages
+    ask = Ask(*asked, width=config.hidden_size, blocks=blocks, rows=rows, steps=depth)
+    reach = partial(secure_channel, ca_file=chain.ca, party=party)
+    return ChainSteps(
+        ends,
+        lambda out: RemoteLine.connect(own, places, ask, reach, out),
+        depth,
+        wake,
+        patience_s=chain.patience_s,
+        stall_s=chain.stall_s,
+    )
+
+
+def load_ends(
+    folder: Path, config: ModelConfig, backend: Backend, own: int
+) -> tuple[Ends, Stage | None]:
+    """Load the embedding, the head and the first `own` layers of a checkpoint, and nothing else of it."""
+    weights = load_weights(folder, config)
+    ends = Ends(config, weights, backend)
+    return ends, Stage(config, weights, backend, 0, own) if own else None
