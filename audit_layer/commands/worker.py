@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shared.runtime.key_options import key_store_options
-from shared.runtime.output import emit
+from shared.runtime.output import emit, json_option
 
 if TYPE_CHECKING:
     from shared.runtime.key_store import KeyStoreSettings
@@ -103,6 +103,55 @@ def serve(config: Path, ready_file: Path | None, log_level: str) -> None:
 
     settings = load(WorkerSettings, config)
     build_worker(settings).run(settings.name, ready_file, log_level)
+
+
+@worker.command("judge-shown")
+@click.argument("file", type=_file)
+@click.option("--config", type=_file, required=True, help="The worker's worker.toml.")
+@click.option(
+    "--recipient-key",
+    type=_file,
+    help="Your key, if the file is sealed to you (`client recipient-key`).",
+)
+@json_option
+def judge_shown(file: Path, config: Path, recipient_key: Path | None, as_json: bool) -> int:
+    """Replay what a tenant's client shows by itself (FILE of `counterfoil client share`), and log the verdict.
+
+    No custodian and no draw has a part in it: so a canary is judged. The receipt must be in the log, and only bytes count
+    that it commits to. What blames the node convicts it once a second worker has judged the same file. Exit code 3 for a
+    verdict that is not PASS.
+    """
+    from audit_layer.wiring.worker import shown_judge  # noqa: PLC0415  # --help stays light
+    from audit_layer.wiring.worker_settings import WorkerSettings  # noqa: PLC0415
+    from shared.envelope.hpke import load_hpke_key  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+    from shared.runtime.errors import Code  # noqa: PLC0415
+    from shared.runtime.reading import read_bounded  # noqa: PLC0415
+    from shared.verification.share import MAX_SHARE, parse_share  # noqa: PLC0415
+
+    key = None if recipient_key is None else load_hpke_key(recipient_key)
+    share = parse_share(read_bounded(file, MAX_SHARE, code=Code.NOT_FOUND), key)
+    with shown_judge(load(WorkerSettings, config)) as judge:
+        heard = judge.judge(share)
+    verdict, judgement = heard.verdict, heard.judgement
+    facts = {
+        "receipt": verdict.receipt,
+        "verdict": heard.entry,
+        "worker": verdict.worker,
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason.value,
+        "confirms": verdict.confirms,
+        "before": judgement is None,
+        "facts": {} if judgement is None else dict(judgement.facts),
+    }
+    logged = "not logged" if heard.entry is None else f"verdict {heard.entry.hex()}"
+    again = ", judged before" if judgement is None else ""
+    emit(
+        facts,
+        as_json,
+        lambda: f"{verdict.outcome.value} ({verdict.reason.value}){again}; {logged}",
+    )
+    return 0 if verdict.outcome.value == "PASS" else 3
 
 
 @click.group("beat")

@@ -1,7 +1,8 @@
 """Wires audit workers and beat: Celery application, authority, worker, rating."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from audit_layer.replay import work_list
 from audit_layer.replay.due_case import TrailDeposits
 from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.replayer import Replayer
+from audit_layer.replay.shown import ShownJudge
 from audit_layer.replay.tasks import offer_work, register_worker
 from audit_layer.replay.worker import Worker
 from audit_layer.selection.authority import Authority
@@ -103,11 +105,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
     party = check_party(
         settings.party, PartyRole.WORKER, settings.name, "counterfoil audit worker init"
     )
-    engine = with_keeper(
-        make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
-        settings.erasure_key_file,
-    )
-    check_usable(engine)
+    engine = _engine(settings)
     server = AuditServer(settings.audit_server, settings.ca_file, party)
     custodians = {
         hpke_key_id(key_bytes(item.hpke_key or "", item.name)): CustodianClient(
@@ -119,12 +117,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
         BeaconClient(item.name, item.url, settings.ca_file, party) for item in settings.witnesses
     ]
     parties: list[BeaconClient] = [*witnesses, *custodians.values()]
-    replayer = Replayer(
-        settings.models,
-        threads=settings.replay_threads,
-        timeout_s=settings.replay_seconds,
-        per_token_s=settings.replay_seconds_per_token,
-    )
+    replayer = _replayer(settings)
     app = make_app(
         read_secret(settings.broker_url_file),
         worker=settings.name,
@@ -159,6 +152,42 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
     if settings.authority is not None:
         _add_authority(app, settings, settings.authority, engine, server, parties)
     return WorkerProcess(app, engine, server, replayer, parties)
+
+
+@contextlib.contextmanager
+def shown_judge(settings: WorkerSettings) -> Iterator[ShownJudge]:
+    """Build the part of a worker that judges what clients show; it ends with the block."""
+    party = check_party(
+        settings.party, PartyRole.WORKER, settings.name, "counterfoil audit worker init"
+    )
+    key = load_ed25519(settings.keys_folder / "sign.pem", open_store(settings.key_store))
+    engine = _engine(settings)
+    try:
+        with (
+            AuditServer(settings.audit_server, settings.ca_file, party) as server,
+            _replayer(settings) as replayer,
+        ):
+            yield ShownJudge(settings.name, engine, server, replayer, key)
+    finally:
+        engine.dispose()
+
+
+def _engine(settings: WorkerSettings) -> Engine:
+    engine = with_keeper(
+        make_engine(read_dsn_file(settings.database_dsn_file), application_name=settings.name),
+        settings.erasure_key_file,
+    )
+    check_usable(engine)
+    return engine
+
+
+def _replayer(settings: WorkerSettings) -> Replayer:
+    return Replayer(
+        settings.models,
+        threads=settings.replay_threads,
+        timeout_s=settings.replay_seconds,
+        per_token_s=settings.replay_seconds_per_token,
+    )
 
 
 def _add_authority(

@@ -78,8 +78,9 @@ def share(config: Path, entry: str, to: Path, recipient: Path | None, as_json: b
     """
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.share import LEARNS, seal_share, share_of  # noqa: PLC0415
+    from execution_layer.client.share import LEARNS, share_of  # noqa: PLC0415
     from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.verification.share import seal_share  # noqa: PLC0415
 
     policy = ClientPolicy.load(config)
     opened = Archive(policy.archive)

@@ -7,7 +7,7 @@ from typing import Any
 
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
-from execution_layer.client.share import MAX_SHARE, as_text, is_share, parse_share, verify_share
+from execution_layer.client.share import as_text, verify_share
 from execution_layer.client.verify import is_of_its_log, trust_given, verify_entry
 from shared.envelope.hpke import load_hpke_key
 from shared.runtime.errors import Code
@@ -17,6 +17,7 @@ from shared.runtime.reading import read_bounded
 from shared.verification import steps as steps_of
 from shared.verification.bundle import parse_bundle
 from shared.verification.bundle_check import verify_bundle
+from shared.verification.share import MAX_SHARE, is_share, parse_share
 
 FAILED = 3
 

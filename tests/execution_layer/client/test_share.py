@@ -8,12 +8,13 @@ import pytest_asyncio
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.share import FORMAT, parse_share, share_of, verify_share
+from execution_layer.client.share import share_of, verify_share
 from execution_layer.client.verify import trust_of
 from execution_layer.commands.client import client as client_group
 from execution_layer.commands.client import verify
 from shared.runtime.cli import run
 from shared.runtime.errors import Code, CounterfoilError
+from shared.verification.share import FORMAT, parse_share
 from shared.verification.trust import Trust
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.world import small_world
@@ -148,7 +149,7 @@ async def test_a_file_that_is_too_deep_or_too_long_is_refused(monkeypatch):
         with pytest.raises(CounterfoilError) as caught:
             parse_share(data)
         assert caught.value.code is Code.MALFORMED
-    monkeypatch.setattr("execution_layer.client.share.MAX_SHARE", 10)
+    monkeypatch.setattr("shared.verification.share.MAX_SHARE", 10)
     with pytest.raises(CounterfoilError, match="at most 10 bytes"):
         parse_share(b'{"format": "' + FORMAT.encode() + b'"}')
 
