@@ -63,6 +63,10 @@ def _policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--token-file", type=_READ, help="A tenant's token: also follow its receipts and disclosures."
 )
 @click.option(
+    "--webhook", "webhook_file", type=_READ,
+    help="TOML file (url, secret_file, ca_file): whom to tell of the tenant's disclosures; needs --token-file.",
+)  # fmt: skip
+@click.option(
     "--watch-operator", "operators", multiple=True, metavar="NAME",
     help="Report this operator's key bundles, revocations, rate cards, and epoch seals over its receipts.",
 )  # fmt: skip
@@ -126,6 +130,7 @@ async def _run(
     ca: Path | None,
     api_url: str | None,
     token_file: Path | None,
+    webhook_file: Path | None,
     once: bool,
     as_json: bool,
     **options: Any,
@@ -137,11 +142,15 @@ async def _run(
     from audit_layer.monitor.monitor import Monitor  # noqa: PLC0415
     from audit_layer.monitor.report import JsonLines, Reporter, TextLines  # noqa: PLC0415
     from audit_layer.monitor.store import MonitorStore  # noqa: PLC0415
-    from shared.runtime.config import read_secret  # noqa: PLC0415
+    from shared.parties.webhook import Webhook, WebhookSettings  # noqa: PLC0415
+    from shared.runtime.config import load, read_secret  # noqa: PLC0415
     from shared.translog.published import PublishedLog  # noqa: PLC0415
 
     policy = _policy(policy_file, log_keys, witness_keys, threshold)
     rules = _rules(**options)
+    if webhook_file is not None and token_file is None:
+        raise click.UsageError("--webhook tells of a tenant's disclosures: give its --token-file.")
+    webhook = None if webhook_file is None else Webhook.of(load(WebhookSettings, webhook_file))
     async with AsyncExitStack() as stack:
 
         def reach(address: str, headers: dict[str, str] | None = None) -> Https:
@@ -157,7 +166,7 @@ async def _run(
         store = MonitorStore(state, policy.logs[0].name)
         stack.callback(store.close)
         reporter = Reporter(JsonLines() if as_json else TextLines())
-        watching = Monitor(store, policy, log, api, tenant_api, rules, reporter)
+        watching = Monitor(store, policy, log, api, tenant_api, rules, reporter, webhook=webhook)
 
         async def work() -> int:
             if not once:

@@ -12,21 +12,28 @@ from typing import Final
 
 from audit_layer.log.store import MAX_BYTES
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import write_atomic
+from shared.runtime.keys import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    PUBLIC_FILE,
+    PUBLIC_FOLDER,
+    make_folder,
+    write_atomic,
+)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, public: bool = True) -> None:
     """Put all of `data` at `path`; on return it is on disk, with its name and its folders."""
-    _make_folder(path.parent)
-    write_atomic(path, data)
+    _make_folder(path.parent, PUBLIC_FOLDER if public else PRIVATE_FOLDER)
+    write_atomic(path, data, mode=PUBLIC_FILE if public else PRIVATE_FILE)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, mode: int) -> None:
     """Create a folder and its parents, each made durable in the one above."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    _make_folder(folder.parent, mode)
+    make_folder(folder, mode)
     handle = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -20,6 +20,7 @@ from typing import Final
 from audit_layer.log.folder_store import write_durably
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
+from shared.runtime.keys import private_folder
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.notes import Verifier
 from shared.translog.signed_checkpoint import parse_and_verify
@@ -96,7 +97,7 @@ class SecondPlace:
             with self._lock_file("made") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not self._path.exists():
-                    write_durably(self._path, bytes(_SLOTS * SLOT_BYTES))
+                    write_durably(self._path, bytes(_SLOTS * SLOT_BYTES), public=False)
         handle = os.open(self._path, os.O_RDWR)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -139,7 +140,7 @@ class SecondPlace:
 
     def stop(self, note: str) -> None:
         """Record a checkpoint that this log must not have signed; only a person removes it."""
-        write_durably(self._stopped, note.encode())
+        write_durably(self._stopped, note.encode(), public=False)
 
     def check_running(self) -> None:
         """Raise FORK while evidence against this log lies next to the file."""
@@ -165,7 +166,7 @@ class SecondPlace:
 
     @contextmanager
     def _lock_file(self, suffix: str) -> Iterator[int]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         handle = os.open(
             self._path.with_name(f"{self._path.name}.{suffix}"), os.O_CREAT | os.O_RDWR, 0o600
         )

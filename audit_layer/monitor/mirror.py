@@ -15,7 +15,7 @@ from audit_layer.monitor.findings import FoundError
 from audit_layer.monitor.walk import Walk
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import write_result
+from shared.runtime.keys import PUBLIC_FOLDER, make_folder, write_result
 from shared.runtime.reading import read_bounded
 from shared.statements.cose import parse_statement
 from shared.statements.identities import IdentityKey, IdentityKeyEnd
@@ -59,7 +59,7 @@ class FolderFiles:
     def put(self, path: str, data: bytes) -> None:
         """Write or replace a file at once."""
         target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent, PUBLIC_FOLDER)
         write_result(target, data)
 
 

@@ -12,6 +12,7 @@ from audit_layer.monitor.core import Verified
 from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError
 from audit_layer.monitor.follower import Follower
+from audit_layer.monitor.notifier import Notifier, Sender
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.statements import Watch
 from audit_layer.monitor.store import MonitorStore
@@ -58,9 +59,14 @@ class Monitor:
         rules: Rules,
         reporter: Reporter,
         *,
+        webhook: Sender | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """With `webhook`, whoever is behind it is told of the tenant's disclosures."""
         self._store = store
+        self._notifier = (
+            None if webhook is None else Notifier(store, webhook, reporter.notice, clock=clock)
+        )
         self._policy = policy
         self._rules = rules
         self._reporter = reporter
@@ -87,6 +93,8 @@ class Monitor:
     async def once(self) -> Round:
         """Look once, report where the log stands even if nothing is new, and return what was met."""
         met = await self._look()
+        if self._notifier is not None:
+            await self._notifier.once()
         held = self._store.verified()
         if held is not None and not self._followed_now:
             self._tell_followed(held, held)
@@ -95,7 +103,21 @@ class Monitor:
         return met
 
     async def follow(self) -> None:
-        """Look repeatedly until cancelled; more slowly after trouble."""
+        """Look repeatedly until cancelled; more slowly after trouble. Meanwhile, send what is due."""
+        if self._notifier is None:
+            await self._looking()
+            return
+        tasks = {asyncio.create_task(self._notifier.run()), asyncio.create_task(self._looking())}
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _looking(self) -> None:
         while True:
             met = await self._look()
             pause_s = self._rules.interval_s
@@ -190,5 +212,6 @@ class Monitor:
             tell=self._reporter.news,
             grace_s=self._rules.grace_s,
             draws=self._draws,
+            notifies=self._notifier is not None,
             clock=self._clock,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Final
 
-from audit_layer.monitor import selected
+from audit_layer.monitor import outbox, selected
 from audit_layer.monitor.core import Verified, digest
 from audit_layer.monitor.findings import Finding
 from audit_layer.monitor.orders import Gap, Numbers
@@ -90,6 +90,7 @@ class Learnt:
     selection: Sequence[Selected] = ()
     identities: Sequence[Logged] = ()
     """All statements about pinned operators' keys, known ones included."""
+    messages: Sequence[outbox.Message] = ()
 
 
 class MonitorStore:
@@ -108,6 +109,7 @@ class MonitorStore:
                 Code.CONFIGURATION, f"the monitor cannot keep its state in {path}: {error.strerror}"
             ) from error
         self._journal.write_now(lambda db: db.execute(selected.SCHEMA))
+        self._journal.write_now(lambda db: db.execute(outbox.SCHEMA))
         self._journal.write_now(lambda db: db.execute(_IDENTITIES))
 
     def close(self) -> None:
@@ -294,6 +296,7 @@ class MonitorStore:
             db.executemany("INSERT OR REPLACE INTO bundles VALUES (?, ?, ?, ?)", bundles)
             db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", numbers)
             selected.put(db, self._origin, learnt.selection)
+            outbox.put(db, self._origin, learnt.messages)
             db.executemany(
                 "INSERT OR IGNORE INTO identities VALUES (?, ?, ?)",
                 [(self._origin, item.index, item.statement) for item in learnt.identities],
@@ -302,6 +305,27 @@ class MonitorStore:
         fault_point("monitor.before-stream")
         await self._journal.write(write)
         fault_point("monitor.after-stream")
+
+    # -- messages ------------------------------------------------------------------------------------
+
+    def due(self, now_s: int) -> outbox.Waiting | None:
+        """Return the message that is to be sent first, if its time has come."""
+        return self._journal.read(lambda db: outbox.due(db, self._origin, now_s))
+
+    def messages_waiting(self) -> int:
+        """Return how many messages were not accepted yet."""
+        return self._journal.read(lambda db: outbox.count(db, self._origin))
+
+    async def accepted(self, number: int) -> None:
+        """Drop a message that was accepted."""
+        fault_point("monitor.before-accepted")
+        await self._journal.write(lambda db: outbox.accepted(db, number))
+
+    async def postpone(self, number: int, due_s: int) -> None:
+        """Count an attempt that failed, and set the time of the next."""
+        await self._journal.write(lambda db: outbox.postpone(db, number, due_s))
+
+    # -- what statements add -------------------------------------------------------------------------
 
     def bundles(self) -> dict[bytes, KnownBundle]:
         """Return the watched key bundles met so far, by entry."""

@@ -8,11 +8,12 @@ from typing import Final
 from audit_layer.monitor.answers import Listed, Page
 from audit_layer.monitor.client import ApiClient
 from audit_layer.monitor.core import Verified
-from audit_layer.monitor.disclosures import summary_of
+from audit_layer.monitor.disclosures import message_of, request_of, summary_of
 from audit_layer.monitor.draws import Draws
 from audit_layer.monitor.findings import Finding, FoundError, Kind
 from audit_layer.monitor.inclusion import prove
 from audit_layer.monitor.orders import Numbers
+from audit_layer.monitor.outbox import Message
 from audit_layer.monitor.selected import Selected
 from audit_layer.monitor.statements import (
     KnownBundle,
@@ -28,7 +29,7 @@ from audit_layer.monitor.statements import (
 from audit_layer.monitor.store import Cursor, Learnt, MonitorStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import SignedStatement
-from shared.statements.disclosures import DISCLOSURE_TYPES
+from shared.statements.disclosures import DISCLOSURE_TYPES, DisclosureRequest
 from shared.statements.receipts import Receipt
 from shared.statements.refusals import Refusal
 from shared.translog.checkpoint import Checkpoint
@@ -61,6 +62,7 @@ class _Round:
     identities: list[Logged]
     selection: list[Selected] = field(default_factory=list)
     news: list[News] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
 
 
 class Streams:
@@ -80,9 +82,12 @@ class Streams:
         tell: Callable[[News], None],
         grace_s: int,
         draws: Draws,
+        notifies: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """With `notifies`, disclosures are also put into the store's outbox."""
         self._draws = draws
+        self._notifies = notifies
         self._api = api
         self._tile = tile
         self._store = store
@@ -163,8 +168,26 @@ class Streams:
         async def check(item: Listed, page: _Round) -> None:
             statement = await self._shown(item, DISCLOSURE_TYPES)
             page.news.append(_news(DISCLOSURES, statement, item.index, summary_of(statement)))
+            if self._notifies:
+                request = await self._request(statement)
+                origin = verified.checkpoint.origin
+                page.messages.append(message_of(origin, statement, item.index, request))
 
         return await self._follow(DISCLOSURES, self._api.disclosures, check, verified, start)
+
+    async def _request(self, statement: SignedStatement) -> SignedStatement | None:
+        """Return the disclosure request under which a statement was made; None if there is none, or it is not shown."""
+        entry = request_of(statement)
+        if entry is None or entry == statement.entry:
+            return None if entry is None else statement
+        try:
+            return open_raw(await self._api.statement(entry), entry, DisclosureRequest.TYPE)
+        except CounterfoilError as error:
+            if error.code.value.retryable:
+                raise
+        except FoundError:  # what it is shown as is checked where it is listed
+            pass
+        return None
 
     async def _shown(self, item: Listed, types: frozenset[str]) -> SignedStatement:
         """Return the statement behind a listed entry, as the server shows it."""
@@ -212,7 +235,13 @@ class Streams:
             for item in learnt.news:
                 self._tell(item)
             if after != cursor:
-                kept = Learnt(learnt.bundles, learnt.numbers, learnt.selection, learnt.identities)
+                kept = Learnt(
+                    learnt.bundles,
+                    learnt.numbers,
+                    learnt.selection,
+                    learnt.identities,
+                    learnt.messages,
+                )
                 await self._store.move(name, after, kept)
             if learnt.selection:  # checked ones need not be kept, and a long log has many epochs
                 await self._draws.check(verified, from_start=start == 0, ended=False)

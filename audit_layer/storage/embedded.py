@@ -31,7 +31,14 @@ from audit_layer.storage.dsn import make_dsn, password_of, read_dsn_file, write_
 from audit_layer.storage.unprivileged import Account, reachable_place, reachable_programs
 from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import PRIVATE_FILE, write_atomic
+from shared.runtime.keys import (
+    PASSABLE_FOLDER,
+    PRIVATE_FILE,
+    append_private,
+    make_folder,
+    private_folder,
+    write_atomic,
+)
 from shared.runtime.printable import is_text
 
 ADMIN: Final = "counterfoil_admin"
@@ -118,7 +125,8 @@ class EmbeddedPostgres:
                 the superuser's password file is missing; UNAVAILABLE when it does not start.
         """
         _check_name(self.folder)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.folder.parent, PASSABLE_FOLDER)
+        private_folder(self.folder)
         account = Account.choose()
         self._lock = _lock(self.folder, wait_for_previous_s)
         try:
@@ -306,7 +314,7 @@ def _check_name(folder: Path) -> None:
 
 def _open_log(path: Path) -> IO[bytes]:
     """Open the server's log for appending; its messages may repeat rows, so only the owner may read it."""
-    log = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE), "ab")
+    log = append_private(path)
     os.fchmod(log.fileno(), PRIVATE_FILE)
     return log
 
@@ -333,7 +341,7 @@ def _lock(folder: Path, wait_s: float) -> IO[bytes]:
         CounterfoilError: CONFLICT when another server still holds it after `wait_s`.
     """
     deadline = time.monotonic() + wait_s
-    lock = (folder / "postgres.lock").open("ab")
+    lock = append_private(folder / "postgres.lock")
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,6 +39,7 @@ from audit_layer.storage.dsn import (
     write_dsn_file,
 )
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import private_folder
 from shared.runtime.printable import is_text
 
 DATABASE: Final = "counterfoil"
@@ -84,7 +85,7 @@ def initialise(
     admin = session_parameters(admin_dsn, _PROGRAM)
     homes = {short: broker_database if short == "broker" else database for short in ROLES}
     files = {short: secrets_folder / f"{short}.dsn" for short in ROLES}
-    secrets_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(secrets_folder)
     connection = connect(admin, names=True, any_encoding=True, autocommit=True)
     try:
         with connection:

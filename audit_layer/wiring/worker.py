@@ -12,7 +12,6 @@ from celery.signals import worker_ready
 from sqlalchemy import Engine
 
 from audit_layer.costs.budgets.alerts import Alerts
-from audit_layer.costs.budgets.webhook import Webhook
 from audit_layer.costs.closing import Closing
 from audit_layer.costs.service import Costs
 from audit_layer.costs.tasks import register as register_costs
@@ -37,6 +36,7 @@ from audit_layer.wiring.broker import make_app
 from audit_layer.wiring.worker_settings import WorkerSettings
 from shared.envelope.hpke import hpke_key_id, load_hpke_key, load_or_create_hpke_key
 from shared.parties.settings import key_bytes
+from shared.parties.webhook import Webhook
 from shared.runtime.config import read_secret
 from shared.runtime.key_store import open_store
 from shared.runtime.keys import (

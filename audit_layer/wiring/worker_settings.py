@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from audit_layer.costs.budgets.settings import AlertSettings
 from audit_layer.selection.settings import AuthoritySettings, PeerSettings
+from shared.parties.webhook import WebhookSettings
 from shared.runtime.config import Settings
 from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.party import PartyFiles
@@ -54,7 +54,7 @@ class WorkerSettings(Settings):
     witnesses: tuple[PartySettings, ...] = ()
     peers: tuple[PeerSettings, ...] = ()
     authority: AuthoritySettings | None = None
-    alerts: AlertSettings | None = None
+    alerts: WebhookSettings | None = None
     """Where the authority's worker sends alerts of budgets; nowhere, if there is no such table."""
     tick_seconds: float = Field(default=1.0, gt=0)
     """How often beat triggers the epoch clock."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from execution_layer.client.log_records import LogRecords
+from execution_layer.client.audit_records import AuditRecords, want
 from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
@@ -48,6 +48,8 @@ class NewTranscript:
     secret: bytes
     envelope: bytes
     tags: Mapping[str, str] | None
+    audited: bool = False
+    """Whether its audit is to be asked for, once it is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ _CLOSING: Final = (
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
 
-class Archive(LogRecords):
+class Archive(AuditRecords):
     """Transcripts of one tenant, and what it knows of the log."""
 
     def __init__(self, path: Path) -> None:
@@ -172,6 +174,8 @@ class Archive(LogRecords):
                 ),
             )
             assert cursor.lastrowid is not None
+            if new.audited:
+                want(db, cursor.lastrowid)
             return Ordered(cursor.lastrowid, given, attempt, statement, entry)
 
         return await self._journal.write(write)

@@ -27,6 +27,7 @@ from execution_layer.client.receiving import Receiving
 from execution_layer.client.response_check import Sent, check_response
 from execution_layer.client.wanted import Terms, Wanted
 from shared.codec.moment import now_ms
+from shared.envelope.body import Audit
 from shared.envelope.sealing import OpenedRequest, SealedRequest
 from shared.envelope.stream import Frame
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
@@ -108,7 +109,10 @@ class Attempt:
             statement = sign(order, key=terms.key, issuer=terms.tenant)
             return statement, entry_of(statement)
 
-        new = NewTranscript(node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags)
+        audited = terms.policy.audit is Audit.ALWAYS
+        new = NewTranscript(
+            node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags, audited
+        )
         ordered = await archive.order(new, signed, number=number)
         fault_point("client.ordered")
         sent = Sent(

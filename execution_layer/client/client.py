@@ -17,6 +17,7 @@ import grpc
 
 from execution_layer.client.archive import Archive, State
 from execution_layer.client.attempt import Attempt
+from execution_layer.client.auditing import Auditing
 from execution_layer.client.calls import LIES, Patience
 from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.closing import Closing
@@ -40,7 +41,7 @@ from execution_layer.client.options import (
     timeout_of,
 )
 from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.proofs import HandedIn, ProofReport, Proofs
+from execution_layer.client.proofs import LATER, HandedIn, ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.reopening import reopened
 from execution_layer.client.tag_key import Tagger
@@ -156,7 +157,7 @@ class AsyncCounterfoilClient:
         """
         wanted = self._wanted(messages, settings, options)
         if self._closing is None:  # what an earlier process left
-            self._close_numbers()
+            self._hand_in()
         until = time.monotonic() + timeout_of(options, self._policy.timeout_s)
         node, on_retry = options.get("node"), options.get("on_retry")
         if n is None:
@@ -225,8 +226,16 @@ class AsyncCounterfoilClient:
         raise failed
 
     async def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
-        """Fetch and verify a witnessed proof for every receipt without one; try for `timeout_s` seconds."""
-        return await self._proofs().upgrade(timeout_s)
+        """Fetch and verify a witnessed proof for every receipt without one; try for `timeout_s` seconds. Refusals and audit
+        requests that the log still lacks are handed in.
+        """
+        report = await self._proofs().upgrade(timeout_s)
+        try:
+            await self._auditing().hand_in()
+        except CounterfoilError as error:
+            if error.code not in LATER:
+                raise
+        return report
 
     async def hand_in_missing(self, after_s: float = 60.0) -> int:
         """Submit to the log the receipts and refusals that are older than `after_s` and have no proof; return how many."""
@@ -235,6 +244,20 @@ class AsyncCounterfoilClient:
     async def hand_in_accused(self) -> list[HandedIn]:
         """Submit what nodes signed and contradicted, so that the log convicts them; return what the log said of each."""
         return await self._proofs().hand_in_accused()
+
+    async def audit(self, which: str) -> int:
+        """Ask for the audit of an answer, whatever the draw says, and of whatever else is still to be asked for.
+
+        `which` is the entry of its receipt or order, or `latest`. Returns how many audit requests the log has taken. CONFLICT
+        if there is no receipt.
+        """
+        kept = self.archive.find(which)
+        if kept.receipt_entry is None:
+            raise CounterfoilError(
+                Code.CONFLICT, "there is no receipt of this attempt that could be audited"
+            )
+        await self.archive.want_audit(kept.id)
+        return await self._auditing().hand_in()
 
     async def deposit_evidence(self, receipt_entry: bytes) -> None:
         """Deposit the ciphertexts of one request with the audit layer, if its node withholds them."""
@@ -268,6 +291,8 @@ class AsyncCounterfoilClient:
             if self.archive.get(kept.id).state is State.REFUSED:
                 await self.archive.give_back(kept.number)
             raise told_by(kept.node, error) from error
+        finally:
+            self._hand_in()
 
     def _patience(self, attempt: Attempt, bundle: KeyBundle) -> Patience:
         async def reach(elsewhere: bool) -> grpc.aio.Channel:
@@ -293,14 +318,21 @@ class AsyncCounterfoilClient:
                 for number in given:
                     await self.archive.give_back(number)
             if given:
-                self._close_numbers()
+                self._hand_in()
             raise
 
-    def _close_numbers(self) -> None:
-        """Hand in the refusals that close numbers, in the background."""
+    def _hand_in(self) -> None:
+        """Hand in, in the background, the refusals that close numbers and the audit requests that are due."""
         if self._closing is None:
-            self._closing = Closing(lambda: self._proofs().hand_in_refusals(now_ms()))
+            self._closing = Closing(self._hand_in_due)
         self._closing.wake()
+
+    async def _hand_in_due(self) -> int:
+        refusals = await self._proofs().hand_in_refusals(now_ms())
+        return refusals + await self._auditing().hand_in()
+
+    def _auditing(self) -> Auditing:
+        return Auditing(self.archive, self._proofs(), self._terms.tenant, self._terms.key)
 
     async def _attempts(
         self,
@@ -404,6 +436,8 @@ class AsyncCounterfoilClient:
         finally:
             self._node_choice.end(node.name)
         self._node_choice.answered(node.name)
+        if self._terms.policy.audit is Audit.ALWAYS:
+            self._hand_in()
         if completion.timings.first_token_ms is not None:
             waited_s = completion.timings.first_token_ms / 1000
             self._node_choice.waited(node.name, waited_s, time.monotonic())

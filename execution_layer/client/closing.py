@@ -1,4 +1,4 @@
-"""Closing numbers: refusals go to the log in the background, so that a number under which nothing was accepted is no gap.
+"""What the log is still to get of a client: refusals that close numbers, and audit requests, handed in in the background.
 
 The archive is the queue: what a process does not get done, or does not live to do, the next one finds again.
 """
@@ -45,6 +45,8 @@ class Closing:
             try:
                 await self._hand_in()
             except CounterfoilError as error:  # the archive keeps it
-                _log.warning("refusals could not be handed in to the log yet: %s", error)
+                _log.warning(
+                    "refusals or audit requests could not be handed in to the log yet: %s", error
+                )
             except Exception:  # noqa: BLE001  # nobody awaits this
-                _log.exception("refusals could not be handed in to the log")
+                _log.exception("refusals or audit requests could not be handed in to the log")

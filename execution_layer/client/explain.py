@@ -4,7 +4,7 @@ Every sentence is derived from the policy and from what the directory's checks v
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from execution_layer.client.directory import KEPT, NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER
@@ -89,6 +89,14 @@ def _price(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> 
     }
 
 
+_AUDITED: Final = {
+    "sampled": "An audit worker, if the draw selects the request: each disclosure is in the log, where you can watch for it.",
+    "always": "An audit worker, since you ask for the audit: each disclosure is in the log, where you can watch for it.",
+    "never": "No audit worker: custodians release nothing of a request with this policy, so its computation is never checked.",
+}
+"""Who else reads a request, by its audit policy."""
+
+
 def _readers(policy: ClientPolicy, nodes: Sequence[NodeEntry]) -> list[str]:
     names = ", ".join(node.name for node in nodes)
     k, n = policy.threshold, len(policy.custodians)
@@ -97,7 +105,7 @@ def _readers(policy: ClientPolicy, nodes: Sequence[NodeEntry]) -> list[str]:
     return [
         f"The node {names}: {who}, and whoever controls its machine.",
         f"Any {k} of the {n} custodians ({holders}) together, without the log knowing; fewer learn nothing.",
-        "An audit worker, if the draw selects the request: each disclosure is in the log, where you can watch for it.",
+        _AUDITED[policy.audit],
         "Nobody else. The network sees sizes and timing.",
     ]
 

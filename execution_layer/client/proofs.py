@@ -91,6 +91,10 @@ class Proofs:
             taken += await self._submit(late[start : start + BATCH])
         return taken
 
+    async def hand_in_receipts(self, transcripts: Sequence[int]) -> None:
+        """Submit the receipts of these transcripts, with their orders, whatever the log has of them already."""
+        await self._submit([self._archive.get(number) for number in transcripts])
+
     async def hand_in_refusals(self, before_ms: int) -> int:
         """Submit the refusals, of attempts that ended by `before_ms`, that close their numbers; return how many were taken.
 
@@ -119,7 +123,7 @@ class Proofs:
                 audit_pb2.Submission(statement=raw, order=item.order_statement)
                 for item, _, raw in batch
             ]
-            results = await self._answers(submissions)
+            results = await self.submit(submissions)
             for (item, name, _), result in zip(batch, results, strict=False):
                 rejected = result.WhichOneof("result") != "sequenced"
                 said = f"{result.rejected.code[:64]}: {result.rejected.detail[:200]}"
@@ -178,6 +182,17 @@ class Proofs:
         await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
         return True
 
+    async def submit(
+        self, submissions: Sequence[audit_pb2.Submission]
+    ) -> Sequence[audit_pb2.SubmitResult]:
+        """Submit statements to the log; return its answer to each. Raises what an audit server that is away gives."""
+        request = audit_pb2.SubmitRequest(submissions=submissions)
+        try:
+            answer = await self._intake.Submit(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, AUDIT_SERVER) from error
+        return answer.results
+
     async def _submit(self, batch: Sequence[Transcript]) -> int:
         submissions = [
             audit_pb2.Submission(statement=item.evidence[0], order=item.order_statement)
@@ -185,7 +200,7 @@ class Proofs:
             if item.evidence is not None
         ]
         taken = 0
-        for item, result in zip(batch, await self._answers(submissions), strict=False):
+        for item, result in zip(batch, await self.submit(submissions), strict=False):
             if result.WhichOneof("result") == "sequenced":
                 await self._archive.note_handed_in(item.id)
                 taken += 1
@@ -197,13 +212,3 @@ class Proofs:
                 if item.receipt is None and code not in {later.name for later in LATER}:
                     await self._archive.note_rejected(item, f"{code}: {detail}")
         return taken
-
-    async def _answers(
-        self, submissions: Sequence[audit_pb2.Submission]
-    ) -> Sequence[audit_pb2.SubmitResult]:
-        request = audit_pb2.SubmitRequest(submissions=submissions)
-        try:
-            answer = await self._intake.Submit(request, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, AUDIT_SERVER) from error
-        return answer.results

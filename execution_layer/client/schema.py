@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 7
+VERSION = 8
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -90,7 +90,14 @@ CREATE TABLE contradictions (
     seen INTEGER NOT NULL,
     PRIMARY KEY (transcript, position, value)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX transcripts_refusal ON transcripts (refusal_entry) WHERE refusal IS NOT NULL
+CREATE INDEX transcripts_refusal ON transcripts (refusal_entry) WHERE refusal IS NOT NULL;
+CREATE TABLE audits (
+    transcript INTEGER PRIMARY KEY REFERENCES transcripts (id),
+    statement BLOB,
+    entry BLOB,
+    log_index INTEGER,
+    rejected TEXT
+) STRICT
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
 orders of which no attempt was accepted, and the last one not refused with a signature; the next requests take them.
@@ -98,10 +105,11 @@ orders of which no attempt was accepted, and the last one not refused with a sig
 `nodes` the subtrees that prove it, as JSON. `standings` is what the audit server last said of each node.
 `contradictions` are what a node signed in a place of a stream where it had signed something else: a frame, or at
 position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal; `rejected`
-is why the log does not take the refusal."""
+is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once they are answered
+with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL = (
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS = (
     SCHEMA.index(f"CREATE {name}")
     for name in (
         "TABLE suspects",
@@ -109,6 +117,7 @@ _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL = (
         "TABLE standings",
         "TABLE contradictions",
         "INDEX transcripts_refusal",
+        "TABLE audits",
     )
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
@@ -124,6 +133,8 @@ UPGRADES: Final[Mapping[int, str]] = {
     + SCHEMA[_STANDINGS:_CONTRADICTIONS].rstrip().rstrip(";"),
     5: SCHEMA[_CONTRADICTIONS:_REFUSAL].rstrip().rstrip(";"),
     6: "ALTER TABLE transcripts ADD COLUMN refusal BLOB; ALTER TABLE transcripts ADD COLUMN refusal_entry BLOB;"
-    "ALTER TABLE transcripts ADD COLUMN rejected TEXT;" + SCHEMA[_REFUSAL:],
+    "ALTER TABLE transcripts ADD COLUMN rejected TEXT;"
+    + SCHEMA[_REFUSAL:_AUDITS].rstrip().rstrip(";"),
+    7: SCHEMA[_AUDITS:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

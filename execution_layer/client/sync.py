@@ -109,6 +109,10 @@ class CounterfoilClient:
         """Submit receipts that the log lacks."""
         return self._await(self._client.hand_in_missing(after_s))
 
+    def audit(self, which: str) -> int:
+        """Ask for the audit of an answer, as `AsyncCounterfoilClient.audit` does."""
+        return self._await(self._client.audit(which))
+
     def deposit_evidence(self, receipt_entry: bytes) -> None:
         """Deposit one request's ciphertexts."""
         self._await(self._client.deposit_evidence(receipt_entry))

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from execution_layer.commands.archive import archive, recipient_key, share
+from execution_layer.commands.auditing import ask_audit, audits
 from execution_layer.commands.client_key import key
 from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
@@ -72,6 +73,11 @@ if TYPE_CHECKING:
     metavar="MS",
     help="Have a frame of constant size every MS milliseconds, whatever the answer is.",
 )
+@click.option(
+    "--audit",
+    type=click.Choice(["sampled", "always", "never"]),
+    help="Who may open it later: an audit by lot, one that you ask for in any case (and pay), nobody.",
+)
 @click.option("--node", help="Use only this node (NAME or OPERATOR/NAME).")
 @click.option("--spread", is_flag=True, help="With --file: give each node an equal share.")
 @click.option(
@@ -104,6 +110,7 @@ def infer(
     candidates: int | None,
     failover: str | None,
     slots: int | None,
+    audit: str | None,
     node: str | None,
     spread: bool,
     explain: bool,
@@ -133,7 +140,12 @@ def infer(
     if (prompt is None) == (file is None):
         raise click.UsageError("pass either PROMPT or --file FILE")
     policy = ClientPolicy.load(config)
-    chosen = {"slots_ms": slots, "failover": failover, "candidates": candidates}
+    chosen = {
+        "slots_ms": slots,
+        "failover": failover,
+        "candidates": candidates,
+        "audit": audit,
+    }
     policy = policy.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     if file is not None:
         if explain or dry_run:
@@ -237,6 +249,8 @@ client.add_command(tag_key)
 for command in (archive, view, compare, evidence, share, recipient_key):
     client.add_command(command)
 client.add_command(key)
+client.add_command(ask_audit)
+client.add_command(audits)
 
 
 @client.command("init")

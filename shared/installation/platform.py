@@ -16,6 +16,7 @@ from shared.installation.install import Installer
 from shared.installation.layout import Plan
 from shared.installation.logwatch import watch
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import PASSABLE_FOLDER, PRIVATE_FILE, make_folder
 from shared.runtime.printable import is_text
 from shared.runtime.supervisor import Supervisor
 
@@ -104,14 +105,14 @@ def _open_folder(folder: Path) -> None:
             f"the folder's name {os.fsencode(folder)!r} is not UTF-8 text, so no configuration can name it",
             remedy="Choose another --folder.",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o711)
+    make_folder(folder, PASSABLE_FOLDER).chmod(PASSABLE_FOLDER)
 
 
 @contextlib.asynccontextmanager
 async def _only_one(folder: Path, say: Say) -> AsyncIterator[IO[str]]:
     """Hold the folder's lock. Guards hold it too, so it is free only when nothing is left of an earlier run."""
-    with (folder / "up.lock").open("a+", encoding="ascii") as lock:
+    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_APPEND | os.O_CREAT, PRIVATE_FILE)
+    with os.fdopen(descriptor, "a+", encoding="ascii") as lock:
         await _take(lock, folder, say)
         if last := _holder(lock):
             say("setup", f"the last run (process {last}) died without stopping; resuming")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from shared.installation.commands import CLI, environment
 from shared.installation.layout import WITNESS, WORKERS, NodePlan, Plan
+from shared.runtime.keys import private_folder
 from shared.runtime.supervisor import ProcessSpec
 
 POSTGRES, AUDIT, BEAT = "postgres", "audit", "beat"
@@ -64,7 +65,7 @@ def _spec(
     kill_after_s: float = 10.0,
 ) -> ProcessSpec:
     ready: Path = plan.path("run", f"{name}.ready.json")
-    ready.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(ready.parent)
     return ProcessSpec(
         name=name,
         command=(*command, "--ready-file", str(ready)),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from shared.model.root import MAX_CHECKPOINT, REQUIRED, model_root
 from shared.model.shards import INDEX, WHOLE, weight_files
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import PUBLIC_FILE, PUBLIC_FOLDER, make_folder
 from shared.text.files import LARGEST
 from shared.text.model_files import FILES
 
@@ -83,7 +84,7 @@ def _fetch(model: str, into: Path | None, endpoint: str | None) -> tuple[Path, s
         if not COMMIT.fullmatch(commit):
             raise CounterfoilError(Code.MALFORMED, f"the hub names no commit for {model}")
         listed = _listing(api, repository, commit)
-        into.mkdir(parents=True, exist_ok=True)
+        make_folder(into, PUBLIC_FOLDER)
         _check_sizes(entry for name, entry in listed.items() if name in LARGEST)
         names = [name for name in FILES if name in listed]
         for name in [INDEX] if INDEX in listed else []:
@@ -157,6 +158,7 @@ def _download(api: "HfApi", repository: str, commit: str, entry: "RepoFile", int
         path.unlink()
     if not path.exists():
         api.hf_hub_download(repository, entry.path, revision=commit, local_dir=into)
+        path.chmod(PUBLIC_FILE)  # a model is no secret, and other users' nodes may serve it
     if not _is_listed(path, entry):
         path.unlink(missing_ok=True)
         raise CounterfoilError(

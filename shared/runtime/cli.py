@@ -243,6 +243,7 @@ def root() -> click.Group:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; the only place where errors become messages."""
     forbid_core_dumps()
+    os.umask(0o077)  # what others may read is given its mode where it is written
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle_streams()
     try:

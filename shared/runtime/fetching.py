@@ -7,6 +7,7 @@ bounds, and parsed then (`http.client`), so no server can hold a reader with wha
 import asyncio
 import http.client
 import io
+import re
 import ssl
 from pathlib import Path
 from typing import Final
@@ -20,15 +21,29 @@ TIMEOUT_S: Final = 10.0
 _MAX_HEAD: Final = 64 * 2**10
 """Bytes that head and framing of an answer may add to its body."""
 _PIECE: Final = 64 * 2**10
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 _GONE: Final = frozenset({404, 410})
 
 
 class HttpsFiles:
-    """Files below one https:// address. Certificates: the system's authorities, and `ca` in addition."""
+    """Files below one https:// address. Certificates: the system's authorities, and `ca` in addition.
 
-    def __init__(self, url: str, ca: Path | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Raise CONFIGURATION if it is not such an address."""
+    A bearer `token` goes with every request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ca: Path | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        token: str | None = None,
+    ) -> None:
+        """Raise CONFIGURATION if it is not such an address, or if no header can carry the token."""
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise CounterfoilError(Code.CONFIGURATION, "the token has characters that no token has")
         self.url = checked_url(url)
+        self._bearer = "" if token is None else f"Authorization: Bearer {token}\r\n"
         self._timeout_s = timeout_s
         self._context = ssl.create_default_context()
         if ca is not None:
@@ -66,7 +81,7 @@ class HttpsFiles:
             target = quote(f"{parts.path}/{path}")
             writer.write(
                 f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept-Encoding: identity\r\n"
-                "Connection: close\r\n\r\n".encode("ascii")
+                f"{self._bearer}Connection: close\r\n\r\n".encode("ascii")
             )
             data = bytearray()
             while len(data) <= most and (piece := await reader.read(_PIECE)):

@@ -9,7 +9,7 @@ import os
 import secrets
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -119,18 +119,37 @@ def read_key_file(path: Path) -> bytes:
 
 MOST_KEY_BYTES: Final = 65_536
 PRIVATE_FILE: Final = 0o600
+PUBLIC_FILE: Final = 0o644
+"""For what is meant for everybody on the machine: certificates, the published log, what a user asked for."""
 PRIVATE_FOLDER: Final = 0o700
+PUBLIC_FOLDER: Final = 0o755
+PASSABLE_FOLDER: Final = 0o711
+"""Others can reach what is in it by name, if that permits it, and see no names."""
 
 
 def private_folder(path: Path) -> Path:
     """Create a folder that only its owner can enter, with its parents; return it."""
-    path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    return make_folder(path, PRIVATE_FOLDER)
+
+
+def make_folder(path: Path, mode: int) -> Path:
+    """Create a folder and those of its parents that are missing, all with this mode whatever the umask is; return it.
+    One that exists keeps its mode.
+    """
+    for folder in reversed([path, *path.parents]):
+        if not folder.is_dir():
+            try:
+                folder.mkdir(mode & PRIVATE_FOLDER)
+                folder.chmod(mode)
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise
     return path
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Replace `path` with `data` atomically: readers, even after a crash, see the old or the new file, never a part.
-    When this returns, the new file and its name are on disk.
+    When this returns, the new file and its name are on disk. Unless `mode` says otherwise, only its owner can read it.
     """
     fresh = _write_beside(path, data, mode)
     try:
@@ -141,7 +160,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
-def write_result(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_result(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> None:
     """Write a file that a user asked for, as `write_atomic` does; CONFIGURATION says why it cannot be written.
     A link is followed; anything other than a file (a device, a pipe) is not replaced.
     """
@@ -167,6 +186,12 @@ def unwritable(path: Path, error: OSError | None = None) -> CounterfoilError:
 def write_private(path: Path, data: bytes) -> None:
     """Write as `write_atomic` does, readable only by the owner (0600)."""
     write_atomic(path, data, mode=PRIVATE_FILE)
+
+
+def append_private(path: Path) -> BinaryIO:
+    """Open a file to append to it, unbuffered; one that is new is its owner's alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE)
+    return os.fdopen(descriptor, "ab", buffering=0)
 
 
 def create_private(path: Path, data: bytes) -> bool:

@@ -144,7 +144,9 @@ class Guard:
         path: Path | None = self._options.pid_file
         if path is not None:
             fresh = path.with_name(path.name + ".new")
-            fresh.write_text(f"{pid}\n", encoding="ascii")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with os.fdopen(os.open(fresh, flags, 0o600), "w", encoding="ascii") as file:
+                file.write(f"{pid}\n")
             fresh.replace(path)
 
     def _watch(self, child: subprocess.Popen[bytes]) -> int:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, Self
 
 from shared.runtime import process_guard
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import append_private, private_folder
 
 POLL_S: Final = 0.02
 FIRST_DELAY_S: Final = 0.2
@@ -391,11 +392,11 @@ async def _is_ready(spec: ProcessSpec) -> bool:
 
 def _open_log(path: Path) -> BinaryIO:
     """Open a log for appending, with a line that marks the start; rename a long one first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_name(path.name + ".1"))
-    log = path.open("ab", buffering=0)
+    log = append_private(path)
     log.write(f"--- started {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} ---\n".encode())
     return log
 

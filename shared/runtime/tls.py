@@ -28,7 +28,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from shared.runtime.certificates import Followed, Teller, TrustingContext
 from shared.runtime.config import Settings, check_private
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import create_private, private_folder, write_atomic, write_private
+from shared.runtime.keys import (
+    PUBLIC_FILE,
+    create_private,
+    private_folder,
+    write_atomic,
+    write_private,
+)
 from shared.runtime.party import Party, PartyFiles
 
 T = TypeVar("T")
@@ -91,7 +97,7 @@ class LocalCA:
             or _in_last_third(certificate, moment)
         ):
             certificate = _self_signed(key, moment)
-            write_atomic(path, certificate.public_bytes(Encoding.PEM))
+            write_atomic(path, certificate.public_bytes(Encoding.PEM), mode=PUBLIC_FILE)
         return cls(folder, certificate, key)
 
     @property
@@ -144,7 +150,7 @@ class LocalCA:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(key.public_key(), name, names, usages, moment)
         write_private(files.key, _pem(key))
-        write_atomic(files.cert, certificate.public_bytes(Encoding.PEM))
+        write_atomic(files.cert, certificate.public_bytes(Encoding.PEM), mode=PUBLIC_FILE)
 
     def _still_good(
         self, files: TlsFiles | PartyFiles, names: Sequence[x509.GeneralName], moment: datetime

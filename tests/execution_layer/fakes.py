@@ -8,7 +8,8 @@ from execution_layer.engine.protocol import EngineStats, Finished, FinishReason,
 from shared.commitments.exact import Activations
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import entry_of, parse_statement
+from shared.statements.cose import entry_of, parse_statement, read_as
+from shared.statements.disclosures import AuditRequest
 from shared.statements.logprobs import TokenLogprobs
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.cosignature import cosign
@@ -212,11 +213,22 @@ class FakeAudit(
             code = self.refusals[kind]
             rejected = audit_pb2.Rejected(code=code.name, detail="refused by the test")
             return audit_pb2.SubmitResult(rejected=rejected)
+        if kind == AuditRequest.TYPE and not self.has_receipt(item.statement):
+            rejected = audit_pb2.Rejected(code=Code.NOT_FOUND.name, detail="no such receipt")
+            return audit_pb2.SubmitResult(rejected=rejected)
         entry = entry_of(item.statement)
         known = entry in self.index
         self.append(item.statement, item.order)
         sequenced = audit_pb2.Sequenced(entry=entry, index=self.index[entry], duplicate=known)
         return audit_pb2.SubmitResult(sequenced=sequenced)
+
+    def has_receipt(self, audit_request):
+        return read_as(AuditRequest, audit_request).receipt in self.index
+
+    def audit_requests(self):
+        """What tenants asked to have audited, in the order of the log."""
+        kinds = [(parse_statement(raw).type, raw) for raw in self.statements]
+        return [raw for kind, raw in kinds if kind == AuditRequest.TYPE]
 
     def append(self, statement, order=b""):
         """Put a statement into the log, once."""

@@ -22,6 +22,8 @@ class FakeMirror:
     def __init__(self):
         self.files = {}
         self.asked = []
+        self.bearers = []
+        """What came as authorisation."""
         self.answers = {}
         """Path → a function that returns the answer to give instead."""
 
@@ -42,6 +44,7 @@ class FakeMirror:
     async def answer(self, request):
         path = request.path_params["path"]
         self.asked.append(path)
+        self.bearers.append(request.headers.get("authorization"))
         if path in self.answers:
             return self.answers[path]()
         if path in self.files:

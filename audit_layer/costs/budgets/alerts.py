@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session, aliased
 
 from audit_layer.costs.budgets.status import Status, month_of, status
 from audit_layer.costs.budgets.store import in_force
-from audit_layer.costs.budgets.webhook import Receiver
 from audit_layer.costs.models import BudgetAlertRow, BudgetRow, PeriodEventRow, PeriodRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.costs.reporting import exact
 from audit_layer.storage.engine import alone, session
 from shared.codec.moment import to_rfc3339
+from shared.parties.webhook import Receiver
 from shared.runtime.errors import CounterfoilError
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ import pytest
 
 from audit_layer.monitor.client import ApiClient, Https
 from audit_layer.monitor.monitor import Monitor, Round, Rules
+from audit_layer.monitor.notifier import Sender
 from audit_layer.monitor.report import Reporter
 from audit_layer.monitor.store import MonitorStore
 from shared.translog.policy import LogPolicy
@@ -34,7 +35,9 @@ class Scene:
     processes: list[Process] = field(default_factory=list)
     """Ended with the scene, whatever became of the test."""
 
-    async def look(self, *, token: str | None = None, **rules: Any) -> Round:
+    async def look(
+        self, *, token: str | None = None, webhook: Sender | None = None, **rules: Any
+    ) -> Round:
         https = Https(self.url, self.ca, timeout_s=self.timeout_s)
         header = {"authorization": f"Bearer {token}"}
         tenant = Https(self.url, self.ca, headers=header, timeout_s=self.timeout_s)
@@ -43,7 +46,7 @@ class Scene:
             return await Monitor(
                 store, self.policy, PublishedLog(https), ApiClient(https),
                 ApiClient(tenant) if token else None,
-                Rules(**rules), Reporter(self.heard), clock=lambda: self.now_s,
+                Rules(**rules), Reporter(self.heard), webhook=webhook, clock=lambda: self.now_s,
             ).once()  # fmt: skip
         finally:
             store.close()

@@ -249,15 +249,17 @@ async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_
     assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7])
 async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
     await close(archive, await archive.order(NEW, signed), State.REFUSED)
     archive.close()
     path = tmp_path / "client" / "archive.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("DROP INDEX transcripts_refusal")
-        for column in ("refusal", "refusal_entry", "rejected"):
-            db.execute(f"ALTER TABLE transcripts DROP COLUMN {column}")
+        db.execute("DROP TABLE audits")
+        if version < 7:
+            db.execute("DROP INDEX transcripts_refusal")
+            for column in ("refusal", "refusal_entry", "rejected"):
+                db.execute(f"ALTER TABLE transcripts DROP COLUMN {column}")
         if version < 6:
             db.execute("DROP TABLE contradictions")
         if version < 5:
@@ -295,5 +297,7 @@ async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_p
         await opened.close_attempt(again.id, State.BROKEN, replace(NOTHING, final_signature=b"s"))
         assert opened.get(again.id).final_signature == b"s"
         assert opened.closing(before_ms=now_ms(), limit=9) == []
+        await opened.want_audit(again.id)
+        assert [item.number for item in opened.audits(9)] == [0]
     finally:
         opened.close()

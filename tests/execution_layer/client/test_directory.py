@@ -326,7 +326,8 @@ async def test_one_honest_mirror_shows_the_revocation_that_the_others_omit(world
 
 @pytest.mark.parametrize("answer", [endless, slow])
 async def test_a_mirror_that_answers_without_end_is_left(world, monkeypatch, answer):
-    monkeypatch.setattr(fetching.HttpsFiles.__init__, "__kwdefaults__", {"timeout_s": 0.5})
+    defaults = {"timeout_s": 0.5, "token": None}
+    monkeypatch.setattr(fetching.HttpsFiles.__init__, "__kwdefaults__", defaults)
     async with world.node(), mirrored(world) as ((mirror,), named):
         mirror.answers["directory.json"] = answer
         world.audit.away = True

@@ -86,14 +86,33 @@ def test_what_is_not_an_ed25519_key_is_refused(tmp_path):
 
 
 def test_atomic_writes_have_the_mode_asked_for_whatever_the_umask(tmp_path):
-    before = os.umask(0o077)
-    try:
-        keys.write_atomic(tmp_path / "public", b"1")
-        keys.write_private(tmp_path / "private", b"1")
-    finally:
-        os.umask(before)
-    assert mode(tmp_path / "public") == 0o644
-    assert mode(tmp_path / "private") == 0o600
+    for umask in (0, 0o077):
+        before = os.umask(umask)
+        try:
+            keys.write_atomic(tmp_path / "public", b"1", mode=keys.PUBLIC_FILE)
+            keys.write_atomic(tmp_path / "unsaid", b"1")
+            keys.write_private(tmp_path / "private", b"1")
+            keys.append_private(tmp_path / f"log-{umask}").close()
+            keys.private_folder(tmp_path / f"a-{umask}" / "b")
+            keys.make_folder(tmp_path / f"c-{umask}" / "d", keys.PUBLIC_FOLDER)
+        finally:
+            os.umask(before)
+        assert mode(tmp_path / "public") == 0o644
+        assert mode(tmp_path / "unsaid") == mode(tmp_path / "private") == 0o600
+        assert mode(tmp_path / f"log-{umask}") == 0o600
+        for name, wanted in (("a", 0o700), ("c", 0o755)):
+            folder = tmp_path / f"{name}-{umask}"
+            assert {mode(path) for path in (folder, *folder.iterdir())} == {wanted}
+
+
+def test_a_folder_that_exists_keeps_its_mode_and_a_file_is_none(tmp_path):
+    tmp_path.chmod(0o750)
+    keys.private_folder(tmp_path)
+    assert mode(tmp_path) == 0o750
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"exists|Not a directory"):
+            keys.private_folder(path)
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

@@ -14,17 +14,16 @@ from audit_layer.costs.budgets.alerts import (
     MOST_ATTEMPTS,
     Alerts,
 )
-from audit_layer.costs.budgets.settings import AlertSettings
 from audit_layer.costs.budgets.store import Budget
 from audit_layer.costs.budgets.use import Budgets
-from audit_layer.costs.budgets.webhook import Webhook, signature
 from shared.codec.moment import now_ms
+from shared.parties.webhook import Webhook, WebhookSettings, signature
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private
 from tests.audit_layer.api import statements as made
-from tests.audit_layer.costs.budgets.receiver import https_receiver
 from tests.audit_layer.costs.test_service import DAY, Books, books
 from tests.audit_layer.trail.conftest import world
+from tests.webhook_receiver import https_receiver
 
 __all__ = ["books", "world"]
 
@@ -205,7 +204,7 @@ def test_an_alert_reaches_a_real_receiver(scene: Scene, tmp_path: Path):
     scene.spend(1)
     create_private(tmp_path / "secret", b"0123456789abcdef")
     with https_receiver(tmp_path) as received:
-        settings = AlertSettings(
+        settings = WebhookSettings(
             url=received.url, secret_file=tmp_path / "secret", ca_file=received.ca
         )
         engine = scene.books.world.database.engine("worker")

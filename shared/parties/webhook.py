@@ -9,19 +9,41 @@ import hmac
 import ssl
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Final, Protocol, Self
+from urllib.parse import urlsplit
 
 import httpx
+from pydantic import Field, field_validator
 
-from audit_layer.costs.budgets.settings import AlertSettings
 from shared.runtime.certificates import how_it_failed
-from shared.runtime.config import read_secret
+from shared.runtime.config import Settings, read_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.tls import client_context
 
 SIGNATURE: Final = "X-Counterfoil-Signature-256"
 DELIVERY: Final = "X-Counterfoil-Delivery"
 MIN_SECRET: Final = 16
+
+
+class WebhookSettings(Settings):
+    """A webhook of the configuration's writer's own choice, who decides what it may reach."""
+
+    url: str
+    """https:// only. It is called as it is; a redirect is not followed."""
+    secret_file: Path
+    """Text of at least 16 characters, under which every message is authenticated (HMAC-SHA-256)."""
+    ca_file: Path | None = None
+    """The authority of the receiver's certificate (PEM); the system's own authorities if it is not named."""
+    timeout_seconds: float = Field(default=10, gt=0, le=60)
+
+    @field_validator("url")
+    @classmethod
+    def _https(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ValueError("must be https://host/…")
+        return value
 
 
 class Receiver(Protocol):
@@ -42,7 +64,7 @@ class Webhook:
     timeout_s: float = 10.0
 
     @classmethod
-    def of(cls, settings: AlertSettings) -> Self:
+    def of(cls, settings: WebhookSettings) -> Self:
         """Return the configured webhook; CONFIGURATION where a file cannot be used."""
         secret = read_secret(settings.secret_file).encode()
         if len(secret) < MIN_SECRET:
@@ -58,6 +80,10 @@ class Webhook:
         return cls(settings.url, secret, context, settings.timeout_seconds)
 
     def deliver(self, delivery: str, body: bytes) -> str | None:
+        """Send a message from a thread without an event loop; otherwise as `send`."""
+        return asyncio.run(self.send(delivery, body))
+
+    async def send(self, delivery: str, body: bytes) -> str | None:
         """Send a message; any answer of 2xx accepts it. The answer's body is not read."""
         headers = {
             "content-type": "application/json",
@@ -66,7 +92,7 @@ class Webhook:
             SIGNATURE: f"sha256={signature(self.secret, body)}",
         }
         try:
-            status = asyncio.run(self._posted(body, headers))
+            status = await self._posted(body, headers)
         except TimeoutError:
             return f"did not answer within {self.timeout_s:g} s"
         except httpx.HTTPError as error:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from audit_layer.costs.budgets.settings import AlertSettings
-from audit_layer.costs.budgets.webhook import Webhook
+from shared.parties.webhook import Webhook, WebhookSettings
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import create_private
-from tests.audit_layer.costs.budgets.receiver import Received, https_receiver
+from tests.webhook_receiver import Received, https_receiver
 
 SECRET = "0123456789abcdef"
 
@@ -28,7 +27,7 @@ def webhook(folder: Path, url: str, ca: Path | None, secret: str = SECRET) -> We
     path = folder / "secret"
     path.unlink(missing_ok=True)
     create_private(path, f"{secret}\n".encode())
-    return Webhook.of(AlertSettings(url=url, secret_file=path, ca_file=ca, timeout_seconds=5))
+    return Webhook.of(WebhookSettings(url=url, secret_file=path, ca_file=ca, timeout_seconds=5))
 
 
 def test_a_receiver_can_check_the_exact_bytes(receiver: Received, tmp_path: Path):
@@ -75,12 +74,17 @@ def test_an_answer_that_never_ends_ends_with_the_time_for_it(receiver: Received,
     assert hook.deliver("id", b"{}") is None
 
 
+def test_an_answer_of_any_length_is_not_read(receiver: Received, tmp_path: Path):
+    receiver.endless, receiver.status = True, 200
+    assert webhook(tmp_path, receiver.url, receiver.ca).deliver("id", b"{}") is None
+
+
 def test_only_https_and_a_secret_of_some_length_are_taken(tmp_path: Path):
     for url in ("http://host/a", "https:///a", "file:///etc/passwd", "host/a", ""):
         path = tmp_path / "worker.toml"
         path.write_text(f'url = "{url}"\nsecret_file = "x"\n')
         with pytest.raises(CounterfoilError, match="https") as caught:
-            load(AlertSettings, path)
+            load(WebhookSettings, path)
         assert caught.value.code is Code.CONFIGURATION
     with pytest.raises(CounterfoilError, match="16"):
         webhook(tmp_path, "https://host", None, "short")

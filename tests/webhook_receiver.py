@@ -3,7 +3,7 @@
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,8 @@ class Received:
     status: int = 204
     slow: threading.Event | None = None
     """Until it is set, a byte of the answer comes now and then."""
+    endless: bool = False
+    """The answer's body goes on until the connection ends."""
     came: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Method, headers by lower-case name, body."""
 
@@ -42,6 +44,11 @@ def https_receiver(folder: Path) -> Iterator[Received]:
                 self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.send_response(received.status)
             self.send_header("location", f"{received.url}/elsewhere")
+            if received.endless:
+                self.end_headers()
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(bytes(1 << 16))
             self.send_header("content-length", "0")
             self.end_headers()
 

@@ -1,0 +1,108 @@
+"""What the archive keeps of the audits that its tenant wants: which attempts, what was sent, what the log answered."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from execution_layer.client.log_records import LogRecords
+
+_WAITING: Final = (
+    "SELECT transcript, receipt_entry, statement FROM audits JOIN transcripts ON transcripts.id = transcript"
+    " WHERE receipt_entry IS NOT NULL AND audits.log_index IS NULL AND audits.rejected IS NULL"
+    " AND transcript > ? ORDER BY transcript LIMIT ?"
+)
+_LISTED: Final = (
+    "SELECT number, attempt, node, receipt_entry, audits.entry AS entry, audits.log_index AS log_index, audits.rejected"
+    " AS rejected FROM audits JOIN transcripts ON transcripts.id = transcript ORDER BY transcript DESC LIMIT ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedAudit:
+    """An attempt with a receipt whose audit request the log has not answered yet."""
+
+    transcript: int
+    receipt: bytes
+    """Entry."""
+    statement: bytes | None
+    """The audit request, if it was signed already."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAudit:
+    """An attempt whose audit is wanted, and how far that got."""
+
+    number: int
+    attempt: int
+    node: str
+    receipt: bytes | None
+    """Entry; None before there is a receipt."""
+    audit_request: bytes | None
+    """Entry of the audit request, once it is signed."""
+    log_index: int | None
+    """Where the log has it."""
+    rejected: str | None
+    """Why the log does not take it."""
+
+
+class AuditRecords(LogRecords):
+    """One client's records of the audits that it wants, in its archive's file."""
+
+    async def want_audit(self, transcript: int) -> None:
+        """Record that an attempt is to be audited; what was recorded of it before stays, but a rejection is tried again."""
+
+        def write(db: sqlite3.Connection) -> None:
+            want(db, transcript)
+            db.execute(
+                "UPDATE audits SET statement = NULL, entry = NULL, rejected = NULL"
+                " WHERE transcript = ? AND rejected IS NOT NULL",
+                (transcript,),
+            )
+
+        await self._journal.write(write)
+
+    def wanted_audits(self, *, after: int, limit: int) -> list[WantedAudit]:
+        """Return what is to be asked for, or asked for again, of the transcripts after one, in their order."""
+        rows = self._journal.read(lambda db: db.execute(_WAITING, (after, limit)).fetchall())
+        return [WantedAudit(*row) for row in rows]
+
+    async def keep_audit_request(
+        self, transcript: int, sign: Callable[[], tuple[bytes, bytes]]
+    ) -> bytes:
+        """Record the audit request (statement, entry) of an attempt, unless it has one; return the one that counts."""
+
+        def write(db: sqlite3.Connection) -> bytes:
+            query = "SELECT statement FROM audits WHERE transcript = ?"
+            (kept,) = db.execute(query, (transcript,)).fetchone()
+            if kept is not None:
+                return bytes(kept)
+            statement, entry = sign()
+            db.execute(
+                "UPDATE audits SET statement = ?, entry = ? WHERE transcript = ?",
+                (statement, entry, transcript),
+            )
+            return statement
+
+        return await self._journal.write(write)
+
+    async def note_audit(
+        self, transcript: int, *, index: int | None = None, rejected: str | None = None
+    ) -> None:
+        """Record the log's answer: the index at which it has the audit request, or why it does not take it."""
+        await self._journal.write(
+            lambda db: db.execute(
+                "UPDATE audits SET log_index = ?, rejected = ? WHERE transcript = ?",
+                (index, rejected, transcript),
+            )
+        )
+
+    def audits(self, limit: int) -> list[AskedAudit]:
+        """Return the newest attempts whose audit is wanted, newest first."""
+        rows = self._journal.read(lambda db: db.execute(_LISTED, (limit,)).fetchall())
+        return [AskedAudit(*row) for row in rows]
+
+
+def want(db: sqlite3.Connection, transcript: int) -> None:
+    """Record that an attempt is to be audited, in the caller's transaction."""
+    db.execute("INSERT OR IGNORE INTO audits (transcript) VALUES (?)", (transcript,))
