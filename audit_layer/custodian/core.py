@@ -10,6 +10,7 @@ from shared.envelope.hpke import Opener
 from shared.envelope.release import ReleaseContext, seal_release
 from shared.envelope.sealing import EscrowShare, open_escrow
 from shared.parties.custody import MAX_SHARE_REQUEST, CaseAnswer, ShareAnswer, ShareRequest
+from shared.parties.identity_book import IdentityBook
 from shared.parties.reveal_memory import Kept, RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
@@ -18,6 +19,9 @@ from shared.selection.epoch import open_witnessed
 from shared.statements.cose import entry_of, open_as, parse_statement, read_as, sign
 from shared.statements.disclosures import DisclosureRelease, DisclosureRequest, EscrowReport
 from shared.statements.epochs import EpochSeal
+from shared.statements.identities import Holder, identity
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
 from shared.verification.limits import InsistenceError, Terms
 from shared.verification.release_case import MAX_CASE, ReleaseCase
 from shared.verification.release_check import Permitted, check_release
@@ -37,6 +41,8 @@ class Custodian:
     terms: Terms
     store: ReleaseStore
     memory: RevealMemory
+    book: IdentityBook | None = None
+    """What it remembers of the keys of the operators and tenants that it pins; without it, pins are all there is."""
 
     def __post_init__(self) -> None:
         if not self.trust.named(Role.PARTY, self.terms.own):
@@ -57,13 +63,14 @@ class Custodian:
             return CaseAnswer(release=known.statement).to_cbor()
         if (reported := self.store.find_report(request)) is not None:
             return CaseAnswer(report=reported).to_cbor()
+        trust = self._followed(case)
         epoch = None if case.seal is None else read_as(EpochSeal, case.seal).epoch
         own: Kept | None = None
         try:
             with self.memory.lock:
                 own = None if epoch is None else self.memory.find(epoch)
                 revealed = None if own is None else own.revealed
-                permitted = check_release(case, self.trust, self.terms, revealed=revealed)
+                permitted = check_release(case, trust, self.terms, revealed=revealed)
                 if (
                     permitted.without_own and epoch is not None
                 ):  # epoch seals are public: nobody may make it reveal now
@@ -72,6 +79,28 @@ class Custodian:
         except InsistenceError as refused:
             self._report(case, refused, epoch, own)
             raise
+
+    def _followed(self, case: ReleaseCase) -> Trust:
+        """Return the trust with the pinned keys of the case's operator and tenant as the log continues them, by what is shown
+        and by what was seen earlier. What is new about them is remembered.
+        """
+        if self.book is None:
+            return self.trust
+        signers = (
+            (Holder.OPERATOR, read_as(KeyBundle, case.bundle).operator),
+            (Holder.TENANT, read_as(Order, case.order).tenant),
+        )
+        about = [
+            (holder, name) for holder, name in signers if self.trust.named(Role(holder.value), name)
+        ]
+        self.book.learn(
+            ((item.statement, item.proof) for item in case.identities or ()),
+            only={identity(holder, name) for holder, name in about},
+        )
+        return self.trust.continued(
+            self.book.history(holder, name, self.trust.named(Role(holder.value), name))
+            for holder, name in about
+        )
 
     def share(self, message: bytes) -> bytes:
         """Answer a `ShareRequest` with the sealed share, once the release that names it is in the witnessed log.

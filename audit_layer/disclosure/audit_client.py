@@ -46,6 +46,7 @@ class AuditServer:
         self._channel = secure_channel(target, ca_file, party)
         self._intake = audit_pb2_grpc.IntakeStub(self._channel)
         self._log = audit_pb2_grpc.LogStub(self._channel)
+        self._directory = audit_pb2_grpc.DirectoryStub(self._channel)
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Self:
@@ -82,6 +83,15 @@ class AuditServer:
                 return None
             raise failure from error
         return Proof(response.tlog_proof, response.index)
+
+    def identities(self, subjects: Sequence[str]) -> list[tuple[bytes, str]]:
+        """Return (statement, tlog-proof) of what is witnessed about identities' keys: unchecked."""
+        request = audit_pb2.ListIdentityKeysRequest(identities=subjects)
+        try:
+            response = self._directory.ListIdentityKeys(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return [(item.statement, item.tlog_proof) for item in response.identities]
 
     def checkpoint(self) -> str:
         """Return the latest witnessed checkpoint as a signed note."""

@@ -26,11 +26,14 @@ from shared.envelope.shares import combine
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import Signer
 from shared.runtime.party import PartyFiles
-from shared.statements.cose import entry_of, open_as, sign
+from shared.statements.cose import entry_of, open_as, read_as, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
+from shared.statements.identities import Holder, identity
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Reason
-from shared.verification.release_case import ReleaseCase
+from shared.verification.release_case import MAX_IDENTITIES, ReleaseCase, ShownIdentity
 
 WAIT_S: Final = 1.0
 """How long one question whether a release is witnessed waits for the answer."""
@@ -141,6 +144,7 @@ class Disclosure:
         statements = {
             "request": case.request,
             "receipt": case.receipt_statement,
+            "bundle": case.bundle,
             **case.ground.witnessed,
         }
         if case.first_verdict is not None:
@@ -152,6 +156,15 @@ class Disclosure:
                 raise CounterfoilError(Code.NOT_WITNESSED, f"the {name} is not witnessed yet")
             shown[name], shown[f"{name}_proof"] = statement, proof.text
         return shown
+
+    def _identities(self, bundle: bytes, order: bytes) -> tuple[ShownIdentity, ...] | None:
+        """Return what leads custodians from the keys that they pin to those that signed key bundle and order."""
+        about = (
+            identity(Holder.OPERATOR, read_as(KeyBundle, bundle).operator),
+            identity(Holder.TENANT, read_as(Order, order).tenant),
+        )
+        shown = self.server.identities(about)[:MAX_IDENTITIES]
+        return tuple(ShownIdentity(*item) for item in shown) or None
 
     def _gathered(self, case: DueCase, proof: str) -> "_Gathered":
         """Gather the ciphertexts that are the receipt's: all deposits', and the node's if none of those is whole."""
@@ -178,7 +191,7 @@ class Disclosure:
         release_case = ReleaseCase(
             **proofs,
             **case.ground.besides,
-            bundle=case.bundle,
+            identities=self._identities(case.bundle, found.order),
             order=found.order,
             envelope=found.sent.envelope,
         ).to_cbor()

@@ -1,5 +1,7 @@
 """Bundles of statements in the log, for auditors who check them offline (`docs/bundle.md`)."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Engine, select
 
 from audit_layer.log.proof_service import ProofService
@@ -7,14 +9,16 @@ from audit_layer.storage.engine import session
 from audit_layer.trail.models import OrderRow, PartyRow, StatementRow
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import Signer, key_id, public_bytes
-from shared.statements.cose import SignedStatement, attach, parse_statement
+from shared.statements.cose import SignedStatement, attach, entry_of, parse_statement
+from shared.statements.identities import TYPES, identity
 from shared.statements.receipts import Receipt
 from shared.statements.refusals import Refusal
 from shared.translog.cose_receipt import issue_receipt
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile
 from shared.translog.tlog_proof import TlogProof
-from shared.verification.bundle import Bundle, OrderContext
+from shared.verification.bundle import MAX_IDENTITIES, Bundle, OrderContext
+from shared.verification.trust import SIGNED_BY, Role
 
 
 class Bundles:
@@ -36,7 +40,7 @@ class Bundles:
         raw = self._statement(entry)
         statement = parse_statement(raw)
         signers = [statement.kid]
-        context = None
+        context, about = None, [statement]
         answer = _answer(statement)
         if answer is not None:
             context = OrderContext(
@@ -44,7 +48,8 @@ class Bundles:
                 key_bundle=self._statement(answer.bundle),
                 key_bundle_proof=self._proofs.prove(answer.bundle).encode(),
             )
-            signers = [parse_statement(part).kid for part in (context.key_bundle, context.order)]
+            about = [parse_statement(part) for part in (context.key_bundle, context.order)]
+            signers = [part.kid for part in about]
         proof = self._proofs.prove(entry)
         return Bundle(
             statement=attach(raw, [self._cose_receipt(entry, proof)]),
@@ -52,7 +57,24 @@ class Bundles:
             policy=PolicyFile.of(self._policy).encode(),
             keys=(*self._keys(signers), public_bytes(self._cose_key)),
             context=context,
+            identities=tuple(self._identities(about)),
         )
+
+    def _identities(self, signed: Sequence[SignedStatement]) -> list[tuple[bytes, str]]:
+        """Return what the log has about the keys of those who signed these statements, with proofs, in its order."""
+        subjects = [
+            identity(role, item.issuer)
+            for item in signed
+            if (role := SIGNED_BY.get(item.type)) in (Role.OPERATOR, Role.TENANT) and role
+        ]
+        with session(self._engine) as db:
+            found = db.scalars(
+                select(StatementRow.raw)
+                .where(StatementRow.type.in_(TYPES), StatementRow.subject.in_(subjects))
+                .order_by(StatementRow.log_index)
+                .limit(MAX_IDENTITIES)
+            ).all()
+        return [(raw, self._proofs.prove(entry_of(raw)).encode()) for raw in found]
 
     def _cose_receipt(self, entry: bytes, proof: TlogProof) -> bytes:
         head = proof.claimed

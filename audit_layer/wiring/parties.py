@@ -17,6 +17,7 @@ from audit_layer.witness.store import WitnessStore
 from shared.envelope.hpke import load_hpke_key
 from shared.parties.beacon_http import beacon_router
 from shared.parties.beacon_service import BeaconService
+from shared.parties.identity_book import IdentityBook
 from shared.parties.reveal_memory import RevealMemory
 from shared.parties.settings import key_bytes
 from shared.runtime.http import serve_https
@@ -100,7 +101,8 @@ async def serve_custodian(
         tuple(Recipient(name, hpke_key) for name, (_, hpke_key) in workers.items()),
         settings.limits.limits(),
     )
-    custodian = Custodian(settings.name, signing, hpke, trust, terms, store, memory)
+    book = IdentityBook(settings.state_file.with_name("identities.json"), trust.required_log())
+    custodian = Custodian(settings.name, signing, hpke, trust, terms, store, memory, book)
     beacon = _beacon(settings, keys, memory, authority)
     app = custodian_app(custodian, beacon, behind_proxy=callers.behind_proxy)
     server = await serve_https(

@@ -5,6 +5,7 @@ assigned in the same transaction, so no number is in use twice at a time, even b
 number under which nothing was accepted is closed by the node's signed refusal, or goes to the next request.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.journal import Journal
+from shared.runtime.journal import Journal, connect
 
 
 class State(StrEnum):
@@ -155,9 +156,14 @@ class Archive(AuditRecords):
         self._journal.close()
 
     async def order(
-        self, new: NewTranscript, sign: SignOrder, *, number: int | None = None
+        self,
+        new: NewTranscript,
+        sign: SignOrder,
+        *,
+        number: int | None = None,
+        key: bytes | None = None,
     ) -> Ordered:
-        """Assign a number (or the next attempt of `number`), sign, and record it all.
+        """Assign a number (or the next attempt of `number`), sign with the private half of `key`, and record it all.
         A number that was given back is used before a new one, with its next attempt: by signing it the tenant states that no
         earlier attempt was delivered, so whatever a refusing node kept of them is not payable (protocol §8).
         """
@@ -173,6 +179,8 @@ class Archive(AuditRecords):
                     *(statement, entry, _tags_text(new.tags)),
                 ),
             )
+            if key is not None:
+                db.execute("INSERT INTO own_keys VALUES (?) ON CONFLICT DO NOTHING", (key,))
             assert cursor.lastrowid is not None
             if new.audited:
                 want(db, cursor.lastrowid)
@@ -346,6 +354,16 @@ class Archive(AuditRecords):
         return self._journal.read(
             lambda db: [_transcript(db, row) for row in db.execute(query, arguments).fetchall()]
         )
+
+
+def own_keys_in(path: Path) -> tuple[bytes, ...]:
+    """Return the public keys with which the orders in an archive were signed, as far as it knows; none if there is no archive."""
+    if not path.exists():
+        return ()
+    with contextlib.closing(connect(path, read_only=True)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'own_keys'").fetchone():
+            return ()  # of an earlier version
+        return tuple(bytes(row["key"]) for row in db.execute("SELECT key FROM own_keys"))
 
 
 def _insert_frames(db: sqlite3.Connection, transcript: int, received: Received, known: int) -> None:

@@ -113,7 +113,7 @@ class Attempt:
         new = NewTranscript(
             node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags, audited
         )
-        ordered = await archive.order(new, signed, number=number)
+        ordered = await archive.order(new, signed, number=number, key=public_bytes(terms.key))
         fault_point("client.ordered")
         sent = Sent(
             order=order_for(ordered.number, ordered.attempt),

@@ -40,6 +40,7 @@ from execution_layer.client.options import (
     tags_of,
     timeout_of,
 )
+from execution_layer.client.own_keys import learn_identities, own_keys
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.proofs import LATER, HandedIn, ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
@@ -227,11 +228,13 @@ class AsyncCounterfoilClient:
 
     async def upgrade_proofs(self, timeout_s: float = 0.0) -> ProofReport:
         """Fetch and verify a witnessed proof for every receipt without one; try for `timeout_s` seconds. Refusals and audit
-        requests that the log still lacks are handed in.
+        requests that the log still lacks are handed in. What the log has of the keys of those who signed is remembered, so that
+        others can be shown it.
         """
         report = await self._proofs().upgrade(timeout_s)
         try:
             await self._auditing().hand_in()
+            await learn_identities(self._policy, self._channel(self._policy.audit_target))
         except CounterfoilError as error:
             if error.code not in LATER:
                 raise
@@ -282,7 +285,13 @@ class AsyncCounterfoilClient:
         """
         kept = self.archive.find(which)
         attempt, bundle = reopened(
-            self.archive, kept, self._terms.key, self._texts, on_text, on_pause
+            self.archive,
+            kept,
+            self._terms.key,
+            own_keys(self._policy),
+            self._texts,
+            on_text,
+            on_pause,
         )
         limit_s = timeout_of({"timeout_s": timeout_s}, self._policy.timeout_s)
         try:

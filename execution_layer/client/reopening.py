@@ -1,5 +1,7 @@
 """An attempt of an earlier process, from the archive: what was sent, and what had come back."""
 
+from collections.abc import Sequence
+
 from execution_layer.client.archive import Archive, State, Transcript
 from execution_layer.client.attempt import Attempt
 from execution_layer.client.reading import Texts
@@ -9,9 +11,10 @@ from shared.envelope.header import envelope_hash
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import Signer, public_bytes
-from shared.statements.cose import entry_of, open_as
+from shared.statements.cose import entry_of, open_as, parse_statement
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
+from shared.verification.trust import key_for
 
 RESUMABLE = frozenset({State.ORDERED, State.BROKEN, State.LOST})
 
@@ -30,11 +33,15 @@ def reopened(
     archive: Archive,
     kept: Transcript,
     key: Signer,
+    own: Sequence[bytes],
     texts: Texts,
     on_text: OnText | None,
     on_pause: OnRetry | None,
 ) -> tuple[Attempt, KeyBundle]:
-    """Return an attempt that may be resumed, and its node's key bundle; CONFLICT for one that has come to its end."""
+    """Return an attempt that may be resumed, and its node's key bundle; CONFLICT for one that has come to its end.
+
+    `key` signs for the tenant now; `own` are the public keys that it ever had, with one of which the order is signed.
+    """
     if kept.state not in RESUMABLE:
         raise CounterfoilError(
             Code.CONFLICT, f"there is nothing to resume: the attempt is {kept.state.value}"
@@ -43,7 +50,8 @@ def reopened(
         kept.bundle
     )  # it was checked before the request was sealed for it
     bundle, _ = open_as(KeyBundle, statement, None)
-    sent = sent_of(kept, bundle, entry_of(statement), public_bytes(key))
+    signer = key_for(parse_statement(kept.order_statement), (*own, public_bytes(key)))
+    sent = sent_of(kept, bundle, entry_of(statement), signer)
     wanted = Wanted(
         body=sent.opened.body,
         model_root=sent.opened.header.model_root,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 8
+VERSION = 9
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -97,7 +97,10 @@ CREATE TABLE audits (
     entry BLOB,
     log_index INTEGER,
     rejected TEXT
-) STRICT
+) STRICT;
+CREATE TABLE own_keys (
+    key BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
 orders of which no attempt was accepted, and the last one not refused with a signature; the next requests take them.
@@ -106,10 +109,11 @@ orders of which no attempt was accepted, and the last one not refused with a sig
 `contradictions` are what a node signed in a place of a stream where it had signed something else: a frame, or at
 position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal; `rejected`
 is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once they are answered
-with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it."""
+with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it. `own_keys` are
+the public keys with which orders were signed."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS = (
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS = (
     SCHEMA.index(f"CREATE {name}")
     for name in (
         "TABLE suspects",
@@ -118,6 +122,7 @@ _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS = (
         "TABLE contradictions",
         "INDEX transcripts_refusal",
         "TABLE audits",
+        "TABLE own_keys",
     )
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
@@ -135,6 +140,7 @@ UPGRADES: Final[Mapping[int, str]] = {
     6: "ALTER TABLE transcripts ADD COLUMN refusal BLOB; ALTER TABLE transcripts ADD COLUMN refusal_entry BLOB;"
     "ALTER TABLE transcripts ADD COLUMN rejected TEXT;"
     + SCHEMA[_REFUSAL:_AUDITS].rstrip().rstrip(";"),
-    7: SCHEMA[_AUDITS:],
+    7: SCHEMA[_AUDITS:_OWN_KEYS].rstrip().rstrip(";"),
+    8: SCHEMA[_OWN_KEYS:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

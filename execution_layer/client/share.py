@@ -28,8 +28,10 @@ from shared.statements.cose import detach, entry_of
 from shared.statements.receipts import Finish, Receipt
 from shared.verification.bundle_check import (
     Report,
+    followed,
     key_bundle_of,
     ordered,
+    policy_in,
     receipt_of,
     verify_bundle,
 )
@@ -111,6 +113,8 @@ def verify_share(share: Share, trust: Trust, texts: Texts | None = None) -> Open
 
 
 def _sent(share: Share, trust: Trust) -> Sent:
+    policy, _ = policy_in(share.bundle.policy, trust)
+    trust, _ = followed(share.bundle, policy, trust)
     context = share.bundle.context
     assert context is not None
     (keys, entry), _ = key_bundle_of(context.key_bundle, trust, share.bundle.keys)

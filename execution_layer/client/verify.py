@@ -6,19 +6,21 @@ from pathlib import Path
 
 from execution_layer.client.archive import Archive, Transcript
 from execution_layer.client.operators import known_operators
+from execution_layer.client.own_keys import book_of, own_history, own_keys
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
 from execution_layer.client.reopening import sent_of
 from execution_layer.client.response_check import STEPS, Response, Sent, StreamReader, run_steps
 from execution_layer.client.setup import pairs
 from shared.codec.ids import parse_hex32
-from shared.parties.key_rotation import known_keys
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.keys import key_id
 from shared.statements.cose import entry_of, parse_statement
+from shared.statements.identities import Holder
 from shared.translog.policy import LogPolicy
 from shared.translog.policy_file import PolicyFile, read_policy_file
 from shared.translog.tlog_proof import parse_tlog_proof
-from shared.verification.bundle import Bundle, OrderContext
+from shared.verification.bundle import MAX_IDENTITIES, Bundle, OrderContext
 from shared.verification.bundle_check import included, key_bundle_steps
 from shared.verification.steps import Step, Verification
 from shared.verification.trust import Role, Trust, key_for
@@ -29,9 +31,10 @@ def trust_of(policy: ClientPolicy) -> Trust:
     own keys."""
     pins = {
         Role.OPERATOR: {name: policy.operator_keys(name) for name in policy.operators},
-        Role.TENANT: {policy.tenant: _own_keys(policy)},
+        Role.TENANT: {policy.tenant: own_keys(policy)},
     }
-    return Trust(policy.log.policy(), pins).continued(known_operators(policy))
+    histories = [*known_operators(policy), own_history(policy)]
+    return Trust(policy.log.policy(), pins).continued(histories)
 
 
 def trust_given(config: Path | None, policy_file: Path | None, signers: Sequence[str]) -> Trust:
@@ -62,17 +65,25 @@ def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bu
     if transcript.proof is None:
         raise _no_proof()
     statement, proof = archive.bundle(transcript.bundle)
-    operators = {
+    operator = parse_statement(statement)
+    signers = {operator.kid, parse_statement(transcript.order_statement).kid}
+    known = {
         key
-        for history in known_operators(policy, parse_statement(statement).issuer)
-        for key in history.ever
+        for history in known_operators(policy, operator.issuer)
+        for key in (*history.ever, *own_keys(policy))
     }
+    book = book_of(policy)
+    identities = (
+        *book.shown(Holder.OPERATOR, operator.issuer),
+        *book.shown(Holder.TENANT, policy.tenant),
+    )
     return Bundle(
         statement=transcript.evidence[0],
         tlog_proof=transcript.proof,
         policy=PolicyFile.of(policy.log.policy()).encode(),
-        keys=(*operators, *_own_keys(policy)),
+        keys=tuple(key for key in sorted(known) if key_id(key) in signers),
         context=OrderContext(transcript.order_statement, statement, proof),
+        identities=identities[:MAX_IDENTITIES],
     )
 
 
@@ -92,7 +103,7 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
     statement, proof = archive.bundle(transcript.bundle)
     log = policy.log.policy()
     bundle = key_bundle_steps(run, statement, proof, log, trust_of(policy))
-    own = key_for(parse_statement(transcript.order_statement), _own_keys(policy))
+    own = key_for(parse_statement(transcript.order_statement), own_keys(policy))
     sent = run.step(
         "order and envelope are ours and belong together",
         lambda: sent_of(transcript, bundle[0], bundle[1], own),
@@ -142,8 +153,3 @@ def _no_proof() -> CounterfoilError:
         "there is no proof for the receipt yet",
         remedy="Run `counterfoil client proofs`.",
     )
-
-
-def _own_keys(policy: ClientPolicy) -> tuple[bytes, ...]:
-    """Return the tenant's keys that are or were in the key file, the current one last."""
-    return known_keys(policy.tenant_key_file, policy.tenant_key())

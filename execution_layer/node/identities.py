@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from execution_layer.node.tenants import Tenants
@@ -52,9 +52,13 @@ class TenantIdentities:
             statement = parse_statement(order, expected=Order.TYPE)
         except CounterfoilError:
             return  # admission says why
+        if not self._tenants.has_key(statement.issuer, statement.kid):
+            await self.look(lambda: self._tenants.has_key(statement.issuer, statement.kid))
+
+    async def look(self, known: Callable[[], bool]) -> None:
+        """Ask the log, at most once a second, unless what is wanted is `known` by now."""
         async with self._turn:
-            known = self._tenants.has_key(statement.issuer, statement.kid)
-            if not known and time.monotonic() > self._asked + AT_MOST_EVERY_S:
+            if not known() and time.monotonic() > self._asked + AT_MOST_EVERY_S:
                 await self._follow()
 
     async def _follow(self) -> None:

@@ -207,7 +207,14 @@ class Node:
                     execution_pb2_grpc.add_InferenceServicer_to_server,
                     InferenceService(
                         intake,
-                        Resuming(intake, self.store, self._signer, intake.load.pace),
+                        Resuming(
+                            intake,
+                            self.store,
+                            self._signer,
+                            intake.load.pace,
+                            self._tenants,
+                            identities.look,
+                        ),
                         self.ring,
                         self._model.served.root,
                         self._model.files,

@@ -1,6 +1,6 @@
 """Resuming streams (protocol §4.9): who may have the rest of a response, and how many at a time."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -46,6 +46,17 @@ class InFlight(Protocol):
         """Return the session that answers an order, by its entry."""
 
 
+class TenantKeys(Protocol):
+    """Knows which keys tenants have."""
+
+    def live(self, tenant: str) -> Collection[bytes] | None:
+        """Return the keys that a tenant has now; None for a stranger."""
+
+
+Look = Callable[[Callable[[], bool]], Awaitable[None]]
+"""Asks the log, unless what is wanted is known by now."""
+
+
 class Resuming:
     """Belongs to one event loop."""
 
@@ -55,8 +66,12 @@ class Resuming:
         store: NodeStore,
         signer: ReceiptSigner,
         pace: Callable[[str, str], None],
+        keys: TenantKeys,
+        look: Look,
     ) -> None:
-        """`pace` counts a call of a tenant to a method, or raises QUOTA."""
+        """`pace` counts a call of a tenant to a method, or raises QUOTA; `look` asks the log for tenants' newer keys."""
+        self._keys = keys
+        self._look = look
         self._sessions = sessions
         self._pace = pace
         self._store = store
@@ -73,7 +88,7 @@ class Resuming:
         """
         session = await self._sessions.in_flight(wish.order)
         found = self._store.journal.read(lambda db: stream_of(db, wish.order))
-        if found is None or not _is_signed(found, wish) or not found.kept:
+        if found is None or not await self._is_signed(found, wish) or not found.kept:
             raise CounterfoilError(
                 Code.NOT_FOUND, "there is no response here that this signature resumes"
             )
@@ -96,6 +111,22 @@ class Resuming:
                 Code.UNAVAILABLE,
                 "the response was cut off: it has no final record, or was resumed again elsewhere",
             )
+
+    async def _is_signed(self, found: StoredStream, wish: Wish) -> bool:
+        """Whether a key that the order's tenant has now signed the wish. One of a tenant that is served no more needs the key
+        that signed the order.
+        """
+        tenant = open_as(Order, found.order, None)[0].tenant
+
+        def signed() -> bool:
+            live = self._keys.live(tenant)
+            known = (found.tenant_key,) if live is None else live
+            return any(_signed_by(wish, key) for key in known if key is not None)
+
+        if signed():
+            return True
+        await self._look(signed)
+        return signed()
 
     def _check(self, wish: Wish, found: StoredStream) -> None:
         """Check the time, the rate and the number of frames; the caller is the order's tenant."""
@@ -134,11 +165,9 @@ class Resuming:
         return tape
 
 
-def _is_signed(found: StoredStream, wish: Wish) -> bool:
-    if found.tenant_key is None:
-        return False
+def _signed_by(wish: Wish, key: bytes) -> bool:
     try:
-        verify_resumption(wish.order, wish.frames, wish.at, wish.signature, found.tenant_key)
+        verify_resumption(wish.order, wish.frames, wish.at, wish.signature, key)
     except CounterfoilError:
         return False
     return True

@@ -29,14 +29,16 @@ class Tenants:
         self._refresh()
         return sorted(self._keys)
 
-    def key_of(self, tenant: str, kid: bytes) -> bytes | None:
-        """Return a tenant's live key (32 bytes) with this key id, or else another of its live keys; None for a stranger."""
+    def live(self, tenant: str) -> Collection[bytes] | None:
+        """Return the keys that a tenant has now; None for a stranger."""
         self._refresh()
         pinned = self._keys.get(tenant)
-        if pinned is None:
-            return None
-        live = self._live(tenant, pinned)
-        return with_key_id(live, kid) or min(live)
+        return None if pinned is None else self._live(tenant, pinned)
+
+    def key_of(self, tenant: str, kid: bytes) -> bytes | None:
+        """Return a tenant's live key (32 bytes) with this key id, or else another of its live keys; None for a stranger."""
+        live = self.live(tenant)
+        return None if live is None else with_key_id(live, kid) or min(live)
 
     def has_key(self, tenant: str, kid: bytes) -> bool:
         """Return whether a key id is that of a live key of a tenant, or the tenant is a stranger."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -60,6 +60,10 @@ class IdentityKeyEnd(Statement):
     def subject(self) -> str:
         """The identity."""
         return identity(self.role, self.name)
+
+
+TYPES: Final = frozenset({IdentityKey.TYPE, IdentityKeyEnd.TYPE})
+"""The statements about identities' keys."""
 
 
 def identity(role: str, name: str) -> str:

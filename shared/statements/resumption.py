@@ -18,7 +18,7 @@ def resume_message(order: bytes, frames: int, at: int) -> bytes:
 
 
 def sign_resumption(order: bytes, frames: int, at: int, key: Signer) -> bytes:
-    """Return the signature, 64 bytes, by the key that signed the order."""
+    """Return the signature, 64 bytes, by a key of the tenant."""
     return key.sign(resume_message(order, frames, at))
 
 
@@ -33,5 +33,5 @@ def verify_resumption(
     except InvalidSignature as error:
         raise CounterfoilError(
             Code.BAD_SIGNATURE,
-            "the wish to resume is not signed with the key that signed the order",
+            "the wish to resume is not signed with this key of the order's tenant",
         ) from error

@@ -19,6 +19,8 @@ MAX_BUNDLE: Final = 4 * 2**20
 """Bytes. The longest statements are 2^20 bytes long, and base64 makes them a third longer."""
 MAX_KEYS: Final = 16
 MAX_TIMESTAMPS: Final = 16
+MAX_IDENTITIES: Final = 64
+"""Statements about identity keys; with proofs of some 10 kB each they leave room for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Bundle:
     """Present exactly when the statement is a receipt or a refusal."""
     timestamps: tuple[bytes, ...] = ()
     """RFC 3161 timestamp tokens, DER."""
+    identities: tuple[tuple[bytes, str], ...] = ()
+    """(statement, tlog-proof): how the log continues the keys of those who signed the others."""
 
     def members(self) -> dict[str, Any]:
         """Return the members of the file's JSON object."""
@@ -59,6 +63,11 @@ class Bundle:
             values["order"] = encode_base64(self.context.order)
             values["key_bundle"] = encode_base64(self.context.key_bundle)
             values["key_bundle_proof"] = self.context.key_bundle_proof
+        if self.identities:
+            values["identities"] = [
+                {"statement": encode_base64(raw), "tlog_proof": proof}
+                for raw, proof in self.identities
+            ]
         if self.timestamps:
             values["timestamps"] = [encode_base64(token) for token in self.timestamps]
         return values
@@ -70,7 +79,8 @@ class Bundle:
 
 _REQUIRED: Final = frozenset({"format", "statement", "tlog_proof", "policy", "keys"})
 _OF_ORDERS: Final = frozenset({"order", "key_bundle", "key_bundle_proof"})
-_OPTIONAL: Final = frozenset({"timestamps"})
+_OPTIONAL: Final = frozenset({"identities", "timestamps"})
+_OF_IDENTITY: Final = {"statement", "tlog_proof"}
 
 
 def parse_bundle(data: bytes) -> Bundle:
@@ -111,7 +121,16 @@ def bundle_of(values: Any) -> Bundle:
         keys=keys,
         context=context,
         timestamps=_list(values, "timestamps", MAX_TIMESTAMPS) if "timestamps" in values else (),
+        identities=_identities(values["identities"]) if "identities" in values else (),
     )
+
+
+def _identities(values: Any) -> tuple[tuple[bytes, str], ...]:
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_IDENTITIES:
+        raise _malformed(f"has no list of at most {MAX_IDENTITIES} identities")
+    if not all(isinstance(item, dict) and set(item) == _OF_IDENTITY for item in values):
+        raise _malformed("has an identity that is not a statement and its tlog_proof")
+    return tuple((_octets(item, "statement"), _text(item, "tlog_proof")) for item in values)
 
 
 def read_bundle(path: Path) -> Bundle:

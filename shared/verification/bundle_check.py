@@ -16,6 +16,7 @@ from shared.statements.cose import (
     parse_statement,
     verify_signature,
 )
+from shared.statements.identities import TYPES
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order, within_order
 from shared.statements.receipts import Finish, Receipt
@@ -26,6 +27,7 @@ from shared.translog.policy import Group, LogPolicy
 from shared.translog.policy_file import parse_policy_file
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
 from shared.verification.bundle import Bundle, OrderContext
+from shared.verification.identities import Logged
 from shared.verification.receipt_claims import implausible, unfounded_end
 from shared.verification.steps import Step, Verification, as_text
 from shared.verification.trust import SIGNED_BY, Role, Trust
@@ -72,20 +74,29 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
         "the policy names a log and a quorum of witnesses",
         lambda: policy_in(bundle.policy, trust),
     )
+    known: Trust = trust
+    if bundle.identities:
+        known = (
+            run.step(
+                "what it shows of identities' keys is in the witnessed log",
+                lambda: followed(bundle, policy, trust),
+            )
+            or trust
+        )
     statement: SignedStatement
     found: VerifiedInclusion
     if bundle.context is None:
         statement = run.step(
-            "the statement is signed by its issuer", lambda: _signed(bundle, trust)
+            "the statement is signed by its issuer", lambda: _signed(bundle, known)
         )
         found = run.step(
             "the statement is in the witnessed log",
-            lambda: included(bundle.tlog_proof, statement.entry, policy),
+            lambda: _place(bundle.tlog_proof, statement, statement.issuer, policy, known),
         )
     elif _is_refusal(bundle.statement):
-        statement, found = _refusal_steps(run, bundle, bundle.context, policy, trust)
+        statement, found = _refusal_steps(run, bundle, bundle.context, policy, known)
     else:
-        statement, found = _receipt_steps(run, bundle, bundle.context, policy, trust)
+        statement, found = _receipt_steps(run, bundle, bundle.context, policy, known)
     _, receipts = detach(bundle.statement) if run.holds else (b"", ())
     if receipts:
         run.step(
@@ -94,6 +105,21 @@ def verify_bundle(bundle: Bundle, trust: Trust) -> Report:
         )
     facts = _facts(statement, found, len(receipts)) if run.holds else {}
     return Report(run.steps, _rests_on(bundle, trust), facts)
+
+
+def followed(bundle: Bundle, policy: LogPolicy, trust: Trust) -> tuple[Trust, str]:
+    """Return a verifier's trust, continued by what a bundle shows of identities' keys, also in words; the errors of `included`,
+    and MALFORMED for a statement about something else.
+    """
+    shown = []
+    for raw, proof in bundle.identities:
+        statement = parse_statement(raw)
+        if statement.type not in TYPES:
+            raise CounterfoilError(
+                Code.MALFORMED, f"a {statement.type} says nothing of identities' keys"
+            )
+        shown.append(Logged(included(proof, statement.entry, policy)[0].index, raw))
+    return trust.followed(shown), f"{len(shown)} statements"
 
 
 def key_bundle_steps(
@@ -118,10 +144,17 @@ def key_bundle_steps(
 def _key_bundle_place(
     raw: bytes, proof: str, policy: LogPolicy, trust: Trust
 ) -> tuple[VerifiedInclusion, str]:
-    """Check that the log has a key bundle, at a place where its signer was one of its operator's keys."""
-    statement = parse_statement(raw, expected=KeyBundle.TYPE)
+    claimed, statement = open_as(KeyBundle, raw, None)
+    return _place(proof, statement, claimed.operator, policy, trust)
+
+
+def _place(
+    proof: str, statement: SignedStatement, name: str, policy: LogPolicy, trust: Trust
+) -> tuple[VerifiedInclusion, str]:
+    """Check that the log has a statement, at a place where its signer was one of the keys of this name."""
     found, told = included(proof, statement.entry, policy)
-    trust.check_place(Role.OPERATOR, statement.issuer, statement.kid, found.index)
+    if (role := SIGNED_BY.get(statement.type)) is not None:
+        trust.check_place(role, name, statement.kid, found.index)
     return found, told
 
 

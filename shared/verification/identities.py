@@ -69,6 +69,17 @@ class KeyHistory:
     name: str
     lives: tuple[KeyLife, ...]
     ignored: tuple[Ignored, ...] = field(default=())
+    logged: tuple[Logged, ...] = field(default=())
+    """The statements from which this follows, by index."""
+
+    @property
+    def pinned(self) -> frozenset[bytes]:
+        """The keys with which it begins."""
+        return frozenset(life.key for life in self.lives if life.added is None)
+
+    def continued(self, logged: Iterable[Logged]) -> "KeyHistory":
+        """Return this history with more statements of the log, wherever in the log they are."""
+        return key_history(self.role, self.name, self.pinned, (*self.logged, *logged))
 
     @property
     def live(self) -> frozenset[bytes]:
@@ -147,7 +158,7 @@ def key_history(
     ordered = {item.index: item for item in logged}
     for index in sorted(ordered):
         history = _continued(history, ordered[index])
-    return history
+    return replace(history, logged=tuple(ordered[index] for index in sorted(ordered)))
 
 
 def _continued(history: KeyHistory, item: Logged) -> KeyHistory:

@@ -9,6 +9,7 @@ from shared.statements.epochs import MAX_PARTIES
 from shared.statements.rules import Count, Octets, Text
 from shared.statements.schema import Bytes32, Record
 
+MAX_IDENTITIES: Final = 64
 MAX_CASE: Final = 8 * 2**20
 _Statement = Annotated[bytes, Octets(MAX_STATEMENT, 1)]
 _Long = Annotated[bytes, Octets(MAX_LONG_STATEMENT, 1)]
@@ -19,6 +20,14 @@ OF_A_DRAW: Final = (
     *("commitments", "reveals", "floor_entries"),
 )
 """Fields that a case has only if a draw is the reason; all but the last are then needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownIdentity(Record):
+    """A statement about an identity's keys, and its tlog-proof."""
+
+    statement: _Statement
+    proof: _Proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,10 @@ class ReleaseCase(Record):
     audit: _Statement | None = None
     """The audit request for which the receipt is to be disclosed."""
     audit_proof: _Proof | None = None
+    bundle_proof: _Proof | None = None
+    """Needed if the key that signed the key bundle is not one that the custodian pins, or has ended."""
+    identities: Annotated[tuple[ShownIdentity, ...], Count(0, MAX_IDENTITIES)] | None = None
+    """How the log continues the keys of the node's operator and of the tenant."""
     verdict: _Statement | None = None
     """The FAIL to be confirmed."""
     verdict_proof: _Proof | None = None

@@ -30,6 +30,7 @@ from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Blame, Verdict
+from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.limits import InsistenceError, Recipient, Rule, Terms
 from shared.verification.release_case import OF_A_DRAW, ReleaseCase
 from shared.verification.trust import Role, Trust, key_for
@@ -124,6 +125,7 @@ def _check_receipt(
     bundle, bundle_statement = open_as(KeyBundle, case.bundle, None)
     require(receipt.bundle == bundle_statement.entry, "the receipt names another key bundle")
     _check_pinned(bundle_statement, bundle.operator, trust, Role.OPERATOR)
+    _check_bundle_place(case, bundle_statement, bundle.operator, trust)
     verify_signature(statement, bundle.signing_key)
     return receipt, statement.entry
 
@@ -297,6 +299,7 @@ def _check_asked(
             Code.UNTRUSTED_KEY, f"{receipt.tenant} asks for an audit, and has no key that is pinned"
         )
     asked, _, index = _witnessed(AuditRequest, raw, _shown(case.audit_proof), trust, key)
+    trust.check_place(Role.TENANT, receipt.tenant, signed.kid, index)
     require(request.draw == signed.entry, "the request names another audit request")
     require(
         (asked.receipt, asked.tenant) == (request.receipt, receipt.tenant),
@@ -377,11 +380,28 @@ def _check_pinned(statement: SignedStatement, name: str, trust: Trust, role: Rol
     verify_signature(statement, key_for(statement, keys))
 
 
+def _check_bundle_place(
+    case: ReleaseCase, statement: SignedStatement, operator: str, trust: Trust
+) -> None:
+    """The key bundle's signer was its operator's key where the log has the key bundle: rotation changes nothing about it."""
+    history = trust.histories.get((Role.OPERATOR, operator))
+    life = None if history is None else history.life(statement.kid)
+    if life is None or (life.added is None and life.ended is None):
+        return  # nothing is known of this key but that it is pinned
+    if case.bundle_proof is None:
+        raise CounterfoilError(
+            Code.BAD_PROOF, "the operator's keys have changed, and the key bundle has no proof"
+        )
+    found = verify_tlog_proof(case.bundle_proof, statement.entry, trust.required_log())
+    trust.check_place(Role.OPERATOR, operator, statement.kid, found.index)
+
+
 def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
     """(6) Order, receipt and envelope are about one request, sealed for the node that signed the receipt."""
     order, statement = open_as(Order, case.order, None)
     require(receipt.order == statement.entry, "the receipt answers another order")
     _check_pinned(statement, order.tenant, trust, Role.TENANT)
+    trust.check_order(order.tenant, statement.kid, receipt.started)
     for name in ("ctx", "kc", "envelope", "bundle", "tenant", "number", "attempt"):
         require(
             getattr(order, name) == getattr(receipt, name),

@@ -8,7 +8,7 @@ from typing import Final, Self
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import key_id
 from shared.statements.beacons import BeaconCommitment, BeaconReveal
-from shared.statements.cose import SignedStatement
+from shared.statements.cose import SignedStatement, parse_statement
 from shared.statements.disclosures import (
     AuditRequest,
     DisclosureRelease,
@@ -18,6 +18,7 @@ from shared.statements.disclosures import (
 )
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
+from shared.statements.identities import Holder
 from shared.statements.keys import KeyBundle, Revocation
 from shared.statements.orders import Order
 from shared.statements.periods import PeriodSeal
@@ -25,7 +26,7 @@ from shared.statements.ratecards import RateCard
 from shared.statements.seals import TenantSeal
 from shared.statements.verdicts import Verdict
 from shared.translog.policy import LogPolicy
-from shared.verification.identities import KeyHistory
+from shared.verification.identities import KeyHistory, Logged, key_history
 
 Pins = Mapping[str, Collection[bytes]]
 """Ed25519 public keys (32 bytes) by the name under which they sign."""
@@ -165,6 +166,24 @@ class Trust:
         for (role, name), history in known.items():
             pins.setdefault(role, {})[name] = history.ever
         return replace(self, pins=pins, histories={**self.histories, **known})
+
+    def followed(self, shown: Iterable[Logged]) -> "Trust":
+        """Return this trust continued by statements about identity keys that the log has. Those about a name without keys here
+        change nothing: a chain begins with what the verifier brings.
+        """
+        about: dict[tuple[Role, str], list[Logged]] = {}
+        for item in shown:
+            role, _, name = parse_statement(item.statement).subject.partition("/")
+            if role in (Role.OPERATOR, Role.TENANT):
+                about.setdefault((Role(role), name), []).append(item)
+        histories = []
+        for (role, name), items in about.items():
+            known = self.histories.get((role, name))
+            if known is not None:
+                histories.append(known.continued(items))
+            elif pinned := self.named(role, name):
+                histories.append(key_history(Holder(role.value), name, pinned, items))
+        return self.continued(histories)
 
     def check_place(self, role: Role, name: str, kid: bytes, index: int) -> None:
         """UNTRUSTED_KEY if the log has a statement at an `index` at which its signer's key was not one of the name's."""

@@ -20,7 +20,7 @@ from shared.translog.notes import SignatureType, Signer, decode_base64, encode_b
 from shared.translog.policy_file import PolicyFile
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.verification.bundle import Bundle
-from tests.vectors import samples
+from tests.vectors import chained, samples
 from tests.vectors.bundle_samples import (
     CANCELLED,
     HEAD,
@@ -489,7 +489,12 @@ def _unsigned() -> str:
 
 def build() -> dict[str, str]:
     """Return the files: name -> content."""
-    made = {"cosignature": cosignature(), "policy_file": policy_file(), "bundle": bundle()}
+    made = {
+        "cosignature": cosignature(),
+        "policy_file": policy_file(),
+        "bundle": bundle(),
+        "bundle_identities": chained.vectors(),
+    }
     return {f"{name}.json": dump(value) for name, value in made.items()}
 
 

@@ -1,5 +1,6 @@
 """One valid example of every statement, with fixed keys: what the vectors and many tests are made of."""
 
+from dataclasses import replace
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -154,6 +155,11 @@ REFUSAL = Refusal(
 )
 SAMPLES: dict[str, tuple[Statement, str, str]] = {
     "key-bundle": (BUNDLE, "operator", "gpu-farm"),
+    "key-bundle, evidence elsewhere": (
+        replace(BUNDLE, evidence="n1-parties.gpu-farm.example:7444"),
+        "operator",
+        "gpu-farm",
+    ),
     "revocation": (
         Revocation(bundle=octets("bundle"), reason="key lost", at=NOW),
         "operator",

@@ -20,6 +20,7 @@ from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.delivered import Delivered
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.parties.custody import CaseAnswer, ShareAnswer, ShareRequest
+from shared.parties.identity_book import IdentityBook
 from shared.parties.reveal_memory import RevealMemory
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
@@ -29,10 +30,12 @@ from shared.statements.disclosures import DisclosureReason
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.translog.tlog_proof import parse_tlog_proof
 from shared.verification.trust import Role
+from tests.audit_layer.custodian.test_identity_keys import LED, PINNING
 from tests.audit_layer.disclosure.test_service import FakeDeposits, settle
 from tests.shared.selection import world as worlds
 from tests.shared.selection.world import (
     BUNDLE_RAW,
+    LOG_POLICY,
     PARTIES,
     TERMS,
     World,
@@ -92,6 +95,8 @@ class Log:
     world: World
     deaf: bool = False
     submitted: list[bytes] = field(default_factory=list)
+    keys: tuple[bytes, ...] = ()
+    """Statements about identities' keys."""
 
     def submit(self, statements: Sequence[bytes]) -> list[Logged]:
         if self.deaf and parse_statement(statements[0]).type == "disclosure-release":
@@ -106,9 +111,14 @@ class Log:
         proof = self.world.proof(raw)
         return Proof(proof, parse_tlog_proof(proof).index)
 
+    def identities(self, subjects: Sequence[str]) -> list[tuple[bytes, str]]:
+        assert set(subjects) == {"operator/gpu-farm", "tenant/acme"}
+        return [(raw, self.world.publish(raw)) for raw in self.keys]
+
     def _known(self) -> list[bytes]:
         world = self.world
         known = [world.open, world.seal, world.audit, *world.receipts.values(), *self.submitted]
+        known.append(BUNDLE_RAW)
         return [raw for raw in known if raw]
 
 
@@ -214,6 +224,20 @@ def test_what_its_tenant_asks_for_is_opened_without_a_draw_unless_its_policy_is_
         found = court.open()
         assert (found.secret == court.sealed.ts) is opens
         assert found.missing == (None if opens else "unavailable")
+
+
+def test_custodians_that_pin_first_keys_release_what_later_ones_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The worker shows each of them how the log continues its pins; by these alone it would release nothing."""
+    with convened(tmp_path, monkeypatch, before=LED) as court:
+        for client in court.clients:
+            book = IdentityBook(tmp_path / f"{client.name}.json", LOG_POLICY)
+            trust = replace(PINNING, pins={**PINNING.pins, Role.PARTY: TRUST.pins[Role.PARTY]})
+            client.custodian = replace(client.custodian, trust=trust, book=book)
+        assert court.open().missing == "unavailable"
+        court.log.keys = LED
+        assert court.open().secret == court.sealed.ts
 
 
 def test_two_that_are_dead_change_nothing_and_a_third_stops_the_disclosure(court: Court):

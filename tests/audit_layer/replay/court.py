@@ -72,6 +72,11 @@ class FakeAuditServer:
             raise
         return Proof(proof.encode(), proof.index)
 
+    def identities(self, subjects: Sequence[str]) -> list[tuple[bytes, str]]:
+        rows = [row for name in subjects for row in self.trail.identity(*name.partition("/")[::2])]
+        proofs = ((row.raw, self.proof(row.entry)) for row in rows)
+        return [(raw, proof.text) for raw, proof in proofs if proof is not None]
+
 
 class FakeDisclosure:
     """A double of a disclosure that always succeeds; only the replay process looks at what it yields."""

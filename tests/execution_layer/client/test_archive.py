@@ -19,6 +19,7 @@ from execution_layer.client.archive import (
     NewTranscript,
     Received,
     State,
+    own_keys_in,
 )
 from shared.codec.moment import now_ms
 from shared.envelope.sealing import open_with_secret
@@ -249,13 +250,15 @@ async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_
     assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8])
 async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
     await close(archive, await archive.order(NEW, signed), State.REFUSED)
     archive.close()
     path = tmp_path / "client" / "archive.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE audits")
+        db.execute("DROP TABLE own_keys")
+        if version < 8:
+            db.execute("DROP TABLE audits")
         if version < 7:
             db.execute("DROP INDEX transcripts_refusal")
             for column in ("refusal", "refusal_entry", "rejected"):
@@ -280,8 +283,10 @@ async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_p
             db.execute("ALTER TABLE transcripts DROP COLUMN final_signature")
         db.execute(f"PRAGMA user_version = {version}")
     db.close()
+    assert own_keys_in(path) == ()
     opened = Archive(path)
     try:
+        assert own_keys_in(path) == ()
         assert [item.number for item in opened.latest(5)] == [0]
         assert [item.tags for item in opened.latest(5)] == [{"cost_centre": CENTRE}]
         assert opened.contradictions(1) == []

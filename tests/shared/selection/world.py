@@ -98,6 +98,7 @@ class World:
         parties: tuple[BeaconParty, ...] = PARTIES,
         subject: Callable[["World"], int] | None = None,
         signer: Mapping[str, Ed25519PrivateKey] | None = None,
+        before: tuple[bytes, ...] = (),
         **edits: Edit,
     ) -> None:
         self.entries: list[bytes] = []
@@ -108,7 +109,7 @@ class World:
             "commitment", lambda party: party.commit(3)
         )
         self.commitments = [commit(party) for party in parties]
-        for raw in (BUNDLE_RAW, *self.commitments):
+        for raw in (*before, BUNDLE_RAW, *self.commitments):
             self._log(raw)
         self.open = self._put(
             "open",

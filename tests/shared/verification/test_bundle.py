@@ -22,8 +22,10 @@ from shared.verification.bundle import (
     read_bundle,
 )
 from shared.verification.bundle_check import Report, in_words, verify_bundle
+from shared.verification.identities import Logged
 from shared.verification.trust import Trust
 from tests.vectors import bundle_samples as made
+from tests.vectors import chained
 from tests.vectors.files import apply
 from tests.vectors.generate_translog import FOLDER
 from tests.vectors.samples import signing_key
@@ -53,6 +55,7 @@ bundles = st.builds(
     keys=st.lists(st.binary(min_size=32, max_size=32), max_size=MAX_KEYS).map(tuple),
     context=st.none() | st.builds(OrderContext, octets, octets, texts),
     timestamps=st.lists(octets, max_size=MAX_TIMESTAMPS).map(tuple),
+    identities=st.lists(st.tuples(octets, texts), max_size=3).map(tuple),
 )
 
 
@@ -238,3 +241,65 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path):
     assert caught.value.code is Code.NOT_FOUND
     (tmp_path / "bundle").write_bytes(GOOD)
     assert read_bundle(tmp_path / "bundle") == made.OF_RECEIPT
+
+
+CHAINED = json.loads((FOLDER / "bundle_identities.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", CHAINED["cases"], ids=lambda case: case["name"])
+def test_pins_are_continued_by_what_the_log_has_and_by_nothing_else(case):
+    """Attacks: rotation to disown a receipt; work that an ended key ordered; key bundles from before or after a key's time."""
+    data = case["bundle"].encode()
+    pins = {name: {bytes.fromhex(key) for key in keys} for name, keys in CHAINED["pins"].items()}
+    for trust in (Trust().with_signers(pins), Trust(made.policy_of(2)).with_signers(pins)):
+        report = verified(data, trust)
+        last = report.steps[-1]
+        assert (last.number, last.code) == (case["step"], case["code"]), last
+        assert report.verified is (case["code"] is None)
+    assert parse_bundle(data).encode().encode() == data
+
+
+def test_a_verifier_that_knows_of_an_end_heeds_it_though_the_bundle_leaves_it_out():
+    def logged(*statements: bytes) -> list[Logged]:
+        return [Logged(chained.index_of(raw), raw) for raw in statements]
+
+    own = Trust(made.policy_of(2)).with_signers({n: set(k) for n, k in chained.PINS.items()})
+    known = own.followed(logged(*chained.ALL))
+    left_out = chained.bundle_of(chained.LATE_ORDER, chained.ADD_OPERATOR, chained.ADD_TENANT)
+    assert verify_bundle(left_out, own).verified  # protocol §2.3 rule 9: it was kept from learning
+    report = verify_bundle(left_out, known)
+    assert (report.steps[-1].number, report.steps[-1].code) == (6, "UNTRUSTED_KEY")
+    assert verify_bundle(chained.bundle_of(chained.GOOD), known).verified
+
+
+def test_a_chain_of_a_name_that_is_not_pinned_makes_nobody_known():
+    tenant_alone = Trust(made.policy_of(2)).with_signers({"acme": set(chained.PINS["acme"])})
+    report = verify_bundle(chained.bundle_of(chained.GOOD, *chained.ALL), tenant_alone)
+    assert (report.steps[-1].number, report.steps[-1].code) == (3, "UNTRUSTED_KEY")
+
+
+@pytest.mark.parametrize(
+    "identities",
+    [
+        *([], None, {}, [None], [{}], [{"statement": "AA=="}]),
+        [{"statement": "AA==", "tlog_proof": 1}],
+        [{"statement": "AA==", "tlog_proof": "", "x": 1}],
+        [{"statement": "AA==", "tlog_proof": ""}] * 65,
+    ],
+)
+def test_identities_in_another_shape_are_malformed(identities):
+    values = {**json.loads(GOOD), "identities": identities}
+    with pytest.raises(CounterfoilError) as caught:
+        parse_bundle(json.dumps(values).encode())
+    assert caught.value.code is Code.MALFORMED
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**30), st.integers(1, 255))
+def test_a_changed_byte_in_a_bundle_with_a_chain_changes_nothing_that_is_verified(at, change):
+    good = chained.bundle_of(chained.GOOD, *chained.ALL).encode().encode()
+    trust = Trust(made.policy_of(2)).with_signers({n: set(k) for n, k in chained.PINS.items()})
+    place = at % len(good)
+    spoiled = good[:place] + bytes([good[place] ^ change]) + good[place + 1 :]
+    with contextlib.suppress(CounterfoilError):
+        assert verified(spoiled, trust).facts in ({}, verified(good, trust).facts)
