@@ -109,8 +109,8 @@ orders of which no attempt was accepted, and the last one not refused with a sig
 `contradictions` are what a node signed in a place of a stream where it had signed something else: a frame, or at
 position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal; `rejected`
 is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once they are answered
-with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it. `own_keys` are
-the public keys with which orders were signed."""
+with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it.
+`own_keys` are the public keys with which orders were signed."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
 _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS = (
