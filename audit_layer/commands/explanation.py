@@ -325,9 +325,9 @@ NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "primary": "first",
         "confirm": "second",
         "third": "third",
-        "asked": "first, because the tenant asked,",
-        "asked-confirm": "second, because the tenant asked,",
-        "asked-third": "third, because the tenant asked,",
+        "asked": "asked-for first",
+        "asked-confirm": "asked-for second",
+        "asked-third": "asked-for third",
     }
 )
 """Opinions in words, by their kind."""

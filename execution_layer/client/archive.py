@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from execution_layer.client.audit_records import AuditRecords, want
+from execution_layer.client.audit_records import AuditRecords, note_new
 from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
@@ -51,6 +51,8 @@ class NewTranscript:
     tags: Mapping[str, str] | None
     audited: bool = False
     """Whether its audit is to be asked for, once it is answered."""
+    canary: bool = False
+    """Whether it is sent to test its node: only the archive knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,19 +173,19 @@ class Archive(AuditRecords):
         def write(db: sqlite3.Connection) -> Ordered:
             given, attempt = _next_number(db) if number is None else _next_attempt(db, number)
             statement, entry = sign(given, attempt)
+            tags = None if new.tags is None else json.dumps(dict(new.tags), ensure_ascii=False)
             cursor = db.execute(
                 "INSERT INTO transcripts (number, attempt, node, bundle, created, secret, envelope,"
                 " order_statement, order_entry, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(given, attempt, new.node, new.bundle, now_ms(), new.secret, new.envelope),
-                    *(statement, entry, _tags_text(new.tags)),
+                    *(statement, entry, tags),
                 ),
             )
             if key is not None:
                 db.execute("INSERT INTO own_keys VALUES (?) ON CONFLICT DO NOTHING", (key,))
             assert cursor.lastrowid is not None
-            if new.audited:
-                want(db, cursor.lastrowid)
+            note_new(db, cursor.lastrowid, audited=new.audited, canary=new.canary)
             return Ordered(cursor.lastrowid, given, attempt, statement, entry)
 
         return await self._journal.write(write)
@@ -401,10 +403,6 @@ def _next_attempt(db: sqlite3.Connection, number: int) -> tuple[int, int]:
     query = "SELECT max(attempt) FROM transcripts WHERE number = ?"
     (last,) = db.execute(query, (number,)).fetchone()
     return number, (0 if last is None else last + 1)
-
-
-def _tags_text(tags: Mapping[str, str] | None) -> str | None:
-    return None if tags is None else json.dumps(dict(tags), ensure_ascii=False)
 
 
 def _transcript(db: sqlite3.Connection, row: sqlite3.Row) -> Transcript:

@@ -111,7 +111,9 @@ class Attempt:
 
         audited = terms.policy.audit is Audit.ALWAYS
         new = NewTranscript(
-            node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags, audited
+            *(node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags),
+            audited=audited,
+            canary=wanted.canary,
         )
         ordered = await archive.order(new, signed, number=number, key=public_bytes(terms.key))
         fault_point("client.ordered")

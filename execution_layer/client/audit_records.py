@@ -1,7 +1,8 @@
-"""What the archive keeps of the audits that its tenant wants: which attempts, what was sent, what the log answered."""
+"""What the archive keeps of audits: which attempts their tenant wants audited, what the log answered, and which are canaries."""
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,32 @@ _LISTED: Final = (
     "SELECT number, attempt, node, receipt_entry, audits.entry AS entry, audits.log_index AS log_index, audits.rejected"
     " AS rejected FROM audits JOIN transcripts ON transcripts.id = transcript ORDER BY transcript DESC LIMIT ?"
 )
+
+
+_SENT: Final = (
+    "SELECT created, attempt, secret, envelope, order_statement, tags, receipt_entry, state, id IN (SELECT transcript FROM"
+    " canaries) AS canary FROM transcripts ORDER BY id DESC LIMIT ?"
+)
+
+
+_PLAIN: Final = ("created", "attempt", "secret", "envelope", "order_statement", "state")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SentRequest:
+    """An attempt as its node saw it, and whether it was a canary."""
+
+    created: int
+    """ms"""
+    attempt: int
+    secret: bytes
+    envelope: bytes
+    order_statement: bytes
+    tags: Mapping[str, str] | None
+    receipt: bytes | None
+    """Entry."""
+    state: str
+    canary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +124,33 @@ class AuditRecords(LogRecords):
             )
         )
 
+    def sent(self, limit: int) -> list[SentRequest]:
+        """Return the newest attempts, newest first."""
+        rows = self._journal.read(lambda db: db.execute(_SENT, (limit,)).fetchall())
+        return [
+            SentRequest(
+                **{
+                    **{name: row[name] for name in _PLAIN},
+                    "tags": None if row["tags"] is None else json.loads(row["tags"]),
+                    "receipt": row["receipt_entry"],
+                    "canary": bool(row["canary"]),
+                }
+            )
+            for row in rows
+        ]
+
     def audits(self, limit: int) -> list[AskedAudit]:
         """Return the newest attempts whose audit is wanted, newest first."""
         rows = self._journal.read(lambda db: db.execute(_LISTED, (limit,)).fetchall())
         return [AskedAudit(*row) for row in rows]
+
+
+def note_new(db: sqlite3.Connection, transcript: int, *, audited: bool, canary: bool) -> None:
+    """Record that a new attempt is to be audited, or is a canary, in the caller's transaction."""
+    if audited:
+        want(db, transcript)
+    if canary:
+        db.execute("INSERT INTO canaries VALUES (?)", (transcript,))
 
 
 def want(db: sqlite3.Connection, transcript: int) -> None:

@@ -202,6 +202,7 @@ class AsyncCounterfoilClient:
             continues=continues_of(options, self._policy.failover),
             on_choice=options.get("on_choice"),
             candidates=candidates_of(options, self._policy.candidates),
+            canary=options.get("canary") is True,
         )
 
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:

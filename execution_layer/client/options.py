@@ -75,6 +75,8 @@ class Options(Sampling, total=False):
     another needs no other envelope."""
     slots_ms: int | None
     """Milliseconds from one frame to the next, all of one size, whatever the answer is (docs/traffic-analysis.md); 0: off."""
+    canary: bool | None
+    """Whether the request is sent to test its node. Only the archive notes it (`counterfoil client canaries`)."""
 
 
 DEFAULT_MAX_TOKENS: Final = 256

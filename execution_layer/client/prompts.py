@@ -48,6 +48,19 @@ def read_prompts(path: Path) -> list[PromptLine]:
     return [_parse(line, f"{path}:{at}") for at, line in lines]
 
 
+def read_words(path: Path) -> list[str]:
+    """Read a JSON Lines file of prompts alone, {"prompt": TEXT}; INVALID_ARGUMENT names a line with anything else."""
+    plain = settings_of({})
+    found = []
+    for at, line in enumerate(read_prompts(path), start=1):
+        if line.prompt is None or (line.settings, line.seed, line.tags) != (plain, None, None):
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f'{path}: prompt {at} must have "prompt" and nothing else'
+            )
+        found.append(line.prompt)
+    return found
+
+
 def _parse(line: str, where: str) -> PromptLine:
     try:
         return _line(_object(json.loads(line, parse_float=Decimal)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 9
+VERSION = 10
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -100,20 +100,24 @@ CREATE TABLE audits (
 ) STRICT;
 CREATE TABLE own_keys (
     key BLOB PRIMARY KEY
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE canaries (
+    transcript INTEGER PRIMARY KEY REFERENCES transcripts (id)
+) STRICT
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
 orders of which no attempt was accepted, and the last one not refused with a signature; the next requests take them.
 `tags` is a JSON object of texts. A suspect's `beside` is the size of the accepted checkpoint that it contradicts,
 `nodes` the subtrees that prove it, as JSON. `standings` is what the audit server last said of each node.
 `contradictions` are what a node signed in a place of a stream where it had signed something else: a frame, or at
-position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal; `rejected`
-is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once they are answered
-with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log does not take it.
-`own_keys` are the public keys with which orders were signed."""
+position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the receipt, or else of the refusal;
+`rejected` is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once
+they are answered with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log
+does not take it. `own_keys` are the public keys with which orders were signed. `canaries` are the attempts that were
+sent to test their nodes; nothing else says which they are."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS = (
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS, _CANARIES = (
     SCHEMA.index(f"CREATE {name}")
     for name in (
         "TABLE suspects",
@@ -123,6 +127,7 @@ _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS = (
         "INDEX transcripts_refusal",
         "TABLE audits",
         "TABLE own_keys",
+        "TABLE canaries",
     )
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
@@ -141,6 +146,7 @@ UPGRADES: Final[Mapping[int, str]] = {
     "ALTER TABLE transcripts ADD COLUMN rejected TEXT;"
     + SCHEMA[_REFUSAL:_AUDITS].rstrip().rstrip(";"),
     7: SCHEMA[_AUDITS:_OWN_KEYS].rstrip().rstrip(";"),
-    8: SCHEMA[_OWN_KEYS:],
+    8: SCHEMA[_OWN_KEYS:_CANARIES].rstrip().rstrip(";"),
+    9: SCHEMA[_CANARIES:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

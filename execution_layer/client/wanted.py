@@ -48,6 +48,8 @@ class Wanted:
     """Called before anything is sealed or sent."""
     candidates: int = 1
     """For how many nodes an envelope is sealed; each of them can read it."""
+    canary: bool = False
+    """Whether it is sent to test its node: the archive notes it, and nothing that leaves says so."""
 
     @property
     def tokenise(self) -> Tokenise | None:

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from execution_layer.commands.archive import archive, recipient_key, share
 from execution_layer.commands.auditing import ask_audit, audits
+from execution_layer.commands.canaries import canaries
 from execution_layer.commands.client_key import key
 from execution_layer.commands.history import compare, evidence, view
 from execution_layer.commands.options import config_option, file_path, folder_path
@@ -251,6 +252,7 @@ for command in (archive, view, compare, evidence, share, recipient_key):
 client.add_command(key)
 client.add_command(ask_audit)
 client.add_command(audits)
+client.add_command(canaries)
 
 
 @client.command("init")
