@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from audit_layer.costs.audit_fees import check_fees
 from audit_layer.costs.books import last_corrections
 from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_itself
 from audit_layer.costs.check_ledger import check_ledger
@@ -44,6 +45,7 @@ def check_books(db: Session) -> Iterator[str]:
     yield from _balances(db)
     yield from check_ledger(db)
     yield from check_periods(db)
+    yield from check_fees(db)
 
 
 def _receipt(

@@ -309,6 +309,25 @@ class HeededRefusalRow(Base):
     log_index: Mapped[Count] = mapped_column(unique=True)
 
 
+class AuditFeeRow(Base):
+    """A verdict for which its receipt's tenant had asked, and what it paid for it (`audit_fees`). No journal: no price."""
+
+    __tablename__ = "costs_audit_fees"
+    __table_args__ = (
+        UniqueConstraint("log_index"),
+        bytes_check("verdict", 32),
+        bytes_check("contract", 32),
+        CheckConstraint("(contract IS NULL) = (journal IS NULL)", name="priced"),
+        KEPT_BY_WORKER,
+    )
+
+    verdict: Mapped[Hash32] = mapped_column(primary_key=True)
+    log_index: Mapped[Count]
+    contract: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """Digest of the terms that have the price."""
+    journal: Mapped[int | None] = mapped_column(ForeignKey("costs_journals.id"), unique=True)
+
+
 class PostingRow(Base):
     """One side of a journal: debits are positive, credits negative."""
 

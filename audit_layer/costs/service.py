@@ -5,7 +5,7 @@ Every use case is one transaction and may be repeated: a receipt is rated once.
 
 from sqlalchemy import Engine, func, select
 
-from audit_layer.costs import rater, reading
+from audit_layer.costs import audit_fees, rater, reading
 from audit_layer.costs.charge import Charge
 from audit_layer.costs.check import check_books
 from audit_layer.costs.models import RatedReceiptRow
@@ -35,6 +35,12 @@ class Costs:
         """Take into account verdicts that the books have not, oldest first; return how many."""
         with session(self._engine) as db:
             return rater.heed_new(db, limit)
+
+    def charge_audits(self, *, limit: int = BATCH) -> int:
+        """Post the prices of audits that tenants asked for and got, oldest first; return how many were looked at."""
+        with session(self._engine) as db:
+            rater.alone(db)
+            return audit_fees.charge_new(db, limit)
 
     def settle_all(self) -> int:
         """Apply the rule of what is payable (protocol §8) to requests with several receipts; return how many receipts changed."""

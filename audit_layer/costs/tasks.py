@@ -17,7 +17,7 @@ def register(app: Celery, costs: Costs, closing: Closing, alerts: Alerts | None)
 
     @app.task(name=RATE, ignore_result=True, shared=False)
     def rate() -> None:
-        while costs.rate_new() or costs.heed_new():
+        while costs.rate_new() or costs.heed_new() or costs.charge_audits():
             continue
 
     @app.task(name=CLOSE, ignore_result=True, shared=False)

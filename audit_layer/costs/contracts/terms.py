@@ -47,6 +47,7 @@ from audit_layer.costs.problems import told
 from shared.codec.moment import Period, day_of, day_period, parse_day, zone
 from shared.codec.money import check_currency, format_decimal, minor_digits, parse_decimal
 from shared.runtime.errors import Code, CounterfoilError
+from shared.verification.trust import AUTHORITY
 
 MAX_BYTES: Final = 256 * 1024
 MAX_SHOWN: Final = 5
@@ -198,6 +199,8 @@ class Terms(_Strict):
     cached: Cached = Cached.AS_METERED
     per_request: Amount = Decimal(0)
     per_gpu_second: Amount = Decimal(0)
+    per_audit: Amount = Decimal(0)
+    """For each audit that the tenant asked for and got (`costs.audit_fees`). In a contract with the auditor only."""
     discounts: Annotated[tuple[Discount, ...], Field(max_length=256)] = ()
     minimum: Amount = Decimal(0)
     credits: Annotated[tuple[Credit, ...], Field(max_length=256)] = ()
@@ -216,6 +219,10 @@ class Terms(_Strict):
         ):
             if len(set(found)) != len(found):
                 raise ValueError(f"{name} has an entry twice")
+        if self.per_audit and (self.operator != AUTHORITY or self.currency is None):
+            raise ValueError(
+                f"per_audit needs a currency, and the auditor as the other party: operator {AUTHORITY!r}"
+            )
         if self._deepest() > 100:
             raise ValueError("discounts on the same usage come to more than 100 percent")
         return self
@@ -283,10 +290,9 @@ class Terms(_Strict):
 
     @cached_property
     def canonical(self) -> bytes:
-        """The terms as JSON with sorted keys."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
-        ).encode()
+        """The terms as JSON with sorted keys. Without a price of audits it has no field for it, as before there was one."""
+        said = self.model_dump(mode="json", exclude=None if self.per_audit else {"per_audit"})
+        return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
 
 
 def default_terms(tenant: str, operator: str) -> Terms:

@@ -23,8 +23,8 @@ SCALE: Final = 24
 """Digits after the point that a posting's column holds."""
 LIMIT: Final = Decimal(10) ** 24
 """What a posting's column holds stays below this."""
-BY_RULE: Final = frozenset({"usage", "correction", "close"})
-"""Kinds of journals that receipts, verdicts and the close of a period bring about."""
+BY_RULE: Final = frozenset({"usage", "correction", "close", "audit"})
+"""Kinds of journals that receipts, verdicts, the close of a period and audits that tenants asked for bring about."""
 _COVERED: Final = "costs_account_covered"
 
 
