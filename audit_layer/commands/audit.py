@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from audit_layer.commands.custodians import custodians
 from audit_layer.commands.disclosures import disclosures
 from audit_layer.commands.options import (
     FILE,
@@ -337,5 +338,5 @@ def parties(config: Path, role: str | None) -> list[dict[str, Any]]:
     ]
 
 
-for query in (*QUERIES, disclosures):
+for query in (*QUERIES, disclosures, custodians):
     audit.add_command(query)

@@ -21,7 +21,8 @@ FAULTS: Final = 1
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _asking(command: F) -> F:
+def asking(command: F) -> F:
+    """Add the options that say where and as whom to ask."""
     return query_api_options(
         command,
         variable="COUNTERFOIL_AUDIT_TOKEN_FILE",
@@ -53,7 +54,7 @@ def _asking(command: F) -> F:
 )
 @click.option("--check", "document", type=FILE, help="Verify a document offline.")
 @paged
-@_asking
+@asking
 def disclosures(
     url: str | None,
     token_file: Path | None,
@@ -88,7 +89,7 @@ def disclosures(
         found = ask(url, token_file, ca, "/v1/disclosures", **page)
         show_page("Disclosures", columns, found, as_json)
         return 0
-    record = _asked((url, token_file, ca), tenant, start, end)
+    record = asked((url, token_file, ca), tenant, start, end)
     if out is not None:
         from shared.runtime.keys import write_private  # noqa: PLC0415  # --help stays light
 
@@ -96,9 +97,10 @@ def disclosures(
     return _judged(record, policy, threshold, as_json)
 
 
-def _asked(
+def asked(
     at: tuple[str, Path, Path], tenant: str, start: int | None, end: int | None
 ) -> "DisclosureDocument":
+    """Return the document that the query API at (address, token file, CA file) gives."""
     import json  # noqa: PLC0415  # next to its only use
 
     from shared.codec.moment import MAX_MS  # noqa: PLC0415  # --help stays light
@@ -112,6 +114,15 @@ def _judged(
     document: "DisclosureDocument", policy: Path | None, threshold: int, as_json: bool
 ) -> int:
     """Check a document, print what it shows, and return the exit code."""
+    answer, whose = judged(document, policy, threshold)
+    emit({"answer": answer, "trusted": whose}, as_json, lambda: _shown(answer, whose))
+    return FAULTS if answer.faults else 0
+
+
+def judged(
+    document: "DisclosureDocument", policy: Path | None, threshold: int
+) -> "tuple[Answer, str]":
+    """Check a document under the trust in a file, or else its own; return the result, and whose keys it rests on."""
     from shared.codec.moment import now_ms  # noqa: PLC0415  # --help stays light
     from shared.verification.disclosure_record import judge_record, parse_signers  # noqa: PLC0415
 
@@ -119,9 +130,7 @@ def _judged(
         trust, whose = document.trust.trust(), "the document's own keys, not keys that you chose"
     else:
         trust, whose = parse_signers(read_file(policy, MAX_POLICY)).trust(), str(policy)
-    answer = judge_record(document, trust, now=now_ms(), threshold=threshold)
-    emit({"answer": answer, "trusted": whose}, as_json, lambda: _shown(answer, whose))
-    return FAULTS if answer.faults else 0
+    return judge_record(document, trust, now=now_ms(), threshold=threshold), whose
 
 
 def _shown(answer: "Answer", whose: str) -> object:

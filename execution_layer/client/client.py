@@ -22,6 +22,7 @@ from execution_layer.client.calls import LIES, Patience
 from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.closing import Closing
 from execution_layer.client.completion import Completion
+from execution_layer.client.custodian_choice import choose_custodians
 from execution_layer.client.directory import Directory, NodeEntry
 from execution_layer.client.envelopes import Envelopes
 from execution_layer.client.fetching import fetch_files, keep_files
@@ -80,10 +81,11 @@ class AsyncCounterfoilClient:
 
     def __init__(self, policy: ClientPolicy) -> None:
         self._policy = policy
+        self.custodians = choose_custodians(policy)
         self._terms = Terms(
             tenant=policy.tenant,
             key=policy.tenant_key(),
-            custodians=tuple(custodian.public_key() for custodian in policy.custodians),
+            custodians=tuple(custodian.public_key() for custodian in self.custodians.kept),
             threshold=policy.threshold,
             policy=AuditPolicy(Audit(policy.audit)),
             expiry_ms=1000 * policy.expiry_s,

@@ -6,6 +6,7 @@ Every sentence is derived from the policy and from what the directory's checks v
 from collections.abc import Sequence
 from typing import Any, Final
 
+from execution_layer.client.custodian_choice import CustodianChoice
 from execution_layer.client.directory import KEPT, NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER
 from execution_layer.client.policy import ClientPolicy
@@ -17,6 +18,7 @@ from shared.translog.tlog_proof import parse_tlog_proof
 
 def explain(
     policy: ClientPolicy,
+    custodians: CustodianChoice,
     nodes: Sequence[NodeEntry],
     wanted: Wanted,
     revocations: int,
@@ -30,11 +32,11 @@ def explain(
                 "known": revocations,
                 "unknown_since": to_rfc3339(1000 * min(_seen(node) for node in nodes)),
             },
-            "custodians": _custodians(policy),
+            "custodians": _custodians(policy, custodians),
             "price": _price(policy, nodes, wanted),
             "model_root": wanted.model_root.hex(),
         },
-        "readers": _readers(policy, nodes),
+        "readers": _readers(policy, custodians, nodes),
         "trusted": _trusted(policy, nodes, wanted),
     }
 
@@ -67,14 +69,15 @@ def _node(policy: ClientPolicy, node: NodeEntry, now: int) -> dict[str, Any]:
     }
 
 
-def _custodians(policy: ClientPolicy) -> dict[str, Any]:
+def _custodians(policy: ClientPolicy, chosen: CustodianChoice) -> dict[str, Any]:
     return {
         "threshold": policy.threshold,
-        "of": len(policy.custodians),
-        "pinned_keys": {
-            item.name: hpke_key_id(item.public_key()).hex() for item in policy.custodians
-        },
+        "of": len(chosen.kept),
+        "pinned_keys": {item.name: hpke_key_id(item.public_key()).hex() for item in chosen.kept},
         "audit": policy.audit,
+        "left_out": dict(chosen.left_out),
+        "kept_in_spite_of": dict(chosen.spared),
+        "record_as_of": None if chosen.as_of is None else to_rfc3339(chosen.as_of),
     }
 
 
@@ -97,10 +100,12 @@ _AUDITED: Final = {
 """Who else reads a request, by its audit policy."""
 
 
-def _readers(policy: ClientPolicy, nodes: Sequence[NodeEntry]) -> list[str]:
+def _readers(
+    policy: ClientPolicy, custodians: CustodianChoice, nodes: Sequence[NodeEntry]
+) -> list[str]:
     names = ", ".join(node.name for node in nodes)
-    k, n = policy.threshold, len(policy.custodians)
-    holders = ", ".join(item.name for item in policy.custodians)
+    k, n = policy.threshold, len(custodians.kept)
+    holders = ", ".join(item.name for item in custodians.kept)
     who = "each of them reads it" if len(nodes) > 1 else "it reads it"
     return [
         f"The node {names}: {who}, and whoever controls its machine.",

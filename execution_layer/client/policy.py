@@ -74,6 +74,24 @@ class AttestationPolicy(Settings):
     """Whether nodes with a development attester's evidence, which proves nothing, are used. Only for tests."""
 
 
+class CustodianStanding(Settings):
+    """What a client demands of custodians (docs/protocol.md, 6.2.10): those that fall short get no shares of new requests."""
+
+    record: Path
+    """A document of `counterfoil audit disclosures --tenant T --out FILE`, fetched from time to time; it is checked under `log`."""
+    most_missing: Annotated[int, Field(ge=0)] = 0
+    """Releases that may be missing after their deadline."""
+    most_late: Annotated[int, Field(ge=0)] | None = None
+    """Releases that may be late; any number, if it is not given."""
+    at_least: Annotated[int, Field(ge=1, le=MAX_CUSTODIANS)] | None = None
+    """How many custodians are kept in any case, the best ones; one more than the threshold, if it is not given: so that one
+    that is away, or reports falsely, decides nothing alone."""
+
+    def least(self, threshold: int) -> int:
+        """Return how many custodians are kept in any case."""
+        return max(threshold, threshold + 1 if self.at_least is None else self.at_least)
+
+
 class ClientPolicy(Settings):
     """A tenant's client: identity, pins, archive."""
 
@@ -137,6 +155,8 @@ class ClientPolicy(Settings):
     rate_cards: dict[Name, tuple[Hex32, ...]]
     """Entries of each operator's accepted rate cards; orders name the first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
+    custodian_standing: CustodianStanding | None = None
+    """Which of them are left out; without it, none."""
     log: Log
     attestation: AttestationPolicy = AttestationPolicy()
     key_store: KeyStoreSettings = KeyStoreSettings()

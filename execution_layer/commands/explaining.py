@@ -39,6 +39,10 @@ def as_tree(facts: dict[str, Any]) -> Tree:
     )
     for name, key in custodians["pinned_keys"].items():
         _leaf(branch, f"{name}: key {key[:16]}… is pinned in your policy")
+    for name, why in custodians.get("left_out", {}).items():
+        _leaf(branch, f"{name} gets no share: {why}, as of {custodians['record_as_of']}")
+    for name, why in custodians.get("kept_in_spite_of", {}).items():
+        _leaf(branch, f"{name} gets a share, since too few would be left, in spite of {why}")
     _price(done, checked["price"])
     _leaf(done, f"model root: {checked['model_root']}, in every key bundle above")
     for title, name in (("Who can read it", "readers"), ("What remains trusted", "trusted")):

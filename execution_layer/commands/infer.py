@@ -43,7 +43,7 @@ class Explained:
 
         def show(nodes: Sequence[NodeEntry], wanted: Wanted) -> None:
             known = len(client.archive.revoked_at())
-            facts = explain(policy, nodes, wanted, known, now_ms())
+            facts = explain(policy, client.custodians, nodes, wanted, known, now_ms())
             if as_json:
                 emit_line({"explained": facts, "sent": not self.stop})
             else:

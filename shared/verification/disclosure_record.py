@@ -38,6 +38,7 @@ from shared.verification.completeness import (
     decoded,
     parse_part,
 )
+from shared.verification.custodian_record import CustodianRecord, custodian_records
 from shared.verification.disclosure_check import (
     DisclosuresChecked,
     Fault,
@@ -158,6 +159,9 @@ class Answer:
     """The log indexes for which it is sealed that there are no other disclosures."""
     rows: tuple[DisclosureRow, ...]
     faults: tuple[Fault, ...]
+    custodians: tuple[CustodianRecord, ...] = ()
+    witnessed_at: int = 0
+    """When the quorum had seen the log at that size (ms)."""
 
 
 def parse_record(data: bytes) -> DisclosureDocument:
@@ -188,6 +192,8 @@ def judge_record(
             faults.append(Fault(1, Wrong.PROOF, told, entry))
     held, shown = _held(document, opened)
     checked: DisclosuresChecked = check_disclosures(held, now=now, threshold=threshold)
+    witnessed_at = 1000 * min(witnessed.times.values())
+    asked = [item for item in held.requests if item.value.receipt in shown]
     return Answer(
         tenant=document.tenant,
         receipts=len(shown),
@@ -195,7 +201,25 @@ def judge_record(
         sealed=checked.sealed,
         rows=tuple(row for row in rows_of(held) if row.receipt in shown),
         faults=(*faults, *checked.faults),
+        custodians=custodian_records(held, asked, list(_dated(document, opened)), witnessed_at),
+        witnessed_at=witnessed_at,
     )
+
+
+def _dated(
+    document: DisclosureDocument, opened: list[SignedStatement | None]
+) -> Iterator[tuple[int, int]]:
+    """Yield where in the log a time is stated: by the authority in a seal, by a worker in a verdict."""
+    for line, statement in zip(document.lines, opened, strict=True):
+        if statement is None:
+            continue
+        match statement.type:
+            case EpochSeal.TYPE:
+                yield line.index, statement.read(EpochSeal).at
+            case TenantSeal.TYPE:
+                yield line.index, statement.read(TenantSeal).at
+            case Verdict.TYPE:
+                yield line.index, statement.read(Verdict).at
 
 
 def _open(line: Line) -> SignedStatement | None:

@@ -190,6 +190,11 @@ async def test_the_command_proves_it_with_the_tenants_token_and_offline(
     assert (await ask("--check", str(kept), "--json")).return_value == 1
     shown = await ask("--check", str(kept))
     assert "(4) draw" in shown.stdout
+    told = await asyncio.to_thread(
+        runner.invoke, audit, ["custodians", "--check", str(kept), "--json"], standalone_mode=False
+    )
+    assert told.return_value == 1  # the faults above
+    assert json.loads(told.stdout)["custodians"] == []
     foreign = ["disclosures", "--tenant", "bolt", *at]
     assert await asyncio.to_thread(run, audit, foreign) == 4
     assert (await ask(*at[2:])).exception is not None  # without an address

@@ -1,6 +1,10 @@
 """`counterfoil infer --explain`: what was checked, and what is trusted, before anything leaves the machine."""
 
+import io
 import json
+from dataclasses import replace
+
+from rich.console import Console
 
 from execution_layer.client.explain import explain
 from execution_layer.commands.explaining import as_tree
@@ -88,11 +92,26 @@ async def test_what_was_kept_and_who_did_not_answer_is_said(world):
         client._directory._known.clear()
         (node,) = await client.nodes()
         wanted = client._wanted(None, None, {"prompt": PROMPT})
-        facts = explain(client._policy, [node, node], wanted, 3, now_ms())
+        facts = explain(client._policy, client.custodians, [node, node], wanted, 3, now_ms())
     assert facts["checked"]["nodes"][0]["log"]["accepted_age_s"] == 3600
     assert facts["checked"]["revocations"]["known"] == 3
     assert "The audit server did not answer. The key bundles are those kept" in facts["trusted"][1]
     assert "each of them reads it" in facts["readers"][0]
+
+
+async def test_who_gets_no_share_is_said_with_the_reason(world):
+    async with world.node(), world.client() as client:
+        (node,) = await client.nodes()
+        wanted = client._wanted(None, None, {"prompt": PROMPT})
+        chosen = replace(
+            client.custodians, left_out={"c9": "2 missing of 3 releases"}, spared={"c1": "1 late"}
+        )
+        facts = explain(client._policy, chosen, [node], wanted, 0, now_ms())
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(as_tree(facts))
+    text = console.export_text()
+    assert "c9 gets no share: 2 missing of 3 releases" in text
+    assert "c1 gets a share, since too few would be left, in spite of 1 late" in text
 
 
 def test_a_name_steers_no_terminal_and_is_no_markup():

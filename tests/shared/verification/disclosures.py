@@ -16,6 +16,8 @@ from shared.statements.disclosures import (
     DisclosureReason,
     DisclosureRelease,
     DisclosureRequest,
+    EscrowReport,
+    ShareReport,
 )
 from shared.statements.epochs import Draw, EpochSeal
 from shared.statements.receipts import Receipt
@@ -159,7 +161,29 @@ class Book:
         self.verdict(request, receipt)
         return request
 
-    def seal(self, *, hiding: Iterable[bytes] = (), counts: bool = True) -> bytes:
+    def share_report(self, release: bytes, request: bytes, receipt: bytes, custodian: str) -> bytes:
+        value = ShareReport(
+            release=release,
+            request=request,
+            receipt=receipt,
+            custodian=custodian,
+            worker="worker-1",
+        )
+        return self.put(value, signing_key("worker-1"), "worker-1")
+
+    def escrow_report(self, request: bytes, receipt: bytes, custodian: str) -> bytes:
+        value = EscrowReport(
+            request=request,
+            receipt=receipt,
+            envelope=octets("envelope"),
+            custodian=custodian,
+            key=octets(custodian),
+        )
+        return self.put(value, signing_key(custodian), custodian)
+
+    def seal(
+        self, *, hiding: Iterable[bytes] = (), counts: bool = True, at: int | None = None
+    ) -> bytes:
         """Seal what there is for the tenant, as an authority would that hides some of it."""
         number, size = len(self.seals), len(self.raw)
         before = self.seals[-1][0].size if self.seals else 0
@@ -173,7 +197,7 @@ class Book:
             number=number,
             start=NOW + number,
             end=NOW + number + 1,
-            at=NOW + number + 1,
+            at=NOW + number + 1 if at is None else at,
             previous=self.seals[-1][1] if self.seals else NO_SEAL,
             size=size,
             root=octets("root"),
@@ -191,14 +215,14 @@ class Book:
     # -- what is shown ----------------------------------------------------------------------------------
 
     def document(
-        self, *, hiding: Iterable[bytes] = (), erased: Iterable[bytes] = (), shown: Any = None
+        self, *, hiding: Iterable[bytes] = (), erased: Iterable[bytes] = (), seen: int = NOW
     ) -> DisclosureDocument:
         """The document that a server gives which leaves these entries out."""
         hidden, gone, size = set(hiding), set(erased), len(self.raw)
         lookup = lookup_in([leaf_hash(entry) for entry in self.entries])
         checkpoint = Checkpoint(LOG.verifier.name, size, root_at(size, lookup))
         note = sign_checkpoint(checkpoint, [LOG], time_s=NOW // 1000)
-        note = note.with_signatures((cosign(WITNESS, checkpoint, time_s=NOW // 1000),))
+        note = note.with_signatures((cosign(WITNESS, checkpoint, time_s=seen // 1000),))
         lines = [
             {
                 "index": index,
