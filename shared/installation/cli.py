@@ -49,6 +49,11 @@ DEFAULT_FOLDER = Path(".counterfoil")
     help="Demonstration: roll keys, and kill the audit server, custodians and a node while requests are under way.",
 )
 @click.option(
+    "--pipeline",
+    is_flag=True,
+    help="Demonstration: the second node's layers are spread over processes 100 ms apart, one of which is killed.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -63,6 +68,7 @@ def up(
     cheat: str | None,
     arithmetic: str | None,
     faults: bool,
+    pipeline: bool,
     json_file: Path | None,
 ) -> int:
     """Start Postgres, audit server, workers, witness, custodians and nodes, and keep them up.
@@ -87,6 +93,7 @@ def up(
                 cheat=cheat,
                 arithmetic=arithmetic,
                 faults=faults,
+                pipeline=pipeline,
                 json_file=json_file,
                 stop=stop,
             )

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,7 +17,8 @@ from shared.installation.cheat import Cheat, choose_cheat
 from shared.installation.commands import CLI, Commands, last_words, started
 from shared.installation.facts import Fact, Report, facts_of
 from shared.installation.faults import Faults, Share, survived
-from shared.installation.layout import MODEL, NodePlan, Plan
+from shared.installation.layout import MODEL, NodePlan, Plan, Stages, with_stages
+from shared.installation.lost_stage import LostStage
 from shared.installation.platform import Platform, running
 from shared.installation.query import Query
 from shared.installation.report import render, what_to_try
@@ -26,6 +27,8 @@ from shared.runtime.cli import EXIT_CODES, INTERRUPTED
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, write_atomic, write_result
 
+PIPELINE: Final[Mapping[str, Stages]] = {"node-b": {"layers": ("2:4", "4:6"), "trip_ms": 100}}
+"""Under `--pipeline`, two of three parts of the shipped model are computed elsewhere, 100 ms away and back."""
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 EVERYWHERE = "chain-1"
 """The arithmetic that is any processor's own."""
@@ -240,6 +243,7 @@ async def run(
     cheat: str | None,
     arithmetic: str | None,
     faults: bool,
+    pipeline: bool,
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
@@ -253,9 +257,16 @@ async def run(
         NodePlan("node-b", "operator-b", arithmetic=other),
         NodePlan("node-c", "operator-c", wrapper=cheating.program, arithmetic=shown),
     )
+    placed = with_stages(folder, nodes, PIPELINE if pipeline else {})
+    if pipeline and not any(node.stages for node in placed):
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"{folder} was installed without stages",
+            remedy="Choose another --folder for --pipeline.",
+        )
     plan = Plan(
         folder,
-        nodes,
+        placed,
         model or MODEL,
         epoch_seconds=8.0,
         rate_ppm=500_000,
@@ -265,7 +276,7 @@ async def run(
     chosen = prompts or PROMPTS
     lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
     work = asyncio.ensure_future(
-        _demonstrate(plan, cheating, lines, narrator, json_file, faults=faults)
+        _demonstrate(plan, cheating, lines, narrator, json_file, faults=faults, pipeline=pipeline)
     )
     ended = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -286,6 +297,7 @@ async def _demonstrate(
     json_file: Path | None,
     *,
     faults: bool,
+    pipeline: bool,
 ) -> int:
     console = narrator.console
     console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
@@ -304,13 +316,15 @@ async def _demonstrate(
         others = ", ".join(node.name for node in plan.nodes if not node.wrapper)
         liars = ", ".join(node.name for node in plan.nodes if node.wrapper)
         console.print(f"         {liars} {cheat.does}; {others} are honest", markup=False)
-        breaking = None
+        breaking, losing = None, LostStage(platform, demo.answered) if pipeline else None
         if faults:
             breaking = Faults(platform, demo.answered, demo.send, prompts[:BURST])
         async with asyncio.TaskGroup() as group:
             asked = group.create_task(demo.infer(prompts))
             if breaking is not None:
                 group.create_task(breaking.strike())
+            if losing is not None:
+                group.create_task(losing.strike())
         answers = asked.result()
         answered = time.monotonic()
         proofs = await demo.proofs()
@@ -338,7 +352,10 @@ async def _demonstrate(
                 "all": time.monotonic() - begun,
             },
             addresses=dict(platform.ports.addresses),
-            faults=() if breaking is None else await demo.survived(breaking, view, before),
+            faults=(
+                *(() if breaking is None else await demo.survived(breaking, view, before)),
+                *(() if losing is None else losing.facts(view)),
+            ),
         )
         console.print(render(report))
         console.print(what_to_try(report), markup=False, soft_wrap=True)  # lines can be copied

@@ -78,6 +78,7 @@ class Installer:
             cards,
             self._party("witness", WITNESS, tls, log, parties),
             *(self._party("custodian", name, tls, log, parties) for name in plan.custodians),
+            *(self._stages(node, tls, shown) for node in plan.nodes),
             self._register(log, parties, shown),
         )
         self._say("setting up the client")
@@ -90,7 +91,12 @@ class Installer:
                 if card
             },
         )
-        done = {"version": VERSION, "custodians": plan.custodians}
+        stages = {
+            node.name: {"layers": node.layers, "trip_ms": node.trip_ms}
+            for node in plan.nodes
+            if node.layers
+        }
+        done = {"version": VERSION, "custodians": plan.custodians, "stages": stages}
         write_atomic(plan.installed, json.dumps(done).encode())
 
     def _say(self, text: str) -> None:
@@ -254,6 +260,7 @@ class Installer:
             *("node", "init", "--folder", plan.path(node.name), "--operator-folder", operator),
             *("--name", node.name, "--model", plan.model, "--rate-card", card),
             *("--arithmetic", node.arithmetic),
+            *self._stage_options(node),
             *("--audit-target", self.ports["audit-parties"], "--address", self.ports[node.name]),
             *("--party-address", self.ports[parties_of(node)], *_party_options(shown)),
             *("--trust", self._trust(node.name, _believed(log, parties))),
@@ -270,6 +277,28 @@ class Installer:
             *("--reflection" if plan.reflection else "--no-reflection",),
         )
         return facts
+
+    def _stage_options(self, node: NodePlan) -> list[str]:
+        where = ((stage, self.ports[stage.link or stage.name]) for stage in node.stages)
+        return [
+            part for stage, address in where for part in ("--stage", f"{address}={stage.layers}")
+        ]
+
+    async def _stages(
+        self, node: NodePlan, tls: dict[str, TlsFiles], shown: dict[str, PartyFiles]
+    ) -> None:
+        """Write the configurations of the processes that compute layers for a node."""
+        for stage in node.stages:
+            files, party = tls[stage.name], shown[stage.name]
+            callers = (node.issuer, *(other.issuer for other in node.stages if other != stage))
+            await self._run(
+                *("node", "stage", "init", "--folder", self._plan.path(stage.name)),
+                *("--name", stage.issuer, "--model", self._plan.model, "--layers", stage.layers),
+                *("--address", self.ports[stage.name], "--arithmetic", node.arithmetic),
+                *(part for caller in callers for part in ("--caller", caller)),
+                *("--tls-cert", files.cert, "--tls-key", files.key, "--tls-ca", files.ca),
+                *_party_options(party),
+            )
 
     async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
         """Create the tenant's key and policy, and register the tenant with the audit layer and the nodes."""
@@ -328,7 +357,8 @@ def _ports(plan: Plan) -> Ports:
     """Return the installation's addresses, choosing them at first start."""
     path = plan.path("ports.json")
     nodes = (name for node in plan.nodes for name in (node.name, parties_of(node)))
-    services = (*SERVICES, *plan.custodians, *nodes)
+    stages = (name for stage in plan.stages for name in (stage.name, stage.link) if name)
+    services = (*SERVICES, *plan.custodians, *nodes, *stages)
     known: dict[str, str] = {}
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))

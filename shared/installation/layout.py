@@ -2,8 +2,10 @@
 
 import json
 import socket
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 ORIGIN = "counterfoil.local/log"
 TENANT = "acme"
@@ -20,6 +22,25 @@ MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
 
 
+class Stages(TypedDict):
+    """The stages of one node: their layers, and the round trip to each."""
+
+    layers: tuple[str, ...]
+    trip_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """Layers that another process computes for a node."""
+
+    name: str
+    issuer: str
+    layers: str
+    """FIRST:LAST, without LAST."""
+    link: str | None
+    """The name of the relay through which it is called, if there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodePlan:
     """One node of the installation and the operator that runs it."""
@@ -30,6 +51,23 @@ class NodePlan:
     """What replaces `counterfoil node` for this node's `serve` and `invoice`."""
     arithmetic: str = "auto"
     """What it serves under; `auto`: the arithmetic of this machine's own matrix unit."""
+    layers: tuple[str, ...] = ()
+    """Layers that stages compute for it (docs/pool.md), FIRST:LAST without LAST, in order."""
+    trip_ms: int = 0
+    """The round trip to a stage, which a relay makes."""
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """Its stages, in order."""
+        return tuple(
+            StagePlan(
+                f"{self.name}-stage-{number}",
+                f"{self.issuer}-stage-{number}",
+                layers,
+                f"{self.name}-link-{number}" if self.trip_ms else None,
+            )
+            for number, layers in enumerate(self.layers, start=1)
+        )
 
     @property
     def issuer(self) -> str:
@@ -69,6 +107,11 @@ class Plan:
         return bool(told["version"] >= VERSION)
 
     @property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """All nodes' stages."""
+        return tuple(stage for node in self.nodes for stage in node.stages)
+
+    @property
     def custodians(self) -> tuple[str, ...]:
         """The custodians' names. An installation keeps those that it began with: before there were five, the first alone."""
         if not self.installed.exists():
@@ -94,6 +137,22 @@ class Ports:
 
     def __getitem__(self, service: str) -> str:
         return self.addresses[service]
+
+
+def with_stages(
+    folder: Path, nodes: tuple[NodePlan, ...], first: Mapping[str, Stages]
+) -> tuple[NodePlan, ...]:
+    """Return the nodes with their stages. An installation keeps those that it began with; `first` are those of a new one."""
+    installed = folder / "installed.json"
+    kept: Mapping[str, Any] = first
+    if installed.exists():
+        kept = json.loads(installed.read_text(encoding="utf-8")).get("stages", {})
+    return tuple(
+        replace(node, layers=tuple(kept[node.name]["layers"]), trip_ms=kept[node.name]["trip_ms"])
+        if node.name in kept
+        else node
+        for node in nodes
+    )
 
 
 def free_ports(services: tuple[str, ...]) -> Ports:
