@@ -88,7 +88,7 @@ class Resuming:
         """
         session = await self._sessions.in_flight(wish.order)
         found = self._store.journal.read(lambda db: stream_of(db, wish.order))
-        if found is None or not await self._is_signed(found, wish) or not found.kept:
+        if not await self._is_signed(found, wish) or found is None or not found.kept:
             raise CounterfoilError(
                 Code.NOT_FOUND, "there is no response here that this signature resumes"
             )
@@ -112,14 +112,16 @@ class Resuming:
                 "the response was cut off: it has no final record, or was resumed again elsewhere",
             )
 
-    async def _is_signed(self, found: StoredStream, wish: Wish) -> bool:
+    async def _is_signed(self, found: StoredStream | None, wish: Wish) -> bool:
         """Whether a key that the order's tenant has now signed the wish. One of a tenant that is served no more needs the key
-        that signed the order.
+        that signed the order. The log is asked for newer keys even where there is no order, so that a stranger cannot tell by
+        the time that it takes.
         """
-        tenant = open_as(Order, found.order, None)[0].tenant
 
         def signed() -> bool:
-            live = self._keys.live(tenant)
+            if found is None or found.tenant_key is None:  # of a version that resumed nothing
+                return False
+            live = self._keys.live(open_as(Order, found.order, None)[0].tenant)
             known = (found.tenant_key,) if live is None else live
             return any(_signed_by(wish, key) for key in known if key is not None)
 

@@ -21,6 +21,7 @@ from shared.runtime.keys import FILES, Algorithm, create_private, private_folder
 
 GROUP: Final = "counterfoil.key_stores"
 FORMAT: Final = "counterfoil-key-reference/v1"
+PUBLIC_BYTES: Final = {Algorithm.ED25519: 32, Algorithm.MLDSA44: 1312, Algorithm.HPKE: 1216}
 T = TypeVar("T")
 
 
@@ -145,6 +146,25 @@ class HeldKeys:
                 remedy="Connect the device or service that holds the key, or restore the file.",
             )
         return Held(self._kind, self._holder, found)
+
+    def refer(self, path: Path, algorithm: Algorithm, label: str) -> bytes:
+        """Let a new key file refer to a key that the plug-in holds already; return its public key.
+
+        CONFLICT if there is a file, CONFIGURATION if the plug-in has no such key, or it is no key of this algorithm.
+        """
+        public = self._public(label)
+        if len(public) != PUBLIC_BYTES[algorithm]:
+            raise CounterfoilError(
+                Code.CONFIGURATION,
+                f"the key {label[:60]!r} is not of the algorithm {algorithm.value}",
+            )
+        made = Reference(self._kind, label, algorithm.value, public)
+        private_folder(path.parent)
+        if not create_private(path, made.encoded()):
+            raise CounterfoilError(
+                Code.CONFLICT, f"{path} exists", remedy="Name another file, or remove this one."
+            )
+        return public
 
     def _public(self, label: str) -> bytes:
         return self._call(f"has no key {label[:60]!r}", lambda: self._holder.public_key(label))

@@ -1,11 +1,15 @@
 """`counterfoil key`: passphrases on key files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from shared.runtime.key_options import passphrase_option
+from shared.runtime.key_options import key_store_options, passphrase_option
 from shared.runtime.output import emit, json_option, table
+
+if TYPE_CHECKING:
+    from shared.runtime.key_store import KeyStoreSettings
 
 _files = click.argument(
     "files",
@@ -67,6 +71,36 @@ def unprotect(files: tuple[Path, ...], passphrase_from: str | None, as_json: boo
     passphrase = read_passphrase(_given(passphrase_from))
     changed = [path for path in files if take_off(path, passphrase)]
     _told(files, changed, "now without a passphrase", as_json)
+
+
+@key.command("refer")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--label", required=True, help="By which the plug-in finds the key.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["ed25519", "ml-dsa-44", "mlkem768-x25519"]),
+    default="ed25519",
+    show_default=True,
+)
+@key_store_options
+@json_option
+def refer(
+    file: Path, label: str, algorithm: str, key_store: "KeyStoreSettings | None", as_json: bool
+) -> None:
+    """Make FILE, which refers to a key that a device or service holds already. Do it before the party makes keys of its own.
+
+    For keys that sign or open: where the party would make tenant.pem, operator.pem, keys/sign.pem and so on.
+    """
+    from shared.runtime.held_keys import HeldKeys  # noqa: PLC0415  # --help stays light
+    from shared.runtime.key_store import store_of  # noqa: PLC0415
+    from shared.runtime.keys import Algorithm  # noqa: PLC0415
+
+    store = store_of(key_store)
+    if not isinstance(store, HeldKeys):
+        raise click.UsageError("Name the plug-in that holds the key: --key-store KIND.")
+    public = store.refer(file.absolute(), Algorithm(algorithm), label)
+    facts = {"file": file.absolute(), "key_store": store.kind, "label": label, "public_key": public}
+    emit(facts, as_json, lambda: f"{file} refers to {label}, with the public key {public.hex()}")
 
 
 @key.command("show")

@@ -32,6 +32,8 @@ from tests.audit_layer.selection.sealing_court import (
 )
 from tests.audit_layer.served import World as Server
 from tests.audit_layer.served import world as server
+from tests.audit_layer.trail.test_identities import add, end, put
+from tests.audit_layer.trail.test_intake import reordered
 
 __all__ = ["court", "make", "server", "world"]
 
@@ -415,3 +417,26 @@ def test_an_authority_that_leaves_a_refusal_out_of_its_seal_is_told_by_what_it_l
     told = judge(altered(found, change, "seals", 0), found.trust.trust())
     assert told.missing == ((1, 1),)
     assert "1 order numbers have no receipt and no refusal: 1" in told.because
+
+
+def test_a_day_in_which_the_tenants_key_rotated_is_complete_and_hides_no_refused_order(
+    court: Court,
+):
+    """An order by the ended key is in no log; its number is the tenant's to close, and it goes to the newer key's next order."""
+    node = court.world.node
+    first = node.receipt("acme", started=BEGAN)
+    court.world.put(first)
+    put(court.world, add("acme", "acme 2", "acme"), end("acme 2", "acme", "acme"))
+    court.world.put(reordered(node.receipt("acme", started=BEGAN), key=made.key("acme 2")))
+    held = node.receipt("acme", started=BEGAN)
+    third, fourth = (held, node.receipt("acme", started=BEGAN))
+    stranger = reordered(third, key=made.key("stranger"))
+    assert court.world.code(stranger.statement, stranger.order) is Code.UNTRUSTED_KEY
+    court.world.put(reordered(fourth, key=made.key("acme 2")))
+    court.tick(END + GRACE)
+    said = answer(court)
+    assert (said.complete, said.inferences, said.missing) == (False, 3, ((2, 2),))
+    court.world.put(reordered(third, key=made.key("acme 2")))
+    court.tick(END + DAY + GRACE)
+    said = answer(court)
+    assert (said.complete, said.inferences, said.late, said.missing) == (True, 4, 1, ())

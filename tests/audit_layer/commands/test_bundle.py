@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from audit_layer.wiring.log_keys import log_policy
 from shared.proto.counterfoil.audit.v1 import audit_pb2
 from shared.runtime.cli import run
 from shared.runtime.errors import Code
-from shared.statements.cose import detach, entry_of
+from shared.statements.cose import detach, entry_of, open_as, sign
+from shared.statements.identities import Holder
+from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
+from shared.statements.refusals import Refusal
 from shared.verification.bundle import read_bundle
 from shared.verification.bundle_check import verify_bundle
 from shared.verification.trust import Trust
 from tests.audit_layer.api import statements as made
 from tests.audit_layer.served import World, call, until
+from tests.audit_layer.trail.test_identities import add
 
 
 async def made_of(world: World, entry: bytes, out: Path) -> dict[str, object]:
@@ -91,6 +97,35 @@ async def test_the_bundle_of_a_refusal_carries_the_order_that_it_refuses(
     assert (report.verified, report.facts["type"], len(report.steps)) == (True, "refusal", 7)
     strangers = Trust(own.log).with_signers(pins | {"acme": {made.public("beta")}})
     assert verify_bundle(written, strangers).steps[-1].code == "UNTRUSTED_KEY"
+
+
+async def test_a_bundle_leads_from_first_keys_to_those_that_signed(world: World, tmp_path: Path):
+    """Key bundle and order are signed by keys that were added later; a verifier that pins the first ones needs nothing else."""
+    value, _ = open_as(KeyBundle, made.bundle("alpha", not_after=made.NOW + made.HOUR), None)
+    later = sign(value, key=made.key("alpha 2"), issuer="alpha")
+    refused = made.Node("alpha", entry_of(later), bytes(32), orders={"acme": 80}).refusal("acme")
+    order, _ = open_as(Order, refused.order or b"", None)
+    ordered = sign(order, key=made.key("acme 2"), issuer="acme")
+    said, statement = open_as(Refusal, refused.statement, None)
+    refusal = sign(
+        replace(said, order=entry_of(ordered)), key=made.key("alpha/one"), issuer=statement.issuer
+    )
+    chain = (add("alpha", "alpha 2", "alpha", Holder.OPERATOR), add("acme", "acme 2", "acme"))
+    async with world.stubs() as (intake, _, _):
+        for raw, about in ((chain[0], b""), (chain[1], b""), (later, b""), (refusal, ordered)):
+            item = audit_pb2.Submission(statement=raw, order=about)
+            answer = await call(intake.Submit, audit_pb2.SubmitRequest(submissions=[item]))
+            assert answer.results[0].HasField("sequenced"), answer
+    out = tmp_path / "later.json"
+    await made_of(world, entry_of(refusal), out)
+    written = read_bundle(out)
+    assert tuple(raw for raw, _ in written.identities) == chain
+    pins = {name: {made.public(name)} for name in ("alpha", "acme")}
+    own = Trust(log_policy(load_settings(world.config))).with_signers(pins)
+    report = verify_bundle(written, own)
+    assert (report.verified, len(report.steps)) == (True, 8), report.as_text()
+    alone = verify_bundle(replace(written, identities=()), own)
+    assert [step.code for step in alone.steps] == [None, "UNTRUSTED_KEY"]
 
 
 async def test_what_the_log_does_not_have_is_not_bundled(world: World, tmp_path: Path):

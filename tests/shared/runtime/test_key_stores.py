@@ -339,6 +339,29 @@ def test_a_plug_in_that_holds_another_key_now_is_noticed_before_and_when_it_sign
     assert "another key" in error.detail
 
 
+def test_a_key_that_the_device_holds_already_is_referred_to_by_command(
+    tmp_path, monkeypatch, capsys
+):
+    holder, file = DoubleOfAHolder(), tmp_path / "client" / "tenant.pem"
+    monkeypatch.setattr(key_store, "installed", lambda: {KIND: lambda: holder})
+    holder({})
+    label, other = holder.create("ed25519"), holder.create("mlkem768-x25519")
+
+    def call(*words):
+        return run(key, ["refer", str(file), *words]), capsys.readouterr().out
+
+    assert call("--label", label)[0] == 2  # which plug-in?
+    assert call("--label", "none", "--key-store", KIND)[0] == 2
+    assert call("--label", other, "--key-store", KIND)[0] == 2  # opens, and signs nothing
+    assert not file.exists()
+    code, out = call("--label", label, "--key-store", KIND)
+    assert code == 0
+    assert holder.public_key(label).hex() in out
+    store = open_store(KeyStoreSettings(kind=KIND))
+    assert public_bytes(load_or_create_ed25519(file, store)) == holder.public_key(label)
+    assert call("--label", label, "--key-store", KIND)[0] == 6  # a file is not replaced
+
+
 def test_what_is_no_key_pair_or_lives_a_day_stays_in_files(tmp_path):
     store = open_store(KeyStoreSettings(kind=KIND), {KIND: DoubleOfAHolder})
     store.create_secret(tmp_path / "storage.key", b"secret\n")
