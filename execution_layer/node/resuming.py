@@ -123,7 +123,7 @@ class Resuming:
                 return False
             live = self._keys.live(open_as(Order, found.order, None)[0].tenant)
             known = (found.tenant_key,) if live is None else live
-            return any(_signed_by(wish, key) for key in known if key is not None)
+            return any(_signed_by(wish, key) for key in known)
 
         if signed():
             return True
