@@ -28,6 +28,7 @@ PACKAGE: Final = "counterfoil.audit.v1"
 MAX_SUBMISSIONS: Final = 1024
 """Statements in one call; the whole message is bounded by the server."""
 MAX_IDENTITIES: Final = 256
+MAX_RATE_CARDS: Final = 64
 MAX_WAIT_S: Final = 2.0
 """For a proof; each wait is a call in flight."""
 LOOK_S: Final = 0.25
@@ -165,6 +166,19 @@ class DirectoryServicer(audit_pb2_grpc.DirectoryServicer):
             )
         found = await self._identities(request.identities)
         return audit_pb2.ListIdentityKeysResponse(identities=found)
+
+    async def GetRateCards(  # noqa: N802  # the generated name
+        self, request: audit_pb2.GetRateCardsRequest, _context: Context
+    ) -> audit_pb2.GetRateCardsResponse:
+        """Return the rate cards with these entries that the log has."""
+        if len(request.entries) > MAX_RATE_CARDS:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT, f"a call is about at most {MAX_RATE_CARDS} rate cards"
+            )
+        for entry in request.entries:
+            _check_entry(entry)
+        found = await asyncio.to_thread(self._directory.rate_cards, request.entries)
+        return audit_pb2.GetRateCardsResponse(statements=found)
 
     async def _identities(self, subjects: Sequence[str]) -> list[audit_pb2.IdentityEntry]:
         found = await asyncio.to_thread(self._directory.identities, subjects)

@@ -12,6 +12,7 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle
+from shared.statements.ratecards import RateCard
 
 _PAGE: Final = 500
 
@@ -93,6 +94,11 @@ class Directory:
         ]
         proofs = ((row.raw, self._proof(row.entry)) for row in rows)
         return [(raw, proof) for raw, proof in proofs if proof is not None]
+
+    def rate_cards(self, entries: Iterable[bytes]) -> list[bytes]:
+        """Return the rate cards among these entries that the log has, as signed; whatever else they name is left out."""
+        found = (self._trail.statement(entry) for entry in entries)
+        return [row.raw for row in found if row is not None and row.type == RateCard.TYPE]
 
     def _live(self, moment: int) -> list[_Known]:
         with self._mutex:

@@ -43,6 +43,7 @@ from execution_layer.client.options import (
 )
 from execution_layer.client.own_keys import learn_identities, own_keys
 from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.prices import fetch_cards
 from execution_layer.client.proofs import LATER, HandedIn, ProofReport, Proofs
 from execution_layer.client.reading import Texts, fetched_folder
 from execution_layer.client.reopening import reopened
@@ -56,6 +57,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import secure_aio_channel
 from shared.runtime.journal import Unwritable
 from shared.statements.keys import KeyBundle
+from shared.statements.ratecards import RateCard
 from shared.statements.request import SamplingSettings
 
 ELSEWHERE: Final = frozenset(
@@ -477,6 +479,13 @@ class AsyncCounterfoilClient:
                 self._policy, self.archive, self._memory(), channel, self._mirrors
             )
         return await self._directory.nodes(model_root, since=since)
+
+    async def rate_cards(self) -> dict[str, RateCard]:
+        """Return each operator's rate card that orders name, by operator; those that cannot be had are not there."""
+        try:
+            return await fetch_cards(self._policy, self._channel(self._policy.audit_target))
+        except CounterfoilError:
+            return {}
 
     def _proofs(self) -> Proofs:
         channel = self._channel(self._policy.audit_target)

@@ -3,28 +3,33 @@
 Every sentence is derived from the policy and from what the directory's checks verified; nothing is asked anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from execution_layer.client.custodian_choice import CustodianChoice
 from execution_layer.client.directory import KEPT, NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER
 from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.prices import most
 from execution_layer.client.wanted import Wanted
 from shared.codec.moment import to_rfc3339
 from shared.envelope.hpke import hpke_key_id
+from shared.statements.ratecards import RateCard
 from shared.translog.tlog_proof import parse_tlog_proof
 
 
 def explain(
     policy: ClientPolicy,
     custodians: CustodianChoice,
+    cards: Mapping[str, RateCard],
     nodes: Sequence[NodeEntry],
     wanted: Wanted,
     revocations: int,
     now: int,
 ) -> dict[str, Any]:
-    """Return the facts about one attempt; `nodes` are its candidates, `revocations` how many are known, `now` in ms."""
+    """Return the facts about one attempt; `nodes` are its candidates, `cards` the rate cards
+    that could be had, by operator, `revocations` how many are known, `now` in ms."""
     return {
         "checked": {
             "nodes": [_node(policy, node, now) for node in nodes],
@@ -33,11 +38,11 @@ def explain(
                 "unknown_since": to_rfc3339(1000 * min(_seen(node) for node in nodes)),
             },
             "custodians": _custodians(policy, custodians),
-            "price": _price(policy, nodes, wanted),
+            "price": _price(policy, cards, nodes, wanted, now),
             "model_root": wanted.model_root.hex(),
         },
         "readers": _readers(policy, custodians, nodes),
-        "trusted": _trusted(policy, nodes, wanted),
+        "trusted": _trusted(policy, cards, nodes, wanted),
     }
 
 
@@ -81,8 +86,19 @@ def _custodians(policy: ClientPolicy, chosen: CustodianChoice) -> dict[str, Any]
     }
 
 
-def _price(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> dict[str, Any]:
+def _price(
+    policy: ClientPolicy,
+    cards: Mapping[str, RateCard],
+    nodes: Sequence[NodeEntry],
+    wanted: Wanted,
+    now: int,
+) -> dict[str, Any]:
+    tokens = wanted.input_bound, wanted.body.settings.max_tokens
+    operators = sorted({node.bundle.operator for node in nodes})
     return {
+        "at_most": {
+            name: asdict(most(cards, name, wanted.model_root, tokens, now)) for name in operators
+        },
         "rate_cards": {
             node.bundle.operator: policy.rate_card(node.bundle.operator).hex() for node in nodes
         },
@@ -115,7 +131,13 @@ def _readers(
     ]
 
 
-def _trusted(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -> list[str]:
+def _trusted(
+    policy: ClientPolicy,
+    cards: Mapping[str, RateCard],
+    nodes: Sequence[NodeEntry],
+    wanted: Wanted,
+) -> list[str]:
+    unread = [node.name for node in nodes if node.bundle.operator not in cards]
     without_server = any(node.source != AUDIT_SERVER for node in nodes)
     kept = any(node.source == KEPT for node in nodes)
     unattested = [node.name for node in nodes if not node.claims]
@@ -127,7 +149,13 @@ def _trusted(policy: ClientPolicy, nodes: Sequence[NodeEntry], wanted: Wanted) -
         + (" The key bundles are those kept from then." if kept else ""),
         f"That no {policy.log.quorum} of {_witnesses(policy)} witnesses conspire with the log to show you a history of your own.",
         "The directory's word for the standing of nodes; anybody with a token can recompute it from the log.",
-        "The prices behind the rate card's hash, which the order names: the card itself was not read here.",
+        *(
+            [
+                f"The prices of {', '.join(unread)}, behind the rate card's hash: the card itself was not read here."
+            ]
+            if unread
+            else []
+        ),
         *(
             []
             if wanted.model_text is not None

@@ -83,6 +83,13 @@ def _price(tree: Tree, price: dict[str, Any]) -> None:
     )
     for operator, card in price["rate_cards"].items():
         _leaf(branch, f"{operator}: rate card {card}, which your policy accepts")
+        bound = price["at_most"][operator]
+        _leaf(
+            branch,
+            f"{operator}: at most {bound['amount']} {bound['currency']} for this attempt, before what a contract changes"
+            if bound["unknown"] is None
+            else f"{operator}: in money it is not known: {bound['unknown']}",
+        )
 
 
 def _leaf(tree: Tree, text: str) -> Tree:

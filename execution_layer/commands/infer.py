@@ -36,14 +36,17 @@ class Explained:
     wanted: bool = False
     stop: bool = False
 
-    def hook(
+    async def hook(
         self, policy: ClientPolicy, client: AsyncCounterfoilClient, as_json: bool
     ) -> OnChoice | None:
         """Return what shows it for each attempt: on standard error for people, as a line of JSON for programs."""
+        if not self.wanted:
+            return None
+        cards = await client.rate_cards()
 
         def show(nodes: Sequence[NodeEntry], wanted: Wanted) -> None:
             known = len(client.archive.revoked_at())
-            facts = explain(policy, client.custodians, nodes, wanted, known, now_ms())
+            facts = explain(policy, client.custodians, cards, nodes, wanted, known, now_ms())
             if as_json:
                 emit_line({"explained": facts, "sent": not self.stop})
             else:
@@ -51,7 +54,7 @@ class Explained:
             if self.stop:
                 raise _StoppedError
 
-        return show if self.wanted else None
+        return show
 
 
 class _StoppedError(Exception):
@@ -78,7 +81,7 @@ def infer_one(
 
     async def main() -> list[dict[str, Any]]:
         async with AsyncCounterfoilClient(policy) as client:
-            on_choice = explained.hook(policy, client, as_json)
+            on_choice = await explained.hook(policy, client, as_json)
             common = {
                 "node": node,
                 "on_retry": retrying,

@@ -36,6 +36,7 @@ AUDIT_GRPC: Final[Rules] = {
     "/counterfoil.audit.v1.Log/GetConsistency": PUBLIC,
     "/counterfoil.audit.v1.Directory/ListKeyBundles": PUBLIC,
     "/counterfoil.audit.v1.Directory/ListIdentityKeys": PUBLIC,
+    "/counterfoil.audit.v1.Directory/GetRateCards": PUBLIC,
 }
 BROUGHT_BY_ANYBODY: Final = frozenset(
     {

@@ -170,6 +170,8 @@ class FakeAudit(
         """What the listing says of every node's standing."""
         self.hides_revocations = False
         self.hides_identities = False
+        self.cards_shown = None
+        """What is answered instead of the rate cards that are asked for."""
         self.forked = False
         self.clock = time.time
         self.away = False
@@ -281,6 +283,12 @@ class FakeAudit(
         return audit_pb2.ListIdentityKeysResponse(
             identities=self._identities(lambda subject: subject in wanted)
         )
+
+    async def GetRateCards(self, request, context):
+        self._present()
+        found = [raw for raw in self.statements if entry_of(raw) in request.entries]
+        shown = found if self.cards_shown is None else self.cards_shown
+        return audit_pb2.GetRateCardsResponse(statements=shown)
 
     def _identities(self, wanted):
         parsed = [parse_statement(raw) for raw in self.statements]

@@ -69,7 +69,7 @@ async def test_a_stock_client_lists_the_api_by_reflection_and_calls_it_over_tls(
         "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
     }  # fmt: skip
     assert told["methods"] == {
-        "counterfoil.audit.v1.Directory": ["ListIdentityKeys", "ListKeyBundles"],
+        "counterfoil.audit.v1.Directory": ["GetRateCards", "ListIdentityKeys", "ListKeyBundles"],
         "counterfoil.audit.v1.Intake": ["Deposit", "Submit"],
         "counterfoil.audit.v1.Log": ["GetCheckpoint", "GetConsistency", "GetProof"],
     }

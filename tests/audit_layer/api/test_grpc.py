@@ -125,6 +125,20 @@ async def test_deposits_are_for_receipts_in_the_log_and_bounded(world: World):
             assert refused.value.code is code
 
 
+async def test_the_directory_shows_rate_cards_by_their_entries_and_nothing_else(world: World):
+    card = made.rate_card("alpha")
+    receipt = world.filled.receipts["acme"][0]
+    async with world.stubs() as (intake, _, directory):
+        await call(intake.Submit, submit((card, b"")))
+        wanted = [entry_of(card), receipt, bytes(32), world.filled.bundles["alpha"]]
+        request = audit_pb2.GetRateCardsRequest(entries=wanted)
+        assert list((await call(directory.GetRateCards, request)).statements) == [card]
+        for bad in ([b"short"], [bytes(32)] * 65):
+            with pytest.raises(CounterfoilError) as refused:
+                await call(directory.GetRateCards, audit_pb2.GetRateCardsRequest(entries=bad))
+            assert refused.value.code is Code.INVALID_ARGUMENT
+
+
 async def test_the_directory_lists_live_bundles_with_proof_and_revocation(world: World):
     model = made.some("other model")
     expired = made.bundle("alpha", not_after=made.NOW - 1)

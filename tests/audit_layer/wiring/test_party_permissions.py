@@ -63,6 +63,7 @@ METHODS: dict[str, set[str]] = {
     "/counterfoil.audit.v1.Log/GetConsistency": ANYBODY,
     "/counterfoil.audit.v1.Directory/ListKeyBundles": ANYBODY,
     "/counterfoil.audit.v1.Directory/ListIdentityKeys": ANYBODY,
+    "/counterfoil.audit.v1.Directory/GetRateCards": ANYBODY,
     "/counterfoil.execution.v1.Inference/GetKeyBundle": ANYBODY,
     "/counterfoil.execution.v1.Inference/Generate": ANYBODY,
     "/counterfoil.execution.v1.Inference/Resume": ANYBODY,

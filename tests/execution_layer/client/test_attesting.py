@@ -190,6 +190,6 @@ async def test_a_node_attests_its_key_bundles_and_the_client_shows_what_it_was_t
             assert (await client.generate(prompt="hello", max_tokens=2)).text
             nodes = await client.nodes()
             wanted = client._wanted(None, None, {"prompt": "hello"})
-            told = explain(client._policy, client.custodians, nodes, wanted, 0, now_ms())
+            told = explain(client._policy, client.custodians, {}, nodes, wanted, 0, now_ms())
     shown = {item["name"]: item["value"] for item in told["checked"]["nodes"][0]["attestation"]}
     assert shown == {"bound": "affirmed", "fresh": "affirmed", "hardware": "denied"}

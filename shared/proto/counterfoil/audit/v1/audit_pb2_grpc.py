@@ -327,6 +327,11 @@ class DirectoryStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.FromString,
                 _registered_method=True)
+        self.GetRateCards = channel.unary_unary(
+                '/counterfoil.audit.v1.Directory/GetRateCards',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServicer:
@@ -346,6 +351,13 @@ class DirectoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRateCards(self, request, context):
+        """Rate cards by their entries, which callers know and check.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DirectoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -358,6 +370,11 @@ def add_DirectoryServicer_to_server(servicer, server):
                     servicer.ListIdentityKeys,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.SerializeToString,
+            ),
+            'GetRateCards': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRateCards,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -415,6 +432,33 @@ class Directory:
             '/counterfoil.audit.v1.Directory/ListIdentityKeys',
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.ListIdentityKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRateCards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.audit.v1.Directory/GetRateCards',
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_audit_dot_v1_dot_audit__pb2.GetRateCardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

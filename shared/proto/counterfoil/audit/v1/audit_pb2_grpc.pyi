@@ -131,6 +131,8 @@ class DirectoryStub:
     ListKeyBundles: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListKeyBundlesRequest, _audit_pb2.ListKeyBundlesResponse]
     ListIdentityKeys: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListIdentityKeysRequest, _audit_pb2.ListIdentityKeysResponse]
     """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
+    GetRateCards: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetRateCardsRequest, _audit_pb2.GetRateCardsResponse]
+    """Rate cards by their entries, which callers know and check."""
 
 @_typing.type_check_only
 class DirectoryAsyncStub(DirectoryStub):
@@ -140,6 +142,8 @@ class DirectoryAsyncStub(DirectoryStub):
     ListKeyBundles: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListKeyBundlesRequest, _audit_pb2.ListKeyBundlesResponse]  # type: ignore[assignment]
     ListIdentityKeys: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListIdentityKeysRequest, _audit_pb2.ListIdentityKeysResponse]  # type: ignore[assignment]
     """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
+    GetRateCards: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetRateCardsRequest, _audit_pb2.GetRateCardsResponse]  # type: ignore[assignment]
+    """Rate cards by their entries, which callers know and check."""
 
 class DirectoryServicer(metaclass=_abc_1.ABCMeta):
     """Public statements: key bundles, revocations, rate cards."""
@@ -158,5 +162,13 @@ class DirectoryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListIdentityKeysResponse, _abc.Awaitable[_audit_pb2.ListIdentityKeysResponse]]:
         """What the log has about the keys of identities that the caller can name (protocol 2.3)."""
+
+    @_abc_1.abstractmethod
+    def GetRateCards(
+        self,
+        request: _audit_pb2.GetRateCardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetRateCardsResponse, _abc.Awaitable[_audit_pb2.GetRateCardsResponse]]:
+        """Rate cards by their entries, which callers know and check."""
 
 def add_DirectoryServicer_to_server(servicer: DirectoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
