@@ -93,7 +93,6 @@ def measure(case: Case) -> dict[str, Any]:
 @click.option("--quick", is_flag=True, help="One small chain: does it run at all?")
 def main(*, json_file: Path | None, quick: bool) -> None:
     """Measure chains of stages by cut and round trip, with as many steps under way as fill them and with one."""
-    logging.getLogger("execution_layer").setLevel(logging.ERROR)  # chains are broken on purpose
     about, wanted = machine(), list(cases(quick=quick))
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -116,4 +115,5 @@ def main(*, json_file: Path | None, quick: bool) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("execution_layer").setLevel(logging.ERROR)  # chains are broken on purpose
     main()
