@@ -127,6 +127,7 @@ class LocalEngine:
             await asyncio.to_thread(self._thread.join)
         else:
             self.step()
+        await asyncio.to_thread(self._runner.close)
 
     def wake(self) -> None:
         """Let the thread look for work."""

@@ -36,6 +36,9 @@ class Steps(Protocol):
         Any error ends the sequences of the step as failed, but `LostError`.
         """
 
+    def close(self) -> None:
+        """Let go of what computes: no step begins or ends after this."""
+
 
 class Logits(Protocol):
     """Computes logits."""
@@ -140,6 +143,9 @@ class Runner(Finishing):
 
     def begin(self, step: Step) -> None:
         """There is nothing to begin: a step is computed at its end."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def end(self, step: Step) -> Chosen:
         """Run the decoder once."""

@@ -143,6 +143,7 @@ async def serve(
             drain(generation, served[place])
         step += 1
     assert engine.load == (0, 0, limits.blocks)
+    await engine.stop()
     if seen is not None:
         seen.update(hits=engine.stats.prefix_hits, preemptions=engine.stats.preemptions)
     return served

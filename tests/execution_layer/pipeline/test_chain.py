@@ -1,5 +1,6 @@
 """A chain of any cut gives the bits of one node, whatever is under way, and nothing is lost or doubled when it breaks."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from tests.shared.model import tiny
 LAYERS = 5
 ROWS = 512
 WHOLE = (0, LAYERS)
-few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @cache
@@ -243,6 +244,7 @@ async def test_a_chain_from_which_nothing_comes_any_more_is_connected_again(monk
     await engine.stop()
     assert seen.end.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
     assert chains.connected == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("layers 0:2")]
 
 
 async def test_an_engine_of_a_chain_stops_while_steps_are_under_way():
