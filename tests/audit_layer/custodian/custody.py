@@ -12,7 +12,7 @@ from audit_layer.custodian.store import ReleaseStore
 from shared.envelope import sealing
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.header import Envelope, envelope_hash
-from shared.envelope.hpke import HpkePrivateKey
+from shared.envelope.hpke import Opener
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
 from shared.envelope.shares import split
 from shared.parties.beacon_service import BeaconService
@@ -51,7 +51,7 @@ def custodian(
     *,
     trust: Trust = TRUST,
     terms: Terms = TERMS,
-    hpke: HpkePrivateKey = KEY,
+    hpke: Opener = KEY,
 ) -> Iterator[Custodian]:
     """Open a custodian on its state in a folder."""
     store, memory = ReleaseStore(folder / RELEASES), RevealMemory(folder / "reveals.sqlite")
