@@ -156,10 +156,22 @@ def _shown(answer: "Answer", whose: str) -> object:
 
 
 def _sentences(answer: "Answer", whose: str) -> list[str]:
+    from shared.verification.disclosure_record import SHOWN  # noqa: PLC0415  # --help stays light
+
     first, end = answer.sealed
     told = [f"({fault.step}) {fault.wrong}: {fault.detail}" for fault in answer.faults]
     if not told:
         told = ["Every disclosure shown was due, and went the way that the protocol prescribes."]
+    if answer.unanswered:
+        places = ", ".join(map(str, answer.unanswered))
+        told.append(
+            f"You asked for audits that the authority has not answered, at {places}: it may, within its limits (docs/protocol.md,"
+            " 6.2.7)."
+        )
+    if any(row.reason == SHOWN for row in answer.rows):
+        told.append(
+            "What is called shown was opened without custodians: you showed it yourself, by the workers' word."
+        )
     told.append(
         f"The authority has sealed that there are no others at log indexes {first} to {end - 1}."
         if end > first

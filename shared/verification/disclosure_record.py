@@ -16,6 +16,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import Payload, SignedStatement, parse_statement, verify_signature
 from shared.statements.disclosures import (
     AuditRequest,
+    DisclosureReason,
     DisclosureRelease,
     DisclosureRequest,
     EscrowReport,
@@ -45,11 +46,14 @@ from shared.verification.disclosure_check import (
     Held,
     Wrong,
     check_disclosures,
+    shown_by_client,
 )
 from shared.verification.epoch_record import Placed
 from shared.verification.trust import SIGNED_BY, Role, Trust, key_for
 
 FORMAT: Final = "counterfoil-disclosures/1"
+SHOWN: Final = "shown"
+"""The reason of a verdict about what its client showed (protocol §6.2.8)."""
 MAX_LINES: Final = 1_000_000
 LongBase64 = Annotated[str, Field(max_length=3 << 19)]
 """A draw or epoch seal can be 2^20 bytes long."""
@@ -126,7 +130,7 @@ class DisclosureRow:
     """One disclosure request, or a verdict without one, and what became of it."""
 
     at: int
-    """Log index of the request."""
+    """Log index of the request, or of the verdict."""
     receipt: bytes
     receipt_index: int
     reason: str
@@ -162,6 +166,8 @@ class Answer:
     custodians: tuple[CustodianRecord, ...] = ()
     witnessed_at: int = 0
     """When the quorum had seen the log at that size (ms)."""
+    unanswered: tuple[int, ...] = ()
+    """Log indexes of audit requests of the tenant about receipts for which nothing was disclosed because it asked."""
 
 
 def parse_record(data: bytes) -> DisclosureDocument:
@@ -203,6 +209,7 @@ def judge_record(
         faults=(*faults, *checked.faults),
         custodians=custodian_records(held, asked, list(_dated(document, opened)), witnessed_at),
         witnessed_at=witnessed_at,
+        unanswered=tuple(item.index for item in unanswered(held) if item.value.receipt in shown),
     )
 
 
@@ -287,8 +294,43 @@ def _held(
     return held, frozenset(shown | erased)
 
 
-def rows_of(held: Held) -> Iterator[DisclosureRow]:
-    """Yield every disclosure in log order: who asked why, who released when, and what came of it."""
+def rows_of(held: Held) -> list[DisclosureRow]:
+    """Return every disclosure in log order: who asked why, who released when, and what came of it."""
+    return sorted((*_requested(held), *_shown_by_client(held)), key=lambda row: row.at)
+
+
+def unanswered(held: Held) -> Iterator[Placed[AuditRequest]]:
+    """Yield the first audit request about each receipt for which no disclosure request has the reason `tenant`."""
+    answered = {
+        item.value.receipt for item in held.requests if item.value.reason is DisclosureReason.TENANT
+    }
+    for item in held.audit_requests:
+        if item.value.receipt not in answered:
+            answered.add(item.value.receipt)
+            yield item
+
+
+def _shown_by_client(held: Held) -> Iterator[DisclosureRow]:
+    """Yield what nobody disclosed, by the workers' word: who has not shown it to them knows better."""
+    for item in held.verdicts:
+        verdict = item.value
+        if shown_by_client(verdict):
+            yield DisclosureRow(
+                at=item.index,
+                receipt=verdict.receipt,
+                receipt_index=held.receipts.get(verdict.receipt, -1),
+                reason=SHOWN,
+                basis=None,
+                epoch=None,
+                worker=verdict.worker,
+                recipient=None,
+                deadline=None,
+                released=(),
+                verdict=f"{verdict.outcome} {verdict.reason}",
+            )
+
+
+def _requested(held: Held) -> Iterator[DisclosureRow]:
     epochs = {draw.entry: draw.value.epoch for draw in held.draws}
     verdicts = {item.value.request: item.value for item in reversed(held.verdicts)}
     released: dict[bytes, list[tuple[str, int]]] = defaultdict(list)

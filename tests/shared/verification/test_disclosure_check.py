@@ -56,6 +56,21 @@ def test_every_disclosure_is_shown_with_who_why_which_draw_and_verdict(case: Cas
     assert (second.epoch, second.worker, second.verdict, second.released) == (None, None, None, ())
 
 
+def test_what_was_asked_for_in_vain_and_what_a_client_showed_are_told_apart(case: Case):
+    book = case.book
+    vain = book.audit_request(case.other)
+    asked = book.audit_request(case.receipt)
+    book.disclosed(case.receipt, asked, reason=DisclosureReason.TENANT)
+    shown = book.verdict(case.other, case.other)
+    book.disclosed(case.receipt, case.draw)
+    answer = book.answer()
+    assert answer.unanswered == (book.index(vain),)
+    assert [row.reason for row in answer.rows] == ["tenant", "shown", "draw"]
+    row = answer.rows[1]
+    assert (row.at, row.receipt, row.worker) == (book.index(shown), case.other, "worker-1")
+    assert (row.basis, row.recipient, row.released, row.verdict) == (None, None, (), "PASS exact")
+
+
 def test_what_no_seal_counts_yet_is_said_to_be_the_servers_word(case: Case):
     assert case.book.answer().sealed == (0, 0)
     case.book.seal(counts=False)  # as before disclosures were counted
