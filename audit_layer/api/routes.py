@@ -24,7 +24,7 @@ from audit_layer.trail import disclosure_document
 from audit_layer.trail.completeness_document import build
 from audit_layer.trail.models import StatementRow
 from audit_layer.trail.pages import MAX_PAGE, Span, find_entry
-from audit_layer.trail.service import ReceiptQuery
+from audit_layer.trail.reading import ReceiptQuery
 from shared.codec.ids import MIN_PREFIX, NAME, parse_hex32
 from shared.codec.moment import MAX_MS, Period
 from shared.runtime.errors import Code, CounterfoilError

@@ -10,10 +10,10 @@ from pydantic import Field
 from audit_layer.costs.api.asking import NAME_PATTERN, Body, Caller, NameQuery, own
 from audit_layer.costs.api.views import View
 from audit_layer.costs.budgets.forecast import ASSUMPTION
+from audit_layer.costs.budgets.models import BudgetRow
 from audit_layer.costs.budgets.status import Status
 from audit_layer.costs.budgets.store import Budget
 from audit_layer.costs.budgets.use import Budgets
-from audit_layer.costs.models import BudgetRow
 from audit_layer.costs.reporting import exact
 from shared.codec.ids import parse_hex32
 from shared.codec.money import parse_decimal

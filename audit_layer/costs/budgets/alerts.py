@@ -14,9 +14,10 @@ from typing import Final
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session, aliased
 
+from audit_layer.costs.budgets.models import BudgetAlertRow, BudgetRow
 from audit_layer.costs.budgets.status import Status, month_of, status
 from audit_layer.costs.budgets.store import in_force
-from audit_layer.costs.models import BudgetAlertRow, BudgetRow, PeriodEventRow, PeriodRow
+from audit_layer.costs.models import PeriodEventRow, PeriodRow
 from audit_layer.costs.periods import CLOSED
 from audit_layer.costs.reporting import exact
 from audit_layer.storage.engine import alone, session

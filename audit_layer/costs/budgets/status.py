@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.billing import NET
 from audit_layer.costs.budgets.forecast import Part, crossed, forecast
+from audit_layer.costs.budgets.models import BudgetRow
 from audit_layer.costs.contracts.store import terms_at
 from audit_layer.costs.contracts.terms import last_day
-from audit_layer.costs.models import BudgetRow, PeriodRow
+from audit_layer.costs.models import PeriodRow
 from shared.codec.moment import Period, day_of, parse_month
 from shared.codec.money import exact_sum
 

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from audit_layer.costs.models import BudgetRow
+from audit_layer.costs.budgets.models import BudgetRow
 from shared.codec.ids import check_name
 from shared.codec.money import check_currency
 from shared.runtime.errors import Code, CounterfoilError

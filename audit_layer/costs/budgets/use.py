@@ -6,8 +6,9 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from audit_layer.costs.budgets import store
+from audit_layer.costs.budgets.models import BudgetRow
 from audit_layer.costs.budgets.status import Status, current_month, status
-from audit_layer.costs.models import BudgetRow, PeriodRow
+from audit_layer.costs.models import PeriodRow
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 
