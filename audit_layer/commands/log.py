@@ -59,12 +59,12 @@ def checkpoint(config: Path, as_json: bool) -> None:
 def policy(config: Path, out: Path | None, as_json: bool) -> None:
     """Print the log policy (C2SP tlog-policy): the log's keys, its witnesses and the quorum, for monitors and verifiers."""
     from audit_layer.wiring.log_keys import log_policy  # noqa: PLC0415  # --help stays light
-    from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.runtime.keys import PUBLIC_FILE, write_result  # noqa: PLC0415
     from shared.translog.policy_file import PolicyFile  # noqa: PLC0415
 
     text = PolicyFile.of(log_policy(settings_of(config))).encode()
     if out is not None:
-        write_result(out, text.encode())
+        write_result(out, text.encode(), mode=PUBLIC_FILE)
     emit({"policy": text}, as_json, lambda: f"Written to {out}" if out else text.rstrip("\n"))
 
 

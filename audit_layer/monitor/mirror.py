@@ -15,7 +15,7 @@ from audit_layer.monitor.findings import FoundError
 from audit_layer.monitor.walk import Walk
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.keys import PUBLIC_FOLDER, make_folder, write_result
+from shared.runtime.keys import PUBLIC_FILE, PUBLIC_FOLDER, make_folder, write_result
 from shared.runtime.reading import read_bounded
 from shared.statements.cose import parse_statement
 from shared.statements.identities import IdentityKey, IdentityKeyEnd
@@ -60,7 +60,7 @@ class FolderFiles:
         """Write or replace a file at once."""
         target = self.folder / path
         make_folder(target.parent, PUBLIC_FOLDER)
-        write_result(target, data)
+        write_result(target, data, mode=PUBLIC_FILE)
 
 
 class LogMirror:

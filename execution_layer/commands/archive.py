@@ -103,11 +103,11 @@ def share(config: Path, entry: str, to: Path, recipient: Path | None, as_json: b
 def recipient_key(to: Path, as_json: bool) -> None:
     """Make a key to which others seal what they share with you; give them FILE.pub. An existing key is kept."""
     from shared.envelope.hpke import load_or_create_hpke_key  # noqa: PLC0415  # --help stays light
-    from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.runtime.keys import PUBLIC_FILE, write_result  # noqa: PLC0415
 
     key = load_or_create_hpke_key(to)
     public = to.with_name(to.name + ".pub")
-    write_result(public, key.public_bytes.hex().encode() + b"\n")
+    write_result(public, key.public_bytes.hex().encode() + b"\n", mode=PUBLIC_FILE)
     facts = {"private_key": to, "public_key": public, "key_id": key.key_id}
     emit(facts, as_json, lambda: f"{public}: give it to those who share with you; keep {to}")
 

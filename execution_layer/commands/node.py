@@ -96,7 +96,7 @@ def rate_card(
     )
     from execution_layer.node.operators import rate_card as make_card  # noqa: PLC0415
     from shared.codec.moment import now_ms, parse_rfc3339  # noqa: PLC0415
-    from shared.runtime.keys import write_result  # noqa: PLC0415
+    from shared.runtime.keys import PUBLIC_FILE, write_result  # noqa: PLC0415
 
     root = _model_root(model, model_root)
     prices = price(
@@ -111,7 +111,7 @@ def rate_card(
     statement, entry = operator.sign_rate_card(
         make_card(operator, name, currency, (prices,), start)
     )
-    write_result(out, statement)
+    write_result(out, statement, mode=PUBLIC_FILE)
     facts = {"rate_card": entry, "file": out.absolute(), "model_root": root, "currency": currency}
     emit(facts, as_json, lambda: f"rate card {entry.hex()} in {out}")
 

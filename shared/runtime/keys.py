@@ -7,6 +7,7 @@ The others are in `shared.runtime.key_store`.
 import hashlib
 import os
 import secrets
+import stat
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -120,7 +121,7 @@ def read_key_file(path: Path) -> bytes:
 MOST_KEY_BYTES: Final = 65_536
 PRIVATE_FILE: Final = 0o600
 PUBLIC_FILE: Final = 0o644
-"""For what is meant for everybody on the machine: certificates, the published log, what a user asked for."""
+"""For what is meant for everybody on the machine: certificates, the published log, signed price lists."""
 PRIVATE_FOLDER: Final = 0o700
 PUBLIC_FOLDER: Final = 0o755
 PASSABLE_FOLDER: Final = 0o711
@@ -160,17 +161,29 @@ def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
     sync_folder(path.parent)
 
 
-def write_result(path: Path, data: bytes, *, mode: int = PUBLIC_FILE) -> None:
+def write_result(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write a file that a user asked for, as `write_atomic` does; CONFIGURATION says why it cannot be written.
-    A link is followed; anything other than a file (a device, a pipe) is not replaced.
+    A link is followed; anything other than a file (a device, a pipe) is not replaced. Its mode: see `result_mode`.
     """
     real = Path(os.path.realpath(path))
     try:
         if not real.exists() or real.is_file():
-            return write_atomic(real, data, mode=mode)
+            return write_atomic(real, data, mode=result_mode(real, mode))
     except OSError as error:
         raise unwritable(path, error) from error
     raise unwritable(path)
+
+
+def result_mode(path: Path, mode: int | None) -> int:
+    """Return the mode of a file that a user asked for: the one given, or that of the file which it replaces, whose owner may have
+    opened it to others, or else private.
+    """
+    if mode is not None:
+        return mode
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return PRIVATE_FILE
 
 
 def unwritable(path: Path, error: OSError | None = None) -> CounterfoilError:

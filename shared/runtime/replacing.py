@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from shared.runtime.keys import sync_folder, unwritable
+from shared.runtime.keys import result_mode, sync_folder, unwritable
 
 BUFFER: Final = 2**20
 """Bytes that are collected before they are written."""
@@ -74,14 +74,16 @@ class Output:
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Output]:
+def replacing(path: Path) -> Iterator[Output]:
     """Yield a file that becomes `path` when the block ends without an error; otherwise nothing changes.
 
     When the block has ended, the new file and its name are on disk. A link is followed; anything other than a file (a
     device, a pipe) is not replaced. CONFIGURATION says why a file cannot be written; errors of the block itself pass.
+    Its mode is that of the file which it replaces; a new one is its owner's alone.
     A process that is killed leaves the old file, and beside it an unfinished one whose name begins with a dot.
     """
     target = Path(os.path.realpath(path))
+    mode = result_mode(target, None)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
         if target.exists() and not target.is_file():

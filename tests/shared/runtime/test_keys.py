@@ -153,7 +153,12 @@ def test_a_result_replaces_the_file_behind_a_link_whole(tmp_path):
 
 def test_a_result_is_as_private_as_it_is_asked_to_be(tmp_path):
     path = tmp_path / "result"
-    keys.write_result(path, b"public")
+    keys.write_result(path, b"new")
+    assert mode(path) == 0o600
+    path.chmod(0o640)  # its owner lets a group read it
+    keys.write_result(path, b"again")
+    assert mode(path) == 0o640
+    keys.write_result(path, b"public", mode=keys.PUBLIC_FILE)
     assert mode(path) == 0o644
     keys.write_result(path, b"private", mode=keys.PRIVATE_FILE)
     assert mode(path) == 0o600

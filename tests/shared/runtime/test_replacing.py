@@ -21,6 +21,7 @@ def names(folder: Path) -> list[str]:
 def test_a_complete_file_replaces_the_old_one_and_its_hash_and_size_are_known(tmp_path, size):
     path, data = tmp_path / "export.csv", os.urandom(size)
     path.write_bytes(b"old")
+    path.chmod(0o640)
     with replacing(path) as out:
         for start in range(0, size, 300_001):
             assert out.write(memoryview(data)[start : start + 300_001]) == len(
@@ -29,9 +30,19 @@ def test_a_complete_file_replaces_the_old_one_and_its_hash_and_size_are_known(tm
         assert (out.size, out.tell(), out.digest()) == (size, size, sha256(data).digest())
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == data
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640  # as its owner has set it
     assert names(tmp_path) == ["export.csv"]
     assert out.closed
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        with replacing(tmp_path / "export.csv") as out:
+            out.write(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "export.csv").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError("a source's own")])
