@@ -43,7 +43,13 @@ if TYPE_CHECKING:
     "--frequency-penalty", default="0", help="Applies per occurrence in the answer. 0: off."
 )
 @click.option("--stop", multiple=True, help="Stop string; may be repeated.")
-@click.option("--stop-token-id", multiple=True, type=int, help="Stop token; may be repeated.")
+@click.option(
+    "--stop-token-id",
+    "stop_token_ids",
+    multiple=True,
+    type=int,
+    help="Stop token; may be repeated.",
+)
 @click.option(
     "--logprobs",
     type=click.IntRange(0, 20),
@@ -93,17 +99,6 @@ def infer(
     file: Path | None,
     system: str | None,
     raw: bool,
-    max_tokens: int,
-    temperature: str,
-    top_p: str,
-    top_k: int,
-    min_p: str,
-    repetition_penalty: str,
-    presence_penalty: str,
-    frequency_penalty: str,
-    stop: tuple[str, ...],
-    stop_token_id: tuple[int, ...],
-    logprobs: int | None,
     n: int | None,
     seed: int | None,
     cost_centre: str | None,
@@ -118,68 +113,43 @@ def infer(
     dry_run: bool,
     concurrency: int,
     as_json: bool,
+    **sampling: Any,
 ) -> int:
     """Order and run sealed requests; an answer is believed only after its receipt has been checked.
 
     With --json, one line of JSON per request, and before it one per attempt with --explain.
     """
-    from execution_layer.client.options import (  # noqa: PLC0415  # --help stays light
-        sampling_settings,
-        seed_bytes,
-        tag_pairs,
-        tags_of,
-    )
-    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
-    from execution_layer.client.prompts import PromptLine, read_prompts  # noqa: PLC0415
-    from execution_layer.commands.infer import (  # noqa: PLC0415  # --help stays light
-        Explained,
-        infer_file,
-        infer_one,
-    )
-    from shared.statements.request import Message  # noqa: PLC0415
+    from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415  # --help stays light
+    from execution_layer.client.prompts import read_prompts  # noqa: PLC0415
+    from execution_layer.commands import infer as running  # noqa: PLC0415
 
     if (prompt is None) == (file is None):
         raise click.UsageError("pass either PROMPT or --file FILE")
-    policy = ClientPolicy.load(config)
-    chosen = {
-        "slots_ms": slots,
-        "failover": failover,
-        "candidates": candidates,
-        "audit": audit,
-    }
-    policy = policy.model_copy(update={k: v for k, v in chosen.items() if v is not None})
-    if file is not None:
-        if explain or dry_run:
-            raise click.UsageError("--explain and --dry-run are for one PROMPT")
-        if n is not None:
-            raise click.UsageError("--n is for one PROMPT")
-        if tag or cost_centre is not None:
-            raise click.UsageError(
-                "--tag and --cost-centre are for one PROMPT; in FILE, each line has its own"
-            )
-        return infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
-    assert prompt is not None
-    settings = sampling_settings(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        stop=stop,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        stop_token_ids=stop_token_id,
-        logprobs=logprobs,
+    chosen = {"slots_ms": slots, "failover": failover, "candidates": candidates, "audit": audit}
+    policy = ClientPolicy.load(config).model_copy(
+        update={name: value for name, value in chosen.items() if value is not None}
     )
-    if raw and system is not None:
-        raise click.UsageError("--raw sends PROMPT alone, without --system")
-    turns = [Message("system", system)] if system is not None else []
-    messages = () if raw else (*turns, Message("user", prompt))
-    noted = tags_of({"tags": tag_pairs(tag), "cost_centre": cost_centre})
-    line = PromptLine(messages, None if messages else prompt, settings, seed_bytes(seed), noted)
-    explained = Explained(explain or dry_run, stop=dry_run)
-    return infer_one(policy, line, node, n, as_json, explained)
+    if file is None:
+        line = running.line_of(
+            prompt or "",
+            system,
+            raw,
+            seed=seed,
+            tag=tag,
+            cost_centre=cost_centre,
+            sampling=sampling,
+        )
+        explained = running.Explained(explain or dry_run, stop=dry_run)
+        return running.infer_one(policy, line, node, n, as_json, explained)
+    if explain or dry_run:
+        raise click.UsageError("--explain and --dry-run are for one PROMPT")
+    if n is not None:
+        raise click.UsageError("--n is for one PROMPT")
+    if tag or cost_centre is not None:
+        raise click.UsageError(
+            "--tag and --cost-centre are for one PROMPT; in FILE, each line has its own"
+        )
+    return running.infer_file(policy, read_prompts(file), concurrency, node, spread, as_json)
 
 
 @click.command("verify")

@@ -1,7 +1,7 @@
 """What `counterfoil infer` does with requests: runs them, and shows answers to people or programs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from execution_layer.client.batch import generate_line, run_batch, summary
 from execution_layer.client.client import AsyncCounterfoilClient
 from execution_layer.client.directory import NodeEntry
 from execution_layer.client.explain import explain
+from execution_layer.client.options import sampling_settings, seed_bytes, tag_pairs, tags_of
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prompts import PromptLine
 from execution_layer.client.wanted import OnChoice, Wanted
@@ -22,6 +23,7 @@ from shared.codec.moment import now_ms
 from shared.runtime.errors import CounterfoilError
 from shared.runtime.output import emit, emit_line, table
 from shared.runtime.printable import for_terminal
+from shared.statements.request import Message
 
 UNVERIFIED = (
     "  The text is the node's word until an audit: this client has no tokenizer to check it with"
@@ -59,6 +61,26 @@ class Explained:
 
 class _StoppedError(Exception):
     """Nothing was sent, as asked."""
+
+
+def line_of(
+    prompt: str,
+    system: str | None,
+    raw: bool,
+    *,
+    seed: int | None,
+    tag: tuple[str, ...],
+    cost_centre: str | None,
+    sampling: Mapping[str, Any],
+) -> PromptLine:
+    """Return the request that the command's options make of a prompt; `sampling` are those of `sampling_settings`."""
+    if raw and system is not None:
+        raise click.UsageError("--raw sends PROMPT alone, without --system")
+    turns = [Message("system", system)] if system is not None else []
+    messages = () if raw else (*turns, Message("user", prompt))
+    noted = tags_of({"tags": tag_pairs(tag), "cost_centre": cost_centre})
+    settings = sampling_settings(**sampling)
+    return PromptLine(messages, None if messages else prompt, settings, seed_bytes(seed), noted)
 
 
 def infer_one(

@@ -1,7 +1,7 @@
 """`counterfoil node`: set up, serve, drain, inspect and invoice. Heavy imports are deferred to their command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -197,115 +197,19 @@ def rate_card(
 @click.option("--reflection/--no-reflection", default=False, help="Offer gRPC reflection.")
 @key_store_options
 @json_option
-def init(
-    folder: Path,
-    operator_folder: Path,
-    name: str,
-    model: Path,
-    rate_card: Path,
-    audit_target: str,
-    audit_ca: Path | None,
-    trust: Path,
-    tenants: Path | None,
-    address: str,
-    endpoint: str | None,
-    local_ca: Path | None,
-    hosts: tuple[str, ...],
-    party_cert: Path | None,
-    party_key: Path | None,
-    party_ca: Path | None,
-    party_address: str,
-    party_endpoint: str | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_ca: Path | None,
-    device: str,
-    threads: int,
-    arithmetic: str,
-    max_batch: int,
-    prefill_rows: int,
-    kv_memory_mib: int,
-    max_model_len: int | None,
-    stages: tuple[str, ...],
-    stages_ca: Path | None,
-    max_output_tokens: int,
-    in_flight_per_tenant: int,
-    gpu_energy: bool,
-    reflection: bool,
-    key_store: "KeyStoreSettings | None",
-    as_json: bool,
-) -> None:
+def init(folder: Path, operator_folder: Path, name: str, as_json: bool, **chosen: Any) -> None:
     """Write FOLDER/node.toml and the node's keys; print what others must know.
 
     If run again, it keeps the keys and rewrites the configuration. The file lists every setting, including those without
     an option here: queues, retention, frames.
     """
     from execution_layer.node.operators import Operator  # noqa: PLC0415  # --help stays light
-    from execution_layer.node.settings import (  # noqa: PLC0415
-        AuditServer,
-        NodeParty,
-        NodeSettings,
-        Quotas,
-    )
-    from execution_layer.node.setup import (  # noqa: PLC0415
-        audit_trust,
-        chain_of,
-        party_files,
-        settled,
-        tls_files,
-        write_node,
-    )
+    from execution_layer.node.setup import write_node  # noqa: PLC0415
+    from execution_layer.node.setup_options import chosen_settings  # noqa: PLC0415
 
     folder = folder.absolute()
     operator = Operator.load(operator_folder.absolute())
-    tls = tls_files(
-        name, folder, local_ca=local_ca, cert=tls_cert, key=tls_key, ca=tls_ca, hosts=hosts
-    )
-    party = party_files(
-        f"{operator.name}/{name}",
-        folder,
-        local_ca=local_ca,
-        cert=party_cert,
-        key=party_key,
-        ca=party_ca,
-    )
-    audit = settled(
-        AuditServer,
-        target=audit_target,
-        ca_file=(audit_ca or tls.ca).absolute(),
-        **audit_trust(trust),
-    )
-    settings = settled(
-        NodeSettings,
-        operator=operator.name,
-        node=name,
-        model=model.absolute(),
-        address=address,
-        endpoint=endpoint,
-        keys=folder / "keys",
-        operator_key_file=operator.key_file,
-        operator_key_store=operator.key_store,
-        **({} if key_store is None else {"key_store": key_store}),
-        tenants_file=(tenants or folder / "tenants.toml").absolute(),
-        rate_card_file=rate_card.absolute(),
-        spool=folder / "node.sqlite",
-        device=device,
-        threads=threads,
-        arithmetic=arithmetic,
-        max_batch=max_batch,
-        prefill_rows=prefill_rows,
-        kv_memory_mib=kv_memory_mib,
-        max_model_len=max_model_len,
-        chain=chain_of(stages, (stages_ca or tls.ca).absolute()),
-        gpu_energy=gpu_energy,
-        reflection=reflection,
-        tls=tls,
-        party=settled(NodeParty, **dict(party), address=party_address, endpoint=party_endpoint),
-        audit=audit,
-        quotas=Quotas(
-            max_output_tokens=max_output_tokens, in_flight_per_tenant=in_flight_per_tenant
-        ),
-    )
+    settings = chosen_settings(folder, operator, name, **chosen)
     facts = write_node(folder, operator, settings)
     emit(facts, as_json, lambda: f"node {settings.issuer}: configuration in {facts['config']}")
 
