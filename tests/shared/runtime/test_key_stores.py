@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from shared.runtime import age, key_store, protecting
 from shared.runtime.cli import run
 from shared.runtime.config import checked, load, to_toml
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.faults import VARIABLE
 from shared.runtime.key_commands import key
 from shared.runtime.key_store import KeyStoreSettings, open_store, read_passphrase
 from shared.runtime.keys import (
@@ -427,24 +430,25 @@ def test_only_keys_of_key_stores_get_a_passphrase(tmp_path):
         assert (tmp_path / "file").read_bytes() == content
 
 
-def killed_in(monkeypatch_target, call):
-    """Run `call` in a child of this process that is killed when it reaches a function of `os`; return whether it was."""
-    child = os.fork()
-    if child == 0:
-        setattr(os, monkeypatch_target, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        call()
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+class Killed(BaseException):
+    """Ends a call where it stands, as SIGKILL does: nothing that tidies up after errors catches it."""
 
 
 @pytest.mark.parametrize("place", ["open", "fchmod", "fsync", "replace"])
 @pytest.mark.parametrize("way", [protect, unprotect])
-def test_a_kill_anywhere_leaves_a_key_that_opens(tmp_path, place, way):
+def test_a_kill_anywhere_leaves_a_key_that_opens(tmp_path, monkeypatch, place, way):
     path = tmp_path / "keys" / "sign.pem"
     own = public_bytes(load_or_create_ed25519(path))
     if way is unprotect:
         protect(path, PASSPHRASE)
-    assert killed_in(place, lambda: way(path, PASSPHRASE))
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, place, kill)
+        with pytest.raises(Killed):
+            way(path, PASSPHRASE)
     sealed = protecting.kind_of(path.read_bytes()) == "passphrase"
     store = key_store.PassphraseStore(PASSPHRASE) if sealed else FILES
     assert public_bytes(load_ed25519(path, store)) == own
@@ -452,3 +456,16 @@ def test_a_kill_anywhere_leaves_a_key_that_opens(tmp_path, place, way):
         assert stat.S_IMODE(left.stat().st_mode) == 0o600
     assert way(path, PASSPHRASE) == (sealed == (way is unprotect))
     assert protecting.kind_of(path.read_bytes()) == ("passphrase" if way is protect else "file")
+
+
+def test_the_command_can_be_killed_and_run_again(tmp_path, secret_file):
+    """The work of a real file: no faster function stands in for scrypt here."""
+    path = tmp_path / "keys" / "sign.pem"
+    own = public_bytes(load_or_create_ed25519(path))
+    words = ["key", "protect", str(path), "--passphrase-from", f"file:{secret_file}"]
+    command = [sys.executable, "-m", "shared.runtime", *words]
+    killed = {**os.environ, VARIABLE: "key.sealed:kill"}
+    assert subprocess.run(command, env=killed, check=False).returncode == -signal.SIGKILL
+    assert public_bytes(load_ed25519(path)) == own
+    subprocess.run(command, env={**killed, VARIABLE: "key.protected:kill"}, check=False)
+    assert public_bytes(load_ed25519(path, key_store.PassphraseStore(PASSPHRASE))) == own
