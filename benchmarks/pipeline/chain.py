@@ -32,7 +32,7 @@ from shared.statements.request import SamplingSettings
 from shared.text.tokenizer import Tokenizer
 
 BACKEND = CpuBackend()
-PROMPT, SEED = 16, bytes(32)
+PROMPT, SEED = 4, bytes(32)
 
 
 class Link:

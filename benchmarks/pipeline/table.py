@@ -64,7 +64,7 @@ def _table(kind: str, rows: list[Mapping[str, Any]]) -> Table:
             _ratio(at_rest(row, rows, "one_step")),
             f"{flown['token_s'] * 1000:.0f}",
             f"{flown['first_s'] * 1000:.0f}",
-            f"{row['broken']['resumed_s'] * 1000:.0f}",
+            "" if row["broken"] is None else f"{row['broken']['resumed_s'] * 1000:.0f}",
         )
     return table
 
