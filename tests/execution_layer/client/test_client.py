@@ -158,7 +158,7 @@ async def test_the_attempts_end_and_the_last_reason_is_reported(world):
 async def test_the_deadline_ends_an_answer_with_a_receipt_for_what_came(world):
     async with world.node(FakeEngine(holds_after=2)), world.client() as client:
         await client.nodes()
-        answer = await client.generate(prompt=PROMPT, max_tokens=9, timeout_s=1.5)
+        answer = await client.generate(prompt=PROMPT, max_tokens=9, timeout_s=4)
         assert answer.finish is Finish.DEADLINE
         assert answer.usage.output == 2
         assert (await refused(client, timeout_s=0)).code is Code.DEADLINE
