@@ -1,6 +1,6 @@
 """What a chain of stages serves over links with a round trip, against the same chain with one step under way.
 
-    python -m benchmarks.pipeline [--json FILE] [--quick]
+    python -m benchmarks.pipeline [--kind KIND] [--json FILE] [--quick]
 
 Two kinds of rows. *Computed*: the layers of `wide` (77 million parameters) in threads of this process, which share its
 processors. *Modelled*: stages that sleep for what a step would take, so that a stage has a machine of its own; every other part

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.common.machine import machine
 from benchmarks.pipeline.chain import Chain, computed, modelled, serve
 from benchmarks.pipeline.table import render
-from execution_layer.pipeline.depth import Cost, best_depth
+from execution_layer.pipeline.depth import Cost, Depth, best_depth
 
 STAGES: Final = (1, 2, 4)
 TRIPS_MS: Final = (0, 25, 50, 100, 200)
@@ -26,6 +26,8 @@ SLOW: Final = Cost(0.002, 0.004)
 """A stage that takes 2 ms for a step and 4 ms for each of its rows, as a small machine with a large model's layers does."""
 BATCHED: Final = Cost(0.020, 0.0002)
 """One that mostly reads its weights: a step takes it 20 ms, and a row hardly anything."""
+ENDS: Final = Cost(0.0015, 0.0004)
+"""What embedding, head and sampling take in the process that has them, roughly."""
 GUESS: Final = Cost(0.001, 0.0004)
 """What `wide`'s layers take together, roughly: it only decides how many steps are under way."""
 
@@ -46,10 +48,11 @@ class Case:
         """Half a round trip."""
         return self.trip_ms / 2000
 
-    def depth(self) -> int:
-        """Return how many steps are kept under way."""
+    def depth(self) -> Depth:
+        """Return how many steps are kept under way, and what comes of that by the formula."""
         hops = self.stages if self.stages > 1 else 0
-        return best_depth(self.sequences, [self.cost] * self.stages, hops * self.hop_s).steps
+        costs = [self.cost] * self.stages + [ENDS]
+        return best_depth(self.sequences, costs, hops * self.hop_s)
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
@@ -76,26 +79,25 @@ def measure(case: Case) -> dict[str, Any]:
         chain = Chain(stages, case.hop_s, depth)
         return asdict(asyncio.run(serve(chain, case.sequences, case.tokens, breaks=breaks)))
 
-    depth = case.depth()
-    hops = case.stages if case.stages > 1 else 0
-    round_s = best_depth(case.sequences, [case.cost] * case.stages, hops * case.hop_s).round_s
+    best, known = case.depth(), case.kind != "computed"
     return {
         **asdict(case),
-        "depth": depth,
-        "formula_tokens_per_s": None if case.kind == "computed" else case.sequences / round_s,
-        "formula_token_s": None if case.kind == "computed" else round_s,
-        "under_way": run(depth),
+        "depth": best.steps,
+        "formula_tokens_per_s": case.sequences / best.round_s if known else None,
+        "under_way": run(best.steps),
         "one_step": run(1),
-        "broken": run(depth, breaks=True) if case.trip_ms in BROKEN_MS else None,
+        "broken": run(best.steps, breaks=True) if case.trip_ms in BROKEN_MS else None,
     }
 
 
 @click.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--kind", help="Only these: slow rows, slow steps or computed.")
 @click.option("--quick", is_flag=True, help="One small chain: does it run at all?")
-def main(*, json_file: Path | None, quick: bool) -> None:
+def main(*, json_file: Path | None, kind: str | None, quick: bool) -> None:
     """Measure chains of stages by cut and round trip, with as many steps under way as fill them and with one."""
-    about, wanted = machine(), list(cases(quick=quick))
+    about = machine()
+    wanted = [case for case in cases(quick=quick) if kind in {None, case.kind}]
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=30),

@@ -9,25 +9,29 @@ from rich.table import Table
 from benchmarks.common.table import Figures, head
 
 COLUMNS: Final = (
-    "stages",
-    "trip ms",
-    "sequences",
-    "steps under way",
-    "tokens/s",
-    "of formula",
-    "of 0 ms",
-    "one step: tokens/s",
-    "of 0 ms",
+    "S",
+    "L ms",
+    "seqs",
+    "N",
+    "tok/s",
+    "×formula",
+    "×0 ms",
+    "N=1",
     "token ms",
     "first ms",
-    "resumed ms",
+    "resumed",
+)
+LEGEND: Final = (
+    "S stages, a round trip of L to each, sequences at once, N steps under way: tokens/s, as a part of the formula's and of the"
+    " same chain's without a round trip; tokens/s with one step under way; medians of the times; ms from a break to a token"
 )
 
 
 def render(found: Figures) -> RenderableType:
     """Return a table for each kind of stage, under a line about the machine."""
     kinds = list(dict.fromkeys(row["kind"] for row in found["rows"]))
-    return Group(head(found["machine"]), *(_table(kind, found["rows"]) for kind in kinds))
+    tables = (_table(kind, found["rows"]) for kind in kinds)
+    return Group(head(found["machine"]), LEGEND, *tables)
 
 
 def at_rest(row: Mapping[str, Any], rows: list[Mapping[str, Any]], how: str) -> float | None:
@@ -61,7 +65,6 @@ def _table(kind: str, rows: list[Mapping[str, Any]]) -> Table:
             _ratio(flown["tokens_per_s"] / formula if formula else None),
             _ratio(at_rest(row, rows, "under_way")),
             f"{single['tokens_per_s']:.1f}",
-            _ratio(at_rest(row, rows, "one_step")),
             f"{flown['token_s'] * 1000:.0f}",
             f"{flown['first_s'] * 1000:.0f}",
             "" if row["broken"] is None else f"{row['broken']['resumed_s'] * 1000:.0f}",

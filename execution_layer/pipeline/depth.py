@@ -3,6 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+NEAR: Final = 0.02
+"""Of what is nearly as fast, less under way is better: each step costs its first stage something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,20 @@ def steps_to_fill(stages: int, stage_s: float, hop_s: float) -> int:
 
 
 def best_depth(sequences: int, costs: Sequence[Cost], trip_s: float) -> Depth:
-    """Return the number of steps under way with which `sequences` decode fastest; of equals the fewest.
+    """Return the number of steps under way with which `sequences` decode fastest; the fewest that come within `NEAR` of it.
 
     With N steps of b = ⌈sequences / N⌉ rows each, a sequence gets a token every max(N · slowest stage, all stages + trip)
-    seconds; `trip_s` is what the hops of one round take together.
+    seconds; `trip_s` is what the hops of one round take together. `costs` are those of the stages, the embedding and the
+    head among them.
     """
     assert sequences > 0
-    found = None
-    for steps in range(1, sequences + 1):
-        rows = -(-sequences // steps)
-        taken = [cost.of(rows) for cost in costs]
-        under_way = -(-sequences // rows)  # fewer steps may hold them all
-        round_s = max(under_way * max(taken), sum(taken) + trip_s)
-        if found is None or round_s < found.round_s * (1 - 1e-9):
-            found = Depth(steps, round_s)
-    assert found is not None
-    return found
+    depths = [_with(steps, sequences, costs, trip_s) for steps in range(1, sequences + 1)]
+    enough = (1 + NEAR) * min(depth.round_s for depth in depths)
+    return next(depth for depth in depths if depth.round_s <= enough)
+
+
+def _with(steps: int, sequences: int, costs: Sequence[Cost], trip_s: float) -> Depth:
+    rows = -(-sequences // steps)
+    taken = [cost.of(rows) for cost in costs]
+    under_way = -(-sequences // rows)  # fewer steps may hold them all
+    return Depth(steps, max(under_way * max(taken), sum(taken) + trip_s))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from execution_layer.pipeline.depth import Cost, best_depth, steps_to_fill
+from execution_layer.pipeline.depth import NEAR, Cost, best_depth, steps_to_fill
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ def test_a_hundred_milliseconds_are_filled_by_as_many_steps_as_the_formula_says(
     """Where a row costs as much alone as in company, smaller steps lose nothing."""
     cost = Cost(0.0, 0.010)
     depth = best_depth(64, [cost] * 4, 4 * 0.1)
-    assert depth.round_s == pytest.approx(64 * 0.010)  # the slowest stage never waits
+    assert depth.round_s == pytest.approx(64 * 0.010, rel=NEAR)  # the slowest stage hardly waits
     rows = -(-64 // depth.steps)
-    assert depth.steps >= steps_to_fill(4, cost.of(rows), 0.1)
+    assert depth.steps >= steps_to_fill(4, cost.of(rows), 0.1) * (1 - NEAR)
 
 
 def test_without_a_trip_one_stage_takes_all_rows_at_once():
@@ -48,5 +48,5 @@ def test_no_other_number_is_better(sequences, costs, trip_s, other):
     rows = -(-sequences // min(other, sequences))
     taken = [cost.of(rows) for cost in costs]
     theirs = max(-(-sequences // rows) * max(taken), sum(taken) + trip_s)
-    assert depth.round_s <= theirs * (1 + 1e-6)
+    assert depth.round_s <= theirs * (1 + NEAR) * (1 + 1e-9)
     assert 1 <= depth.steps <= sequences
