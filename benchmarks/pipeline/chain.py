@@ -146,7 +146,7 @@ class Served:
     token_s: float
     """Median time between two tokens of a sequence."""
     resumed_s: float | None
-    """From a break to the next token, if the chain was broken."""
+    """The longest time without any token after the chain was broken, if it was."""
 
 
 async def serve(chain: Chain, sequences: int, tokens: int, *, breaks: bool = False) -> Served:
@@ -183,5 +183,7 @@ async def serve(chain: Chain, sequences: int, tokens: int, *, breaks: bool = Fal
         tokens_per_s=inside / (stop - start),
         first_s=statistics.median(own[0] for own in times) - begun,
         token_s=statistics.median(gaps),
-        resumed_s=next(m for m in every if m > broken) - broken if breaks else None,
+        resumed_s=max(late - soon for soon, late in itertools.pairwise(every) if late > broken)
+        if breaks
+        else None,
     )

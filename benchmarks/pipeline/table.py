@@ -19,11 +19,12 @@ COLUMNS: Final = (
     "N=1",
     "token ms",
     "first ms",
-    "resumed",
+    "paused",
 )
 LEGEND: Final = (
     "S stages, a round trip of L to each, sequences at once, N steps under way: tokens/s, as a part of the formula's and of the"
-    " same chain's without a round trip; tokens/s with one step under way; medians of the times; ms from a break to a token"
+    " same chain's without a round trip; tokens/s with one step under way; medians of the times; the longest ms without a"
+    " token after a break"
 )
 
 
