@@ -42,7 +42,7 @@ async def test_an_answer_over_three_kills_is_one_answer_with_one_receipt_and_pas
         async with world.client(**policy) as client:
             asking = None
             for fault in (
-                "node.frame.stored:kill:2",
+                "node.frame.stored:kill",
                 "node.receipt.stored:kill",
                 "node.delivery.answered:kill",
             ):
