@@ -83,6 +83,7 @@ class ChainSteps(Finishing):
         if (wrong := self._wrong(arrived, step)) is not None:
             logger.warning("the chain broke", extra={"error": str(wrong)})
             self._break()
+            self._await_line()  # nothing else wakes the engine until there is one
             return None
         assert isinstance(arrived, Boundary)
         begun = time.perf_counter()

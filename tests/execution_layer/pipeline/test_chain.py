@@ -1,5 +1,6 @@
 """A chain of any cut gives the bits of one node, whatever is under way, and nothing is lost or doubled when it breaks."""
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -245,6 +246,19 @@ async def test_a_chain_from_which_nothing_comes_any_more_is_connected_again(monk
     assert seen.end.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
     assert chains.connected == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("layers 0:2")]
+
+
+async def test_an_engine_whose_chain_dies_does_not_wait_to_look_again(monkeypatch):
+    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 600.0)
+    chains = Chains(model(), lambda: stages([2]), 3, [dying(4), dying(2)])
+    engine = LocalEngine(model(), tokenizer(), steps=chains)
+    await engine.start()
+    async with asyncio.timeout(60):
+        async for happened in engine.submit(request(fixed(1)[0])):
+            if isinstance(happened, Finished):
+                assert happened.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
+    await engine.stop()
+    assert chains.connected == 3
 
 
 async def test_an_engine_of_a_chain_stops_while_steps_are_under_way():
