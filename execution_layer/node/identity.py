@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from execution_layer.node.attesters import Attest
 from execution_layer.node.revoking import revoked_from
 from shared.envelope.hpke import HpkePrivateKey, generate_hpke_key, load_hpke_seed, save_hpke_key
 from shared.runtime.errors import Code, CounterfoilError
@@ -29,9 +30,7 @@ from shared.runtime.keys import (
     write_private,
 )
 from shared.statements.cose import open_as, parse_statement, sign
-from shared.statements.keys import HOUR_MS, Attestation, KeyBundle
-from shared.verification.attestation import report_data
-from shared.verification.development_attestation import FORMAT, attest
+from shared.statements.keys import HOUR_MS, KeyBundle
 from shared.verification.trust import key_for
 
 _log = logging.getLogger(__name__)
@@ -79,16 +78,6 @@ class NodeFacts:
         names = (bundle.operator, bundle.node, bundle.endpoint, bundle.evidence)
         own = (self.operator, self.node, self.endpoint, self.evidence)
         return names == own and self.compute_as(bundle)
-
-
-Attest = Callable[[KeyBundle], Attestation]
-"""Returns evidence about a key bundle's keys."""
-
-
-def development_attestation(bundle: KeyBundle) -> Attestation:
-    """Return evidence that proves nothing, for as long as the key bundle lives."""
-    evidence = attest(report_data(bundle), bundle.not_before, bundle.not_after)
-    return Attestation(FORMAT, evidence)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Final
 
 from execution_layer.engine.protocol import Engine
 from execution_layer.node.admission import Admission, ServedModel
+from execution_layer.node.attesters import attest_of
 from execution_layer.node.audit_link import AuditLink
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.drafts import ReceiptSigner
@@ -17,7 +18,7 @@ from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
 from execution_layer.node.health import Health, Watch
 from execution_layer.node.identities import TenantIdentities
-from execution_layer.node.identity import KeyRing, NodeFacts, development_attestation
+from execution_layer.node.identity import KeyRing, NodeFacts
 from execution_layer.node.intake import Intake
 from execution_layer.node.invoice import load_rate_card
 from execution_layer.node.load import Load
@@ -84,7 +85,7 @@ class Node:
         self.ring = KeyRing(
             settings.keys,
             operator_key,
-            development_attestation if settings.attestation else None,
+            attest_of(settings.attestation),
             earlier=operator_keys,
             reload=lambda: load_ed25519(settings.operator_key_file, operators_keys),
             store=open_store(settings.key_store),

@@ -94,9 +94,9 @@ class NodeSettings(Settings):
     """Where the node's own keys are."""
     operator_key_store: KeyStoreSettings = KeyStoreSettings()
     """Where the operator's identity key is."""
-    attestation: Literal["development"] | None = None
-    """What attests the node's keys in its key bundles: `development` makes evidence that proves nothing, for tests; clients
-    refuse it unless their policy says otherwise."""
+    attestation: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] | None = None
+    """What attests the node's keys in its key bundles: the name of a plug-in, which is its evidence's format. `development` makes
+    evidence that proves nothing, for tests; clients refuse it unless their policy says otherwise."""
     tenants_file: Path
     """Public keys of the tenants; reloaded when it changes."""
     rate_card_file: Path

@@ -8,7 +8,7 @@ import pytest
 from execution_layer.client.attesting import Attesting, installed
 from execution_layer.client.explain import explain
 from execution_layer.client.policy import AttestationPolicy
-from execution_layer.node.identity import development_attestation
+from execution_layer.node.attesters import development_attestation
 from shared.codec.hashing import framing
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
