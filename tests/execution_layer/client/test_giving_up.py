@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import pytest
@@ -68,6 +69,8 @@ async def infer(world):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # as in a terminal: a shell's background jobs, this suite among them, may ignore interrupts
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     await asyncio.wait_for(process.stdout.readexactly(1), 60)
     return process
