@@ -66,14 +66,6 @@ class Demo:
         """The client's configuration."""
         return self.plan.path("client", "client.toml")
 
-    async def selection(self) -> None:
-        """Wait until the first epoch is open: what the log takes before that belongs to no epoch and is never drawn."""
-        deadline = time.monotonic() + AUDIT_TIMEOUT_S
-        while True:
-            if await self.query.all("/v1/epochs") or time.monotonic() > deadline:
-                return
-            await asyncio.sleep(0.2)
-
     async def infer(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
         """Order, seal and send every prompt, spread over all nodes; return one answer per prompt.
         A request with no answer because a process died is sent again. One for which the client refuses the dishonest node's
@@ -310,7 +302,7 @@ async def _demonstrate(
             plan.path("audit", "auditor.token"),
         )
         demo = Demo(platform, console, query)
-        await demo.selection()
+        await query.selecting(AUDIT_TIMEOUT_S)
         before = (await query.get("/v1/status"))["size"] - 1
         console.rule("Sealed requests to three nodes")
         others = ", ".join(node.name for node in plan.nodes if not node.wrapper)

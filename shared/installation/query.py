@@ -39,6 +39,16 @@ class Query:
             place = page["next"]
         return items
 
+    async def selecting(self, seconds: float) -> None:
+        """Wait, up to so long, until the first epoch is open: what the log takes before that belongs to no epoch and is never
+        drawn.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if await self.all("/v1/epochs") or time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.2)
+
     async def get(self, path: str) -> Any:
         """Return one resource; UNAVAILABLE if the server does not answer for `PATIENCE_S`."""
         deadline = time.monotonic() + PATIENCE_S

@@ -108,6 +108,7 @@ def found_by_a_plant(folder: Path, needles: dict[str, bytes]) -> None:
 async def with_crashes(platform: Platform) -> list[str]:
     """Have marked requests answered and audited while one after the other dies; return the answers' texts."""
     plan, supervisor = platform.plan, platform.supervisor
+    await auditor(platform).selecting(LIMIT_S)
     client = ("--config", plan.path("client", "client.toml"))
     async with asking(plan, seed=1) as (asked, _):
         asked.kill()
@@ -152,11 +153,15 @@ async def infer(platform: Platform, seed: int) -> Any:
     return await platform.commands.json("infer", *options, PROMPT)
 
 
-async def audited(platform: Platform, count: int) -> None:
-    """Wait until so many receipts have verdicts: each was disclosed and replayed, and passed."""
+def auditor(platform: Platform) -> Query:
     plan = platform.plan
     token = plan.path("audit", "auditor.token")
-    query = Query(platform.ports["audit-http"], plan.path("ca", "ca.pem"), token)
+    return Query(platform.ports["audit-http"], plan.path("ca", "ca.pem"), token)
+
+
+async def audited(platform: Platform, count: int) -> None:
+    """Wait until so many receipts have verdicts: each was disclosed and replayed, and passed."""
+    query = auditor(platform)
     deadline = time.monotonic() + LIMIT_S
     while True:
         receipts = {receipt["entry"] for receipt in await query.all("/v1/receipts")}
