@@ -40,6 +40,7 @@ async def measure(count: int, interval_ms: int, console: Console) -> dict[str, A
             token, ca = plan.path("audit", "auditor.token"), plan.path("ca", "ca.pem")
             query = Query(platform.ports["audit-http"], ca, token)
             demo = Demo(platform, console, query)
+            await query.selecting(60.0)
             await demo.infer(prompts)
             await demo.audit(-1, len(prompts))
         taken = sorted(
