@@ -55,7 +55,7 @@ class _Joined:
         out: Arrived,
     ) -> None:
         """`out` gets the steps that come back through this call, and what ends it."""
-        self._place, self._width, self._out = place, width, out
+        self._channel, self._place, self._width, self._out = channel, place, width, out
         self._is_last, self._is_ready = not opened.next, False
         self._requests: queue.SimpleQueue[stages_pb2.JoinRequest | None] = queue.SimpleQueue()
         self._requests.put(stages_pb2.JoinRequest(open=opened))
@@ -90,6 +90,7 @@ class _Joined:
         """Let go of the stage."""
         self._requests.put(None)
         self._call.cancel()
+        self._channel.close()
 
     def _read(self) -> None:
         who = f"the stage at {self._place.address}"

@@ -45,7 +45,7 @@ class Offer:
     """Names of the nodes that may use it."""
 
     def check(self, asked: stages_pb2.StageOpen) -> None:
-        """Raise unless this is what is asked for: UNKNOWN_MODEL, INVALID_ARGUMENT, or OVERLOADED for too much memory."""
+        """Raise unless this is what is asked for: UNKNOWN_MODEL or INVALID_ARGUMENT."""
         first, last = self.stage.first, self.stage.last
         if asked.model_root != self.model_root:
             raise CounterfoilError(Code.UNKNOWN_MODEL, "this stage has layers of another model")
@@ -226,7 +226,8 @@ class StagesService(stages_pb2_grpc.StagesServicer):
 
     async def _push(self, address: str, use: _Use) -> None:
         """Send what comes out to the next stage; raises what ends that."""
-        call: Any = stages_pb2_grpc.StagesStub(self._reach(address)).Push(timeout=CHAIN_S)
+        channel = self._reach(address)
+        call: Any = stages_pb2_grpc.StagesStub(channel).Push(timeout=CHAIN_S)
         watching = asyncio.create_task(_watch(call, address, use))
         try:
             await call.write(stages_pb2.PushRequest(chain=use.asked.chain))
@@ -239,6 +240,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         finally:
             watching.cancel()
             call.cancel()
+            await channel.close()
 
 
 async def _watch(call: Any, address: str, use: _Use) -> None:

@@ -149,6 +149,9 @@ class ChainSteps(Finishing):
                     found = CounterfoilError(Code.UNAVAILABLE, f"there is no chain: {error}")
                 else:
                     time.sleep(PAUSE_S)
+        if self._closed and found is not None and not isinstance(found, CounterfoilError):
+            found.close()  # it came too late for `close`
+            return
         self._connected = found
         self._wake()
 

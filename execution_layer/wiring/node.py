@@ -14,10 +14,15 @@ from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
-from execution_layer.wiring.stage import chain_steps, load_ends, own_layers, widest
+from execution_layer.wiring.stage import (
+    chain_steps,
+    cpu_backend,
+    load_ends,
+    own_layers,
+    widest,
+)
 from shared.model.backend import Backend, blocks_for
 from shared.model.config import ModelConfig
-from shared.model.cpu import CpuBackend, own_arithmetic
 from shared.model.decoder import Decoder, load_decoder
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
@@ -82,8 +87,7 @@ def backend_of(settings: NodeSettings, config: ModelConfig) -> Backend:
     """
     if settings.device == "cuda":
         return _cuda_backend(settings, config)
-    chosen = own_arithmetic(config.dtype) if settings.arithmetic == "auto" else settings.arithmetic
-    return CpuBackend(settings.threads, chosen)
+    return cpu_backend(settings, config)
 
 
 def _cuda_backend(settings: NodeSettings, config: ModelConfig) -> Backend:

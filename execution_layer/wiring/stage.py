@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import Offer, StagesService
@@ -43,6 +43,20 @@ def most_rows(config: ModelConfig) -> int:
     return (MAX_MESSAGE_BYTES - MIB) // (4 * config.hidden_size + BESIDES)
 
 
+class Computing(Protocol):
+    """Settings of what computes on this machine's processors."""
+
+    threads: int
+    arithmetic: str
+
+
+def cpu_backend(settings: Computing, config: ModelConfig) -> CpuBackend:
+    """Return this machine's processors under the arithmetic that the settings name, or their own; errors as `CpuBackend`."""
+    own = settings.arithmetic == "auto"
+    arithmetic = own_arithmetic(config.dtype) if own else settings.arithmetic
+    return CpuBackend(settings.threads, arithmetic)
+
+
 def build_offer(settings: StageSettings) -> Offer:
     """Load the layers, compute the model's root and the numeric profile.
 
@@ -57,8 +71,7 @@ def build_offer(settings: StageSettings) -> Offer:
             Code.CONFIGURATION, f"layers {settings.layers}: the model has {config.layers}"
         )
     _check_operators(settings)
-    chosen = own_arithmetic(config.dtype) if settings.arithmetic == "auto" else settings.arithmetic
-    backend = CpuBackend(settings.threads, chosen)
+    backend = cpu_backend(settings, config)
     blocks = settings.kv_memory_mib * MIB // backend.block_bytes(config, layers=last - first) - 1
     if blocks < 1:
         raise CounterfoilError(Code.CONFIGURATION, "kv_memory_mib holds no block of these layers")

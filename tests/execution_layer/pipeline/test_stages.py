@@ -15,13 +15,14 @@ import torch
 from execution_layer.engine.protocol import FinishReason
 from execution_layer.pipeline import service
 from execution_layer.pipeline.boundary import Boundary
+from execution_layer.pipeline.remote import RemoteLine
 from execution_layer.pipeline.wire import from_message, to_message
 from shared.model.backend import Rows
 from shared.model.decoder import Stage
 from shared.model.replay import replay
 from shared.proto.counterfoil.execution.v1 import stages_pb2, stages_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
-from shared.runtime.grpc import error_from_rpc, secure_aio_channel
+from shared.runtime.grpc import error_from_rpc, secure_aio_channel, secure_channel
 from tests.execution_layer.engine.traffic import Mix, Served, fixed, serve
 from tests.execution_layer.pipeline.stages import NODE, Pool, place
 from tests.execution_layer.pipeline.test_chain import model, stages
@@ -310,3 +311,29 @@ def test_the_offer_names_the_memory_that_is_lacking(pool):
     assert "this stage has 3 and" in caught.value.detail
     assert "kv_memory_mib" in (caught.value.remedy or "")
     assert service.MOST_STEPS >= 256
+
+
+async def test_a_line_that_is_closed_leaves_no_connection_open(pool):
+    """A node connects its chain again for as long as it runs."""
+    closed: list[str] = []
+
+    def reach(address: str) -> Any:
+        channel: Any = secure_channel(address, pool.authority.ca_file, pool.party())
+        ordinary = channel.close
+
+        def close() -> None:
+            closed.append(address)
+            ordinary()
+
+        channel.close = close
+        return channel
+
+    first, second = stages([2])
+    async with pool.stage(first) as one, pool.stage(second) as other:
+        places = [place(one, first), place(other, second)]
+        line = await asyncio.to_thread(
+            RemoteLine.connect, None, places, pool.ask(), reach, lambda _arrived: None
+        )
+        assert closed == []
+        line.close()
+        assert sorted(closed) == sorted(each.address for each in places)
