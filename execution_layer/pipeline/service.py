@@ -11,6 +11,7 @@ import grpc
 
 from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.line import StageLike, StageLine
+from execution_layer.pipeline.parts import Counts, Offered, Part, Parts, Roots
 from execution_layer.pipeline.wire import from_message, to_message
 from shared.proto.counterfoil.execution.v1 import stages_pb2, stages_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -122,8 +123,9 @@ class _Use:
 class StagesService(stages_pb2_grpc.StagesServicer):
     """Computes a range of layers for one chain at a time."""
 
-    def __init__(self, offer: Offer, reach: Reach) -> None:
-        self._offer, self._reach = offer, reach
+    def __init__(self, offer: Offer, reach: Reach, parts: Parts | None = None) -> None:
+        """`parts` takes the orders of accountable chains; without it, this stage works for its own operator's nodes only."""
+        self._offer, self._reach, self._parts = offer, reach, parts
         self._use: _Use | None = None
         self._turn = asyncio.Lock()
 
@@ -170,6 +172,36 @@ class StagesService(stages_pb2_grpc.StagesServicer):
             raise
         use.fail(CounterfoilError(Code.UNAVAILABLE, "the stage before has gone"))
         return stages_pb2.PushResponse()
+
+    async def Accept(  # noqa: N802  # likewise
+        self, request: stages_pb2.AcceptRequest, context: Context
+    ) -> stages_pb2.AcceptResponse:
+        """Take an order for a part."""
+        offered = Offered(request.order, request.header, request.kc, request.wrap)
+        await self._accountable().accept(offered, self._caller(context))
+        return stages_pb2.AcceptResponse()
+
+    async def Close(  # noqa: N802  # likewise
+        self, request: stages_pb2.CloseRequest, context: Context
+    ) -> stages_pb2.CloseResponse:
+        """End a part, and return its receipt."""
+        counts = Counts(request.input, request.cached, request.output)
+        caller = self._caller(context)
+        receipt = await self._accountable().close(request.order, counts, caller, self._computed)
+        return stages_pb2.CloseResponse(receipt=receipt)
+
+    def _accountable(self) -> Parts:
+        if self._parts is None:
+            raise CounterfoilError(
+                Code.UNSUPPORTED,
+                "this stage takes no orders: it works for nodes of its own operator, which account for it",
+            )
+        return self._parts
+
+    def _computed(self, part: Part, positions: int) -> Roots:
+        raise CounterfoilError(
+            Code.CONFLICT, f"none of {positions} positions of {part.order.hex()[:16]}… is here"
+        )
 
     def _caller(self, context: Context) -> str:
         """Return who calls; FORBIDDEN unless it may."""

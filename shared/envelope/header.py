@@ -9,6 +9,7 @@ from shared.envelope.body import MAX_BODY, SMALLEST_BODY
 from shared.envelope.hpke import OVERHEAD
 from shared.envelope.padding import is_size_class, padded_size
 from shared.envelope.shares import MAX_SHARES
+from shared.statements.keys import MAX_STAGES
 from shared.statements.orders import MAX_TOKENS
 from shared.statements.rules import Count, Octets, Whole
 from shared.statements.schema import Bytes32, Embedded, Ms, Name, Record
@@ -20,8 +21,18 @@ TAG_BYTES = 16
 SMALLEST_ESCROW = 256
 WRAP_BYTES = OVERHEAD + 32
 ESCROW_BYTES = OVERHEAD + SMALLEST_ESCROW
+STAGE_WRAP_BYTES = OVERHEAD + 64
 
 _Hashes = Annotated[tuple[Bytes32, ...], Count(1, MAX_SHARES)]
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderStage(Record):
+    """A stage that will see states of the request (protocol §4.10)."""
+
+    bundle: Bytes32
+    keys: Bytes32
+    """Commitment to the secrets of the boundaries on its two sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,8 @@ class Header(Record):
     """Key ids of the custodians' HPKE keys, in the order of the shares."""
     expiry: Ms
     padded: Annotated[int, Whole(padded_size(MAX_BODY, SMALLEST_BODY), SMALLEST_BODY)]
+    stages: Annotated[tuple[HeaderStage, ...], Count(1, MAX_STAGES)] | None = None
+    """In order; the one candidate is their head."""
 
     def check(self) -> None:
         """Check the lists against each other, and the size class."""
@@ -53,6 +66,11 @@ class Header(Record):
         self.require(self.threshold <= len(self.shares), "has fewer shares than its threshold")
         for name, items in (("candidate", self.candidates), ("custodian", self.custodians)):
             self.require(len(set(items)) == len(items), f"names a {name} twice")
+        chain = (*self.candidates, *(stage.bundle for stage in self.stages or ()))
+        self.require(
+            self.stages is None or (len(self.candidates) == 1 and len(set(chain)) == len(chain)),
+            "names stages for several candidates, or a key bundle twice in a chain",
+        )
         self.require(is_size_class(self.padded, SMALLEST_BODY), "has a body of no size class")
 
     @property
@@ -76,6 +94,14 @@ class Envelope(Record):
     ]
     """One share, sealed for each custodian."""
     body: Annotated[bytes, Octets(MAX_ENVELOPE, SMALLEST_BODY + TAG_BYTES)]
+    stage_wraps: (
+        Annotated[
+            tuple[Annotated[bytes, Octets(STAGE_WRAP_BYTES, STAGE_WRAP_BYTES)], ...],
+            Count(1, MAX_STAGES),
+        ]
+        | None
+    ) = None
+    """The secrets of its two boundaries, sealed for each stage."""
 
     def check(self) -> None:
         """Check the lists and the body against the header."""
@@ -85,6 +111,10 @@ class Envelope(Record):
         )
         self.require(
             len(self.escrow) == len(header.custodians), "does not have one wrap per custodian"
+        )
+        self.require(
+            len(self.stage_wraps or ()) == len(header.stages or ()),
+            "does not have one wrap per stage",
         )
         self.require(len(self.body) == header.padded + TAG_BYTES, "has a body of another size")
 

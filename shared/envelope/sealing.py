@@ -28,6 +28,7 @@ from shared.envelope.shares import (
     share_commitments,
     split,
 )
+from shared.envelope.stages import ChainStage, header_stages, seal_stages
 from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import RequestBody
@@ -123,10 +124,11 @@ def seal_request(
     request_id: bytes | None = None,
     ts: bytes | None = None,
     policy_nonce: bytes | None = None,
+    stages: Sequence[ChainStage] = (),
 ) -> SealedRequest:
-    """Seal a request for nodes and custodians (their raw HPKE keys, in the order of the shares).
+    """Seal a request for nodes and custodians (their raw HPKE keys, in the order of the shares), and for the stages of a chain.
 
-    The last three arguments are random unless given; one transcript secret serves one header only.
+    `request_id`, `ts` and `policy_nonce` are random unless given; one transcript secret serves one header only.
     """
     if body.settings.max_tokens > max_output_tokens:
         raise CounterfoilError(
@@ -147,6 +149,7 @@ def seal_request(
         custodians=tuple(hpke_key_id(key) for key in custodians),
         expiry=expiry_ms,
         padded=padded_size(len(plaintext), SMALLEST_BODY),
+        stages=header_stages(ts, [stage.entry for stage in stages]) or None,
     )
     ctx = header.ctx  # 2
     keys = TranscriptKeys.derive(ts, ctx)
@@ -164,7 +167,8 @@ def seal_request(
     sealed_body = AESGCM(keys.request_key).encrypt(  # 6
         keys.request_nonce, pad(plaintext, SMALLEST_BODY), ctx + kc
     )
-    envelope = Envelope(header, kc, wraps, escrow, sealed_body).to_bytes()
+    stage_wraps = seal_stages(ts, stages, ctx, kc) or None
+    envelope = Envelope(header, kc, wraps, escrow, sealed_body, stage_wraps).to_bytes()
     return SealedRequest(envelope, header, ctx, kc, ts, envelope_hash(envelope))
 
 
@@ -239,6 +243,9 @@ def _open_body(envelope_bytes: bytes, envelope: Envelope, ts: bytes) -> OpenedRe
     if not hmac.compare_digest(keys.kc, kc):  # (5)
         raise unreadable()
     if share_commitments(ts, header.threshold, len(header.shares)) != header.shares:  # (6)
+        raise unreadable()
+    stages = header.stages or ()
+    if header_stages(ts, [stage.bundle for stage in stages]) != stages:  # (6)
         raise unreadable()
     try:
         padded = AESGCM(keys.request_key).decrypt(

@@ -18,6 +18,7 @@ from shared.envelope.padding import pad_to, unpad_from
 from shared.envelope.secrets import TranscriptKeys
 from shared.envelope.shape import CLASSES, MAX_FINAL, MAX_FRAME, TAG, Shape
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.keys import MAX_STAGES
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.receipts import Finish, Usage
 from shared.statements.rules import Count, Octets, Text
@@ -86,6 +87,10 @@ class FinalRecord(Record):
     receipt: Annotated[bytes, Octets(2**16, 1)]
     evidence: Annotated[bytes, Octets(MAX_FINAL, 1)] | None = None
     """The sealed evidence; absent exactly when the receipt names none."""
+    stages: (
+        Annotated[tuple[Annotated[bytes, Octets(2**16, 1)], ...], Count(1, MAX_STAGES)] | None
+    ) = None
+    """The receipts of a chain's stages, in order; those whose entries the receipt lists."""
 
 
 def next_hash(h: bytes, ciphertext: bytes) -> bytes:

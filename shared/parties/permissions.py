@@ -70,6 +70,8 @@ STAGE_GRPC: Final[Rules] = {
     **_HEALTH,
     "/counterfoil.execution.v1.Stages/Join": by_parties(PartyRole.NODE),
     "/counterfoil.execution.v1.Stages/Push": by_parties(PartyRole.NODE),
+    "/counterfoil.execution.v1.Stages/Accept": by_parties(PartyRole.NODE),
+    "/counterfoil.execution.v1.Stages/Close": by_parties(PartyRole.NODE),
 }
 """Of the nodes, only those that the stage's operator names."""
 

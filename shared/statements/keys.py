@@ -8,7 +8,7 @@ from shared.runtime.clocks import untimely
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import check_signing_key
 from shared.statements.rules import Count, Either, Octets, Text, Whole, refuse
-from shared.statements.schema import Bytes32, Line, Ms, Name, Record, Statement
+from shared.statements.schema import Bytes32, Line, Ms, Name, Record, Statement, Uint
 
 HOUR_MS = 3_600_000
 MAX_LIFE_MS = 25 * HOUR_MS
@@ -25,11 +25,39 @@ class Attestation(Record):
     evidence: Annotated[bytes, Octets(32_768, 1)]
 
 
+MAX_LAYERS = 2**16
+MAX_STAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Layers(Record):
+    """The layers [first, last) of a model."""
+
+    first: Annotated[int, Whole(MAX_LAYERS)]
+    last: Annotated[int, Whole(MAX_LAYERS)]
+
+    def check(self) -> None:
+        """Check that there is one."""
+        self.require(self.first < self.last, "holds no layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer(Record):
+    """What a node says of its speed, in rows per second one at a time and in chunks, its memory and its place. All of it claims."""
+
+    decode_rows: Uint
+    prefill_rows: Uint
+    memory_mib: Uint
+    """For keys and values."""
+    region: Name | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class KeyBundle(Statement):
     """A node's public keys, bound to the models it serves, its numeric profile and an expiry."""
 
     TYPE: ClassVar[str] = "key-bundle"
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"layers"})
 
     operator: Name
     node: Name
@@ -48,6 +76,11 @@ class KeyBundle(Statement):
     """Where audit workers ask for evidence, host:port; at `endpoint` if absent."""
     attestation: Attestation | None = None
     """Evidence about where the keys live; without it, nothing is claimed."""
+    layers: Layers | None = None
+    """Of its one model: what it computes as a stage of chains (protocol §4.10). Without it, it answers with the whole model."""
+    stages: Annotated[tuple[Line, ...], Count(1, MAX_STAGES)] | None = None
+    """Names of the stages (`operator/node`), in order, to which it leaves layers."""
+    offer: Offer | None = None
 
     @property
     def subject(self) -> str:
@@ -62,6 +95,10 @@ class KeyBundle(Statement):
         )
         self.require(
             len(set(self.model_roots)) == len(self.model_roots), "names a model root twice"
+        )
+        self.require(
+            self.layers is None or (len(self.model_roots) == 1 and self.stages is None),
+            "has layers of several models, or leaves layers to others that it has not",
         )
         try:
             check_signing_key(self.signing_key)

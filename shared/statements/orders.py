@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from shared.codec.hashing import framing
+from shared.statements.keys import MAX_STAGES
 from shared.statements.receipts import Usage
 from shared.statements.request import RequestBody
 from shared.statements.rules import Whole
-from shared.statements.schema import U32, Bytes32, Ms, Name, Statement, Uint
+from shared.statements.schema import U32, Bytes32, Ms, Name, Record, Statement, Uint
 
 MAX_TOKENS = 2**20
 MAX_WAIT_MS = 86_400_000
@@ -16,11 +17,22 @@ TEMPLATE_TOKENS, MESSAGE_TOKENS = 1024, 64
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Record):
+    """Of which chain's answer an order is a part."""
+
+    head: Bytes32
+    """Entry of the order for the head."""
+    place: Annotated[int, Whole(MAX_STAGES, 1)]
+    """The stage's, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order(Statement):
     """One attempt at one request. A retry keeps `number` and counts `attempt` up from 0."""
 
     TYPE: ClassVar[str] = "order"
     NEEDED: ClassVar[frozenset[str]] = frozenset({"max_input_tokens"})
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"part"})
 
     tenant: Name
     number: Uint
@@ -43,6 +55,8 @@ class Order(Statement):
     defined lack it; their prompts are bounded only by the node's context."""
     max_ms: Annotated[int, Whole(MAX_WAIT_MS, 1)] | None = None
     """How long the tenant waits for the whole answer (ms from its acceptance); without it, no answer ends by a deadline."""
+    part: Part | None = None
+    """For a stage of a chain (protocol §4.10); without it, the order is for a whole answer."""
 
     @property
     def subject(self) -> str:

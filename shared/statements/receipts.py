@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from shared.statements.keys import MAX_STAGES
+from shared.statements.rules import Count, Whole
 from shared.statements.schema import U32, Bytes32, Bytes64, Ms, Name, Record, Statement, Uint
 
 NO_RECEIPT = bytes(32)
@@ -51,10 +53,33 @@ class Usage(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Chain(Record):
+    """What passed through one place of a chain (protocol §4.10)."""
+
+    place: Annotated[int, Whole(MAX_STAGES)]
+    """0 for the head, then the stages."""
+    sent: Bytes32
+    """Root of the boundary after this place."""
+    received: Bytes32
+    """Root of the one before it; for the head, of what the last stage returned."""
+    stages: Annotated[tuple[Bytes32, ...], Count(1, MAX_STAGES)] | None = None
+    """Entries of the stages' receipts in order, in the head's receipt only."""
+
+    def check(self) -> None:
+        """Check that the head, and nobody else, lists stages."""
+        self.require(
+            (self.place == 0) == (self.stages is not None),
+            "lists stages without being the head's, or is the head's and lists none",
+        )
+        self.require(len(set(self.stages or ())) == len(self.stages or ()), "lists a receipt twice")
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt(Statement):
     """One inference. If a request failed early, the fields that would have nothing to commit to are absent."""
 
     TYPE: ClassVar[str] = "receipt"
+    CRITICAL: ClassVar[frozenset[str]] = frozenset({"chain"})
 
     order: Bytes32
     bundle: Bytes32
@@ -84,6 +109,8 @@ class Receipt(Statement):
     """SHA-256 of the sealed evidence."""
     cancel: Bytes64 | None = None
     """The tenant's signature over `cancel_message`: its own wish that the answer end. Only where `finish` is CANCELLED."""
+    chain: Chain | None = None
+    """Without it, the node alone is accountable for the answer."""
 
     @property
     def subject(self) -> str:

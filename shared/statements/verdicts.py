@@ -23,6 +23,8 @@ class Blame(StrEnum):
     NOBODY = "nobody"
     NODE = "node"
     TENANT = "tenant"
+    CHAIN = "chain"
+    """Another node of the same chain, which a verdict about its own receipt names."""
     AUDIT = "audit"
 
 
@@ -48,6 +50,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
     UNREPLAYABLE = "unreplayable"
     ESCROW = "escrow"
+    BOUNDARY = "boundary"
 
     @property
     def outcome(self) -> Outcome:
@@ -81,6 +84,7 @@ _MEANING: Mapping[Reason, tuple[Outcome, Blame]] = MappingProxyType(
         Reason.UNAVAILABLE: (Outcome.INCONCLUSIVE, Blame.AUDIT),
         Reason.UNREPLAYABLE: (Outcome.INCONCLUSIVE, Blame.AUDIT),
         Reason.ESCROW: (Outcome.INCONCLUSIVE, Blame.TENANT),
+        Reason.BOUNDARY: (Outcome.INCONCLUSIVE, Blame.CHAIN),
     }
 )
 

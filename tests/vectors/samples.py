@@ -19,11 +19,11 @@ from shared.statements.disclosures import (
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
 from shared.statements.erasures import Erasure
 from shared.statements.identities import Holder, IdentityKey, IdentityKeyEnd, possession_message
-from shared.statements.keys import KeyBundle, Revocation
-from shared.statements.orders import Order
+from shared.statements.keys import KeyBundle, Layers, Offer, Revocation
+from shared.statements.orders import Order, Part
 from shared.statements.periods import PeriodSeal
 from shared.statements.ratecards import Price, RateCard
-from shared.statements.receipts import EnergyQuality, Finish, Receipt, Usage
+from shared.statements.receipts import Chain, EnergyQuality, Finish, Receipt, Usage
 from shared.statements.refusals import Refusal, RefusalReason
 from shared.statements.schema import Statement
 from shared.statements.seals import Counted, Missing, OrderNumbers, TenantSeal
@@ -173,8 +173,54 @@ SAMPLES: dict[str, tuple[Statement, str, str]] = {
         "tenant",
         "acme",
     ),
+    "key-bundle, a stage's": (
+        replace(
+            BUNDLE,
+            model_roots=BUNDLE.model_roots[:1],
+            layers=Layers(first=8, last=16),
+            offer=Offer(decode_rows=120, prefill_rows=4_000, memory_mib=512, region="eu-west"),
+        ),
+        "operator",
+        "gpu-farm",
+    ),
+    "key-bundle, a head's": (
+        replace(BUNDLE, stages=("farm/s1", "gpu-farm/s2")),
+        "operator",
+        "gpu-farm",
+    ),
     "order": (ORDER, "tenant", "acme"),
+    "order, for a part": (
+        replace(ORDER, part=Part(head=octets("order"), place=1)),
+        "tenant",
+        "acme",
+    ),
     "receipt": (RECEIPT, "node", "gpu-farm/n1"),
+    "receipt, a head's": (
+        replace(
+            RECEIPT,
+            chain=Chain(
+                place=0,
+                sent=octets("boundary 0"),
+                received=octets("boundary 1"),
+                stages=(octets("receipt of stage 1"),),
+            ),
+        ),
+        "node",
+        "gpu-farm/n1",
+    ),
+    "receipt, a stage's": (
+        replace(
+            RECEIPT,
+            chain=Chain(place=1, sent=octets("boundary 1"), received=octets("boundary 0")),
+            settings=None,
+            activation_root=None,
+            input=None,
+            output=None,
+            evidence=None,
+        ),
+        "node",
+        "gpu-farm/n1",
+    ),
     "refusal": (REFUSAL, "node", "gpu-farm/n1"),
     "receipt-early-failure": (
         EARLY_FAILURE,

@@ -24,29 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2shared/proto/counterfoil/execution/v1/stages.proto\x12\x18\x63ounterfoil.execution.v1\"\xb5\x01\n\tStageOpen\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\x12\n\nmodel_root\x18\x02 \x01(\x0c\x12\x17\n\x0fnumeric_profile\x18\x03 \x01(\x0c\x12\r\n\x05\x66irst\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\r\x12\x0e\n\x06\x62locks\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x0c\n\x04next\x18\t \x01(\t\x12\x14\n\x0cjoined_first\x18\n \x01(\x08\"\x0c\n\nStageReady\"<\n\tStageSpan\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\"_\n\tStageStep\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x05spans\x18\x02 \x03(\x0b\x32#.counterfoil.execution.v1.StageSpan\x12\x0e\n\x06states\x18\x03 \x01(\x0c\"\x7f\n\x0bJoinRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.counterfoil.execution.v1.StageOpenH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x82\x01\n\x0cJoinResponse\x12\x35\n\x05ready\x18\x01 \x01(\x0b\x32$.counterfoil.execution.v1.StageReadyH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"[\n\x0bPushRequest\x12\x0f\n\x05\x63hain\x18\x01 \x01(\x0cH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x0e\n\x0cPushResponse2\xbc\x01\n\x06Stages\x12Y\n\x04Join\x12%.counterfoil.execution.v1.JoinRequest\x1a&.counterfoil.execution.v1.JoinResponse(\x01\x30\x01\x12W\n\x04Push\x12%.counterfoil.execution.v1.PushRequest\x1a&.counterfoil.execution.v1.PushResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2shared/proto/counterfoil/execution/v1/stages.proto\x12\x18\x63ounterfoil.execution.v1\"H\n\rAcceptRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\n\n\x02kc\x18\x03 \x01(\x0c\x12\x0c\n\x04wrap\x18\x04 \x01(\x0c\"\x10\n\x0e\x41\x63\x63\x65ptResponse\"L\n\x0c\x43loseRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\r\n\x05input\x18\x02 \x01(\x04\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x04\x12\x0e\n\x06output\x18\x04 \x01(\x04\" \n\rCloseResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\"\xca\x01\n\tStageOpen\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\x12\n\nmodel_root\x18\x02 \x01(\x0c\x12\x17\n\x0fnumeric_profile\x18\x03 \x01(\x0c\x12\r\n\x05\x66irst\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\r\x12\x0e\n\x06\x62locks\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x0c\n\x04next\x18\t \x01(\t\x12\x14\n\x0cjoined_first\x18\n \x01(\x08\x12\x13\n\x0b\x61\x63\x63ountable\x18\x0b \x01(\x08\"\x0c\n\nStageReady\"Z\n\tStageSpan\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\"=\n\nStageBegin\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06orders\x18\x02 \x03(\x0c\x12\x11\n\thop_nonce\x18\x03 \x01(\x0c\"\x94\x01\n\tStageStep\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x05spans\x18\x02 \x03(\x0b\x32#.counterfoil.execution.v1.StageSpan\x12\x0e\n\x06states\x18\x03 \x01(\x0c\x12\x33\n\x05\x62\x65gun\x18\x04 \x03(\x0b\x32$.counterfoil.execution.v1.StageBegin\"\x7f\n\x0bJoinRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.counterfoil.execution.v1.StageOpenH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x82\x01\n\x0cJoinResponse\x12\x35\n\x05ready\x18\x01 \x01(\x0b\x32$.counterfoil.execution.v1.StageReadyH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"[\n\x0bPushRequest\x12\x0f\n\x05\x63hain\x18\x01 \x01(\x0cH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x0e\n\x0cPushResponse2\xf3\x02\n\x06Stages\x12Y\n\x04Join\x12%.counterfoil.execution.v1.JoinRequest\x1a&.counterfoil.execution.v1.JoinResponse(\x01\x30\x01\x12W\n\x04Push\x12%.counterfoil.execution.v1.PushRequest\x1a&.counterfoil.execution.v1.PushResponse(\x01\x12[\n\x06\x41\x63\x63\x65pt\x12\'.counterfoil.execution.v1.AcceptRequest\x1a(.counterfoil.execution.v1.AcceptResponse\x12X\n\x05\x43lose\x12&.counterfoil.execution.v1.CloseRequest\x1a\'.counterfoil.execution.v1.CloseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared.proto.counterfoil.execution.v1.stages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGEOPEN']._serialized_start=81
-  _globals['_STAGEOPEN']._serialized_end=262
-  _globals['_STAGEREADY']._serialized_start=264
-  _globals['_STAGEREADY']._serialized_end=276
-  _globals['_STAGESPAN']._serialized_start=278
-  _globals['_STAGESPAN']._serialized_end=338
-  _globals['_STAGESTEP']._serialized_start=340
-  _globals['_STAGESTEP']._serialized_end=435
-  _globals['_JOINREQUEST']._serialized_start=437
-  _globals['_JOINREQUEST']._serialized_end=564
-  _globals['_JOINRESPONSE']._serialized_start=567
-  _globals['_JOINRESPONSE']._serialized_end=697
-  _globals['_PUSHREQUEST']._serialized_start=699
-  _globals['_PUSHREQUEST']._serialized_end=790
-  _globals['_PUSHRESPONSE']._serialized_start=792
-  _globals['_PUSHRESPONSE']._serialized_end=806
-  _globals['_STAGES']._serialized_start=809
-  _globals['_STAGES']._serialized_end=997
+  _globals['_ACCEPTREQUEST']._serialized_start=80
+  _globals['_ACCEPTREQUEST']._serialized_end=152
+  _globals['_ACCEPTRESPONSE']._serialized_start=154
+  _globals['_ACCEPTRESPONSE']._serialized_end=170
+  _globals['_CLOSEREQUEST']._serialized_start=172
+  _globals['_CLOSEREQUEST']._serialized_end=248
+  _globals['_CLOSERESPONSE']._serialized_start=250
+  _globals['_CLOSERESPONSE']._serialized_end=282
+  _globals['_STAGEOPEN']._serialized_start=285
+  _globals['_STAGEOPEN']._serialized_end=487
+  _globals['_STAGEREADY']._serialized_start=489
+  _globals['_STAGEREADY']._serialized_end=501
+  _globals['_STAGESPAN']._serialized_start=503
+  _globals['_STAGESPAN']._serialized_end=593
+  _globals['_STAGEBEGIN']._serialized_start=595
+  _globals['_STAGEBEGIN']._serialized_end=656
+  _globals['_STAGESTEP']._serialized_start=659
+  _globals['_STAGESTEP']._serialized_end=807
+  _globals['_JOINREQUEST']._serialized_start=809
+  _globals['_JOINREQUEST']._serialized_end=936
+  _globals['_JOINRESPONSE']._serialized_start=939
+  _globals['_JOINRESPONSE']._serialized_end=1069
+  _globals['_PUSHREQUEST']._serialized_start=1071
+  _globals['_PUSHREQUEST']._serialized_end=1162
+  _globals['_PUSHRESPONSE']._serialized_start=1164
+  _globals['_PUSHRESPONSE']._serialized_end=1178
+  _globals['_STAGES']._serialized_start=1181
+  _globals['_STAGES']._serialized_end=1552
 # @@protoc_insertion_point(module_scope)

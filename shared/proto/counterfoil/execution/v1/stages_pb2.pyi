@@ -19,6 +19,100 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class AcceptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    KC_FIELD_NUMBER: _builtins.int
+    WRAP_FIELD_NUMBER: _builtins.int
+    order: _builtins.bytes
+    """COSE_Sign1 statement of type order, with `part`."""
+    header: _builtins.bytes
+    """The envelope's header, key commitment, and the wrap for this stage."""
+    kc: _builtins.bytes
+    wrap: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        order: _builtins.bytes = ...,
+        header: _builtins.bytes = ...,
+        kc: _builtins.bytes = ...,
+        wrap: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "kc", b"kc", "order", b"order", "wrap", b"wrap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptRequest: _TypeAlias = AcceptRequest  # noqa: Y015
+
+@_typing.final
+class AcceptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptResponse: _TypeAlias = AcceptResponse  # noqa: Y015
+
+@_typing.final
+class CloseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    order: _builtins.bytes
+    """Entry of this stage's order."""
+    input: _builtins.int
+    cached: _builtins.int
+    output: _builtins.int
+    def __init__(
+        self,
+        *,
+        order: _builtins.bytes = ...,
+        input: _builtins.int = ...,
+        cached: _builtins.int = ...,
+        output: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "input", b"input", "order", b"order", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseRequest: _TypeAlias = CloseRequest  # noqa: Y015
+
+@_typing.final
+class CloseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    receipt: _builtins.bytes
+    """COSE_Sign1 statement of type receipt."""
+    def __init__(
+        self,
+        *,
+        receipt: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseResponse: _TypeAlias = CloseResponse  # noqa: Y015
+
+@_typing.final
 class StageOpen(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,6 +126,7 @@ class StageOpen(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     JOINED_FIRST_FIELD_NUMBER: _builtins.int
+    ACCOUNTABLE_FIELD_NUMBER: _builtins.int
     chain: _builtins.bytes
     """32 random bytes that the caller gives to all stages of one chain."""
     model_root: _builtins.bytes
@@ -50,6 +145,8 @@ class StageOpen(_message.Message):
     """host:port of the stage that follows; empty for the last one, whose steps go back through this call."""
     joined_first: _builtins.bool
     """Whether states come through this call; otherwise another stage pushes them."""
+    accountable: _builtins.bool
+    """Whether each part has an order, and states travel sealed (protocol 4.10)."""
     def __init__(
         self,
         *,
@@ -63,10 +160,11 @@ class StageOpen(_message.Message):
         steps: _builtins.int = ...,
         next: _builtins.str = ...,
         joined_first: _builtins.bool = ...,
+        accountable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "chain", b"chain", "first", b"first", "joined_first", b"joined_first", "last", b"last", "model_root", b"model_root", "next", b"next", "numeric_profile", b"numeric_profile", "rows", b"rows", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accountable", b"accountable", "blocks", b"blocks", "chain", b"chain", "first", b"first", "joined_first", b"joined_first", "last", b"last", "model_root", b"model_root", "next", b"next", "numeric_profile", b"numeric_profile", "rows", b"rows", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,8 +192,14 @@ class StageSpan(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     position: _builtins.int
+    slot: _builtins.int
+    """Of the part that these rows belong to, in a chain that is accountable."""
+    sealed: _builtins.bytes
+    """Its states, as a record of the hop (protocol 4.10.2); StageStep.states is empty then."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """That hold the sequence's keys and values, from position 0 on."""
@@ -106,14 +210,47 @@ class StageSpan(_message.Message):
         count: _builtins.int = ...,
         position: _builtins.int = ...,
         blocks: _abc.Iterable[_builtins.int] | None = ...,
+        slot: _builtins.int = ...,
+        sealed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "count", b"count", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "count", b"count", "position", b"position", "sealed", b"sealed", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageSpan: _TypeAlias = StageSpan  # noqa: Y015
+
+@_typing.final
+class StageBegin(_message.Message):
+    """The first rows of a part on this connection follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    HOP_NONCE_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """Its number on this connection, until another part has it."""
+    hop_nonce: _builtins.bytes
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Entries of the stages' orders in order of place, the receiver's first; the sender's nonce for this hop."""
+
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        orders: _abc.Iterable[_builtins.bytes] | None = ...,
+        hop_nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hop_nonce", b"hop_nonce", "orders", b"orders", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageBegin: _TypeAlias = StageBegin  # noqa: Y015
 
 @_typing.final
 class StageStep(_message.Message):
@@ -122,22 +259,26 @@ class StageStep(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     SPANS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """0, 1, ... in one chain."""
     states: _builtins.bytes
     """Float32, little-endian, row by row."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSpan]: ...
+    @_builtins.property
+    def begun(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageBegin]: ...
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         spans: _abc.Iterable[Global___StageSpan] | None = ...,
         states: _builtins.bytes = ...,
+        begun: _abc.Iterable[Global___StageBegin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "spans", b"spans", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "number", b"number", "spans", b"spans", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

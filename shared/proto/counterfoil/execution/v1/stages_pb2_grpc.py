@@ -46,6 +46,16 @@ class StagesStub:
                 request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushRequest.SerializeToString,
                 response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushResponse.FromString,
                 _registered_method=True)
+        self.Accept = channel.unary_unary(
+                '/counterfoil.execution.v1.Stages/Accept',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptResponse.FromString,
+                _registered_method=True)
+        self.Close = channel.unary_unary(
+                '/counterfoil.execution.v1.Stages/Close',
+                request_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseRequest.SerializeToString,
+                response_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseResponse.FromString,
+                _registered_method=True)
 
 
 class StagesServicer:
@@ -69,6 +79,21 @@ class StagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Accept(self, request, context):
+        """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Close(self, request, context):
+        """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
+        those of what was computed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +106,16 @@ def add_StagesServicer_to_server(servicer, server):
                     servicer.Push,
                     request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushRequest.FromString,
                     response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushResponse.SerializeToString,
+            ),
+            'Accept': grpc.unary_unary_rpc_method_handler(
+                    servicer.Accept,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptResponse.SerializeToString,
+            ),
+            'Close': grpc.unary_unary_rpc_method_handler(
+                    servicer.Close,
+                    request_deserializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseRequest.FromString,
+                    response_serializer=shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +174,60 @@ class Stages:
             '/counterfoil.execution.v1.Stages/Push',
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushRequest.SerializeToString,
             shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Accept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.execution.v1.Stages/Accept',
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.AcceptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Close(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterfoil.execution.v1.Stages/Close',
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseRequest.SerializeToString,
+            shared_dot_proto_dot_counterfoil_dot_execution_dot_v1_dot_stages__pb2.CloseResponse.FromString,
             options,
             channel_credentials,
             insecure,

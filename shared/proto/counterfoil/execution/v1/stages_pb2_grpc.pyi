@@ -42,6 +42,12 @@ class StagesStub:
     """
     Push: _grpc.StreamUnaryMultiCallable[_stages_pb2.PushRequest, _stages_pb2.PushResponse]
     """States from the stage before: one PushOpen, then any number of StageSteps."""
+    Accept: _grpc.UnaryUnaryMultiCallable[_stages_pb2.AcceptRequest, _stages_pb2.AcceptResponse]
+    """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike."""
+    Close: _grpc.UnaryUnaryMultiCallable[_stages_pb2.CloseRequest, _stages_pb2.CloseResponse]
+    """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
+    those of what was computed.
+    """
 
 @_typing.type_check_only
 class StagesAsyncStub(StagesStub):
@@ -57,6 +63,12 @@ class StagesAsyncStub(StagesStub):
     """
     Push: _aio.StreamUnaryMultiCallable[_stages_pb2.PushRequest, _stages_pb2.PushResponse]  # type: ignore[assignment]
     """States from the stage before: one PushOpen, then any number of StageSteps."""
+    Accept: _aio.UnaryUnaryMultiCallable[_stages_pb2.AcceptRequest, _stages_pb2.AcceptResponse]  # type: ignore[assignment]
+    """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike."""
+    Close: _aio.UnaryUnaryMultiCallable[_stages_pb2.CloseRequest, _stages_pb2.CloseResponse]  # type: ignore[assignment]
+    """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
+    those of what was computed.
+    """
 
 class StagesServicer(metaclass=_abc_1.ABCMeta):
     """A range of a model's layers, for one chain at a time. The first stage, which has the embedding and the head, joins every
@@ -81,5 +93,23 @@ class StagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stages_pb2.PushResponse, _abc.Awaitable[_stages_pb2.PushResponse]]:
         """States from the stage before: one PushOpen, then any number of StageSteps."""
+
+    @_abc_1.abstractmethod
+    def Accept(
+        self,
+        request: _stages_pb2.AcceptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stages_pb2.AcceptResponse, _abc.Awaitable[_stages_pb2.AcceptResponse]]:
+        """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike."""
+
+    @_abc_1.abstractmethod
+    def Close(
+        self,
+        request: _stages_pb2.CloseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stages_pb2.CloseResponse, _abc.Awaitable[_stages_pb2.CloseResponse]]:
+        """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
+        those of what was computed.
+        """
 
 def add_StagesServicer_to_server(servicer: StagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
