@@ -8,6 +8,7 @@ import click
 
 from audit_layer.commands.custodians import custodians
 from audit_layer.commands.disclosures import disclosures
+from audit_layer.commands.incentives import incentives
 from audit_layer.commands.options import (
     FILE,
     config_option,
@@ -338,5 +339,5 @@ def parties(config: Path, role: str | None) -> list[dict[str, Any]]:
     ]
 
 
-for query in (*QUERIES, disclosures, custodians):
+for query in (*QUERIES, disclosures, custodians, incentives):
     audit.add_command(query)
