@@ -1,25 +1,15 @@
 """What a stage serves, and what a first stage's chain is made of."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from shared.model.cut import layers_of
 from shared.runtime.config import Settings
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
-
-_LAYERS: Final = re.compile(r"([0-9]{1,4}):([0-9]{1,4})", re.ASCII)
-
-
-def layers_of(text: str) -> tuple[int, int]:
-    """Return the range that `FIRST:LAST` names, LAST not included; ValueError if it is none."""
-    found = _LAYERS.fullmatch(text)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError("layers are FIRST:LAST, for instance 4:8 for layers 4, 5, 6 and 7")
-    return int(found[1]), int(found[2])
 
 
 def _check(text: str) -> str:
@@ -62,7 +52,8 @@ class StageSettings(Settings):
     name: PartyName
     """OPERATOR/NAME, as its certificate has it."""
     model: Path
-    """Folder of the checkpoint (Hugging Face layout). Of the tensors, only those of the layers are kept in memory."""
+    """Folder of the checkpoint (Hugging Face layout), or of a part that has the layers. Of the tensors, only those of the layers
+    are kept in memory."""
     layers: LayerRange
     """The layers that this stage computes, FIRST:LAST without LAST."""
     callers: Annotated[tuple[PartyName, ...], Field(min_length=1)]

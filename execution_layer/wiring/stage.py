@@ -9,11 +9,12 @@ from typing import Final, Protocol
 
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import Offer, StagesService
-from execution_layer.pipeline.settings import Chain, StageSettings, layers_of
+from execution_layer.pipeline.settings import Chain, StageSettings
 from execution_layer.pipeline.steps import ChainSteps
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
+from shared.model.cut import Cut, layers_of
 from shared.model.decoder import Ends, Stage
 from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
@@ -60,8 +61,8 @@ def cpu_backend(settings: Computing, config: ModelConfig) -> CpuBackend:
 def build_offer(settings: StageSettings) -> Offer:
     """Load the layers, compute the model's root and the numeric profile.
 
-    CONFIGURATION if the range is not the model's, a caller is another operator's, or memory holds no block. CORRUPT if the
-    folder changes meanwhile.
+    CONFIGURATION if the range is not the model's, or a part's that has no such layers, a caller is another operator's, or memory
+    holds no block. CORRUPT if the folder changes meanwhile, or a part holds a tensor that is not the listed one.
     """
     before = Snapshot.of(settings.model)
     config = ModelConfig.from_folder(settings.model)
@@ -75,7 +76,8 @@ def build_offer(settings: StageSettings) -> Offer:
     blocks = settings.kv_memory_mib * MIB // backend.block_bytes(config, layers=last - first) - 1
     if blocks < 1:
         raise CounterfoilError(Code.CONFIGURATION, "kv_memory_mib holds no block of these layers")
-    stage = Stage(config, load_weights(settings.model, config), backend, first, last)
+    weights = load_weights(settings.model, config, Cut(first, last, ends=False))
+    stage = Stage(config, weights, backend, first, last)
     root = root_of(model_leaves(settings.model))
     before.check()
     return Offer(
@@ -197,7 +199,7 @@ def chain_steps(
 def load_ends(
     folder: Path, config: ModelConfig, backend: Backend, own: int
 ) -> tuple[Ends, Stage | None]:
-    """Load the embedding, the head and the first `own` layers of a checkpoint, and nothing else of it."""
-    weights = load_weights(folder, config)
+    """Load the embedding, the head and the first `own` layers, and nothing else, of a checkpoint or of a part that has them."""
+    weights = load_weights(folder, config, Cut(0, own, ends=True))
     ends = Ends(config, weights, backend)
     return ends, Stage(config, weights, backend, 0, own) if own else None

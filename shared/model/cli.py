@@ -40,6 +40,49 @@ def fetch(model: str, into: Path | None, root_hex: str | None, as_json: bool) ->
     emit(facts, as_json, lambda: f"{found.folder.absolute()}\nmodel root {found.root.hex()}")
 
 
+@model.command("part")
+@click.argument("source", type=_folder)
+@click.argument("target", type=_folder)
+@click.option("--layers", help="FIRST:LAST, without LAST: 4:8 are layers 4 to 7.")
+@click.option("--ends", is_flag=True, help="The embedding and the head too, for a node.")
+@json_option
+def part(source: Path, target: Path, layers: str | None, ends: bool, as_json: bool) -> None:
+    """Copy to TARGET what a stage or a node needs of the model folder SOURCE: a part with the same model root.
+
+    It holds the tensors of the layers, the model's other files, and in part.json the leaves of the whole model root. Give it
+    to `counterfoil node stage init --model`, or with --ends and the node's own layers, if it has any, to
+    `counterfoil node init --model`. TARGET must not exist; it appears when it is complete.
+    """
+    from shared.model.cut import Cut, layers_of  # noqa: PLC0415  # --help stays light
+    from shared.model.part import make_part  # noqa: PLC0415
+    from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+
+    if layers is None and not ends:
+        raise click.UsageError("Give --layers, --ends or both.")
+    try:
+        first, last = (0, 0) if layers is None else layers_of(layers)
+    except ValueError as error:
+        raise CounterfoilError(Code.INVALID_ARGUMENT, f"--layers: {error}") from error
+    cut = Cut(first, last, ends)
+    made = make_part(source, target, cut)
+    facts = {
+        "folder": target.absolute(),
+        "model_root": made.root,
+        "layers": layers,
+        "ends": ends,
+        "tensors": made.tensors,
+        "bytes": made.size,
+    }
+    emit(
+        facts,
+        as_json,
+        lambda: (
+            f"{target.absolute()}\n{cut}: {made.tensors} tensors, {made.size} bytes\n"
+            f"model root {made.root.hex()}"
+        ),
+    )
+
+
 @model.command("show")
 @click.argument("folder", type=_folder)
 @json_option
@@ -49,12 +92,15 @@ def show(folder: Path, as_json: bool) -> None:
     The recommendation is never applied: only what a request says counts.
     """
     from shared.model.config import ModelConfig  # noqa: PLC0415  # --help stays light
+    from shared.model.part_file import read_part  # noqa: PLC0415
     from shared.model.root import model_root  # noqa: PLC0415
     from shared.text.generation import GenerationDefaults  # noqa: PLC0415
 
     config, root = ModelConfig.from_folder(folder), model_root(folder)
     recommended = GenerationDefaults.from_folder(folder)
-    facts = {"model_root": root, "config": config, "recommended": recommended}
+    part = read_part(folder)
+    held = None if part is None else list(part.held)
+    facts = {"model_root": root, "config": config, "recommended": recommended, "held": held}
 
     def lines() -> str:
         settings = [
@@ -65,6 +111,7 @@ def show(folder: Path, as_json: bool) -> None:
         return (
             f"model root   {root.hex()}\n"
             f"shape        {config.layers} layers, width {config.hidden_size}, {config.dtype}\n"
+            f"tensors      {'all' if held is None else f'{len(held)}, a part'}\n"
             f"recommended  {', '.join(settings) or 'nothing'}"
         )
 

@@ -13,6 +13,7 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.model.part_file import PART
 from shared.model.root import MAX_CHECKPOINT, REQUIRED, model_root
 from shared.model.shards import INDEX, WHOLE, weight_files
 from shared.runtime.errors import Code, CounterfoilError
@@ -137,7 +138,7 @@ def _check_sizes(entries: Iterable["RepoFile"]) -> None:
 
 def _check_folder(folder: Path, names: set[str]) -> None:
     """Raise CONFLICT for a file of another checkpoint, which would become a part of this one."""
-    there = {path.name for path in folder.iterdir() if path.name in FILES or path.name == INDEX}
+    there = {path.name for path in folder.iterdir() if path.name in {*FILES, INDEX, PART}}
     there |= {path.name for path in folder.glob("*.safetensors")}
     if strangers := sorted(there - names):
         raise CounterfoilError(

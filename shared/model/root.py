@@ -3,6 +3,7 @@
 Leaves, in order of name: for every tensor H("model-tensor", name, dtype, shape as u64s, SHA-256 of its little-endian bytes); for
 each of config.json, generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja that exists
 H("model-file", name, SHA-256 of its bytes), in this order. Tensors sort before files. The tree is RFC 9162's.
+A part of a checkpoint has the root of the whole: the leaves of what it lacks are listed in it.
 """
 
 import struct
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.codec.hashing import labelled_hash
+from shared.model.part_file import read_part
 from shared.model.shards import Entry, open_shard, read_exactly, read_headers
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import read_file
@@ -36,8 +38,12 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 
 
 def model_leaves(folder: Path) -> list[bytes]:
-    """Return the leaf entries in their order, those of the files last; otherwise as `model_root`."""
-    files = [_file_leaf(folder / name) for name in FILES]
+    """Return the leaf entries in their order, those of the files last; otherwise as `model_root`.
+
+    In a part of a checkpoint those of its tensors and files are computed, and must be the listed ones (`PartFile`).
+    """
+    part = read_part(folder)
+    files = {name: leaf for name in FILES if (leaf := _file_leaf(folder / name)) is not None}
     shards = read_headers(folder)
     size = sum(entry.stop - entry.start for found in shards.values() for entry in found.values())
     if size > MAX_CHECKPOINT:
@@ -49,9 +55,10 @@ def model_leaves(folder: Path) -> list[bytes]:
     tensors: dict[str, bytes] = {}
     for path, found in shards.items():
         tensors |= _tensor_leaves(path, found)
-    leaves = [tensors[name] for name in sorted(tensors)]
-    leaves += [leaf for leaf in files if leaf is not None]
-    return leaves
+    if part is not None:
+        part.check_leaves(tensors, files)
+        return list(part.leaves)
+    return [*(tensors[name] for name in sorted(tensors)), *files.values()]
 
 
 def _file_leaf(path: Path) -> bytes | None:

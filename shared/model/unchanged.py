@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from shared.model.part_file import PART
 from shared.model.shards import INDEX, weight_files
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.model_files import FILES
@@ -39,7 +40,7 @@ class Snapshot:
 
 
 def _state(folder: Path) -> State:
-    names = {*FILES, INDEX, *(path.name for path in weight_files(folder))}
+    names = {*FILES, INDEX, PART, *(path.name for path in weight_files(folder))}
     return {name: _file_state(folder / name) for name in names}
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from shared.model.config import ModelConfig
+from shared.model.cut import Cut
+from shared.model.part_file import PartFile, read_part
 from shared.model.shards import Entry, open_shard, read_exactly, read_headers
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import shown
@@ -108,20 +110,19 @@ class FileWeights(Mapping[str, Tensor]):
         return len(self._places)
 
 
-def load_weights(folder: Path, config: ModelConfig) -> Weights:
-    """Return a checkpoint's tensors, of which nothing but names, shapes and dtypes was read (`FileWeights`).
+def load_weights(folder: Path, config: ModelConfig, cut: Cut | None = None) -> Weights:
+    """Return the tensors of a checkpoint or a part of one, of which nothing but names, shapes and dtypes was read (`FileWeights`).
 
-    CORRUPT, MALFORMED or CONFIGURATION names the file or tensor that is wrong. A tied checkpoint may hold the output head as
+    `cut` is what will be asked for (None: everything). CORRUPT, MALFORMED or CONFIGURATION names the file or tensor that is wrong,
+    or what a part lacks; CONFIGURATION unless what will be asked for fits in memory. A tied checkpoint may hold the output head as
     well; it must equal the embedding, and is not returned.
     """
-    shards = read_headers(folder)
-    places = {
-        name: (path, entry) for path, found in shards.items() for name, entry in found.items()
-    }
-    check_entries({name: entry for name, (_, entry) in places.items()}, config)
+    cut = cut or whole(config)
+    places = tensor_places(folder, config, cut)
+    check_memory(config, cut)
     if config.tie_word_embeddings and HEAD in places:
         both = FileWeights(places)
-        if not torch.equal(both[HEAD], both[EMBEDDING]):
+        if cut.ends and not torch.equal(both[HEAD], both[EMBEDDING]):
             raise CounterfoilError(
                 Code.MALFORMED,
                 f"tensor {HEAD} is not the embedding, although tie_word_embeddings says that it is",
@@ -130,13 +131,39 @@ def load_weights(folder: Path, config: ModelConfig) -> Weights:
     return FileWeights(places)
 
 
-def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
-    """Raise MALFORMED unless these are exactly the configuration's tensors, CONFIGURATION unless they fit in memory."""
+def whole(config: ModelConfig) -> Cut:
+    """Return the cut that is all of a model."""
+    return Cut(0, config.layers, ends=True)
+
+
+def tensor_places(folder: Path, config: ModelConfig, cut: Cut) -> dict[str, tuple[Path, Entry]]:
+    """Return where the tensors of a checkpoint are, or of a part that has those of a cut; errors as `load_weights`."""
+    shards = read_headers(folder)
+    places = {
+        name: (path, entry) for path, found in shards.items() for name, entry in found.items()
+    }
+    part = read_part(folder)
+    entries = {name: entry for name, (_, entry) in places.items()}
+    check_entries(entries, config, part)
+    for name in cut.of(expected_shapes(config)) if part is not None else ():
+        if name not in places:
+            raise _lacking(folder, cut, name)
+    return places
+
+
+def check_entries(
+    entries: Mapping[str, Entry], config: ModelConfig, part: PartFile | None = None
+) -> None:
+    """Raise MALFORMED unless these are exactly the configuration's tensors, or in a part those of them that it lists."""
     expected = expected_shapes(config)
     if config.tie_word_embeddings and HEAD in entries:
         expected[HEAD] = expected[EMBEDDING]
+    if part is not None:
+        part.check_names(entries)
     for name, shape in expected.items():
         if name not in entries:
+            if part is not None:
+                continue
             raise CounterfoilError(Code.MALFORMED, f"the checkpoint has no tensor {name}")
         entry = entries[name]
         if entry.shape != shape or entry.dtype != NAMES[config.dtype]:
@@ -146,17 +173,34 @@ def check_entries(entries: Mapping[str, Entry], config: ModelConfig) -> None:
             )
     for name in sorted(entries.keys() - expected.keys())[:1]:
         raise CounterfoilError(Code.MALFORMED, f"the checkpoint has a surplus tensor {shown(name)}")
-    needed = memory_needed(config)
+
+
+def _lacking(folder: Path, cut: Cut, name: str) -> CounterfoilError:
+    layers = f" --layers {cut.first}:{cut.last}" if cut.first < cut.last else ""
+    ends = " --ends" if cut.ends else ""
+    return CounterfoilError(
+        Code.CONFIGURATION,
+        f"{folder} is a part of a checkpoint and lacks the tensor {name}, which {cut} need",
+        remedy=f"Make one that has it: counterfoil model part{layers}{ends} SOURCE TARGET.",
+    )
+
+
+def check_memory(config: ModelConfig, cut: Cut) -> None:
+    """Raise CONFIGURATION unless the tensors of a cut fit in memory."""
+    needed = memory_needed(config, cut)
     if needed > memory_bytes():
+        what = "the model takes" if cut == whole(config) else f"{cut} take"
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"the model takes {needed / 2**30:.1f} GiB of memory, "
+            f"{what} {needed / 2**30:.1f} GiB of memory, "
             f"and this machine has {memory_bytes() / 2**30:.1f} GiB",
         )
 
 
-def memory_needed(config: ModelConfig) -> int:
-    """Return the bytes that a model's tensors take, with their padding: much more than the files where heads are narrow."""
+def memory_needed(config: ModelConfig, cut: Cut | None = None) -> int:
+    """Return the bytes that the tensors of a cut (None: of all of a model) take, with their padding: much more than the files where
+    heads are narrow.
+    """
 
     def filled(width: int) -> int:
         return -(-width // WIDEST) * WIDEST
@@ -167,7 +211,8 @@ def memory_needed(config: ModelConfig) -> int:
         head_dim=filled(config.head_dim),
         intermediate_size=filled(config.intermediate_size),
     )
-    values = sum(map(math.prod, expected_shapes(wide).values()))
+    shapes = expected_shapes(wide)
+    values = sum(math.prod(shapes[name]) for name in (cut or whole(config)).of(shapes))
     return compute_dtype(config).itemsize * values
 
 

@@ -19,6 +19,7 @@ LARGEST: Final = {
     "tokenizer_config.json": 8 * MIB,
     "chat_template.jinja": MIB,
     "model.safetensors.index.json": 8 * MIB,
+    "part.json": 16 * MIB,
 }
 """Size limits in bytes, several times what the largest of today's models need."""
 

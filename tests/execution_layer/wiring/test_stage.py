@@ -21,7 +21,10 @@ from execution_layer.pipeline.settings import Chain, ChainStage, StageSettings
 from execution_layer.wiring import node, stage
 from execution_layer.wiring.node import MIB, engine_limits
 from execution_layer.wiring.stage import build_offer, most_rows, own_layers
+from shared.model.cut import Cut
 from shared.model.decoder import load_decoder
+from shared.model.part import make_part
+from shared.model.root import model_root
 from shared.model.weights import EMBEDDING, HEAD, NORM, FileWeights
 from shared.runtime.config import load
 from shared.runtime.errors import Code, CounterfoilError
@@ -39,6 +42,14 @@ NODE = "operator-a/node-a"
 @pytest.fixture
 def model(tmp_path):
     return tiny.write_folder(tmp_path / "model", num_hidden_layers=LAYERS)
+
+
+def part(model: Path, layers: str, *, ends: bool = False) -> Path:
+    """Return a part of a checkpoint, beside it."""
+    first, last = map(int, layers.split(":"))
+    folder = model.with_name(f"part-{first}-{last}")
+    make_part(model, folder, Cut(first, last, ends))
+    return folder
 
 
 def invoke(*words: object) -> Any:
@@ -98,6 +109,7 @@ async def generated(engine: LocalEngine, on_token: Any = lambda _count: None) ->
 async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_the_same(
     tmp_path, model, monkeypatch
 ):
+    """Nobody in the chain has more of the checkpoint than it computes with."""
     made: dict[str, Any] = {}
     monkeypatch.setattr(node, "Node", lambda _settings, model, _energy: made.update(model=model))
     monkeypatch.setattr(node, "open_tokenizer", lambda *_a, **_k: tokenizer())
@@ -105,16 +117,17 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
     party = NodeParty(
         **dict(authority.issue_party(Party(PartyRole.NODE, NODE), folder=tmp_path / "node"))
     )
+    last = part(model, "3:4")
     first, second = (
-        stage_init(tmp_path / "one", model, "1:3"),
-        stage_init(tmp_path / "two", model, "3:4"),
+        stage_init(tmp_path / "one", part(model, "1:3"), "1:3"),
+        stage_init(tmp_path / "two", last, "3:4"),
     )
     with served(first) as (_, at), served(second) as (victim, there):
         settings = node_settings(
             chain=chain((at, "1:3"), (there, "3:4"), ca=authority.ca_file),
             party=party,
             kv_memory_mib=4,
-        ).model_copy(update={"model": model})
+        ).model_copy(update={"model": part(model, "0:1", ends=True)})
         node.build_node(settings)
 
         def at_token(count: int) -> None:
@@ -123,7 +136,7 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
 
         answering = asyncio.create_task(generated(made["model"].engine, at_token))
         await asyncio.to_thread(victim.wait)
-        again = stage_init(tmp_path / "two", model, "3:4", there)
+        again = stage_init(tmp_path / "two", last, "3:4", there)
         with served(again):
             answer = await answering
     node.build_node(node_settings(kv_memory_mib=4).model_copy(update={"model": model}))
@@ -194,6 +207,33 @@ def test_layers_that_the_model_has_not_are_refused(tmp_path, model):
     settings = load(StageSettings, stage_init(tmp_path / "one", model, "3:5"))
     with pytest.raises(CounterfoilError, match="the model has 4") as caught:
         build_offer(settings)
+    assert caught.value.code is Code.CONFIGURATION
+
+
+def test_a_stage_of_a_part_offers_the_root_of_the_whole_and_no_layers_that_it_lacks(
+    tmp_path, model
+):
+    held = part(model, "1:3")
+    settings = load(StageSettings, stage_init(tmp_path / "one", held, "1:3"))
+    offer = build_offer(settings)
+    assert offer.model_root == model_root(model)
+    assert (offer.stage.first, offer.stage.last) == (1, 3)
+    more = settings.model_copy(update={"layers": "2:4"})
+    with pytest.raises(CounterfoilError, match=r"lacks the tensor model\.layers\.3") as caught:
+        build_offer(more)
+    assert caught.value.code is Code.CONFIGURATION
+    with (held / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\0")
+    with pytest.raises(CounterfoilError, match="is not the one") as caught:
+        build_offer(settings)
+    assert caught.value.code is Code.CORRUPT
+
+
+def test_a_node_without_a_chain_needs_more_than_a_part(model):
+    held = part(model, "0:1", ends=True)
+    with pytest.raises(CounterfoilError, match=r"lacks the tensor model\.layers\.1") as caught:
+        load_decoder(held, backend=tiny.BACKEND)
     assert caught.value.code is Code.CONFIGURATION
 
 

@@ -23,6 +23,7 @@ from shared.model import weights as weights_module
 from shared.model.cli import model as model_command
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuLayers
+from shared.model.part_file import PART
 from shared.model.root import model_root
 from shared.model.shards import INDEX, MAX_HEADER, read_exactly
 from shared.model.weights import expected_shapes
@@ -44,6 +45,7 @@ READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "tokenizer_config.json": TEXT,
     "chat_template.jinja": TEXT,
     INDEX: (model_root, tiny.load),
+    PART: (model_root, tiny.load),
     WEIGHTS: (model_root, tiny.load),
 }
 """What reads each file."""
@@ -160,7 +162,7 @@ def test_a_file_that_has_to_be_waited_for_is_an_error_that_names_it(folder, name
 @pytest.mark.parametrize("name", READERS)
 def test_links_to_regular_files_are_followed_as_the_hubs_cache_needs_it(folder, name, tmp_path):
     if not (folder / name).exists():
-        if name == INDEX:
+        if name in (INDEX, PART):
             return
         (folder / name).write_text("{}")
     expected = model_root(folder)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from shared.model import hub as hub_module
 from shared.model.cli import model as command
 from shared.model.hub import resolve
+from shared.model.part_file import PART
 from shared.model.root import model_root
 from shared.runtime.errors import Code, CounterfoilError
 from shared.text.files import LARGEST
@@ -218,7 +219,7 @@ def test_an_invalid_name_is_refused_before_anything_is_asked(hub, tmp_path, name
     assert not hub.requests
 
 
-@pytest.mark.parametrize("name", ["stranger.safetensors", "chat_template.jinja", INDEX])
+@pytest.mark.parametrize("name", ["stranger.safetensors", "chat_template.jinja", INDEX, PART])
 def test_a_folder_with_a_file_of_another_model_is_refused(hub, tmp_path, name):
     (tmp_path / "got").mkdir()
     (tmp_path / "got" / name).write_text("{}")
