@@ -8,6 +8,7 @@ import click
 from shared.runtime.output import emit, json_option
 
 _folder = click.Path(file_okay=False, path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group("model")
@@ -41,21 +42,35 @@ def fetch(model: str, into: Path | None, root_hex: str | None, as_json: bool) ->
 
 
 @model.command("part")
-@click.argument("source", type=_folder)
+@click.argument("source")
 @click.argument("target", type=_folder)
 @click.option("--layers", help="FIRST:LAST, without LAST: 4:8 are layers 4 to 7.")
 @click.option("--ends", is_flag=True, help="The embedding and the head too, for a node.")
+@click.option("--root", "root_hex", help="Model root (hex) that it must have.")
+@click.option("--ca", type=_file, help="An address's authority, if not one of the system's (PEM).")
 @json_option
-def part(source: Path, target: Path, layers: str | None, ends: bool, as_json: bool) -> None:
-    """Copy to TARGET what a stage or a node needs of the model folder SOURCE: a part with the same model root.
+def part(
+    source: str,
+    target: Path,
+    layers: str | None,
+    ends: bool,
+    root_hex: str | None,
+    ca: Path | None,
+    as_json: bool,
+) -> None:
+    """Copy to TARGET what a stage or a node needs of a model: a part with the same model root.
 
-    It holds the tensors of the layers, the model's other files, and in part.json the leaves of the whole model root. Give it
-    to `counterfoil node stage init --model`, or with --ends and the node's own layers, if it has any, to
-    `counterfoil node init --model`. TARGET must not exist; it appears when it is complete.
+    SOURCE is a model folder, or the https:// address at which a larger part is served, of which only this one's
+    tensors are transferred. A part holds the tensors of the layers, the model's other files, and in part.json the
+    leaves of the whole model root. Give it to `counterfoil node stage init --model`, or with --ends and the node's
+    own layers, if it has any, to `counterfoil node init --model`. TARGET must not exist; it appears when it is complete.
     """
-    from shared.model.cut import Cut, layers_of  # noqa: PLC0415  # --help stays light
-    from shared.model.part import make_part  # noqa: PLC0415
+    from shared.codec.ids import parse_hex32  # noqa: PLC0415  # --help stays light
+    from shared.model.cut import Cut, layers_of  # noqa: PLC0415
+    from shared.model.part import FolderSource, make_part  # noqa: PLC0415
+    from shared.model.part_fetch import TIMEOUT_S, HttpsSource  # noqa: PLC0415
     from shared.runtime.errors import Code, CounterfoilError  # noqa: PLC0415
+    from shared.runtime.fetching import HttpsFiles  # noqa: PLC0415
 
     if layers is None and not ends:
         raise click.UsageError("Give --layers, --ends or both.")
@@ -64,7 +79,13 @@ def part(source: Path, target: Path, layers: str | None, ends: bool, as_json: bo
     except ValueError as error:
         raise CounterfoilError(Code.INVALID_ARGUMENT, f"--layers: {error}") from error
     cut = Cut(first, last, ends)
-    made = make_part(source, target, cut)
+    root = None if root_hex is None else parse_hex32(root_hex, "--root")
+    if source.startswith("https://"):
+        made = make_part(
+            HttpsSource(HttpsFiles(source, ca, timeout_s=TIMEOUT_S)), target, cut, root
+        )
+    else:
+        made = make_part(FolderSource(Path(source)), target, cut, root)
     facts = {
         "folder": target.absolute(),
         "model_root": made.root,

@@ -1,20 +1,24 @@
-"""Makes a part of a checkpoint: a folder with the tensors of some layers, all files, and every leaf (protocol §7.1.3)."""
+"""Makes a part of a checkpoint: a folder with the tensors of some layers, all files, and every leaf (protocol §7.1.3).
+
+What it is made from, a folder or an address (`part_fetch`), is a `Source`. Every tensor has its leaf before the next one is read.
+"""
 
 import json
 import os
 import secrets
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from shared.model.config import ModelConfig
 from shared.model.cut import Cut
 from shared.model.part_file import PART, PartFile, read_part
-from shared.model.root import PIECE, model_leaves, root_of
-from shared.model.shards import WHOLE, Entry, open_shard, read_exactly
+from shared.model.root import PIECE, model_leaves, pieces, root_of, tensor_leaf
+from shared.model.shards import WHOLE, Entry, open_shard
 from shared.model.weights import HEAD, expected_shapes, tensor_places
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import PUBLIC_FILE, PUBLIC_FOLDER, make_folder, sync_folder, write_atomic
@@ -22,6 +26,58 @@ from shared.text.files import read_file
 from shared.text.model_files import FILES
 
 Places = Mapping[str, tuple[Path, Entry]]
+
+
+class Source(Protocol):
+    """A checkpoint, or a part of one, whose tensors are read one by one. Errors as `load_weights`, and what each can say."""
+
+    def config(self) -> ModelConfig:
+        """Return the model's configuration."""
+
+    def entries(self, config: ModelConfig, cut: Cut) -> Mapping[str, Entry]:
+        """Return the tensors that there are, those of a cut among them."""
+
+    def listed(self) -> PartFile:
+        """Return every leaf entry, and which are of tensors that there are."""
+
+    def file(self, name: str) -> bytes | None:
+        """Return one of the model's files."""
+
+    def pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        """Yield a tensor's bytes; each piece is used before the next is asked for."""
+
+
+class FolderSource:
+    """A folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: Places = {}
+
+    def config(self) -> ModelConfig:
+        """Return the model's configuration."""
+        return ModelConfig.from_folder(self._folder)
+
+    def entries(self, config: ModelConfig, cut: Cut) -> Mapping[str, Entry]:
+        """Return the tensors that there are, those of a cut among them."""
+        self._places = tensor_places(self._folder, config, cut)
+        return {name: entry for name, (_, entry) in self._places.items()}
+
+    def listed(self) -> PartFile:
+        """Return every leaf entry, and which are of tensors that there are. Reads all of them."""
+        leaves, part = tuple(model_leaves(self._folder)), read_part(self._folder)
+        names = {name: index for index, name in enumerate(sorted(self._places))}
+        return PartFile(leaves, part.held if part else names)
+
+    def file(self, name: str) -> bytes | None:
+        """Return one of the model's files."""
+        return read_file(self._folder / name)
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """Yield a tensor's bytes."""
+        path, entry = self._places[name]
+        with open_shard(path) as file:
+            yield from pieces(file, entry, memoryview(bytearray(PIECE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +91,34 @@ class Made:
     """Bytes of its tensors."""
 
 
-def make_part(source: Path, target: Path, cut: Cut) -> Made:
-    """Copy what a cut needs of a checkpoint, or of a larger part, to a folder that does not exist yet.
+def make_part(source: Source, target: Path, cut: Cut, root: bytes | None = None) -> Made:
+    """Copy what a cut needs to a folder that does not exist yet, in pieces.
 
-    Tensors are copied in pieces. The target appears once it is complete, on disk, and has the source's model root. A run that is
-    killed leaves a folder beside it whose name begins with a dot. CONFLICT for a target that exists, INVALID_ARGUMENT for layers
-    that the model has not; otherwise errors as `load_weights`, and CORRUPT if the source changes meanwhile.
+    The target appears once it is complete, on disk, and has the source's model root, which is `root` if that is given
+    (COMMITMENT_MISMATCH). A run that is killed leaves a folder beside it whose name begins with a dot. CONFLICT for a target that
+    exists, INVALID_ARGUMENT for layers that the model has not, CORRUPT for a tensor that is not the listed one; otherwise the
+    source's errors.
     """
     _check_free(target)
-    config = ModelConfig.from_folder(source)
+    config = source.config()
     if cut.last > config.layers:
         raise CounterfoilError(
             Code.INVALID_ARGUMENT,
             f"layers {cut.first}:{cut.last}: the model has {config.layers}",
         )
-    places = tensor_places(source, config, cut)
+    entries = source.entries(config, cut)
     names = cut.of(expected_shapes(config))
-    if cut.ends and HEAD in places.keys() - set(names):  # tied, and repeated
+    if cut.ends and HEAD in entries.keys() - set(names):  # tied, and repeated
         names.append(HEAD)
-    kept = {name: places[name] for name in sorted(names)}
-    leaves = model_leaves(source)
-    part = PartFile(tuple(leaves), _indexes(source, places, kept))
+    kept = {name: entries[name] for name in sorted(names)}
+    listed = source.listed()
+    found = root_of(listed.leaves)
+    if root is not None and found != root:
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH,
+            f"the source has the model root {found.hex()}, not {root.hex()}",
+        )
+    part = PartFile(listed.leaves, {name: listed.held[name] for name in kept})
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
         make_folder(fresh, PUBLIC_FOLDER)
@@ -68,8 +131,7 @@ def make_part(source: Path, target: Path, cut: Cut) -> Made:
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    size = sum(entry.stop - entry.start for _, entry in kept.values())
-    return Made(root_of(leaves), len(kept), size)
+    return Made(found, len(kept), sum(entry.stop - entry.start for entry in kept.values()))
 
 
 def _check_free(target: Path) -> None:
@@ -81,25 +143,17 @@ def _check_free(target: Path) -> None:
         )
 
 
-def _indexes(source: Path, places: Places, kept: Places) -> dict[str, int]:
-    """Return the indexes of the leaves of what is kept."""
-    part = read_part(source)
-    every = part.held if part else {name: index for index, name in enumerate(sorted(places))}
-    return {name: every[name] for name in kept}
-
-
-def _fill(folder: Path, source: Path, part: PartFile, kept: Places) -> None:
+def _fill(folder: Path, source: Source, part: PartFile, kept: Mapping[str, Entry]) -> None:
     """Write the files, `part.json` first: without it the folder could be taken for a whole checkpoint."""
     write_atomic(folder / PART, part.encode(), mode=PUBLIC_FILE)
     for name in FILES:
-        if (data := read_file(source / name)) is not None:
+        if (data := source.file(name)) is not None:
             write_atomic(folder / name, data, mode=PUBLIC_FILE)
     with (folder / WHOLE).open("xb") as file:
         os.fchmod(file.fileno(), PUBLIC_FILE)  # a model is no secret, whatever the umask is
-        file.write(_header({name: entry for name, (_, entry) in kept.items()}))
-        buffer = memoryview(bytearray(PIECE))
-        for path, entry in kept.values():
-            _copy(path, entry, file, buffer)
+        file.write(_header(kept))
+        for name, entry in kept.items():
+            part.check_tensor(name, tensor_leaf(name, entry, _copy(source.pieces(name), file)))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
@@ -117,12 +171,13 @@ def _header(entries: Mapping[str, Entry]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _copy(path: Path, entry: Entry, file: BinaryIO, buffer: memoryview) -> None:
-    with open_shard(path) as found:
-        for start in range(entry.start, entry.stop, PIECE):
-            piece = buffer[: min(PIECE, entry.stop - start)]
-            read_exactly(found, start, piece)
-            file.write(piece)
+def _copy(pieces: Iterable[bytes | memoryview], file: BinaryIO) -> bytes:
+    """Append pieces to a file; return the SHA-256 of all of them."""
+    digest = sha256()
+    for piece in pieces:
+        digest.update(piece)
+        file.write(piece)
+    return digest.digest()
 
 
 def _publish(fresh: Path, target: Path) -> None:

@@ -50,9 +50,17 @@ class PartFile:
         MALFORMED as `check_names`. CORRUPT names a tensor or a file that is not the listed one.
         """
         self.check_names(tensors)
-        for name, index in self.held.items():
-            if tensors[name] != self.leaves[index]:
-                raise _other(f"the tensor {shown(name)}")
+        for name, leaf in tensors.items():
+            self.check_tensor(name, leaf)
+        self.check_files(files)
+
+    def check_tensor(self, name: str, leaf: bytes) -> None:
+        """Raise CORRUPT unless this is the leaf entry of a tensor that is held."""
+        if leaf != self.leaves[self.held[name]]:
+            raise _other(f"the tensor {shown(name)}")
+
+    def check_files(self, files: Mapping[str, bytes]) -> None:
+        """Raise CORRUPT, naming one, unless these are the leaf entries of all files, in their order."""
         begin = len(self.leaves) - len(files)
         for index, (name, leaf) in enumerate(files.items(), start=begin):
             if index < 0 or leaf != self.leaves[index]:

@@ -7,7 +7,7 @@ A part of a checkpoint has the root of the whole: the leaves of what it lacks ar
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -77,12 +77,21 @@ def _tensor_leaves(path: Path, entries: dict[str, Entry]) -> dict[str, bytes]:
 
 
 def _leaf(name: str, entry: Entry, file: BinaryIO, buffer: memoryview) -> bytes:
-    shape = b"".join(struct.pack(">Q", length) for length in entry.shape)
     digest = sha256()
-    for start in range(entry.start, entry.stop, PIECE):
-        piece = buffer[: min(PIECE, entry.stop - start)]
-        read_exactly(file, start, piece)
+    for piece in pieces(file, entry, buffer):
         digest.update(piece)
-    return labelled_hash(
-        "model-tensor", name.encode(), entry.dtype.encode(), shape, digest.digest()
-    )
+    return tensor_leaf(name, entry, digest.digest())
+
+
+def pieces(file: BinaryIO, entry: Entry, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield a tensor's bytes, each time in the same buffer; EOFError if the file ends before."""
+    for start in range(entry.start, entry.stop, len(buffer)):
+        piece = buffer[: min(len(buffer), entry.stop - start)]
+        read_exactly(file, start, piece)
+        yield piece
+
+
+def tensor_leaf(name: str, entry: Entry, digest: bytes) -> bytes:
+    """Return the leaf entry of a tensor whose bytes have this SHA-256."""
+    shape = b"".join(struct.pack(">Q", length) for length in entry.shape)
+    return labelled_hash("model-tensor", name.encode(), entry.dtype.encode(), shape, digest)

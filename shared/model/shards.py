@@ -7,7 +7,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,14 +125,24 @@ def read_exactly(file: BinaryIO, start: int, buffer: memoryview) -> None:
 
 
 def _read_header(path: Path) -> dict[str, Entry]:
+    with open_shard(path) as file:
+
+        def read(start: int, stop: int) -> bytes:
+            file.seek(start)
+            return read_up_to(file, stop - start)
+
+        return header_of(str(path), file.seek(0, 2), read)
+
+
+def header_of(where: str, end: int, read: Callable[[int, int], bytes]) -> dict[str, Entry]:
+    """Return what the header of a file of `end` bytes says, of which `read` returns those of a range; CORRUPT as `read_headers`."""
     try:
-        with open_shard(path) as file:
-            return _parse(file)
+        return _parse(end, read)
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, _HeaderError) else "its header is not JSON"
         raise CounterfoilError(
             Code.CORRUPT,
-            f"{path} is not a whole safetensors file: {why}",
+            f"{where} is not a whole safetensors file: {why}",
             remedy="Fetch the checkpoint again.",
         ) from error
 
@@ -141,14 +151,12 @@ class _HeaderError(ValueError):
     """What is wrong with a header."""
 
 
-def _parse(file: BinaryIO) -> dict[str, Entry]:
-    end = file.seek(0, 2)
-    file.seek(0)
-    prefix = read_up_to(file, 8)
+def _parse(end: int, read: Callable[[int, int], bytes]) -> dict[str, Entry]:
+    prefix = read(0, min(8, end))
     size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else end
     if size > min(MAX_HEADER, end - 8):
         raise _HeaderError("its header is cut off or too large")
-    header = parse_json(read_up_to(file, size))
+    header = parse_json(read(8, 8 + size))
     if not isinstance(header, dict):
         raise _HeaderError("its header is not an object")
     header.pop("__metadata__", None)

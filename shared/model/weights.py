@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -145,10 +145,23 @@ def tensor_places(folder: Path, config: ModelConfig, cut: Cut) -> dict[str, tupl
     part = read_part(folder)
     entries = {name: entry for name, (_, entry) in places.items()}
     check_entries(entries, config, part)
-    for name in cut.of(expected_shapes(config)) if part is not None else ():
-        if name not in places:
-            raise _lacking(folder, cut, name)
+    if part is not None:
+        check_cut(str(folder), entries, config, cut)
     return places
+
+
+def check_cut(where: str, names: Container[str], config: ModelConfig, cut: Cut) -> None:
+    """Raise CONFIGURATION unless a part has the tensors of a cut; it names one that it lacks, and the command for a better part."""
+    lacking = next((name for name in cut.of(expected_shapes(config)) if name not in names), None)
+    if lacking is None:
+        return
+    layers = f" --layers {cut.first}:{cut.last}" if cut.first < cut.last else ""
+    ends = " --ends" if cut.ends else ""
+    raise CounterfoilError(
+        Code.CONFIGURATION,
+        f"{where} is a part of a checkpoint and lacks the tensor {lacking}, which {cut} need",
+        remedy=f"Make one that has it: counterfoil model part{layers}{ends} SOURCE TARGET.",
+    )
 
 
 def check_entries(
@@ -173,16 +186,6 @@ def check_entries(
             )
     for name in sorted(entries.keys() - expected.keys())[:1]:
         raise CounterfoilError(Code.MALFORMED, f"the checkpoint has a surplus tensor {shown(name)}")
-
-
-def _lacking(folder: Path, cut: Cut, name: str) -> CounterfoilError:
-    layers = f" --layers {cut.first}:{cut.last}" if cut.first < cut.last else ""
-    ends = " --ends" if cut.ends else ""
-    return CounterfoilError(
-        Code.CONFIGURATION,
-        f"{folder} is a part of a checkpoint and lacks the tensor {name}, which {cut} need",
-        remedy=f"Make one that has it: counterfoil model part{layers}{ends} SOURCE TARGET.",
-    )
 
 
 def check_memory(config: ModelConfig, cut: Cut) -> None:

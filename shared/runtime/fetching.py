@@ -23,6 +23,7 @@ _MAX_HEAD: Final = 64 * 2**10
 _PIECE: Final = 64 * 2**10
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 _GONE: Final = frozenset({404, 410})
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class HttpsFiles:
@@ -60,18 +61,37 @@ class HttpsFiles:
         Errors: UNAVAILABLE when there is no such answer now, NOT_FOUND, MALFORMED for a longer one.
         """
         where = f"{self.url}/{path}"
+        raw = await self._answer(path, limit)
+        if len(raw) > limit + _MAX_HEAD:
+            raise _too_long(where, limit)
+        return _body(raw, where, limit)[1]
+
+    async def get_range(self, path: str, start: int, stop: int) -> tuple[bytes, int]:
+        """Return the bytes [start, stop) of a file, fewer only where it ends before, and how many it has in all; errors as `get`.
+
+        UNSUPPORTED if the server only sends whole files.
+        """
+        where = f"{self.url}/{path}"
+        raw = await self._answer(path, stop - start, f"Range: bytes={start}-{stop - 1}\r\n")
+        head, body = _body(raw, where, stop - start, part=True)
+        found = _RANGE.fullmatch(head.getheader("content-range", ""))
+        first, last, size = map(int, found.groups()) if found else (-1, -1, 0)
+        if first != start or last != min(stop, size) - 1 or len(body) != last + 1 - first:
+            raise _unavailable(f"{where} is answered with other bytes than those requested")
+        return body, size
+
+    async def _answer(self, path: str, limit: int, headers: str = "") -> bytes:
+        """Return an answer with head and framing; what is too long is cut off behind the longest that can be one."""
+        where = f"{self.url}/{path}"
         try:
             async with asyncio.timeout(self._timeout_s):
-                raw = await self._exchange(path, limit + _MAX_HEAD)
+                return await self._exchange(path, limit + _MAX_HEAD, headers)
         except TimeoutError as error:
             raise _unavailable(f"{where} was not answered in {self._timeout_s:g} s") from error
         except OSError as error:  # ssl.SSLError is one
             raise _unavailable(f"{where} is not answered ({how_it_failed(error)})") from error
-        if len(raw) > limit + _MAX_HEAD:
-            raise _too_long(where, limit)
-        return _body(raw, where, limit)
 
-    async def _exchange(self, path: str, most: int) -> bytes:
+    async def _exchange(self, path: str, most: int, headers: str) -> bytes:
         """Return all that the server sends until it closes, and at most one piece more than `most` bytes."""
         parts = urlsplit(self.url)
         reader, writer = await asyncio.open_connection(
@@ -81,7 +101,7 @@ class HttpsFiles:
             target = quote(f"{parts.path}/{path}")
             writer.write(
                 f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept-Encoding: identity\r\n"
-                f"{self._bearer}Connection: close\r\n\r\n".encode("ascii")
+                f"{self._bearer}{headers}Connection: close\r\n\r\n".encode("ascii")
             )
             data = bytearray()
             while len(data) <= most and (piece := await reader.read(_PIECE)):
@@ -102,7 +122,7 @@ def checked_url(url: str) -> str:
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{url[:200]!r} is not an address that begins with https://",
-            remedy="Give the address below which `checkpoint`, `tile/` and `directory.json` are served.",
+            remedy="Give the address of a folder, without a user, a query or a fragment.",
         )
     return url.rstrip("/")
 
@@ -118,7 +138,10 @@ class _Arrived:
         return io.BytesIO(self._data)
 
 
-def _body(raw: bytes, where: str, limit: int) -> bytes:
+def _body(
+    raw: bytes, where: str, limit: int, *, part: bool = False
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Return head and body of an answer that has the whole of a file, or a part of one."""
     answer = http.client.HTTPResponse(_Arrived(raw), method="GET")  # type: ignore[arg-type]  # it only calls makefile
     try:
         answer.begin()
@@ -128,7 +151,12 @@ def _body(raw: bytes, where: str, limit: int) -> bytes:
         raise _unavailable(f"{where} is not answered as HTTP has it") from error
     if answer.status in _GONE:
         raise CounterfoilError(Code.NOT_FOUND, f"{where} is not served")
-    if answer.status != http.client.OK:
+    if part and answer.status == http.client.OK:
+        raise CounterfoilError(
+            Code.UNSUPPORTED,
+            f"{where} is served as a whole only, not in parts (HTTP range requests)",
+        )
+    if answer.status != (http.client.PARTIAL_CONTENT if part else http.client.OK):
         raise _unavailable(f"{where} is answered with status {answer.status}")
     if answer.getheader("content-encoding", "identity") != "identity":
         raise _unavailable(f"{where} is answered in an encoding that was not requested")
@@ -136,7 +164,7 @@ def _body(raw: bytes, where: str, limit: int) -> bytes:
         raise _unavailable(f"{where} is answered incompletely")
     if len(body) > limit:
         raise _too_long(where, limit)
-    return body
+    return answer, body
 
 
 def _too_long(where: str, limit: int) -> CounterfoilError:

@@ -23,7 +23,7 @@ from execution_layer.wiring.node import MIB, engine_limits
 from execution_layer.wiring.stage import build_offer, most_rows, own_layers
 from shared.model.cut import Cut
 from shared.model.decoder import load_decoder
-from shared.model.part import make_part
+from shared.model.part import FolderSource, make_part
 from shared.model.root import model_root
 from shared.model.weights import EMBEDDING, HEAD, NORM, FileWeights
 from shared.runtime.config import load
@@ -48,7 +48,7 @@ def part(model: Path, layers: str, *, ends: bool = False) -> Path:
     """Return a part of a checkpoint, beside it."""
     first, last = map(int, layers.split(":"))
     folder = model.with_name(f"part-{first}-{last}")
-    make_part(model, folder, Cut(first, last, ends))
+    make_part(FolderSource(model), folder, Cut(first, last, ends))
     return folder
 
 

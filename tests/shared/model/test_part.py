@@ -17,7 +17,7 @@ from shared.model import weights as weights_module
 from shared.model.cli import model as model_command
 from shared.model.config import ModelConfig
 from shared.model.cut import Cut
-from shared.model.part import make_part
+from shared.model.part import FolderSource, make_part
 from shared.model.part_file import PART, parse_part
 from shared.model.root import model_leaves, model_root, root_of
 from shared.model.unchanged import Snapshot
@@ -40,7 +40,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def middle(whole, tmp_path):
-    make_part(whole, tmp_path / "middle", MIDDLE)
+    make_part(FolderSource(whole), tmp_path / "middle", MIDDLE)
     return tmp_path / "middle"
 
 
@@ -77,7 +77,7 @@ def test_any_part_has_the_root_of_the_whole_and_exactly_the_tensors_of_its_cut(
             save_file({n: t for n, t in tensors.items() if where[n] == file}, whole / file)
         (whole / WEIGHTS).unlink()
         (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    made = make_part(whole, place / "part", cut)
+    made = make_part(FolderSource(whole), place / "part", cut)
     assert made.root == root == model_root(place / "part")
     held, expected = load_file(place / "part" / WEIGHTS), {EMBEDDING, NORM, HEAD} & set(tensors)
     layers = {f"model.layers.{layer}." for layer in range(cut.first, cut.last)}
@@ -91,10 +91,15 @@ def test_any_part_has_the_root_of_the_whole_and_exactly_the_tensors_of_its_cut(
 
 
 def test_a_part_of_a_part_is_a_part_of_the_whole(whole, middle, tmp_path):
-    made = make_part(middle, tmp_path / "less", Cut(2, 3, ends=False))
+    made = make_part(FolderSource(middle), tmp_path / "less", Cut(2, 3, ends=False))
     assert made.root == model_root(whole) == model_root(tmp_path / "less")
     lacking = refused(
-        Code.CONFIGURATION, "layers.0", make_part, middle, tmp_path / "no", Cut(0, 2, ends=False)
+        Code.CONFIGURATION,
+        "layers.0",
+        make_part,
+        FolderSource(middle),
+        tmp_path / "no",
+        Cut(0, 2, ends=False),
     )
     assert "model part --layers 0:2 SOURCE" in (lacking.remedy or "")
 
@@ -118,12 +123,12 @@ def test_a_tied_part_with_a_repeated_head_holds_both_and_compares_them(tmp_path)
     tied = tiny.write_folder(tmp_path / "tied", **SMALL, tie_word_embeddings=True)
     tensors, ends = read(tied), Cut(0, 1, ends=True)
     save_file({**tensors, HEAD: tensors[EMBEDDING].clone()}, tied / WEIGHTS)
-    made = make_part(tied, tmp_path / "part", ends)
+    made = make_part(FolderSource(tied), tmp_path / "part", ends)
     assert made.root == model_root(tied)
     assert HEAD in read(tmp_path / "part")
     assert HEAD not in load(tmp_path / "part", ends)
     save_file({**tensors, HEAD: tensors[EMBEDDING] + 1}, tied / WEIGHTS)
-    make_part(tied, tmp_path / "other", ends)
+    make_part(FolderSource(tied), tmp_path / "other", ends)
     refused(Code.MALFORMED, HEAD, load, tmp_path / "other", ends)
 
 
@@ -216,7 +221,7 @@ def test_a_part_that_lists_a_tensor_less_says_what_its_layers_lack(middle):
 def test_a_tensor_that_the_configuration_has_not_is_refused_though_it_is_listed(whole, tmp_path):
     odd = shutil.copytree(whole, tmp_path / "odd")
     save_file({**read(odd), "model.layers.1.odd": torch.ones(1)}, odd / WEIGHTS)
-    refused(Code.MALFORMED, "odd", make_part, odd, tmp_path / "part", MIDDLE)
+    refused(Code.MALFORMED, "odd", make_part, FolderSource(odd), tmp_path / "part", MIDDLE)
     assert not (tmp_path / "part").exists()
 
 
@@ -274,12 +279,19 @@ def test_what_exists_is_not_replaced(whole, tmp_path):
         {"folder": target.mkdir, "file": target.touch}.get(
             name, lambda at=target: at.symlink_to("nowhere")
         )()
-        refused(Code.CONFLICT, "exists", make_part, whole, target, MIDDLE)
+        refused(Code.CONFLICT, "exists", make_part, FolderSource(whole), target, MIDDLE)
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "file", "link"}
 
 
 def test_layers_that_the_model_has_not_are_refused(whole, tmp_path):
-    refused(Code.INVALID_ARGUMENT, "has 4", make_part, whole, tmp_path / "p", Cut(3, 5, ends=True))
+    refused(
+        Code.INVALID_ARGUMENT,
+        "has 4",
+        make_part,
+        FolderSource(whole),
+        tmp_path / "p",
+        Cut(3, 5, ends=True),
+    )
 
 
 @pytest.mark.parametrize("step", ["write_atomic", "_header", "_copy", "sync_folder", "_publish"])
@@ -296,20 +308,51 @@ def test_a_run_that_fails_anywhere_leaves_nothing_and_one_that_is_killed_nothing
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(part_module, step, broken)
-    refused(Code.CONFIGURATION, "No space left", make_part, whole, tmp_path / "part", MIDDLE)
+    refused(
+        Code.CONFIGURATION,
+        "No space left",
+        make_part,
+        FolderSource(whole),
+        tmp_path / "part",
+        MIDDLE,
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [Q, UP])
+def test_a_tensor_that_changes_before_it_is_copied_gives_no_part(whole, tmp_path, at):
+    class Changing(FolderSource):
+        def pieces(self, name):
+            for piece in super().pieces(name):
+                yield bytes(len(piece)) if name == at else piece
+
+    saying = f"tensor {at} is not the one"
+    refused(Code.CORRUPT, saying, make_part, Changing(whole), tmp_path / "part", MIDDLE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_has_the_root_that_was_asked_for_or_is_not_made(whole, tmp_path):
+    root = model_root(whole)
+    other = bytes(32)
+    source = FolderSource(whole)
+    refused(Code.COMMITMENT_MISMATCH, root.hex(), make_part, source, tmp_path / "p", MIDDLE, other)
+    assert list(tmp_path.iterdir()) == []
+    assert make_part(source, tmp_path / "p", MIDDLE, root).root == root
 
 
 def test_a_copy_that_is_not_what_was_hashed_gives_no_part(whole, tmp_path, monkeypatch):
     copy = part_module._copy
 
-    def changing(path, entry, file, buffer):
-        copy(path, entry, file, buffer)
+    def changing(pieces, file):
+        digest = copy(pieces, file)
         file.seek(-4, 2)
         file.write(b"\xff" * 4)
+        return digest
 
     monkeypatch.setattr(part_module, "_copy", changing)
-    refused(Code.CORRUPT, "is not the one", make_part, whole, tmp_path / "part", MIDDLE)
+    refused(
+        Code.CORRUPT, "is not the one", make_part, FolderSource(whole), tmp_path / "part", MIDDLE
+    )
     assert list(tmp_path.iterdir()) == []
 
 
