@@ -18,6 +18,8 @@ class Boundary:
     rows: tuple[Rows, ...]
     states: Tensor
     """Float32 (R, D)."""
+    requests: tuple[str, ...] = ()
+    """Which request each of `rows` belongs to; only its first stage knows."""
 
     def check(self, number: int, width: int, limit: int) -> None:
         """Raise MALFORMED unless this is what may come next: step `number`, up to `limit` rows of `width` finite numbers."""

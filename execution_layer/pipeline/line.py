@@ -3,13 +3,15 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from execution_layer.pipeline.boundary import Boundary
 from shared.model.backend import Cache, Rows
 
+T = TypeVar("T")
 Arrived = Callable[[Boundary | Exception], None]
 """Takes what comes out of a chain, from any thread: boundaries in order, or the error after which nothing more comes."""
 
@@ -41,20 +43,36 @@ class StageLike(Protocol):
         """Return the states (R, D) after these layers; those given may be overwritten."""
 
 
-class StageLine:
-    """One stage in a thread of its own. What it has computed goes to `out`."""
+class Computing:
+    """One connection's steps through a stage, in its order."""
 
-    def __init__(self, stage: StageLike, blocks: int, width: int, limit: int, out: Arrived) -> None:
+    def __init__(self, stage: StageLike, blocks: int, width: int, limit: int) -> None:
         """Make a cache of so many blocks; a step has up to `limit` rows of `width` numbers."""
-        self._stage, self._width, self._limit, self._out = stage, width, limit, out
+        self._stage, self._width, self._limit = stage, width, limit
         self._cache: Cache = stage.cache(blocks)
-        self._queue: queue.SimpleQueue[Boundary | Exception | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._run, name=f"layers {stage.first}:{stage.last}", daemon=True
-        )
+        self._number = 0
+
+    def __call__(self, boundary: Boundary) -> Boundary:
+        """Return the boundary behind the stage; MALFORMED for one that may not come now."""
+        boundary.check(self._number, self._width, self._limit)
+        states = self._stage(boundary.states, boundary.rows, self._cache)
+        self._number += 1
+        return replace(boundary, states=states)
+
+
+class StageLine(Generic[T]):
+    """What computes steps, in a thread of its own. What it has computed goes to `out`."""
+
+    def __init__(
+        self, name: str, work: Callable[[T], T], out: Callable[[T | Exception], None]
+    ) -> None:
+        """`name` is the thread's; whatever `work` raises ends the line."""
+        self._work, self._out = work, out
+        self._queue: queue.SimpleQueue[T | Exception | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def send(self, arrived: Boundary | Exception) -> None:
+    def send(self, arrived: T | Exception) -> None:
         """Take what comes out of the stage before; an error passes through."""
         self._queue.put(arrived)
 
@@ -64,19 +82,20 @@ class StageLine:
         self._thread.join()
 
     def _run(self) -> None:
-        number = 0
         while (arrived := self._queue.get()) is not None:
-            if isinstance(arrived, Boundary):
+            if not isinstance(arrived, Exception):
                 try:
-                    arrived.check(number, self._width, self._limit)
-                    states = self._stage(arrived.states, arrived.rows, self._cache)
-                    arrived = Boundary(arrived.number, arrived.rows, states)
-                    number += 1
+                    arrived = self._work(arrived)
                 except Exception as error:  # noqa: BLE001  # whatever it is, the next stage cannot go on
                     arrived = error
             self._out(arrived)
             if isinstance(arrived, Exception):
                 return
+
+
+def named(stage: StageLike) -> str:
+    """Return the name of the thread that computes a stage."""
+    return f"layers {stage.first}:{stage.last}"
 
 
 class LocalLine:
@@ -94,10 +113,10 @@ class LocalLine:
         out: Arrived,
         delayed: Callable[[int, Arrived], Arrived] = lambda _place, take: take,
     ) -> None:
-        self._lines: list[StageLine] = []
+        self._lines: list[StageLine[Boundary]] = []
         out = delayed(len(stages), out)
         for place, stage in reversed(list(enumerate(stages))):
-            line = StageLine(stage, blocks, width, limit, out)
+            line = StageLine(named(stage), Computing(stage, blocks, width, limit), out)
             self._lines.insert(0, line)
             out = delayed(place, line.send)
         self._into = out

@@ -5,12 +5,19 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import grpc
 
 from execution_layer.pipeline.boundary import Boundary
-from execution_layer.pipeline.line import Arrived, Line, StageLike, StageLine
+from execution_layer.pipeline.line import (
+    Arrived,
+    Computing,
+    Line,
+    StageLike,
+    StageLine,
+    named,
+)
 from execution_layer.pipeline.service import CHAIN_BYTES, CHAIN_S
 from execution_layer.pipeline.wire import from_message, to_message
 from shared.proto.counterfoil.execution.v1 import stages_pb2, stages_pb2_grpc
@@ -41,6 +48,31 @@ class Ask:
     blocks: int
     rows: int
     steps: int
+    accountable: bool = False
+    """Whether states travel sealed, each part under an order of its own."""
+
+
+class Codec(Protocol):
+    """How boundaries travel to the first stage, and from the last one."""
+
+    def encode(self, boundary: Boundary) -> stages_pb2.StageStep:
+        """Return a boundary as it is sent."""
+
+    def decode(self, step: stages_pb2.StageStep) -> Boundary:
+        """Return what was sent; MALFORMED or UNREADABLE for anything else."""
+
+
+class _Plain:
+    """Whole, for stages of one's own."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def encode(self, boundary: Boundary) -> stages_pb2.StageStep:
+        return to_message(boundary)
+
+    def decode(self, step: stages_pb2.StageStep) -> Boundary:
+        return from_message(step, self._width)
 
 
 class _Joined:
@@ -51,11 +83,11 @@ class _Joined:
         channel: grpc.Channel,
         place: Place,
         opened: stages_pb2.StageOpen,
-        width: int,
+        codec: Codec,
         out: Arrived,
     ) -> None:
         """`out` gets the steps that come back through this call, and what ends it."""
-        self._channel, self._place, self._width, self._out = channel, place, width, out
+        self._channel, self._place, self._codec, self._out = channel, place, codec, out
         self._is_last, self._is_ready = not opened.next, False
         self._requests: queue.SimpleQueue[stages_pb2.JoinRequest | None] = queue.SimpleQueue()
         self._requests.put(stages_pb2.JoinRequest(open=opened))
@@ -82,7 +114,12 @@ class _Joined:
     def send(self, arrived: Boundary | Exception) -> None:
         """Send a step; an error ends the chain."""
         if isinstance(arrived, Boundary):
-            self._requests.put(stages_pb2.JoinRequest(step=to_message(arrived)))
+            try:
+                step = self._codec.encode(arrived)
+            except CounterfoilError as error:
+                self._out(error)
+            else:
+                self._requests.put(stages_pb2.JoinRequest(step=step))
         else:
             self._out(arrived)
 
@@ -117,7 +154,7 @@ class _Joined:
                 self._is_ready = True
                 self._ready.put(None)
             elif self._is_ready and self._is_last and what == "step":
-                self._out(from_message(message.step, self._width))
+                self._out(self._codec.decode(message.step))
             else:
                 return "says what is not due"
         return ""
@@ -126,14 +163,27 @@ class _Joined:
 class RemoteLine:
     """A connected chain: the node's own layers, if it has any, and then the stages elsewhere."""
 
-    def __init__(self, into: Arrived, own: StageLine | None, joined: Sequence[_Joined]) -> None:
+    def __init__(
+        self, into: Arrived, own: StageLine[Boundary] | None, joined: Sequence[_Joined]
+    ) -> None:
         self._into, self._own, self._joined = into, own, joined
 
     @classmethod
     def connect(
-        cls, own: StageLike | None, places: Sequence[Place], ask: Ask, reach: Reach, out: Arrived
+        cls,
+        own: StageLike | None,
+        places: Sequence[Place],
+        ask: Ask,
+        reach: Reach,
+        out: Arrived,
+        codec: Codec | None = None,
     ) -> Line:
-        """Join all stages, the last one first: each is ready for the states of the one before. Raises what prevents it."""
+        """Join all stages, the last one first: each is ready for the states of the one before. Raises what prevents it.
+
+        `codec` is what an accountable chain's connection has.
+        """
+        assert ask.accountable == (codec is not None)
+        codec = codec or _Plain(ask.width)
         chain = os.urandom(CHAIN_BYTES)
         joined: list[_Joined] = []
         after = ""
@@ -150,9 +200,10 @@ class RemoteLine:
                     steps=ask.steps,
                     next=after,
                     joined_first=place is places[0],
+                    accountable=ask.accountable,
                 )
                 channel = reach(place.address)
-                joined.append(_Joined(channel, place, opened, ask.width, out).ready())
+                joined.append(_Joined(channel, place, opened, codec, out).ready())
                 after = place.address
         except BaseException:
             for one in joined:
@@ -161,7 +212,8 @@ class RemoteLine:
         first = joined[-1]
         if own is None:
             return cls(first.send, None, joined)
-        line = StageLine(own, ask.blocks, ask.width, ask.rows, first.send)
+        work = Computing(own, ask.blocks, ask.width, ask.rows)
+        line = StageLine(named(own), work, first.send)
         return cls(line.send, line, joined)
 
     def send(self, boundary: Boundary) -> None:

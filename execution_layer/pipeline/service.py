@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import grpc
 
-from execution_layer.pipeline.boundary import Boundary
-from execution_layer.pipeline.line import StageLike, StageLine
-from execution_layer.pipeline.parts import Counts, Offered, Part, Parts, Roots
+from execution_layer.pipeline.line import Computing, StageLike, StageLine, named
+from execution_layer.pipeline.parts import Counts, Offered, Parts
+from execution_layer.pipeline.sealed import SealedStage, Tracks
 from execution_layer.pipeline.wire import from_message, to_message
 from shared.proto.counterfoil.execution.v1 import stages_pb2, stages_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -44,6 +44,8 @@ class Offer:
     """Of one step, at most."""
     callers: Collection[str]
     """Names of the nodes that may use it."""
+    size: int = 0
+    """Positions in a block of keys and values."""
 
     def check(self, asked: stages_pb2.StageOpen) -> None:
         """Raise unless this is what is asked for: UNKNOWN_MODEL or INVALID_ARGUMENT."""
@@ -78,15 +80,19 @@ class Offer:
 class _Use:
     """One chain's use of the stage. Belongs to the event loop, but for what comes out of the stage's thread."""
 
-    def __init__(self, offer: Offer, asked: stages_pb2.StageOpen, caller: str) -> None:
-        self.asked, self.caller = asked, caller
+    def __init__(
+        self, offer: Offer, asked: stages_pb2.StageOpen, caller: str, sealed: SealedStage | None
+    ) -> None:
+        """`sealed` is what computes for an accountable chain."""
+        self.asked, self.caller, self.sealed = asked, caller, sealed
         self.pushed = asked.joined_first
         """Whether somebody sends states already."""
-        self.out: asyncio.Queue[Boundary | Exception] = asyncio.Queue()
+        self.out: asyncio.Queue[stages_pb2.StageStep | Exception] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._width, self._steps = offer.width, asked.steps
+        self._steps = asked.steps
         self._under_way = 0
-        self._line = StageLine(offer.stage, asked.blocks, offer.width, asked.rows, self._came)
+        work = sealed or _plain(offer, asked)
+        self._line = StageLine(named(offer.stage), work, self._came)
 
     def take(self, step: stages_pb2.StageStep) -> None:
         """Take a step in; OVERLOADED if more are under way than the chain has."""
@@ -95,9 +101,9 @@ class _Use:
             raise CounterfoilError(
                 Code.OVERLOADED, f"more than {self._steps} steps are under way in this stage"
             )
-        self._line.send(from_message(step, self._width))
+        self._line.send(step)
 
-    async def next(self) -> Boundary:
+    async def next(self) -> stages_pb2.StageStep:
         """Return what comes out next; raises what ended the stage."""
         came = await self.out.get()
         if isinstance(came, Exception):
@@ -115,9 +121,17 @@ class _Use:
         """Free the memory after the step that is being computed; blocks."""
         self._line.close()
 
-    def _came(self, arrived: Boundary | Exception) -> None:
+    def _came(self, arrived: stages_pb2.StageStep | Exception) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(self.out.put_nowait, arrived)
+
+
+def _plain(
+    offer: Offer, asked: stages_pb2.StageOpen
+) -> Callable[[stages_pb2.StageStep], stages_pb2.StageStep]:
+    """Return what computes for a chain whose states travel whole."""
+    computing = Computing(offer.stage, asked.blocks, offer.width, asked.rows)
+    return lambda step: to_message(computing(from_message(step, offer.width)))
 
 
 class StagesService(stages_pb2_grpc.StagesServicer):
@@ -126,6 +140,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
     def __init__(self, offer: Offer, reach: Reach, parts: Parts | None = None) -> None:
         """`parts` takes the orders of accountable chains; without it, this stage works for its own operator's nodes only."""
         self._offer, self._reach, self._parts = offer, reach, parts
+        self._tracks = Tracks()
         self._use: _Use | None = None
         self._turn = asyncio.Lock()
 
@@ -136,6 +151,14 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         caller = self._caller(context)
         asked = await _first(request_iterator, "open")
         self._offer.check(asked.open)
+        if asked.open.accountable != (self._parts is not None):
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                "this stage works under orders only"
+                if self._parts is not None
+                else "this stage takes no orders: it works for nodes of its own operator",
+                remedy="Name a stage of another operator in `[chain]` with its `name`, one of your own without.",
+            )
         async with self._using(asked.open, caller) as use:
             incoming = asyncio.create_task(self._incoming(request_iterator, use))
             onward = (
@@ -146,7 +169,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
                 if onward is not None:
                     await onward
                 while True:
-                    yield stages_pb2.JoinResponse(step=to_message(await use.next()))
+                    yield stages_pb2.JoinResponse(step=await use.next())
             finally:
                 incoming.cancel()
                 if onward is not None:
@@ -187,7 +210,10 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         """End a part, and return its receipt."""
         counts = Counts(request.input, request.cached, request.output)
         caller = self._caller(context)
-        receipt = await self._accountable().close(request.order, counts, caller, self._computed)
+        receipt = await self._accountable().close(request.order, counts, caller, self._tracks.roots)
+        self._tracks.forget(request.order)
+        if self._use is not None and self._use.sealed is not None:
+            self._use.sealed.forget(request.order)
         return stages_pb2.CloseResponse(receipt=receipt)
 
     def _accountable(self) -> Parts:
@@ -197,11 +223,6 @@ class StagesService(stages_pb2_grpc.StagesServicer):
                 "this stage takes no orders: it works for nodes of its own operator, which account for it",
             )
         return self._parts
-
-    def _computed(self, part: Part, positions: int) -> Roots:
-        raise CounterfoilError(
-            Code.CONFLICT, f"none of {positions} positions of {part.order.hex()[:16]}… is here"
-        )
 
     def _caller(self, context: Context) -> str:
         """Return who calls; FORBIDDEN unless it may."""
@@ -231,7 +252,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
             raise CounterfoilError(
                 Code.OVERLOADED, "the chain before still uses this stage", retry_after_s=1.0
             ) from error
-        use = self._use = _Use(self._offer, asked, caller)
+        use = self._use = _Use(self._offer, asked, caller, self._sealed(asked, caller))
         _log.info("a chain uses the stage", extra={"caller": caller})
         try:
             yield use
@@ -242,6 +263,21 @@ class StagesService(stages_pb2_grpc.StagesServicer):
             finally:
                 self._turn.release()
                 _log.info("the stage is free", extra={"caller": caller})
+
+    def _sealed(self, asked: stages_pb2.StageOpen, caller: str) -> SealedStage | None:
+        """Return what computes for an accountable chain of `caller`."""
+        if self._parts is None:
+            return None
+        return SealedStage(
+            self._offer.stage,
+            blocks=asked.blocks,
+            width=self._offer.width,
+            limit=asked.rows,
+            size=self._offer.size,
+            parts=self._parts,
+            tracks=self._tracks,
+            head=caller,
+        )
 
     async def _incoming(self, requests: AsyncIterator[stages_pb2.JoinRequest], use: _Use) -> None:
         """Take the steps of a chain of which this is the first that is joined; the end of the call ends the use."""
@@ -264,8 +300,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         try:
             await call.write(stages_pb2.PushRequest(chain=use.asked.chain))
             while True:
-                step = to_message(await use.next())
-                await call.write(stages_pb2.PushRequest(step=step))
+                await call.write(stages_pb2.PushRequest(step=await use.next()))
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             await use.next()  # what the watch has found
             raise

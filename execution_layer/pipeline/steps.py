@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from execution_layer.engine.runner import Chosen, Finishing, LostError, Step
+from execution_layer.pipeline.answers import Answers
 from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.line import Connect, Line
 from shared.model.decoder import Ends
@@ -35,13 +36,15 @@ class ChainSteps(Finishing):
         *,
         patience_s: float = PATIENCE_S,
         stall_s: float = STALL_S,
+        answers: Answers | None = None,
     ) -> None:
         """Keep up to `depth` steps under way. Where no chain can be had for `patience_s` seconds, all of them fail; one from
-        which nothing comes for `stall_s` seconds is broken.
+        which nothing comes for `stall_s` seconds is broken. `answers` are those of an accountable chain.
         """
         super().__init__(ends, ends.backend)
         self.depth = depth
         self._ends, self._connect, self._wake = ends, connect, wake
+        self._answers = answers
         self._patience_s, self._stall_s = patience_s, stall_s
         self._heard = 0.0
         """When the chain last had nothing to do, or something came of it."""
@@ -65,7 +68,12 @@ class ChainSteps(Finishing):
             self._heard = time.monotonic()
         states = self._ends.embed(step.spans)
         self._embedding_s[self._sent] = time.perf_counter() - begun
-        self._line.send(Boundary(self._sent, tuple(span.rows for span in step.spans), states))
+        rows = tuple(span.rows for span in step.spans)
+        requests = tuple(part.sequence.request.request_id for part in step.parts)
+        if self._answers is not None:
+            for request, span in zip(requests, rows, strict=True):
+                self._answers.went(request, span.count)
+        self._line.send(Boundary(self._sent, rows, states, requests))
         self._sent += 1
 
     def end(self, step: Step) -> Chosen | None:
@@ -114,6 +122,8 @@ class ChainSteps(Finishing):
         assert self._line is not None
         self._line.close()
         self._line = None
+        if self._answers is not None:
+            self._answers.lost()
         self._since = time.monotonic()
 
     def _await_line(self) -> None:
