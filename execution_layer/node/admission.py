@@ -13,14 +13,20 @@ from typing import Final, Protocol
 
 from execution_layer.node import order_times
 from execution_layer.node.identity import BundleKeys, KeyRing
+from execution_layer.node.order_checks import (
+    OrderChecks,
+    TenantKeys,
+    check_header,
+    check_model,
+    check_size,
+    for_another,
+)
 from execution_layer.node.refusing import Reasons, judging
 from execution_layer.node.settings import Quotas
 from shared.envelope.body import MAX_BODY
 from shared.envelope.header import MAX_ENVELOPE, Envelope, Header, envelope_hash
 from shared.envelope.sealing import OpenedRequest, open_request
 from shared.runtime.errors import Code, CounterfoilError
-from shared.statements.cose import MAX_STATEMENT, open_as, verify_signature
-from shared.statements.keys import stale_bundle
 from shared.statements.orders import Order
 from shared.statements.refusals import RefusalReason
 from shared.statements.request import RequestBody
@@ -56,13 +62,6 @@ class ServedModel:
     tokenise: Callable[[RequestBody], tuple[int, ...]]
     most_bytes: int = MAX_BODY
     """Maximum size of a prompt's contents in bytes; longer ones are not tokenised."""
-
-
-class TenantKeys(Protocol):
-    """The known tenants."""
-
-    def key_of(self, tenant: str, kid: bytes) -> bytes | None:
-        """Return a tenant's live key (32 bytes) with this key id, or else any of its keys; None for a stranger."""
 
 
 class Seen(Protocol):
@@ -117,31 +116,30 @@ class Admission:
         rate_card: bytes,
         quotas: Quotas,
     ) -> None:
-        self._ring = ring
-        self._tenants = tenants
+        self._checks = OrderChecks(
+            ring, tenants, rate_card=rate_card, max_output_tokens=quotas.max_output_tokens
+        )
         self._seen = seen
         self._model = model
-        self._rate_card = rate_card
-        self._quotas = quotas
 
     def check(self, order_statement: bytes, envelope: bytes, now_ms: int) -> Checked:
         """Run steps 1 to 7; nothing is opened yet."""
-        _check_size("order", order_statement, MAX_STATEMENT)
-        _check_size("envelope", envelope, MAX_ENVELOPE)
-        order, entry, tenant_key = self._check_order(order_statement)  # (1)
+        check_size("envelope", envelope, MAX_ENVELOPE)
+        found = self._checks.signed(order_statement)  # (1)
+        order, entry = found.order, found.entry
         with judging(order, entry, _TIMES):
             order_times.check_order(order, now_ms)  # (2)
         with judging(order, entry, {Code.STALE_KEY: RefusalReason.KEY_BUNDLE}):
-            keys = self._check_bundle(order, now_ms)  # (3)
+            keys = self._checks.bundle(order, now_ms)  # (3)
         with judging(order, entry, _ENVELOPE):
             header = self._check_envelope(order, envelope, now_ms)  # (4)
         with judging(order, entry, {Code.INVALID_ARGUMENT: RefusalReason.TERMS}):
             self._check_terms(order)  # (5)
         with judging(order, entry, {Code.UNKNOWN_MODEL: RefusalReason.MODEL}):
-            self._check_model(header, keys)  # (6)
+            check_model(header, self._model.root, keys)  # (6)
         with judging(order, entry, {}):
             self._check_new(order, entry)  # (7)
-        return Checked(order, order_statement, entry, tenant_key, envelope, keys)
+        return Checked(order, order_statement, entry, found.tenant_key, envelope, keys)
 
     def open(self, checked: Checked, now_ms: int) -> Admitted:
         """Run steps 8 and 9: open the envelope and tokenise the prompt."""
@@ -197,21 +195,6 @@ class Admission:
             remedy="Shorten the prompt or ask for fewer tokens.",
         )
 
-    def _check_order(self, raw: bytes) -> tuple[Order, bytes, bytes]:
-        """Check that the order is signed by a known tenant; return it, its entry, and the tenant's key."""
-        if not raw:
-            raise CounterfoilError(Code.NO_ORDER, "the request carries no order")
-        order, statement = open_as(Order, raw, None, new=True)
-        key = self._tenants.key_of(order.tenant, statement.kid)
-        if key is None:
-            raise CounterfoilError(
-                Code.NO_ORDER,
-                f"{order.tenant} is not a tenant of this node",
-                remedy="Ask the operator to register the tenant's public key.",
-            )
-        verify_signature(statement, key)
-        return order, statement.entry, key
-
     def _check_new(self, order: Order, entry: bytes) -> None:
         """Check that neither the order nor its envelope was seen before."""
         if self._seen.was_seen(entry, order.ctx):
@@ -221,73 +204,24 @@ class Admission:
                 remedy="Seal the request again and order it under the next attempt.",
             )
 
-    def _check_bundle(self, order: Order, now_ms: int) -> BundleKeys:
-        keys = self._ring.find(order.bundle, now_ms)
-        if keys is None:
-            known = self._ring.known(order.bundle)
-            if known is not None:
-                raise stale_bundle(known, now_ms, {"bundle": self._ring.current().entry.hex()})
-            raise CounterfoilError(
-                Code.STALE_KEY,
-                f"the order names key bundle {order.bundle.hex()[:16]}…, which is not in use here",
-                remedy="Read the key directory again and seal the request for a current key bundle.",
-                metadata={"bundle": self._ring.current().entry.hex()},
-            )
-        return keys
-
     def _check_envelope(self, order: Order, raw: bytes, now_ms: int) -> Header:
         """Check that the order is for exactly this envelope."""
         envelope = Envelope.from_bytes(raw)
-        header = envelope.header
-        agreed = (
-            ("ctx", order.ctx, header.ctx),
-            ("kc", order.kc, envelope.kc),
-            ("envelope hash", order.envelope, envelope_hash(raw)),
-            ("tenant", order.tenant, header.tenant),
-            ("max_output_tokens", order.max_output_tokens, header.max_output_tokens),
-        )
-        for name, ordered, found in agreed:
-            if ordered != found:
-                raise CounterfoilError(
-                    Code.NO_ORDER, f"the order is for another envelope: its {name} differs"
-                )
-        order_times.check_expiry("envelope", order.created, header.expiry, now_ms)
-        if order.bundle not in header.candidates:
+        check_header(order, envelope.header, envelope.kc, now_ms)
+        if order.envelope != envelope_hash(raw):
+            raise for_another("envelope hash")
+        if order.bundle not in envelope.header.candidates:
             raise CounterfoilError(
                 Code.STALE_KEY, "the envelope is not sealed for the key bundle that the order names"
             )
-        return header
+        return envelope.header
 
     def _check_terms(self, order: Order) -> None:
-        """Check the price and the budget."""
-        if order.rate_card != self._rate_card:
+        """Check the price and the budget, and that the order is for a whole answer."""
+        if order.part is not None:
             raise CounterfoilError(
                 Code.INVALID_ARGUMENT,
-                f"the order names rate card {order.rate_card.hex()[:16]}…; this node uses another",
-                remedy="Name the operator's current rate card, if your policy accepts it.",
-                metadata={"rate_card": self._rate_card.hex()},
+                f"the order is for the part of place {order.part.place} in a chain, not for an answer",
+                remedy="Order the answer from the chain's head; it hands the stages their orders.",
             )
-        if order.max_output_tokens > self._quotas.max_output_tokens:
-            raise CounterfoilError(
-                Code.INVALID_ARGUMENT,
-                f"a budget of {order.max_output_tokens} tokens is above this node's"
-                f" {self._quotas.max_output_tokens}",
-                remedy="Ask for fewer tokens.",
-            )
-
-    def _check_model(self, header: Header, keys: BundleKeys) -> None:
-        served = header.model_root == self._model.root
-        if not served or header.model_root not in keys.bundle.model_roots:
-            raise CounterfoilError(
-                Code.UNKNOWN_MODEL,
-                f"this node does not serve model {header.model_root.hex()[:16]}…",
-                remedy="Choose a node whose key bundle names the model.",
-            )
-
-
-def _check_size(what: str, data: bytes, most: int) -> None:
-    if len(data) > most:
-        raise CounterfoilError(
-            Code.MALFORMED,
-            f"the {what} is {len(data)} bytes long, more than the permitted {most}",
-        )
+        self._checks.terms(order)

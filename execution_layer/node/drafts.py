@@ -1,7 +1,7 @@
 """Drafts of receipts from what happened; number and predecessor come from the store."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from execution_layer.node.request_records import AcceptedRecord
@@ -11,7 +11,7 @@ from shared.envelope.stream import FinalRecord, FrameSealer, StreamContext
 from shared.runtime.keys import Signer
 from shared.statements.cose import open_as, sign
 from shared.statements.orders import Order
-from shared.statements.receipts import NO_RECEIPT, Finish, Receipt, Usage
+from shared.statements.receipts import NO_RECEIPT, Chain, Finish, Receipt, Usage
 from shared.statements.refusals import Refusal
 
 
@@ -39,8 +39,29 @@ def stream_context(order: Order, node_nonce: bytes) -> StreamContext:
 
 def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome) -> Receipt:
     """Return an accepted request's receipt with number 0, for the store to number."""
-    order, statement = open_as(Order, record.order, None)
     root = activation_root(keys, outcome.prompt_blocks, outcome.output_blocks)
+    return replace(
+        _draft(record, outcome.usage, outcome.finish, outcome.ended),
+        h_final=outcome.h_final,
+        settings=record.settings,
+        input=record.input,
+        output=keys.blind("output", token_bytes(outcome.output_ids)),
+        activation_root=None if outcome.evidence is None else root,
+        evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
+        cancel=outcome.cancel,
+    )
+
+
+def draft_part(
+    record: AcceptedRecord, usage: Usage, finish: Finish, ended: int, chain: Chain | None
+) -> Receipt:
+    """Do the same for a stage's part of an answer (protocol §4.10.4); nothing was said to anybody, so its stream has no frames."""
+    return replace(_draft(record, usage, finish, ended), chain=chain)
+
+
+def _draft(record: AcceptedRecord, usage: Usage, finish: Finish, ended: int) -> Receipt:
+    """Return what the receipts of answers and parts have in common; its stream has no frames."""
+    order, statement = open_as(Order, record.order, None)
     return Receipt(
         order=statement.entry,
         bundle=order.bundle,
@@ -48,25 +69,19 @@ def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome
         kc=order.kc,
         envelope=order.envelope,
         node_nonce=record.node_nonce,
-        h_final=outcome.h_final,
+        h_final=stream_context(order, record.node_nonce).h_0,
         model_root=record.model_root,
         numeric_profile=record.numeric_profile,
-        usage=outcome.usage,
-        finish=outcome.finish,
+        usage=usage,
+        finish=finish,
         started=record.started,
-        ended=outcome.ended,
+        ended=ended,
         node_sequence=0,
         previous=NO_RECEIPT,
         rate_card=order.rate_card,
         tenant=order.tenant,
         number=order.number,
         attempt=order.attempt,
-        settings=record.settings,
-        input=record.input,
-        output=keys.blind("output", token_bytes(outcome.output_ids)),
-        activation_root=None if outcome.evidence is None else root,
-        evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
-        cancel=outcome.cancel,
     )
 
 

@@ -30,7 +30,7 @@ from shared.runtime.keys import (
     write_private,
 )
 from shared.statements.cose import open_as, parse_statement, sign
-from shared.statements.keys import HOUR_MS, KeyBundle
+from shared.statements.keys import HOUR_MS, KeyBundle, Layers, Offer
 from shared.verification.trust import key_for
 
 _log = logging.getLogger(__name__)
@@ -64,19 +64,26 @@ class NodeFacts:
     profile: Mapping[str, str | int]
     evidence: str | None = None
     """Where audit workers call, if not at `endpoint`."""
+    layers: Layers | None = None
+    """What a stage computes; None for a node that answers."""
+    stages: tuple[str, ...] | None = None
+    """The stages of other names to which it leaves layers."""
+    offer: Offer | None = None
+    """Its claims. They change with every measurement, and go out with the next key bundle."""
 
     def compute_as(self, bundle: KeyBundle) -> bool:
-        """Return whether a key bundle promises this model and numeric profile."""
+        """Return whether a key bundle promises this model, or these layers of it, and this numeric profile."""
         return (
             bundle.model_roots == self.model_roots
+            and bundle.layers == self.layers
             and bundle.numeric_profile == self.numeric_profile
             and dict(bundle.profile) == dict(self.profile)
         )
 
     def are_those_of(self, bundle: KeyBundle) -> bool:
-        """Return whether a key bundle still states all of these facts."""
-        names = (bundle.operator, bundle.node, bundle.endpoint, bundle.evidence)
-        own = (self.operator, self.node, self.endpoint, self.evidence)
+        """Return whether a key bundle still states all of these facts, apart from what is merely claimed."""
+        names = (bundle.operator, bundle.node, bundle.endpoint, bundle.evidence, bundle.stages)
+        own = (self.operator, self.node, self.endpoint, self.evidence, self.stages)
         return names == own and self.compute_as(bundle)
 
 
@@ -161,7 +168,7 @@ class KeyRing:
 
     def renew(self, facts: NodeFacts, now_ms: int) -> BundleKeys | None:
         """Make a new key bundle if the newest is near its expiry or outdated, or if somebody asked for it.
-        Those that have expired, or that promise another model or numeric profile, are dropped.
+        Those that have expired, or that promise another model, other layers or another numeric profile, are dropped.
         """
         for keys in list(self._bundles.values()):
             if keys.bundle.not_after <= now_ms or not facts.compute_as(keys.bundle):
@@ -214,6 +221,9 @@ class KeyRing:
             profile=dict(facts.profile),
             endpoint=facts.endpoint,
             evidence=facts.evidence,
+            layers=facts.layers,
+            stages=facts.stages,
+            offer=facts.offer,
         )
         if self._attest is not None:
             bundle = replace(bundle, attestation=self._attest(bundle))

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AcceptedRecord:
-    """One accepted request: enough to answer an audit, and to write its receipt after a crash."""
+    """One accepted request: enough to answer an audit, and to write its receipt after a crash.
+
+    Of a stage's part there is no envelope, settings or input (all empty); `secret` is that of its two boundaries.
+    """
 
     order: bytes
     """The order statement."""
@@ -31,6 +34,8 @@ class AcceptedRecord:
     """Milliseconds since 1970."""
     tenant_key: bytes | None
     """The public key (32 bytes) that signed the order; None for one that an older version accepted."""
+    head: str | None = None
+    """Of a part: `operator/node` of the head, who alone may have it computed."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

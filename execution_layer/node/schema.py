@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 5
+VERSION = 6
 
 SCHEMA = """
 CREATE TABLE requests (
@@ -76,17 +76,23 @@ CREATE TABLE refusals (
     until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX refusals_tenant ON refusals (tenant);
-CREATE INDEX refusals_until ON refusals (until)
+CREATE INDEX refusals_until ON refusals (until);
+CREATE TABLE parts (
+    request INTEGER PRIMARY KEY REFERENCES requests (id),
+    head TEXT NOT NULL
+) STRICT
 """
 """`envelope`, `secret`, `final_record` and the frames are the evidence, and are removed after the retention period.
 `seen` holds the order's entry and the `ctx` of an accepted request until both have expired, so that they cannot be
 accepted again; it holds the entry of a refused order likewise, and `refusals` what was signed about it. Rows of `requests`
 stay, so a tenant's number and attempt are never used twice. `tenant_key` signed the order,
 `cancel` is its signature that ends the answer, `cached` is known with the first token, and `interruptions` counts the
-restarts after which the answer went on.
+restarts after which the answer went on. `parts` says which requests are a stage's parts of answers, and who may have them
+computed: they have no envelope, and a `secret` only until their receipt.
 """
 
-_SINCE_4 = SCHEMA[SCHEMA.index("CREATE TABLE refusals") :]
+_SINCE_5 = SCHEMA[SCHEMA.index("CREATE TABLE parts") :]
+_SINCE_4 = SCHEMA[SCHEMA.index("CREATE TABLE refusals") : SCHEMA.index("CREATE TABLE parts")]
 
 UPGRADES: Final[Mapping[int, str]] = {
     3: "ALTER TABLE requests ADD COLUMN tenant_key BLOB;"
@@ -95,5 +101,6 @@ UPGRADES: Final[Mapping[int, str]] = {
     "ALTER TABLE requests ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX requests_order ON requests (order_entry)",
     4: _SINCE_4,
+    5: _SINCE_5,
 }
 """What an older database lacks: it holds receipts that are still to be delivered, and evidence."""

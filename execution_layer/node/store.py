@@ -4,16 +4,12 @@ stored as accepted before the client hears of it, a frame before it is sent, and
 unique number and predecessor, before the final record is sent.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from execution_layer.node.at_rest import AtRest
 from execution_layer.node.request_records import (
     AcceptedRecord,
     MeterRow,
@@ -29,7 +25,6 @@ from shared.statements.cose import entry_of
 from shared.statements.receipts import NO_RECEIPT, Finish, Receipt
 from shared.statements.refusals import Refusal
 
-_NONCE_BYTES: Final = 12
 Sign = Callable[[Receipt], bytes]
 SignRefusal = Callable[[Refusal], bytes]
 SealFinal = Callable[[bytes], tuple[bytes, bytes]]
@@ -43,7 +38,7 @@ class NodeStore:
         self.journal = Journal(
             path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES, exclusive=True
         )
-        self._aead = AESGCM(storage_key)
+        self.at_rest = AtRest(storage_key)
 
     def close(self) -> None:
         """Finish queued writes and close the file."""
@@ -61,7 +56,7 @@ class NodeStore:
         """Record an accepted request and return its id; REPLAYED if its order, envelope or number was seen before.
         `until_ms` is when order and envelope have expired: both are remembered at least until then.
         """
-        secret = self._encrypt(record.secret, record.order_entry)
+        secret = self.at_rest.seal(record.secret, record.order_entry)
 
         def insert(db: sqlite3.Connection) -> int:
             db.executemany(
@@ -81,7 +76,7 @@ class NodeStore:
                     record.attempt,
                     record.order,
                     record.request_id,
-                    record.envelope,
+                    record.envelope or None,
                     secret,
                     record.node_nonce,
                     record.model_root,
@@ -94,6 +89,8 @@ class NodeStore:
                 ),
             )
             assert cursor.lastrowid is not None
+            if record.head is not None:
+                db.execute("INSERT INTO parts VALUES (?, ?)", (cursor.lastrowid, record.head))
             return cursor.lastrowid
 
         try:
@@ -182,32 +179,27 @@ class NodeStore:
         """
 
         def write(db: sqlite3.Connection) -> SignedReceipt:
-            sequence, previous = _next_in_sequence(db)
-            receipt = replace(draft, node_sequence=sequence, previous=previous)
-            statement = sign(receipt)
+            sequence, statement = write_receipt(db, request, draft, sign)
             final = (b"", b"") if seal_final is None else seal_final(statement)
-            signed = SignedReceipt(receipt.node_sequence, entry_of(statement), statement, *final)
-            db.execute(
-                "INSERT INTO receipts (sequence, request, entry, statement) VALUES (?, ?, ?, ?)",
-                (signed.sequence, request, signed.entry, statement),
-            )
             db.execute(
                 "UPDATE requests SET final_record = ?, final_signature = ? WHERE id = ?",
                 (*final, request),
             )
-            _meter(db, receipt)
-            return signed
+            return SignedReceipt(sequence, entry_of(statement), statement, *final)
 
         return await self.journal.write(write)
 
     def unfinished(self) -> list[UnfinishedRecord]:
-        """Return the accepted requests without a receipt, oldest first."""
-        query = "SELECT * FROM requests WHERE id NOT IN (SELECT request FROM receipts) ORDER BY id"
+        """Return the accepted requests for whole answers without a receipt, oldest first."""
+        query = (
+            "SELECT *, NULL AS head FROM requests WHERE id NOT IN (SELECT request FROM receipts)"
+            " AND id NOT IN (SELECT request FROM parts) ORDER BY id"
+        )
         rows = self.journal.read(lambda db: db.execute(query).fetchall())
         return [
             UnfinishedRecord(
                 id=row["id"],
-                accepted=self._record(row),
+                accepted=self.record(row),
                 frames=self._frames(row["id"]),
                 cancelled=row["cancel"] is not None,
                 cached=row["cached"] or 0,
@@ -250,7 +242,8 @@ class NodeStore:
     def _frames(self, request: int) -> tuple[bytes, ...]:
         return self.journal.read(lambda db: _frames_of(db, request))
 
-    def _record(self, row: sqlite3.Row) -> AcceptedRecord:
+    def record(self, row: sqlite3.Row) -> AcceptedRecord:
+        """Return the request that is stored in a row of `requests`, with the `head` of `parts`."""
         return AcceptedRecord(
             order=row["order_statement"],
             order_entry=row["order_entry"],
@@ -258,9 +251,9 @@ class NodeStore:
             number=row["number"],
             attempt=row["attempt"],
             ctx=row["ctx"],
-            envelope=row["envelope"],
+            envelope=row["envelope"] or b"",
             request_id=row["request_id"],
-            secret=self._decrypt(row["secret"], row["order_entry"]),
+            secret=self.at_rest.open(row["secret"], row["order_entry"]),
             node_nonce=row["node_nonce"],
             model_root=row["model_root"],
             numeric_profile=row["numeric_profile"],
@@ -269,21 +262,8 @@ class NodeStore:
             prompt_tokens=row["prompt_tokens"],
             started=row["started"],
             tenant_key=row["tenant_key"],
+            head=row["head"],
         )
-
-    def _encrypt(self, secret: bytes, order_entry: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, secret, order_entry)
-
-    def _decrypt(self, data: bytes, order_entry: bytes) -> bytes:
-        try:
-            return self._aead.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], order_entry)
-        except InvalidTag as error:
-            raise CounterfoilError(
-                Code.CORRUPT,
-                "a stored transcript secret cannot be opened with the node's storage key",
-                remedy="Restore the key folder that belongs to this database.",
-            ) from error
 
 
 def stored_evidence(db: sqlite3.Connection, receipt_entry: bytes) -> StoredEvidence | None:
@@ -342,6 +322,21 @@ def meter_rows(db: sqlite3.Connection, *, first_day: str, end_day: str) -> list[
 def rate_card_statements(db: sqlite3.Connection) -> dict[bytes, bytes]:
     """Return every rate card that the node has used, by entry."""
     return {row["entry"]: row["statement"] for row in db.execute("SELECT * FROM rate_cards")}
+
+
+def write_receipt(
+    db: sqlite3.Connection, request: int, draft: Receipt, sign: Sign
+) -> tuple[int, bytes]:
+    """Number, sign, store and meter a request's receipt; return its number and the statement."""
+    sequence, previous = _next_in_sequence(db)
+    receipt = replace(draft, node_sequence=sequence, previous=previous)
+    statement = sign(receipt)
+    db.execute(
+        "INSERT INTO receipts (sequence, request, entry, statement) VALUES (?, ?, ?, ?)",
+        (sequence, request, entry_of(statement), statement),
+    )
+    _meter(db, receipt)
+    return sequence, statement
 
 
 def _next_in_sequence(db: sqlite3.Connection) -> tuple[int, bytes]:

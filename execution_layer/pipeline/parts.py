@@ -31,6 +31,8 @@ class Offered:
     header: bytes
     kc: bytes
     wrap: bytes
+    head_bundle: bytes
+    """The head's key bundle, a statement."""
 
 
 class Counts(NamedTuple):
@@ -70,5 +72,6 @@ class Parts(Protocol):
 
     async def close(self, order: bytes, counts: Counts, caller: str, computed: Computed) -> bytes:
         """Sign, store and return a part's receipt, the same one each time. NOT_FOUND, FORBIDDEN for another caller than the
-        head, CONFLICT if the counts are not those of what was computed or of the receipt that there is.
+        head, CONFLICT if the counts are not those of what was computed or of the receipt that there is. Without output, the
+        part is given up, and its receipt says failed.
         """

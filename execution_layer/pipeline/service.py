@@ -200,7 +200,9 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         self, request: stages_pb2.AcceptRequest, context: Context
     ) -> stages_pb2.AcceptResponse:
         """Take an order for a part."""
-        offered = Offered(request.order, request.header, request.kc, request.wrap)
+        offered = Offered(
+            request.order, request.header, request.kc, request.wrap, request.head_bundle
+        )
         await self._accountable().accept(offered, self._caller(context))
         return stages_pb2.AcceptResponse()
 

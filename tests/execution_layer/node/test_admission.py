@@ -253,7 +253,7 @@ async def test_what_is_too_long_is_refused_before_anything_is_parsed(node, monke
     def parsed(*_args, **_options):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("execution_layer.node.admission.open_as", parsed)
+    monkeypatch.setattr("execution_layer.node.order_checks.open_as", parsed)
     for order, envelope in ((bytes(65_537), b"x"), (b"x", bytes(2**22 + 1))):
         with pytest.raises(CounterfoilError, match="more than the permitted") as caught:
             node._admission.check(order, envelope, now_ms())

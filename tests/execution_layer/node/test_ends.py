@@ -223,9 +223,7 @@ async def test_an_order_is_cancelled_with_the_key_that_signed_it_though_the_tena
         order = entry_of(request.order)
         async with begun(world, node, request, events=2):
             new = load_or_create_ed25519(tmp_path / "new.pem")
-            monkeypatch.setattr(
-                node._admission._tenants, "_keys", {"acme": public_bytes(new)}, raising=True
-            )
+            monkeypatch.setattr(node._tenants, "_keys", {"acme": public_bytes(new)}, raising=True)
             error = await refused(world, node, order, sign_cancellation(order, new))
             assert error.code is Code.BAD_SIGNATURE
             await cancel(world, node, order, sign_cancellation(order, world.tenant_key))

@@ -186,6 +186,7 @@ async def test_a_database_of_the_version_before_is_upgraded_and_its_requests_do_
     path = world.folder / "older" / "node.sqlite"
     with sqlite3.connect(path) as db:
         db.execute("DROP INDEX requests_order")
+        db.execute("DROP TABLE parts")
         db.execute("DROP TABLE refusals")
         for column in ("tenant_key", "cancel", "cached", "interruptions"):
             db.execute(f"ALTER TABLE requests DROP COLUMN {column}")

@@ -26,12 +26,15 @@ class AcceptRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     KC_FIELD_NUMBER: _builtins.int
     WRAP_FIELD_NUMBER: _builtins.int
+    HEAD_BUNDLE_FIELD_NUMBER: _builtins.int
     order: _builtins.bytes
     """COSE_Sign1 statement of type order, with `part`."""
     header: _builtins.bytes
     """The envelope's header, key commitment, and the wrap for this stage."""
     kc: _builtins.bytes
     wrap: _builtins.bytes
+    head_bundle: _builtins.bytes
+    """COSE_Sign1 statement of type key-bundle: the head's, which is the header's candidate."""
     def __init__(
         self,
         *,
@@ -39,10 +42,11 @@ class AcceptRequest(_message.Message):
         header: _builtins.bytes = ...,
         kc: _builtins.bytes = ...,
         wrap: _builtins.bytes = ...,
+        head_bundle: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "kc", b"kc", "order", b"order", "wrap", b"wrap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_bundle", b"head_bundle", "header", b"header", "kc", b"kc", "order", b"order", "wrap", b"wrap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,7 @@ class StagesServicer:
 
     def Close(self, request, context):
         """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
-        those of what was computed.
+        those of what was computed. Without output, the part is given up, and its receipt says failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class StagesStub:
     """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike."""
     Close: _grpc.UnaryUnaryMultiCallable[_stages_pb2.CloseRequest, _stages_pb2.CloseResponse]
     """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
-    those of what was computed.
+    those of what was computed. Without output, the part is given up, and its receipt says failed.
     """
 
 @_typing.type_check_only
@@ -67,7 +67,7 @@ class StagesAsyncStub(StagesStub):
     """Takes an order for this stage's part of an answer (protocol 4.10.1). Again, it is answered alike."""
     Close: _aio.UnaryUnaryMultiCallable[_stages_pb2.CloseRequest, _stages_pb2.CloseResponse]  # type: ignore[assignment]
     """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
-    those of what was computed.
+    those of what was computed. Without output, the part is given up, and its receipt says failed.
     """
 
 class StagesServicer(metaclass=_abc_1.ABCMeta):
@@ -109,7 +109,7 @@ class StagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stages_pb2.CloseResponse, _abc.Awaitable[_stages_pb2.CloseResponse]]:
         """Ends a part, and returns its receipt (protocol 4.10.4). Again, it returns the same one. CONFLICT if the numbers are not
-        those of what was computed.
+        those of what was computed. Without output, the part is given up, and its receipt says failed.
         """
 
 def add_StagesServicer_to_server(servicer: StagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
