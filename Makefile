@@ -76,6 +76,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.log
 	$(BIN)/python -m benchmarks.detection --tokens 100000
 	$(BIN)/python -m benchmarks.interval
+	$(BIN)/python -m benchmarks.incentives
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.envelope --disclosures 20
 	$(BIN)/python -m benchmarks.leak

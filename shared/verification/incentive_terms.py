@@ -123,7 +123,7 @@ class Terms:
         metadata=_term("A", read_money, "What an auditor has staked.", None)
     )
     auditor_strikes: int = field(
-        metadata=_term("n", _positive, "Planted errors passed until it is lost.", "2")
+        metadata=_term("n", _positive, "Each planted error passed takes an n-th of it.", "2")
     )
     challenge_cost: Fraction | None = field(
         metadata=_term("V", read_money, "What a challenge costs who is right.", None)
