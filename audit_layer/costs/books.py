@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, Subquery, exists, select, tuple_
+from sqlalchemy import Select, Subquery, and_, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
+from audit_layer.costs.chains import links_of
 from audit_layer.costs.ledger.posting import Journal, Posting, post_all
 from audit_layer.costs.models import CorrectionRow, RateCardRow, RatedReceiptRow
 from audit_layer.costs.periods import Periods
@@ -20,6 +20,7 @@ from shared.codec.money import exact_sum
 from shared.statements.cose import read_as
 from shared.statements.ratecards import RateCard
 from shared.statements.verdicts import Outcome
+from shared.verification.chain_claims import Link
 from shared.verification.payable import Claim, Standing, State, standings
 
 CHUNK = 500
@@ -86,8 +87,12 @@ def settle(db: Session, requests: Collection[Request]) -> int:
             RatedReceiptRow, RatedReceiptRow.receipt == VerdictRow.receipt
         )
         refused = refusals_of(db, [row.order_entry for row in rows.values()])
+        links = links_of(db, these)
         wanted = standings(
-            (claim_of(row, refused.get(row.order_entry)) for row in rows.values()),
+            (
+                claim_of(row, refused.get(row.order_entry), links.get(row.receipt))
+                for row in rows.values()
+            ),
             map(opinion_of, db.scalars(verdicts.where(these))),
         )
         present = {row.receipt: row for row in db.scalars(_corrections().where(these))}
@@ -113,8 +118,8 @@ def refusals_of(db: Session, orders: Sequence[bytes]) -> dict[bytes, bytes]:
     return {row.order_entry: row.entry for row in found}
 
 
-def claim_of(row: RatedReceiptRow, refused: bytes | None = None) -> Claim:
-    """Return a rated receipt in the rule's terms, given the refusal of its order if there is one."""
+def claim_of(row: RatedReceiptRow, refused: bytes | None = None, link: Link | None = None) -> Claim:
+    """Return a rated receipt in the rule's terms, given the refusal of its order and its place in a chain, if it has one."""
     return Claim(
         receipt=row.receipt,
         log_index=row.log_index,
@@ -125,6 +130,7 @@ def claim_of(row: RatedReceiptRow, refused: bytes | None = None) -> Claim:
         complete=row.complete,
         unbillable=row.reason,
         refused=refused,
+        link=link,
     )
 
 
@@ -139,23 +145,33 @@ def last_corrections() -> Subquery:
 
 def held(db: Session, receipt: bytes | None = None) -> dict[bytes, Standing]:
     """Return the receipts, or only this one, that are posted and await another worker's verdict."""
-    failed = select(VerdictRow.receipt).where(VerdictRow.outcome == Outcome.FAIL.value)
+    failed = (
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .join(VerdictRow, VerdictRow.receipt == RatedReceiptRow.receipt)
+        .where(VerdictRow.outcome == Outcome.FAIL.value)
+    )
     if receipt is not None:
-        failed = failed.where(VerdictRow.receipt == receipt)
-    last = last_corrections()
-    rows = db.scalars(
-        select(RatedReceiptRow)
-        .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
-        .where(
-            RatedReceiptRow.billable,
-            RatedReceiptRow.receipt.in_(failed),
-            last.c.payable.is_distinct_from(False),
+        own = aliased(RatedReceiptRow)
+        failed = failed.join(
+            own, and_(own.tenant == RatedReceiptRow.tenant, own.number == RatedReceiptRow.number)
+        ).where(own.receipt == receipt)
+    contested = {(tenant, number) for tenant, number in db.execute(failed)}
+    found: dict[bytes, Standing] = {}
+    ordered, last = sorted(contested), last_corrections()
+    for at in range(0, len(ordered), CHUNK):
+        these = tuple_(RatedReceiptRow.tenant, RatedReceiptRow.number).in_(ordered[at : at + CHUNK])
+        rows = db.scalars(
+            select(RatedReceiptRow)
+            .outerjoin(last, last.c.receipt == RatedReceiptRow.receipt)
+            .where(these, RatedReceiptRow.billable, last.c.payable.is_distinct_from(False))
+        ).all()
+        opinions = db.scalars(
+            select(VerdictRow).where(VerdictRow.receipt.in_([row.receipt for row in rows]))
         )
-    ).all()
-    opinions = db.scalars(select(VerdictRow).where(VerdictRow.receipt.in_(failed)))
-    alone = [replace(claim_of(row), tenant="", number=row.log_index) for row in rows]
-    found = standings(alone, map(opinion_of, opinions))
-    return {receipt: how for receipt, how in found.items() if how.state is State.HELD}
+        links = links_of(db, these)
+        posted = [claim_of(row, link=links.get(row.receipt)) for row in rows]
+        found |= standings(posted, map(opinion_of, opinions))
+    return {entry: how for entry, how in found.items() if how.state is State.HELD}
 
 
 def _corrections() -> Select[CorrectionRow]:

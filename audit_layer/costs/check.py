@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from audit_layer.costs.audit_fees import check_fees
 from audit_layer.costs.books import last_corrections
 from audit_layer.costs.by_itself import ERASED, Card, cards_in_books, rated_by_itself
+from audit_layer.costs.chains import links_of
 from audit_layer.costs.check_ledger import check_ledger
 from audit_layer.costs.check_periods import check_periods
 from audit_layer.costs.models import JournalRow, PostingRow, RatedReceiptRow
@@ -122,6 +123,7 @@ def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> 
     verdicts = db.scalars(select(VerdictRow).where(VerdictRow.outcome != Outcome.PASS.value))
     every = db.execute(select(RefusalRow.order_entry, RefusalRow.entry))
     refusals = {row.order_entry: row.entry for row in every}
+    links = links_of(db)
     claims = [
         Claim(
             receipt=receipt.entry,
@@ -133,6 +135,7 @@ def _standings(db: Session, rated: list[tuple[RatedReceiptRow, ReceiptRow]]) -> 
             complete=receipt.finish in COMPLETE,
             unbillable=None if row.reason == ANSWERED else row.reason,
             refused=refusals.get(receipt.order_entry),
+            link=links.get(receipt.entry),
         )
         for row, receipt in rated
     ]

@@ -58,9 +58,11 @@ SELECT DISTINCT fresh.tenant, fresh.number FROM costs_rated_receipts fresh
    AND (EXISTS (SELECT FROM costs_rated_receipts o WHERE o.tenant = fresh.tenant AND o.number = fresh.number
                  AND o.receipt <> fresh.receipt)
      OR EXISTS (SELECT FROM trail_refusals f WHERE f.order_entry = fresh.order_entry)
+     OR EXISTS (SELECT FROM trail_receipts r WHERE r.entry = fresh.receipt AND r.part)
      OR EXISTS (SELECT FROM trail_verdicts v WHERE v.receipt = fresh.receipt AND v.outcome <> :passed))
 """)
-"""Requests of new receipts that something else has a say in: another receipt, a refusal, or a verdict other than PASS."""
+"""Requests of new receipts that something else has a say in: another receipt, of a part's always the head's, a refusal, or a
+verdict other than PASS."""
 _DAY, _AMOUNT, _CURRENCY, _PERIOD = (
     COLUMNS.index(name) for name in ("day", "amount", "currency", "period")
 )
@@ -179,8 +181,8 @@ def _heed_verdicts(db: Session, limit: int) -> int:
 
 
 def settle_all(db: Session) -> int:
-    """Settle every request that has several receipts, or a refused order, whatever was done before; return how many receipts
-    changed.
+    """Settle every request that has several receipts, a part's, or a refused order, whatever was done before; return how many
+    receipts changed.
     """
     alone(db)
     several = db.execute(
@@ -193,7 +195,13 @@ def settle_all(db: Session) -> int:
         .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
         .join(RefusalRow, RefusalRow.order_entry == ReceiptRow.order_entry)
     )
-    return settle(db, {(tenant, number) for rows in (several, refused) for tenant, number in rows})
+    parts = db.execute(
+        select(RatedReceiptRow.tenant, RatedReceiptRow.number)
+        .join(ReceiptRow, ReceiptRow.entry == RatedReceiptRow.receipt)
+        .where(ReceiptRow.part)
+    )
+    each = (several, refused, parts)
+    return settle(db, {(tenant, number) for rows in each for tenant, number in rows})
 
 
 def alone(db: Session) -> None:

@@ -30,7 +30,8 @@ from audit_layer.monitor.store import Cursor, Learnt, MonitorStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import SignedStatement
 from shared.statements.disclosures import DISCLOSURE_TYPES, DisclosureRequest
-from shared.statements.receipts import Receipt
+from shared.statements.keys import KeyBundle
+from shared.statements.receipts import Finish, Receipt
 from shared.statements.refusals import Refusal
 from shared.translog.checkpoint import Checkpoint
 from shared.translog.published import FetchTile, OnDemand
@@ -127,9 +128,11 @@ class Streams:
         async def check(item: Listed, page: _Round) -> None:
             statement = await self._shown(item, frozenset({Receipt.TYPE}))
             receipt = read_payload(Receipt, statement)
-            self._count(page, receipt.tenant, receipt.number, start)
+            part = await self._is_for_a_part(receipt)
+            if not part:
+                self._count(page, receipt.tenant, receipt.number, start)
             summary = (
-                f"receipt for order {receipt.number}.{receipt.attempt} of {receipt.tenant}"
+                f"receipt for {'a part of ' if part else ''}order {receipt.number}.{receipt.attempt} of {receipt.tenant}"
                 f" by {statement.issuer}: {receipt.usage.input} + {receipt.usage.output} tokens"
             )
             page.news.append(_news(RECEIPTS, statement, item.index, summary))
@@ -139,6 +142,13 @@ class Streams:
             for gap in numbers.overdue(tenant, int(self._clock()), self._grace_s):
                 await self._found(gap)
         return new
+
+    async def _is_for_a_part(self, receipt: Receipt) -> bool:
+        """Whether a receipt is a stage's, so that its order has no number of its own; one that failed says so by its key bundle."""
+        if receipt.chain is not None or receipt.finish is not Finish.FAILED:
+            return receipt.chain is not None and receipt.chain.place > 0
+        shown = await self._shown(Listed(receipt.bundle, 0), frozenset({KeyBundle.TYPE}))
+        return read_payload(KeyBundle, shown).layers is not None
 
     async def refusals(self, verified: Verified, start: int) -> int:
         """Check refusals of the tenant's orders, which count as their numbers' receipts do; return how many were new."""

@@ -15,7 +15,13 @@ from audit_layer.selection.models import SealRow
 from audit_layer.selection.settings import AuthoritySettings, SealPeriod
 from audit_layer.storage.engine import alone, session
 from audit_layer.trail.disclosures import disclosures_of
-from audit_layer.trail.models import PartyRow, ReceiptRow, RefusalRow, StatementRow
+from audit_layer.trail.models import (
+    PartyRow,
+    ReceiptRow,
+    RefusalRow,
+    StatementRow,
+    own_number,
+)
 from shared.codec.moment import Period, day_of, day_period, month_period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import Signer
@@ -142,7 +148,7 @@ def make_seal(
     """Return the seal of the period after the previous seal's, from the trail's receipts."""
     before = None if previous is None else read_as(TenantSeal, previous)
     sealed = 0 if before is None else before.size
-    receipts = _below(ReceiptRow, tenant, checkpoint.size)
+    receipts = _below(ReceiptRow, own_number(), tenant, checkpoint.size)
     began_within = (ReceiptRow.started >= period.start, ReceiptRow.started < period.end)
     began_before = (ReceiptRow.started < period.start, ReceiptRow.log_index >= sealed)
     on_time = db.execute(receipts.where(*began_within)).all()
@@ -156,7 +162,8 @@ def make_seal(
         and_(RefusalRow.at >= period.start, RefusalRow.at < period.end),
         and_(RefusalRow.at < period.start, RefusalRow.log_index >= sealed),
     )
-    refused = db.execute(_below(RefusalRow, tenant, checkpoint.size).where(due)).all()
+    refusals = _below(RefusalRow, RefusalRow.number, tenant, checkpoint.size)
+    refused = db.execute(refusals.where(due)).all()
     return TenantSeal(
         tenant=tenant,
         number=0 if before is None else before.number + 1,
@@ -172,17 +179,17 @@ def make_seal(
         late_entries=entries_digest(entry for entry, _ in late),
         orders=order_numbers(
             None if before is None else before.orders,
-            (number for _, number in (*on_time, *late, *refused)),
+            (number for _, number in (*on_time, *late, *refused) if number is not None),
         ),
         disclosures=counted(disclosed),
         refusals=refusals_of([entry for entry, _ in refused]),
     )
 
 
-def _below(kind: Any, tenant: str, size: int) -> Select[Any]:
+def _below(kind: Any, number: Any, tenant: str, size: int) -> Select[Any]:
     """Return the query for (entry, number) of a tenant's receipts or refusals below a log index, in its order."""
     return (
-        select(kind.entry, kind.number)
+        select(kind.entry, number)
         .where(kind.tenant == tenant, kind.log_index < size)
         .order_by(kind.log_index)
     )

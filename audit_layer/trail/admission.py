@@ -35,6 +35,7 @@ from shared.statements.refusals import Refusal, check_refused, refusal_domain
 from shared.statements.seals import TenantSeal, seal_domain
 from shared.statements.verdicts import Verdict
 from shared.verification.identities import END_SKEW_MS, GRACE_MS, KeyHistory, KeyLife, next_lives
+from shared.verification.receipt_claims import misplaced
 
 CLOCK_SKEW_MS = 5 * 60_000
 """How far an issuer's clock may be ahead of ours."""
@@ -175,6 +176,8 @@ def _admit_receipt(
             raise CounterfoilError(Code.NO_ORDER, f"receipt and order disagree on {name}")
     if (excess := within_order(order, receipt.usage)) is not None:
         raise CounterfoilError(Code.INVALID_ARGUMENT, excess)
+    if (fault := misplaced(order, receipt, bundle)) is not None:
+        raise CounterfoilError(Code.NO_ORDER, fault)
     if receipt.cancel is not None:
         verify_cancellation(order_statement.entry, receipt.cancel, tenant_key)
     return Admitted(

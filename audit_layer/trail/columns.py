@@ -7,6 +7,7 @@ from audit_layer.trail.models import EvidenceRow
 from shared.codec.hashing import sha256
 from shared.statements.cose import SignedStatement
 from shared.statements.keys import KeyBundle
+from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 from shared.statements.refusals import Refusal
 from shared.statements.verdicts import Verdict
@@ -53,7 +54,17 @@ def order_values(item: Admitted, raw: bytes) -> Values:
         "max_output_tokens": order.max_output_tokens,
         "max_ms": order.max_ms,
         "cost_centre": order.cost_centre,
+        **part_columns(order),
         "raw": raw,
+    }
+
+
+def part_columns(order: Order) -> Values:
+    """Return the columns of `trail_orders` that say of which chain's answer an order is a part."""
+    part = order.part
+    return {
+        "head": None if part is None else part.head,
+        "place": None if part is None else part.place,
     }
 
 
@@ -66,7 +77,8 @@ def receipt_values(item: Admitted, index: int) -> Values:
 
 def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundle) -> Values:
     """Return the columns of `trail_receipts` for a receipt under its key bundle."""
-    usage = receipt.usage
+    usage, chain = receipt.usage, receipt.chain
+    stages = None if chain is None else chain.stages
     return {
         "entry": entry,
         "log_index": index,
@@ -91,6 +103,10 @@ def receipt_columns(entry: bytes, index: int, receipt: Receipt, bundle: KeyBundl
         "started": receipt.started,
         "ended": receipt.ended,
         "rate_card": receipt.rate_card,
+        "part": bundle.layers is not None,
+        "sent": None if chain is None else chain.sent,
+        "received": None if chain is None else chain.received,
+        "stages": None if stages is None else b"".join(stages),
     }
 
 

@@ -23,6 +23,8 @@ class Listed:
     number: int
     attempt: int
     started: int
+    part: bool
+    """Whether it is for a part of a chain's answer, which has no number of its own."""
     statement: bytes | None
     """The signed receipt, if it was asked for or if only it shows that the receipt belongs to the period."""
     erased: bool
@@ -166,6 +168,7 @@ class _Reader:
             ReceiptRow.number,
             ReceiptRow.attempt,
             ReceiptRow.started,
+            ReceiptRow.part,
             StatementRow.raw if statements else null(),
         ).where(ReceiptRow.tenant == self._tenant, *conditions)
         if statements:

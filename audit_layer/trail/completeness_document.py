@@ -75,6 +75,7 @@ def _lines(receipts: Sequence[Listed]) -> tuple[ReceiptLine, ...]:
             number=item.number,
             attempt=item.attempt,
             started=item.started,
+            part=item.part,
             statement=(
                 None if item.statement is None else base64.b64encode(item.statement).decode("ascii")
             ),

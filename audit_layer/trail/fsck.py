@@ -15,6 +15,7 @@ from audit_layer.storage.engine import session
 from audit_layer.trail.admission import KINDS
 from audit_layer.trail.asked import tenant_chose
 from audit_layer.trail.columns import (
+    part_columns,
     receipt_columns,
     refusal_columns,
     signed_columns,
@@ -256,6 +257,7 @@ def _orders(db: Session, parties: Parties) -> Iterator[str]:
             }
             older = row.max_output_tokens is None  # written before these columns were
             expected |= {name: None if older else getattr(order, name) for name in BOUNDS}
+            expected |= part_columns(order)
             yield from _differences(where, row, expected)
             yield from parties.signed(f"{where}.raw", statement, order, "tenant", recorded_at)
         except CounterfoilError as error:

@@ -339,7 +339,7 @@ _NUMBERS = {
         " WHERE log_index < :looked_at"
     ),
     TENANT: (
-        "SELECT tenant AS issuer, number FROM trail_receipts WHERE log_index < :looked_at"
+        "SELECT tenant AS issuer, number FROM trail_receipts WHERE log_index < :looked_at AND NOT part"
         " UNION SELECT tenant, number FROM trail_refusals WHERE log_index < :looked_at"
     ),
 }

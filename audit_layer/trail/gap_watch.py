@@ -25,6 +25,7 @@ from audit_layer.trail.models import (
     RefusalRow,
     ResolutionRow,
     StatementRow,
+    own_number,
 )
 
 BATCH: Final = 20_000
@@ -94,7 +95,8 @@ def _take_in(db: Session, now: int) -> tuple[int, int]:
             arrived[NODE, f"{row.operator}/{row.node}"].setdefault(
                 row.node_sequence, row.recorded_at
             )
-        arrived[TENANT, row.tenant].setdefault(row.number, row.recorded_at)
+        if row.number is not None:
+            arrived[TENANT, row.tenant].setdefault(row.number, row.recorded_at)
     counters = _counters(db, arrived)
     touched: set[int] = set()
     for numbering, numbers in arrived.items():
@@ -107,10 +109,13 @@ def _take_in(db: Session, now: int) -> tuple[int, int]:
 
 
 def _new(db: Session, start: int) -> Sequence[Any]:
-    """Return the next receipts and refusals, in order of log index; a refusal has no number of its node's."""
-    kinds: tuple[tuple[Any, Any], ...] = (
-        (ReceiptRow, ReceiptRow.node_sequence),
-        (RefusalRow, null()),
+    """Return the next receipts and refusals, in order of log index.
+
+    A refusal has no number of its node's, and a receipt for a part none of its tenant's.
+    """
+    kinds: tuple[tuple[Any, Any, Any], ...] = (
+        (ReceiptRow, ReceiptRow.node_sequence, own_number()),
+        (RefusalRow, null(), RefusalRow.number),
     )
     either = union_all(
         *(
@@ -120,12 +125,12 @@ def _new(db: Session, start: int) -> Sequence[Any]:
                 kind.node,
                 sequence.label("node_sequence"),
                 kind.tenant,
-                kind.number,
+                number.label("number"),
             )
             .where(kind.log_index >= start)
             .order_by(kind.log_index)
             .limit(BATCH)
-            for kind, sequence in kinds
+            for kind, sequence, number in kinds
         )
     ).subquery()
     return db.execute(
@@ -235,7 +240,9 @@ def _neighbour(db: Session, gap: GapRow, number: int) -> bytes:
     if gap.kind == TENANT:
         query = (
             select(OrderRow.raw)
-            .where(OrderRow.tenant == gap.issuer, OrderRow.number == number)
+            .where(
+                OrderRow.tenant == gap.issuer, OrderRow.number == number, OrderRow.place.is_(None)
+            )
             .order_by(OrderRow.attempt, OrderRow.entry)
             .limit(1)
         )

@@ -5,11 +5,13 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     LargeBinary,
     Text,
     UniqueConstraint,
+    case,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -90,6 +92,7 @@ class OrderRow(Base):
         # Not unique: a tenant that signs one number for two nodes must cost neither its receipt.
         Index(None, "tenant", "number", "attempt"),
         bytes_check("entry", 32),
+        bytes_check("head", 32),
         KEPT_BY_SERVER,
     )
 
@@ -102,6 +105,10 @@ class OrderRow(Base):
     """Null, although every order has it, in rows that were written before this column was."""
     max_ms: Mapped[int | None] = mapped_column(BigInteger)
     cost_centre: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    head: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """Of an order for a part of a chain's answer (protocol §4.10): the head's order. Null for a whole answer's."""
+    place: Mapped[int | None] = mapped_column(BigInteger)
+    """Of such an order: the stage's place."""
     raw: Mapped[Statement]
 
 
@@ -119,6 +126,8 @@ class ReceiptRow(Base):
             None, "order_entry"
         ),  # not unique: a second receipt for an order is kept, as evidence
         UniqueConstraint("operator", "node", "node_sequence"),
+        bytes_check("sent", 32),
+        bytes_check("received", 32),
         KEPT_BY_SERVER,
     )
 
@@ -146,6 +155,18 @@ class ReceiptRow(Base):
     started: Mapped[UnixMs]
     ended: Mapped[UnixMs]
     rate_card: Mapped[Hash32]
+    part: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Whether it is a stage's: its order is for a part, which has no number of its own (protocol §4.10.1)."""
+    sent: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """Of a chain: the root of what its node sent; `received` likewise."""
+    received: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    stages: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of a head of a chain: the entries of the stages' receipts in order, concatenated."""
+
+
+def own_number() -> ColumnElement[int | None]:
+    """Return the number among its tenant's that a receipt accounts for: none if it is for a part."""
+    return case((ReceiptRow.part, None), else_=ReceiptRow.number)
 
 
 class RefusalRow(Base):

@@ -137,7 +137,9 @@ class Month:
         entry = _hash("order", tenant, number, attempt)
         output = 10 if fault == "over-bound" else 4096
         centre = _hash("centre", tenant, number % 5)
-        rows.orders.append((entry, tenant, number, attempt, 32_768, output, None, centre, b""))
+        rows.orders.append(
+            (entry, tenant, number, attempt, 32_768, output, None, centre, None, None, b"")
+        )
         return entry
 
     def _receipt(
@@ -168,7 +170,7 @@ class Month:
         return (
             *(_hash("receipt", index), index, order, bytes(32), tenant, number, attempt, operator, node, sequence, model),
             *(bytes(32), prompt, cached, output, output * 9, None, "unmeasured", finish.get(fault or "", "stop")),
-            *(False, start, start + output * 10, card),
+            *(False, start, start + output * 10, card, False, None, None, None),
         )  # fmt: skip
 
     def _verdicts(

@@ -119,7 +119,7 @@ def _sent(share: Share, trust: Trust) -> Sent:
     assert context is not None
     (keys, entry), _ = key_bundle_of(context.key_bundle, trust, share.bundle.keys)
     receipt = receipt_of(share.bundle.statement, keys, entry)[0].read(Receipt)
-    (order, tenant_key), _ = ordered(context.order, receipt, trust, share.bundle.keys)
+    (order, tenant_key), _ = ordered(context.order, receipt, keys, trust, share.bundle.keys)
     opened = open_with_secret(share.envelope, share.secret)
     theirs = (opened.ctx, opened.kc, envelope_hash(share.envelope), entry)
     if (order.ctx, order.kc, order.envelope, order.bundle) != theirs:

@@ -69,6 +69,10 @@ def refuse_order(order: Order, entry: bytes, reason: RefusalReason, at: int) -> 
 
 def check_refused(refusal: Refusal, order: Order, entry: bytes) -> None:
     """Check that a refusal is about this order (its entry); COMMITMENT_MISMATCH if it is about another."""
+    if order.part is not None:
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH, "no refusal closes an order for a part: it has no number"
+        )
     told = (refusal.order, refusal.bundle, refusal.tenant, refusal.number, refusal.attempt)
     if told != (entry, order.bundle, order.tenant, order.number, order.attempt):
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the refusal is about another order")

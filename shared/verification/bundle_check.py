@@ -28,7 +28,7 @@ from shared.translog.policy_file import parse_policy_file
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
 from shared.verification.bundle import Bundle, OrderContext
 from shared.verification.identities import Logged
-from shared.verification.receipt_claims import implausible, unfounded_end
+from shared.verification.receipt_claims import implausible, misplaced, unfounded_end
 from shared.verification.steps import Step, Verification, as_text
 from shared.verification.trust import SIGNED_BY, Role, Trust
 
@@ -226,7 +226,7 @@ def _receipt_steps(
     )
     answered: tuple[Order, bytes] = run.step(
         "the order that it answers is in the bundle and signed by its tenant",
-        lambda: ordered(context.order, receipt.read(Receipt), trust, bundle.keys),
+        lambda: ordered(context.order, receipt.read(Receipt), keys[0], trust, bundle.keys),
     )
     found: VerifiedInclusion = run.step(
         "the receipt is in the witnessed log",
@@ -325,10 +325,12 @@ def receipt_of(raw: bytes, keys: KeyBundle, entry: bytes) -> tuple[SignedStateme
 
 
 def ordered(
-    raw: bytes, receipt: Receipt, trust: Trust, offered: Sequence[bytes]
+    raw: bytes, receipt: Receipt, keys: KeyBundle, trust: Trust, offered: Sequence[bytes]
 ) -> tuple[tuple[Order, bytes], str]:
-    """Verify the order that a receipt answers; return it and its tenant's key, and whose that is."""
+    """Verify the order that a receipt under a key bundle answers; return it and its tenant's key, and whose that is."""
     order, statement = order_of(raw, receipt)
+    if (fault := misplaced(order, receipt, keys)) is not None:
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, fault)
     key, whose = trust.key(Role.TENANT, statement.kid, order.tenant, offered, pinned=False)
     verify_signature(statement, key)
     trust.check_order(order.tenant, statement.kid, receipt.started)

@@ -47,7 +47,7 @@ class TrustPart(Part):
 
 
 class ReceiptLine(Part):
-    """One receipt: an inference, or another attempt at one."""
+    """One receipt: an inference, another attempt at one, or a part of either."""
 
     index: Unsigned
     entry: Hex32
@@ -57,6 +57,8 @@ class ReceiptLine(Part):
     started: Moment
     statement: Base64 | None = None
     """The signed receipt; present if requested, or if nothing else shows that the receipt belongs to the period."""
+    part: bool = False
+    """Whether it is for a part of a chain's answer: such an order has no number of its own."""
     erased: bool = False
     """Whether the signed receipt is missing because it was erased."""
 

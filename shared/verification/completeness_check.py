@@ -39,7 +39,7 @@ class Answer:
     start: int
     end: int
     inferences: int
-    """Receipts of the period: each attempt counts."""
+    """Receipts of the period for whole answers: each attempt counts."""
     orders: int
     """Order numbers among them."""
     late: int
@@ -107,8 +107,8 @@ def judge(document: Document, trust: Trust) -> Answer:
         tenant=document.tenant,
         start=document.start,
         end=document.end,
-        inferences=len(every),
-        orders=len({line.number for line in every}),
+        inferences=sum(not line.part for line in every),
+        orders=len({line.number for line in every if not line.part}),
         late=sum(1 for _ in _of_period(document, _late(opened))),
         unsealed=len(uncounted),
         missing=missing,
@@ -190,7 +190,8 @@ def _check_lines(document: Document, opened: Sequence[_Opened]) -> None:
         if receipts is not None and late is not None:
             orders = None if before is None else before.orders
             refused = _check_refusals(item, document.tenant, first)
-            numbers = [*(line.number for line in (*receipts, *late)), *refused]
+            own = (line.number for line in (*receipts, *late) if not line.part)
+            numbers = [*own, *refused]
             _require(
                 order_numbers(orders, numbers) == seal.orders,
                 f"the order numbers of {item.name} do not follow from its receipts and refusals",
@@ -261,6 +262,11 @@ def _check_statement(line: ReceiptLine, tenant: str) -> None:
         shown == (line.entry, tenant, line.number, line.attempt, line.started),
         f"the receipt at index {line.index} does not match its line",
     )
+    if receipt.chain is not None:
+        _require(
+            line.part == (receipt.chain.place > 0),
+            f"the receipt at index {line.index} is not of the place in a chain that its line says",
+        )
 
 
 def _missing(document: Document, opened: Sequence[_Opened]) -> tuple[Range, ...]:

@@ -14,6 +14,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.orders import Order
 from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
+from shared.verification.chain_claims import Link
 from shared.verification.line_proof_file import Claim, Figures, Term
 from shared.verification.opinions import Opinion
 from shared.verification.payable import COMPLETE, Standing, State, standings
@@ -62,6 +63,7 @@ def outcomes(receipts: Iterable[Known]) -> dict[bytes, Standing]:
             complete=item.receipt.finish.value in COMPLETE,
             unbillable=item.rated()[1],
             refused=item.refused,
+            link=Link.of(item.receipt, item.order),
         )
         for item in known
     ]

@@ -96,7 +96,7 @@ class Statements:
             receipt = item.receipt
             with about(f"the receipt at index {item.part.index}"):
                 (order, key), whose = ordered(
-                    item.part.order, receipt, self._trust, self._proof.keys
+                    item.part.order, receipt, item.bundle, self._trust, self._proof.keys
                 )
                 if receipt.cancel is not None:
                     verify_cancellation(receipt.order, receipt.cancel, key)

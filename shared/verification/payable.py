@@ -10,11 +10,14 @@ from enum import StrEnum
 from typing import Final
 
 from shared.statements.receipts import Finish
+from shared.verification.chain_claims import Link, fault
 from shared.verification.opinions import Opinion, confirmation, disputed
 
 ANSWERED: Final = "the order was answered before"
 ORDER_REFUSED: Final = "its node had refused the order"
 SUPERSEDED: Final = "superseded by another attempt"
+UNLISTED: Final = "no payable receipt of its chain's head lists it"
+CHAIN_UNPAID: Final = "its chain is not payable"
 COMPLETE: Final = frozenset({Finish.STOP.value, Finish.LENGTH.value})
 UNCONFIRMED: Final = "FAIL that no second worker has confirmed"
 
@@ -44,6 +47,13 @@ class Claim:
     """Why it is not payable in itself, whatever others say: it failed, it has no price, it exceeds its order."""
     refused: bytes | None = None
     """Entry of the refusal of its order, if the log has one."""
+    link: Link | None = None
+    """Its place in a chain of nodes; None if it is of none."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether its order is for a part of a chain's answer."""
+        return self.link is not None and self.link.head is not None
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -87,14 +97,61 @@ def _of_request(
         refused = _by_itself(claim, first, about.get(claim.receipt, ()))
         if refused is not None:
             found[claim.receipt] = refused
-    able = [claim for claim in claims if claim.receipt not in found]
+    known = {claim.receipt: claim for claim in claims}
+    chains = {claim.receipt: _stages(claim, known) for claim in claims if not claim.is_part}
+    broken = {
+        head: refused
+        for head, stages in chains.items()
+        if head not in found and (refused := _broken(known[head], stages, known, found))
+    }
+    found |= broken  # (6)
+    able = [known[head] for head in chains if head not in found]
     last = max(able, key=lambda claim: (*claim.rank, -claim.log_index), default=None)
     for claim in able:
         if last is not None and claim.rank < last.rank:  # (4)
             found[claim.receipt] = Standing(State.REFUSED, SUPERSEDED, last.receipt)
         else:  # (5)
-            found[claim.receipt] = _disputed(about.get(claim.receipt, ())) or PAYABLE
+            chain = (claim, *chains[claim.receipt])
+            held = (_disputed(about.get(each.receipt, ())) for each in chain)
+            found[claim.receipt] = next((one for one in held if one is not None), PAYABLE)
+    for head, stages in chains.items():  # (6)
+        for stage in stages:
+            found.setdefault(stage.receipt, _with_its_head(head, found[head]))
+    for claim in claims:
+        found.setdefault(claim.receipt, Standing(State.REFUSED, UNLISTED))
     return found
+
+
+def _stages(head: Claim, known: Mapping[bytes, Claim]) -> tuple[Claim, ...]:
+    """Return the receipts of its stages that a head lists and the log has, as far as they answer its order's parts."""
+    listed = () if head.link is None else head.link.stages
+    stages = (known[entry] for entry in listed if entry in known)
+    return tuple(each for each in stages if each.link is not None and each.link.head == head.order)
+
+
+def _broken(
+    head: Claim,
+    stages: Sequence[Claim],
+    known: Mapping[bytes, Claim],
+    found: Mapping[bytes, Standing],
+) -> Standing | None:
+    """Return why a chain is paid to none of its nodes, whatever else; None if nothing is wrong with it."""
+    if head.link is None:
+        return None
+    for stage in stages:
+        if (refused := found.get(stage.receipt)) is not None:
+            reason = f"a receipt of its chain is not payable: {refused.reason}"
+            return Standing(State.REFUSED, reason, refused.because or stage.receipt)
+    wrong = fault(head, known)
+    return None if wrong is None else Standing(State.REFUSED, *wrong)
+
+
+def _with_its_head(head: bytes, standing: Standing) -> Standing:
+    """Return the standing of a stage's receipt, given the receipt of the head that lists it and that one's standing."""
+    if standing.state is not State.REFUSED:
+        return standing
+    reason = f"{CHAIN_UNPAID}: {standing.reason}"
+    return Standing(State.REFUSED, reason, standing.because or head)
 
 
 def _by_itself(

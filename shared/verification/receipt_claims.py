@@ -5,6 +5,7 @@ Anyone who holds the two statements can do this; nothing is disclosed for it (pr
 
 from typing import Final
 
+from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 
@@ -38,6 +39,34 @@ def unfounded(finish: Finish, cancelled: bool, took: int, max_ms: int | None) ->
         if took + SLACK_MS < max_ms:
             return f"it is called late after {took} ms, but the order allows {max_ms} ms"
     return None
+
+
+def misplaced(order: Order, receipt: Receipt, bundle: KeyBundle) -> str | None:
+    """Return, in words, how a receipt is not one of its order's place in a chain or outside of any (protocol §4.10.4); None if
+    it is.
+    """
+    chain, part = receipt.chain, order.part
+    if (part is None) != (bundle.layers is None):
+        whose = "a whole answer's" if part is None else "that for a part"
+        return f"the order is {whose}, and its key bundle is not"
+    if chain is None:
+        if part is not None and receipt.finish is not Finish.FAILED:
+            return "a stage that has not failed says what passed through it"
+        return None if part is None else _not_a_stages(receipt)
+    if chain.place != (0 if part is None else part.place):
+        return f"it is of place {chain.place} of a chain, and its order is not"
+    if receipt.finish is Finish.FAILED or not receipt.usage.output:
+        return "what failed, or has no output, is of no chain"
+    return None if part is None else _not_a_stages(receipt)
+
+
+def _not_a_stages(receipt: Receipt) -> str | None:
+    """Return what a stage's receipt has that only a head can know."""
+    if receipt.finish not in {Finish.STOP, Finish.FAILED}:
+        return f"a stage does not know that an answer ended by {receipt.finish}"
+    known = ("settings", "activation_root", "input", "output", "evidence")
+    found = [name for name in known if getattr(receipt, name) is not None]
+    return f"a stage does not know of {found[0]}" if found else None
 
 
 def implausible(order: Order, receipt: Receipt) -> str | None:

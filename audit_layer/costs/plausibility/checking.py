@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from audit_layer.trail.models import ReceiptRow
@@ -94,6 +94,7 @@ def _query(days: Period, operator: str, node: str | None) -> Any:
             ReceiptRow.compute_ms,
             ReceiptRow.energy_mj,
             ReceiptRow.model_root,
+            or_(ReceiptRow.part, ReceiptRow.sent.is_not(None)).label("of_chain"),
         )
         .where(
             ReceiptRow.operator == operator,
@@ -115,7 +116,8 @@ def _work(row: Any, models: Mapping[bytes, Model]) -> Work:
         row.output_tokens,
         row.compute_ms,
         row.energy_mj,
-        models.get(bytes(row.model_root)),
+        # A node of a chain computes some of the layers: the whole model bounds nothing that it claims.
+        None if row.of_chain else models.get(bytes(row.model_root)),
     )
 
 

@@ -97,7 +97,8 @@ class Scene:
 
     def paid(self) -> Decimal:
         """What is owed; both sides of the books agree on it."""
-        owed = -self.books.total("payable:alpha") - self.books.total("payable:beta")
+        operators = ("alpha", "beta", "gamma")
+        owed = -sum((self.books.total(f"payable:{name}") for name in operators), Decimal(0))
         assert self.books.total("expense:acme") == owed
         rows = self.books.costs.totals()
         assert sum(Decimal(str(row[part])) for row in rows for part in ("amount", "held")) == owed

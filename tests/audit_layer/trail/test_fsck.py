@@ -65,7 +65,9 @@ def _other(value: object, column: str) -> object:
         return value + 1000
     if value is None:
         return (
-            7 if column in {"compute_ms", "energy_mj", "max_input_tokens", "max_ms"} else bytes(32)
+            7
+            if column in {"compute_ms", "energy_mj", "max_input_tokens", "max_ms", "place"}
+            else bytes(32)
         )
     return f"{value}x"
 
