@@ -246,6 +246,7 @@ class Node:
             model_roots=(self._model.served.root,),
             numeric_profile=self._model.served.numeric_profile,
             profile=self._model.profile,
+            stages=None if self._settings.chain is None else self._settings.chain.names,
         )
 
     async def _purge(self) -> None:

@@ -51,6 +51,10 @@ class PartAdmission:
             )
         return signed
 
+    def bundle(self, signed: SignedOrder, now_ms: int) -> BundleKeys:
+        """Return the key bundle that an order names, if it is this node's and live."""
+        return self._checks.bundle(signed.order, now_ms)
+
     def check(self, signed: SignedOrder, offered: Offered, caller: str, now_ms: int) -> CheckedPart:
         """Check times, key bundle, header, place, head, terms and model; nothing is opened yet."""
         order = signed.order

@@ -1,6 +1,5 @@
 """A stage's memory of the parts that it has accepted: in the node's store, among its other requests."""
 
-import sqlite3
 from dataclasses import dataclass
 
 from execution_layer.node.request_records import AcceptedRecord
@@ -38,18 +37,20 @@ class PartStore:
         row = self._store.journal.read(lambda db: db.execute(query, (order,)).fetchone())
         return None if row is None else StoredPart(row["head"], row["statement"])
 
-    def open(self) -> list[tuple[int, AcceptedRecord]]:
-        """Return the parts without a receipt, with their ids, oldest first."""
-        query = f"{_PARTS} WHERE receipts.statement IS NULL ORDER BY id"
+    def kept(self) -> list[tuple[int, AcceptedRecord, bool]]:
+        """Return the parts whose secrets are kept, with their ids, and whether they have a receipt; oldest first."""
+        query = f"{_PARTS} WHERE secret IS NOT NULL ORDER BY id"
         rows = self._store.journal.read(lambda db: db.execute(query).fetchall())
-        return [(row["id"], self._store.record(row)) for row in rows]
+        return [(row["id"], self._store.record(row), row["statement"] is not None) for row in rows]
 
     async def finish(self, request: int, draft: Receipt, sign: Sign) -> bytes:
-        """Number, sign, store and meter a part's receipt and forget its secrets; one transaction. Returns the statement."""
+        """Number, sign, store and meter a part's receipt; one transaction. Returns the statement."""
+        return await self._store.journal.write(
+            lambda db: write_receipt(db, request, draft, sign)[1]
+        )
 
-        def write(db: sqlite3.Connection) -> bytes:
-            _, statement = write_receipt(db, request, draft, sign)
-            db.execute("UPDATE requests SET secret = NULL WHERE id = ?", (request,))
-            return statement
-
-        return await self._store.journal.write(write)
+    async def forget(self, request: int) -> None:
+        """Forget a part's secrets."""
+        await self._store.journal.write(
+            lambda db: db.execute("UPDATE requests SET secret = NULL WHERE id = ?", (request,))
+        )

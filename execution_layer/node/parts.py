@@ -34,19 +34,20 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Open:
-    """A part without a receipt."""
+@dataclass(slots=True, repr=False)
+class _Kept:
+    """A part whose secrets are kept."""
 
     id: int
     record: AcceptedRecord
     order: Order
     start: Start
     part: Part
+    closed: bool = False
 
     @property
     def until(self) -> int:
-        """When it counts as abandoned (ms since 1970)."""
+        """When it counts as abandoned, and its secrets are forgotten (ms since 1970)."""
         return self.order.expiry + PATIENCE_MS
 
 
@@ -72,7 +73,7 @@ class AcceptedParts:
         self._health = health
         self._heed = heed
         self._wake = wake
-        self._open: dict[bytes, _Open] = {}
+        self._kept: dict[bytes, _Kept] = {}
         self._turn = asyncio.Lock()
         """Of two that end one part, the second finds it ended."""
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -81,37 +82,42 @@ class AcceptedParts:
         """Take up what an earlier process had accepted. A part fails unless its key bundle (by its entry) is still `promised`:
         the model, the layers or the numeric profile may be others by now.
         """
-        for request, record in self._store.open():
-            one = self._keep(request, record, Start.at(record.started))
-            if not promised(one.order.bundle):
+        for request, record, closed in self._store.kept():
+            one = self._keep(request, record, Start.at(record.started), closed=closed)
+            if not (closed or promised(one.order.bundle)):
                 _log.warning("a part of an answer does not go on: its key bundle is gone")
                 await self._give_up(one)
 
     async def run(self) -> None:
-        """End what nobody closes, from time to time; ends only by cancellation."""
+        """Let go of what is over, from time to time; ends only by cancellation."""
         while True:
-            await self.end_abandoned(now_ms())
+            await self.let_go(now_ms())
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def end_abandoned(self, now: int) -> None:
-        """Sign that the parts failed that nobody has closed in time."""
-        for one in list(self._open.values()):
-            if one.until <= now:
+    async def let_go(self, now: int) -> None:
+        """Forget the secrets of parts whose time is over, and sign that those failed that nobody has closed."""
+        for one in [one for one in self._kept.values() if one.until <= now]:
+            if not one.closed:
                 _log.warning("a part of an answer was never closed", extra={"head": one.part.head})
                 await self._give_up(one)
+            if one.closed:
+                await self._store.forget(one.id)
+                del self._kept[one.part.order]
 
     async def settle(self) -> None:
         """Wait for what is being written."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    async def accept(self, offered: Offered, caller: str) -> None:
-        """Accept an order from the node `caller`, durably; raises why not. One that was accepted is accepted again."""
+    async def accept(self, offered: Offered, caller: str) -> bytes:
+        """Accept an order from the node `caller`, durably, and return the key bundle (statement) that it names; raises why
+        not. One that was accepted is accepted again.
+        """
         await self._heed(offered.order)
-        await self._to_its_end(self._accept(offered, caller))
+        return await self._to_its_end(self._accept(offered, caller))
 
     def find(self, order: bytes) -> Part | None:
-        """Return an accepted part that is still open."""
-        one = self._open.get(order)
+        """Return an accepted part, also one that has its receipt: a chain may have to compute it again for another stage."""
+        one = self._kept.get(order)
         return None if one is None else one.part
 
     async def close(self, order: bytes, counts: Counts, caller: str, computed: Computed) -> bytes:
@@ -121,7 +127,7 @@ class AcceptedParts:
         """
         return await self._to_its_end(self._close(order, counts, caller, computed))
 
-    async def _give_up(self, one: _Open) -> None:
+    async def _give_up(self, one: _Kept) -> None:
         """Sign that a part failed, unless it is closed meanwhile or the store cannot be written: then it stays open."""
         try:
             await self._to_its_end(self._close(one.part.order, _NOTHING, one.part.head, None))
@@ -138,10 +144,10 @@ class AcceptedParts:
         except Unwritable as error:
             raise self._health.told(error) from error
 
-    async def _accept(self, offered: Offered, caller: str) -> None:
+    async def _accept(self, offered: Offered, caller: str) -> bytes:
         signed = self._admission.signed(offered)
         if self._is_known(signed.entry, caller):
-            return
+            return self._admission.bundle(signed, now_ms()).statement
         checked = self._admission.check(signed, offered, caller, now_ms())
         if (refused := self._health.refusal()) is not None:
             raise refused
@@ -154,12 +160,13 @@ class AcceptedParts:
                 request = await self._store.accept(record, until_ms=until)
             except CounterfoilError as error:
                 if error.code is Code.REPLAYED and self._is_known(signed.entry, caller):
-                    return  # of two calls at once, the other one was first
+                    return checked.keys.statement  # of two calls at once, the other one was first
                 raise
             fault_point("node.part.accepted")
             self._keep(request, record, start)
         finally:
             self._load.leave(signed.order.tenant)
+        return checked.keys.statement
 
     def _is_known(self, order: bytes, caller: str) -> bool:
         """Return whether an order was accepted; FORBIDDEN unless the caller is the head that it was accepted from."""
@@ -197,7 +204,9 @@ class AcceptedParts:
             head=head,
         )
 
-    def _keep(self, request: int, record: AcceptedRecord, start: Start) -> _Open:
+    def _keep(
+        self, request: int, record: AcceptedRecord, start: Start, *, closed: bool = False
+    ) -> _Kept:
         order = read_as(Order, record.order)
         assert order.part is not None and order.max_input_tokens is not None  # noqa: PT018  # as accepted
         assert record.head is not None
@@ -210,8 +219,9 @@ class AcceptedParts:
             behind=BoundarySecret(place, secret[_SECRET:]),
             positions=order.max_input_tokens + order.max_output_tokens,
         )
-        one = self._open[record.order_entry] = _Open(request, record, order, start, part)
-        self._load.enter_again(record.tenant)
+        one = self._kept[record.order_entry] = _Kept(request, record, order, start, part, closed)
+        if not closed:
+            self._load.enter_again(record.tenant)
         return one
 
     async def _close(
@@ -227,20 +237,20 @@ class AcceptedParts:
             if known.receipt is not None:
                 _check_again(read_as(Receipt, known.receipt), counts)
                 return known.receipt
-            one = self._open[order]
+            one = self._kept[order]
             if counts.output and computed is not None:
                 draft = _completed(one, counts, computed)
             else:
                 draft = _failed(one)
             statement = await self._store.finish(one.id, draft, self._signer.receipt)
             fault_point("node.part.closed")
-            del self._open[order]
+            one.closed = True
         self._load.leave(one.record.tenant)
         self._wake()
         return statement
 
 
-def _completed(one: _Open, counts: Counts, computed: Computed) -> Receipt:
+def _completed(one: _Kept, counts: Counts, computed: Computed) -> Receipt:
     """Return the draft for a part that was computed."""
     order = one.order
     wrong = beyond_bounds(
@@ -257,7 +267,7 @@ def _completed(one: _Open, counts: Counts, computed: Computed) -> Receipt:
     return draft_part(one.record, usage, Finish.STOP, one.start.ended(), chain)
 
 
-def _failed(one: _Open) -> Receipt:
+def _failed(one: _Kept) -> Receipt:
     usage = Usage(*_NOTHING, EnergyQuality.UNMEASURED)
     return draft_part(one.record, usage, Finish.FAILED, one.start.ended(), None)
 

@@ -88,7 +88,7 @@ accepted again; it holds the entry of a refused order likewise, and `refusals` w
 stay, so a tenant's number and attempt are never used twice. `tenant_key` signed the order,
 `cancel` is its signature that ends the answer, `cached` is known with the first token, and `interruptions` counts the
 restarts after which the answer went on. `parts` says which requests are a stage's parts of answers, and who may have them
-computed: they have no envelope, and a `secret` only until their receipt.
+computed: they have no envelope, and a `secret` until an hour after their order has expired.
 """
 
 _SINCE_5 = SCHEMA[SCHEMA.index("CREATE TABLE parts") :]

@@ -74,17 +74,16 @@ def audit_trust(path: Path) -> dict[str, Any]:
 
 
 def chain_of(stages: Sequence[str], ca: Path) -> Chain | None:
-    """Return the chain of stages given as ADDRESS=FIRST:LAST, if there are any; CONFIGURATION for anything else."""
+    """Return the chain of stages given as [NAME@]ADDRESS=FIRST:LAST, if there are any; CONFIGURATION for anything else."""
     if not stages:
         return None
-    parts = [text.rpartition("=") for text in stages]
-    return settled(
-        Chain,
-        stages=tuple(
-            settled(ChainStage, address=address, layers=layers) for address, _, layers in parts
-        ),
-        ca=ca,
-    )
+    return settled(Chain, stages=tuple(_stage(text) for text in stages), ca=ca)
+
+
+def _stage(text: str) -> ChainStage:
+    place, _, layers = text.rpartition("=")
+    name, _, address = place.rpartition("@")
+    return settled(ChainStage, address=address, layers=layers, name=name or None)
 
 
 def tls_files(

@@ -9,7 +9,7 @@ from shared.envelope.stages import BoundarySecret
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An order for this stage that was accepted, and not closed yet."""
+    """An order for this stage that was accepted."""
 
     order: bytes
     """Its entry."""
@@ -64,11 +64,13 @@ which a cancelled answer leaves)."""
 class Parts(Protocol):
     """Accepts orders, and signs receipts for what was computed."""
 
-    async def accept(self, offered: Offered, caller: str) -> None:
-        """Accept an order from the node `caller`, durably; raises why not. One that was accepted is accepted again."""
+    async def accept(self, offered: Offered, caller: str) -> bytes:
+        """Accept an order from the node `caller`, durably, and return the key bundle (statement) that it names; raises why
+        not. One that was accepted is accepted again.
+        """
 
     def find(self, order: bytes) -> Part | None:
-        """Return an accepted part that is still open."""
+        """Return an accepted part, also one that has its receipt: a chain may have to compute it again for another stage."""
 
     async def close(self, order: bytes, counts: Counts, caller: str, computed: Computed) -> bytes:
         """Sign, store and return a part's receipt, the same one each time. NOT_FOUND, FORBIDDEN for another caller than the

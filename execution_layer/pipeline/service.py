@@ -203,8 +203,8 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         offered = Offered(
             request.order, request.header, request.kc, request.wrap, request.head_bundle
         )
-        await self._accountable().accept(offered, self._caller(context))
-        return stages_pb2.AcceptResponse()
+        bundle = await self._accountable().accept(offered, self._caller(context))
+        return stages_pb2.AcceptResponse(bundle=bundle)
 
     async def Close(  # noqa: N802  # likewise
         self, request: stages_pb2.CloseRequest, context: Context

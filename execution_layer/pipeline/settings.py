@@ -1,10 +1,11 @@
 """What a stage serves, and what a first stage's chain is made of."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from shared.codec.ids import NAME
 from shared.model.cut import layers_of
 from shared.runtime.config import Settings
 from shared.runtime.party import PartyListener
@@ -19,6 +20,8 @@ def _check(text: str) -> str:
 
 LayerRange = Annotated[str, AfterValidator(_check)]
 PartyName = Annotated[str, Field(max_length=129)]
+NodeId = Annotated[str, Field(pattern=rf"^{NAME.pattern}/{NAME.pattern}$")]
+"""OPERATOR/NODE."""
 
 
 class ChainStage(Settings):
@@ -28,6 +31,9 @@ class ChainStage(Settings):
     """host:port where the stage serves parties."""
     layers: LayerRange
     """The layers that it computes, FIRST:LAST without LAST."""
+    name: NodeId | None = None
+    """OPERATOR/NODE of a stage that answers for itself: a node of whichever operator, with orders and receipts of its own.
+    Without it, the stage is one of the node's own operator, who answers for it."""
 
 
 class Chain(Settings):
@@ -44,6 +50,23 @@ class Chain(Settings):
     """How long the node tries to connect its chain again before the requests that wait for it fail."""
     stall_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
     """How long nothing may come of a step before the chain counts as dead, and is connected again."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        named = [stage.name for stage in self.stages if stage.name is not None]
+        if named and (len(named) != len(self.stages) or len(set(named)) != len(named)):
+            raise ValueError("either all stages of a chain have a name, each its own, or none has")
+        return self
+
+    @property
+    def accountable(self) -> bool:
+        """Whether every stage answers for itself (protocol §4.10)."""
+        return self.names is not None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The stages of an accountable chain, in order; None if the node's operator answers for all of them."""
+        return tuple(stage.name for stage in self.stages if stage.name is not None) or None
 
 
 class StageSettings(Settings):

@@ -17,7 +17,7 @@ from execution_layer.node.identity import (
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_bytes
 from shared.statements.cose import open_as, sign
-from shared.statements.keys import HOUR_MS, KeyBundle, Revocation
+from shared.statements.keys import HOUR_MS, KeyBundle, Layers, Offer, Revocation
 
 NOW = 1_800_000_000_000
 FACTS = NodeFacts("honest", "node-1", "127.0.0.1:1", (b"\x01" * 32,), b"\x02" * 32, {"device": "x"})
@@ -147,6 +147,24 @@ def test_another_model_or_profile_ends_the_old_bundle_at_once(tmp_path, operator
     first = ring.renew(FACTS, NOW)
     assert ring.renew(replace(FACTS, **change), NOW + 1) is not None
     assert ring.find(first.entry, NOW + 2) is None
+
+
+def test_a_bundle_says_which_layers_a_stage_has_and_other_layers_end_it(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    claimed = replace(FACTS, layers=Layers(8, 16), offer=Offer(100, 900, 512, "eu-north"))
+    made = ring.renew(claimed, NOW)
+    assert (made.bundle.layers, made.bundle.offer) == (claimed.layers, claimed.offer)
+    assert ring.renew(replace(claimed, offer=Offer(90, 800, 512)), NOW + 1) is None
+    assert ring.renew(replace(claimed, layers=Layers(8, 15)), NOW + 2) is not None
+    assert ring.known(made.entry) is None
+
+
+def test_a_bundle_names_the_stages_and_others_make_a_new_one(tmp_path, operator):
+    ring = KeyRing(tmp_path / "keys", operator)
+    made = ring.renew(replace(FACTS, stages=("farm/s1", "farm/s2")), NOW)
+    assert made.bundle.stages == ("farm/s1", "farm/s2")
+    assert ring.renew(replace(FACTS, stages=("farm/s1",)), NOW + 1) is not None
+    assert ring.find(made.entry, NOW + 2) is made
 
 
 def test_private_files_are_private(tmp_path, operator):

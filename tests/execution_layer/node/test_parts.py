@@ -72,9 +72,14 @@ def read(side, statement):
     return open_as(Receipt, statement, side.ring.current().bundle.signing_key)[0]
 
 
+def expiry(request):
+    return open_as(Order, request.offered.order, None)[0].expiry
+
+
 async def test_an_accepted_part_has_the_secrets_of_its_two_boundaries(side):
     request = request_for(side)
-    await side.parts.accept(request.offered, HEAD)
+    shown = await side.parts.accept(request.offered, HEAD)
+    assert shown == side.ring.current().statement
     part = side.parts.find(request.order)
     assert (part.order, part.ctx, part.head) == (request.order, request.sealed.ctx, HEAD)
     assert part.before == BoundarySecret.derive(request.sealed.ts, 0)
@@ -121,7 +126,6 @@ async def test_a_part_is_closed_with_one_receipt(side):
     )
     (pending,) = side.spool.pending(8)
     assert (pending.statement, pending.order) == (statement, request.offered.order)
-    assert side.parts.find(request.order) is None
     assert (side.load.in_flight, side.woken) == (0, 1)
     metered = side.store.journal.read(lambda db: dict(db.execute("SELECT * FROM meter").fetchone()))
     assert (metered["input"], metered["output"], metered["requests"]) == (12, 5, 1)
@@ -135,8 +139,8 @@ async def test_again_is_answered_alike_and_nothing_is_done_twice(side):
     first = await asyncio.gather(
         *(side.parts.close(request.order, COUNTS, HEAD, computed) for _ in range(3))
     )
-    await side.parts.accept(request.offered, HEAD)
-    assert side.parts.find(request.order) is None
+    assert await side.parts.accept(request.offered, HEAD) == side.ring.current().statement
+    assert side.load.in_flight == 0
     later = await side.parts.close(request.order, COUNTS, HEAD, computed)
     assert {*first, later} == {first[0]}
     assert side.spool.counts().signed == 1
@@ -324,10 +328,10 @@ async def test_what_is_given_up_gets_a_receipt_that_bills_nothing(side):
 async def test_what_nobody_closes_fails_an_hour_after_the_order_has_expired(side):
     request = request_for(side)
     await side.parts.accept(request.offered, HEAD)
-    expiry = open_as(Order, request.offered.order, None)[0].expiry
-    await side.parts.end_abandoned(expiry + PATIENCE_MS - 1)
+    await side.parts.let_go(expiry(request) + PATIENCE_MS - 1)
     assert side.parts.find(request.order) is not None
-    await side.parts.end_abandoned(expiry + PATIENCE_MS)
+    assert side.spool.counts().signed == 0
+    await side.parts.let_go(expiry(request) + PATIENCE_MS)
     assert side.parts.find(request.order) is None
     (pending,) = side.spool.pending(8)
     assert read(side, pending.statement).finish is Finish.FAILED
@@ -344,10 +348,28 @@ async def test_a_part_and_its_secrets_survive_a_restart_and_the_secrets_are_seal
         for path in side.folder.glob("node.sqlite*"):
             assert secret not in path.read_bytes()
     await side.parts.accept(request.offered, HEAD)
-    await side.parts.close(request.order, COUNTS, HEAD, computed)
+    assert side.store.unfinished() == []
+    side.store.close()
+
+
+async def test_a_part_can_be_computed_again_until_its_time_is_over_and_then_its_secrets_are_gone(
+    side,
+):
+    request = request_for(side)
+    await side.parts.accept(request.offered, HEAD)
+    before = side.parts.find(request.order)
+    statement = await side.parts.close(request.order, COUNTS, HEAD, computed)
+    side = await side.again()
+    assert side.parts.find(request.order) == before
+    assert side.load.in_flight == 0
+    await side.parts.let_go(expiry(request) + PATIENCE_MS)
+    assert side.parts.find(request.order) is None
     stored = side.store.journal.read(lambda db: db.execute("SELECT * FROM requests").fetchone())
     assert stored["secret"] is None
-    assert side.store.unfinished() == []
+    side = await side.again()
+    assert side.parts.find(request.order) is None
+    assert await side.parts.close(request.order, COUNTS, HEAD, computed) == statement
+    assert side.spool.counts().signed == 1
     side.store.close()
 
 
@@ -371,7 +393,7 @@ async def test_a_part_fails_whose_layers_are_not_promised_any_more(side):
     await side.parts.accept(request.offered, HEAD)
     side.ring.end(side.ring.current().entry)
     side = await side.again()
-    assert side.parts.find(request.order) is None
+    assert side.load.in_flight == 0
     (pending,) = side.spool.pending(8)
     assert read(side, pending.statement).finish is Finish.FAILED
     side.store.close()
@@ -409,7 +431,8 @@ async def test_kill_9_after_the_disk_has_it_loses_nothing_and_does_nothing_twice
     )
     assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
     side = await StageSide(side.folder).restored()
-    assert (side.parts.find(request.order) is None) is (what == "close")
+    assert side.parts.find(request.order) is not None
+    assert side.load.in_flight == (what == "accept")
     stored = [pending.statement for pending in side.spool.pending(8)]
     assert len(stored) == (what == "close")
     await side.parts.accept(request.offered, HEAD)

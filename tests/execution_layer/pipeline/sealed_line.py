@@ -49,10 +49,11 @@ class KnownParts:
         before, behind = secret(request, self.place - 1), secret(request, self.place)
         self.known[entry] = Part(entry, ctx, self.head, before, behind, self.positions)
 
-    async def accept(self, offered: Offered, caller: str) -> None:
+    async def accept(self, offered: Offered, caller: str) -> bytes:
         assert caller == self.head
         self.accepted.append(offered)
         self.note(offered.order.decode())
+        return b""
 
     def find(self, entry: bytes) -> Part | None:
         return self.known.get(entry)

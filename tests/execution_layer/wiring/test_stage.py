@@ -17,6 +17,7 @@ from execution_layer.commands.node import node as node_command
 from execution_layer.engine.engine import LocalEngine
 from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.node.settings import NodeParty
+from execution_layer.node.setup import chain_of
 from execution_layer.pipeline.settings import Chain, ChainStage, StageSettings
 from execution_layer.wiring import node, stage
 from execution_layer.wiring.node import MIB, engine_limits
@@ -181,6 +182,24 @@ def test_a_chain_with_a_gap_an_overlap_or_another_end_is_refused(layers):
             chain(*(("h:1", each) for each in layers)), tiny.config(num_hidden_layers=LAYERS)
         )
     assert caught.value.code is Code.CONFIGURATION
+
+
+def test_the_stages_of_a_chain_answer_for_themselves_or_their_node_for_all_of_them():
+    named = ("farm/s1@10.0.0.2:7100=1:2", "farm/s2@[::1]:7100=2:4")
+    found = chain_of(named, Path("ca.pem"))
+    assert (found.accountable, found.names) == (True, ("farm/s1", "farm/s2"))
+    assert [stage.address for stage in found.stages] == ["10.0.0.2:7100", "[::1]:7100"]
+    own = chain_of(("10.0.0.2:7100=1:2", "10.0.0.3:7100=2:4"), Path("ca.pem"))
+    assert (own.accountable, own.names) == (False, None)
+    for wrong in (
+        (named[0], "10.0.0.3:7100=2:4"),
+        (named[0], "farm/s1@10.0.0.3:7100=2:4"),
+        ("farm@10.0.0.2:7100=1:4",),
+        ("farm/s1/x@10.0.0.2:7100=1:4",),
+    ):
+        with pytest.raises(CounterfoilError) as caught:
+            chain_of(wrong, Path("ca.pem"))
+        assert caught.value.code is Code.CONFIGURATION
 
 
 def test_all_stages_have_as_many_blocks_as_the_one_with_most_layers_has_memory_for():

@@ -56,12 +56,17 @@ Global___AcceptRequest: _TypeAlias = AcceptRequest  # noqa: Y015
 class AcceptResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.bytes
+    """COSE_Sign1 statement of type key-bundle: the one that the order names."""
     def __init__(
         self,
+        *,
+        bundle: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
