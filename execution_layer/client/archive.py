@@ -8,13 +8,21 @@ number under which nothing was accepted is closed by the node's signed refusal, 
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from execution_layer.client.audit_records import AuditRecords, note_new
+from execution_layer.client.audit_records import note_new
+from execution_layer.client.part_records import (
+    NewPart,
+    Part,
+    PartRecords,
+    note_part_receipts,
+    note_parts,
+    parts_in,
+)
 from execution_layer.client.schema import SCHEMA, UPGRADES, VERSION
 from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
@@ -53,6 +61,8 @@ class NewTranscript:
     """Whether its audit is to be asked for, once it is answered."""
     canary: bool = False
     """Whether it is sent to test its node: only the archive knows."""
+    parts: tuple[NewPart, ...] = ()
+    """What the stages of a chain are ordered to do, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,8 @@ class Ordered:
     attempt: int
     statement: bytes
     entry: bytes
+    parts: tuple[tuple[bytes, bytes], ...] = ()
+    """(statement, entry) of the order for each stage of a chain, in order."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -111,6 +123,8 @@ class Transcript:
     rejected: str | None
     frames: tuple[bytes, ...]
     signatures: tuple[bytes, ...]
+    parts: tuple[Part, ...] = ()
+    """The stages' parts, in order, if the node is the head of a chain."""
 
     @property
     def evidence(self) -> tuple[bytes, bytes] | None:
@@ -124,6 +138,8 @@ class Transcript:
 
 SignOrder = Callable[[int, int], tuple[bytes, bytes]]
 """(number, attempt) -> (statement, entry)"""
+SignPart = Callable[[int, int, bytes, int], tuple[bytes, bytes]]
+"""(number, attempt, entry of the head's order, place) -> (statement, entry)"""
 LATEST: Final = "latest"
 FORGOTTEN_MS: Final = 2 * 86_400_000
 """After this time no order is valid and no request is in flight any more, so the number of a dead process is free."""
@@ -142,7 +158,7 @@ _CLOSING: Final = (
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
 
-class Archive(AuditRecords):
+class Archive(PartRecords):
     """Transcripts of one tenant, and what it knows of the log."""
 
     def __init__(self, path: Path) -> None:
@@ -164,8 +180,10 @@ class Archive(AuditRecords):
         *,
         number: int | None = None,
         key: bytes | None = None,
+        sign_part: SignPart | None = None,
     ) -> Ordered:
-        """Assign a number (or the next attempt of `number`), sign with the private half of `key`, and record it all.
+        """Assign a number (or the next attempt of `number`), sign with the private half of `key`, also what `new.parts` are ordered
+        to do (`sign_part`), and record it all.
         A number that was given back is used before a new one, with its next attempt: by signing it the tenant states that no
         earlier attempt was delivered, so whatever a refusing node kept of them is not payable (protocol §8).
         """
@@ -186,7 +204,9 @@ class Archive(AuditRecords):
                 db.execute("INSERT INTO own_keys VALUES (?) ON CONFLICT DO NOTHING", (key,))
             assert cursor.lastrowid is not None
             note_new(db, cursor.lastrowid, audited=new.audited, canary=new.canary)
-            return Ordered(cursor.lastrowid, given, attempt, statement, entry)
+            parts = _sign_parts(new, given, attempt, entry, sign_part)
+            note_parts(db, cursor.lastrowid, new.parts, parts)
+            return Ordered(cursor.lastrowid, given, attempt, statement, entry, parts)
 
         return await self._journal.write(write)
 
@@ -228,8 +248,11 @@ class Archive(AuditRecords):
         receipt: tuple[bytes, bytes] | None = None,
         refusal: tuple[bytes, bytes] | None = None,
         problem: str | None = None,
+        parts: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Record how an attempt ended; `receipt` or `refusal` is (statement, entry) of one that passed the checks."""
+        """Record how an attempt ended; `receipt` or `refusal` is (statement, entry) of one that passed the checks, as are those of
+        the stages in order (`parts`).
+        """
         statement, entry = receipt or (None, None)
         refused, refusal_entry = refusal or (None, None)
 
@@ -245,6 +268,7 @@ class Archive(AuditRecords):
                 ),
             )
             _insert_frames(db, transcript, received, 0)
+            note_part_receipts(db, transcript, parts)
 
         await self._journal.write(write)
 
@@ -293,6 +317,15 @@ class Archive(AuditRecords):
             return self._one(_LATEST_FIRST, 1)
         return self.by_entry(parse_hex32(which, "an entry"))
 
+    def whole(self, which: str) -> Transcript:
+        """Return a transcript as `find` does, or that of which an entry names a stage's part."""
+        part = self.named_part(which)
+        return self.find(which) if part is None else self.get(part.transcript)
+
+    def named_part(self, which: str) -> Part | None:
+        """Return the stage's part whose order or receipt is named by its hexadecimal entry; None if it is not a part's."""
+        return None if which == LATEST else self.part(parse_hex32(which, "an entry"))
+
     def latest(self, limit: int) -> list[Transcript]:
         """Return the newest transcripts, newest first."""
         return self._many(_LATEST_FIRST, limit)
@@ -337,11 +370,13 @@ class Archive(AuditRecords):
         return [(row["order_statement"], json.loads(row["tags"])) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Return how many numbers were assigned, how many receipts and refusals are held, and how many receipts are proved."""
+        """Return how many numbers were assigned, how many receipts (stages' included) and refusals are held, and how many receipts
+        are proved.
+        """
         names = ("numbers", "receipts", "proofs", "refusals")
         query = (
-            "SELECT count(DISTINCT number), count(receipt), count(proof) FILTER (WHERE receipt IS NOT NULL),"
-            " count(refusal) FROM transcripts"
+            "SELECT count(DISTINCT number), count(receipt) + (SELECT count(receipt) FROM parts), count(proof) FILTER (WHERE"
+            " receipt IS NOT NULL) + (SELECT count(proof) FROM parts), count(refusal) FROM transcripts"
         )
         row = self._journal.read(lambda db: db.execute(query).fetchone())
         return dict(zip(names, row, strict=True))
@@ -356,6 +391,15 @@ class Archive(AuditRecords):
         return self._journal.read(
             lambda db: [_transcript(db, row) for row in db.execute(query, arguments).fetchall()]
         )
+
+
+def _sign_parts(
+    new: NewTranscript, number: int, attempt: int, head: bytes, sign: SignPart | None
+) -> tuple[tuple[bytes, bytes], ...]:
+    if sign is None:
+        return ()
+    places = range(1, len(new.parts) + 1)
+    return tuple(sign(number, attempt, head, place) for place in places)
 
 
 def own_keys_in(path: Path) -> tuple[bytes, ...]:
@@ -414,4 +458,5 @@ def _transcript(db: sqlite3.Connection, row: sqlite3.Row) -> Transcript:
         **values,
         frames=tuple(frame["ciphertext"] for frame in frames),
         signatures=tuple(frame["signature"] for frame in frames),
+        parts=parts_in(db, row["id"]),
     )

@@ -20,9 +20,11 @@ from execution_layer.client.archive import (
 )
 from execution_layer.client.calls import LIES, Calls, Patience, Reach
 from execution_layer.client.cancelling import Cancellations, cancel_order
-from execution_layer.client.completion import CheckedReceipt, Completion, Timings
-from execution_layer.client.directory import NodeEntry
+from execution_layer.client.chain_check import SentPart, part_order
+from execution_layer.client.completion import CheckedReceipt, Completion, StageReceipt, Timings
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.envelopes import Envelopes
+from execution_layer.client.part_records import NewPart
 from execution_layer.client.receiving import Receiving
 from execution_layer.client.response_check import Sent, check_response
 from execution_layer.client.wanted import Terms, Wanted
@@ -86,14 +88,15 @@ class Attempt:
         node: NodeEntry,
         wanted: Wanted,
         *,
-        rate_card: bytes,
+        rate_cards: Sequence[bytes],
         number: int | None,
         timeout_s: float,
         envelopes: Envelopes | None = None,
         beside: Sequence[NodeEntry] = (),
     ) -> "Attempt":
         """Seal an envelope for a node, and for those beside it, and order it from that node: a new number, or the next attempt of
-        `number`. What `envelopes` has sealed is used again where it serves.
+        `number`. What `envelopes` has sealed is used again where it serves. `rate_cards` are the entries of the node's and of its
+        stages' in order, each of whom is ordered from too.
 
         `timeout_s` is how long `run` will wait; the order's deadline comes a little earlier.
         """
@@ -102,10 +105,13 @@ class Attempt:
         bound, max_ms = wanted.input_bound, _max_ms(timeout_s)
         if wanted.body.slots is not None:
             wanted.body.slots.check(wanted.body.settings, max_ms)
-        order_for = partial(_order, terms, node, wanted, sealed, rate_card, bound, max_ms, now)
+        order_for = partial(_order, terms, node, wanted, sealed, rate_cards[0], bound, max_ms, now)
 
-        def signed(given: int, attempt: int) -> tuple[bytes, bytes]:
-            order = order_for(given, attempt)
+        def part_for(given: int, attempt: int, head: bytes, place: int) -> Order:
+            stage, order = node.stages[place - 1], order_for(given, attempt)
+            return part_order(order, head, place, stage.entry, rate_cards[place])
+
+        def signed(order: Order) -> tuple[bytes, bytes]:
             statement = sign(order, key=terms.key, issuer=terms.tenant)
             return statement, entry_of(statement)
 
@@ -114,16 +120,30 @@ class Attempt:
             *(node.name, node.entry, sealed.ts, sealed.envelope_bytes, wanted.tags),
             audited=audited,
             canary=wanted.canary,
+            parts=tuple(NewPart(stage.name, stage.entry) for stage in node.stages),
         )
-        ordered = await archive.order(new, signed, number=number, key=public_bytes(terms.key))
+        ordered = await archive.order(
+            new,
+            lambda *given: signed(order_for(*given)),
+            number=number,
+            key=public_bytes(terms.key),
+            sign_part=lambda *given: signed(part_for(*given)),
+        )
         fault_point("client.ordered")
+        given = ordered.number, ordered.attempt
         sent = Sent(
-            order=order_for(ordered.number, ordered.attempt),
+            order=order_for(*given),
             order_entry=ordered.entry,
             opened=_as_opened(sealed, wanted.body),
             bundle=node.bundle,
             bundle_entry=node.entry,
             tenant_key=public_bytes(terms.key),
+            parts=tuple(
+                SentPart(part_for(*given, ordered.entry, place), entry, stage.bundle)
+                for place, (stage, (_, entry)) in enumerate(
+                    zip(node.stages, ordered.parts, strict=True), start=1
+                )
+            ),
         )
         return cls(archive, node.name, wanted, sent, ordered, sealed.envelope_bytes, terms.key)
 
@@ -138,7 +158,8 @@ class Attempt:
     ) -> "Attempt":
         """Return an attempt of an earlier process, with what it had received; `wanted.on_text` gets the text of that too."""
         ordered = Ordered(
-            kept.id, kept.number, kept.attempt, kept.order_statement, kept.order_entry
+            *(kept.id, kept.number, kept.attempt, kept.order_statement, kept.order_entry),
+            parts=tuple((part.order_statement, part.order_entry) for part in kept.parts),
         )
         attempt = cls(archive, kept.node, wanted, sent, ordered, kept.envelope, key)
         frames = tuple(zip(kept.frames, kept.signatures, strict=True))
@@ -168,7 +189,11 @@ class Attempt:
         started = time.monotonic()
         calls = self._calls(patience or Patience(0.0, _same(channel)), timeout_s)
         call = execution_pb2_grpc.InferenceStub(channel).Generate(
-            execution_pb2.GenerateRequest(order=self.ordered.statement, envelope=self._envelope),
+            execution_pb2.GenerateRequest(
+                order=self.ordered.statement,
+                envelope=self._envelope,
+                parts=[statement for statement, _ in self.ordered.parts],
+            ),
             timeout=timeout_s + BACKSTOP_S,
         )
         try:
@@ -280,7 +305,9 @@ class Attempt:
             await self._close(State.DISBELIEVED, problem=str(error))
             raise
         fault_point("client.receipt.checked")
-        await self._close(State.ANSWERED, receipt=(response.final.receipt, entry))
+        stages = self._stages(response.final.stages or ())
+        signed = [(stage.statement, stage.entry) for stage in stages]
+        await self._close(State.ANSWERED, receipt=(response.final.receipt, entry), parts=signed)
         self.receipt = CheckedReceipt(receipt, response.final.receipt, entry)
         if receipt.finish is Finish.FAILED:
             raise CounterfoilError(
@@ -293,6 +320,7 @@ class Attempt:
             logprobs=response.logprobs,
             choice=self._wanted.body.choice,
             receipt=self.receipt,
+            stages=stages,
             usage=receipt.usage,
             finish=receipt.finish,
             timings=_timings(started, self._receiving.first_token_at),
@@ -300,6 +328,13 @@ class Attempt:
             number=self.ordered.number,
             attempt=self.ordered.attempt,
             node=self.node,
+        )
+
+    def _stages(self, signed: Sequence[bytes]) -> tuple[StageReceipt, ...]:
+        """Return the stages' receipts, which have been checked."""
+        return tuple(
+            StageReceipt(part.bundle.issuer, raw, entry_of(raw))
+            for part, raw in zip(self._sent.parts or (), signed, strict=False)
         )
 
     def _refusal(self, error: CounterfoilError) -> tuple[bytes, bytes] | None:
@@ -333,6 +368,7 @@ class Attempt:
         problem: str | None = None,
         receipt: tuple[bytes, bytes] | None = None,
         refusal: tuple[bytes, bytes] | None = None,
+        parts: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         await self._archive.close_attempt(
             self.ordered.id,
@@ -341,6 +377,7 @@ class Attempt:
             receipt=receipt,
             refusal=refusal,
             problem=problem,
+            parts=parts,
         )
 
 

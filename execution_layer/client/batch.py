@@ -26,6 +26,7 @@ def summary(completion: Completion) -> dict[str, Any]:
         **({"logprobs": _logprobs(completion)} if completion.logprobs else {}),
         "usage": {"input": usage.input, "cached": usage.cached, "output": usage.output},
         "receipt": completion.receipt.entry.hex(),
+        "stages": [{"node": one.node, "receipt": one.entry.hex()} for one in completion.stages],
         "contributions": [_contribution(one) for one in completion.contributions],
         "ttft_ms": None if first is None else round(first, 1),
         "total_ms": round(timings.total_ms, 1),

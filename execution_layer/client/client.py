@@ -23,7 +23,8 @@ from execution_layer.client.cancelling import Cancellations
 from execution_layer.client.closing import Closing
 from execution_layer.client.completion import Completion
 from execution_layer.client.custodian_choice import choose_custodians
-from execution_layer.client.directory import Directory, NodeEntry
+from execution_layer.client.directory import Directory
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.envelopes import Envelopes
 from execution_layer.client.fetching import fetch_files, keep_files
 from execution_layer.client.going_on import GoingOn
@@ -212,6 +213,11 @@ class AsyncCounterfoilClient:
     async def nodes(self, model: str | None = None) -> list[NodeEntry]:
         """Return the usable nodes for a model, according to the directory and the policy."""
         return await self._nodes(self._model_root(model))
+
+    async def offers(self, model: str | None = None) -> list[NodeEntry]:
+        """Return every node for a model that the policy accepts: whole nodes, heads without their stages, and stages."""
+        directory, root = self._listing(), self._model_root(model)
+        return await directory.offers(root)
 
     async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
         """Fetch a model's tokenizer files from a node, check them against the model root, and use them from now on.
@@ -417,7 +423,7 @@ class AsyncCounterfoilClient:
                 self._terms,
                 node,
                 wanted,
-                rate_card=self._policy.rate_card(node.bundle.operator),
+                rate_cards=[self._policy.rate_card(place.name) for place in node.places],
                 number=number,
                 timeout_s=timeout_s,
                 envelopes=envelopes,
@@ -464,24 +470,32 @@ class AsyncCounterfoilClient:
     def _beside(
         self, nodes: Sequence[NodeEntry], node: NodeEntry, tried: Sequence[str], most: int
     ) -> list[NodeEntry]:
-        """Return the nodes that would be tried next, up to `most`: those that may read the request too."""
+        """Return the nodes that would be tried next, up to `most`: those that may read the request too. A request for a chain has
+        its head as the only candidate.
+        """
         found: list[NodeEntry] = []
-        left = [one for one in nodes if one.name != node.name and one.name not in tried]
+        if node.stages:
+            return found
+        others = [one for one in nodes if not one.stages and one.name != node.name]
+        left = [one for one in others if one.name not in tried]
         while left and len(found) < most:
             found.append(self._choose(left, tried))
             left.remove(found[-1])
         return found
 
     async def _nodes(self, model_root: bytes, *, since: float = float("-inf")) -> list[NodeEntry]:
+        return await self._listing().nodes(model_root, since=since)
+
+    def _listing(self) -> Directory:
         if self._directory is None:
             channel = self._channel(self._policy.audit_target)
             self._directory = Directory(
                 self._policy, self.archive, self._memory(), channel, self._mirrors
             )
-        return await self._directory.nodes(model_root, since=since)
+        return self._directory
 
     async def rate_cards(self) -> dict[str, RateCard]:
-        """Return each operator's rate card that orders name, by operator; those that cannot be had are not there."""
+        """Return the rate cards that orders name, by the policy's names for them; those that cannot be had are not there."""
         try:
             return await fetch_cards(self._policy, self._channel(self._policy.audit_target))
         except CounterfoilError:

@@ -17,6 +17,16 @@ class CheckedReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class StageReceipt:
+    """A stage's receipt that passed every check of protocol §4.10.4."""
+
+    node: str
+    """operator/node"""
+    statement: bytes
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """As seen by the client, in milliseconds since the request was sent."""
 
@@ -65,6 +75,8 @@ class Completion:
     """Which of several answers to the same request this is."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One per token if the settings ask for them: log-probabilities in micro-nats."""
+    stages: tuple[StageReceipt, ...] = ()
+    """What the stages of a chain signed of their parts, in order; none if the node has the whole model."""
     contributions: tuple[Contribution, ...] = ()
     """The attempts that wrote the answer, in order. `usage`, `finish` and `receipt` are those of the last one, whose input
     includes what came before."""

@@ -6,11 +6,11 @@ does, from what the archive has kept. Whoever lists a key bundle, the same check
 A key bundle counts if (1) an operator that the policy pins signed it, with a key that it had then by the log (protocol §2.3),
 (2) it is in a log checkpoint that the policy's quorum witnessed, no longer ago than the policy accepts, and that is consistent
 with what was shown before, (3) it is live now, (4) no revocation by its operator is known that is also in the log, (5) its node
-stands as well as the policy demands, and (6) its evidence, if it carries any, affirms what the policy demands. For (5) the
-directory's word is taken: it can keep a client from a node, and does nothing for one. Its other unsigned claims, such as the
-listing's own `revoked`, are believed in neither direction. A listing can omit a new revocation or the end of a key: to learn of
-it at once, follow the public statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror shows what the
-others omit.
+stands as well as the policy demands, (6) the policy uses such nodes, and (7) its evidence, if it carries any, affirms what the
+policy demands. Stages of chains pass the same checks (`chains.py` judges the chain). For (5) the directory's word is taken: it
+can keep a client from a node, and does nothing for one. Its other unsigned claims, such as the listing's own `revoked`, are
+believed in neither direction. A listing can omit a new revocation or the end of a key: to learn of it at once, follow the public
+statements (`counterfoil log monitor`). All mirrors are asked, so one honest mirror shows what the others omit.
 """
 
 import asyncio
@@ -19,26 +19,30 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import grpc
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.attesting import Attesting
+from execution_layer.client.chains import Terms, orderable
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER, NO_ANSWER, LogMemory, check_age
 from execution_layer.client.mirrors import Listing, Mirror, ask_all
 from execution_layer.client.operators import Operators
 from execution_layer.client.policy import ClientPolicy
+from execution_layer.client.prices import fetch_cards
+from execution_layer.client.reading import layers_of
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
 from shared.statements.cose import open_as, parse_statement
 from shared.statements.keys import KeyBundle, Revocation, stale_bundle
-from shared.translog.policy import LogPolicy, Witnessed
+from shared.statements.ratecards import RateCard
+from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import VerifiedInclusion, verify_tlog_proof
-from shared.verification.attestation import Claim
 from shared.verification.standing import Standing
 
 _log = logging.getLogger(__name__)
@@ -53,28 +57,6 @@ PATIENCE_S: Final = 10.0
 POLL_S: Final = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class NodeEntry:
-    """A usable node, with the key bundle for which requests are sealed."""
-
-    bundle: KeyBundle
-    entry: bytes
-    statement: bytes
-    proof: str
-    witnessed: Witnessed
-    standing: Standing = Standing.NEW
-    """As the directory says."""
-    source: str = AUDIT_SERVER
-    """Who listed it; for people."""
-    claims: tuple[Claim, ...] = ()
-    """What the key bundle's evidence shows."""
-
-    @property
-    def name(self) -> str:
-        """operator/node"""
-        return self.bundle.issuer
-
-
 def check_bundle(
     listed: audit_pb2.KeyBundleEntry,
     policy: ClientPolicy,
@@ -84,7 +66,7 @@ def check_bundle(
     revoked: Mapping[tuple[bytes, str], int],
     max_age_s: int,
 ) -> NodeEntry:
-    """Run the five checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
+    """Run the first six checks; UNTRUSTED_KEY, BAD_SIGNATURE, NOT_WITNESSED, BAD_PROOF or STALE_KEY.
 
     `revoked` maps key bundles with a proved revocation, and the revoking operator, to the time (ms) from which it counts;
     `max_age_s` bounds the checkpoint's age.
@@ -109,7 +91,8 @@ def check_bundle(
             f"{bundle.issuer} is {standing}, and the policy demands at least {policy.min_standing}",
             remedy="`counterfoil audit standing` shows why; min_standing in client.toml says what is demanded.",
         )
-    policy.rate_card(bundle.operator)  # an operator whose prices are not accepted is not used
+    policy.nodes.check(bundle)  # (6)
+    policy.rate_card(bundle.issuer)  # an operator whose prices are not accepted is not used
     return NodeEntry(
         bundle, statement.entry, listed.statement, listed.tlog_proof, included.witnessed, standing
     )
@@ -160,7 +143,10 @@ class Directory:
         self._archive = archive
         self._memory = memory
         self._mirrors = mirrors
+        self._channel = channel
         self._stub = audit_pb2_grpc.DirectoryStub(channel)
+        self._cards: dict[str, RateCard] = {}
+        """Rate cards that could be had, by the policy's names."""
         self._known: dict[bytes, tuple[float, list[NodeEntry]]] = {}
         self._turns: dict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.refused: list[str] = []
@@ -175,7 +161,7 @@ class Directory:
         """
         async with self._turns[model_root]:
             read_at, nodes = self._known.get(model_root, (float("-inf"), []))
-            live = [node for node in nodes if node.bundle.is_live(now_ms())]
+            live = [node for node in nodes if node.is_live(now_ms())]
             if live and read_at > since and time.monotonic() - read_at < FRESH_S:
                 return live
             patient_until = time.monotonic() + PATIENCE_S
@@ -190,7 +176,14 @@ class Directory:
             self._known[model_root] = (time.monotonic(), nodes)
             return nodes
 
-    async def _ask(self, model_root: bytes) -> list[NodeEntry]:
+    async def offers(self, model_root: bytes) -> list[NodeEntry]:
+        """Return every node with an accepted key bundle for a model: those that have it whole, heads without their stages, and
+        stages. STALE_KEY, with the reasons, if there is none; otherwise as `nodes`.
+        """
+        async with self._turns[model_root]:
+            return await self._ask(model_root, stages_too=True)
+
+    async def _ask(self, model_root: bytes, *, stages_too: bool = False) -> list[NodeEntry]:
         """Ask the audit server, then mirrors, then the archive."""
         request = audit_pb2.ListKeyBundlesRequest(model_root=model_root)
         try:
@@ -199,13 +192,14 @@ class Directory:
             error = error_from_rpc(rpc_error, AUDIT_SERVER)
             if error.code not in NO_ANSWER:
                 raise error from rpc_error
-            return await self._without_audit_server(model_root, error)
+            return await self._without_audit_server(model_root, error, stages_too)
         await self._learn(answer)
         await self._remember_standings(answer)
-        return await self._read(answer, model_root, AUDIT_SERVER, self._policy.max_checkpoint_age_s)
+        age_s = self._policy.max_checkpoint_age_s
+        return await self._read(answer, model_root, AUDIT_SERVER, age_s, stages_too)
 
     async def _without_audit_server(
-        self, model_root: bytes, unanswered: CounterfoilError
+        self, model_root: bytes, unanswered: CounterfoilError, stages_too: bool
     ) -> list[NodeEntry]:
         """Return the nodes that a mirror lists or, if none does, those kept: under checkpoints within `max_listing_age_s`."""
         shown, failed = await ask_all(self._mirrors)
@@ -219,7 +213,8 @@ class Directory:
         for source, listing in [*listings, (KEPT, self._kept())]:
             self._add_standings(listing)
             try:
-                return await self._read(listing, model_root, source, self._policy.max_listing_age_s)
+                age_s = self._policy.max_listing_age_s
+                return await self._read(listing, model_root, source, age_s, stages_too)
             except CounterfoilError as error:
                 if error.code is Code.FORK:
                     raise
@@ -239,13 +234,17 @@ class Directory:
         return listing
 
     async def _read(
-        self, listing: Listing, model_root: bytes, source: str, max_age_s: int
+        self, listing: Listing, model_root: bytes, source: str, max_age_s: int, stages_too: bool
     ) -> list[NodeEntry]:
         """Return the listing's usable nodes, and keep their key bundles; the errors of `nodes`."""
         called = "the directory" if source == AUDIT_SERVER else source
-        nodes, refused = await self._check(
+        listed, refused = await self._check(
             listing.bundles[:MAX_BUNDLES], model_root, source, max_age_s
         )
+        nodes, problems = (
+            (listed, []) if stages_too else await self._orderable(listed, refused, model_root)
+        )
+        refused += problems
         self.refused = [error.detail for error in refused]
         if not nodes:
             reasons = "; ".join(error.detail for error in refused[:5])
@@ -258,14 +257,28 @@ class Directory:
             )
         if source == KEPT:  # the checkpoints were accepted when these were listed
             return nodes
-        for witnessed in {node.witnessed.note.encode(): node.witnessed for node in nodes}.values():
+        used = [place for node in nodes for place in node.places]
+        for witnessed in {node.witnessed.note.encode(): node.witnessed for node in used}.values():
             await self._memory.accept(witnessed)
             await self._memory.refuse_older(witnessed, called)
-        for node in nodes:
+        for node in used:
             await self._archive.remember_bundle(
                 node.entry, node.statement, node.proof, node.bundle.not_after
             )
         return nodes
+
+    async def _orderable(
+        self, listed: Sequence[NodeEntry], refused: Sequence[CounterfoilError], model_root: bytes
+    ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
+        """Return what `chains.orderable` does, by the rate cards that can be had."""
+        names = {self._policy.card_name(node.name) for node in listed}
+        if any(node.bundle.stages for node in listed) and not names <= set(self._cards):
+            with contextlib.suppress(CounterfoilError):
+                self._cards |= await fetch_cards(self._policy, self._channel)
+        terms = Terms(
+            self._policy, model_root, layers_of(self._policy, model_root), self._cards, now_ms()
+        )
+        return orderable(listed, terms, [error.detail for error in refused])
 
     async def _learn(self, listing: Listing) -> None:
         """Store the operators' keys and the revocations that are proved; any other is logged and ends nothing."""
@@ -318,7 +331,7 @@ class Directory:
                     item, self._policy, self._operators, self._log, now_ms(), revoked, max_age_s
                 )
                 if model_root in node.bundle.model_roots:
-                    claims = await self._attesting.check(node.bundle, now_ms())  # (6)
+                    claims = await self._attesting.check(node.bundle, now_ms())  # (7)
                     nodes.append(replace(node, source=source, claims=claims))
             except CounterfoilError as error:
                 refused.append(error)

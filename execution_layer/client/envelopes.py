@@ -5,10 +5,11 @@ with it (protocol §3.8). A retry at another candidate is a fresh order for the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from execution_layer.client.directory import NodeEntry
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.wanted import Terms, Wanted
 from shared.envelope.header import MAX_CANDIDATES
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
+from shared.envelope.stages import ChainStage
 from shared.statements.request import RequestBody
 
 
@@ -34,10 +35,12 @@ class Envelopes:
     def seal(
         self, terms: Terms, node: NodeEntry, beside: Sequence[NodeEntry], wanted: Wanted, now: int
     ) -> SealedRequest:
-        """Return the envelope for an order to a node: the last one if it serves, else one for the node and those beside it."""
+        """Return the envelope for an order to a node: the last one if it serves, else one for the node and those beside it. That of
+        a chain is for its head and stages alone.
+        """
         last = self._last
         if last is None or not last.serves(node, wanted, now + terms.expiry_ms // 2):
-            candidates = (node, *beside)[:MAX_CANDIDATES]
+            candidates = (node, *(() if node.stages else beside))[:MAX_CANDIDATES]
             request = seal_request(
                 wanted.body,
                 tenant=terms.tenant,
@@ -48,6 +51,7 @@ class Envelopes:
                 max_output_tokens=wanted.body.settings.max_tokens,
                 policy=terms.policy,
                 expiry_ms=now + terms.expiry_ms,
+                stages=[ChainStage(one.entry, one.bundle.hpke_key) for one in node.stages],
             )
             last = self._last = _Sealed(request, wanted.body, {one.entry for one in candidates})
         last.unused.discard(node.entry)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from execution_layer.client.custodian_choice import CustodianChoice
-from execution_layer.client.directory import KEPT, NodeEntry
+from execution_layer.client.directory import KEPT
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER
 from execution_layer.client.policy import ClientPolicy
-from execution_layer.client.prices import most
+from execution_layer.client.prices import Bound, most, together
 from execution_layer.client.wanted import Wanted
 from shared.codec.moment import to_rfc3339
 from shared.envelope.hpke import hpke_key_id
@@ -35,7 +36,9 @@ def explain(
             "nodes": [_node(policy, node, now) for node in nodes],
             "revocations": {
                 "known": revocations,
-                "unknown_since": to_rfc3339(1000 * min(_seen(node) for node in nodes)),
+                "unknown_since": to_rfc3339(
+                    1000 * min(_seen(place) for node in nodes for place in node.places)
+                ),
             },
             "custodians": _custodians(policy, custodians),
             "price": _price(policy, cards, nodes, wanted, now),
@@ -48,9 +51,11 @@ def explain(
 
 def _node(policy: ClientPolicy, node: NodeEntry, now: int) -> dict[str, Any]:
     bundle, checkpoint = node.bundle, node.witnessed.checkpoint
+    chain = {"stages": [_node(policy, stage, now) for stage in node.stages]} if node.stages else {}
     return {
         "name": node.name,
         "endpoint": bundle.endpoint,
+        **_place(node),
         "key_bundle": node.entry.hex(),
         "valid_until": to_rfc3339(bundle.not_after),
         "operator_key": policy.operators[bundle.operator],
@@ -71,6 +76,24 @@ def _node(policy: ClientPolicy, node: NodeEntry, now: int) -> dict[str, Any]:
             {"name": claim.name, "value": claim.value.value, "source": claim.source}
             for claim in node.claims
         ],
+        **chain,
+    }
+
+
+def _place(node: NodeEntry) -> dict[str, Any]:
+    """Return which layers a node of a chain computes, and where it says that it is."""
+    layers, offer = node.bundle.layers, node.bundle.offer
+    first = node.stages[0].bundle.layers if node.stages else None
+    if first is not None:
+        own = f"embedding and head{f', layers 0:{first.first}' if first.first else ''}"
+    elif layers is not None:
+        own = f"layers {layers.first}:{layers.last}"
+    else:
+        own = None
+    region = None if offer is None else offer.region
+    return {
+        **({} if own is None else {"computes": own}),
+        **({} if region is None else {"claimed_region": region}),
     }
 
 
@@ -94,13 +117,27 @@ def _price(
     now: int,
 ) -> dict[str, Any]:
     tokens = wanted.input_bound, wanted.body.settings.max_tokens
-    operators = sorted({node.bundle.operator for node in nodes})
+
+    def at_most(node: NodeEntry) -> Bound:
+        card = cards.get(policy.card_name(node.name))
+        return most(card, wanted.model_root, tokens, now)
+
+    parts: dict[str, list[NodeEntry]] = {}
+    for node in nodes:
+        for place in node.stages and node.places:  # of a chain, every place is paid
+            parts.setdefault(place.bundle.operator, []).append(place)
+        if not node.stages:  # one of the candidates is
+            parts[policy.card_name(node.name)] = [node]
+    places = [place for node in nodes for place in node.places]
+    whole = [at_most(place) for place in places]
     return {
         "at_most": {
-            name: asdict(most(cards, name, wanted.model_root, tokens, now)) for name in operators
+            name: asdict(together([at_most(place) for place in parts[name]]))
+            for name in sorted(parts)
         },
+        "together": asdict(together(whole)) if nodes[0].stages else None,
         "rate_cards": {
-            node.bundle.operator: policy.rate_card(node.bundle.operator).hex() for node in nodes
+            policy.card_name(place.name): policy.rate_card(place.name).hex() for place in places
         },
         "max_input_tokens": wanted.input_bound,
         "max_output_tokens": wanted.body.settings.max_tokens,
@@ -125,10 +162,22 @@ def _readers(
     who = "each of them reads it" if len(nodes) > 1 else "it reads it"
     return [
         f"The node {names}: {who}, and whoever controls its machine.",
+        *(_states(node) for node in nodes if node.stages),
         f"Any {k} of the {n} custodians ({holders}) together, without the log knowing; fewer learn nothing.",
         _AUDITED[policy.audit],
         "Nobody else. The network sees sizes and timing.",
     ]
+
+
+def _states(chain: NodeEntry) -> str:
+    """Say who sees the hidden states of a chain."""
+    stages = ", ".join(stage.name for stage in chain.stages)
+    operators = sorted({stage.bundle.operator for stage in chain.stages})
+    whose = "operator" if len(operators) == 1 else "operators"
+    return (
+        f"Its stages {stages} ({whose} {', '.join(operators)}), and whoever controls their machines: they see the hidden states"
+        " of prompt and answer, which can be inverted to text. Count them as readers."
+    )
 
 
 def _trusted(
@@ -137,7 +186,9 @@ def _trusted(
     nodes: Sequence[NodeEntry],
     wanted: Wanted,
 ) -> list[str]:
-    unread = [node.name for node in nodes if node.bundle.operator not in cards]
+    given, nodes = len(nodes), [place for node in nodes for place in node.places]
+    placed = [node.name for node in nodes if node.bundle.offer and node.bundle.offer.region]
+    unread = [node.name for node in nodes if policy.card_name(node.name) not in cards]
     without_server = any(node.source != AUDIT_SERVER for node in nodes)
     kept = any(node.source == KEPT for node in nodes)
     unattested = [node.name for node in nodes if not node.claims]
@@ -168,7 +219,17 @@ def _trusted(
             if unattested
             else ["What the verifiers of attestation claim, within what their sources can know."]
         ),
-        "That the node computes what it signs, until an audit: receipts are checked by a sample.",
+        *(
+            [f"The word of {', '.join(placed)} for where they are: nothing checks it."]
+            if placed
+            else []
+        ),
+        "That the node computes what it signs, until an audit: receipts are checked by a sample."
+        + (
+            " So it is with each stage, which signs for its own layers."
+            if len(nodes) > given
+            else ""
+        ),
     ]
 
 

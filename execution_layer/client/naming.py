@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from execution_layer.client.directory import NodeEntry
+from execution_layer.client.entries import NodeEntry
 from shared.runtime.errors import Code, CounterfoilError
 
 INCIDENT: Final = re.compile(r"[0-9a-f]{12}")

@@ -12,11 +12,13 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.fetching import checked_url
 from shared.runtime.key_store import KeyStoreSettings, open_store
 from shared.runtime.keys import Signer, load_ed25519
+from shared.statements.keys import KeyBundle
 from shared.translog.policy import LogPolicy
 from shared.verification.standing import Standing
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+NodeOrOperator = Annotated[str, Field(pattern=f"^{NAME.pattern}(/{NAME.pattern})?$")]
 MAX_CUSTODIANS = 16
 
 
@@ -72,6 +74,41 @@ class AttestationPolicy(Settings):
     evidence is about these keys (`bound`) and counts now (`fresh`)."""
     development: bool = False
     """Whether nodes with a development attester's evidence, which proves nothing, are used. Only for tests."""
+
+
+class NodesPolicy(Settings):
+    """Which nodes of pinned operators a client uses. It holds for every stage of a chain as it does for a whole node, since
+    the states that stages see can be inverted to text (docs/protocol.md, 4.10)."""
+
+    forbidden_operators: tuple[Name, ...] = ()
+    """Operators that get no requests, though they are pinned: so that their earlier receipts can still be verified."""
+    regions: tuple[Name, ...] = ()
+    """If there are any, only nodes that say they are in one of these. It is their word, and nothing checks it."""
+    forbidden_regions: tuple[Name, ...] = ()
+    arithmetics: tuple[Name, ...] = ()
+    """If there are any, only nodes that compute in one of these."""
+    most_operators: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many operators may see the states of one request; 1: only chains of one operator, 0: no chains."""
+
+    def check(self, bundle: KeyBundle) -> None:
+        """UNTRUSTED_KEY with the reason if a node is not to be used."""
+        region = None if bundle.offer is None else bundle.offer.region
+        arithmetic = bundle.profile.get("arithmetic")
+        problem = None
+        if bundle.operator in self.forbidden_operators:
+            problem = "its operator is forbidden"
+        elif self.regions and region not in self.regions:
+            problem = "it does not say where it is" if region is None else f"it is in {region}"
+        elif region in self.forbidden_regions:
+            problem = f"it is in {region}, which is forbidden"
+        elif self.arithmetics and arithmetic not in self.arithmetics:
+            problem = f"it computes in {arithmetic}"
+        if problem is not None:
+            raise CounterfoilError(
+                Code.UNTRUSTED_KEY,
+                f"the policy does not use {bundle.issuer}: {problem}",
+                remedy="[nodes] in client.toml says which nodes are used.",
+            )
 
 
 class CustodianStanding(Settings):
@@ -152,12 +189,15 @@ class ClientPolicy(Settings):
     operators: dict[Name, Hex32 | Annotated[tuple[Hex32, ...], Field(min_length=1)]]
     """Identity keys of the operators trusted to name their nodes' keys, one or several each: where the client begins. Keys that
     they add or end in the log are followed."""
-    rate_cards: dict[Name, tuple[Hex32, ...]]
-    """Entries of each operator's accepted rate cards; orders name the first."""
+    rate_cards: dict[NodeOrOperator, tuple[Hex32, ...]]
+    """Entries of each operator's accepted rate cards, or of one node's (`operator/node`), such as a stage's; orders name the
+    first."""
     custodians: Annotated[tuple[Custodian, ...], Field(min_length=1, max_length=MAX_CUSTODIANS)]
     custodian_standing: CustodianStanding | None = None
     """Which of them are left out; without it, none."""
     log: Log
+    nodes: NodesPolicy = NodesPolicy()
+    """Which of the operators' nodes are used, and for which chains."""
     attestation: AttestationPolicy = AttestationPolicy()
     key_store: KeyStoreSettings = KeyStoreSettings()
     """Where the key that signs orders is."""
@@ -194,13 +234,18 @@ class ClientPolicy(Settings):
             bytes.fromhex(key) for key in ((pinned,) if isinstance(pinned, str) else pinned)
         )
 
-    def rate_card(self, operator: str) -> bytes:
-        """Return the entry of the rate card that orders to this operator must name."""
-        cards = self.rate_cards.get(operator)
+    def card_name(self, node: str) -> str:
+        """Return the name in `rate_cards` by which a node (`operator/node`) has its prices: its own, or else its operator's."""
+        return node if node in self.rate_cards else node.partition("/")[0]
+
+    def rate_card(self, node: str) -> bytes:
+        """Return the entry of the rate card that orders to a node (`operator/node`) must name."""
+        name = self.card_name(node)
+        cards = self.rate_cards.get(name)
         if not cards:
             raise CounterfoilError(
                 Code.CONFIGURATION,
-                f"the policy accepts no rate card of operator {operator}",
+                f"the policy accepts no rate card of operator {name}",
                 remedy="Add the card's entry to rate_cards in client.toml.",
             )
         return bytes.fromhex(cards[0])

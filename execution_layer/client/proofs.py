@@ -11,6 +11,7 @@ import grpc
 
 from execution_layer.client.archive import Archive, Transcript
 from execution_layer.client.log_memory import AUDIT_SERVER, LogMemory
+from execution_layer.client.part_records import Part
 from shared.codec.moment import now_ms
 from shared.proto.counterfoil.audit.v1 import audit_pb2, audit_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
@@ -75,25 +76,30 @@ class Proofs:
             if error.code not in LATER:
                 raise
         while True:
-            waiting = self._archive.unproved()
-            proved += await self._round(waiting)
-            missing = len(self._archive.unproved())
+            proved += await self._round(self._unproved())
+            missing = len(self._unproved())
             if not missing or time.monotonic() >= until:
                 return ProofReport(proved, missing)
             await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
 
     async def hand_in(self, after_s: float) -> int:
-        """Submit receipts and refusals that are older than `after_s` and have no proof, with their orders."""
+        """Submit receipts, stages' too, and refusals that are older than `after_s` and have no proof, with their orders."""
         before = now_ms() - int(1000 * after_s)
         taken = await self.hand_in_refusals(before)
-        late = [item for item in self._archive.unproved() if (item.finished or 0) <= before]
+        late = [item for item in self._unproved() if (item.finished or 0) <= before]
         for start in range(0, len(late), BATCH):
             taken += await self._submit(late[start : start + BATCH])
         return taken
 
     async def hand_in_receipts(self, transcripts: Sequence[int]) -> None:
-        """Submit the receipts of these transcripts, with their orders, whatever the log has of them already."""
-        await self._submit([self._archive.get(number) for number in transcripts])
+        """Submit the receipts of these transcripts and their parts, with their orders, whatever the log has of them already."""
+        found: list[Transcript | Part] = []
+        for number in transcripts:
+            item = self._archive.get(number)
+            found += [item, *item.parts]
+        signed = [one for one in found if one.evidence is not None]
+        for start in range(0, len(signed), BATCH):
+            await self._submit(signed[start : start + BATCH])
 
     async def hand_in_refusals(self, before_ms: int) -> int:
         """Submit the refusals, of attempts that ended by `before_ms`, that close their numbers; return how many were taken.
@@ -156,16 +162,19 @@ class Proofs:
         except grpc.RpcError as error:
             raise error_from_rpc(error, AUDIT_SERVER) from error
 
-    async def _round(self, waiting: Sequence[Transcript]) -> int:
+    def _unproved(self) -> list[Transcript | Part]:
+        return [*self._archive.unproved(), *self._archive.unproved_parts()]
+
+    async def _round(self, waiting: Sequence[Transcript | Part]) -> int:
         gate = asyncio.Semaphore(AT_ONCE)
 
-        async def one(item: Transcript) -> bool:
+        async def one(item: Transcript | Part) -> bool:
             async with gate:
                 return await self._prove(item)
 
         return sum(await asyncio.gather(*(one(item) for item in waiting)))
 
-    async def _prove(self, item: Transcript) -> bool:
+    async def _prove(self, item: Transcript | Part) -> bool:
         """Fetch one proof; return False if it is not available yet."""
         assert item.evidence is not None
         _, entry = item.evidence
@@ -179,7 +188,10 @@ class Proofs:
             raise error from rpc_error
         included = verify_tlog_proof(answer.tlog_proof, entry, self._policy)
         await self._memory.accept(included.witnessed)
-        await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
+        if isinstance(item, Part):
+            await self._archive.attach_part_proof(item, answer.tlog_proof, included.index)
+        else:
+            await self._archive.attach_proof(item.id, answer.tlog_proof, included.index)
         return True
 
     async def submit(
@@ -193,7 +205,7 @@ class Proofs:
             raise error_from_rpc(error, AUDIT_SERVER) from error
         return answer.results
 
-    async def _submit(self, batch: Sequence[Transcript]) -> int:
+    async def _submit(self, batch: Sequence[Transcript | Part]) -> int:
         submissions = [
             audit_pb2.Submission(statement=item.evidence[0], order=item.order_statement)
             for item in batch
@@ -202,13 +214,20 @@ class Proofs:
         taken = 0
         for item, result in zip(batch, await self.submit(submissions), strict=False):
             if result.WhichOneof("result") == "sequenced":
-                await self._archive.note_handed_in(item.id)
+                await self._note_handed_in(item)
                 taken += 1
             else:
                 code, detail = result.rejected.code[:64], result.rejected.detail[:200]
                 _log.warning(
                     "the log does not accept what %s signed: %s: %s", item.node, code, detail
                 )
-                if item.receipt is None and code not in {later.name for later in LATER}:
+                later = code in {error.name for error in LATER}
+                if isinstance(item, Transcript) and item.receipt is None and not later:
                     await self._archive.note_rejected(item, f"{code}: {detail}")
         return taken
+
+    async def _note_handed_in(self, item: Transcript | Part) -> None:
+        if isinstance(item, Part):
+            await self._archive.note_part_handed_in(item, now_ms())
+        else:
+            await self._archive.note_handed_in(item.id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.response_check import Said, Tokenise
+from shared.runtime.config import read_json
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import RequestBody
 
@@ -61,6 +62,13 @@ class Texts:
         if folder not in self._read:
             self._read[folder] = ModelText(_tokenizer(folder))
         return self._read[folder]
+
+
+def layers_of(policy: ClientPolicy, model_root: bytes) -> int | None:
+    """Return how many layers a model has by its configuration, if the client has fetched that with proof; else None."""
+    file = fetched_folder(policy, model_root) / "config.json"
+    layers = read_json(file).get("num_hidden_layers") if file.is_file() else None
+    return layers if type(layers) is int else None
 
 
 def fetched_folder(policy: ClientPolicy, model_root: bytes) -> Path:

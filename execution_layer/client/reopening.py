@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from execution_layer.client.archive import Archive, State, Transcript
 from execution_layer.client.attempt import Attempt
+from execution_layer.client.chain_check import SentPart, part_order
+from execution_layer.client.part_records import Part
 from execution_layer.client.reading import Texts
 from execution_layer.client.response_check import Sent
 from execution_layer.client.wanted import OnRetry, OnText, Wanted
@@ -19,14 +21,40 @@ from shared.verification.trust import key_for
 RESUMABLE = frozenset({State.ORDERED, State.BROKEN, State.LOST})
 
 
-def sent_of(transcript: Transcript, bundle: KeyBundle, entry: bytes, own_key: bytes) -> Sent:
-    """Return what was sent in an attempt; COMMITMENT_MISMATCH if order and envelope do not belong together."""
+def sent_of(
+    transcript: Transcript,
+    bundle: KeyBundle,
+    entry: bytes,
+    own_key: bytes,
+    stages: Sequence[tuple[KeyBundle, bytes]] = (),
+) -> Sent:
+    """Return what was sent in an attempt, given its node's key bundle and those of a chain's `stages` in order, each with its
+    entry; COMMITMENT_MISMATCH if orders and envelope do not belong together.
+    """
     order, statement = open_as(Order, transcript.order_statement, own_key)
     opened = open_with_secret(transcript.envelope, transcript.secret)
     ours = (opened.ctx, opened.kc, envelope_hash(transcript.envelope), entry)
     if (order.ctx, order.kc, order.envelope, order.bundle) != ours:
         raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the order is for another envelope")
-    return Sent(order, statement.entry, opened, bundle, entry, own_key)
+    named = tuple(stage.bundle for stage in opened.header.stages or ())
+    parts = zip(transcript.parts, stages, strict=True)
+    found = tuple(_part(order, statement.entry, *part, own_key) for part in parts)
+    if named != tuple(part.order.bundle for part in found):
+        raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the orders are for other stages")
+    return Sent(order, statement.entry, opened, bundle, entry, own_key, found)
+
+
+def _part(
+    head: Order, head_entry: bytes, kept: Part, stage: tuple[KeyBundle, bytes], own_key: bytes
+) -> SentPart:
+    bundle, entry = stage
+    order, statement = open_as(Order, kept.order_statement, own_key)
+    if order != part_order(head, head_entry, kept.place, entry, order.rate_card):
+        raise CounterfoilError(
+            Code.COMMITMENT_MISMATCH,
+            f"the order for stage {kept.place} is not a part of the head's",
+        )
+    return SentPart(order, statement.entry, bundle)
 
 
 def reopened(
@@ -46,12 +74,11 @@ def reopened(
         raise CounterfoilError(
             Code.CONFLICT, f"there is nothing to resume: the attempt is {kept.state.value}"
         )
-    statement, _ = archive.bundle(
-        kept.bundle
-    )  # it was checked before the request was sealed for it
-    bundle, _ = open_as(KeyBundle, statement, None)
+    # Key bundles were checked before the request was sealed for them.
+    bundle, entry = _bundle(archive, kept.bundle)
     signer = key_for(parse_statement(kept.order_statement), (*own, public_bytes(key)))
-    sent = sent_of(kept, bundle, entry_of(statement), signer)
+    stages = [_bundle(archive, part.bundle) for part in kept.parts]
+    sent = sent_of(kept, bundle, entry, signer, stages)
     wanted = Wanted(
         body=sent.opened.body,
         model_root=sent.opened.header.model_root,
@@ -62,3 +89,8 @@ def reopened(
         on_pause=on_pause,
     )
     return Attempt.reopen(archive, kept, wanted, sent, key), bundle
+
+
+def _bundle(archive: Archive, entry: bytes) -> tuple[KeyBundle, bytes]:
+    statement, _ = archive.bundle(entry)
+    return open_as(KeyBundle, statement, None)[0], entry_of(statement)

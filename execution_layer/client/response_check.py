@@ -10,6 +10,8 @@ from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 
+from execution_layer.client.chain_check import SentPart, check_asked, check_chain
+from execution_layer.client.claims import LIE, agree, check_times, require
 from shared.envelope.blinded import activation_root, token_bytes
 from shared.envelope.body import settings_bytes
 from shared.envelope.evidence import Evidence, open_evidence
@@ -22,7 +24,6 @@ from shared.envelope.stream import (
     final_signature_message,
     stream_signature_message,
 )
-from shared.runtime.clocks import shown, span
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import public_key
 from shared.statements.cancellations import verify_cancellation
@@ -33,12 +34,9 @@ from shared.statements.orders import Order
 from shared.statements.receipts import Finish, Receipt
 from shared.verification.receipt_claims import implausible, unfounded_end
 
-SKEW_MS: Final = 300_000
-"""How far a node's clock may differ from ours."""
 LONGEST_TOKEN: Final = 1024
 """UTF-8 bytes that one token can add to the text; no tokenizer in use comes close."""
 Tokenise = Callable[[], Sequence[int]]
-LIE: Final = "The node's answer cannot be believed; the archive keeps it as evidence."
 
 
 class Said(Protocol):
@@ -63,6 +61,8 @@ class Sent:
     bundle_entry: bytes
     tenant_key: bytes
     """The client's own public key (32 bytes), which signed the order."""
+    parts: tuple[SentPart, ...] | None = ()
+    """What was ordered from the stages of a chain, in order; None for whoever is shown the answer without that."""
 
     def context(self, node_nonce: bytes) -> StreamContext:
         """Return the context to which the response is bound."""
@@ -208,14 +208,15 @@ STEPS: Final = (
     "settings, input, output and evidence are reproduced",
     "usage and finish agree with what was received",
     "the times are plausible",
+    "if stages of a chain were ordered, each signed its part and received what the one before sent; otherwise none did",
 )
-"""Steps 2 to 8 of protocol §4.3, for people."""
+"""Steps 2 to 9 of protocol §4.3, for people."""
 
 
 def run_steps(
     response: Response, now_ms: int, tokenise: Tokenise | None = None
 ) -> Generator[None, None, tuple[Receipt, bytes]]:
-    """Run steps 2 to 8, yielding after each that holds and raising at one that does not. Returns (receipt, entry)."""
+    """Run steps 2 to 9, yielding after each that holds and raising at one that does not. Returns (receipt, entry)."""
     receipt, entry = _check_statement(response)  # (2)
     yield
     _check_names(response, receipt)  # (3)
@@ -229,8 +230,10 @@ def run_steps(
     _check_usage(response, receipt, evidence)  # (7)
     _check_end(response, receipt)
     yield
-    _check_times(response, receipt, now_ms)  # (8)
+    check_times(response.sent.order, receipt, now_ms)  # (8)
     _check_claims(response, receipt)
+    yield
+    _check_parts(response, receipt, now_ms)  # (9)
     yield
     return receipt, entry
 
@@ -238,7 +241,7 @@ def run_steps(
 def check_response(
     response: Response, now_ms: int, tokenise: Tokenise | None = None
 ) -> tuple[Receipt, bytes]:
-    """Run steps 2 to 8 and return (receipt, entry). `tokenise` gives the prompt's tokens if the client has a tokenizer."""
+    """Run steps 2 to 9 and return (receipt, entry). `tokenise` gives the prompt's tokens if the client has a tokenizer."""
     steps = run_steps(response, now_ms, tokenise)
     while True:
         try:
@@ -251,38 +254,38 @@ def check_response(
 def _check_statement(response: Response) -> tuple[Receipt, bytes]:
     """Check (2): a valid statement signed with this key bundle's signing key."""
     receipt, statement = open_as(Receipt, response.final.receipt, response.sent.bundle.signing_key)
-    _agree("issuer", statement.issuer, response.sent.bundle.issuer)
+    agree("issuer", statement.issuer, response.sent.bundle.issuer)
     return receipt, statement.entry
 
 
 def _check_names(response: Response, receipt: Receipt) -> None:
     """Check (3): order, key bundle, ctx, kc, envelope, attempt and number are ours, as are the agreed terms."""
     order, sent = response.sent.order, response.sent
-    _agree("order", receipt.order, sent.order_entry)
-    _agree("bundle", receipt.bundle, sent.bundle_entry)
-    _agree("ctx", receipt.ctx, order.ctx)
-    _agree("kc", receipt.kc, order.kc)
-    _agree("envelope", receipt.envelope, order.envelope)
-    _agree("attempt", receipt.attempt, order.attempt)
-    _agree("number", receipt.number, order.number)
-    _agree("tenant", receipt.tenant, order.tenant)
-    _agree("rate_card", receipt.rate_card, order.rate_card)
-    _agree("model_root", receipt.model_root, sent.opened.header.model_root)
-    _agree("numeric_profile", receipt.numeric_profile, sent.bundle.numeric_profile)
+    agree("order", receipt.order, sent.order_entry)
+    agree("bundle", receipt.bundle, sent.bundle_entry)
+    agree("ctx", receipt.ctx, order.ctx)
+    agree("kc", receipt.kc, order.kc)
+    agree("envelope", receipt.envelope, order.envelope)
+    agree("attempt", receipt.attempt, order.attempt)
+    agree("number", receipt.number, order.number)
+    agree("tenant", receipt.tenant, order.tenant)
+    agree("rate_card", receipt.rate_card, order.rate_card)
+    agree("model_root", receipt.model_root, sent.opened.header.model_root)
+    agree("numeric_profile", receipt.numeric_profile, sent.bundle.numeric_profile)
 
 
 def _check_stream(response: Response, receipt: Receipt) -> None:
     """Check (4): node nonce and h_final are those of the stream."""
-    _agree("node_nonce", receipt.node_nonce, response.context.node_nonce)
-    _agree("h_final", receipt.h_final, response.h_final)
+    agree("node_nonce", receipt.node_nonce, response.context.node_nonce)
+    agree("h_final", receipt.h_final, response.h_final)
 
 
 def _check_tokens(response: Response) -> None:
     """Check (5): the final record's tokens and text are those of the frames, and the text is complete."""
-    _agree("tokens", response.final.tokens, response.tokens)
-    _agree("text", response.final.text, response.text)
+    agree("tokens", response.final.tokens, response.tokens)
+    agree("text", response.final.text, response.text)
     if response.final.finish in {Finish.STOP, Finish.LENGTH}:
-        _require(
+        require(
             response.text_is_whole is not False, "text", "is not the complete text of its tokens"
         )
 
@@ -293,40 +296,40 @@ def _check_commitments(
     """Check (6): the blinded fields follow from settings, tokens and the sealed evidence."""
     keys, body = response.sent.opened.keys, response.sent.opened.body
     settings = settings_bytes(body, response.sent.seed)
-    _agree("settings", receipt.settings, keys.blind("settings", settings))
-    _agree("output", receipt.output, keys.blind("output", token_bytes(response.tokens)))
+    agree("settings", receipt.settings, keys.blind("settings", settings))
+    agree("output", receipt.output, keys.blind("output", token_bytes(response.tokens)))
     if tokenise is not None:
-        _agree("input", receipt.input, keys.blind("input", token_bytes(tokenise())))
+        agree("input", receipt.input, keys.blind("input", token_bytes(tokenise())))
     sealed = response.final.evidence
-    _agree("evidence", receipt.evidence, None if sealed is None else sha256(sealed).digest())
+    agree("evidence", receipt.evidence, None if sealed is None else sha256(sealed).digest())
     if sealed is None:
-        _require(receipt.finish is Finish.FAILED, "evidence", "is missing")
-        _agree("activation_root", receipt.activation_root, None)
+        require(receipt.finish is Finish.FAILED, "evidence", "is missing")
+        agree("activation_root", receipt.activation_root, None)
         return None
     evidence = open_evidence(sealed, keys, response.context)
-    _agree("evidence.output_tokens", evidence.output_tokens, response.tokens)
-    _agree("evidence.text", evidence.text, response.text)
-    _agree("input", receipt.input, keys.blind("input", token_bytes(evidence.input_tokens)))
+    agree("evidence.output_tokens", evidence.output_tokens, response.tokens)
+    agree("evidence.text", evidence.text, response.text)
+    agree("input", receipt.input, keys.blind("input", token_bytes(evidence.input_tokens)))
     root = activation_root(keys, evidence.prompt_blocks, evidence.output_blocks)
-    _agree("activation_root", receipt.activation_root, root)
+    agree("activation_root", receipt.activation_root, root)
     return evidence
 
 
 def _check_usage(response: Response, receipt: Receipt, evidence: Evidence | None) -> None:
     """Check (7): the charge is for what was received, and the finish is consistent with max_tokens."""
     usage, budget = receipt.usage, response.sent.opened.body.settings.max_tokens
-    _agree("usage", usage, response.final.usage)
-    _agree("finish", receipt.finish, response.final.finish)
-    _agree("usage.output", usage.output, len(response.tokens))
+    agree("usage", usage, response.final.usage)
+    agree("finish", receipt.finish, response.final.finish)
+    agree("usage.output", usage.output, len(response.tokens))
     if evidence is not None:
-        _agree("usage.input", usage.input, len(evidence.input_tokens))
-    _require(usage.input >= 1, "usage.input", "is zero")
-    _require(usage.cached < usage.input, "usage.cached", "counts the whole prompt as cached")
-    _require(usage.output <= budget, "usage.output", f"is above max_tokens ({budget})")
+        agree("usage.input", usage.input, len(evidence.input_tokens))
+    require(usage.input >= 1, "usage.input", "is zero")
+    require(usage.cached < usage.input, "usage.cached", "counts the whole prompt as cached")
+    require(usage.output <= budget, "usage.output", f"is above max_tokens ({budget})")
     if receipt.finish is Finish.LENGTH:
-        _require(usage.output == budget, "finish", "says length before max_tokens was reached")
+        require(usage.output == budget, "finish", "says length before max_tokens was reached")
     if receipt.finish is Finish.STOP:
-        _require(usage.output >= 1, "finish", "says stop before there was a token")
+        require(usage.output >= 1, "finish", "says stop before there was a token")
 
 
 def _check_end(response: Response, receipt: Receipt) -> None:
@@ -335,42 +338,21 @@ def _check_end(response: Response, receipt: Receipt) -> None:
         try:
             verify_cancellation(receipt.order, receipt.cancel, response.sent.tenant_key)
         except CounterfoilError:
-            _require(False, "cancel", "is not our signature")
+            require(False, "cancel", "is not our signature")
     unfounded = unfounded_end(response.sent.order, receipt)
-    _require(unfounded is None, "finish", f"is unfounded: {unfounded}")
+    require(unfounded is None, "finish", f"is unfounded: {unfounded}")
 
 
 def _check_claims(response: Response, receipt: Receipt) -> None:
     """Check (8): nothing is claimed that no machine can do."""
     impossible = implausible(response.sent.order, receipt)
-    _require(impossible is None, "claims", f"cannot be true: {impossible}")
+    require(impossible is None, "claims", f"cannot be true: {impossible}")
 
 
-def _check_times(response: Response, receipt: Receipt, now_ms: int) -> None:
-    """Check (8): the times are close to when the request was made and answered."""
-    earliest = response.sent.order.created - SKEW_MS
-    _require(
-        receipt.started >= earliest,
-        "started",
-        f"is before the order was created: the node's clock said {shown(receipt.started)}, and this machine's"
-        f" {shown(response.sent.order.created)}, {span(response.sent.order.created - receipt.started)} later",
-    )
-    _require(
-        receipt.ended <= now_ms + SKEW_MS,
-        "ended",
-        f"is in the future: the node's clock said {shown(receipt.ended)}, and this machine's says"
-        f" {shown(now_ms)}, {span(receipt.ended - now_ms)} earlier",
-    )
-
-
-def _agree(name: str, claimed: object, ours: object) -> None:
-    _require(claimed == ours, name, "does not match what was sent and received")
-
-
-def _require(condition: bool, name: str, problem: str) -> None:
-    if not condition:
-        raise CounterfoilError(
-            Code.COMMITMENT_MISMATCH,
-            f"the receipt's {name} {problem}",
-            remedy=LIE,
-        )
+def _check_parts(response: Response, receipt: Receipt, now_ms: int) -> None:
+    """Check (9): what the stages of a chain signed; of stages whose orders are not at hand, only how many there are."""
+    signed, parts = response.final.stages, response.sent.parts
+    if parts is None:
+        check_asked(receipt, signed, len(response.sent.opened.header.stages or ()))
+    else:
+        check_chain(receipt, signed, parts, now_ms)

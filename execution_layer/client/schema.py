@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 10
+VERSION = 11
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -103,7 +103,21 @@ CREATE TABLE own_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE canaries (
     transcript INTEGER PRIMARY KEY REFERENCES transcripts (id)
-) STRICT
+) STRICT;
+CREATE TABLE parts (
+    transcript INTEGER NOT NULL REFERENCES transcripts (id),
+    place INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    bundle BLOB NOT NULL REFERENCES bundles (entry),
+    order_statement BLOB NOT NULL,
+    order_entry BLOB NOT NULL UNIQUE,
+    receipt BLOB,
+    receipt_entry BLOB UNIQUE,
+    proof TEXT,
+    log_index INTEGER,
+    handed_in INTEGER,
+    PRIMARY KEY (transcript, place)
+) STRICT, WITHOUT ROWID
 """
 """`checkpoints` belong to one history; `suspects` contradict it, and are kept as evidence. `free_numbers` were used in
 orders of which no attempt was accepted, and the last one not refused with a signature; the next requests take them.
@@ -114,10 +128,11 @@ position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the rece
 `rejected` is why the log does not take the refusal. `audits` are the attempts that their tenant wants audited, once
 they are answered with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log
 does not take it. `own_keys` are the public keys with which orders were signed. `canaries` are the attempts that were
-sent to test their nodes; nothing else says which they are."""
+sent to test their nodes; nothing else says which they are. `parts` are what the stages of chains were ordered to do, by their
+places from 1, and their receipts, once the whole answer has passed the checks."""
 
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
-_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS, _CANARIES = (
+_SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS, _CANARIES, _PARTS = (
     SCHEMA.index(f"CREATE {name}")
     for name in (
         "TABLE suspects",
@@ -128,6 +143,7 @@ _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS, _CA
         "TABLE audits",
         "TABLE own_keys",
         "TABLE canaries",
+        "TABLE parts",
     )
 )
 _SINCE_2 = SCHEMA[_SUSPECTS:_FREE].replace(_IN_5, "")
@@ -147,6 +163,7 @@ UPGRADES: Final[Mapping[int, str]] = {
     + SCHEMA[_REFUSAL:_AUDITS].rstrip().rstrip(";"),
     7: SCHEMA[_AUDITS:_OWN_KEYS].rstrip().rstrip(";"),
     8: SCHEMA[_OWN_KEYS:_CANARIES].rstrip().rstrip(";"),
-    9: SCHEMA[_CANARIES:],
+    9: SCHEMA[_CANARIES:_PARTS].rstrip().rstrip(";"),
+    10: SCHEMA[_PARTS:],
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from execution_layer.client.archive import Transcript
+from execution_layer.client.part_records import Part
 from shared.codec.moment import to_rfc3339
 from shared.envelope.body import settings_map
 from shared.envelope.sealing import OpenedRequest, open_with_secret
@@ -25,6 +26,17 @@ def brief(item: Transcript) -> dict[str, Any]:
         "log_index": item.log_index,
         "tags": item.tags,
         "problem": item.problem,
+        **({"stages": [_stage(part) for part in item.parts]} if item.parts else {}),
+    }
+
+
+def _stage(part: Part) -> dict[str, Any]:
+    return {
+        "place": part.place,
+        "node": part.node,
+        "order": part.order_entry.hex(),
+        "receipt": None if part.receipt_entry is None else part.receipt_entry.hex(),
+        "log_index": part.log_index,
     }
 
 

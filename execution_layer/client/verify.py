@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from execution_layer.client.archive import Archive, Transcript
 from execution_layer.client.operators import known_operators
 from execution_layer.client.own_keys import book_of, own_history, own_keys
+from execution_layer.client.part_records import Part
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.reading import Texts
 from execution_layer.client.reopening import sent_of
@@ -54,8 +56,9 @@ def is_of_its_log(config: Path, bundle: Bundle) -> bool:
     return origin in {key.name for key in ClientPolicy.load(config).log.policy().logs}
 
 
-def export(archive: Archive, transcript: Transcript, policy: ClientPolicy) -> Bundle:
-    """Return what a third party needs to check a receipt, or else a refusal; nothing in it opens the request.
+def export(archive: Archive, transcript: Transcript | Part, policy: ClientPolicy) -> Bundle:
+    """Return what a third party needs to check a receipt (the node's, or that of a stage), or else a refusal; nothing in it opens
+    the request.
     NOT_FOUND without one that passed the checks, NOT_WITNESSED until its proof has been fetched.
     """
     if transcript.evidence is None:
@@ -92,7 +95,7 @@ def verify_entry(config: Path, which: str) -> list[Step]:
     policy = ClientPolicy.load(config)
     archive = Archive(policy.archive)
     try:
-        return verify_transcript(archive, archive.find(which), policy)
+        return verify_transcript(archive, archive.whole(which), policy)
     finally:
         archive.close()
 
@@ -104,9 +107,13 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
     log = policy.log.policy()
     bundle = key_bundle_steps(run, statement, proof, log, trust_of(policy))
     own = key_for(parse_statement(transcript.order_statement), own_keys(policy))
+    stages = [
+        key_bundle_steps(run, *archive.bundle(part.bundle), log, trust_of(policy), of=part.node)
+        for part in transcript.parts
+    ]
     sent = run.step(
         "order and envelope are ours and belong together",
-        lambda: sent_of(transcript, bundle[0], bundle[1], own),
+        lambda: sent_of(transcript, bundle[0], bundle[1], own, stages),
     )
     response = run.step(
         "every frame opens in order under its AAD and is signed",
@@ -117,6 +124,11 @@ def verify_transcript(archive: Archive, transcript: Transcript, policy: ClientPo
         for title in STEPS:
             run.step(title, lambda: _advance(checks))
     run.step("the receipt is in the witnessed log", lambda: _proved(transcript, log))
+    for part in transcript.parts:
+        run.step(
+            f"the receipt of stage {part.place}, {part.node}, is in the witnessed log",
+            partial(_proved, part, log),
+        )
     return run.steps
 
 
@@ -141,10 +153,10 @@ def _advance(checks: Iterator[None]) -> None:
     next(checks)
 
 
-def _proved(transcript: Transcript, log: LogPolicy) -> str:
-    if transcript.proof is None or transcript.receipt is None:
+def _proved(kept: Transcript | Part, log: LogPolicy) -> str:
+    if kept.proof is None or kept.receipt is None:
         raise _no_proof()
-    return included(transcript.proof, entry_of(transcript.receipt), log)[1]
+    return included(kept.proof, entry_of(kept.receipt), log)[1]
 
 
 def _no_proof() -> CounterfoilError:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from execution_layer.client.directory import NodeEntry
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.reading import ModelText
 from execution_layer.client.response_check import Tokenise
 from shared.envelope.body import AuditPolicy

@@ -44,7 +44,10 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
 )
 @json_option
 def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool) -> None:
-    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest."""
+    """Show one attempt by the ENTRY of its receipt or order, with prompt and answer; `latest` is the newest.
+
+    The ENTRY of a stage's receipt or order shows the answer of its chain; the bundle is then about that receipt.
+    """
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import full  # noqa: PLC0415
@@ -54,10 +57,11 @@ def archive_show(config: Path, entry: str, export_to: Path | None, as_json: bool
     policy = ClientPolicy.load(config)
     opened = Archive(policy.archive)
     try:
-        found = opened.find(entry)
+        found = opened.whole(entry)
         facts = full(found)
         if export_to is not None:
-            write_result(export_to, export(opened, found, policy).encode().encode())
+            item = opened.named_part(entry) or found
+            write_result(export_to, export(opened, item, policy).encode().encode())
     finally:
         opened.close()
     emit(facts, as_json, lambda: "\n".join(f"{name:<12} {value}" for name, value in facts.items()))

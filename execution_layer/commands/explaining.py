@@ -52,13 +52,16 @@ def as_tree(facts: dict[str, Any]) -> Tree:
     return tree
 
 
-def _node(tree: Tree, node: dict[str, Any]) -> None:
+def _node(tree: Tree, node: dict[str, Any], kind: str = "node") -> None:
     log = node["log"]
     witnesses = ", ".join(f"{name} {at}" for name, at in log["witnesses"].items())
     branch = _leaf(
-        tree, f"node {node['name']} at {node['endpoint']}, listed by {node['listed_by']}"
+        tree, f"{kind} {node['name']} at {node['endpoint']}, listed by {node['listed_by']}"
     )
+    region = node.get("claimed_region")
     for line in (
+        *([f"computes {node['computes']}"] if "computes" in node else ()),
+        *([f"says that it is in {region}, which nothing checks"] if region is not None else ()),
         f"key bundle {node['key_bundle']}, valid until {node['valid_until']}",
         f"signed with the operator's key {node['operator_key'][:16]}…, which your policy pins",
         f"index {log['index']} of {log['size']} in {log['origin']}; witnessed by {witnesses}",
@@ -72,6 +75,8 @@ def _node(tree: Tree, node: dict[str, Any]) -> None:
         ),
     ):
         _leaf(branch, line)
+    for place, stage in enumerate(node.get("stages", ()), start=1):
+        _node(branch, stage, f"stage {place}:")
 
 
 def _price(tree: Tree, price: dict[str, Any]) -> None:
@@ -81,15 +86,18 @@ def _price(tree: Tree, price: dict[str, Any]) -> None:
         f"price: at most {price['max_input_tokens']} input tokens ({counted}) and {price['max_output_tokens']} output"
         " tokens are paid for",
     )
-    for operator, card in price["rate_cards"].items():
-        _leaf(branch, f"{operator}: rate card {card}, which your policy accepts")
-        bound = price["at_most"][operator]
-        _leaf(
-            branch,
-            f"{operator}: at most {bound['amount']} {bound['currency']} for this attempt, before what a contract changes"
-            if bound["unknown"] is None
-            else f"{operator}: in money it is not known: {bound['unknown']}",
-        )
+    for name, card in price["rate_cards"].items():
+        _leaf(branch, f"{name}: rate card {card}, which your policy accepts")
+    for name, bound in price["at_most"].items():
+        _leaf(branch, f"{name}: {_money(bound)}")
+    if price.get("together") is not None:
+        _leaf(branch, f"all parts of the chain together: {_money(price['together'])}")
+
+
+def _money(bound: dict[str, Any]) -> str:
+    if bound["unknown"] is not None:
+        return f"in money it is not known: {bound['unknown']}"
+    return f"at most {bound['amount']} {bound['currency']} for this attempt, before what a contract changes"
 
 
 def _leaf(tree: Tree, text: str) -> Tree:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from execution_layer.client.batch import generate_line, run_batch, summary
 from execution_layer.client.client import AsyncCounterfoilClient
-from execution_layer.client.directory import NodeEntry
+from execution_layer.client.entries import NodeEntry
 from execution_layer.client.explain import explain
 from execution_layer.client.options import sampling_settings, seed_bytes, tag_pairs, tags_of
 from execution_layer.client.policy import ClientPolicy
@@ -150,6 +150,10 @@ def _tell(facts: dict[str, Any]) -> None:
         fg="green",
         err=True,
     )
+    for stage in facts["stages"]:
+        click.secho(
+            f"— {stage['node']}, a stage: receipt {stage['receipt']} checked", fg="green", err=True
+        )
     if not facts["text_verified"]:
         click.secho(UNVERIFIED, fg="yellow", err=True)
 

@@ -129,13 +129,18 @@ def key_bundle_steps(
     policy: LogPolicy,
     trust: Trust,
     offered: Sequence[bytes] = (),
+    *,
+    of: str | None = None,
 ) -> tuple[KeyBundle, bytes]:
-    """Run the two steps about a key bundle; return it and its entry (None once a step has failed)."""
+    """Run the two steps about a key bundle (of a node, to tell several apart); return it and its entry (None once a step has
+    failed).
+    """
+    called = "the key bundle" if of is None else f"the key bundle of {of}"
     found: tuple[KeyBundle, bytes] = run.step(
-        "the key bundle is signed by its operator", lambda: key_bundle_of(raw, trust, offered)
+        f"{called} is signed by its operator", lambda: key_bundle_of(raw, trust, offered)
     )
     run.step(
-        "the key bundle is in the witnessed log",
+        f"{called} is in the witnessed log",
         lambda: _key_bundle_place(raw, proof, policy, trust),
     )
     return found

@@ -7,9 +7,9 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from execution_layer.client.claims import SKEW_MS
 from execution_layer.client.response_check import (
     LONGEST_TOKEN,
-    SKEW_MS,
     STEPS,
     StreamReader,
     check_response,

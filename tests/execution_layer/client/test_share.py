@@ -72,7 +72,7 @@ async def test_a_share_shows_prompt_and_answer_to_somebody_who_has_nothing_else(
     for trust in (trust_of(kept.policy), Trust()):
         opened = verify_share(parse_share(share.encode()), trust)
         assert opened.report.verified
-        assert len(opened.report.steps) == 18
+        assert len(opened.report.steps) == 19
         assert opened.shown["prompt"] == PROMPT
         assert opened.shown["text"].startswith("w")
         assert opened.shown["is"] == "the answer up to the number of tokens that was asked for"

@@ -125,7 +125,7 @@ async def test_without_pins_it_verifies_on_the_word_of_the_bundle_and_says_so(ke
 async def test_the_archive_verifies_again_from_stream_to_proof(kept):
     steps = kept.transcript_steps()
     assert failing(steps) is None
-    assert len(steps) == 12
+    assert len(steps) == 13
 
 
 async def test_the_export_opens_nothing(kept):
@@ -272,7 +272,7 @@ async def test_the_command_prints_numbered_steps_and_exits_with_0(kept, capsys):
     assert command(kept.entries[0].hex(), "--config", kept.config, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verified"] is True
-    assert len(told["steps"]) == 12
+    assert len(told["steps"]) == 13
 
 
 async def test_the_command_needs_no_configuration_and_takes_the_verifiers_own_pins(

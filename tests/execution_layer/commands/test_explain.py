@@ -142,12 +142,11 @@ def test_a_bound_outside_the_cards_time_or_models_is_not_known():
         name="standard", operator="honest", currency="EUR", valid_from=10, valid_to=20,
         prices=(Price(b"m" * 32, "0.10", "0.01", "2", 10**6),),
     )  # fmt: skip
-    cards = {"honest": card}
-    at = partial(most, cards, "honest")
+    at = partial(most, card)
     assert at(b"m" * 32, (3, 5), 10).amount == "0.00001030"
     for model, now in ((b"m" * 32, 9), (b"m" * 32, 20), (b"x" * 32, 10)):
         assert at(model, (3, 5), now).amount is None
-    assert most(cards, "other", b"m" * 32, (3, 5), 10).amount is None
+    assert most(None, b"m" * 32, (3, 5), 10).amount is None
 
 
 async def test_who_gets_no_share_is_said_with_the_reason(world):
