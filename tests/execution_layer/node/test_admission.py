@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from execution_layer.node.node import DAY_MS
+from execution_layer.node.ground import DAY_MS
 from execution_layer.node.settings import Quotas
 from shared.codec import cbor
 from shared.codec.moment import now_ms
@@ -440,7 +440,7 @@ async def test_a_node_forgets_what_expired_a_day_ago(world):
         await ask(world, node, request.order, request.envelope)
         later = request.value.expiry + DAY_MS
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("execution_layer.node.node.now_ms", lambda: later + 60_000)
+        patch.setattr("execution_layer.node.ground.now_ms", lambda: later + 60_000)
         async with world.node(name="forgetful") as node:
             async with asyncio.timeout(10):
                 while node.store.was_seen(entry_of(request.order), request.value.ctx):  # noqa: ASYNC110

@@ -7,7 +7,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from execution_layer.node.drafts import ReceiptSigner
-from execution_layer.node.node import FORGET_AFTER_MS
+from execution_layer.node.ground import FORGET_AFTER_MS
 from execution_layer.node.refusing import AHEAD_MS, EXPIRED_MS, Refuser, Unfit
 from execution_layer.node.schema import SCHEMA
 from execution_layer.node.settings import Quotas
