@@ -7,11 +7,12 @@ Steps 8 and 9 open the envelope: what fails once its wrap is opened looks the sa
 are out of range.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from execution_layer.node import order_times
+from execution_layer.node.chain import Part, check_parts
 from execution_layer.node.identity import BundleKeys, KeyRing
 from execution_layer.node.order_checks import (
     OrderChecks,
@@ -62,6 +63,8 @@ class ServedModel:
     tokenise: Callable[[RequestBody], tuple[int, ...]]
     most_bytes: int = MAX_BODY
     """Maximum size of a prompt's contents in bytes; longer ones are not tokenised."""
+    stages: int = 0
+    """Stages of other operators to which the node leaves layers, under orders of their own."""
 
 
 class Seen(Protocol):
@@ -82,6 +85,8 @@ class Checked:
     """The public key (32 bytes) that signed the order."""
     envelope: bytes
     keys: BundleKeys
+    parts: tuple[Part, ...] = ()
+    """The orders for the stages of its chain."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -96,6 +101,9 @@ class Admitted:
     envelope: bytes
     opened: OpenedRequest
     prompt_ids: tuple[int, ...]
+    parts: tuple[Part, ...] = ()
+    head_bundle: bytes = b""
+    """The key bundle (statement) that was ordered from."""
 
     @property
     def seed(self) -> bytes:
@@ -122,8 +130,10 @@ class Admission:
         self._seen = seen
         self._model = model
 
-    def check(self, order_statement: bytes, envelope: bytes, now_ms: int) -> Checked:
-        """Run steps 1 to 7; nothing is opened yet."""
+    def check(
+        self, order_statement: bytes, envelope: bytes, now_ms: int, parts: Sequence[bytes] = ()
+    ) -> Checked:
+        """Run steps 1 to 7; nothing is opened yet. `parts` are the orders for stages."""
         check_size("envelope", envelope, MAX_ENVELOPE)
         found = self._checks.signed(order_statement)  # (1)
         order, entry = found.order, found.entry
@@ -135,11 +145,14 @@ class Admission:
             header = self._check_envelope(order, envelope, now_ms)  # (4)
         with judging(order, entry, {Code.INVALID_ARGUMENT: RefusalReason.TERMS}):
             self._check_terms(order)  # (5)
+            self._check_chain(header)
+        with judging(order, entry, {}):
+            orders = check_parts(order, entry, header, parts)
         with judging(order, entry, {Code.UNKNOWN_MODEL: RefusalReason.MODEL}):
             check_model(header, self._model.root, keys)  # (6)
         with judging(order, entry, {}):
             self._check_new(order, entry)  # (7)
-        return Checked(order, order_statement, entry, found.tenant_key, envelope, keys)
+        return Checked(order, order_statement, entry, found.tenant_key, envelope, keys, orders)
 
     def open(self, checked: Checked, now_ms: int) -> Admitted:
         """Run steps 8 and 9: open the envelope and tokenise the prompt."""
@@ -184,6 +197,8 @@ class Admission:
             envelope=checked.envelope,
             opened=opened,
             prompt_ids=prompt_ids,
+            parts=checked.parts,
+            head_bundle=checked.keys.statement,
         )
 
     def _too_long(self, tokens: int, body: RequestBody) -> CounterfoilError:
@@ -225,3 +240,13 @@ class Admission:
                 remedy="Order the answer from the chain's head; it hands the stages their orders.",
             )
         self._checks.terms(order)
+
+    def _check_chain(self, header: Header) -> None:
+        """Check that the request is sealed for as many stages as the node leaves layers to."""
+        if len(header.stages or ()) != self._model.stages:
+            raise CounterfoilError(
+                Code.INVALID_ARGUMENT,
+                f"the request is sealed for {len(header.stages or ())} stages; this node leaves layers to"
+                f" {self._model.stages}",
+                remedy="Read the key directory again: the node's key bundle names its stages.",
+            )

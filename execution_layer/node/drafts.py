@@ -30,6 +30,9 @@ class Outcome:
     output_blocks: tuple[bytes, ...] = ()
     evidence: bytes | None = None
     cancel: bytes | None = None
+    chain: Chain | None = None
+    """What an accountable chain has to say of it, and its stages' receipts."""
+    stages: tuple[bytes, ...] = ()
 
 
 def stream_context(order: Order, node_nonce: bytes) -> StreamContext:
@@ -49,6 +52,7 @@ def draft_receipt(record: AcceptedRecord, keys: TranscriptKeys, outcome: Outcome
         activation_root=None if outcome.evidence is None else root,
         evidence=None if outcome.evidence is None else sha256(outcome.evidence).digest(),
         cancel=outcome.cancel,
+        chain=outcome.chain,
     )
 
 
@@ -101,6 +105,7 @@ def seal_final(
                 finish=outcome.finish,
                 receipt=statement,
                 evidence=outcome.evidence,
+                stages=outcome.stages or None,
             )
         )
         return sealed, sign(outcome.h_final, sealed)

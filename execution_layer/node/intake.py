@@ -2,11 +2,20 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from execution_layer.engine.protocol import Engine, FinishReason, GenerationRequest
+from execution_layer.engine.protocol import (
+    Engine,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Resumed,
+)
 from execution_layer.node.admission import ACCEPTED, Admission, Admitted, Checked
+from execution_layer.node.chain import HeadChain
+from execution_layer.node.chained import Chained
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.health import Health
 from execution_layer.node.load import Load
@@ -39,9 +48,11 @@ class Intake:
         health: Health,
         parts: SessionParts,
         refuser: Refuser,
+        chain: HeadChain | None = None,
     ) -> None:
         self._admission = admission
         self._refuser = refuser
+        self._chain = chain
         self._engine = engine
         self._delivery = delivery
         self._health = health
@@ -54,13 +65,13 @@ class Intake:
         """What opens or has opened the session in flight, by its order's entry."""
         self.load = load
 
-    async def take(self, order: bytes, envelope: bytes) -> Session:
+    async def take(self, order: bytes, envelope: bytes, parts: Sequence[bytes] = ()) -> Session:
         """Accept a request and start its session; if this raises, all that is left of the request is its signed refusal, which
-        the error then bears.
+        the error then bears. `parts` are the orders for the stages of a chain.
 
         Once it is accepted, the request runs to its end, whatever becomes of the call.
         """
-        opening = asyncio.create_task(self._start(order, envelope))
+        opening = asyncio.create_task(self._start(order, envelope, parts))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:
@@ -78,13 +89,16 @@ class Intake:
             await self._parts.store.note_interruption(request)
             start = Start.at(interrupted.record.accepted.started)
             wanted = replace(_generation_request(admitted, start), resumed=interrupted.resumed)
+            chained = self._chained(admitted, replace(wanted, resumed=None))
             generation = self._engine.submit(wanted)
         except CounterfoilError as error:
             _log.error("an interrupted request cannot go on: %s", error)
             self.owed.add(request)
             return
         accepted, before = interrupted.record.accepted, interrupted.before
-        session = Session(admitted, generation, accepted, request, start, self._parts, before)
+        session = Session(
+            admitted, generation, accepted, request, start, self._parts, before, chained
+        )
         self.load.enter_again(admitted.order.tenant)
         opened = asyncio.get_running_loop().create_future()
         opened.set_result(session)
@@ -136,17 +150,19 @@ class Intake:
             session.leave()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start(self, order: bytes, envelope: bytes) -> Session:
+    async def _start(self, order: bytes, envelope: bytes, parts: Sequence[bytes]) -> Session:
         try:
-            return await self._accept(order, envelope)
+            return await self._accept(order, envelope, parts)
         except Unfit as unfit:
             raise await self._refuser.signed(unfit, now_ms()) from unfit.__cause__
 
-    async def _accept(self, order: bytes, envelope: bytes) -> Session:
+    async def _accept(self, order: bytes, envelope: bytes, parts: Sequence[bytes]) -> Session:
         if len(envelope) > LARGE:
-            checked = await asyncio.to_thread(self._admission.check, order, envelope, now_ms())
+            checked = await asyncio.to_thread(
+                self._admission.check, order, envelope, now_ms(), parts
+            )
         else:
-            checked = self._admission.check(order, envelope, now_ms())
+            checked = self._admission.check(order, envelope, now_ms(), parts)
         if (refused := self._health.refusal()) is not None:
             raise refused
         self.load.enter(checked.order.tenant)
@@ -169,18 +185,38 @@ class Intake:
             admitted = await asyncio.to_thread(self._admission.open, checked, now_ms())
         else:
             admitted = self._admission.open(checked, now_ms())
+        if self._chain is not None:
+            await self._chain.accept(admitted.envelope, admitted.head_bundle, admitted.parts)
         start = Start.now()
-        with judging(checked.order, checked.order_entry, ACCEPTED):
-            generation = self._engine.submit(_generation_request(admitted, start))
+        wanted = _generation_request(admitted, start)
+        chained = self._chained(admitted, wanted)
+        generation: Generation | None = None
         try:
+            with judging(checked.order, checked.order_entry, ACCEPTED):
+                generation = self._engine.submit(wanted)
             with judging(checked.order, checked.order_entry, {}):
-                return await open_session(admitted, generation, start, self._parts)
-        except Unwritable as error:
-            generation.cancel(FinishReason.FAILED)
-            raise self._health.told(error) from error
-        except BaseException:
-            generation.cancel(FinishReason.FAILED)
+                return await open_session(admitted, generation, start, self._parts, chained)
+        except BaseException as error:
+            if generation is not None:
+                generation.cancel(FinishReason.FAILED)
+            if chained is not None:
+                await chained.give_up()
+            if isinstance(error, Unwritable):
+                raise self._health.told(error) from error
             raise
+
+    def _chained(self, admitted: Admitted, wanted: GenerationRequest) -> Chained | None:
+        """Let the chain compute a request, and return what its session needs of the chain."""
+        chain = self._chain
+        if chain is None:
+            return None
+        opened, request = admitted.opened, wanted.request_id
+        chain.open(request, opened.ctx, opened.ts, admitted.order_entry, admitted.parts)
+
+        def again(resumed: Resumed) -> Generation:
+            return self._engine.submit(replace(wanted, resumed=resumed))
+
+        return Chained(chain, request, admitted.parts, again)
 
     async def _run(
         self, session: Session, request: Checked | Admitted, opening: asyncio.Future[Session]
@@ -204,7 +240,7 @@ class Intake:
 
 def _generation_request(admitted: Admitted, start: Start) -> GenerationRequest:
     return GenerationRequest(
-        request_id=admitted.opened.header.request.hex(),
+        request_id=admitted.order_entry.hex(),
         tenant=admitted.order.tenant,
         prompt_ids=admitted.prompt_ids,
         settings=admitted.opened.body.settings,

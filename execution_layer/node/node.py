@@ -9,6 +9,7 @@ from typing import Final
 from execution_layer.engine.protocol import Engine
 from execution_layer.node.admission import Admission, ServedModel
 from execution_layer.node.audit_link import AuditLink
+from execution_layer.node.chain import HeadChain
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
@@ -46,6 +47,8 @@ class NodeModel:
     engine: Engine
     files: ModelFiles | None = None
     """The tokenizer's files for clients; None if there is no folder."""
+    chain: HeadChain | None = None
+    """The stages of other operators that compute layers."""
 
 
 class Node:
@@ -101,6 +104,7 @@ class Node:
                 refuser=Refuser(
                     self.store, self._signer, self.ring, self._settings.quotas.refusals_per_tenant
                 ),
+                chain=self._model.chain,
             )
             identities = TenantIdentities(self._tenants, self._ground.book, link)
             server = self._build_server(intake, identities)
@@ -125,6 +129,8 @@ class Node:
                     await intake.close(self._settings.grace_s)
                     await server.stop()
                     await self._model.engine.stop()
+                    if self._model.chain is not None:
+                        await self._model.chain.stop()
                     _log.info("the engine has stopped", extra=asdict(self._model.engine.stats))
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from execution_layer.engine.protocol import Resumed
 from execution_layer.node.admission import Admitted, ServedModel
+from execution_layer.node.chain import check_parts
 from execution_layer.node.drafts import (
     Outcome,
     ReceiptSigner,
@@ -130,6 +131,7 @@ def _reopen(record: UnfinishedRecord, served: ServedModel) -> Continuation:
         envelope=accepted.envelope,
         opened=opened,
         prompt_ids=prompt_ids,
+        parts=check_parts(order, statement.entry, opened.header, accepted.parts),
     )
     blinded = (
         opened.keys.blind("settings", settings_bytes(opened.body, admitted.seed)),

@@ -36,6 +36,8 @@ class AcceptedRecord:
     """The public key (32 bytes) that signed the order; None for one that an older version accepted."""
     head: str | None = None
     """Of a part: `operator/node` of the head, who alone may have it computed."""
+    parts: tuple[bytes, ...] = ()
+    """The orders for the stages of its chain, in order of place."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -30,6 +30,7 @@ CREATE TABLE requests (
     cancel BLOB,
     cached INTEGER,
     interruptions INTEGER NOT NULL DEFAULT 0,
+    stage_orders BLOB,
     UNIQUE (tenant, number, attempt)
 ) STRICT;
 CREATE INDEX requests_order ON requests (order_entry);
@@ -89,6 +90,7 @@ stay, so a tenant's number and attempt are never used twice. `tenant_key` signed
 `cancel` is its signature that ends the answer, `cached` is known with the first token, and `interruptions` counts the
 restarts after which the answer went on. `parts` says which requests are a stage's parts of answers, and who may have them
 computed: they have no envelope, and a `secret` until an hour after their order has expired.
+`stage_orders` are the orders for the stages of an answer's own chain, as a CBOR array.
 """
 
 _SINCE_5 = SCHEMA[SCHEMA.index("CREATE TABLE parts") :]
@@ -101,6 +103,6 @@ UPGRADES: Final[Mapping[int, str]] = {
     "ALTER TABLE requests ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0;"
     "CREATE INDEX requests_order ON requests (order_entry)",
     4: _SINCE_4,
-    5: _SINCE_5,
+    5: _SINCE_5 + ";ALTER TABLE requests ADD COLUMN stage_orders BLOB",
 }
 """What an older database lacks: it holds receipts that are still to be delivered, and evidence."""

@@ -62,7 +62,7 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[execution_pb2.GenerateResponse]:
         """Run one request. If the caller is gone before the end, the answer goes on without it."""
         await self._identities.heed(request.order)
-        session = await self._intake.take(request.order, request.envelope)
+        session = await self._intake.take(request.order, request.envelope, request.parts)
         ended = False
         async for event in session.events():
             ended = isinstance(event, FinalEvent)

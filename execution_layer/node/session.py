@@ -19,6 +19,7 @@ from execution_layer.engine.protocol import (
     TokenChunk,
 )
 from execution_layer.node.admission import Admitted
+from execution_layer.node.chained import Chained
 from execution_layer.node.drafts import (
     Outcome,
     ReceiptSigner,
@@ -82,6 +83,7 @@ class Session:
         start: Start,
         parts: SessionParts,
         before: Before | None = None,
+        chained: Chained | None = None,
     ) -> None:
         self._admitted = admitted
         self._generation = generation
@@ -94,6 +96,7 @@ class Session:
         """Whether the node stops."""
         self._start = start
         self._parts = parts
+        self._chained = chained
         self._cancel: bytes | None = None
         """The tenant's signature, once it has cancelled the order."""
         self._context = stream_context(admitted.order, record.node_nonce)
@@ -154,6 +157,8 @@ class Session:
             if self._interrupted:  # what an earlier process used is known to nobody
                 energy = UNMEASURED
             outcome = self._outcome(finished, energy.quality, energy.millijoules)
+            if self._chained is not None:
+                outcome = await self._chained.close(outcome, self._stored.text)
             await self._finish(outcome)
         finally:
             self.tape.end(None)
@@ -339,7 +344,11 @@ class Session:
 
 
 async def open_session(
-    admitted: Admitted, generation: Generation, start: Start, parts: SessionParts
+    admitted: Admitted,
+    generation: Generation,
+    start: Start,
+    parts: SessionParts,
+    chained: Chained | None = None,
 ) -> Session:
     """Record the request as accepted at `start` and return its session; REPLAYED if another call with it came first."""
     keys, body = admitted.opened.keys, admitted.opened.body
@@ -362,8 +371,9 @@ async def open_session(
         prompt_tokens=len(admitted.prompt_ids),
         started=start.wall_ms,
         tenant_key=admitted.tenant_key,
+        parts=tuple(part.statement for part in admitted.parts),
     )
     until = max(admitted.order.expiry, admitted.opened.header.expiry)
     request = await parts.store.accept(record, until_ms=until)
     fault_point("node.accepted")
-    return Session(admitted, generation, record, request, start, parts)
+    return Session(admitted, generation, record, request, start, parts, chained=chained)

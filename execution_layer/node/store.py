@@ -18,6 +18,7 @@ from execution_layer.node.request_records import (
     UnfinishedRecord,
 )
 from execution_layer.node.schema import SCHEMA, UPGRADES, VERSION
+from shared.codec import cbor
 from shared.codec.moment import day_of
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.journal import Journal
@@ -66,8 +67,8 @@ class NodeStore:
             cursor = db.execute(
                 "INSERT INTO requests (order_entry, ctx, tenant, number, attempt, order_statement,"
                 " request_id, envelope, secret, node_nonce, model_root, numeric_profile, settings,"
-                " input, prompt_tokens, started, tenant_key) VALUES"
-                " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " input, prompt_tokens, started, tenant_key, stage_orders) VALUES"
+                " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     record.order_entry,
                     record.ctx,
@@ -86,6 +87,7 @@ class NodeStore:
                     record.prompt_tokens,
                     record.started,
                     record.tenant_key,
+                    cbor.encode([*record.parts]) if record.parts else None,
                 ),
             )
             assert cursor.lastrowid is not None
@@ -263,6 +265,7 @@ class NodeStore:
             started=row["started"],
             tenant_key=row["tenant_key"],
             head=row["head"],
+            parts=_parts(row["stage_orders"]),
         )
 
 
@@ -378,3 +381,11 @@ def _purgeable(db: sqlite3.Connection, *, before_ms: int, max_bytes: int) -> lis
             doomed.append(row["id"])
             excess -= row["size"]
     return doomed
+
+
+def _parts(stored: bytes | None) -> tuple[bytes, ...]:
+    """Return the orders for stages; CORRUPT if they are not what was stored."""
+    found = [] if stored is None else cbor.decode(stored)
+    if not isinstance(found, list) or not all(isinstance(part, bytes) for part in found):
+        raise CounterfoilError(Code.CORRUPT, "stored orders for stages are not orders")
+    return tuple(part for part in found if isinstance(part, bytes))

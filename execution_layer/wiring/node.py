@@ -14,9 +14,11 @@ from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
+from execution_layer.pipeline.answers import Answers
 from execution_layer.wiring.stage import (
     chain_steps,
     cpu_backend,
+    head_chain,
     load_ends,
     own_layers,
     widest,
@@ -58,7 +60,11 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
         max_positions=limits.context,
         tokenise=lambda body: prompt_ids(tokenizer, body),
         most_bytes=most_bytes(tokenizer, limits.context),
+        stages=len(settings.chain.stages) if settings.chain and settings.chain.accountable else 0,
     )
+    answers = None
+    if settings.chain is not None and settings.chain.accountable:
+        answers = Answers(backend.block, config.hidden_size)
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
     if settings.chain is None:
         engine = LocalEngine(load_decoder(settings.model, backend=backend), tokenizer, limits)
@@ -73,11 +79,17 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
             settings.party,
             settings.prefill_rows + settings.max_batch,
             (served.root, served.numeric_profile),
+            answers,
         )
         engine = LocalEngine(ends, tokenizer, limits, steps=steps)
     files = ModelFiles.of(settings.model, leaves)
     before.check()
-    return Node(settings, NodeModel(served, profile, engine, files), energy)
+    chain = None
+    if answers is not None:
+        assert settings.chain is not None
+        assert settings.party is not None
+        chain = head_chain(settings.chain, answers, settings.party)
+    return Node(settings, NodeModel(served, profile, engine, files, chain), energy)
 
 
 def backend_of(settings: NodeSettings, config: ModelConfig) -> Backend:

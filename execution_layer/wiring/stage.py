@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from execution_layer.node.chain import HeadChain, StageAt
+from execution_layer.pipeline.answers import Answers
+from execution_layer.pipeline.line import Arrived, Line
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import Offer, StagesService
 from execution_layer.pipeline.settings import Chain, StageSettings
@@ -167,10 +170,12 @@ def chain_steps(
     party: PartyFiles,
     rows: int,
     asked: tuple[bytes, bytes],
+    answers: Answers | None,
     blocks: int,
     wake: Callable[[], None],
 ) -> ChainSteps:
-    """Return what computes an engine's steps on a chain. `rows` is the most of one step, `asked` model root and numeric profile.
+    """Return what computes an engine's steps on a chain. `rows` is the most of one step, `asked` model root and numeric profile,
+    and `answers` are those of an accountable chain.
 
     CONFIGURATION if a step of so many rows does not fit in a message.
     """
@@ -184,16 +189,36 @@ def chain_steps(
     places = [Place(stage.address, *layers_of(stage.layers)) for stage in chain.stages]
     stages = len(places) + (own is not None)
     depth = chain.steps or 2 * stages
-    ask = Ask(*asked, width=config.hidden_size, blocks=blocks, rows=rows, steps=depth)
+    ask = Ask(
+        *asked,
+        width=config.hidden_size,
+        blocks=blocks,
+        rows=rows,
+        steps=depth,
+        accountable=answers is not None,
+    )
     reach = partial(secure_channel, ca_file=chain.ca, party=party)
+
+    def connect(out: Arrived) -> Line:
+        codec = None if answers is None else answers.connection()
+        return RemoteLine.connect(own, places, ask, reach, out, codec)
+
     return ChainSteps(
         ends,
-        lambda out: RemoteLine.connect(own, places, ask, reach, out),
+        connect,
         depth,
         wake,
         patience_s=chain.patience_s,
         stall_s=chain.stall_s,
+        answers=answers,
     )
+
+
+def head_chain(chain: Chain, answers: Answers, party: PartyFiles) -> HeadChain:
+    """Return the stages of an accountable chain, as the node at its head calls them."""
+    reach = partial(secure_aio_channel, ca_file=chain.ca, party=party)
+    stages = [StageAt(stage.name or "", stage.address) for stage in chain.stages]
+    return HeadChain(answers, stages, reach)
 
 
 def load_ends(

@@ -188,7 +188,7 @@ async def test_a_database_of_the_version_before_is_upgraded_and_its_requests_do_
         db.execute("DROP INDEX requests_order")
         db.execute("DROP TABLE parts")
         db.execute("DROP TABLE refusals")
-        for column in ("tenant_key", "cancel", "cached", "interruptions"):
+        for column in ("tenant_key", "cancel", "cached", "interruptions", "stage_orders"):
             db.execute(f"ALTER TABLE requests DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 3")
     db.close()

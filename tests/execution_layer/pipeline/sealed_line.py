@@ -53,7 +53,7 @@ class KnownParts:
         assert caller == self.head
         self.accepted.append(offered)
         self.note(offered.order.decode())
-        return b""
+        return b"bundle"
 
     def find(self, entry: bytes) -> Part | None:
         return self.known.get(entry)

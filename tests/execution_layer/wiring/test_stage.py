@@ -217,7 +217,7 @@ def test_steps_too_large_for_a_message_are_refused_with_what_fits(model):
     assert most * 4 * config.hidden_size < 16 * MIB
     with pytest.raises(CounterfoilError) as caught:
         stage.chain_steps(
-            chain(("h:1", "1:4")), ends, own, None, most + 1, (b"", b""), 8, lambda: None
+            chain(("h:1", "1:4")), ends, own, None, most + 1, (b"", b""), None, 8, lambda: None
         )
     assert str(most) in (caught.value.remedy or "")
 
