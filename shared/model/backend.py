@@ -8,7 +8,7 @@ final norm, in the compute dtype (`weights.compute_dtype`); commitments hash the
 are asked for. Elsewhere only torch's bookkeeping (cutting, joining, choosing rows), which changes no bit, is done to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -72,13 +72,35 @@ class Cache(Protocol):
         """How many blocks there are besides the null block."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where a pass is looked into on its way. It changes no bit."""
+
+    after: Sequence[int]
+    """Numbers of layers of the range, rising."""
+    show: Callable[[int, Tensor], None]
+    """Called with each of them and the states (R, D) after so many layers, which are overwritten once it returns."""
+
+    def within(self, layers: int) -> "Look":
+        """Return what is to be seen between this many layers."""
+        return Look([count for count in self.after if 0 < count < layers], self.show)
+
+    def at(self, count: int, states_RD: Tensor) -> None:
+        """Show the states after so many layers, if they are to be seen."""
+        if count in self.after:
+            self.show(count, states_RD)
+
+
 class Layers(Protocol):
     """A contiguous range of layers with their weights. Not for use by two threads at once."""
 
-    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, /) -> Tensor:
+    def __call__(
+        self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, look: Look | None = None, /
+    ) -> Tensor:
         """Return the states after the layers, whose keys and values go to the cache's layers 0, 1, …
 
-        The states that are given may be overwritten. A row's result depends on its own sequence alone. ValueError, before
+        `look` sees states between layers. The states that are given may be overwritten. A row's result depends on its own
+        sequence alone. ValueError, before
         anything is computed, for rows outside the model's positions, the cache's blocks or their own.
         """
 

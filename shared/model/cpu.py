@@ -1,7 +1,9 @@
 """The CPU backend: every arithmetic that the native kernels have (native/kernels.h), with whatever instructions there are."""
 
 from collections.abc import Sequence
+from ctypes import Array, sizeof
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from shared.model import arithmetic as arithmetics
 from shared.model import functions, rope
 from shared.model.arithmetic import ARITHMETICS, CHAIN_1, KINDS, PAIRS_32, Kind, kind_of, pointer
-from shared.model.backend import Cache, Layers, Packed, Rows
+from shared.model.backend import Cache, Layers, Look, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.fused import FUSED, check_given
 from shared.model.layout import Layout
@@ -120,7 +122,9 @@ class CpuLayers:
             window=config.layer_windows[index],
         )
 
-    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
+    def __call__(
+        self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, look: Look | None = None
+    ) -> Tensor:
         """Return the states after the layers, as `backend.Layers` says; in place where possible."""
         assert isinstance(cache, KVCache)
         layout = Layout.of(rows, positions=self._positions, blocks=cache.blocks, block=KV_BLOCK)
@@ -137,16 +141,25 @@ class CpuLayers:
         if needed > len(self._workspace):
             self._workspace = torch.empty(needed + needed // 4, dtype=torch.uint8)
         states_RD = self._kind.fill(states_RD, 1, self._width)
-        kernels().layers(
-            self._shape,
-            self._layers,
-            len(self._layers),
-            batch,
-            pointer(states_RD),
-            pointer(self._workspace),
-            len(self._workspace),
-        )
+        stops = () if look is None else look.after
+        for first, last in pairwise((0, *stops, len(self._layers))):
+            if look is not None:
+                look.at(first, states_RD[:, : self._width])
+            kernels().layers(
+                self._shape,
+                self._part(first, last),
+                last - first,
+                batch,
+                pointer(states_RD),
+                pointer(self._workspace),
+                len(self._workspace),
+            )
         return states_RD[:, : self._width].contiguous()
+
+    def _part(self, first: int, last: int) -> "Array[library.Layer]":
+        """Return layers [first, last) of the range, as they are in it."""
+        part = library.Layer * (last - first)
+        return part.from_buffer(self._layers, first * sizeof(library.Layer))
 
     def _bind(self, cache: KVCache) -> None:
         if cache is self._bound:

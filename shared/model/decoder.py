@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.model.backend import Backend, Cache, Packed, Rows, Span
+from shared.model.backend import Backend, Cache, Look, Packed, Rows, Span
 from shared.model.config import ModelConfig
 from shared.model.weights import (
     EMBEDDING,
@@ -66,9 +66,17 @@ class Stage:
         """Make room for the keys and values of these layers: this many usable blocks and the null block."""
         return self._backend.cache(self._config, blocks, layers=self.last - self.first)
 
-    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
+    def __call__(
+        self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, look: Look | None = None
+    ) -> Tensor:
         """Return the states after these layers; those given may be overwritten. ValueError as `backend.Layers` says."""
-        return self._layers(states_RD, rows, cache)
+        if look is None:
+            return self._layers(states_RD, rows, cache)
+        count = self.last - self.first
+        look.at(0, states_RD)
+        states_RD = self._layers(states_RD, rows, cache, look.within(count))
+        look.at(count, states_RD)
+        return states_RD
 
 
 class Head:
@@ -127,13 +135,14 @@ class Decoder(Ends):
         """Make room for this many usable blocks of keys and values, and the null block."""
         return self._stage.cache(blocks)
 
-    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
-        """Return the hidden states (R, D) of all spans' tokens in order, in one pass.
+    def forward(self, spans: Sequence[Span], cache: Cache, look: Look | None = None) -> Tensor:
+        """Return the hidden states (R, D) of all spans' tokens in order, in one pass; `look` sees states before, between and
+        after layers.
 
         ValueError for anything outside the model's positions, its vocabulary or the cache.
         """
         self.forward_passes += 1
-        states = self._stage(self.embed(spans), [span.rows for span in spans], cache)
+        states = self._stage(self.embed(spans), [span.rows for span in spans], cache, look)
         return self.hidden(states)
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.commitments.exact import ActivationHasher, Activations
-from shared.model.backend import Span, blocks_for
+from shared.envelope.boundary import row_hashes
+from shared.model.backend import Look, Span, blocks_for
 from shared.model.decoder import Decoder
 from shared.model.sampler import Sampler
 from shared.runtime.errors import Code, CounterfoilError
@@ -30,6 +31,8 @@ class ReplayResult:
     activations: Activations
     chosen: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    boundaries: tuple[tuple[bytes, ...], ...] = ()
+    """For each cut that was asked for, the row hashes of all states there (protocol §4.10.3)."""
 
 
 def replay(
@@ -41,21 +44,30 @@ def replay(
     *,
     choice: int = 0,
     delivered: int = 0,
+    cuts: Sequence[int] = (),
 ) -> ReplayResult:
     """Feed prompt and output back in one pass; the last output token's own state is not needed.
 
-    The last `delivered` tokens of `prompt` are sampled after as the output's first ones (protocol §3.3.1).
+    The last `delivered` tokens of `prompt` are sampled after as the output's first ones (protocol §3.3.1). Each of `cuts` is a
+    number of layers after which the states are looked at.
     INVALID_ARGUMENT when a token is outside the vocabulary or the sequence is longer than the model's context.
     """
     check_sequence(decoder, prompt, output)
     tokens = [*prompt, *output[:-1]]
     backend = decoder.backend
     blocks = range(1, blocks_for(len(tokens), backend.block) + 1)
-    hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)))
+    seen: dict[int, tuple[bytes, ...]] = {}
+
+    def show(layers: int, states: Tensor) -> None:
+        seen[layers] = tuple(row_hashes(backend.to_host(states), len(tokens)))
+
+    look = Look(sorted(set(cuts)), show) if cuts else None
+    hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)), look)
+    boundaries = tuple(seen[layers] for layers in cuts)
     hasher = ActivationHasher(len(prompt), hidden.shape[1] * hidden.element_size())
     hasher.append(backend.to_host(hidden if output else hidden[:-1]))
     if not output:
-        return ReplayResult(hasher.finish(), ())
+        return ReplayResult(hasher.finish(), (), boundaries=boundaries)
     own = len(prompt) - delivered
     sampler = Sampler(settings, seed, choice, prompt[:own], prompt[own:])
     sampled = [
@@ -66,6 +78,7 @@ def replay(
         hasher.finish(),
         tuple(item.token for item in sampled),
         tuple(entry for item in sampled for entry in item.logprobs),
+        boundaries,
     )
 
 

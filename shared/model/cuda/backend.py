@@ -1,13 +1,14 @@
 """The CUDA backend: one card, in the arithmetic of its matrix unit, by the kernels of `kernels`."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from shared.model import functions, rope
-from shared.model.backend import Cache, Layers, Packed, Rows
+from shared.model.backend import Cache, Layers, Look, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.cuda import operations
 from shared.model.cuda.graphs import Graphs
@@ -97,7 +98,9 @@ class CudaLayers:
         )
         self._graphs.clear()
 
-    def __call__(self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
+    def __call__(
+        self, states_RD: Tensor, rows: Sequence[Rows], cache: Cache, look: Look | None = None
+    ) -> Tensor:
         """Return the states after the layers, as `backend.Layers` says; in place where possible."""
         assert isinstance(cache, KVCache)
         assert len(cache.keys) == len(self._layers), "the cache belongs to another range of layers"
@@ -112,11 +115,18 @@ class CudaLayers:
         most, _, _ = self._table.chunk(shape.head_filled)
         tables = Tables.of(layout, most, self._device)
         states = padded(states_RD, shape.hidden_filled)
-        states = self._graphs.run(states, tables, cache)
+        if look is None:
+            states = self._graphs.run(states, tables, cache)
+            return states[:, : shape.hidden].contiguous()
+        for first, last in pairwise((0, *look.after, len(self._layers))):
+            look.at(first, states[:, : shape.hidden])
+            self._pass(states, tables, cache, slice(first, last))
         return states[:, : shape.hidden].contiguous()
 
-    def _pass(self, states: Tensor, tables: Tables, cache: KVCache) -> None:
-        """Run all layers over padded states, in place. Everything else that a pass needs is in the tables."""
+    def _pass(
+        self, states: Tensor, tables: Tables, cache: KVCache, which: slice = slice(None)
+    ) -> None:
+        """Run layers over padded states, in place. Everything else that a pass needs is in the tables."""
         shape, eps = self._shape, self._config.rms_norm_eps
         rows, (cosines, sines) = len(states), self._angles
 
@@ -126,7 +136,11 @@ class CudaLayers:
             return operations.product(self._table, name, x, weight, out, epilogue)
 
         for layer, window, keys, values in zip(
-            self._layers, self._windows, cache.keys, cache.values, strict=True
+            self._layers[which],
+            self._windows[which],
+            cache.keys[which],
+            cache.values[which],
+            strict=True,
         ):
             x = operations.norm(states, layer.norm_in, eps)
             qkv = product("qkv", x, layer.qkv, states.new_empty((rows, shape.qkv)), Epilogue.PLAIN)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from shared.model.backend import Cache, Layers, Rows
+from shared.model.backend import Cache, Layers, Look, Rows
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend
 from shared.model.weights import Weights
@@ -32,9 +32,11 @@ class PagedLayers:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
 
-    def __call__(self, states: Tensor, rows: Sequence[Rows], cache: Cache) -> Tensor:
+    def __call__(
+        self, states: Tensor, rows: Sequence[Rows], cache: Cache, look: Look | None = None
+    ) -> Tensor:
         own = [
             replace(each, blocks=[part for n in each.blocks for part in (2 * n - 1, 2 * n)])
             for each in rows
         ]
-        return self._layers(states, own, cache)
+        return self._layers(states, own, cache, look)

@@ -1,7 +1,7 @@
 """Embedding, stages and head: a chain of parts cut anywhere has the bits of the whole, and each part its own tensors."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from shared.envelope.boundary import row_hashes
 from shared.model.backend import Cache, Rows, Span
 from shared.model.config import ModelConfig
 from shared.model.decoder import Decoder, Embedding, Head, Stage
+from shared.model.replay import replay
 from shared.model.weights import EMBEDDING, HEAD, NORM, Weights, expected_shapes
+from shared.statements.request import SamplingSettings
 from tests.shared.model import tiny
 
 BACKEND = tiny.BACKEND
@@ -144,6 +147,25 @@ def test_a_chain_cut_at_any_layers_gives_the_bits_of_the_whole_in_any_chunks(
         for node in chain:
             sent = node.run(sent, rows)
         assert sent == BACKEND.to_host(hidden) + BACKEND.to_host(whole.logits(hidden))
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.lists(st.integers(0, LAYERS), max_size=LAYERS))
+def test_a_pass_that_is_looked_into_has_the_same_bits_and_shows_what_parts_pass_on(case, cuts):
+    config, weights = made(case, "bfloat16")
+    how, output = SamplingSettings(4), TOKENS[:4]
+    whole = Decoder(config, weights, BACKEND)
+    looked = replay(whole, OTHER, output, how, bytes(32), cuts=cuts)
+    assert replace(looked, boundaries=()) == replay(whole, OTHER, output, how, bytes(32))
+    given = [*OTHER, *output[:-1]]
+    shown = []
+    for cut in cuts:
+        stage = Stage(config, weights, BACKEND, 0, cut)
+        states = Embedding(config, weights, BACKEND)(given)
+        states = stage(states, [Rows(len(given), 0, (1,))], stage.cache(1))
+        shown.append(tuple(row_hashes(BACKEND.to_host(states), len(given))))
+    assert looked.boundaries == tuple(shown)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,7 +17,7 @@ from torch import Tensor
 from shared.model import arithmetic, cpu, functions
 from shared.model import probe as probe_module
 from shared.model import sampler as sampler_module
-from shared.model.backend import Cache, Layers, Packed, Rows
+from shared.model.backend import Cache, Layers, Look, Packed, Rows
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, CpuLayers
 from shared.model.noise import Noise
@@ -57,7 +57,9 @@ class Stepping:
     def __init__(self, layers: Layers, step: Callable[[Layers, Tensor, list[Rows], Cache], Tensor]):
         self._layers, self._step = layers, step
 
-    def __call__(self, states: Tensor, rows: Iterable[Rows], cache: Cache) -> Tensor:
+    def __call__(
+        self, states: Tensor, rows: Iterable[Rows], cache: Cache, look: Look | None = None
+    ) -> Tensor:
         return self._step(self._layers, states, list(rows), cache)
 
 
