@@ -135,12 +135,15 @@ class Decoder(Ends):
         """Make room for this many usable blocks of keys and values, and the null block."""
         return self._stage.cache(blocks)
 
-    def forward(self, spans: Sequence[Span], cache: Cache, look: Look | None = None) -> Tensor:
-        """Return the hidden states (R, D) of all spans' tokens in order, in one pass; `look` sees states before, between and
-        after layers.
+    def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
+        """Return the hidden states (R, D) of all spans' tokens in order, in one pass.
 
         ValueError for anything outside the model's positions, its vocabulary or the cache.
         """
+        return self.looked_into(spans, cache, None)
+
+    def looked_into(self, spans: Sequence[Span], cache: Cache, look: Look | None) -> Tensor:
+        """Do the same; `look` sees states before, between and after layers."""
         self.forward_passes += 1
         states = self._stage(self.embed(spans), [span.rows for span in spans], cache, look)
         return self.hidden(states)

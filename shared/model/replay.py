@@ -61,8 +61,11 @@ def replay(
     def show(layers: int, states: Tensor) -> None:
         seen[layers] = tuple(row_hashes(backend.to_host(states), len(tokens)))
 
-    look = Look(sorted(set(cuts)), show) if cuts else None
-    hidden = decoder.forward([Span(tokens, 0, blocks)], decoder.cache(len(blocks)), look)
+    spans, cache = [Span(tokens, 0, blocks)], decoder.cache(len(blocks))
+    if cuts:
+        hidden = decoder.looked_into(spans, cache, Look(sorted(set(cuts)), show))
+    else:
+        hidden = decoder.forward(spans, cache)
     boundaries = tuple(seen[layers] for layers in cuts)
     hasher = ActivationHasher(len(prompt), hidden.shape[1] * hidden.element_size())
     hasher.append(backend.to_host(hidden if output else hidden[:-1]))
