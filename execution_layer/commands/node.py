@@ -188,8 +188,8 @@ def rate_card(
     "--stage",
     "stages",
     multiple=True,
-    help="[OPERATOR/NODE@]ADDRESS=FIRST:LAST: a stage that computes these layers, without LAST; in order. With a name it"
-    " answers for itself; without, see `node stage`.",
+    help="[OPERATOR/NODE@]ADDRESS[,SPARE…]=FIRST:LAST: a stage that computes these layers, without LAST; in order. With a name it"
+    " answers for itself; without, see `node stage`, and it may have spares.",
 )
 @click.option("--stages-ca", type=_file, help="Authority of the stages [default: the node's].")
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)

@@ -74,7 +74,7 @@ def audit_trust(path: Path) -> dict[str, Any]:
 
 
 def chain_of(stages: Sequence[str], ca: Path) -> Chain | None:
-    """Return the chain of stages given as [NAME@]ADDRESS=FIRST:LAST, if there are any; CONFIGURATION for anything else."""
+    """Return the chain of stages given as [NAME@]ADDRESS[,SPARE…]=FIRST:LAST, if there are any; CONFIGURATION for anything else."""
     if not stages:
         return None
     return settled(Chain, stages=tuple(_stage(text) for text in stages), ca=ca)
@@ -83,7 +83,10 @@ def chain_of(stages: Sequence[str], ca: Path) -> Chain | None:
 def _stage(text: str) -> ChainStage:
     place, _, layers = text.rpartition("=")
     name, _, address = place.rpartition("@")
-    return settled(ChainStage, address=address, layers=layers, name=name or None)
+    address, *spares = address.split(",")
+    return settled(
+        ChainStage, address=address, layers=layers, name=name or None, spares=tuple(spares)
+    )
 
 
 def tls_files(

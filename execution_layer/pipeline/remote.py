@@ -1,10 +1,11 @@
 """A chain whose stages are on other machines, as its first stage connects it."""
 
+import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
 import grpc
@@ -25,6 +26,7 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
 
 READY_S: Final = 20.0
+_log = logging.getLogger(__name__)
 Reach = Callable[[str], grpc.Channel]
 """Returns a channel to a stage at host:port."""
 
@@ -36,6 +38,8 @@ class Place:
     address: str
     first: int
     last: int
+    spares: tuple[str, ...] = ()
+    """Where else a stage computes these layers, if this one is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,22 @@ class _Joined:
         return ""
 
 
+def _join_any(
+    place: Place, opened: stages_pb2.StageOpen, reach: Reach, codec: Codec, out: Arrived
+) -> tuple[str, _Joined]:
+    """Join the first stage of a place that is ready; return where it is. Raises what prevents the last one."""
+    failed: CounterfoilError | None = None
+    for address in (place.address, *place.spares):
+        at = replace(place, address=address)
+        try:
+            return address, _Joined(reach(address), at, opened, codec, out).ready()
+        except CounterfoilError as error:
+            _log.warning("a stage cannot be joined", extra={"stage": address, "error": str(error)})
+            failed = error
+    assert failed is not None
+    raise failed
+
+
 class RemoteLine:
     """A connected chain: the node's own layers, if it has any, and then the stages elsewhere."""
 
@@ -202,9 +222,8 @@ class RemoteLine:
                     joined_first=place is places[0],
                     accountable=ask.accountable,
                 )
-                channel = reach(place.address)
-                joined.append(_Joined(channel, place, opened, codec, out).ready())
-                after = place.address
+                after, stage = _join_any(place, opened, reach, codec, out)
+                joined.append(stage)
         except BaseException:
             for one in joined:
                 one.close()

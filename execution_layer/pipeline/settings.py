@@ -34,6 +34,9 @@ class ChainStage(Settings):
     name: NodeId | None = None
     """OPERATOR/NODE of a stage that answers for itself: a node of whichever operator, with orders and receipts of its own.
     Without it, the stage is one of the node's own operator, who answers for it."""
+    spares: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    """host:port of stages with the same layers, which are asked in this order while the one at `address` is not ready; only for
+    a stage without a name: an order names one node."""
 
 
 class Chain(Settings):
@@ -53,6 +56,8 @@ class Chain(Settings):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
+        if any(stage.name is not None and stage.spares for stage in self.stages):
+            raise ValueError("a stage with a name has no spares: an order names one node")
         named = [stage.name for stage in self.stages if stage.name is not None]
         if named and (len(named) != len(self.stages) or len(set(named)) != len(named)):
             raise ValueError("either all stages of a chain have a name, each its own, or none has")

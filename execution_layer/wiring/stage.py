@@ -186,7 +186,10 @@ def chain_steps(
             f"{rows} rows of {config.hidden_size} numbers do not fit in a message between stages",
             remedy=f"Set prefill_rows and max_batch to {most_rows(config)} or less together.",
         )
-    places = [Place(stage.address, *layers_of(stage.layers)) for stage in chain.stages]
+    places = [
+        Place(stage.address, *layers_of(stage.layers), spares=stage.spares)
+        for stage in chain.stages
+    ]
     stages = len(places) + (own is not None)
     depth = chain.steps or 2 * stages
     ask = Ask(
