@@ -191,7 +191,22 @@ def rate_card(
     help="[OPERATOR/NODE@]ADDRESS[,SPARE…]=FIRST:LAST: a stage that computes these layers, without LAST; in order. With a name it"
     " answers for itself; without, see `node stage`, and it may have spares.",
 )
-@click.option("--stages-ca", type=_file, help="Authority of the stages [default: the node's].")
+@click.option(
+    "--stages-ca",
+    type=_file,
+    help="Authority of the stages, or of those that may follow this one [default: the node's].",
+)
+@click.option(
+    "--layers",
+    help="FIRST:LAST: be a stage that computes these layers, without LAST, for others' answers, and is paid for it.",
+)
+@click.option(
+    "--caller",
+    "callers",
+    multiple=True,
+    help="OPERATOR/NODE: with --layers, a head that may order, or a stage before this one.",
+)
+@click.option("--region", help="Where the node is, for clients who choose by distance.")
 @click.option("--max-output-tokens", type=click.IntRange(1, 2**20), default=4096, show_default=True)
 @click.option("--in-flight-per-tenant", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--gpu-energy/--no-gpu-energy", default=False, help="Read NVML's energy counter.")

@@ -27,14 +27,15 @@ _log = logging.getLogger(__name__)
 class Health:
     """Knows whether the last write to the store and the last passes of the model succeeded. Belongs to one event loop."""
 
-    def __init__(self, store: NodeStore, engine: Engine) -> None:
+    def __init__(self, store: NodeStore, engine: Engine | None) -> None:
+        """Without an engine, only the store counts: a stage's failed passes end its chains, and their heads see it."""
         self._store, self._engine = store, engine
         self._incident: str | None = None
 
     @property
     def computes(self) -> bool:
         """Whether the last passes of the model did not all fail."""
-        return self._engine.stats.failures < MOST_FAILURES
+        return self._engine is None or self._engine.stats.failures < MOST_FAILURES
 
     def refusal(self) -> CounterfoilError | None:
         """Return why requests are refused; None if they are accepted. It does not reveal where the node keeps its files."""

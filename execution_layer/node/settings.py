@@ -1,11 +1,11 @@
 """The configuration of one node (`node.toml`) and of the tenants it serves (`tenants.toml`)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from execution_layer.pipeline.settings import Chain
+from execution_layer.pipeline.settings import Chain, StageWork
 from shared.codec.ids import NAME
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
@@ -127,6 +127,10 @@ class NodeSettings(Settings):
     """Offer gRPC reflection; off in production."""
     chain: Chain | None = None
     """The stages that compute the layers which this node does not; without it the node computes all of them."""
+    stage: StageWork | None = None
+    """The layers that this node computes for others' answers; without it the node answers itself."""
+    region: NodeName | None = None
+    """Where the node says that it is, for clients who choose by distance."""
     tls: TlsFiles
     party: NodeParty | None = None
     """It must be given to serve."""
@@ -134,6 +138,12 @@ class NodeSettings(Settings):
     quotas: Quotas = Quotas()
     retention: Retention = Retention()
     traffic: Traffic = Traffic()
+
+    @model_validator(mode="after")
+    def _check_stage(self) -> Self:
+        if self.stage is not None and (self.chain is not None or self.device != "cpu"):
+            raise ValueError("a [stage] computes on the CPU, and leaves no layers to a [chain]")
+        return self
 
     @property
     def issuer(self) -> str:

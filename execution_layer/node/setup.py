@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.operators import Operator
 from execution_layer.node.settings import NodeSettings, TenantsFile
-from execution_layer.pipeline.settings import Chain, ChainStage
+from execution_layer.pipeline.settings import Chain, ChainStage, StageWork
 from shared.codec.ids import check_name, parse_hex32
 from shared.parties.key_rotation import known_keys
 from shared.runtime.config import Settings, load, read_json, to_toml
@@ -78,6 +78,19 @@ def chain_of(stages: Sequence[str], ca: Path) -> Chain | None:
     if not stages:
         return None
     return settled(Chain, stages=tuple(_stage(text) for text in stages), ca=ca)
+
+
+def stage_of(layers: str | None, callers: tuple[str, ...], next_ca: Path) -> StageWork | None:
+    """Return what a node computes as a stage; None if it names no layers, and CONFIGURATION if either is missing."""
+    if layers is None and not callers:
+        return None
+    if layers is None or not callers:
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            "a stage needs layers, and callers for whom it computes them",
+            remedy="Pass --layers FIRST:LAST and, for each head and each stage before this one, --caller OPERATOR/NODE.",
+        )
+    return settled(StageWork, layers=layers, callers=callers, next_ca=next_ca)
 
 
 def _stage(text: str) -> ChainStage:

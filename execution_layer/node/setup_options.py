@@ -5,7 +5,14 @@ from typing import Any
 
 from execution_layer.node.operators import Operator
 from execution_layer.node.settings import AuditServer, NodeParty, NodeSettings, Quotas
-from execution_layer.node.setup import audit_trust, chain_of, party_files, settled, tls_files
+from execution_layer.node.setup import (
+    audit_trust,
+    chain_of,
+    party_files,
+    settled,
+    stage_of,
+    tls_files,
+)
 from shared.runtime.key_store import KeyStoreSettings
 
 
@@ -27,6 +34,8 @@ def chosen_settings(
     tls_ca: Path | None,
     stages: tuple[str, ...],
     stages_ca: Path | None,
+    layers: str | None,
+    callers: tuple[str, ...],
     max_output_tokens: int,
     in_flight_per_tenant: int,
     key_store: KeyStoreSettings | None,
@@ -58,6 +67,7 @@ def chosen_settings(
         rate_card_file=rate_card.absolute(),
         spool=folder / "node.sqlite",
         chain=chain_of(stages, (stages_ca or tls.ca).absolute()),
+        stage=stage_of(layers, callers, (stages_ca or tls.ca).absolute()),
         tls=tls,
         party=_party(f"{operator.name}/{name}", folder, local_ca, **of_party),
         audit=settled(

@@ -74,6 +74,17 @@ class Chain(Settings):
         return tuple(stage.name for stage in self.stages if stage.name is not None) or None
 
 
+class StageWork(Settings):
+    """What a node computes as a stage of accountable chains (protocol §4.10), instead of answering."""
+
+    layers: LayerRange
+    """FIRST:LAST without LAST."""
+    callers: Annotated[tuple[NodeId, ...], Field(min_length=1)]
+    """The heads, OPERATOR/NODE, that may have it compute, and the stages before it in their chains; of whichever operators."""
+    next_ca: Path
+    """The authorities of the server certificates of the stages that may follow (PEM)."""
+
+
 class StageSettings(Settings):
     """Everything that `counterfoil node stage serve` needs."""
 

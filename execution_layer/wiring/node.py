@@ -14,8 +14,10 @@ from execution_layer.node.energy import Unmetered, nvml_meter
 from execution_layer.node.model_files import ModelFiles
 from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
+from execution_layer.node.stage_node import StageNode
 from execution_layer.pipeline.answers import Answers
 from execution_layer.wiring.stage import (
+    build_stage_node,
     chain_steps,
     cpu_backend,
     head_chain,
@@ -156,7 +158,11 @@ def serve(
     check_party(settings.party, PartyRole.NODE, settings.issuer, "counterfoil node init")
 
     async def main(stop: asyncio.Event) -> None:
-        node = build_node(settings, load_decoder=load_decoder)
+        node: Node | StageNode
+        if settings.stage is None:
+            node = build_node(settings, load_decoder=load_decoder)
+        else:
+            node = await asyncio.to_thread(build_stage_node, settings)
         try:
             async with node.running() as server:
                 _drain_on_signal(node)
@@ -172,7 +178,7 @@ def serve(
     return run_service(main)
 
 
-def _drain_on_signal(node: Node) -> None:
+def _drain_on_signal(node: Node | StageNode) -> None:
     running: set[asyncio.Task[None]] = set()
 
     def asked() -> None:

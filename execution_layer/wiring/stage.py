@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 from execution_layer.node.chain import HeadChain, StageAt
+from execution_layer.node.settings import NodeSettings
+from execution_layer.node.stage_node import StageModel, StageNode
 from execution_layer.pipeline.answers import Answers
 from execution_layer.pipeline.line import Arrived, Line
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import Offer, StagesService
 from execution_layer.pipeline.settings import Chain, StageSettings
+from execution_layer.pipeline.speed import measured
 from execution_layer.pipeline.steps import ChainSteps
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
@@ -35,6 +38,7 @@ from shared.runtime.grpc import (
 )
 from shared.runtime.party import PartyFiles, PartyRole, check_party
 from shared.runtime.readiness import run_service, write_ready
+from shared.statements import keys
 
 MIB: Final = 2**20
 BESIDES: Final = 64
@@ -54,6 +58,13 @@ class Computing(Protocol):
     arithmetic: str
 
 
+class Loading(Computing, Protocol):
+    """Settings of what computes a range of layers."""
+
+    model: Path
+    kv_memory_mib: int
+
+
 def cpu_backend(settings: Computing, config: ModelConfig) -> CpuBackend:
     """Return this machine's processors under the arithmetic that the settings name, or their own; errors as `CpuBackend`."""
     own = settings.arithmetic == "auto"
@@ -62,19 +73,26 @@ def cpu_backend(settings: Computing, config: ModelConfig) -> CpuBackend:
 
 
 def build_offer(settings: StageSettings) -> Offer:
-    """Load the layers, compute the model's root and the numeric profile.
+    """Load a silent stage's layers; errors as `load_offer`, and CONFIGURATION if a caller is another operator's."""
+    _check_operators(settings)
+    return load_offer(settings, settings.layers, settings.callers)[0]
 
-    CONFIGURATION if the range is not the model's, or a part's that has no such layers, a caller is another operator's, or memory
-    holds no block. CORRUPT if the folder changes meanwhile, or a part holds a tensor that is not the listed one.
+
+def load_offer(
+    settings: Loading, layers: str, callers: Collection[str]
+) -> tuple[Offer, dict[str, str | int]]:
+    """Load the layers, compute the model's root and the numeric profile; return also its components.
+
+    CONFIGURATION if the range is not the model's, or a part's that has no such layers, or memory holds no block. CORRUPT if the
+    folder changes meanwhile, or a part holds a tensor that is not the listed one.
     """
     before = Snapshot.of(settings.model)
     config = ModelConfig.from_folder(settings.model)
-    first, last = layers_of(settings.layers)
+    first, last = layers_of(layers)
     if last > config.layers:
         raise CounterfoilError(
-            Code.CONFIGURATION, f"layers {settings.layers}: the model has {config.layers}"
+            Code.CONFIGURATION, f"layers {layers}: the model has {config.layers}"
         )
-    _check_operators(settings)
     backend = cpu_backend(settings, config)
     blocks = settings.kv_memory_mib * MIB // backend.block_bytes(config, layers=last - first) - 1
     if blocks < 1:
@@ -83,15 +101,32 @@ def build_offer(settings: StageSettings) -> Offer:
     stage = Stage(config, weights, backend, first, last)
     root = root_of(model_leaves(settings.model))
     before.check()
-    return Offer(
+    profile = dict(numeric_profile(config.dtype, backend))
+    offer = Offer(
         stage=stage,
         model_root=root,
-        numeric_profile=profile_id(dict(numeric_profile(config.dtype, backend))),
+        numeric_profile=profile_id(profile),
         width=config.hidden_size,
         blocks=blocks,
         rows=most_rows(config),
-        callers=frozenset(settings.callers),
+        callers=frozenset(callers),
+        size=backend.block,
     )
+    return offer, profile
+
+
+def build_stage_node(settings: NodeSettings) -> StageNode:
+    """Load a stage's layers, measure their speed, and build a node around them; errors as `load_offer`."""
+    work, party = settings.stage, settings.party
+    assert work is not None
+    assert party is not None
+    offer, profile = load_offer(settings, work.layers, work.callers)
+    speed = measured(offer.stage, width=offer.width, size=offer.size, blocks=offer.blocks)
+    claims = keys.Offer(
+        speed.decode_rows, speed.prefill_rows, settings.kv_memory_mib, settings.region
+    )
+    reach = partial(secure_aio_channel, ca_file=work.next_ca, party=party)
+    return StageNode(settings, StageModel(offer, profile, claims, reach))
 
 
 def _check_operators(settings: StageSettings) -> None:

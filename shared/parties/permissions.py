@@ -75,6 +75,9 @@ STAGE_GRPC: Final[Rules] = {
 }
 """Of the nodes, only those that the stage's operator names."""
 
+STAGE_NODE_GRPC: Final[Rules] = {**NODE_GRPC, **STAGE_GRPC}
+"""Of a stage that accounts for itself; it answers no requests."""
+
 _BEACON: Final[Rules] = {
     "POST /beacon/commitment": by_parties(PartyRole.WORKER),
     "POST /beacon/reveal": by_parties(PartyRole.WORKER),

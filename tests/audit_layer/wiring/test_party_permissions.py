@@ -30,6 +30,7 @@ from shared.parties.permissions import (
     CUSTODIAN_HTTP,
     NODE_GRPC,
     STAGE_GRPC,
+    STAGE_NODE_GRPC,
     WITNESS_HTTP,
 )
 from shared.proto.counterfoil.audit.v1 import audit_pb2
@@ -72,6 +73,8 @@ METHODS: dict[str, set[str]] = {
     "/counterfoil.execution.v1.Evidence/GetEvidence": {"worker"},
     "/counterfoil.execution.v1.Stages/Join": {"node"},
     "/counterfoil.execution.v1.Stages/Push": {"node"},
+    "/counterfoil.execution.v1.Stages/Accept": {"node"},
+    "/counterfoil.execution.v1.Stages/Close": {"node"},
 }
 ROUTES: dict[str, dict[str, set[str]]] = {
     "witness": {
@@ -134,6 +137,8 @@ def test_every_method_of_every_server_has_a_row_and_a_rule():
         (audit_pb2, AUDIT_GRPC),
         (execution_pb2, NODE_GRPC),
         (stages_pb2, STAGE_GRPC),
+        (stages_pb2, STAGE_NODE_GRPC),
+        (execution_pb2, STAGE_NODE_GRPC),
     ):
         defined = set(methods_of(file.DESCRIPTOR))
         assert defined <= METHODS.keys()

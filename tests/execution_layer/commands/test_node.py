@@ -97,6 +97,27 @@ def test_what_init_writes_holds_wherever_the_node_is_started(shell, tmp_path, mo
     assert Path(written["tls"]["ca"]) == tmp_path / "ca" / "ca.pem"
 
 
+def test_a_node_with_layers_is_a_stage_for_its_callers(shell, tmp_path):
+    arguments = prepared(shell, tmp_path)
+    callers = ("--caller", "front/head", "--caller", "farm/s1")
+    assert shell(*arguments, "--layers", "8:16", *callers, "--region", "eu-north")[0] == 0
+    settings = load(NodeSettings, tmp_path / "node" / "node.toml")
+    assert (settings.stage.layers, settings.region) == ("8:16", "eu-north")
+    assert settings.stage.callers == ("front/head", "farm/s1")
+    assert settings.stage.next_ca == settings.tls.ca
+    for wrong in (
+        ("--layers", "8:16"),
+        callers,
+        ("--layers", "16:8", *callers),
+        ("--layers", "8:16", "--caller", "front"),
+        ("--layers", "8:16", *callers, "--device", "cuda"),
+        ("--layers", "8:16", *callers, "--stage", "farm/s2@10.0.0.2:7100=16:24"),
+    ):
+        code, _, said = shell(*arguments, *wrong)
+        assert code != 0
+        assert "a stage needs layers" in said or "the options cannot be used" in said
+
+
 @pytest.mark.parametrize(
     ("age", "said"), [(timedelta(0), "valid until 2"), (LIFE + timedelta(days=1), "expired on 2")]
 )

@@ -1,0 +1,251 @@
+"""Stages of other operators as full nodes, under a head and a client as they are: each has a receipt of its own for what it did."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from functools import partial
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from execution_layer.node.identity import KeyRing
+from execution_layer.node.invoice import make_invoice, read_meter
+from execution_layer.pipeline.settings import Chain, ChainStage, StageWork
+from execution_layer.wiring import stage as wiring
+from execution_layer.wiring.node import build_node
+from execution_layer.wiring.stage import build_stage_node
+from shared.codec.moment import Period, now_ms
+from shared.model.root import model_root
+from shared.proto.counterfoil.execution.v1 import (
+    execution_pb2,
+    execution_pb2_grpc,
+    stages_pb2,
+    stages_pb2_grpc,
+)
+from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.grpc import error_from_rpc, secure_aio_channel
+from shared.runtime.keys import load_or_create_ed25519
+from shared.runtime.party import PartyRole
+from shared.statements.cose import read_as
+from shared.statements.keys import KeyBundle, Layers
+from shared.statements.receipts import Finish, Receipt
+from tests.execution_layer.node.parting import request_for
+from tests.execution_layer.node.test_crashes import node_process
+from tests.execution_layer.waiting import until
+from tests.parties import shown_by
+from tests.shared.model import tiny
+
+HEAD, S1, S2 = "honest/head", "farm/s1", "coop/s2"
+TOKENS = 6
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(wiring, "measured", partial(wiring.measured, budget_s=0.0))
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tiny.write_folder(tmp_path / "model", num_hidden_layers=4)
+    return folder, model_root(folder)
+
+
+def stage_settings(world, model, name, layers, callers, **changes):
+    operator, node = name.split("/")
+    work = StageWork(layers=layers, callers=callers, next_ca=world.ca.ca_file)
+    return world.settings(node, operator, model, stage=work, region="eu-north", **changes)
+
+
+@contextlib.asynccontextmanager
+async def running(node):
+    """Run a node, and wait until its key bundle is witnessed."""
+    try:
+        async with node.running() as server:
+            await node.registration.witnessed.wait()
+            node.address, node.party_address = server.address, server.party_address
+            yield node
+    finally:
+        node.close()
+
+
+@contextlib.asynccontextmanager
+async def stages_of(world, model):
+    """Run a stage of `farm` and one of `coop`."""
+    first = build_stage_node(stage_settings(world, model, S1, "1:3", (HEAD,)))
+    last = build_stage_node(stage_settings(world, model, S2, "3:4", (HEAD, S1)))
+    async with running(first) as s1, running(last) as s2:
+        yield s1, s2
+
+
+def head_settings(world, model, s1, s2):
+    places = (
+        ChainStage(address=s1.party_address, layers="1:3", name=S1),
+        ChainStage(address=s2.party_address, layers="3:4", name=S2),
+    )
+    return world.settings("head", "honest", model, chain=Chain(stages=places, ca=world.ca.ca_file))
+
+
+def receipts(world):
+    """Return the log's receipts by the nodes that signed them."""
+    found = {}
+    for item in world.audit.receipts():
+        found.setdefault(item.issuer, []).append(Receipt.from_payload(item.payload))
+    return found
+
+
+async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its_part(world, model):
+    async with (
+        stages_of(world, model) as (s1, s2),
+        running(build_node(head_settings(world, model, s1, s2))),
+        world.client(model_root=model[1], max_attempts=1) as client,
+    ):
+        answers = [await client.generate(prompt="the engine", max_tokens=TOKENS) for _ in range(2)]
+        await world.audit.wait_for_receipts(6, 30)
+        await until(lambda: s1.spool.counts().delivered == s2.spool.counts().delivered == 2)
+        assert s1.load.in_flight == s2.load.in_flight == 0
+    signed = receipts(world)
+    assert {name: len(each) for name, each in signed.items()} == {HEAD: 2, S1: 2, S2: 2}
+    for number, answer in enumerate(answers):
+        head, first, last = (signed[name][number] for name in (HEAD, S1, S2))
+        assert head == answer.receipt.value
+        assert head.chain.sent == first.chain.received
+        assert first.chain.sent == last.chain.received
+        assert last.chain.sent == head.chain.received
+        for place, receipt in enumerate((head, first, last)):
+            assert (receipt.chain.place, receipt.node_sequence) == (place, number)
+            assert (receipt.usage.input, receipt.usage.cached, receipt.usage.output) == (
+                head.usage.input,
+                head.usage.cached,
+                head.usage.output,
+            )
+    (quantity,) = {
+        line.quantity
+        for line in invoice_of(stage_settings(world, model, S1, "1:3", (HEAD,))).lines
+        if line.kind == "output"
+    }
+    assert quantity == sum(answer.receipt.value.usage.output for answer in answers)
+
+
+def invoice_of(settings):
+    day = 86_400_000
+    start = now_ms() // day * day
+    return make_invoice(
+        settings.operator,
+        [read_meter(settings, Period(start - day, start + 2 * day))],
+        Period(start - day, start + 2 * day),
+        issued_ms=now_ms(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def calling(world, address, name):
+    """Yield what calls a stage with the certificate of a node."""
+    shown = shown_by(PartyRole.NODE, name, world.ca.ca_file)
+    async with secure_aio_channel(address, world.ca.ca_file, shown) as channel:
+        stub = stages_pb2_grpc.StagesStub(channel)
+
+        async def call(method, **fields):
+            request = getattr(stages_pb2, f"{method}Request")(**fields)
+            try:
+                return await getattr(stub, method)(request, timeout=10)
+            except grpc.RpcError as error:
+                raise error_from_rpc(error) from error
+
+        yield call
+
+
+def offered(world, ring, model, head=HEAD):
+    """Return what the head of a chain with this stage hands to it, and the order's entry."""
+    side = SimpleNamespace(folder=world.folder / "heads", ring=ring, tenant_key=world.tenant_key)
+    changes = {"rate_card": world.cards["farm"]}
+    request = request_for(side, head=head, root=model[1], order_changes=changes)
+    its = request.offered
+    return request.order, {
+        "order": its.order,
+        "header": its.header,
+        "kc": its.kc,
+        "wrap": its.wrap,
+        "head_bundle": its.head_bundle,
+    }
+
+
+async def test_a_stage_shows_what_it_computes_and_answers_nothing_itself(world, model):
+    node = build_stage_node(stage_settings(world, model, S1, "1:3", (HEAD,)))
+    async with (
+        running(node),
+        secure_aio_channel(node.address, world.ca.ca_file) as channel,
+    ):
+        stub = execution_pb2_grpc.InferenceStub(channel)
+        shown = await stub.GetKeyBundle(execution_pb2.GetKeyBundleRequest(), timeout=10)
+        bundle = read_as(KeyBundle, shown.statement)
+        assert shown.tlog_proof
+        assert (bundle.layers, bundle.model_roots) == (Layers(1, 3), (model[1],))
+        assert bundle.evidence == node.party_address
+        assert (bundle.offer.memory_mib, bundle.offer.region) == (512, "eu-north")
+        assert min(bundle.offer.decode_rows, bundle.offer.prefill_rows) >= 1
+        for call in (
+            anext(aiter(stub.Generate(execution_pb2.GenerateRequest(), timeout=10))),
+            anext(aiter(stub.Resume(execution_pb2.ResumeRequest(), timeout=10))),
+            anext(aiter(stub.GetModelFiles(execution_pb2.GetModelFilesRequest(), timeout=10))),
+            stub.Cancel(execution_pb2.CancelRequest(), timeout=10),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                await call
+            error = error_from_rpc(caught.value)
+            assert error.code is Code.UNSUPPORTED
+            assert "layers 1:3" in error.detail
+
+
+async def test_nobody_but_its_callers_orders_from_a_stage_and_none_of_them_for_another(
+    world, model
+):
+    other, stranger = "front/other", "front/stranger"
+    node = build_stage_node(stage_settings(world, model, S1, "1:3", (HEAD, other)))
+    async with running(node):
+        order, its = offered(world, node.ring, model)
+        for name in (other, stranger):
+            async with calling(world, node.party_address, name) as call:
+                with pytest.raises(CounterfoilError) as caught:
+                    await call("Accept", **its)
+                assert caught.value.code is Code.FORBIDDEN
+        async with calling(world, node.party_address, HEAD) as call:
+            answer = await call("Accept", **its)
+            assert answer.bundle == node.ring.current().statement
+            with pytest.raises(CounterfoilError) as caught:
+                await call("Close", order=order, input=5, output=2)
+            assert caught.value.code is Code.CONFLICT
+        async with calling(world, node.party_address, other) as call:
+            with pytest.raises(CounterfoilError) as caught:
+                await call("Close", order=order)
+            assert caught.value.code is Code.FORBIDDEN
+        assert node.spool.counts().signed == 0
+
+
+async def test_kill_9_of_a_stage_loses_no_receipt_and_signs_none_twice(world, model):
+    settings = stage_settings(world, model, S1, "1:3", (HEAD,))
+    ready = world.folder / "ready.json"
+    config = settings.spool.parent / "node.toml"
+    words = ("shared.runtime", "node", "serve", "--config", str(config), "--ready-file")
+    async with node_process(world, *words, fault="node.part.closed:kill") as process:
+        operator = load_or_create_ed25519(settings.operator_key_file)
+        ring = KeyRing(settings.keys, operator)
+        order, its = offered(world, ring, model)
+        async with calling(world, json.loads(ready.read_text())["party"], HEAD) as call:
+            await call("Accept", **its)
+            with pytest.raises(CounterfoilError) as caught:
+                await call("Close", order=order)
+            assert caught.value.code is Code.UNAVAILABLE
+        assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
+    assert receipts(world) == {}
+    async with node_process(world, *words) as process:
+        async with calling(world, json.loads(ready.read_text())["party"], HEAD) as call:
+            await call("Accept", **its)
+            closed = await call("Close", order=order)
+        await world.audit.wait_for_receipts(1, 30)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert receipts(world) == {S1: [read_as(Receipt, closed.receipt)]}
+    (receipt,) = receipts(world)[S1]
+    assert (receipt.finish, receipt.node_sequence) == (Finish.FAILED, 0)
