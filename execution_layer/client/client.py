@@ -214,10 +214,12 @@ class AsyncCounterfoilClient:
         """Return the usable nodes for a model, according to the directory and the policy."""
         return await self._nodes(self._model_root(model))
 
-    async def offers(self, model: str | None = None) -> list[NodeEntry]:
-        """Return every node for a model that the policy accepts: whole nodes, heads without their stages, and stages."""
-        directory, root = self._listing(), self._model_root(model)
-        return await directory.offers(root)
+    async def offers(self, model: str | None = None) -> tuple[list[NodeEntry], Sequence[str]]:
+        """Return every node for a model that the policy accepts (whole nodes, heads without their stages, and stages), and why
+        others were refused.
+        """
+        directory = self._listing()
+        return await directory.offers(self._model_root(model)), directory.refused
 
     async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
         """Fetch a model's tokenizer files from a node, check them against the model root, and use them from now on.

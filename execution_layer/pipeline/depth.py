@@ -42,10 +42,15 @@ def best_depth(sequences: int, costs: Sequence[Cost], trip_s: float) -> Depth:
     seconds; `trip_s` is what the hops of one round take together. `costs` are those of the stages, the embedding and the
     head among them.
     """
+    found = depths(sequences, costs, trip_s)
+    enough = (1 + NEAR) * min(depth.round_s for depth in found)
+    return next(depth for depth in found if depth.round_s <= enough)
+
+
+def depths(sequences: int, costs: Sequence[Cost], trip_s: float) -> list[Depth]:
+    """Return what comes of every number of steps under way, from one up to one for each sequence."""
     assert sequences > 0
-    depths = [_with(steps, sequences, costs, trip_s) for steps in range(1, sequences + 1)]
-    enough = (1 + NEAR) * min(depth.round_s for depth in depths)
-    return next(depth for depth in depths if depth.round_s <= enough)
+    return [_with(steps, sequences, costs, trip_s) for steps in range(1, sequences + 1)]
 
 
 def _with(steps: int, sequences: int, costs: Sequence[Cost], trip_s: float) -> Depth:
