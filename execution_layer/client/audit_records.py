@@ -9,14 +9,34 @@ from typing import Final
 from execution_layer.client.log_records import LogRecords
 
 _WAITING: Final = (
-    "SELECT transcript, receipt_entry, statement FROM audits JOIN transcripts ON transcripts.id = transcript"
-    " WHERE receipt_entry IS NOT NULL AND audits.log_index IS NULL AND audits.rejected IS NULL"
-    " AND transcript > ? ORDER BY transcript LIMIT ?"
+    "SELECT * FROM (SELECT transcript, 0 AS place, receipt_entry, statement FROM audits JOIN transcripts ON transcripts.id ="
+    " transcript WHERE receipt_entry IS NOT NULL AND audits.log_index IS NULL AND audits.rejected IS NULL"
+    " UNION ALL SELECT transcript, place, receipt_entry, audit FROM parts JOIN audits USING (transcript)"
+    " WHERE receipt_entry IS NOT NULL AND audit_index IS NULL AND audit_rejected IS NULL)"
+    " WHERE (transcript, place) > (?, ?) ORDER BY transcript, place LIMIT ?"
 )
 _LISTED: Final = (
-    "SELECT number, attempt, node, receipt_entry, audits.entry AS entry, audits.log_index AS log_index, audits.rejected"
-    " AS rejected FROM audits JOIN transcripts ON transcripts.id = transcript ORDER BY transcript DESC LIMIT ?"
+    "SELECT number, attempt, node, receipt_entry, entry, log_index, rejected FROM (SELECT transcript, 0 AS place, number, attempt,"
+    " node, receipt_entry, audits.entry AS entry, audits.log_index AS log_index, audits.rejected AS rejected FROM audits"
+    " JOIN transcripts ON transcripts.id = transcript UNION ALL SELECT transcript, place, number, attempt, parts.node,"
+    " parts.receipt_entry, audit_entry, audit_index, audit_rejected FROM parts JOIN audits USING (transcript)"
+    " JOIN transcripts ON transcripts.id = transcript) ORDER BY transcript DESC, place LIMIT ?"
 )
+
+
+_ROWS: Final = (
+    (
+        "SELECT statement FROM audits WHERE transcript = ?",
+        "UPDATE audits SET statement = ?, entry = ? WHERE transcript = ?",
+        "UPDATE audits SET log_index = ?, rejected = ? WHERE transcript = ?",
+    ),
+    (
+        "SELECT audit FROM parts WHERE transcript = ? AND place = ?",
+        "UPDATE parts SET audit = ?, audit_entry = ? WHERE transcript = ? AND place = ?",
+        "UPDATE parts SET audit_index = ?, audit_rejected = ? WHERE transcript = ? AND place = ?",
+    ),
+)
+"""How an audit request is read, kept and noted as answered: that about an answer, and that about a stage's part."""
 
 
 _SENT: Final = (
@@ -47,9 +67,11 @@ class SentRequest:
 
 @dataclass(frozen=True, slots=True)
 class WantedAudit:
-    """An attempt with a receipt whose audit request the log has not answered yet."""
+    """An attempt, or a stage's part of one, with a receipt whose audit request the log has not answered yet."""
 
     transcript: int
+    place: int
+    """The stage's; 0 for the attempt's own node."""
     receipt: bytes
     """Entry."""
     statement: bytes | None
@@ -58,7 +80,7 @@ class WantedAudit:
 
 @dataclass(frozen=True, slots=True)
 class AskedAudit:
-    """An attempt whose audit is wanted, and how far that got."""
+    """An attempt whose audit is wanted, or a stage's part of it, and how far that got."""
 
     number: int
     attempt: int
@@ -86,43 +108,43 @@ class AuditRecords(LogRecords):
                 " WHERE transcript = ? AND rejected IS NOT NULL",
                 (transcript,),
             )
+            db.execute(
+                "UPDATE parts SET audit = NULL, audit_entry = NULL, audit_rejected = NULL"
+                " WHERE transcript = ? AND audit_rejected IS NOT NULL",
+                (transcript,),
+            )
 
         await self._journal.write(write)
 
-    def wanted_audits(self, *, after: int, limit: int) -> list[WantedAudit]:
-        """Return what is to be asked for, or asked for again, of the transcripts after one, in their order."""
-        rows = self._journal.read(lambda db: db.execute(_WAITING, (after, limit)).fetchall())
+    def wanted_audits(self, *, after: tuple[int, int], limit: int) -> list[WantedAudit]:
+        """Return what is to be asked for, or asked for again, behind a (transcript, place), in their order."""
+        rows = self._journal.read(lambda db: db.execute(_WAITING, (*after, limit)).fetchall())
         return [WantedAudit(*row) for row in rows]
 
     async def keep_audit_request(
-        self, transcript: int, sign: Callable[[], tuple[bytes, bytes]]
+        self, wanted: WantedAudit, sign: Callable[[], tuple[bytes, bytes]]
     ) -> bytes:
-        """Record the audit request (statement, entry) of an attempt, unless it has one; return the one that counts."""
+        """Record the audit request (statement, entry) that is wanted, unless there is one; return the one that counts."""
+        read, kept_in, _ = _ROWS[wanted.place > 0]
+        row = (wanted.transcript, *((wanted.place,) if wanted.place else ()))
 
         def write(db: sqlite3.Connection) -> bytes:
-            query = "SELECT statement FROM audits WHERE transcript = ?"
-            (kept,) = db.execute(query, (transcript,)).fetchone()
+            (kept,) = db.execute(read, row).fetchone()
             if kept is not None:
                 return bytes(kept)
             statement, entry = sign()
-            db.execute(
-                "UPDATE audits SET statement = ?, entry = ? WHERE transcript = ?",
-                (statement, entry, transcript),
-            )
+            db.execute(kept_in, (statement, entry, *row))
             return statement
 
         return await self._journal.write(write)
 
     async def note_audit(
-        self, transcript: int, *, index: int | None = None, rejected: str | None = None
+        self, wanted: WantedAudit, *, index: int | None = None, rejected: str | None = None
     ) -> None:
         """Record the log's answer: the index at which it has the audit request, or why it does not take it."""
-        await self._journal.write(
-            lambda db: db.execute(
-                "UPDATE audits SET log_index = ?, rejected = ? WHERE transcript = ?",
-                (index, rejected, transcript),
-            )
-        )
+        *_, answered = _ROWS[wanted.place > 0]
+        row = (wanted.transcript, *((wanted.place,) if wanted.place else ()))
+        await self._journal.write(lambda db: db.execute(answered, (index, rejected, *row)))
 
     def sent(self, limit: int) -> list[SentRequest]:
         """Return the newest attempts, newest first."""

@@ -1,4 +1,5 @@
-"""Audit requests: what its tenant wants audited is asked for by the client itself, once the receipt is in the log (§6.2.7).
+"""Audit requests: what its tenant wants audited is asked for by the client itself, once the receipt is in the log (§6.2.7). Of an
+answer by a chain, every stage's part is.
 
 The archive is the queue. An attempt is in it from its order on, and its audit request is kept before it is sent, so that
 whoever is killed in between loses nothing, and what is sent again is the same statement.
@@ -39,14 +40,14 @@ class Auditing:
         Where the log has not heard of a receipt yet, it gets the receipt first. What it does not answer, or cannot take
         now, is found again by the next call.
         """
-        taken, after = 0, 0
+        taken, after = 0, (0, 0)
         while batch := self._archive.wanted_audits(after=after, limit=BATCH):
             early, answered = await self._submit(batch)
             taken += answered
             if early:
-                await self._proofs.hand_in_receipts([item.transcript for item in early])
+                await self._proofs.hand_in_receipts(sorted({item.transcript for item in early}))
                 taken += (await self._submit(early))[1]
-            after = batch[-1].transcript
+            after = batch[-1].transcript, batch[-1].place
         return taken
 
     async def _submit(self, batch: Sequence[WantedAudit]) -> tuple[list[WantedAudit], int]:
@@ -59,7 +60,7 @@ class Auditing:
         taken = 0
         for item, result in zip(batch, await self._proofs.submit(submissions), strict=False):
             if result.WhichOneof("result") == "sequenced":
-                await self._archive.note_audit(item.transcript, index=result.sequenced.index)
+                await self._archive.note_audit(item, index=result.sequenced.index)
                 taken += 1
                 continue
             code, detail = result.rejected.code[:64], result.rejected.detail[:200]
@@ -67,7 +68,7 @@ class Auditing:
                 early.append(item)
             elif code not in _AGAIN:
                 _log.warning("the log does not take an audit request: %s: %s", code, detail)
-                await self._archive.note_audit(item.transcript, rejected=f"{code}: {detail}")
+                await self._archive.note_audit(item, rejected=f"{code}: {detail}")
         return early, taken
 
     async def _statement(self, item: WantedAudit) -> bytes:
@@ -79,4 +80,4 @@ class Auditing:
             statement = sign(wanted, key=self._key, issuer=self._tenant)
             return statement, entry_of(statement)
 
-        return await self._archive.keep_audit_request(item.transcript, signed)
+        return await self._archive.keep_audit_request(item, signed)

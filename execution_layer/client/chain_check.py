@@ -12,11 +12,10 @@ from shared.statements.cose import open_as
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order, Part
 from shared.statements.receipts import Chain, Finish, Receipt
-from shared.verification.receipt_claims import implausible
+from shared.verification.receipt_claims import implausible, misplaced
 
 _FROM_ORDER: Final = ("bundle", "ctx", "kc", "envelope", "tenant", "number", "attempt", "rate_card")
 _COUNTED: Final = ("input", "cached", "output")
-_NOT_A_STAGES: Final = ("settings", "activation_root", "input", "output", "evidence", "cancel")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,8 +89,7 @@ def _checked(raw: bytes, head: Receipt, part: SentPart, now_ms: int) -> tuple[by
 
 
 def _check_part(receipt: Receipt, head: Receipt, part: SentPart) -> None:
-    order, bundle, place = part.order, part.bundle, part.order.part
-    assert place is not None
+    order, bundle = part.order, part.bundle
     agree("order", receipt.order, part.entry)
     for name in _FROM_ORDER:
         agree(name, getattr(receipt, name), getattr(order, name))
@@ -103,11 +101,9 @@ def _check_part(receipt: Receipt, head: Receipt, part: SentPart) -> None:
         counted, heads = getattr(receipt.usage, name), getattr(head.usage, name)
         require(counted == heads, f"usage.{name}", f"is {counted}, and the head's is {heads}")
     require(receipt.finish is Finish.STOP, "finish", f"is {receipt.finish.value}, and not stop")
-    for name in _NOT_A_STAGES:
-        require(getattr(receipt, name) is None, name, "is there, which a stage does not know")
-    require(receipt.chain is not None, "chain", "is missing")
-    at = None if receipt.chain is None else receipt.chain.place
-    require(at == place.place, "chain", f"says that it is at place {at}")
+    require(receipt.cancel is None, "cancel", "is there, which a stage does not get")
+    fault = misplaced(order, receipt, bundle)
+    require(fault is None, "place", f"is not its order's: {fault}")
 
 
 def _check_ring(chains: Sequence[Chain], parts: Sequence[SentPart]) -> None:

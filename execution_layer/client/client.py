@@ -262,12 +262,13 @@ class AsyncCounterfoilClient:
         return await self._proofs().hand_in_accused()
 
     async def audit(self, which: str) -> int:
-        """Ask for the audit of an answer, whatever the draw says, and of whatever else is still to be asked for.
+        """Ask for the audit of an answer, with every stage's part of it, whatever the draw says, and of whatever else is still to
+        be asked for.
 
-        `which` is the entry of its receipt or order, or `latest`. Returns how many audit requests the log has taken. CONFLICT
-        if there is no receipt.
+        `which` is the entry of its receipt or order, or that of a part, or `latest`. Returns how many audit requests the log has
+        taken. CONFLICT if there is no receipt.
         """
-        kept = self.archive.find(which)
+        kept = self.archive.whole(which)
         if kept.receipt_entry is None:
             raise CounterfoilError(
                 Code.CONFLICT, "there is no receipt of this attempt that could be audited"

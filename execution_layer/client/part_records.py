@@ -8,7 +8,8 @@ from typing import Final
 from execution_layer.client.audit_records import AuditRecords
 
 _PARTS: Final = (
-    "SELECT *, (SELECT finished FROM transcripts WHERE id = transcript) AS finished FROM parts"
+    "SELECT transcript, place, node, bundle, order_statement, order_entry, receipt, receipt_entry, proof, log_index, handed_in,"
+    " (SELECT finished FROM transcripts WHERE id = transcript) AS finished FROM parts"
 )
 
 

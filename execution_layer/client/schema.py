@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-VERSION = 11
+VERSION = 12
 
 SCHEMA = """
 CREATE TABLE transcripts (
@@ -116,6 +116,10 @@ CREATE TABLE parts (
     proof TEXT,
     log_index INTEGER,
     handed_in INTEGER,
+    audit BLOB,
+    audit_entry BLOB,
+    audit_index INTEGER,
+    audit_rejected TEXT,
     PRIMARY KEY (transcript, place)
 ) STRICT, WITHOUT ROWID
 """
@@ -129,8 +133,12 @@ position 0 its nonce. `proof`, `log_index` and `handed_in` are those of the rece
 they are answered with a receipt: `statement` is the audit request, kept before it is sent, and `rejected` why the log
 does not take it. `own_keys` are the public keys with which orders were signed. `canaries` are the attempts that were
 sent to test their nodes; nothing else says which they are. `parts` are what the stages of chains were ordered to do, by their
-places from 1, and their receipts, once the whole answer has passed the checks."""
+places from 1, and their receipts, once the whole answer has passed the checks; their `audit…` are what `audits` has of an
+answer, and are wanted where that is."""
 
+_IN_12 = (
+    "    audit BLOB,\n    audit_entry BLOB,\n    audit_index INTEGER,\n    audit_rejected TEXT,\n"
+)
 _IN_5 = "    beside INTEGER,\n    nodes TEXT,\n"
 _SUSPECTS, _FREE, _STANDINGS, _CONTRADICTIONS, _REFUSAL, _AUDITS, _OWN_KEYS, _CANARIES, _PARTS = (
     SCHEMA.index(f"CREATE {name}")
@@ -164,6 +172,8 @@ UPGRADES: Final[Mapping[int, str]] = {
     7: SCHEMA[_AUDITS:_OWN_KEYS].rstrip().rstrip(";"),
     8: SCHEMA[_OWN_KEYS:_CANARIES].rstrip().rstrip(";"),
     9: SCHEMA[_CANARIES:_PARTS].rstrip().rstrip(";"),
-    10: SCHEMA[_PARTS:],
+    10: SCHEMA[_PARTS:].replace(_IN_12, ""),
+    11: "ALTER TABLE parts ADD COLUMN audit BLOB; ALTER TABLE parts ADD COLUMN audit_entry BLOB;"
+    "ALTER TABLE parts ADD COLUMN audit_index INTEGER; ALTER TABLE parts ADD COLUMN audit_rejected TEXT",
 }
 """What an older archive lacks: it holds what nobody else has, so every later version must open it."""

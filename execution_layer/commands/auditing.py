@@ -17,9 +17,10 @@ from shared.runtime.output import emit, json_option, table
 def ask_audit(config: Path, entry: str, as_json: bool) -> int:
     """Ask for the audit of one answer, whatever the draw says; its tenant pays for it.
 
-    ENTRY is its receipt or order, or `latest`. Where custodians pin no tenants, they release only what was sealed with
-    the policy `always` (`counterfoil infer --audit always`), which asks by itself. Exit code 5 if the log has not taken it yet: it
-    is asked for again by the next command that reaches the audit server, such as `counterfoil client proofs`.
+    ENTRY is its receipt or order, or `latest`. Of an answer by a chain, every stage's part is audited too. Where custodians pin
+    no tenants, they release only what was sealed with the policy `always` (`counterfoil infer --audit always`), which asks by
+    itself. Exit code 5 if the log has not taken it yet: it is asked for again by the next command that reaches the audit server,
+    such as `counterfoil client proofs`.
     """
     from execution_layer.client.client import AsyncCounterfoilClient  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
@@ -27,16 +28,20 @@ def ask_audit(config: Path, entry: str, as_json: bool) -> int:
     async def main() -> dict[str, Any]:
         async with AsyncCounterfoilClient(ClientPolicy.load(config)) as client:
             await client.audit(entry)
-            found = client.archive.find(entry)
-            return next(
-                _row(item)
-                for item in client.archive.audits(1_000_000)
-                if item.receipt == found.receipt_entry
-            )
+            found = client.archive.whole(entry)
+            signed = [found.receipt_entry, *(part.receipt_entry for part in found.parts)]
+            asked = client.archive.audits(1_000_000)
+            own, *stages = [_row(item) for item in asked if item.receipt in signed]
+            return {**own, **({"stages": stages} if stages else {})}
 
     facts = asyncio.run(main())
-    emit(facts, as_json, lambda: f"receipt {facts['receipt']}: {facts['state']}")
-    return 0 if facts["log_index"] is not None else 5
+    rows = [facts, *facts.get("stages", ())]
+    emit(
+        facts,
+        as_json,
+        lambda: "\n".join(f"receipt {row['receipt']}: {row['state']}" for row in rows),
+    )
+    return 0 if all(row["log_index"] is not None for row in rows) else 5
 
 
 @click.command("audits")

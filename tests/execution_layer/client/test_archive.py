@@ -21,6 +21,7 @@ from execution_layer.client.archive import (
     State,
     own_keys_in,
 )
+from execution_layer.client.part_records import NewPart
 from shared.codec.moment import now_ms
 from shared.envelope.sealing import open_with_secret
 from shared.runtime.errors import Code, CounterfoilError
@@ -37,6 +38,11 @@ NOTHING = Received(None, None, (), None, None)
 
 def signed(number, attempt):
     statement = f"order {number}/{attempt}".encode()
+    return statement, sha256(statement).digest()
+
+
+def signed_part(_number, _attempt, _head, place):
+    statement = f"part {place}".encode()
     return statement, sha256(statement).digest()
 
 
@@ -250,17 +256,25 @@ async def test_numbers_of_processes_that_died_are_free_once_their_orders_are_no_
     assert [await next_number() for _ in range(4)] == [0, 1, 3, 4]  # 3 was never closed either
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+def undo_tables(db, version):
+    """Take back what an archive of a version did not have, down to version 8."""
+    for column in ("audit", "audit_entry", "audit_index", "audit_rejected"):
+        db.execute(f"ALTER TABLE parts DROP COLUMN {column}")
+    if version < 11:
+        db.execute("DROP TABLE parts")
+    if version < 10:
+        db.execute("DROP TABLE canaries")
+    if version < 9:
+        db.execute("DROP TABLE own_keys")
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
 async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_path, version):
     await close(archive, await archive.order(NEW, signed), State.REFUSED)
     archive.close()
     path = tmp_path / "client" / "archive.sqlite"
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE parts")
-        if version < 10:
-            db.execute("DROP TABLE canaries")
-        if version < 9:
-            db.execute("DROP TABLE own_keys")
+        undo_tables(db, version)
         if version < 8:
             db.execute("DROP TABLE audits")
         if version < 7:
@@ -309,5 +323,9 @@ async def test_an_older_archive_is_opened_and_keeps_what_it_holds(archive, tmp_p
         await opened.want_audit(again.id)
         assert [item.number for item in opened.audits(9)] == [0]
         assert [item.canary for item in opened.sent(9)] == [False, False]
+        ordered = await opened.order(
+            replace(NEW, parts=(NewPart("farm/s1", BUNDLE),)), signed, sign_part=signed_part
+        )
+        assert [part.order_statement for part in opened.get(ordered.id).parts] == [b"part 1"]
     finally:
         opened.close()

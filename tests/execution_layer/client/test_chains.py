@@ -7,14 +7,18 @@ import pytest
 from rich.console import Console
 
 from execution_layer.client.archive import Archive, State
+from execution_layer.client.chain_check import check_chain
 from execution_layer.client.chains import Terms, orderable
 from execution_layer.client.entries import NodeEntry
 from execution_layer.client.explain import explain
+from execution_layer.client.own_keys import own_keys
+from execution_layer.client.reopening import reopened
 from execution_layer.client.verify import export, trust_of, verify_transcript
 from execution_layer.commands.explaining import as_tree
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as, sign
+from shared.statements.disclosures import AuditRequest
 from shared.statements.keys import Layers, Revocation
 from shared.statements.orders import Order, Part
 from shared.statements.ratecards import Price, RateCard
@@ -22,6 +26,7 @@ from shared.statements.receipts import Chain, Finish
 from shared.verification.bundle_check import verify_bundle
 from tests.execution_layer.asking import random32
 from tests.execution_layer.chains import CUT, chain_of, relinked
+from tests.execution_layer.waiting import until
 from tests.execution_layer.world import MODEL_ROOT
 
 PROMPT = "hello"
@@ -382,6 +387,27 @@ async def test_stages_receipts_are_handed_in_with_their_orders_proved_and_export
         assert (counts["receipts"], counts["proofs"]) == (3, 3)
 
 
+async def test_an_audit_of_an_answer_is_asked_for_with_every_stages_part(world):
+    async with chain_of(world), world.client(audit="always") as client:
+        answer = await client.generate(prompt=PROMPT, max_tokens=4)
+        await until(lambda: all(item.log_index is not None for item in client.archive.audits(9)))
+        signed = {answer.receipt.entry, *(stage.entry for stage in answer.stages)}
+        asked = [read_as(AuditRequest, raw).receipt for raw in world.audit.audit_requests()]
+        assert sorted(asked) == sorted(signed)
+        assert [item.node for item in client.archive.audits(9)] == ["honest/head", S1, S2]
+        assert await client.audit(answer.stages[0].entry.hex()) == 0  # it is asked for once
+
+
+async def test_an_audit_request_about_a_part_that_the_log_rejects_is_asked_again_when_wanted(world):
+    async with chain_of(world), world.client() as client:
+        answer = await client.generate(prompt=PROMPT, max_tokens=4)
+        world.audit.refusals["audit-request"] = Code.FORBIDDEN
+        assert await client.audit(answer.receipt.entry.hex()) == 0
+        assert all(item.rejected for item in client.archive.audits(9))
+        world.audit.refusals.clear()
+        assert await client.audit(answer.stages[1].entry.hex()) == 3
+
+
 async def test_an_archive_with_a_parts_order_altered_does_not_verify(world):
     async with chain_of(world), world.client() as client:
         answer = await client.generate(prompt=PROMPT, max_tokens=4)
@@ -396,3 +422,17 @@ async def test_an_archive_with_a_parts_order_altered_does_not_verify(world):
         failed = next(step for step in steps if not step.holds)
         assert "is not a part of the head's" in failed.detail
         assert len(CUT) == len(kept.parts)
+
+
+async def test_what_an_earlier_process_ordered_is_resumed_and_checked_with_every_part(world):
+    async with chain_of(world) as chain, world.client() as client:
+        answer = await client.generate(prompt=PROMPT, max_tokens=4)
+        kept = replace(client.archive.get(answer.transcript_id), state=State.ORDERED)
+        key, own = client._terms.key, own_keys(client._policy)
+        attempt, bundle = reopened(client.archive, kept, key, own, client._texts, None, None)
+        assert bundle.issuer == "honest/head"
+        signed = [stage.statement for stage in answer.stages]
+        check_chain(answer.receipt.value, signed, attempt._sent.parts, now_ms())
+        assert [entry for _, entry in attempt.ordered.parts] == [
+            entry for _, entry in chain.asked[0].parts
+        ]
