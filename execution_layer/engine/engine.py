@@ -207,8 +207,9 @@ class LocalEngine:
                 self._end_from_outside()
                 self._finish_ended()
                 self._scheduler.admit()
-                room = len(self._under_way) < self._runner.depth
-                plan = self._scheduler.plan(self._runner.depth) if room else []
+                depth = self._runner.depth(len(self._scheduler.running), self._scheduler.chunks)
+                room = len(self._under_way) < depth
+                plan = self._scheduler.plan(depth) if room else []
                 assert plan or self._under_way or not self._generations
                 if not plan:
                     return began

@@ -24,8 +24,10 @@ class LostError(Exception):
 class Steps(Protocol):
     """Computes steps, in the order in which they begin; several may be under way."""
 
-    depth: int
-    """How many: at least 1."""
+    def depth(self, running: int, chunks: int) -> int:
+        """Return how many may be under way, at least 1, while so many sequences run, whose prompts are to be computed in so
+        many steps.
+        """
 
     def begin(self, step: "Step") -> None:
         """Let a step begin."""
@@ -134,12 +136,14 @@ class Finishing:
 class Runner(Finishing):
     """Computes one step at a time, with a decoder and a cache of its own."""
 
-    depth = 1
-
     def __init__(self, decoder: Decoder, cache: Cache) -> None:
         super().__init__(decoder, decoder.backend)
         self._decoder = decoder
         self._cache = cache
+
+    def depth(self, running: int, chunks: int) -> int:  # noqa: ARG002  # whatever is to be done
+        """One."""
+        return 1
 
     def begin(self, step: Step) -> None:
         """There is nothing to begin: a step is computed at its end."""

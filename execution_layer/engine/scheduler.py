@@ -82,6 +82,12 @@ class Scheduler:
         """Blocks that nobody holds, including those of the prefix cache."""
         return self._pool.available
 
+    @property
+    def chunks(self) -> int:
+        """Steps that the prompts which are not under way yet take."""
+        rows = sum(item.left for item in self.running if item.left > 1)
+        return -(-rows // self.limits.prefill_rows)
+
     def everyone(self) -> Iterator[SequenceState]:
         """Yield all sequences, running and waiting."""
         yield from self.running

@@ -7,6 +7,15 @@ from torch import Tensor
 
 from shared.model.backend import Rows
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.keys import MAX_STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How long a step waited in a stage for those before it, and how long it was computed there, as the stage says."""
+
+    waited_s: float
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +29,14 @@ class Boundary:
     """Float32 (R, D)."""
     requests: tuple[str, ...] = ()
     """Which request each of `rows` belongs to; only its first stage knows."""
+    spent: tuple[Spent, ...] = ()
+    """In the stages that it has passed, in order."""
 
     def check(self, number: int, width: int, limit: int) -> None:
         """Raise MALFORMED unless this is what may come next: step `number`, up to `limit` rows of `width` finite numbers."""
         count = sum(span.count for span in self.rows)
+        if len(self.spent) > MAX_STAGES + 1:  # the first one may be the head's own
+            raise _wrong(f"a step has passed {len(self.spent)} stages")
         if self.number != number:
             raise _wrong(f"step {self.number} comes where step {number} is due")
         if not 0 < count <= limit or any(span.count < 1 for span in self.rows):

@@ -10,6 +10,7 @@ import torch
 from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.ledger import Track
 from execution_layer.pipeline.parts import Part
+from execution_layer.pipeline.wire import from_spent, to_spent
 from shared.envelope.boundary import row_hashes
 from shared.envelope.stages import HOP_NONCE_BYTES, HopOpener, HopSealer
 from shared.model.backend import Rows
@@ -74,7 +75,12 @@ class HopIn:
         rows = tuple(Rows(span.count, span.position, tuple(span.blocks)) for span in step.spans)
         states = torch.frombuffer(plain or bytearray(_NUMBER_BYTES), dtype=torch.float32)
         count = sum(span.count for span in rows)
-        boundary = Boundary(step.number, rows, states[: count * self.width].view(count, self.width))
+        boundary = Boundary(
+            step.number,
+            rows,
+            states[: count * self.width].view(count, self.width),
+            spent=from_spent(step),
+        )
         return Opened(boundary, tuple(carried), tuple(hashes))
 
     def forget(self, order: bytes) -> None:
@@ -103,7 +109,7 @@ class HopOut:
         self, boundary: Boundary, carried: Sequence[Carried]
     ) -> tuple[stages_pb2.StageStep, tuple[list[bytes], ...]]:
         """Return a step as it is sent, and the hashes of each span's rows."""
-        step = stages_pb2.StageStep(number=boundary.number)
+        step = stages_pb2.StageStep(number=boundary.number, spent=to_spent(boundary.spent))
         states = memoryview(boundary.states.contiguous().numpy().tobytes())
         size = len(states) // len(boundary.states)
         hashes, first = [], 0

@@ -2,13 +2,14 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from execution_layer.pipeline.boundary import Boundary
+from execution_layer.pipeline.boundary import Boundary, Spent
 from shared.model.backend import Cache, Rows
 
 T = TypeVar("T")
@@ -64,17 +65,21 @@ class StageLine(Generic[T]):
     """What computes steps, in a thread of its own. What it has computed goes to `out`."""
 
     def __init__(
-        self, name: str, work: Callable[[T], T], out: Callable[[T | Exception], None]
+        self,
+        name: str,
+        work: Callable[[T], T],
+        out: Callable[[T | Exception], None],
+        note: Callable[[T, Spent], T] = lambda done, _spent: done,
     ) -> None:
-        """`name` is the thread's; whatever `work` raises ends the line."""
-        self._work, self._out = work, out
-        self._queue: queue.SimpleQueue[T | Exception | None] = queue.SimpleQueue()
+        """`name` is the thread's; whatever `work` raises ends the line. `note` returns what was done with what it took."""
+        self._work, self._out, self._note = work, out, note
+        self._queue: queue.SimpleQueue[tuple[float, T | Exception] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def send(self, arrived: T | Exception) -> None:
         """Take what comes out of the stage before; an error passes through."""
-        self._queue.put(arrived)
+        self._queue.put((time.perf_counter(), arrived))
 
     def close(self) -> None:
         """Stop after the step that is being computed; blocks until then."""
@@ -82,15 +87,23 @@ class StageLine(Generic[T]):
         self._thread.join()
 
     def _run(self) -> None:
-        while (arrived := self._queue.get()) is not None:
+        while (queued := self._queue.get()) is not None:
+            came, arrived = queued
             if not isinstance(arrived, Exception):
+                begun = time.perf_counter()
                 try:
                     arrived = self._work(arrived)
+                    arrived = self._note(arrived, Spent(begun - came, time.perf_counter() - begun))
                 except Exception as error:  # noqa: BLE001  # whatever it is, the next stage cannot go on
                     arrived = error
             self._out(arrived)
             if isinstance(arrived, Exception):
                 return
+
+
+def noted(boundary: Boundary, spent: Spent) -> Boundary:
+    """Return a boundary with what one more stage took."""
+    return replace(boundary, spent=(*boundary.spent, spent))
 
 
 def named(stage: StageLike) -> str:
@@ -116,7 +129,8 @@ class LocalLine:
         self._lines: list[StageLine[Boundary]] = []
         out = delayed(len(stages), out)
         for place, stage in reversed(list(enumerate(stages))):
-            line = StageLine(named(stage), Computing(stage, blocks, width, limit), out)
+            work = Computing(stage, blocks, width, limit)
+            line = StageLine(named(stage), work, out, noted)
             self._lines.insert(0, line)
             out = delayed(place, line.send)
         self._into = out

@@ -18,6 +18,7 @@ from execution_layer.pipeline.line import (
     StageLike,
     StageLine,
     named,
+    noted,
 )
 from execution_layer.pipeline.service import CHAIN_BYTES, CHAIN_S
 from execution_layer.pipeline.wire import from_message, to_message
@@ -232,7 +233,7 @@ class RemoteLine:
         if own is None:
             return cls(first.send, None, joined)
         work = Computing(own, ask.blocks, ask.width, ask.rows)
-        line = StageLine(named(own), work, first.send)
+        line = StageLine(named(own), work, first.send, noted)
         return cls(line.send, line, joined)
 
     def send(self, boundary: Boundary) -> None:

@@ -2,8 +2,8 @@
 
 import threading
 import time
+from dataclasses import replace
 
-from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.hops import Carried, HopIn, HopOut
 from execution_layer.pipeline.ledger import Ledger, Track
 from execution_layer.pipeline.line import StageLike
@@ -91,9 +91,7 @@ class SealedStage:
         states = self._stage(boundary.states, boundary.rows, self._cache)
         share = (time.perf_counter() - begun) / len(states)
         self._number += 1
-        sealed, hashes_out = self._out.seal(
-            Boundary(boundary.number, boundary.rows, states), opened.carried
-        )
+        sealed, hashes_out = self._out.seal(replace(boundary, states=states), opened.carried)
         for span, carried, blocks, left in zip(
             boundary.rows, opened.carried, entries, hashes_out, strict=True
         ):

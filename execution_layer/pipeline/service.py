@@ -12,7 +12,7 @@ import grpc
 from execution_layer.pipeline.line import Computing, StageLike, StageLine, named
 from execution_layer.pipeline.parts import Counts, Offered, Parts
 from execution_layer.pipeline.sealed import SealedStage, Tracks
-from execution_layer.pipeline.wire import from_message, to_message
+from execution_layer.pipeline.wire import add_spent, from_message, to_message
 from shared.proto.counterfoil.execution.v1 import stages_pb2, stages_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc
@@ -92,7 +92,7 @@ class _Use:
         self._steps = asked.steps
         self._under_way = 0
         work = sealed or _plain(offer, asked)
-        self._line = StageLine(named(offer.stage), work, self._came)
+        self._line = StageLine(named(offer.stage), work, self._came, add_spent)
 
     def take(self, step: stages_pb2.StageStep) -> None:
         """Take a step in; OVERLOADED if more are under way than the chain has."""

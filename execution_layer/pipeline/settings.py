@@ -47,8 +47,8 @@ class Chain(Settings):
     ca: Path
     """The authority of the stages' server certificates (PEM)."""
     steps: Annotated[int, Field(ge=0, le=256)] = 0
-    """Steps under way at once. 0: twice as many as there are stages; with a round trip of L between stages that take t
-    for a step, S · (1 + L / t) fill S stages."""
+    """Steps under way at once. 0: as many as fill the chain, by what its steps are measured to take; with a round trip of L
+    between stages that take t for a step, S · (1 + L / t) fill S stages."""
     patience_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """How long the node tries to connect its chain again before the requests that wait for it fail."""
     stall_s: Annotated[float, Field(ge=1, le=3600)] = 60.0

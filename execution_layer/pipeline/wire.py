@@ -1,11 +1,17 @@
 """Boundaries as messages, and back."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import torch
 
-from execution_layer.pipeline.boundary import Boundary
+from execution_layer.pipeline.boundary import Boundary, Spent
 from shared.model.backend import Rows
 from shared.proto.counterfoil.execution.v1 import stages_pb2
 from shared.runtime.errors import Code, CounterfoilError
+
+_MICRO: Final = 1e-6
+_MOST_US: Final = 2**32 - 1
 
 
 def to_message(boundary: Boundary) -> stages_pb2.StageStep:
@@ -17,6 +23,7 @@ def to_message(boundary: Boundary) -> stages_pb2.StageStep:
             for span in boundary.rows
         ],
         states=boundary.states.contiguous().numpy().astype("<f4", copy=False).tobytes(),
+        spent=to_spent(boundary.spent),
     )
 
 
@@ -34,4 +41,28 @@ def from_message(step: stages_pb2.StageStep, width: int) -> Boundary:
         step.number,
         tuple(Rows(span.count, span.position, tuple(span.blocks)) for span in step.spans),
         states[: rows * width].view(rows, width),
+        spent=from_spent(step),
     )
+
+
+def to_spent(spent: Sequence[Spent]) -> list[stages_pb2.StageSpent]:
+    """Return what stages say of a step as it is sent."""
+    return [
+        stages_pb2.StageSpent(waited_us=_micro(its.waited_s), took_us=_micro(its.took_s))
+        for its in spent
+    ]
+
+
+def from_spent(step: stages_pb2.StageStep) -> tuple[Spent, ...]:
+    """Return what stages say of a step, which `Boundary.check` is still to look at."""
+    return tuple(Spent(its.waited_us * _MICRO, its.took_us * _MICRO) for its in step.spent)
+
+
+def add_spent(step: stages_pb2.StageStep, spent: Spent) -> stages_pb2.StageStep:
+    """Return a step with what one more stage says of it."""
+    step.spent.extend(to_spent([spent]))
+    return step
+
+
+def _micro(seconds: float) -> int:
+    return min(_MOST_US, max(0, round(seconds / _MICRO)))

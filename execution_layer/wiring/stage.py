@@ -11,9 +11,10 @@ from execution_layer.node.chain import HeadChain, StageAt
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.stage_node import StageModel, StageNode
 from execution_layer.pipeline.answers import Answers
+from execution_layer.pipeline.gauge import Gauge
 from execution_layer.pipeline.line import Arrived, Line
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
-from execution_layer.pipeline.service import Offer, StagesService
+from execution_layer.pipeline.service import MOST_STEPS, Offer, StagesService
 from execution_layer.pipeline.settings import Chain, StageSettings
 from execution_layer.pipeline.speed import measured
 from execution_layer.pipeline.steps import ChainSteps
@@ -226,13 +227,13 @@ def chain_steps(
         for stage in chain.stages
     ]
     stages = len(places) + (own is not None)
-    depth = chain.steps or 2 * stages
+    gauge = Gauge(chain.steps or 2 * stages, most=None if chain.steps else MOST_STEPS)
     ask = Ask(
         *asked,
         width=config.hidden_size,
         blocks=blocks,
         rows=rows,
-        steps=depth,
+        steps=gauge.most,
         accountable=answers is not None,
     )
     reach = partial(secure_channel, ca_file=chain.ca, party=party)
@@ -244,7 +245,7 @@ def chain_steps(
     return ChainSteps(
         ends,
         connect,
-        depth,
+        gauge,
         wake,
         patience_s=chain.patience_s,
         stall_s=chain.stall_s,

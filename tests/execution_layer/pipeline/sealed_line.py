@@ -7,10 +7,11 @@ from typing import Any
 
 from execution_layer.pipeline.answers import Answers
 from execution_layer.pipeline.boundary import Boundary
-from execution_layer.pipeline.line import Arrived, Computing, Line, StageLike, StageLine
+from execution_layer.pipeline.line import Arrived, Computing, Line, StageLike, StageLine, noted
 from execution_layer.pipeline.parts import Computed, Counts, Offered, Part, Roots
 from execution_layer.pipeline.sealed import SealedStage, Tracks
 from execution_layer.pipeline.steps import ChainSteps
+from execution_layer.pipeline.wire import add_spent
 from shared.codec.hashing import labelled_hash
 from shared.envelope.boundary import boundary_root, row_hashes
 from shared.envelope.stages import BoundarySecret
@@ -78,6 +79,7 @@ class SealedChain:
     breaks: list[Callable[[Arrived], Arrived]] = field(default_factory=list)
     """What stands in the way of what the first connection returns, the second, …; the rest is whole."""
     connected: int = 0
+    steps: ChainSteps | None = None
 
     def __post_init__(self) -> None:
         self.others = self.stages[1:] if self.own else self.stages
@@ -106,7 +108,8 @@ class SealedChain:
             self.connected += 1
             return _Line(self, blocks, self.breaks.pop(0)(out) if self.breaks else out)
 
-        return ChainSteps(self.decoder, connect, self.depth, wake, answers=self.answers)
+        self.steps = ChainSteps(self.decoder, connect, self.depth, wake, answers=self.answers)
+        return self.steps
 
     def roots(self, request: str, positions: int) -> list[Roots]:
         """Return what head and stages commit to, in order of place."""
@@ -154,7 +157,7 @@ class _Line:
             def changing(step, work=work, place=parts.place):
                 return work(chain.changed(place, step))
 
-            line = StageLine("sealed", changing, take)
+            line = StageLine("sealed", changing, take, add_spent)
             self._lines.append(line)
             take = line.send
 
@@ -166,7 +169,7 @@ class _Line:
         self._into: Arrived = into
         if chain.own:
             computing = Computing(chain.stages[0], blocks, config.hidden_size, rows)
-            own = StageLine[Boundary]("own", computing, into)
+            own = StageLine[Boundary]("own", computing, into, noted)
             self._lines.append(own)
             self._into = own.send
 

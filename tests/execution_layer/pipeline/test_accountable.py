@@ -55,6 +55,11 @@ def test_every_place_commits_to_what_one_machine_computes(mix, where, depth, own
     seen = Counter[str]()
     everyone = asyncio.run(served(chain, mix, seen))
     assert not chain.errors
+    assert chain.steps is not None
+    tally = chain.steps.tally
+    assert len(tally.stages_s) == (len(parts) if tally.steps else 0)
+    assert (tally.rows, tally.under_way) == (0, 0)
+    assert tally.tokens == sum(len(one.end.output_ids) for one in everyone)
     check(chain, everyone)
     event("hits" if seen["hits"] else "no hits")
     event("preemptions" if seen["preemptions"] else "no preemptions")
@@ -97,6 +102,10 @@ async def test_after_a_break_everything_is_committed_to_once():
     everyone = await served(chain, mix)
     assert chain.connected == 3
     check(chain, everyone)
+    assert chain.steps is not None
+    tally = chain.steps.tally
+    assert (tally.connections, tally.breaks, tally.last_break) == (3, 2, "a stage has died")
+    assert (tally.rows, tally.under_way) == (0, 0)
 
 
 async def failed(chain: SealedChain, code: Code) -> str:

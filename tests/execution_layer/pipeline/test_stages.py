@@ -5,7 +5,6 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import grpc
@@ -14,7 +13,7 @@ import torch
 
 from execution_layer.engine.protocol import FinishReason
 from execution_layer.pipeline import service
-from execution_layer.pipeline.boundary import Boundary
+from execution_layer.pipeline.boundary import Boundary, Spent
 from execution_layer.pipeline.remote import RemoteLine
 from execution_layer.pipeline.wire import from_message, to_message
 from shared.model.backend import Rows
@@ -54,8 +53,18 @@ async def test_stages_over_tls_serve_what_one_node_computes(pool, cuts, own):
         places = [
             place(await stack.enter_async_context(pool.stage(part)), part) for part in parts[own:]
         ]
-        steps = partial(pool.steps, parts[0] if own else None, places, 5)
+        made = []
+
+        def steps(blocks, wake):
+            made.append(pool.steps(parts[0] if own else None, places, 5, blocks, wake))
+            return made[0]
+
         check(await serve(model(), mix, None, steps), mix)
+    tally = made[0].tally
+    assert len(tally.stages_s) == len(parts)
+    assert all(seconds > 0 for seconds in tally.stages_s)
+    assert tally.trip_s is not None
+    assert (tally.connections, tally.breaks) == (1, 0)
 
 
 async def test_a_stage_that_dies_and_comes_back_loses_and_doubles_nothing(pool):
@@ -183,6 +192,11 @@ WRONG = {
     ),
     "a block that it does not have": _spans(SPAN(count=2, blocks=[9])),
     "a position without a block": _spans(SPAN(count=2, position=63, blocks=[1])),
+    "a way through more stages than there are": stages_pb2.StageStep(
+        spans=[SPAN(count=2, blocks=[1])],
+        states=bytes(8 * WIDTH),
+        spent=[stages_pb2.StageSpent(took_us=1)] * 66,
+    ),
     "a position beyond the model's": _spans(SPAN(count=2, position=4000, blocks=[1] * 63)),
 }
 
@@ -296,10 +310,11 @@ async def test_a_chain_whose_next_stage_refuses_says_which_and_why(pool):
 
 def test_a_boundary_is_the_same_after_its_way():
     states = torch.randn(3, WIDTH)
-    boundary = Boundary(7, (Rows(2, 5, (3, 1)), Rows(1, 0, (2,))), states)
+    spent = Spent(0.5, 0.25), Spent(0.0, 2.0)
+    boundary = Boundary(7, (Rows(2, 5, (3, 1)), Rows(1, 0, (2,))), states, spent=spent)
     message = to_message(boundary)
     back = from_message(stages_pb2.StageStep.FromString(message.SerializeToString()), WIDTH)
-    assert (back.number, back.rows) == (boundary.number, boundary.rows)
+    assert (back.number, back.rows, back.spent) == (7, boundary.rows, spent)
     assert torch.equal(back.states, states)
     assert len(message.SerializeToString()) <= 3 * (4 * WIDTH + 100)
 

@@ -262,6 +262,32 @@ class StageBegin(_message.Message):
 Global___StageBegin: _TypeAlias = StageBegin  # noqa: Y015
 
 @_typing.final
+class StageSpent(_message.Message):
+    """What a stage says of one step: how long it waited there for the steps before it, and how long it was computed. A claim: it
+    decides how many steps a head keeps under way, and nothing else.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITED_US_FIELD_NUMBER: _builtins.int
+    TOOK_US_FIELD_NUMBER: _builtins.int
+    waited_us: _builtins.int
+    took_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        waited_us: _builtins.int = ...,
+        took_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["took_us", b"took_us", "waited_us", b"waited_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageSpent: _TypeAlias = StageSpent  # noqa: Y015
+
+@_typing.final
 class StageStep(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,6 +295,7 @@ class StageStep(_message.Message):
     SPANS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     BEGUN_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """0, 1, ... in one chain."""
     states: _builtins.bytes
@@ -277,6 +304,10 @@ class StageStep(_message.Message):
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSpan]: ...
     @_builtins.property
     def begun(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageBegin]: ...
+    @_builtins.property
+    def spent(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageSpent]:
+        """In the stages that it has passed, in order."""
+
     def __init__(
         self,
         *,
@@ -284,10 +315,11 @@ class StageStep(_message.Message):
         spans: _abc.Iterable[Global___StageSpan] | None = ...,
         states: _builtins.bytes = ...,
         begun: _abc.Iterable[Global___StageBegin] | None = ...,
+        spent: _abc.Iterable[Global___StageSpent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "number", b"number", "spans", b"spans", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "number", b"number", "spans", b"spans", "spent", b"spent", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
