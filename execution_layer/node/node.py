@@ -30,6 +30,7 @@ from shared.parties.permissions import NODE_GRPC
 from shared.proto.counterfoil.execution.v1 import execution_pb2_grpc
 from shared.runtime.grpc import RpcServer, Service
 from shared.statements.cose import MAX_STATEMENT
+from shared.statements.keys import Offer
 
 MAX_REQUEST_BYTES: Final = MAX_ENVELOPE + 2 * MAX_STATEMENT
 """An envelope, its order, and the message's overhead."""
@@ -49,6 +50,8 @@ class NodeModel:
     """The tokenizer's files for clients; None if there is no folder."""
     chain: HeadChain | None = None
     """The stages of other operators that compute layers."""
+    claims: Offer | None = None
+    """What the key bundle says of its speed."""
 
 
 class Node:
@@ -184,5 +187,6 @@ class Node:
             numeric_profile=self._model.served.numeric_profile,
             profile=self._model.profile,
             stages=None if chain is None else chain.names,
+            offer=self._model.claims,
         )
         return self.registration

@@ -151,7 +151,8 @@ class AcceptedParts:
         checked = self._admission.check(signed, offered, caller, now_ms())
         if (refused := self._health.refusal()) is not None:
             raise refused
-        self._load.enter(signed.order.tenant)
+        place = _place(signed.order.tenant, caller)
+        self._load.enter(place)
         try:
             start = Start.now()
             record = self._record(checked, open_part(checked, offered), caller, start)
@@ -165,7 +166,7 @@ class AcceptedParts:
             fault_point("node.part.accepted")
             self._keep(request, record, start)
         finally:
-            self._load.leave(signed.order.tenant)
+            self._load.leave(place)
         return checked.keys.statement
 
     def _is_known(self, order: bytes, caller: str) -> bool:
@@ -221,7 +222,7 @@ class AcceptedParts:
         )
         one = self._kept[record.order_entry] = _Kept(request, record, order, start, part, closed)
         if not closed:
-            self._load.enter_again(record.tenant)
+            self._load.enter_again(_place(record.tenant, record.head))
         return one
 
     async def _close(
@@ -245,7 +246,7 @@ class AcceptedParts:
             statement = await self._store.finish(one.id, draft, self._signer.receipt)
             fault_point("node.part.closed")
             one.closed = True
-        self._load.leave(one.record.tenant)
+        self._load.leave(_place(one.record.tenant, one.part.head))
         self._wake()
         return statement
 
@@ -282,6 +283,11 @@ def _check_again(receipt: Receipt, counts: Counts) -> None:
             f"the part's receipt says {receipt.finish}, with {told.input} input tokens, {told.cached} of them cached, and"
             f" {told.output} output tokens",
         )
+
+
+def _place(tenant: str, head: str) -> str:
+    """Return whose quota a part uses: a head that closes nothing takes nobody else's."""
+    return f"{tenant} at {head}"
 
 
 def _check_head(head: str, caller: str) -> None:

@@ -16,9 +16,11 @@ from execution_layer.node.node import Node, NodeModel
 from execution_layer.node.settings import NodeSettings
 from execution_layer.node.stage_node import StageNode
 from execution_layer.pipeline.answers import Answers
+from execution_layer.pipeline.speed import node_speed
 from execution_layer.wiring.stage import (
     build_stage_node,
     chain_steps,
+    claimed,
     cpu_backend,
     head_chain,
     load_ends,
@@ -68,8 +70,11 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
     if settings.chain is not None and settings.chain.accountable:
         answers = Answers(backend.block, config.hidden_size)
     energy = nvml_meter() if settings.gpu_energy else Unmetered()
+    room = {"size": limits.block, "blocks": limits.blocks, "positions": limits.context}
     if settings.chain is None:
-        engine = LocalEngine(load_decoder(settings.model, backend=backend), tokenizer, limits)
+        decoder = load_decoder(settings.model, backend=backend)
+        speed = node_speed(decoder, decoder.stage, **room)
+        engine = LocalEngine(decoder, tokenizer, limits)
     else:
         assert settings.party is not None
         ends, own = load_ends(settings.model, config, backend, own_layers(settings.chain, config))
@@ -83,6 +88,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
             (served.root, served.numeric_profile),
             answers,
         )
+        speed = node_speed(ends, own, **room)
         engine = LocalEngine(ends, tokenizer, limits, steps=steps)
     files = ModelFiles.of(settings.model, leaves)
     before.check()
@@ -91,7 +97,8 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
         assert settings.chain is not None
         assert settings.party is not None
         chain = head_chain(settings.chain, answers, settings.party)
-    return Node(settings, NodeModel(served, profile, engine, files, chain), energy)
+    model = NodeModel(served, profile, engine, files, chain, claimed(settings, speed))
+    return Node(settings, model, energy)
 
 
 def backend_of(settings: NodeSettings, config: ModelConfig) -> Backend:

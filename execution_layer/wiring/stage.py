@@ -16,7 +16,7 @@ from execution_layer.pipeline.line import Arrived, Line
 from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import MOST_STEPS, Offer, StagesService
 from execution_layer.pipeline.settings import Chain, StageSettings
-from execution_layer.pipeline.speed import measured
+from execution_layer.pipeline.speed import Speed, stage_speed
 from execution_layer.pipeline.steps import ChainSteps
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
@@ -122,12 +122,23 @@ def build_stage_node(settings: NodeSettings) -> StageNode:
     assert work is not None
     assert party is not None
     offer, profile = load_offer(settings, work.layers, work.callers)
-    speed = measured(offer.stage, width=offer.width, size=offer.size, blocks=offer.blocks)
-    claims = keys.Offer(
-        speed.decode_rows, speed.prefill_rows, settings.kv_memory_mib, settings.region
+    speed = stage_speed(
+        offer.stage,
+        width=offer.width,
+        size=offer.size,
+        blocks=offer.blocks,
+        positions=ModelConfig.from_folder(settings.model).max_positions,
     )
+    claims = claimed(settings, speed)
     reach = partial(secure_aio_channel, ca_file=work.next_ca, party=party)
     return StageNode(settings, StageModel(offer, profile, claims, reach))
+
+
+def claimed(settings: NodeSettings, speed: Speed) -> keys.Offer:
+    """Return what a key bundle says of a node's speed, memory and place."""
+    return keys.Offer(
+        speed.decode_rows, speed.prefill_rows, settings.kv_memory_mib, settings.region
+    )
 
 
 def _check_operators(settings: StageSettings) -> None:

@@ -129,11 +129,12 @@ class Decoder(Ends):
         super().__init__(config, weights, backend)
         self.forward_passes = 0
         """How many passes this decoder has made."""
-        self._stage = Stage(config, weights, backend, 0, config.layers)
+        self.stage = Stage(config, weights, backend, 0, config.layers)
+        """All of its layers."""
 
     def cache(self, blocks: int) -> Cache:
         """Make room for this many usable blocks of keys and values, and the null block."""
-        return self._stage.cache(blocks)
+        return self.stage.cache(blocks)
 
     def forward(self, spans: Sequence[Span], cache: Cache) -> Tensor:
         """Return the hidden states (R, D) of all spans' tokens in order, in one pass.
@@ -145,7 +146,7 @@ class Decoder(Ends):
     def looked_into(self, spans: Sequence[Span], cache: Cache, look: Look | None) -> Tensor:
         """Do the same; `look` sees states before, between and after layers."""
         self.forward_passes += 1
-        states = self._stage(self.embed(spans), [span.rows for span in spans], cache, look)
+        states = self.stage(self.embed(spans), [span.rows for span in spans], cache, look)
         return self.hidden(states)
 
 

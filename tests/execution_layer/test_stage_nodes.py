@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import json
 import signal
-from functools import partial
 from types import SimpleNamespace
 
 import grpc
 import pytest
 
+from audit_layer.trail.admission import admit
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.invoice import make_invoice, read_meter
+from execution_layer.pipeline import speed
 from execution_layer.pipeline.settings import Chain, ChainStage, StageWork
-from execution_layer.wiring import stage as wiring
 from execution_layer.wiring.node import build_node
 from execution_layer.wiring.stage import build_stage_node
 from shared.codec.moment import Period, now_ms
@@ -26,9 +26,9 @@ from shared.proto.counterfoil.execution.v1 import (
 )
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
-from shared.runtime.keys import load_or_create_ed25519
+from shared.runtime.keys import key_id, load_or_create_ed25519, public_bytes
 from shared.runtime.party import PartyRole
-from shared.statements.cose import read_as
+from shared.statements.cose import parse_statement, read_as
 from shared.statements.keys import KeyBundle, Layers
 from shared.statements.receipts import Finish, Receipt
 from tests.execution_layer.node.parting import request_for
@@ -43,7 +43,7 @@ TOKENS = 6
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(wiring, "measured", partial(wiring.measured, budget_s=0.0))
+    monkeypatch.setattr(speed, "BUDGET_S", 0.0)
 
 
 @pytest.fixture
@@ -98,13 +98,17 @@ def receipts(world):
 async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its_part(world, model):
     async with (
         stages_of(world, model) as (s1, s2),
-        running(build_node(head_settings(world, model, s1, s2))),
+        running(build_node(head_settings(world, model, s1, s2))) as head_node,
         world.client(model_root=model[1], max_attempts=1) as client,
     ):
+        bundle = head_node.ring.current().bundle
+        assert bundle.stages == (S1, S2)
+        assert min(bundle.offer.decode_rows, bundle.offer.prefill_rows) >= 1
         answers = [await client.generate(prompt="the engine", max_tokens=TOKENS) for _ in range(2)]
         await world.audit.wait_for_receipts(6, 30)
         await until(lambda: s1.spool.counts().delivered == s2.spool.counts().delivered == 2)
         assert s1.load.in_flight == s2.load.in_flight == 0
+    check_admission(world)
     signed = receipts(world)
     assert {name: len(each) for name, each in signed.items()} == {HEAD: 2, S1: 2, S2: 2}
     for number, answer in enumerate(answers):
@@ -126,6 +130,37 @@ async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its
         if line.kind == "output"
     }
     assert quantity == sum(answer.receipt.value.usage.output for answer in answers)
+
+
+class Trail:
+    """A double of what the log knows: every key bundle that it was given, and one tenant."""
+
+    def __init__(self, world):
+        self.tenant = public_bytes(world.tenant_key)
+        parsed = [parse_statement(raw) for raw in world.audit.statements]
+        self.bundles = {
+            item.entry: item.read(KeyBundle) for item in parsed if item.type == KeyBundle.TYPE
+        }
+
+    def bundle(self, entry):
+        return self.bundles.get(entry)
+
+    def revoked_at(self, _bundle):
+        return None
+
+    def ended_key(self, _role, _kid):
+        return None
+
+    def party_key(self, role, kid):
+        return ("acme", self.tenant) if (role, kid) == ("tenant", key_id(self.tenant)) else None
+
+
+def check_admission(world):
+    """Check that the log's own admission takes every receipt in, with its order."""
+    trail = Trail(world)
+    for item in world.audit.receipts():
+        admitted = admit(item.raw, world.audit.orders[item.entry], trail, now_ms())
+        assert (admitted.order_value.part is None) == (item.issuer == HEAD)
 
 
 def invoice_of(settings):
@@ -249,3 +284,4 @@ async def test_kill_9_of_a_stage_loses_no_receipt_and_signs_none_twice(world, mo
     assert receipts(world) == {S1: [read_as(Receipt, closed.receipt)]}
     (receipt,) = receipts(world)[S1]
     assert (receipt.finish, receipt.node_sequence) == (Finish.FAILED, 0)
+    check_admission(world)

@@ -22,8 +22,9 @@ from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import VARIABLE
 from shared.statements.cose import entry_of, open_as, sign
 from shared.statements.keys import MAX_STAGES
-from shared.statements.orders import Order
+from shared.statements.orders import Order, within_order
 from shared.statements.receipts import NO_RECEIPT, Chain, EnergyQuality, Finish, Receipt, Usage
+from shared.verification.receipt_claims import implausible, misplaced
 from tests.execution_layer.node.parting import (
     CARD,
     COUNTS,
@@ -37,6 +38,7 @@ from tests.execution_layer.node.parting import (
     request_for,
     ring_of,
 )
+from tests.full_disk import FullDisk
 
 pytestmark = pytest.mark.asyncio
 
@@ -69,7 +71,18 @@ async def refusal(side, offered, caller=HEAD):
 
 
 def read(side, statement):
-    return open_as(Receipt, statement, side.ring.current().bundle.signing_key)[0]
+    """Return a receipt, after the log's checks of what it claims."""
+    bundle = side.ring.current().bundle
+    receipt = open_as(Receipt, statement, bundle.signing_key)[0]
+    orders = {entry_of(item.order): item.order for item in side.spool.pending(8)}
+    order = open_as(Order, orders[receipt.order], None)[0]
+    for problem in (
+        misplaced(order, receipt, bundle),
+        within_order(order, receipt.usage),
+        implausible(order, receipt),
+    ):
+        assert problem is None
+    return receipt
 
 
 def expiry(request):
@@ -303,11 +316,13 @@ async def test_no_more_are_accepted_than_there_is_room_for(tmp_path):
     await side.parts.accept(first.offered, HEAD)
     await side.parts.close(first.order, COUNTS, HEAD, computed)
     await side.parts.accept(second.offered, HEAD)
+    await side.parts.accept(request_for(side, head=OTHER, number=3).offered, OTHER)
     side.load.drain()
     assert (
         await refused(side.parts.accept(request_for(side, number=2).offered, HEAD)) is Code.DRAINING
     )
     await side.parts.close(second.order, COUNTS, HEAD, computed)
+    await side.parts.let_go(now_ms() + 2 * PATIENCE_MS)
     await asyncio.wait_for(side.load.wait_idle(), 5)
     side.store.close()
 
@@ -397,6 +412,28 @@ async def test_a_part_fails_whose_layers_are_not_promised_any_more(side):
     (pending,) = side.spool.pending(8)
     assert read(side, pending.statement).finish is Finish.FAILED
     side.store.close()
+
+
+async def test_on_a_full_disk_nothing_is_accepted_and_what_was_is_closed_later(side):
+    request, other = request_for(side), request_for(side, number=1)
+    await side.parts.accept(request.offered, HEAD)
+    disk = FullDisk(side.store.journal)
+    for refusing in (
+        side.parts.accept(other.offered, HEAD),
+        side.parts.close(request.order, COUNTS, HEAD, computed),
+        side.parts.accept(other.offered, HEAD),
+    ):
+        with pytest.raises(CounterfoilError, match="the disk is full") as caught:
+            await refusing
+        assert caught.value.code is Code.UNAVAILABLE
+        assert str(side.folder) not in str(caught.value)
+    await side.parts.let_go(now_ms() + 2 * PATIENCE_MS)
+    assert side.load.in_flight == 1
+    disk.full = False
+    await side.store.journal.probe()
+    await side.parts.close(request.order, COUNTS, HEAD, computed)
+    await side.parts.accept(other.offered, HEAD)
+    assert (side.load.in_flight, side.spool.counts().signed) == (1, 1)
 
 
 async def test_a_caller_that_goes_leaves_nothing_half_done(side):

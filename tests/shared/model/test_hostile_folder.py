@@ -263,7 +263,7 @@ def test_a_long_context_takes_memory_only_where_it_is_used(folder):
     tiny.write_folder(folder, **SMALL | {"head_dim": 512, "max_position_embeddings": 1 << 22})
     decoder = tiny.load(folder)
     assert decoder.config.max_positions == 1 << 22
-    layers = decoder._stage._layers
+    layers = decoder.stage._layers
     assert isinstance(layers, CpuLayers)
     assert layers._angles[0].size < 1 << 22
 
