@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from execution_layer.client.audit_records import note_new
+from execution_layer.client.order_numbers import (
+    CLOSING,
+    FORGOTTEN,
+    FORGOTTEN_MS,
+    give_back,
+    next_attempt,
+    next_number,
+)
 from execution_layer.client.part_records import (
     NewPart,
     Part,
@@ -141,20 +149,6 @@ SignOrder = Callable[[int, int], tuple[bytes, bytes]]
 SignPart = Callable[[int, int, bytes, int], tuple[bytes, bytes]]
 """(number, attempt, entry of the head's order, place) -> (statement, entry)"""
 LATEST: Final = "latest"
-FORGOTTEN_MS: Final = 2 * 86_400_000
-"""After this time no order is valid and no request is in flight any more, so the number of a dead process is free."""
-_FORGOTTEN: Final = (
-    "SELECT number FROM transcripts AS one WHERE state IN ('ordered', 'refused') AND number NOT IN (SELECT number FROM"
-    " free_numbers) GROUP BY number HAVING max(created) < ? AND NOT EXISTS (SELECT 1 FROM transcripts AS other WHERE"
-    " other.number = one.number AND (other.state NOT IN ('ordered', 'refused') OR other.refusal IS NOT NULL"
-    " AND other.rejected IS NULL AND NOT EXISTS (SELECT 1 FROM transcripts AS later WHERE later.number = one.number"
-    " AND later.attempt > other.attempt)))"
-)
-_CLOSING: Final = (
-    "SELECT * FROM transcripts AS one WHERE refusal IS NOT NULL AND handed_in IS NULL AND rejected IS NULL"
-    " AND (state != 'refused' OR NOT EXISTS (SELECT 1 FROM transcripts AS later WHERE later.number = one.number"
-    " AND later.attempt > one.attempt)) AND finished <= ? ORDER BY id LIMIT ?"
-)
 _LATEST_FIRST = "SELECT * FROM transcripts ORDER BY id DESC LIMIT ?"
 
 
@@ -164,9 +158,9 @@ class Archive(PartRecords):
     def __init__(self, path: Path) -> None:
         super().__init__(Journal(path, schema=SCHEMA, version=VERSION, upgrades=UPGRADES))
         before = now_ms() - FORGOTTEN_MS
-        if self._journal.read(lambda db: db.execute(_FORGOTTEN, (before,)).fetchone()):
+        if self._journal.read(lambda db: db.execute(FORGOTTEN, (before,)).fetchone()):
             self._journal.write_now(
-                lambda db: db.execute(f"INSERT OR IGNORE INTO free_numbers {_FORGOTTEN}", (before,))
+                lambda db: db.execute(f"INSERT OR IGNORE INTO free_numbers {FORGOTTEN}", (before,))
             )
 
     def close(self) -> None:
@@ -189,7 +183,7 @@ class Archive(PartRecords):
         """
 
         def write(db: sqlite3.Connection) -> Ordered:
-            given, attempt = _next_number(db) if number is None else _next_attempt(db, number)
+            given, attempt = next_number(db) if number is None else next_attempt(db, number)
             statement, entry = sign(given, attempt)
             tags = None if new.tags is None else json.dumps(dict(new.tags), ensure_ascii=False)
             cursor = db.execute(
@@ -214,7 +208,7 @@ class Archive(PartRecords):
         """Free a number for the next request, unless an attempt under it was, or may yet be, accepted, or the last one was
         refused with a signature: that closes the number.
         """
-        await self._journal.write(lambda db: _give_back(db, number))
+        await self._journal.write(lambda db: give_back(db, number))
 
     async def keep(self, transcript: int, received: Received, known: int) -> None:
         """Record what has arrived so far; the first `known` frames are recorded already."""
@@ -295,7 +289,7 @@ class Archive(PartRecords):
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("UPDATE transcripts SET rejected = ? WHERE id = ?", (reason, transcript.id))
-            _give_back(db, transcript.number)
+            give_back(db, transcript.number)
 
         await self._journal.write(write)
 
@@ -341,7 +335,7 @@ class Archive(PartRecords):
         """Return attempts that ended by `before_ms` and whose refusals the log is to have: the last attempts of their numbers, and
         those whose nodes contradict themselves. Each is returned until the log has answered.
         """
-        return self._many(_CLOSING, before_ms, limit)
+        return self._many(CLOSING, before_ms, limit)
 
     def unfinished(self) -> list[Transcript]:
         """Return the attempts whose answers may have a rest at their nodes: the last ones of their numbers, oldest first."""
@@ -421,32 +415,6 @@ def _insert_frames(db: sqlite3.Connection, transcript: int, received: Received, 
             if position > known
         ],
     )
-
-
-def _give_back(db: sqlite3.Connection, number: int) -> None:
-    rows = db.execute(
-        "SELECT state, refusal, rejected FROM transcripts WHERE number = ? ORDER BY attempt",
-        (number,),
-    ).fetchall()
-    open_ended = all(row["state"] == State.REFUSED for row in rows)
-    last = rows[-1] if rows else None
-    if open_ended and (last is None or last["refusal"] is None or last["rejected"] is not None):
-        db.execute("INSERT OR IGNORE INTO free_numbers VALUES (?)", (number,))
-
-
-def _next_number(db: sqlite3.Connection) -> tuple[int, int]:
-    (free,) = db.execute("SELECT min(number) FROM free_numbers").fetchone()
-    if free is not None:
-        db.execute("DELETE FROM free_numbers WHERE number = ?", (free,))
-        return _next_attempt(db, free)
-    (last,) = db.execute("SELECT max(number) FROM transcripts").fetchone()
-    return (0 if last is None else last + 1), 0
-
-
-def _next_attempt(db: sqlite3.Connection, number: int) -> tuple[int, int]:
-    query = "SELECT max(attempt) FROM transcripts WHERE number = ?"
-    (last,) = db.execute(query, (number,)).fetchone()
-    return number, (0 if last is None else last + 1)
 
 
 def _transcript(db: sqlite3.Connection, row: sqlite3.Row) -> Transcript:

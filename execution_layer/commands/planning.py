@@ -23,6 +23,7 @@ from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
 from shared.codec.money import format_decimal
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.keys import KeyBundle
 from shared.statements.ratecards import RateCard
 
 COLUMNS: Final = ("chain", "ms/token", "tokens/s", "slowest", "price", "readers", "set up")
@@ -210,11 +211,16 @@ def chain_table(plan: Plan, nodes: dict[str, NodeEntry], wish: Wish) -> str | No
         lines += [
             "",
             "[[chain.stages]]",
-            f"address = {_quoted(nodes[part.node].bundle.endpoint)}",
+            f"address = {_quoted(_called_at(nodes[part.node].bundle))}",
             f'layers = "{part.first}:{part.last}"',
             f"name = {_quoted(part.node)}",
         ]
     return "\n".join(lines)
+
+
+def _called_at(bundle: KeyBundle) -> str:
+    """Return where a stage serves other parties, as far as its key bundle says: there it has evidence, too."""
+    return bundle.evidence or bundle.endpoint
 
 
 def _quoted(text: str) -> str:

@@ -14,13 +14,13 @@ import pytest
 
 from execution_layer.client import archive as archive_module
 from execution_layer.client.archive import (
-    FORGOTTEN_MS,
     Archive,
     NewTranscript,
     Received,
     State,
     own_keys_in,
 )
+from execution_layer.client.order_numbers import FORGOTTEN_MS
 from execution_layer.client.part_records import NewPart
 from shared.codec.moment import now_ms
 from shared.envelope.sealing import open_with_secret

@@ -189,8 +189,8 @@ async def test_a_node_that_refuses_what_it_accepted_is_disbelieved_and_the_log_t
     """Both signatures are kept: over h_0, and over the refusal."""
     honest = Intake.take
 
-    async def two_faced(intake, order, envelope):
-        session = await honest(intake, order, envelope)
+    async def two_faced(intake, order, envelope, parts):
+        session = await honest(intake, order, envelope, parts)
         value = read_as(Order, order)
         refusal = refusing.refuse_order(value, entry_of(order), RefusalReason.MODEL, value.created)
         real = session.events

@@ -60,7 +60,8 @@ NAMES = ("honest/head", "farm/s1", "coop/s2")
 @pytest.fixture
 async def offered(world):
     """The chain of CUT, with offers: 0:8 at the head, 8:16 and 16:24 at stages, and a slow and a cheap way besides."""
-    async with chain_of(world, head_facts={"offer": OWN}, s1={"offer": FAST}, s2={"offer": SLOW}):
+    s1 = {"offer": FAST, "evidence": "10.0.0.2:7100"}
+    async with chain_of(world, head_facts={"offer": OWN}, s1=s1, s2={"offer": SLOW}):
         yield world
 
 
@@ -81,9 +82,9 @@ async def test_the_plan_is_told_with_times_readers_price_and_the_heads_configura
     assert facts["layers"] == 24
     table = tomllib.loads(facts["chain"])["chain"]
     chain = checked(Chain, {**table, "ca": "/stages-ca.pem"}, "the plan")
-    assert [(stage.name, stage.layers) for stage in chain.stages] == [
-        ("farm/s1", "8:16"),
-        ("coop/s2", "16:24"),
+    assert [(stage.name, stage.layers, stage.address) for stage in chain.stages] == [
+        ("farm/s1", "8:16", "10.0.0.2:7100"),
+        ("coop/s2", "16:24", "127.0.0.1:9"),
     ]
     code, out, _ = await shell.plan(*at(50, *NAMES))
     assert code == 0
