@@ -35,7 +35,10 @@ def node_status(settings: NodeSettings) -> dict[str, Any]:
     """Return facts about a node for people and scripts; only those about the spool if the node is not running."""
     pid = lock_holder(settings.spool)
     facts: dict[str, Any] = {"node": settings.issuer, "running": pid is not None, "pid": pid}
-    facts["max_model_len"] = _context(settings)
+    if settings.stage is None:
+        facts["max_model_len"] = _context(settings)
+    else:
+        facts["layers"] = settings.stage.layers
     facts.update(_spool_facts(settings))
     facts["certificate"] = _certificate(settings.tls.cert)
     if settings.party is not None:

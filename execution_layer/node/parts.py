@@ -230,7 +230,7 @@ class AcceptedParts:
     ) -> bytes:
         async with self._turn:
             known = self._store.find(order)
-            if known is None:
+            if known is None or (known.receipt is None and order not in self._kept):
                 raise CounterfoilError(
                     Code.NOT_FOUND, f"no part for order {order.hex()[:16]}… was accepted here"
                 )

@@ -106,7 +106,7 @@ async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its
         assert min(bundle.offer.decode_rows, bundle.offer.prefill_rows) >= 1
         answers = [await client.generate(prompt="the engine", max_tokens=TOKENS) for _ in range(2)]
         await world.audit.wait_for_receipts(6, 30)
-        await until(lambda: s1.spool.counts().delivered == s2.spool.counts().delivered == 2)
+        await until(lambda: s1.spool.counts().delivered == s2.spool.counts().delivered == 2, 30)
         assert s1.load.in_flight == s2.load.in_flight == 0
     check_admission(world)
     signed = receipts(world)

@@ -105,6 +105,8 @@ def test_a_node_with_layers_is_a_stage_for_its_callers(shell, tmp_path):
     assert (settings.stage.layers, settings.region) == ("8:16", "eu-north")
     assert settings.stage.callers == ("front/head", "farm/s1")
     assert settings.stage.next_ca == settings.tls.ca
+    code, facts, _ = shell("status", "--config", tmp_path / "node" / "node.toml", "--json")
+    assert (code, facts["layers"], "max_model_len" in facts) == (0, "8:16", False)
     for wrong in (
         ("--layers", "8:16"),
         callers,
