@@ -65,9 +65,12 @@ class AuditView:
     def complete(self) -> bool:
         """Whether every receipt's epoch was drawn, every drawn one judged, and every blame confirmed or refuted."""
         second = Counter(verdict["receipt"] for verdict in self.verdicts)
+        drawn = {
+            receipt["entry"] for receipt in self.receipts if receipt["log_index"] in self.drawn
+        }
         return (
             self.covered == len(self.receipts)
-            and len(self.judged) == len(self.drawn)
+            and drawn <= self.judged  # of a chain, others may be judged as well
             and all(second[receipt] >= 2 for receipt in self.blamed)
         )
 
@@ -80,6 +83,22 @@ class AuditView:
             request = receipt["tenant"], receipt["number"]
             best[request] = max(best.get(request, (False, -1)), _rank(receipt))
         return [r for r in left if _rank(r) < best[r["tenant"], r["number"]]]
+
+    def unpaid(self, heads: frozenset[str]) -> list[Item]:
+        """Return the receipts of these nodes' chains that are not payable because a place of the chain was convicted."""
+        chains = {
+            (r["tenant"], r["number"], r["attempt"])
+            for r in self.receipts
+            if r["entry"] in self.confirmed and r["node"] in heads
+        }
+        gone = [r for r in self.superseded if r["node"] in heads]
+        return [
+            r
+            for r in self.receipts
+            if (r["tenant"], r["number"], r["attempt"]) in chains
+            and r["node"] in heads
+            and r not in gone
+        ]
 
     def by_node(self) -> dict[str, Counter[str]]:
         """Return, per node, receipts, drawn ones, verdicts by outcome, and confirmed ones."""

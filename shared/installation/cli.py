@@ -51,7 +51,8 @@ DEFAULT_FOLDER = Path(".counterfoil")
 @click.option(
     "--pipeline",
     is_flag=True,
-    help="Demonstration: the second node's layers are spread over processes 100 ms apart, one of which is killed.",
+    help="Demonstration: the second node is the head of a chain of four stages of two operators on slow links; one of them"
+    " cheats (a --cheat that changes weights), and one is killed.",
 )
 @click.option(
     "--json",
@@ -93,7 +94,7 @@ def up(
                 cheat=cheat,
                 arithmetic=arithmetic,
                 faults=faults,
-                pipeline=pipeline,
+                pipelined=pipeline,
                 json_file=json_file,
                 stop=stop,
             )

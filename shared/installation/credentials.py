@@ -85,8 +85,7 @@ class Credentials:
     @property
     def _servers(self) -> tuple[str, ...]:
         nodes = (node.name for node in self._plan.nodes)
-        stages = (stage.name for stage in self._plan.stages)
-        return ("audit", WITNESS, *self._plan.custodians, *nodes, *stages)
+        return ("audit", WITNESS, *self._plan.custodians, *nodes)
 
     @property
     def _callers(self) -> dict[str, Party]:
@@ -95,5 +94,4 @@ class Credentials:
             "audit": Party(PartyRole.AUDIT, ORIGIN),
             **{name: Party(PartyRole.WORKER, name) for name in WORKERS},
             **{node.name: Party(PartyRole.NODE, node.issuer) for node in self._plan.nodes},
-            **{stage.name: Party(PartyRole.NODE, stage.issuer) for stage in self._plan.stages},
         }

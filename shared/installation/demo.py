@@ -17,7 +17,7 @@ from shared.installation.cheat import Cheat, choose_cheat
 from shared.installation.commands import CLI, Commands, last_words, started
 from shared.installation.facts import Fact, Report, facts_of
 from shared.installation.faults import Faults, Share, survived
-from shared.installation.layout import MODEL, NodePlan, Plan, Stages, with_stages
+from shared.installation.layout import MODEL, NodePlan, Plan, with_stages
 from shared.installation.lost_stage import LostStage
 from shared.installation.platform import Platform, running
 from shared.installation.query import Query
@@ -27,11 +27,34 @@ from shared.runtime.cli import EXIT_CODES, INTERRUPTED
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.keys import private_folder, write_atomic, write_result
 
-PIPELINE: Final[Mapping[str, Stages]] = {"node-b": {"layers": ("2:4", "4:6"), "trip_ms": 100}}
-"""Under `--pipeline`, two of three parts of the shipped model are computed elsewhere, 100 ms away and back."""
-PROMPTS = Path(__file__).with_name("prompts.jsonl")
 EVERYWHERE = "chain-1"
 """The arithmetic that is any processor's own."""
+TRIP_MS: Final = 60
+CHEATS: Final = "stage-2"
+
+
+def pipeline(cheat: Cheat) -> tuple[NodePlan, ...]:
+    """Return the stages of the second node's chain under `--pipeline`: of two operators, one of them dishonest."""
+    return tuple(
+        NodePlan(
+            name,
+            operator,
+            wrapper=cheat.program if name == CHEATS else (),
+            arithmetic=EVERYWHERE,
+            head="node-b",
+            part=part,
+            trip_ms=TRIP_MS,
+        )
+        for name, operator, part in (
+            ("stage-1", "operator-b", "2:3"),
+            (CHEATS, "operator-d", "3:4"),
+            ("stage-3", "operator-b", "4:5"),
+            ("stage-4", "operator-d", "5:6"),
+        )
+    )
+
+
+PROMPTS = Path(__file__).with_name("prompts.jsonl")
 CONCURRENCY = 16
 BURST = 48
 """How many of the prompts a node is asked that is to be killed in mid-stream."""
@@ -92,7 +115,9 @@ class Demo:
             lies = {place: node for place in answers if (node := self._liar(answers[place]))}
             if lies:
                 self.refusals += [{**answers[place], "node": name} for place, name in lies.items()]
-                other = next(node.issuer for node in self.plan.nodes if not node.wrapper)
+                other = next(
+                    node.issuer for node in self.plan.nodes if not (node.wrapper or node.head)
+                )
                 said = f"{len(lies)} answers are refused, and {other} is asked instead"
                 self.platform.commands.say("client", said)
                 await send(sorted(lies), "--node", other)
@@ -158,22 +183,23 @@ class Demo:
         folder = plan.path("invoices")
         private_folder(folder)
         invoices, meters = {}, {}
-        for node in plan.nodes:
-            config = ("--config", plan.path(node.name, "node.toml"))
-            program = (sys.executable, *node.wrapper) if node.wrapper else (*CLI, "node")
+        for operator, nodes in plan.operators.items():
+            config = [
+                part for node in nodes for part in ("--config", plan.path(node.name, "node.toml"))
+            ]
+            lying = nodes[0].wrapper if len(nodes) == 1 else ()
+            program = (sys.executable, *lying) if lying else (*CLI, "node")
             stamp = f"{int(time.time())}"
-            meter = folder / f"{node.operator}-{stamp}.meter.json"
+            meter = folder / f"{operator}-{stamp}.meter.json"
             try:
                 await commands.run("node", "invoice", *config, "--out", meter)
             except CounterfoilError as error:
                 if error.metadata.get("exit_code") == str(EXIT_CODES[Code.NOT_FOUND]):
                     continue  # nobody sent it anything: there is nothing to bill
                 raise
-            meters[node.operator] = meter
-            invoices[node.operator] = folder / f"{node.operator}-{stamp}.json"
-            await commands.run(
-                "invoice", *config, "--out", invoices[node.operator], program=program
-            )
+            meters[operator] = meter
+            invoices[operator] = folder / f"{operator}-{stamp}.json"
+            await commands.run("invoice", *config, "--out", invoices[operator], program=program)
         await commands.run("cost", "rate", *finance)
         reconciled = {
             operator: await commands.json("cost", "reconcile", path, *finance, "--json")
@@ -235,7 +261,7 @@ async def run(
     cheat: str | None,
     arithmetic: str | None,
     faults: bool,
-    pipeline: bool,
+    pipelined: bool,
     json_file: Path | None,
     stop: asyncio.Event,
 ) -> int:
@@ -246,11 +272,15 @@ async def run(
     shown, other = (arithmetic, EVERYWHERE) if arithmetic else ("auto", "auto")
     nodes = (
         NodePlan("node-a", "operator-a", arithmetic=shown),
-        NodePlan("node-b", "operator-b", arithmetic=other),
-        NodePlan("node-c", "operator-c", wrapper=cheating.program, arithmetic=shown),
+        NodePlan("node-b", "operator-b", arithmetic=EVERYWHERE if pipelined else other),
+        *(
+            ()
+            if pipelined
+            else (NodePlan("node-c", "operator-c", wrapper=cheating.program, arithmetic=shown),)
+        ),
     )
-    placed = with_stages(folder, nodes, PIPELINE if pipeline else {})
-    if pipeline and not any(node.stages for node in placed):
+    placed = with_stages(folder, nodes, pipeline(cheating) if pipelined else ())
+    if pipelined and not any(node.head for node in placed):
         raise CounterfoilError(
             Code.CONFIGURATION,
             f"{folder} was installed without stages",
@@ -268,7 +298,7 @@ async def run(
     chosen = prompts or PROMPTS
     lines = [line for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()]
     work = asyncio.ensure_future(
-        _demonstrate(plan, cheating, lines, narrator, json_file, faults=faults, pipeline=pipeline)
+        _demonstrate(plan, cheating, lines, narrator, json_file, faults=faults, pipelined=pipelined)
     )
     ended = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -289,7 +319,7 @@ async def _demonstrate(
     json_file: Path | None,
     *,
     faults: bool,
-    pipeline: bool,
+    pipelined: bool,
 ) -> int:
     console = narrator.console
     console.rule("[bold]Counterfoil[/]: starting every part as a process of its own")
@@ -304,11 +334,11 @@ async def _demonstrate(
         demo = Demo(platform, console, query)
         await query.selecting(AUDIT_TIMEOUT_S)
         before = (await query.get("/v1/status"))["size"] - 1
-        console.rule("Sealed requests to three nodes")
+        console.rule("Sealed requests to the nodes")
         others = ", ".join(node.name for node in plan.nodes if not node.wrapper)
         liars = ", ".join(node.name for node in plan.nodes if node.wrapper)
         console.print(f"         {liars} {cheat.does}; {others} are honest", markup=False)
-        breaking, losing = None, LostStage(platform, demo.answered) if pipeline else None
+        breaking, losing = None, LostStage(platform, demo.answered) if pipelined else None
         if faults:
             breaking = Faults(platform, demo.answered, demo.send, prompts[:BURST])
         async with asyncio.TaskGroup() as group:
@@ -321,9 +351,10 @@ async def _demonstrate(
         answered = time.monotonic()
         proofs = await demo.proofs()
         console.rule("Audit: an unforeseeable sample is disclosed and replayed")
-        expected = len(answers) + (0 if breaking is None else breaking.struck.receipts)
+        expected = _receipts(plan, answers)
+        expected += 0 if breaking is None else breaking.struck.receipts
         view = await demo.audit(before, expected)
-        console.rule("Costs: three invoices against receipts")
+        console.rule("Costs: the operators' invoices against receipts")
         costs = await demo.costs()
         status, log = await demo.status(), await demo.check_log()
         report = Report(
@@ -355,6 +386,12 @@ async def _demonstrate(
     if json_file is not None:
         write_result(json_file, json.dumps(report.to_json(facts), indent=1).encode())
     return 0 if all(fact.holds for fact in facts) else 1
+
+
+def _receipts(plan: Plan, answers: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many receipts answers have: one of each place of a chain."""
+    stages = {node.issuer: len(plan.chain(node)) for node in plan.nodes}
+    return sum(1 + stages.get(answer.get("node", ""), 0) for answer in answers)
 
 
 def _unsettled(answer: Mapping[str, Any] | None) -> bool:

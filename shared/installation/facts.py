@@ -187,16 +187,16 @@ def _unnamed(report: Report) -> str:
 
 def _cost_facts(report: Report) -> list[Fact]:
     rows = []
-    for node in report.plan.nodes:
-        if node.operator not in report.costs["claims"]:
-            rows.append(_no_invoice(report, node))
+    for operator, nodes in report.plan.operators.items():
+        if operator not in report.costs["claims"]:
+            rows += [_no_invoice(report, node) for node in nodes]
             continue
-        variance = _Variance.of(report, node)
-        if not node.wrapper:
-            rows.append(_honest(report, node, variance))
+        variance = _Variance.of(report, operator)
+        if len(nodes) > 1 or not nodes[0].wrapper:
+            rows.append(_honest(report, operator, nodes, variance))
             continue
-        rows += _caught(report, node, variance)
-        rows.append(_overclaim(report, node, variance))
+        rows += _caught(report, nodes[0], variance)
+        rows.append(_overclaim(report, nodes[0], variance))
     focus = report.costs["focus"]
     rows.append(
         Fact(
@@ -208,23 +208,44 @@ def _cost_facts(report: Report) -> list[Fact]:
     return rows
 
 
-def _honest(report: Report, node: NodePlan, variance: "_Variance") -> Fact:
-    """Return what is said of an honest operator's invoice.
+def _honest(
+    report: Report, operator: str, nodes: Sequence[NodePlan], variance: "_Variance"
+) -> Fact:
+    """Return what is said of an invoice that bills every receipt of its operator's nodes, and nothing else.
 
-    It bills every receipt of its node. Of one whose node died, and whose client went elsewhere meanwhile, it cannot know
-    that the later attempt supersedes it.
+    Of a receipt whose node died, and whose client went elsewhere meanwhile, it cannot know that the later attempt supersedes
+    it; nor of one of a chain, that another place of it was convicted.
     """
-    superseded = [r for r in report.view.superseded if r["node"] == node.name]
-    tokens = {kind: sum(r[f"{kind}_tokens"] for r in superseded) for kind in KINDS}
+    names = {node.name for node in nodes}
+    superseded = [r for r in report.view.superseded if r["node"] in names]
+    unpaid = [r for r in report.view.unpaid(_chained(report.plan)) if r["node"] in names]
+    tokens = {kind: sum(r[f"{kind}_tokens"] for r in (*superseded, *unpaid)) for kind in KINDS}
     tokens["input"] -= tokens["cached"]
-    whose = f"{node.operator}'s invoice: no variance but rounding"
-    if not superseded:
-        return Fact(whose, variance.exact and not any(variance.beyond.values()), variance.told)
-    return Fact(
-        f"{whose}, and answers that another node gave after this one had died",
-        variance.exact and variance.beyond == variance.refused == tokens,
-        f"{variance.told}; {len(superseded)} superseded, {variance.unproven} {variance.currency} not payable",
+    besides = [
+        "answers that another node gave after this one had died" if superseded else "",
+        "its parts of answers that a place of its chain has falsified" if unpaid else "",
+    ]
+    whose = ", and ".join(
+        [f"{operator}'s invoice: no variance but rounding", *(what for what in besides if what)]
     )
+    if not superseded and not unpaid:
+        return Fact(whose, variance.exact and not any(variance.beyond.values()), variance.told)
+    counts = ", ".join(
+        f"{len(found)} {what}"
+        for found, what in ((superseded, "superseded"), (unpaid, "of false chains"))
+        if found
+    )
+    return Fact(
+        whose,
+        variance.exact and variance.beyond == variance.refused == tokens,
+        f"{variance.told}; {counts}, {variance.unproven} {variance.currency} not payable",
+    )
+
+
+def _chained(plan: Plan) -> frozenset[str]:
+    """Return the nodes that are places of chains."""
+    heads = {node.head for node in plan.nodes if node.head is not None}
+    return frozenset(node.name for node in plan.nodes if node.head or node.name in heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +267,11 @@ class _Variance:
     currency: str
 
     @classmethod
-    def of(cls, report: Report, node: NodePlan) -> "_Variance":
+    def of(cls, report: Report, operator: str) -> "_Variance":
         """Compare what a reconciliation found with what invoice and meter say."""
-        result = report.costs["reconciled"][node.operator]
+        result = report.costs["reconciled"][operator]
         claimed, metered = (
-            _tokens(report.costs[source][node.operator]) for source in ("claims", "meters")
+            _tokens(report.costs[source][operator]) for source in ("claims", "meters")
         )
         over = {kind: claimed[kind] - metered[kind] for kind in KINDS}
         beyond, refused = (counted(result, what) for what in ("tokens", "refused"))
@@ -258,13 +279,13 @@ class _Variance:
             name: Decimal(value) for name, value in result["parts"].items() if name != "rounding"
         }
         quantity, unproven = parts.pop("quantity"), parts.pop("unproven")
-        accounted = not any(parts.values()) and quantity + unproven == _value(
-            report, node.operator, beyond
+        accounted = not any(parts.values()) and _is_value(
+            quantity + unproven, report, operator, beyond
         )
         exact = (
             accounted
             and over == {kind: beyond[kind] - refused[kind] for kind in KINDS}
-            and quantity == _value(report, node.operator, over)
+            and _is_value(quantity, report, operator, over)
         )
         return cls(over, beyond, refused, quantity, unproven, accounted, exact, result["currency"])
 
@@ -344,10 +365,16 @@ def _tokens(invoice: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _value(report: Report, operator: str, tokens: Mapping[str, int]) -> Decimal:
-    """Return the cost of tokens at the operator's own metered prices."""
-    prices = {
-        line["kind"]: Decimal(line["unit_price"]) / line["per"]
-        for line in report.costs["meters"][operator]["lines"]
-    }
-    return sum((count * prices[kind] for kind, count in tokens.items() if count), Decimal(0))
+def _is_value(amount: Decimal, report: Report, operator: str, tokens: Mapping[str, int]) -> bool:
+    """Whether tokens cost this at the operator's own metered prices. Where its nodes have several, a token has no one price:
+    then nothing may cost nothing, and what costs something lies between the least and the most.
+    """
+    prices: dict[str, list[Decimal]] = {kind: [] for kind in KINDS}
+    for line in report.costs["meters"][operator]["lines"]:
+        prices[line["kind"]].append(Decimal(line["unit_price"]) / line["per"])
+    counted = {kind: count for kind, count in tokens.items() if count}
+    least, most = (
+        sum((count * pick(prices[kind]) for kind, count in counted.items()), Decimal(0))
+        for pick in (min, max)
+    )
+    return min(least, most) <= amount <= max(least, most)

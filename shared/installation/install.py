@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from shared.installation.layout import (
     Plan,
     Ports,
     free_ports,
+    parties_of,
 )
 from shared.runtime.keys import private_folder, write_atomic
 from shared.runtime.party import PartyFiles
 from shared.runtime.tls import TlsFiles
 
 Json = dict[str, Any]
+PRICES = ("--price-input", "0.30", "--price-cached", "0.03", "--price-output", "0.60")
+STAGE_PRICES = ("--price-input", "0.04", "--price-cached", "0.004", "--price-output", "0.08")
+"""Of a stage, for its layers."""
 
 
 @dataclass(slots=True)
@@ -78,25 +82,16 @@ class Installer:
             cards,
             self._party("witness", WITNESS, tls, log, parties),
             *(self._party("custodian", name, tls, log, parties) for name in plan.custodians),
-            *(self._stages(node, tls, shown) for node in plan.nodes),
             self._register(log, parties, shown),
         )
         self._say("setting up the client")
         await self._client(
             log,
             parties,
-            {
-                node.operator: card
-                for node, card in zip(plan.nodes, await cards, strict=True)
-                if card
-            },
+            list(zip(plan.nodes, await cards, strict=True)),
         )
-        stages = {
-            node.name: {"layers": node.layers, "trip_ms": node.trip_ms}
-            for node in plan.nodes
-            if node.layers
-        }
-        done = {"version": VERSION, "custodians": plan.custodians, "stages": stages}
+        chain = [_kept(node) for node in plan.nodes if node.head is not None]
+        done = {"version": VERSION, "custodians": plan.custodians, "chain": chain}
         write_atomic(plan.installed, json.dumps(done).encode())
 
     def _say(self, text: str) -> None:
@@ -113,7 +108,7 @@ class Installer:
 
     async def _identities(self) -> Identities:
         plan, audit = self._plan, ("audit",)
-        operators = [node.operator for node in plan.nodes]
+        operators = list(plan.operators)
         witness, first, second, *told = await asyncio.gather(
             self._json(
                 *audit, "witness", "keys", "--folder", plan.path(WITNESS), "--name", WITNESS
@@ -250,10 +245,12 @@ class Installer:
         """Sign the operator's rate card and write the node's configuration; return the card's facts."""
         plan = self._plan
         operator = plan.path("operators", node.operator)
-        card = plan.path("operators", node.operator, "rate-card.cose")
+        name, prices = ("standard", PRICES) if node.head is None else (node.name, STAGE_PRICES)
+        file = "rate-card.cose" if node.head is None else f"rate-card-{node.name}.cose"
+        card = plan.path("operators", node.operator, file)
         facts: Json = await self._json(
             *("node", "rate-card", "--operator-folder", operator, "--model", plan.model),
-            *("--price-input", "0.30", "--price-cached", "0.03", "--price-output", "0.60"),
+            *("--name", name, *prices),
             *("--per", "1000", "--currency", "EUR", "--out", card, "--json"),
         )
         await self._run(
@@ -279,37 +276,35 @@ class Installer:
         return facts
 
     def _stage_options(self, node: NodePlan) -> list[str]:
-        where = ((stage, self.ports[stage.link or stage.name]) for stage in node.stages)
+        """Return what makes a node a chain's head, or a stage of one: whoever calls a stage is a party of its own."""
+        if node.head is not None:
+            callers = [one for one in self._plan.nodes if node.head in {one.name, one.head}]
+            named = [one.issuer for one in callers if one != node]
+            return ["--layers", node.part, *(part for one in named for part in ("--caller", one))]
         return [
-            part for stage, address in where for part in ("--stage", f"{address}={stage.layers}")
+            part
+            for stage in self._plan.chain(node)
+            for part in (
+                "--stage",
+                f"{stage.issuer}@{self.ports[stage.link or parties_of(stage)]}={stage.part}",
+            )
         ]
 
-    async def _stages(
-        self, node: NodePlan, tls: dict[str, TlsFiles], shown: dict[str, PartyFiles]
+    async def _client(
+        self, log: Json, parties: Identities, cards: list[tuple[NodePlan, Json]]
     ) -> None:
-        """Write the configurations of the processes that compute layers for a node."""
-        for stage in node.stages:
-            files, party = tls[stage.name], shown[stage.name]
-            callers = (node.issuer, *(other.issuer for other in node.stages if other != stage))
-            await self._run(
-                *("node", "stage", "init", "--folder", self._plan.path(stage.name)),
-                *("--name", stage.issuer, "--model", self._plan.model, "--layers", stage.layers),
-                *("--address", self.ports[stage.name], "--arithmetic", node.arithmetic),
-                *(part for caller in callers for part in ("--caller", caller)),
-                *("--tls-cert", files.cert, "--tls-key", files.key, "--tls-ca", files.ca),
-                *_party_options(party),
-            )
-
-    async def _client(self, log: Json, parties: Identities, cards: dict[str, Json]) -> None:
         """Create the tenant's key and policy, and register the tenant with the audit layer and the nodes."""
         plan = self._plan
-        first = next(iter(cards.values()))
+        _, first = cards[0]
         facts = {
             "audit_target": self.ports["audit-grpc"],
             "ca_file": str(plan.path("ca", "ca.pem").absolute()),
             "model_root": first["model_root"],
             "operators": {name: told["operator_key"] for name, told in parties.operators.items()},
-            "rate_cards": {name: [card["rate_card"]] for name, card in cards.items()},
+            "rate_cards": {
+                node.operator if node.head is None else node.issuer: [card["rate_card"]]
+                for node, card in cards
+            },
             "custodians": [
                 {"name": told["name"], "hpke_key": told["hpke_key"]} for told in parties.custodians
             ],
@@ -353,12 +348,17 @@ def _believed(log: Json, parties: Identities) -> Json:
     }
 
 
+def _kept(stage: NodePlan) -> Json:
+    """Return what is written down of a stage: everything but whether a run had something stand in for it."""
+    return {name: value for name, value in asdict(stage).items() if name != "wrapper"}
+
+
 def _ports(plan: Plan) -> Ports:
     """Return the installation's addresses, choosing them at first start."""
     path = plan.path("ports.json")
     nodes = (name for node in plan.nodes for name in (node.name, parties_of(node)))
-    stages = (name for stage in plan.stages for name in (stage.name, stage.link) if name)
-    services = (*SERVICES, *plan.custodians, *nodes, *stages)
+    links = (node.link for node in plan.nodes if node.link is not None)
+    services = (*SERVICES, *plan.custodians, *nodes, *links)
     known: dict[str, str] = {}
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -366,11 +366,6 @@ def _ports(plan: Plan) -> Ports:
         known = {**known, **free_ports(missing).addresses}
         write_atomic(path, json.dumps(known, indent=1).encode())
     return Ports(known)
-
-
-def parties_of(node: NodePlan) -> str:
-    """Return the name of the address where audit workers call a node."""
-    return f"{node.name}-parties"
 
 
 def _party_options(shown: PartyFiles) -> tuple[str | Path, ...]:

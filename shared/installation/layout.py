@@ -2,10 +2,8 @@
 
 import json
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
 
 ORIGIN = "counterfoil.local/log"
 TENANT = "acme"
@@ -22,25 +20,6 @@ MODEL = Path(__file__).parents[1] / "model" / "checkpoints" / "counterfoil-mini"
 """The checkpoint that the project ships."""
 
 
-class Stages(TypedDict):
-    """The stages of one node: their layers, and the round trip to each."""
-
-    layers: tuple[str, ...]
-    trip_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """Layers that another process computes for a node."""
-
-    name: str
-    issuer: str
-    layers: str
-    """FIRST:LAST, without LAST."""
-    link: str | None
-    """The name of the relay through which it is called, if there is one."""
-
-
 @dataclass(frozen=True, slots=True)
 class NodePlan:
     """One node of the installation and the operator that runs it."""
@@ -51,23 +30,17 @@ class NodePlan:
     """What replaces `counterfoil node` for this node's `serve` and `invoice`."""
     arithmetic: str = "auto"
     """What it serves under; `auto`: the arithmetic of this machine's own matrix unit."""
-    layers: tuple[str, ...] = ()
-    """Layers that stages compute for it (docs/pool.md), FIRST:LAST without LAST, in order."""
+    head: str | None = None
+    """The name of the node of whose chain it is a stage (docs/pool.md); of a chain's stages, the order is the plan's."""
+    part: str = ""
+    """The layers that it computes as such, FIRST:LAST without LAST."""
     trip_ms: int = 0
-    """The round trip to a stage, which a relay makes."""
+    """The round trip to it, which a relay makes."""
 
     @property
-    def stages(self) -> tuple[StagePlan, ...]:
-        """Its stages, in order."""
-        return tuple(
-            StagePlan(
-                f"{self.name}-stage-{number}",
-                f"{self.issuer}-stage-{number}",
-                layers,
-                f"{self.name}-link-{number}" if self.trip_ms else None,
-            )
-            for number, layers in enumerate(self.layers, start=1)
-        )
+    def link(self) -> str | None:
+        """The name of the relay through which it is called, if there is one."""
+        return f"{self.name}-link" if self.trip_ms else None
 
     @property
     def issuer(self) -> str:
@@ -107,9 +80,16 @@ class Plan:
         return bool(told["version"] >= VERSION)
 
     @property
-    def stages(self) -> tuple[StagePlan, ...]:
-        """All nodes' stages."""
-        return tuple(stage for node in self.nodes for stage in node.stages)
+    def operators(self) -> dict[str, tuple[NodePlan, ...]]:
+        """The nodes of each operator."""
+        return {
+            name: tuple(node for node in self.nodes if node.operator == name)
+            for name in dict.fromkeys(node.operator for node in self.nodes)
+        }
+
+    def chain(self, head: NodePlan) -> tuple[NodePlan, ...]:
+        """Return the stages of a node's chain, in order."""
+        return tuple(node for node in self.nodes if node.head == head.name)
 
     @property
     def custodians(self) -> tuple[str, ...]:
@@ -139,20 +119,26 @@ class Ports:
         return self.addresses[service]
 
 
+def parties_of(node: NodePlan) -> str:
+    """Return the name of the address where audit workers call a node."""
+    return f"{node.name}-parties"
+
+
 def with_stages(
-    folder: Path, nodes: tuple[NodePlan, ...], first: Mapping[str, Stages]
+    folder: Path, nodes: tuple[NodePlan, ...], first: tuple[NodePlan, ...]
 ) -> tuple[NodePlan, ...]:
-    """Return the nodes with their stages. An installation keeps those that it began with; `first` are those of a new one."""
+    """Return the nodes and the stages of their chains. An installation keeps those that it began with; `first` are those of a
+    new one.
+    """
     installed = folder / "installed.json"
-    kept: Mapping[str, Any] = first
-    if installed.exists():
-        kept = json.loads(installed.read_text(encoding="utf-8")).get("stages", {})
-    return tuple(
-        replace(node, layers=tuple(kept[node.name]["layers"]), trip_ms=kept[node.name]["trip_ms"])
-        if node.name in kept
-        else node
-        for node in nodes
-    )
+    if not installed.exists():
+        return (*nodes, *first)
+    known = {stage.name: stage for stage in first}
+    kept = [
+        NodePlan(**told)
+        for told in json.loads(installed.read_text(encoding="utf-8")).get("chain", [])
+    ]
+    return (*nodes, *(known.get(stage.name, stage) for stage in kept))
 
 
 def free_ports(services: tuple[str, ...]) -> Ports:

@@ -1,4 +1,4 @@
-"""What breaks in `up --demo --pipeline`: a process that computes layers for a node is killed while the node answers."""
+"""What breaks in `up --demo --pipeline`: a stage is killed while it computes layers of other nodes' answers."""
 
 import time
 from typing import Final
@@ -13,36 +13,40 @@ DIES_AT: Final = 0.3
 
 
 class LostStage:
-    """Kills the last stage of the node that has any, and brings it back."""
+    """Kills the last honest stage of a chain, and brings it back."""
 
     def __init__(self, platform: Platform, answered: Share) -> None:
         self._platform, self._answered = platform, answered
-        self._node = next(node for node in platform.plan.nodes if node.stages)
+        plan = platform.plan
+        self._head = next(node for node in plan.nodes if plan.chain(node))
+        self._stages = plan.chain(self._head)
         self.killed_at = 0
 
     async def strike(self) -> None:
         """Return once it is back."""
-        victim = self._node.stages[-1]
+        victim = next(stage for stage in reversed(self._stages) if not stage.wrapper)
         await self._answered.reached(DIES_AT)
         say = self._platform.commands.say
-        say("fault", f"{victim.name}, which computes layers {victim.layers}, is killed")
+        say("fault", f"{victim.name}, which computes layers {victim.part}, is killed")
         self.killed_at = time.time_ns() // 1_000_000
         await self._platform.supervisor.take_down(victim.name)
         await self._platform.supervisor.bring_back(victim.name)
 
     def facts(self, view: AuditView) -> list[Fact]:
         """Return what must hold of it, by the log."""
-        own = [receipt for receipt in view.receipts if receipt["node"] == self._node.name]
+        names = {stage.name for stage in self._stages}
+        own = [receipt for receipt in view.receipts if receipt["node"] == self._head.name]
+        parts = [receipt for receipt in view.receipts if receipt["node"] in names]
         through = [r for r in own if r["started"] < self.killed_at < r["ended"]]
         bad = [r for r in own if r["finish"] not in {"stop", "length"}]
-        parts = len(self._node.stages) + 1
-        drawn = sum(receipt["log_index"] in view.drawn for receipt in own)
+        operators = {stage.operator for stage in (self._head, *self._stages)}
+        trip = max(stage.trip_ms for stage in self._stages)
         return [
             Fact(
-                f"{self._node.name} serves from {parts} processes {self._node.trip_ms} ms apart, none with the whole model,"
-                " and the auditors find the bits of one",
-                drawn > 0 and not any(r["entry"] in view.blamed for r in own),
-                f"{len(own)} receipts, {drawn} drawn, none blamed",
+                f"{self._head.name} answers with {len(names)} stages {trip} ms apart, of {len(operators)} operators, none with"
+                " the whole model, and each signs for its part",
+                bool(own) and len(parts) == len(names) * (len(own) - len(bad)),
+                f"{len(own)} answers, {len(parts)} receipts of stages",
             ),
             Fact(
                 "the answers that a stage was computing when it was killed ran to their end",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.installation.commands import CLI, environment
-from shared.installation.layout import WITNESS, WORKERS, NodePlan, Plan
+from shared.installation.layout import WITNESS, WORKERS, NodePlan, Plan, parties_of
 from shared.runtime.keys import private_folder
 from shared.runtime.supervisor import ProcessSpec
 
@@ -46,22 +46,19 @@ def services(plan: Plan) -> list[ProcessSpec]:
     return [
         *parties,
         _spec(plan, AUDIT, (*CLI, *audit), after=(POSTGRES, WITNESS)),
-        *(spec for node in plan.nodes for spec in _stages(plan, node)),
+        *(spec for node in plan.nodes for spec in _link(plan, node)),
         *(_node(plan, node) for node in plan.nodes),
         *workers,
         _spec(plan, BEAT, (*CLI, *beat), after=(WORKERS[0],)),
     ]
 
 
-def _stages(plan: Plan, node: NodePlan) -> Iterator[ProcessSpec]:
-    """Yield the processes that compute layers for a node, and what makes the way to them long."""
-    for stage in node.stages:
-        config = str(plan.path(stage.name, "stage.toml"))
-        yield _spec(plan, stage.name, (*CLI, "node", "stage", "serve", "--config", config))
-        if stage.link is not None:
-            where = ("--ports", str(plan.path("ports.json")), "--delay-ms", str(node.trip_ms / 2))
-            ends = ("--listen", stage.link, "--to", stage.name)
-            yield _spec(plan, stage.link, (sys.executable, "-m", RELAY, *where, *ends))
+def _link(plan: Plan, node: NodePlan) -> Iterator[ProcessSpec]:
+    """Yield what makes the way to a stage long, if anything."""
+    if node.link is not None:
+        where = ("--ports", str(plan.path("ports.json")), "--delay-ms", str(node.trip_ms / 2))
+        ends = ("--listen", node.link, "--to", parties_of(node))
+        yield _spec(plan, node.link, (sys.executable, "-m", RELAY, *where, *ends))
 
 
 def _node(plan: Plan, node: NodePlan) -> ProcessSpec:

@@ -9,7 +9,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from execution_layer.wiring import stage
 from shared.model.config import ModelConfig
+from shared.model.cut import Cut
 from shared.model.decoder import load_decoder
 from shared.model.weights import Weights, load_weights
 from shared.statements.verdicts import Reason
@@ -23,10 +25,13 @@ STATES = frozenset({Reason.ACTIVATIONS})
 def weights_altered(alter: Alter) -> Iterator[None]:
     """Load every checkpoint with its weights altered; config, tokenizer and model root stay those of the folder."""
 
-    def load(folder: Path, config: ModelConfig) -> Weights:
-        return alter(load_weights(folder, config))
+    def load(folder: Path, config: ModelConfig, cut: Cut | None = None) -> Weights:
+        return alter(load_weights(folder, config, cut))
 
-    with mock.patch.dict(load_decoder.__kwdefaults__, weights_loader=load):
+    with (
+        mock.patch.dict(load_decoder.__kwdefaults__, weights_loader=load),
+        mock.patch.object(stage, "load_weights", load),  # of a stage of a chain
+    ):
         yield
 
 

@@ -47,7 +47,8 @@ def told(folder: Path, name: str) -> Any:
 
 async def test_clients_seal_for_five_custodians_of_whom_three_suffice(tmp_path):
     setup, _ = installer(tmp_path)
-    await setup._client(LOG, PARTIES, {"operator-a": {"model_root": "06", "rate_card": "07"}})
+    [node] = setup._plan.nodes
+    await setup._client(LOG, PARTIES, [(node, {"model_root": "06", "rate_card": "07"})])
     facts = told(tmp_path, "client")
     assert [each["name"] for each in facts["custodians"]] == list(CUSTODIANS)
     assert len({each["hpke_key"] for each in facts["custodians"]}) == 5

@@ -9,70 +9,83 @@ from typing import Any
 
 import pytest
 
-from shared.installation import processes
+from shared.installation import install, processes
 from shared.installation.audit_view import AuditView
-from shared.installation.demo import PIPELINE
+from shared.installation.cheat import Cheat
+from shared.installation.demo import pipeline
 from shared.installation.faults import Share
 from shared.installation.layout import NodePlan, Plan, with_stages
 from shared.installation.lost_stage import LostStage
 from shared.installation.relay import PIECE, Relay
-from tests.shared.installation.test_custodians import Recorded as Commands
 from tests.shared.installation.test_custodians import installer
 
 NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-b", "operator-b"))
+CHAIN = pipeline(Cheat(("cheat.py", "int8"), "serves the weights rounded to 8 bits"))
 
 
 def test_an_installation_keeps_the_stages_that_it_began_with(tmp_path):
-    first = with_stages(tmp_path, NODES, PIPELINE)
-    assert [stage.layers for stage in first[1].stages] == ["2:4", "4:6"]
-    assert first[0].stages == ()
+    first = with_stages(tmp_path, NODES, CHAIN)
+    assert first == (*NODES, *CHAIN)
     installed = Plan(tmp_path, ()).installed
     installed.write_text(json.dumps({"version": 2}), encoding="utf-8")
-    assert with_stages(tmp_path, NODES, PIPELINE) == NODES
-    kept = {"node-a": {"layers": ["1:6"], "trip_ms": 0}}
-    installed.write_text(json.dumps({"version": 2, "stages": kept}), encoding="utf-8")
-    (stage,) = with_stages(tmp_path, NODES, {})[0].stages
-    assert (stage.name, stage.layers, stage.link) == ("node-a-stage-1", "1:6", None)
-
-
-async def test_a_node_calls_its_stages_through_their_links_and_they_know_each_other(tmp_path):
-    plan = Plan(tmp_path, with_stages(tmp_path, NODES, PIPELINE))
-    setup, commands = installer(tmp_path)
-    setup._plan = setup.credentials._plan = plan
-    setup.ports.addresses.update(
-        {f"node-b-{what}-{n}": f"{what}:{n}" for what in ("stage", "link") for n in (1, 2)}
-    )
-    assert setup._stage_options(plan.nodes[1]) == [
-        *("--stage", "link:1=2:4"),
-        *("--stage", "link:2=4:6"),
+    assert with_stages(tmp_path, NODES, CHAIN) == NODES
+    kept = [install._kept(stage) for stage in CHAIN]
+    installed.write_text(json.dumps({"version": 2, "chain": kept}), encoding="utf-8")
+    assert with_stages(tmp_path, NODES, CHAIN) == first
+    honest = Plan(tmp_path, with_stages(tmp_path, NODES, ()))
+    assert [(stage.part, stage.wrapper) for stage in honest.chain(NODES[1])] == [
+        *(("2:3", ()), ("3:4", ()), ("4:5", ()), ("5:6", ()))
     ]
-    shown = setup.credentials.party_certificates()
-    await setup._stages(plan.nodes[1], setup.credentials.certificates(), shown)
-    first, second = (list(asked) for asked in commands.asked)
-    for asked, other in ((first, 2), (second, 1)):
-        callers = [asked[n + 1] for n, word in enumerate(asked) if word == "--caller"]
-        assert callers == ["operator-b/node-b", f"operator-b/node-b-stage-{other}"]
-    assert first[first.index("--address") + 1] == "stage:1"
-    assert isinstance(commands, Commands)
+    assert honest.chain(NODES[0]) == ()
+
+
+def test_the_chain_has_four_stages_of_two_operators_one_of_them_dishonest(tmp_path):
+    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
+    assert {name: len(nodes) for name, nodes in plan.operators.items()} == {
+        "operator-a": 1,
+        "operator-b": 3,
+        "operator-d": 2,
+    }
+    assert [stage.name for stage in CHAIN if stage.wrapper] == ["stage-2"]
+
+
+def test_a_head_calls_its_stages_through_their_links_and_they_know_who_calls(tmp_path):
+    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
+    setup, _ = installer(tmp_path)
+    setup._plan = plan
+    setup.ports.addresses.update({f"stage-{n}-link": f"link:{n}" for n in (1, 2, 3, 4)})
+    assert setup._stage_options(plan.nodes[0]) == []
+    assert setup._stage_options(plan.nodes[1]) == [
+        *("--stage", "operator-b/stage-1@link:1=2:3"),
+        *("--stage", "operator-d/stage-2@link:2=3:4"),
+        *("--stage", "operator-b/stage-3@link:3=4:5"),
+        *("--stage", "operator-d/stage-4@link:4=5:6"),
+    ]
+    second = setup._stage_options(CHAIN[1])
+    assert second[:2] == ["--layers", "3:4"]
+    assert [second[n + 1] for n, word in enumerate(second) if word == "--caller"] == [
+        "operator-b/node-b",
+        "operator-b/stage-1",
+        "operator-b/stage-3",
+        "operator-d/stage-4",
+    ]
 
 
 def test_each_stage_and_each_link_is_a_process(tmp_path):
-    plan = Plan(tmp_path, with_stages(tmp_path, NODES, PIPELINE))
+    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
     specs = {spec.name: spec.command for spec in processes.services(plan)}
-    for number in (1, 2):
-        assert (
-            str(tmp_path / f"node-b-stage-{number}" / "stage.toml")
-            in specs[f"node-b-stage-{number}"]
-        )
-        link = specs[f"node-b-link-{number}"]
-        assert link[link.index("--to") + 1] == f"node-b-stage-{number}"
-        assert link[link.index("--delay-ms") + 1] == "50.0"
+    for stage in CHAIN:
+        assert str(tmp_path / stage.name / "node.toml") in specs[stage.name]
+        assert ("cheat.py" in specs[stage.name]) == (stage.name == "stage-2")
+        link = specs[f"{stage.name}-link"]
+        assert link[link.index("--to") + 1] == f"{stage.name}-parties"
+        assert link[link.index("--delay-ms") + 1] == "30.0"
 
 
-def receipt(number: int, **changes: object) -> dict[str, object]:
+def receipt(index: int, **changes: object) -> dict[str, object]:
     return {
-        "log_index": number,
-        "entry": f"r{number}",
+        "log_index": index,
+        "entry": f"r{index}",
         "node": "node-b",
         "started": 0,
         "ended": 2**60,
@@ -92,7 +105,7 @@ async def lost(tmp_path) -> LostStage:
         return note
 
     platform: Any = SimpleNamespace(
-        plan=Plan(tmp_path, with_stages(tmp_path, NODES, PIPELINE)),
+        plan=Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN)),
         commands=SimpleNamespace(say=lambda *_: None),
         supervisor=SimpleNamespace(take_down=noting("down"), bring_back=noting("back")),
     )
@@ -103,7 +116,7 @@ async def lost(tmp_path) -> LostStage:
     assert done == []  # nothing breaks before anything is answered
     share.grow(1.0)
     await striking
-    assert done == [("down", "node-b-stage-2"), ("back", "node-b-stage-2")]
+    assert done == [("down", "stage-4"), ("back", "stage-4")]
     return losing
 
 
@@ -111,24 +124,35 @@ def view(*receipts: dict[str, object], drawn: frozenset[int] = frozenset({0}), *
     return AuditView(receipts, drawn, len(receipts), (), **more)
 
 
+def parts(*numbers: int) -> list[dict[str, object]]:
+    """Return the stages' receipts of these answers."""
+    return [
+        receipt(10 * number + place, node=f"stage-{place}")
+        for number in numbers
+        for place in (1, 2, 3, 4)
+    ]
+
+
 async def test_what_must_hold_of_a_stage_that_died(tmp_path):
     losing = await lost(tmp_path)
-    assert [fact.holds for fact in losing.facts(view(receipt(0), receipt(1)))] == [True, True]
-    assert [fact.holds for fact in losing.facts(view(receipt(0), drawn=frozenset()))] == [
-        False,
-        True,
-    ]
-    failed = view(receipt(0), receipt(1, finish="failed"))
+    whole = view(receipt(0), receipt(1), *parts(0, 1))
+    assert [fact.holds for fact in losing.facts(whole)] == [True, True]
+    lacking = view(receipt(0), receipt(1), *parts(0, 1)[1:])
+    assert [fact.holds for fact in losing.facts(lacking)] == [False, True]
+    failed = view(receipt(0), receipt(1, finish="failed"), *parts(0))
     assert [fact.holds for fact in losing.facts(failed)] == [True, False]
-    before = view(receipt(0, ended=1))  # nothing was under way when it died
+    before = view(receipt(0, ended=1), *parts(0))  # nothing was under way when it died
     assert [fact.holds for fact in losing.facts(before)] == [True, False]
-    blamed = AuditView(
-        (receipt(0),),
-        frozenset({0}),
-        1,
-        ({"receipt": "r0", "outcome": "FAIL", "reason": "activations"},),
-    )
-    assert [fact.holds for fact in losing.facts(blamed)] == [False, True]
+    assert [fact.holds for fact in losing.facts(view())] == [False, False]
+
+
+def test_of_a_convicted_chain_no_receipt_is_payable():
+    answered = {"tenant": "acme", "number": 1, "attempt": 0}
+    mine = receipt(0, **answered), receipt(1, node="stage-1", **answered)
+    other = receipt(2, **{**answered, "number": 2}), receipt(3, node="node-a", **answered)
+    seen = view(*mine, *other, confirmed=frozenset({"r1"}))
+    assert seen.unpaid(frozenset({"node-b", "stage-1"})) == list(mine)
+    assert seen.unpaid(frozenset()) == []
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
