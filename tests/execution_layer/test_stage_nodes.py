@@ -132,6 +132,46 @@ async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its
     assert quantity == sum(answer.receipt.value.usage.output for answer in answers)
 
 
+async def test_a_stage_that_comes_back_in_the_middle_of_an_answer_has_its_order_and_signs_for_all_of_it(
+    world, model, caplog
+):
+    caplog.set_level("WARNING")
+    settings = stage_settings(world, model, S1, "1:4", (HEAD,))
+    begun = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(contextlib.AsyncExitStack())
+        s1 = await first.enter_async_context(running(build_stage_node(settings)))
+        place = ChainStage(address=s1.party_address, layers="1:4", name=S1)
+        chain = Chain(stages=(place,), ca=world.ca.ca_file)
+        head = build_node(world.settings("head", "honest", model, chain=chain))
+        await stack.enter_async_context(running(head))
+        client = await stack.enter_async_context(world.client(model_root=model[1], max_attempts=1))
+        asking = asyncio.create_task(
+            client.generate(
+                prompt="the engine",
+                max_tokens=200,
+                temperature=0,
+                on_text=lambda _text: begun.set(),
+            )
+        )
+        await asyncio.wait_for(begun.wait(), 30)
+        await first.aclose()
+        assert world.audit.receipts() == []
+        party = settings.party.model_copy(update={"address": place.address})
+        again = build_stage_node(settings.model_copy(update={"party": party}))
+        s1 = await stack.enter_async_context(running(again))
+        answer = await asyncio.wait_for(asking, 60)
+        await world.audit.wait_for_receipts(2, 30)
+    assert any("the chain broke" in record.message for record in caplog.records)
+    signed = receipts(world)
+    (head_receipt,), (stage_receipt,) = signed[HEAD], signed[S1]
+    assert head_receipt == answer.receipt.value
+    assert head_receipt.chain.sent == stage_receipt.chain.received
+    assert stage_receipt.chain.sent == head_receipt.chain.received
+    assert stage_receipt.usage.output == head_receipt.usage.output > 100
+    assert stage_receipt.node_sequence == 0
+
+
 class Trail:
     """A double of what the log knows: every key bundle that it was given, and one tenant."""
 
