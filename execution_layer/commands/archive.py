@@ -1,6 +1,8 @@
 """`counterfoil client archive`, `share` and `recipient-key`: the client's own records, and showing one of them to somebody."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +20,7 @@ def archive() -> None:
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True)
 @json_option
 def archive_list(config: Path, limit: int, as_json: bool) -> None:
-    """List the latest attempts, newest first."""
+    """List the latest attempts, newest first; behind each that was ordered from a chain, its stages' parts."""
     from execution_layer.client.archive import Archive  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415
     from execution_layer.client.show import brief  # noqa: PLC0415
@@ -32,8 +34,16 @@ def archive_list(config: Path, limit: int, as_json: bool) -> None:
     emit(
         rows,
         as_json,
-        lambda: table("Archive", columns, [[row[column] for column in columns] for row in rows]),
+        lambda: table("Archive", columns, [[row[c] for c in columns] for row in _with_parts(rows)]),
     )
+
+
+def _with_parts(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield rows of attempts, each before those of its stages."""
+    for row in rows:
+        yield row
+        for stage in row.get("stages", ()):
+            yield {**row, **stage, "state": f"stage {stage['place']}"}
 
 
 @archive.command("show")

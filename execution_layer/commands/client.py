@@ -235,7 +235,13 @@ client.add_command(canaries)
 @click.option("--ca", "ca_file", type=file_path, help="Authority of all certificates.")
 @click.option("--model-root", help="Default model root in hex.")
 @click.option("--operator", "operators", multiple=True, help="NAME=KEY (hex) to pin; repeatable.")
-@click.option("--rate-card", "rate_cards", multiple=True, help="OPERATOR=ENTRY (hex); repeatable.")
+@click.option(
+    "--rate-card",
+    "rate_cards",
+    multiple=True,
+    metavar="OPERATOR[/NODE]=ENTRY",
+    help="Entry in hex, of an operator's rate card or that of one node; repeatable.",
+)
 @click.option("--custodian", "custodians", multiple=True, help="NAME=HPKE key in hex; repeatable.")
 @click.option("--threshold", type=click.IntRange(1, 16), help="Custodians needed to open.")
 @click.option("--log-key", "log_keys", multiple=True, help="vkey of the log; repeatable.")

@@ -1,6 +1,7 @@
 """A client orders from a chain as from one node: it chooses by every stage, orders every part, and believes no part alone."""
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,9 @@ from execution_layer.client.entries import NodeEntry
 from execution_layer.client.explain import explain
 from execution_layer.client.own_keys import own_keys
 from execution_layer.client.reopening import reopened
+from execution_layer.client.share import share_of, verify_share
 from execution_layer.client.verify import export, trust_of, verify_transcript
+from execution_layer.commands.client import verify
 from execution_layer.commands.explaining import as_tree
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -24,8 +27,10 @@ from shared.statements.orders import Order, Part
 from shared.statements.ratecards import Price, RateCard
 from shared.statements.receipts import Chain, Finish
 from shared.verification.bundle_check import verify_bundle
+from shared.verification.share import parse_share
 from tests.execution_layer.asking import random32
 from tests.execution_layer.chains import CUT, chain_of, relinked
+from tests.execution_layer.commands.test_client import Shell
 from tests.execution_layer.waiting import until
 from tests.execution_layer.world import MODEL_ROOT
 
@@ -385,6 +390,42 @@ async def test_stages_receipts_are_handed_in_with_their_orders_proved_and_export
         assert sum(S1 in step.title for step in steps) == 3
         counts = client.archive.counts()
         assert (counts["receipts"], counts["proofs"]) == (3, 3)
+
+
+async def test_the_archive_shows_every_part_and_exports_the_one_that_is_named(world, capsys):
+    shell = Shell(world, capsys)
+    async with chain_of(world):
+        async with world.client() as client:
+            answer = await client.generate(prompt=PROMPT, max_tokens=4)
+            await client.hand_in_missing(after_s=0)
+            assert (await client.upgrade_proofs(10)).missing == 0
+        code, out, _ = await shell.client("archive list")
+        receipts = [answer.receipt.entry.hex(), *(stage.entry.hex() for stage in answer.stages)]
+        assert code == 0
+        assert [line for line in receipts if line in out] == receipts
+        file = world.folder / "part.json"
+        code, out, _ = await shell.client("archive show", receipts[2], "--export", file, "--json")
+        assert code == 0
+        shown = json.loads(out)
+        assert [stage["receipt"] for stage in shown["stages"]] == receipts[1:]
+        assert shown["receipt"] == receipts[0]
+        assert json.loads(file.read_text())
+        code, out, _ = await shell(verify, file, "--json")
+        assert json.loads(out)["facts"]["issuer"] == S2
+        code, out, _ = await shell(verify, receipts[1], "--config", shell.config, "--json")
+        assert json.loads(out)["verified"] is True
+
+
+async def test_a_shared_answer_of_a_chain_says_what_of_it_was_not_checked(world):
+    async with chain_of(world), world.client() as client:
+        answer = await client.generate(prompt=PROMPT, max_tokens=4)
+        await client.hand_in_missing(after_s=0)
+        assert (await client.upgrade_proofs(10)).missing == 0
+        kept = client.archive.get(answer.transcript_id)
+        share = share_of(client.archive, kept, client._policy)
+        opened = verify_share(parse_share(share.encode()), trust_of(client._policy))
+        assert opened.shown is not None, opened.report.as_text()
+        assert any("stages were not checked" in word for word in opened.report.rests_on)
 
 
 async def test_an_audit_of_an_answer_is_asked_for_with_every_stages_part(world):
