@@ -45,7 +45,7 @@ def _figures(report: Report) -> Table:
         ("requests answered", f"{len(answers)} with {tokens} output tokens"),
         (
             "throughput",
-            f"{tokens / report.seconds['answers']:.0f} tokens/s over three nodes, client included",
+            f"{tokens / report.seconds['answers']:.0f} tokens/s over all nodes, client included",
         ),
         (
             "time to first token",

@@ -1,7 +1,7 @@
 """The demonstration keeps its promises: always the same verdict, nothing lost to any kill, nothing left running.
 
-`make test-slow` runs it once with one kill; `make soak` runs twenty undisturbed, twenty with a random kill, and one with each
-adversary.
+`make test-slow` runs it once with one kill, and once with a chain; `make soak` runs twenty undisturbed, twenty with a random
+kill, and one with each adversary.
 """
 
 import os
@@ -42,14 +42,14 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def assert_the_job_was_done(demo: Demo) -> None:
+def assert_the_job_was_done(demo: Demo, cheater: str = "node-c") -> None:
     """Every fact holds, the cheater alone is named, and nothing runs any more."""
     assert demo.ended() == 0, demo.output[-6000:]
     report = demo.report
     assert [fact["promise"] for fact in report["facts"] if not fact["holds"]] == []
-    assert report["named"] == ["node-c"]
+    assert report["named"] == [cheater]
     for node, counts in report["nodes"].items():
-        assert (counts.get("FAIL", 0) > 0) == (node == "node-c")
+        assert (counts.get("FAIL", 0) > 0) == (node == cheater)
     assert demo.left_running() == []
 
 
@@ -67,11 +67,17 @@ def go_on_after(demo: Demo, victim: Victim) -> None:
 @pytest.mark.timeout(600)
 def test_a_node_killed_while_it_answers_is_told_and_loses_nothing(folder):
     demo = Demo.start(folder)
-    demo.until("Sealed requests to three nodes")
+    demo.until("Sealed requests to the nodes")
     demo.after(2.0)
     victim = next(p for p in demo.processes() if " node serve " in p.command)
     kill(victim)
     go_on_after(demo, victim)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_a_chain_the_stage_that_cheats_is_named_and_no_other(folder):
+    assert_the_job_was_done(Demo.start(folder, "--pipeline"), "stage-2")
 
 
 @pytest.mark.soak
