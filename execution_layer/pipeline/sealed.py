@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import replace
+from typing import Final
 
 from execution_layer.pipeline.hops import Carried, HopIn, HopOut
 from execution_layer.pipeline.ledger import Ledger, Track
@@ -12,13 +14,32 @@ from shared.envelope.boundary import boundary_root
 from shared.proto.counterfoil.execution.v1 import stages_pb2
 from shared.runtime.errors import Code, CounterfoilError
 
+AGAIN: Final = 16
+"""How often all positions of one order may be computed: a chain that breaks begins again, and so does a sequence that gives up its
+memory to others. Without a bound, one order would pay for a head's whole trade."""
+COUNTED: Final = 2**16
+"""Orders whose rows are counted."""
+
 
 class Tracks:
     """What has passed of the parts that are open, over all connections. Safe to call from several threads."""
 
     def __init__(self) -> None:
         self._tracks: dict[bytes, Track] = {}
+        self._computed: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
+
+    def count(self, part: Part, rows: int) -> None:
+        """Count rows that are about to be computed, also of a part that is closed; QUOTA above what one order is good for."""
+        with self._lock:
+            computed = self._computed.pop(part.order, 0) + rows
+            self._computed[part.order] = computed
+            if len(self._computed) > COUNTED:
+                self._computed.popitem(last=False)
+        if computed > AGAIN * part.positions:
+            raise CounterfoilError(
+                Code.QUOTA, f"an order for {part.positions} positions has had {computed} computed"
+            )
 
     def begin(self, order: bytes) -> Track:
         """Return a new track, in the place of one that an earlier connection had."""
@@ -86,6 +107,7 @@ class SealedStage:
                     Code.INVALID_ARGUMENT,
                     f"position {span.position + span.count - 1} of an order for {carried.part.positions}",
                 )
+            self._tracks.count(carried.part, span.count)
             entries.append(self._ledger.enter(carried.track, span, hashes))
         begun = time.perf_counter()
         states = self._stage(boundary.states, boundary.rows, self._cache)

@@ -10,7 +10,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from execution_layer.engine.protocol import FinishReason
-from execution_layer.pipeline.sealed import Tracks
+from execution_layer.pipeline import sealed
+from execution_layer.pipeline.sealed import AGAIN, Tracks
 from shared.proto.counterfoil.execution.v1 import stages_pb2
 from shared.runtime.errors import Code, CounterfoilError
 from tests.execution_layer.engine.traffic import Mix, Served, fixed, mixes, serve
@@ -217,6 +218,24 @@ async def test_nothing_is_computed_without_an_order_or_beyond_it():
         chain.parts[0] = parts
         chain.open = lambda: None
         assert words in await failed(chain, code)
+
+
+def test_one_order_does_not_pay_for_a_head_s_whole_trade(monkeypatch):
+    parts, tracks = KnownParts(1, positions=10), Tracks()
+    for request in ("0", "1", "2"):
+        parts.note(request)
+    part, other, third = (parts.known[order(request, 1)] for request in ("0", "1", "2"))
+    tracks.count(part, AGAIN * 10 - 1)
+    tracks.count(part, 1)
+    tracks.forget(part.order)  # closing it makes no difference
+    tracks.count(other, 1)
+    with pytest.raises(CounterfoilError) as caught:
+        tracks.count(part, 1)
+    assert caught.value.code is Code.QUOTA
+    monkeypatch.setattr(sealed, "COUNTED", 2)
+    tracks.count(third, 1)  # the oldest count, which is `other`'s, gives way
+    with pytest.raises(CounterfoilError):
+        tracks.count(part, 1)
 
 
 async def test_rows_may_not_follow_what_was_computed_behind_other_rows():
