@@ -1,10 +1,14 @@
 """What key bundles offer to a chain, as parts of plans: ranges of layers with their speed and price. Pure.
 
-Speeds are the nodes' own claims (protocol §4.10.5); prices are those of the rate cards that the policy accepts.
+Speeds are the nodes' own claims (protocol §4.10.5), corrected where their receipts say that they are slower; prices are those of
+the rate cards that the policy accepts.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
+from statistics import median
+from typing import Final
 
 from execution_layer.client.entries import NodeEntry
 from execution_layer.client.planning import UNPRICED, Part
@@ -13,8 +17,24 @@ from execution_layer.client.prices import unpriced
 from execution_layer.pipeline.depth import Cost
 from shared.statements.keys import Offer
 from shared.statements.ratecards import RateCard
+from shared.statements.receipts import Usage
 
-MILLION = 1_000_000
+MILLION: Final = 1_000_000
+FEWEST: Final = 3
+"""Receipts under one key bundle by which its offer is corrected."""
+SLOWER: Final = 1.25
+"""How many times as long as offered counts as slower: speed is measured in a moment at a node's start."""
+
+
+@dataclass(slots=True)
+class Offered:
+    """What nodes offer."""
+
+    parts: list[Part] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Why others offer nothing."""
+    slower: list[str] = field(default_factory=list)
+    """Which are slower than they say."""
 
 
 def layers_offered(nodes: Sequence[NodeEntry]) -> int | None:
@@ -29,27 +49,35 @@ def parts_of(
     model_root: bytes,
     layers: int,
     now: int,
-) -> tuple[list[Part], list[str]]:
-    """Return the parts that nodes offer of a model with so many layers, and why others offer none; `now` in ms."""
+    used: Mapping[bytes, Sequence[Usage]] | None = None,
+) -> Offered:
+    """Return the parts that nodes offer of a model with so many layers; `now` in ms, `used` what receipts under their key bundles
+    (by entry) count.
+    """
     by_name = {node.name: node for node in nodes}
-    found, left_out = [], []
+    found = Offered()
     for node in nodes:
         span = _range(node, by_name, layers)
         offer = node.bundle.offer
         if isinstance(span, str):
-            left_out.append(f"{node.name}: {span}")
+            found.left_out.append(f"{node.name}: {span}")
         elif offer is None or not offer.decode_rows or not offer.prefill_rows:
-            left_out.append(f"{node.name} does not say how fast it is")
+            found.left_out.append(f"{node.name} does not say how fast it is")
         else:
-            first, last = span
+            usages = (used or {}).get(node.entry, ())
+            cost, times = corrected(cost_of(offer), usages)
+            if times > 1:
+                found.slower.append(
+                    f"{node.name} takes {times:.1f} times as long as it offers, by its last {len(usages)} receipts"
+                )
             price, currency = _price(cards.get(policy.card_name(node.name)), model_root, now)
             ends = node.bundle.layers is None
-            found.append(
+            found.parts.append(
                 Part(
                     node=node.name,
-                    first=first,
-                    last=last,
-                    cost=cost_of(offer),
+                    first=span[0],
+                    last=span[1],
+                    cost=cost,
                     ends=ends,
                     divisible=ends and node.bundle.stages is None,
                     profile=node.bundle.numeric_profile,
@@ -57,7 +85,23 @@ def parts_of(
                     currency=currency,
                 )
             )
-    return found, left_out
+    return found
+
+
+def corrected(cost: Cost, usages: Sequence[Usage]) -> tuple[Cost, float]:
+    """Return what a step takes by what a node's receipts say that it computed, and how many times as long as offered that is.
+
+    A receipt's `compute_ms` is its share of steps that others may have been in too, so it can only show that a node is slower.
+    """
+    ratios = []
+    for usage in usages:
+        expected = cost.of(usage.input - usage.cached) + max(0, usage.output - 1) * cost.of(1)
+        if usage.compute_ms is not None and usage.output:
+            ratios.append(usage.compute_ms / 1000 / expected)
+    times = median(ratios) if len(ratios) >= FEWEST else 1.0
+    if times <= SLOWER:
+        return cost, 1.0
+    return Cost(cost.fixed_s * times, cost.row_s * times), times
 
 
 def cost_of(offer: Offer) -> Cost:

@@ -12,6 +12,11 @@ _PARTS: Final = (
     " (SELECT finished FROM transcripts WHERE id = transcript) AS finished FROM parts"
 )
 
+_RECEIPTS: Final = (
+    "SELECT receipt FROM (SELECT id, receipt FROM transcripts UNION ALL SELECT transcript, receipt FROM parts)"
+    " WHERE receipt IS NOT NULL ORDER BY id DESC LIMIT ?"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NewPart:
@@ -62,6 +67,11 @@ class PartRecords(AuditRecords):
     def unproved_parts(self) -> list[Part]:
         """Return the parts whose receipts have no proof yet."""
         return self._parts("receipt IS NOT NULL AND proof IS NULL")
+
+    def checked_receipts(self, limit: int) -> list[bytes]:
+        """Return the newest receipts, of nodes and of stages, that passed the checks."""
+        rows = self._journal.read(lambda db: db.execute(_RECEIPTS, (limit,)).fetchall())
+        return [row["receipt"] for row in rows]
 
     async def attach_part_proof(self, part: Part, proof: str, index: int) -> None:
         """Store the verified tlog-proof of a part's receipt."""

@@ -23,9 +23,13 @@ from shared.codec.ids import parse_hex32
 from shared.codec.moment import now_ms
 from shared.codec.money import format_decimal
 from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import read_as
 from shared.statements.keys import KeyBundle
 from shared.statements.ratecards import RateCard
+from shared.statements.receipts import Receipt, Usage
 
+RECEIPTS: Final = 1024
+"""How many of the newest receipts in the archive are looked at."""
 COLUMNS: Final = ("chain", "ms/token", "tokens/s", "slowest", "price", "readers", "set up")
 INVERTED: Final = "Every operator of a chain sees hidden states, which can be inverted to text: count all of them as readers."
 
@@ -41,6 +45,8 @@ class _Offers:
     refused: list[str]
     silent: list[str]
     """Nodes that do not answer."""
+    used: dict[bytes, list[Usage]]
+    """What receipts in the archive count, by the entries of the key bundles."""
 
 
 def narrowed(
@@ -89,15 +95,15 @@ def planned(
     offers = asyncio.run(_read(policy, model, given(round_trips)))
     count = layers or layers_of(policy, offers.root) or _only_whole(offers.nodes)
     reachable = [node for node in offers.nodes if node.name in offers.trips.here]
-    parts, left_out = parts_of(reachable, policy, offers.cards, offers.root, count, now_ms())
+    offered = parts_of(reachable, policy, offers.cards, offers.root, count, now_ms(), offers.used)
     left_out = [
         *(f"{name} does not answer" for name in offers.silent),
-        *left_out,
+        *offered.left_out,
         *offers.refused,
     ]
-    plans = best_plans(parts, count, offers.trips, wish)
+    plans = best_plans(offered.parts, count, offers.trips, wish)
     if not plans:
-        raise _none(parts, count, offers.trips, wish, left_out)
+        raise _none(offered.parts, count, offers.trips, wish, left_out)
     by_name = {node.name: node for node in offers.nodes}
     return {
         "model_root": offers.root.hex(),
@@ -107,6 +113,7 @@ def planned(
         "plans": [_facts(plan, by_name, offers.trips, wish) for plan in plans],
         "chain": chain_table(plans[0], by_name, wish),
         "left_out": left_out,
+        "slower": offered.slower,
     }
 
 
@@ -126,11 +133,15 @@ async def _read(policy: ClientPolicy, model: str | None, told: RoundTrips) -> _O
     async with AsyncCounterfoilClient(policy) as client:
         nodes, refused = await client.offers(model)
         cards = await client.rate_cards()
+        used: dict[bytes, list[Usage]] = {}
+        for raw in client.archive.checked_receipts(RECEIPTS):
+            receipt = read_as(Receipt, raw)
+            used.setdefault(receipt.bundle, []).append(receipt.usage)
     asked = {node.name: node.bundle.endpoint for node in nodes if node.name not in told.here}
     here = {**await measured(asked), **told.here}
     silent = [name for name in asked if name not in here]
     root = parse_hex32(model or policy.model_root or "", "the model root")
-    return _Offers(root, nodes, cards, replace(told, here=here), list(refused), silent)
+    return _Offers(root, nodes, cards, replace(told, here=here), list(refused), silent, used)
 
 
 def _none(
@@ -241,6 +252,7 @@ def shown(facts: dict[str, Any]) -> Any:
         f"Chains for {facts['layers']} layers, {facts['sequences']} at once, by {facts['prefer']}"
     )
     notes = [_why(facts["plans"][0]), INVERTED]
+    notes += [f"Corrected: {finding}." for finding in facts["slower"]]
     notes += [f"Left out: {reason}" for reason in facts["left_out"]]
     if facts["chain"] is not None:
         head = facts["plans"][0]["places"][0]["node"]

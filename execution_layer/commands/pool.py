@@ -83,9 +83,10 @@ def plan(
     """Compute chains from what the directory's key bundles offer, and print the head's [chain] for the best one.
 
     Only nodes that the client's policy accepts are considered; the options replace its table [nodes]. Speeds and regions are
-    the nodes' claims. Round trips are measured here: a TCP connection to each endpoint, the shortest of three. Between two
-    nodes half of both round trips counts one way, as if they were joined by way of this machine: set with --rtt what is known
-    better. A sequence gets a token each time that its states have gone all around, from head to head.
+    the nodes' claims; a node whose receipts in the client's archive say that it is slower counts as that slow. Round trips are
+    measured here: a TCP connection to each endpoint, the shortest of three. Between two nodes half of both round trips counts
+    one way, as if they were joined by way of this machine: set with --rtt what is known better. A sequence gets a token each
+    time that its states have gone all around, from head to head.
     """
     from execution_layer.client.planning import Wish  # noqa: PLC0415  # --help stays light
     from execution_layer.client.policy import ClientPolicy  # noqa: PLC0415

@@ -5,10 +5,11 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 
 import pytest
 
-from execution_layer.client.offered import cost_of, parts_of
+from execution_layer.client.offered import corrected, cost_of, parts_of
 from execution_layer.client.reading import fetched_folder
 from execution_layer.client.round_trips import given, measured
 from execution_layer.commands.pool import pool
@@ -17,6 +18,7 @@ from shared.runtime.cli import run
 from shared.runtime.config import checked
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.keys import Layers, Offer
+from shared.statements.receipts import EnergyQuality, Usage
 from tests.execution_layer.chains import ChainNode, chain_of
 from tests.execution_layer.world import MODEL_ROOT
 
@@ -188,11 +190,44 @@ async def test_nodes_that_do_not_say_how_fast_they_are_make_no_plan(world):
     async with chain_of(world, s1={"offer": None}, s2={"offer": Offer(0, 0, 1)}):
         async with world.client() as client:
             nodes, refused = await client.offers()
-        parts, left_out = parts_of(nodes, world.policy(), {}, MODEL_ROOT, 24, 1)
+        found = parts_of(nodes, world.policy(), {}, MODEL_ROOT, 24, 1)
     assert refused == []
-    assert parts == []
-    assert len(left_out) == 3
-    assert all("does not say how fast it is" in reason for reason in left_out)
+    assert found.parts == []
+    assert len(found.left_out) == 3
+    assert all("does not say how fast it is" in reason for reason in found.left_out)
+
+
+async def test_a_node_that_is_slower_than_it_says_loses_its_rank(world, capsys):
+    """The double's stages sign 1 ms for every answer, whose 4 + 5 positions their offers promise in far less."""
+    boast = Offer(10**6, 10**6, 512)
+    async with chain_of(world, head_facts={"offer": OWN}, s1={"offer": boast}, s2={"offer": FAST}):
+        twin = Offer(100_000, 100_000, 512)
+        ChainNode(world, "farm", "twin", layers=Layers(8, 16), offer=twin)
+        shell = Shell(world, capsys)
+        names = (*NAMES, "farm/twin")
+        facts = await shell.facts(*at(0, *names))
+        assert facts["slower"] == []
+        assert [plan["places"][1]["node"] for plan in facts["plans"]] == ["farm/s1", "farm/twin"]
+        async with world.client() as client:
+            for _ in range(3):
+                await client.generate(prompt="hello", max_tokens=5)
+        facts = await shell.facts(*at(0, *names))
+        assert facts["slower"] == [
+            "farm/s1 takes 111.1 times as long as it offers, by its last 3 receipts"
+        ]
+        assert [plan["places"][1]["node"] for plan in facts["plans"]] == ["farm/twin", "farm/s1"]
+
+
+def test_few_receipts_and_shares_of_busy_steps_correct_nothing():
+    cost = cost_of(Offer(10, 100, 1))
+    slow = Usage(5, 0, 11, EnergyQuality.UNMEASURED, compute_ms=10_000)
+    assert corrected(cost, [slow, slow]) == (cost, 1.0)
+    assert corrected(cost, [replace(slow, compute_ms=10)] * 9) == (cost, 1.0)
+    assert corrected(cost, [replace(slow, compute_ms=None)] * 9) == (cost, 1.0)
+    assert corrected(cost, [replace(slow, output=0)] * 9) == (cost, 1.0)
+    worse, times = corrected(cost, [slow] * 3)
+    assert worse.of(1) == pytest.approx(times * cost.of(1))
+    assert times > 5
 
 
 def test_an_offer_is_exact_for_one_row_and_for_many():
