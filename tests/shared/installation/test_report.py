@@ -450,3 +450,29 @@ def test_an_epoch_that_is_drawn_after_the_next_one_is_waited_for():
     assert not view.complete
     first = {"type": "draw", "entry": "d0", "payload": {"seal": "s0", "drawn": []}}
     assert AuditView.of(receipts(), [*seals, late, first], judged).complete
+
+
+def falsified(refused: int, unproven: str, *, chained: bool = True) -> list[str]:
+    """Return what is said of operator-a's invoice, and whether it falls, where node-c is a stage of node-a's chain, and
+    convicted for its part of the first of two answers.
+    """
+    facts = found()
+    for stage, head in ((1, 0), (3, 2)):
+        facts["receipts"][stage]["number"] = head
+    facts["costs"]["reconciled"]["operator-a"] = reconciled(0, "0", refused, unproven)
+    nodes = NODES
+    if chained:
+        stage_of = dataclasses.replace(NODES[1], head="node-a", part="1:2")
+        nodes = (NODES[0], stage_of)
+    made = dataclasses.replace(report(facts), plan=Plan(Path("data"), nodes))
+    [fact] = [fact for fact in facts_of(made) if "operator-a's invoice" in fact.promise]
+    return [fact.promise, fact.found] if fact.holds else []
+
+
+def test_an_honest_operator_bills_its_part_of_a_falsified_answer_in_vain_and_is_not_blamed():
+    promise, said = falsified(10, "0.006")
+    assert "a place of its chain has falsified" in promise
+    assert "1 of false chains, 0.006 EUR not payable" in said
+    assert not falsified(20, "0.012")  # the other answer was not falsified
+    assert not falsified(10, "0.005")
+    assert not falsified(10, "0.006", chained=False)
