@@ -328,6 +328,7 @@ NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "asked": "asked-for first",
         "asked-confirm": "asked-for second",
         "asked-third": "asked-for third",
+        "found": "beside another receipt of its chain, own",
     }
 )
 """Opinions in words, by their kind."""

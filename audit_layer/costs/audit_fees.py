@@ -92,7 +92,9 @@ def _answers(db: Session, verdict: VerdictRow) -> bool:
     request = db.get(StatementRow, read_as(Verdict, row.raw).request)
     if request is None or request.type != DisclosureRequest.TYPE:
         return False
-    return read_as(DisclosureRequest, request.raw).reason is DisclosureReason.TENANT
+    asked = read_as(DisclosureRequest, request.raw)
+    # What a worker found beside it, about another node of the same chain, nobody asked for.
+    return asked.reason is DisclosureReason.TENANT and asked.receipt == verdict.receipt
 
 
 def _holds(terms: Terms, verdict: VerdictRow) -> bool:

@@ -44,8 +44,11 @@ class Asking:
     proof: str
     """The request's tlog-proof."""
     receipt: bytes
+    """Entry of the receipt whose ciphertexts are asked for."""
     key: Signer
     """The worker's signing key, which nodes know."""
+    for_stage: bool = False
+    """Whether the request is about a stage's receipt, and the receipt asked for is its head's."""
 
     def message(self) -> execution_pb2.GetEvidenceRequest:
         """Return the signed call."""
@@ -56,6 +59,7 @@ class Asking:
             request_proof=self.proof,
             at=at,
             signature=self.key.sign(signed),
+            receipt=self.receipt if self.for_stage else None,
         )
 
 

@@ -44,6 +44,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Answering:
+    """A receipt to which ciphertexts belong, and its node."""
+
+    entry: bytes
+    receipt: Receipt
+    endpoint: str
+    signing_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DueCase:
     """What is known about a receipt that is to be disclosed, before anything is: statements as they are in the log."""
 
@@ -58,12 +68,22 @@ class DueCase:
     """The node's signing key, from its key bundle."""
     ground: Ground
     first_verdict: bytes | None = None
-    """The FAIL to be confirmed."""
+    """The verdict to be confirmed."""
+    order: bytes | None = None
+    """The order that a stage's receipt answers; None for a whole answer, whose order comes with its ciphertexts."""
+    head: Answering | None = None
+    """Of a stage's receipt: the head's, whose ciphertexts are its request's."""
 
     @property
     def entry(self) -> bytes:
         """The receipt's log entry."""
         return entry_of(self.receipt_statement)
+
+    @property
+    def answering(self) -> Answering:
+        """The receipt to which its ciphertexts belong: itself, or its chain's head's."""
+        own = Answering(self.entry, self.receipt, self.endpoint, self.signing_key)
+        return self.head or own
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,7 +137,7 @@ class Disclosure:
         proofs = self._proofs(case)
         found = self._gathered(case, proofs["request_proof"])
         ciphertexts, why = found.best, found.why
-        if len(found.finals) > 1:
+        if len(found.finals) > 1 and case.head is None:  # of a head's, its stages know nothing
             return Disclosed(ciphertexts, None, signed_twice=True)
         if why and not past_deadline:
             raise CounterfoilError(
@@ -168,17 +188,18 @@ class Disclosure:
 
     def _gathered(self, case: DueCase, proof: str) -> "_Gathered":
         """Gather the ciphertexts that are the receipt's: all deposits', and the node's if none of those is whole."""
-        found = _Gathered(case)
-        for number, deposit in enumerate(self.deposits.find(case.entry), start=1):
+        found, answering = _Gathered(case.answering), case.answering
+        for number, deposit in enumerate(self.deposits.find(answering.entry), start=1):
             found.add(f"deposit {number}", partial(_kept, deposit))
         if not found.whole:
-            found.add(case.endpoint, partial(self._from_node, case, proof))
+            found.add(answering.endpoint, partial(self._from_node, case, proof))
         return found
 
     def _from_node(self, case: DueCase, proof: str) -> Ciphertexts:
-        asking = Asking(case.request, proof, case.entry, self.signing_key)
+        answering, for_stage = case.answering, case.head is not None
+        asking = Asking(case.request, proof, answering.entry, self.signing_key, for_stage)
         return fetch_from_node(
-            case.endpoint,
+            answering.endpoint,
             self.ca_file,
             asking,
             timeout_s=self.evidence_timeout_s,
@@ -188,11 +209,12 @@ class Disclosure:
     def _ask_custodians(
         self, case: DueCase, found: Ciphertexts, proofs: Mapping[str, Any], header: Header
     ) -> Gathered:
+        order = case.order or found.order
         release_case = ReleaseCase(
             **proofs,
             **case.ground.besides,
-            identities=self._identities(case.bundle, found.order),
-            order=found.order,
+            identities=self._identities(case.bundle, order),
+            order=order,
             envelope=found.sent.envelope,
         ).to_cbor()
         known = {
@@ -264,8 +286,8 @@ class Disclosure:
 class _Gathered:
     """Ciphertexts of one receipt, from sources of which none is believed."""
 
-    def __init__(self, case: DueCase) -> None:
-        self._case = case
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
         self._lacks: list[str] = []
         self.best: Ciphertexts | None = None
         """What is whole, or else frames that are the receipt's."""
@@ -280,9 +302,9 @@ class _Gathered:
 
     def add(self, source: str, fetch: Callable[[], Ciphertexts]) -> None:
         """Ask a source, and keep what is the receipt's."""
-        case = self._case
+        answering = self._answering
         try:
-            found, lack = check_evidence(fetch(), case.receipt, case.signing_key)
+            found, lack = check_evidence(fetch(), answering.receipt, answering.signing_key)
         except CounterfoilError as error:
             lack = str(error)
         else:
@@ -291,7 +313,9 @@ class _Gathered:
                 return
             self.best = self.best or found
         self._lacks.append(f"{source}: {lack}")
-        logger.warning("no evidence from %s: %s", source, lack, extra={"receipt": case.entry.hex()})
+        logger.warning(
+            "no evidence from %s: %s", source, lack, extra={"receipt": answering.entry.hex()}
+        )
 
     def _keep_whole(self, found: Ciphertexts) -> None:
         if not self.whole or (found.sent.final_record and not self.finals):

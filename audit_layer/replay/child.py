@@ -14,7 +14,7 @@ from pathlib import Path
 from audit_layer.replay.case import Case
 from audit_layer.replay.framing import Arriving, read_case, write_message
 from audit_layer.replay.hearing import Replayed
-from audit_layer.replay.judge import judge, judge_header
+from audit_layer.replay.judge import Judged, judge_chain, judge_header
 from shared.codec import cbor
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
@@ -46,6 +46,11 @@ class ModelArithmetic:
         self.profile = profile
         """Hash of the numeric profile, whose probe this process has run."""
 
+    @property
+    def layers(self) -> int:
+        """How many layers the model has."""
+        return self._decoder.config.layers
+
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the input's tokens."""
         return prompt_ids(self._tokenizer, body)
@@ -62,12 +67,20 @@ class ModelArithmetic:
         seed: bytes,
         choice: int,
         delivered: int = 0,
+        cuts: Sequence[int] = (),
     ) -> Replayed:
         """Replay in one teacher-forced pass."""
         result = replay(
-            self._decoder, prompt, output, settings, seed, choice=choice, delivered=delivered
+            self._decoder,
+            prompt,
+            output,
+            settings,
+            seed,
+            choice=choice,
+            delivered=delivered,
+            cuts=cuts,
         )
-        return Replayed(result.activations, result.chosen, result.logprobs)
+        return Replayed(result.activations, result.chosen, result.logprobs, result.boundaries)
 
     def says(
         self,
@@ -109,15 +122,19 @@ class Bench:
         return found
 
     def judge(self, case: Case, longest: int | None = None) -> Judgement:
-        """Judge one case, replaying at most `longest` tokens; a model that this auditor does not have makes it
+        """Judge one case by itself, replaying at most `longest` tokens; a model that this auditor does not have makes it
         INCONCLUSIVE.
         """
+        return self.judge_chain(case, longest).judgement
+
+    def judge_chain(self, case: Case, longest: int | None = None) -> Judged:
+        """Judge one case, and the others of its chain where that says who gave it what was wrong."""
         receipt = read_as(Receipt, case.receipt)
         root = receipt.model_root
         known = self._folders.get(root)
         if known is None:
             unavailable = Judgement(Reason.UNAVAILABLE, {"model_root": root.hex()})
-            return judge_header(case) or unavailable
+            return Judged(judge_header(case) or unavailable)
         dtype = ModelConfig.from_folder(known.folder).dtype
         chosen = self._arithmetic(dtype, receipt.numeric_profile)
         if (root, chosen) not in self._loaded:
@@ -126,7 +143,7 @@ class Bench:
             made = ModelArithmetic(known.folder, backend, profile)
             known.check()  # or the root would not be that of these weights
             self._loaded[root, chosen] = made
-        return judge(case, self._loaded[root, chosen], longest)
+        return judge_chain(case, self._loaded[root, chosen], longest)
 
     def _arithmetic(self, dtype: str, profile: bytes) -> str:
         """Return the arithmetic of a numeric profile; for a profile that this process does not compute, any one."""
@@ -158,8 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _answer(bench: Bench, arriving: Arriving) -> bytes:
     """Judge a case and read it to its end; EOFError if it has none."""
     try:
-        judged = bench.judge(arriving.case, arriving.longest).to_bytes()
-        answer = cbor.encode({"judgement": judged})
+        judged = bench.judge_chain(arriving.case, arriving.longest)
+        others = {entry: found.to_bytes() for entry, found in judged.others.items()}
+        answer = cbor.encode({"judgement": judged.judgement.to_bytes(), "others": others})
     except CounterfoilError as error:
         answer = cbor.encode({"error": str(error)})
     arriving.drain()

@@ -7,20 +7,29 @@ from sqlalchemy.orm import Session
 
 from audit_layer.disclosure.evidence import Ciphertexts
 from audit_layer.disclosure.ground import AskedGround, DrawnGround
-from audit_layer.disclosure.service import DueCase
+from audit_layer.disclosure.service import Answering, DueCase
+from audit_layer.replay.case import ChainCase, Member
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.models import BeaconRow, EpochRow
 from audit_layer.selection.work import Kind, first_of
 from audit_layer.storage.engine import session
 from audit_layer.trail.at_rest import decrypted
-from audit_layer.trail.models import EvidenceRow, OrderRow, ReceiptRow, StatementRow
+from audit_layer.trail.models import (
+    EvidenceRow,
+    OrderRow,
+    ReceiptRow,
+    StatementRow,
+    VerdictRow,
+)
 from shared.envelope.delivered import Delivered
+from shared.envelope.header import Envelope
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, read_as
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import KeyBundle
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
+from shared.statements.verdicts import Blame, Reason
 
 
 def load_case(engine: Engine, row: WorkRow) -> DueCase:
@@ -31,6 +40,7 @@ def load_case(engine: Engine, row: WorkRow) -> DueCase:
         bundle_raw = _statement(db, receipt.bundle)
         bundle = read_as(KeyBundle, bundle_raw)
         request = read_as(DisclosureRequest, row.request_statement)
+        order, head = _part_of(db, receipt)
         return DueCase(
             request=row.request_statement,
             receipt_statement=receipt_raw,
@@ -42,7 +52,78 @@ def load_case(engine: Engine, row: WorkRow) -> DueCase:
             if row.epoch is None
             else _drawn(db, row.epoch, receipt, request.reason),
             first_verdict=_first_verdict(db, row),
+            order=order,
+            head=head,
         )
+
+
+def _part_of(db: Session, receipt: Receipt) -> tuple[bytes | None, Answering | None]:
+    """Return the order that a stage's receipt answers, and its head's receipt, if the log has that; nothing for a whole answer."""
+    row = db.get(OrderRow, receipt.order)
+    if row is None or row.head is None:
+        return None, None
+    answer = db.scalar(
+        select(ReceiptRow)
+        .where(ReceiptRow.order_entry == row.head, ~ReceiptRow.part)
+        .order_by(ReceiptRow.log_index)
+        .limit(1)
+    )
+    order = decrypted(db, row.raw)
+    if answer is None:
+        return order, None
+    head = read_as(Receipt, _statement(db, answer.entry))
+    bundle = read_as(KeyBundle, _statement(db, head.bundle))
+    endpoint = bundle.evidence or bundle.endpoint
+    return order, Answering(answer.entry, head, endpoint, bundle.signing_key)
+
+
+def chain_of(engine: Engine, head: bytes, envelope: bytes) -> ChainCase | None:
+    """Return what the log has about the chain of an envelope, given the entry of its head's receipt.
+
+    None if the log lacks a key bundle that the envelope's header names. ERASED if the head's receipt was erased.
+    """
+    with session(engine) as db:
+        bundles = [
+            db.get(StatementRow, each.bundle)
+            for each in Envelope.from_bytes(envelope).header.stages or ()
+        ]
+        raw = _statement(db, head)
+        receipt = read_as(Receipt, raw)
+        order = db.get_one(OrderRow, receipt.order)
+        listed = () if receipt.chain is None else receipt.chain.stages or ()
+        found = (_member(db, entry) for entry in listed)
+        members = (
+            Member(raw, decrypted(db, order.raw)),
+            *(member for member in found if member is not None),
+        )
+    raws = [row.raw for row in bundles if row is not None and row.type == KeyBundle.TYPE]
+    return ChainCase(tuple(raws), members) if len(raws) == len(bundles) else None
+
+
+def _member(db: Session, entry: bytes) -> Member | None:
+    """Return a receipt and its order; None if the log has no such receipt, or it was erased."""
+    row = db.get(ReceiptRow, entry)
+    order = None if row is None else db.get(OrderRow, row.order_entry)
+    if order is None:
+        return None
+    try:
+        return Member(_statement(db, entry), decrypted(db, order.raw))
+    except CounterfoilError as error:
+        if error.code is not Code.ERASED:
+            raise
+        return None
+
+
+def charged(engine: Engine, receipt: bytes, worker: str) -> bytes | None:
+    """Return the first verdict of another worker that blames a receipt's node; None without one."""
+    with session(engine) as db:
+        rows = db.scalars(
+            select(VerdictRow)
+            .where(VerdictRow.receipt == receipt, VerdictRow.worker != worker)
+            .order_by(VerdictRow.log_index)
+        )
+        blaming = (row.entry for row in rows if Reason(row.reason).blame is Blame.NODE)
+        return next(blaming, None)
 
 
 def answered_before(engine: Engine, receipt: bytes) -> bytes | None:

@@ -7,8 +7,10 @@ from typing import Protocol
 from audit_layer.replay.case import Case
 from shared.commitments.exact import Activations
 from shared.envelope.blinded import BlindedFields, blinded_fields
+from shared.envelope.boundary import boundary_root
 from shared.envelope.evidence import Evidence
 from shared.envelope.sealing import OpenedRequest
+from shared.envelope.stages import BoundarySecret
 from shared.envelope.stream import FinalRecord, Frame
 from shared.statements.logprobs import TokenLogprobs
 from shared.statements.orders import Order
@@ -27,6 +29,8 @@ class Replayed:
     activations: Activations
     chosen: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    boundaries: tuple[tuple[bytes, ...], ...] = ()
+    """For each cut that was asked for, the row hashes of the states there (protocol §4.10.3)."""
 
 
 class Arithmetic(Protocol):
@@ -35,6 +39,10 @@ class Arithmetic(Protocol):
     @property
     def profile(self) -> bytes:
         """Hash of the numeric profile (32 bytes)."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has."""
 
     def tokenise(self, body: RequestBody) -> tuple[int, ...]:
         """Return the input's tokens: the tokenizer's own encoding under the chat template, then the body's prefix."""
@@ -50,8 +58,10 @@ class Arithmetic(Protocol):
         seed: bytes,
         choice: int,
         delivered: int = 0,
+        cuts: Sequence[int] = (),
     ) -> Replayed:
-        """Replay prompt and output in one pass; the prompt's last `delivered` tokens are sampled after as output.
+        """Replay prompt and output in one pass; the prompt's last `delivered` tokens are sampled after as output. `cuts` are
+        numbers of layers after which the states are hashed.
 
         INVALID_ARGUMENT or MALFORMED if no sequence of this model has these tokens.
         """
@@ -104,6 +114,8 @@ class Hearing:
     receipt: Receipt
     order: Order
     arithmetic: Arithmetic
+    head: Receipt
+    """The receipt to which the frames belong: the head's, for a stage's receipt; else the same."""
     facts: dict[str, Fact] = field(default_factory=dict)
     opened: OpenedRequest = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
@@ -115,6 +127,8 @@ class Hearing:
     evidence: Evidence | None = None
     """None if the receipt names none, or it is not there."""
     replayed: Replayed = field(init=False)
+    cuts: tuple[int, ...] = ()
+    """Of a chain: how many layers there are below each boundary."""
 
     @property
     def length(self) -> int:
@@ -135,6 +149,16 @@ class Hearing:
     def seed(self) -> bytes:
         """The effective sampling seed."""
         return self.opened.body.seed or self.opened.keys.sampling_seed
+
+    @property
+    def place(self) -> int:
+        """The receipt's place in a chain; 0 for a head's, and without any."""
+        return 0 if self.order.part is None else self.order.part.place
+
+    def boundary(self, index: int) -> bytes:
+        """Return the root of a boundary as it follows from our own states."""
+        secret = BoundarySecret.derive(self.case.secret, index)
+        return boundary_root(secret, self.replayed.boundaries[index])
 
     def blinded(self, blocks: Activations | None = None) -> BlindedFields:
         """Return the receipt's blinded fields as they follow from the request, the frames and commitment blocks."""

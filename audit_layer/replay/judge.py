@@ -5,16 +5,18 @@ the ciphertexts hash to the receipt's `envelope` and `h_final`, that a final rec
 that the shares recombine to a secret whose commitments hold.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from audit_layer.replay import steps
-from audit_layer.replay.case import Case
+from audit_layer.replay import chain_steps, steps
+from audit_layer.replay.case import Case, ChainCase, Member
 from audit_layer.replay.hearing import Arithmetic, Hearing
+from audit_layer.replay.one_pass import OnePass
 from shared.envelope.header import Envelope
-from shared.runtime.errors import CounterfoilError
-from shared.statements.cose import read_as
-from shared.statements.orders import Order
+from shared.runtime.errors import Code, CounterfoilError
+from shared.statements.cose import entry_of, read_as
+from shared.statements.orders import Order, Part
 from shared.statements.receipts import Receipt
 from shared.statements.verdicts import Reason
 from shared.verification.judgement import Check, Difference, Judgement
@@ -22,16 +24,23 @@ from shared.verification.receipt_claims import implausible, unfounded_end
 
 Step = tuple[int, str, Reason, Callable[[Hearing], Difference | None]]
 
-STEPS: Final[tuple[Step, ...]] = (
+OPENING: Final[tuple[Step, ...]] = (
     (0, "profile", Reason.PROFILE, steps.profile),
     (1, "secret", Reason.ESCROW, steps.secret),
     (2, "model", Reason.MODEL, steps.model),
+)
+ANSWER: Final[tuple[Step, ...]] = (
+    (2, "nodes", Reason.MODEL, chain_steps.answered_by),
+    (2, "layers", Reason.MODEL, chain_steps.layout),
     (3, "prompt", Reason.INPUT, steps.prompt),
     (4, "frames", Reason.STREAM, steps.frames),
     (4, "final record", Reason.STREAM, steps.final_record),
+    (4, "receipts of stages", Reason.STREAM, chain_steps.listed),
     (5, "delivery", Reason.WITHHELD, steps.delivered),
     (5, "evidence", Reason.EVIDENCE, steps.evidence),
     (6, "replay", Reason.TOKENS, steps.replay),
+    (7, "sent", Reason.ACTIVATIONS, chain_steps.sent),
+    (7, "received", Reason.BOUNDARY, chain_steps.received),
     (7, "activations", Reason.ACTIVATIONS, steps.activations),
     (8, "tokens", Reason.TOKENS, steps.tokens),
     (8, "log-probabilities", Reason.LOGPROBS, steps.logprobs),
@@ -41,11 +50,75 @@ STEPS: Final[tuple[Step, ...]] = (
     (10, "usage", Reason.USAGE, steps.usage),
     (10, "claims", Reason.IMPLAUSIBLE, steps.claims),
 )
-"""Protocol step, name, the reason if it does not hold, and the function."""
+"""Of a receipt for a whole answer, after the opening: protocol step, name, the reason if it does not hold, and the function."""
+STEPS: Final = OPENING + ANSWER
+PART: Final[tuple[Step, ...]] = (
+    (2, "request", Reason.BOUNDARY, chain_steps.same_request),
+    (2, "nodes", Reason.MODEL, chain_steps.ordered_from),
+    (2, "layers", Reason.BOUNDARY, chain_steps.layout),
+    (3, "prompt", Reason.BOUNDARY, chain_steps.tokenised),
+    (4, "frames", Reason.BOUNDARY, steps.frames),
+    (6, "replay", Reason.BOUNDARY, steps.replay),
+    (7, "received", Reason.BOUNDARY, chain_steps.received),
+    (7, "sent", Reason.ACTIVATIONS, chain_steps.sent),
+    (10, "tokens counted", Reason.USAGE, chain_steps.counted),
+    (10, "tokens told", Reason.BOUNDARY, chain_steps.told),
+    (10, "claims", Reason.IMPLAUSIBLE, steps.claims),
+)
+"""Of a stage's receipt: what is the head's doing is nothing against it."""
 PASS_STEPS: Final = range(6, 9)
 """The protocol's steps that take the pass."""
 WITHOUT_PASS: Final[Step] = (6, "sequence", Reason.TOKENS, steps.sequence)
 """What takes their place where the pass would take too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of a case: the judgement of its receipt, and those of the other receipts of its chain, by entry."""
+
+    judgement: Judgement
+    others: Mapping[bytes, Judgement] = field(default_factory=dict)
+    """Empty unless what another place gave it was wrong: then which one did that is judged too."""
+
+
+def judge_chain(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Judged:
+    """Judge a case and, where another place of its chain gave it what was wrong, all receipts of the chain, from the same pass."""
+    chain = case.chain
+    if chain is None:
+        return Judged(judge(case, arithmetic, longest))
+    case, once = replace(case, frames=tuple(case.frames)), OnePass(arithmetic)
+    judgement = judge(case, once, longest)
+    if judgement.reason is not Reason.BOUNDARY:
+        return Judged(judgement)
+    others = {
+        entry_of(member.receipt): judge(
+            replace(case, receipt=member.receipt, order=member.order), once, longest
+        )
+        for member in own_members(chain)
+        if member.receipt != case.receipt
+    }
+    return Judged(judgement, others)
+
+
+def own_members(chain: ChainCase) -> Iterator[Member]:
+    """Yield the head and those of the receipts that it lists which answer the same request, at their places.
+
+    A head can list whatever it likes; a receipt of another request says nothing about this one.
+    """
+    head = chain.members[0]
+    receipt = read_as(Receipt, head.receipt)
+    places = {entry: place for place, entry in enumerate(_listed(receipt), start=1)}
+    yield head
+    for member in chain.members[1:]:
+        order, own = read_as(Order, member.order), read_as(Receipt, member.receipt)
+        place = places.get(entry_of(member.receipt))
+        same = (own.ctx, own.kc, own.envelope) == (receipt.ctx, receipt.kc, receipt.envelope)
+        if same and place is not None and order.part == Part(receipt.order, place):
+            yield member
+
+
+def _listed(head: Receipt) -> tuple[bytes, ...]:
+    return () if head.chain is None else head.chain.stages or ()
 
 
 def judge(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Judgement:
@@ -57,7 +130,8 @@ def judge(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Jud
     raised is the auditor's own: a receipt or order that is not one (the caller has verified them), or an arithmetic that
     fails.
     """
-    hearing = Hearing(case, read_as(Receipt, case.receipt), read_as(Order, case.order), arithmetic)
+    receipt, order = read_as(Receipt, case.receipt), read_as(Order, case.order)
+    hearing = Hearing(case, receipt, order, arithmetic, _head(case, receipt, order))
     checks: list[Check] = []
     for number, name, reason, step in _steps(hearing, longest):
         difference = step(hearing)
@@ -74,12 +148,23 @@ def judge(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Jud
 
 def _steps(hearing: Hearing, longest: int | None) -> Iterator[Step]:
     """Yield the steps to make; how long the sequence is, is known once those before the pass have been made."""
-    yield from (step for step in STEPS if step[0] < PASS_STEPS.start)
+    table = OPENING + PART if hearing.place else STEPS
+    yield from (step for step in table if step[0] < PASS_STEPS.start)
     if longest is None or hearing.length <= longest:
-        yield from (step for step in STEPS if step[0] in PASS_STEPS)
-    else:
+        yield from (step for step in table if step[0] in PASS_STEPS)
+    elif not hearing.place:  # tokens that no model can have are the head's doing
         yield WITHOUT_PASS
-    yield from (step for step in STEPS if step[0] >= PASS_STEPS.stop)
+    yield from (step for step in table if step[0] >= PASS_STEPS.stop)
+
+
+def _head(case: Case, receipt: Receipt, order: Order) -> Receipt:
+    """Return the receipt to which the frames belong; CORRUPT without what a chain's case has."""
+    if case.chain is None and (receipt.chain is not None or order.part is not None):
+        raise CounterfoilError(Code.CORRUPT, "a receipt of a chain comes without the chain")
+    if order.part is None:
+        return receipt
+    assert case.chain is not None
+    return read_as(Receipt, case.chain.members[0].receipt)
 
 
 def judge_claims(order: Order, receipt: Receipt) -> Judgement | None:

@@ -4,7 +4,7 @@ Statements are stored in the row before they are sent to the log, so that after 
 are sent again; the log answers those with the index that they already have.
 """
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from audit_layer.selection.models import KEPT_BY_WORKER, EpochRow
@@ -20,7 +20,14 @@ class WorkRow(Base):
 
     __tablename__ = "replay_work"
     __table_args__ = (
-        UniqueConstraint("receipt", "kind"),
+        Index(
+            "uq_replay_work_receipt_kind",
+            "receipt",
+            "kind",
+            unique=True,
+            postgresql_where=text("found_by IS NULL"),
+        ),
+        Index("uq_replay_work_found_by_receipt", "found_by", "receipt", unique=True),
         KEPT_BY_WORKER,
     )
 
@@ -46,3 +53,5 @@ class WorkRow(Base):
     outcome: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     done_at: Mapped[int | None] = mapped_column(BigInteger)
+    found_by: Mapped[int | None] = mapped_column(ForeignKey("replay_work.id"))
+    """The work that came to this about another receipt of the same chain of nodes; it has its verdict from the start."""

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Self
 
 from audit_layer.replay.case import Case
-from audit_layer.replay.framing import MAX_ANSWER, excess, read_message, write_case
+from audit_layer.replay.framing import (
+    MAX_ANSWER,
+    MAX_MEMBERS,
+    excess,
+    read_message,
+    write_case,
+)
+from audit_layer.replay.judge import Judged
 from audit_layer.replay.lease import Kind, Speeds
 from shared.codec import cbor
+from shared.codec.fields import Reader
 from shared.runtime.errors import Code, CounterfoilError
 from shared.verification.judgement import Judgement
 
@@ -67,7 +75,18 @@ class Replayer:
         tokens: int = 0,
         longest: int | None = None,
     ) -> Judgement:
-        """Judge one case; raises ReplayFailedError.
+        """Judge one case by itself, as `judge_chain` does."""
+        return self.judge_chain(case, kind=kind, tokens=tokens, longest=longest).judgement
+
+    def judge_chain(
+        self,
+        case: Case,
+        *,
+        kind: Kind = (b"", b""),
+        tokens: int = 0,
+        longest: int | None = None,
+    ) -> Judged:
+        """Judge one case, and the others of its chain where that says who gave it what was wrong; raises ReplayFailedError.
 
         `tokens` is how many prompt and output have by the receipt, `longest` how many may be replayed.
         """
@@ -88,8 +107,8 @@ class Replayer:
                 answer = None
             finally:
                 timer.cancel()
-            judgement = None if answer is None else _parse(answer)
-            if judgement is None:
+            judged = None if answer is None else _parse(answer)
+            if judged is None:
                 if answer is None:  # its output ended a moment before the process did
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         child.wait(timeout=1)
@@ -97,8 +116,8 @@ class Replayer:
                 raise ReplayFailedError(
                     Code.UNAVAILABLE, "the replay process ended before it judged the case"
                 )
-            self._note(kind, judgement, time.monotonic() - began)
-        return judgement
+            self._note(kind, judged.judgement, time.monotonic() - began)
+        return judged
 
     def _note(self, kind: Kind, judgement: Judgement, took_s: float) -> None:
         """Count a replay for `speeds`: one that was made, and not the first, which loads the model.
@@ -143,17 +162,22 @@ class Replayer:
         self._child = None
 
 
-def _parse(answer: bytes) -> Judgement | None:
-    """Return the judgement; None if the answer is not one; INTERNAL for an error that the child reports."""
+def _parse(answer: bytes) -> Judged | None:
+    """Return the judgements; None if the answer is none; INTERNAL for an error that the child reports."""
     try:
-        message = cbor.decode(answer)
-        if not isinstance(message, dict) or len(message) != 1:
-            return None
-        judgement, error = message.get("judgement"), message.get("error")
-        if isinstance(judgement, bytes):
-            return Judgement.from_bytes(judgement)
+        read = Reader(cbor.decode(answer, max_bytes=MAX_ANSWER), "answer")
+        if read.has("error"):
+            error = read.text("error")
+            read.done()
+        else:
+            given = read.has("others")
+            others = read.map_of("others", bytes, bytes, max_items=MAX_MEMBERS) if given else {}
+            judged = Judged(
+                Judgement.from_bytes(read.bytes("judgement")),
+                {entry: Judgement.from_bytes(found) for entry, found in others.items()},
+            )
+            read.done()
+            return judged
     except CounterfoilError:  # nonsense
-        return None
-    if not isinstance(error, str):
         return None
     raise ReplayFailedError(Code.INTERNAL, f"the replay process failed: {error}")

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, select
 from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
 from audit_layer.replay.case import Case
-from audit_layer.replay.due_case import answered_before
-from audit_layer.replay.judge import judge_claims
+from audit_layer.replay.due_case import answered_before, chain_of
+from audit_layer.replay.judge import Judged, judge_claims
 from audit_layer.replay.replayer import Replayer
 from audit_layer.storage.engine import session
 from audit_layer.trail.at_rest import decrypted
@@ -55,7 +55,8 @@ class ShownJudge:
         """Judge a share by replay, and log the verdict, which names the receipt as its request.
 
         A verdict that blames the node confirms another worker's on what was shown, if the log has one. One that neither blames
-        nor clears it is not logged: what was in the way may be gone another time. NOT_FOUND if the receipt is not in the log,
+        nor clears it is not logged: what was in the way may be gone another time. Of a chain of nodes, whoever gave another one
+        what was wrong is judged too. NOT_FOUND if the receipt is not in the log,
         COMMITMENT_MISMATCH or UNREADABLE for what is not the receipt's or does not open it: such a file says nothing about
         anybody, and has no verdict.
         """
@@ -65,25 +66,40 @@ class ShownJudge:
         for verdict, its_entry in known:
             if verdict.worker == self.name:
                 return Heard(verdict, its_entry, None)
-        judgement = self._judged(case, receipt, entry)
-        blaming = [its for one, its in known if one.reason.blame is Blame.NODE]
-        blames = judgement.reason.blame is Blame.NODE
-        verdict = Verdict(
-            receipt=entry,
-            request=entry,
+        judged = self._judged(case, receipt, entry)
+        judgement, profile = judged.judgement, receipt.numeric_profile
+        verdict = self._verdict(entry, judgement, profile)
+        logged = [verdict] if _says(judgement) else []
+        logged += [
+            self._verdict(other, found, profile)
+            for other, found in judged.others.items()
+            if found.reason.blame is Blame.NODE and not self._has_judged(other)
+        ]
+        if statements := [sign(each, key=self.key, issuer=self.name) for each in logged]:
+            self.server.submit(statements)
+        own = entry_of(statements[0]) if _says(judgement) else None
+        return Heard(verdict, own, judgement)
+
+    def _has_judged(self, receipt: bytes) -> bool:
+        return any(verdict.worker == self.name for verdict, _ in self._verdicts(receipt))
+
+    def _verdict(self, receipt: bytes, judgement: Judgement, profile: bytes) -> Verdict:
+        """Return a verdict on what a client showed; it confirms the first one of another worker that blames the node too."""
+        known = self._verdicts(receipt) if judgement.reason.blame is Blame.NODE else []
+        blaming = (
+            its for one, its in known if one.reason.blame is Blame.NODE and one.worker != self.name
+        )
+        return Verdict(
+            receipt=receipt,
+            request=receipt,
             worker=self.name,
             outcome=judgement.outcome,
             reason=judgement.reason,
             evidence=judgement.digest,
-            numeric_profile=receipt.numeric_profile,
+            numeric_profile=profile,
             at=now_ms(),
-            confirms=blaming[0] if blames and blaming else None,
+            confirms=next(blaming, None),
         )
-        if not (blames or judgement.outcome is Outcome.PASS):
-            return Heard(verdict, None, judgement)
-        statement = sign(verdict, key=self.key, issuer=self.name)
-        self.server.submit([statement])
-        return Heard(verdict, entry_of(statement), judgement)
 
     def _case(self, share: Share) -> tuple[Case, Receipt]:
         """Return the case of a share, with receipt, order and keys as the trail has them."""
@@ -115,7 +131,14 @@ class ShownJudge:
         opened = open_with_secret(share.envelope, share.secret)
         if (opened.ctx, opened.kc) != (receipt.ctx, receipt.kc):
             raise CounterfoilError(Code.COMMITMENT_MISMATCH, "the secret is another request's")
-        case = Case(raw, order_raw, share.envelope, frames, share.final_record, share.secret)
+        chain = None
+        if receipt.chain is not None:
+            chain = chain_of(self.engine, entry, share.envelope)
+            if chain is None:
+                raise CounterfoilError(
+                    Code.NOT_FOUND, "the log lacks a key bundle of a stage that the envelope names"
+                )
+        case = Case(raw, order_raw, share.envelope, frames, share.final_record, share.secret, chain)
         return case, receipt
 
     def _verdicts(self, receipt: bytes) -> list[tuple[Verdict, bytes]]:
@@ -130,11 +153,16 @@ class ShownJudge:
         found = [(read_as(Verdict, raw), entry_of(raw)) for raw in rows]
         return [(verdict, entry) for verdict, entry in found if verdict.request == receipt]
 
-    def _judged(self, case: Case, receipt: Receipt, entry: bytes) -> Judgement:
+    def _judged(self, case: Case, receipt: Receipt, entry: bytes) -> Judged:
         if (first := answered_before(self.engine, entry)) is not None:
-            return Judgement(Reason.ORDER, {"answered_by": first.hex()})
+            return Judged(Judgement(Reason.ORDER, {"answered_by": first.hex()}))
         if (found := judge_claims(read_as(Order, case.order), receipt)) is not None:
-            return found
+            return Judged(found)
         tokens = receipt.usage.input + receipt.usage.output
         kind = (receipt.model_root, receipt.numeric_profile)
-        return self.replayer.judge(case, kind=kind, tokens=tokens)
+        return self.replayer.judge_chain(case, kind=kind, tokens=tokens)
+
+
+def _says(judgement: Judgement) -> bool:
+    """Whether a judgement says something about the node itself."""
+    return judgement.reason.blame is Blame.NODE or judgement.outcome is Outcome.PASS

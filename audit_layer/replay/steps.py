@@ -53,11 +53,11 @@ def prompt(hearing: Hearing) -> Difference | None:
 
 
 def frames(hearing: Hearing) -> Difference | None:
-    """(4) Every frame opens along the chain, which ends at `h_final`; together they hold no more than was ordered.
+    """(4) Every frame of the head opens along the chain, which ends at its `h_final`; together they hold no more than was ordered.
 
     Frames beyond the order are not opened: 64 MiB of them can hold tokens that take gigabytes.
     """
-    context = receipt_context(hearing.receipt)
+    context = receipt_context(hearing.head)
     opener, opened = FrameOpener(hearing.opened.keys, context, hearing.opened.shape), []
     most, count = hearing.order.max_output_tokens, 0
     for number, ciphertext in enumerate(hearing.case.frames):
@@ -71,9 +71,9 @@ def frames(hearing: Hearing) -> Difference | None:
     hearing.answer = Answer(tuple(opened))
     hearing.tokens = hearing.answer.tokens
     hearing.facts["output_tokens"] = len(hearing.tokens)
-    if opener.h_final != hearing.receipt.h_final:
-        return Difference(hearing.receipt.h_final.hex(), opener.h_final.hex())
-    if not hearing.case.final_record:
+    if opener.h_final != hearing.head.h_final:
+        return Difference(hearing.head.h_final.hex(), opener.h_final.hex())
+    if not hearing.case.final_record or hearing.place:
         return None
     try:
         hearing.final = opener.open_final(hearing.case.final_record)
@@ -141,6 +141,7 @@ def replay(hearing: Hearing) -> Difference | None:
             hearing.seed,
             body.choice,
             len(body.prefix),
+            hearing.cuts,
         )
     except CounterfoilError as error:
         if error.code in IMPOSSIBLE:

@@ -1,17 +1,20 @@
 """The work list: claim by lease, record, find what is due. Every function runs in the caller's transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ScalarSelect, and_, func, or_, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, aliased
 
 from audit_layer.replay.models import WorkRow
 from audit_layer.selection.work import CHAINS, Assignment, Chain, Kind
-from shared.statements.verdicts import Blame, Reason
+from shared.statements.verdicts import Blame, Outcome, Reason
 
 FIRST_PAUSE_MS: Final = 1_000
 LONGEST_PAUSE_MS: Final = 300_000
+BLAMES_NODES: Final = frozenset({Blame.NODE, Blame.CHAIN})
 
 
 def claim(session: Session, work: int, worker: str, *, now: int, lease_ms: int) -> WorkRow | None:
@@ -78,11 +81,49 @@ def store_verdict(
     return stored
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A signed verdict about another receipt of the same chain, with its judgement."""
+
+    receipt: bytes
+    statement: bytes
+    judgement: bytes
+    outcome: str
+    reason: str
+
+
+def store_found(session: Session, work: int, found: Iterable[Found]) -> None:
+    """Store what a row's worker came to about other receipts of its chain, each as work that has its verdict."""
+    row = session.get_one(WorkRow, work)
+    session.add_all(
+        WorkRow(
+            receipt=item.receipt,
+            kind=Kind.FOUND.value,
+            epoch=row.epoch,
+            worker=row.worker,
+            request_statement=row.request_statement,
+            deadline=row.deadline,
+            judgement=item.judgement,
+            verdict_statement=item.statement,
+            outcome=item.outcome,
+            reason=item.reason,
+            found_by=work,
+        )
+        for item in found
+    )
+
+
+def found_verdicts(session: Session, work: int) -> Sequence[bytes]:
+    """Return the verdicts that `store_found` has stored for a row."""
+    rows = session.scalars(select(WorkRow).where(WorkRow.found_by == work).order_by(WorkRow.id))
+    return [row.verdict_statement for row in rows if row.verdict_statement is not None]
+
+
 def finish(session: Session, work: int, *, now: int) -> None:
-    """Mark a row done: its verdict is in the log."""
+    """Mark a row done, and what it found: the verdicts are in the log."""
     session.execute(
         update(WorkRow)
-        .where(WorkRow.id == work)
+        .where(or_(WorkRow.id == work, WorkRow.found_by == work))
         .values(done_at=now, leased_until=None, last_error=None)
     )
 
@@ -134,10 +175,10 @@ def requests(session: Session, epoch: int) -> Sequence[bytes]:
 
 
 def unconfirmed(session: Session) -> Sequence[tuple[Assignment, Kind, Sequence[str]]]:
-    """Return finished first work that blames the node and that another worker must look at, as `WorkList` says.
+    """Return finished first work that blames a node and that another worker must look at, as `WorkList` says.
 
-    A second worker looks at all of it, a third where the second did not make the same charge, whatever the reason. What a
-    tenant asked for and what a draw asks for are followed up each by itself.
+    A second worker looks at all of it, a third where the second did not make the same charge, whatever the reason: of a chain,
+    the same charge against the same nodes. What a tenant asked for and what a draw asks for are followed up each by itself.
     """
     return [due for chain in CHAINS for due in _unconfirmed(session, chain)]
 
@@ -152,18 +193,35 @@ def _unconfirmed(
         .outerjoin(third, and_(third.receipt == WorkRow.receipt, third.kind == chain.third))
         .where(
             WorkRow.kind == chain.first,
-            WorkRow.reason.in_([reason for reason in Reason if reason.blame is Blame.NODE]),
+            WorkRow.reason.in_([reason for reason in Reason if reason.blame in BLAMES_NODES]),
             WorkRow.done_at.is_not(None),
             third.id.is_(None),
             or_(
                 second.id.is_(None),
-                and_(second.done_at.is_not(None), second.outcome != WorkRow.outcome),
+                and_(
+                    second.done_at.is_not(None),
+                    or_(
+                        second.outcome != WorkRow.outcome,
+                        and_(
+                            WorkRow.reason == Reason.BOUNDARY.value,
+                            _charged(second.id).is_distinct_from(_charged(WorkRow.id)),
+                        ),
+                    ),
+                ),
             ),
         )
         .order_by(WorkRow.id)
     )
     for row, other in rows:
         yield _due(row, other, chain)
+
+
+def _charged(work: Any) -> ScalarSelect[Any]:
+    """Return the other receipts of a chain that a row's worker charges."""
+    found = aliased(WorkRow)
+    receipts = func.array_agg(aggregate_order_by(found.receipt, found.receipt))
+    charges = (found.found_by == work, found.outcome == Outcome.FAIL.value)
+    return select(receipts).where(*charges).scalar_subquery()
 
 
 def _due(row: WorkRow, other: WorkRow | None, chain: Chain) -> tuple[Assignment, Kind, list[str]]:

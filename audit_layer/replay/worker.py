@@ -16,14 +16,17 @@ from audit_layer.replay import work_list
 from audit_layer.replay.case import Case
 from audit_layer.replay.due_case import (
     answered_before,
+    chain_of,
+    charged,
     first_verdict_entry,
     load_case,
     order_of,
 )
-from audit_layer.replay.judge import judge_claims, two_finals
+from audit_layer.replay.judge import Judged, judge_claims, two_finals
 from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.models import WorkRow
 from audit_layer.replay.replayer import Replayer, ReplayFailedError
+from audit_layer.replay.work_list import Found
 from audit_layer.storage.engine import session
 from shared.codec.moment import now_ms
 from shared.runtime.errors import Code, CounterfoilError
@@ -70,7 +73,9 @@ class Worker:
         try:
             with self._lease_kept(work_id):
                 verdict = row.verdict_statement or self._decide(row)
-                self.server.submit([verdict])
+                with session(self.engine) as db:
+                    found = work_list.found_verdicts(db, work_id)
+                self.server.submit([verdict, *found])
         except CounterfoilError as error:
             return self._undecided(row, error)
         with session(self.engine) as db:
@@ -119,22 +124,15 @@ class Worker:
             row.epoch is None
         ):  # its request tells its verdict from a draw's, so it must be in the log before
             self.server.submit([case.request])
-        judgement = self._judge(row, case)
+        judged = self._judge(row, case)
+        judgement = judged.judgement
         blamed = judgement.reason.blame is Blame.NODE
-        verdict = Verdict(
-            receipt=row.receipt,
-            request=entry_of(row.request_statement),
-            worker=self.name,
-            outcome=judgement.outcome,
-            reason=judgement.reason,
-            evidence=judgement.digest,
-            numeric_profile=case.receipt.numeric_profile,
-            at=now_ms(),
-            confirms=first_verdict_entry(case) if blamed else None,
-        )
-        statement = sign(verdict, key=self.key, issuer=self.name)
+        confirms = first_verdict_entry(case) if blamed else None
+        profile = case.receipt.numeric_profile
+        statement = self._signed(row, row.receipt, judgement, profile, confirms)
+        found = list(self._found(row, judged, profile))
         with session(self.engine) as db:
-            return work_list.store_verdict(
+            kept = work_list.store_verdict(
                 db,
                 row.id,
                 statement=statement,
@@ -142,42 +140,88 @@ class Worker:
                 outcome=judgement.outcome,
                 reason=judgement.reason,
             )
+            if kept == statement:  # or another process of this worker was first
+                work_list.store_found(db, row.id, found)
+        return kept
 
-    def _judge(self, row: WorkRow, case: DueCase) -> Judgement:
+    def _signed(
+        self,
+        row: WorkRow,
+        receipt: bytes,
+        judgement: Judgement,
+        profile: bytes,
+        confirms: bytes | None,
+    ) -> bytes:
+        verdict = Verdict(
+            receipt=receipt,
+            request=entry_of(row.request_statement),
+            worker=self.name,
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            evidence=judgement.digest,
+            numeric_profile=profile,
+            at=now_ms(),
+            confirms=confirms,
+        )
+        return sign(verdict, key=self.key, issuer=self.name)
+
+    def _found(self, row: WorkRow, judged: Judged, profile: bytes) -> Iterator[Found]:
+        """Yield a verdict about each other receipt of the chain that fails, or that another worker says does and does not."""
+        for receipt, judgement in judged.others.items():
+            charge = charged(self.engine, receipt, self.name)
+            fails = judgement.outcome is Outcome.FAIL
+            if fails or (charge is not None and judgement.outcome is Outcome.PASS):
+                confirms = charge if fails else None
+                statement = self._signed(row, receipt, judgement, profile, confirms)
+                shown = judgement.to_bytes()
+                yield Found(receipt, statement, shown, judgement.outcome, judgement.reason)
+
+    def _judge(self, row: WorkRow, case: DueCase) -> Judged:
         first = answered_before(self.engine, row.receipt)
         if first is not None:  # both receipts are in the log: nothing needs to be disclosed
-            return Judgement(Reason.ORDER, {"answered_by": first.hex()})
+            return Judged(Judgement(Reason.ORDER, {"answered_by": first.hex()}))
         if row.failures >= MAX_FAILURES:
             logger.error(
                 "a replay failed %d times and was given up: %s", row.failures, row.last_error
             )
-            return Judgement(Reason.UNREPLAYABLE, {"failures": row.failures})
+            return Judged(Judgement(Reason.UNREPLAYABLE, {"failures": row.failures}))
         if (found := judge_claims(order_of(self.engine, case.receipt), case.receipt)) is not None:
-            return found
+            return Judged(found)
         now = now_ms()
+        if case.order is not None and (without := _unheard(case, late=now > row.deadline)):
+            return Judged(without)
         with session(self.engine) as db:
             work_list.note_asked(db, row.id, now=now)
         disclosed = self._disclosed(case, past_deadline=now > row.deadline)
         if disclosed.signed_twice:
-            return two_finals()
+            return Judged(two_finals())
         if disclosed.missing is not None:
-            return _as_asked(Judgement(disclosed.missing), row, disclosed.why)
+            missing = disclosed.missing
+            if case.head is not None and missing is Reason.WITHHELD:  # the head's doing
+                missing = Reason.UNAVAILABLE
+            return Judged(_as_asked(Judgement(missing), row, disclosed.why))
         assert disclosed.ciphertexts is not None
         assert disclosed.secret is not None
-        order, sent = disclosed.ciphertexts.order, disclosed.ciphertexts.sent
-        found = self._replay(
+        sent, chain = disclosed.ciphertexts.sent, None
+        if case.head is not None or case.receipt.chain is not None:
+            chain = chain_of(self.engine, case.answering.entry, sent.envelope)
+            if chain is None:
+                why = "a key bundle that the envelope names as a stage is not in the log"
+                return Judged(Judgement(Reason.UNAVAILABLE, {"why": why}))
+        judged = self._replay(
             row,
             case.receipt,
             Case(
                 receipt=case.receipt_statement,
-                order=order,
+                order=case.order or disclosed.ciphertexts.order,
                 envelope=sent.envelope,
                 frames=sent.frames,
                 final_record=sent.final_record,
                 secret=disclosed.secret,
+                chain=chain,
             ),
         )
-        return _as_asked(found, row, disclosed.why)
+        return replace(judged, judgement=_as_asked(judged.judgement, row, disclosed.why))
 
     def _disclosed(self, case: DueCase, *, past_deadline: bool) -> Disclosed:
         began = time.monotonic()
@@ -187,7 +231,7 @@ class Worker:
             logger.info("disclosed", extra={"receipt": case.entry.hex(), "took_ms": took_ms})
         return disclosed
 
-    def _replay(self, row: WorkRow, receipt: Receipt, case: Case) -> Judgement:
+    def _replay(self, row: WorkRow, receipt: Receipt, case: Case) -> Judged:
         """Have a case judged, under a lease as long as its replay is predicted to take."""
         kind = (receipt.model_root, receipt.numeric_profile)
         speeds, tokens = self.replayer.speeds, receipt.usage.input + receipt.usage.output
@@ -195,7 +239,23 @@ class Worker:
         with session(self.engine) as db:
             work_list.extend(db, row.id, until=now_ms() + length_ms)
         longest = speeds.longest(kind, self.lease.cap_ms / 1000)
-        return self.replayer.judge(case, kind=kind, tokens=tokens, longest=longest)
+        return self.replayer.judge_chain(case, kind=kind, tokens=tokens, longest=longest)
+
+
+def _unheard(case: DueCase, *, late: bool) -> Judgement | None:
+    """Return the judgement of a stage's receipt that nothing can be held against; None if there is a head's to go by.
+
+    UNAVAILABLE (raised) while the head's may still come.
+    """
+    if case.receipt.chain is None:
+        why = "a stage that failed commits to nothing"
+    elif case.head is None:
+        why = "the receipt of its chain's head is not in the log"
+        if not late:
+            raise CounterfoilError(Code.UNAVAILABLE, why)
+    else:
+        return None
+    return Judgement(Reason.UNAVAILABLE, {"why": why})
 
 
 def _as_asked(found: Judgement, row: WorkRow, why: str) -> Judgement:

@@ -20,6 +20,8 @@ class Kind(StrEnum):
     """The first one on what its tenant asked for; whatever a draw asks for is another's."""
     ASKED_CONFIRM = "asked-confirm"
     ASKED_THIRD = "asked-third"
+    FOUND = "found"
+    """What another one came to about another receipt of the same chain of nodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from shared.statements.ratecards import RateCard
 from shared.statements.receipts import Receipt
 from shared.statements.refusals import Refusal, check_refused, refusal_domain
 from shared.statements.seals import TenantSeal, seal_domain
-from shared.statements.verdicts import Verdict
+from shared.statements.verdicts import Blame, Verdict
 from shared.verification.identities import END_SKEW_MS, GRACE_MS, KeyHistory, KeyLife, next_lives
 from shared.verification.receipt_claims import misplaced
 
@@ -316,6 +316,10 @@ def _verdict(admitted: Admitted, name: str, lookups: Lookups, now: int) -> Admit
     if receipt is None or bundle is None:
         raise CounterfoilError(
             Code.NOT_FOUND, "the verdict is about a receipt that is not in the log"
+        )
+    if value.reason.blame is Blame.CHAIN and receipt.chain is None:
+        raise CounterfoilError(
+            Code.INVALID_ARGUMENT, "the verdict blames a chain, and the receipt is of none"
         )
     return Admitted(
         admitted.statement,

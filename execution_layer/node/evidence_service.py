@@ -24,9 +24,11 @@ from shared.statements.cose import (
     MAX_STATEMENT,
     SignedStatement,
     parse_statement,
+    read_as,
     verify_signature,
 )
 from shared.statements.disclosures import DisclosureRequest
+from shared.statements.receipts import Receipt
 from shared.translog.policy import LogPolicy
 from shared.translog.tlog_proof import verify_tlog_proof
 
@@ -73,8 +75,9 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
         """Yield the order, envelope, frames and final record of the receipt that the request names."""
         statement = self._authenticate(request, now_ms())
         wanted = statement.read(DisclosureRequest)
-        found = await asyncio.to_thread(self._store.evidence_of, wanted.receipt)
-        if found is None:
+        asked = _asked_for(request, wanted)
+        found = await asyncio.to_thread(self._store.evidence_of, asked)
+        if found is None or (asked != wanted.receipt and not _lists(found, wanted.receipt)):
             raise CounterfoilError(
                 Code.NOT_FOUND, "the evidence of that receipt is not, or no longer, kept here"
             )
@@ -128,7 +131,8 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
                 f"the call of {name} is dated {(request.at - now) / 1000:+.0f} s from now by this node's clock",
                 remedy="Set the clocks.",
             )
-        message = evidence_request_message(statement.entry, wanted.receipt, request.at)
+        asked = _asked_for(request, wanted)
+        message = evidence_request_message(statement.entry, asked, request.at)
         try:
             public_key(key).verify(request.signature, message)
         except InvalidSignature as error:
@@ -136,6 +140,17 @@ class EvidenceService(execution_pb2_grpc.EvidenceServicer):
                 Code.BAD_SIGNATURE,
                 f"the call is not signed by {name}, to whom the request discloses",
             ) from error
+
+
+def _asked_for(request: execution_pb2.GetEvidenceRequest, wanted: DisclosureRequest) -> bytes:
+    """Return the receipt whose ciphertexts a call asks for: the disclosure request's, or the head's that lists it."""
+    return request.receipt if request.HasField("receipt") else wanted.receipt
+
+
+def _lists(found: StoredEvidence, stage: bytes) -> bool:
+    """Whether the receipt behind some ciphertexts is a head's that lists this stage's receipt."""
+    chain = read_as(Receipt, found.receipt).chain
+    return chain is not None and stage in (chain.stages or ())
 
 
 def _parts(found: StoredEvidence) -> Sequence[execution_pb2.EvidencePart]:

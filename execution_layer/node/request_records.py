@@ -90,6 +90,8 @@ class SignedReceipt:
 class StoredEvidence:
     """The ciphertexts of one request, as the Evidence service hands them out."""
 
+    receipt: bytes
+    """The node's receipt statement."""
     order: bytes
     envelope: bytes
     node_nonce: bytes

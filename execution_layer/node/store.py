@@ -272,13 +272,14 @@ class NodeStore:
 def stored_evidence(db: sqlite3.Connection, receipt_entry: bytes) -> StoredEvidence | None:
     """Return the ciphertexts behind a receipt, None if there is no such receipt or they are gone."""
     row = db.execute(
-        "SELECT requests.* FROM requests JOIN receipts ON receipts.request = requests.id"
+        "SELECT requests.*, receipts.statement AS receipt FROM requests JOIN receipts ON receipts.request = requests.id"
         " WHERE receipts.entry = ? AND envelope IS NOT NULL",
         (receipt_entry,),
     ).fetchone()
     if row is None:
         return None
     return StoredEvidence(
+        receipt=row["receipt"],
         order=row["order_statement"],
         envelope=row["envelope"],
         node_nonce=row["node_nonce"],

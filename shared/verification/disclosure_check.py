@@ -243,13 +243,13 @@ class _Check:
         blamed = any(
             verdict.index < item.index
             and verdict.value.receipt == item.value.receipt
-            and verdict.value.reason.blame is Blame.NODE
+            and verdict.value.reason.blame in {Blame.NODE, Blame.CHAIN}
             for verdict in self._held.verdicts
         )
         if not blamed:
             yield (
                 Wrong.CONFIRM,
-                "there is no verdict before it that blames the node and is to be confirmed",
+                "there is no verdict before it that blames a node and is to be confirmed",
                 item.entry,
             )
 
@@ -330,15 +330,18 @@ class _Check:
 
     def _are_judged(self) -> Found:
         """(8) Every request has a verdict within a day of its deadline."""
-        judged = {item.value.request for item in self._held.verdicts}
+        judged = {(item.value.request, item.value.receipt) for item in self._held.verdicts}
         for item in self._held.requests:
-            gone = item.value.receipt in self._held.erased
-            if item.entry not in judged and not gone and self._now > item.value.deadline + DAY_MS:
+            receipt, late = item.value.receipt, self._now > item.value.deadline + DAY_MS
+            gone = receipt in self._held.erased
+            if (item.entry, receipt) not in judged and not gone and late:
                 yield Wrong.OUTCOME, "the request has no verdict", item.entry
 
 
 def opened(verdict: Verdict) -> bool:
     """Return whether a worker can have come to this verdict only by reading the request."""
+    if verdict.reason is Reason.BOUNDARY:
+        return True
     return verdict.outcome is not Outcome.INCONCLUSIVE and verdict.reason not in WITHOUT_OPENING
 
 

@@ -325,7 +325,7 @@ def _check_floor(
 def _check_verdict(
     case: ReleaseCase, trust: Trust, recipient: Recipient, receipt_entry: bytes
 ) -> None:
-    """Another worker's verdict that blames the node for this receipt is witnessed."""
+    """Another worker's verdict that blames the node for this receipt, or another one of its chain, is witnessed."""
     if case.verdict is None or case.verdict_proof is None:
         raise CounterfoilError(Code.BAD_PROOF, "there is no verdict to confirm")
     claimed, statement = open_as(Verdict, case.verdict, None)
@@ -337,7 +337,9 @@ def _check_verdict(
     verdict, _, _ = _witnessed(
         Verdict, case.verdict, case.verdict_proof, trust, key_for(statement, keys)
     )
-    require(verdict.reason.blame is Blame.NODE, "the verdict to confirm does not blame the node")
+    chained = open_as(Receipt, case.receipt, None)[0].chain is not None
+    blames = {Blame.NODE, Blame.CHAIN} if chained else {Blame.NODE}
+    require(verdict.reason.blame in blames, "the verdict to confirm does not blame the node")
     require(verdict.receipt == receipt_entry, "the verdict is about another receipt")
     require(verdict.worker != recipient.name, "a worker does not confirm its own verdict")
 
@@ -413,7 +415,13 @@ def _check_agreement(case: ReleaseCase, trust: Trust, receipt: Receipt) -> None:
         (envelope.header.ctx, envelope.kc) == (receipt.ctx, receipt.kc),
         "the envelope has another ctx or key commitment",
     )
+    header = envelope.header
+    if order.part is None:
+        sealed_for = header.candidates
+    else:
+        place = order.part.place
+        sealed_for = tuple(each.bundle for each in (header.stages or ())[place - 1 : place])
     require(
-        receipt.bundle in envelope.header.candidates,
+        receipt.bundle in sealed_for,
         "the envelope was not sealed for the node that signed the receipt",
     )

@@ -65,10 +65,10 @@ class BoundedArithmetic(FakeArithmetic):
         if any(token > 255 for token in (*prompt, *output)) or len(prompt) + len(output) > 4096:
             raise CounterfoilError(Code.INVALID_ARGUMENT, "a token is outside the vocabulary")
 
-    def replay(self, prompt, output, settings, seed, choice, delivered=0):
+    def replay(self, prompt, output, settings, seed, choice, delivered=0, cuts=()):
         """Refuse likewise."""
         self.check(prompt, output)
-        return super().replay(prompt, output, settings, seed, choice, delivered)
+        return super().replay(prompt, output, settings, seed, choice, delivered, cuts)
 
     def stops_at(self, output, settings, prefix=()):
         """Return where the double's end token is."""

@@ -37,7 +37,7 @@ def cut(tokens, delivered):
 class FakeArithmetic:
     """A double of the auditor's model: tokens and states are hashes of what came before."""
 
-    profile = PROFILE
+    profile, layers = PROFILE, 2
 
     def __init__(self):
         self.passes = 0
@@ -48,7 +48,7 @@ class FakeArithmetic:
     def check(self, prompt, output):
         """Refuse nothing."""
 
-    def replay(self, prompt, output, settings, seed, choice, delivered=0):
+    def replay(self, prompt, output, settings, seed, choice, delivered=0, cuts=()):
         self.passes += 1
         own, prefix = cut(prompt, delivered)
         chosen = tuple(self.choose(own, (*prefix, *output[:n]), seed) for n in range(len(output)))
@@ -103,7 +103,7 @@ class SamplingArithmetic(FakeArithmetic):
     def tokenise(self, body):
         return (*(byte % 24 for byte in (body.prompt or "").encode()), *body.prefix)
 
-    def replay(self, prompt, output, settings, seed, choice, delivered=0):
+    def replay(self, prompt, output, settings, seed, choice, delivered=0, cuts=()):
         sampler = Sampler(settings, seed, choice, *cut(prompt, delivered))
         rows = [(self.logits(prompt, output[:n]), output[:n]) for n in range(len(output))]
         sampled = [sampler.sample(row, so_far) for row, so_far in rows]

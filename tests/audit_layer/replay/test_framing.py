@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_layer.replay.case import Case
+from audit_layer.replay.case import Case, ChainCase, Member
 from audit_layer.replay.framing import (
     HEADER,
+    MAX_CHAIN,
     MAX_FRAMES,
     MAX_HEAD,
+    MAX_MEMBERS,
     excess,
     read_case,
     read_message,
@@ -40,6 +42,16 @@ cases = st.builds(
     frames=st.lists(st.binary(max_size=40), max_size=5).map(tuple),
     final_record=st.binary(max_size=40),
     secret=st.just(SECRET),
+    chain=st.none()
+    | st.builds(
+        ChainCase,
+        bundles=st.lists(st.binary(max_size=40), max_size=3).map(tuple),
+        members=st.lists(
+            st.builds(Member, st.binary(max_size=40), st.binary(max_size=40)),
+            min_size=1,
+            max_size=3,
+        ).map(tuple),
+    ),
 )
 
 
@@ -52,6 +64,13 @@ def written(case: Case, longest: int | None = None) -> bytes:
 def head(**fields: cbor.Value) -> bytes:
     """Return a head's bytes as the pipe has them."""
     usual: dict[str, cbor.Value] = {"receipt": b"", "order": b"", "secret": SECRET, "frames": 0}
+    data = cbor.encode({**usual, **fields})
+    return HEADER.pack(len(data)) + data
+
+
+def chain(**fields: cbor.Value) -> bytes:
+    """Return a chain's bytes likewise."""
+    usual: dict[str, cbor.Value] = {"bundles": [], "members": [{"receipt": b"", "order": b""}]}
     data = cbor.encode({**usual, **fields})
     return HEADER.pack(len(data)) + data
 
@@ -112,31 +131,50 @@ def test_a_case_that_breaks_off_anywhere_is_none_or_ends_among_its_frames(data: 
 @given(st.binary(max_size=200))
 def test_what_is_no_case_is_none(data: bytes):
     read_case(BytesIO(data))  # it raises nothing, and has no length to wait for
-    assert read_case(BytesIO(HEADER.pack(len(data)) + data + bytes(8))) is None
+    assert read_case(BytesIO(HEADER.pack(len(data)) + data + bytes(12))) is None
 
 
 @pytest.mark.parametrize(
     "start",
     [
         HEADER.pack(MAX_HEAD + 1),
-        head() + HEADER.pack(MAX_ENVELOPE + 1),
-        head() + bytes(4) + HEADER.pack(MAX_FINAL + 1),
-        head(frames=MAX_FRAMES + 1) + bytes(8),
-        head(frames=-1) + bytes(8),
-        head(frames=b"") + bytes(8),
-        head(longest=-1) + bytes(8),
-        head(more=1) + bytes(8),
-        head(secret=bytes(31)) + bytes(8),
-        head(secret=None) + bytes(8),
+        head() + HEADER.pack(MAX_CHAIN + 1),
+        head() + chain(members=[]) + bytes(8),
+        head() + chain(members=[{"receipt": b"", "order": b""}] * (MAX_MEMBERS + 1)) + bytes(8),
+        head() + chain(more=1) + bytes(8),
+        head() + bytes(4) + HEADER.pack(MAX_ENVELOPE + 1),
+        head() + bytes(8) + HEADER.pack(MAX_FINAL + 1),
+        head(frames=MAX_FRAMES + 1) + bytes(12),
+        head(frames=-1) + bytes(12),
+        head(frames=b"") + bytes(12),
+        head(longest=-1) + bytes(12),
+        head(more=1) + bytes(12),
+        head(secret=bytes(31)) + bytes(12),
+        head(secret=None) + bytes(12),
     ],
-    ids=["head", "envelope", "final", "many", "less", "bytes", "longest", "more", "short", "none"],
+    ids=[
+        "head",
+        "chain",
+        "nobody",
+        "members",
+        "strange",
+        "envelope",
+        "final",
+        "many",
+        "less",
+        "bytes",
+        "longest",
+        "more",
+        "short",
+        "none",
+    ],
 )
 def test_a_head_or_a_part_beyond_its_bounds_is_no_case(start: bytes):
     assert read_case(io.BufferedReader(Endless(start))) is None
 
 
 def test_a_frame_beyond_its_bound_ends_the_case():
-    arriving = read_case(BytesIO(head(frames=1) + bytes(8) + HEADER.pack(MAX_FRAME + 1)))
+    arriving = read_case(BytesIO(head(frames=1) + bytes(12) + HEADER.pack(MAX_FRAME + 1)))
     assert arriving is not None
     with pytest.raises(EOFError):
         arriving.drain()

@@ -22,7 +22,7 @@ from shared.runtime.party import PartyRole
 from shared.statements.cose import entry_of, parse_statement, read_as, sign
 from shared.statements.disclosures import DisclosureReason, DisclosureRequest
 from shared.statements.keys import KeyBundle
-from shared.statements.receipts import Receipt
+from shared.statements.receipts import Chain, Receipt
 from tests.execution_layer.asking import ask, make_request, random32
 from tests.execution_layer.waiting import until
 from tests.execution_layer.world import small_world
@@ -70,22 +70,23 @@ def wanted(world, entry, key=None, *, logged=True, **changes):
     return raw
 
 
-def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None):
+def call(world, statement, *, key=None, proof=None, skew_ms=0, signed_for=None, receipt=None):
     """Return the call of the worker that the request names, with a test's alterations."""
     at = now_ms() + skew_ms
     entry = sha256(statement).digest()
     index = world.audit.index.get(entry)
     shown = "" if index is None else world.audit.proof(index)
     try:
-        receipt = parse_statement(statement).payload["receipt"]
+        about = parse_statement(statement).payload["receipt"]
     except (CounterfoilError, KeyError):
-        receipt = bytes(32)
-    message = evidence_request_message(entry, signed_for or receipt, at)
+        about = bytes(32)
+    message = evidence_request_message(entry, signed_for or about, at)
     return execution_pb2.GetEvidenceRequest(
         disclosure_request=statement,
         request_proof=shown if proof is None else proof,
         at=at,
         signature=(key or world.worker).sign(message),
+        receipt=receipt,
     )
 
 
@@ -121,6 +122,31 @@ async def test_the_worker_to_whom_it_is_disclosed_gets_what_went_over_the_wire(w
     whole = b"".join(part.SerializeToString() for part in (head, *parts))
     assert SECRET.encode() not in whole
     assert request.sealed.ts not in whole
+
+
+async def test_a_head_hands_out_what_the_receipt_of_one_of_its_stages_is_about(
+    world, node, monkeypatch
+):
+    """The worker asks for the head's receipt by a request about the stage's, which the head's must list."""
+    request, _, entry = await served(world, node)
+    stage = random32()
+    about_stage, asked = wanted(world, stage), {"signed_for": entry, "receipt": entry}
+    assert await refused(world, node, about_stage, **asked) is Code.NOT_FOUND
+    evidence_of = node.store.evidence_of
+    chain = Chain(0, sent=random32(), received=random32(), stages=(random32(), stage))
+
+    def listing(wanted_entry):
+        found = evidence_of(wanted_entry)
+        receipt = replace(read_as(Receipt, found.receipt), chain=chain)
+        return replace(found, receipt=sign(receipt, key=world.authority, issuer="node"))
+
+    monkeypatch.setattr(node.store, "evidence_of", listing)
+    head, *_ = await evidence(world, node, about_stage, **asked)
+    assert head.head.envelope == request.envelope
+    other = wanted(world, random32())
+    assert await refused(world, node, other, **asked) is Code.NOT_FOUND
+    unsigned = {"receipt": entry, "signed_for": stage}
+    assert await refused(world, node, about_stage, **unsigned) is Code.BAD_SIGNATURE
 
 
 async def test_the_audit_layer_puts_the_parts_together(world, node, monkeypatch):

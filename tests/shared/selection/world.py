@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.envelope.body import Audit, AuditPolicy
 from shared.envelope.sealing import Candidate, SealedRequest, seal_request
+from shared.envelope.stages import ChainStage
 from shared.runtime import keys
 from shared.runtime.keys import public_bytes
 from shared.selection import beacon
@@ -22,8 +23,8 @@ from shared.statements.beacons import BeaconReveal
 from shared.statements.cose import entry_of, sign
 from shared.statements.disclosures import AuditRequest, DisclosureReason, DisclosureRequest
 from shared.statements.epochs import Draw, EpochOpen, EpochSeal
-from shared.statements.orders import Order
-from shared.statements.receipts import Receipt
+from shared.statements.orders import Order, Part
+from shared.statements.receipts import Chain, Receipt
 from shared.statements.request import RequestBody, SamplingSettings
 from shared.statements.verdicts import Outcome, Reason, Verdict
 from shared.translog import policy as translog
@@ -67,12 +68,15 @@ Edit = Callable[[Any], Any]
 
 
 @cache
-def sealed() -> SealedRequest:
-    """The one request that all receipts of the world answer."""
+def sealed(*, stage: bool = False) -> SealedRequest:
+    """The one request that all receipts of the world answer: for its node, or another one whose stage it is."""
+    node = Candidate(entry_of(BUNDLE_RAW), BUNDLE.hpke_key)
+    head = Candidate(octets("the head's key bundle"), BUNDLE.hpke_key)
     return seal_request(
         RequestBody(settings=SamplingSettings(max_tokens=4), prompt="x"),
         tenant="acme",
-        candidates=[Candidate(entry_of(BUNDLE_RAW), BUNDLE.hpke_key)],
+        candidates=[head if stage else node],
+        stages=[ChainStage(node.entry, node.hpke_key)] if stage else (),
         custodians=[hpke_key("custodian").public_bytes],
         threshold=1,
         model_root=octets("model"),
@@ -95,6 +99,7 @@ class World:
         missing: int = 0,
         no_parties: bool = False,
         asked: bool = False,
+        stage: bool = False,
         parties: tuple[BeaconParty, ...] = PARTIES,
         subject: Callable[["World"], int] | None = None,
         signer: Mapping[str, Ed25519PrivateKey] | None = None,
@@ -102,7 +107,7 @@ class World:
         **edits: Edit,
     ) -> None:
         self.entries: list[bytes] = []
-        self._asked, self.audit = asked, b""
+        self._asked, self.audit, self._stage = asked, b"", stage
         self._edits, self._signers = edits, dict(signer or {})
         parties = () if no_parties else parties
         commit: Callable[[BeaconParty], bytes] = edits.get(
@@ -135,7 +140,7 @@ class World:
     # -- building ------------------------------------------------------------------------------------
 
     def _put_receipts(self) -> None:
-        request = sealed()
+        request = sealed(stage=self._stage)
         order = Order(
             **{
                 **{name: getattr(ORDER, name) for name in ("created", "expiry", "rate_card")},
@@ -148,6 +153,7 @@ class World:
                 "bundle": entry_of(BUNDLE_RAW),
                 "max_input_tokens": 4,
                 "max_output_tokens": 4,
+                "part": Part(octets("the head's order"), 1) if self._stage else None,
             }
         )
         self.order = self._sign("order", order, TENANT)
@@ -161,6 +167,7 @@ class World:
                 kc=request.kc,
                 envelope=request.envelope_hash,
                 node_sequence=number + 1,
+                chain=Chain(1, octets("sent"), octets("received")) if self._stage else None,
             )
             index = len(self.entries)
             self.receipts[index] = self._put("receipt", receipt, NODE)
@@ -283,7 +290,7 @@ class World:
                 "receipt_proof": self.proof(receipt),
                 "bundle": BUNDLE_RAW,
                 "order": self.order,
-                "envelope": sealed().envelope_bytes,
+                "envelope": sealed(stage=self._stage).envelope_bytes,
                 **why,
                 "verdict": self.verdict,
                 "verdict_proof": self.proof(self.verdict),

@@ -95,6 +95,25 @@ def test_a_confirmation_follows_a_verdict_that_blames_the_node(case: Case):
     assert book.faults() == set()
 
 
+def test_a_verdict_about_another_node_of_the_chain_needs_no_other_disclosure(case: Case):
+    """One disclosure of a request opens it for all of its chain's receipts; its own receipt has a verdict all the same."""
+    book = case.book
+    request = book.request(case.receipt, case.draw)
+    for name in ("custodian-1", "custodian-2"):
+        book.release(request, case.receipt, name)
+    book.verdict(request, case.other, Reason.ACTIVATIONS)
+    assert book.faults(now=LATE) == {(8, "outcome")}
+    book.verdict(request, case.receipt, Reason.BOUNDARY)
+    book.disclosed(case.receipt, case.draw, reason=DisclosureReason.CONFIRM)
+    assert book.faults(now=LATE) == set()
+
+
+def test_that_a_boundary_was_wrong_takes_a_reader(case: Case):
+    book = case.book
+    book.verdict(book.request(case.receipt, case.draw), case.receipt, Reason.BOUNDARY)
+    assert (6, "share") in book.faults()
+
+
 def test_an_erased_receipt_needs_no_verdict(case: Case):
     case.book.request(case.receipt, case.draw)
     assert case.book.faults(now=LATE) == {(8, "outcome")}

@@ -12,6 +12,7 @@ from shared.selection.draw import ticket
 from shared.selection.party import Revealed
 from shared.statements.cose import entry_of, sign
 from shared.statements.disclosures import DisclosureReason
+from shared.statements.orders import Part
 from shared.statements.verdicts import Outcome, Reason
 from shared.translog.notes import SignatureType, Signer
 from shared.verification.release_case import MAX_CASE, ReleaseCase
@@ -89,6 +90,26 @@ def test_a_fail_of_another_worker_is_released_for_confirmation_however_it_was_dr
         World(reason=DisclosureReason.CONFIRM, **options).check().request.reason
         is DisclosureReason.CONFIRM
     )
+
+
+def test_a_stages_receipt_is_released_if_the_header_names_it_at_its_place():
+    assert World(stage=True).check().request.reason is DisclosureReason.DRAW
+    for part in (Part(octets("the head's order"), 2), None):
+        elsewhere = World(stage=True, order=lambda order, part=part: replace(order, part=part))
+        assert "not sealed for the node" in refused(Code.BAD_PROOF, elsewhere)
+    unnamed = World(order=lambda order: replace(order, part=Part(octets("the head's order"), 1)))
+    assert "not sealed for the node" in refused(Code.BAD_PROOF, unnamed)
+
+
+def test_a_wrong_boundary_that_another_worker_found_is_released_for_confirmation():
+    """Of a chain only: whose fault it is, the second worker says too."""
+
+    def boundary(verdict):
+        return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=Reason.BOUNDARY)
+
+    confirming = {"reason": DisclosureReason.CONFIRM, "verdict": boundary}
+    assert World(stage=True, **confirming).check().request.reason is DisclosureReason.CONFIRM
+    assert "does not blame" in refused(Code.BAD_PROOF, World(**confirming))
 
 
 def test_a_case_survives_the_wire():

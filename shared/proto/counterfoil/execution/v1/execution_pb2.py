@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5shared/proto/counterfoil/execution/v1/execution.proto\x12\x18\x63ounterfoil.execution.v1\"\x15\n\x13GetKeyBundleRequest\"N\n\x14GetKeyBundleResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\x12\x0f\n\x07refuses\x18\x03 \x01(\t\"A\n\x0fGenerateRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\r\n\x05parts\x18\x03 \x03(\x0c\"\xc4\x01\n\x10GenerateResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".counterfoil.execution.v1.AcceptedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.counterfoil.execution.v1.FrameH\x00\x12=\n\x0c\x66inal_record\x18\x03 \x01(\x0b\x32%.counterfoil.execution.v1.FinalRecordH\x00\x42\x07\n\x05\x65vent\"1\n\x08\x41\x63\x63\x65pted\x12\x12\n\nnode_nonce\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x05\x46rame\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"4\n\x0b\x46inalRecord\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"M\n\rResumeRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"1\n\rCancelRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x10\n\x0e\x43\x61ncelResponse\"f\n\x12GetEvidenceRequest\x12\x1a\n\x12\x64isclosure_request\x18\x01 \x01(\x0c\x12\x15\n\rrequest_proof\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\\\n\x0c\x45videnceHead\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x04 \x01(\x0c\"w\n\x0c\x45videncePart\x12\x36\n\x04head\x18\x01 \x01(\x0b\x32&.counterfoil.execution.v1.EvidenceHeadH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x66inal_record\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"*\n\x14GetModelFilesRequest\x12\x12\n\nmodel_root\x18\x01 \x01(\x0c\"J\n\rModelFileHead\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0e\n\x06leaves\x18\x03 \x01(\x04\x12\x0c\n\x04path\x18\x04 \x03(\x0c\"`\n\rModelFilePart\x12\x37\n\x04head\x18\x01 \x01(\x0b\x32\'.counterfoil.execution.v1.ModelFileHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x89\x04\n\tInference\x12m\n\x0cGetKeyBundle\x12-.counterfoil.execution.v1.GetKeyBundleRequest\x1a..counterfoil.execution.v1.GetKeyBundleResponse\x12\x63\n\x08Generate\x12).counterfoil.execution.v1.GenerateRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x12_\n\x06Resume\x12\'.counterfoil.execution.v1.ResumeRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x12[\n\x06\x43\x61ncel\x12\'.counterfoil.execution.v1.CancelRequest\x1a(.counterfoil.execution.v1.CancelResponse\x12j\n\rGetModelFiles\x12..counterfoil.execution.v1.GetModelFilesRequest\x1a\'.counterfoil.execution.v1.ModelFilePart0\x01\x32q\n\x08\x45vidence\x12\x65\n\x0bGetEvidence\x12,.counterfoil.execution.v1.GetEvidenceRequest\x1a&.counterfoil.execution.v1.EvidencePart0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5shared/proto/counterfoil/execution/v1/execution.proto\x12\x18\x63ounterfoil.execution.v1\"\x15\n\x13GetKeyBundleRequest\"N\n\x14GetKeyBundleResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ntlog_proof\x18\x02 \x01(\t\x12\x0f\n\x07refuses\x18\x03 \x01(\t\"A\n\x0fGenerateRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\r\n\x05parts\x18\x03 \x03(\x0c\"\xc4\x01\n\x10GenerateResponse\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\".counterfoil.execution.v1.AcceptedH\x00\x12\x30\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1f.counterfoil.execution.v1.FrameH\x00\x12=\n\x0c\x66inal_record\x18\x03 \x01(\x0b\x32%.counterfoil.execution.v1.FinalRecordH\x00\x42\x07\n\x05\x65vent\"1\n\x08\x41\x63\x63\x65pted\x12\x12\n\nnode_nonce\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"=\n\x05\x46rame\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"4\n\x0b\x46inalRecord\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"M\n\rResumeRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x01(\x04\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"1\n\rCancelRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x10\n\x0e\x43\x61ncelResponse\"\x88\x01\n\x12GetEvidenceRequest\x12\x1a\n\x12\x64isclosure_request\x18\x01 \x01(\x0c\x12\x15\n\rrequest_proof\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x14\n\x07receipt\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x42\n\n\x08_receipt\"\\\n\x0c\x45videnceHead\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x12\n\nnode_nonce\x18\x03 \x01(\x0c\x12\x17\n\x0f\x66inal_signature\x18\x04 \x01(\x0c\"w\n\x0c\x45videncePart\x12\x36\n\x04head\x18\x01 \x01(\x0b\x32&.counterfoil.execution.v1.EvidenceHeadH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0c\x66inal_record\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"*\n\x14GetModelFilesRequest\x12\x12\n\nmodel_root\x18\x01 \x01(\x0c\"J\n\rModelFileHead\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0e\n\x06leaves\x18\x03 \x01(\x04\x12\x0c\n\x04path\x18\x04 \x03(\x0c\"`\n\rModelFilePart\x12\x37\n\x04head\x18\x01 \x01(\x0b\x32\'.counterfoil.execution.v1.ModelFileHeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x89\x04\n\tInference\x12m\n\x0cGetKeyBundle\x12-.counterfoil.execution.v1.GetKeyBundleRequest\x1a..counterfoil.execution.v1.GetKeyBundleResponse\x12\x63\n\x08Generate\x12).counterfoil.execution.v1.GenerateRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x12_\n\x06Resume\x12\'.counterfoil.execution.v1.ResumeRequest\x1a*.counterfoil.execution.v1.GenerateResponse0\x01\x12[\n\x06\x43\x61ncel\x12\'.counterfoil.execution.v1.CancelRequest\x1a(.counterfoil.execution.v1.CancelResponse\x12j\n\rGetModelFiles\x12..counterfoil.execution.v1.GetModelFilesRequest\x1a\'.counterfoil.execution.v1.ModelFilePart0\x01\x32q\n\x08\x45vidence\x12\x65\n\x0bGetEvidence\x12,.counterfoil.execution.v1.GetEvidenceRequest\x1a&.counterfoil.execution.v1.EvidencePart0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,20 +51,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELREQUEST']._serialized_end=748
   _globals['_CANCELRESPONSE']._serialized_start=750
   _globals['_CANCELRESPONSE']._serialized_end=766
-  _globals['_GETEVIDENCEREQUEST']._serialized_start=768
-  _globals['_GETEVIDENCEREQUEST']._serialized_end=870
-  _globals['_EVIDENCEHEAD']._serialized_start=872
-  _globals['_EVIDENCEHEAD']._serialized_end=964
-  _globals['_EVIDENCEPART']._serialized_start=966
-  _globals['_EVIDENCEPART']._serialized_end=1085
-  _globals['_GETMODELFILESREQUEST']._serialized_start=1087
-  _globals['_GETMODELFILESREQUEST']._serialized_end=1129
-  _globals['_MODELFILEHEAD']._serialized_start=1131
-  _globals['_MODELFILEHEAD']._serialized_end=1205
-  _globals['_MODELFILEPART']._serialized_start=1207
-  _globals['_MODELFILEPART']._serialized_end=1303
-  _globals['_INFERENCE']._serialized_start=1306
-  _globals['_INFERENCE']._serialized_end=1827
-  _globals['_EVIDENCE']._serialized_start=1829
-  _globals['_EVIDENCE']._serialized_end=1942
+  _globals['_GETEVIDENCEREQUEST']._serialized_start=769
+  _globals['_GETEVIDENCEREQUEST']._serialized_end=905
+  _globals['_EVIDENCEHEAD']._serialized_start=907
+  _globals['_EVIDENCEHEAD']._serialized_end=999
+  _globals['_EVIDENCEPART']._serialized_start=1001
+  _globals['_EVIDENCEPART']._serialized_end=1120
+  _globals['_GETMODELFILESREQUEST']._serialized_start=1122
+  _globals['_GETMODELFILESREQUEST']._serialized_end=1164
+  _globals['_MODELFILEHEAD']._serialized_start=1166
+  _globals['_MODELFILEHEAD']._serialized_end=1240
+  _globals['_MODELFILEPART']._serialized_start=1242
+  _globals['_MODELFILEPART']._serialized_end=1338
+  _globals['_INFERENCE']._serialized_start=1341
+  _globals['_INFERENCE']._serialized_end=1862
+  _globals['_EVIDENCE']._serialized_start=1864
+  _globals['_EVIDENCE']._serialized_end=1977
 # @@protoc_insertion_point(module_scope)

@@ -271,6 +271,7 @@ class GetEvidenceRequest(_message.Message):
     REQUEST_PROOF_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     disclosure_request: _builtins.bytes
     """COSE_Sign1 statement of type disclosure-request, signed by an audit authority that the node knows."""
     request_proof: _builtins.str
@@ -279,6 +280,10 @@ class GetEvidenceRequest(_message.Message):
     """The caller's time, milliseconds since 1970."""
     signature: _builtins.bytes
     """By the worker that the request names, over the entries of request and receipt, and the time (protocol 6.3.3)."""
+    receipt: _builtins.bytes
+    """Entry of the receipt whose ciphertexts are asked for, if it is not the request's: that of the head whose receipt lists it
+    (protocol 4.10). Then the signature is over this one.
+    """
     def __init__(
         self,
         *,
@@ -286,12 +291,15 @@ class GetEvidenceRequest(_message.Message):
         request_proof: _builtins.str = ...,
         at: _builtins.int = ...,
         signature: _builtins.bytes = ...,
+        receipt: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_receipt", b"_receipt", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "disclosure_request", b"disclosure_request", "request_proof", b"request_proof", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_receipt", b"_receipt", "at", b"at", "disclosure_request", b"disclosure_request", "receipt", b"receipt", "request_proof", b"request_proof", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__receipt: _TypeAlias = _typing.Literal["receipt"]  # noqa: Y015
+    _WhichOneofArgType__receipt: _TypeAlias = _typing.Literal["_receipt", b"_receipt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__receipt) -> _WhichOneofReturnType__receipt | None: ...
 
 Global___GetEvidenceRequest: _TypeAlias = GetEvidenceRequest  # noqa: Y015
 
