@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from execution_layer.commands.options import config_option
+from execution_layer.commands.options import config_option, file_path
 from shared.runtime.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group("pool")
 def pool() -> None:
-    """Find chains of nodes that serve a model together."""
+    """Find chains of nodes that serve a model together, and watch them."""
 
 
 @pool.command("plan")
@@ -111,6 +111,24 @@ def plan(
     root, known = _model(model)
     facts = planning.planned(policy, root, layers or known, round_trips, wish)
     emit(facts, as_json, lambda: planning.shown(facts))
+
+
+@pool.command("top")
+@click.option("--config", type=file_path, required=True, help="The head's node.toml.")
+@click.option("--once", is_flag=True, help="Print how it stands now, and end.")
+@json_option
+def top(config: Path, once: bool, as_json: bool) -> None:
+    """Watch the chain of a running node: its stages, what is under way, how busy each is, and what comes of it.
+
+    It reads a file that the node writes beside its spool once a second, so it must run on the node's machine, as a user who may
+    read its folder. Rates are those of the last five seconds. How busy a stage is, it says itself; that affects nothing but how
+    many steps are under way. With --json, one object on a line every second. Ends with Ctrl-C.
+    """
+    from execution_layer.commands import watching  # noqa: PLC0415  # --help stays light
+    from execution_layer.node.settings import NodeSettings  # noqa: PLC0415
+    from shared.runtime.config import load  # noqa: PLC0415
+
+    watching.watch(load(NodeSettings, config), once=once, as_json=as_json)
 
 
 def _model(text: str | None) -> tuple[str | None, int | None]:

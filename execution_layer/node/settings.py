@@ -146,6 +146,11 @@ class NodeSettings(Settings):
         return self
 
     @property
+    def chain_status(self) -> Path:
+        """Where the head of a chain writes how that stands."""
+        return self.spool.parent / f"{self.spool.stem}.chain.json"
+
+    @property
     def issuer(self) -> str:
         """The name under which the node signs and numbers its receipts."""
         return f"{self.operator}/{self.node}"

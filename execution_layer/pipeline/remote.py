@@ -14,7 +14,6 @@ from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.line import (
     Arrived,
     Computing,
-    Line,
     StageLike,
     StageLine,
     named,
@@ -101,6 +100,11 @@ class _Joined:
             iter(self._requests.get, None), timeout=CHAIN_S
         )
         threading.Thread(target=self._read, name=f"stage {place.address}", daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return self._place.address
 
     def ready(self) -> Self:
         """Return once the stage is ready; raises what prevents it."""
@@ -198,7 +202,7 @@ class RemoteLine:
         reach: Reach,
         out: Arrived,
         codec: Codec | None = None,
-    ) -> Line:
+    ) -> "RemoteLine":
         """Join all stages, the last one first: each is ready for the states of the one before. Raises what prevents it.
 
         `codec` is what an accountable chain's connection has.
@@ -235,6 +239,11 @@ class RemoteLine:
         work = Computing(own, ask.blocks, ask.width, ask.rows)
         line = StageLine(named(own), work, first.send, noted)
         return cls(line.send, line, joined)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the stages are that were joined, in order; spares among them."""
+        return [one.address for one in reversed(self._joined)]
 
     def send(self, boundary: Boundary) -> None:
         """Let a boundary in."""

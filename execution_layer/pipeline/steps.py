@@ -60,7 +60,7 @@ class ChainSteps(Finishing):
         """
         super().__init__(ends, ends.backend)
         self._gauge = depth if isinstance(depth, Gauge) else Gauge(depth)
-        self._tally = Tally()
+        self._tally = Tally(since=time.time())
         self._ends, self._connect, self._wake = ends, connect, wake
         self._answers = answers
         self._patience_s, self._stall_s = patience_s, stall_s
@@ -177,6 +177,7 @@ class ChainSteps(Finishing):
 
     def close(self) -> None:
         """Let go of the chain."""
+        self._note(connected_at=None, rows=0, under_way=0)
         self.closed.set()
         if self._line is not None:
             self._line.close()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class Tally:
     """As of one moment. Times are seconds since 1970, durations seconds."""
 
+    since: float = 0.0
+    """When the head began."""
     steps: int = 0
     """That have come back."""
     tokens: int = 0

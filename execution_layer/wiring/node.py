@@ -18,6 +18,7 @@ from execution_layer.node.stage_node import StageNode
 from execution_layer.pipeline.answers import Answers
 from execution_layer.pipeline.speed import node_speed
 from execution_layer.wiring.stage import (
+    Watched,
     build_stage_node,
     chain_steps,
     claimed,
@@ -87,6 +88,7 @@ def build_node(settings: NodeSettings, *, load_decoder: LoadDecoder = load_decod
             settings.prefill_rows + settings.max_batch,
             (served.root, served.numeric_profile),
             answers,
+            Watched(settings.issuer, settings.chain_status),
         )
         speed = node_speed(ends, own, **room)
         engine = LocalEngine(ends, tokenizer, limits, steps=steps)

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,7 +18,9 @@ from execution_layer.pipeline.remote import Ask, Place, RemoteLine
 from execution_layer.pipeline.service import MOST_STEPS, Offer, StagesService
 from execution_layer.pipeline.settings import Chain, StageSettings
 from execution_layer.pipeline.speed import Speed, stage_speed
+from execution_layer.pipeline.status import ChainStatus, Reporter, StageStatus, status_of
 from execution_layer.pipeline.steps import ChainSteps
+from execution_layer.pipeline.tally import Tally
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
@@ -210,6 +213,14 @@ def widest(chain: Chain, config: ModelConfig) -> int:
     return max(own_layers(chain, config), *(last - first for first, last in ranges))
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Where a head, `operator/node`, writes how its chain stands."""
+
+    node: str
+    file: Path
+
+
 def chain_steps(
     chain: Chain,
     ends: Ends,
@@ -218,11 +229,12 @@ def chain_steps(
     rows: int,
     asked: tuple[bytes, bytes],
     answers: Answers | None,
+    watched: Watched | None,
     blocks: int,
     wake: Callable[[], None],
 ) -> ChainSteps:
     """Return what computes an engine's steps on a chain. `rows` is the most of one step, `asked` model root and numeric profile,
-    and `answers` are those of an accountable chain.
+    `answers` are those of an accountable chain, and `watched` says where to write how it stands.
 
     CONFIGURATION if a step of so many rows does not fit in a message.
     """
@@ -249,11 +261,15 @@ def chain_steps(
     )
     reach = partial(secure_channel, ca_file=chain.ca, party=party)
 
+    at = [place.address for place in places]
+
     def connect(out: Arrived) -> Line:
         codec = None if answers is None else answers.connection()
-        return RemoteLine.connect(own, places, ask, reach, out, codec)
+        line = RemoteLine.connect(own, places, ask, reach, out, codec)
+        at[:] = line.addresses
+        return line
 
-    return ChainSteps(
+    steps = ChainSteps(
         ends,
         connect,
         gauge,
@@ -262,6 +278,22 @@ def chain_steps(
         stall_s=chain.stall_s,
         answers=answers,
     )
+    if watched is not None:
+
+        def status(history: Sequence[tuple[float, Tally]]) -> ChainStatus:
+            return status_of(watched.node, _shown(chain, own, at), gauge.most, history)
+
+        Reporter(watched.file, lambda: steps.tally, status).start(steps.closed)
+    return steps
+
+
+def _shown(chain: Chain, own: Stage | None, at: Sequence[str]) -> list[StageStatus]:
+    """Return a chain's stages, the head's own among them, as they are shown to whoever watches."""
+    stages = [
+        StageStatus(layers=stage.layers, name=stage.name, address=address)
+        for stage, address in zip(chain.stages, at, strict=True)
+    ]
+    return stages if own is None else [StageStatus(layers=f"{own.first}:{own.last}"), *stages]
 
 
 def head_chain(chain: Chain, answers: Answers, party: PartyFiles) -> HeadChain:

@@ -101,7 +101,9 @@ async def survives(folder: Path, monkeypatch: Any, caplog: Any, kills: int, seed
         )
         chain = Chain(stages=places, ca=authority.ca_file, patience_s=60)
         settings = node_settings(chain=chain, party=party, kv_memory_mib=4)
-        node.build_node(settings.model_copy(update={"model": model}))
+        node.build_node(
+            settings.model_copy(update={"model": model, "spool": folder / "node.sqlite"})
+        )
         engine: LocalEngine = made["model"].engine
         await engine.start()
         alone = load_decoder(model, backend=tiny.BACKEND)

@@ -19,6 +19,7 @@ from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.node.settings import NodeParty
 from execution_layer.node.setup import chain_of
 from execution_layer.pipeline.settings import Chain, ChainStage, StageSettings
+from execution_layer.pipeline.status import read_status
 from execution_layer.wiring import node, stage
 from execution_layer.wiring.node import MIB, engine_limits
 from execution_layer.wiring.stage import build_offer, most_rows, own_layers
@@ -33,6 +34,7 @@ from shared.runtime.party import Party, PartyRole
 from shared.runtime.tls import LocalCA
 from shared.statements.request import SamplingSettings
 from tests.execution_layer.engine.traffic import tokenizer
+from tests.execution_layer.waiting import until
 from tests.execution_layer.wiring.test_node import node_settings
 from tests.shared.model import tiny
 
@@ -128,7 +130,9 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
             chain=chain((at, "1:3"), (there, "3:4"), ca=authority.ca_file),
             party=party,
             kv_memory_mib=4,
-        ).model_copy(update={"model": part(model, "0:1", ends=True)})
+        ).model_copy(
+            update={"model": part(model, "0:1", ends=True), "spool": tmp_path / "node.sqlite"}
+        )
         node.build_node(settings)
 
         def at_token(count: int) -> None:
@@ -145,6 +149,18 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
     assert answer.output_ids == alone.output_ids
     assert answer.activations == alone.activations
     assert len(answer.output_ids) > 20
+    file = tmp_path / "node.chain.json"
+    await until(lambda: file.exists() and read_status(file).tokens == len(answer.output_ids))
+    status = read_status(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert (status.node, status.connected_at, status.rows) == ("o/n", None, 0)  # it was let go
+    assert status.connections == status.breaks + 1 >= 2
+    assert [(stage.layers, stage.address) for stage in status.stages] == [
+        ("0:1", None),
+        ("1:3", at),
+        ("3:4", there),
+    ]
+    assert all(stage.busy is not None for stage in status.stages)
 
 
 def test_a_stage_and_a_first_stage_read_only_the_tensors_that_they_compute_with(
@@ -217,7 +233,16 @@ def test_steps_too_large_for_a_message_are_refused_with_what_fits(model):
     assert most * 4 * config.hidden_size < 16 * MIB
     with pytest.raises(CounterfoilError) as caught:
         stage.chain_steps(
-            chain(("h:1", "1:4")), ends, own, None, most + 1, (b"", b""), None, 8, lambda: None
+            chain(("h:1", "1:4")),
+            ends,
+            own,
+            None,
+            most + 1,
+            (b"", b""),
+            None,
+            None,
+            8,
+            lambda: None,
         )
     assert str(most) in (caught.value.remedy or "")
 
