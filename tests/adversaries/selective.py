@@ -7,6 +7,9 @@ from typing import Final
 from execution_layer.engine.engine import LocalEngine, LocalGeneration
 from execution_layer.engine.protocol import GenerationRequest
 from execution_layer.engine.sequence import SequenceState
+from execution_layer.node import intake
+from execution_layer.node.admission import Admitted
+from execution_layer.node.start import Start
 from tests.adversaries.adversary import Adversary, patched
 from tests.adversaries.sampling import TOKENS
 from tests.adversaries.two_models import drafting
@@ -44,8 +47,23 @@ def cheap_unless_canary() -> Iterator[None]:
         yield
 
 
-def _is_chosen(sequence: SequenceState) -> bool:
-    return is_chosen(bytes.fromhex(sequence.request.request_id))
+@contextmanager
+def cheap_for_the_chosen() -> Iterator[None]:
+    """Take the cheap model's tokens for the requests that are chosen by the ids in their headers."""
+    ordinary = intake._generation_request
+    chosen: set[str] = set()
+
+    def note(admitted: Admitted, start: Start) -> GenerationRequest:
+        request = ordinary(admitted, start)
+        if is_chosen(admitted.opened.header.request):
+            chosen.add(request.request_id)
+        return request
+
+    def cheap(sequence: SequenceState) -> bool:
+        return sequence.request.request_id in chosen
+
+    with drafting(cheap), patched((intake, "_generation_request", note)):
+        yield
 
 
 ADVERSARIES = (
@@ -58,7 +76,7 @@ ADVERSARIES = (
     Adversary(
         "one-in-hundred",
         "takes a cheap model's tokens for one request in a hundred",
-        lambda: drafting(_is_chosen),
+        cheap_for_the_chosen,
         TOKENS,
         seldom="it cheats on one request in a hundred",
     ),
