@@ -52,6 +52,8 @@ ANSWER: Final[tuple[Step, ...]] = (
 )
 """Of a receipt for a whole answer, after the opening: protocol step, name, the reason if it does not hold, and the function."""
 STEPS: Final = OPENING + ANSWER
+OF_CHAINS: Final = frozenset({"layers", "receipts of stages", "sent", "received"})
+"""Names of those that are about a chain's head only."""
 PART: Final[tuple[Step, ...]] = (
     (2, "request", Reason.BOUNDARY, chain_steps.same_request),
     (2, "nodes", Reason.MODEL, chain_steps.ordered_from),
@@ -149,6 +151,8 @@ def judge(case: Case, arithmetic: Arithmetic, longest: int | None = None) -> Jud
 def _steps(hearing: Hearing, longest: int | None) -> Iterator[Step]:
     """Yield the steps to make; how long the sequence is, is known once those before the pass have been made."""
     table = OPENING + PART if hearing.place else STEPS
+    if hearing.receipt.chain is None:
+        table = tuple(step for step in table if step[1] not in OF_CHAINS)
     yield from (step for step in table if step[0] < PASS_STEPS.start)
     if longest is None or hearing.length <= longest:
         yield from (step for step in table if step[0] in PASS_STEPS)

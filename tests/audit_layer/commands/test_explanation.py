@@ -14,9 +14,10 @@ from audit_layer.api.account_schemas import (
     PayableView,
 )
 from audit_layer.api.schemas import ReceiptView, VerdictView
-from audit_layer.commands.explanation import HOLDS, MEANS, explain
+from audit_layer.commands.explanation import explain
+from audit_layer.commands.explanation_words import HOLDS, MEANS
 from audit_layer.commands.explanation_page import for_people, page
-from audit_layer.replay.judge import STEPS
+from audit_layer.replay.judge import PART, STEPS
 from shared.statements.verdicts import Blame, Reason
 from shared.verification.judgement import Check, Difference, Judgement
 
@@ -115,7 +116,7 @@ WRONG = Difference("the sampler's choice", "another token", {"output_position": 
 
 
 def test_every_check_and_every_reason_has_its_words():
-    assert {name for _, name, _, _ in STEPS} == HOLDS.keys()
+    assert {name for _, name, _, _ in (*STEPS, *PART)} == HOLDS.keys()
     assert set(MEANS) == set(Reason)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_layer.replay.case import ChainCase, Member
-from audit_layer.replay.judge import judge, judge_chain
+from audit_layer.replay.judge import OF_CHAINS, judge, judge_chain
 from shared.runtime.errors import CounterfoilError
 from shared.statements.cose import entry_of
 from shared.statements.keys import Layers
@@ -23,6 +23,7 @@ from tests.audit_layer.replay.chained import (
     model,
     tell,
 )
+from tests.audit_layer.replay.inference import FakeArithmetic, make_case
 
 OTHER = b"\xee" * 32
 
@@ -34,6 +35,19 @@ def verdicts(told) -> list[str]:
 
 
 PASS, BOUNDARY, GUILTY = "PASS exact", "INCONCLUSIVE boundary", "FAIL activations"
+
+
+def test_what_is_asked_of_a_receipt_is_asked_of_its_place_in_a_chain():
+    told = tell(cut(2))
+    plain = {check.name for check in judge(make_case(), FakeArithmetic()).checks}
+    head, stage = (
+        {check.name for check in judge(told.of(place), TinyArithmetic()).checks}
+        for place in range(2)
+    )
+    assert head - plain == OF_CHAINS
+    assert plain <= head
+    assert not stage & {"evidence", "tokens", "text", "settings", "finish", "activations"}
+    assert {"received", "sent"} <= stage
 
 
 @settings(max_examples=8, deadline=None)
