@@ -15,8 +15,8 @@ from audit_layer.api.account_schemas import (
 )
 from audit_layer.api.schemas import ReceiptView, VerdictView
 from audit_layer.commands.explanation import explain
-from audit_layer.commands.explanation_words import HOLDS, MEANS
 from audit_layer.commands.explanation_page import for_people, page
+from audit_layer.commands.explanation_words import HOLDS, MEANS
 from audit_layer.replay.judge import PART, STEPS
 from shared.statements.verdicts import Blame, Reason
 from shared.verification.judgement import Check, Difference, Judgement
