@@ -8,7 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.disputes.binary32 import LARGEST, add, chain, read, read_all, to_bfloat16
+from shared.disputes.binary32 import (
+    LARGEST,
+    add,
+    chain,
+    divide,
+    fma,
+    multiply,
+    nearest,
+    read,
+    read_all,
+    root,
+    to_bfloat16,
+)
+from shared.disputes.exponential import exp
 from shared.runtime.errors import Code, CounterfoilError
 
 CHAIN_1: Final = "chain-1"
@@ -68,6 +81,23 @@ class Arithmetic:
             acc = add(acc, add(chain(a[0::2], b[0::2]), chain(a[1::2], b[1::2])))
         return acc
 
+    def norm_scale(self, x: Sequence[float], eps: float) -> float:
+        """Return 1 / sqrt(mean of squares + eps) of a row (rule 7)."""
+        own = read_all(x)
+        lanes = [chain(own[lane::LANES], own[lane::LANES]) for lane in range(LANES)]
+        mean = divide(by_halves(lanes), float(len(x)))
+        return divide(1.0, root(add(mean, nearest(eps))))
+
+    def attended(self, total: float, weighted: float) -> float:
+        """Return an element of attention's output (rule 10(e))."""
+        return self.rounded(divide(add(weighted, 0.0), total))
+
+    def gated(self, g: float, u: float) -> float:
+        """Return silu(g) · u (rule 11)."""
+        e = exp(-abs(g))
+        t = 1.0 if g >= 0 else e
+        return self.rounded(multiply(divide(multiply(g, t), add(1.0, e)), u))
+
     def _padded(self, row: Sequence[float], width: int) -> Sequence[float]:
         missing = [0.0] * (-width % self.group)
         if not missing:
@@ -76,6 +106,21 @@ class Arithmetic:
         for first in range(0, len(row), width):
             found += [*row[first : first + width], *missing]
         return found
+
+
+def by_halves(lanes: Sequence[float]) -> float:
+    """Return the sum of sixteen lanes (rule 6)."""
+    while (half := len(lanes) // 2) > 0:
+        lanes = [add(lanes[i], lanes[i + half]) for i in range(half)]
+    return lanes[0]
+
+
+def rotated(a: float, b: float, turn: tuple[float, float], *, low: bool) -> float:
+    """Return an element of a pair (a, b) turned by an angle's cosine and sine (rule 8): the lower one, or the upper."""
+    cosine, sine = turn
+    if low:
+        return fma(-b, sine, multiply(a, cosine))
+    return fma(a, sine, multiply(b, cosine))
 
 
 def _swapped(row: Sequence[float]) -> list[float]:
