@@ -54,6 +54,13 @@ def orderable(
     return found, problems
 
 
+def as_stage(stage: NodeEntry) -> str:
+    """Say why nobody orders from a stage by itself."""
+    layers = stage.bundle.layers
+    assert layers is not None
+    return f"{stage.name} is a stage: it computes layers {layers.first}:{layers.last} for heads, and answers no request itself"
+
+
 def _chain(
     head: NodeEntry, stages: Mapping[str, NodeEntry], terms: Terms, refused: Sequence[str]
 ) -> NodeEntry:

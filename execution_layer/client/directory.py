@@ -26,7 +26,7 @@ import grpc
 
 from execution_layer.client.archive import Archive
 from execution_layer.client.attesting import Attesting
-from execution_layer.client.chains import Terms, orderable
+from execution_layer.client.chains import Terms, as_stage, orderable
 from execution_layer.client.entries import NodeEntry
 from execution_layer.client.log_memory import AUDIT_SERVER, NO_ANSWER, LogMemory, check_age
 from execution_layer.client.mirrors import Listing, Mirror, ask_all
@@ -241,13 +241,17 @@ class Directory:
         listed, refused = await self._check(
             listing.bundles[:MAX_BUNDLES], model_root, source, max_age_s
         )
-        nodes, problems = (
-            (listed, []) if stages_too else await self._orderable(listed, refused, model_root)
-        )
-        refused += problems
+        nodes = listed
+        if not stages_too:
+            if source == AUDIT_SERVER:
+                await self._learn_cards(listed)
+            nodes, problems = self._orderable(listed, refused, model_root)
+            refused += problems
         self.refused = [error.detail for error in refused]
+        if not stages_too:
+            self.refused += [as_stage(node) for node in listed if node.bundle.layers is not None]
         if not nodes:
-            reasons = "; ".join(error.detail for error in refused[:5])
+            reasons = "; ".join(self.refused[:5])
             soon = any(error.code is Code.NOT_WITNESSED for error in refused)
             raise CounterfoilError(
                 Code.NOT_WITNESSED if soon else Code.STALE_KEY,
@@ -267,17 +271,18 @@ class Directory:
             )
         return nodes
 
-    async def _orderable(
-        self, listed: Sequence[NodeEntry], refused: Sequence[CounterfoilError], model_root: bytes
-    ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
-        """Return what `chains.orderable` does, by the rate cards that can be had."""
+    async def _learn_cards(self, listed: Sequence[NodeEntry]) -> None:
+        """Read the rate cards of what is listed, if there are chains, whose prices are added up."""
         names = {self._policy.card_name(node.name) for node in listed}
         if any(node.bundle.stages for node in listed) and not names <= set(self._cards):
             with contextlib.suppress(CounterfoilError):
                 self._cards |= await fetch_cards(self._policy, self._channel)
-        terms = Terms(
-            self._policy, model_root, layers_of(self._policy, model_root), self._cards, now_ms()
-        )
+
+    def _orderable(
+        self, listed: Sequence[NodeEntry], refused: Sequence[CounterfoilError], model_root: bytes
+    ) -> tuple[list[NodeEntry], list[CounterfoilError]]:
+        layers = layers_of(self._policy, model_root)
+        terms = Terms(self._policy, model_root, layers, self._cards, now_ms())
         return orderable(listed, terms, [error.detail for error in refused])
 
     async def _learn(self, listing: Listing) -> None:

@@ -144,6 +144,20 @@ async def test_a_stage_is_never_ordered_from(world):
             error = await refused(client, node=name)
             assert error.code is Code.STALE_KEY
             assert "no key bundle of coop/nobody is accepted" in error.detail
+    async with chain_of(world), world.client() as client:
+        error = await refused(client, node=S1)
+        assert error.code is Code.NOT_FOUND
+        assert f"{S1} is a stage: it computes layers 8:16 for heads" in error.detail
+
+
+async def test_a_chain_is_used_without_the_audit_server_too(world):
+    async with chain_of(world):
+        async with world.client() as client:
+            await client.nodes()
+        world.audit.away = True
+        async with world.client() as restarted:
+            answer = await restarted.generate(prompt=PROMPT, max_tokens=2)
+            assert [stage.node for stage in answer.stages] == [S1, S2]
 
 
 async def test_a_revoked_stage_takes_its_chain_with_it_and_the_reason_is_said(world):
