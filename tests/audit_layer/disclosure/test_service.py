@@ -13,8 +13,8 @@ import pytest
 from audit_layer.disclosure import service
 from audit_layer.disclosure.at_once import THREAD
 from audit_layer.disclosure.audit_client import Logged, Proof
-from audit_layer.disclosure.evidence import Ciphertexts, check_evidence
-from audit_layer.disclosure.service import Disclosed, Disclosure
+from audit_layer.disclosure.evidence import Asking, Ciphertexts, check_evidence
+from audit_layer.disclosure.service import Answering, Disclosed, Disclosure
 from shared.codec.hashing import sha256
 from shared.envelope.delivered import receipt_context
 from shared.envelope.header import envelope_hash
@@ -25,6 +25,7 @@ from shared.parties.custody import CaseAnswer
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import Payload, entry_of, open_as, parse_statement, sign
 from shared.statements.disclosures import DisclosureRelease, EscrowReport, ShareReport
+from shared.statements.orders import Part
 from shared.statements.verdicts import Reason
 from shared.translog.tlog_proof import verify_tlog_proof
 from shared.verification.escrow_check import escrow_is_bad
@@ -40,9 +41,10 @@ from tests.audit_layer.disclosure.sealed_receipt import (
 from tests.audit_layer.log.world import make_world
 from tests.audit_layer.replay.court import FakeAuditServer
 from tests.audit_layer.trail.conftest import World, world
-from tests.vectors.samples import hpke_key
+from tests.vectors.samples import ORDER, hpke_key
 
 __all__ = ["world"]
+PART_ORDER = replace(ORDER, part=Part(made.some("the head's order"), 1))
 
 
 class FakeCustodian:
@@ -136,8 +138,10 @@ class FakeDeposits:
 
     def __init__(self) -> None:
         self.kept: list[Ciphertexts] = []
+        self.asked: list[bytes] = []
 
     def find(self, receipt_entry: bytes) -> Sequence[Ciphertexts]:
+        self.asked.append(receipt_entry)
         return self.kept
 
 
@@ -222,6 +226,57 @@ def opened_desk(
 def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     with opened_desk(world, tmp_path, monkeypatch) as opened:
         yield opened
+
+
+# -- of chains ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stages_receipt_is_opened_by_what_its_head_was_sent(desk: Desk, monkeypatch):
+    """Its custodians see its own order; deposits and the node that is asked are the head's."""
+    own = desk.subject.case
+    head = Answering(own.entry, own.receipt, "head.example:1", own.signing_key)
+    stage = replace(own.receipt, order=made.some("a part"), h_final=made.some("nothing"))
+    order, orders = sign(PART_ORDER, key=made.key("acme"), issuer="acme"), []
+    desk.subject = replace(desk.subject, case=replace(own, receipt=stage, order=order, head=head))
+
+    def noted(custodian: FakeCustodian, case: ReleaseCase) -> tuple[bytes, bytes]:
+        orders.append(case.order)
+        return custodian.honest(case)
+
+    for custodian in desk.custodians:
+        custodian.lie = noted
+    assert desk.secret() == desk.subject.sealed.ts
+    settle()
+    assert set(orders) == {order}
+    assert desk.deposits.asked == [own.entry]
+    asked: list[tuple[str, Asking]] = []
+
+    def fetched(endpoint: str, _ca: Path, asking: Asking, **_options: object) -> Ciphertexts:
+        asked.append((endpoint, asking))
+        return desk.subject.ciphertexts
+
+    desk.deposits.kept.clear()
+    monkeypatch.setattr(service, "fetch_from_node", fetched)
+    assert desk.secret() == desk.subject.sealed.ts
+    ((endpoint, asking),) = asked
+    assert (endpoint, asking.receipt, asking.for_stage) == ("head.example:1", own.entry, True)
+    assert asking.message().receipt == own.entry
+
+
+def test_that_a_head_signed_two_final_records_is_nothing_to_its_stages(desk: Desk):
+    own = desk.subject.case
+    head = Answering(own.entry, own.receipt, own.endpoint, own.signing_key)
+    twice = desk.subject.ciphertexts
+    message = final_signature_message(receipt_context(own.receipt), own.receipt.h_final, b"second")
+    second = replace(
+        twice.sent,
+        final_record=b"second",
+        final_signature=made.key("alpha/one").sign(message),
+    )
+    desk.deposits.kept.append(Ciphertexts(twice.order, second))
+    assert desk.open().signed_twice
+    desk.subject = replace(desk.subject, case=replace(own, head=head))
+    assert desk.secret() == desk.subject.sealed.ts
 
 
 # -- shares -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from shared.statements.keys import Revocation
 from shared.statements.ratecards import RateCard
 from shared.verification.trust import Role, Trust
 from tests.audit_layer.api import statements as made
+from tests.audit_layer.api.chain import Parties, stage_bundle
+from tests.audit_layer.api.chain import failed as lost
 from tests.audit_layer.monitor.conftest import Scene
 from tests.audit_layer.monitor.doubles import LyingLog, kept, some_entries
 
@@ -286,6 +288,26 @@ async def test_a_missing_order_number_is_a_finding_after_the_grace_and_once(scen
         assert (await scene.look(token="t", grace_s=100)).findings == 1
     assert scene.heard.kinds() == ["order-gap"]
     assert "order 1 of tenant acme" in scene.heard.of("finding")[0]["detail"]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_the_parts_of_a_chain_account_for_no_number(scene: Scene, failed: bool):
+    """Without the head's receipt, number 1 is a gap; a stage that failed says by its key bundle that it is one."""
+    stage = stage_bundle("beta", 1, 2)
+    head = made.Node("alpha", entry_of(BUNDLE), entry_of(CARD))
+    chain = Parties(head, [made.Node("beta", entry_of(stage), entry_of(CARD))])
+    answers = [chain.answer(number, changes={1: lost()} if failed else {}) for number in range(3)]
+    items = [(10 + n, answers[n][0].statement) for n in (0, 2)]
+    items += [(20 + n, answers[n][1].statement) for n in range(3)]
+    show_tenant(scene, items)
+    shown = JSONResponse({"raw": base64.b64encode(stage).decode()})
+    scene.server.answers[f"v1/statements/{entry_of(stage).hex()}"] = shown
+    assert (await scene.look(token="t", grace_s=100)).findings == 0
+    scene.now_s += 101
+    assert (await scene.look(token="t", grace_s=100)).findings == 1
+    assert "order 1 of tenant acme" in scene.heard.of("finding")[0]["detail"]
+    summaries = [fact["summary"] for fact in scene.heard.of("statement") if fact["type"] == "receipt"]  # fmt: skip
+    assert sum("a part of order" in summary for summary in summaries) == 3
 
 
 async def test_a_refusal_closes_its_number_and_is_reported(scene: Scene):
