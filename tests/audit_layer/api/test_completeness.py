@@ -20,6 +20,7 @@ from shared.statements.seals import Missing, OrderNumbers, TenantSeal, entries_d
 from shared.verification.completeness import Document, TrustPart, parse_document, parse_trust
 from shared.verification.completeness_check import Answer, judge
 from tests.audit_layer.api import statements as made
+from tests.audit_layer.api.chain import Parties, stage_bundle
 from tests.audit_layer.selection.sealing_court import (
     BEGAN,
     DAY,
@@ -80,6 +81,29 @@ def test_a_sealed_day_is_complete_and_the_proof_needs_no_database(court: Court):
     assert lines is not None
     assert [line.entry for line in lines] == [entry.hex() for entry in entries]
     assert not said.receipts_shown
+
+
+def test_the_parts_of_a_chain_are_sealed_and_listed_and_have_no_number_of_their_own(court: Court):
+    (bundle,) = court.world.put(Submission(stage_bundle("beta", 1, 2)))
+    stage = made.Node("beta", bundle.entry, court.world.card)
+    chain = Parties(court.world.node, [stage])
+    head, part = chain.answer(0)
+    _, loose = chain.answer(1)
+    third, last = chain.answer(2)
+    court.world.put(head, part, loose, third, last)
+    court.tick(END + GRACE)
+    said = answer(court)
+    assert (said.complete, said.inferences, said.missing) == (False, 2, ((1, 1),))
+    found = document(court, statements=True)
+    lines = found.seals[0].receipts or ()
+    assert [line.part for line in lines] == [False, True, True, False, True]
+    for place, claimed in ((1, False), (0, True)):
+        forged = altered(found, {"part": claimed}, "seals", 0, "receipts", place)
+        with pytest.raises(CounterfoilError, match=r"place in a chain|do not follow"):
+            judge(forged, found.trust.trust())
+    hidden = altered(found, {"part": True, "statement": None}, "seals", 0, "receipts", 3)
+    with pytest.raises(CounterfoilError, match="do not follow"):
+        judge(hidden, found.trust.trust())
 
 
 def test_what_is_not_sealed_yet_is_reported(court: Court):

@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session
 
 from audit_layer.costs.plausibility import checking
 from audit_layer.costs.plausibility.checking import SHOWN, NodeReport, check_operator
+from audit_layer.trail.service import Submission
 from shared.codec.moment import Period
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.receipts import EnergyQuality, Usage
 from shared.verification.devices import DEVICES
 from shared.verification.physics import Model, Quantity, Serving
 from tests.audit_layer.api import statements as made
+from tests.audit_layer.api.chain import Parties, stage_bundle
 from tests.audit_layer.costs.test_service import Books, books
 from tests.audit_layer.trail.conftest import world
 
@@ -48,6 +50,16 @@ def test_what_the_hardware_can_do_is_no_finding_and_the_unmeasured_is_counted(bo
     assert (report.node, report.receipts, report.implausible) == ("one", 3, False)
     assert report.unmeasured == {Quantity.COMPUTE: 3, Quantity.ENERGY: 3}
     assert report.unbounded == {}
+
+
+def test_the_nodes_of_a_chain_are_not_held_against_a_whole_model(books: Books):
+    """Each computes some of the layers; how many is not in the model's size, so nothing is said."""
+    (bundle,) = books.world.put(Submission(stage_bundle("beta", 1, 2)))
+    stage = made.Node("beta", bundle.entry, books.card("beta"))
+    books.world.put(*Parties(books.world.node, [stage]).answer())
+    (report,) = checked(books, SMALL)
+    assert (report.receipts, report.implausible) == (1, False)
+    assert sum(report.unbounded.values()) > 0
 
 
 def test_what_it_cannot_do_is_a_finding_of_each_receipt_and_of_all_together(books: Books):
