@@ -30,7 +30,7 @@ from shared.statements.receipts import Receipt, Usage
 
 RECEIPTS: Final = 1024
 """How many of the newest receipts in the archive are looked at."""
-COLUMNS: Final = ("chain", "ms/token", "tokens/s", "slowest", "price", "readers", "set up")
+COLUMNS: Final = ("plan", "chain", "ms/token", "tokens/s", "slowest", "price", "readers", "set up")
 INVERTED: Final = "Every operator of a chain sees hidden states, which can be inverted to text: count all of them as readers."
 
 
@@ -111,7 +111,7 @@ def planned(
         "prefer": wish.prefer,
         "sequences": wish.sequences,
         "plans": [_facts(plan, by_name, offers.trips, wish) for plan in plans],
-        "chain": chain_table(plans[0], by_name, wish),
+        "chain": chain_table(plans[0], by_name),
         "left_out": left_out,
         "slower": offered.slower,
     }
@@ -206,7 +206,7 @@ def _region(node: NodeEntry) -> str | None:
     return None if node.bundle.offer is None else node.bundle.offer.region
 
 
-def chain_table(plan: Plan, nodes: dict[str, NodeEntry], wish: Wish) -> str | None:
+def chain_table(plan: Plan, nodes: dict[str, NodeEntry]) -> str | None:
     """Return the table [chain] for the node.toml of a plan's head; None if it has the whole model.
 
     All in it is checked text: names, and addresses as their key bundles have them.
@@ -216,7 +216,6 @@ def chain_table(plan: Plan, nodes: dict[str, NodeEntry], wish: Wish) -> str | No
     lines = [
         "[chain]",
         'ca = "stages-ca.pem"  # the authority of the stages\' certificates',
-        *([f"steps = {plan.depth.steps}"] if wish.sequences > 1 else []),
     ]
     for part in plan.parts[1:]:
         lines += [
@@ -247,7 +246,7 @@ def shown(facts: dict[str, Any]) -> Any:
     from shared.runtime.output import table  # noqa: PLC0415
     from shared.runtime.printable import for_terminal  # noqa: PLC0415
 
-    rows = [_row(plan) for plan in facts["plans"]]
+    rows = [(place, *_row(plan)) for place, plan in enumerate(facts["plans"], start=1)]
     title = (
         f"Chains for {facts['layers']} layers, {facts['sequences']} at once, by {facts['prefer']}"
     )
@@ -261,7 +260,7 @@ def shown(facts: dict[str, Any]) -> Any:
 
 
 def _row(plan: dict[str, Any]) -> tuple[object, ...]:
-    chain = " → ".join(f"{place['node']} {place['layers']}" for place in plan["places"])
+    chain = "\n".join(f"{place['node']} {place['layers']}" for place in plan["places"])
     price = None if plan["price"] is None else f"{plan['price']} {plan['currency']}"
     return (
         chain,
