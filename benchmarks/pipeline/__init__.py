@@ -2,7 +2,8 @@
 
     python -m benchmarks.pipeline [--kind KIND] [--json FILE] [--quick]
 
-Two kinds of rows. *Computed*: the layers of `wide` (77 million parameters) in threads of this process, which share its
+Three kinds of rows. *Computed*: the layers of `wide` (77 million parameters) in threads of this process, which share its
 processors. *Modelled*: stages that sleep for what a step would take, so that a stage has a machine of its own; every other part
-(schedule, embedding, head, sampling, hashing, links) is the real one.
+(schedule, embedding, head, sampling, hashing) is the real one. *Network*: modelled stages in processes of their own, which serve
+over TLS behind links with a delay, plain and accountable by turns; and what is lost when one of them fails.
 """

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.common.machine import machine
 from benchmarks.pipeline.chain import Chain, computed, modelled, serve
+from benchmarks.pipeline.networked import ROUNDS, Link, compared, failed
 from benchmarks.pipeline.table import render
 from execution_layer.pipeline.depth import Cost, Depth, best_depth
 
@@ -28,6 +30,14 @@ BATCHED: Final = Cost(0.020, 0.0002)
 """One that mostly reads its weights: a step takes it 20 ms, and a row hardly anything."""
 ENDS: Final = Cost(0.0015, 0.0004)
 """What embedding, head and sampling take in the process that has them, roughly."""
+NETWORK: Final = "network"
+LINKS: Final = (
+    Link("slow rows", SLOW, 100),
+    Link("slow rows", SLOW, 0),
+    Link("slow steps", BATCHED, 100),
+)
+Job = tuple[str, str, Callable[[], list[dict[str, Any]]]]
+"""A name, where what is found goes, and what finds it."""
 GUESS: Final = Cost(0.001, 0.0004)
 """What `wide`'s layers take together, roughly: it only decides how many steps are under way."""
 
@@ -72,10 +82,10 @@ def cases(*, quick: bool) -> Iterator[Case]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Serve under the best number of steps under way, one step at a time, and with a chain that breaks."""
+    """Serve under the best number of steps under way, as many as the head measures, one, and with a chain that breaks."""
     stages = computed(case.stages) if case.kind == "computed" else modelled(case.stages, case.cost)
 
-    def run(depth: int, *, breaks: bool = False) -> dict[str, Any]:
+    def run(depth: int | None, *, breaks: bool = False) -> dict[str, Any]:
         chain = Chain(stages, case.hop_s, depth)
         return asdict(asyncio.run(serve(chain, case.sequences, case.tokens, breaks=breaks)))
 
@@ -85,34 +95,57 @@ def measure(case: Case) -> dict[str, Any]:
         "depth": best.steps,
         "formula_tokens_per_s": case.sequences / best.round_s if known else None,
         "under_way": run(best.steps),
+        "measured": run(None),
         "one_step": run(1),
         "broken": run(best.steps, breaks=True) if case.trip_ms in BROKEN_MS else None,
     }
 
 
+def jobs(kind: str | None, *, quick: bool) -> Iterator[Job]:
+    """Yield what is to be measured."""
+    for case in cases(quick=quick):
+        if kind in {None, case.kind}:
+            name = f"{case.kind}, {case.stages} stages, {case.trip_ms} ms, {case.sequences}"
+            yield name, "rows", partial(_measured, case)
+    if kind != NETWORK and (kind is not None or quick):
+        return
+    links = [Link("slow rows", SLOW, 5)] if quick else LINKS
+    for link in links:
+        name = f"network, {link.kind}, {link.trip_ms} ms"
+        tokens, rounds = (3, 1) if quick else (8, ROUNDS)
+        yield name, "compared", partial(compared, link, tokens, rounds)
+    if not quick:
+        yield "network, failures", "failed", lambda: [failed(LINKS[0])]
+
+
+def _measured(case: Case) -> list[dict[str, Any]]:
+    return [measure(case)]
+
+
 @click.command()
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--kind", help="Only these: slow rows, slow steps or computed.")
+@click.option("--kind", help="Only these: slow rows, slow steps, computed or network.")
 @click.option("--quick", is_flag=True, help="One small chain: does it run at all?")
 def main(*, json_file: Path | None, kind: str | None, quick: bool) -> None:
-    """Measure chains of stages by cut and round trip, with as many steps under way as fill them and with one."""
+    """Measure chains of stages by cut and round trip, with as many steps under way as fill them and with one; over a network
+    also accountable ones, and what a failure costs.
+    """
     about = machine()
-    wanted = [case for case in cases(quick=quick) if kind in {None, case.kind}]
+    wanted = list(jobs(kind, quick=quick))
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    rows = []
+    found: dict[str, Any] = {"benchmark": "pipeline", "version": 2, "machine": about}
+    found |= {"rows": [], "compared": [], "failed": []}
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(wanted))
-        for case in wanted:
-            name = f"{case.kind}, {case.stages} stages, {case.trip_ms} ms, {case.sequences}"
+        for name, where, job in wanted:
             progress.update(task, description=name)
-            rows.append(measure(case))
+            found[where] += job()
             progress.advance(task)
-    found = {"benchmark": "pipeline", "version": 1, "machine": about, "rows": rows}
     Console().print(render(found))
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer as Vocabulary
@@ -21,8 +22,11 @@ from execution_layer.engine.protocol import Finished, GenerationRequest
 from execution_layer.engine.scheduler import Limits
 from execution_layer.pipeline.boundary import Boundary
 from execution_layer.pipeline.depth import Cost
+from execution_layer.pipeline.gauge import Gauge
 from execution_layer.pipeline.line import Arrived, Line, LocalLine, StageLike
+from execution_layer.pipeline.service import MOST_STEPS
 from execution_layer.pipeline.steps import ChainSteps
+from execution_layer.pipeline.tally import Tally
 from shared.model.backend import Cache, Rows
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend
@@ -77,18 +81,23 @@ class _NoCache:
     blocks: int
 
 
+def config() -> ModelConfig:
+    """Return the configuration of `wide`."""
+    return ModelConfig.from_json(dict(MODELS["wide"]))
+
+
 @cache
 def wide() -> tuple[ModelConfig, Weights]:
     """Return the configuration and random weights of `wide`."""
-    config = ModelConfig.from_json(dict(MODELS["wide"]))
+    of = config()
     generator = torch.Generator().manual_seed(0)
     weights = {
-        name: torch.ones(shape).to(compute_dtype(config))
+        name: torch.ones(shape).to(compute_dtype(of))
         if len(shape) == 1
-        else (torch.randn(shape, generator=generator) * 0.02).to(compute_dtype(config))
-        for name, shape in expected_shapes(config).items()
+        else (torch.randn(shape, generator=generator) * 0.02).to(compute_dtype(of))
+        for name, shape in expected_shapes(of).items()
     }
-    return config, weights
+    return of, weights
 
 
 @cache
@@ -99,11 +108,9 @@ def ends() -> Ends:
 
 def computed(count: int) -> list[StageLike]:
     """Return `wide`, cut into so many equal stages."""
-    config, weights = wide()
-    borders = [config.layers * number // count for number in range(count + 1)]
-    return [
-        Stage(config, weights, BACKEND, first, last) for first, last in itertools.pairwise(borders)
-    ]
+    of, weights = wide()
+    borders = [of.layers * number // count for number in range(count + 1)]
+    return [Stage(of, weights, BACKEND, first, last) for first, last in itertools.pairwise(borders)]
 
 
 def modelled(count: int, cost: Cost) -> list[StageLike]:
@@ -111,13 +118,28 @@ def modelled(count: int, cost: Cost) -> list[StageLike]:
     return [Modelled(number, number + 1, cost) for number in range(count)]
 
 
+class Steppable(Protocol):
+    """A chain that can be served from, and broken."""
+
+    @property
+    def made(self) -> ChainSteps | None:
+        """What computes its steps, once it is served from."""
+
+    def broken(self) -> None:
+        """Break the chain that is connected."""
+
+    def steps(self, blocks: int, wake: Callable[[], None]) -> ChainSteps:
+        """Return what computes an engine's steps."""
+
+
 @dataclass
 class Chain:
-    """Stages, the seconds of each hop, and how many steps are under way."""
+    """Stages, the seconds of each hop, and how many steps are under way; None: as many as are measured to be best."""
 
     stages: Sequence[StageLike]
     hop_s: float
-    depth: int
+    depth: int | None
+    made: ChainSteps | None = field(default=None, init=False)
     broken: Callable[[], None] = field(default=lambda: None, init=False)
     """Breaks the chain that is connected."""
 
@@ -129,10 +151,16 @@ class Chain:
             self.broken = lambda: out(ConnectionResetError("a stage has died"))
             return LocalLine(self.stages, blocks, width, 4096, out, self._delayed)
 
-        return ChainSteps(ends(), connect, self.depth, wake)
+        self.made = ChainSteps(ends(), connect, gauge(self.depth, len(self.stages)), wake)
+        return self.made
 
     def _delayed(self, place: int, take: Arrived) -> Arrived:
         return take if place == 0 or not self.hop_s else Link(self.hop_s, take)
+
+
+def gauge(depth: int | None, stages: int) -> Gauge:
+    """Return a gauge as a node has it, or of a fixed number."""
+    return Gauge(2 * stages, most=MOST_STEPS) if depth is None else Gauge(depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,32 +175,49 @@ class Served:
     """Median time between two tokens of a sequence."""
     resumed_s: float | None
     """The longest time without any token after the chain was broken, if it was."""
+    connected_s: float | None
+    """From the break to when the chain was connected again."""
+    busy: tuple[float, ...]
+    """Seconds that each stage has computed, per second, while all sequences decode."""
+    head_s: float
+    """What embedding, head and sampling took for a step, on average."""
+    depth: int
+    """How many steps could be under way at the end."""
 
 
-async def serve(chain: Chain, sequences: int, tokens: int, *, breaks: bool = False) -> Served:
-    """Serve so many sequences at once; with `breaks` the chain dies once, when half of the tokens are there."""
+async def serve(
+    chain: Steppable, sequences: int, tokens: int, *, prompt: int = PROMPT, breaks: bool = False
+) -> Served:
+    """Serve so many sequences at once, with `prompt` tokens each; with `breaks` the chain dies once, when half of the tokens are
+    there.
+    """
     limits = Limits(sequences=sequences, prefill_rows=64, blocks=4 * sequences + 8, context=256)
     vocabulary = Vocabulary(models.WordLevel({f"t{n}": n for n in range(2048)}))
     engine = LocalEngine(ends(), Tokenizer(vocabulary, None, ()), limits, steps=chain.steps)
     await engine.start()
+    steps = chain.made
+    assert steps is not None
     begun, broken, left = time.perf_counter(), 0.0, sequences * tokens // 2 if breaks else -1
+    broken_at, seen = 0.0, list[tuple[float, Tally]]()
 
     async def one(number: int) -> list[float]:
-        nonlocal broken, left
-        prompt = tuple((number * 37 + place * 11) % 2048 for place in range(PROMPT))
+        nonlocal broken, broken_at, left
+        ids = tuple((number * 37 + place * 11) % 2048 for place in range(prompt))
         how = SamplingSettings(tokens, temperature_ppm=0)
         came: list[float] = []
-        async for event in engine.submit(GenerationRequest(str(number), "a", prompt, how, SEED)):
+        async for event in engine.submit(GenerationRequest(str(number), "a", ids, how, SEED)):
             if isinstance(event, Finished):
                 return came
             came.append(time.perf_counter())
+            seen.append((came[-1], steps.tally))
             left -= 1
             if left == 0:
-                broken = time.perf_counter()
+                broken, broken_at = time.perf_counter(), time.time()
                 chain.broken()
         raise AssertionError
 
     times = await asyncio.gather(*(one(number) for number in range(sequences)))
+    last = steps.tally
     await engine.stop()
     every = sorted(moment for own in times for moment in own)
     assert len(every) == sequences * tokens
@@ -186,4 +231,14 @@ async def serve(chain: Chain, sequences: int, tokens: int, *, breaks: bool = Fal
         resumed_s=max(late - soon for soon, late in itertools.pairwise(every) if late > broken)
         if breaks
         else None,
+        connected_s=last.connected_at - broken_at if breaks and last.connected_at else None,
+        busy=_busy([one for one in seen if start <= one[0] <= stop]),
+        head_s=last.ends_s / last.steps,
+        depth=last.depth,
     )
+
+
+def _busy(seen: Sequence[tuple[float, Tally]]) -> tuple[float, ...]:
+    (since, first), (until, last) = seen[0], seen[-1]
+    pairs = zip(first.stages_s, last.stages_s, strict=True)
+    return tuple((later - sooner) / (until - since) for sooner, later in pairs)
