@@ -39,7 +39,7 @@ from shared.statements.orders import cancel_message
 from shared.statements.receipts import EnergyQuality, Finish, Usage
 from shared.statements.request import SamplingSettings, Slots
 from shared.statements.resumption import resume_message, sign_resumption
-from tests.vectors import arithmetic, attestation, chain, custody, identities, tags
+from tests.vectors import arithmetic, attestation, chain, custody, disputes, identities, tags
 from tests.vectors.files import FOLDER, Json, load, splice
 from tests.vectors.growth import grown
 from tests.vectors.samples import NOW, ORIGIN, SAMPLES, hpke_key, octets, signing_key
@@ -453,6 +453,7 @@ def files(frozen: Mapping[str, str]) -> dict[str, str]:
         "identities": identities.vectors(),
         "attestation": attestation.vectors(),
         "chain": chain.vectors(),
+        "disputes": disputes.vectors(),
     }
     return {
         f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

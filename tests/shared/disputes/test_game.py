@@ -65,7 +65,7 @@ def name_of(trace, result: Result) -> str:
 # ---- cheaper models -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(data=st.data())
 def test_one_row_of_weights_rounded_loses_on_either_side(data):
     trace, model = honest(), of("bfloat16")
