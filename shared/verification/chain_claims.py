@@ -1,6 +1,6 @@
 """What the receipts of one chain of nodes say of each other (protocol §4.10.4, §8.3 step 6). Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Protocol, Self
@@ -8,6 +8,7 @@ from typing import Final, Protocol, Self
 from shared.statements.orders import Order
 from shared.statements.receipts import Receipt
 
+MISSING: Final = "the log lacks a receipt that its chain lists"
 OTHERS_ORDER: Final = "its chain lists a receipt of another order or place"
 OTHER_USAGE: Final = "its chain's receipts bill different tokens"
 BROKEN: Final = "its chain's nodes disagree on what passed between them"
@@ -60,16 +61,17 @@ class Linked(Protocol):
         """None if it is of no chain."""
 
 
-def fault(head: Linked, known: Mapping[bytes, Linked]) -> tuple[str, bytes] | None:
+def fault(head: Linked, known: Mapping[bytes, Linked]) -> tuple[str, bytes | None] | None:
     """Return why a head's receipt and those that it lists do not fit, and the receipt that shows it; None if they do.
 
-    `known` are the receipts in the log of the head's request: of what is not there, nothing is said.
+    `known` are the receipts in the log of the head's request. Whoever lists what nobody can look at is not paid either: it could
+    be the receipt of whoever cheated. Anybody who has it can hand it in, the head first of all.
     """
     assert head.link is not None
     for place, entry in enumerate(head.link.stages, start=1):
         stage = known.get(entry)
         if stage is None:
-            continue
+            return MISSING, None
         link = stage.link
         if link is None or (link.head, link.place) != (head.order, place):
             return OTHERS_ORDER, entry
@@ -81,9 +83,7 @@ def fault(head: Linked, known: Mapping[bytes, Linked]) -> tuple[str, bytes] | No
 def _breaks(head: Linked, known: Mapping[bytes, Linked]) -> Iterator[tuple[str, bytes]]:
     """Yield each boundary on which the nodes of its two sides disagree, with the stage's receipt that is on one of them."""
     assert head.link is not None
-    ring: Sequence[bytes] = (head.receipt, *head.link.stages, head.receipt)
-    links = {**{entry: each.link for entry, each in known.items()}, head.receipt: head.link}
+    ring = (head, *(known[entry] for entry in head.link.stages), head)
     for before, behind in pairwise(ring):
-        one, other = links.get(before), links.get(behind)
-        if one is not None and other is not None and one.sent != other.received:
-            yield BROKEN, before if behind == head.receipt else behind
+        if before.link is None or behind.link is None or before.link.sent != behind.link.received:
+            yield BROKEN, (before if behind is head else behind).receipt

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from shared.verification.chain_claims import BROKEN, OTHER_USAGE, OTHERS_ORDER, Link
+from shared.verification.chain_claims import BROKEN, MISSING, OTHER_USAGE, OTHERS_ORDER, Link
 from shared.verification.opinions import Opinion
 from shared.verification.payable import (
     ANSWERED,
@@ -143,11 +143,14 @@ def test_a_part_that_its_head_does_not_list_is_not_paid_and_hurts_nobody():
     assert told(Chain([loose]))[0] == Standing(R, UNLISTED)
 
 
-def test_of_a_stage_whose_receipt_has_not_come_nothing_is_said_yet():
+def test_nobody_is_paid_before_all_receipts_that_the_head_lists_have_come():
+    """An operator could otherwise cheat in a stage whose receipt it never hands in, and be paid as the head."""
     chain = Chain.of(2)
-    assert states(chain, absent=frozenset({1})) == [P, P]
-    assert states(chain.changed(1, received=b"another"), absent=frozenset({1})) == [P, P]
-    assert states(chain.changed(2, sent=b"another"), absent=frozenset({1})) == [R, R]
+    for missing in (1, 2):
+        found = told(chain, absent=frozenset({missing}))
+        assert found[0] == Standing(R, MISSING)
+        assert found[1] == Standing(R, f"{CHAIN_UNPAID}: {MISSING}", chain.claims[0].receipt)
+    assert states(Chain.of(1).changed(0, stages=(name("of another request"),))) == [R, R]
 
 
 def test_a_stages_second_answer_is_not_paid_and_a_head_that_lists_it_is_not_either():
