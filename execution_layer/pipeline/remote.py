@@ -5,6 +5,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
@@ -92,7 +93,7 @@ class _Joined:
     ) -> None:
         """`out` gets the steps that come back through this call, and what ends it."""
         self._channel, self._place, self._codec, self._out = channel, place, codec, out
-        self._is_last, self._is_ready = not opened.next, False
+        self._is_last = self._is_ready = False
         self._requests: queue.SimpleQueue[stages_pb2.JoinRequest | None] = queue.SimpleQueue()
         self._requests.put(stages_pb2.JoinRequest(open=opened))
         self._ready: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
@@ -119,6 +120,11 @@ class _Joined:
             self.close()
             raise failed
         return self
+
+    def go(self, after: str) -> None:
+        """Say which stage follows (host:port, empty for none), once all are ready."""
+        self._is_last = not after
+        self._requests.put(stages_pb2.JoinRequest(go=stages_pb2.StageGo(next=after)))
 
     def send(self, arrived: Boundary | Exception) -> None:
         """Send a step; an error ends the chain."""
@@ -171,17 +177,30 @@ class _Joined:
 
 def _join_any(
     place: Place, opened: stages_pb2.StageOpen, reach: Reach, codec: Codec, out: Arrived
-) -> tuple[str, _Joined]:
-    """Join the first stage of a place that is ready; return where it is. Raises what prevents the last one."""
+) -> _Joined:
+    """Join the first stage of a place that is ready. Raises what prevents the last one."""
     failed: CounterfoilError | None = None
     for address in (place.address, *place.spares):
         at = replace(place, address=address)
         try:
-            return address, _Joined(reach(address), at, opened, codec, out).ready()
+            return _Joined(reach(address), at, opened, codec, out).ready()
         except CounterfoilError as error:
-            _log.warning("a stage cannot be joined", extra={"stage": address, "error": str(error)})
+            _log.debug("a stage cannot be joined", extra={"stage": address, "error": str(error)})
             failed = error
     assert failed is not None
+    raise failed
+
+
+def _all(join: Callable[[Place], _Joined], places: Sequence[Place]) -> list[_Joined]:
+    """Join all places at the same time; if one cannot be joined, let go of the others and raise why."""
+    with ThreadPoolExecutor(len(places)) as pool:
+        joining = [pool.submit(join, place) for place in places]
+    failed = next((error for one in joining if (error := one.exception()) is not None), None)
+    if failed is None:
+        return [one.result() for one in joining]
+    for one in joining:
+        if one.exception() is None:
+            one.result().close()
     raise failed
 
 
@@ -203,37 +222,33 @@ class RemoteLine:
         out: Arrived,
         codec: Codec | None = None,
     ) -> "RemoteLine":
-        """Join all stages, the last one first: each is ready for the states of the one before. Raises what prevents it.
+        """Join all stages at once, and let them begin when all are ready. Raises what prevents it.
 
         `codec` is what an accountable chain's connection has.
         """
         assert ask.accountable == (codec is not None)
         codec = codec or _Plain(ask.width)
         chain = os.urandom(CHAIN_BYTES)
-        joined: list[_Joined] = []
-        after = ""
-        try:
-            for place in reversed(places):
-                opened = stages_pb2.StageOpen(
-                    chain=chain,
-                    model_root=ask.model_root,
-                    numeric_profile=ask.numeric_profile,
-                    first=place.first,
-                    last=place.last,
-                    blocks=ask.blocks,
-                    rows=ask.rows,
-                    steps=ask.steps,
-                    next=after,
-                    joined_first=place is places[0],
-                    accountable=ask.accountable,
-                )
-                after, stage = _join_any(place, opened, reach, codec, out)
-                joined.append(stage)
-        except BaseException:
-            for one in joined:
-                one.close()
-            raise
-        first = joined[-1]
+
+        def join(place: Place) -> _Joined:
+            opened = stages_pb2.StageOpen(
+                chain=chain,
+                model_root=ask.model_root,
+                numeric_profile=ask.numeric_profile,
+                first=place.first,
+                last=place.last,
+                blocks=ask.blocks,
+                rows=ask.rows,
+                steps=ask.steps,
+                joined_first=place is places[0],
+                accountable=ask.accountable,
+            )
+            return _join_any(place, opened, reach, codec, out)
+
+        joined = _all(join, places)
+        for one, after in zip(joined, [*(each.address for each in joined[1:]), ""], strict=True):
+            one.go(after)
+        first = joined[0]
         if own is None:
             return cls(first.send, None, joined)
         work = Computing(own, ask.blocks, ask.width, ask.rows)
@@ -243,7 +258,7 @@ class RemoteLine:
     @property
     def addresses(self) -> list[str]:
         """Where the stages are that were joined, in order; spares among them."""
-        return [one.address for one in reversed(self._joined)]
+        return [one.address for one in self._joined]
 
     def send(self, boundary: Boundary) -> None:
         """Let a boundary in."""

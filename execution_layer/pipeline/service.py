@@ -88,6 +88,8 @@ class _Use:
         self.pushed = asked.joined_first
         """Whether somebody sends states already."""
         self.out: asyncio.Queue[stages_pb2.StageStep | Exception] = asyncio.Queue()
+        self.over = asyncio.Event()
+        """Set once somebody else has ended the use."""
         self._loop = asyncio.get_running_loop()
         self._steps = asked.steps
         self._under_way = 0
@@ -115,6 +117,7 @@ class _Use:
 
     def fail(self, error: Exception) -> None:
         """End the use by an error of somebody else."""
+        self.over.set()
         self.out.put_nowait(error)
 
     def close(self) -> None:
@@ -160,12 +163,11 @@ class StagesService(stages_pb2_grpc.StagesServicer):
                 remedy="Name a stage of another operator in `[chain]` with its `name`, one of your own without.",
             )
         async with self._using(asked.open, caller) as use:
+            yield stages_pb2.JoinResponse(ready=stages_pb2.StageReady())
+            after = await _go(request_iterator, use)
             incoming = asyncio.create_task(self._incoming(request_iterator, use))
-            onward = (
-                asyncio.create_task(self._push(asked.open.next, use)) if asked.open.next else None
-            )
+            onward = asyncio.create_task(self._push(after, use)) if after else None
             try:
-                yield stages_pb2.JoinResponse(ready=stages_pb2.StageReady())
                 if onward is not None:
                     await onward
                 while True:
@@ -322,10 +324,25 @@ async def _watch(call: Any, address: str, use: _Use) -> None:
         use.fail(CounterfoilError(Code.UNAVAILABLE, f"the stage at {address} has gone"))
 
 
+async def _go(requests: AsyncIterator[Any], use: _Use) -> str:
+    """Return where the next stage is, once the caller says that all are ready; raises what ends the use before."""
+    going = asyncio.ensure_future(_first(requests, "go"))
+    over = asyncio.ensure_future(use.over.wait())
+    try:
+        await asyncio.wait({going, over}, return_when=asyncio.FIRST_COMPLETED)
+        while not going.done():
+            await use.next()  # behind what was computed already is why it is over
+        message = going.result()
+    finally:
+        over.cancel()
+        going.cancel()
+    return str(message.go.next)
+
+
 async def _first(requests: AsyncIterator[Any], what: str) -> Any:
-    """Return a call's first message, which must be of this kind."""
+    """Return a call's next message, which must be of this kind."""
     async for message in requests:
         if message.WhichOneof("what") == what:
             return message
         break
-    raise CounterfoilError(Code.INVALID_ARGUMENT, f"the call does not begin with `{what}`")
+    raise CounterfoilError(Code.INVALID_ARGUMENT, f"the call does not go on with `{what}`")

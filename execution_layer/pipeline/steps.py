@@ -218,11 +218,14 @@ class ChainSteps(Finishing):
         assert self._since is not None
         until = self._since + self._patience_s
         found: Line | CounterfoilError | None = None
+        said = ""
         while found is None and not self.closed.is_set():
             try:
                 found = self._connect(partial(self._take, arrivals))
             except Exception as error:  # noqa: BLE001  # whatever it is, there may be a chain later
-                logger.warning("no chain can be connected", extra={"error": str(error)})
+                if str(error) != said:  # it is tried several times a second
+                    said = str(error)
+                    logger.warning("no chain can be connected", extra={"error": said})
                 if time.monotonic() > until:
                     found = CounterfoilError(Code.UNAVAILABLE, f"there is no chain: {error}")
                 else:

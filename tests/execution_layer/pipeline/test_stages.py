@@ -118,6 +118,10 @@ def opened(pool: Pool, part: Stage, **changes: Any) -> stages_pb2.JoinRequest:
     return stages_pb2.JoinRequest(open=stages_pb2.StageOpen(**{**facts, **changes}))
 
 
+def going(after: str = "") -> stages_pb2.JoinRequest:
+    return stages_pb2.JoinRequest(go=stages_pb2.StageGo(next=after))
+
+
 def good(number: int = 0) -> stages_pb2.StageStep:
     return to_message(Boundary(number, (Rows(2, 0, (1,)),), torch.zeros(2, WIDTH)))
 
@@ -206,7 +210,10 @@ async def test_nothing_is_computed_of_a_step_that_is_not_due(pool, what):
     part = stages([2])[0]
     async with pool.stage(part) as server:
         sent = messages(
-            opened(pool, part), stages_pb2.JoinRequest(step=WRONG[what]), then=asyncio.Event()
+            opened(pool, part),
+            going(),
+            stages_pb2.JoinRequest(step=WRONG[what]),
+            then=asyncio.Event(),
         )
         call = stub(pool, server.party_address).Join(sent, timeout=5)
         error = await failure(call)
@@ -227,7 +234,7 @@ async def test_more_steps_than_the_chain_has_under_way_end_it(pool):
 
     async with pool.stage(Slow()) as server:
         steps = [stages_pb2.JoinRequest(step=good(number)) for number in range(3)]
-        sent = messages(opened(pool, part, steps=2), *steps, then=asyncio.Event())
+        sent = messages(opened(pool, part, steps=2), going(), *steps, then=asyncio.Event())
         call = stub(pool, server.party_address).Join(sent, timeout=20)
         failing = asyncio.create_task(failure(call))
         await asyncio.sleep(0.2)
@@ -249,7 +256,7 @@ async def test_states_are_pushed_only_for_a_chain_that_waits_for_them_and_once(p
 
         assert (await pushed(b"\7" * 32)).code is Code.NOT_FOUND  # nobody has joined
         joined = calling.Join(
-            messages(opened(pool, part, joined_first=False), then=stays), timeout=20
+            messages(opened(pool, part, joined_first=False), going(), then=stays), timeout=20
         )
         assert (await joined.read()).WhichOneof("what") == "ready"
         assert (await pushed(b"\6" * 32)).code is Code.NOT_FOUND
@@ -274,11 +281,48 @@ async def test_who_is_joined_for_pushed_states_is_given_none_directly(pool):
     async with pool.stage(part) as server:
         sent = messages(
             opened(pool, part, joined_first=False),
+            going(),
             stages_pb2.JoinRequest(step=good()),
             then=asyncio.Event(),
         )
         error = await failure(stub(pool, server.party_address).Join(sent, timeout=5))
     assert error.code is Code.INVALID_ARGUMENT
+
+
+async def test_no_stage_begins_before_it_is_told_that_all_are_ready(pool):
+    part = stages([2])[1]
+    async with pool.stage(part) as server:
+        calling = stub(pool, server.party_address)
+        early = calling.Join(
+            messages(opened(pool, part), stages_pb2.JoinRequest(step=good())), timeout=5
+        )
+        error = await failure(early)
+        assert (error.code, "`go`" in error.detail) == (Code.INVALID_ARGUMENT, True)
+        told, stays = asyncio.Event(), asyncio.Event()
+
+        async def requests() -> AsyncIterator[Any]:
+            yield opened(pool, part, joined_first=False)
+            await told.wait()
+            yield going()
+            await stays.wait()
+
+        joined = calling.Join(requests(), timeout=20)
+        assert (await joined.read()).WhichOneof("what") == "ready"
+        pushing = calling.Push(
+            messages(
+                stages_pb2.PushRequest(chain=b"\7" * 32),
+                stages_pb2.PushRequest(step=good()),
+                then=stays,
+            ),
+            timeout=20,
+        )
+        coming = asyncio.create_task(joined.read())
+        await asyncio.sleep(0.1)
+        assert not coming.done()  # computed, and kept until then
+        told.set()
+        assert from_message((await coming).step, WIDTH).number == 0
+        pushing.cancel()
+        stays.set()
 
 
 async def test_a_nodes_next_chain_replaces_its_earlier_one_and_no_other_nodes(pool):
@@ -302,7 +346,7 @@ async def test_a_chain_whose_next_stage_refuses_says_which_and_why(pool):
     """The first of two stages is told of a next one that is somewhere else."""
     first, second = stages([2])
     async with pool.stage(first) as server, pool.stage(second) as elsewhere:
-        sent = messages(opened(pool, first, next=elsewhere.party_address), then=asyncio.Event())
+        sent = messages(opened(pool, first), going(elsewhere.party_address), then=asyncio.Event())
         error = await failure(stub(pool, server.party_address).Join(sent, timeout=10))
     assert error.code is Code.NOT_FOUND
     assert elsewhere.party_address in error.detail

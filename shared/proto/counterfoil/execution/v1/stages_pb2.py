@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2shared/proto/counterfoil/execution/v1/stages.proto\x12\x18\x63ounterfoil.execution.v1\"]\n\rAcceptRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\n\n\x02kc\x18\x03 \x01(\x0c\x12\x0c\n\x04wrap\x18\x04 \x01(\x0c\x12\x13\n\x0bhead_bundle\x18\x05 \x01(\x0c\" \n\x0e\x41\x63\x63\x65ptResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\"L\n\x0c\x43loseRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\r\n\x05input\x18\x02 \x01(\x04\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x04\x12\x0e\n\x06output\x18\x04 \x01(\x04\" \n\rCloseResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\"\xca\x01\n\tStageOpen\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\x12\n\nmodel_root\x18\x02 \x01(\x0c\x12\x17\n\x0fnumeric_profile\x18\x03 \x01(\x0c\x12\r\n\x05\x66irst\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\r\x12\x0e\n\x06\x62locks\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x0c\n\x04next\x18\t \x01(\t\x12\x14\n\x0cjoined_first\x18\n \x01(\x08\x12\x13\n\x0b\x61\x63\x63ountable\x18\x0b \x01(\x08\"\x0c\n\nStageReady\"Z\n\tStageSpan\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\"=\n\nStageBegin\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06orders\x18\x02 \x03(\x0c\x12\x11\n\thop_nonce\x18\x03 \x01(\x0c\"0\n\nStageSpent\x12\x11\n\twaited_us\x18\x01 \x01(\r\x12\x0f\n\x07took_us\x18\x02 \x01(\r\"\xc9\x01\n\tStageStep\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x05spans\x18\x02 \x03(\x0b\x32#.counterfoil.execution.v1.StageSpan\x12\x0e\n\x06states\x18\x03 \x01(\x0c\x12\x33\n\x05\x62\x65gun\x18\x04 \x03(\x0b\x32$.counterfoil.execution.v1.StageBegin\x12\x33\n\x05spent\x18\x05 \x03(\x0b\x32$.counterfoil.execution.v1.StageSpent\"\x7f\n\x0bJoinRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.counterfoil.execution.v1.StageOpenH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x82\x01\n\x0cJoinResponse\x12\x35\n\x05ready\x18\x01 \x01(\x0b\x32$.counterfoil.execution.v1.StageReadyH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"[\n\x0bPushRequest\x12\x0f\n\x05\x63hain\x18\x01 \x01(\x0cH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x0e\n\x0cPushResponse2\xf3\x02\n\x06Stages\x12Y\n\x04Join\x12%.counterfoil.execution.v1.JoinRequest\x1a&.counterfoil.execution.v1.JoinResponse(\x01\x30\x01\x12W\n\x04Push\x12%.counterfoil.execution.v1.PushRequest\x1a&.counterfoil.execution.v1.PushResponse(\x01\x12[\n\x06\x41\x63\x63\x65pt\x12\'.counterfoil.execution.v1.AcceptRequest\x1a(.counterfoil.execution.v1.AcceptResponse\x12X\n\x05\x43lose\x12&.counterfoil.execution.v1.CloseRequest\x1a\'.counterfoil.execution.v1.CloseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2shared/proto/counterfoil/execution/v1/stages.proto\x12\x18\x63ounterfoil.execution.v1\"]\n\rAcceptRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\n\n\x02kc\x18\x03 \x01(\x0c\x12\x0c\n\x04wrap\x18\x04 \x01(\x0c\x12\x13\n\x0bhead_bundle\x18\x05 \x01(\x0c\" \n\x0e\x41\x63\x63\x65ptResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\"L\n\x0c\x43loseRequest\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\r\n\x05input\x18\x02 \x01(\x04\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x04\x12\x0e\n\x06output\x18\x04 \x01(\x04\" \n\rCloseResponse\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\"\xc2\x01\n\tStageOpen\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\x12\n\nmodel_root\x18\x02 \x01(\x0c\x12\x17\n\x0fnumeric_profile\x18\x03 \x01(\x0c\x12\r\n\x05\x66irst\x18\x04 \x01(\r\x12\x0c\n\x04last\x18\x05 \x01(\r\x12\x0e\n\x06\x62locks\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\r\n\x05steps\x18\x08 \x01(\r\x12\x14\n\x0cjoined_first\x18\n \x01(\x08\x12\x13\n\x0b\x61\x63\x63ountable\x18\x0b \x01(\x08J\x04\x08\t\x10\n\"\x0c\n\nStageReady\"\x17\n\x07StageGo\x12\x0c\n\x04next\x18\x01 \x01(\t\"Z\n\tStageSpan\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x03(\r\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\"=\n\nStageBegin\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06orders\x18\x02 \x03(\x0c\x12\x11\n\thop_nonce\x18\x03 \x01(\x0c\"0\n\nStageSpent\x12\x11\n\twaited_us\x18\x01 \x01(\r\x12\x0f\n\x07took_us\x18\x02 \x01(\r\"\xc9\x01\n\tStageStep\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x05spans\x18\x02 \x03(\x0b\x32#.counterfoil.execution.v1.StageSpan\x12\x0e\n\x06states\x18\x03 \x01(\x0c\x12\x33\n\x05\x62\x65gun\x18\x04 \x03(\x0b\x32$.counterfoil.execution.v1.StageBegin\x12\x33\n\x05spent\x18\x05 \x03(\x0b\x32$.counterfoil.execution.v1.StageSpent\"\xb0\x01\n\x0bJoinRequest\x12\x33\n\x04open\x18\x01 \x01(\x0b\x32#.counterfoil.execution.v1.StageOpenH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x12/\n\x02go\x18\x03 \x01(\x0b\x32!.counterfoil.execution.v1.StageGoH\x00\x42\x06\n\x04what\"\x82\x01\n\x0cJoinResponse\x12\x35\n\x05ready\x18\x01 \x01(\x0b\x32$.counterfoil.execution.v1.StageReadyH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"[\n\x0bPushRequest\x12\x0f\n\x05\x63hain\x18\x01 \x01(\x0cH\x00\x12\x33\n\x04step\x18\x02 \x01(\x0b\x32#.counterfoil.execution.v1.StageStepH\x00\x42\x06\n\x04what\"\x0e\n\x0cPushResponse2\xf3\x02\n\x06Stages\x12Y\n\x04Join\x12%.counterfoil.execution.v1.JoinRequest\x1a&.counterfoil.execution.v1.JoinResponse(\x01\x30\x01\x12W\n\x04Push\x12%.counterfoil.execution.v1.PushRequest\x1a&.counterfoil.execution.v1.PushResponse(\x01\x12[\n\x06\x41\x63\x63\x65pt\x12\'.counterfoil.execution.v1.AcceptRequest\x1a(.counterfoil.execution.v1.AcceptResponse\x12X\n\x05\x43lose\x12&.counterfoil.execution.v1.CloseRequest\x1a\'.counterfoil.execution.v1.CloseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLOSERESPONSE']._serialized_start=287
   _globals['_CLOSERESPONSE']._serialized_end=319
   _globals['_STAGEOPEN']._serialized_start=322
-  _globals['_STAGEOPEN']._serialized_end=524
-  _globals['_STAGEREADY']._serialized_start=526
-  _globals['_STAGEREADY']._serialized_end=538
-  _globals['_STAGESPAN']._serialized_start=540
-  _globals['_STAGESPAN']._serialized_end=630
-  _globals['_STAGEBEGIN']._serialized_start=632
-  _globals['_STAGEBEGIN']._serialized_end=693
-  _globals['_STAGESPENT']._serialized_start=695
-  _globals['_STAGESPENT']._serialized_end=743
-  _globals['_STAGESTEP']._serialized_start=746
-  _globals['_STAGESTEP']._serialized_end=947
-  _globals['_JOINREQUEST']._serialized_start=949
-  _globals['_JOINREQUEST']._serialized_end=1076
-  _globals['_JOINRESPONSE']._serialized_start=1079
-  _globals['_JOINRESPONSE']._serialized_end=1209
-  _globals['_PUSHREQUEST']._serialized_start=1211
-  _globals['_PUSHREQUEST']._serialized_end=1302
-  _globals['_PUSHRESPONSE']._serialized_start=1304
-  _globals['_PUSHRESPONSE']._serialized_end=1318
-  _globals['_STAGES']._serialized_start=1321
-  _globals['_STAGES']._serialized_end=1692
+  _globals['_STAGEOPEN']._serialized_end=516
+  _globals['_STAGEREADY']._serialized_start=518
+  _globals['_STAGEREADY']._serialized_end=530
+  _globals['_STAGEGO']._serialized_start=532
+  _globals['_STAGEGO']._serialized_end=555
+  _globals['_STAGESPAN']._serialized_start=557
+  _globals['_STAGESPAN']._serialized_end=647
+  _globals['_STAGEBEGIN']._serialized_start=649
+  _globals['_STAGEBEGIN']._serialized_end=710
+  _globals['_STAGESPENT']._serialized_start=712
+  _globals['_STAGESPENT']._serialized_end=760
+  _globals['_STAGESTEP']._serialized_start=763
+  _globals['_STAGESTEP']._serialized_end=964
+  _globals['_JOINREQUEST']._serialized_start=967
+  _globals['_JOINREQUEST']._serialized_end=1143
+  _globals['_JOINRESPONSE']._serialized_start=1146
+  _globals['_JOINRESPONSE']._serialized_end=1276
+  _globals['_PUSHREQUEST']._serialized_start=1278
+  _globals['_PUSHREQUEST']._serialized_end=1369
+  _globals['_PUSHRESPONSE']._serialized_start=1371
+  _globals['_PUSHRESPONSE']._serialized_end=1385
+  _globals['_STAGES']._serialized_start=1388
+  _globals['_STAGES']._serialized_end=1759
 # @@protoc_insertion_point(module_scope)

@@ -133,7 +133,6 @@ class StageOpen(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
-    NEXT_FIELD_NUMBER: _builtins.int
     JOINED_FIRST_FIELD_NUMBER: _builtins.int
     ACCOUNTABLE_FIELD_NUMBER: _builtins.int
     chain: _builtins.bytes
@@ -150,8 +149,6 @@ class StageOpen(_message.Message):
     """The most rows of one step."""
     steps: _builtins.int
     """The most steps that are under way."""
-    next: _builtins.str
-    """host:port of the stage that follows; empty for the last one, whose steps go back through this call."""
     joined_first: _builtins.bool
     """Whether states come through this call; otherwise another stage pushes them."""
     accountable: _builtins.bool
@@ -167,13 +164,12 @@ class StageOpen(_message.Message):
         blocks: _builtins.int = ...,
         rows: _builtins.int = ...,
         steps: _builtins.int = ...,
-        next: _builtins.str = ...,
         joined_first: _builtins.bool = ...,
         accountable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accountable", b"accountable", "blocks", b"blocks", "chain", b"chain", "first", b"first", "joined_first", b"joined_first", "last", b"last", "model_root", b"model_root", "next", b"next", "numeric_profile", b"numeric_profile", "rows", b"rows", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accountable", b"accountable", "blocks", b"blocks", "chain", b"chain", "first", b"first", "joined_first", b"joined_first", "last", b"last", "model_root", b"model_root", "numeric_profile", b"numeric_profile", "rows", b"rows", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,6 +189,26 @@ class StageReady(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageReady: _TypeAlias = StageReady  # noqa: Y015
+
+@_typing.final
+class StageGo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.str
+    """host:port of the stage that follows; empty for the last one, whose steps go back through this call."""
+    def __init__(
+        self,
+        *,
+        next: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageGo: _TypeAlias = StageGo  # noqa: Y015
 
 @_typing.final
 class StageSpan(_message.Message):
@@ -331,21 +347,25 @@ class JoinRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    GO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___StageOpen: ...
     @_builtins.property
     def step(self) -> Global___StageStep: ...
+    @_builtins.property
+    def go(self) -> Global___StageGo: ...
     def __init__(
         self,
         *,
         open: Global___StageOpen | None = ...,
         step: Global___StageStep | None = ...,
+        go: Global___StageGo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "step", b"step", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["go", b"go", "open", b"open", "step", b"step", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["open", b"open", "step", b"step", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["go", b"go", "open", b"open", "step", b"step", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["open", "step"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["open", "step", "go"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 

@@ -64,8 +64,8 @@ class StagesServicer:
     """
 
     def Join(self, request_iterator, context):
-        """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen and, if this is the first stage that is
-        joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
+        """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen, one StageGo once all stages are ready, and,
+        if this is the first stage that is joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
         Whatever prevents the stage from going on ends the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,8 +36,8 @@ class StagesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StagesAsyncStub: ...
     Join: _grpc.StreamStreamMultiCallable[_stages_pb2.JoinRequest, _stages_pb2.JoinResponse]
-    """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen and, if this is the first stage that is
-    joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
+    """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen, one StageGo once all stages are ready, and,
+    if this is the first stage that is joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
     Whatever prevents the stage from going on ends the call.
     """
     Push: _grpc.StreamUnaryMultiCallable[_stages_pb2.PushRequest, _stages_pb2.PushResponse]
@@ -57,8 +57,8 @@ class StagesAsyncStub(StagesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.StreamStreamMultiCallable[_stages_pb2.JoinRequest, _stages_pb2.JoinResponse]  # type: ignore[assignment]
-    """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen and, if this is the first stage that is
-    joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
+    """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen, one StageGo once all stages are ready, and,
+    if this is the first stage that is joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
     Whatever prevents the stage from going on ends the call.
     """
     Push: _aio.StreamUnaryMultiCallable[_stages_pb2.PushRequest, _stages_pb2.PushResponse]  # type: ignore[assignment]
@@ -81,8 +81,8 @@ class StagesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_stages_pb2.JoinRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stages_pb2.JoinResponse], _abc.AsyncIterator[_stages_pb2.JoinResponse]]:
-        """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen and, if this is the first stage that is
-        joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
+        """One chain's use of this stage, as long as the call lasts. Requests: one StageOpen, one StageGo once all stages are ready, and,
+        if this is the first stage that is joined, any number of StageSteps. Responses: one StageReady, and from the last stage every step, in order.
         Whatever prevents the stage from going on ends the call.
         """
 
