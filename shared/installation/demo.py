@@ -17,7 +17,7 @@ from shared.installation.cheat import Cheat, choose_cheat
 from shared.installation.commands import CLI, Commands, last_words, started
 from shared.installation.facts import Fact, Report, facts_of
 from shared.installation.faults import Faults, Share, survived
-from shared.installation.layout import MODEL, NodePlan, Plan, with_stages
+from shared.installation.layout import MODEL, NodePlan, Plan, as_installed
 from shared.installation.lost_stage import LostStage
 from shared.installation.platform import Platform, running
 from shared.installation.query import Query
@@ -279,12 +279,13 @@ async def run(
             else (NodePlan("node-c", "operator-c", wrapper=cheating.program, arithmetic=shown),)
         ),
     )
-    placed = with_stages(folder, nodes, pipeline(cheating) if pipelined else ())
-    if pipelined and not any(node.head for node in placed):
+    wanted = (*nodes, *(pipeline(cheating) if pipelined else ()))
+    placed = as_installed(folder, wanted)
+    if [node.name for node in placed] != [node.name for node in wanted]:
         raise CounterfoilError(
             Code.CONFIGURATION,
-            f"{folder} was installed without stages",
-            remedy="Choose another --folder for --pipeline.",
+            f"{folder} was installed {'without a' if pipelined else 'with the'} chain of --pipeline",
+            remedy="Choose another --folder.",
         )
     plan = Plan(
         folder,

@@ -90,8 +90,8 @@ class Installer:
             parties,
             list(zip(plan.nodes, await cards, strict=True)),
         )
-        chain = [_kept(node) for node in plan.nodes if node.head is not None]
-        done = {"version": VERSION, "custodians": plan.custodians, "chain": chain}
+        nodes = [_kept(node) for node in plan.nodes]
+        done = {"version": VERSION, "custodians": plan.custodians, "nodes": nodes}
         write_atomic(plan.installed, json.dumps(done).encode())
 
     def _say(self, text: str) -> None:
@@ -348,9 +348,9 @@ def _believed(log: Json, parties: Identities) -> Json:
     }
 
 
-def _kept(stage: NodePlan) -> Json:
-    """Return what is written down of a stage: everything but whether a run had something stand in for it."""
-    return {name: value for name, value in asdict(stage).items() if name != "wrapper"}
+def _kept(node: NodePlan) -> Json:
+    """Return what is written down of a node: everything but whether a run had something stand in for it."""
+    return {name: value for name, value in asdict(node).items() if name != "wrapper"}
 
 
 def _ports(plan: Plan) -> Ports:

@@ -124,21 +124,18 @@ def parties_of(node: NodePlan) -> str:
     return f"{node.name}-parties"
 
 
-def with_stages(
-    folder: Path, nodes: tuple[NodePlan, ...], first: tuple[NodePlan, ...]
-) -> tuple[NodePlan, ...]:
-    """Return the nodes and the stages of their chains. An installation keeps those that it began with; `first` are those of a
-    new one.
+def as_installed(folder: Path, nodes: tuple[NodePlan, ...]) -> tuple[NodePlan, ...]:
+    """Return the nodes of an installation: those that it began with, or `nodes` if it is a new one. Of those that are among
+    `nodes`, what stands in for them is theirs.
     """
     installed = folder / "installed.json"
     if not installed.exists():
-        return (*nodes, *first)
-    known = {stage.name: stage for stage in first}
-    kept = [
-        NodePlan(**told)
-        for told in json.loads(installed.read_text(encoding="utf-8")).get("chain", [])
-    ]
-    return (*nodes, *(known.get(stage.name, stage) for stage in kept))
+        return nodes
+    kept = json.loads(installed.read_text(encoding="utf-8")).get("nodes")
+    if kept is None:  # from before any installation had a chain: all have had the same nodes
+        return tuple(node for node in nodes if node.head is None)
+    known = {node.name: node for node in nodes}
+    return tuple(known.get(node.name, node) for node in (NodePlan(**told) for told in kept))
 
 
 def free_ports(services: tuple[str, ...]) -> Ports:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from shared.installation.layout import MODEL, TENANT, NodePlan, Plan, with_stages
+from shared.installation.layout import MODEL, TENANT, NodePlan, Plan, as_installed
 from shared.installation.platform import running
 from shared.runtime.printable import command_line, export_line
 
@@ -67,7 +67,7 @@ def console_of(*, stderr: bool = False) -> Console:
 async def keep_up(*, folder: Path, model: Path | None, stop: asyncio.Event) -> int:
     """Run until stopped."""
     console = console_of(stderr=True)
-    plan = Plan(folder, with_stages(folder, NODES, ()), model or MODEL, epoch_seconds=60.0)
+    plan = Plan(folder, as_installed(folder, NODES), model or MODEL, epoch_seconds=60.0)
     async with running(plan, Narrator(console)) as platform:
         settings: dict[str, str | Path] = {
             "COUNTERFOIL_CLIENT_CONFIG": plan.path("client", "client.toml"),

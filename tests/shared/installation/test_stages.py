@@ -14,7 +14,7 @@ from shared.installation.audit_view import AuditView
 from shared.installation.cheat import Cheat
 from shared.installation.demo import pipeline
 from shared.installation.faults import Share
-from shared.installation.layout import NodePlan, Plan, with_stages
+from shared.installation.layout import NodePlan, Plan, as_installed
 from shared.installation.lost_stage import LostStage
 from shared.installation.relay import PIECE, Relay
 from tests.shared.installation.test_custodians import installer
@@ -23,16 +23,17 @@ NODES = (NodePlan("node-a", "operator-a"), NodePlan("node-b", "operator-b"))
 CHAIN = pipeline(Cheat(("cheat.py", "int8"), "serves the weights rounded to 8 bits"))
 
 
-def test_an_installation_keeps_the_stages_that_it_began_with(tmp_path):
-    first = with_stages(tmp_path, NODES, CHAIN)
-    assert first == (*NODES, *CHAIN)
+def test_an_installation_keeps_the_nodes_that_it_began_with(tmp_path):
+    wanted = (*NODES, *CHAIN)
+    assert as_installed(tmp_path, wanted) == wanted
     installed = Plan(tmp_path, ()).installed
     installed.write_text(json.dumps({"version": 2}), encoding="utf-8")
-    assert with_stages(tmp_path, NODES, CHAIN) == NODES
-    kept = [install._kept(stage) for stage in CHAIN]
-    installed.write_text(json.dumps({"version": 2, "chain": kept}), encoding="utf-8")
-    assert with_stages(tmp_path, NODES, CHAIN) == first
-    honest = Plan(tmp_path, with_stages(tmp_path, NODES, ()))
+    assert as_installed(tmp_path, wanted) == NODES  # of a version without chains
+    kept = [install._kept(node) for node in wanted]
+    installed.write_text(json.dumps({"version": 2, "nodes": kept}), encoding="utf-8")
+    assert as_installed(tmp_path, wanted) == wanted
+    honest = Plan(tmp_path, as_installed(tmp_path, (*NODES, NodePlan("node-c", "operator-c"))))
+    assert [node.name for node in honest.nodes] == [node.name for node in wanted]
     assert [(stage.part, stage.wrapper) for stage in honest.chain(NODES[1])] == [
         *(("2:3", ()), ("3:4", ()), ("4:5", ()), ("5:6", ()))
     ]
@@ -40,7 +41,7 @@ def test_an_installation_keeps_the_stages_that_it_began_with(tmp_path):
 
 
 def test_the_chain_has_four_stages_of_two_operators_one_of_them_dishonest(tmp_path):
-    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
+    plan = Plan(tmp_path, (*NODES, *CHAIN))
     assert {name: len(nodes) for name, nodes in plan.operators.items()} == {
         "operator-a": 1,
         "operator-b": 3,
@@ -50,7 +51,7 @@ def test_the_chain_has_four_stages_of_two_operators_one_of_them_dishonest(tmp_pa
 
 
 def test_a_head_calls_its_stages_through_their_links_and_they_know_who_calls(tmp_path):
-    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
+    plan = Plan(tmp_path, (*NODES, *CHAIN))
     setup, _ = installer(tmp_path)
     setup._plan = plan
     setup.ports.addresses.update({f"stage-{n}-link": f"link:{n}" for n in (1, 2, 3, 4)})
@@ -72,7 +73,7 @@ def test_a_head_calls_its_stages_through_their_links_and_they_know_who_calls(tmp
 
 
 def test_each_stage_and_each_link_is_a_process(tmp_path):
-    plan = Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN))
+    plan = Plan(tmp_path, (*NODES, *CHAIN))
     specs = {spec.name: spec.command for spec in processes.services(plan)}
     for stage in CHAIN:
         assert str(tmp_path / stage.name / "node.toml") in specs[stage.name]
@@ -105,7 +106,7 @@ async def lost(tmp_path) -> LostStage:
         return note
 
     platform: Any = SimpleNamespace(
-        plan=Plan(tmp_path, with_stages(tmp_path, NODES, CHAIN)),
+        plan=Plan(tmp_path, (*NODES, *CHAIN)),
         commands=SimpleNamespace(say=lambda *_: None),
         supervisor=SimpleNamespace(take_down=noting("down"), bring_back=noting("back")),
     )
