@@ -150,7 +150,7 @@ def _rows(document: "Document") -> list[dict[str, Any]]:
     return [
         {
             "index": line.index,
-            "number": line.number,
+            "number": f"{line.number} (part)" if line.part else line.number,
             "attempt": line.attempt,
             "started": utc(line.started),
             "seal": seal,
