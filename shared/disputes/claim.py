@@ -95,12 +95,23 @@ class Definition(Record):
         """Check that shapes fit together and that the arithmetic is defined for the dtype."""
         self.require(self.heads % self.kv_heads == 0, "has heads that do not share keys evenly")
         self.require(self.head_dim % 2 == 0, "has an odd head width")
+        self.require(self.heads * self.head_dim <= 1 << 20, "has heads wider than any model's")
         self.require(len(self.windows) == self.layers, "has not one window for each layer")
         scaled = self.rope is not Rotation.DEFAULT
         self.require((self.factor is not None) == scaled, "has a factor that its rotation has not")
         smooth = None not in (self.low, self.high, self.original)
         self.require(smooth == (self.rope is Rotation.LLAMA3), "has no whole llama3 rotation")
+        self._check_numbers()
         self.by()
+
+    def _check_numbers(self) -> None:
+        self.require(1e-20 <= number(self.eps) <= 1.0, "has an eps that is none")
+        self.require(1.0 <= number(self.theta) <= 1e12, "has a theta that is none")
+        if self.factor is not None:
+            self.require(1.0 <= number(self.factor) <= 1e12, "has a factor that is none")
+        if self.low is not None and self.high is not None:
+            self.require(0.0 < number(self.low) < number(self.high) <= 1e12, "has no whole bounds")
+            self.require(1 <= (self.original or 0) <= 1 << 24, "was trained on no positions")
 
     def by(self) -> Arithmetic:
         """Return the arithmetic; UNSUPPORTED where it is not decided."""

@@ -12,9 +12,9 @@ _EXP: Final = tuple(
 
 
 def exp(x: float) -> float:
-    """Return the exponential of a binary32 number up to 0."""
-    if math.isnan(x):
-        return x
+    """Return the exponential of a binary32 number up to 0; NaN for one above, which no right pass asks for."""
+    if math.isnan(x) or x > 0:
+        return math.nan
     if x < -86:
         return 0.0
     n = add(fma(x, _hex("0x1.715476p+0"), _hex("0x1.8p+23")), -_hex("0x1.8p+23"))

@@ -46,7 +46,7 @@ export function bfloat16(x) {
 
 const EXP = ["0x1.111112p-7", "0x1.555556p-5", "0x1.555556p-3", "0x1p-1", "0x1p+0", "0x1p+0"].map(hex);
 export function exp(x) {
-  if (Number.isNaN(x)) return x;
+  if (Number.isNaN(x) || x > 0) return NaN;
   if (x < -86) return 0;
   const n = add(fma(x, hex("0x1.715476p+0"), hex("0x1.8p+23")), -hex("0x1.8p+23"));
   let r = fma(n, -hex("0x1.62e4p-1"), x);

@@ -9,7 +9,7 @@ import torch
 
 from shared.disputes.claim import Claim, EndKind, Sampling
 from shared.disputes.game import Game, Move, Result
-from shared.disputes.layout import BYTES, Layout
+from shared.disputes.layout import BYTES, Layout, Place
 from shared.disputes.player import Player, Trace
 from shared.disputes.tree import Table
 from shared.model.config import ModelConfig
@@ -132,12 +132,16 @@ class Forged:
         return other
 
     def flip(self, segment: int, operator: str, row: int, element: int, bit: int = 0) -> "Forged":
-        """Return the pass with one bit of one element changed."""
-        found = self.layout.operators(segment)[self.layout.index(segment, operator)]
-        size = BYTES[found.dtype]
+        """Return the pass with one bit of one element changed, or another index that can be there."""
         number = self.layout.index(segment, operator)
+        size = BYTES[self.layout.operators(segment)[number].dtype]
         own = bytearray(self.base.operators(segment)[number][row][element * size :][:size])
-        own[bit // 8] ^= 1 << (bit % 8)
+        choices = self.layout.choices(Place(segment, number, row, element))
+        if choices is None:
+            own[bit // 8] ^= 1 << (bit % 8)
+        else:
+            at = choices.index(int.from_bytes(own, "little")) + 1 + bit
+            own = bytearray(choices[at % len(choices)].to_bytes(4, "little"))
         return self.change(segment, operator, row, element * size, bytes(own))
 
     def committed(self, segment: int) -> list[Table]:

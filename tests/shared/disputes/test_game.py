@@ -316,6 +316,30 @@ def test_where_both_are_silent_the_receipt_stands():
     assert play(claim, liar, trace, lambda _, __: [None, None]).winner is Winner.RESPONDENT
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), side=st.integers(0, 1))
+def test_whatever_a_liar_sends_the_honest_party_wins(data, side):
+    claim, liar, trace = long_game()
+    parties = (liar, trace) if side == 0 else (trace, liar)
+    if side == 1:
+        claim = at_end(trace.layout.claim, trace, EndKind.DIGEST, 1)
+    step = data.draw(st.sampled_from(list(Step)))
+    seen: list[Step] = []
+
+    def change(game, moves):
+        seen.append(game.step)
+        if game.step is step:
+            move = bytearray(moves[side])
+            for _ in range(data.draw(st.integers(1, 3))):
+                at = data.draw(st.integers(0, len(move) - 1))
+                move[at] = data.draw(st.integers(0, 255))
+            moves[side] = bytes(move[data.draw(st.integers(0, 2)) :])
+        return moves
+
+    result = play(claim, *parties, change)
+    assert result.winner is (Winner.CHALLENGER, Winner.RESPONDENT)[side], (step, seen)
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_an_end_opened_elsewhere_or_beyond_loses(side):
     claim, liar, trace = long_game()
