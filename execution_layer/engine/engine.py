@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from execution_layer.engine.counts import EngineCounts
 from execution_layer.engine.protocol import (
     EngineStats,
     Finished,
@@ -96,6 +97,7 @@ class LocalEngine:
         self._row_bytes = decoder.config.hidden_size * decoder.dtype.itemsize
         self._clock = clock
         self._scheduler = Scheduler(self.limits, clock)
+        self.counts = EngineCounts()
         self._steps = self._failures = 0
         self._work = threading.Event()
         self._runner: Steps
@@ -150,6 +152,7 @@ class LocalEngine:
             stream=TextStream(self._tokenizer, how.stop, how.stop_token_ids, prefix),
             hasher=ActivationHasher(len(request.prompt_ids), self._row_bytes),
             sampler=Sampler(how, request.seed, request.choice, prompt, prefix),
+            submitted=self._clock(),
         )
         if request.resumed is not None:
             state.resume(request.resumed)
@@ -161,6 +164,11 @@ class LocalEngine:
             self._generations[id(state)] = generation
         self.wake()
         return generation
+
+    @property
+    def steps(self) -> Steps:
+        """Return what computes the steps."""
+        return self._runner
 
     @property
     def load(self) -> tuple[int, int, int]:
@@ -229,6 +237,7 @@ class LocalEngine:
             with self._lock:
                 self._under_way.clear()
                 self._scheduler.restart()
+                self.counts.lost += 1
             return True
         except Exception:
             logger.exception("a step failed; the sequences in it end as failed")
@@ -236,7 +245,9 @@ class LocalEngine:
         with self._lock:
             self._under_way.popleft()
             self._failures = self._failures + 1 if chosen is None else 0
+            self.counts.batch.observe(len(step.parts))
             if chosen is None:
+                self.counts.failed += 1
                 for part in step.parts:
                     part.sequence.ended = part.sequence.ended or FinishReason.FAILED
             else:
@@ -261,6 +272,7 @@ class LocalEngine:
 
     def _take(self, sequence: SequenceState, chosen: Sampled) -> None:
         if sequence.again is not None:
+            sequence.latest = self._clock()
             if due := sequence.repeat(chosen.token):
                 self._outbox.append((self._generations[id(sequence)], TokenChunk((), due)))
             if sequence.ended is FinishReason.FAILED:
@@ -274,6 +286,7 @@ class LocalEngine:
             logger.exception("a token could not be added; its sequence ends as failed")
             sequence.ended = FinishReason.FAILED
             return
+        self.counts.token(sequence, self._clock())
         chunk = TokenChunk((chosen.token,), text, chosen.logprobs)
         self._outbox.append((self._generations[id(sequence)], chunk))
 

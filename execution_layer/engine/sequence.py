@@ -39,6 +39,10 @@ class SequenceState:
     """Prompt positions that came from the prefix cache and were not computed for this sequence."""
     compute_s: float = 0.0
     ended: FinishReason | None = None
+    submitted: float = 0.0
+    """When it was, by the engine's clock."""
+    latest: float | None = None
+    """When its latest token was chosen; None before there is one."""
 
     @property
     def length(self) -> int:

@@ -27,6 +27,7 @@ from shared.runtime.grpc import RpcServer, Service, build_server
 from shared.runtime.key_store import open_store
 from shared.runtime.keys import load_ed25519
 from shared.runtime.logs import incident
+from shared.runtime.metrics import Counter
 from shared.statements.keys import Layers, Offer
 
 PURGE_EVERY_S: Final = 3600.0
@@ -66,6 +67,12 @@ class Ground:
         self.load = Load(settings.quotas)
         self.signer = ReceiptSigner(self.ring.signing_key, settings.issuer)
         self._server: RpcServer | None = None
+
+    @property
+    def calls(self) -> Counter:
+        """Return what was called; the server must be bound."""
+        assert self._server is not None
+        return self._server.calls
 
     async def prepare(self) -> None:
         """Store the rate card, and retry what the log has refused."""

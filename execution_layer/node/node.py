@@ -10,6 +10,7 @@ from execution_layer.engine.protocol import Engine
 from execution_layer.node.admission import Admission, ServedModel
 from execution_layer.node.audit_link import AuditLink
 from execution_layer.node.chain import HeadChain
+from execution_layer.node.counts import NodeCounts
 from execution_layer.node.delivery import Delivery
 from execution_layer.node.energy import EnergyMeter
 from execution_layer.node.evidence_service import EvidenceRules, EvidenceService
@@ -60,7 +61,8 @@ class Node:
     def __init__(self, settings: NodeSettings, model: NodeModel, energy: EnergyMeter) -> None:
         self._settings = settings
         self._model = model
-        self._ground = ground = Ground(settings)
+        self.ground = ground = Ground(settings)
+        self.engine, self.counts = model.engine, NodeCounts()
         self.ring, self.store, self.spool, self.load = (
             ground.ring,
             ground.store,
@@ -68,7 +70,7 @@ class Node:
             ground.load,
         )
         self._tenants, self._signer = ground.tenants, ground.signer
-        self._health = Health(self.store, model.engine)
+        self.health = Health(self.store, model.engine)
         self._admission = Admission(
             ring=self.ring,
             tenants=self._tenants,
@@ -83,13 +85,14 @@ class Node:
             energy=energy,
             frame_interval_s=settings.frame_interval_ms / 1000,
             numeric_profile=model.served.numeric_profile,
+            counts=self.counts,
         )
         self.registration: Registration | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[RpcServer]:
         """Recover, bind, register and serve; on exit, finish what is in flight and deliver once more."""
-        await self._ground.prepare()
+        await self.ground.prepare()
         interrupted = continuations(self.store, self._model.served)
         over = {item.id for item in self.store.unfinished()} - {
             one.record.id for one in interrupted
@@ -102,28 +105,28 @@ class Node:
                 engine=self._model.engine,
                 load=self.load,
                 delivery=delivery,
-                health=self._health,
+                health=self.health,
                 parts=self._parts,
                 refuser=Refuser(
                     self.store, self._signer, self.ring, self._settings.quotas.refusals_per_tenant
                 ),
                 chain=self._model.chain,
             )
-            identities = TenantIdentities(self._tenants, self._ground.book, link)
+            identities = TenantIdentities(self._tenants, self.ground.book, link)
             server = self._build_server(intake, identities)
             registration = self._register(link)
             await self._model.engine.start()
             for one in interrupted:
                 await intake.take_up(one)
             watch = Watch(
-                self._health,
+                self.health,
                 self.store,
                 self._signer,
                 owed=intake.owed,
                 wake=delivery.wake,
-                set_serving=self._ground.set_serving,
+                set_serving=self.ground.set_serving,
             )
-            async with self._ground.working(delivery, watch.run, registration.run, identities.run):
+            async with self.ground.working(delivery, watch.run, registration.run, identities.run):
                 try:
                     await server.start()
                     yield server
@@ -138,17 +141,17 @@ class Node:
 
     def close(self) -> None:
         """Close the database."""
-        self._ground.close()
+        self.ground.close()
 
     async def drain(self) -> None:
         """Refuse new requests from now on; return once the last one in flight has its receipt."""
         stats = self._model.engine.stats
         _log.info("draining", extra={"in_flight": self.load.in_flight, **asdict(stats)})
-        await self._ground.drain()
+        await self.ground.drain()
 
     def _build_server(self, intake: Intake, identities: TenantIdentities) -> RpcServer:
         package = "counterfoil.execution.v1"
-        return self._ground.server(
+        return self.ground.server(
             [
                 Service(
                     f"{package}.Inference",
@@ -181,7 +184,7 @@ class Node:
 
     def _register(self, link: AuditLink) -> Registration:
         chain = self._settings.chain
-        self.registration = self._ground.register(
+        self.registration = self.ground.register(
             link,
             model_root=self._model.served.root,
             numeric_profile=self._model.served.numeric_profile,

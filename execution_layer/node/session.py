@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from execution_layer.engine.protocol import (
@@ -20,6 +20,7 @@ from execution_layer.engine.protocol import (
 )
 from execution_layer.node.admission import Admitted
 from execution_layer.node.chained import Chained
+from execution_layer.node.counts import NodeCounts
 from execution_layer.node.drafts import (
     Outcome,
     ReceiptSigner,
@@ -60,6 +61,7 @@ class SessionParts:
     energy: EnergyMeter
     frame_interval_s: float
     numeric_profile: bytes
+    counts: NodeCounts = field(default_factory=NodeCounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,7 @@ class Session:
             seal_final=seal if whole else None,
         )
         fault_point("node.receipt.stored")
+        self._parts.counts.ended(outcome)
         _log.info(
             "receipt signed",
             extra={

@@ -11,6 +11,7 @@ from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.key_store import KeyStoreSettings
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -138,6 +139,8 @@ class NodeSettings(Settings):
     quotas: Quotas = Quotas()
     retention: Retention = Retention()
     traffic: Traffic = Traffic()
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""
 
     @model_validator(mode="after")
     def _check_stage(self) -> Self:

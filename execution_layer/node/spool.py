@@ -2,10 +2,23 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from execution_layer.node.request_records import PendingReceipt, SpoolCounts
 from shared.codec.moment import now_ms
 from shared.runtime.journal import Journal
+from shared.statements.cose import read_as
+from shared.statements.receipts import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Receipts that were signed, and those of them that wait for the log."""
+
+    receipts: int
+    pending: int
+    oldest_ended: int | None
+    """When the oldest that waits ended (ms since 1970)."""
 
 
 class Spool:
@@ -16,6 +29,8 @@ class Spool:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.refused = 0
+        """Receipts that the log has refused for good in this process."""
 
     def pending(self, limit: int, *, after: int = -1) -> list[PendingReceipt]:
         """Return the oldest receipts, of those numbered above `after`, that are neither acknowledged nor refused."""
@@ -44,6 +59,11 @@ class Spool:
                 ),
             )
         )
+        self.refused += len(rejected)
+
+    def backlog(self) -> Backlog:
+        """Return how far delivery is behind; costs little however many receipts there are."""
+        return self._journal.read(_backlog)
 
     async def retry_rejected(self) -> int:
         """Put refused receipts back into the queue; return how many."""
@@ -58,6 +78,17 @@ class Spool:
     def counts(self) -> SpoolCounts:
         """Return the number of receipts in each state."""
         return self._journal.read(spool_counts)
+
+
+def _backlog(db: sqlite3.Connection) -> Backlog:
+    pending = "log_index IS NULL AND rejected IS NULL"
+    (made,) = db.execute("SELECT coalesce(max(sequence) + 1, 0) FROM receipts").fetchone()
+    (waiting,) = db.execute(f"SELECT count(*) FROM receipts WHERE {pending}").fetchone()  # noqa: S608  # a constant
+    oldest = db.execute(
+        f"SELECT statement FROM receipts WHERE {pending} ORDER BY sequence LIMIT 1"  # noqa: S608  # likewise
+    ).fetchone()
+    ended = None if oldest is None else read_as(Receipt, oldest[0]).ended
+    return Backlog(made, waiting, ended)
 
 
 def spool_counts(db: sqlite3.Connection) -> SpoolCounts:

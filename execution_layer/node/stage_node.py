@@ -42,20 +42,22 @@ class StageNode:
     def __init__(self, settings: NodeSettings, model: StageModel) -> None:
         self._settings = settings
         self._model = model
-        self._ground = Ground(settings)
+        self.ground = Ground(settings)
         self.ring, self.store, self.spool, self.load = (
-            self._ground.ring,
-            self._ground.store,
-            self._ground.spool,
-            self._ground.load,
+            self.ground.ring,
+            self.ground.store,
+            self.ground.spool,
+            self.ground.load,
         )
-        self._health = Health(self.store, None)
+        self.health = Health(self.store, None)
         self.registration: Registration | None = None
+        self.stages: StagesService | None = None
+        """Computes for chains, once the node runs."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[RpcServer]:
         """Recover, bind, register and serve; on exit, finish what is being written and deliver once more."""
-        ground = self._ground
+        ground = self.ground
         await ground.prepare()
         async with AuditLink(self._settings.audit, self._settings.party) as link:
             delivery = Delivery(self.spool, link)
@@ -65,7 +67,7 @@ class StageNode:
             registration = self._register(link)
             await parts.restore(lambda entry: self.ring.known(entry) is not None)
             watch = Watch(
-                self._health,
+                self.health,
                 self.store,
                 ground.signer,
                 owed=set(),
@@ -84,14 +86,14 @@ class StageNode:
 
     def close(self) -> None:
         """Close the database."""
-        self._ground.close()
+        self.ground.close()
 
     async def drain(self) -> None:
         """Refuse new parts from now on; return once the last one in flight has its receipt."""
-        await self._ground.drain()
+        await self.ground.drain()
 
     def _parts(self, identities: TenantIdentities, delivery: Delivery) -> AcceptedParts:
-        ground = self._ground
+        ground = self.ground
         checks = OrderChecks(
             self.ring,
             ground.tenants,
@@ -103,23 +105,24 @@ class StageNode:
             PartStore(self.store),
             ground.signer,
             load=self.load,
-            health=self._health,
+            health=self.health,
             heed=identities.heed,
             wake=delivery.wake,
         )
 
     def _services(self, parts: AcceptedParts) -> list[Service]:
         package = "counterfoil.execution.v1"
+        self.stages = StagesService(self._model.offer, self._model.reach, parts)
         return [
             Service(
                 f"{package}.Stages",
                 stages_pb2_grpc.add_StagesServicer_to_server,
-                StagesService(self._model.offer, self._model.reach, parts),
+                self.stages,
             ),
             Service(
                 f"{package}.Inference",
                 execution_pb2_grpc.add_InferenceServicer_to_server,
-                StageInference(self.ring, lambda: self.load.refusal() or self._health.refusal()),
+                StageInference(self.ring, lambda: self.load.refusal() or self.health.refusal()),
             ),
             Service(
                 f"{package}.Evidence",
@@ -130,7 +133,7 @@ class StageNode:
 
     def _register(self, link: AuditLink) -> Registration:
         offer = self._model.offer
-        self.registration = self._ground.register(
+        self.registration = self.ground.register(
             link,
             model_root=offer.model_root,
             numeric_profile=offer.numeric_profile,

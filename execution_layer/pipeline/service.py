@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import grpc
 
+from execution_layer.pipeline.boundary import Spent
+from execution_layer.pipeline.counts import StageCounts
 from execution_layer.pipeline.line import Computing, StageLike, StageLine, named
 from execution_layer.pipeline.parts import Counts, Offered, Parts
 from execution_layer.pipeline.sealed import SealedStage, Tracks
@@ -81,7 +83,12 @@ class _Use:
     """One chain's use of the stage. Belongs to the event loop, but for what comes out of the stage's thread."""
 
     def __init__(
-        self, offer: Offer, asked: stages_pb2.StageOpen, caller: str, sealed: SealedStage | None
+        self,
+        offer: Offer,
+        asked: stages_pb2.StageOpen,
+        caller: str,
+        sealed: SealedStage | None,
+        counts: StageCounts,
     ) -> None:
         """`sealed` is what computes for an accountable chain."""
         self.asked, self.caller, self.sealed = asked, caller, sealed
@@ -93,12 +100,14 @@ class _Use:
         self._loop = asyncio.get_running_loop()
         self._steps = asked.steps
         self._under_way = 0
+        self._counts = counts
         work = sealed or _plain(offer, asked)
-        self._line = StageLine(named(offer.stage), work, self._came, add_spent)
+        self._line = StageLine(named(offer.stage), work, self._came, self._spent)
 
     def take(self, step: stages_pb2.StageStep) -> None:
         """Take a step in; OVERLOADED if more are under way than the chain has."""
         self._under_way += 1
+        self._counts.under_way = self._under_way
         if self._under_way > self._steps:
             raise CounterfoilError(
                 Code.OVERLOADED, f"more than {self._steps} steps are under way in this stage"
@@ -113,6 +122,7 @@ class _Use:
                 raise came
             raise CounterfoilError(Code.INVALID_ARGUMENT, f"a step cannot be computed: {came}")
         self._under_way -= 1
+        self._counts.under_way = self._under_way
         return came
 
     def fail(self, error: Exception) -> None:
@@ -123,6 +133,10 @@ class _Use:
     def close(self) -> None:
         """Free the memory after the step that is being computed; blocks."""
         self._line.close()
+
+    def _spent(self, step: stages_pb2.StageStep, spent: Spent) -> stages_pb2.StageStep:
+        self._counts.step(step, spent)
+        return add_spent(step, spent)
 
     def _came(self, arrived: stages_pb2.StageStep | Exception) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
@@ -144,6 +158,7 @@ class StagesService(stages_pb2_grpc.StagesServicer):
         """`parts` takes the orders of accountable chains; without it, this stage works for its own operator's nodes only."""
         self._offer, self._reach, self._parts = offer, reach, parts
         self._tracks = Tracks()
+        self.counts = StageCounts()
         self._use: _Use | None = None
         self._turn = asyncio.Lock()
 
@@ -256,12 +271,16 @@ class StagesService(stages_pb2_grpc.StagesServicer):
             raise CounterfoilError(
                 Code.OVERLOADED, "the chain before still uses this stage", retry_after_s=1.0
             ) from error
-        use = self._use = _Use(self._offer, asked, caller, self._sealed(asked, caller))
+        sealed = self._sealed(asked, caller)
+        use = self._use = _Use(self._offer, asked, caller, sealed, self.counts)
+        self.counts.uses += 1
+        self.counts.using = True
         _log.info("a chain uses the stage", extra={"caller": caller})
         try:
             yield use
         finally:
             self._use = None
+            self.counts.using, self.counts.under_way = False, 0
             try:
                 await asyncio.shield(asyncio.to_thread(use.close))
             finally:

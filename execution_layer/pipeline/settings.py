@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from shared.codec.ids import NAME
 from shared.model.cut import layers_of
 from shared.runtime.config import Settings
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -109,3 +110,5 @@ class StageSettings(Settings):
     tls: TlsFiles
     party: PartyListener
     traffic: Traffic = Traffic()
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""

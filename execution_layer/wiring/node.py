@@ -17,6 +17,7 @@ from execution_layer.node.settings import NodeSettings
 from execution_layer.node.stage_node import StageNode
 from execution_layer.pipeline.answers import Answers
 from execution_layer.pipeline.speed import node_speed
+from execution_layer.wiring.metrics import node_metrics
 from execution_layer.wiring.stage import (
     Watched,
     build_stage_node,
@@ -35,6 +36,7 @@ from shared.model.profile import numeric_profile, profile_id
 from shared.model.root import model_leaves, root_of
 from shared.model.unchanged import Snapshot
 from shared.runtime.errors import Code, CounterfoilError
+from shared.runtime.metrics_server import metrics
 from shared.runtime.party import PartyRole, check_party
 from shared.runtime.readiness import run_service, write_ready
 from shared.text.opening import open_tokenizer
@@ -176,11 +178,11 @@ def serve(
             async with node.running() as server:
                 _drain_on_signal(node)
                 _log.info("node is serving", extra={"address": server.address})
-                if ready_file is not None:
-                    write_ready(
-                        ready_file, {"grpc": server.address, "party": server.party_address or ""}
-                    )
-                await stop.wait()
+                with metrics(settings.metrics, partial(node_metrics, node)) as bound:
+                    if ready_file is not None:
+                        where = {"grpc": server.address, "party": server.party_address or ""}
+                        write_ready(ready_file, {**where, **bound})
+                    await stop.wait()
         finally:
             node.close()
 

@@ -21,6 +21,7 @@ from execution_layer.pipeline.speed import Speed, stage_speed
 from execution_layer.pipeline.status import ChainStatus, Reporter, StageStatus, status_of
 from execution_layer.pipeline.steps import ChainSteps
 from execution_layer.pipeline.tally import Tally
+from execution_layer.wiring.metrics import stage_metrics
 from shared.model.backend import Backend
 from shared.model.config import ModelConfig
 from shared.model.cpu import CpuBackend, own_arithmetic
@@ -40,6 +41,7 @@ from shared.runtime.grpc import (
     secure_aio_channel,
     secure_channel,
 )
+from shared.runtime.metrics_server import metrics
 from shared.runtime.party import PartyFiles, PartyRole, check_party
 from shared.runtime.readiness import run_service, write_ready
 from shared.statements import keys
@@ -164,6 +166,7 @@ def serve_stage(settings: StageSettings, *, ready_file: Path | None = None) -> i
     async def main(stop: asyncio.Event) -> None:
         offer = await asyncio.to_thread(build_offer, settings)
         reach = partial(secure_aio_channel, ca_file=settings.next_ca, party=settings.party)
+        stages = StagesService(offer, reach)
         server = build_server(
             tls=settings.tls,
             address=settings.address,
@@ -171,7 +174,7 @@ def serve_stage(settings: StageSettings, *, ready_file: Path | None = None) -> i
                 Service(
                     "counterfoil.execution.v1.Stages",
                     stages_pb2_grpc.add_StagesServicer_to_server,
-                    StagesService(offer, reach),
+                    stages,
                 )
             ],
             traffic=settings.traffic,
@@ -180,9 +183,13 @@ def serve_stage(settings: StageSettings, *, ready_file: Path | None = None) -> i
         )
         await server.start()
         _log.info("stage is serving", extra={"address": server.party_address})
-        if ready_file is not None:
-            write_ready(ready_file, {"grpc": server.address, "party": server.party_address or ""})
-        await stop.wait()
+        with metrics(
+            settings.metrics, lambda: stage_metrics(settings.name, stages, server.calls)
+        ) as bound:
+            if ready_file is not None:
+                where = {"grpc": server.address, "party": server.party_address or ""}
+                write_ready(ready_file, {**where, **bound})
+            await stop.wait()
         await server.stop(0.0)
 
     return run_service(main)

@@ -25,6 +25,7 @@ from shared.runtime.clocks import compared
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc_access import AccessInterceptor
 from shared.runtime.interceptor import DETAILS_KEY, DOMAIN, MAX_DETAIL, ErrorInterceptor
+from shared.runtime.metrics import Counter
 from shared.runtime.net import is_loopback, join_address, split_address
 from shared.runtime.party import PartyFiles, PartyListener
 from shared.runtime.printable import printable
@@ -83,6 +84,8 @@ class RpcServer:
     _health: Any = field(default=None, repr=False)
     party_address: str | None = None
     """`host:port` where parties call with their certificates; None if they are not asked for any."""
+    calls: Counter = field(default_factory=Counter, repr=False)
+    """Calls by method and code, as the interceptor counts them."""
 
     @property
     def address(self) -> str:
@@ -148,8 +151,9 @@ def build_server(
     traffic = traffic or Traffic()
     gate = Gate(traffic)
     checks = [] if rules is None else [AccessInterceptor(rules, gate)]
+    errors = ErrorInterceptor(gate)
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(gate), *checks, *interceptors],
+        interceptors=[errors, *checks, *interceptors],
         options=[
             ("grpc.so_reuseport", 0),  # two servers on one port would silently share its calls
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -171,7 +175,7 @@ def build_server(
             server,
         )
     bound = _bind(server, address, server_credentials(tls))
-    built = RpcServer(server, host, bound or port, names, servicer)
+    built = RpcServer(server, host, bound or port, names, servicer, calls=errors.calls)
     if parties is not None:
         own_host, own_port = split_address(parties.address)
         port = _bind(server, parties.address, server_credentials(tls, parties.ca))

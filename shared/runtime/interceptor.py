@@ -19,10 +19,14 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.logs import incident
+from shared.runtime.metrics import Counter
 from shared.runtime.traffic import Gate, peer_of_grpc
 
 DOMAIN: Final = "counterfoil"
 MAX_DETAIL: Final = 1000
+OK: Final = "OK"
+CANCELLED: Final = "CANCELLED"
+"""What calls are counted under that no error ended."""
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _OPEN_ENDED: Final = ("/grpc.health.", "/grpc.reflection.")
 """Health's Watch and reflection need no deadline: they have bounds of their own."""
@@ -41,6 +45,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
+        self.calls = Counter()
+        """Calls by method and by the code of how they ended; those that reached no method of ours under `other`."""
 
     async def intercept_service(
         self,
@@ -52,11 +58,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         try:
             handler = await continuation(handler_call_details)
         except Exception as error:  # noqa: BLE001  # re-raised in the handler, where it is mapped
-            return _refusing(error, name)
+            return _refusing(error, name, self.calls)
         if handler is None:
             return handler  # there is no such method
         passage = _open_ended if name.startswith(_OPEN_ENDED) else _bounded
-        return wrap(handler, lambda context: _mapped(name, context, passage, self._gate))
+        return wrap(
+            handler, lambda context: _mapped(name, context, passage, self._gate, self.calls)
+        )
 
 
 def wrap(handler: Handler, passing: Passing) -> Handler:
@@ -95,8 +103,9 @@ def wrap(handler: Handler, passing: Passing) -> Handler:
     return make_unary(unary, handler.request_deserializer, handler.response_serializer)
 
 
-def _refusing(error: Exception, method: str) -> Handler:
+def _refusing(error: Exception, method: str, calls: Counter) -> Handler:
     async def refuse(_request: Any, context: Context) -> Any:
+        calls.add("other", _code(error))  # whoever calls has chosen the method's name
         await _abort(context, error, method)
 
     return grpc.unary_unary_rpc_method_handler(refuse)
@@ -110,16 +119,25 @@ def _required(behaviour: Callable[..., Any] | None) -> Callable[..., Any]:
 
 @contextlib.asynccontextmanager
 async def _mapped(
-    method: str, context: Context, passing: Passage, gate: Gate
+    method: str, context: Context, passing: Passage, gate: Gate, calls: Counter
 ) -> AsyncIterator[None]:
     """Run a handler within `passing` and map what either raises. Cancellation propagates."""
+    ended = CANCELLED
     try:
         async with passing(method, context, gate):
             yield
+        ended = OK
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # noqa: BLE001  # the boundary: nothing else may reach the peer
+        ended = _code(error)
         await _abort(context, error, method)
+    finally:
+        calls.add(method, ended)
+
+
+def _code(error: Exception) -> str:
+    return error.code.name if isinstance(error, CounterfoilError) else Code.INTERNAL.name
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from execution_layer.node.identity import KeyRing
 from execution_layer.node.invoice import make_invoice, read_meter
 from execution_layer.pipeline import speed
 from execution_layer.pipeline.settings import Chain, ChainStage, StageWork
+from execution_layer.wiring.metrics import CHAIN, ENGINE, NODE, STAGE, node_metrics
 from execution_layer.wiring.node import build_node
 from execution_layer.wiring.stage import build_stage_node
 from shared.codec.moment import Period, now_ms
@@ -27,7 +29,9 @@ from shared.proto.counterfoil.execution.v1 import (
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import error_from_rpc, secure_aio_channel
 from shared.runtime.keys import key_id, load_or_create_ed25519, public_bytes
+from shared.runtime.metrics import EVERY_PROCESS
 from shared.runtime.party import PartyRole
+from shared.runtime.rpc_metrics import RPC
 from shared.statements.cose import parse_statement, read_as
 from shared.statements.keys import KeyBundle, Layers
 from shared.statements.receipts import Finish, Receipt
@@ -36,6 +40,7 @@ from tests.execution_layer.node.test_crashes import node_process
 from tests.execution_layer.waiting import until
 from tests.parties import shown_by
 from tests.shared.model import tiny
+from tests.shared.runtime.test_metrics import parsed
 
 HEAD, S1, S2 = "honest/head", "farm/s1", "coop/s2"
 TOKENS = 6
@@ -325,3 +330,49 @@ async def test_kill_9_of_a_stage_loses_no_receipt_and_signs_none_twice(world, mo
     (receipt,) = receipts(world)[S1]
     assert (receipt.finish, receipt.node_sequence) == (Finish.FAILED, 0)
     check_admission(world)
+
+
+async def test_metrics_of_a_head_and_its_stages_say_what_the_receipts_say(world, model):
+    async with (
+        stages_of(world, model) as (s1, s2),
+        running(build_node(head_settings(world, model, s1, s2))) as head_node,
+        world.client(model_root=model[1], max_attempts=1) as client,
+    ):
+        for _ in range(2):
+            await client.generate(prompt="the engine", max_tokens=TOKENS)
+        await world.audit.wait_for_receipts(6, 30)
+        await until(lambda: head_node.spool.counts().delivered == 2, 30)
+        head, stage = (parsed(node_metrics(one).text()) for one in (head_node, s1))
+    words = {"running", "waiting", "computed", "prefix cache", "length", "unmeasured"}
+    assert values_of(head, "counterfoil_engine_tokens_total") == [2 * TOKENS]
+    assert values_of(head, "counterfoil_engine_first_token_seconds_count") == [2]
+    assert values_of(head, "counterfoil_engine_token_interval_seconds_count") == [2 * (TOKENS - 1)]
+    assert values_of(head, "counterfoil_node_receipts_total") == [2]
+    assert values_of(head, "counterfoil_node_requests_ended_total") == [2]
+    assert values_of(head, "counterfoil_node_spool_receipts") == [0]
+    assert values_of(head, "counterfoil_node_accepting") == [1]
+    assert values_of(head, "counterfoil_chain_connected") == [1]
+    assert values_of(head, "counterfoil_chain_steps_total") == values_of(
+        head, "counterfoil_engine_steps_total"
+    )
+    assert len(values_of(head, "counterfoil_chain_stage_busy_seconds_total")) == 3  # its own, too
+    assert values_of(stage, "counterfoil_stage_in_use") == [1]
+    assert values_of(stage, "counterfoil_stage_step_seconds_count") == values_of(
+        head, "counterfoil_chain_steps_total"
+    )
+    assert values_of(stage, "counterfoil_stage_rows_total")[0] >= 2 * TOKENS
+    assert values_of(stage, "counterfoil_node_receipts_total") == [2]
+    told = {value for name, labels in (*head, *stage) for _, value in labels if "acme" in value}
+    assert not told  # no tenant
+    documented = {one.name for one in (*NODE, *ENGINE, *CHAIN, *STAGE, *RPC, *EVERY_PROCESS)}
+    for samples in (head, stage):
+        assert values_of(samples, "counterfoil_metrics_failed_sources") == [0]
+        names = {name for name, _ in samples if name.startswith("counterfoil_")}
+        assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} <= documented
+    assert words <= {
+        value for _, labels in head for key, value in labels if key not in {"name", "version"}
+    }
+
+
+def values_of(samples, name):
+    return [value for (found, _), value in samples.items() if found == name]

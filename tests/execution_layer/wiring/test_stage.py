@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ from tests.execution_layer.engine.traffic import tokenizer
 from tests.execution_layer.waiting import until
 from tests.execution_layer.wiring.test_node import node_settings
 from tests.shared.model import tiny
+from tests.shared.runtime.test_metrics import parsed
 
 LAYERS, TOKENS = 4, 180
 NODE = "operator-a/node-a"
@@ -95,6 +97,13 @@ def served(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait()
 
 
+def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return what a process says at `/metrics`."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{address}/metrics", timeout=60) as response:
+        return parsed(response.read())
+
+
 async def generated(engine: LocalEngine, on_token: Any = lambda _count: None) -> Finished:
     await engine.start()
     how = SamplingSettings(TOKENS, temperature_ppm=0)
@@ -125,6 +134,8 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
         stage_init(tmp_path / "one", part(model, "1:3"), "1:3"),
         stage_init(tmp_path / "two", last, "3:4"),
     )
+    with first.open("a", encoding="utf-8") as configuration:
+        configuration.write("\n[metrics]\n")
     with served(first) as (_, at), served(second) as (victim, there):
         settings = node_settings(
             chain=chain((at, "1:3"), (there, "3:4"), ca=authority.ca_file),
@@ -144,6 +155,12 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
         again = stage_init(tmp_path / "two", last, "3:4", there)
         with served(again):
             answer = await answering
+            ready = json.loads(first.with_name("ready.json").read_text(encoding="utf-8"))
+            figures = await asyncio.to_thread(scrape, ready["metrics"])
+    assert (
+        figures["counterfoil_stage_uses_total", frozenset()] == 2
+    )  # the chain, and the one after it
+    assert "metrics" not in json.loads(again.with_name("ready.json").read_text(encoding="utf-8"))
     node.build_node(node_settings(kv_memory_mib=4).model_copy(update={"model": model}))
     alone = await generated(made["model"].engine)
     assert answer.output_ids == alone.output_ids
