@@ -79,6 +79,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.incentives
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.envelope --disclosures 20
+	$(BIN)/python -m benchmarks.disputes
 	$(BIN)/python -m benchmarks.leak
 	$(BIN)/python -m benchmarks.pipeline
 

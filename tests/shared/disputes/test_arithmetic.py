@@ -13,7 +13,7 @@ from shared.disputes.claim import Rotation, binary64
 from shared.disputes.exponential import exp
 from shared.disputes.functions import angle, ln_64
 from shared.runtime.errors import Code, CounterfoilError
-from tests.shared.disputes.test_sizes import LLAMA_8B
+from tests.shared.disputes.shapes import LLAMA_8B
 from tests.vectors.files import load
 
 VECTORS = [

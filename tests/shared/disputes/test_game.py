@@ -400,6 +400,44 @@ def test_positions_beyond_the_end_lose(beyond):
     assert "beyond the end" in result.reason
 
 
+def test_a_position_outside_of_the_window_is_no_largest_one():
+    model = world(changes=(("model_type", "mistral"), ("sliding_window", 9)))
+    tokens = [*PROMPT, 9, 8, 7]
+    trace = model.trace(tokens, len(PROMPT))
+    segment = trace.layout.at(1, 2)
+    seen = trace.layout.seen(segment, 0)
+    assert seen.start == 24
+    number = trace.layout.index(segment, "largest")
+    right = int.from_bytes(trace.operators(segment)[number][0], "little")
+    wrong = next(index for index in seen if index != right)
+    for index, refused in ((seen.start - 1, True), (wrong, False)):
+        liar = forged(trace, segment, "states", 0, 0, 0)
+        liar = liar.change(segment, "largest", 0, 0, index.to_bytes(4, "little"))
+        result = both_ways_reasons(trace, liar)
+        assert ("beyond the end" in result.reason) == refused
+
+
+def test_a_game_is_a_function_of_its_claim_and_its_moves():
+    """Whoever has the moves goes on where it was, so a restart of anybody loses nothing."""
+    claim, liar, trace = long_game()
+    told: list[list] = []
+
+    def note(game, moves):
+        told.append([game, *moves])
+        return moves
+
+    result = play(claim, liar, trace, note)
+    assert [game.step for game, *_ in told][-1] is Step.CASE
+    again: Game | Result = Game(Claim.from_cbor(claim.to_cbor(), max_bytes=4096))
+    for game, *moves in told:
+        assert again == game
+        # a party that begins anew sends the same again
+        assert [Player(claim, party).move(game) for party in (liar, trace)] == moves
+        assert isinstance(again, Game)
+        again = again.play(*moves)
+    assert again == result
+
+
 def test_claims_about_what_is_beyond_the_end_are_not_claims():
     claim = honest().layout.claim
     for changed in (

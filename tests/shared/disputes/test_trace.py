@@ -1,9 +1,15 @@
 """A trace is the decoder's own pass, and every element of it follows from those before it."""
 
+from dataclasses import replace
+
 import pytest
 
+from shared.disputes.layout import Layout
+from shared.model.config import ModelConfig
 from shared.model.replay import replay
-from shared.model.trace import definition_of
+from shared.model.trace import ModelTrace, definition_of, weights_at_hand
+from shared.model.weights import load_weights
+from shared.model.weights_root import weight_tree
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.request import SamplingSettings
 from tests.shared.disputes.passes import SEED, SMALL, World, world
@@ -64,17 +70,33 @@ def test_what_segments_commit_to_is_what_their_elements_make_and_what_the_decode
 def test_a_pass_without_sampling_has_neither_logits_nor_draws():
     of = world()
     claim = of.claim([*PROMPT, 1], len(PROMPT), sampling=None)
-    names = {found.name for found in _layout(claim).operators(3)}
+    names = {found.name for found in Layout(claim).operators(3)}
     assert names == {"norm.scale", "hidden"}
-
-
-def _layout(claim):
-    from shared.disputes.layout import Layout
-
-    return Layout(claim)
 
 
 def test_a_definition_is_not_made_for_an_arithmetic_that_is_not_decided():
     with pytest.raises(CounterfoilError) as caught:
         definition_of(tiny.config(**SMALL, dtype="bfloat16"), "fused-16")
     assert caught.value.code is Code.UNSUPPORTED
+
+
+def test_draws_behind_a_prefix_are_those_of_the_replay():
+    of = world()
+    delivered, output = 2, [9, 8, 7]
+    sampling = replace(of.sampling, delivered=delivered, choice=3)
+    claim = of.claim([*PROMPT, *output], len(PROMPT), sampling=sampling)
+    trace = ModelTrace(of.decoder, of.weights, of.tree, claim, [*PROMPT, *output])
+    ways = SamplingSettings(3, temperature_ppm=700_000)
+    judged = replay(of.decoder, PROMPT, output, ways, SEED, choice=3, delivered=delivered)
+    heads = [trace.layout.at(block, trace.layout.stages - 1) for block in range(2)]
+    drawn = [row for head in heads for row in [*trace.committed(head), []][1]]
+    assert tuple(int.from_bytes(token, "little") for token in drawn) == judged.chosen
+
+
+def test_weights_in_memory_have_the_root_of_the_folder_that_holds_them(tmp_path):
+    folder = tiny.write_folder(tmp_path / "model", **SMALL)
+    config = ModelConfig.from_folder(folder)
+    found = weight_tree(folder)
+    assert (
+        weights_at_hand(config, load_weights(folder, config), found.model_root).root == found.root
+    )
