@@ -5,11 +5,14 @@ import contextlib
 import json
 import re
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import grpc
 import pytest
 
+from audit_layer.replay.case import Case, ChainCase, Member
+from audit_layer.replay.child import Bench
 from audit_layer.trail.admission import admit
 from execution_layer.node.identity import KeyRing
 from execution_layer.node.invoice import make_invoice, read_meter
@@ -32,7 +35,7 @@ from shared.runtime.keys import key_id, load_or_create_ed25519, public_bytes
 from shared.runtime.metrics import EVERY_PROCESS
 from shared.runtime.party import PartyRole
 from shared.runtime.rpc_metrics import RPC
-from shared.statements.cose import parse_statement, read_as
+from shared.statements.cose import entry_of, parse_statement, read_as
 from shared.statements.keys import KeyBundle, Layers
 from shared.statements.receipts import Finish, Receipt
 from tests.execution_layer.node.parting import request_for
@@ -113,7 +116,10 @@ async def test_a_chain_of_three_operators_answers_and_each_has_a_receipt_for_its
         await world.audit.wait_for_receipts(6, 30)
         await until(lambda: s1.spool.counts().delivered == s2.spool.counts().delivered == 2, 30)
         assert s1.load.in_flight == s2.load.in_flight == 0
+        last = client.archive.by_entry(answers[-1].receipt.entry)
+        sent = head_node.store.evidence_of(answers[-1].receipt.entry)
     check_admission(world)
+    await asyncio.to_thread(check_judgements, world, model[0], last.secret, sent)
     signed = receipts(world)
     assert {name: len(each) for name, each in signed.items()} == {HEAD: 2, S1: 2, S2: 2}
     for number, answer in enumerate(answers):
@@ -206,6 +212,30 @@ def check_admission(world):
     for item in world.audit.receipts():
         admitted = admit(item.raw, world.audit.orders[item.entry], trail, now_ms())
         assert (admitted.order_value.part is None) == (item.issuer == HEAD)
+
+
+def check_judgements(world, folder, secret, sent):
+    """Check that an auditor computes again what each of the three has signed about an answer."""
+    signed = {item.entry: item for item in world.audit.receipts()}
+    bundles = {raw: entry_of(raw) for raw in world.audit.statements}
+    by_entry = {entry: raw for raw, entry in bundles.items()}
+    head = read_as(Receipt, sent.receipt)
+    of = [entry_of(sent.receipt), *head.chain.stages]
+    members = tuple(Member(signed[entry].raw, world.audit.orders[entry]) for entry in of)
+    stages = tuple(by_entry[read_as(Receipt, member.receipt).bundle] for member in members[1:])
+    case = Case(
+        sent.receipt,
+        sent.order,
+        sent.envelope,
+        sent.frames,
+        sent.final_record,
+        secret,
+        ChainCase(stages, members),
+    )
+    bench = Bench([folder], 1)
+    for member in members:
+        judged = bench.judge(replace(case, receipt=member.receipt, order=member.order))
+        assert judged.reason == "exact", judged.decisive
 
 
 def invoice_of(settings):
