@@ -57,7 +57,8 @@ class Layout:
     """The places of one claim's pass."""
 
     claim: Claim
-    _known: dict[int, tuple[Operator, ...]] = field(default_factory=dict, compare=False)
+    _known: dict[tuple[int, int], tuple[Operator, ...]] = field(default_factory=dict, compare=False)
+    """By block and stage; all layers of a block have the same operators."""
 
     @property
     def definition(self) -> Definition:
@@ -107,9 +108,11 @@ class Layout:
 
     def operators(self, segment: int) -> tuple[Operator, ...]:
         """Return a segment's operators in their order."""
-        if segment not in self._known:
-            self._known[segment] = tuple(self._operators(segment))
-        return self._known[segment]
+        block, stage = self.split(segment)
+        key = (block, 1 if 0 < stage < self.stages - 1 else stage)
+        if key not in self._known:
+            self._known[key] = tuple(self._operators(segment))
+        return self._known[key]
 
     def index(self, segment: int, name: str) -> int:
         """Return the number of an operator."""

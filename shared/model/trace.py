@@ -1,7 +1,7 @@
 """A pass as disputes see it (protocol §10.3): every element of every operator, made again when it is asked for.
 
 Products and norms are the backend's; what no kernel gives alone is made by the formulas that the referee uses, one element at a
-time. Of the segments' other operators only the last segment's are kept.
+time. What segments commit to is kept of a few of them, other operators of the last one; the states between layers are kept of all.
 """
 
 import struct
@@ -40,6 +40,8 @@ INPUT: Final = {
     "logits": "hidden",
 }
 """What each product multiplies."""
+KEPT: Final = 64
+"""Segments of which what they commit to is kept for a while."""
 MATRIX: Final = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
@@ -164,7 +166,10 @@ class ModelTrace:
     def committed(self, segment: int) -> Sequence[Table]:
         """Return what the operators gave that the segment commits to."""
         if segment not in self._committed:
-            self._committed[segment] = self._commit(segment)
+            found = self._commit(segment)
+            if len(self._committed) >= KEPT:
+                self._committed.clear()
+            self._committed[segment] = found
         return self._committed[segment]
 
     def operators(self, segment: int) -> Sequence[Table]:
@@ -195,6 +200,10 @@ class ModelTrace:
         """Return the numbers of an operator that its segment commits to."""
         key = (segment, name)
         if key not in self._decoded:
+            if (
+                len(self._decoded) > 2 * self.layout.blocks + KEPT
+            ):  # keys and values of one layer fit
+                self._decoded.clear()
             operators, numbers = self.layout.operators(segment), self.layout.committed(segment)
             place = self.layout.index(segment, name)
             table = self.committed(segment)[numbers.index(place)]
