@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shared.parties.settings import LogSettings, WorkerSettings
 from shared.runtime.config import Settings
 from shared.runtime.key_store import KeyStoreSettings
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -70,6 +71,8 @@ class CustodianSettings(Settings):
     """How the certificates of those who call a party's route are checked. It must be said."""
     log: LogSettings
     traffic: Traffic = Traffic()
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""
     workers: tuple[WorkerSettings, ...] = ()
     limits: LimitSettings = Field(default_factory=LimitSettings)
     parties: Mapping[str, str] = Field(default_factory=dict)

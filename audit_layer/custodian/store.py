@@ -135,6 +135,18 @@ class Report:
     """When it was first refused, ms."""
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many releases and reports there are; nothing of what they are about."""
+
+    released: Mapping[DisclosureReason, int]
+    """In the last 24 hours, by the rule that drew them."""
+    handed_out: int
+    reports: Mapping[str, int]
+    """By rule."""
+    escrow_reports: int
+
+
 Decide = Callable[[Released], None]
 
 
@@ -233,6 +245,10 @@ class ReleaseStore:
 
         return self._journal.write_now(write)
 
+    def counts(self, now: int) -> Counts:
+        """Return how many there are of each kind at `now` (ms)."""
+        return self._journal.read(lambda db: _counts(db, now))
+
     def reports(self) -> list[Report]:
         """Return the reports kept, oldest first."""
         return self._journal.read(_reports)
@@ -311,6 +327,13 @@ def _count(db: Connection, now: int) -> dict[DisclosureReason, int]:
         "SELECT drawn_by, count(*) FROM counted WHERE at > ? GROUP BY drawn_by", (now - DAY_MS,)
     ).fetchall()
     return {DisclosureReason(kind): count for kind, count in rows}
+
+
+def _counts(db: Connection, now: int) -> Counts:
+    (handed_out,) = db.execute("SELECT count(*) FROM handed_out").fetchone()
+    (escrow,) = db.execute("SELECT count(*) FROM escrow_reports").fetchone()
+    rules = db.execute("SELECT rule, count(*) FROM reports GROUP BY rule ORDER BY rule").fetchall()
+    return Counts(_count(db, now), handed_out, dict(rules), escrow)
 
 
 def _reported(db: Connection, key: tuple[str, bytes]) -> bool:

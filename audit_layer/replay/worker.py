@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sqlalchemy import Engine
@@ -14,6 +14,7 @@ from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.service import Disclosed, Disclosure, DueCase
 from audit_layer.replay import work_list
 from audit_layer.replay.case import Case
+from audit_layer.replay.counts import WorkerCounts
 from audit_layer.replay.due_case import (
     answered_before,
     chain_of,
@@ -56,8 +57,19 @@ class Worker:
     replayer: Replayer
     key: Signer
     lease: LeaseTerms
+    counts: WorkerCounts = field(default_factory=WorkerCounts)
 
     def run(self, work_id: int) -> str:
+        """Do one row of the work list, as `_run` says, and count what became of it."""
+        became = "failed"
+        try:
+            said = self._run(work_id)
+            became = said.partition(":")[0]
+            return said
+        finally:
+            self.counts.runs.add(became)
+
+    def _run(self, work_id: int) -> str:
         """Do one row of the work list; return what became of it, for the log.
 
         Work that cannot be done yet gives its lease back. What fails on our own side is retried after a growing pause, and
@@ -141,6 +153,7 @@ class Worker:
                 reason=judgement.reason,
             )
             if kept == statement:  # or another process of this worker was first
+                self.counts.verdicts.add(judgement.outcome.value, judgement.reason.value)
                 work_list.store_found(db, row.id, found)
         return kept
 
@@ -239,7 +252,8 @@ class Worker:
         with session(self.engine) as db:
             work_list.extend(db, row.id, until=now_ms() + length_ms)
         longest = speeds.longest(kind, self.lease.cap_ms / 1000)
-        return self.replayer.judge_chain(case, kind=kind, tokens=tokens, longest=longest)
+        with self.counts.replay(tokens):
+            return self.replayer.judge_chain(case, kind=kind, tokens=tokens, longest=longest)
 
 
 def _unheard(case: DueCase, *, late: bool) -> Judgement | None:

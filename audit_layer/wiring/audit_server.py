@@ -43,12 +43,14 @@ from audit_layer.trail.standings import Standings
 from audit_layer.trail.write_rows import write_rows
 from audit_layer.wiring.audit_settings import AuditSettings, WitnessSettings
 from audit_layer.wiring.log_keys import load_cose_key, load_signers, log_policy
+from audit_layer.wiring.server_metrics import server_metrics
 from shared.codec.moment import now_ms
 from shared.parties.permissions import AUDIT_GRPC
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.grpc import RpcServer, build_server
 from shared.runtime.http import HttpsServer, serve_https
 from shared.runtime.key_store import open_store
+from shared.runtime.metrics_server import metrics
 from shared.runtime.party import PartyFiles, PartyListener, PartyRole, check_party
 from shared.runtime.probe import refused_by
 from shared.runtime.readiness import write_ready
@@ -203,9 +205,10 @@ async def serve_audit(
             gc.collect()
             gc.freeze()  # what is loaded by now stays; collecting it would stop all callers for 0.1 s
             _log.info("the audit server answers: %s", addresses)
-            if ready_file is not None:
-                write_ready(ready_file, addresses)
-            await _until(stop, publication)
+            with metrics(settings.metrics, lambda: server_metrics(parts, rpc.calls)) as bound:
+                if ready_file is not None:
+                    write_ready(ready_file, {**addresses, **bound})
+                await _until(stop, publication)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shared.runtime.config import Settings, load, to_toml
 from shared.runtime.key_store import KeyStoreSettings
 from shared.runtime.keys import write_atomic
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyListener
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -109,6 +110,8 @@ class AuditSettings(Settings):
     object_store: ObjectStoreSettings | None = None
     timestamps: TimestampSettings | None = None
     traffic: Traffic = Traffic()
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""
 
     def profiles(self) -> frozenset[bytes]:
         """Return the numeric profiles as bytes."""

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from audit_layer.custodian.app import create_app as custodian_app
@@ -10,6 +11,7 @@ from audit_layer.custodian.core import Custodian
 from audit_layer.custodian.settings import CustodianSettings
 from audit_layer.custodian.store import ReleaseStore
 from audit_layer.wiring.party_keys import cosigners
+from audit_layer.wiring.party_metrics import custodian_metrics, witness_metrics
 from audit_layer.witness.app import create_app as witness_app
 from audit_layer.witness.core import Witness
 from audit_layer.witness.settings import WitnessSettings
@@ -23,6 +25,7 @@ from shared.parties.settings import key_bytes
 from shared.runtime.http import serve_https
 from shared.runtime.key_store import open_store
 from shared.runtime.keys import KeyStore, load_or_create_ed25519, public_bytes
+from shared.runtime.metrics_server import metrics
 from shared.runtime.party import check_callers
 from shared.runtime.readiness import write_ready
 from shared.selection.party import BeaconParty
@@ -68,9 +71,10 @@ async def serve_witness(
         server = await serve_https(
             app, settings.tls, settings.address, traffic=settings.traffic, callers_ca=callers.ca
         )
-        if ready_file is not None:
-            write_ready(ready_file, {"https": server.address})
-        await stop.wait()
+        with metrics(settings.metrics, partial(witness_metrics, witness)) as bound:
+            if ready_file is not None:
+                write_ready(ready_file, {"https": server.address, **bound})
+            await stop.wait()
         await server.stop()
     memory.close()
 
@@ -108,9 +112,10 @@ async def serve_custodian(
     server = await serve_https(
         app, settings.tls, settings.address, traffic=settings.traffic, callers_ca=callers.ca
     )
-    if ready_file is not None:
-        write_ready(ready_file, {"https": server.address})
-    await stop.wait()
+    with metrics(settings.metrics, partial(custodian_metrics, custodian)) as bound:
+        if ready_file is not None:
+            write_ready(ready_file, {"https": server.address, **bound})
+        await stop.wait()
     await server.stop()
     store.close()
     memory.close()

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from audit_layer.disclosure.audit_client import AuditServer
 from audit_layer.disclosure.parties import BeaconClient, CustodianClient
 from audit_layer.disclosure.service import Disclosure
 from audit_layer.replay import work_list
+from audit_layer.replay.counts import WorkerCounts
 from audit_layer.replay.due_case import TrailDeposits
 from audit_layer.replay.lease import LeaseTerms
 from audit_layer.replay.replayer import Replayer
@@ -33,6 +34,7 @@ from audit_layer.storage.dsn import read_dsn_file
 from audit_layer.storage.engine import check_usable, make_engine
 from audit_layer.trail.at_rest import with_keeper
 from audit_layer.wiring.broker import make_app
+from audit_layer.wiring.worker_metrics import CeleryCounts, beat_metrics, worker_metrics
 from audit_layer.wiring.worker_settings import WorkerSettings
 from shared.envelope.hpke import hpke_key_id, load_hpke_key, load_or_create_hpke_key
 from shared.parties.settings import key_bytes
@@ -47,6 +49,7 @@ from shared.runtime.keys import (
     private_folder,
     public_bytes,
 )
+from shared.runtime.metrics_server import MetricsSettings, metrics
 from shared.runtime.party import PartyRole, check_party
 from shared.runtime.readiness import write_ready
 from shared.verification.trust import AUTHORITY
@@ -80,19 +83,27 @@ class WorkerProcess:
     server: AuditServer
     replayer: Replayer
     parties: list[BeaconClient]
+    counts: WorkerCounts = field(default_factory=WorkerCounts)
+    metrics: MetricsSettings | None = None
 
     def run(self, name: str, ready_file: Path | None, loglevel: str) -> None:
         """Work until told to stop. One task at a time: replay runs in its own process."""
 
-        def ready(**_: object) -> None:
-            if ready_file is not None:
-                write_ready(ready_file, {"worker": name})
-
-        worker_ready.connect(ready, weak=False)
+        celery = CeleryCounts(frozenset(self.app.tasks))
         arguments = ["worker", "--pool=solo", "--without-gossip", "--without-mingle"]
         try:
-            self.app.worker_main([*arguments, f"--hostname={name}@%h", f"--loglevel={loglevel}"])
+            with metrics(self.metrics, lambda: worker_metrics(name, self.counts, celery)) as bound:
+
+                def ready(**_: object) -> None:
+                    if ready_file is not None:
+                        write_ready(ready_file, {"worker": name, **bound})
+
+                worker_ready.connect(ready, weak=False)
+                self.app.worker_main(
+                    [*arguments, f"--hostname={name}@%h", f"--loglevel={loglevel}"]
+                )
         finally:
+            celery.close()
             self.replayer.close()
             self.server.close()
             for party in self.parties:
@@ -151,7 +162,7 @@ def build_worker(settings: WorkerSettings) -> WorkerProcess:
     register_worker(app, worker)
     if settings.authority is not None:
         _add_authority(app, settings, settings.authority, engine, server, parties)
-    return WorkerProcess(app, engine, server, replayer, parties)
+    return WorkerProcess(app, engine, server, replayer, parties, worker.counts, settings.metrics)
 
 
 @contextlib.contextmanager
@@ -227,6 +238,8 @@ def run_beat(
         authority=True,
         tick_s=settings.tick_seconds,
     )
-    if ready_file is not None:
-        write_ready(ready_file, {"beat": settings.name})
-    app.Beat(loglevel=loglevel, schedule=str(schedule)).run()
+    celery = CeleryCounts(frozenset(entry["task"] for entry in app.conf.beat_schedule.values()))
+    with metrics(settings.beat_metrics, lambda: beat_metrics(settings.name, celery)) as bound:
+        if ready_file is not None:
+            write_ready(ready_file, {"beat": settings.name, **bound})
+        app.Beat(loglevel=loglevel, schedule=str(schedule)).run()

@@ -8,6 +8,7 @@ from audit_layer.selection.settings import AuthoritySettings, PeerSettings
 from shared.parties.webhook import WebhookSettings
 from shared.runtime.config import Settings
 from shared.runtime.key_store import KeyStoreSettings
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyFiles
 
 
@@ -61,3 +62,7 @@ class WorkerSettings(Settings):
     hint_seconds: float = Field(default=30.0, gt=0)
     """How long waiting work is left alone before it is offered again."""
     evidence_timeout_seconds: float = Field(default=20, gt=0)
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""
+    beat_metrics: MetricsSettings | None = None
+    """Likewise for beat, which reads the authority's worker.toml."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from audit_layer.witness.store import Held, WitnessStore
+from audit_layer.witness.store import Held, Standing, WitnessStore
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.faults import fault_point
+from shared.runtime.metrics import Counter
 from shared.translog.checkpoint import Checkpoint, parse_checkpoint
 from shared.translog.cosignature import cosign
 from shared.translog.notes import Note, SignatureType, Signer, Verifier, parse_note
@@ -75,9 +76,24 @@ class Witness:
         self._signers = tuple(signers)
         self._known_logs = {origin: tuple(keys) for origin, keys in known_logs.items()}
         self._clock = clock
+        self.answers = Counter()
+        """Answers by status."""
 
     def add_checkpoint(self, body: bytes) -> Answer:
         """Answer one request. The new checkpoint is on disk before a cosignature exists."""
+        answer = self._add(body)
+        self.answers.add(str(answer.status))
+        return answer
+
+    def standings(self) -> list[Standing]:
+        """Return how the log stands; nothing before its first checkpoint."""
+        return self._store.standings()
+
+    def forks(self) -> int:
+        """Return how many checkpoints are kept as proof of a fork."""
+        return self._store.fork_count()
+
+    def _add(self, body: bytes) -> Answer:
         try:
             request = parse_add_checkpoint(body)
             note = parse_note(request.note)

@@ -5,6 +5,7 @@ from pathlib import Path
 from shared.parties.settings import LogSettings
 from shared.runtime.config import Settings
 from shared.runtime.key_store import KeyStoreSettings
+from shared.runtime.metrics_server import MetricsSettings
 from shared.runtime.party import PartyCallers
 from shared.runtime.tls import TlsFiles
 from shared.runtime.traffic import Traffic
@@ -27,3 +28,5 @@ class WitnessSettings(Settings):
     """How the certificates of those who call a party's route are checked. It must be said."""
     log: LogSettings
     traffic: Traffic = Traffic()
+    metrics: MetricsSettings | None = None
+    """Where Prometheus scrapes this process; nowhere, if there is no such table."""

@@ -35,6 +35,14 @@ class Held:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The size of the latest checkpoint cosigned for a log, and when it changed (POSIX seconds)."""
+
+    size: int
+    changed_at: int
+
+
 class WitnessStore:
     """One database file (WAL, synchronous=FULL). Safe for threads, and for several processes."""
 
@@ -126,6 +134,18 @@ class WitnessStore:
                 "SELECT note FROM forks WHERE origin = ? ORDER BY seen_at", (origin,)
             ).fetchall()
         return [str(note) for (note,) in rows]
+
+    def standings(self) -> list[Standing]:
+        """Return how each log stands."""
+        with self._lock:
+            rows = self._db.execute("SELECT size, changed_at FROM latest").fetchall()
+        return [Standing(*row) for row in rows]
+
+    def fork_count(self) -> int:
+        """Return how many checkpoints are kept as proof against logs."""
+        with self._lock:
+            (count,) = self._db.execute("SELECT count(*) FROM forks").fetchone()
+        return int(count)
 
     def _latest(self, origin: str) -> Held | None:
         row = self._db.execute(

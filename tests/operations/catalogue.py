@@ -1,5 +1,6 @@
 """Every metric of every process, and the tables of docs/operations/metrics.md: `python -m tests.operations.catalogue`."""
 
+from audit_layer.wiring import party_metrics, server_metrics, worker_metrics
 from execution_layer.wiring import metrics as nodes
 from shared.runtime.metrics import EVERY_PROCESS, Metric
 from shared.runtime.rpc_metrics import RPC
@@ -11,6 +12,11 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "A node's engine": nodes.ENGINE,
     "A head's chain": nodes.CHAIN,
     "Stages": nodes.STAGE,
+    "The audit server": server_metrics.SERVER,
+    "Audit workers": worker_metrics.WORKER,
+    "Audit workers and beat": worker_metrics.CELERY,
+    "Witnesses": party_metrics.WITNESS,
+    "Custodians": party_metrics.CUSTODIAN,
 }
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from celery.signals import after_task_publish, task_postrun
 from sqlalchemy import Engine
 
 from audit_layer.disclosure.ground import DrawnGround
@@ -18,6 +19,7 @@ from audit_layer.replay.worker import Worker
 from audit_layer.storage.engine import session
 from audit_layer.trail.service import Submission
 from audit_layer.trail.standings import Standings
+from audit_layer.wiring.worker_metrics import CeleryCounts, worker_metrics
 from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.cose import entry_of, open_as
 from shared.statements.disclosures import DisclosureReason
@@ -34,6 +36,7 @@ from tests.audit_layer.replay.court import (
 )
 from tests.audit_layer.replay.waiting import until
 from tests.audit_layer.trail.conftest import World, world
+from tests.shared.runtime.test_metrics import parsed
 
 __all__ = ["world"]
 
@@ -301,3 +304,37 @@ def test_deposits_come_with_the_order_in_the_order_of_their_arrival(bench: Bench
     ((order,),) = bench.world.rows("SELECT raw FROM trail_orders")
     assert {item.order for item in found} == {order}
     assert TrailDeposits(bench.engine).find(made.some("unknown")) == []
+
+
+@dataclass(frozen=True)
+class Task:
+    """Of a Celery task, what its signals show."""
+
+    name: str
+
+
+def test_a_worker_counts_what_became_of_its_work(bench: Bench):
+    for became in ("done", "not due"):
+        assert bench.worker.run(bench.number) == became
+    celery = CeleryCounts(frozenset({"replay.run"}))
+    try:
+        task_postrun.send(sender=Task("replay.run"), state="SUCCESS")
+        task_postrun.send(sender=Task("a stranger's"), state="FAILURE")
+        after_task_publish.send(sender="replay.tick-of-somebody", body=None)
+        samples = parsed(worker_metrics("worker", bench.worker.counts, celery).text())
+    finally:
+        celery.close()
+    assert samples["counterfoil_worker_runs_total", frozenset({("result", "done")})] == 1
+    assert samples["counterfoil_worker_runs_total", frozenset({("result", "not due")})] == 1
+    passed = frozenset({("outcome", "PASS"), ("reason", "exact")})
+    assert samples["counterfoil_worker_verdicts_total", passed] == 1
+    assert samples["counterfoil_worker_replay_seconds_count", frozenset()] == 1
+    assert samples["counterfoil_worker_replaying", frozenset()] == 0
+    assert samples["counterfoil_worker_replayed_tokens_total", frozenset()] > 0
+    ran = {labels for name, labels in samples if name == "counterfoil_tasks_total"}
+    assert ran == {
+        frozenset({("task", "replay.run"), ("state", "success")}),
+        frozenset({("task", "other"), ("state", "failure")}),
+    }
+    assert samples["counterfoil_hints_sent_total", frozenset({("task", "other")})] == 1
+    assert samples["counterfoil_metrics_failed_sources", frozenset()] == 0

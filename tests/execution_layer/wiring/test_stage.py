@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ from tests.execution_layer.engine.traffic import tokenizer
 from tests.execution_layer.waiting import until
 from tests.execution_layer.wiring.test_node import node_settings
 from tests.shared.model import tiny
-from tests.shared.runtime.test_metrics import parsed
+from tests.shared.runtime.test_metrics import scrape
 
 LAYERS, TOKENS = 4, 180
 NODE = "operator-a/node-a"
@@ -95,13 +94,6 @@ def served(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     finally:
         process.kill()
         process.wait()
-
-
-def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what a process says at `/metrics`."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{address}/metrics", timeout=60) as response:
-        return parsed(response.read())
 
 
 async def generated(engine: LocalEngine, on_token: Any = lambda _count: None) -> Finished:

@@ -1,6 +1,7 @@
 """What a process says about itself: another author's parser reads it, nothing hides anything else, and it stays small."""
 
 import threading
+import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,6 +28,13 @@ def parsed(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
     }
+
+
+def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return what a process says at `/metrics`."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{address}/metrics", timeout=60) as response:
+        return parsed(response.read())
 
 
 def exposition(**sources):
