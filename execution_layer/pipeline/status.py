@@ -146,9 +146,11 @@ class Reporter:
         self._history = deque([(time.monotonic(), look())])
         self._failed = False
 
-    def start(self, closed: threading.Event) -> None:
-        """Begin; `closed` is set when the chain is let go."""
-        threading.Thread(target=self._run, args=(closed,), name="chain status", daemon=True).start()
+    def start(self, closed: threading.Event) -> threading.Thread:
+        """Begin; `closed` is set when the chain is let go. The thread that is returned ends then."""
+        thread = threading.Thread(target=self._run, args=(closed,), name="status", daemon=True)
+        thread.start()
+        return thread
 
     def write(self) -> None:
         """Write how it stands now. A file that cannot be written is logged once, and nothing else suffers."""

@@ -93,12 +93,11 @@ def test_it_is_written_again_and_again_and_at_last_when_the_chain_is_let_go(tmp_
         return tally[0]
 
     reporter = Reporter(file, look, lambda history: status_of("acme/head", STAGES, 256, history))
-    reporter.start(closed)
+    thread = reporter.start(closed)
     for _ in range(3):
         assert looked.acquire(timeout=10)
     tally[0] = replace(NEW, steps=77)
     closed.set()
-    (thread,) = [each for each in threading.enumerate() if each.name == "chain status"]
     thread.join(10)
     assert read_status(file).steps == 77
 
