@@ -50,11 +50,7 @@ class AuditView:
     @property
     def blamed(self) -> frozenset[str]:
         """Receipts with a verdict against the node: a FAIL, or evidence that it withheld."""
-        return frozenset(
-            verdict["receipt"]
-            for verdict in self.verdicts
-            if verdict["outcome"] == "FAIL" or verdict["reason"] in WITHHOLDING
-        )
+        return frozenset(verdict["receipt"] for verdict in self.verdicts if _charges(verdict))
 
     @property
     def judged(self) -> frozenset[str]:
@@ -64,14 +60,15 @@ class AuditView:
     @property
     def complete(self) -> bool:
         """Whether every receipt's epoch was drawn, every drawn one judged, and every blame confirmed or refuted."""
-        second = Counter(verdict["receipt"] for verdict in self.verdicts)
+        # Of a chain, one auditor may charge a receipt several times: from each that it was given of that chain.
+        refuted = {verdict["receipt"] for verdict in self.verdicts if not _charges(verdict)}
         drawn = {
             receipt["entry"] for receipt in self.receipts if receipt["log_index"] in self.drawn
         }
         return (
             self.covered == len(self.receipts)
             and drawn <= self.judged  # of a chain, others may be judged as well
-            and all(second[receipt] >= 2 for receipt in self.blamed)
+            and self.blamed <= self.confirmed | refuted
         )
 
     @property
@@ -117,6 +114,11 @@ class AuditView:
     def named(self) -> frozenset[str]:
         """Return the nodes against which a verdict was confirmed."""
         return frozenset(r["node"] for r in self.receipts if r["entry"] in self.confirmed)
+
+
+def _charges(verdict: Item) -> bool:
+    """Whether a verdict is one against the node."""
+    return bool(verdict["outcome"] == "FAIL" or verdict["reason"] in WITHHOLDING)
 
 
 def _rank(receipt: Item) -> tuple[bool, int]:

@@ -452,6 +452,18 @@ def test_an_epoch_that_is_drawn_after_the_next_one_is_waited_for():
     assert AuditView.of(receipts(), [*seals, late, first], judged).complete
 
 
+def test_a_charge_waits_for_whoever_confirms_or_refutes_it_however_often_it_is_made():
+    """Of a chain, one auditor may make it once for each receipt that it was given."""
+    drawn = [
+        {"type": "epoch-seal", "entry": "s0", "payload": {"first": 0, "size": 9}},
+        {"type": "draw", "entry": "d0", "payload": {"seal": "s0", "drawn": []}},
+    ]
+    charge = verdict("r3", "node-c", "FAIL", "activations") | {"confirms": None}
+    assert not AuditView.of(receipts(), drawn, [charge, charge]).complete
+    for other in (charge | {"confirms": "v1"}, charge | {"outcome": "PASS", "reason": "exact"}):
+        assert AuditView.of(receipts(), drawn, [charge, other]).complete
+
+
 def falsified(refused: int, unproven: str, *, chained: bool = True) -> list[str]:
     """Return what is said of operator-a's invoice, and whether it falls, where node-c is a stage of node-a's chain, and
     convicted for its part of the first of two answers.
