@@ -68,6 +68,7 @@ generate: $(VENV)/.dev
 	$(BIN)/python -m audit_layer.wiring.openapi > docs/openapi.json
 	$(BIN)/python -m tests.command_reference > docs/commands.md
 	$(BIN)/python -m tests.adversaries.reference > docs/adversaries.md
+	$(BIN)/python -m execution_layer.proxy.reference > docs/proxy-parameters.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.stack

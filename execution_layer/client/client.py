@@ -46,7 +46,7 @@ from execution_layer.client.own_keys import learn_identities, own_keys
 from execution_layer.client.policy import ClientPolicy
 from execution_layer.client.prices import fetch_cards
 from execution_layer.client.proofs import LATER, HandedIn, ProofReport, Proofs
-from execution_layer.client.reading import Texts, fetched_folder
+from execution_layer.client.reading import ModelText, Texts, fetched_folder
 from execution_layer.client.reopening import reopened
 from execution_layer.client.tag_key import Tagger
 from execution_layer.client.views import compare_view
@@ -172,13 +172,18 @@ class AsyncCounterfoilClient:
             raise CounterfoilError(Code.INVALID_ARGUMENT, f"n must be between 1 and {MAX_ANSWERS}")
         if wanted.on_text is not None:
             raise CounterfoilError(
-                Code.INVALID_ARGUMENT, "on_text cannot tell several answers apart; omit it"
+                Code.INVALID_ARGUMENT, "on_text cannot tell several answers apart; use on_text_of"
             )
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(
-                        self._with_retries(wanted.for_choice(choice), node, until, on_retry)
+                        self._with_retries(
+                            wanted.for_choice(choice, options.get("on_text_of")),
+                            node,
+                            until,
+                            on_retry,
+                        )
                     )
                     for choice in range(n)
                 ]
@@ -220,6 +225,10 @@ class AsyncCounterfoilClient:
         """
         directory = self._listing()
         return await directory.offers(self._model_root(model)), directory.refused
+
+    def text_of(self, model: str | None = None) -> ModelText | None:
+        """Return a model's tokenizer, if this client has it."""
+        return self._texts.of(self._model_root(model))
 
     async def fetch_tokenizer(self, model: str | None = None, node: str | None = None) -> Path:
         """Fetch a model's tokenizer files from a node, check them against the model root, and use them from now on.

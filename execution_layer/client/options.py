@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args, get_type_hints
 
-from execution_layer.client.wanted import OnChoice, OnRetry, OnText
+from execution_layer.client.wanted import OnChoice, OnRetry, OnText, OnTextOf
 from shared.codec.ids import parse_hex32
 from shared.envelope.header import MAX_CANDIDATES
 from shared.runtime.errors import Code, CounterfoilError
@@ -59,6 +59,8 @@ class Options(Sampling, total=False):
     """Seconds for all attempts together; each order's deadline is 95 % of those that are left when it is signed."""
     on_text: OnText | None
     """Called with text as it arrives, before the receipt can be checked; a retry starts over unless it continues."""
+    on_text_of: OnTextOf | None
+    """Called with (choice, text) as the text of several answers arrives (`n`); otherwise as `on_text`."""
     on_retry: OnRetry | None
     """Called with (node, error) when a retry begins."""
     on_pause: OnRetry | None

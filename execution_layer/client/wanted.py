@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from execution_layer.client.entries import NodeEntry
 from execution_layer.client.reading import ModelText
@@ -13,6 +14,7 @@ from shared.statements.orders import input_bound
 from shared.statements.request import RequestBody
 
 OnText = Callable[[str], None]
+OnTextOf = Callable[[int, str], None]
 OnRetry = Callable[[str, CounterfoilError], None]
 
 
@@ -62,9 +64,10 @@ class Wanted:
         tokenise = self.tokenise
         return input_bound(self.body) if tokenise is None else len(tokenise())
 
-    def for_choice(self, choice: int) -> "Wanted":
-        """Return the same request for one of several answers."""
-        return replace(self, body=replace(self.body, choice=choice))
+    def for_choice(self, choice: int, on_text_of: OnTextOf | None = None) -> "Wanted":
+        """Return the same request for one of several answers, whose text `on_text_of` is told with the choice."""
+        on_text = self.on_text if on_text_of is None else partial(on_text_of, choice)
+        return replace(self, body=replace(self.body, choice=choice), on_text=on_text)
 
 
 OnChoice = Callable[[Sequence[NodeEntry], Wanted], None]

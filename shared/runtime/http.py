@@ -1,4 +1,6 @@
-"""HTTPS servers on FastAPI or Starlette: problem details for every error, served within a running loop."""
+"""HTTPS servers on FastAPI or Starlette, served within a running loop: every error is a problem document, or what the server's own
+API has in its place.
+"""
 
 import asyncio
 import contextlib
@@ -8,7 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.runtime.connection import MAX_HEAD_BYTES, Connection
 from shared.runtime.errors import Code, CounterfoilError
 from shared.runtime.logs import incident
-from shared.runtime.net import bind, join_address
+from shared.runtime.net import bind, is_loopback, join_address
 from shared.runtime.problems import MEDIA_TYPE, to_problem
 from shared.runtime.tls import TlsFiles, server_context
 from shared.runtime.traffic import HANDSHAKE_S, Gate, Traffic, peer_of
@@ -44,6 +46,13 @@ _FROM_STATUS: Final = {
 _log = logging.getLogger(__name__)
 
 
+class AnswerError(Protocol):
+    """Makes the response that carries an error, with its code's status unless one is given."""
+
+    def __call__(self, error: CounterfoilError, *, http_status: int | None = None) -> Response:
+        """Return the response."""
+
+
 def problem_response(error: CounterfoilError, *, http_status: int | None = None) -> JSONResponse:
     """Return the response that carries `error` (RFC 9457), with its code's status unless one is given."""
     status, headers, members = to_problem(error)
@@ -54,12 +63,16 @@ def problem_response(error: CounterfoilError, *, http_status: int | None = None)
     return JSONResponse(members, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def install_problem_handlers(app: FastAPI | Starlette) -> None:
-    """Turn every error of `app` into a problem document: ours, validation, routing, and unexpected ones."""
+def install_problem_handlers(
+    app: FastAPI | Starlette, answer: AnswerError = problem_response
+) -> None:
+    """Turn every error of `app` into a problem document, or into what `answer` makes of it: ours, validation, routing, and
+    unexpected ones.
+    """
 
     async def ours(_request: Request, error: Exception) -> Response:
         assert isinstance(error, CounterfoilError)
-        return problem_response(error)
+        return answer(error)
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -67,20 +80,20 @@ def install_problem_handlers(app: FastAPI | Starlette) -> None:
             f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
             for found in error.errors()[:10]
         )
-        return problem_response(CounterfoilError(Code.INVALID_ARGUMENT, "; ".join(places)))
+        return answer(CounterfoilError(Code.INVALID_ARGUMENT, "; ".join(places)))
 
     async def routed(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _FROM_STATUS.get(error.status_code, Code.INVALID_ARGUMENT)
         failure = CounterfoilError(code, str(error.detail))
-        response = problem_response(failure, http_status=error.status_code)  # 405 has no code
+        response = answer(failure, http_status=error.status_code)  # 405 has no code
         response.headers.update(error.headers or {})
         return response
 
     app.add_exception_handler(CounterfoilError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
-    app.add_middleware(_IncidentMiddleware)
+    app.add_middleware(_IncidentMiddleware, answer=answer)
 
 
 async def limited_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -126,9 +139,10 @@ def in_pieces(send: Send) -> Send:
 class _GateMiddleware:
     """Passes requests through their server's gate."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, answer: AnswerError) -> None:
         self._app = app
         self._gate = gate
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -139,7 +153,7 @@ class _GateMiddleware:
             try:
                 self._enter(scope, passing)
             except CounterfoilError as refused:
-                await problem_response(refused)(scope, receive, send)
+                await self._answer(refused)(scope, receive, send)
                 return
             await self._app(scope, receive, in_pieces(send))
 
@@ -162,8 +176,9 @@ class _GateMiddleware:
 class _IncidentMiddleware:
     """Answers an unexpected exception with an incident id, and logs it under that id."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, answer: AnswerError) -> None:
         self._app = app
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -182,7 +197,7 @@ class _IncidentMiddleware:
                 raise
             failure = incident(_log, error, f"{scope['method']} {scope['path']}")
             if not started:
-                await problem_response(failure)(scope, receive, send)
+                await self._answer(failure)(scope, receive, send)
 
 
 @dataclass(slots=True)
@@ -222,10 +237,46 @@ async def serve_https(
     Raises CONFIGURATION if the address cannot be bound or the certificate cannot be used.
     """
     context = server_context(tls, callers_ca)
+    return await _serve(app, context, bind(address), traffic, grace_s, problem_response)
+
+
+async def serve_near(
+    app: ASGIApp,
+    tls: TlsFiles | None,
+    address: str,
+    *,
+    answer: AnswerError,
+    traffic: Traffic | None = None,
+    grace_s: float = 5.0,
+) -> HttpsServer:
+    """Serve `app` as `serve_https` does; without `tls` in the clear, to this machine alone.
+
+    `answer` makes what the server itself refuses. Raises CONFIGURATION for an address without TLS that others can reach.
+    """
+    context = None if tls is None else server_context(tls)
     listener = bind(address)
+    host = listener.getsockname()[0]
+    if context is None and not is_loopback(host):
+        listener.close()
+        raise CounterfoilError(
+            Code.CONFIGURATION,
+            f"other machines can reach {address}, and there is no certificate",
+            remedy="Serve on 127.0.0.1, or configure [tls].",
+        )
+    return await _serve(app, context, listener, traffic, grace_s, answer)
+
+
+async def _serve(
+    app: ASGIApp,
+    context: ssl.SSLContext | None,
+    listener: socket.socket,
+    traffic: Traffic | None,
+    grace_s: float,
+    answer: AnswerError,
+) -> HttpsServer:
     gate = Gate(traffic or Traffic())
     config = uvicorn.Config(
-        _GateMiddleware(app, gate),
+        _GateMiddleware(app, gate, answer),
         http="h11",
         ws="none",
         log_config=None,
@@ -251,7 +302,7 @@ async def serve_https(
 class _Server(uvicorn.Server):
     """uvicorn within our loop: signals are left to the process, readiness can be awaited, failures are raised."""
 
-    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext, gate: Gate) -> None:
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext | None, gate: Gate) -> None:
         super().__init__(config)
         self._gate = gate
         self.ready = asyncio.Event()
@@ -282,8 +333,8 @@ class _Server(uvicorn.Server):
                 protocol,
                 sock=listener,
                 ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=1.0,
+                ssl_handshake_timeout=None if self._context is None else HANDSHAKE_S,
+                ssl_shutdown_timeout=None if self._context is None else 1.0,
             )
             for listener in sockets or []
         ]
