@@ -295,9 +295,7 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
             _show(known, arguments, error)
             return EXIT_CODES[known.code]
         if isinstance(error, ModuleNotFoundError) and (missing := _missing_package(error)):
-            remedy = (
-                "Run: pip install 'counterfoil[node]', 'counterfoil[audit]' or 'counterfoil[all]'"
-            )
+            remedy = "Run: pip install 'counterfoil[node]', 'counterfoil[audit]', 'counterfoil[proxy]' or 'counterfoil[all]'"
             _show(_not_installed("this command", missing, remedy), arguments, error)
             return EXIT_CODES[Code.CONFIGURATION]
         _show(CounterfoilError(Code.INTERNAL, f"{type(error).__name__}: {error}"), arguments, error)

@@ -85,7 +85,7 @@ async def test_an_unknown_model_or_route_is_404_and_a_wrong_method_405(world):
 
 
 async def test_who_calls_too_often_is_told_so_in_the_apis_shape(world):
-    async with live(world, traffic=Traffic(calls_per_s=0.25)) as proxy, proxy.http() as client:
+    async with live(world, traffic=Traffic(calls_per_s=0.001)) as proxy, proxy.http() as client:
         assert (await client.get("models")).status_code == 200
         response = await client.get("models")
         told(response, 429, "rate_limit_exceeded")

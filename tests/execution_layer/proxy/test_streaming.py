@@ -56,20 +56,30 @@ async def test_several_answers_and_plain_prompts_stream_too(world):
 async def test_a_stream_whose_receipt_lies_ends_with_an_error_and_never_with_done(
     world, monkeypatch
 ):
-    async with world.node(FakeEngine(pause_s=0.01)), live(world) as proxy:
-        true, lie = session.draft_receipt, random32()
-        monkeypatch.setattr(
-            session, "draft_receipt", lambda *facts: replace(true(*facts), h_final=lie)
-        )
-        response = await proxy.post("chat/completions", ASKED)
-        assert response.status_code == 200  # it had begun
-        assert '"code": "commitment_mismatch"' in response.text
-        assert "[DONE]" not in response.text
-        assert '"checked"' not in response.text
+    true, lie = session.draft_receipt, random32()
+    monkeypatch.setattr(session, "draft_receipt", lambda *facts: replace(true(*facts), h_final=lie))
+    engine = FakeEngine(holds_after=2)
+    async with world.node(engine), live(world) as proxy:
+        text = ""
+        async with (
+            proxy.http() as client,
+            client.stream("POST", "chat/completions", json=ASKED) as response,
+        ):
+            async for piece in response.aiter_text():  # it has begun: the status cannot say it
+                text += piece
+                engine.generations[0].release()
+        assert '"code": "commitment_mismatch"' in text
+        assert "[DONE]" not in text
+        assert '"checked"' not in text
         async with proxy.openai() as client:
+            stream = await client.chat.completions.create(**ASKED)
+
+            async def read():
+                async for _ in stream:
+                    engine.generations[-1].release()
+
             with pytest.raises(openai.APIError):
-                async for _ in await client.chat.completions.create(**ASKED):
-                    pass
+                await read()
 
 
 async def test_a_stream_goes_on_elsewhere_without_losing_or_repeating_a_token(world):
