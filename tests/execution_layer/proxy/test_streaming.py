@@ -1,13 +1,18 @@
 """A stream brings every token once, says at its end that it was checked, and never ends well if it was not."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import openai
 import pytest
 
 from execution_layer.node import session
+from execution_layer.proxy import answering
+from execution_layer.proxy.answers import Shape
+from execution_layer.proxy.asking import read_chat
 from execution_layer.proxy.telling import Telling
+from shared.runtime.errors import Code, CounterfoilError
 from tests.execution_layer.asking import random32
 from tests.execution_layer.fakes import FakeEngine
 from tests.execution_layer.proxy.serving import MODEL, live
@@ -136,3 +141,42 @@ async def test_what_nobody_reads_is_kept_once_and_read_once():
     assert telling.take() == [(0, "abc"), (1, "ABC")]
     assert telling.take() == []
     assert (telling.heard(0), telling.heard(2)) == (3, 0)
+
+
+async def test_a_reader_that_stops_costs_one_text_and_misses_nothing():
+    asked = read_chat({"model": "m", "messages": HELLO, "stream": True}, 8)
+    telling, goes_on, ends = Telling(), asyncio.Event(), asyncio.Event()
+    sent = []
+
+    async def answer():
+        await ends.wait()
+        raise CounterfoilError(Code.BAD_SIGNATURE, "the end")
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message.get("body", b""))
+        if b"first" in sent[-1]:
+            stopped.set()
+            await goes_on.wait()
+
+    stopped = asyncio.Event()
+    telling.say(0, "first")
+    work = answering._Work(receive, answer())
+    sending = asyncio.create_task(
+        answering._events(work, Shape(asked, "x", 0, None), telling, send)
+    )
+    await stopped.wait()
+    words = [f"{n} " for n in range(1000)]
+    for word in words:
+        telling.say(0, word)
+    goes_on.set()
+    await until(lambda: b"999 " in sent[-1])
+    ends.set()
+    assert await sending is None
+    work.gone.cancel()
+    start, _role, first, rest, error, end = sent
+    assert (start, end) == (b"", b"")
+    assert json.loads(rest[6:])["choices"][0]["delta"]["content"] == "".join(words)
+    assert (b"first" in first, b"bad_signature" in error) == (True, True)
