@@ -19,6 +19,7 @@ from shared.runtime.http import (
     install_problem_handlers,
     limited_body,
     serve_https,
+    serve_near,
 )
 from shared.runtime.problems import MEDIA_TYPE, from_problem, to_problem
 from shared.runtime.tls import LocalCA, TlsFiles, client_context
@@ -319,6 +320,23 @@ async def test_plain_http_gets_no_answer(server):
         answer = b""
     assert not answer.startswith(b"HTTP")
     writer.close()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["in the clear", "over TLS"])
+async def test_a_server_for_this_machine_answers_errors_in_its_apis_own_way(tls, secure):
+    def own(error: CounterfoilError, *, http_status: int | None = None) -> Response:
+        return Response(error.code.name, http_status or 418)
+
+    gate = Traffic(calls_per_s=0.001)
+    server = await serve_near(
+        application(), tls if secure else None, "127.0.0.1:0", answer=own, traffic=gate
+    )
+    url = f"{'https' if secure else 'http'}://{server.address}/number?n=1"
+    async with httpx.AsyncClient(verify=client_context(tls.ca), trust_env=False) as client:
+        assert (await client.get(url)).text == "1"
+        refused = await client.get(url)
+        assert (refused.status_code, refused.text) == (418, "OVERLOADED")
+    await server.stop()
 
 
 async def test_stopping_lets_a_request_in_flight_end(app, tls):
