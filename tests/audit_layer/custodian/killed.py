@@ -58,7 +58,7 @@ def main(base: Path) -> None:
     good = World()
     told = {point: trial(base / point, point, good) for point in RELEASE + SHARE}
     lie = custody.rewrapped(custody.request(), share=octets("x"))
-    vars(worlds)["sealed"] = lambda: lie
+    vars(worlds)["sealed"] = lambda **_: lie
     unfit = World()
     told |= {point: trial(base / point, point, unfit) for point in REPORT}
     print(json.dumps(told))

@@ -105,7 +105,7 @@ async def test_whatever_is_wrong_with_a_wrap_looks_the_same_from_outside(
     """Otherwise a custodian would tell strangers what it can and cannot open."""
     looks = set()
     for lie in LIES.values():
-        monkeypatch.setattr(worlds, "sealed", lambda lie=lie: lie)
+        monkeypatch.setattr(worlds, "sealed", lambda lie=lie, **_: lie)
         world = World()
         found = await served.post(world.case().to_cbor())
         looks.add((found.status_code, len(found.content), _named(found)))

@@ -91,7 +91,7 @@ def test_what_the_client_sealed_decides_whether_asking_is_enough(
 ):
     """Not even the tenant that sealed "never" has it opened later."""
     made = custody.request(audit)
-    monkeypatch.setattr(worlds, "sealed", lambda: made)
+    monkeypatch.setattr(worlds, "sealed", lambda **_: made)
     world = World(**ASKED)
     permits = audit is Audit.ALWAYS or (pinned and audit is Audit.SAMPLED)
     trust = TRUST if pinned else trusting(Role.TENANT, None)

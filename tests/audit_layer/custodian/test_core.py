@@ -379,7 +379,7 @@ def test_what_a_lying_client_wrapped_is_reported_whichever_part_is_wrong(
     holder, tmp_path, monkeypatch, name
 ):
     """The report says which wrap, and nothing of what is in it."""
-    monkeypatch.setattr(worlds, "sealed", lambda: LIES[name])
+    monkeypatch.setattr(worlds, "sealed", lambda **_: LIES[name])
     world = World()
     answered = custody.case_answer(holder, world)
     assert answered.release is None
@@ -416,7 +416,7 @@ def test_a_wrap_for_another_custodian_is_unreadable_and_a_stranger_holds_nothing
 @pytest.mark.parametrize("audit", [Audit.NEVER, Audit.ALWAYS, Audit.SAMPLED])
 def test_the_tenants_never_is_kept_even_for_a_valid_draw(holder, tmp_path, monkeypatch, audit):
     made = custody.request(audit)
-    monkeypatch.setattr(worlds, "sealed", lambda: made)
+    monkeypatch.setattr(worlds, "sealed", lambda **_: made)
     world = World()
     if audit is Audit.NEVER:
         with pytest.raises(CounterfoilError) as caught:

@@ -162,7 +162,7 @@ def convened(
 ) -> Iterator[Court]:
     """Have a case heard, of a receipt that a draw lists or, with the world's `options`, that its tenant wants audited."""
     request = sealed(audit)
-    monkeypatch.setattr(worlds, "sealed", lambda: request)
+    monkeypatch.setattr(worlds, "sealed", lambda **_: request)
     monkeypatch.setattr(service, "check_evidence", lambda found, *_: (found, ""))
     world = World(parties=BEACON, **options)
     receipt = world.receipts[world.chosen]

@@ -375,9 +375,10 @@ def test_the_offer_names_the_memory_that_is_lacking(pool):
 async def test_a_line_that_is_closed_leaves_no_connection_open(pool):
     """A node connects its chain again for as long as it runs."""
     closed: list[str] = []
+    party, ca_file = pool.party(), pool.authority.ca_file
 
     def reach(address: str) -> Any:
-        channel: Any = secure_channel(address, pool.authority.ca_file, pool.party())
+        channel: Any = secure_channel(address, ca_file, party)
         ordinary = channel.close
 
         def close() -> None:

@@ -149,9 +149,8 @@ async def test_a_stage_killed_while_a_node_answers_comes_back_and_the_answer_is_
             answer = await answering
             ready = json.loads(first.with_name("ready.json").read_text(encoding="utf-8"))
             figures = await asyncio.to_thread(scrape, ready["metrics"])
-    assert (
-        figures["counterfoil_stage_uses_total", frozenset()] == 2
-    )  # the chain, and the one after it
+    # the chain, every one that could not be connected while the other stage was away, and the one after it
+    assert figures["counterfoil_stage_uses_total", frozenset()] >= 2
     assert "metrics" not in json.loads(again.with_name("ready.json").read_text(encoding="utf-8"))
     node.build_node(node_settings(kv_memory_mib=4).model_copy(update={"model": model}))
     alone = await generated(made["model"].engine)

@@ -67,9 +67,13 @@ BUNDLE_RAW = sign(BUNDLE, key=OPERATOR, issuer="gpu-farm")
 Edit = Callable[[Any], Any]
 
 
-@cache
 def sealed(*, stage: bool = False) -> SealedRequest:
     """The one request that all receipts of the world answer: for its node, or another one whose stage it is."""
+    return _sealed(stage)
+
+
+@cache
+def _sealed(stage: bool) -> SealedRequest:
     node = Candidate(entry_of(BUNDLE_RAW), BUNDLE.hpke_key)
     head = Candidate(octets("the head's key bundle"), BUNDLE.hpke_key)
     return seal_request(
