@@ -1,7 +1,6 @@
 """A head's side of orders for parts: stages accept them before an answer begins, and sign receipts at its end (protocol §4.10)."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -22,8 +21,6 @@ from shared.statements.receipts import Chain, Receipt, Usage
 
 CALL_S: Final = 20.0
 """How long a stage may take to accept an order, or to sign."""
-PAUSE_S: Final = 0.25
-_log = logging.getLogger(__name__)
 Reach = Callable[[str], grpc.aio.Channel]
 """Returns a channel to a stage at host:port."""
 
@@ -146,7 +143,10 @@ class HeadChain:
         return Closed(chain, tuple(statement for statement, _, _ in receipts))
 
     async def give_up(self, request: str, parts: Sequence[Part]) -> None:
-        """Tell the stages, as far as they can be told, that nothing more is wanted of a request."""
+        """Tell the stages, as far as they can be told, that nothing more is wanted of a request; none of its
+        rows is under way then, which would break the chain for everybody.
+        """
+        await self._answers.settled(request)
         self._answers.forget(request)
         await asyncio.gather(
             *(

@@ -200,6 +200,9 @@ class Intake:
             if generation is not None:
                 generation.cancel(FinishReason.FAILED)
             if chained is not None:
+                if generation is not None:
+                    async for _ in generation:  # until nothing more of it begins
+                        pass
                 await chained.give_up()
             if isinstance(error, Unwritable):
                 raise self._health.told(error) from error

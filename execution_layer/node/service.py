@@ -21,6 +21,18 @@ SENDING: Final = 4
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+def shown_bundle(
+    ring: KeyRing, refused: CounterfoilError | None
+) -> execution_pb2.GetKeyBundleResponse:
+    """Return a node's newest key bundle and its proof, and why it accepts nothing now, if it does not."""
+    keys = ring.current()
+    return execution_pb2.GetKeyBundleResponse(
+        statement=keys.statement,
+        tlog_proof=keys.proof,
+        refuses="" if refused is None else refused.detail,
+    )
+
+
 class InferenceService(execution_pb2_grpc.InferenceServicer):
     """Sealed requests in, sealed frames and a receipt out."""
 
@@ -47,13 +59,7 @@ class InferenceService(execution_pb2_grpc.InferenceServicer):
         context: Context,  # noqa: ARG002
     ) -> execution_pb2.GetKeyBundleResponse:
         """Return the newest key bundle and its proof, and whether requests are accepted."""
-        keys = self._ring.current()
-        refused = self._intake.refusal()
-        return execution_pb2.GetKeyBundleResponse(
-            statement=keys.statement,
-            tlog_proof=keys.proof,
-            refuses="" if refused is None else refused.detail,
-        )
+        return shown_bundle(self._ring, self._intake.refusal())
 
     async def Generate(  # noqa: N802  # likewise
         self,

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from execution_layer.node.identity import KeyRing
+from execution_layer.node.service import shown_bundle
 from shared.proto.counterfoil.execution.v1 import execution_pb2, execution_pb2_grpc
 from shared.runtime.errors import Code, CounterfoilError
 
@@ -26,12 +27,7 @@ class StageInference(execution_pb2_grpc.InferenceServicer):
         context: Context,  # noqa: ARG002
     ) -> execution_pb2.GetKeyBundleResponse:
         """Return the newest key bundle and its proof, and whether orders are accepted."""
-        keys, refused = self._ring.current(), self._refusal()
-        return execution_pb2.GetKeyBundleResponse(
-            statement=keys.statement,
-            tlog_proof=keys.proof,
-            refuses="" if refused is None else refused.detail,
-        )
+        return shown_bundle(self._ring, self._refusal())
 
     async def Generate(  # noqa: N802  # likewise
         self,

@@ -38,6 +38,8 @@ class Answers:
         """Blocks of keys and values have `size` positions, states `width` numbers."""
         self.width, self._size = width, size
         self._answers: dict[str, Answer] = {}
+        self._hops: HeadHops | None = None
+        """Those of the newest connection."""
         self._lock = threading.Lock()
 
     def open(
@@ -57,9 +59,12 @@ class Answers:
             self._answers[request] = answer
 
     def forget(self, request: str) -> None:
-        """Forget a request."""
+        """Forget a request, none of whose rows is under way (`settled`)."""
         with self._lock:
             self._answers.pop(request, None)
+            hops = self._hops
+        if hops is not None:
+            hops.forget(request)
 
     async def settled(self, request: str) -> None:
         """Return once none of a request's rows is under way, so that no stage computes any more of it."""
@@ -84,7 +89,8 @@ class Answers:
 
     def connection(self) -> "HeadHops":
         """Return the hops of a new connection."""
-        return HeadHops(self, Ledger(self._size))
+        self._hops = HeadHops(self, Ledger(self._size))
+        return self._hops
 
     def lost(self) -> None:
         """Note that nothing that is under way will come back."""
@@ -166,6 +172,15 @@ class HeadHops:
             self._ledger.leave(out.blocks, hashes)
             self._answers.went(out.request, -len(hashes))
         return opened.boundary
+
+    def forget(self, request: str) -> None:
+        """Forget a request that is over."""
+        carried = self._going.pop(request, None)
+        if carried is not None:
+            order = carried.part.order
+            self._coming.pop(order, None)
+            self._in.forget(order)
+            self._out.forget(order)
 
     def _carry(self, request: str) -> Carried:
         """Return what is carried for a request on this connection; what an earlier one has carried of it counts no more."""

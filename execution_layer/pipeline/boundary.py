@@ -36,18 +36,19 @@ class Boundary:
         """Raise MALFORMED unless this is what may come next: step `number`, up to `limit` rows of `width` finite numbers."""
         count = sum(span.count for span in self.rows)
         if len(self.spent) > MAX_STAGES + 1:  # the first one may be the head's own
-            raise _wrong(f"a step has passed {len(self.spent)} stages")
+            raise malformed(f"a step has passed {len(self.spent)} stages")
         if self.number != number:
-            raise _wrong(f"step {self.number} comes where step {number} is due")
+            raise malformed(f"step {self.number} comes where step {number} is due")
         if not 0 < count <= limit or any(span.count < 1 for span in self.rows):
-            raise _wrong(f"a step has {count} rows, of {limit} at most")
+            raise malformed(f"a step has {count} rows, of {limit} at most")
         if self.states.shape != (count, width) or self.states.dtype != torch.float32:
-            raise _wrong(
+            raise malformed(
                 f"{tuple(self.states.shape)} {self.states.dtype} for {count} rows of {width}"
             )
         if not torch.isfinite(self.states).all():
-            raise _wrong("a state is not finite")
+            raise malformed("a state is not finite")
 
 
-def _wrong(what: str) -> CounterfoilError:
+def malformed(what: str) -> CounterfoilError:
+    """Return the error for states, or what comes with them, that are not what they should be."""
     return CounterfoilError(Code.MALFORMED, f"boundary states: {what}")

@@ -5,17 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import torch
-
-from execution_layer.pipeline.boundary import Boundary
+from execution_layer.pipeline.boundary import Boundary, malformed
 from execution_layer.pipeline.ledger import Track
 from execution_layer.pipeline.parts import Part
-from execution_layer.pipeline.wire import from_spent, to_spent
+from execution_layer.pipeline.wire import to_spent, with_states
 from shared.envelope.boundary import row_hashes
 from shared.envelope.stages import HOP_NONCE_BYTES, HopOpener, HopSealer
-from shared.model.backend import Rows
 from shared.proto.counterfoil.execution.v1 import stages_pb2
-from shared.runtime.errors import Code, CounterfoilError
 from shared.statements.keys import MAX_STAGES
 
 _NUMBER_BYTES: Final = 4
@@ -57,31 +53,24 @@ class HopIn:
         for begun in step.begun:
             self._begin(begun)
         if step.states:
-            raise _wrong("are not sealed")
+            raise malformed("rows that are not sealed")
         carried, plain, hashes = [], bytearray(), []
         for span in step.spans:
             known = self._slots.get(span.slot)
             if known is None:
-                raise _wrong(f"belong to part {span.slot}, which has not begun")
+                raise malformed(f"rows that belong to part {span.slot}, which has not begun")
             size = _NUMBER_BYTES * self.width * span.count
             if not span.count or len(span.sealed) > size + 64:
-                raise _wrong(f"have {len(span.sealed)} bytes for {span.count} rows")
+                raise malformed(f"rows that have {len(span.sealed)} bytes for {span.count} rows")
             part = known[1].open(span.position, span.count, span.sealed)
             if len(part) != size:
-                raise _wrong(f"have {len(part)} bytes for {span.count} rows of {self.width}")
+                raise malformed(
+                    f"rows that have {len(part)} bytes for {span.count} rows of {self.width}"
+                )
             carried.append(known[0])
             hashes.append(row_hashes(part, span.count))
             plain += part
-        rows = tuple(Rows(span.count, span.position, tuple(span.blocks)) for span in step.spans)
-        states = torch.frombuffer(plain or bytearray(_NUMBER_BYTES), dtype=torch.float32)
-        count = sum(span.count for span in rows)
-        boundary = Boundary(
-            step.number,
-            rows,
-            states[: count * self.width].view(count, self.width),
-            spent=from_spent(step),
-        )
-        return Opened(boundary, tuple(carried), tuple(hashes))
+        return Opened(with_states(step, plain, self.width), tuple(carried), tuple(hashes))
 
     def forget(self, order: bytes) -> None:
         """Forget a part that is over."""
@@ -92,7 +81,7 @@ class HopIn:
     def _begin(self, begun: stages_pb2.StageBegin) -> None:
         orders = tuple(begun.orders)
         if begun.slot in self._slots or not 0 < len(orders) <= MAX_STAGES + 1:
-            raise _wrong(f"begin part {begun.slot} twice, or for no order")
+            raise malformed(f"rows that begin part {begun.slot} twice, or for no order")
         carried = self.find(orders[0], orders[1:])
         opener = HopOpener(carried.part.before, carried.part.ctx, begun.hop_nonce)
         self._slots[begun.slot] = (carried, opener)
@@ -123,7 +112,7 @@ class HopOut:
                 position=span.position,
                 blocks=span.blocks,
                 slot=slot,
-                sealed=sealer.seal(span.position, span.count, bytes(plain)),
+                sealed=sealer.seal(span.position, span.count, plain),
             )
         return step, tuple(hashes)
 
@@ -138,7 +127,3 @@ class HopOut:
         step.begun.add(slot=slot, orders=carried.onward, hop_nonce=nonce)
         begun = self._slots[part.order] = (slot, HopSealer(part.behind, part.ctx, nonce))
         return begun
-
-
-def _wrong(what: str) -> CounterfoilError:
-    return CounterfoilError(Code.MALFORMED, f"boundary states: rows that {what}")

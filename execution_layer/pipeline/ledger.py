@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
+from execution_layer.pipeline.boundary import malformed
 from shared.envelope.boundary import ROW_HASH_BYTES
 from shared.model.backend import Rows
-from shared.runtime.errors import Code, CounterfoilError
 
 _NOTHING: Final = bytes(32)
 """The identity of what is before position 0."""
@@ -91,19 +91,19 @@ class Ledger:
         """Let a track begin at position 0, or behind whole blocks that hold what comes before."""
         whole, rest = divmod(rows.position, self._size)
         if rest or len(rows.blocks) < whole:
-            raise _wrong("begin where no block does")
+            raise malformed("rows that begin where no block does")
         identity, blocks = _NOTHING, []
         for number in rows.blocks[:whole]:
             block = self._blocks.get(number)
             if block is None or block.before != identity or len(block.entered) < self._full:
-                raise _wrong("follow keys and values that were computed behind others")
+                raise malformed("rows that follow keys and values that were computed behind others")
             identity = block.identity
             blocks.append(block)
         track.blocks, track.position = blocks, rows.position
 
     def _note(self, track: Track, rows: Rows, hashes: Sequence[bytes]) -> list[Block]:
         if len(rows.blocks) * self._size < rows.position + len(hashes):
-            raise _wrong("have no blocks")
+            raise malformed("rows that have no blocks")
         noted = []
         for position, digest in enumerate(hashes, start=rows.position):
             place = position // self._size
@@ -124,7 +124,3 @@ class Ledger:
 def _split(hashes: bytes, count: int) -> list[bytes]:
     size = ROW_HASH_BYTES
     return [hashes[row * size : (row + 1) * size] for row in range(count)]
-
-
-def _wrong(what: str) -> CounterfoilError:
-    return CounterfoilError(Code.MALFORMED, f"boundary states: rows that {what}")

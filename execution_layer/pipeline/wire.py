@@ -5,10 +5,9 @@ from typing import Final
 
 import torch
 
-from execution_layer.pipeline.boundary import Boundary, Spent
+from execution_layer.pipeline.boundary import Boundary, Spent, malformed
 from shared.model.backend import Rows
 from shared.proto.counterfoil.execution.v1 import stages_pb2
-from shared.runtime.errors import Code, CounterfoilError
 
 _MICRO: Final = 1e-6
 _MOST_US: Final = 2**32 - 1
@@ -31,18 +30,17 @@ def from_message(step: stages_pb2.StageStep, width: int) -> Boundary:
     """Return what was sent, which `Boundary.check` is still to look at; MALFORMED unless the states are whole rows."""
     rows = sum(span.count for span in step.spans)
     if len(step.states) != 4 * rows * width:
-        raise CounterfoilError(
-            Code.MALFORMED,
-            f"boundary states: {len(step.states)} bytes for {rows} rows of {width} numbers",
-        )
-    # of its own: a stage writes where it reads
-    states = torch.frombuffer(bytearray(step.states) or bytearray(4), dtype=torch.float32)
-    return Boundary(
-        step.number,
-        tuple(Rows(span.count, span.position, tuple(span.blocks)) for span in step.spans),
-        states[: rows * width].view(rows, width),
-        spent=from_spent(step),
-    )
+        raise malformed(f"{len(step.states)} bytes for {rows} rows of {width} numbers")
+    return with_states(step, bytearray(step.states), width)
+
+
+def with_states(step: stages_pb2.StageStep, states: bytearray, width: int) -> Boundary:
+    """Return the boundary of a step's spans and these states (float32, all of its rows), where the boundary's stage may write."""
+    rows = tuple(Rows(span.count, span.position, tuple(span.blocks)) for span in step.spans)
+    numbers = torch.frombuffer(states or bytearray(4), dtype=torch.float32)
+    count = sum(span.count for span in rows)
+    states_of_rows = numbers[: count * width].view(count, width)
+    return Boundary(step.number, rows, states_of_rows, spent=_from_spent(step))
 
 
 def to_spent(spent: Sequence[Spent]) -> list[stages_pb2.StageSpent]:
@@ -53,7 +51,7 @@ def to_spent(spent: Sequence[Spent]) -> list[stages_pb2.StageSpent]:
     ]
 
 
-def from_spent(step: stages_pb2.StageStep) -> tuple[Spent, ...]:
+def _from_spent(step: stages_pb2.StageStep) -> tuple[Spent, ...]:
     """Return what stages say of a step, which `Boundary.check` is still to look at."""
     return tuple(Spent(its.waited_us * _MICRO, its.took_us * _MICRO) for its in step.spent)
 

@@ -96,7 +96,7 @@ class HopSealer:
     def __init__(self, boundary: BoundarySecret, ctx: bytes, hop_nonce: bytes) -> None:
         self._hop = _Hop(boundary, ctx, hop_nonce)
 
-    def seal(self, position: int, count: int, states: bytes) -> bytes:
+    def seal(self, position: int, count: int, states: bytes | memoryview) -> bytes:
         """Seal the states of `count` positions from `position` on."""
         hop = self._hop
         sealed = hop.aead.encrypt(hop.nonce, states, hop.bound(position, count))

@@ -1,5 +1,6 @@
 """What a head believes of its stages, and what becomes of an answer whose chain does not sign."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -239,6 +240,21 @@ async def test_one_that_comes_out_otherwise_is_not_passed_off_as_the_same(monkey
     found, asked, _ = await ended(monkeypatch, 1, tokens=(1, 2, 3, 4, 6))
     assert found.finish is Finish.FAILED
     assert len(asked) == 1
+
+
+async def test_stages_are_told_that_a_request_is_given_up_once_nothing_of_it_is_under_way() -> None:
+    """Rows of a part that a stage has forgotten would break the chain for everybody."""
+    head = OneStage()
+    order = head.part.entry
+    head.open("r", octets("ctx"), bytes(32), order, [head.part])
+    head._answers.went("r", 4)
+    giving_up = asyncio.create_task(head.give_up("r", [head.part]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert head.called == []
+    head._answers.went("r", -4)
+    await giving_up
+    assert head.called == ["Close"]
 
 
 async def test_what_failed_or_said_nothing_needs_no_receipts(monkeypatch) -> None:

@@ -266,6 +266,20 @@ async def test_nothing_is_committed_to_that_was_not_computed():
         chain.answers.roots("0", computed + 1)
 
 
+async def test_a_connection_keeps_nothing_of_requests_that_are_over():
+    mix = Mix(tuple(fixed(3)))
+    chain = SealedChain(model(), stages([2]), names(mix))
+    await served(chain, mix)
+    hops = chain.answers._hops
+    assert hops is not None
+    assert len(hops._going) == len(hops._coming) == 3
+    for request in chain.requests[:2]:
+        chain.answers.forget(request)
+    kept = order("2", 0)
+    assert ([*hops._going], [*hops._coming], [*hops._out._slots]) == (["2"], [kept], [kept])
+    assert [carried.part.order for carried, _ in hops._in._slots.values()] == [kept]
+
+
 async def test_a_row_takes_four_bytes_a_number_and_at_most_a_hundred_more():
     sizes = []
 
